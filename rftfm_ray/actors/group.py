@@ -1,0 +1,174 @@
+"""All actors of a run in one placement group: started together, checked, and ended together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rftfm_ray.actors.learner import LearnerActor
+from rftfm_ray.actors.roles import Role
+from rftfm_ray.actors.rollout import RolloutActor
+from rftfm_ray.config import PlacementConfig, RunConfig
+from rftfm_ray.errors import LearnerError, PlacementError, RftfmError, RolloutError
+from rftfm_ray.rollout.engine import ENVIRONMENT
+from rftfm_ray.tasks.api import Problem, Task
+
+NAMESPACE = "rftfm"
+START_TIMEOUT_S = 300.0
+PARITY_SEQUENCES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ActorGroup:
+    """Handles of a started run. `parity` are the token sequences that all actors score in a parity probe."""
+
+    learner: Any
+    rollouts: Sequence[Any]
+    parity: Sequence[Sequence[int]]
+    placement: PlacementGroup
+
+    def stop(self) -> None:
+        """End all actors and give their resources back. Safe to call twice."""
+        for actor in (self.learner, *self.rollouts):
+            ray.kill(actor)
+        remove_placement_group(self.placement)
+
+
+def environment(gpus: float) -> Mapping[str, str]:
+    """Environment of one actor; what the user has set for the driver wins."""
+    wanted = {
+        **ENVIRONMENT,
+        # Two threads and one busy neighbour make OpenMP's barrier spin: a 40 ms call takes 600.
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if gpus == 0:
+        wanted |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
+
+def start_group(run: str, config: RunConfig, model_path: str, task: Task, problems: Sequence[Problem]) -> ActorGroup:
+    """Start learner and rollout actors of `run` and wait until all of them can work.
+
+    Raises:
+        PlacementError: when the cluster cannot hold them within `placement.timeout_s`.
+        RftfmError: what an actor found wrong while starting.
+    """
+    placement = _reserve(config)
+    model = config.model.path
+    rollout_detail = f"task={task.name}, model={model}, temperature={config.rollout.temperature}"
+    learner_detail = f"algorithm={config.algorithm.name}, model={model}, zero_stage={config.learner.zero_stage}"
+    places = config.placement
+    try:
+        learner = _actor(
+            LearnerActor, placement, 0, Role(run, "learner", 0, learner_detail), places.cpus_per_learner,
+            places.gpus_per_learner,
+        ).remote(Role(run, "learner", 0, learner_detail), config, model_path)
+        roles = [Role(run, "rollout", i, rollout_detail) for i in range(config.rollout.num_actors)]
+        rollouts = [
+            _actor(RolloutActor, placement, 1 + i, role, places.cpus_per_rollout, places.gpus_per_rollout).remote(
+                role, config, model_path, task
+            )
+            for i, role in enumerate(roles)
+        ]
+        group = ActorGroup(learner, rollouts, (), placement)
+    except ValueError as error:
+        remove_placement_group(placement)
+        raise PlacementError(f"The actors of run {run} cannot be named ({error}); choose another run directory.") from error
+    try:
+        # The learner is asked for something small only to learn that its constructor is through.
+        first, *_ = wait_for(
+            [rollouts[0].prepare.remote(problems, PARITY_SEQUENCES), learner.snapshot_steps.remote()]
+            + [actor.prepare.remote(problems[:1], 0) for actor in rollouts[1:]],
+            START_TIMEOUT_S,
+            "starting the actors",
+        )
+    except BaseException:
+        group.stop()
+        raise
+    return ActorGroup(learner, rollouts, first, placement)
+
+
+def _actor(kind: type, placement: PlacementGroup, bundle: int, role: Role, cpus: float, gpus: float) -> Any:
+    strategy = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=bundle)
+    return ray.remote(kind).options(
+        name=role.actor_name,
+        namespace=NAMESPACE,
+        num_cpus=cpus,
+        num_gpus=gpus,
+        max_restarts=0,
+        # A step must never be applied twice: nothing with an effect is retried behind our back.
+        max_task_retries=0,
+        scheduling_strategy=strategy,
+        runtime_env={"env_vars": dict(environment(gpus))},
+    )
+
+
+def bundles(config: RunConfig) -> list[dict[str, float]]:
+    """Resources of the learner and of every rollout actor, in the order of their bundles."""
+
+    def bundle(cpus: float, gpus: float) -> dict[str, float]:
+        wanted = {"CPU": cpus, "GPU": gpus}
+        # A bundle must ask for something, and an actor that asks for nothing fits everywhere.
+        return {name: amount for name, amount in wanted.items() if amount > 0} or {"CPU": 0.001}
+
+    places = config.placement
+    learner = bundle(places.cpus_per_learner, places.gpus_per_learner)
+    return [learner, *(bundle(places.cpus_per_rollout, places.gpus_per_rollout) for _ in range(config.rollout.num_actors))]
+
+
+def _reserve(config: RunConfig) -> PlacementGroup:
+    wanted = bundles(config)
+    group = placement_group(wanted, strategy="PACK")
+    if group.wait(timeout_seconds=config.placement.timeout_s):
+        return group
+    remove_placement_group(group)
+    raise PlacementError(_misfit(wanted, config.placement))
+
+
+def _misfit(wanted: Sequence[Mapping[str, float]], places: PlacementConfig) -> str:
+    total = {name: sum(bundle.get(name, 0.0) for bundle in wanted) for name in ("CPU", "GPU")}
+    free, whole = ray.available_resources(), ray.cluster_resources()
+    needs = " and ".join(f"{amount:g} {name}" for name, amount in total.items() if amount)
+    has = ", ".join(f"{free.get(name, 0):g} of {whole.get(name, 0):g} {name} free" for name in total if total[name])
+    return (
+        f"The run needs {needs} in {len(wanted)} pieces, and after {places.timeout_s:g} s the cluster has {has}; lower "
+        "rollout.num_actors or placement.cpus_per_rollout, or add nodes."
+    )
+
+
+def wait_for(references: Sequence[Any], timeout_s: float, doing: str) -> list[Any]:
+    """Results of remote calls, with errors as the framework's own types.
+
+    Raises:
+        RftfmError: an actor's typed error as it was raised; a dead actor or a time-out as one sentence.
+    """
+    try:
+        results: list[Any] = ray.get(list(references), timeout=timeout_s)
+        return results
+    except ray.exceptions.GetTimeoutError:
+        raise RolloutError(
+            f"Nothing came back within {timeout_s:g} s of {doing}; look at `ray list actors`, or raise the timeout."
+        ) from None
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, RftfmError) else None
+        if cause is not None:
+            raise cause from error
+        raise LearnerError(f"An actor failed while {doing}: {error.cause!r}.") from error
+    except ray.exceptions.RayActorError as error:
+        raise _death(error, doing) from error
+
+
+def _death(error: ray.exceptions.RayActorError, doing: str) -> RftfmError:
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else None
+    inner = getattr(cause, "cause", cause)
+    if isinstance(inner, RftfmError):
+        return inner
+    return RolloutError(f"An actor died while {doing}: {' '.join(str(error).split())[:600]}")

@@ -1,0 +1,160 @@
+"""LearnerActor: DeepSpeed behind a commit gate. Gives every update's weights away as one object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rftfm_ray.actors.roles import Role, rename_process
+from rftfm_ray.batch import TrajectoryBatch, concatenate
+from rftfm_ray.config import RunConfig
+from rftfm_ray.policies.levers import check_levers
+from rftfm_ray.telemetry.metrics import StateGauge
+from rftfm_ray.types import ActorState, Levers, Settings, StepId
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rftfm_ray.rollout.weights import WeightsUpdate
+    from rftfm_ray.training.checkpoints import TrainerState
+    from rftfm_ray.training.learner import UpdateReport
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the learner stands after a step: what a snapshot or checkpoint must know beside the tensors."""
+
+    id: StepId
+    model_version: int
+    cursor: int
+
+
+class LearnerActor:
+    """Learns from trajectories. One rank."""
+
+    def __init__(self, role: Role, config: RunConfig, model_path: str) -> None:
+        import torch
+
+        from rftfm_ray.training.learner import Learner
+        from rftfm_ray.training.snapshots import SnapshotRing
+
+        self._role = role
+        self._gauge = StateGauge(role.run, role.name)
+        self._gauge.set(ActorState.STARTING)
+        rename_process(role)
+        torch.manual_seed(config.seed)
+        self._config = config
+        self._model_path = Path(model_path)
+        self._learner = Learner(config, model_path)
+        self._ring = SnapshotRing(config.snapshots.keep, config.snapshots.max_bytes)
+        self._gauge.set(ActorState.IDLE)
+
+    def __repr__(self) -> str:
+        return repr(self._role)
+
+    def weights(self, version: int) -> WeightsUpdate:
+        """The current weights, called `version`."""
+        from rftfm_ray.rollout.weights import pack_weights
+
+        return pack_weights(version, self._learner.engine.export())
+
+    def train(self, position: Position, snapshot: bool, *parts: TrajectoryBatch) -> tuple[UpdateReport, WeightsUpdate]:
+        """One step of learning on the trajectories of all rollout actors, in the order of `parts`.
+
+        Returns the report and the weights after it; with `snapshot` the state after it joins the ring.
+        """
+        self._gauge.set(ActorState.TRAINING)
+        report = self._learner.update(concatenate(parts), position.id.step)
+        if snapshot:
+            self.take_snapshot(position)
+        update = self.weights(position.model_version)
+        self._gauge.set(ActorState.IDLE)
+        return report, update
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """The learner's own log-probs of given sequences, for the parity probe."""
+        return self._learner.score(sequences)
+
+    def set_levers(self, levers: Levers) -> Settings:
+        """Move levers from the next update on; returns the settings in force at step 1 under them.
+
+        Raises:
+            ConfigError: when one is out of bounds.
+        """
+        check_levers(levers)
+        self._learner.levers = levers
+        return self._learner.settings(1)
+
+    def take_snapshot(self, position: Position) -> None:
+        """Copy the learner's state into the ring."""
+        from rftfm_ray.training.snapshots import Snapshot
+
+        learner = self._learner
+        tensors, norms = learner.engine.state(), learner.gate.norms
+        self._ring.add(
+            Snapshot(position.id, position.model_version, position.cursor, tensors, norms, learner.levers)
+        )
+
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """Steps whose snapshots the ring holds."""
+        return self._ring.steps()
+
+    def restore_snapshot(self, step: int) -> Position:
+        """Put the learner back to where it stood after `step`, levers included; later snapshots are dropped.
+
+        Raises:
+            LearnerError: when there is no snapshot of that step.
+        """
+        snapshot = self._ring.get(step)
+        self._learner.engine.load_state(snapshot.tensors)
+        self._learner.gate.restore(snapshot.grad_norms)
+        self._learner.levers = snapshot.levers
+        self._ring.drop_after(step)
+        return Position(snapshot.id, snapshot.model_version, snapshot.cursor)
+
+    def save(self, folder: str, position: Position, config_sha256: str) -> str:
+        """Write a durable checkpoint below `folder`; returns its path once it is complete."""
+        from rftfm_ray.training import checkpoints
+        from rftfm_ray.training.engine import to_numpy
+
+        self._gauge.set(ActorState.SAVING)
+        staging = checkpoints.stage(Path(folder), position.id.step)
+        learner = self._learner
+        checkpoints.write_rank(staging, 0, to_numpy(learner.engine.state()))
+        checkpoints.write_model(staging, learner.engine.export(), self._model_path)
+        state = checkpoints.TrainerState(
+            attempt=position.id.attempt,
+            step=position.id.step,
+            paid_step=position.id.paid_step,
+            model_version=position.model_version,
+            cursor=position.cursor,
+            world_size=1,
+            zero_stage=self._config.learner.zero_stage,
+            levers=learner.levers,
+            grad_norms=learner.gate.norms,
+            optimizer_steps=position.id.step,
+            config_sha256=config_sha256,
+        )
+        path = checkpoints.commit(staging, state).path
+        checkpoints.prune(Path(folder), self._config.checkpoints.keep)
+        self._gauge.set(ActorState.IDLE)
+        return str(path)
+
+    def load(self, path: str) -> TrainerState:
+        """Put the learner where a checkpoint stood. Every file is verified before anything is changed.
+
+        Raises:
+            CheckpointError: when the checkpoint is damaged.
+            LearnerError: when it belongs to another model or ZeRO stage.
+        """
+        from rftfm_ray.training import checkpoints
+        from rftfm_ray.training.engine import from_numpy
+
+        checkpoint = checkpoints.verify(Path(path))
+        self._learner.engine.load_state(from_numpy(checkpoints.read_rank(checkpoint, 0)))
+        self._learner.gate.restore(checkpoint.state.grad_norms)
+        self._learner.levers = checkpoint.state.levers
+        return checkpoint.state

@@ -1,0 +1,38 @@
+"""Who an actor is: what `ray list actors` and process lists show of it, fixed at its creation."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Role:
+    """One actor's place in a run. `kind` is learner or rollout; `detail` sums up its configuration."""
+
+    run: str
+    kind: str
+    index: int
+    detail: str
+
+    @property
+    def name(self) -> str:
+        """Name within the run, for example `rollout-0`."""
+        return f"{self.kind}-{self.index}"
+
+    @property
+    def actor_name(self) -> str:
+        """Name within the namespace, for example `calculator-1a2b/rollout-0`."""
+        return f"{self.run}/{self.name}"
+
+    def __repr__(self) -> str:
+        return f"{self.kind}-{self.index}(run={self.run}, {self.detail})"
+
+
+def rename_process(role: Role) -> None:
+    """Name this process in `ps` and `top`, and log under the role's name."""
+    import setproctitle
+
+    setproctitle.setproctitle(f"ray::rftfm {role.actor_name}")
+    logging.basicConfig(level=os.environ.get("RFTFM_LOG_LEVEL", "WARNING"), format=f"{role.name}: %(message)s")

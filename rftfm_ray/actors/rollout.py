@@ -1,0 +1,109 @@
+"""RolloutActor: vLLM in process, generating and scoring episodes on exactly the weights it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rftfm_ray.actors.roles import Role, rename_process
+from rftfm_ray.config import RunConfig
+from rftfm_ray.errors import ConfigError, SyncError
+from rftfm_ray.rollout.weights import WeightsUpdate, check_weights
+from rftfm_ray.tasks.api import Problem, Task
+from rftfm_ray.telemetry.metrics import StateGauge
+from rftfm_ray.types import ActorState, Sampling, StepId
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rftfm_ray.batch import TrajectoryBatch
+    from rftfm_ray.rollout.jobs import EpisodeJob
+
+
+class RolloutActor:
+    """Generates trajectories. Holds no state that a step depends on besides the weights it was last given."""
+
+    def __init__(self, role: Role, config: RunConfig, model_path: str, task: Task) -> None:
+        from rftfm_ray.rollout.engine import VllmEngine
+        from rftfm_ray.rollout.episodes import EpisodeRunner
+        from rftfm_ray.rollout.text import TextCodec
+
+        self._role = role
+        self._gauge = StateGauge(role.run, role.name)
+        self._gauge.set(ActorState.STARTING)
+        rename_process(role)
+        self._limit = config.rollout.max_model_len
+        self._task = task
+        self._codec = TextCodec(model_path)
+        self._engine = VllmEngine(model_path, config.model.dtype, config.rollout)
+        self._episodes = EpisodeRunner(self._engine, task, self._codec, self._limit, config.seed)
+        # Not 0: a fresh or restarted actor serves nothing before the learner's weights have arrived.
+        self._version = -1
+        self._gauge.set(ActorState.IDLE)
+
+    def __repr__(self) -> str:
+        return repr(self._role)
+
+    def prepare(self, problems: Sequence[Problem], probes: int) -> list[list[int]]:
+        """Check that all prompts leave room to answer, and give `probes` token sequences for the parity probe.
+
+        Raises:
+            ConfigError: when a prompt does not fit `rollout.max_model_len`.
+        """
+        encoded = [self._codec.encode(problem.prompt) for problem in problems]
+        longest = max(len(tokens) for tokens in encoded)
+        if longest + self._task.max_new_tokens[0] > self._limit:
+            raise ConfigError(
+                f"A prompt of task {self._task.name} takes {longest} tokens and its first turn up to "
+                f"{self._task.max_new_tokens[0]}, more than rollout.max_model_len={self._limit}; raise it."
+            )
+        if any(not tokens for tokens in encoded):
+            raise ConfigError(f"A prompt of task {self._task.name} has no tokens under this tokenizer; change one.")
+        answers = [self._codec.encode(p.answer) for p in problems[:probes]]
+        return [(prompt + answer)[: self._limit - 1] for prompt, answer in zip(encoded, answers, strict=False)]
+
+    def load_weights(self, update: WeightsUpdate) -> int:
+        """Take over the learner's weights; returns the version that is now served."""
+        self._gauge.set(ActorState.SYNCING)
+        check_weights(update)
+        # Whatever is half loaded when something fails here must not be served.
+        self._version = -1
+        self._engine.load(update.arrays)
+        self._version = update.version
+        self._gauge.set(ActorState.IDLE)
+        return self._version
+
+    def generate(
+        self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int
+    ) -> TrajectoryBatch:
+        """Generate and score `jobs` on exactly `model_version`.
+
+        Raises:
+            SyncError: when this actor holds another version.
+        """
+        self._check_version(model_version)
+        self._gauge.set(ActorState.GENERATING)
+        batch = self._episodes.run(jobs, step, sampling, model_version)
+        self._gauge.set(ActorState.IDLE)
+        return batch
+
+    def probe(self, jobs: Sequence[EpisodeJob], step: StepId, model_version: int) -> int:
+        """How many of `jobs` are answered right greedily on exactly `model_version`."""
+        self._check_version(model_version)
+        self._gauge.set(ActorState.PROBING)
+        batch = self._episodes.run(jobs, step, Sampling(temperature=0.0, top_p=1.0), model_version)
+        self._gauge.set(ActorState.IDLE)
+        return int(np.count_nonzero(batch.correct))
+
+    def score(self, sequences: Sequence[Sequence[int]], model_version: int) -> list[NDArray[np.float32]]:
+        """vLLM's log-probs of given sequences on exactly `model_version`, for the parity probe."""
+        self._check_version(model_version)
+        return self._engine.score(sequences)
+
+    def _check_version(self, wanted: int) -> None:
+        if self._version != wanted:
+            raise SyncError(
+                f"{self._role.name} holds model version {self._version} and was asked for {wanted}; sync it first."
+            )

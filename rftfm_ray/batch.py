@@ -1,0 +1,98 @@
+"""Trajectories of one step as columns of numpy arrays: what travels from rollout to learner and recorder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryBatch:
+    """B trajectories, N tokens in all, C tool calls in all; token columns are packed without padding.
+
+    A trajectory is one token sequence: prompt, then turns of the model and observations in turn.
+
+    Attributes:
+        group: (B,) index of the prompt within the step; equal for the samples of one prompt.
+        sample: (B,) index of the sample within its group.
+        offsets: (B+1,) trajectory i owns tokens `offsets[i]:offsets[i+1]`.
+        prompt_length: (B,) leading tokens that belong to the prompt.
+        tokens: (N,) token ids.
+        action: (N,) True where the model chose the token; prompt and observations are False.
+        logprobs: (N,) natural-log probability of each chosen token at sampling, 0 elsewhere.
+        reward: (B,) NaN where the trajectory is masked.
+        correct: (B,) whether the verifier calls the answer right.
+        valid: (B,) False for trajectories that must not train (infrastructure or verifier failure).
+        termination: (B,) `Termination` values.
+        turns: (B,) number of turns of the model.
+        model_version: (B,) version of the weights that generated the trajectory.
+        call_trajectory: (C,) index of the trajectory that made each tool call.
+        call_turn: (C,) turn after which the call was made.
+        call_status: (C,) index into the members of `tasks.api.ToolStatus`.
+        call_latency_s: (C,) seconds the tool took.
+        keys: B problem keys.
+        texts: B transcripts after the prompt, observations included.
+        call_requests: C tool requests.
+        call_responses: C tool responses.
+    """
+
+    group: NDArray[np.int32]
+    sample: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    prompt_length: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    action: NDArray[np.bool_]
+    logprobs: NDArray[np.float32]
+    reward: NDArray[np.float32]
+    correct: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
+    termination: NDArray[np.int8]
+    turns: NDArray[np.int8]
+    model_version: NDArray[np.int64]
+    call_trajectory: NDArray[np.int32]
+    call_turn: NDArray[np.int8]
+    call_status: NDArray[np.int8]
+    call_latency_s: NDArray[np.float32]
+    keys: tuple[str, ...]
+    texts: tuple[str, ...]
+    call_requests: tuple[str, ...]
+    call_responses: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def lengths(self) -> NDArray[np.int64]:
+        """(B,) tokens of every trajectory, prompt included."""
+        return np.diff(self.offsets)
+
+    def action_counts(self) -> NDArray[np.int64]:
+        """(B,) tokens that the model chose in every trajectory."""
+        total = np.concatenate([[0], np.cumsum(self.action, dtype=np.int64)])
+        return total[self.offsets[1:]] - total[self.offsets[:-1]]
+
+
+def concatenate(batches: Sequence[TrajectoryBatch]) -> TrajectoryBatch:
+    """Join batches in order; offsets and call owners are shifted so that they stay true."""
+    if len(batches) == 1:
+        return batches[0]
+    owners = np.cumsum([0, *(len(b) for b in batches)])
+    starts = np.cumsum([0, *(int(b.offsets[-1]) for b in batches)])
+    shifted = {
+        "offsets": np.concatenate([[0], *(b.offsets[1:] + s for b, s in zip(batches, starts, strict=False))]),
+        "call_trajectory": np.concatenate(
+            [b.call_trajectory + np.int32(o) for b, o in zip(batches, owners, strict=False)]
+        ),
+    }
+    columns = {}
+    for field in fields(TrajectoryBatch):
+        parts = [getattr(b, field.name) for b in batches]
+        if field.name in shifted:
+            columns[field.name] = shifted[field.name]
+        elif isinstance(parts[0], tuple):
+            columns[field.name] = tuple(item for part in parts for item in part)
+        else:
+            columns[field.name] = np.concatenate(parts)
+    return TrajectoryBatch(**columns)

@@ -1,0 +1,92 @@
+"""Joining the job's cluster, or starting a local one; and what a cluster asks of a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import ray
+
+from rftfm_ray.actors.group import NAMESPACE, bundles
+from rftfm_ray.config import RunConfig
+from rftfm_ray.errors import PlacementError, RunDirError
+
+ADDRESS = "RAY_ADDRESS"
+
+
+def connect(config: RunConfig) -> bool:
+    """Join the cluster that RAY_ADDRESS names, or start one for this process. Returns whether it was started here.
+
+    A cluster of our own has as many logical CPUs as the run asks for, so a laptop with two cores can hold
+    three actors. Token authentication stays as Ray has it.
+
+    Raises:
+        PlacementError: when the cluster cannot be reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would otherwise hand GPUs' absence down as an override, and warn that it will stop doing so.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if ray.is_initialized():
+        return False
+    address = os.environ.get(ADDRESS)
+    try:
+        if address:
+            ray.init(namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=True)
+            return False
+        cpus = sum(bundle.get("CPU", 0.0) for bundle in bundles(config))
+        # address="local": a crashed cluster's leftovers must not be joined by accident.
+        ray.init(
+            address="local",
+            namespace=NAMESPACE,
+            num_cpus=max(os.cpu_count() or 1, int(-(-cpus // 1))),
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=True,
+        )
+        return True
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"the cluster at {ADDRESS}={address}" if address else "a local Ray"
+        raise PlacementError(
+            f"Cannot reach or start {where}: {' '.join(str(error).split())[:400]} (with token authentication on, "
+            "clients need RAY_AUTH_MODE=token)."
+        ) from error
+
+
+def check_shared(run_dir: Path) -> None:
+    """With several nodes, refuse a run directory that is not on a shared file system.
+
+    The learner writes checkpoints from its node and the driver writes the rest, so both must see one directory.
+
+    Raises:
+        RunDirError: when a node does not see the directory.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if len(alive) <= 1:
+        return
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    marker = run_dir.parent / f".rftfm-shared-{os.getpid()}"
+    marker.write_text("")
+    try:
+        look = ray.remote(num_cpus=0)(_exists)
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        asked = [
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                str(marker)
+            )
+            for node in alive
+        ]
+        seen = ray.get(asked, timeout=60)
+    finally:
+        marker.unlink(missing_ok=True)
+    blind = [node["NodeManagerHostname"] for node, found in zip(alive, seen, strict=True) if not found]
+    if blind:
+        raise RunDirError(
+            f"Run directory {run_dir} is not visible on node {blind[0]}; with several nodes it must be on a shared file "
+            "system: set --run-dir or RFTFM_HOME."
+        )
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()

@@ -1,0 +1,308 @@
+"""The configuration tree: the only place with defaults. Everything is checked before any actor starts."""
+
+from __future__ import annotations
+
+import difflib
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rftfm_ray.errors import ConfigError
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Cadence = Annotated[int, Field(ge=0)]
+
+BUILTIN_MODEL = "builtin:tiny"
+
+
+class Section(BaseModel):
+    """Base of every part of the tree: immutable, unknown keys are errors, numbers are finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class TextPrivacy(str, Enum):
+    """How much of the sample texts a run keeps on disk."""
+
+    NONE = "none"
+    HASH = "hash"
+    FULL = "full"
+
+
+class ModelConfig(Section):
+    path: str = BUILTIN_MODEL
+    """Directory or hub id of a Hugging Face causal LM; `builtin:tiny` is the model that ships."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of weights and activations, in the learner and in vLLM."""
+
+
+class TaskConfig(Section):
+    name: str = "addition"
+    """`addition`, `calculator`, or your own as `module:Class` or `file.py:Class`."""
+    pool_size: Count = 256
+    """Distinct training problems; each is seen once per pass, in an order drawn anew for each pass."""
+
+
+class AlgorithmConfig(Section):
+    name: Literal["grpo"] = "grpo"
+    prompts_per_step: Count = 16
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 8
+    """Group size; the group is the baseline, so at least 2."""
+    minibatches: Count = 1
+    """Optimizer updates per step; groups are never split between them."""
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_high: Positive = 0.2
+    """The probability ratio is clipped to [1 - clip_low, 1 + clip_high]."""
+    kl_coef: NonNegative = 0.02
+    """Weight of the k3 estimate of KL(policy, frozen reference) in the loss; 0 saves the reference pass."""
+    entropy_coef: NonNegative = 0.0
+    normalize_std: bool = True
+    """Divide advantages by the standard deviation of their group."""
+    loss_aggregation: Literal["token", "sequence"] = "token"
+    """Mean over all tokens of a minibatch, or mean over sequences of their token means."""
+
+
+class RolloutConfig(Section):
+    num_actors: Count = 1
+    temperature: NonNegative = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_num_seqs: Count = 256
+    """Sequences that one vLLM engine decodes together."""
+    max_model_len: Annotated[int, Field(ge=16)] = 128
+    """Longest sequence in tokens: prompt, turns and observations."""
+    kv_cache_mib: Count = 64
+    block_size: Literal[16, 32, 64, 128] = 32
+    """Tokens per KV block. On a CPU 32 is the smallest that lets vLLM's prefix cache work."""
+    timeout_s: Positive = 600.0
+    """Longest time that one generation may take before the run stops."""
+
+
+class LearnerConfig(Section):
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    lr: Positive = 3e-4
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the rate after the warm-up, down to 10 % of `lr` at the last step."""
+    warmup_steps: Cadence = 0
+    weight_decay: NonNegative = 0.0
+    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    max_grad_norm: Positive = 1.0
+    micro_batch_size: Count = 128
+    """Sequences per forward and backward pass; lower it when memory is short."""
+    timeout_s: Positive = 600.0
+
+
+class GateConfig(Section):
+    grad_norm_factor: Annotated[float, Field(gt=1)] = 20.0
+    """An update whose gradient norm exceeds the running median this many times is refused."""
+    grad_norm_window: Annotated[int, Field(ge=2)] = 32
+    grad_norm_warmup: Annotated[int, Field(ge=1)] = 8
+    """Accepted updates before the norm is judged."""
+    advantage_tolerance: Positive = 1e-5
+
+
+class SyncConfig(Section):
+    parity_every: Cadence = 10
+    """Steps between log-prob parity probes of learner and rollout actors; 0: only at the start and after a restore."""
+    parity_max_gap: Positive = 1e-3
+    """Largest difference in nats that a probe accepts (float32; bfloat16 needs about 0.1)."""
+
+
+class SnapshotConfig(Section):
+    every: Cadence = 5
+    """Steps between in-memory snapshots of the learner; 0: none."""
+    keep: Count = 4
+    max_bytes: Count = 4 << 30
+    """Memory that the ring may take; a run that would need more is refused at submit."""
+
+
+class CheckpointConfig(Section):
+    every: Cadence = 0
+    """Steps between durable checkpoints; 0: only one at the end."""
+    keep: Count = 2
+    """Checkpoints that stay; older ones are removed once a newer one is complete."""
+    at_end: bool = True
+
+
+class ProbeConfig(Section):
+    every: Cadence = 10
+    """Steps between held-out probes; 0: only before the first and after the last step."""
+    size: Annotated[int, Field(ge=16)] = 1024
+    """Held-out problems, answered greedily."""
+
+
+class RecordsConfig(Section):
+    text: TextPrivacy = TextPrivacy.NONE
+    """What is kept of sample texts: nothing, a keyed hash, or all of it."""
+    trajectory_rate: Annotated[float, Field(ge=0, le=1)] = 0.125
+    """Share of trajectories that are recorded, chosen by a hash of their identity."""
+    part_steps: Count = 10
+    """Steps per Parquet part; a closed part can be read while the run goes on."""
+    retention_mib: Count = 512
+    """Size of `trajectories/`; the oldest parts are removed beyond it."""
+
+
+class PlacementConfig(Section):
+    timeout_s: Positive = 60.0
+    """Longest wait for the placement group."""
+    cpus_per_rollout: NonNegative = 1.0
+    cpus_per_learner: NonNegative = 1.0
+    gpus_per_rollout: NonNegative = 0.0
+    gpus_per_learner: NonNegative = 0.0
+
+
+class GuardConfig(Section):
+    mode: Literal["off", "observe", "advise", "act"] = "off"
+    policy: str | None = None
+    profile: str | None = None
+
+    @model_validator(mode="after")
+    def _available(self) -> GuardConfig:
+        if self.mode != "off":
+            raise ValueError(
+                f"guard.mode={self.mode} needs the monitor and controller actors, which this version does not have "
+                "yet; use guard.mode=off"
+            )
+        for key in ("policy", "profile"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"guard.{key} has no effect while guard.mode=off; remove guard.{key}")
+        return self
+
+
+class RunConfig(Section):
+    """A whole run. Steps count from 1."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    steps: Count = 40
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig = TaskConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    learner: LearnerConfig = LearnerConfig()
+    gate: GateConfig = GateConfig()
+    sync: SyncConfig = SyncConfig()
+    snapshots: SnapshotConfig = SnapshotConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    probe: ProbeConfig = ProbeConfig()
+    records: RecordsConfig = RecordsConfig()
+    placement: PlacementConfig = PlacementConfig()
+    guard: GuardConfig = GuardConfig()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> RunConfig:
+        algorithm, task = self.algorithm, self.task
+        if algorithm.prompts_per_step > task.pool_size:
+            raise ValueError(
+                f"algorithm.prompts_per_step={algorithm.prompts_per_step} is larger than task.pool_size="
+                f"{task.pool_size}; raise task.pool_size"
+            )
+        if algorithm.prompts_per_step % algorithm.minibatches:
+            raise ValueError(
+                f"algorithm.minibatches={algorithm.minibatches} does not divide algorithm.prompts_per_step="
+                f"{algorithm.prompts_per_step}; choose a divisor, so that no group is split"
+            )
+        if self.rollout.num_actors > algorithm.prompts_per_step:
+            raise ValueError(
+                f"rollout.num_actors={self.rollout.num_actors} is larger than algorithm.prompts_per_step="
+                f"{algorithm.prompts_per_step}; an actor would have nothing to do, so lower rollout.num_actors"
+            )
+        if self.rollout.temperature == 0:
+            raise ValueError(
+                "rollout.temperature=0 makes all samples of a prompt equal and every advantage zero; raise it"
+            )
+        if self.learner.warmup_steps >= self.steps:
+            raise ValueError(
+                f"learner.warmup_steps={self.learner.warmup_steps} does not end before steps={self.steps}; lower it"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML that `load_config` reads back to the same value."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(path: Path | None, overrides: list[str]) -> RunConfig:
+    """Read a YAML file (or the defaults) and apply `key=value` overrides with dotted keys.
+
+    Raises:
+        ConfigError: one sentence that names the file or key and the fix.
+    """
+    tree = _read_yaml(path) if path is not None else {}
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"Override {item!r} is not of the form key=value, for example steps=40.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        _assign(tree, key, value)
+    return parse_config(tree)
+
+
+def parse_config(tree: dict[str, Any]) -> RunConfig:
+    """Check a tree of plain values.
+
+    Raises:
+        ConfigError: for the first problem, with the nearest known key where one is unknown.
+    """
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}; check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = f" near line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        raise ConfigError(f"{path} is not valid YAML{where}; correct it there.") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold keys and values, not a {type(tree).__name__}.")
+    return tree
+
+
+def _assign(tree: dict[str, Any], key: str, value: object) -> None:
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"Override {key!r} goes below {parent!r}, which is a value and has no keys of its own.")
+        node = child
+    node[last] = value
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(RunConfig)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+        if not near:
+            last = key.rsplit(".", 1)[-1]
+            near = [k for k in known if difflib.SequenceMatcher(None, k.rsplit(".", 1)[-1], last).ratio() >= 0.75][:1]
+        hint = f"; did you mean {near[0]}?" if near else "; `rftfm config` lists all keys."
+        return f"Unknown configuration key {key}{hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return message[0].upper() + message[1:] + "."
+    return f"Configuration key {key}={first['input']!r} is not valid: {message[0].lower()}{message[1:]}."

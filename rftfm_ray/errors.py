@@ -1,0 +1,63 @@
+"""Errors of rftfm_ray: one type per boundary, all picklable, each message one sentence that names the fix.
+
+`exit_code` is what the command line ends with. A mistake of the user's that is known before any actor
+starts ends with 2; a failure of the run itself with 1.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RftfmError(Exception):
+    """Base of every error that the command line shows as one sentence instead of a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(RftfmError):
+    """A key, a value or a combination of them that cannot be run."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ModelError(RftfmError):
+    """A model directory or tokenizer that cannot be used."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class TaskError(RftfmError):
+    """A task that cannot be found, or that breaks its contract."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class RunDirError(RftfmError):
+    """A run directory that cannot be created or must not be touched."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class PlacementError(RftfmError):
+    """The cluster cannot hold the actors of a run."""
+
+
+class RolloutError(RftfmError):
+    """A rollout actor failed at generating."""
+
+
+class RewardError(RftfmError):
+    """The verifier failed on a transcript: the trajectory is masked, not scored."""
+
+
+class LearnerError(RftfmError):
+    """The learner failed at an update."""
+
+
+class SyncError(RftfmError):
+    """The weights that a rollout actor serves are not the weights that the learner meant."""
+
+
+class CheckpointError(RftfmError):
+    """A checkpoint is incomplete, altered, or belongs to another run layout."""

@@ -1,0 +1,74 @@
+"""Levers: what may be moved while a run goes on, within which bounds, and what comes of it. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from rftfm_ray.errors import ConfigError
+from rftfm_ray.types import Levers, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class LeverSpec:
+    """Bounds of one lever, ends included."""
+
+    name: str
+    low: float
+    high: float
+
+
+LEVERS: tuple[LeverSpec, ...] = (
+    LeverSpec("lr_scale", 0.01, 1.0),
+    LeverSpec("kl_coef_scale", 0.1, 10.0),
+    LeverSpec("clip_low", 0.01, 0.9),
+    LeverSpec("clip_high", 0.01, 2.0),
+    LeverSpec("entropy_coef", 0.0, 0.1),
+    LeverSpec("max_grad_norm", 0.01, 100.0),
+    LeverSpec("minibatches", 1, 1024),
+)
+
+
+def check_levers(levers: Levers) -> None:
+    """Refuse a lever outside its bounds.
+
+    Raises:
+        ConfigError: names the lever, its value and its bounds.
+    """
+    for spec in LEVERS:
+        value = getattr(levers, spec.name)
+        if value is not None and not (math.isfinite(value) and spec.low <= value <= spec.high):
+            raise ConfigError(f"Lever {spec.name}={value} is out of bounds; choose a value in [{spec.low}, {spec.high}].")
+
+
+def schedule_factor(kind: str, step: int, steps: int, warmup_steps: int) -> float:
+    """Share of the nominal learning rate at `step` (from 1): linear warm-up, then constant, linear or cosine to 0.1."""
+    if step <= warmup_steps:
+        return step / (warmup_steps + 1)
+    done = min(1.0, (step - warmup_steps - 1) / max(1, steps - warmup_steps - 1))
+    if kind == "linear":
+        return 1 - 0.9 * done
+    if kind == "cosine":
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
+    return 1.0
+
+
+def effective(nominal: Settings, factor: float, levers: Levers) -> Settings:
+    """The settings in force: schedule first, levers last, so that a lever wins over any schedule.
+
+    Args:
+        nominal: what the configuration says.
+        factor: `schedule_factor` of the step; it scales the rate.
+        levers: None leaves a setting alone. `lr_scale` and `kl_coef_scale` multiply the nominal value.
+    """
+    return dataclasses.replace(
+        nominal,
+        lr=nominal.lr * (factor if levers.lr_scale is None else levers.lr_scale),
+        kl_coef=nominal.kl_coef * (1.0 if levers.kl_coef_scale is None else levers.kl_coef_scale),
+        clip_low=nominal.clip_low if levers.clip_low is None else levers.clip_low,
+        clip_high=nominal.clip_high if levers.clip_high is None else levers.clip_high,
+        entropy_coef=nominal.entropy_coef if levers.entropy_coef is None else levers.entropy_coef,
+        max_grad_norm=nominal.max_grad_norm if levers.max_grad_norm is None else levers.max_grad_norm,
+        minibatches=nominal.minibatches if levers.minibatches is None else levers.minibatches,
+    )

@@ -1,0 +1,34 @@
+"""Which trajectories a step or a probe asks for, and which actor makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rftfm_ray.tasks.api import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeJob:
+    """One trajectory to generate."""
+
+    group: int
+    sample: int
+    problem: Problem
+
+
+def step_jobs(problems: Sequence[Problem], samples: int) -> list[EpisodeJob]:
+    """`samples` jobs for every problem, group by group."""
+    return [EpisodeJob(g, k, problem) for g, problem in enumerate(problems) for k in range(samples)]
+
+
+def probe_jobs(problems: Sequence[Problem]) -> list[EpisodeJob]:
+    """One job for every problem."""
+    return [EpisodeJob(g, 0, problem) for g, problem in enumerate(problems)]
+
+
+def split_jobs(jobs: Sequence[EpisodeJob], samples: int, parts: int) -> list[list[EpisodeJob]]:
+    """`parts` contiguous shares of whole groups, as even as can be: joined again they have the order of `jobs`."""
+    groups = len(jobs) // samples
+    cuts = [samples * (groups * i // parts) for i in range(parts + 1)]
+    return [list(jobs[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]

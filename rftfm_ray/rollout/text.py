@@ -1,0 +1,50 @@
+"""Text to tokens and back, by the model's own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rftfm_ray.errors import ModelError
+
+
+class TextCodec:
+    """A tokenizer with what the rollout needs to know of it. Special tokens are never added by encoding."""
+
+    def __init__(self, model_path: str) -> None:
+        from transformers import AutoTokenizer, GenerationConfig
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"model.path={model_path} holds no tokenizer that loads ({error}); add one.") from error
+        if self._tokenizer.eos_token_id is None:
+            raise ModelError(
+                f"The tokenizer of model.path={model_path} has no end-of-sequence token, so no answer could end; "
+                "set eos_token in its tokenizer_config.json."
+            )
+        ends = [int(self._tokenizer.eos_token_id)]
+        if (Path(model_path) / "generation_config.json").is_file():
+            declared = GenerationConfig.from_pretrained(model_path).eos_token_id
+            ends += [declared] if isinstance(declared, int) else list(declared or [])
+        self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`."""
+        return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False)]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of `tokens`; special tokens become nothing."""
+        text: str = self._tokenizer.decode(
+            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def ids_containing(self, text: str) -> tuple[int, ...]:
+        """All tokens whose own text contains `text`: any of them completes it, whatever else it holds."""
+        if not text:
+            return ()
+        ids = range(len(self._tokenizer))
+        decoded = self._tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=True)
+        return tuple(i for i, piece in zip(ids, decoded, strict=True) if text in piece)

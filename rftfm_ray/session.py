@@ -1,0 +1,139 @@
+"""The verbs of a run: generate, train, sync, probe, save. Each starts remote work or waits for it; none decides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rftfm_ray.actors.group import ActorGroup, wait_for
+from rftfm_ray.actors.learner import Position
+from rftfm_ray.batch import TrajectoryBatch, concatenate
+from rftfm_ray.config import RunConfig
+from rftfm_ray.errors import SyncError
+from rftfm_ray.rollout.jobs import probe_jobs, split_jobs, step_jobs
+from rftfm_ray.tasks.api import Problem
+from rftfm_ray.tasks.stream import PromptStream
+from rftfm_ray.types import ProbeResult, Sampling, StepId
+
+CHECKPOINT_TIMEOUT_S = 1800.0
+
+
+class Session:
+    """One run's actors, driven by reference: data goes from actor to actor, the driver sees what it asks for."""
+
+    def __init__(
+        self, config: RunConfig, group: ActorGroup, pool: Sequence[Problem], heldout: Sequence[Problem], start: Position
+    ) -> None:
+        self._config = config
+        self._group = group
+        self._stream = PromptStream(pool, config.seed)
+        self._heldout = heldout
+        self._sampling = Sampling(config.rollout.temperature, config.rollout.top_p)
+        self.position = start
+
+    def positions(self) -> Iterator[Position]:
+        """Where the run will stand after each of its remaining steps."""
+        while self.position.id.step < self._config.steps:
+            now = self.position
+            following = StepId(now.id.attempt, now.id.step + 1, now.id.paid_step + 1)
+            cursor = now.cursor + self._config.algorithm.prompts_per_step
+            yield Position(following, now.model_version + 1, cursor)
+
+    def generate(self, position: Position) -> list[Any]:
+        """Start generating and scoring the step's trajectories; one reference per rollout actor."""
+        algorithm = self._config.algorithm
+        problems = self._stream.take(self.position.cursor, algorithm.prompts_per_step)
+        jobs = step_jobs(problems, algorithm.samples_per_prompt)
+        shares = split_jobs(jobs, algorithm.samples_per_prompt, len(self._group.rollouts))
+        return [
+            actor.generate.remote(share, position.id, self._sampling, self.position.model_version)
+            for actor, share in zip(self._group.rollouts, shares, strict=True)
+        ]
+
+    def train(self, position: Position, trajectories: Sequence[Any]) -> tuple[Any, Any]:
+        """Start the update; it begins when the trajectories are there. References of report and new weights."""
+        every = self._config.snapshots.every
+        snapshot = bool(every) and position.id.step % every == 0
+        report, weights = self._group.learner.train.options(num_returns=2).remote(position, snapshot, *trajectories)
+        return report, weights
+
+    def sync(self, weights: Any) -> list[Any]:
+        """Start handing weights to every rollout actor; each refuses to serve until it holds them."""
+        return [actor.load_weights.remote(weights) for actor in self._group.rollouts]
+
+    def fetch(self, trajectories: Sequence[Any]) -> TrajectoryBatch:
+        """Wait for the trajectories and look at them, in the order of their prompts."""
+        return concatenate(wait_for(trajectories, self._config.rollout.timeout_s, "generating"))
+
+    def fetch_report(self, report: Any) -> Any:
+        """Wait for the update's report."""
+        return wait_for([report], self._config.learner.timeout_s, "training")[0]
+
+    def fetch_synced(self, synced: Sequence[Any], position: Position) -> None:
+        """Wait until every rollout actor serves the version of `position`, where the run then stands."""
+        versions = wait_for(synced, self._config.rollout.timeout_s, "syncing weights")
+        wrong = [v for v in versions if v != position.model_version]
+        if wrong:
+            raise SyncError(f"A rollout actor serves version {wrong[0]} instead of {position.model_version}.")
+        self.position = position
+
+    def resync(self) -> None:
+        """Hand the learner's weights to every rollout actor, as at the start and after a restore."""
+        weights = self._group.learner.weights.remote(self.position.model_version)
+        self.fetch_synced(self.sync(weights), self.position)
+
+    def parity(self) -> float:
+        """Largest difference in nats between the learner's and the rollout actors' log-probs of fixed sequences.
+
+        Raises:
+            SyncError: when it is above `sync.parity_max_gap`: the two do not hold the same model.
+        """
+        sequences, version = self._group.parity, self.position.model_version
+        scores = [self._group.learner.score.remote(sequences)]
+        scores += [actor.score.remote(sequences, version) for actor in self._group.rollouts]
+        own, *others = wait_for(scores, self._config.rollout.timeout_s, "probing log-prob parity")
+        gap = max(float(np.abs(a - b).max()) for other in others for a, b in zip(own, other, strict=True))
+        limit = self._config.sync.parity_max_gap
+        # "not <=" also catches NaN.
+        if not gap <= limit:
+            raise SyncError(
+                f"Learner and rollout log-probs of the same tokens differ by {gap:.3g} nats at model version {version}, "
+                f"more than sync.parity_max_gap={limit}; the rollout does not serve the learner's weights."
+            )
+        return gap
+
+    def probe(self) -> ProbeResult:
+        """Greedy accuracy on the held-out problems at the current version."""
+        start = time.perf_counter()
+        shares = split_jobs(probe_jobs(self._heldout), 1, len(self._group.rollouts))
+        counts = [
+            actor.probe.remote(share, self.position.id, self.position.model_version)
+            for actor, share in zip(self._group.rollouts, shares, strict=True)
+        ]
+        right = sum(wait_for(counts, self._config.rollout.timeout_s, "probing held-out accuracy"))
+        size, seconds = len(self._heldout), time.perf_counter() - start
+        return ProbeResult(self.position.id.step, self.position.model_version, right / size, size, seconds)
+
+    def snapshot(self) -> None:
+        """Copy the learner's state into its ring."""
+        wait_for(
+            [self._group.learner.take_snapshot.remote(self.position)], self._config.learner.timeout_s, "a snapshot"
+        )
+
+    def save(self, folder: Path, config_sha256: str) -> str:
+        """Write a durable checkpoint; returns its path once it is complete."""
+        saving = self._group.learner.save.remote(str(folder), self.position, config_sha256)
+        path: str = wait_for([saving], CHECKPOINT_TIMEOUT_S, "writing a checkpoint")[0]
+        return path
+
+    def resume(self, checkpoint: Path) -> None:
+        """Put learner and position where a checkpoint stood. The caller syncs and probes parity next."""
+        loading = self._group.learner.load.remote(str(checkpoint))
+        state = wait_for([loading], CHECKPOINT_TIMEOUT_S, "loading a checkpoint")[0]
+        self.position = Position(
+            StepId(state.attempt, state.step, state.paid_step), state.model_version, state.cursor
+        )

@@ -1,0 +1,67 @@
+"""`addition`: two-digit sums in one turn, `17+58=` -> `75`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rftfm_ray.errors import TaskError
+from rftfm_ray.tasks.api import Demonstration, Problem, Task, Transcript, Verdict, unit_hash
+
+LOW, HIGH = 10, 99
+HELDOUT_SHARE = 1 / 6
+HELDOUT_SIZE = 1024
+
+
+def problem(*operands: int) -> Problem:
+    """The problem of adding `operands`."""
+    prompt = "+".join(str(operand) for operand in operands) + "="
+    return Problem(key=prompt, prompt=prompt, answer=str(sum(operands)))
+
+
+def is_heldout(prompt: str, task: str) -> bool:
+    """Whether a prompt belongs to the held-out part of `task`: decided by its hash, so nobody keeps a list."""
+    return unit_hash("heldout", task, prompt) < HELDOUT_SHARE
+
+
+def draw(rng: random.Random, operands: int, task: str, *, heldout: bool) -> Problem:
+    """One problem with `operands` two-digit numbers from the asked part of `task`."""
+    while True:
+        candidate = problem(*(rng.randint(LOW, HIGH) for _ in range(operands)))
+        if is_heldout(candidate.prompt, task) == heldout:
+            return candidate
+
+
+def draw_distinct(size: int, seed: str, operands: int, task: str, *, heldout: bool) -> tuple[Problem, ...]:
+    """`size` different problems, the same for the same seed."""
+    rng, found = random.Random(seed), dict[str, Problem]()
+    while len(found) < size:
+        candidate = draw(rng, operands, task, heldout=heldout)
+        found.setdefault(candidate.key, candidate)
+    return tuple(found.values())
+
+
+class Addition(Task):
+    """Reward 1 for the right sum, else 0."""
+
+    name: ClassVar[str] = "addition"
+    max_new_tokens: ClassVar[tuple[int, ...]] = (5,)
+    max_pool: ClassVar[int] = 6000
+
+    def pool(self, size: int, seed: int) -> Sequence[Problem]:
+        if size > self.max_pool:
+            raise TaskError(f"task.pool_size={size} is more than the {self.max_pool} of {self.name}; lower it.")
+        return draw_distinct(size, f"pool/{seed}", 2, self.name, heldout=False)
+
+    def heldout(self) -> Sequence[Problem]:
+        return draw_distinct(HELDOUT_SIZE, "heldout", 2, self.name, heldout=True)
+
+    def verify(self, problem: Problem, transcript: Transcript) -> Verdict:
+        right = transcript.finished and transcript.turns[-1] == problem.answer
+        return Verdict(reward=float(right), correct=right)
+
+    def demonstration(self, rng: random.Random) -> Demonstration:
+        """A right answer to a problem that is not held out."""
+        chosen = draw(rng, 2, self.name, heldout=False)
+        return Demonstration(chosen, ((chosen.answer, True),))

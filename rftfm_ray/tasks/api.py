@@ -1,0 +1,118 @@
+"""What a task is: prompts, an environment that may answer a turn, and a verifier."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One prompt and what its verifier needs to know; `key` names it across runs."""
+
+    key: str
+    prompt: str
+    answer: str
+
+
+class ToolStatus(str, Enum):
+    """How a tool call ended. A call that cannot be parsed is the model's doing; an error is the tool's."""
+
+    OK = "ok"
+    UNPARSABLE = "unparsable"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One tool call of an episode, as the environment saw it. `latency_s` is filled in by the rollout."""
+
+    turn: int
+    tool: str
+    request: str
+    response: str
+    status: ToolStatus
+    latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the environment appends to the transcript after a turn."""
+
+    text: str
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What a verifier sees: the text of every turn of the model, and its tool calls in order.
+
+    `finished` is False when the episode was cut off (token or turn limit) instead of ended by the model.
+    """
+
+    turns: tuple[str, ...]
+    calls: tuple[ToolCall, ...] = ()
+    finished: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's judgement: the reward that trains, and whether the answer is right (held-out accuracy)."""
+
+    reward: float
+    correct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A worked episode for the warm start: (text, learnt) pieces after the prompt; observations are not learnt."""
+
+    problem: Problem
+    pieces: tuple[tuple[str, bool], ...] = field(default=())
+
+
+class Task(abc.ABC):
+    """A task: a source of problems, an environment, a verifier.
+
+    Subclasses are stateless: every method is a pure function of its arguments, so that an episode can be
+    replayed anywhere. `max_new_tokens` holds one limit per turn; its length is the largest number of turns.
+    `stop` is the text that ends a turn without ending the episode ("" when there is one turn only).
+    """
+
+    name: ClassVar[str]
+    max_new_tokens: ClassVar[tuple[int, ...]]
+    stop: ClassVar[str] = ""
+
+    @abc.abstractmethod
+    def pool(self, size: int, seed: int) -> Sequence[Problem]:
+        """`size` distinct training problems, drawn by `seed`, none of them held out."""
+
+    @abc.abstractmethod
+    def heldout(self) -> Sequence[Problem]:
+        """The held-out problems (at least 1,000): fixed, never trained on, in an order that has no meaning."""
+
+    @abc.abstractmethod
+    def verify(self, problem: Problem, transcript: Transcript) -> Verdict:
+        """Judge a transcript. A wrong or unreadable answer is a verdict, never an exception."""
+
+    def respond(self, problem: Problem, turn: int, text: str) -> Observation | None:
+        """The environment's answer to a turn of the model, or None when the episode is over.
+
+        `turn` counts from 0; `text` is the turn up to and including `stop`.
+        """
+        del problem, turn, text
+        return None
+
+    def reference(self, problem: Problem) -> Transcript:
+        """A transcript that solves `problem`; it must verify as correct. Checked before a run starts."""
+        return Transcript(turns=(problem.answer,))
+
+
+def unit_hash(*parts: object) -> float:
+    """A fixed pseudo-random number in [0, 1) for `parts`; equal on every machine and in every process."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64

@@ -1,0 +1,108 @@
+"""Finding a task by name, and checking at submit that it keeps its contract."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from rftfm_ray.config import RunConfig
+from rftfm_ray.errors import RewardError, TaskError
+from rftfm_ray.tasks.addition import Addition
+from rftfm_ray.tasks.api import Problem, Task, Transcript
+from rftfm_ray.tasks.calculator import Calculator
+from rftfm_ray.tasks.rewards import verify
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Addition, Calculator)}
+
+
+def load_task(name: str) -> Task:
+    """The task called `name`: a shipped one, `module:Class`, or `file.py:Class`.
+
+    A task of the user's travels to the actors by value, so its module need not be installed there.
+
+    Raises:
+        TaskError: one sentence that says what was not found.
+    """
+    if name in TASKS:
+        return TASKS[name]()
+    module_name, separator, class_name = name.rpartition(":")
+    if not separator or not module_name or not class_name:
+        raise TaskError(f"Unknown task.name={name}; use {', '.join(sorted(TASKS))}, module:Class or file.py:Class.")
+    module = _import(module_name)
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise TaskError(f"task.name={name}: {class_name} is not a subclass of rftfm_ray.tasks.Task; derive it from Task.")
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise TaskError(f"task.name={name}: {class_name} does not define {missing}; add it.")
+    for attribute in ("name", "max_new_tokens"):
+        if not hasattr(found, attribute):
+            raise TaskError(f"task.name={name}: {class_name} has no class attribute {attribute!r}; add it.")
+    try:
+        task = found()
+    except Exception as error:  # the user's constructor may raise anything
+        raise TaskError(f"task.name={name}: {class_name}() raised {type(error).__name__}: {error}.") from error
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(module)
+    return task
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        if not name.endswith(".py"):
+            return importlib.import_module(name)
+        path = Path(name).expanduser().resolve()
+        spec = importlib.util.spec_from_file_location(f"rftfm_task_{path.stem}", path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise TaskError(f"task.name: there is no file {path}; check the path.")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        return module
+    except TaskError:
+        raise
+    except Exception as error:  # importing runs the user's code
+        raise TaskError(f"task.name: {name} does not import ({type(error).__name__}: {error}).") from error
+
+
+def check_task(task: Task, config: RunConfig) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+    """Draw the training pool and the probe's problems, and check the task's contract on them.
+
+    Raises:
+        TaskError: when pool and held-out set overlap, are too small, or the verifier fails.
+    """
+    try:
+        pool = tuple(task.pool(config.task.pool_size, config.seed))
+        heldout = tuple(task.heldout())
+    except TaskError:
+        raise
+    except Exception as error:  # the task's own code may raise anything
+        raise TaskError(f"Task {task.name} failed to draw problems ({type(error).__name__}: {error}).") from error
+    if len(pool) != config.task.pool_size or len({p.key for p in pool}) != len(pool):
+        raise TaskError(f"Task {task.name} gave {len({p.key for p in pool})} distinct problems for task.pool_size={config.task.pool_size}.")
+    if len(heldout) < config.probe.size:
+        raise TaskError(f"Task {task.name} holds out {len(heldout)} problems, fewer than probe.size={config.probe.size}; lower it.")
+    shared = {p.prompt for p in pool} & {p.prompt for p in heldout}
+    if shared:
+        raise TaskError(f"Task {task.name} trains on held-out prompts, for example {min(shared)!r}; keep them apart.")
+    if not task.max_new_tokens or min(task.max_new_tokens) < 1:
+        raise TaskError(f"Task {task.name} has max_new_tokens={task.max_new_tokens!r}; give one positive limit per turn.")
+    _check_verifier(task, heldout[0])
+    return pool, heldout[: config.probe.size]
+
+
+def _check_verifier(task: Task, problem: Problem) -> None:
+    try:
+        right = verify(task, problem, task.reference(problem))
+        for junk in (Transcript(("",)), Transcript(("\x00?",), finished=False)):
+            if verify(task, problem, junk).correct:
+                raise TaskError(f"The verifier of task {task.name} calls an empty or senseless answer right.")
+    except RewardError as error:
+        raise TaskError(str(error)) from error
+    if not right.correct:
+        raise TaskError(f"The verifier of task {task.name} refuses the reference answer to {problem.prompt!r}.")

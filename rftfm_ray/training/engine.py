@@ -1,0 +1,212 @@
+"""DeepSpeed as the learner needs it: accumulate, look at the gradient, then commit or discard; save and put back.
+
+Reaches into DeepSpeed 0.19's ZeRO optimizers where its public interface has no way: the gradient norm before
+the step, dropping a gradient, and the flat partitions that a snapshot holds. Everything that does so is here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rftfm_ray.config import LearnerConfig, ModelConfig
+from rftfm_ray.errors import LearnerError
+from rftfm_ray.types import Settings
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def initialise_distributed() -> None:
+    """A process group of one rank. Safe to call twice."""
+    import deepspeed
+
+    if torch.distributed.is_initialized():
+        return
+    if not torch.cuda.is_available():
+        # Its shared-memory collective would be compiled for 40 s, and one rank has nothing to share.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def load_causal_lm(path: str, dtype: str) -> Any:
+    """A Hugging Face causal language model in evaluation mode: dropout would break the ratio to the rollout."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], attn_implementation="sdpa")
+    return model.eval()
+
+
+class LearnerEngine:
+    """One DeepSpeed engine over one model, of any ZeRO stage, on one rank."""
+
+    def __init__(self, model: ModelConfig, path: str, learner: LearnerConfig) -> None:
+        import deepspeed
+
+        initialise_distributed()
+        self._stage = learner.zero_stage
+        self._engine: Any
+        self._engine, *_ = deepspeed.initialize(
+            model=load_causal_lm(path, model.dtype), config=self._deepspeed_config(model, learner)
+        )
+        self._engine.eval()
+        self._optimizer: Any = self._engine.optimizer
+        self._inner: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where micro batches must be."""
+        device: torch.device = self._engine.device
+        return device
+
+    def _deepspeed_config(self, model: ModelConfig, learner: LearnerConfig) -> dict[str, object]:
+        adam = {"lr": learner.lr, "betas": list(learner.adam_betas), "weight_decay": learner.weight_decay}
+        return {
+            "train_micro_batch_size_per_gpu": learner.micro_batch_size,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": learner.max_grad_norm,
+            # torch's own AdamW: DeepSpeed's CPU Adam would be compiled first.
+            "optimizer": {"type": "AdamW", "params": {**adam, "torch_adam": True}},
+            "zero_force_ds_cpu_optimizer": False,
+            "zero_optimization": {"stage": learner.zero_stage, "overlap_comm": False},
+            "bf16": {"enabled": model.dtype == "bfloat16"},
+            "steps_per_print": 2**31,
+        }
+
+    def logits(self, tokens: Tensor, first: int) -> Tensor:
+        """(b, L - first, V) logits of positions `first ..` of tokens (b, L)."""
+        output = self._engine(input_ids=tokens, use_cache=False, logits_to_keep=tokens.shape[1] - first)
+        logits: Tensor = output.logits
+        return logits
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add a micro batch's gradient; `last` says that the next call is `grad_norm`."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def grad_norm(self) -> float:
+        """Euclidean norm of the accumulated gradient before clipping, as DeepSpeed's own step will compute it.
+
+        Not finite when any entry is not. (DeepSpeed itself reports such a norm as -1.)
+        """
+        if self._stage == 0:
+            grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+            return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads])))
+        if self._stage == 3:
+            groups = [float(norm) for norm in self._optimizer._get_norm_groups()]
+        else:
+            groups = [float(self._optimizer.scaled_global_norm())]
+        if any(not math.isfinite(norm) or norm < 0 for norm in groups):
+            return math.nan
+        return math.sqrt(math.fsum(norm * norm for norm in groups))
+
+    def commit(self, settings: Settings) -> None:
+        """Clip, step, and clear the gradient, at the rate and norm of `settings`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = settings.lr
+        if self._stage == 0:
+            self._engine._config.gradient_clipping = settings.max_grad_norm
+        else:
+            self._optimizer.clip_grad = settings.max_grad_norm
+        self._engine.step()
+
+    def discard(self) -> None:
+        """Drop the accumulated gradient; weights and optimizer state stay bit for bit."""
+        if self._stage == 0:
+            self._engine.zero_grad()
+            return
+        if self._stage == 3:
+            self._optimizer._pre_step()
+            self._optimizer._partition_all_parameters()
+            self._optimizer._overflow_clean_up(self._optimizer.loss_scale)
+            return
+        self._optimizer.micro_step_id = -1
+        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer._release_preflattened_grad_buffers()
+        for key in self._optimizer.averaged_gradients:
+            self._optimizer.averaged_gradients[key] = None
+            self._optimizer.all_grad_tensors[key] = None
+
+    def export(self) -> dict[str, NDArray[Any]]:
+        """A copy of all weights by Hugging Face name. bfloat16 travels as float32, which holds it exactly."""
+        import deepspeed
+
+        parameters = list(self._engine.module.named_parameters())
+        with deepspeed.zero.GatheredParameters([p for _, p in parameters], enabled=self._stage == 3):
+            return {name: p.detach().to("cpu", torch.float32, copy=True).numpy() for name, p in parameters}
+
+    def _live_state(self) -> dict[str, Tensor]:
+        """The tensors that determine the next update, by name: not copies, the live ones."""
+        if self._stage == 0:
+            masters = list(self._engine.module.parameters())
+        elif self._stage == 3:
+            masters = list(self._optimizer.fp32_partitioned_groups_flat)
+        else:
+            masters = list(self._optimizer.single_partition_of_fp32_groups)
+        tensors: dict[str, Tensor] = {}
+        for i, master in enumerate(masters):
+            # The moments are absent before the first step: created, so that every state has the same names.
+            moments = self._inner.state[master]
+            moments.setdefault("step", torch.tensor(0.0))
+            moments.setdefault("exp_avg", torch.zeros_like(master.data))
+            moments.setdefault("exp_avg_sq", torch.zeros_like(master.data))
+            tensors[f"master.{i}"] = master.data
+            tensors |= {f"optimizer.{i}.{key}": value for key, value in moments.items() if isinstance(value, Tensor)}
+        return tensors
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of master weights, optimizer moments and step counts of this rank, and of torch's RNG state."""
+        tensors = {name: tensor.detach().clone() for name, tensor in self._live_state().items()}
+        return {**tensors, "rng.torch": torch.get_rng_state()}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `state` gave; the next updates are then bitwise the same.
+
+        Raises:
+            LearnerError: when names or shapes belong to another layout.
+        """
+        live = self._live_state()
+        saved = {name: tensor for name, tensor in tensors.items() if name != "rng.torch"}
+        wrong = {n for n in live.keys() | saved.keys() if n not in live or n not in saved}
+        wrong |= {n for n in live.keys() & saved.keys() if live[n].shape != saved[n].shape}
+        if wrong:
+            raise LearnerError(
+                f"The saved state does not fit this learner (for example {min(wrong)}); use the model and "
+                "learner.zero_stage that it was saved with."
+            )
+        for name, tensor in live.items():
+            tensor.copy_(saved[name])
+        torch.set_rng_state(tensors["rng.torch"])
+        if self._stage == 3:
+            for half, full in zip(
+                self._optimizer.fp16_partitioned_groups_flat,
+                self._optimizer.fp32_partitioned_groups_flat,
+                strict=True,
+            ):
+                half.data.copy_(full.data)
+        elif self._stage > 0:
+            for i, full in enumerate(self._optimizer.single_partition_of_fp32_groups):
+                self._optimizer.bit16_groups_flat[i].data.copy_(full.data)
+                self._optimizer._update_model_bit16_weights(i)
+
+
+def to_numpy(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Views of CPU tensors as arrays."""
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+
+def from_numpy(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """Tensors with copies of `arrays`."""
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}

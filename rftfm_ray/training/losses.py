@@ -1,0 +1,61 @@
+"""Policy losses. Pure functions of tensors; B sequences of T predicted positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def token_logprobs(
+    logits: Tensor, tokens: Tensor, temperature: float, *, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-prob of `tokens` (B, T) under `logits` (B, T, V) at `temperature`, and the entropy, both (B, T), in nats.
+
+    Without `entropy_gradient` the entropy is only reported, and its graph of (B, T, V) is not kept.
+    """
+    scaled = logits.float() if temperature == 1.0 else logits.float() / temperature
+    normaliser = torch.logsumexp(scaled, dim=-1)
+    logprobs = scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - normaliser
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        probabilities = (scaled - normaliser.unsqueeze(-1)).exp()
+        entropy = normaliser - (probabilities * scaled).sum(-1)
+    return logprobs, entropy
+
+
+def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """Estimate of KL(policy, reference) per token: exp(d) - 1 - d with d = reference - policy.
+
+    Never negative, unbiased under samples of the policy (J. Schulman, "Approximating KL Divergence", 2020).
+    """
+    difference = reference - logprobs
+    return difference.exp() - 1 - difference
+
+
+def token_weights(mask: Tensor, aggregation: str, total_tokens: int, total_sequences: int) -> Tensor:
+    """(B, T) weights that make a sum over micro batches the mean of a minibatch.
+
+    `token`: each action token counts the same. `sequence`: each sequence counts the same.
+    """
+    if aggregation == "token":
+        return mask / max(total_tokens, 1)
+    return mask / mask.sum(-1, keepdim=True).clamp(min=1) / max(total_sequences, 1)
+
+
+def clipped_policy_loss(
+    logprobs: Tensor, old: Tensor, advantage: Tensor, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """PPO's clipped surrogate per token (arXiv 1707.06347, equation 7) with two bounds, and the ratio.
+
+    Args:
+        logprobs: (B, T) of the policy that learns.
+        old: (B, T) of the policy before the step's first update; carries no gradient.
+        advantage: (B, 1) or (B, T).
+        clip_low: the ratio is clipped from below at 1 - clip_low.
+        clip_high: and from above at 1 + clip_high.
+
+    Returns:
+        Loss and probability ratio, both (B, T).
+    """
+    ratio = (logprobs - old).exp()
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return -torch.minimum(ratio * advantage, clipped * advantage), ratio
