@@ -1,0 +1,32 @@
+"""Reinforcement fine-tuning on Ray that notices when it goes wrong, says why, mends it, and proves the mend."""
+
+from rftfm_ray.config import RunConfig, load_config
+from rftfm_ray.errors import RftfmError
+from rftfm_ray.tasks import Observation, Problem, Task, ToolCall, ToolStatus, Transcript, Verdict
+from rftfm_ray.types import Levers, RunSummary, StepRow
+
+__all__ = [
+    "Levers",
+    "Observation",
+    "Problem",
+    "RftfmError",
+    "RunConfig",
+    "RunSummary",
+    "StepRow",
+    "Task",
+    "ToolCall",
+    "ToolStatus",
+    "Transcript",
+    "Verdict",
+    "load_config",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    # Ray takes a second to import; those who only write a task need not wait for it.
+    if name == "train":
+        from rftfm_ray.run import train
+
+        return train
+    raise AttributeError(f"module 'rftfm_ray' has no attribute {name!r}")

@@ -1,0 +1,56 @@
+"""`rftfm`: the command line. One file per command; errors are one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import typer
+
+from rftfm_ray.cli.config import config
+from rftfm_ray.cli.train import train
+from rftfm_ray.cli.warmstart import warmstart
+from rftfm_ray.errors import RftfmError
+
+app = typer.Typer(
+    name="rftfm",
+    help="Reinforcement fine-tuning on Ray that notices when it goes wrong.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(train)
+app.command()(config)
+app.command()(warmstart)
+
+
+def run_guarded(command: Callable[[], None]) -> int:
+    """Run a command; its exit code. The framework's own errors become one line on standard error."""
+    try:
+        command()
+    except RftfmError as error:
+        print(f"rftfm: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("rftfm: interrupted; the run's records up to its last step are kept.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main() -> None:
+    """Entry point of the `rftfm` script."""
+    # `ray job stop` and process managers end a run with SIGTERM: leave by the same door as Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
+    # standalone_mode=False would swallow typer's own usage errors; it exits with 2 by itself.
+    code = run_guarded(app)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code) if code else sys.exit(0)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise KeyboardInterrupt

@@ -1,0 +1,53 @@
+"""`rftfm train`: run a configuration to its end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rftfm_ray.cli.progress import progress
+from rftfm_ray.config import load_config
+from rftfm_ray.types import RunSummary
+
+
+def train(
+    file: Annotated[Path, typer.Argument(help="YAML configuration, for example examples/calculator.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Keys to change, for example steps=100 seed=1.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the records go; must not exist yet.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Checkpoint directory to go on from.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output at the end.")] = False,
+) -> None:
+    """Train a model by reinforcement, in the cluster of RAY_ADDRESS or in a local Ray."""
+    config = load_config(file, overrides or [])
+    console = Console(stderr=True)
+    # Ray takes a second to import: not before the configuration is known to be good.
+    from rftfm_ray import run
+    from rftfm_ray.records import summary_json
+
+    with progress(console, config) as observe:
+        summary = run.train(config, run_dir, resume, observe)
+    if json:
+        sys.stdout.write(summary_json(summary) + "\n")
+    else:
+        Console().print(summary_table(summary))
+
+
+def summary_table(summary: RunSummary) -> Table:
+    """The table that a run ends with."""
+    table = Table(title=f"{summary.steps} steps, seed {summary.seed}", title_justify="left")
+    for heading in ("", "first", "last"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_row("sampled reward (mean of 5 steps)", f"{summary.reward_first:.3f}", f"{summary.reward_last:.3f}")
+    table.add_row("held-out accuracy (greedy)", f"{summary.probe_first:.3f}", f"{summary.probe_last:.3f}")
+    table.add_section()
+    table.add_row("step time (median)", "", f"{summary.step_time_s_median * 1000:.0f} ms")
+    table.add_row("start to first step", "", f"{summary.first_step_s:.1f} s")
+    table.add_row("refused updates", "", str(summary.vetoes))
+    table.caption = f"Records: {summary.run_dir}"
+    table.caption_justify = "left"
+    return table

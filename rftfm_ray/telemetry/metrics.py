@@ -1,0 +1,3 @@
+class StateGauge:
+    def __init__(self,*a): pass
+    def set(self,*a): pass
