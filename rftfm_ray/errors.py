@@ -61,3 +61,7 @@ class SyncError(RftfmError):
 
 class CheckpointError(RftfmError):
     """A checkpoint is incomplete, altered, or belongs to another run layout."""
+
+
+class RecordError(RftfmError):
+    """The records of a run cannot be written or read."""

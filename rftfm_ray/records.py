@@ -12,7 +12,8 @@ from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
 from rftfm_ray.telemetry.events import EventLog
 from rftfm_ray.telemetry.metrics import StepGauges
-from rftfm_ray.telemetry.recorder import BackgroundWriter, StepRecorder, TrajectoryRecorder
+from rftfm_ray.telemetry.parts import BackgroundWriter
+from rftfm_ray.telemetry.recorder import StepRecorder, TrajectoryRecorder
 from rftfm_ray.telemetry.rundir import write_atomic
 from rftfm_ray.types import ProbeResult, RunSummary, StepId, StepRow, VetoRecord
 

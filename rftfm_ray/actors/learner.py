@@ -135,7 +135,6 @@ class LearnerActor:
             zero_stage=self._config.learner.zero_stage,
             levers=learner.levers,
             grad_norms=learner.gate.norms,
-            optimizer_steps=position.id.step,
             config_sha256=config_sha256,
         )
         path = checkpoints.commit(staging, state).path

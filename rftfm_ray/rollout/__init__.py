@@ -1,0 +1,1 @@
+"""Generation: vLLM in process, episodes with tools, weights on their way in."""

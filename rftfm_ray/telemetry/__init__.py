@@ -1,0 +1,1 @@
+"""Records of a run: its directory, rows, trajectories, events and live metrics."""

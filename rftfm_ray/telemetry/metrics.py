@@ -1,3 +1,59 @@
+"""Live metrics of a run on Ray's metrics port; Ray shows them as `ray_<name>`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from ray.util.metrics import Counter, Gauge
+
+from rftfm_ray.types import ActorState, BatchMetrics, StepRow, UpdateMetrics
+
+STATE_METRIC = "rftfm_actor_state"
+
+
 class StateGauge:
-    def __init__(self,*a): pass
-    def set(self,*a): pass
+    """What an actor is doing: 1 for the state it is in, 0 for the one it left. The state API cannot show that."""
+
+    def __init__(self, run: str, actor: str) -> None:
+        self._gauge = Gauge(STATE_METRIC, "1 for the state that an actor is in.", ("run", "actor", "state"))
+        self._gauge.set_default_tags({"run": run, "actor": actor})
+        self._state: ActorState | None = None
+
+    def set(self, state: ActorState) -> None:
+        """Enter `state`."""
+        if state is self._state:
+            return
+        if self._state is not None:
+            self._gauge.set(0.0, {"state": self._state.value})
+        self._gauge.set(1.0, {"state": state.value})
+        self._state = state
+
+
+class StepGauges:
+    """The newest step's figures as gauges, refused updates as a counter."""
+
+    def __init__(self, run: str) -> None:
+        names = [f.name for kind in (BatchMetrics, UpdateMetrics) for f in dataclasses.fields(kind)]
+        names += ["step", "model_version", "probe_accuracy", "parity_gap", "step_s"]
+        names.remove("vetoes")
+        self._gauges = {name: Gauge(f"rftfm_{name}", f"{name} of the newest step.", ("run",)) for name in names}
+        self._vetoes = Counter("rftfm_vetoes", "Updates that the commit gate refused.", ("run",))
+        for metric in (*self._gauges.values(), self._vetoes):
+            metric.set_default_tags({"run": run})
+
+    def publish(self, row: StepRow) -> None:
+        """Show `row`. A probe that was not due keeps its last value; a figure that is NaN is shown as NaN."""
+        values: dict[str, float] = {**dataclasses.asdict(row.batch), **dataclasses.asdict(row.update)}
+        values |= {
+            "step": row.id.step,
+            "model_version": row.model_version,
+            "step_s": row.timings.step_s,
+        }
+        probes = {"probe_accuracy": row.probe_accuracy, "parity_gap": row.parity_gap}
+        values |= {name: value for name, value in probes.items() if not math.isnan(value)}
+        for name, gauge in self._gauges.items():
+            if name in values:
+                gauge.set(values[name])
+        if row.update.vetoes:
+            self._vetoes.inc(row.update.vetoes)

@@ -1,0 +1,1 @@
+"""Learning: advantages, losses, the commit gate, DeepSpeed, snapshots and checkpoints."""

@@ -1,0 +1,116 @@
+"""Parquet in closed parts, written by a thread of their own: an open Parquet file has no footer and cannot be read."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rftfm_ray.errors import RecordError
+from rftfm_ray.telemetry.rundir import PRIVATE_DIR, PRIVATE_FILE, publish
+
+Work = Callable[[], None]
+QUEUE_LENGTH = 256
+
+
+class BackgroundWriter:
+    """Does work in order on one thread. What goes wrong there is raised at the next call here."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[Work | None] = queue.Queue(QUEUE_LENGTH)
+        self._error: Exception | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="rftfm-records", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work) -> None:
+        """Queue `work`; waits when the thread is far behind.
+
+        Raises:
+            RecordError: when earlier work failed.
+        """
+        self._check()
+        self._queue.put(work)
+
+    def close(self) -> None:
+        """Finish what is queued and end the thread. Safe to call twice.
+
+        Raises:
+            RecordError: when work failed.
+        """
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join()
+            self._check()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise RecordError(
+                f"The run's records cannot be written ({self._error}); make room or give another --run-dir."
+            ) from self._error
+
+    def _work(self) -> None:
+        while (work := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    work()
+                except Exception as error:  # noqa: BLE001 - whatever it is, the run's own thread must learn of it
+                    self._error = error
+
+
+class PartFolder:
+    """A folder of `part-NNNNN.parquet`. Every part appears complete or not at all."""
+
+    def __init__(self, folder: Path, schema: pa.Schema, retention_bytes: int | None = None) -> None:
+        self._folder = folder
+        self._schema = schema
+        self._retention_bytes = retention_bytes
+        self._next = 0
+        folder.mkdir(mode=PRIVATE_DIR, exist_ok=True)
+
+    def write(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Write one part and then remove the oldest beyond the retention limit; the newest always stays."""
+        final = self._folder / f"part-{self._next:05d}.parquet"
+        temporary = final.with_name(f".{final.name}.tmp")
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=self._schema)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
+        with os.fdopen(descriptor, "wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        publish(temporary, final)
+        self._next += 1
+        self._retain()
+
+    def _retain(self) -> None:
+        if self._retention_bytes is None:
+            return
+        parts = sorted(self._folder.glob("part-*.parquet"))
+        sizes = {part: part.stat().st_size for part in parts}
+        total = sum(sizes.values())
+        for part in parts[:-1]:
+            if total <= self._retention_bytes:
+                return
+            part.unlink()
+            total -= sizes[part]
+
+
+def read_parts(folder: Path, schema: pa.Schema) -> pa.Table:
+    """All closed parts of a folder as one table; empty when there is none yet.
+
+    Raises:
+        RecordError: names a part that cannot be read.
+    """
+    tables = []
+    for part in sorted(folder.glob("part-*.parquet")):
+        try:
+            tables.append(pq.read_table(part, schema=schema))
+        except (OSError, pa.ArrowException) as error:
+            raise RecordError(f"{part} cannot be read ({error}); it has been altered or is of another version.") from error
+    return pa.concat_tables(tables) if tables else schema.empty_table()

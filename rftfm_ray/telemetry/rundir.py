@@ -1,0 +1,89 @@
+"""The run directory: where it is, whether it may be used, and files that are never half written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from rftfm_ray.errors import RunDirError
+
+HOME = "RFTFM_HOME"
+# Records may hold sample texts: nobody but their owner reads them.
+PRIVATE_DIR = 0o700
+PRIVATE_FILE = 0o600
+
+
+def default_run_dir(run: str) -> Path:
+    """`$RFTFM_HOME/<run>`, or `~/rftfm_runs/<run>`: never the working directory, which a Ray job has only a copy of."""
+    home = os.environ.get(HOME)
+    return (Path(home) if home else Path.home() / "rftfm_runs") / run
+
+
+def check_run_dir(path: Path) -> None:
+    """Refuse a run directory that holds something, or that could not be made. Creates nothing.
+
+    Raises:
+        RunDirError: names the directory and the fix.
+    """
+    if path.is_dir() and not any(path.iterdir()):
+        existing = path
+    elif path.exists():
+        raise RunDirError(f"Run directory {path} exists already and is not empty; give a new one with --run-dir.")
+    else:
+        existing = next(parent for parent in path.parents if parent.exists())
+    if not existing.is_dir():
+        raise RunDirError(f"Run directory {path} would lie below {existing}, which is a file; give another --run-dir.")
+    # A real attempt: the superuser passes os.access on a read-only file system.
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise RunDirError(
+            f"Run directory {path} cannot be created, {existing} is not writable ({error.strerror}); give another "
+            "--run-dir, or set RFTFM_HOME."
+        ) from None
+
+
+def create_run_dir(path: Path) -> None:
+    """Make the run directory, readable by its owner only.
+
+    Raises:
+        RunDirError: when it cannot be made, or has been filled since it was checked.
+    """
+    check_run_dir(path)
+    try:
+        path.mkdir(mode=PRIVATE_DIR, parents=True, exist_ok=True)
+        path.chmod(PRIVATE_DIR)
+    except OSError as error:
+        raise RunDirError(f"Run directory {path} cannot be created ({error.strerror}); give another --run-dir.") from None
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `path` so that a reader sees all of it or none, even after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        publish(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a complete file or directory its name, durably."""
+    temporary.rename(final)
+    sync_directory(final.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
