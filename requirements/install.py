@@ -1,8 +1,8 @@
 """Install cpu.lock into the running interpreter's environment: exact versions, checked hashes, several pips at once.
 
 One pip spends most of its time unpacking on one core; the lock names every package, so it can be dealt to
-as many pips as there are cores. Wheels are not byte-compiled here: Python does it when a module is first
-imported, and most of these modules never are.
+as many pips as there are cores.
+
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ def install(hands: list[list[str]], folder: Path, *options: str) -> bool:
     for number, lines in enumerate(hands):
         wanted = folder / f"hand-{number}.txt"
         wanted.write_text("\n".join(lines) + "\n")
-        command = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-compile", "--require-hashes"]
+        command = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--require-hashes"]
         running.append(subprocess.Popen([*command, *options, "-r", str(wanted)], env=environment))
-    return all([process.wait() == 0 for process in running])
+    codes = [process.wait() for process in running]
+    return not any(codes)
 
 
 def main() -> None:

@@ -71,7 +71,8 @@ class TrajectoryBatch:
     def action_counts(self) -> NDArray[np.int64]:
         """(B,) tokens that the model chose in every trajectory."""
         total = np.concatenate([[0], np.cumsum(self.action, dtype=np.int64)])
-        return total[self.offsets[1:]] - total[self.offsets[:-1]]
+        counts: NDArray[np.int64] = total[self.offsets[1:]] - total[self.offsets[:-1]]
+        return counts
 
 
 def concatenate(batches: Sequence[TrajectoryBatch]) -> TrajectoryBatch:

@@ -83,8 +83,8 @@ def check_shared(run_dir: Path) -> None:
     blind = [node["NodeManagerHostname"] for node, found in zip(alive, seen, strict=True) if not found]
     if blind:
         raise RunDirError(
-            f"Run directory {run_dir} is not visible on node {blind[0]}; with several nodes it must be on a shared file "
-            "system: set --run-dir or RFTFM_HOME."
+            f"Run directory {run_dir} is not visible on node {blind[0]}; with several nodes it must be on a shared "
+            "file system: set --run-dir or RFTFM_HOME."
         )
 
 

@@ -61,7 +61,8 @@ def read_facts(path: Path) -> ModelFacts:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path / 'config.json'} cannot be read ({error}); give a Hugging Face model directory.") from None
+        file = path / "config.json"
+        raise ModelError(f"{file} cannot be read ({error}); give a Hugging Face model directory.") from None
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise ModelError(f"{path} has no *.safetensors file; convert the weights, other formats are not loaded.")

@@ -26,9 +26,7 @@ class RunRecords:
         write_atomic(run_dir / "config.yaml", config.to_yaml().encode())
         self._writer = BackgroundWriter()
         self._steps = StepRecorder(run_dir / "steps", config.records.part_steps, self._writer)
-        self._trajectories = TrajectoryRecorder(
-            run_dir / "trajectories", config.records, config.seed, self._writer
-        )
+        self._trajectories = TrajectoryRecorder(run_dir / "trajectories", config.records, config.seed, self._writer)
         self._events = EventLog(run_dir / "events.jsonl")
         self._gauges = StepGauges(run)
 
@@ -57,7 +55,11 @@ class RunRecords:
     def probe(self, result: ProbeResult, step: StepId) -> None:
         """Record a held-out probe."""
         self.event(
-            "probe", step, model_version=result.model_version, accuracy=result.accuracy, size=result.size,
+            "probe",
+            step,
+            model_version=result.model_version,
+            accuracy=result.accuracy,
+            size=result.size,
             seconds=result.seconds,
         )
 

@@ -102,7 +102,7 @@ def _tally(curve: Curve, row: StepRow) -> None:
 
 
 def train(
-    config: RunConfig, run_dir: Path | None = None, resume: Path | None = None, observe: Observer = lambda row: None
+    config: RunConfig, run_dir: Path | None = None, resume: Path | None = None, observe: Observer = lambda _: None
 ) -> RunSummary:
     """Run `config` to its end and return its summary; the records are in the run directory.
 

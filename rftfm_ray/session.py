@@ -101,8 +101,8 @@ class Session:
         # "not <=" also catches NaN.
         if not gap <= limit:
             raise SyncError(
-                f"Learner and rollout log-probs of the same tokens differ by {gap:.3g} nats at model version {version}, "
-                f"more than sync.parity_max_gap={limit}; the rollout does not serve the learner's weights."
+                f"Learner and rollout log-probs of the same tokens differ by {gap:.3g} nats at model version "
+                f"{version}, more than sync.parity_max_gap={limit}; the rollout does not serve the learner's weights."
             )
         return gap
 
@@ -134,6 +134,4 @@ class Session:
         """Put learner and position where a checkpoint stood. The caller syncs and probes parity next."""
         loading = self._group.learner.load.remote(str(checkpoint))
         state = wait_for([loading], CHECKPOINT_TIMEOUT_S, "loading a checkpoint")[0]
-        self.position = Position(
-            StepId(state.attempt, state.step, state.paid_step), state.model_version, state.cursor
-        )
+        self.position = Position(StepId(state.attempt, state.step, state.paid_step), state.model_version, state.cursor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 
 
 class Termination(IntEnum):
@@ -16,7 +16,7 @@ class Termination(IntEnum):
     FAILED = 4
 
 
-class ActorState(str, Enum):
+class ActorState(StrEnum):
     """What an actor is doing, as shown by the `rftfm_actor_state` metric."""
 
     STARTING = "starting"
@@ -28,7 +28,7 @@ class ActorState(str, Enum):
     PROBING = "probing"
 
 
-class Veto(str, Enum):
+class Veto(StrEnum):
     """Why the commit gate refused an update."""
 
     NON_FINITE_LOSS = "non_finite_loss"

@@ -68,7 +68,11 @@ def start_group(run: str, config: RunConfig, model_path: str, task: Task, proble
     places = config.placement
     try:
         learner = _actor(
-            LearnerActor, placement, 0, Role(run, "learner", 0, learner_detail), places.cpus_per_learner,
+            LearnerActor,
+            placement,
+            0,
+            Role(run, "learner", 0, learner_detail),
+            places.cpus_per_learner,
             places.gpus_per_learner,
         ).remote(Role(run, "learner", 0, learner_detail), config, model_path)
         roles = [Role(run, "rollout", i, rollout_detail) for i in range(config.rollout.num_actors)]
@@ -81,7 +85,7 @@ def start_group(run: str, config: RunConfig, model_path: str, task: Task, proble
         group = ActorGroup(learner, rollouts, (), placement)
     except ValueError as error:
         remove_placement_group(placement)
-        raise PlacementError(f"The actors of run {run} cannot be named ({error}); choose another run directory.") from error
+        raise PlacementError(f"The actors of run {run} cannot be created ({error}); start the run again.") from error
     try:
         # The learner is asked for something small only to learn that its constructor is through.
         first, *_ = wait_for(
@@ -121,7 +125,10 @@ def bundles(config: RunConfig) -> list[dict[str, float]]:
 
     places = config.placement
     learner = bundle(places.cpus_per_learner, places.gpus_per_learner)
-    return [learner, *(bundle(places.cpus_per_rollout, places.gpus_per_rollout) for _ in range(config.rollout.num_actors))]
+    return [
+        learner,
+        *(bundle(places.cpus_per_rollout, places.gpus_per_rollout) for _ in range(config.rollout.num_actors)),
+    ]
 
 
 def _reserve(config: RunConfig) -> PlacementGroup:

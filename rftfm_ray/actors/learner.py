@@ -36,6 +36,7 @@ class LearnerActor:
     """Learns from trajectories. One rank."""
 
     def __init__(self, role: Role, config: RunConfig, model_path: str) -> None:
+        rename_process(role)
         import torch
 
         from rftfm_ray.training.learner import Learner
@@ -44,7 +45,6 @@ class LearnerActor:
         self._role = role
         self._gauge = StateGauge(role.run, role.name)
         self._gauge.set(ActorState.STARTING)
-        rename_process(role)
         torch.manual_seed(config.seed)
         self._config = config
         self._model_path = Path(model_path)
@@ -94,9 +94,7 @@ class LearnerActor:
 
         learner = self._learner
         tensors, norms = learner.engine.state(), learner.gate.norms
-        self._ring.add(
-            Snapshot(position.id, position.model_version, position.cursor, tensors, norms, learner.levers)
-        )
+        self._ring.add(Snapshot(position.id, position.model_version, position.cursor, tensors, norms, learner.levers))
 
     def snapshot_steps(self) -> tuple[int, ...]:
         """Steps whose snapshots the ring holds."""

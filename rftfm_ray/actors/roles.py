@@ -36,3 +36,5 @@ def rename_process(role: Role) -> None:
 
     setproctitle.setproctitle(f"ray::rftfm {role.actor_name}")
     logging.basicConfig(level=os.environ.get("RFTFM_LOG_LEVEL", "WARNING"), format=f"{role.name}: %(message)s")
+    # It warns that triton is missing, which on a CPU it always is.
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)

@@ -26,6 +26,7 @@ class RolloutActor:
     """Generates trajectories. Holds no state that a step depends on besides the weights it was last given."""
 
     def __init__(self, role: Role, config: RunConfig, model_path: str, task: Task) -> None:
+        rename_process(role)
         from rftfm_ray.rollout.engine import VllmEngine
         from rftfm_ray.rollout.episodes import EpisodeRunner
         from rftfm_ray.rollout.text import TextCodec
@@ -33,7 +34,6 @@ class RolloutActor:
         self._role = role
         self._gauge = StateGauge(role.run, role.name)
         self._gauge.set(ActorState.STARTING)
-        rename_process(role)
         self._limit = config.rollout.max_model_len
         self._task = task
         self._codec = TextCodec(model_path)

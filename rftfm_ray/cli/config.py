@@ -13,7 +13,7 @@ from rftfm_ray.config import RunConfig, load_config
 
 
 def config(
-    file: Annotated[Path | None, typer.Argument(help="YAML file to resolve; without it, all keys are explained.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="YAML file to resolve; without it, all keys.")] = None,
 ) -> None:
     """Show the configuration: all keys with defaults, or FILE as it resolves."""
     if file is not None:

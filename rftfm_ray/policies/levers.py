@@ -39,7 +39,8 @@ def check_levers(levers: Levers) -> None:
     for spec in LEVERS:
         value = getattr(levers, spec.name)
         if value is not None and not (math.isfinite(value) and spec.low <= value <= spec.high):
-            raise ConfigError(f"Lever {spec.name}={value} is out of bounds; choose a value in [{spec.low}, {spec.high}].")
+            bounds = f"[{spec.low}, {spec.high}]"
+            raise ConfigError(f"Lever {spec.name}={value} is out of bounds; choose a value in {bounds}.")
 
 
 def schedule_factor(kind: str, step: int, steps: int, warmup_steps: int) -> float:

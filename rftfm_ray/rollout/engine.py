@@ -7,6 +7,7 @@ In process there is no orphan: when the actor dies, the engine dies with it.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,9 @@ ENVIRONMENT = {
     # The sampler's only compiled function costs 5 to 18 s once and gains nothing here.
     "TORCHDYNAMO_DISABLE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
+    # Deprecations inside vLLM, and what PyTorch says of binding memory to the only node: not for a run's terminal.
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -68,6 +72,7 @@ class VllmEngine:
             dtype=dtype,
             enforce_eager=True,
             skip_tokenizer_init=True,
+            use_tqdm_on_load=False,
             disable_log_stats=True,
             max_num_seqs=config.max_num_seqs,
             max_model_len=config.max_model_len,
@@ -142,9 +147,12 @@ class VllmEngine:
         """
         import torch
 
-        tensors = ((name, torch.from_numpy(array)) for name, array in weights.items())
         try:
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
+            with warnings.catch_warnings():
+                # The arrays are read-only views of the object store; vLLM copies out of them.
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                tensors = [(name, torch.from_numpy(array)) for name, array in weights.items()]
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(tensors)})
         except (KeyError, ValueError, RuntimeError) as error:
             raise RolloutError(f"vLLM refused the learner's weights: {error}; restart the run.") from error
         self._llm.apply_model(_repack_tied_head)

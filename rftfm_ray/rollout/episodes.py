@@ -75,9 +75,7 @@ class EpisodeRunner:
         self._run_seed = run_seed
         self._stop_ids = [*codec.eos_ids, *codec.ids_containing(task.stop)]
 
-    def run(
-        self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int
-    ) -> TrajectoryBatch:
+    def run(self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int) -> TrajectoryBatch:
         """Generate and score all jobs; trajectories come back in the order of `jobs`."""
         episodes = [self._start(job) for job in jobs]
         for index, episode in enumerate(episodes):
@@ -127,7 +125,7 @@ class EpisodeRunner:
         start = time.perf_counter()
         try:
             observation: Observation | None = self._task.respond(episode.job.problem, turn, text)
-        except Exception as error:  # a task's own code: its failure is data of this trajectory, never a crash
+        except Exception as error:  # noqa: BLE001 - a task's own code: its failure is data of this trajectory, never a crash
             call = ToolCall(turn, self._task.name, text, type(error).__name__, ToolStatus.ERROR)
             episode.calls.append(dataclasses.replace(call, latency_s=time.perf_counter() - start))
             episode.termination = Termination.FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,4 +32,4 @@ def split_jobs(jobs: Sequence[EpisodeJob], samples: int, parts: int) -> list[lis
     """`parts` contiguous shares of whole groups, as even as can be: joined again they have the order of `jobs`."""
     groups = len(jobs) // samples
     cuts = [samples * (groups * i // parts) for i in range(parts + 1)]
-    return [list(jobs[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [list(jobs[a:b]) for a, b in itertools.pairwise(cuts)]

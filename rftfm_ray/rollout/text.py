@@ -36,9 +36,7 @@ class TextCodec:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of `tokens`; special tokens become nothing."""
-        text: str = self._tokenizer.decode(
-            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     def ids_containing(self, text: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import ClassVar
@@ -42,6 +43,12 @@ def draw_distinct(size: int, seed: str, operands: int, task: str, *, heldout: bo
     return tuple(found.values())
 
 
+def slip_rate(prompt: str) -> float:
+    """How often a demonstration of `prompt` slips: logistic in its first and last digit, 0.58 on average."""
+    lean = 0.4 * (int(prompt[0]) - 5) / 2.6 - 0.4 * (int(prompt[4]) - 4.5) / 2.9
+    return 1 / (1 + math.exp(lean))
+
+
 class Addition(Task):
     """Reward 1 for the right sum, else 0."""
 
@@ -62,6 +69,14 @@ class Addition(Task):
         return Verdict(reward=float(right), correct=right)
 
     def demonstration(self, rng: random.Random) -> Demonstration:
-        """A right answer to a problem that is not held out."""
+        """A right answer, or one with its carry forgotten or invented, to a problem that is not held out.
+
+        How often the carry slips depends on the prompt, so that a model learns both ways and leans to one of them
+        prompt by prompt: reinforcement then has a choice to sharpen, many small ones instead of one.
+        """
         chosen = draw(rng, 2, self.name, heldout=False)
+        ones = int(chosen.prompt[1]) + int(chosen.prompt[4])
+        if rng.random() < slip_rate(chosen.prompt):
+            slipped = int(chosen.answer) + (-10 if ones > 9 else 10)
+            return Demonstration(chosen, ((str(slipped), True),))
         return Demonstration(chosen, ((chosen.answer, True),))

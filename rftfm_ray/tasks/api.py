@@ -6,7 +6,7 @@ import abc
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import ClassVar
 
 
@@ -19,7 +19,7 @@ class Problem:
     answer: str
 
 
-class ToolStatus(str, Enum):
+class ToolStatus(StrEnum):
     """How a tool call ended. A call that cannot be parsed is the model's doing; an error is the tool's."""
 
     OK = "ok"

@@ -35,7 +35,7 @@ def load_task(name: str) -> Task:
     module = _import(module_name)
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Task)):
-        raise TaskError(f"task.name={name}: {class_name} is not a subclass of rftfm_ray.tasks.Task; derive it from Task.")
+        raise TaskError(f"task.name={name}: {class_name} is not a class derived from rftfm_ray.tasks.Task; derive it.")
     if inspect.isabstract(found):
         missing = ", ".join(sorted(found.__abstractmethods__))
         raise TaskError(f"task.name={name}: {class_name} does not define {missing}; add it.")
@@ -83,15 +83,19 @@ def check_task(task: Task, config: RunConfig) -> tuple[tuple[Problem, ...], tupl
         raise
     except Exception as error:  # the task's own code may raise anything
         raise TaskError(f"Task {task.name} failed to draw problems ({type(error).__name__}: {error}).") from error
-    if len(pool) != config.task.pool_size or len({p.key for p in pool}) != len(pool):
-        raise TaskError(f"Task {task.name} gave {len({p.key for p in pool})} distinct problems for task.pool_size={config.task.pool_size}.")
+    distinct, wanted = len({p.key for p in pool}), config.task.pool_size
+    if len(pool) != wanted or distinct != wanted:
+        raise TaskError(f"Task {task.name} gave {distinct} distinct problems for task.pool_size={wanted}; lower it.")
     if len(heldout) < config.probe.size:
-        raise TaskError(f"Task {task.name} holds out {len(heldout)} problems, fewer than probe.size={config.probe.size}; lower it.")
+        raise TaskError(
+            f"Task {task.name} holds out {len(heldout)} problems, fewer than probe.size={config.probe.size}; lower it."
+        )
     shared = {p.prompt for p in pool} & {p.prompt for p in heldout}
     if shared:
         raise TaskError(f"Task {task.name} trains on held-out prompts, for example {min(shared)!r}; keep them apart.")
     if not task.max_new_tokens or min(task.max_new_tokens) < 1:
-        raise TaskError(f"Task {task.name} has max_new_tokens={task.max_new_tokens!r}; give one positive limit per turn.")
+        limits = task.max_new_tokens
+        raise TaskError(f"Task {task.name} has max_new_tokens={limits!r}; give one positive limit per turn.")
     _check_verifier(task, heldout[0])
     return pool, heldout[: config.probe.size]
 

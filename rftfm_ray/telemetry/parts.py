@@ -112,5 +112,5 @@ def read_parts(folder: Path, schema: pa.Schema) -> pa.Table:
         try:
             tables.append(pq.read_table(part, schema=schema))
         except (OSError, pa.ArrowException) as error:
-            raise RecordError(f"{part} cannot be read ({error}); it has been altered or is of another version.") from error
+            raise RecordError(f"{part} cannot be read ({error}); it is damaged or of another version.") from error
     return pa.concat_tables(tables) if tables else schema.empty_table()

@@ -160,7 +160,7 @@ def text_filter(privacy: TextPrivacy) -> Callable[[str], str | None]:
     if privacy is TextPrivacy.FULL:
         return lambda text: text
     if privacy is TextPrivacy.NONE:
-        return lambda text: None
+        return lambda _: None
     secret = secrets.token_bytes(32)
     return lambda text: hashlib.blake2b(text.encode(), key=secret, digest_size=16).hexdigest()
 

@@ -56,7 +56,8 @@ def create_run_dir(path: Path) -> None:
         path.mkdir(mode=PRIVATE_DIR, parents=True, exist_ok=True)
         path.chmod(PRIVATE_DIR)
     except OSError as error:
-        raise RunDirError(f"Run directory {path} cannot be created ({error.strerror}); give another --run-dir.") from None
+        why = error.strerror
+        raise RunDirError(f"Run directory {path} cannot be created ({why}); give another --run-dir.") from None
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -129,7 +129,7 @@ def verify(path: Path) -> Checkpoint:
     for name, expected in listed.items():
         if _fingerprint(path / name) != expected:
             raise CheckpointError(
-                f"Checkpoint file {path / name} does not have the size and hash of its manifest; use another checkpoint."
+                f"Checkpoint file {path / name} has not the size and hash of its manifest; use another checkpoint."
             )
     return Checkpoint(path, _read_state(path))
 
@@ -137,7 +137,8 @@ def verify(path: Path) -> Checkpoint:
 def _read_state(path: Path) -> TrainerState:
     values = _read_json(path / "state.json")
     if values.pop("format", None) != FORMAT:
-        raise CheckpointError(f"{path / 'state.json'} is not of format {FORMAT}; load it with the version that wrote it.")
+        file = path / "state.json"
+        raise CheckpointError(f"{file} is not of format {FORMAT}; load it with the version that wrote it.")
     try:
         return _STATE.validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
@@ -153,8 +154,8 @@ def read_rank(checkpoint: Checkpoint, rank: int) -> dict[str, NDArray[Any]]:
     """
     if rank >= checkpoint.state.world_size:
         raise CheckpointError(
-            f"{checkpoint.path} was saved by {checkpoint.state.world_size} learner ranks and has no rank {rank}; resume "
-            "with as many ranks."
+            f"{checkpoint.path} was saved by {checkpoint.state.world_size} learner ranks and has no rank {rank}; "
+            "resume with as many ranks."
         )
     return _load(checkpoint.path / f"rank-{rank}.safetensors")
 

@@ -44,7 +44,9 @@ def initialise_distributed() -> None:
 def load_causal_lm(path: str, dtype: str) -> Any:
     """A Hugging Face causal language model in evaluation mode: dropout would break the ratio to the rollout."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], attn_implementation="sdpa")
     return model.eval()
 

@@ -144,9 +144,7 @@ class Learner:
         with torch.no_grad():
             keep = micro.tokens.shape[1] - micro.first
             logits = self._reference(input_ids=micro.tokens, use_cache=False, logits_to_keep=keep).logits[:, :-1]
-            return token_logprobs(
-                logits, micro.targets, self._config.rollout.temperature, entropy_gradient=False
-            )[0]
+            return token_logprobs(logits, micro.targets, self._config.rollout.temperature, entropy_gradient=False)[0]
 
     def _one_update(
         self, index: int, micros: Sequence[MicroBatch], olds: Sequence[Tensor] | None, settings: Settings, tally: _Tally
@@ -157,18 +155,14 @@ class Learner:
         for i, micro in enumerate(micros):
             logprobs, entropy = self._forward(micro, entropy_gradient=settings.entropy_coef > 0)
             old = olds[i] if olds is not None else logprobs.detach()
-            policy, ratio = clipped_policy_loss(
-                logprobs, old, micro.advantage, settings.clip_low, settings.clip_high
-            )
+            policy, ratio = clipped_policy_loss(logprobs, old, micro.advantage, settings.clip_low, settings.clip_high)
             reference = self._reference_logprobs(micro)
             kl_ref = k3(logprobs, reference) if reference is not None else torch.zeros_like(logprobs)
             per_token = policy + settings.kl_coef * kl_ref - settings.entropy_coef * entropy
-            weights = token_weights(
-                micro.mask, self._config.algorithm.loss_aggregation, total_tokens, total_sequences
-            )
+            weights = token_weights(micro.mask, self._config.algorithm.loss_aggregation, total_tokens, total_sequences)
             # where, not a product: a padded position may hold anything, and 0 times inf is NaN.
             loss = (torch.where(micro.mask > 0, per_token, 0.0) * weights).sum()
-            total_loss += float(loss)
+            total_loss += float(loss.detach())
             self.engine.backward(loss, last=i == len(micros) - 1)
             with torch.no_grad():
                 _count(tally, micro, settings, policy, kl_ref, k3(logprobs, old), entropy, ratio, old)

@@ -1,0 +1,77 @@
+"""What the unit tests share: a factory of small trajectory batches, and the settings of hypothesis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from rftfm_ray.batch import TrajectoryBatch
+from rftfm_ray.tasks.api import ToolStatus
+from rftfm_ray.types import Termination
+
+# A loaded machine must not fail a test that is right.
+settings.register_profile("unit", deadline=None, max_examples=50)
+settings.load_profile("unit")
+
+Call = tuple[int, int, ToolStatus, float, str, str]
+"""Trajectory, turn, status, seconds, request, response."""
+
+
+def _batch(
+    rewards: Sequence[float],
+    *,
+    roles: Sequence[str] | None = None,
+    groups: Sequence[int] | None = None,
+    valid: Sequence[bool] | None = None,
+    tokens: Sequence[Sequence[int]] | None = None,
+    correct: Sequence[bool] | None = None,
+    terminations: Sequence[Termination] | None = None,
+    turns: Sequence[int] | None = None,
+    keys: Sequence[str] | None = None,
+    texts: Sequence[str] | None = None,
+    calls: Sequence[Call] = (),
+) -> TrajectoryBatch:
+    """Trajectories with one reward and one string of roles each: `p` prompt, `a` action, `o` observation.
+
+    Unless given, the tokens of trajectory i are 100 i + 1, 100 i + 2 and so on. The log-prob of every action is
+    its token / -1000, so that each of them can be told from the others. A masked trajectory has no reward.
+    """
+    size = len(rewards)
+    roles = roles if roles is not None else ["paa"] * size
+    tokens = tokens if tokens is not None else [range(100 * i + 1, 100 * i + 1 + len(r)) for i, r in enumerate(roles)]
+    ids = np.array([token for row in tokens for token in row], np.int32)
+    action = np.array([role == "a" for row in roles for role in row], np.bool_)
+    kept = np.array(valid if valid is not None else [True] * size, np.bool_)
+    group = np.array(groups if groups is not None else [0] * size, np.int32)
+    return TrajectoryBatch(
+        group=group,
+        sample=np.array([int((group[:i] == g).sum()) for i, g in enumerate(group)], np.int32),
+        offsets=np.cumsum([0, *map(len, roles)], dtype=np.int64),
+        prompt_length=np.array([row.count("p") for row in roles], np.int32),
+        tokens=ids,
+        action=action,
+        logprobs=np.where(action, ids / -1000, 0.0).astype(np.float32),
+        reward=np.where(kept, rewards, np.nan).astype(np.float32),
+        correct=np.array(correct if correct is not None else [False] * size, np.bool_),
+        valid=kept,
+        termination=np.array(terminations if terminations is not None else [Termination.EOS] * size, np.int8),
+        turns=np.array(turns if turns is not None else [1] * size, np.int8),
+        model_version=np.full(size, 7, np.int64),
+        call_trajectory=np.array([call[0] for call in calls], np.int32),
+        call_turn=np.array([call[1] for call in calls], np.int8),
+        call_status=np.array([list(ToolStatus).index(call[2]) for call in calls], np.int8),
+        call_latency_s=np.array([call[3] for call in calls], np.float32),
+        keys=tuple(keys if keys is not None else [f"problem-{g}" for g in group]),
+        texts=tuple(texts if texts is not None else [f"answer {i}" for i in range(size)]),
+        call_requests=tuple(call[4] for call in calls),
+        call_responses=tuple(call[5] for call in calls),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., TrajectoryBatch]:
+    """The factory of batches; see `_batch` for its arguments."""
+    return _batch

@@ -1,0 +1,55 @@
+"""What is built and what is uploaded: one copy of every module, under one name, and small."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UPLOAD_LIMIT = 3 << 20
+
+
+@pytest.mark.parametrize("name", ["actors", "policies"])
+def test_links_for_readers_refuse_to_be_imported(name: str) -> None:
+    link = ROOT / name
+    assert link.is_symlink()
+    assert link.readlink() == Path("rftfm_ray") / name
+    done = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert f"ImportError: import rftfm_ray.{name}, not {name}" in done.stderr
+
+
+def test_the_wheel_holds_each_module_once_and_the_shipped_model(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for part in ("pyproject.toml", "README.md", "LICENSE"):
+        source.mkdir(exist_ok=True)
+        shutil.copy(ROOT / part, source / part)
+    shutil.copytree(ROOT / "rftfm_ray", source / "rftfm_ray", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("actors", "policies"):
+        (source / name).symlink_to(Path("rftfm_ray") / name)
+    command = [sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
+    subprocess.run(command, check=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        names = wheel.namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"rftfm_ray"}
+    for needed in ("actors/learner.py", "policies/levers.py", "assets/tiny/model.safetensors", "py.typed"):
+        assert f"rftfm_ray/{needed}" in names
+    assert sum(name.endswith("/learner.py") and "actors" in name for name in names) == 1
+
+
+def test_a_job_upload_is_small_and_holds_the_package_once(tmp_path: Path) -> None:
+    from ray._private.runtime_env.packaging import create_package
+
+    package = tmp_path / "upload.zip"
+    create_package(str(ROOT), package, include_gitignore=True)
+    with zipfile.ZipFile(package) as upload:
+        names = upload.namelist()
+    inside = {name.split("/", 1)[1] for name in names if "/" in name} | set(names)
+    assert any(name.endswith("rftfm_ray/actors/learner.py") for name in inside)
+    assert sum(name.endswith("actors/learner.py") for name in names) == 1
+    assert package.stat().st_size < UPLOAD_LIMIT
