@@ -8,14 +8,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from rftfm_ray.errors import ConfigError
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Cadence = Annotated[int, Field(ge=0)]
+
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "Input should be a number, not true or false")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_not_bool)]
+Float = Annotated[float, BeforeValidator(_not_bool)]
+Positive = Annotated[Float, Field(gt=0)]
+NonNegative = Annotated[Float, Field(ge=0)]
+Count = Annotated[Integer, Field(ge=1)]
+Cadence = Annotated[Integer, Field(ge=0)]
 
 BUILTIN_MODEL = "builtin:tiny"
 
@@ -35,6 +45,8 @@ class TextPrivacy(StrEnum):
 
 
 class ModelConfig(Section):
+    """The language model."""
+
     path: str = BUILTIN_MODEL
     """Directory or hub id of a Hugging Face causal LM; `builtin:tiny` is the model that ships."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -42,6 +54,8 @@ class ModelConfig(Section):
 
 
 class TaskConfig(Section):
+    """What is trained on."""
+
     name: str = "addition"
     """`addition`, `calculator`, or your own as `module:Class` or `file.py:Class`."""
     pool_size: Count = 256
@@ -49,13 +63,15 @@ class TaskConfig(Section):
 
 
 class AlgorithmConfig(Section):
+    """How rewards become updates."""
+
     name: Literal["grpo"] = "grpo"
     prompts_per_step: Count = 16
-    samples_per_prompt: Annotated[int, Field(ge=2)] = 8
+    samples_per_prompt: Annotated[Integer, Field(ge=2)] = 8
     """Group size; the group is the baseline, so at least 2."""
     minibatches: Count = 1
     """Optimizer updates per step; groups are never split between them."""
-    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_low: Annotated[Float, Field(gt=0, lt=1)] = 0.2
     clip_high: Positive = 0.2
     """The probability ratio is clipped to [1 - clip_low, 1 + clip_high]."""
     kl_coef: NonNegative = 0.02
@@ -68,12 +84,14 @@ class AlgorithmConfig(Section):
 
 
 class RolloutConfig(Section):
+    """How trajectories are generated, with vLLM."""
+
     num_actors: Count = 1
     temperature: NonNegative = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Annotated[Float, Field(gt=0, le=1)] = 1.0
     max_num_seqs: Count = 256
     """Sequences that one vLLM engine decodes together."""
-    max_model_len: Annotated[int, Field(ge=16)] = 128
+    max_model_len: Annotated[Integer, Field(ge=16)] = 128
     """Longest sequence in tokens: prompt, turns and observations."""
     kv_cache_mib: Count = 64
     block_size: Literal[16, 32, 64, 128] = 32
@@ -83,13 +101,15 @@ class RolloutConfig(Section):
 
 
 class LearnerConfig(Section):
+    """How DeepSpeed steps."""
+
     zero_stage: Literal[0, 1, 2, 3] = 2
     lr: Positive = 3e-4
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the rate after the warm-up, down to 10 % of `lr` at the last step."""
     warmup_steps: Cadence = 0
     weight_decay: NonNegative = 0.0
-    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    adam_betas: tuple[Annotated[Float, Field(ge=0, lt=1)], Annotated[Float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     max_grad_norm: Positive = 1.0
     micro_batch_size: Count = 128
     """Sequences per forward and backward pass; lower it when memory is short."""
@@ -97,15 +117,19 @@ class LearnerConfig(Section):
 
 
 class GateConfig(Section):
-    grad_norm_factor: Annotated[float, Field(gt=1)] = 20.0
+    """When the commit gate refuses an update."""
+
+    grad_norm_factor: Annotated[Float, Field(gt=1)] = 20.0
     """An update whose gradient norm exceeds the running median this many times is refused."""
-    grad_norm_window: Annotated[int, Field(ge=2)] = 32
-    grad_norm_warmup: Annotated[int, Field(ge=1)] = 8
+    grad_norm_window: Annotated[Integer, Field(ge=2)] = 32
+    grad_norm_warmup: Annotated[Integer, Field(ge=1)] = 8
     """Accepted updates before the norm is judged."""
     advantage_tolerance: Positive = 1e-5
 
 
 class SyncConfig(Section):
+    """How the weights of learner and rollout are compared."""
+
     parity_every: Cadence = 10
     """Steps between log-prob parity probes of learner and rollout actors; 0: only at the start and after a restore."""
     parity_max_gap: Positive = 1e-3
@@ -113,6 +137,8 @@ class SyncConfig(Section):
 
 
 class SnapshotConfig(Section):
+    """The learner's in-memory ring, for rollbacks."""
+
     every: Cadence = 5
     """Steps between in-memory snapshots of the learner; 0: none."""
     keep: Count = 4
@@ -121,6 +147,8 @@ class SnapshotConfig(Section):
 
 
 class CheckpointConfig(Section):
+    """Durable checkpoints."""
+
     every: Cadence = 0
     """Steps between durable checkpoints; 0: only one at the end."""
     keep: Count = 2
@@ -129,16 +157,20 @@ class CheckpointConfig(Section):
 
 
 class ProbeConfig(Section):
+    """The held-out probe."""
+
     every: Cadence = 10
     """Steps between held-out probes; 0: only before the first and after the last step."""
-    size: Annotated[int, Field(ge=16)] = 1024
+    size: Annotated[Integer, Field(ge=16)] = 1024
     """Held-out problems, answered greedily."""
 
 
 class RecordsConfig(Section):
+    """What is kept on disk."""
+
     text: TextPrivacy = TextPrivacy.NONE
     """What is kept of sample texts: nothing, a keyed hash, or all of it."""
-    trajectory_rate: Annotated[float, Field(ge=0, le=1)] = 0.125
+    trajectory_rate: Annotated[Float, Field(ge=0, le=1)] = 0.125
     """Share of trajectories that are recorded, chosen by a hash of their identity."""
     part_steps: Count = 10
     """Steps per Parquet part; a closed part can be read while the run goes on."""
@@ -147,6 +179,8 @@ class RecordsConfig(Section):
 
 
 class PlacementConfig(Section):
+    """Resources of the actors."""
+
     timeout_s: Positive = 60.0
     """Longest wait for the placement group."""
     cpus_per_rollout: NonNegative = 1.0
@@ -156,6 +190,8 @@ class PlacementConfig(Section):
 
 
 class GuardConfig(Section):
+    """Monitor and controller."""
+
     mode: Literal["off", "observe", "advise", "act"] = "off"
     policy: str | None = None
     profile: str | None = None
@@ -176,7 +212,7 @@ class GuardConfig(Section):
 class RunConfig(Section):
     """A whole run. Steps count from 1."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
     steps: Count = 40
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
@@ -238,7 +274,7 @@ def load_config(path: Path | None, overrides: list[str]) -> RunConfig:
             raise ConfigError(f"Override {item!r} is not of the form key=value, for example steps=40.")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that no calendar has
             value = text
         _assign(tree, key, value)
     return parse_config(tree)
@@ -258,18 +294,31 @@ def parse_config(tree: dict[str, Any]) -> RunConfig:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}; check the path.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" near line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{path} is not valid YAML{where}; correct it there.") from None
+        what = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"{path} is not valid YAML{where} ({what}); correct it there.") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold keys and values, not a {type(tree).__name__}.")
     return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key may stand only once: the last would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _assign(tree: dict[str, Any], key: str, value: object) -> None:
@@ -305,5 +354,5 @@ def _sentence(error: ValidationError) -> str:
         return f"Unknown configuration key {key}{hint}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
-        return message[0].upper() + message[1:] + "."
+        return f"Configuration key {message}."
     return f"Configuration key {key}={first['input']!r} is not valid: {message[0].lower()}{message[1:]}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -10,6 +11,7 @@ from types import TracebackType
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
+from rftfm_ray.errors import RecordError
 from rftfm_ray.telemetry.events import EventLog
 from rftfm_ray.telemetry.metrics import StepGauges
 from rftfm_ray.telemetry.parts import BackgroundWriter
@@ -36,9 +38,14 @@ class RunRecords:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
+        if error is None:
+            self.close()
+            return
+        # What went wrong with the run is what the user must hear of, not that its records could not say so.
+        with contextlib.suppress(RecordError):
             self.event("run_failed", None, error=type(error).__name__, message=str(error)[:1000])
-        self.close()
+        with contextlib.suppress(RecordError):
+            self.close()
 
     def event(self, kind: str, step: StepId | None, **fields: str | int | float | bool | None) -> None:
         """Append one line to `events.jsonl`."""
@@ -69,10 +76,10 @@ class RunRecords:
 
     def close(self) -> None:
         """Write what is still open. Safe to call twice."""
-        self._steps.close()
-        self._trajectories.close()
-        self._writer.close()
-        self._events.close()
+        with contextlib.ExitStack() as stack:
+            # Last in, first out; each is closed whatever another raises.
+            for part in (self._events, self._writer, self._trajectories, self._steps):
+                stack.callback(part.close)
 
 
 def summary_json(summary: RunSummary) -> str:

@@ -59,8 +59,17 @@ class RolloutActor:
                 f"A prompt of task {self._task.name} takes {longest} tokens and its first turn up to "
                 f"{self._task.max_new_tokens[0]}, more than rollout.max_model_len={self._limit}; raise it."
             )
-        if any(not tokens for tokens in encoded):
-            raise ConfigError(f"A prompt of task {self._task.name} has no tokens under this tokenizer; change one.")
+        for problem, tokens in zip(problems, encoded, strict=True):
+            if not tokens or (self._codec.unknown_id is not None and self._codec.unknown_id in tokens):
+                raise ConfigError(
+                    f"The tokenizer of the model cannot write the prompt {problem.prompt!r} of task {self._task.name}; "
+                    "choose another model.path or task.name."
+                )
+        if self._task.stop and not self._codec.ids_containing(self._task.stop):
+            raise ConfigError(
+                f"No token of the model's tokenizer holds {self._task.stop!r}, which ends a turn of task "
+                f"{self._task.name}; choose a shorter Task.stop."
+            )
         answers = [self._codec.encode(p.answer) for p in problems[:probes]]
         return [(prompt + answer)[: self._limit - 1] for prompt, answer in zip(encoded, answers, strict=False)]
 

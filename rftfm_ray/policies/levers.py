@@ -17,6 +17,7 @@ class LeverSpec:
     name: str
     low: float
     high: float
+    whole: bool = False
 
 
 LEVERS: tuple[LeverSpec, ...] = (
@@ -26,7 +27,7 @@ LEVERS: tuple[LeverSpec, ...] = (
     LeverSpec("clip_high", 0.01, 2.0),
     LeverSpec("entropy_coef", 0.0, 0.1),
     LeverSpec("max_grad_norm", 0.01, 100.0),
-    LeverSpec("minibatches", 1, 1024),
+    LeverSpec("minibatches", 1, 1024, whole=True),
 )
 
 
@@ -38,9 +39,14 @@ def check_levers(levers: Levers) -> None:
     """
     for spec in LEVERS:
         value = getattr(levers, spec.name)
-        if value is not None and not (math.isfinite(value) and spec.low <= value <= spec.high):
+        if value is None:
+            continue
+        whole = isinstance(value, int) or not spec.whole
+        if isinstance(value, bool) or not whole or not (math.isfinite(value) and spec.low <= value <= spec.high):
             bounds = f"[{spec.low}, {spec.high}]"
-            raise ConfigError(f"Lever {spec.name}={value} is out of bounds; choose a value in {bounds}.")
+            raise ConfigError(
+                f"Lever {spec.name}={value} is out of bounds; choose a {'' if whole else 'whole '}value in {bounds}."
+            )
 
 
 def schedule_factor(kind: str, step: int, steps: int, warmup_steps: int) -> float:

@@ -96,7 +96,8 @@ class EpisodeRunner:
         turn = len(episode.turns)
         room = self._max_model_len - len(episode.tokens)
         if room < 1:
-            episode.termination = Termination.MAX_TOKENS
+            # A prompt that leaves no room is nothing that the model did.
+            episode.termination = Termination.MAX_TOKENS if turn else Termination.FAILED
             return
         seed = request_seed(self._run_seed, step, episode.job, turn)
         limit = min(self._task.max_new_tokens[turn], room)
@@ -125,19 +126,23 @@ class EpisodeRunner:
         start = time.perf_counter()
         try:
             observation: Observation | None = self._task.respond(episode.job.problem, turn, text)
-        except Exception as error:  # noqa: BLE001 - a task's own code: its failure is data of this trajectory, never a crash
+            observed = [] if observation is None else self._codec.encode(observation.text)
+            call = None if observation is None else dataclasses.replace(observation.call, turn=turn)
+        except Exception as error:  # noqa: BLE001 - the task's code: its failure is data of this trajectory, no crash
             call = ToolCall(turn, self._task.name, text, type(error).__name__, ToolStatus.ERROR)
             episode.calls.append(dataclasses.replace(call, latency_s=time.perf_counter() - start))
             episode.termination = Termination.FAILED
             return
-        if observation is None:
+        if observation is None or call is None:
             episode.termination = Termination.STOP
             return
-        episode.calls.append(dataclasses.replace(observation.call, latency_s=time.perf_counter() - start))
+        episode.calls.append(dataclasses.replace(call, latency_s=time.perf_counter() - start))
         if turn + 1 >= len(self._task.max_new_tokens):
             episode.termination = Termination.MAX_TURNS
             return
-        observed = self._codec.encode(observation.text)
+        if len(episode.tokens) + len(observed) >= self._max_model_len:
+            episode.termination = Termination.MAX_TOKENS
+            return
         episode.tokens += observed
         episode.action += [False] * len(observed)
         episode.logprobs += [0.0] * len(observed)

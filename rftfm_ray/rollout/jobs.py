@@ -30,6 +30,8 @@ def probe_jobs(problems: Sequence[Problem]) -> list[EpisodeJob]:
 
 def split_jobs(jobs: Sequence[EpisodeJob], samples: int, parts: int) -> list[list[EpisodeJob]]:
     """`parts` contiguous shares of whole groups, as even as can be: joined again they have the order of `jobs`."""
-    groups = len(jobs) // samples
+    groups, rest = divmod(len(jobs), samples)
+    if rest:
+        raise ValueError(f"{len(jobs)} jobs are no whole number of groups of {samples}")
     cuts = [samples * (groups * i // parts) for i in range(parts + 1)]
     return [list(jobs[a:b]) for a, b in itertools.pairwise(cuts)]

@@ -13,10 +13,13 @@ class TextCodec:
     """A tokenizer with what the rollout needs to know of it. Special tokens are never added by encoding."""
 
     def __init__(self, model_path: str) -> None:
-        from transformers import AutoTokenizer, GenerationConfig
+        from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
+        # tokenizer.json says it all. AutoTokenizer would rebuild it by the habits of the model's family, and a family's
+        # byte-level tokenizer drops characters that this one calls unknown.
+        whole = (Path(model_path) / "tokenizer.json").is_file()
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
+            self._tokenizer: Any = (PreTrainedTokenizerFast if whole else AutoTokenizer).from_pretrained(model_path)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"model.path={model_path} holds no tokenizer that loads ({error}); add one.") from error
         if self._tokenizer.eos_token_id is None:
@@ -29,14 +32,15 @@ class TextCodec:
             declared = GenerationConfig.from_pretrained(model_path).eos_token_id
             ends += [declared] if isinstance(declared, int) else list(declared or [])
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
+        self.unknown_id: int | None = self._tokenizer.unk_token_id
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`."""
         return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False)]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of `tokens`; special tokens become nothing."""
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """Text of `tokens`. Special tokens stand in it by name: a padding token inside an answer is not nothing."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
     def ids_containing(self, text: str) -> tuple[int, ...]:

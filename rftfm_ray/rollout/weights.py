@@ -23,10 +23,10 @@ class WeightsUpdate:
 
 
 def checksum(arrays: Mapping[str, NDArray[Any]]) -> int:
-    """CRC-32 over names and bytes: finds damage and mix-ups at a gigabyte a second."""
+    """CRC-32 over names, types, shapes and bytes: finds damage and mix-ups at a gigabyte a second."""
     value = 0
     for name in sorted(arrays):
-        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(f"{name}/{arrays[name].dtype}/{arrays[name].shape}/".encode(), value)
         value = zlib.crc32(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data, value)
     return value
 

@@ -93,7 +93,10 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def heldout(self) -> Sequence[Problem]:
-        """The held-out problems (at least 1,000): fixed, never trained on, in an order that has no meaning."""
+        """The held-out problems: distinct, fixed, never trained on, in an order that has no meaning.
+
+        At least `probe.size` of them; those beyond are not asked.
+        """
 
     @abc.abstractmethod
     def verify(self, problem: Problem, transcript: Transcript) -> Verdict:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import zlib
 from pathlib import Path
 from types import ModuleType
 
@@ -57,16 +58,22 @@ def _import(name: str) -> ModuleType:
         if not name.endswith(".py"):
             return importlib.import_module(name)
         path = Path(name).expanduser().resolve()
-        spec = importlib.util.spec_from_file_location(f"rftfm_task_{path.stem}", path)
+        # The path is part of the name: two files may be called alike.
+        unique = f"rftfm_task_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+        spec = importlib.util.spec_from_file_location(unique, path)
         if spec is None or spec.loader is None or not path.is_file():
             raise TaskError(f"task.name: there is no file {path}; check the path.")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[spec.name]
+            raise
         return module
     except TaskError:
         raise
-    except Exception as error:  # importing runs the user's code
+    except (Exception, SystemExit) as error:  # importing runs the user's code
         raise TaskError(f"task.name: {name} does not import ({type(error).__name__}: {error}).") from error
 
 
@@ -79,10 +86,13 @@ def check_task(task: Task, config: RunConfig) -> tuple[tuple[Problem, ...], tupl
     try:
         pool = tuple(task.pool(config.task.pool_size, config.seed))
         heldout = tuple(task.heldout())
+        unlike = [item for item in (*pool, *heldout) if not isinstance(item, Problem)]
     except TaskError:
         raise
     except Exception as error:  # the task's own code may raise anything
         raise TaskError(f"Task {task.name} failed to draw problems ({type(error).__name__}: {error}).") from error
+    if unlike:
+        raise TaskError(f"Task {task.name} gave {unlike[0]!r:.200} as a problem; give rftfm_ray.Problem values.")
     distinct, wanted = len({p.key for p in pool}), config.task.pool_size
     if len(pool) != wanted or distinct != wanted:
         raise TaskError(f"Task {task.name} gave {distinct} distinct problems for task.pool_size={wanted}; lower it.")
@@ -90,11 +100,13 @@ def check_task(task: Task, config: RunConfig) -> tuple[tuple[Problem, ...], tupl
         raise TaskError(
             f"Task {task.name} holds out {len(heldout)} problems, fewer than probe.size={config.probe.size}; lower it."
         )
+    if len({p.prompt for p in heldout}) != len(heldout):
+        raise TaskError(f"Task {task.name} holds out some prompts more than once; give each once.")
     shared = {p.prompt for p in pool} & {p.prompt for p in heldout}
     if shared:
         raise TaskError(f"Task {task.name} trains on held-out prompts, for example {min(shared)!r}; keep them apart.")
-    if not task.max_new_tokens or min(task.max_new_tokens) < 1:
-        limits = task.max_new_tokens
+    limits: object = task.max_new_tokens
+    if not (isinstance(limits, tuple) and limits and all(isinstance(n, int) and n >= 1 for n in limits)):
         raise TaskError(f"Task {task.name} has max_new_tokens={limits!r}; give one positive limit per turn.")
     _check_verifier(task, heldout[0])
     return pool, heldout[: config.probe.size]
@@ -102,7 +114,11 @@ def check_task(task: Task, config: RunConfig) -> tuple[tuple[Problem, ...], tupl
 
 def _check_verifier(task: Task, problem: Problem) -> None:
     try:
-        right = verify(task, problem, task.reference(problem))
+        reference = task.reference(problem)
+    except Exception as error:  # the task's own code may raise anything
+        raise TaskError(f"Task {task.name}.reference raised {type(error).__name__}: {error}; correct it.") from error
+    try:
+        right = verify(task, problem, reference)
         for junk in (Transcript(("",)), Transcript(("\x00?",), finished=False)):
             if verify(task, problem, junk).correct:
                 raise TaskError(f"The verifier of task {task.name} calls an empty or senseless answer right.")

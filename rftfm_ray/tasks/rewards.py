@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 
 from rftfm_ray.errors import RewardError
 from rftfm_ray.tasks.api import Problem, Task, Transcript, Verdict
+
+# Rewards travel as float32; beyond its range they would arrive as infinity. NaN fails the comparison.
+LARGEST_REWARD = 3e38
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +26,10 @@ def verify(task: Task, problem: Problem, transcript: Transcript) -> Verdict:
             f"The verifier of task {task.name} raised {type(error).__name__}: {error}; it must return a Verdict for "
             "every transcript."
         ) from error
-    if not isinstance(verdict, Verdict) or not math.isfinite(verdict.reward):
-        raise RewardError(f"The verifier of task {task.name} returned {verdict!r}; it must return a finite Verdict.")
+    if not isinstance(verdict, Verdict) or not _is_reward(verdict.reward):
+        raise RewardError(
+            f"The verifier of task {task.name} returned {verdict!r:.200}; it must return a finite Verdict."
+        )
     return verdict
 
 
@@ -36,3 +40,7 @@ def score(task: Task, problem: Problem, transcript: Transcript) -> Verdict | Non
     except RewardError as error:
         logger.warning("%s", error)
         return None
+
+
+def _is_reward(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) <= LARGEST_REWARD

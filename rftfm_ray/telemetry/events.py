@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
+from rftfm_ray.errors import RecordError
 from rftfm_ray.telemetry.rundir import PRIVATE_FILE
 from rftfm_ray.types import StepId
 
@@ -27,6 +28,7 @@ class EventLog:
         """Write one event. `step` is None for what belongs to the run as a whole; NaN and infinity become null.
 
         Raises:
+            RecordError: when the disk is full or gone.
             ValueError: for a field with a reserved name, or after `close`.
         """
         clash = [name for name in fields if name in RESERVED]
@@ -36,7 +38,13 @@ class EventLog:
         if step is not None:
             event |= {"attempt": step.attempt, "step": step.step, "paid_step": step.paid_step}
         event |= {name: _finite(value) for name, value in fields.items()}
-        os.write(self._descriptor, (json.dumps(event, allow_nan=False) + "\n").encode())
+        line = (json.dumps(event, allow_nan=False) + "\n").encode()
+        try:
+            written = os.write(self._descriptor, line)
+        except OSError as error:
+            raise RecordError(f"The run's events cannot be written ({error.strerror}); make room.") from error
+        if written < len(line):
+            raise RecordError("The run's events cannot be written (no space is left); make room.")
 
     def close(self) -> None:
         """Make the log durable and close it. Safe to call twice."""

@@ -34,6 +34,8 @@ class BackgroundWriter:
         Raises:
             RecordError: when earlier work failed.
         """
+        if self._closed:
+            raise RecordError("The run's records are closed; nothing more can be written to them.")
         self._check()
         self._queue.put(work)
 
@@ -79,12 +81,16 @@ class PartFolder:
         final = self._folder / f"part-{self._next:05d}.parquet"
         temporary = final.with_name(f".{final.name}.tmp")
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=self._schema)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
-        with os.fdopen(descriptor, "wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        publish(temporary, final)
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
+            with os.fdopen(descriptor, "wb") as file:
+                pq.write_table(table, file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            publish(temporary, final)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         self._next += 1
         self._retain()
 
@@ -110,7 +116,13 @@ def read_parts(folder: Path, schema: pa.Schema) -> pa.Table:
     tables = []
     for part in sorted(folder.glob("part-*.parquet")):
         try:
-            tables.append(pq.read_table(part, schema=schema))
+            table = pq.read_table(part)
+            if table.schema.names != schema.names or table.schema.metadata != schema.metadata:
+                raise RecordError(f"{part} has another schema than {schema.metadata}; read it with its own version.")
+            tables.append(table.cast(schema))
+        except FileNotFoundError:
+            # Retention of a run that goes on may remove a part between the listing and the reading.
+            continue
         except (OSError, pa.ArrowException) as error:
             raise RecordError(f"{part} cannot be read ({error}); it is damaged or of another version.") from error
     return pa.concat_tables(tables) if tables else schema.empty_table()

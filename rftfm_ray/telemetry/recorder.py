@@ -46,7 +46,7 @@ TRAJECTORY_SCHEMA = pa.schema(
         ("reward", pa.float32()),
         ("correct", pa.bool_()),
         ("valid", pa.bool_()),
-        ("termination", pa.dictionary(pa.int8(), pa.string())),
+        ("termination", pa.string()),
         ("turns", pa.int8()),
         ("prompt_length", pa.int32()),
         ("action", pa.list_(pa.bool_())),

@@ -26,21 +26,18 @@ def check_run_dir(path: Path) -> None:
     Raises:
         RunDirError: names the directory and the fix.
     """
-    if path.is_dir() and not any(path.iterdir()):
-        existing = path
-    elif path.exists():
-        raise RunDirError(f"Run directory {path} exists already and is not empty; give a new one with --run-dir.")
-    else:
-        existing = next(parent for parent in path.parents if parent.exists())
-    if not existing.is_dir():
-        raise RunDirError(f"Run directory {path} would lie below {existing}, which is a file; give another --run-dir.")
-    # A real attempt: the superuser passes os.access on a read-only file system.
     try:
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise RunDirError(f"Run directory {path} exists already and is not empty; give a new one with --run-dir.")
+        existing = next(place for place in (path, *path.parents) if place.exists())
+        if not existing.is_dir():
+            raise RunDirError(f"Run directory {path} would lie below the file {existing}; give another --run-dir.")
+        # A real attempt: the superuser passes os.access on a read-only file system.
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise RunDirError(
-            f"Run directory {path} cannot be created, {existing} is not writable ({error.strerror}); give another "
+            f"Run directory {path} cannot be created, its place is not writable ({error.strerror}); give another "
             "--run-dir, or set RFTFM_HOME."
         ) from None
 

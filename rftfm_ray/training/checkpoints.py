@@ -77,7 +77,7 @@ def stage(folder: Path, step: int) -> Path:
 
 def write_rank(staging: Path, rank: int, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write one rank's partition of the learner's state."""
-    _write(staging / f"rank-{rank}.safetensors", save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+    _write(staging / f"rank-{rank}.safetensors", save(_contiguous(arrays)))
 
 
 def write_model(staging: Path, arrays: Mapping[str, NDArray[Any]], origin: Path) -> None:
@@ -88,7 +88,7 @@ def write_model(staging: Path, arrays: Mapping[str, NDArray[Any]], origin: Path)
         is_weight = file.suffix in {".safetensors", ".bin", ".pt", ".pth"} or file.name.endswith(".index.json")
         if file.is_file() and not is_weight:
             _write(model / file.name, file.read_bytes())
-    weights = save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata={"format": "pt"})
+    weights = save(_contiguous(arrays), metadata={"format": "pt"})
     _write(model / "model.safetensors", weights)
 
 
@@ -118,7 +118,9 @@ def verify(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: names the file that is missing, altered or unreadable.
     """
-    listed = _read_json(path / "manifest.json").get("files")
+    manifest = _read_json(path / "manifest.json")
+    _check_format(path / "manifest.json", manifest)
+    listed = manifest.get("files")
     if not isinstance(listed, dict) or not listed:
         raise CheckpointError(f"{path / 'manifest.json'} lists no files; use another checkpoint.")
     found = {str(f.relative_to(path)) for f in _files(path)} - {"manifest.json"}
@@ -131,19 +133,27 @@ def verify(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"Checkpoint file {path / name} has not the size and hash of its manifest; use another checkpoint."
             )
-    return Checkpoint(path, _read_state(path))
+    state = _read_state(path)
+    for rank in range(state.world_size):
+        if f"rank-{rank}.safetensors" not in listed:
+            raise CheckpointError(f"Checkpoint {path} has no file of rank {rank}; use another checkpoint.")
+    return Checkpoint(path, state)
 
 
 def _read_state(path: Path) -> TrainerState:
     values = _read_json(path / "state.json")
-    if values.pop("format", None) != FORMAT:
-        file = path / "state.json"
-        raise CheckpointError(f"{file} is not of format {FORMAT}; load it with the version that wrote it.")
+    _check_format(path / "state.json", values)
+    del values["format"]
     try:
         return _STATE.validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise CheckpointError(f"{path / 'state.json'} has a wrong value for {key}; use another checkpoint.") from None
+
+
+def _check_format(file: Path, values: Mapping[str, Any]) -> None:
+    if values.get("format") != FORMAT:
+        raise CheckpointError(f"{file} is not of format {FORMAT}; load it with the version that wrote it.")
 
 
 def read_rank(checkpoint: Checkpoint, rank: int) -> dict[str, NDArray[Any]]:
@@ -176,8 +186,8 @@ def newest_valid(folder: Path) -> Checkpoint | None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints. The manifest goes first, so no half of one ever looks whole."""
-    for path in _named(folder)[:-keep]:
+    """Remove all but the newest `keep` checkpoints, at least 1. The manifest goes first: no half of one looks whole."""
+    for path in _named(folder)[: -max(keep, 1)]:
         (path / "manifest.json").unlink(missing_ok=True)
         shutil.rmtree(path)
 
@@ -192,6 +202,11 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if not path.is_dir())
 
 
+def _contiguous(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    # Not ascontiguousarray: it makes a row of a single number.
+    return {name: np.asarray(array, order="C") for name, array in arrays.items()}
+
+
 def _write(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
     with os.fdopen(descriptor, "wb") as file:
@@ -201,14 +216,17 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _fingerprint(path: Path) -> dict[str, object]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    try:
+        with path.open("rb") as file:
+            return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        raise CheckpointError(f"Checkpoint file {path} cannot be read ({error.strerror}).") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); give a complete checkpoint directory.") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} does not hold a JSON object; give a complete checkpoint directory.")

@@ -65,6 +65,9 @@ class CommitGate:
         normalize_std: bool,
     ) -> VetoRecord | None:
         """Advantages must be finite and equal to the recompute from raw rewards."""
+        for index, (reward, keep) in enumerate(zip(rewards, valid, strict=True)):
+            if keep and not math.isfinite(reward):
+                return VetoRecord(0, Veto.NON_FINITE_ADVANTAGE, f"reward of trajectory {index} is {reward}")
         expected = recompute_advantages(rewards, groups, valid, normalize_std=normalize_std)
         worst, place = 0.0, -1
         for index, (got, want) in enumerate(zip(advantages, expected, strict=True)):

@@ -28,7 +28,7 @@ def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
     Never negative, unbiased under samples of the policy (J. Schulman, "Approximating KL Divergence", 2020).
     """
     difference = reference - logprobs
-    return difference.exp() - 1 - difference
+    return torch.expm1(difference) - difference
 
 
 def token_weights(mask: Tensor, aggregation: str, total_tokens: int, total_sequences: int) -> Tensor:

@@ -104,4 +104,4 @@ def test_a_shift_of_all_rewards_changes_nothing(members: list[Member], shift: in
 def test_advantages_of_a_group_sum_to_zero(members: list[Member], normalize_std: bool) -> None:
     rewards, groups, valid = zip(*members, strict=True)
     found = _advantages(rewards, groups, valid, normalize_std=normalize_std).astype(np.float64)
-    np.testing.assert_allclose(np.bincount(groups, weights=found), 0, atol=1e-4)
+    np.testing.assert_allclose(np.bincount(groups, weights=found), 0, atol=1e-3)

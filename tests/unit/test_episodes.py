@@ -167,11 +167,11 @@ def test_request_asks_for_no_more_than_the_sequence_has_room_for(codec: TextCode
     assert [r.max_tokens for r in play(codec, Addition(), [SUM], [["75|"]], limit=12).requests] == [5]
 
 
-def test_prompt_that_fills_the_sequence_is_cut_off_without_a_turn(codec: TextCodec) -> None:
+def test_prompt_that_fills_the_sequence_is_masked(codec: TextCodec) -> None:
     played = play(codec, Addition(), [SUM, SUM], [[], []], limit=6)
     assert played.requests == []
-    assert played.batch.termination.tolist() == [Termination.MAX_TOKENS] * 2
-    assert (played.batch.turns.tolist(), played.batch.reward.tolist()) == ([0, 0], [0.0, 0.0])
+    assert played.batch.termination.tolist() == [Termination.FAILED] * 2
+    assert (played.batch.turns.tolist(), played.batch.valid.tolist()) == ([0, 0], [False, False])
 
 
 def test_call_then_answer(codec: TextCodec) -> None:
@@ -282,7 +282,7 @@ def test_lengths_counts_and_offsets_agree(codec: TextCodec) -> None:
         row = slice(*batch.offsets[i : i + 2])
         tokens, ended = batch.tokens[row].tolist(), batch.termination[i] == Termination.EOS
         assert batch.lengths()[i] == len(tokens) == len(TRIPLE.prompt) + len(text) + ended
-        assert codec.decode(tokens) == TRIPLE.prompt + text
+        assert codec.decode(tokens) == TRIPLE.prompt + text + "<eos>" * int(ended)
         assert not batch.action[row][: batch.prompt_length[i]].any()
         assert batch.action_counts()[i] == batch.action[row].sum()
     assert batch.turns.tolist() == [2, 1, 2, 1, 2, 1]

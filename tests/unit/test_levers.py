@@ -35,7 +35,8 @@ def test_every_lever_has_bounds() -> None:
 
 @every_lever
 def test_bounds_are_allowed(spec: LeverSpec) -> None:
-    for value in (spec.low, spec.high, (spec.low + spec.high) / 2, None):
+    middle = (int if spec.whole else float)((spec.low + spec.high) / 2)
+    for value in (spec.low, spec.high, middle, None):
         check_levers(only(spec.name, value))
 
 
