@@ -44,7 +44,7 @@ def draw_distinct(size: int, seed: str, operands: int, task: str, *, heldout: bo
 
 
 def slip_rate(prompt: str) -> float:
-    """How often a demonstration of `prompt` slips: logistic in its first and last digit, 0.58 on average."""
+    """How often a demonstration of `prompt` slips: logistic in its first and last digit, 0.55 on average."""
     lean = 0.4 * (int(prompt[0]) - 5) / 2.6 - 0.4 * (int(prompt[4]) - 4.5) / 2.9 - 0.2
     return 1 / (1 + math.exp(lean))
 

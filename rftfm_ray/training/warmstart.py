@@ -28,8 +28,8 @@ class WarmstartPlan:
     """How the shipped model is made. The rate follows `schedule_steps`; learning stops earlier, at `steps`."""
 
     seed: int = 0
-    steps: int = 450
-    schedule_steps: int = 550
+    steps: int = 1200
+    schedule_steps: int = 1300
     warmup_steps: int = 50
     batch_size: int = 64
     addition_share: float = 0.65

@@ -1,0 +1,210 @@
+"""The command line: mistakes end in one sentence before any Ray, and the configuration explains itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from rftfm_ray.cli.app import app, run_guarded
+from rftfm_ray.config import RunConfig, Section
+from rftfm_ray.errors import ConfigError, RftfmError, RolloutError, RunDirError
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "rftfm_ray" / "assets" / "tiny"
+# Nobody listens there: a run that went as far as Ray would end otherwise, and with 1.
+NO_CLUSTER = "127.0.0.1:1"
+RAISING_TASK = """
+from rftfm_ray.tasks.addition import Addition
+
+class Broken(Addition):
+    def verify(self, problem, transcript):
+        raise KeyError("no verdict")
+"""
+
+Rftfm = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def rftfm(tmp_path: Path) -> Rftfm:
+    """Runs the command in an empty directory, with RFTFM_HOME at `tmp_path / "home"`."""
+    for name in ("home", "cwd", "path"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run.yaml").write_text("task: {name: addition}\n")
+    env = {**os.environ, "RFTFM_HOME": str(tmp_path / "home"), "RAY_ADDRESS": NO_CLUSTER, "HF_HUB_OFFLINE": "1"}
+
+    def run(*arguments: object, without_ray: bool = False) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "rftfm_ray", *map(str, arguments)]
+        if without_ray:
+            (tmp_path / "path" / "ray.py").write_text("raise SystemError('ray must not be imported')\n")
+        own = {**env, "PYTHONPATH": f"{tmp_path / 'path'}{os.pathsep}{ROOT}"}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "cwd", env=own, timeout=120)
+
+    return run
+
+
+def check_refusal(done: subprocess.CompletedProcess[str], tmp_path: Path, *parts: str) -> None:
+    """Exit code 2, one line that holds `parts`, and nothing left behind."""
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2, done.stderr
+    assert lines[-1].startswith("rftfm: ")
+    assert [part for part in parts if part not in lines[-1]] == []
+    assert len(lines) == 1, done.stderr
+    assert done.stdout == ""
+    assert list((tmp_path / "home").iterdir()) == []
+    assert list((tmp_path / "cwd").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("learner.lrr=0.1", ["learner.lrr", "did you mean learner.lr?"]),
+        ("steps=many", ["steps='many'", "integer"]),
+        ("learner.warmup_steps=40", ["learner.warmup_steps=40", "steps=40", "lower it"]),
+    ],
+    ids=["unknown key", "wrong type", "impossible combination"],
+)
+def test_bad_configuration_is_refused_before_ray_is_imported(
+    rftfm: Rftfm, tmp_path: Path, override: str, parts: list[str]
+) -> None:
+    check_refusal(rftfm("train", tmp_path / "run.yaml", override, without_ray=True), tmp_path, *parts)
+
+
+def test_missing_configuration_file_is_refused_before_ray_is_imported(rftfm: Rftfm, tmp_path: Path) -> None:
+    missing = tmp_path / "none.yaml"
+    check_refusal(rftfm("train", missing, without_ray=True), tmp_path, str(missing), "check the path")
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("task.name=chess", ["task.name=chess", "addition, calculator", "file.py:Class"]),
+        ("model.path=/no/such/model", ["model.path=/no/such/model", "not a directory", "builtin:tiny"]),
+        ("snapshots.max_bytes=1000", ["snapshots.keep=4", "18388992 bytes", "snapshots.max_bytes=1000", "lower"]),
+    ],
+    ids=["unknown task", "missing model directory", "snapshots that do not fit"],
+)
+def test_what_cannot_run_is_refused_before_ray_is_started(
+    rftfm: Rftfm, tmp_path: Path, override: str, parts: list[str]
+) -> None:
+    check_refusal(rftfm("train", tmp_path / "run.yaml", override), tmp_path, *parts)
+
+
+def test_tokenizer_without_end_of_sequence_is_refused(rftfm: Rftfm, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(TINY, model)
+    declared = json.loads((model / "tokenizer_config.json").read_text())
+    del declared["eos_token"]
+    (model / "tokenizer_config.json").write_text(json.dumps(declared))
+    done = rftfm("train", tmp_path / "run.yaml", f"model.path={model}")
+    check_refusal(done, tmp_path, f"model.path={model}", "end-of-sequence", "set eos_token")
+
+
+def test_task_whose_verifier_raises_is_refused(rftfm: Rftfm, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(RAISING_TASK)
+    done = rftfm("train", tmp_path / "run.yaml", f"task.name={tmp_path / 'broken.py'}:Broken")
+    check_refusal(done, tmp_path, "verifier of task addition", "KeyError", "no verdict", "must return a Verdict")
+
+
+def test_run_directory_that_holds_something_is_refused(rftfm: Rftfm, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "kept").write_text("old")
+    check_refusal(rftfm("train", tmp_path / "run.yaml", "--run-dir", full), tmp_path, str(full), "--run-dir")
+    assert [(path.name, path.read_text()) for path in full.iterdir()] == [("kept", "old")]
+
+
+def test_run_directory_below_a_file_is_refused(rftfm: Rftfm, tmp_path: Path) -> None:
+    below = tmp_path / "run.yaml" / "run"
+    done = rftfm("train", tmp_path / "run.yaml", "--run-dir", below)
+    check_refusal(done, tmp_path, str(below), f"the file {tmp_path / 'run.yaml'}", "--run-dir")
+
+
+def test_warm_start_never_overwrites_a_directory(rftfm: Rftfm, tmp_path: Path) -> None:
+    check_refusal(rftfm("warmstart", tmp_path / "cwd", without_ray=True), tmp_path, str(tmp_path / "cwd"), "exists")
+
+
+def test_help_names_every_command_without_ray(rftfm: Rftfm) -> None:
+    done = rftfm("--help", without_ray=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(command in done.stdout for command in ("train", "config", "warmstart"))
+
+
+@pytest.mark.parametrize("command", ["train", "config", "warmstart"])
+def test_every_command_explains_itself(command: str) -> None:
+    done = CliRunner().invoke(app, [command, "--help"])
+    assert done.exit_code == 0
+    assert "Usage" in done.stdout
+
+
+def leaves(section: Section, prefix: str = "") -> dict[str, object]:
+    """Every dotted key with its value."""
+    found: dict[str, object] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
+    return found
+
+
+def test_config_lists_every_key_once_with_its_default() -> None:
+    done = CliRunner().invoke(app, ["config"])
+    shown = dict(line.split("  ")[0].strip().split("=", 1) for line in done.stdout.splitlines())
+    expected = {key: str(getattr(value, "value", value)) for key, value in leaves(RunConfig()).items()}
+    assert len(done.stdout.splitlines()) == len(expected)
+    assert shown == expected
+
+
+def test_config_shows_the_meaning_of_a_key() -> None:
+    lines = CliRunner().invoke(app, ["config"]).stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("probe.size=")]
+    assert line.endswith("Held-out problems, answered greedily.")
+
+
+def test_config_with_a_file_resolves_it_to_all_keys(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("steps: 7\nlearner: {lr: 1.0e-4}\n")
+    done = CliRunner().invoke(app, ["config", str(tmp_path / "run.yaml")])
+    resolved = RunConfig.model_validate(yaml.safe_load(done.stdout))
+    changed = {key for key, value in leaves(resolved).items() if value != leaves(RunConfig())[key]}
+    assert (resolved.steps, resolved.learner.lr) == (7, 1e-4)
+    assert changed == {"steps", "learner.lr"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ConfigError("steps=0 is wrong."), 2, "rftfm: steps=0 is wrong.\n"),
+        (RunDirError("It is there."), 2, "rftfm: It is there.\n"),
+        (RolloutError("vLLM fell."), 1, "rftfm: vLLM fell.\n"),
+        (RftfmError("Anything."), 1, "rftfm: Anything.\n"),
+        (KeyboardInterrupt(), 130, "rftfm: interrupted; the run's records up to its last step are kept.\n"),
+    ],
+)
+def test_errors_become_one_line_and_an_exit_code(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise error
+
+    assert run_guarded(command) == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_a_command_that_ends_well_has_exit_code_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_guarded(lambda: print("done")) == 0
+    assert capsys.readouterr() == ("done\n", "")
+
+
+def test_an_unforeseen_error_keeps_its_traceback() -> None:
+    def command() -> None:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run_guarded(command)

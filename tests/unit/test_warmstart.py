@@ -1,0 +1,182 @@
+"""The warm start and the model that ships: what is learnt, what is never shown, and that it can be made again."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from rftfm_ray.models import ASSETS
+from rftfm_ray.tasks.addition import Addition, is_heldout, problem
+from rftfm_ray.tasks.api import Demonstration
+from rftfm_ray.tasks.calculator import Calculator
+from rftfm_ray.training.warmstart import (
+    ALPHABET,
+    WarmstartPlan,
+    build_model,
+    build_tokenizer,
+    encode,
+    make_batch,
+    rate_factor,
+    warmstart,
+)
+
+TINY = ASSETS / "tiny"
+SMALL = WarmstartPlan(
+    steps=3, schedule_steps=6, warmup_steps=2, batch_size=8, hidden_size=16, intermediate_size=24, layers=1, heads=2
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, float]]]:
+    """What a warm start of three steps writes, and what it reports."""
+    folder = tmp_path_factory.mktemp("warmstart") / "model"
+    return folder, warm_start(folder, SMALL)
+
+
+def warm_start(folder: Path, plan: WarmstartPlan) -> list[tuple[int, float]]:
+    """Run the plan; steps and losses."""
+    seen: list[tuple[int, float]] = []
+    threads = torch.get_num_threads()
+    warmstart(folder, plan, lambda step, loss: seen.append((step, loss)))
+    torch.set_num_threads(threads)
+    return seen
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a model directory."""
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def test_what_the_model_says_and_its_end_are_learnt_prompt_and_observation_are_not(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    shown = Demonstration(problem(12, 34, 56), (("c12+34+56;", True), ("102;", False), ("102", True)))
+    ids, learnt = encode(shown, tokenizer)
+    assert tokenizer.decode(ids) == "12+34+56=c12+34+56;102;102<eos>"
+    said = "".join(character for character, learn in zip(tokenizer.decode(ids[:-1]), learnt, strict=False) if learn)
+    assert said == "c12+34+56;102"
+    assert learnt[-1] is True
+
+
+def test_batch_holds_both_tasks_in_their_shares_padded_on_the_right(tokenizer: PreTrainedTokenizerFast) -> None:
+    plan = dataclasses.replace(SMALL, batch_size=20)
+    tokens, mask = make_batch(random.Random(0), plan, tokenizer)
+    prompts = [tokenizer.decode(row).split("=")[0] for row in tokens.tolist()]
+    assert [prompt.count("+") for prompt in prompts] == [1] * 13 + [2] * 7
+    padding = tokens == tokenizer.pad_token_id
+    assert padding.any()
+    assert not mask[padding].any()
+    assert (padding.diff(dim=1) >= 0).all()
+    assert ((~padding).sum(1).max(), mask.shape) == (tokens.shape[1], tokens.shape)
+
+
+def test_batch_masks_agree_with_their_demonstrations(tokenizer: PreTrainedTokenizerFast) -> None:
+    plan = dataclasses.replace(SMALL, batch_size=20)
+    tokens, mask = make_batch(random.Random(5), plan, tokenizer)
+    rng, addition, calculator = random.Random(5), Addition(), Calculator()
+    for row in range(20):
+        ids, learnt = encode((addition if row < 13 else calculator).demonstration(rng), tokenizer)
+        assert tokens[row, : len(ids)].tolist() == ids
+        assert mask[row, : len(ids)].tolist() == [float(learn) for learn in learnt]
+
+
+def test_batches_never_hold_a_held_out_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
+    plan, rng = dataclasses.replace(SMALL, batch_size=64), random.Random(1)
+    heldout = {p.prompt for task in (Addition(), Calculator()) for p in task.heldout()}
+    prompts = {
+        tokenizer.decode(row).split("=")[0] + "=" for _ in range(20) for row in make_batch(rng, plan, tokenizer)[0]
+    }
+    assert len(prompts) > 1000
+    assert not prompts & heldout
+    assert not [p for p in prompts if is_heldout(p, "addition" if p.count("+") == 1 else "calculator")]
+
+
+def test_rate_rises_to_the_whole_and_falls_to_a_tenth_at_the_end_of_its_schedule() -> None:
+    plan = WarmstartPlan(warmup_steps=4, schedule_steps=14)
+    course = [rate_factor(step, plan) for step in range(1, 15)]
+    assert course[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert course[4:] == pytest.approx([1 - 0.09 * step for step in range(1, 11)])
+
+
+def test_warm_start_reports_every_step_with_a_plausible_loss(written: tuple[Path, list[tuple[int, float]]]) -> None:
+    steps, losses = zip(*written[1], strict=True)
+    assert steps == (1, 2, 3)
+    # An untrained model knows nothing of 19 tokens: ln 19 = 2.94 nats.
+    assert losses[0] == pytest.approx(2.94, abs=0.1)
+
+
+def test_warm_start_learns(tmp_path: Path) -> None:
+    losses = [loss for _, loss in warm_start(tmp_path / "model", dataclasses.replace(SMALL, steps=40, warmup_steps=5))]
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_warm_start_writes_a_model_with_untied_embeddings_that_loads(
+    written: tuple[Path, list[tuple[int, float]]],
+) -> None:
+    folder, _ = written
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.tie_word_embeddings is False
+    assert not torch.equal(model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    assert {name for name, _ in model.named_parameters()} == set(weights(folder))
+    loaded = PreTrainedTokenizerFast.from_pretrained(folder)
+    assert loaded.get_vocab() == build_tokenizer().get_vocab()
+    assert (model.config.eos_token_id, model.config.pad_token_id) == (loaded.eos_token_id, loaded.pad_token_id)
+
+
+def test_same_seed_gives_the_same_model_bit_for_bit(
+    written: tuple[Path, list[tuple[int, float]]], tmp_path: Path
+) -> None:
+    torch.rand(1)
+    assert warm_start(tmp_path / "again", SMALL) == written[1]
+    first, again = weights(written[0]), weights(tmp_path / "again")
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_seed_changes_initialisation_and_demonstrations(
+    written: tuple[Path, list[tuple[int, float]]], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    other = dataclasses.replace(SMALL, seed=1)
+    name = "model.embed_tokens.weight"
+    fresh = [build_model(plan, tokenizer).state_dict()[name] for plan in (SMALL, other, SMALL)]
+    assert torch.equal(fresh[0], fresh[2])
+    assert not torch.equal(fresh[0], fresh[1])
+    warm_start(tmp_path / "other", other)
+    assert not torch.equal(weights(written[0])[name], weights(tmp_path / "other")[name])
+
+
+def test_shipped_model_is_small_and_nothing_but_plain_files() -> None:
+    files = sorted(path for path in TINY.rglob("*") if path.is_file())
+    assert sum(path.stat().st_size for path in files) <= 2 * 1024 * 1024
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+
+
+def test_shipped_model_has_the_plan_of_the_warm_start() -> None:
+    model = AutoModelForCausalLM.from_pretrained(TINY)
+    expected = build_model(WarmstartPlan(), build_tokenizer())
+    assert type(model) is type(expected)
+    assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in expected.named_parameters()}
+    for key in ("tie_word_embeddings", "max_position_embeddings", "eos_token_id", "pad_token_id", "vocab_size"):
+        assert getattr(model.config, key) == getattr(expected.config, key)
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_shipped_tokenizer_is_the_one_that_is_built() -> None:
+    built = build_tokenizer()
+    for shipped in (AutoTokenizer.from_pretrained(TINY), PreTrainedTokenizerFast.from_pretrained(TINY)):
+        assert shipped.get_vocab() == built.get_vocab()
+        assert shipped.encode("12+34=") == built.encode("12+34=")
+        assert (shipped.pad_token_id, shipped.eos_token_id, shipped.unk_token_id) == (0, 1, 2)
+    assert sorted(built.get_vocab(), key=built.get_vocab().__getitem__)[3:] == list(ALPHABET)
