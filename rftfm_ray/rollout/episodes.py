@@ -64,6 +64,11 @@ def request_seed(run_seed: int, step: StepId, job: EpisodeJob, turn: int) -> int
     return int(unit_hash("seed", *identity) * 2**53)
 
 
+def start(job: EpisodeJob, prompt: Sequence[int]) -> Episode:
+    """An episode that holds nothing but its prompt."""
+    return Episode(job, list(prompt), len(prompt), [False] * len(prompt), [0.0] * len(prompt))
+
+
 class EpisodeRunner:
     """Runs batches of episodes of one task on one engine."""
 
@@ -77,7 +82,9 @@ class EpisodeRunner:
 
     def run(self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int) -> TrajectoryBatch:
         """Generate and score all jobs; trajectories come back in the order of `jobs`."""
-        episodes = [self._start(job) for job in jobs]
+        # The samples of a group share their prompt.
+        prompts = {text: self._codec.encode(text) for text in {job.problem.prompt for job in jobs}}
+        episodes = [start(job, prompts[job.problem.prompt]) for job in jobs]
         for index, episode in enumerate(episodes):
             self._request_turn(index, episode, step, sampling)
         while self._engine.busy():
@@ -87,10 +94,6 @@ class EpisodeRunner:
                 if episode.termination is None:
                     self._request_turn(result.id, episode, step, sampling)
         return self._columns(episodes, model_version)
-
-    def _start(self, job: EpisodeJob) -> Episode:
-        prompt = self._codec.encode(job.problem.prompt)
-        return Episode(job, list(prompt), len(prompt), [False] * len(prompt), [0.0] * len(prompt))
 
     def _request_turn(self, index: int, episode: Episode, step: StepId, sampling: Sampling) -> None:
         turn = len(episode.turns)

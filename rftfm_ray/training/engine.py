@@ -19,9 +19,9 @@ from torch import Tensor
 
 from rftfm_ray.config import LearnerConfig, ModelConfig
 from rftfm_ray.errors import LearnerError
+from rftfm_ray.training.forward import load_causal_lm, predict
+from rftfm_ray.training.packing import Packed
 from rftfm_ray.types import Settings
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def initialise_distributed() -> None:
@@ -39,16 +39,6 @@ def initialise_distributed() -> None:
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-
-
-def load_causal_lm(path: str, dtype: str) -> Any:
-    """A Hugging Face causal language model in evaluation mode: dropout would break the ratio to the rollout."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], attn_implementation="sdpa")
-    return model.eval()
 
 
 class LearnerEngine:
@@ -87,11 +77,9 @@ class LearnerEngine:
             "steps_per_print": 2**31,
         }
 
-    def logits(self, tokens: Tensor, first: int) -> Tensor:
-        """(b, L - first, V) logits of positions `first ..` of tokens (b, L)."""
-        output = self._engine(input_ids=tokens, use_cache=False, logits_to_keep=tokens.shape[1] - first)
-        logits: Tensor = output.logits
-        return logits
+    def logits(self, packed: Packed, row: Tensor, column: Tensor) -> Tensor:
+        """(A, V) logits of the tokens that follow positions `column` of sequences `row`, both (A,)."""
+        return predict(self._engine, packed, row, column)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a micro batch's gradient; `last` says that the next call is `grad_norm`."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +17,11 @@ from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
 from rftfm_ray.policies.levers import effective, schedule_factor
 from rftfm_ray.training.advantages import group_advantages
-from rftfm_ray.training.engine import LearnerEngine, load_causal_lm
+from rftfm_ray.training.engine import LearnerEngine
+from rftfm_ray.training.forward import load_causal_lm, predict
 from rftfm_ray.training.gate import CommitGate
-from rftfm_ray.training.losses import clipped_policy_loss, k3, token_logprobs, token_weights
-from rftfm_ray.training.packing import MicroBatch, pack, split_groups, split_rows
+from rftfm_ray.training.losses import clipped_policy_loss, k3, token_logprobs
+from rftfm_ray.training.packing import MicroBatch, pack, pack_sequences, split_groups, split_rows, token_weights
 from rftfm_ray.types import Levers, Settings, UpdateMetrics, Veto, VetoRecord
 
 
@@ -32,19 +35,35 @@ class UpdateReport:
 
 @dataclass(slots=True)
 class _Tally:
-    """Sums over the action tokens of a step, for the means of `UpdateMetrics`."""
+    """Sums over the chosen tokens of a step, for the means of `UpdateMetrics`."""
 
-    tokens: float = 0.0
-    policy: float = 0.0
-    kl_ref: float = 0.0
-    kl_old: float = 0.0
-    entropy: float = 0.0
-    clip_low: float = 0.0
-    clip_high: float = 0.0
+    tokens: int = 0
+    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(6))
     ratio_max: float = 1.0
     gap_max: float = 0.0
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
+
+    def add(
+        self,
+        micro: MicroBatch,
+        settings: Settings,
+        policy: Tensor,
+        kl_ref: Tensor,
+        kl_old: Tensor,
+        entropy: Tensor,
+        ratio: Tensor,
+        old: Tensor,
+    ) -> None:
+        """Count one micro batch; all tensors are (A,). One transfer from the device."""
+        low = (ratio < 1 - settings.clip_low) & (micro.advantage < 0)
+        high = (ratio > 1 + settings.clip_high) & (micro.advantage > 0)
+        sums = torch.stack([t.double().sum() for t in (policy, kl_ref, kl_old, entropy, low, high)])
+        peaks = torch.stack([ratio.max(), (old - micro.sampled).abs().max()]).double()
+        *totals, ratio_max, gap_max = torch.cat([sums, peaks]).tolist()
+        self.tokens += len(micro.targets)
+        self.sums += totals
+        self.ratio_max, self.gap_max = max(self.ratio_max, ratio_max), max(self.gap_max, gap_max)
 
 
 def nominal_settings(config: RunConfig) -> Settings:
@@ -68,7 +87,8 @@ class Learner:
         self._config = config
         self._nominal = nominal_settings(config)
         self.engine = LearnerEngine(config.model, model_path, config.learner)
-        self._reference = None
+        self._reference: Any = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reference")
         if config.algorithm.kl_coef > 0:
             self._reference = load_causal_lm(model_path, config.model.dtype).to(self.engine.device)
             self._reference.requires_grad_(False)
@@ -93,10 +113,8 @@ class Learner:
         refused = self._check_batch(batch, advantages)
         if refused is not None:
             return UpdateReport(_metrics(tally, settings, advantages, 1), (refused,))
-        size = self._config.learner.micro_batch_size
         minibatches = [
-            [pack(batch, part, advantages, self.engine.device) for part in split_rows(rows, batch.lengths(), size)]
-            for rows in split_groups(batch.group, settings.minibatches)
+            self._micro_batches(batch, rows, advantages) for rows in split_groups(batch.group, settings.minibatches)
         ]
         # With one update the old policy is the one that learns; only later updates need its log-probs kept.
         olds = [[self._old(micro) for micro in micros] for micros in minibatches] if len(minibatches) > 1 else None
@@ -108,14 +126,26 @@ class Learner:
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Log-probs in nats of tokens 1.. of every sequence, at temperature 1; for the parity probe."""
-        result = []
+        arrays = [np.array(s, dtype=np.int32) for s in sequences]
+        packed = pack_sequences(arrays, np.zeros(len(arrays), dtype=np.int32), self.engine.device)
+        counts = [len(s) - 1 for s in sequences]
+        row = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(self.engine.device)
+        column = torch.from_numpy(np.concatenate([np.arange(n) for n in counts])).to(self.engine.device)
+        targets = torch.tensor([t for s in sequences for t in s[1:]], device=self.engine.device)
         with torch.no_grad():
-            for sequence in sequences:
-                tokens = torch.tensor([list(sequence)], device=self.engine.device)
-                logits = self.engine.logits(tokens, 0)[:, :-1]
-                logprobs, _ = token_logprobs(logits, tokens[:, 1:], 1.0, entropy_gradient=False)
-                result.append(logprobs[0].cpu().numpy())
-        return result
+            logprobs, _ = token_logprobs(self.engine.logits(packed, row, column), targets, 1.0, entropy_gradient=False)
+        return np.split(logprobs.cpu().numpy(), np.cumsum(counts)[:-1])
+
+    def _micro_batches(
+        self, batch: TrajectoryBatch, rows: NDArray[np.int64], advantages: NDArray[np.float32]
+    ) -> list[MicroBatch]:
+        """Micro batches of one minibatch, without masked trajectories: they take no part and cost nothing."""
+        counts = np.where(batch.valid, batch.action_counts(), 0)
+        kept = rows[counts[rows] > 0]
+        weights = np.zeros(len(batch), dtype=np.float32)
+        weights[kept] = token_weights(counts[kept], self._config.algorithm.loss_aggregation)
+        parts = split_rows(kept, self._config.learner.micro_batch_size)
+        return [pack(batch, part, advantages, weights, self.engine.device) for part in parts]
 
     def _check_batch(self, batch: TrajectoryBatch, advantages: NDArray[np.float32]) -> VetoRecord | None:
         if not batch.valid.any():
@@ -128,44 +158,37 @@ class Learner:
             normalize_std=self._config.algorithm.normalize_std,
         )
 
-    def _forward(self, micro: MicroBatch, *, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
-        logits = self.engine.logits(micro.tokens, micro.first)[:, :-1]
-        return token_logprobs(
-            logits, micro.targets, self._config.rollout.temperature, entropy_gradient=entropy_gradient
-        )
+    def _logprobs(self, logits: Tensor, micro: MicroBatch, *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
+        temperature = self._config.rollout.temperature
+        return token_logprobs(logits, micro.targets, temperature, entropy_gradient=entropy_gradient)
 
     def _old(self, micro: MicroBatch) -> Tensor:
         with torch.no_grad():
-            return self._forward(micro, entropy_gradient=False)[0]
+            return self._logprobs(self.engine.logits(micro.packed, micro.row, micro.column), micro)[0]
 
-    def _reference_logprobs(self, micro: MicroBatch) -> Tensor | None:
-        if self._reference is None:
-            return None
+    def _reference_logprobs(self, micro: MicroBatch) -> Tensor:
+        """Runs in a thread: on a CPU the reference's pass overlaps with the policy's."""
         with torch.no_grad():
-            keep = micro.tokens.shape[1] - micro.first
-            logits = self._reference(input_ids=micro.tokens, use_cache=False, logits_to_keep=keep).logits[:, :-1]
-            return token_logprobs(logits, micro.targets, self._config.rollout.temperature, entropy_gradient=False)[0]
+            return self._logprobs(predict(self._reference, micro.packed, micro.row, micro.column), micro)[0]
 
     def _one_update(
         self, index: int, micros: Sequence[MicroBatch], olds: Sequence[Tensor] | None, settings: Settings, tally: _Tally
     ) -> VetoRecord | None:
-        total_tokens = int(sum(float(micro.mask.sum()) for micro in micros))
-        total_sequences = sum(int((micro.mask.sum(-1) > 0).sum()) for micro in micros)
+        if not micros:
+            return VetoRecord(index, Veto.EMPTY_BATCH, "every trajectory of the minibatch is masked")
+        references = [self._thread.submit(self._reference_logprobs, m) for m in micros] if self._reference else None
         total_loss = 0.0
         for i, micro in enumerate(micros):
-            logprobs, entropy = self._forward(micro, entropy_gradient=settings.entropy_coef > 0)
+            logits = self.engine.logits(micro.packed, micro.row, micro.column)
+            logprobs, entropy = self._logprobs(logits, micro, entropy_gradient=settings.entropy_coef > 0)
             old = olds[i] if olds is not None else logprobs.detach()
             policy, ratio = clipped_policy_loss(logprobs, old, micro.advantage, settings.clip_low, settings.clip_high)
-            reference = self._reference_logprobs(micro)
-            kl_ref = k3(logprobs, reference) if reference is not None else torch.zeros_like(logprobs)
-            per_token = policy + settings.kl_coef * kl_ref - settings.entropy_coef * entropy
-            weights = token_weights(micro.mask, self._config.algorithm.loss_aggregation, total_tokens, total_sequences)
-            # where, not a product: a padded position may hold anything, and 0 times inf is NaN.
-            loss = (torch.where(micro.mask > 0, per_token, 0.0) * weights).sum()
+            kl_ref = k3(logprobs, references[i].result()) if references else torch.zeros_like(logprobs)
+            loss = ((policy + settings.kl_coef * kl_ref - settings.entropy_coef * entropy) * micro.weight).sum()
             total_loss += float(loss.detach())
             self.engine.backward(loss, last=i == len(micros) - 1)
             with torch.no_grad():
-                _count(tally, micro, settings, policy, kl_ref, k3(logprobs, old), entropy, ratio, old)
+                tally.add(micro, settings, policy, kl_ref, k3(logprobs, old), entropy, ratio, old)
         grad_norm = self.engine.grad_norm()
         tally.losses.append(total_loss)
         tally.norms.append(grad_norm)
@@ -178,43 +201,18 @@ class Learner:
         return None
 
 
-def _count(
-    tally: _Tally,
-    micro: MicroBatch,
-    settings: Settings,
-    policy: Tensor,
-    kl_ref: Tensor,
-    kl_old: Tensor,
-    entropy: Tensor,
-    ratio: Tensor,
-    old: Tensor,
-) -> None:
-    chosen = micro.mask > 0
-    tally.tokens += float(chosen.sum())
-    if not chosen.any():
-        return
-    up = micro.advantage.expand_as(ratio) > 0
-    tally.policy += float(policy[chosen].sum())
-    tally.kl_ref += float(kl_ref[chosen].sum())
-    tally.kl_old += float(kl_old[chosen].sum())
-    tally.entropy += float(entropy[chosen].sum())
-    tally.clip_low += float(((ratio < 1 - settings.clip_low) & ~up & chosen).sum())
-    tally.clip_high += float(((ratio > 1 + settings.clip_high) & up & chosen).sum())
-    tally.ratio_max = max(tally.ratio_max, float(ratio[chosen].max()))
-    tally.gap_max = max(tally.gap_max, float((old - micro.sampled)[chosen].abs().max()))
-
-
 def _metrics(tally: _Tally, settings: Settings, advantages: NDArray[np.float32], vetoes: int) -> UpdateMetrics:
-    tokens = tally.tokens or math.nan
+    means = (tally.sums / (tally.tokens or math.nan)).tolist()
+    policy_loss, kl_ref, kl_old, entropy, clip_low_rate, clip_high_rate = means
     return UpdateMetrics(
         loss=_mean(tally.losses),
-        policy_loss=tally.policy / tokens,
-        kl_ref=tally.kl_ref / tokens,
-        kl_old=tally.kl_old / tokens,
-        entropy=tally.entropy / tokens,
+        policy_loss=policy_loss,
+        kl_ref=kl_ref,
+        kl_old=kl_old,
+        entropy=entropy,
         ratio_max=tally.ratio_max,
-        clip_low_rate=tally.clip_low / tokens,
-        clip_high_rate=tally.clip_high / tokens,
+        clip_low_rate=clip_low_rate,
+        clip_high_rate=clip_high_rate,
         advantage_std=float(np.std(advantages)),
         advantage_max=float(np.max(np.abs(advantages), initial=0.0)),
         grad_norm=_mean(tally.norms),

@@ -1,4 +1,4 @@
-"""Policy losses. Pure functions of tensors; B sequences of T predicted positions."""
+"""Policy losses. Pure functions of tensors over the A tokens that the model chose; V is the vocabulary."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 def token_logprobs(
     logits: Tensor, tokens: Tensor, temperature: float, *, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """Log-prob of `tokens` (B, T) under `logits` (B, T, V) at `temperature`, and the entropy, both (B, T), in nats.
+    """Log-prob of `tokens` (A,) under `logits` (A, V) at `temperature`, and the entropy, both (A,), in nats.
 
-    Without `entropy_gradient` the entropy is only reported, and its graph of (B, T, V) is not kept.
+    Without `entropy_gradient` the entropy is only reported, and its graph of (A, V) is not kept.
     """
     scaled = logits.float() if temperature == 1.0 else logits.float() / temperature
     normaliser = torch.logsumexp(scaled, dim=-1)
@@ -31,30 +31,20 @@ def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
     return torch.expm1(difference) - difference
 
 
-def token_weights(mask: Tensor, aggregation: str, total_tokens: int, total_sequences: int) -> Tensor:
-    """(B, T) weights that make a sum over micro batches the mean of a minibatch.
-
-    `token`: each action token counts the same. `sequence`: each sequence counts the same.
-    """
-    if aggregation == "token":
-        return mask / max(total_tokens, 1)
-    return mask / mask.sum(-1, keepdim=True).clamp(min=1) / max(total_sequences, 1)
-
-
 def clipped_policy_loss(
     logprobs: Tensor, old: Tensor, advantage: Tensor, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor]:
     """PPO's clipped surrogate per token (arXiv 1707.06347, equation 7) with two bounds, and the ratio.
 
     Args:
-        logprobs: (B, T) of the policy that learns.
-        old: (B, T) of the policy before the step's first update; carries no gradient.
-        advantage: (B, 1) or (B, T).
+        logprobs: (A,) of the policy that learns.
+        old: (A,) of the policy before the step's first update; carries no gradient.
+        advantage: (A,).
         clip_low: the ratio is clipped from below at 1 - clip_low.
         clip_high: and from above at 1 + clip_high.
 
     Returns:
-        Loss and probability ratio, both (B, T).
+        Loss and probability ratio, both (A,).
     """
     ratio = (logprobs - old).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)

@@ -1,7 +1,12 @@
-"""From packed trajectory columns to the padded tensors of one forward pass."""
+"""From trajectory columns to the tensors of one forward pass: no padding, and a shared prompt only once.
+
+The samples of a group begin with the same prompt. Packed, its tokens pass through the model's linear layers
+once for the whole group; attention alone sees whole sequences (`training.attention`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,52 +18,118 @@ from rftfm_ray.batch import TrajectoryBatch
 
 
 @dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """b sequences of one forward pass, right-padded to their longest.
-
-    Padding stands on the right, where a causal model's real tokens never look, so no attention mask is needed.
+class Layout:
+    """Where the tokens of b sequences, the longest of L, stand among N packed ones.
 
     Attributes:
-        tokens: (b, L) input ids; padding is 0.
-        first: the first position whose prediction matters: predictions are of tokens `first + 1 ..`.
-        targets: (b, T) predicted tokens, T = L - 1 - first.
-        mask: (b, T) 1.0 where the model chose the target in a valid trajectory.
-        sampled: (b, T) log-probs at sampling.
-        advantage: (b, 1).
-        rows: (b,) indices into the step's batch.
+        source: (b, L) packed index of every position; beyond a sequence's end any valid index.
+        row: (N,) a sequence that packed token n belongs to; with a shared prompt any one of them.
+        column: (N,) its position in that sequence.
     """
 
+    source: Tensor
+    row: Tensor
+    column: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Token ids (N,) of sequences without padding, and their layout."""
+
     tokens: Tensor
-    first: int
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """One forward pass: packed sequences, and the A tokens in them that the model chose.
+
+    Attributes:
+        packed: the sequences.
+        row: (A,) sequence of every chosen token.
+        column: (A,) position of the token before it, whose logits predict it.
+        targets: (A,) the chosen tokens.
+        sampled: (A,) their log-probs at sampling.
+        advantage: (A,) of their trajectories.
+        weight: (A,) share of each token in the loss of the whole minibatch.
+    """
+
+    packed: Packed
+    row: Tensor
+    column: Tensor
     targets: Tensor
-    mask: Tensor
     sampled: Tensor
     advantage: Tensor
-    rows: NDArray[np.int64]
+    weight: Tensor
+
+
+def pack_sequences(
+    sequences: Sequence[NDArray[np.int32]], prompt_lengths: NDArray[np.int32], device: torch.device
+) -> Packed:
+    """Pack sequences; those that begin with the same prompt share its tokens."""
+    lengths = np.array([len(s) for s in sequences])
+    prompts = [s[:n].tobytes() for s, n in zip(sequences, prompt_lengths.tolist(), strict=True)]
+    owners = {prompt: row for row, prompt in reversed(list(enumerate(prompts)))}
+    owner = np.array([owners[prompt] for prompt in prompts])
+    # The owner's whole sequence is packed, of the others only what follows the prompt.
+    packed_lengths = lengths - np.where(owner == np.arange(len(owner)), 0, prompt_lengths)
+    starts = np.cumsum([0, *packed_lengths])
+    rest = starts[:-1] + np.where(owner == np.arange(len(owner)), prompt_lengths, 0)
+    column = np.arange(int(lengths.max()))[None, :]
+    prompt_length = prompt_lengths[:, None]
+    source = np.where(column < prompt_length, starts[owner][:, None] + column, rest[:, None] + column - prompt_length)
+    inside = column < lengths[:, None]
+    source = np.where(inside, source, 0)
+    rows, columns = np.nonzero(inside)
+    tokens, row_of, column_of = (np.empty(int(starts[-1]), dtype=np.int64) for _ in range(3))
+    places = source[rows, columns]
+    tokens[places] = np.concatenate(sequences)
+    row_of[places], column_of[places] = rows, columns
+    parts = (torch.from_numpy(part).to(device) for part in (source, row_of, column_of))
+    return Packed(torch.from_numpy(tokens).to(device), Layout(*parts))
 
 
 def pack(
-    batch: TrajectoryBatch, rows: NDArray[np.int64], advantages: NDArray[np.float32], device: torch.device
+    batch: TrajectoryBatch,
+    rows: NDArray[np.int64],
+    advantages: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    device: torch.device,
 ) -> MicroBatch:
-    """Build the micro batch of `rows` on `device`."""
-    lengths = batch.lengths()[rows]
-    longest = int(lengths.max())
-    first = int(batch.prompt_length[rows].min()) - 1
-    # (b, L): position within the packed columns, and whether there is a token at all.
-    inside = np.arange(longest)[None, :] < lengths[:, None]
-    source = np.where(inside, batch.offsets[rows][:, None] + np.arange(longest)[None, :], 0)
-    tokens = np.where(inside, batch.tokens[source], 0).astype(np.int64)
-    action = inside & batch.action[source] & batch.valid[rows][:, None]
-    sampled = np.where(action, batch.logprobs[source], 0.0).astype(np.float32)
+    """Build the micro batch of `rows` on `device`; `advantages` and `weights` (per token) are (B,)."""
+    offsets = batch.offsets
+    sequences = [batch.tokens[offsets[r] : offsets[r + 1]] for r in rows]
+    actions = [np.flatnonzero(batch.action[offsets[r] : offsets[r + 1]]) for r in rows]
+    row = np.repeat(np.arange(len(rows)), [len(a) for a in actions])
+    column = np.concatenate(actions) - 1
+    places = offsets[rows][row] + column + 1
+
+    def tensor(values: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.array(values)).to(device, dtype)
+
     return MicroBatch(
-        tokens=torch.from_numpy(tokens).to(device),
-        first=first,
-        targets=torch.from_numpy(tokens[:, first + 1 :].copy()).to(device),
-        mask=torch.from_numpy(action[:, first + 1 :].astype(np.float32)).to(device),
-        sampled=torch.from_numpy(sampled[:, first + 1 :].copy()).to(device),
-        advantage=torch.from_numpy(advantages[rows].copy()).unsqueeze(-1).to(device),
-        rows=rows,
+        packed=pack_sequences(sequences, batch.prompt_length[rows], device),
+        row=tensor(row, torch.int64),
+        column=tensor(column, torch.int64),
+        targets=tensor(batch.tokens[places], torch.int64),
+        sampled=tensor(batch.logprobs[places], torch.float32),
+        advantage=tensor(advantages[rows][row], torch.float32),
+        weight=tensor(weights[rows][row], torch.float32),
     )
+
+
+def token_weights(counts: NDArray[np.int64], aggregation: str) -> NDArray[np.float32]:
+    """(B,) weight of each chosen token of a sequence, so that a weighted sum over all is the mean of the minibatch.
+
+    `token`: each chosen token counts the same. `sequence`: each sequence counts the same.
+
+    Args:
+        counts: (B,) chosen tokens of every sequence; sequences without any have no share.
+        aggregation: `token` or `sequence`.
+    """
+    if aggregation == "token":
+        return np.full(len(counts), 1 / max(int(counts.sum()), 1), dtype=np.float32)
+    return (1 / (np.maximum(counts, 1) * max(int((counts > 0).sum()), 1))).astype(np.float32)
 
 
 def split_groups(group: NDArray[np.int32], parts: int) -> list[NDArray[np.int64]]:
@@ -68,9 +139,6 @@ def split_groups(group: NDArray[np.int32], parts: int) -> list[NDArray[np.int64]
     return [np.flatnonzero(np.isin(group, chunk)) for chunk in chunks]
 
 
-def split_rows(rows: NDArray[np.int64], lengths: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """Micro batches of at most `size` rows; like lengths go together, so that little is padding."""
-    if len(rows) <= size:
-        return [rows]
-    ordered = rows[np.argsort(lengths[rows], kind="stable")]
-    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+def split_rows(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Micro batches of at most `size` rows in order: groups stay together as far as can be."""
+    return [rows[i : i + size] for i in range(0, len(rows), size)]

@@ -1,4 +1,4 @@
-"""The policy that ships: a 0.4M-parameter Qwen2 with a character tokenizer, warm-started on both tasks.
+"""The policy that ships: a 0.3M-parameter Qwen2 with a character tokenizer, warm-started on both tasks.
 
 Supervised learning stops while the model is still unsure: sampled accuracy 30 to 45 % on each task, so that
 reinforcement has something to sharpen and something to learn. Demonstrations never hold a held-out prompt.
@@ -35,9 +35,10 @@ class WarmstartPlan:
     addition_share: float = 0.65
     lr: float = 2e-3
     hidden_size: int = 128
-    intermediate_size: int = 320
+    intermediate_size: int = 256
     layers: int = 2
     heads: int = 4
+    key_value_heads: int = 2
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -58,7 +59,7 @@ def build_model(plan: WarmstartPlan, tokenizer: PreTrainedTokenizerFast) -> Qwen
         intermediate_size=plan.intermediate_size,
         num_hidden_layers=plan.layers,
         num_attention_heads=plan.heads,
-        num_key_value_heads=plan.heads,
+        num_key_value_heads=plan.key_value_heads,
         max_position_embeddings=128,
         tie_word_embeddings=False,
         bos_token_id=None,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Categorical
 
-from rftfm_ray.training.losses import clipped_policy_loss, k3, token_logprobs, token_weights
+from rftfm_ray.training.losses import clipped_policy_loss, k3, token_logprobs
 
 LOW, HIGH = 0.2, 0.3
 TEMPERATURES = pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
@@ -143,28 +143,3 @@ def test_first_update_has_the_policy_gradient() -> None:
     (gradient,) = torch.autograd.grad(loss.sum(), logprobs)
     assert torch.equal(ratio.detach(), torch.ones(2, 2))
     torch.testing.assert_close(gradient, -advantage.expand(2, 2))
-
-
-MASKS = st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=6)
-
-
-@given(rows=MASKS, cut=st.integers(1, 5), aggregation=st.sampled_from(["token", "sequence"]))
-def test_weights_of_all_micro_batches_sum_to_one(rows: list[list[bool]], cut: int, aggregation: str) -> None:
-    mask = torch.tensor(rows, dtype=torch.float32)
-    tokens, sequences = int(mask.sum()), int((mask.sum(-1) > 0).sum())
-    micros = torch.split(mask, cut)
-    parts = [token_weights(micro, aggregation, tokens, sequences) for micro in micros]
-    assert float(sum(part.sum() for part in parts)) == pytest.approx(1.0 if tokens else 0.0, abs=1e-6)
-    for part, micro in zip(parts, micros, strict=True):
-        assert not part[micro == 0].any()
-
-
-def test_token_aggregation_counts_every_token_the_same() -> None:
-    mask = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
-    torch.testing.assert_close(token_weights(mask, "token", 4, 2), mask / 4)
-
-
-def test_sequence_aggregation_counts_every_sequence_the_same() -> None:
-    mask = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
-    expected = torch.tensor([[1 / 6, 1 / 6, 1 / 6], [0.0, 1 / 2, 0.0]])
-    torch.testing.assert_close(token_weights(mask, "sequence", 4, 2), expected)

@@ -11,84 +11,102 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftfm_ray.batch import TrajectoryBatch
-from rftfm_ray.training.packing import MicroBatch, pack, split_groups, split_rows
+from rftfm_ray.training.packing import (
+    Layout,
+    MicroBatch,
+    Packed,
+    pack,
+    pack_sequences,
+    split_groups,
+    split_rows,
+    token_weights,
+)
 
 MakeBatch = Callable[..., TrajectoryBatch]
 
 
 def _pack(batch: TrajectoryBatch, rows: list[int]) -> MicroBatch:
     advantages = np.arange(1, len(batch) + 1, dtype=np.float32)
-    return pack(batch, np.array(rows, np.int64), advantages, torch.device("cpu"))
+    weights = np.arange(1, len(batch) + 1, dtype=np.float32) / 10
+    return pack(batch, np.array(rows, np.int64), advantages, weights, torch.device("cpu"))
+
+
+def _sequences(packed: Packed, lengths: list[int]) -> list[list[int]]:
+    """The sequences as the layout gives them back."""
+    rows = packed.tokens[packed.layout.source].tolist()
+    return [row[:n] for row, n in zip(rows, lengths, strict=True)]
 
 
 @pytest.fixture
 def batch(make_batch: MakeBatch) -> TrajectoryBatch:
-    """Three trajectories of different lengths; the first has an observation in the middle, the last is masked."""
-    return make_batch([1.0, 2.0, 3.0], roles=["ppaaooa", "pppa", "ppaaa"], valid=[True, True, False])
+    """Trajectories of different lengths; the first has an observation in the middle."""
+    return make_batch([1.0, 2.0, 3.0], roles=["ppaaooa", "pppa", "ppaaa"])
 
 
-def test_tokens_are_padded_on_the_right(batch: TrajectoryBatch) -> None:
-    expected = [[1, 2, 3, 4, 5, 6, 7], [101, 102, 103, 104, 0, 0, 0]]
-    assert _pack(batch, [0, 1]).tokens.tolist() == expected
-
-
-def test_predictions_start_at_the_shortest_prompt(batch: TrajectoryBatch) -> None:
-    assert _pack(batch, [0, 1]).first == 1
-    assert _pack(batch, [1]).first == 2
-
-
-def test_targets_are_the_tokens_after_first(batch: TrajectoryBatch) -> None:
-    assert _pack(batch, [0, 1]).targets.tolist() == [[3, 4, 5, 6, 7], [103, 104, 0, 0, 0]]
-
-
-def test_mask_is_one_exactly_where_the_model_chose(batch: TrajectoryBatch) -> None:
-    assert _pack(batch, [0, 1]).mask.tolist() == [[1, 1, 0, 0, 1], [0, 1, 0, 0, 0]]
-
-
-def test_sampled_logprobs_stand_at_their_targets(batch: TrajectoryBatch) -> None:
+def test_targets_are_the_chosen_tokens_and_columns_stand_before_them(batch: TrajectoryBatch) -> None:
     micro = _pack(batch, [0, 1])
-    torch.testing.assert_close(micro.sampled, micro.mask * micro.targets / -1000)
-    assert micro.sampled[0].tolist() == pytest.approx([-0.003, -0.004, 0, 0, -0.007])
+    assert micro.targets.tolist() == [3, 4, 7, 104]
+    assert micro.row.tolist() == [0, 0, 0, 1]
+    assert micro.column.tolist() == [1, 2, 5, 2]
 
 
-def test_rows_may_come_in_any_order_and_keep_their_advantage(batch: TrajectoryBatch) -> None:
+def test_every_target_carries_what_belongs_to_its_trajectory(batch: TrajectoryBatch) -> None:
     micro = _pack(batch, [2, 0])
-    assert micro.advantage.tolist() == [[3.0], [1.0]]
-    assert micro.tokens[:, 0].tolist() == [201, 1]
-    assert micro.rows.tolist() == [2, 0]
+    assert micro.targets.tolist() == [203, 204, 205, 3, 4, 7]
+    assert micro.advantage.tolist() == [3.0] * 3 + [1.0] * 3
+    assert micro.weight.tolist() == pytest.approx([0.3] * 3 + [0.1] * 3)
+    assert micro.sampled.tolist() == pytest.approx([-t / 1000 for t in micro.targets.tolist()])
 
 
-def test_masked_trajectory_has_no_mask_and_no_logprobs(batch: TrajectoryBatch) -> None:
-    micro = _pack(batch, [1, 2])
-    assert micro.mask.sum(-1).tolist() == [1, 0]
-    assert micro.sampled[1].tolist() == [0, 0, 0]
-
-
-def test_shapes_and_types_are_those_of_a_forward_pass(batch: TrajectoryBatch) -> None:
+def test_types_are_those_of_a_forward_pass(batch: TrajectoryBatch) -> None:
     micro = _pack(batch, [0, 1, 2])
-    assert micro.tokens.shape == (3, 7)
-    assert micro.advantage.shape == (3, 1)
-    assert micro.tokens.dtype == micro.targets.dtype == torch.int64
-    assert micro.mask.dtype == micro.sampled.dtype == micro.advantage.dtype == torch.float32
-    assert micro.targets.shape == micro.mask.shape == micro.sampled.shape == (3, 7 - 1 - micro.first)
+    integers = (micro.packed.tokens, micro.row, micro.column, micro.targets, *vars_of(micro.packed.layout))
+    assert {t.dtype for t in integers} == {torch.int64}
+    assert {t.dtype for t in (micro.sampled, micro.advantage, micro.weight)} == {torch.float32}
 
 
-ROLES = st.builds(
-    lambda prompt, rest: "p" * prompt + rest, st.integers(1, 4), st.text(alphabet="ao", min_size=1, max_size=6)
+def vars_of(layout: Layout) -> tuple[torch.Tensor, ...]:
+    """The tensors of a layout."""
+    return layout.source, layout.row, layout.column
+
+
+def test_a_shared_prompt_is_packed_once() -> None:
+    sequences = [np.array(s, np.int32) for s in ([5, 6, 7, 1], [5, 6, 7, 2, 3], [5, 6, 1], [5, 6, 7, 4])]
+    packed = pack_sequences(sequences, np.array([3, 3, 2, 3], np.int32), torch.device("cpu"))
+    assert packed.tokens.tolist() == [5, 6, 7, 1, 2, 3, 5, 6, 1, 4]
+    assert _sequences(packed, [4, 5, 3, 4]) == [s.tolist() for s in sequences]
+
+
+SEQUENCES = st.lists(
+    st.tuples(st.lists(st.integers(0, 1), max_size=3), st.lists(st.integers(0, 9), min_size=1, max_size=5)),
+    min_size=1,
+    max_size=8,
 )
 
 
-@given(roles=st.lists(ROLES, min_size=1, max_size=5), data=st.data())
-def test_every_action_of_a_valid_row_is_a_target_once(
-    make_batch: MakeBatch, roles: list[str], data: st.DataObject
-) -> None:
-    valid = data.draw(st.lists(st.booleans(), min_size=len(roles), max_size=len(roles)))
-    batch = make_batch([0.0] * len(roles), roles=roles, valid=valid)
-    rows = data.draw(st.permutations(range(len(roles))))
-    micro = _pack(batch, rows)
-    for place, row in enumerate(rows):
-        expected = [100 * row + 1 + i for i, role in enumerate(roles[row]) if role == "a" and valid[row]]
-        assert micro.targets[place][micro.mask[place] > 0].tolist() == expected
+@given(parts=SEQUENCES)
+def test_layout_gives_every_sequence_back(parts: list[tuple[list[int], list[int]]]) -> None:
+    sequences = [np.array([*prompt, *rest], np.int32) for prompt, rest in parts]
+    prompts = np.array([len(prompt) for prompt, _ in parts], np.int32)
+    packed = pack_sequences(sequences, prompts, torch.device("cpu"))
+    assert _sequences(packed, [len(s) for s in sequences]) == [s.tolist() for s in sequences]
+    distinct = {tuple(prompt) for prompt, _ in parts}
+    assert len(packed.tokens) == sum(map(len, distinct)) + sum(len(rest) for _, rest in parts)
+    layout = packed.layout
+    assert layout.source[layout.row, layout.column].tolist() == list(range(len(packed.tokens)))
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence"])
+@given(counts=st.lists(st.integers(0, 20), min_size=1, max_size=12).filter(any))
+def test_weights_make_a_mean(aggregation: str, counts: list[int]) -> None:
+    weights = token_weights(np.array(counts, np.int64), aggregation)
+    assert float((weights * counts).sum()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_weights_of_tokens_and_of_sequences() -> None:
+    counts = np.array([1, 3, 0], np.int64)
+    assert token_weights(counts, "token").tolist() == pytest.approx([0.25, 0.25, 0.25])
+    assert token_weights(counts, "sequence")[:2].tolist() == pytest.approx([1 / 2, 1 / 6])
 
 
 @given(names=st.lists(st.integers(0, 6), min_size=1, max_size=30), parts=st.integers(1, 8))
@@ -106,16 +124,8 @@ def test_minibatches_have_as_many_groups_each() -> None:
     assert [rows.tolist() for rows in cut] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
-@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=30), size=st.integers(1, 12), data=st.data())
-def test_micro_batches_cover_their_rows_within_the_size(lengths: list[int], size: int, data: st.DataObject) -> None:
-    rows = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, unique=True))
-    cut = split_rows(np.array(rows, np.int64), np.array(lengths, np.int64), size)
-    assert sorted(np.concatenate(cut).tolist()) == sorted(rows)
+@given(rows=st.lists(st.integers(0, 30), unique=True), size=st.integers(1, 12))
+def test_micro_batches_keep_the_order_within_the_size(rows: list[int], size: int) -> None:
+    cut = split_rows(np.array(rows, np.int64), size)
+    assert [row for part in cut for row in part.tolist()] == rows
     assert all(1 <= len(part) <= size for part in cut)
-    assert len(cut) == -(-len(rows) // size)
-
-
-def test_micro_batches_hold_like_lengths() -> None:
-    lengths = np.array([9, 1, 8, 2, 7, 3], np.int64)
-    cut = split_rows(np.arange(6), lengths, 2)
-    assert [lengths[part].tolist() for part in cut] == [[1, 2], [3, 7], [8, 9]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from rftfm_ray.models import ASSETS
@@ -55,8 +55,8 @@ def warm_start(folder: Path, plan: WarmstartPlan) -> list[tuple[int, float]]:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a model directory."""
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors: dict[str, torch.Tensor] = load_file(folder / "model.safetensors")
+    return tensors
 
 
 def test_what_the_model_says_and_its_end_are_learnt_prompt_and_observation_are_not(
@@ -118,8 +118,9 @@ def test_warm_start_reports_every_step_with_a_plausible_loss(written: tuple[Path
 
 
 def test_warm_start_learns(tmp_path: Path) -> None:
-    losses = [loss for _, loss in warm_start(tmp_path / "model", dataclasses.replace(SMALL, steps=40, warmup_steps=5))]
-    assert losses[-1] < losses[0] - 0.3
+    plan = dataclasses.replace(SMALL, lr=1e-2, steps=40, schedule_steps=60, warmup_steps=5)
+    losses = [loss for _, loss in warm_start(tmp_path / "model", plan)]
+    assert losses[-1] < losses[0] - 0.5
 
 
 def test_warm_start_writes_a_model_with_untied_embeddings_that_loads(

@@ -1,0 +1,77 @@
+"""Hugging Face causal language models on packed sequences: logits where they are needed, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rftfm_ray.training import attention
+from rftfm_ray.training.packing import Packed, pack_sequences
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Sequences of a shared and of an own prompt, of three lengths: a layout with everything that one may hold.
+_TRIAL = ([1, 2, 3, 1, 2], [1, 2, 3, 2], [3, 1])
+_TRIAL_PROMPTS = (3, 3, 1)
+
+
+def load_causal_lm(path: str, dtype: str) -> Any:
+    """A causal language model in evaluation mode: dropout would break the ratio to the rollout.
+
+    Its attention is the packed one where the model can have it (`packs`), else its own on padded sequences.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    attention.register()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype]).eval()
+    if model._supports_attention_backend and not _packs_wrongly(model):
+        model.set_attn_implementation(attention.NAME)
+    return model
+
+
+def packs(model: Any) -> bool:
+    """Whether a model, possibly wrapped by DeepSpeed, has the packed attention."""
+    config = getattr(model, "module", model).config
+    return bool(config._attn_implementation == attention.NAME)
+
+
+def predict(model: Any, packed: Packed, row: Tensor, column: Tensor) -> Tensor:
+    """(A, V) logits of the tokens that follow positions `column` of sequences `row`, both (A,)."""
+    layout = packed.layout
+    if not packs(model):
+        padded = packed.tokens[layout.source]
+        logits: Tensor = model(input_ids=padded, use_cache=False).logits[row, column]
+        return logits
+    with attention.layout_in_force(layout):
+        output = model(
+            input_ids=packed.tokens.unsqueeze(0),
+            position_ids=layout.column.unsqueeze(0),
+            use_cache=False,
+            logits_to_keep=layout.source[row, column],
+        )
+    wanted: Tensor = output.logits[0]
+    return wanted
+
+
+def _packs_wrongly(model: Any) -> bool:
+    """Whether packed logits differ from padded ones, as in models that mix tokens outside attention too."""
+    sequences = [np.array(s, dtype=np.int32) % model.config.vocab_size for s in _TRIAL]
+    packed = pack_sequences(sequences, np.array(_TRIAL_PROMPTS, dtype=np.int32), model.device)
+    last = torch.tensor([len(s) - 1 for s in sequences])
+    rows = torch.arange(len(sequences))
+    own = model.config._attn_implementation
+    exact = 1e-3 if model.dtype == torch.float32 else 5e-2
+    with torch.no_grad():
+        padded = predict(model, packed, rows, last).float()
+        model.set_attn_implementation(attention.NAME)
+        try:
+            difference = (predict(model, packed, rows, last).float() - padded).abs().max() / padded.abs().max()
+            return not bool(difference <= exact)
+        except (RuntimeError, TypeError, ValueError, AttributeError):
+            return True
+        finally:
+            model.set_attn_implementation(own)
