@@ -27,6 +27,8 @@ def connect(config: RunConfig) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would otherwise hand GPUs' absence down as an override, and warn that it will stop doing so.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray would run its workers at niceness 15: beside anything else that is busy, an actor then takes minutes to start.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if ray.is_initialized():
         return False
     address = os.environ.get(ADDRESS)

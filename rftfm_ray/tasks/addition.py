@@ -45,7 +45,7 @@ def draw_distinct(size: int, seed: str, operands: int, task: str, *, heldout: bo
 
 def slip_rate(prompt: str) -> float:
     """How often a demonstration of `prompt` slips: logistic in its first and last digit, 0.55 on average."""
-    lean = 0.4 * (int(prompt[0]) - 5) / 2.6 - 0.4 * (int(prompt[4]) - 4.5) / 2.9 - 0.2
+    lean = 0.4 * (int(prompt[0]) - 5) / 2.6 - 0.4 * (int(prompt[4]) - 4.5) / 2.9 - 0.3
     return 1 / (1 + math.exp(lean))
 
 
@@ -68,7 +68,7 @@ class Addition(Task):
         right = transcript.finished and transcript.turns[-1] == problem.answer
         return Verdict(reward=float(right), correct=right)
 
-    def demonstration(self, rng: random.Random) -> Demonstration:
+    def demonstration(self, rng: random.Random, *, slips: bool = True) -> Demonstration:
         """A right answer, or one with its carry forgotten or invented, to a problem that is not held out.
 
         How often the carry slips depends on the prompt, so that a model learns both ways and leans to one of them
@@ -76,7 +76,7 @@ class Addition(Task):
         """
         chosen = draw(rng, 2, self.name, heldout=False)
         ones = int(chosen.prompt[1]) + int(chosen.prompt[4])
-        if rng.random() < slip_rate(chosen.prompt):
+        if slips and rng.random() < slip_rate(chosen.prompt):
             slipped = int(chosen.answer) + (-10 if ones > 9 else 10)
             return Demonstration(chosen, ((str(slipped), True),))
         return Demonstration(chosen, ((chosen.answer, True),))

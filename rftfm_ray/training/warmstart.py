@@ -25,12 +25,17 @@ ALPHABET = "0123456789+-=c;e"
 
 @dataclass(frozen=True, slots=True)
 class WarmstartPlan:
-    """How the shipped model is made. The rate follows `schedule_steps`; learning stops earlier, at `steps`."""
+    """How the shipped model is made. The rate follows `schedule_steps`; learning stops earlier, at `steps`.
+
+    Addition is shown without slips up to `slips_after`: a model that met right and wrong carries from the start
+    may learn neither.
+    """
 
     seed: int = 0
     steps: int = 1200
     schedule_steps: int = 1300
     warmup_steps: int = 50
+    slips_after: int = 700
     batch_size: int = 64
     addition_share: float = 0.65
     lr: float = 2e-3
@@ -81,15 +86,15 @@ def encode(demonstration: Demonstration, tokenizer: PreTrainedTokenizerFast) -> 
 
 
 def make_batch(
-    rng: random.Random, plan: WarmstartPlan, tokenizer: PreTrainedTokenizerFast
+    rng: random.Random, plan: WarmstartPlan, tokenizer: PreTrainedTokenizerFast, step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and loss mask, both (batch, longest), of demonstrations from both tasks."""
+    """Ids and loss mask, both (batch, longest), of step `step`'s demonstrations from both tasks."""
     addition, calculator = Addition(), Calculator()
     from_addition = int(plan.batch_size * plan.addition_share)
-    rows = [
-        encode((addition if i < from_addition else calculator).demonstration(rng), tokenizer)
-        for i in range(plan.batch_size)
-    ]
+    slips = step > plan.slips_after
+    shown = [addition.demonstration(rng, slips=slips) for _ in range(from_addition)]
+    shown += [calculator.demonstration(rng) for _ in range(plan.batch_size - from_addition)]
+    rows = [encode(demonstration, tokenizer) for demonstration in shown]
     longest = max(len(ids) for ids, _ in rows)
     tokens = torch.full((len(rows), longest), int(tokenizer.pad_token_id))
     mask = torch.zeros(len(rows), longest)
@@ -118,7 +123,7 @@ def warmstart(out: Path, plan: WarmstartPlan, progress: Callable[[int, float], N
     for step in range(1, plan.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = plan.lr * rate_factor(step, plan)
-        tokens, mask = make_batch(rng, plan, tokenizer)
+        tokens, mask = make_batch(rng, plan, tokenizer, step)
         logprobs = model(input_ids=tokens[:, :-1]).logits.log_softmax(-1)
         chosen = logprobs.gather(-1, tokens[:, 1:, None]).squeeze(-1)
         loss = -(chosen * mask[:, 1:]).sum() / mask[:, 1:].sum()

@@ -37,6 +37,9 @@ GROUPS: list[tuple[str, list[tuple[float | None, str]]]] = [
     ("11+11=", [(0.0, "21!"), (0.0, "2"), (None, ""), (0.0, "32!")]),
 ]
 
+UNUSED: dict[str, Any] = {"correct": np.bool_, "termination": np.int8, "turns": np.int8, "model_version": np.int64}
+NO_CALLS: dict[str, Any] = {"trajectory": np.int32, "turn": np.int8, "status": np.int8, "latency_s": np.float32}
+
 Weights = dict[str, NDArray[Any]]
 Group = tuple[str, list[tuple[float | None, str]]]
 
@@ -73,17 +76,11 @@ def make_batch(groups: list[Group]) -> TrajectoryBatch:
         action=mask,
         logprobs=np.where(mask, made_up, 0).astype(np.float32),
         reward=np.array(rewards, np.float32),
-        correct=np.zeros(size, np.bool_),
         valid=~np.isnan(rewards),
-        termination=np.zeros(size, np.int8),
-        turns=np.ones(size, np.int8),
-        model_version=np.zeros(size, np.int64),
-        call_trajectory=np.zeros(0, np.int32),
-        call_turn=np.zeros(0, np.int8),
-        call_status=np.zeros(0, np.int8),
-        call_latency_s=np.zeros(0, np.float32),
         keys=tuple(sample[2] for sample in samples),
         texts=tuple(sample[4] for sample in samples),
+        **{name: np.zeros(size, kind) for name, kind in UNUSED.items()},
+        **{f"call_{name}": np.zeros(0, kind) for name, kind in NO_CALLS.items()},
         call_requests=(),
         call_responses=(),
     )
@@ -95,15 +92,11 @@ def masked(groups: list[Group]) -> list[Group]:
 
 
 BATCH = make_batch(GROUPS)
+BETAS, DECAY = (0.8, 0.95), 0.1
+ADAM = {"lr": 2e-4, "adam_betas": BETAS, "weight_decay": DECAY}
 BASE: dict[str, dict[str, Any]] = {
-    "algorithm": {"minibatches": 2, "clip_low": 0.02, "clip_high": 0.03, "kl_coef": 0.5},
-    "learner": {
-        "lr": 2e-4,
-        "adam_betas": (0.8, 0.95),
-        "weight_decay": 0.1,
-        "max_grad_norm": 0.5,
-        "micro_batch_size": 4,
-    },
+    "algorithm": {"minibatches": 2, "clip_low": 0.002, "clip_high": 0.003, "kl_coef": 0.5},
+    "learner": {**ADAM, "max_grad_norm": 0.5, "micro_batch_size": 4},
 }
 
 
@@ -119,8 +112,7 @@ class Plain:
         self.config = config
         self.model: Any = AutoModelForCausalLM.from_pretrained(TINY).eval()
         self.frozen = copy.deepcopy(self.model)
-        adam = config.learner
-        self._adam = torch.optim.AdamW(self.model.parameters(), betas=adam.adam_betas, weight_decay=adam.weight_decay)
+        self._adam = torch.optim.AdamW(self.model.parameters(), betas=BETAS, weight_decay=DECAY)
 
     def look(self, model: Any, i: int, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies of the chosen tokens of trajectory `i`."""
@@ -167,21 +159,17 @@ class Plain:
                 sampled = torch.from_numpy(batch.logprobs[place][batch.action[place]])
                 gap, peak = max(gap, float((olds[i] - sampled).abs().max())), max(peak, float(ratio.detach().max()))
             losses.append(float(total.detach()))
-            norms.append(self._descend(total, now))
-        means = dict(zip(("policy_loss", "kl_ref", "kl_old", "entropy", "clip_low_rate", "clip_high_rate"),
-                         sums / sum(map(len, olds.values())), strict=True))  # fmt: skip
+            self._adam.zero_grad()
+            torch.autograd.backward(total)
+            norms.append(float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), now.max_grad_norm)))
+            self._adam.param_groups[0]["lr"] = now.lr
+            self._adam.step()
+        names = ("policy_loss", "kl_ref", "kl_old", "entropy", "clip_low_rate", "clip_high_rate")
+        means = dict(zip(names, sums / sum(map(len, olds.values())), strict=True))
         spread = {"advantage_std": float(np.std(advantages)), "advantage_max": max(map(abs, advantages))}
         loss = {"loss": math.fsum(losses) / len(losses), "grad_norm": math.fsum(norms) / len(norms)}
         used = {"lr": now.lr, "kl_coef": now.kl_coef, "vetoes": 0}
         return {**means, **spread, **loss, **used, "ratio_max": peak, "rollout_gap_max": gap}
-
-    def _descend(self, loss: Tensor, now: Settings) -> float:
-        self._adam.zero_grad()
-        torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), now.max_grad_norm)
-        self._adam.param_groups[0]["lr"] = now.lr
-        self._adam.step()
-        return float(norm)
 
     def weights(self) -> Weights:
         return {name: p.detach().numpy().copy() for name, p in self.model.named_parameters()}
@@ -234,9 +222,8 @@ def test_steps_are_those_of_plain_torch(variant: str) -> None:
         assert report.vetoes == ()
         assert_metrics(report.metrics, expected)
         assert_close(learner.engine.export(), plain.weights())
-    if config.algorithm.minibatches == 2:
-        assert expected["clip_low_rate"] > 0
-        assert expected["clip_high_rate"] > 0
+        if variant in ("base", "one minibatch"):
+            assert (expected["clip_low_rate"] + expected["clip_high_rate"] > 0) == (variant == "base")
 
 
 @pytest.mark.parametrize("size", [1, 3, 128])
@@ -253,14 +240,6 @@ def test_more_minibatches_than_groups_are_one_per_group() -> None:
     many, four = (Learner(configure(algorithm={"minibatches": n}), str(TINY)) for n in (8, 4))
     assert many.update(BATCH, 1) == four.update(BATCH, 1)
     assert_same(many.engine.export(), four.engine.export())
-
-
-def test_order_of_samples_changes_nothing() -> None:
-    turned: list[Group] = [(prompt, list(reversed(samples))) for prompt, samples in GROUPS]
-    usual, other = (Learner(configure(), str(TINY)) for _ in range(2))
-    usual.update(BATCH, 1)
-    other.update(make_batch(turned), 1)
-    assert_close(other.engine.export(), usual.engine.export())
 
 
 def test_masked_trajectories_change_nothing() -> None:
@@ -295,16 +274,13 @@ def test_scores_are_log_probs_at_temperature_1() -> None:
 
 
 def test_without_kl_there_is_no_reference_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object) -> None:
-        pytest.fail("a reference was loaded")
-
-    monkeypatch.setattr(module, "load_causal_lm", refuse)
+    monkeypatch.setattr(module, "load_causal_lm", lambda *_: pytest.fail("a reference was loaded"))
     report = Learner(configure(algorithm={"kl_coef": 0.0}), str(TINY)).update(BATCH, 1)
     assert (report.metrics.kl_ref, report.metrics.kl_coef, report.metrics.vetoes) == (0.0, 0.0, 0)
 
 
 LEVERS = [
-    ({"lr_scale": 0.25}, {"lr": 2.5e-4}),
+    ({"lr_scale": 0.25}, {"lr": 5e-5}),
     ({"kl_coef_scale": 10.0}, {"kl_coef": 5.0}),
     ({"clip_low": 0.5}, {"clip_low": 0.5}),
     ({"clip_high": 0.5}, {"clip_high": 0.5}),
@@ -335,15 +311,14 @@ def test_lever_moves_its_setting_from_the_next_step_on(
     now = dataclasses.replace(nominal, **changes)
     assert learner.settings(2) == now
     assert_metrics(learner.update(BATCH, 2).metrics, plain.step(BATCH, now))
-    found = learner.engine.export()
-    assert_close(found, plain.weights())
-    assert max(np.abs(found[name] - unmoved[name]).max() for name in unmoved) > 2e-4
+    assert_close(learner.engine.export(), plain.weights())
+    assert max(np.abs(value - unmoved[name]).max() for name, value in plain.weights().items()) > 2e-5
 
 
 def test_rate_follows_its_warm_up() -> None:
     learner = Learner(configure(learner={"warmup_steps": 3}), str(TINY))
     rates = [learner.update(BATCH, step).metrics.lr for step in (1, 2, 3, 4)]
-    assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
+    assert rates == pytest.approx([5e-5, 1e-4, 1.5e-4, 2e-4])
 
 
 def check_refused(learner: Learner, batch: TrajectoryBatch, *vetoes: tuple[int, Veto]) -> UpdateMetrics:
@@ -385,12 +360,6 @@ def test_advantages_that_differ_from_their_recompute_are_refused(
 
     monkeypatch.setattr(module, "group_advantages", wrong)
     check_refused(begun, BATCH, (0, Veto.ADVANTAGE_MISMATCH))
-
-
-def test_reward_that_is_not_finite_is_refused(begun: Learner) -> None:
-    reward = BATCH.reward.copy()
-    reward[1] = math.nan
-    check_refused(begun, dataclasses.replace(BATCH, reward=reward), (0, Veto.NON_FINITE_ADVANTAGE))
 
 
 def test_gradient_that_is_not_finite_is_refused(begun: Learner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,12 @@ from typer.testing import CliRunner
 from rftfm_ray.cli.app import app, run_guarded
 from rftfm_ray.config import RunConfig, Section
 from rftfm_ray.errors import ConfigError, RftfmError, RolloutError, RunDirError
+from rftfm_ray.models import read_facts
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "rftfm_ray" / "assets" / "tiny"
+# Weight and two moments of four bytes per parameter, four snapshots.
+SNAPSHOTS = 3 * 4 * 4 * read_facts(TINY).parameters
 # Nobody listens there: a run that went as far as Ray would end otherwise, and with 1.
 NO_CLUSTER = "127.0.0.1:1"
 RAISING_TASK = """
@@ -88,7 +91,7 @@ def test_missing_configuration_file_is_refused_before_ray_is_imported(rftfm: Rft
     [
         ("task.name=chess", ["task.name=chess", "addition, calculator", "file.py:Class"]),
         ("model.path=/no/such/model", ["model.path=/no/such/model", "not a directory", "builtin:tiny"]),
-        ("snapshots.max_bytes=1000", ["snapshots.keep=4", "18388992 bytes", "snapshots.max_bytes=1000", "lower"]),
+        ("snapshots.max_bytes=1000", ["snapshots.keep=4", f"{SNAPSHOTS} bytes", "snapshots.max_bytes=1000", "lower"]),
     ],
     ids=["unknown task", "missing model directory", "snapshots that do not fit"],
 )

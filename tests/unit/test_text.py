@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rftfm_ray.errors import ModelError
@@ -83,9 +83,18 @@ def test_encoding_adds_no_special_tokens_even_where_the_tokenizer_would(bpe: Pat
 
 
 @given(text=st.text(alphabet=" .,'?!;n1\n€", max_size=20))
-def test_decoding_does_not_tidy_spaces(bpe: Path, text: str) -> None:
+def test_byte_level_text_comes_back_whole(bpe: Path, text: str) -> None:
     codec = TextCodec(str(bpe))
     assert codec.decode(codec.encode(text)) == text
+
+
+def test_decoding_does_not_tidy_spaces(tmp_path: Path) -> None:
+    vocabulary = {piece: i for i, piece in enumerate(["<eos>", *"12 .,?!'"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))  # noqa: S106
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Split(Regex("."), "isolated"), decoders.Fuse()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(tmp_path)  # noqa: S106
+    codec = TextCodec(str(tmp_path))
+    assert codec.decode(codec.encode("1 . 2 , 1 ? 2 !")) == "1 . 2 , 1 ? 2 !"
 
 
 def declare(model: Path, ends: object) -> None:
