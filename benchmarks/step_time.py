@@ -55,7 +55,9 @@ def main() -> None:
                 for phase, seconds in phases.items():
                     times[task][phase] += seconds
     print(f"{os.cpu_count()} cores, medians of {arguments.runs} runs x {arguments.steps - WARM_AFTER} warm steps, ms")
-    print(f"{'task':12}{'generate':>10}{'train':>10}{'sync':>10}{'step':>10}{'target':>10}{'first step':>14}{'target':>8}")
+    print(
+        f"{'task':12}{'generate':>10}{'train':>10}{'sync':>10}{'step':>10}{'target':>10}{'first step':>14}{'target':>8}"
+    )
     for task, target in TARGET_MS.items():
         figures = "".join(f"{statistics.median(times[task][phase]) * 1000:10.0f}" for phase in PHASES)
         first = statistics.median(firsts[task])

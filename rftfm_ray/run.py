@@ -12,7 +12,7 @@ import math
 import secrets
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,12 +22,15 @@ from rftfm_ray.actors.group import start_group
 from rftfm_ray.actors.learner import Position
 from rftfm_ray.cluster import check_shared, connect
 from rftfm_ray.config import RunConfig
-from rftfm_ray.models import check_model
+from rftfm_ray.errors import CheckpointError
+from rftfm_ray.models import ModelFacts, check_model
 from rftfm_ray.records import RunRecords
 from rftfm_ray.session import Session
+from rftfm_ray.tasks.api import Problem, Task
 from rftfm_ray.tasks.loading import check_task, load_task
 from rftfm_ray.telemetry.features import batch_metrics
 from rftfm_ray.telemetry.rundir import check_run_dir, create_run_dir, default_run_dir
+from rftfm_ray.training.checkpoints import verify
 from rftfm_ray.types import RunSummary, StepId, StepRow, Timings
 
 Observer = Callable[[StepRow], None]
@@ -101,41 +104,74 @@ def _tally(curve: Curve, row: StepRow) -> None:
         curve.first_step_s = time.perf_counter()
 
 
-def train(
-    config: RunConfig, run_dir: Path | None = None, resume: Path | None = None, observe: Observer = lambda _: None
-) -> RunSummary:
-    """Run `config` to its end and return its summary; the records are in the run directory.
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A run that has passed every check that can be made before an actor starts."""
 
-    Joins the Ray cluster that RAY_ADDRESS names, uses the one this process is connected to, or starts its own.
+    name: str
+    config: RunConfig
+    folder: Path
+    task: Task
+    pool: Sequence[Problem]
+    heldout: Sequence[Problem]
+    facts: ModelFacts
+    resume: Path | None
+
+
+def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = None) -> RunPlan:
+    """Check a run without starting or creating anything.
 
     Args:
         config: what to run.
         run_dir: where records go; by default below RFTFM_HOME or ~/rftfm_runs. Must not exist, or be empty.
         resume: a checkpoint to go on from; the run continues at its step.
-        observe: called with every step's row.
 
     Raises:
-        RftfmError: one of its kinds, each with one sentence that names the fix.
+        RftfmError: one of its kinds, with one sentence that names the fix.
     """
-    began = time.perf_counter()
     task = load_task(config.task.name)
     pool, heldout = check_task(task, config)
     facts = check_model(config)
     name = f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = (run_dir or default_run_dir(name)).expanduser().absolute()
     check_run_dir(folder)
+    if resume is not None:
+        check_resume(resume, config)
+    return RunPlan(name, config, folder, task, pool, heldout, facts, resume)
+
+
+def train(
+    config: RunConfig, run_dir: Path | None = None, resume: Path | None = None, observe: Observer = lambda _: None
+) -> RunSummary:
+    """Run `config` to its end and return its summary; the records are in the run directory.
+
+    Joins the Ray cluster that RAY_ADDRESS names, uses the one this process is connected to, or starts its own.
+    `run_dir` and `resume` as in `plan`; `observe` is called with every step's row.
+
+    Raises:
+        RftfmError: one of its kinds, with one sentence that names the fix.
+    """
+    return execute(plan(config, run_dir, resume), observe, time.perf_counter())
+
+
+def execute(planned: RunPlan, observe: Observer, began: float) -> RunSummary:
+    """Run a plan; `began` is the `time.perf_counter` that `first_step_s` counts from."""
+    config, folder = planned.config, planned.folder
     ours = connect(config)
     try:
         check_shared(folder)
-        group = start_group(name, config, str(facts.path), task, [*pool, *heldout])
+        problems = [*planned.pool, *planned.heldout]
+        group = start_group(planned.name, config, str(planned.facts.path), planned.task, problems)
         try:
             create_run_dir(folder)
-            session = Session(config, group, pool, heldout, START)
-            with RunRecords(folder, name, config) as records:
-                records.event("run_started", None, run=name, task=task.name, parameters=facts.parameters)
-                if resume is not None:
-                    session.resume(resume)
-                    records.event("resumed", session.position.id, checkpoint=str(resume))
+            session = Session(config, group, planned.pool, planned.heldout, START)
+            with RunRecords(folder, planned.name, config) as records:
+                records.event(
+                    "run_started", None, run=planned.name, task=planned.task.name, parameters=planned.facts.parameters
+                )
+                if planned.resume is not None:
+                    session.resume(planned.resume)
+                    records.event("resumed", session.position.id, checkpoint=str(planned.resume))
                 curve = loop(session, records, config, folder / "checkpoints", observe)
                 summary = _summarise(config, folder, curve, began)
                 records.event("run_ended", session.position.id, reward_last=summary.reward_last)
@@ -146,6 +182,24 @@ def train(
     finally:
         if ours:
             ray.shutdown()
+
+
+def check_resume(checkpoint: Path, config: RunConfig) -> None:
+    """Refuse a checkpoint that is damaged, or that leaves nothing to do.
+
+    Raises:
+        CheckpointError: names the file and the fix.
+    """
+    state = verify(checkpoint).state
+    if state.step >= config.steps:
+        raise CheckpointError(
+            f"Checkpoint {checkpoint} stands at step {state.step}, and steps={config.steps}: nothing is left to do; "
+            "raise steps."
+        )
+    if state.zero_stage != config.learner.zero_stage:
+        raise CheckpointError(
+            f"Checkpoint {checkpoint} was saved with learner.zero_stage={state.zero_stage}; resume with the same."
+        )
 
 
 def _summarise(config: RunConfig, folder: Path, curve: Curve, began: float) -> RunSummary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -23,14 +24,16 @@ def train(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output at the end.")] = False,
 ) -> None:
     """Train a model by reinforcement, in the cluster of RAY_ADDRESS or in a local Ray."""
+    began = time.perf_counter()
     config = load_config(file, overrides or [])
     console = Console(stderr=True)
     # Ray takes a second to import: not before the configuration is known to be good.
     from rftfm_ray import run
     from rftfm_ray.records import summary_json
 
+    planned = run.plan(config, run_dir, resume)
     with progress(console, config) as observe:
-        summary = run.train(config, run_dir, resume, observe)
+        summary = run.execute(planned, observe, began)
     if json:
         sys.stdout.write(summary_json(summary) + "\n")
     else:

@@ -9,6 +9,11 @@ from typing import Any
 from rftfm_ray.errors import ModelError
 
 
+def one_line(error: Exception) -> str:
+    """The first words of an error, whatever its layout."""
+    return " ".join(str(error).split())[:200]
+
+
 class TextCodec:
     """A tokenizer with what the rollout needs to know of it. Special tokens are never added by encoding."""
 
@@ -20,8 +25,10 @@ class TextCodec:
         whole = (Path(model_path) / "tokenizer.json").is_file()
         try:
             self._tokenizer: Any = (PreTrainedTokenizerFast if whole else AutoTokenizer).from_pretrained(model_path)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"model.path={model_path} holds no tokenizer that loads ({error}); add one.") from error
+        except Exception as error:  # the tokenizers library raises bare exceptions for damaged files
+            raise ModelError(
+                f"model.path={model_path} holds no tokenizer that loads ({one_line(error)}); add one, or repair it."
+            ) from error
         if self._tokenizer.eos_token_id is None:
             raise ModelError(
                 f"The tokenizer of model.path={model_path} has no end-of-sequence token, so no answer could end; "
@@ -29,7 +36,12 @@ class TextCodec:
             )
         ends = [int(self._tokenizer.eos_token_id)]
         if (Path(model_path) / "generation_config.json").is_file():
-            declared = GenerationConfig.from_pretrained(model_path).eos_token_id
+            try:
+                declared = GenerationConfig.from_pretrained(model_path).eos_token_id
+            except Exception as error:  # whatever a damaged file leads to
+                raise ModelError(
+                    f"{model_path}/generation_config.json cannot be read ({one_line(error)}); correct or remove it."
+                ) from error
             ends += [declared] if isinstance(declared, int) else list(declared or [])
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
         self.unknown_id: int | None = self._tokenizer.unk_token_id
@@ -48,5 +60,5 @@ class TextCodec:
         if not text:
             return ()
         ids = range(len(self._tokenizer))
-        decoded = self._tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=True)
+        decoded = self._tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=False)
         return tuple(i for i, piece in zip(ids, decoded, strict=True) if text in piece)

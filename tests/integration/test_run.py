@@ -48,7 +48,7 @@ def straight(cluster: None, runs: Path) -> tuple[RunSummary, list[StepRow]]:
     return train(config(), runs / "straight", observe=rows.append), rows
 
 
-def without_times(table: pa.Table) -> dict[str, list[float]]:
+def without_times(table: pa.Table) -> dict[str, list[float | None]]:
     """Columns that the seed determines; NaN as None, so that equal means equal."""
     columns = table.drop_columns(sorted(TIMES & set(table.column_names))).to_pydict()
     return {

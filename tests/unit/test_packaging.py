@@ -32,7 +32,18 @@ def test_the_wheel_holds_each_module_once_and_the_shipped_model(tmp_path: Path) 
     shutil.copytree(ROOT / "rftfm_ray", source / "rftfm_ray", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("actors", "policies"):
         (source / name).symlink_to(Path("rftfm_ray") / name)
-    command = [sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-qq",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(source),
+    ]
     subprocess.run(command, check=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = wheel.namelist()

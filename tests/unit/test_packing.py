@@ -27,7 +27,7 @@ MakeBatch = Callable[..., TrajectoryBatch]
 
 def _pack(batch: TrajectoryBatch, rows: list[int]) -> MicroBatch:
     advantages = np.arange(1, len(batch) + 1, dtype=np.float32)
-    weights = np.arange(1, len(batch) + 1, dtype=np.float32) / 10
+    weights = advantages / np.float32(10)
     return pack(batch, np.array(rows, np.int64), advantages, weights, torch.device("cpu"))
 
 

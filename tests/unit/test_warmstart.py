@@ -30,6 +30,8 @@ TINY = ASSETS / "tiny"
 SMALL = WarmstartPlan(
     steps=3, schedule_steps=6, warmup_steps=2, batch_size=8, hidden_size=16, intermediate_size=24, layers=1, heads=2
 )
+# A step of the warm start that shows slips.
+LATE = SMALL.slips_after + 1
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def test_what_the_model_says_and_its_end_are_learnt_prompt_and_observation_are_n
 
 def test_batch_holds_both_tasks_in_their_shares_padded_on_the_right(tokenizer: PreTrainedTokenizerFast) -> None:
     plan = dataclasses.replace(SMALL, batch_size=20)
-    tokens, mask = make_batch(random.Random(0), plan, tokenizer)
+    tokens, mask = make_batch(random.Random(0), plan, tokenizer, LATE)
     prompts = [tokenizer.decode(row).split("=")[0] for row in tokens.tolist()]
     assert [prompt.count("+") for prompt in prompts] == [1] * 13 + [2] * 7
     padding = tokens == tokenizer.pad_token_id
@@ -84,7 +86,7 @@ def test_batch_holds_both_tasks_in_their_shares_padded_on_the_right(tokenizer: P
 
 def test_batch_masks_agree_with_their_demonstrations(tokenizer: PreTrainedTokenizerFast) -> None:
     plan = dataclasses.replace(SMALL, batch_size=20)
-    tokens, mask = make_batch(random.Random(5), plan, tokenizer)
+    tokens, mask = make_batch(random.Random(5), plan, tokenizer, LATE)
     rng, addition, calculator = random.Random(5), Addition(), Calculator()
     for row in range(20):
         ids, learnt = encode((addition if row < 13 else calculator).demonstration(rng), tokenizer)
@@ -96,7 +98,9 @@ def test_batches_never_hold_a_held_out_prompt(tokenizer: PreTrainedTokenizerFast
     plan, rng = dataclasses.replace(SMALL, batch_size=64), random.Random(1)
     heldout = {p.prompt for task in (Addition(), Calculator()) for p in task.heldout()}
     prompts = {
-        tokenizer.decode(row).split("=")[0] + "=" for _ in range(20) for row in make_batch(rng, plan, tokenizer)[0]
+        tokenizer.decode(row).split("=")[0] + "="
+        for _ in range(20)
+        for row in make_batch(rng, plan, tokenizer, LATE)[0]
     }
     assert len(prompts) > 1000
     assert not prompts & heldout
