@@ -8,6 +8,8 @@ from typing import Any
 
 from rftfm_ray.errors import ModelError
 
+TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
+
 
 def one_line(error: Exception) -> str:
     """The first words of an error, whatever its layout."""
@@ -23,6 +25,9 @@ class TextCodec:
         # tokenizer.json says it all. AutoTokenizer would rebuild it by the habits of the model's family, and a family's
         # byte-level tokenizer drops characters that this one calls unknown.
         whole = (Path(model_path) / "tokenizer.json").is_file()
+        if not any(any(Path(model_path).glob(pattern)) for pattern in TOKENIZER_FILES):
+            # transformers would make one of the model's family with an empty vocabulary.
+            raise ModelError(f"model.path={model_path} holds no tokenizer that loads (no file of one); add it.")
         try:
             self._tokenizer: Any = (PreTrainedTokenizerFast if whole else AutoTokenizer).from_pretrained(model_path)
         except Exception as error:  # the tokenizers library raises bare exceptions for damaged files

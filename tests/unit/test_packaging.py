@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -64,3 +65,17 @@ def test_a_job_upload_is_small_and_holds_the_package_once(tmp_path: Path) -> Non
     assert any(name.endswith("rftfm_ray/actors/learner.py") for name in inside)
     assert sum(name.endswith("actors/learner.py") for name in names) == 1
     assert package.stat().st_size < UPLOAD_LIMIT
+
+
+def test_the_cluster_file_is_valid_for_rays_launcher() -> None:
+    import jsonschema
+    import ray.autoscaler
+    import yaml
+
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    jsonschema.validate(cluster, schema)
+    assert cluster["head_node_type"] in cluster["available_node_types"]
+    workers = [kind for name, kind in cluster["available_node_types"].items() if name != cluster["head_node_type"]]
+    assert all(kind["resources"]["GPU"] >= 1 for kind in workers)
+    assert all((ROOT / local).exists() for local in cluster["file_mounts"].values())

@@ -90,9 +90,9 @@ def test_byte_level_text_comes_back_whole(bpe: Path, text: str) -> None:
 
 def test_decoding_does_not_tidy_spaces(tmp_path: Path) -> None:
     vocabulary = {piece: i for i, piece in enumerate(["<eos>", *"12 .,?!'"])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))  # noqa: S106
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Split(Regex("."), "isolated"), decoders.Fuse()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(tmp_path)  # noqa: S106
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(tmp_path)
     codec = TextCodec(str(tmp_path))
     assert codec.decode(codec.encode("1 . 2 , 1 ? 2 !")) == "1 . 2 , 1 ? 2 !"
 
