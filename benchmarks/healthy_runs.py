@@ -83,8 +83,8 @@ def rows(runs: list[Run]) -> list[str]:
             f"| {found.task} | {found.seed} | {s['reward_first']:.3f} -> {s['reward_last']:.3f} | {probes(found)} | "
             f"{s['probe_last'] - s['probe_first']:+.3f} | {found.steps['kl_ref'][-1]:.3f} | "
             f"{found.steps['entropy'][0]:.2f} -> {found.steps['entropy'][-1]:.2f} | "
-            f"{found.steps['tool_calls_mean'][0]:.2f} -> {found.steps['tool_calls_mean'][-1]:.2f} | {s['vetoes']:.0f} | "
-            f"{'yes' if found.reaches() else 'NO'} |"
+            f"{found.steps['tool_calls_mean'][0]:.2f} -> {found.steps['tool_calls_mean'][-1]:.2f} | "
+            f"{s['vetoes']:.0f} | {'yes' if found.reaches() else 'NO'} |"
         )
     return lines
 
@@ -93,27 +93,23 @@ def report(runs: list[Run], arguments: argparse.Namespace) -> str:
     """The page."""
     seeds = " ".join(str(seed) for seed in arguments.seeds)
     stack = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    held_out = "1,024 held-out problems, greedy"
-    return "\n".join(
-        [
-            "# Healthy runs",
-            "",
-            f"Made by `python benchmarks/healthy_runs.py --seeds {seeds} --steps {arguments.steps}` on {os.cpu_count()} "
-            f"CPU cores ({platform.machine()}), Python {platform.python_version()}, {stack}.",
-            "",
-            f"16 prompts x 8 samples a step, GRPO, the shipped policy. Reward: mean of the first and of the last five "
-            f"steps. Held-out accuracy: {held_out}, before the first step and every ten steps.",
-            f"The line: reward +{REWARD_GAIN}, held-out +{PROBE_GAIN['addition']} (`addition`) and "
-            f"+{PROBE_GAIN['calculator']} (`calculator`), no refused update. Every step of every run is in "
-            f"[{arguments.out.name}.csv]({arguments.out.name}.csv).",
-            "",
-            "| task | seed | sampled reward | held-out accuracy | gain | KL(ref) at end | entropy | calls per episode | "
-            "vetoes | reached |",
-            "|---|---|---|---|---|---|---|---|---|---|",
-            *rows(runs),
-            "",
-        ]
-    )
+    command = f"python benchmarks/healthy_runs.py --seeds {seeds} --steps {arguments.steps}"
+    machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}, {stack}"
+    steps_file = f"{arguments.out.name}.csv"
+    heading = "task|seed|sampled reward|held-out accuracy|gain|KL(ref) at end|entropy|calls per episode|vetoes|reached"
+    return f"""# Healthy runs
+
+Made by `{command}` on {machine}.
+
+16 prompts x 8 samples a step, GRPO, the shipped policy. Reward: mean of the first and of the last five steps.
+Held-out accuracy: 1,024 held-out problems, greedy, before the first step and every ten steps.
+The line: reward +{REWARD_GAIN}, held-out +{PROBE_GAIN["addition"]} (`addition`) and +{PROBE_GAIN["calculator"]}
+(`calculator`), no refused update. Every step of every run is in [{steps_file}]({steps_file}).
+
+|{heading}|
+{"|---" * (heading.count("|") + 1)}|
+{chr(10).join(rows(runs))}
+"""
 
 
 def main() -> None:

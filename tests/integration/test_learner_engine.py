@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -316,9 +317,10 @@ def test_state_of_another_stage_is_refused_or_means_the_same(source: int, target
 
 def test_process_group_is_made_once() -> None:
     initialise_distributed()
-    group = torch.distributed.group.WORLD
+    group, port = torch.distributed.group.WORLD, os.environ["MASTER_PORT"]
     initialise_distributed()
     assert torch.distributed.group.WORLD is group
+    assert os.environ["MASTER_PORT"] == port
     assert (torch.distributed.get_rank(), torch.distributed.get_world_size()) == (0, 1)
 
 
