@@ -95,7 +95,7 @@ class RolloutConfig(Section):
     """Longest sequence in tokens: prompt, turns and observations."""
     kv_cache_mib: Count = 64
     block_size: Literal[16, 32, 64, 128] = 32
-    """Tokens per KV block. On a CPU 32 is the smallest that lets vLLM's prefix cache work."""
+    """Tokens per KV block of vLLM's cache; on a CPU 32 is the smallest."""
     timeout_s: Positive = 600.0
     """Longest time that one generation may take before the run stops."""
 
@@ -250,6 +250,12 @@ class RunConfig(Section):
             raise ValueError(
                 "rollout.temperature=0 makes all samples of a prompt equal and every advantage zero; raise it"
             )
+        if self.model.dtype == "bfloat16" and self.learner.zero_stage == 0:
+            raise ValueError(
+                "learner.zero_stage=0 has no fp32 master weights beside model.dtype=bfloat16; use learner.zero_stage=2"
+            )
+        if self.rollout.block_size == 16 and not self.placement.gpus_per_rollout:
+            raise ValueError("rollout.block_size=16 is for GPUs, a CPU's attention takes multiples of 32; use 32")
         if self.learner.warmup_steps >= self.steps:
             raise ValueError(
                 f"learner.warmup_steps={self.learner.warmup_steps} does not end before steps={self.steps}; lower it"

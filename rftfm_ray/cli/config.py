@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from rftfm_ray.config import RunConfig, load_config
 
@@ -30,7 +32,8 @@ def explain(model: type[BaseModel], prefix: str = "") -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             lines += explain(field.annotation, f"{prefix}{name}.")
             continue
-        value = getattr(field.default, "value", field.default)
+        plain = to_jsonable_python(field.default)
+        value = plain if isinstance(plain, str) else json.dumps(plain)
         meaning = " ".join((field.description or "").split())
-        lines.append(f"{prefix + name}={value}".ljust(42) + meaning)
+        lines.append(f"{f'{prefix}{name}={value}':<42}{meaning}".rstrip())
     return lines

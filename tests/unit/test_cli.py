@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic_core import to_jsonable_python
 from typer.testing import CliRunner
 
 from rftfm_ray.cli.app import app, run_guarded
@@ -160,7 +161,8 @@ def leaves(section: Section, prefix: str = "") -> dict[str, object]:
 def test_config_lists_every_key_once_with_its_default() -> None:
     done = CliRunner().invoke(app, ["config"])
     shown = dict(line.split("  ")[0].strip().split("=", 1) for line in done.stdout.splitlines())
-    expected = {key: str(getattr(value, "value", value)) for key, value in leaves(RunConfig()).items()}
+    plain = {key: to_jsonable_python(value) for key, value in leaves(RunConfig()).items()}
+    expected = {key: value if isinstance(value, str) else json.dumps(value) for key, value in plain.items()}
     assert len(done.stdout.splitlines()) == len(expected)
     assert shown == expected
 

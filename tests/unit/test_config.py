@@ -197,6 +197,16 @@ def test_not_a_number_is_refused_where_no_bound_would_catch_it() -> None:
         ),
         (["algorithm.minibatches=32"], ["algorithm.minibatches=16"], ["algorithm.minibatches=32"]),
         (["rollout.num_actors=17"], ["rollout.num_actors=16"], ["rollout.num_actors=17"]),
+        (
+            ["model.dtype=bfloat16", "learner.zero_stage=0"],
+            ["model.dtype=bfloat16", "learner.zero_stage=1"],
+            ["model.dtype=bfloat16", "learner.zero_stage=0"],
+        ),
+        (
+            ["rollout.block_size=16"],
+            ["rollout.block_size=16", "placement.gpus_per_rollout=1"],
+            ["rollout.block_size=16"],
+        ),
         (["rollout.temperature=0"], ["rollout.temperature=0.1"], ["rollout.temperature=0"]),
         (["learner.warmup_steps=40"], ["learner.warmup_steps=39"], ["learner.warmup_steps=40", "steps=40"]),
     ],
