@@ -155,7 +155,7 @@ class UpdateMetrics:
     """What one step's updates did, averaged over minibatches unless named max. KL and entropy in nats per token.
 
     `rollout_gap_max` is the largest difference between the learner's and the rollout's log-prob of a
-    sampled token before the first update of the step; NaN where top_p or temperature changes the distribution.
+    sampled token before the first update of the step; NaN where top_p cuts the rollout's distribution.
     """
 
     loss: float

@@ -50,9 +50,9 @@ class LearnerEngine:
         initialise_distributed()
         self._stage = learner.zero_stage
         self._engine: Any
-        self._engine, *_ = deepspeed.initialize(
-            model=load_causal_lm(path, model.dtype), config=self._deepspeed_config(model, learner)
-        )
+        module = load_causal_lm(path, model.dtype)
+        parameters = sum(p.numel() for p in module.parameters())
+        self._engine, *_ = deepspeed.initialize(model=module, config=self._deepspeed_config(model, learner, parameters))
         self._engine.eval()
         self._optimizer: Any = self._engine.optimizer
         self._inner: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
@@ -63,7 +63,9 @@ class LearnerEngine:
         device: torch.device = self._engine.device
         return device
 
-    def _deepspeed_config(self, model: ModelConfig, learner: LearnerConfig) -> dict[str, object]:
+    def _deepspeed_config(self, model: ModelConfig, learner: LearnerConfig, parameters: int) -> dict[str, object]:
+        # DeepSpeed sets a whole bucket aside, by default for half a billion elements.
+        bucket = min(parameters, 500_000_000)
         adam = {"lr": learner.lr, "betas": list(learner.adam_betas), "weight_decay": learner.weight_decay}
         return {
             "train_micro_batch_size_per_gpu": learner.micro_batch_size,
@@ -72,7 +74,12 @@ class LearnerEngine:
             # torch's own AdamW: DeepSpeed's CPU Adam would be compiled first.
             "optimizer": {"type": "AdamW", "params": {**adam, "torch_adam": True}},
             "zero_force_ds_cpu_optimizer": False,
-            "zero_optimization": {"stage": learner.zero_stage, "overlap_comm": False},
+            "zero_optimization": {
+                "stage": learner.zero_stage,
+                "overlap_comm": False,
+                "reduce_bucket_size": bucket,
+                "allgather_bucket_size": bucket,
+            },
             "bf16": {"enabled": model.dtype == "bfloat16"},
             "steps_per_print": 2**31,
         }
@@ -125,7 +132,7 @@ class LearnerEngine:
         self._optimizer.micro_step_id = -1
         self._optimizer.zero_grad(set_to_none=True)
         self._optimizer._release_preflattened_grad_buffers()
-        for key in self._optimizer.averaged_gradients:
+        for key in (*self._optimizer.averaged_gradients, *self._optimizer.all_grad_tensors):
             self._optimizer.averaged_gradients[key] = None
             self._optimizer.all_grad_tensors[key] = None
 

@@ -63,7 +63,9 @@ class _Tally:
         *totals, ratio_max, gap_max = torch.cat([sums, peaks]).tolist()
         self.tokens += len(micro.targets)
         self.sums += totals
-        self.ratio_max, self.gap_max = max(self.ratio_max, ratio_max), max(self.gap_max, gap_max)
+        # numpy's maximum keeps NaN, which is a finding; Python's max would drop it.
+        self.ratio_max = float(np.maximum(self.ratio_max, ratio_max))
+        self.gap_max = float(np.maximum(self.gap_max, gap_max))
 
 
 def nominal_settings(config: RunConfig) -> Settings:
@@ -109,7 +111,8 @@ class Learner:
         settings = self.settings(step)
         normalize_std = self._config.algorithm.normalize_std
         advantages = group_advantages(batch.reward, batch.group, batch.valid, normalize_std=normalize_std)
-        tally, vetoes = _Tally(), []
+        # With top_p the rollout samples from a cut distribution, which the learner does not know.
+        tally, vetoes = _Tally(gap_max=math.nan if self._config.rollout.top_p < 1 else 0.0), []
         refused = self._check_batch(batch, advantages)
         if refused is not None:
             return UpdateReport(_metrics(tally, settings, advantages, 1), (refused,))
@@ -210,7 +213,7 @@ def _metrics(tally: _Tally, settings: Settings, advantages: NDArray[np.float32],
         kl_ref=kl_ref,
         kl_old=kl_old,
         entropy=entropy,
-        ratio_max=tally.ratio_max,
+        ratio_max=tally.ratio_max if tally.tokens else math.nan,
         clip_low_rate=clip_low_rate,
         clip_high_rate=clip_high_rate,
         advantage_std=float(np.std(advantages)),
@@ -218,7 +221,7 @@ def _metrics(tally: _Tally, settings: Settings, advantages: NDArray[np.float32],
         grad_norm=_mean(tally.norms),
         lr=settings.lr,
         kl_coef=settings.kl_coef,
-        rollout_gap_max=tally.gap_max,
+        rollout_gap_max=tally.gap_max if tally.tokens else math.nan,
         vetoes=vetoes,
     )
 

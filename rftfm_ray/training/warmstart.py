@@ -106,7 +106,7 @@ def make_batch(
 
 def rate_factor(step: int, plan: WarmstartPlan) -> float:
     """Linear warm-up, then a linear fall to 10 % at `schedule_steps`."""
-    done = max(0, step - plan.warmup_steps) / (plan.schedule_steps - plan.warmup_steps)
+    done = min(1.0, max(0, step - plan.warmup_steps) / (plan.schedule_steps - plan.warmup_steps))
     return min(1.0, step / plan.warmup_steps) * (1 - 0.9 * done)
 
 
@@ -131,6 +131,6 @@ def warmstart(out: Path, plan: WarmstartPlan, progress: Callable[[int, float], N
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        progress(step, float(loss))
+        progress(step, float(loss.detach()))
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -31,7 +31,7 @@ Weights = dict[str, NDArray[Any]]
 
 every_stage = pytest.mark.parametrize("stage", [0, 1, 2, 3])
 every_layout = pytest.mark.parametrize(
-    ("stage", "dtype"), [(stage, dtype) for dtype in ("float32", "bfloat16") for stage in range(4)]
+    ("stage", "dtype"), [(stage, "float32") for stage in range(4)] + [(stage, "bfloat16") for stage in (1, 2, 3)]
 )
 
 

@@ -290,3 +290,11 @@ def test_yaml_of_a_configuration_reads_back_to_the_same_value(
     path = tmp_path_factory.getbasetemp() / "round_trip.yaml"
     path.write_text(config.to_yaml(), encoding="utf-8")
     assert load_config(path, []) == config
+
+
+@pytest.mark.parametrize("text", ["{[a, b]: 1}", "? {a: 1}\n: 2\n", "steps: 1\nsteps: 2\n"])
+def test_keys_that_are_no_names_or_stand_twice_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="is not valid YAML near line") as caught:
+        load_config(tmp_path / "run.yaml", [])
+    assert "\n" not in str(caught.value)

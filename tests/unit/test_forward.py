@@ -19,6 +19,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from rftfm_ray.models import ASSETS
 from rftfm_ray.training.forward import load_causal_lm, packs, predict
 from rftfm_ray.training.packing import Packed, pack_sequences
 
@@ -82,6 +83,10 @@ def test_logits_and_gradients_equal_those_of_single_sequences(kind: str, tmp_pat
     for name, parameter in model.named_parameters():
         scale = float(wanted[name].abs().max())
         torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-3, atol=1e-3 * max(scale, 1.0))
+
+
+def test_the_shipped_model_is_packed() -> None:
+    assert packs(load_causal_lm(str(ASSETS / "tiny"), "float32"))
 
 
 def test_a_model_whose_packed_logits_are_wrong_is_padded(
