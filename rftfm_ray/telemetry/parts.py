@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rftfm_ray.errors import RecordError
-from rftfm_ray.telemetry.rundir import PRIVATE_DIR, PRIVATE_FILE, publish
+from rftfm_ray.telemetry.rundir import PRIVATE_DIR, write_atomic
 
 Work = Callable[[], None]
 QUEUE_LENGTH = 256
@@ -79,18 +78,10 @@ class PartFolder:
     def write(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Write one part and then remove the oldest beyond the retention limit; the newest always stays."""
         final = self._folder / f"part-{self._next:05d}.parquet"
-        temporary = final.with_name(f".{final.name}.tmp")
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=self._schema)
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
-            with os.fdopen(descriptor, "wb") as file:
-                pq.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            publish(temporary, final)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd")
+        write_atomic(final, buffer.getvalue().to_pybytes())
         self._next += 1
         self._retain()
 

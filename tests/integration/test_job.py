@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
+
+from rftfm_ray.types import ActorState
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 START_S = 90
+STATE = re.compile(r'ray_rftfm_actor_state\{[^}]*actor="([^"]+)"[^}]*state="([^"]+)"[^}]*\} 1')
 
 
 def free_port() -> int:
@@ -36,7 +43,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     token = home / "token"
     token.write_text("0123456789abcdef0123456789abcdef")
     token.chmod(0o600)
-    gcs, dashboard = free_port(), free_port()
+    gcs, dashboard, metrics = free_port(), free_port(), free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
@@ -45,6 +52,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={gcs}", f"--dashboard-port={dashboard}"]
+    command += [f"--metrics-export-port={metrics}"]
     command += [
         "--num-cpus=4",
         f"--temp-dir={temporary}",
@@ -55,7 +63,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_for_port(dashboard, node, home / "head.log")
-        yield environment | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}", "GCS": f"127.0.0.1:{gcs}"}
+        yield environment | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}", "METRICS": f"http://127.0.0.1:{metrics}"}
     finally:
         node.send_signal(signal.SIGTERM)
         try:
@@ -76,16 +84,30 @@ def wait_for_port(port: int, node: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(f"Ray did not start within {START_S} s: {log.read_text()}")
 
 
+def submit(head: dict[str, str], job: list[str]) -> tuple[subprocess.CompletedProcess[str], set[tuple[str, str]]]:
+    """Submit a job and wait for it; the (actor, state) pairs that the state metric showed meanwhile."""
+    command = [str(BIN / "ray"), "job", "submit", "--working-dir", str(ROOT), "--", *job]
+    seen: set[tuple[str, str]] = set()
+    with subprocess.Popen(command, env=head, text=True, cwd="/", stdout=PIPE, stderr=PIPE) as process:
+        end = time.monotonic() + 240
+        while process.poll() is None and time.monotonic() < end:
+            with contextlib.suppress(OSError), urllib.request.urlopen(head["METRICS"], timeout=5) as answer:  # noqa: S310
+                seen |= set(STATE.findall(answer.read().decode()))
+            time.sleep(0.5)
+        process.kill()
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err), seen
+
+
 def test_a_submitted_job_trains_in_the_cluster_and_leaves_its_records(head: dict[str, str]) -> None:
-    overrides = ["steps=2", "probe.size=16", "algorithm.prompts_per_step=4"]
+    overrides = ["steps=30", "probe.size=16", "algorithm.prompts_per_step=8"]
     job = ["rftfm", "train", "examples/calculator.yaml", "--json", *overrides]
-    submit = [str(BIN / "ray"), "job", "submit", "--working-dir", str(ROOT), "--", *job]
     end = time.monotonic() + START_S
-    done = subprocess.run(submit, env=head, capture_output=True, text=True, timeout=240, cwd="/")
+    done, states = submit(head, job)
     # The dashboard listens a little before the node's agent, which starts jobs.
     while "No available agent" in done.stderr and time.monotonic() < end:
         time.sleep(1)
-        done = subprocess.run(submit, env=head, capture_output=True, text=True, timeout=240, cwd="/")
+        done, states = submit(head, job)
     assert done.returncode == 0, done.stdout + done.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith('{"run_dir"'))
     summary = json.loads(line)
@@ -103,3 +125,5 @@ def test_a_submitted_job_trains_in_the_cluster_and_leaves_its_records(head: dict
     shown = {actor["name"].split("/")[1]: actor["repr_name"] for actor in actors}
     assert "algorithm=grpo" in shown["learner-0"]
     assert "task=calculator" in shown["rollout-0"]
+    assert {actor for actor, _ in states} == {"learner-0", "rollout-0"}
+    assert {state for _, state in states} <= {state.value for state in ActorState}

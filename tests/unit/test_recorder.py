@@ -24,7 +24,7 @@ from rftfm_ray.config import RecordsConfig, TextPrivacy
 from rftfm_ray.errors import RecordError
 from rftfm_ray.records import summary_json
 from rftfm_ray.tasks.api import ToolStatus
-from rftfm_ray.telemetry import parts, rundir
+from rftfm_ray.telemetry import rundir
 from rftfm_ray.telemetry.parts import BackgroundWriter, PartFolder, read_parts
 from rftfm_ray.telemetry.recorder import StepRecorder, TrajectoryRecorder, read_steps, read_trajectories, step_record
 from rftfm_ray.types import BatchMetrics, RunSummary, StepId, StepRow, Termination, Timings, UpdateMetrics
@@ -102,9 +102,10 @@ def test_part_appears_whole_under_its_name(tmp_path: Path, monkeypatch: pytest.M
         seen.append(read_parts(tmp_path / "rows", SCHEMA).num_rows)
         assert not final.exists()
         assert pq.read_table(temporary).num_rows == 2
-        rundir.publish(temporary, final)
+        whole(temporary, final)
 
-    monkeypatch.setattr(parts, "publish", watch)
+    whole = rundir.publish
+    monkeypatch.setattr(rundir, "publish", watch)
     folder = PartFolder(tmp_path / "rows", SCHEMA)
     folder.write([{"value": 1}, {"value": 2}])
     folder.write([{"value": 3}, {"value": 4}])
