@@ -36,4 +36,4 @@ def warmstart(
     from rftfm_ray.rollout.evaluate import evaluate
 
     for line in evaluate(out, RolloutConfig(), seed):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
