@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.types import StepRow
@@ -79,7 +81,9 @@ def _live(console: Console, config: RunConfig) -> Iterator[Callable[[StepRow], N
     )
     began: list[float] = []
     probe = math.nan
-    with Progress(*columns, console=console) as bar:
+    # Two lines, so that both fit a terminal of 80 columns: how far, and how well.
+    bar, figures = Progress(*columns, console=console), Text(no_wrap=True)
+    with Live(Group(bar, figures), console=console):
         task = bar.add_task("starting actors ...", total=config.steps)
 
         def observe(row: StepRow) -> None:
@@ -91,6 +95,7 @@ def _live(console: Console, config: RunConfig) -> Iterator[Callable[[StepRow], N
             elapsed, done = now - began[0], step - began[1]
             left = remaining_s(int(done), config.steps - int(began[1]), elapsed)
             rate = f"{done / elapsed:.1f} steps/s  ETA {left:.0f} s"
-            bar.update(task, completed=step, description=f"{describe(row, probe)}  {rate}")
+            figures.plain = "  " + describe(row, probe)
+            bar.update(task, completed=step, description=rate)
 
         yield observe
