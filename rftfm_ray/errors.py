@@ -63,5 +63,11 @@ class CheckpointError(RftfmError):
     """A checkpoint is incomplete, altered, or belongs to another run layout."""
 
 
+class ResumeError(CheckpointError):
+    """The checkpoint that a run was to go on from cannot be used."""
+
+    exit_code: ClassVar[int] = 2
+
+
 class RecordError(RftfmError):
     """The records of a run cannot be written or read."""

@@ -22,7 +22,7 @@ from rftfm_ray.actors.group import start_group
 from rftfm_ray.actors.learner import Position
 from rftfm_ray.cluster import check_shared, connect
 from rftfm_ray.config import RunConfig
-from rftfm_ray.errors import CheckpointError
+from rftfm_ray.errors import CheckpointError, ResumeError
 from rftfm_ray.models import ModelFacts, check_model
 from rftfm_ray.records import RunRecords
 from rftfm_ray.session import Session
@@ -188,16 +188,19 @@ def check_resume(checkpoint: Path, config: RunConfig) -> None:
     """Refuse a checkpoint that is damaged, or that leaves nothing to do.
 
     Raises:
-        CheckpointError: names the file and the fix.
+        ResumeError: names the file and the fix.
     """
-    state = verify(checkpoint).state
+    try:
+        state = verify(checkpoint).state
+    except CheckpointError as error:
+        raise ResumeError(f"Cannot resume: {error}") from error
     if state.step >= config.steps:
-        raise CheckpointError(
+        raise ResumeError(
             f"Checkpoint {checkpoint} stands at step {state.step}, and steps={config.steps}: nothing is left to do; "
             "raise steps."
         )
     if state.zero_stage != config.learner.zero_stage:
-        raise CheckpointError(
+        raise ResumeError(
             f"Checkpoint {checkpoint} was saved with learner.zero_stage={state.zero_stage}; resume with the same."
         )
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from rftfm_ray.config import RunConfig, load_config
+from rftfm_ray.errors import ResumeError
 from rftfm_ray.records import summary_json
-from rftfm_ray.run import train
+from rftfm_ray.run import plan, train
 from rftfm_ray.telemetry.events import read_events
 from rftfm_ray.telemetry.recorder import read_steps, read_trajectories
 from rftfm_ray.training import checkpoints
@@ -186,3 +187,18 @@ def test_stages_learn_the_same(runs: Path, straight: tuple[RunSummary, list[Step
     first, second = (read_steps(folder_of(s)) for s in (straight[0], zero))
     assert first["reward_mean"].to_pylist()[:3] == second["reward_mean"].to_pylist()
     np.testing.assert_allclose(first["loss"].to_numpy()[:3], second["loss"].to_numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [(["steps=3"], "stands at step 3, and steps=3"), (["learner.zero_stage=3"], "learner.zero_stage=2; resume with")],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_at_submit(
+    overrides: list[str], words: str, straight: tuple[RunSummary, list[StepRow]], runs: Path
+) -> None:
+    saved = folder_of(straight[0]) / "checkpoints" / "step-000003"
+    with pytest.raises(ResumeError, match=words):
+        plan(config(*overrides), runs / "refused", resume=saved)
+    with pytest.raises(ResumeError, match=r"nowhere/manifest\.json cannot be read"):
+        plan(config(), runs / "refused", resume=runs / "nowhere")
+    assert not (runs / "refused").exists()
