@@ -42,13 +42,15 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_another_architecture_trains_with_parity(llama: Path, runs: Path) -> None:
     overrides = ["steps=3", "task.name=calculator", f"model.path={llama}", "probe.size=16", "sync.parity_every=1"]
-    overrides += ["algorithm.prompts_per_step=4", "records.text=full", "records.trajectory_rate=1", "learner.lr=1e-3"]
+    overrides += ["algorithm.prompts_per_step=4", "records.text=full", "records.trajectory_rate=1", "learner.lr=1e-2"]
+    # Random weights earn no reward; the entropy bonus moves them, so that a stale copy of them would show.
+    overrides += ["algorithm.entropy_coef=0.1"]
     summary = train(load_config(None, overrides), runs / "llama")
     steps = read_steps(Path(summary.run_dir))
     assert summary.vetoes == 0
     # Tied embeddings: vLLM keeps a packed copy of the head, which a reload must not leave behind.
     assert max(steps["rollout_gap_max"].to_pylist()) < 1e-4
     assert max(gap for gap in steps["parity_gap"].to_pylist() if not math.isnan(gap)) < 1e-4
-    assert steps["kl_ref"].to_pylist()[-1] > 0 or steps["reward_std"].to_pylist()[0] == 0
+    assert steps["kl_ref"].to_pylist()[-1] > 1e-4
     rows = read_trajectories(Path(summary.run_dir)).to_pylist()
     assert all(row["turns"] >= 1 and row["tokens"] for row in rows)
