@@ -23,7 +23,10 @@ class TrajectoryBatch:
         tokens: (N,) token ids.
         action: (N,) True where the model chose the token; prompt and observations are False.
         logprobs: (N,) natural-log probability of each chosen token at sampling, 0 elsewhere.
-        reward: (B,) NaN where the trajectory is masked.
+        reward: (B,) what trains; NaN where the trajectory is masked.
+        live_reward: (B,) what the live reward channel gave, before anything was replaced or clipped; NaN where masked.
+        trusted_reward: (B,) what the trusted verifier gave; NaN where it was not asked.
+        refills: (B,) how many times the trajectory was drawn anew after a tool failure.
         correct: (B,) whether the verifier calls the answer right.
         valid: (B,) False for trajectories that must not train (infrastructure or verifier failure).
         termination: (B,) `Termination` values.
@@ -33,6 +36,8 @@ class TrajectoryBatch:
         call_turn: (C,) turn after which the call was made.
         call_status: (C,) index into the members of `tasks.api.ToolStatus`.
         call_latency_s: (C,) seconds the tool took.
+        call_tries: (C,) tries that the call took, 1 when the first one settled it.
+        shadow_ok: (S,) whether an idle tool instance answered a recorded call as it was answered before.
         keys: B problem keys.
         texts: B transcripts after the prompt, observations included.
         call_requests: C tool requests.
@@ -47,6 +52,9 @@ class TrajectoryBatch:
     action: NDArray[np.bool_]
     logprobs: NDArray[np.float32]
     reward: NDArray[np.float32]
+    live_reward: NDArray[np.float32]
+    trusted_reward: NDArray[np.float32]
+    refills: NDArray[np.int8]
     correct: NDArray[np.bool_]
     valid: NDArray[np.bool_]
     termination: NDArray[np.int8]
@@ -56,6 +64,8 @@ class TrajectoryBatch:
     call_turn: NDArray[np.int8]
     call_status: NDArray[np.int8]
     call_latency_s: NDArray[np.float32]
+    call_tries: NDArray[np.int8]
+    shadow_ok: NDArray[np.bool_]
     keys: tuple[str, ...]
     texts: tuple[str, ...]
     call_requests: tuple[str, ...]

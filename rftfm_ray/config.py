@@ -12,12 +12,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from rftfm_ray.errors import ConfigError
+from rftfm_ray.types import GuardMode
+from rftfm_ray.verdicts import Family
 
 
 def _not_bool(value: object) -> object:
     if isinstance(value, bool):
         raise PydanticCustomError("number", "Input should be a number, not true or false")
     return value
+
+
+def _off(value: object) -> object:
+    # To YAML 1.1 a bare off is false.
+    return GuardMode.OFF.value if value is False else value
 
 
 Integer = Annotated[int, BeforeValidator(_not_bool)]
@@ -84,7 +91,7 @@ class AlgorithmConfig(Section):
 
 
 class RolloutConfig(Section):
-    """How trajectories are generated, with vLLM."""
+    """How trajectories are generated, with vLLM, and how tools are called."""
 
     num_actors: Count = 1
     temperature: NonNegative = 1.0
@@ -98,6 +105,10 @@ class RolloutConfig(Section):
     """Tokens per KV block of vLLM's cache; on a CPU 32 is the smallest."""
     timeout_s: Positive = 600.0
     """Longest time that one generation may take before the run stops."""
+    tool_retries: Cadence = 0
+    """Further tries of a tool call that ended in an error, each on the other tool instance."""
+    tool_backoff_s: NonNegative = 0.01
+    """Wait before the first further try; it doubles with each."""
 
 
 class LearnerConfig(Section):
@@ -157,12 +168,14 @@ class CheckpointConfig(Section):
 
 
 class ProbeConfig(Section):
-    """The held-out probe."""
+    """The held-out probe: an independent look at what the model can do."""
 
-    every: Cadence = 10
-    """Steps between held-out probes; 0: only before the first and after the last step."""
-    size: Annotated[Integer, Field(ge=16)] = 1024
-    """Held-out problems, answered greedily."""
+    every: Cadence = 5
+    """Steps between held-out probes, made while the learner learns; 0: none but the first and the last."""
+    size: Annotated[Integer, Field(ge=16)] = 256
+    """Held-out problems of a probe, answered greedily."""
+    final_size: Annotated[Integer, Field(ge=16)] = 1024
+    """Held-out problems before the first and after the last step."""
 
 
 class RecordsConfig(Section):
@@ -192,21 +205,38 @@ class PlacementConfig(Section):
 class GuardConfig(Section):
     """Monitor and controller."""
 
-    mode: Literal["off", "observe", "advise", "act"] = "off"
+    mode: Annotated[GuardMode, BeforeValidator(_off)] = GuardMode.OBSERVE
+    """`off`; `observe`: detect and diagnose; `advise`: decide and journal too; `act`: carry it out."""
+    act_on: tuple[Family, ...] = (Family.TE, Family.NUMERICAL, Family.SYNC)
+    """Families of faults that `act` may treat; RF, PG, OD and CA only when they are named."""
     policy: str | None = None
-    profile: str | None = None
-
-    @model_validator(mode="after")
-    def _available(self) -> GuardConfig:
-        if self.mode != "off":
-            raise ValueError(
-                f"guard.mode={self.mode} needs the monitor and controller actors, which this version does not have "
-                "yet; use guard.mode=off"
-            )
-        for key in ("policy", "profile"):
-            if getattr(self, key) is not None:
-                raise ValueError(f"guard.{key} has no effect while guard.mode=off; remove guard.{key}")
-        return self
+    """Your remediation policy as `module:Class`, `module:function` or `file.py:Class`; null: the shipped playbook."""
+    policy_timeout_s: Positive = 1.0
+    """Longest time that a policy may take to decide."""
+    fallback: Literal["playbook", "none"] = "playbook"
+    """What decides where your policy fails, is late or asks for what is out of bounds."""
+    verdict_timeout_s: Positive = 10.0
+    """Longest wait for a verdict at a step's boundary; a later one takes effect at the next."""
+    warmup_steps: Annotated[Integer, Field(ge=3)] = 5
+    """Steps that the run's own reference is taken from before telemetry is judged."""
+    false_alarm_steps: Annotated[Integer, Field(ge=100)] = 10_000
+    """Healthy steps to one false alarm that a detector is set for."""
+    regrade_rate: Annotated[Float, Field(ge=0, le=1)] = 0.25
+    """Share of trajectories that the trusted verifier grades once more, chosen by a hash; 0: none."""
+    regrade_noise: Annotated[Float, Field(gt=0, lt=0.05)] = 0.001
+    """Share of verdicts in which an honest reward channel and the trusted verifier may disagree."""
+    verify_steps: Count = 6
+    """Steps over which a remedy must show that it works."""
+    cooldown_steps: Cadence = 2
+    """Steps after a remedy in which no other one is begun for the same incident."""
+    budget: Cadence = 4
+    """Remedies per family of faults in a run."""
+    return_after: Count = 10
+    """Clean steps before a lever goes a step back to its nominal value, and between such steps."""
+    on_give_up: Literal["continue", "halt"] = "continue"
+    """What happens when no remedy is left: train on, or write a checkpoint and end with exit code 3."""
+    buffer: Count = 256
+    """Reports that may wait for the monitor; beyond them the run waits, and the journal counts it."""
 
 
 class RunConfig(Section):
@@ -214,6 +244,11 @@ class RunConfig(Section):
 
     seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
     steps: Count = 40
+    """Steps of training; after a rollback those that were undone are made again."""
+    max_paid_steps: Cadence = 0
+    """Steps at most, undone ones included; 0: as many as it takes."""
+    inject: tuple[str, ...] = ()
+    """Faults to inject, each as `CODE@STEP[:strength]`, for example `OD-1@15:30`: a fire drill. `rftfm faults`."""
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()

@@ -69,5 +69,27 @@ class ResumeError(CheckpointError):
     exit_code: ClassVar[int] = 2
 
 
+class FaultError(RftfmError):
+    """A fault to inject that does not exist, or not in this run."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class PolicyError(RftfmError):
+    """A remediation policy that cannot be loaded or breaks its contract."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class GuardError(RftfmError):
+    """The monitor or the controller failed at what only they can do."""
+
+
+class GuardHaltError(RftfmError):
+    """The guard has ended the run: no remedy was left. A checkpoint has been written."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class RecordError(RftfmError):
     """The records of a run cannot be written or read."""

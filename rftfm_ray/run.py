@@ -7,6 +7,7 @@ RunRecords          rows, trajectories and events on disk, written in a thread o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import secrets
@@ -15,23 +16,36 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import ray
 
-from rftfm_ray.actors.group import start_group
+from rftfm_ray.actors.controller import Change, GuardTotals
+from rftfm_ray.actors.group import START_TIMEOUT_S, ActorGroup, GuardActors, start_group, start_guard, wait_for
 from rftfm_ray.actors.learner import Position
 from rftfm_ray.cluster import check_shared, connect
 from rftfm_ray.config import RunConfig
-from rftfm_ray.errors import CheckpointError, ResumeError
+from rftfm_ray.detection.battery import watch_settings
+from rftfm_ray.detection.signals import report_of
+from rftfm_ray.errors import CheckpointError, GuardHaltError, ResumeError
+from rftfm_ray.faults.catalogue import FaultSpec, check_faults
+from rftfm_ray.guard import Guard, LiveGuard, NoGuard
 from rftfm_ray.models import ModelFacts, check_model
+from rftfm_ray.policies.api import Policy
+from rftfm_ray.policies.loading import PLAYBOOK, load_policy
+from rftfm_ray.policies.playbook import Playbook
+from rftfm_ray.policies.safety import SafePolicy
+from rftfm_ray.policies.treatment import treatment_settings
 from rftfm_ray.records import RunRecords
+from rftfm_ray.remediation import RemedyExecutor
 from rftfm_ray.session import Session
 from rftfm_ray.tasks.api import Problem, Task
 from rftfm_ray.tasks.loading import check_task, load_task
 from rftfm_ray.telemetry.features import batch_metrics
+from rftfm_ray.telemetry.journal import JOURNAL
 from rftfm_ray.telemetry.rundir import check_run_dir, create_run_dir, default_run_dir
 from rftfm_ray.training.checkpoints import verify
-from rftfm_ray.types import RunSummary, StepId, StepRow, Timings
+from rftfm_ray.types import GuardMode, RunSummary, StepId, StepRow, Timings
 
 Observer = Callable[[StepRow], None]
 START = Position(StepId(attempt=0, step=0, paid_step=0), model_version=0, cursor=0)
@@ -49,17 +63,28 @@ class Curve:
     first_step_s: float = math.nan
 
 
-def loop(session: Session, records: RunRecords, config: RunConfig, checkpoints: Path, observe: Observer) -> Curve:
-    """Train until `steps`. Remote calls are chained by reference: the driver waits for results, never carries them."""
-    curve, digest = Curve(), hashlib.sha256(config.to_yaml().encode()).hexdigest()
+def loop(
+    session: Session, records: RunRecords, config: RunConfig, folder: Path, guard: Guard, observe: Observer
+) -> Curve:
+    """Train to the end. Remote calls are chained by reference: the driver waits for results, never carries them."""
+    curve = Curve()
     session.resync()
     records.event("parity", session.position.id, gap=session.parity())
     if config.snapshots.every:
         session.snapshot()
-    curve.probes.append(_probe(session, records))
+    curve.probes.append(_probe(session, records, config.probe.final_size))
     for position in session.positions():
         start = time.perf_counter()
         trajectories = session.generate(position)
+        change = guard.boundary(session.position, position.id)
+        bounded = time.perf_counter()
+        if change is not None:
+            trajectories = _take(change, session, records, position)
+            if change.position is not None:
+                continue
+        made, held = session.position, []
+        if due(made.id.step, config.probe.every):
+            held = session.start_probe(config.probe.size)
         report_ref, weights = session.train(position, trajectories)
         synced = session.sync(weights)
         batch = session.fetch(trajectories)
@@ -70,17 +95,41 @@ def loop(session: Session, records: RunRecords, config: RunConfig, checkpoints: 
         session.fetch_synced(synced, position)
         ended = time.perf_counter()
 
-        timings = Timings(generated - start, trained - generated, ended - trained, ended - start)
-        step, last = position.id.step, position.id.step == config.steps
-        parity = session.parity() if due(step, config.sync.parity_every) else math.nan
-        probe = _probe(session, records) if last or due(step, config.probe.every) else math.nan
-        row = StepRow(position.id, position.model_version, observed, report.metrics, timings, probe, parity)
+        probe = session.fetch_probe(held, made) if held else None
+        if probe is not None:
+            records.probe(probe, made.id)
+        waited, probed = bounded - start, probe.seconds if probe else 0.0
+        timings = Timings(generated - start, trained - generated, ended - trained, waited, probed, ended - start)
+        parity = session.parity() if due(position.id.step, config.sync.parity_every) else math.nan
+        accuracy, excess = probe.accuracy if probe else math.nan, session.lr_excess(position, report.metrics)
+        row = StepRow(position.id, position.model_version, observed, report.metrics, timings, accuracy, parity, *excess)
+        guard.report(report_of(row))
         records.step(row, batch, report.vetoes)
         observe(row)
         _tally(curve, row)
-        if due(step, config.checkpoints.every) or (last and config.checkpoints.at_end):
-            records.event("checkpoint", position.id, path=Path(session.save(checkpoints, digest)).name)
+        last = session.finished(position)
+        if due(position.id.step, config.checkpoints.every) or (last and config.checkpoints.at_end):
+            records.event(
+                "checkpoint", position.id, path=Path(session.save(folder / "checkpoints", digest(config))).name
+            )
+    curve.probes.append(_probe(session, records, config.probe.final_size))
     return curve
+
+
+def _take(change: Change, session: Session, records: RunRecords, position: Position) -> list[Any]:
+    """Go on as the guard has changed things: the step's trajectories under new levers, or none after a rollback.
+
+    Raises:
+        GuardHaltError: when the guard has ended the run.
+    """
+    session.adopt(change.levers, change.position)
+    records.event("remedy", position.id, remedy=change.remedy, rollback=change.position is not None)
+    if change.halt:
+        raise GuardHaltError(
+            f"The guard ended the run at step {session.position.id.step}: {change.reason} The journal says why; go on "
+            f"with --resume {change.checkpoint}."
+        )
+    return [] if change.position is not None else session.revise(position)
 
 
 def due(step: int, every: int) -> bool:
@@ -88,8 +137,8 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _probe(session: Session, records: RunRecords) -> float:
-    result = session.probe()
+def _probe(session: Session, records: RunRecords, size: int) -> float:
+    result = session.probe(size)
     records.probe(result, session.position.id)
     return result.accuracy
 
@@ -116,6 +165,8 @@ class RunPlan:
     heldout: Sequence[Problem]
     facts: ModelFacts
     resume: Path | None
+    faults: tuple[FaultSpec, ...]
+    policy: Policy
 
 
 def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = None) -> RunPlan:
@@ -137,7 +188,8 @@ def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = N
     check_run_dir(folder)
     if resume is not None:
         check_resume(resume, config)
-    return RunPlan(name, config, folder, task, pool, heldout, facts, resume)
+    faults, policy = check_faults(config, task), load_policy(config.guard.policy)
+    return RunPlan(name, config, folder, task, pool, heldout, facts, resume, faults, policy)
 
 
 def train(
@@ -156,32 +208,84 @@ def train(
 
 def execute(planned: RunPlan, observe: Observer, began: float) -> RunSummary:
     """Run a plan; `began` is the `time.perf_counter` that `first_step_s` counts from."""
-    config, folder = planned.config, planned.folder
-    ours = connect(config)
+    ours = connect(planned.config)
     try:
-        check_shared(folder)
-        problems = [*planned.pool, *planned.heldout]
-        group = start_group(planned.name, config, str(planned.facts.path), planned.task, problems)
-        try:
-            create_run_dir(folder)
-            session = Session(config, group, planned.pool, planned.heldout, START)
-            with RunRecords(folder, planned.name, config) as records:
-                records.event(
-                    "run_started", None, run=planned.name, task=planned.task.name, parameters=planned.facts.parameters
-                )
-                if planned.resume is not None:
-                    session.resume(planned.resume)
-                    records.event("resumed", session.position.id, checkpoint=str(planned.resume))
-                curve = loop(session, records, config, folder / "checkpoints", observe)
-                summary = _summarise(config, folder, curve, began)
-                records.event("run_ended", session.position.id, reward_last=summary.reward_last)
-                records.summary(summary)
-            return summary
-        finally:
-            group.stop()
+        check_shared(planned.folder)
+        with contextlib.ExitStack() as stack:
+            guards = _start_guard(planned, stack)
+            problems = [*planned.pool, *planned.heldout]
+            group = start_group(
+                planned.name, planned.config, str(planned.facts.path), planned.task, problems, planned.faults
+            )
+            stack.callback(group.stop)
+            create_run_dir(planned.folder)
+            return _run(planned, group, guards, observe, began)
     finally:
         if ours:
             ray.shutdown()
+
+
+def _start_guard(planned: RunPlan, stack: contextlib.ExitStack) -> GuardActors | None:
+    guard = planned.config.guard
+    if guard.mode is GuardMode.OFF:
+        return None
+    fallback = Playbook() if guard.fallback == "playbook" and guard.policy is not None else None
+    policy = SafePolicy(planned.policy, guard.policy or PLAYBOOK, guard.policy_timeout_s, fallback)
+    settings = treatment_settings(planned.config)
+    guards = start_guard(planned.name, watch_settings(planned.config), settings, policy)
+    stack.callback(guards.stop)
+    return guards
+
+
+def _run(
+    planned: RunPlan, group: ActorGroup, guards: GuardActors | None, observe: Observer, began: float
+) -> RunSummary:
+    config, folder = planned.config, planned.folder
+    session = Session(config, group, planned.pool, planned.heldout, START)
+    with RunRecords(folder, planned.name, config) as records:
+        records.event(
+            "run_started", None, run=planned.name, task=planned.task.name, parameters=planned.facts.parameters
+        )
+        for spec in planned.faults:
+            records.event(
+                "fault", None, code=spec.code, mechanism=spec.mechanism, strength=spec.strength,
+                all_instances=spec.all_instances, duration=spec.duration,
+                # Each of them is at its full strength from the first step that it is on.
+                switch_step=spec.onset, effect_step=spec.onset,
+            )  # fmt: skip
+        if planned.resume is not None:
+            session.resume(planned.resume)
+            records.event("resumed", session.position.id, checkpoint=str(planned.resume))
+        guard = _attach(planned, session, group, guards, records)
+        curve = loop(session, records, config, folder, guard, observe)
+        totals = guard.finish(session.position.id)
+        summary = _summarise(config, folder, curve, began, totals, session.position.id)
+        records.event("run_ended", session.position.id, reward_last=summary.reward_last)
+        records.summary(summary)
+    return summary
+
+
+def _attach(
+    planned: RunPlan, session: Session, group: ActorGroup, guards: GuardActors | None, records: RunRecords
+) -> Guard:
+    """Give the controller its journal and its way to act, and the loop its guard."""
+    if guards is None:
+        return NoGuard()
+    config, start = planned.config, session.position
+    executor = RemedyExecutor(
+        config.model_copy(update={"inject": ()}), group, tuple(planned.heldout), start, guards.monitor,
+        planned.folder / "checkpoints", digest(config),
+    )  # fmt: skip
+    asked = guards.controller.attach.remote(str(planned.folder / JOURNAL), executor, start.id, session.levers)
+    wait_for([asked], START_TIMEOUT_S, "starting monitor and controller")
+    return LiveGuard(
+        config.guard, guards.monitor, guards.controller, lambda why: records.event("guard_lost", None, reason=why)
+    )
+
+
+def digest(config: RunConfig) -> str:
+    """What a checkpoint remembers of the configuration that it was made under."""
+    return hashlib.sha256(config.to_yaml().encode()).hexdigest()
 
 
 def check_resume(checkpoint: Path, config: RunConfig) -> None:
@@ -205,14 +309,16 @@ def check_resume(checkpoint: Path, config: RunConfig) -> None:
         )
 
 
-def _summarise(config: RunConfig, folder: Path, curve: Curve, began: float) -> RunSummary:
+def _summarise(
+    config: RunConfig, folder: Path, curve: Curve, began: float, totals: GuardTotals, last: StepId
+) -> RunSummary:
     def mean(values: list[float]) -> float:
         return statistics.fmean(values) if values else math.nan
 
     return RunSummary(
         run_dir=str(folder),
         seed=config.seed,
-        steps=config.steps,
+        steps=last.step,
         reward_first=mean(curve.rewards[:EDGE]),
         reward_last=mean(curve.rewards[-EDGE:]),
         probe_first=curve.probes[0],
@@ -221,5 +327,7 @@ def _summarise(config: RunConfig, folder: Path, curve: Curve, began: float) -> R
         first_step_s=curve.first_step_s - began,
         vetoes=curve.vetoes,
         guard=config.guard.mode,
-        incidents=0,
+        incidents=totals.incidents,
+        remedies=totals.remedies,
+        paid_steps=last.paid_step,
     )

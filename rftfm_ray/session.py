@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from rftfm_ray.actors.learner import Position
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import SyncError
+from rftfm_ray.policies.levers import config_schedule, effective, nominal_settings
 from rftfm_ray.rollout.jobs import probe_jobs, split_jobs, step_jobs
 from rftfm_ray.tasks.api import Problem
 from rftfm_ray.tasks.stream import PromptStream
-from rftfm_ray.types import ProbeResult, Sampling, StepId
+from rftfm_ray.types import Levers, ProbeResult, Sampling, StepId, UpdateMetrics
 
 CHECKPOINT_TIMEOUT_S = 1800.0
 
@@ -33,15 +34,22 @@ class Session:
         self._stream = PromptStream(pool, config.seed)
         self._heldout = heldout
         self._sampling = Sampling(config.rollout.temperature, config.rollout.top_p)
+        self._schedule = config_schedule(config)
         self.position = start
+        self.levers = Levers()
 
     def positions(self) -> Iterator[Position]:
         """Where the run will stand after each of its remaining steps."""
-        while self.position.id.step < self._config.steps:
+        while not self.finished(self.position):
             now = self.position
             following = StepId(now.id.attempt, now.id.step + 1, now.id.paid_step + 1)
             cursor = now.cursor + self._config.algorithm.prompts_per_step
             yield Position(following, now.model_version + 1, cursor)
+
+    def finished(self, position: Position) -> bool:
+        """Whether nothing is left to do at `position`: all steps are made, or all that may be paid are paid."""
+        most = self._config.max_paid_steps
+        return position.id.step >= self._config.steps or bool(most and position.id.paid_step >= most)
 
     def generate(self, position: Position) -> list[Any]:
         """Start generating and scoring the step's trajectories; one reference per rollout actor."""
@@ -60,6 +68,22 @@ class Session:
         snapshot = bool(every) and position.id.step % every == 0
         report, weights = self._group.learner.train.options(num_returns=2).remote(position, snapshot, *trajectories)
         return report, weights
+
+    def revise(self, position: Position) -> list[Any]:
+        """Start grading and refilling the step's trajectories once more, after levers have moved."""
+        return [actor.revise.remote(position.id) for actor in self._group.rollouts]
+
+    def adopt(self, levers: Levers, position: Position | None) -> None:
+        """Go on under `levers`, and from `position` where a rollback has put learner and rollout back to it."""
+        self.levers = levers
+        if position is not None:
+            self.position = position
+
+    def lr_excess(self, position: Position, update: UpdateMetrics) -> tuple[float, float]:
+        """Natural logarithms of a step's rate, and of its schedule's factor, over what was called for."""
+        factor = self._schedule(position.id)
+        declared = effective(nominal_settings(self._config), factor, self.levers).lr
+        return _log_ratio(update.lr, declared), _log_ratio(update.schedule_factor, factor)
 
     def sync(self, weights: Any) -> list[Any]:
         """Start handing weights to every rollout actor; each refuses to serve until it holds them."""
@@ -106,17 +130,42 @@ class Session:
             )
         return gap
 
-    def probe(self) -> ProbeResult:
-        """Greedy accuracy on the held-out problems at the current version."""
-        start = time.perf_counter()
-        shares = split_jobs(probe_jobs(self._heldout), 1, len(self._group.rollouts))
-        counts = [
+    def start_probe(self, size: int) -> list[Any]:
+        """Start answering `size` held-out problems at the current version; it runs before the next sync."""
+        shares = split_jobs(probe_jobs(self._heldout[:size]), 1, len(self._group.rollouts))
+        return [
             actor.probe.remote(share, self.position.id, self.position.model_version)
             for actor, share in zip(self._group.rollouts, shares, strict=True)
         ]
-        right = sum(wait_for(counts, self._config.rollout.timeout_s, "probing held-out accuracy"))
-        size, seconds = len(self._heldout), time.perf_counter() - start
-        return ProbeResult(self.position.id.step, self.position.model_version, right / size, size, seconds)
+
+    def fetch_probe(self, counts: Sequence[Any], made: Position) -> ProbeResult:
+        """Wait for a probe of the version that stood at `made`."""
+        results = wait_for(counts, self._config.rollout.timeout_s, "probing held-out accuracy")
+        right, size = (sum(result[i] for result in results) for i in (0, 1))
+        seconds = max(result[2] for result in results)
+        return ProbeResult(made.id.step, made.model_version, right / size, size, seconds)
+
+    def probe(self, size: int) -> ProbeResult:
+        """Greedy accuracy on `size` held-out problems at the current version."""
+        return self.fetch_probe(self.start_probe(size), self.position)
+
+    def move_levers(self, levers: Levers) -> None:
+        """Put `levers` in force at the learner and every rollout actor."""
+        actors = (self._group.learner, *self._group.rollouts)
+        wait_for([a.set_levers.remote(levers) for a in actors], self._config.rollout.timeout_s, "moving levers")
+        self.levers = levers
+
+    def restore(self, step: int, version: int) -> Position:
+        """Put the learner back to its snapshot of `step`; its weights will be called `version`."""
+        restoring = self._group.learner.restore_snapshot.remote(step, version)
+        found: Position = wait_for([restoring], self._config.learner.timeout_s, "going back to a snapshot")[0]
+        return found
+
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """Steps that the learner can go back to, oldest first."""
+        asked = self._group.learner.snapshot_steps.remote()
+        steps: tuple[int, ...] = wait_for([asked], self._config.learner.timeout_s, "looking at snapshots")[0]
+        return steps
 
     def snapshot(self) -> None:
         """Copy the learner's state into its ring."""
@@ -134,4 +183,9 @@ class Session:
         """Put learner and position where a checkpoint stood. The caller syncs and probes parity next."""
         loading = self._group.learner.load.remote(str(checkpoint))
         state = wait_for([loading], CHECKPOINT_TIMEOUT_S, "loading a checkpoint")[0]
+        self.move_levers(state.levers)
         self.position = Position(StepId(state.attempt, state.step, state.paid_step), state.model_version, state.cursor)
+
+
+def _log_ratio(value: float, declared: float) -> float:
+    return math.log(value / declared) if value > 0 else -math.inf

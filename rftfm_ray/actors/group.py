@@ -9,13 +9,19 @@ from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from rftfm_ray.actors.controller import ControllerActor
 from rftfm_ray.actors.learner import LearnerActor
+from rftfm_ray.actors.monitor import MonitorActor
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.actors.rollout import RolloutActor
 from rftfm_ray.config import PlacementConfig, RunConfig
+from rftfm_ray.detection.battery import WatchSettings, battery
 from rftfm_ray.errors import LearnerError, PlacementError, RftfmError, RolloutError
+from rftfm_ray.faults.catalogue import FaultSpec
+from rftfm_ray.policies.safety import SafePolicy
+from rftfm_ray.policies.treatment import TreatmentSettings
 from rftfm_ray.rollout.engine import ENVIRONMENT
 from rftfm_ray.tasks.api import Problem, Task
 
@@ -54,7 +60,14 @@ def environment(gpus: float) -> Mapping[str, str]:
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
-def start_group(run: str, config: RunConfig, model_path: str, task: Task, problems: Sequence[Problem]) -> ActorGroup:
+def start_group(
+    run: str,
+    config: RunConfig,
+    model_path: str,
+    task: Task,
+    problems: Sequence[Problem],
+    faults: Sequence[FaultSpec] = (),
+) -> ActorGroup:
     """Start learner and rollout actors of `run` and wait until all of them can work.
 
     Raises:
@@ -74,11 +87,11 @@ def start_group(run: str, config: RunConfig, model_path: str, task: Task, proble
             Role(run, "learner", 0, learner_detail),
             places.cpus_per_learner,
             places.gpus_per_learner,
-        ).remote(Role(run, "learner", 0, learner_detail), config, model_path)
+        ).remote(Role(run, "learner", 0, learner_detail), config, model_path, faults)
         roles = [Role(run, "rollout", i, rollout_detail) for i in range(config.rollout.num_actors)]
         rollouts = [
             _actor(RolloutActor, placement, 1 + i, role, places.cpus_per_rollout, places.gpus_per_rollout).remote(
-                role, config, model_path, task
+                role, config, model_path, task, faults
             )
             for i, role in enumerate(roles)
         ]
@@ -100,19 +113,50 @@ def start_group(run: str, config: RunConfig, model_path: str, task: Task, proble
     return ActorGroup(learner, rollouts, first, placement)
 
 
+@dataclass(frozen=True, slots=True)
+class GuardActors:
+    """Handles of monitor and controller. They take no logical CPU and live on the driver's node, whose disk they use."""
+
+    monitor: Any
+    controller: Any
+
+    def stop(self) -> None:
+        """End both. Safe to call twice."""
+        for actor in (self.monitor, self.controller):
+            ray.kill(actor)
+
+
+def start_guard(run: str, watch: WatchSettings, treatment: TreatmentSettings, policy: SafePolicy) -> GuardActors:
+    """Create monitor and controller of `run`, to start beside the other actors. They are not told of a fire drill."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+
+    def start(kind: type, role: Role, *arguments: object) -> Any:
+        options = _options(role, 0.0, 0.0) | {"scheduling_strategy": here}
+        return ray.remote(kind).options(**options).remote(role, *arguments)
+
+    acts = f"mode={treatment.mode}, act_on={'+'.join(treatment.act_on) or 'nothing'}, policy={policy.name}"
+    return GuardActors(
+        start(MonitorActor, Role(run, "monitor", 0, f"detectors={len(battery(watch))}"), watch),
+        start(ControllerActor, Role(run, "controller", 0, acts), treatment, policy),
+    )
+
+
 def _actor(kind: type, placement: PlacementGroup, bundle: int, role: Role, cpus: float, gpus: float) -> Any:
     strategy = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=bundle)
-    return ray.remote(kind).options(
-        name=role.actor_name,
-        namespace=NAMESPACE,
-        num_cpus=cpus,
-        num_gpus=gpus,
-        max_restarts=0,
+    return ray.remote(kind).options(**_options(role, cpus, gpus), scheduling_strategy=strategy)
+
+
+def _options(role: Role, cpus: float, gpus: float) -> dict[str, Any]:
+    return {
+        "name": role.actor_name,
+        "namespace": NAMESPACE,
+        "num_cpus": cpus,
+        "num_gpus": gpus,
+        "max_restarts": 0,
         # A step must never be applied twice: nothing with an effect is retried behind our back.
-        max_task_retries=0,
-        scheduling_strategy=strategy,
-        runtime_env={"env_vars": dict(environment(gpus))},
-    )
+        "max_task_retries": 0,
+        "runtime_env": {"env_vars": dict(environment(gpus))},
+    }
 
 
 def bundles(config: RunConfig) -> list[dict[str, float]]:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from rftfm_ray.actors.roles import Role, rename_process
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config import RunConfig
-from rftfm_ray.policies.levers import check_levers
+from rftfm_ray.faults.catalogue import FaultSpec
+from rftfm_ray.faults.injectors import faulty_gain, faulty_schedule
+from rftfm_ray.policies.levers import check_levers, config_schedule
 from rftfm_ray.telemetry.metrics import StateGauge
-from rftfm_ray.types import ActorState, Levers, Settings, StepId
+from rftfm_ray.types import ActorState, Levers, StepId
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +37,7 @@ class Position:
 class LearnerActor:
     """Learns from trajectories. One rank."""
 
-    def __init__(self, role: Role, config: RunConfig, model_path: str) -> None:
+    def __init__(self, role: Role, config: RunConfig, model_path: str, faults: Sequence[FaultSpec] = ()) -> None:
         rename_process(role)
         import torch
 
@@ -48,7 +50,8 @@ class LearnerActor:
         torch.manual_seed(config.seed)
         self._config = config
         self._model_path = Path(model_path)
-        self._learner = Learner(config, model_path)
+        schedule = faulty_schedule(config_schedule(config), faults)
+        self._learner = Learner(config, model_path, schedule, faulty_gain(faults))
         self._ring = SnapshotRing(config.snapshots.keep, config.snapshots.max_bytes)
         self._gauge.set(ActorState.IDLE)
 
@@ -67,7 +70,7 @@ class LearnerActor:
         Returns the report and the weights after it; with `snapshot` the state after it joins the ring.
         """
         self._gauge.set(ActorState.TRAINING)
-        report = self._learner.update(concatenate(parts), position.id.step)
+        report = self._learner.update(concatenate(parts), position.id)
         if snapshot:
             self.take_snapshot(position)
         update = self.weights(position.model_version)
@@ -78,15 +81,14 @@ class LearnerActor:
         """The learner's own log-probs of given sequences, for the parity probe."""
         return self._learner.score(sequences)
 
-    def set_levers(self, levers: Levers) -> Settings:
-        """Move levers from the next update on; returns the settings in force at step 1 under them.
+    def set_levers(self, levers: Levers) -> None:
+        """Move levers from the next update on.
 
         Raises:
             ConfigError: when one is out of bounds.
         """
         check_levers(levers)
         self._learner.levers = levers
-        return self._learner.settings(1)
 
     def take_snapshot(self, position: Position) -> None:
         """Copy the learner's state into the ring."""
@@ -100,8 +102,10 @@ class LearnerActor:
         """Steps whose snapshots the ring holds."""
         return self._ring.steps()
 
-    def restore_snapshot(self, step: int) -> Position:
+    def restore_snapshot(self, step: int, version: int | None = None) -> Position:
         """Put the learner back to where it stood after `step`, levers included; later snapshots are dropped.
+
+        `version` is what its weights are called from now on, instead of what they were called then.
 
         Raises:
             LearnerError: when there is no snapshot of that step.
@@ -111,7 +115,7 @@ class LearnerActor:
         self._learner.gate.restore(snapshot.grad_norms)
         self._learner.levers = snapshot.levers
         self._ring.drop_after(step)
-        return Position(snapshot.id, snapshot.model_version, snapshot.cursor)
+        return Position(snapshot.id, snapshot.model_version if version is None else version, snapshot.cursor)
 
     def save(self, folder: str, position: Position, config_sha256: str) -> str:
         """Write a durable checkpoint below `folder`; returns its path once it is complete."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,14 @@ import numpy as np
 from rftfm_ray.actors.roles import Role, rename_process
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import ConfigError, SyncError
+from rftfm_ray.faults.catalogue import FaultSpec
+from rftfm_ray.faults.injectors import faulty_reward, faulty_tools
+from rftfm_ray.policies.levers import check_levers
+from rftfm_ray.rollout.channels import Channels, Grader, TaskReward, ToolPool, task_tools
 from rftfm_ray.rollout.weights import WeightsUpdate, check_weights
 from rftfm_ray.tasks.api import Problem, Task
 from rftfm_ray.telemetry.metrics import StateGauge
-from rftfm_ray.types import ActorState, Sampling, StepId
+from rftfm_ray.types import ActorState, GuardMode, Levers, Sampling, StepId
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,10 +27,21 @@ if TYPE_CHECKING:
     from rftfm_ray.rollout.jobs import EpisodeJob
 
 
+def live_channels(task: Task, config: RunConfig, faults: Sequence[FaultSpec]) -> Channels:
+    """Tools and reward channel of a run, with the faults of a fire drill in them."""
+    tools = faulty_tools(task_tools(task), faults, config.seed)
+    reward = faulty_reward(TaskReward(task), faults, config.seed)
+    sampled = 0.0 if config.guard.mode is GuardMode.OFF else config.guard.regrade_rate
+    pool = ToolPool(task, tools, config.rollout.tool_retries, config.rollout.tool_backoff_s)
+    return Channels(pool, Grader(task, reward, config.seed, sampled))
+
+
 class RolloutActor:
     """Generates trajectories. Holds no state that a step depends on besides the weights it was last given."""
 
-    def __init__(self, role: Role, config: RunConfig, model_path: str, task: Task) -> None:
+    def __init__(
+        self, role: Role, config: RunConfig, model_path: str, task: Task, faults: Sequence[FaultSpec] = ()
+    ) -> None:
         rename_process(role)
         from rftfm_ray.rollout.engine import VllmEngine
         from rftfm_ray.rollout.episodes import EpisodeRunner
@@ -38,7 +54,11 @@ class RolloutActor:
         self._task = task
         self._codec = TextCodec(model_path)
         self._engine = VllmEngine(model_path, config.model.dtype, config.rollout)
-        self._episodes = EpisodeRunner(self._engine, task, self._codec, self._limit, config.seed)
+        self._episodes = EpisodeRunner(
+            self._engine, task, self._codec, self._limit, config.seed, live_channels(task, config, faults)
+        )
+        # What is held out is asked past every instance that a fault may sit in.
+        self._probes = EpisodeRunner(self._engine, task, self._codec, self._limit, config.seed)
         # Not 0: a fresh or restarted actor serves nothing before the learner's weights have arrived.
         self._version = -1
         self._gauge.set(ActorState.IDLE)
@@ -98,13 +118,30 @@ class RolloutActor:
         self._gauge.set(ActorState.IDLE)
         return batch
 
-    def probe(self, jobs: Sequence[EpisodeJob], step: StepId, model_version: int) -> int:
-        """How many of `jobs` are answered right greedily on exactly `model_version`."""
-        self._check_version(model_version)
-        self._gauge.set(ActorState.PROBING)
-        batch = self._episodes.run(jobs, step, Sampling(temperature=0.0, top_p=1.0), model_version)
+    def revise(self, step: StepId) -> TrajectoryBatch:
+        """The trajectories of `step`, generated last, under the levers of now: refilled and graded anew."""
+        self._gauge.set(ActorState.GENERATING)
+        batch = self._episodes.revise(step)
         self._gauge.set(ActorState.IDLE)
-        return int(np.count_nonzero(batch.correct))
+        return batch
+
+    def set_levers(self, levers: Levers) -> None:
+        """Move levers from the next generation or revision on.
+
+        Raises:
+            ConfigError: when one is out of bounds.
+        """
+        check_levers(levers)
+        self._episodes.set_levers(levers)
+
+    def probe(self, jobs: Sequence[EpisodeJob], step: StepId, model_version: int) -> tuple[int, int, float]:
+        """How many of `jobs` are answered right greedily on exactly `model_version`, of how many, in what time."""
+        self._check_version(model_version)
+        start = time.perf_counter()
+        self._gauge.set(ActorState.PROBING)
+        batch = self._probes.run(jobs, step, Sampling(temperature=0.0, top_p=1.0), model_version)
+        self._gauge.set(ActorState.IDLE)
+        return int(np.count_nonzero(batch.correct)), len(jobs), time.perf_counter() - start
 
     def score(self, sequences: Sequence[Sequence[int]], model_version: int) -> list[NDArray[np.float32]]:
         """vLLM's log-probs of given sequences on exactly `model_version`, for the parity probe."""

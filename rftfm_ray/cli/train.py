@@ -21,11 +21,17 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="Keys to change, for example steps=100 seed=1.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where the records go; must not exist yet.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Checkpoint directory to go on from.")] = None,
+    inject: Annotated[
+        list[str] | None, typer.Option(help="A fault to inject, CODE@STEP[:strength], for a fire drill; repeatable.")
+    ] = None,
+    guard: Annotated[str | None, typer.Option(help="Short for guard.mode: off, observe, advise or act.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output at the end.")] = False,
 ) -> None:
     """Train a model by reinforcement, in the cluster of RAY_ADDRESS or in a local Ray."""
     began = time.perf_counter()
-    config = load_config(file, overrides or [])
+    config = load_config(file, [*(overrides or []), *([f"guard.mode={guard}"] if guard else [])])
+    if inject:
+        config = config.model_copy(update={"inject": (*config.inject, *inject)})
     console = Console(stderr=True)
     # Ray takes a second to import: not before the configuration is known to be good.
     from rftfm_ray import run
@@ -51,6 +57,7 @@ def summary_table(summary: RunSummary) -> Table:
     table.add_row("step time (median)", "", f"{summary.step_time_s_median * 1000:.0f} ms")
     table.add_row("start to first step", "", f"{summary.first_step_s:.1f} s")
     table.add_row("refused updates", "", str(summary.vetoes))
+    table.add_row(f"incidents, remedies (guard: {summary.guard})", "", f"{summary.incidents}, {summary.remedies}")
     table.caption = f"Records: {summary.run_dir}"
     table.caption_justify = "left"
     return table

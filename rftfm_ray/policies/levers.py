@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import ConfigError
-from rftfm_ray.types import Levers, Settings
+from rftfm_ray.types import Levers, Settings, StepId
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,27 @@ LEVERS: tuple[LeverSpec, ...] = (
     LeverSpec("entropy_coef", 0.0, 0.1),
     LeverSpec("max_grad_norm", 0.01, 100.0),
     LeverSpec("minibatches", 1, 1024, whole=True),
+    LeverSpec("regrade_rate", 0.0, 1.0),
+    LeverSpec("reward_limit", 0.01, 1e6),
+    LeverSpec("tool_instance", 0, 1, whole=True),
+    LeverSpec("tool_retries", 0, 5, whole=True),
+    LeverSpec("refill_rounds", 0, 5, whole=True),
 )
+
+
+MOVES: Mapping[str, tuple[str, ...]] = {
+    "kl_coef_scale": ("kl_ref",),
+    "entropy_coef": ("entropy",),
+    "regrade_rate": ("reward_mean", "reward_std", "reward_max"),
+    "reward_limit": ("reward_mean", "reward_std", "reward_max"),
+    "tool_instance": ("valid_rate", "length_mean", "reward_mean"),
+    "tool_retries": ("valid_rate", "length_mean", "reward_mean"),
+    "refill_rounds": ("valid_rate", "length_mean", "reward_mean"),
+}
+"""Signals that a lever moves by design, and whose reference is therefore gone when it has been moved.
+
+Not `update_ratio`: a lower rate makes it smaller, and coming back must not look like going too far.
+"""
 
 
 def check_levers(levers: Levers) -> None:
@@ -79,3 +101,27 @@ def effective(nominal: Settings, factor: float, levers: Levers) -> Settings:
         max_grad_norm=nominal.max_grad_norm if levers.max_grad_norm is None else levers.max_grad_norm,
         minibatches=nominal.minibatches if levers.minibatches is None else levers.minibatches,
     )
+
+
+def nominal_settings(config: RunConfig) -> Settings:
+    """What the configuration says, before schedule and levers."""
+    algorithm, learner = config.algorithm, config.learner
+    return Settings(
+        lr=learner.lr,
+        kl_coef=algorithm.kl_coef,
+        clip_low=algorithm.clip_low,
+        clip_high=algorithm.clip_high,
+        entropy_coef=algorithm.entropy_coef,
+        max_grad_norm=learner.max_grad_norm,
+        minibatches=algorithm.minibatches,
+    )
+
+
+Schedule = Callable[[StepId], float]
+"""Share of the nominal learning rate at a step."""
+
+
+def config_schedule(config: RunConfig) -> Schedule:
+    """The schedule that the configuration calls for."""
+    learner = config.learner
+    return lambda step: schedule_factor(learner.lr_schedule, step.step, config.steps, learner.warmup_steps)

@@ -7,20 +7,22 @@ identity: not on the batch, not on the actor that runs it, not on the order in w
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
+from rftfm_ray.rollout.channels import SHADOW_EVERY, CallId, Channels, EpisodeId, Grade, trusted_channels
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.jobs import EpisodeJob
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.api import Observation, Task, ToolCall, ToolStatus, Transcript, unit_hash
-from rftfm_ray.tasks.rewards import score
-from rftfm_ray.types import Sampling, StepId, Termination
+from rftfm_ray.types import Levers, Sampling, StepId, Termination
 
 STATUS_CODE = {status: code for code, status in enumerate(ToolStatus)}
 
@@ -51,6 +53,11 @@ class Episode:
     calls: list[ToolCall] = field(default_factory=list)
     text: str = ""
     termination: Termination | None = None
+    refill: int = 0
+
+    def identity(self, step: StepId) -> EpisodeId:
+        """Which trajectory this is."""
+        return EpisodeId(step, self.job.problem.key, self.job.sample, self.refill)
 
     def transcript(self) -> Transcript:
         """What the verifier sees."""
@@ -58,55 +65,114 @@ class Episode:
         return Transcript(turns=tuple(self.turns), calls=tuple(self.calls), finished=finished)
 
 
-def request_seed(run_seed: int, step: StepId, job: EpisodeJob, turn: int) -> int:
-    """Seed of one turn. `attempt` is part of it, so a rollback draws anew."""
+def request_seed(run_seed: int, step: StepId, job: EpisodeJob, turn: int, refill: int = 0) -> int:
+    """Seed of one turn. `attempt` is part of it, so a rollback draws anew, and so does a refill."""
     identity = (run_seed, step.attempt, step.paid_step, job.problem.key, job.sample, turn)
-    return int(unit_hash("seed", *identity) * 2**53)
+    return int(unit_hash("seed", *identity, *([refill] if refill else [])) * 2**53)
 
 
-def start(job: EpisodeJob, prompt: Sequence[int]) -> Episode:
+def start(job: EpisodeJob, prompt: Sequence[int], refill: int = 0) -> Episode:
     """An episode that holds nothing but its prompt."""
-    return Episode(job, list(prompt), len(prompt), [False] * len(prompt), [0.0] * len(prompt))
+    return Episode(job, list(prompt), len(prompt), [False] * len(prompt), [0.0] * len(prompt), refill=refill)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Episodes of one call, and what they were asked with. `retries` holds tool calls that wait to be tried again:
+    when, which episode, how many tries there were, and when the first one began."""
+
+    episodes: list[Episode]
+    step: StepId
+    sampling: Sampling
+    model_version: int
+    retries: list[tuple[float, int, int, float]] = field(default_factory=list)
+    shadow_ok: list[bool] = field(default_factory=list)
 
 
 class EpisodeRunner:
-    """Runs batches of episodes of one task on one engine."""
+    """Runs batches of episodes of one task on one engine. Keeps the last batch, so that it can be revised."""
 
-    def __init__(self, engine: Engine, task: Task, codec: TextCodec, max_model_len: int, run_seed: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        task: Task,
+        codec: TextCodec,
+        max_model_len: int,
+        run_seed: int,
+        channels: Channels | None = None,
+    ) -> None:
         self._engine = engine
         self._task = task
         self._codec = codec
         self._max_model_len = max_model_len
         self._run_seed = run_seed
+        self._channels = trusted_channels(task) if channels is None else channels
+        self._refill_rounds = 0
+        self._last: Batch | None = None
         self._stop_ids = [*codec.eos_ids, *codec.ids_containing(task.stop)]
+
+    def set_levers(self, levers: Levers) -> None:
+        """Follow the levers of generation from the next batch or revision on."""
+        self._channels.set_levers(levers)
+        self._refill_rounds = levers.refill_rounds or 0
 
     def run(self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int) -> TrajectoryBatch:
         """Generate and score all jobs; trajectories come back in the order of `jobs`."""
         # The samples of a group share their prompt.
         prompts = {text: self._codec.encode(text) for text in {job.problem.prompt for job in jobs}}
-        episodes = [start(job, prompts[job.problem.prompt]) for job in jobs]
-        for index, episode in enumerate(episodes):
-            self._request_turn(index, episode, step, sampling)
-        while self._engine.busy():
-            for result in self._engine.step():
-                episode = episodes[result.id]
-                self._take_turn(episode, result)
-                if episode.termination is None:
-                    self._request_turn(result.id, episode, step, sampling)
-        return self._columns(episodes, model_version)
+        batch = Batch([start(job, prompts[job.problem.prompt]) for job in jobs], step, sampling, model_version)
+        self._generate(batch, range(len(jobs)))
+        self._last = batch
+        return self._finish(batch)
 
-    def _request_turn(self, index: int, episode: Episode, step: StepId, sampling: Sampling) -> None:
+    def revise(self, step: StepId) -> TrajectoryBatch:
+        """The last batch once more, under the levers of now: masked trajectories are refilled, all are graded anew.
+
+        Raises:
+            ValueError: when the last batch is not that of `step`.
+        """
+        if self._last is None or self._last.step != step:
+            raise ValueError(f"the last batch is not that of {step}")
+        return self._finish(self._last)
+
+    def _finish(self, batch: Batch) -> TrajectoryBatch:
+        """Refill what a tool failure has masked, look after idle tools, and grade."""
+        for _ in range(self._refill_rounds):
+            failed = [i for i, e in enumerate(batch.episodes) if e.termination is Termination.FAILED and e.calls]
+            for i in failed:
+                old = batch.episodes[i]
+                batch.episodes[i] = start(old.job, old.tokens[: old.prompt_length], old.refill + 1)
+            self._generate(batch, failed)
+        asked = [e.job.problem for e in batch.episodes if e.job.sample == 0 and e.job.group % SHADOW_EVERY == 0]
+        batch.shadow_ok = self._channels.tools.shadow(batch.step, asked)
+        return self._columns(batch)
+
+    def _generate(self, batch: Batch, indices: Iterable[int]) -> None:
+        for index in indices:
+            self._request_turn(batch, index)
+        while self._engine.busy() or batch.retries:
+            if batch.retries and not self._engine.busy():
+                time.sleep(max(0.0, batch.retries[0][0] - time.perf_counter()))
+            while batch.retries and batch.retries[0][0] <= time.perf_counter():
+                _, index, tries, began = heapq.heappop(batch.retries)
+                self._observe(batch, index, tries, began)
+            for result in self._engine.step() if self._engine.busy() else ():
+                self._take_turn(batch, result)
+
+    def _request_turn(self, batch: Batch, index: int) -> None:
+        episode = batch.episodes[index]
         turn = len(episode.turns)
         room = self._max_model_len - len(episode.tokens)
         if room < 1:
             # A prompt that leaves no room is nothing that the model did.
             episode.termination = Termination.MAX_TOKENS if turn else Termination.FAILED
             return
-        seed = request_seed(self._run_seed, step, episode.job, turn)
+        seed = request_seed(self._run_seed, batch.step, episode.job, turn, episode.refill)
         limit = min(self._task.max_new_tokens[turn], room)
-        self._engine.submit(TurnRequest(index, episode.tokens, seed, limit, self._stop_ids), sampling)
+        self._engine.submit(TurnRequest(index, episode.tokens, seed, limit, self._stop_ids), batch.sampling)
 
-    def _take_turn(self, episode: Episode, result: TurnResult) -> None:
+    def _take_turn(self, batch: Batch, result: TurnResult) -> None:
+        episode = batch.episodes[result.id]
         episode.tokens += result.tokens
         episode.action += [True] * len(result.tokens)
         episode.logprobs += result.logprobs or [0.0] * len(result.tokens)
@@ -115,7 +181,6 @@ class EpisodeRunner:
         stopped = not ended and not result.truncated
         if stopped and self._task.stop in text:
             text = text[: text.index(self._task.stop) + len(self._task.stop)]
-        turn = len(episode.turns)
         episode.turns.append(text)
         episode.text += text
         if ended:
@@ -123,40 +188,54 @@ class EpisodeRunner:
         elif not stopped:
             episode.termination = Termination.MAX_TOKENS
         else:
-            self._observe(episode, turn, text)
+            self._observe(batch, result.id, 0, time.perf_counter())
 
-    def _observe(self, episode: Episode, turn: int, text: str) -> None:
-        start = time.perf_counter()
+    def _observe(self, batch: Batch, index: int, tries: int, began: float) -> None:
+        """Ask the environment for its answer to the last turn; `tries` tries have failed so far."""
+        episode, tools = batch.episodes[index], self._channels.tools
+        turn, text = len(episode.turns) - 1, episode.turns[-1]
         try:
-            observation: Observation | None = self._task.respond(episode.job.problem, turn, text)
+            asked = CallId(episode.identity(batch.step), turn, tries)
+            observation: Observation | None = tools.ask(asked, episode.job.problem, text)
             observed = [] if observation is None else self._codec.encode(observation.text)
             call = None if observation is None else dataclasses.replace(observation.call, turn=turn)
         except Exception as error:  # noqa: BLE001 - the task's code: its failure is data of this trajectory, no crash
+            observation, observed = None, []
             call = ToolCall(turn, self._task.name, text, type(error).__name__, ToolStatus.ERROR)
-            episode.calls.append(dataclasses.replace(call, latency_s=time.perf_counter() - start))
-            episode.termination = Termination.FAILED
-            return
-        if observation is None or call is None:
+        if call is None:
             episode.termination = Termination.STOP
             return
-        episode.calls.append(dataclasses.replace(call, latency_s=time.perf_counter() - start))
-        if turn + 1 >= len(self._task.max_new_tokens):
+        if call.status is ToolStatus.ERROR and (wait_s := tools.retry_after_s(tries + 1)) is not None:
+            heapq.heappush(batch.retries, (time.perf_counter() + wait_s, index, tries + 1, began))
+            return
+        latency_s = time.perf_counter() - began
+        episode.calls.append(dataclasses.replace(call, latency_s=latency_s, tries=tries + 1))
+        if observation is None:
+            episode.termination = Termination.FAILED
+        elif turn + 1 >= len(self._task.max_new_tokens):
             episode.termination = Termination.MAX_TURNS
-            return
-        if len(episode.tokens) + len(observed) >= self._max_model_len:
+        elif len(episode.tokens) + len(observed) >= self._max_model_len:
             episode.termination = Termination.MAX_TOKENS
-            return
-        episode.tokens += observed
-        episode.action += [False] * len(observed)
-        episode.logprobs += [0.0] * len(observed)
-        episode.text += observation.text
+        else:
+            episode.tokens += observed
+            episode.action += [False] * len(observed)
+            episode.logprobs += [0.0] * len(observed)
+            episode.text += observation.text
+            self._request_turn(batch, index)
 
-    def _columns(self, episodes: Sequence[Episode], model_version: int) -> TrajectoryBatch:
-        verdicts = [
-            None if e.termination is Termination.FAILED else score(self._task, e.job.problem, e.transcript())
-            for e in episodes
-        ]
+    def _grade(self, episode: Episode, step: StepId) -> Grade | None:
+        if episode.termination is Termination.FAILED:
+            return None
+        return self._channels.grader.grade(episode.identity(step), episode.job.problem, episode.transcript())
+
+    def _columns(self, batch: Batch) -> TrajectoryBatch:
+        episodes = batch.episodes
+        grades = [self._grade(episode, batch.step) for episode in episodes]
         calls = [(index, call) for index, e in enumerate(episodes) for call in e.calls]
+
+        def rewards(name: str) -> NDArray[np.float32]:
+            return np.array([np.nan if g is None else getattr(g, name) for g in grades], dtype=np.float32)
+
         return TrajectoryBatch(
             group=np.array([e.job.group for e in episodes], dtype=np.int32),
             sample=np.array([e.job.sample for e in episodes], dtype=np.int32),
@@ -165,16 +244,21 @@ class EpisodeRunner:
             tokens=np.array([t for e in episodes for t in e.tokens], dtype=np.int32),
             action=np.array([a for e in episodes for a in e.action], dtype=np.bool_),
             logprobs=np.array([p for e in episodes for p in e.logprobs], dtype=np.float32),
-            reward=np.array([np.nan if v is None else v.reward for v in verdicts], dtype=np.float32),
-            correct=np.array([v is not None and v.correct for v in verdicts], dtype=np.bool_),
-            valid=np.array([v is not None for v in verdicts], dtype=np.bool_),
+            reward=rewards("reward"),
+            live_reward=rewards("live"),
+            trusted_reward=rewards("trusted"),
+            refills=np.array([e.refill for e in episodes], dtype=np.int8),
+            correct=np.array([g is not None and g.correct for g in grades], dtype=np.bool_),
+            valid=np.array([g is not None for g in grades], dtype=np.bool_),
             termination=np.array([e.termination for e in episodes], dtype=np.int8),
             turns=np.array([len(e.turns) for e in episodes], dtype=np.int8),
-            model_version=np.full(len(episodes), model_version, dtype=np.int64),
+            model_version=np.full(len(episodes), batch.model_version, dtype=np.int64),
             call_trajectory=np.array([index for index, _ in calls], dtype=np.int32),
             call_turn=np.array([call.turn for _, call in calls], dtype=np.int8),
             call_status=np.array([STATUS_CODE[call.status] for _, call in calls], dtype=np.int8),
             call_latency_s=np.array([call.latency_s for _, call in calls], dtype=np.float32),
+            call_tries=np.array([call.tries for _, call in calls], dtype=np.int8),
+            shadow_ok=np.array(batch.shadow_ok, dtype=np.bool_),
             keys=tuple(e.job.problem.key for e in episodes),
             texts=tuple(e.text for e in episodes),
             call_requests=tuple(call.request for _, call in calls),

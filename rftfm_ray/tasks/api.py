@@ -29,7 +29,7 @@ class ToolStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One tool call of an episode, as the environment saw it. `latency_s` is filled in by the rollout."""
+    """One tool call of an episode, as the environment saw it. `latency_s` and `tries` are filled in by the rollout."""
 
     turn: int
     tool: str
@@ -37,6 +37,7 @@ class ToolCall:
     response: str
     status: ToolStatus
     latency_s: float = 0.0
+    tries: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
-import zlib
-from pathlib import Path
-from types import ModuleType
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import RewardError, TaskError
+from rftfm_ray.plugins import load_attribute, ship_by_value
 from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.tasks.api import Problem, Task, Transcript
 from rftfm_ray.tasks.calculator import Calculator
@@ -30,11 +25,9 @@ def load_task(name: str) -> Task:
     """
     if name in TASKS:
         return TASKS[name]()
-    module_name, separator, class_name = name.rpartition(":")
-    if not separator or not module_name or not class_name:
+    if ":" not in name:
         raise TaskError(f"Unknown task.name={name}; use {', '.join(sorted(TASKS))}, module:Class or file.py:Class.")
-    module = _import(module_name)
-    found = getattr(module, class_name, None)
+    found, class_name, module = load_attribute("task.name", name, TaskError)
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise TaskError(f"task.name={name}: {class_name} is not a class derived from rftfm_ray.tasks.Task; derive it.")
     if inspect.isabstract(found):
@@ -47,34 +40,8 @@ def load_task(name: str) -> Task:
         task = found()
     except Exception as error:  # the user's constructor may raise anything
         raise TaskError(f"task.name={name}: {class_name}() raised {type(error).__name__}: {error}.") from error
-    from ray import cloudpickle
-
-    cloudpickle.register_pickle_by_value(module)
+    ship_by_value(module)
     return task
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        if not name.endswith(".py"):
-            return importlib.import_module(name)
-        path = Path(name).expanduser().resolve()
-        # The path is part of the name: two files may be called alike.
-        unique = f"rftfm_task_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-        spec = importlib.util.spec_from_file_location(unique, path)
-        if spec is None or spec.loader is None or not path.is_file():
-            raise TaskError(f"task.name: there is no file {path}; check the path.")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[spec.name]
-            raise
-        return module
-    except TaskError:
-        raise
-    except (Exception, SystemExit) as error:  # importing runs the user's code
-        raise TaskError(f"task.name: {name} does not import ({type(error).__name__}: {error}).") from error
 
 
 def check_task(task: Task, config: RunConfig) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
@@ -96,10 +63,12 @@ def check_task(task: Task, config: RunConfig) -> tuple[tuple[Problem, ...], tupl
     distinct, wanted = len({p.key for p in pool}), config.task.pool_size
     if len(pool) != wanted or distinct != wanted:
         raise TaskError(f"Task {task.name} gave {distinct} distinct problems for task.pool_size={wanted}; lower it.")
-    if len(heldout) < config.probe.size:
-        raise TaskError(
-            f"Task {task.name} holds out {len(heldout)} problems, fewer than probe.size={config.probe.size}; lower it."
-        )
+    for key in ("size", "final_size"):
+        size = getattr(config.probe, key)
+        if len(heldout) < size:
+            raise TaskError(
+                f"Task {task.name} holds out {len(heldout)} problems, fewer than probe.{key}={size}; lower it."
+            )
     if len({p.prompt for p in heldout}) != len(heldout):
         raise TaskError(f"Task {task.name} holds out some prompts more than once; give each once.")
     shared = {p.prompt for p in pool} & {p.prompt for p in heldout}
@@ -109,7 +78,7 @@ def check_task(task: Task, config: RunConfig) -> tuple[tuple[Problem, ...], tupl
     if not (isinstance(limits, tuple) and limits and all(isinstance(n, int) and n >= 1 for n in limits)):
         raise TaskError(f"Task {task.name} has max_new_tokens={limits!r}; give one positive limit per turn.")
     _check_verifier(task, heldout[0])
-    return pool, heldout[: config.probe.size]
+    return pool, heldout[: max(config.probe.size, config.probe.final_size)]
 
 
 def _check_verifier(task: Task, problem: Problem) -> None:

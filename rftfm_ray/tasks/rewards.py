@@ -1,16 +1,12 @@
-"""The reward path: from a transcript to a verdict. A verifier that fails masks a trajectory, it never scores 0."""
+"""A task's verdict on a transcript, checked before anything uses it."""
 
 from __future__ import annotations
-
-import logging
 
 from rftfm_ray.errors import RewardError
 from rftfm_ray.tasks.api import Problem, Task, Transcript, Verdict
 
 # Rewards travel as float32; beyond its range they would arrive as infinity. NaN fails the comparison.
 LARGEST_REWARD = 3e38
-
-logger = logging.getLogger(__name__)
 
 
 def verify(task: Task, problem: Problem, transcript: Transcript) -> Verdict:
@@ -31,15 +27,6 @@ def verify(task: Task, problem: Problem, transcript: Transcript) -> Verdict:
             f"The verifier of task {task.name} returned {verdict!r:.200}; it must return a finite Verdict."
         )
     return verdict
-
-
-def score(task: Task, problem: Problem, transcript: Transcript) -> Verdict | None:
-    """The verdict, or None where the verifier failed: the trajectory is then masked out of the update."""
-    try:
-        return verify(task, problem, transcript)
-    except RewardError as error:
-        logger.warning("%s", error)
-        return None
 
 
 def _is_reward(value: object) -> bool:

@@ -7,6 +7,7 @@ import math
 
 from ray.util.metrics import Counter, Gauge
 
+from rftfm_ray.policies.state import Entry, EntryKind, GuardState, fold
 from rftfm_ray.types import ActorState, BatchMetrics, StepRow, UpdateMetrics
 
 STATE_METRIC = "rftfm_actor_state"
@@ -57,3 +58,40 @@ class StepGauges:
                 gauge.set(values[name])
         if row.update.vetoes:
             self._vetoes.inc(row.update.vetoes)
+
+
+class GuardGauges:
+    """The guard's state as a gauge with a tag per state; incidents and remedies as counters."""
+
+    def __init__(self, run: str) -> None:
+        self._state = Gauge("rftfm_guard_state", "1 for the state that the guard is in.", ("run", "state"))
+        self._opened = Counter("rftfm_incidents", "Incidents opened, by the code suspected first.", ("run", "code"))
+        self._applied = Counter("rftfm_remedies", "Remedies applied.", ("run", "remedy"))
+        self._outcomes = Counter("rftfm_outcomes", "Outcomes of remedies.", ("run", "remedy", "outcome"))
+        self._late = Counter("rftfm_late_verdicts", "Verdicts that came after their boundary.", ("run",))
+        for metric in (self._state, self._opened, self._applied, self._outcomes, self._late):
+            metric.set_default_tags({"run": run})
+        self._guard = GuardState()
+        self._shown = ""
+        self._show("healthy")
+
+    def observe(self, entry: Entry) -> None:
+        """Follow one journal entry."""
+        self._guard = fold(self._guard, entry)
+        opened = self._guard.open_incidents()
+        self._show(opened[0].state.value if opened else "healthy")
+        if entry.kind is EntryKind.OPENED:
+            self._opened.inc(1.0, {"code": entry.text("code")})
+        elif entry.kind is EntryKind.APPLIED:
+            self._applied.inc(1.0, {"remedy": entry.text("remedy")})
+        elif entry.kind is EntryKind.OUTCOME:
+            self._outcomes.inc(1.0, {"remedy": entry.text("remedy"), "outcome": entry.text("outcome")})
+        elif entry.kind is EntryKind.LATE:
+            self._late.inc(1.0)
+
+    def _show(self, state: str) -> None:
+        if state != self._shown:
+            if self._shown:
+                self._state.set(0.0, {"state": self._shown})
+            self._state.set(1.0, {"state": state})
+            self._shown = state

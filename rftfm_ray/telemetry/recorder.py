@@ -32,8 +32,10 @@ STEP_SCHEMA = pa.schema(
         *(column for kind in (BatchMetrics, UpdateMetrics, Timings) for column in _fields(kind)),
         ("probe_accuracy", pa.float64()),
         ("parity_gap", pa.float64()),
+        ("lr_excess", pa.float64()),
+        ("schedule_excess", pa.float64()),
     ],
-    metadata={"rftfm_schema": "steps/1"},
+    metadata={"rftfm_schema": "steps/2"},
 )
 """One row a step, keyed (attempt, step, paid_step). NaN where there was nothing to measure."""
 
@@ -44,6 +46,9 @@ TRAJECTORY_SCHEMA = pa.schema(
         ("group", pa.int32()),
         ("sample", pa.int32()),
         ("reward", pa.float32()),
+        ("live_reward", pa.float32()),
+        ("trusted_reward", pa.float32()),
+        ("refills", pa.int8()),
         ("correct", pa.bool_()),
         ("valid", pa.bool_()),
         ("termination", pa.string()),
@@ -69,7 +74,7 @@ TRAJECTORY_SCHEMA = pa.schema(
             ),
         ),
     ],
-    metadata={"rftfm_schema": "trajectories/1"},
+    metadata={"rftfm_schema": "trajectories/2"},
 )
 """One row a recorded trajectory. `tokens` is null unless `records.text` is full; texts are null, hashes or texts."""
 
@@ -82,6 +87,8 @@ def step_record(row: StepRow) -> dict[str, int | float]:
         "model_version": row.model_version,
         "probe_accuracy": row.probe_accuracy,
         "parity_gap": row.parity_gap,
+        "lr_excess": row.lr_excess,
+        "schedule_excess": row.schedule_excess,
     }
 
 
@@ -186,6 +193,9 @@ def trajectory_record(
         "group": int(batch.group[index]),
         "sample": int(batch.sample[index]),
         "reward": float(batch.reward[index]),
+        "live_reward": float(batch.live_reward[index]),
+        "trusted_reward": float(batch.trusted_reward[index]),
+        "refills": int(batch.refills[index]),
         "correct": bool(batch.correct[index]),
         "valid": bool(batch.valid[index]),
         "termination": Termination(int(batch.termination[index])).name.lower(),

@@ -21,7 +21,9 @@ from rftfm_ray.config import LearnerConfig, ModelConfig
 from rftfm_ray.errors import LearnerError
 from rftfm_ray.training.forward import load_causal_lm, predict
 from rftfm_ray.training.packing import Packed
-from rftfm_ray.types import Settings
+
+# Entries whose change tells how far an update went.
+SAMPLED_WEIGHTS = 65_536
 
 
 def initialise_distributed() -> None:
@@ -109,15 +111,21 @@ class LearnerEngine:
             return math.nan
         return math.sqrt(math.fsum(norm * norm for norm in groups))
 
-    def commit(self, settings: Settings) -> None:
-        """Clip, step, and clear the gradient, at the rate and norm of `settings`."""
+    def commit(self, lr: float, max_grad_norm: float) -> None:
+        """Clip, step, and clear the gradient."""
         for group in self._optimizer.param_groups:
-            group["lr"] = settings.lr
+            group["lr"] = lr
         if self._stage == 0:
-            self._engine._config.gradient_clipping = settings.max_grad_norm
+            self._engine._config.gradient_clipping = max_grad_norm
         else:
-            self._optimizer.clip_grad = settings.max_grad_norm
+            self._optimizer.clip_grad = max_grad_norm
         self._engine.step()
+
+    def sample(self) -> Tensor:
+        """A copy of about `SAMPLED_WEIGHTS` master weights, always the same ones: how far did an update go?"""
+        masters = [master.detach().reshape(-1) for master in self._masters()]
+        stride = max(1, sum(len(master) for master in masters) // SAMPLED_WEIGHTS)
+        return torch.cat([master[::stride] for master in masters])
 
     def discard(self) -> None:
         """Drop the accumulated gradient; weights and optimizer state stay bit for bit."""
@@ -144,16 +152,18 @@ class LearnerEngine:
         with deepspeed.zero.GatheredParameters([p for _, p in parameters], enabled=self._stage == 3):
             return {name: p.detach().to("cpu", torch.float32, copy=True).numpy() for name, p in parameters}
 
+    def _masters(self) -> list[Tensor]:
+        """The weights that the optimizer steps, in fp32."""
+        if self._stage == 0:
+            return list(self._engine.module.parameters())
+        if self._stage == 3:
+            return list(self._optimizer.fp32_partitioned_groups_flat)
+        return list(self._optimizer.single_partition_of_fp32_groups)
+
     def _live_state(self) -> dict[str, Tensor]:
         """The tensors that determine the next update, by name: not copies, the live ones."""
-        if self._stage == 0:
-            masters = list(self._engine.module.parameters())
-        elif self._stage == 3:
-            masters = list(self._optimizer.fp32_partitioned_groups_flat)
-        else:
-            masters = list(self._optimizer.single_partition_of_fp32_groups)
         tensors: dict[str, Tensor] = {}
-        for i, master in enumerate(masters):
+        for i, master in enumerate(self._masters()):
             # The moments are absent before the first step: created, so that every state has the same names.
             moments = self._inner.state[master]
             moments.setdefault("step", torch.tensor(0.0))

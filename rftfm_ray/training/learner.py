@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,14 +15,17 @@ from torch import Tensor
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
-from rftfm_ray.policies.levers import effective, schedule_factor
+from rftfm_ray.policies.levers import Schedule, config_schedule, effective, nominal_settings
 from rftfm_ray.training.advantages import group_advantages
 from rftfm_ray.training.engine import LearnerEngine
 from rftfm_ray.training.forward import load_causal_lm, predict
 from rftfm_ray.training.gate import CommitGate
 from rftfm_ray.training.losses import clipped_policy_loss, k3, token_logprobs
 from rftfm_ray.training.packing import MicroBatch, pack, pack_sequences, split_groups, split_rows, token_weights
-from rftfm_ray.types import Levers, Settings, UpdateMetrics, Veto, VetoRecord
+from rftfm_ray.types import Levers, Settings, StepId, UpdateMetrics, Veto, VetoRecord
+
+Gain = Callable[[StepId], float]
+"""What the optimizer makes of the rate that it is told: 1 in a sound one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class _Tally:
     gap_max: float = 0.0
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
+    update_ratio: float = 0.0
+    changed_rate: float = 0.0
 
     def add(
         self,
@@ -68,25 +73,15 @@ class _Tally:
         self.gap_max = float(np.maximum(self.gap_max, gap_max))
 
 
-def nominal_settings(config: RunConfig) -> Settings:
-    """What the configuration says, before schedule and levers."""
-    algorithm, learner = config.algorithm, config.learner
-    return Settings(
-        lr=learner.lr,
-        kl_coef=algorithm.kl_coef,
-        clip_low=algorithm.clip_low,
-        clip_high=algorithm.clip_high,
-        entropy_coef=algorithm.entropy_coef,
-        max_grad_norm=learner.max_grad_norm,
-        minibatches=algorithm.minibatches,
-    )
-
-
 class Learner:
     """The policy that learns, its frozen reference, and the gate in front of every update."""
 
-    def __init__(self, config: RunConfig, model_path: str) -> None:
+    def __init__(
+        self, config: RunConfig, model_path: str, schedule: Schedule | None = None, gain: Gain | None = None
+    ) -> None:
         self._config = config
+        self._schedule = config_schedule(config) if schedule is None else schedule
+        self._gain = gain
         self._nominal = nominal_settings(config)
         self.engine = LearnerEngine(config.model, model_path, config.learner)
         self._reference: Any = None
@@ -100,32 +95,33 @@ class Learner:
         )
         self.levers = Levers()
 
-    def settings(self, step: int) -> Settings:
+    def settings(self, step: StepId) -> Settings:
         """The values in force at `step`."""
-        learner = self._config.learner
-        factor = schedule_factor(learner.lr_schedule, step, self._config.steps, learner.warmup_steps)
-        return effective(self._nominal, factor, self.levers)
+        return effective(self._nominal, self._schedule(step), self.levers)
 
-    def update(self, batch: TrajectoryBatch, step: int) -> UpdateReport:
+    def update(self, batch: TrajectoryBatch, step: StepId) -> UpdateReport:
         """Learn from one step's trajectories: as many updates as minibatches, less those that the gate refuses."""
-        settings = self.settings(step)
+        settings, factor = self.settings(step), self._schedule(step)
+        gain = 1.0 if self._gain is None else self._gain(step)
         normalize_std = self._config.algorithm.normalize_std
         advantages = group_advantages(batch.reward, batch.group, batch.valid, normalize_std=normalize_std)
         # With top_p the rollout samples from a cut distribution, which the learner does not know.
         tally, vetoes = _Tally(gap_max=math.nan if self._config.rollout.top_p < 1 else 0.0), []
         refused = self._check_batch(batch, advantages)
         if refused is not None:
-            return UpdateReport(_metrics(tally, settings, advantages, 1), (refused,))
+            return UpdateReport(_metrics(tally, settings, factor, advantages, 1), (refused,))
         minibatches = [
             self._micro_batches(batch, rows, advantages) for rows in split_groups(batch.group, settings.minibatches)
         ]
         # With one update the old policy is the one that learns; only later updates need its log-probs kept.
+        before = self.engine.sample()
         olds = [[self._old(micro) for micro in micros] for micros in minibatches] if len(minibatches) > 1 else None
         for index, micros in enumerate(minibatches):
-            record = self._one_update(index, micros, olds[index] if olds else None, settings, tally)
+            record = self._one_update(index, micros, olds[index] if olds else None, settings, gain, tally)
             if record is not None:
                 vetoes.append(record)
-        return UpdateReport(_metrics(tally, settings, advantages, len(vetoes)), tuple(vetoes))
+        tally.update_ratio, tally.changed_rate = _change(before, self.engine.sample())
+        return UpdateReport(_metrics(tally, settings, factor, advantages, len(vetoes)), tuple(vetoes))
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Log-probs in nats of tokens 1.. of every sequence, at temperature 1; for the parity probe."""
@@ -175,7 +171,13 @@ class Learner:
             return self._logprobs(predict(self._reference, micro.packed, micro.row, micro.column), micro)[0]
 
     def _one_update(
-        self, index: int, micros: Sequence[MicroBatch], olds: Sequence[Tensor] | None, settings: Settings, tally: _Tally
+        self,
+        index: int,
+        micros: Sequence[MicroBatch],
+        olds: Sequence[Tensor] | None,
+        settings: Settings,
+        gain: float,
+        tally: _Tally,
     ) -> VetoRecord | None:
         if not micros:
             return VetoRecord(index, Veto.EMPTY_BATCH, "every trajectory of the minibatch is masked")
@@ -199,12 +201,14 @@ class Learner:
         if record is not None:
             self.engine.discard()
             return record
-        self.engine.commit(settings)
+        self.engine.commit(settings.lr * gain, settings.max_grad_norm)
         self.gate.accept(grad_norm)
         return None
 
 
-def _metrics(tally: _Tally, settings: Settings, advantages: NDArray[np.float32], vetoes: int) -> UpdateMetrics:
+def _metrics(
+    tally: _Tally, settings: Settings, factor: float, advantages: NDArray[np.float32], vetoes: int
+) -> UpdateMetrics:
     means = (tally.sums / (tally.tokens or math.nan)).tolist()
     policy_loss, kl_ref, kl_old, entropy, clip_low_rate, clip_high_rate = means
     return UpdateMetrics(
@@ -218,12 +222,29 @@ def _metrics(tally: _Tally, settings: Settings, advantages: NDArray[np.float32],
         clip_high_rate=clip_high_rate,
         advantage_std=float(np.std(advantages)),
         advantage_max=float(np.max(np.abs(advantages), initial=0.0)),
+        advantage_kurtosis=_kurtosis(advantages),
         grad_norm=_mean(tally.norms),
+        update_ratio=tally.update_ratio,
+        changed_rate=tally.changed_rate,
         lr=settings.lr,
+        schedule_factor=factor,
         kl_coef=settings.kl_coef,
         rollout_gap_max=tally.gap_max if tally.tokens else math.nan,
         vetoes=vetoes,
     )
+
+
+def _change(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """Norm of the change over the norm before it, and the share of entries that changed."""
+    norms = torch.linalg.vector_norm(torch.stack([after - before, before]).double(), dim=1)
+    return float(norms[0] / norms[1]), float((before != after).double().mean())
+
+
+def _kurtosis(values: NDArray[np.float32]) -> float:
+    """Fourth standardised moment, 3 for a normal distribution; NaN where all are equal."""
+    centred = values.astype(np.float64) - values.mean()
+    variance = float(np.mean(centred**2))
+    return float(np.mean(centred**4)) / variance**2 if variance > 0 else math.nan
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -33,6 +33,11 @@ def _batch(
     keys: Sequence[str] | None = None,
     texts: Sequence[str] | None = None,
     calls: Sequence[Call] = (),
+    live: Sequence[float] | None = None,
+    trusted: Sequence[float] | None = None,
+    refills: Sequence[int] | None = None,
+    tries: Sequence[int] | None = None,
+    shadow: Sequence[bool] = (),
 ) -> TrajectoryBatch:
     """Trajectories with one reward and one string of roles each: `p` prompt, `a` action, `o` observation.
 
@@ -55,6 +60,9 @@ def _batch(
         action=action,
         logprobs=np.where(action, ids / -1000, 0.0).astype(np.float32),
         reward=np.where(kept, rewards, np.nan).astype(np.float32),
+        live_reward=np.where(kept, rewards if live is None else live, np.nan).astype(np.float32),
+        trusted_reward=np.array(trusted if trusted is not None else [np.nan] * size, np.float32),
+        refills=np.array(refills if refills is not None else [0] * size, np.int8),
         correct=np.array(correct if correct is not None else [False] * size, np.bool_),
         valid=kept,
         termination=np.array(terminations if terminations is not None else [Termination.EOS] * size, np.int8),
@@ -64,6 +72,8 @@ def _batch(
         call_turn=np.array([call[1] for call in calls], np.int8),
         call_status=np.array([list(ToolStatus).index(call[2]) for call in calls], np.int8),
         call_latency_s=np.array([call[3] for call in calls], np.float32),
+        call_tries=np.array(tries if tries is not None else [1] * len(calls), np.int8),
+        shadow_ok=np.array(shadow, np.bool_),
         keys=tuple(keys if keys is not None else [f"problem-{g}" for g in group]),
         texts=tuple(texts if texts is not None else [f"answer {i}" for i in range(size)]),
         call_requests=tuple(call[4] for call in calls),

@@ -22,6 +22,7 @@ HEAVY = {"ray", "torch", "vllm", "deepspeed", "transformers", "pyarrow"}
 # A module may import modules of its own layer and of lower ones. The longest matching prefix decides.
 LAYERS = {
     "types": 0,
+    "verdicts": 0,
     "errors": 0,
     "config": 1,
     "batch": 1,
@@ -35,6 +36,7 @@ LAYERS = {
     "telemetry": 3,
     "training": 3,
     "rollout": 3,
+    "faults": 3,
     "models": 3,
     "actors": 4,
     "cluster": 5,

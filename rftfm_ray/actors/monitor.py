@@ -1,0 +1,39 @@
+"""MonitorActor: a thin shell over detection and diagnosis. Holds the windows; sees reports, never a trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rftfm_ray.actors.roles import Role, rename_process
+from rftfm_ray.detection.battery import WatchSettings
+from rftfm_ray.diagnosis.watch import Watch
+from rftfm_ray.telemetry.metrics import StateGauge
+from rftfm_ray.types import ActorState
+from rftfm_ray.verdicts import Assessment, DeclaredChange, StepReport
+
+
+class MonitorActor:
+    """Judges step reports in their order."""
+
+    def __init__(self, role: Role, settings: WatchSettings) -> None:
+        rename_process(role)
+        self._role = role
+        self._watch = Watch(settings)
+        self._gauge = StateGauge(role.run, role.name)
+        self._gauge.set(ActorState.IDLE)
+
+    def __repr__(self) -> str:
+        return repr(self._role)
+
+    def assess(self, reports: Sequence[StepReport]) -> tuple[Assessment, ...]:
+        """One assessment for every report."""
+        self._gauge.set(ActorState.JUDGING)
+        found = tuple(self._watch.assess(report) for report in reports)
+        self._gauge.set(ActorState.IDLE)
+        return found
+
+    def changed(self, change: DeclaredChange, rewound_to: int | None) -> None:
+        """Something was changed on purpose; with `rewound_to` the run has gone back to that step as well."""
+        if rewound_to is not None:
+            self._watch.rewind(rewound_to)
+        self._watch.declare(change)

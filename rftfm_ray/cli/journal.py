@@ -1,0 +1,59 @@
+"""`rftfm journal`: what the guard saw, decided and did, one line an entry."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import math
+from typing import Annotated
+
+import typer
+
+from rftfm_ray.policies.state import Entry, Scalar
+from rftfm_ray.report.data import RunData, find_run, read_run
+from rftfm_ray.report.incidents import tell
+from rftfm_ray.report.words import describe
+
+
+def journal(
+    run: Annotated[str, typer.Argument(help="Run directory, or the name of a run below RFTFM_HOME or ~/rftfm_runs.")],
+    json: Annotated[bool, typer.Option("--json", help="Print every entry as a JSON object on one line.")] = False,
+) -> None:
+    """Show the journal of a run in plain words."""
+    data = read_run(find_run(run))
+    if json:
+        for entry, written in zip(data.entries, data.times, strict=True):
+            print(jsonlib.dumps(plain(entry, written), allow_nan=False))
+        return
+    for line in lines(data):
+        print(line)
+    if not data.entries:
+        why = "the journal is empty" if data.journalled else f"there is no journal (guard.mode={data.mode})"
+        print(f"Nothing to show: {why}.")
+
+
+def lines(data: RunData) -> list[str]:
+    """The entries in plain words: where, about which incident, what, and why."""
+    codes = {incident.id: incident.code for incident in tell(data.entries)}
+    places = [f"step {entry.id.step} (paid {entry.id.paid_step})" for entry in data.entries]
+    abouts = [f"{codes[e.incident]} #{e.incident}" if e.incident in codes else "" for e in data.entries]
+    widths = [max(map(len, column), default=0) for column in (places, abouts)]
+    said = []
+    for entry, place, about in zip(data.entries, places, abouts, strict=True):
+        what, why = describe(entry)
+        said.append(f"{place:<{widths[0]}}  {about:<{widths[1]}}  {what}" + (f" -- {why}" if why else ""))
+    return said
+
+
+def plain(entry: Entry, written: float) -> dict[str, Scalar]:
+    """An entry as it stands in the file; a number that JSON cannot hold becomes null."""
+    fixed: dict[str, Scalar] = {
+        "seq": entry.seq,
+        "time_s": written,
+        "kind": entry.kind.value,
+        "attempt": entry.id.attempt,
+        "step": entry.id.step,
+        "paid_step": entry.id.paid_step,
+        "incident": entry.incident,
+    }
+    values = fixed | dict(entry.fields)
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}

@@ -1,0 +1,137 @@
+"""`rftfm status`: how a run stands, while it goes on and after."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import math
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from rftfm_ray.policies.state import EntryKind
+from rftfm_ray.report.data import RunData, find_run, read_run
+from rftfm_ray.report.incidents import Incident, levers_now, marks, tell
+from rftfm_ray.report.verdict import FINAL, figures, guard_words, progress_of, state_words
+from rftfm_ray.report.words import clean, describe, figure, lever_text, plural
+
+STYLES = {"finished": "green", "failed": "red", "halted": "red", "going on": "yellow"}
+ACTS = (EntryKind.APPLIED, EntryKind.FAILED, EntryKind.UNCONFIRMED, EntryKind.DECIDED, EntryKind.ADVISED)
+
+
+def status(
+    run: Annotated[str, typer.Argument(help="Run directory, or the name of a run below RFTFM_HOME or ~/rftfm_runs.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show how a run stands: progress, guard, incidents, levers."""
+    data = read_run(find_run(run))
+    facts = standing(data)
+    if json:
+        print(jsonlib.dumps(facts, allow_nan=False))
+    else:
+        # One line each, however narrow the terminal: a path that is broken in two cannot be copied.
+        Console().print(status_text(data, facts), soft_wrap=True)
+
+
+def standing(data: RunData) -> dict[str, Any]:
+    """How a run stands, as plain values; null for what is not known. Times are seconds since 1970."""
+    values, incidents = figures(data), tell(data.entries)
+    state, why = progress_of(data)
+    probe = next((probe for probe in reversed(data.probes) if not probe.abandoned), None)
+    return {
+        "run": data.name,
+        "run_dir": clean(str(data.run_dir.absolute())),
+        "state": state,
+        "note": why or None,
+        "step": values.step,
+        "steps": values.steps_planned or None,
+        "paid_steps": values.paid_steps,
+        "steps_recorded": len(data.steps.ids),
+        "reward_last": _known(values.reward_last),
+        "probe": None if probe is None else {"step": probe.step, "accuracy": _known(probe.accuracy)},
+        "refused_updates": values.refused,
+        "guard": data.mode,
+        "journal": data.journalled,
+        "incidents": [_incident(incident) for incident in incidents],
+        "remedies": len(marks(incidents)),
+        "last_action": last_action(data) or None,
+        "levers": levers_now(data.entries),
+        "newest_record_s": _known(data.newest_s),
+    }
+
+
+def last_action(data: RunData) -> str:
+    """What the guard last decided or did, in words; empty when it never did."""
+    for entry in reversed(data.entries):
+        if entry.kind in ACTS:
+            return f"step {entry.id.step}: {describe(entry)[0]}"
+    return ""
+
+
+def status_text(data: RunData, facts: dict[str, Any]) -> Text:
+    """The status as lines of a name and a value. A run's texts are text in it, never styles."""
+    text = Text()
+    for name, value in _lines(data, facts):
+        text.append(f"{name:<13}", style="dim").append(value + "\n", style=STYLES.get(value.split(",")[0], ""))
+    text.rstrip()
+    return text
+
+
+def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
+    planned = f" of {facts['steps']}" if facts["steps"] else ""
+    undone = facts["paid_steps"] - facts["step"]
+    paid = f", {facts['paid_steps']} paid ({undone} undone by rollbacks)" if undone > 0 else ""
+    probe = facts["probe"]
+    values = figures(data)
+    lines = [
+        ("run", facts["run"]),
+        ("state", facts["state"] + _age(data, facts["state"])),
+        ("progress", f"step {facts['step']}{planned}{paid}"),
+        ("reward", f"{figure(values.reward_last)} (mean of the last 5 recorded steps)"),
+        ("held-out", "no probe yet" if probe is None else f"{figure(values.probe_last)}, at step {probe['step']}"),
+        ("guard", guard_words(data) if data.journalled else f"{data.mode}; no journal"),
+    ]
+    if data.journalled:
+        lines += _incident_lines(tell(data.entries))
+        lines += [("last action", facts["last_action"] or "none"), ("levers", lever_text(facts["levers"]))]
+    lines += [("refused", plural(facts["refused_updates"], "update"))] if facts["refused_updates"] else []
+    lines += [("note", facts["note"])] if facts["note"] else []
+    return [*lines, ("records", facts["run_dir"])]
+
+
+def _age(data: RunData, state: str) -> str:
+    age = time.time() - data.newest_s
+    return f", newest record {figure(max(0.0, round(age)))} s ago" if state == "going on" and age == age else ""
+
+
+def _incident_lines(incidents: tuple[Incident, ...]) -> list[tuple[str, str]]:
+    going = [incident for incident in incidents if incident.state not in FINAL]
+    over = len(incidents) - len(going)
+    lines = [("incidents", f"{len(going)} open, {over} closed" if incidents else "none")]
+    for incident in going:
+        last = incident.treatments[-1] if incident.treatments else None
+        done = f"; {last.remedy}: {last.result}" if last is not None else ""
+        where = f"since step {incident.opened.step}"
+        lines.append(("", f"#{incident.id} {incident.code}  {state_words(incident.state)}, {where}{done}"))
+    return lines
+
+
+def _incident(incident: Incident) -> dict[str, Any]:
+    return {
+        "id": incident.id,
+        "code": incident.code,
+        "family": incident.family,
+        "state": incident.state,
+        "open": incident.state not in FINAL,
+        "opened_step": incident.opened.step,
+        "opened_paid_step": incident.opened.paid_step,
+        "closed_paid_step": None if incident.closed is None else incident.closed.id.paid_step,
+        "remedies": [{"remedy": t.remedy, "result": t.result} for t in incident.treatments],
+        "reason": incident.reason or None,
+    }
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""From step reports to symptoms. Pure: numpy at most, no ray, no torch."""

@@ -1,0 +1,57 @@
+"""How bad it is: the evidence for a shift against the run's own steps from before it. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+from rftfm_ray.detection.detectors import SMALL
+from rftfm_ray.detection.signals import INDEX, SIGNALS, Scale, value
+from rftfm_ray.verdicts import StepReport
+
+TAU = 0.3
+# A residual beyond this says no more than this: one wild step must not stand for a window.
+LARGEST_Z = 20.0
+
+
+def log_bayes_factor(residuals: Sequence[float], tau: float = TAU) -> float:
+    """Log Bayes factor for a shift of the mean, prior N(0, tau^2), over none, of standard normal residuals, in nats.
+
+    -1/2 log(1 + n tau^2) + (sum z)^2 tau^2 / (2 (1 + n tau^2)); closed form of the normal model with known spread.
+    """
+    n, total = len(residuals), math.fsum(residuals)
+    inflated = 1 + n * tau**2
+    return -0.5 * math.log(inflated) + total**2 * tau**2 / (2 * inflated)
+
+
+def severity(reports: Sequence[StepReport], reference: Sequence[StepReport], signals: Sequence[str]) -> float:
+    """Log-mean-exp over `signals` of the evidence that they have shifted from `reference` to `reports`, in nats.
+
+    NaN when a signal cannot be judged because there is nothing to compare.
+    """
+    factors = []
+    for name in signals:
+        usual, found = _levels(reference, name), _levels(reports, name)
+        if not usual or not found:
+            continue
+        mean = fmean(usual)
+        spread = max(_floor(name, mean), stdev(usual) if len(usual) > 1 else 0.0)
+        factors.append(log_bayes_factor([max(-LARGEST_Z, min(LARGEST_Z, (x - mean) / spread)) for x in found]))
+    if not factors:
+        return math.nan
+    largest = max(factors)
+    return largest + math.log(fmean([math.exp(factor - largest) for factor in factors]))
+
+
+def _levels(reports: Sequence[StepReport], name: str) -> list[float]:
+    raw = [value(report, name) for report in reports]
+    if SIGNALS[INDEX[name]].scale is Scale.RATIO:
+        return [math.log(max(x, 0.0) + SMALL.get(name, 1e-12)) for x in raw if math.isfinite(x)]
+    return [x for x in raw if math.isfinite(x)]
+
+
+def _floor(name: str, level: float) -> float:
+    """The larger of 1 % of the level and the signal's own floor."""
+    signal = SIGNALS[INDEX[name]]
+    return signal.floor if signal.scale is Scale.RATIO else max(0.01 * abs(level), signal.floor, 1e-3)

@@ -1,0 +1,1 @@
+"""From symptoms to a diagnosis. Pure: no ray, no torch."""

@@ -1,0 +1,160 @@
+"""The guard as the loop sees it: reports go off by a thread of their own, and a boundary waits for what they led to."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rftfm_ray.actors.controller import Change, GuardTotals
+from rftfm_ray.actors.group import wait_for
+from rftfm_ray.actors.learner import Position
+from rftfm_ray.config import GuardConfig
+from rftfm_ray.errors import RftfmError
+from rftfm_ray.types import GuardMode, StepId
+from rftfm_ray.verdicts import Order, StepReport
+
+FINISH_TIMEOUT_S = 30.0
+# Carrying out an order moves weights to every rollout actor and probes parity.
+EXECUTE_TIMEOUT_S = 1800.0
+
+Lost = Callable[[str], None]
+
+
+class Guard(Protocol):
+    """What the loop needs of a guard."""
+
+    def report(self, report: StepReport) -> None:
+        """Hand a finished step over to be judged."""
+
+    def boundary(self, stand: Position, following: StepId) -> Change | None:
+        """What earlier reports led to, carried out. `stand`: where the run stands; `following`: the step under way."""
+
+    def finish(self, last: StepId) -> GuardTotals:
+        """Wait until everything is judged and journalled."""
+
+
+class NoGuard:
+    """`guard.mode=off`."""
+
+    def report(self, report: StepReport) -> None:
+        """Nobody judges."""
+
+    def boundary(self, stand: Position, following: StepId) -> Change | None:
+        """Nothing ever changes."""
+        del stand, following
+        return None
+
+    def finish(self, last: StepId) -> GuardTotals:
+        """There were no incidents."""
+        del last
+        return GuardTotals(0, 0)
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What the shipping thread and the loop have in common, under one lock."""
+
+    settled: int = 0
+    order: Order | None = None
+    lost: str = ""
+
+
+class LiveGuard:
+    """Ships reports to the monitor and its assessments to the controller; carries orders out at boundaries.
+
+    A guard that is lost does not stop the run: it is said once through `lost`, and training goes on unguarded. An
+    order that fails half way does stop it, for then nobody knows what is being trained.
+    """
+
+    def __init__(self, config: GuardConfig, monitor: Any, controller: Any, lost: Lost) -> None:
+        self._config = config
+        self._monitor = monitor
+        self._controller = controller
+        self._lost = lost
+        self._queue: queue.Queue[StepReport | None] = queue.Queue(config.buffer)
+        self._condition = threading.Condition()
+        self._shared = _Shared()
+        self._submitted = 0
+        self._said_lost = False
+        self._thread = threading.Thread(target=self._ship, name="rftfm-guard", daemon=True)
+        self._thread.start()
+
+    def report(self, report: StepReport) -> None:
+        """Queue a report; waits only when `guard.buffer` of them wait already."""
+        self._submitted += 1
+        self._queue.put(report)
+
+    def boundary(self, stand: Position, following: StepId) -> Change | None:
+        """Wait for the verdict on the last report, in `act`, and carry out what it led to."""
+        if self._config.mode is not GuardMode.ACT:
+            self._say_lost()
+            return None
+        began = time.perf_counter()
+        with self._condition:
+            self._condition.wait_for(self._settled, self._config.verdict_timeout_s)
+            late = not self._settled()
+            order, self._shared.order = self._shared.order, None
+        self._say_lost()
+        if late:
+            self._controller.note_late.remote(following, time.perf_counter() - began)
+        if order is None:
+            return None
+        asked = self._controller.execute.remote(order.number, stand, following)
+        change: Change | None = wait_for([asked], EXECUTE_TIMEOUT_S, f"carrying out the remedy {order.remedy}")[0]
+        return change
+
+    def finish(self, last: StepId) -> GuardTotals:
+        """End the thread and the journal."""
+        self._queue.put(None)
+        self._thread.join(FINISH_TIMEOUT_S)
+        self._say_lost()
+        try:
+            ended = [self._controller.finish.remote(last)]
+            totals: GuardTotals = wait_for(ended, FINISH_TIMEOUT_S, "ending the journal")[0]
+        except RftfmError as error:
+            self._lost(str(error))
+            return GuardTotals(0, 0)
+        return totals
+
+    def _settled(self) -> bool:
+        return self._shared.settled >= self._submitted or bool(self._shared.lost)
+
+    def _say_lost(self) -> None:
+        if self._shared.lost and not self._said_lost:
+            self._said_lost = True
+            self._lost(self._shared.lost)
+
+    def _ship(self) -> None:
+        while (reports := self._next()) is not None:
+            if self._shared.lost:
+                continue
+            order, lost = None, ""
+            try:
+                # The assessments go from actor to actor; only an order comes back here.
+                asked = self._controller.consider.remote(self._monitor.assess.remote(reports))
+                order = wait_for([asked], FINISH_TIMEOUT_S, "judging a step")[0]
+            except RftfmError as error:
+                lost = str(error)
+            with self._condition:
+                self._shared.settled += len(reports)
+                self._shared.order = order or self._shared.order
+                self._shared.lost = lost
+                self._condition.notify_all()
+
+    def _next(self) -> Sequence[StepReport] | None:
+        """All reports that wait, at least one; None at the end."""
+        found = [self._queue.get()]
+        while found[-1] is not None:
+            try:
+                found.append(self._queue.get_nowait())
+            except queue.Empty:
+                break
+        if found[-1] is None and len(found) > 1:
+            # What came before the end is still judged.
+            self._queue.put(None)
+        reports = [report for report in found if report is not None]
+        return reports or None

@@ -1,0 +1,65 @@
+"""What a remediation policy is: it sees a frozen context and returns a decision. It never holds a handle.
+
+A policy is an object with `decide(ctx)`, or a plain function of `ctx`. The framework owns safety: bounds, budget,
+cooldown, timeout and confirmation are kept whatever a policy does, see `policies.safety`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+from typing import Protocol
+
+from rftfm_ray.detection.signals import value
+from rftfm_ray.policies.state import Tried
+from rftfm_ray.types import Levers, Settings, StepId
+from rftfm_ray.verdicts import Decision, Diagnosis, StepReport
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyContext:
+    """Everything that a policy may go by.
+
+    Attributes:
+        step: the step that was judged last.
+        diagnosis: what is wrong.
+        tried: remedies of this incident so far, with their outcomes.
+        levers: in force.
+        nominal: the settings of the configuration, before schedule and levers.
+        snapshots: steps that a rollback can go back to.
+        budget_left: remedies that this family of faults may still have.
+        reports: the newest steps of the lineage, newest last.
+        state: what the policy's last decision left for itself.
+    """
+
+    step: StepId
+    diagnosis: Diagnosis
+    tried: tuple[Tried, ...]
+    levers: Levers
+    nominal: Settings
+    snapshots: tuple[int, ...]
+    budget_left: int
+    reports: tuple[StepReport, ...]
+    state: tuple[tuple[str, str | int | float | bool], ...] = ()
+
+    def signal(self, name: str) -> tuple[float, ...]:
+        """A signal's newest values, newest last.
+
+        Raises:
+            KeyError: when there is no such signal.
+        """
+        return tuple(value(report, name) for report in self.reports)
+
+    def before_onset(self, name: str) -> float:
+        """Median of a signal over the last ten steps before the fault can have begun; NaN when there are none."""
+        earlier = [value(r, name) for r in self.reports if r.id.step < self.diagnosis.onset_low]
+        known = [v for v in earlier[-10:] if math.isfinite(v)]
+        return median(known) if known else math.nan
+
+
+class Policy(Protocol):
+    """Decides what to do about an incident."""
+
+    def decide(self, ctx: PolicyContext) -> Decision:
+        """The decision. Called once for every incident that needs one; raising is safe and is journalled."""

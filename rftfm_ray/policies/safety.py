@@ -1,0 +1,131 @@
+"""What is kept whatever a policy does: bounds, a time limit, and a way on when it fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rftfm_ray.errors import ConfigError, PolicyError
+from rftfm_ray.policies.api import Policy, PolicyContext
+from rftfm_ray.policies.levers import check_levers
+from rftfm_ray.policies.state import EntryKind
+from rftfm_ray.verdicts import Decision, Remedy
+
+MAX_SKIP = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What was wrong with a policy's answer: `kind` is POLICY_FAILED or REFUSED."""
+
+    kind: EntryKind
+    policy: str
+    remedy: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """A decision that may be carried out, who made it, and what others did wrong on the way."""
+
+    decision: Decision
+    policy: str
+    problems: tuple[Problem, ...] = ()
+
+
+def check_decision(decision: object, ctx: PolicyContext) -> Decision:
+    """Refuse what must not be carried out.
+
+    Raises:
+        PolicyError: one sentence that names what is wrong with it.
+    """
+    if not isinstance(decision, Decision):
+        raise PolicyError(f"decide returned {decision!r:.200}; it must return a Decision.")
+    remedy = decision.remedy
+    if remedy is None:
+        return decision
+    if not isinstance(remedy, Remedy):
+        raise PolicyError(f"The decision's remedy is {remedy!r:.200}; it must be a Remedy or None.")
+    try:
+        check_levers(remedy.levers)
+    except (ConfigError, TypeError, AttributeError) as error:
+        raise PolicyError(f"Remedy {remedy.name}: {error}") from None
+    if not 0 <= remedy.skip_batches <= MAX_SKIP:
+        raise PolicyError(f"Remedy {remedy.name} skips {remedy.skip_batches} batches; choose 0 to {MAX_SKIP}.")
+    if remedy.skip_batches and not remedy.rollback:
+        raise PolicyError(f"Remedy {remedy.name} skips batches without a rollback; ask for both.")
+    if remedy.rollback and restore_step(ctx) is None:
+        raise PolicyError(
+            f"Remedy {remedy.name} goes back to before step {ctx.diagnosis.onset_low}, and the snapshots are of steps "
+            f"{list(ctx.snapshots)}; raise snapshots.keep."
+        )
+    return decision
+
+
+def restore_step(ctx: PolicyContext) -> int | None:
+    """The newest snapshot from before the earliest step that the fault can have begun with."""
+    before = [step for step in ctx.snapshots if step < ctx.diagnosis.onset_low]
+    return max(before) if before else None
+
+
+class SafePolicy:
+    """Asks a policy within a time limit and checks what it says; a fallback decides where it fails.
+
+    Args:
+        policy: whose decisions count.
+        name: of the policy, for the journal.
+        timeout_s: longest time it may take.
+        fallback: decides instead; None: nobody does.
+    """
+
+    def __init__(self, policy: Policy, name: str, timeout_s: float, fallback: Policy | None = None) -> None:
+        self._policy = policy
+        self.name = name
+        self._timeout_s = timeout_s
+        self._fallback = fallback
+        self._busy: threading.Thread | None = None
+
+    def decide(self, ctx: PolicyContext) -> Ruling:
+        """A ruling for `ctx`. Never raises."""
+        problems: list[Problem] = []
+        asked: list[tuple[str, Callable[[], object]]] = [(self.name, lambda: self._in_time(ctx))]
+        if self._fallback is not None:
+            fallback = self._fallback
+            asked.append(("playbook", lambda: fallback.decide(ctx)))
+        for name, ask in asked:
+            decision: object = None
+            try:
+                decision = ask()
+            except Exception as error:  # noqa: BLE001 - the user's code: whatever it does, the run goes on
+                text = str(error) if isinstance(error, PolicyError) else f"it raised {type(error).__name__}: {error}"
+                problems.append(Problem(EntryKind.POLICY_FAILED, name, "", text[:500]))
+                continue
+            try:
+                return Ruling(check_decision(decision, ctx), name, tuple(problems))
+            except PolicyError as error:
+                remedy = decision.remedy.name if isinstance(decision, Decision) and decision.remedy else ""
+                problems.append(Problem(EntryKind.REFUSED, name, str(remedy)[:100], str(error)[:500]))
+        return Ruling(Decision(None, f"no policy gave a decision: {problems[-1].reason}"), self.name, tuple(problems))
+
+    def _in_time(self, ctx: PolicyContext) -> object:
+        if self._busy is not None and self._busy.is_alive():
+            raise PolicyError("it is still busy with an earlier question.")
+        answer: list[object] = []
+        failure: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                answer.append(self._policy.decide(ctx))
+            except BaseException as error:  # noqa: BLE001 - handed on to the thread that asked
+                failure.append(error)
+
+        # A thread can be left behind, not ended; it holds nothing but its frozen context.
+        self._busy = threading.Thread(target=ask, name="rftfm-policy", daemon=True)
+        self._busy.start()
+        self._busy.join(self._timeout_s)
+        if self._busy.is_alive():
+            raise PolicyError(f"it took longer than guard.policy_timeout_s={self._timeout_s:g}.")
+        if failure:
+            raise failure[0] if isinstance(failure[0], Exception) else PolicyError(f"it raised {failure[0]!r}.")
+        return answer[0]

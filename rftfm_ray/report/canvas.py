@@ -1,0 +1,151 @@
+"""Figures as inline SVG: one look, the same bytes for the same input, and identifiers that are unique in a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rftfm_ray.report.markup import Html, escaped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind readers; all have a contrast of 3 or more on white but the span's.
+BLUE, VERMILION, GREEN, BLACK = "#0072b2", "#d55e00", "#00795a", "#1c2127"
+GREY, SPAN = "#626b75", "#f6d99b"
+WIDTH_IN = 5.4
+LABEL_PT = 8.0
+# Labels that are nearer to each other than this share of the axis are written as one.
+NEAR = 0.035
+
+# matplotlib's stubs list every key as a literal; a dict of our own has none of them.
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rftfm",
+    "text.parse_math": False,
+    "font.size": LABEL_PT,
+    "axes.edgecolor": "#9aa2ab",
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#e6e9ec",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#57606a",
+    "ytick.color": "#57606a",
+    "axes.labelcolor": "#57606a",
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 0.0,
+    "xtick.minor.size": 0.0,
+    "ytick.minor.size": 0.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What is marked in every figure; places are paid steps.
+
+    Attributes:
+        limits: ends of the axis.
+        spans: incidents as label, opening and closing.
+        remedies: remedies as label and place.
+        faults: injected faults as label and onset.
+    """
+
+    limits: tuple[float, float]
+    spans: tuple[tuple[str, float, float], ...] = ()
+    remedies: tuple[tuple[str, float], ...] = ()
+    faults: tuple[tuple[str, float], ...] = ()
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw with the report's look, whatever the user's matplotlibrc says."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def new_figure(height_in: float, rows: int = 1, width_in: float = WIDTH_IN) -> tuple[Figure, list[Axes]]:
+    """A figure with `rows` axes over each other, on a common x axis."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in))
+    FigureCanvasSVG(figure)
+    grid = figure.subplots(rows, 1, sharex=True, squeeze=False)
+    return figure, [row[0] for row in grid]
+
+
+def to_svg(figure: Figure, key: str, label: str) -> Html:
+    """`figure` as an inline SVG element; `key` begins all its identifiers, `label` is what a screen reader says."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # A style element would hold for the whole page; the page's own sheet says the same for figures.
+    text = re.sub(r"<style\b.*?</style>", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", text)
+    size = re.compile(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"')
+    return Html(size.sub(lambda m: f'<svg role="img" aria-label="{escaped(label)}" {m[1]}', text, count=1).strip())
+
+
+def mark(axes: Axes, marks: Marks, *, labels: bool = True) -> None:
+    """Draw incidents, remedies and injected faults; labels stand above the axes."""
+    axes.set_xlim(*marks.limits)
+    for number, (_, low, high) in enumerate(marks.spans, start=1):
+        axes.axvspan(low, high, color=SPAN, alpha=0.55, linewidth=0, zorder=0).set_gid(f"incident-{number}")
+    for number, (_, place) in enumerate(marks.remedies, start=1):
+        axes.axvline(place, color=GREEN, linewidth=1.3, zorder=1.6).set_gid(f"remedy-{number}")
+    for number, (_, place) in enumerate(marks.faults, start=1):
+        line = axes.axvline(place, color=BLACK, linewidth=1.3, linestyle=(0, (1, 1.6)), zorder=1.7)
+        line.set_gid(f"injected-{number}")
+    if labels:
+        _label(axes, marks)
+
+
+def headroom_in(marks: Marks) -> float:
+    """Inches that labels need above the axes."""
+    return 0.42 if marks.faults else 0.26 if marks.remedies else 0.08
+
+
+def _label(axes: Axes, marks: Marks) -> None:
+    low, high = marks.limits
+    near = NEAR * (high - low)
+    spans = [(label, (begin + end) / 2) for label, begin, end in marks.spans]
+    for label, place in _grouped(spans, near):
+        _write(axes, label, place, -3.0, va="top", color="#6b4a00")
+    box = {"boxstyle": "round,pad=0.22", "facecolor": GREEN, "edgecolor": "none"}
+    for label, place in _grouped(marks.remedies, near):
+        _write(axes, label, place, 4.5, color="white", fontweight="bold", bbox=box)
+    for label, place in _grouped(marks.faults, 5 * near):
+        side = "left" if place < low + (high - low) / 2 else "right"
+        _write(axes, label, place, 18.0, ha=side, color=BLACK)
+
+
+def _write(axes: Axes, label: str, place: float, above_pt: float, **look: Any) -> None:
+    """Write `label` at a place of the x axis, `above_pt` points above the upper edge of the axes."""
+    at = (place, 1.0)
+    look = {"ha": "center", "va": "bottom", "fontsize": LABEL_PT - 1, "annotation_clip": False} | look
+    axes.annotate(label, at, (0.0, above_pt), axes.get_xaxis_transform(), "offset points", **look)
+
+
+def _grouped(labels: Sequence[tuple[str, float]], near: float) -> list[tuple[str, float]]:
+    """Labels in order of their places; those near to each other become one, at the mean place."""
+    groups: list[list[tuple[str, float]]] = []
+    for label, place in sorted(labels, key=lambda item: item[1]):
+        if groups and place - groups[-1][-1][1] < near:
+            groups[-1].append((label, place))
+        else:
+            groups.append([(label, place)])
+    return [(", ".join(dict.fromkeys(x for x, _ in g)), sum(y for _, y in g) / len(g)) for g in groups]

@@ -1,0 +1,285 @@
+"""The curves of a report, over paid steps: what was kept in colour, what a rollback has undone in grey."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rftfm_ray.policies.levers import LEVERS
+from rftfm_ray.report import canvas
+from rftfm_ray.report.canvas import BLACK, BLUE, GREEN, GREY, SPAN, VERMILION, Marks
+from rftfm_ray.report.data import RunData
+from rftfm_ray.report.incidents import Incident, Mark
+from rftfm_ray.report.markup import Html, joined, tag
+from rftfm_ray.report.words import figure as shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HEIGHT_IN = 2.05
+# A panel whose largest value is this many times its median gets a logarithmic axis.
+WIDE = 20.0
+# Beyond it a logarithmic axis would be about its smallest values.
+MOST_SPREAD = 1e4
+MOST_LEVER_TICKS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One column of the step rows in a panel."""
+
+    column: str
+    label: str
+    colour: str = BLUE
+    dash: str | tuple[int, tuple[float, ...]] = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One figure. `only_if` names columns of which one must exceed zero somewhere, or the panel is left out."""
+
+    key: str
+    title: str
+    note: str
+    lines: tuple[Line, ...]
+    band: tuple[str, str] | None = None
+    wide: bool = False
+    only_if: tuple[str, ...] = ()
+
+
+_DASH = (0, (5.0, 2.0))
+PANELS = (
+    Panel("reward", "Reward", "mean of what trained; band: 10 % to 90 % of trajectories",
+          (Line("reward_mean", "mean"),), ("reward_q10", "reward_q90")),
+    Panel("probe", "Held-out accuracy", "greedy, on problems that are never trained on", ()),
+    Panel("kl", "KL to the reference", "nats per token", (Line("kl_ref", "KL"),), wide=True),
+    Panel("entropy", "Entropy", "nats per token", (Line("entropy", "entropy"),)),
+    Panel("grad", "Gradient norm", "before clipping", (Line("grad_norm", "norm"),), wide=True),
+    Panel("update", "Update ratio", "norm of a step's change over the norm of the weights",
+          (Line("update_ratio", "ratio"),), wide=True),
+    Panel("length", "Response length", "tokens; band: 10 % to 90 % of trajectories",
+          (Line("length_mean", "mean"),), ("length_q10", "length_q90")),
+    Panel("tools", "Tool errors", "share of calls, and of trajectories that failed by them",
+          (Line("tool_error_rate", "calls in error"), Line("failed_rate", "failed trajectories", VERMILION, _DASH)),
+          only_if=("tool_calls_mean",)),
+    Panel("mismatch", "Reward against the trusted verifier", "share of graded trajectories that disagree",
+          (Line("regrade_mismatch_rate", "live channel"),
+           Line("trained_mismatch_rate", "what trained", VERMILION, _DASH)),
+          only_if=("regrade_mismatch_rate", "trained_mismatch_rate")),
+)  # fmt: skip
+
+
+def marks_of(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> Marks:
+    """What is marked in every curve, in paid steps. An open incident lasts to the end."""
+    last = float(data.position.paid_step)
+    places = [id_.paid_step for id_ in data.steps.ids] + [probe.paid_step for probe in data.probes]
+    first = float(min(places, default=0))
+    ends = [last if i.closed is None else i.closed.id.paid_step for i in incidents]
+    return Marks(
+        limits=(first - 0.5, max(last, first + 1) + 0.5),
+        spans=tuple((f"#{i.id}", i.opened.paid_step - 0.5, end + 0.5) for i, end in zip(incidents, ends, strict=True)),
+        remedies=tuple((str(m.number), float(m.applied.id.paid_step)) for m in remedies),
+        faults=tuple((f"injected {_ascii(f.code)}", float(f.onset)) for f in data.faults if f.onset <= last),
+    )
+
+
+def _ascii(text: str) -> str:
+    """A code as a font can draw it."""
+    return text.encode("ascii", "replace").decode()[:12]
+
+
+def curves(data: RunData, marks: Marks) -> list[Html]:
+    """A figure for every panel that has something to show."""
+    with canvas.style():
+        return [_figure(panel, data, marks) for panel in PANELS if _has_values(panel, data)]
+
+
+def _has_values(panel: Panel, data: RunData) -> bool:
+    if panel.key == "probe":
+        return bool(data.probes)
+    if panel.only_if and not any(value > 0 for name in panel.only_if for value in data.steps.column(name)):
+        return False
+    return any(math.isfinite(value) for line in panel.lines for value in data.steps.column(line.column))
+
+
+def _figure(panel: Panel, data: RunData, marks: Marks) -> Html:
+    drawing, (axes,) = canvas.new_figure(HEIGHT_IN)
+    top = 1 - canvas.headroom_in(marks) / HEIGHT_IN
+    drawing.subplots_adjust(left=0.095, right=0.985, top=top, bottom=0.36 / HEIGHT_IN)
+    canvas.mark(axes, marks)
+    if panel.key == "probe":
+        _probes(axes, data)
+    else:
+        _lines(axes, panel, data)
+    note = panel.note + (_logarithmic(axes, panel, data) if panel.wide else "")
+    _ticks(axes)
+    axes.set_xlabel("paid step", fontsize=canvas.LABEL_PT - 0.5, labelpad=1)
+    return tag("figure", _caption(panel, note), canvas.to_svg(drawing, panel.key, f"{panel.title} over paid steps"))
+
+
+def _caption(panel: Panel, note: str) -> Html:
+    several = panel.lines if len(panel.lines) > 1 else ()
+    keys = [tag("small", _swatch(line), line.label) for line in several]
+    return tag("figcaption", tag("span", panel.title), *keys, tag("small", note, class_="note"))
+
+
+def _swatch(line: Line) -> Html:
+    dashes = "" if line.dash == "-" else ";border-top-style:dashed"
+    return tag("i", style=f"border-top-color:{line.colour}{dashes}")
+
+
+def _lines(axes: Axes, panel: Panel, data: RunData) -> None:
+    steps = data.steps
+    x = [float(id_.paid_step) for id_ in steps.ids]
+    if panel.band:
+        low, high = (steps.column(name) for name in panel.band)
+        kept = [not gone for gone in steps.abandoned]
+        axes.fill_between(x, low, high, where=kept, color=BLUE, alpha=0.16, linewidth=0, zorder=1.5)
+    for line in panel.lines:
+        kept_y, gone_y = _parted(steps.column(line.column), steps.abandoned)
+        _line(axes, x, gone_y, GREY, _DASH if line.dash == "-" else (0, (1.5, 1.5)), 1.2, f"abandoned-{line.column}")
+        _line(axes, x, kept_y, line.colour, line.dash, 1.6, f"kept-{line.column}")
+
+
+def _parted(values: Sequence[float], abandoned: Sequence[bool]) -> tuple[list[float], list[float]]:
+    """Kept and abandoned values apart, NaN where the other is. An abandoned stretch begins at the last kept value."""
+    kept = [math.nan if gone else value for value, gone in zip(values, abandoned, strict=True)]
+    undone = [value if gone else math.nan for value, gone in zip(values, abandoned, strict=True)]
+    for i in range(len(values) - 1):
+        if abandoned[i + 1] and not abandoned[i]:
+            undone[i] = values[i]
+    return kept, undone
+
+
+def _line(
+    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, dash: object, width: float, gid: str
+) -> None:
+    """A line with gaps at NaN; a value between two gaps, which no line would show, is a dot."""
+    if not any(map(math.isfinite, y)):
+        return
+    padded = [math.nan, *y, math.nan]
+    alone = [i for i, v in enumerate(y) if math.isfinite(v) and math.isnan(padded[i]) and math.isnan(padded[i + 2])]
+    (line,) = axes.plot(
+        x, y, color=colour, linestyle=dash, linewidth=width, marker="o", markersize=2.6, markevery=alone, zorder=2.2
+    )
+    line.set_gid(gid)
+
+
+def _probes(axes: Axes, data: RunData) -> None:
+    x = [float(probe.paid_step) for probe in data.probes]
+    values, gone = [probe.accuracy for probe in data.probes], [probe.abandoned for probe in data.probes]
+    kept_y, gone_y = _parted(values, gone)
+    undone = [probe.accuracy if probe.abandoned else math.nan for probe in data.probes]
+    if any(gone):
+        axes.plot(x, gone_y, color=GREY, linestyle=_DASH, linewidth=1.0, zorder=2.1)
+        (dots,) = axes.plot(x, undone, color=GREY, linestyle="", marker="o", markersize=3.8, fillstyle="none")
+        dots.set_gid("abandoned-probe")
+    (line,) = axes.plot(x, kept_y, color=BLUE, linewidth=1.2, marker="o", markersize=3.8, zorder=2.2)
+    line.set_gid("kept-probe")
+
+
+def _logarithmic(axes: Axes, panel: Panel, data: RunData) -> str:
+    """Make the y axis logarithmic when values spread widely; what to say about it."""
+    from matplotlib.ticker import LogLocator, SymmetricalLogLocator
+
+    values = [v for line in panel.lines for v in data.steps.column(line.column) if math.isfinite(v)]
+    positive = sorted(value for value in values if value > 0)
+    if len(positive) < 3 or positive[-1] < WIDE * statistics.median(positive):
+        return ""
+    spread = positive[-1] / positive[0]
+    if len(positive) == len(values) and spread < MOST_SPREAD:
+        axes.set_yscale("log")
+        axes.set_ylim(positive[0] / 1.3, positive[-1] * spread**0.12)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if spread < 300 else (1.0,)))
+        return "; logarithmic"
+    # Zero, as the KL of the first step, has no logarithm: the axis is linear about it.
+    threshold = 10.0 ** math.floor(math.log10(max(positive[len(positive) // 4], positive[-1] * 1e-6)))
+    axes.set_yscale("symlog", linthresh=threshold, linscale=0.5)
+    axes.set_ylim(min(0.0, min(values) * 1.1), positive[-1] * (positive[-1] / threshold) ** 0.12)
+    locator = SymmetricalLogLocator(base=10, linthresh=threshold)
+    locator.set_params(numticks=6)
+    axes.yaxis.set_major_locator(locator)
+    return f"; logarithmic above {shown(threshold)}"
+
+
+def _ticks(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
+    if axes.get_yscale() == "linear":
+        low, high = axes.get_ylim()
+        # Room for the numbers of incidents above the data.
+        axes.set_ylim(low, high + 0.1 * (high - low))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def lever_figure(history: Sequence[tuple[int, dict[str, float]]], marks: Marks) -> Html | None:
+    """Levers that were ever moved, over paid steps; None when none was. Each has its own rungs, nominal lowest."""
+    names = [spec.name for spec in LEVERS if any(spec.name in levers for _, levers in history)]
+    if not names:
+        return None
+    top, bottom, row = canvas.headroom_in(marks), 0.36, 0.62
+    height = top + bottom + row * len(names)
+    with canvas.style():
+        drawing, rows = canvas.new_figure(height, len(names), width_in=2 * canvas.WIDTH_IN)
+        drawing.subplots_adjust(
+            left=0.135, right=0.988, top=1 - top / height, bottom=(bottom + 0.06) / height, hspace=0.3
+        )
+        for number, (axes, name) in enumerate(zip(rows, names, strict=True)):
+            canvas.mark(axes, marks, labels=number == 0)
+            _lever(axes, [(x, levers.get(name)) for x, levers in history], marks.limits)
+            axes.text(-0.155, 0.5, name, transform=axes.transAxes, ha="left", va="center", color=BLACK)
+        _rung_axis(rows[-1])
+        svg = canvas.to_svg(drawing, "levers", "Levers over paid steps")
+    note = "each step of the staircase is a value that was set; nominal is what configuration and schedule say"
+    return tag("figure", tag("figcaption", tag("span", "Levers"), tag("small", note, class_="note")), svg)
+
+
+def _lever(axes: Axes, moves: Sequence[tuple[int, float | None]], limits: tuple[float, float]) -> None:
+    rungs = sorted({value for _, value in moves if value is not None})
+    levels = [0 if value is None else 1 + rungs.index(value) for _, value in moves]
+    x = [limits[0], *(float(place) for place, _ in moves), limits[1]]
+    y = [0, *levels, levels[-1]]
+    (line,) = axes.plot(x, y, color=BLUE, linewidth=1.8, drawstyle="steps-post", zorder=2.2)
+    line.set_gid("lever")
+    named = ["nominal", *(shown(value) for value in rungs)]
+    every = max(1, math.ceil(len(named) / MOST_LEVER_TICKS))
+    axes.set_yticks(range(0, len(named), every), named[::every])
+    axes.set_ylim(-0.35, len(named) - 0.65)
+
+
+def _rung_axis(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(16, integer=True))
+    axes.set_xlabel("paid step", fontsize=canvas.LABEL_PT - 0.5, labelpad=1)
+
+
+def key(data: RunData, marks: Marks) -> Html:
+    """What the curves' colours and lines mean; only what occurs."""
+    items = [
+        (True, f'd="M1 6H25" stroke="{BLUE}" stroke-width="2.2"', "kept steps"),
+        (
+            any(data.steps.abandoned),
+            f'd="M1 6H25" stroke="{GREY}" stroke-width="1.8" stroke-dasharray="6 3"',
+            "abandoned steps, undone by a rollback",
+        ),
+        (bool(marks.spans), f'd="M1 0H25V12H1z" fill="{SPAN}"', "incident, while it was open"),
+        (bool(marks.remedies), f'd="M13 0V12" stroke="{GREEN}" stroke-width="2"', "remedy applied, numbered below"),
+        (
+            bool(marks.faults),
+            f'd="M13 0V12" stroke="{BLACK}" stroke-width="2" stroke-dasharray="1.5 2"',
+            "injected fault: the truth of a fire drill",
+        ),
+    ]
+    drawn = (tag("span", Html(_icon(path)), text) for occurs, path, text in items if occurs)
+    return tag("p", joined(drawn), class_="key")
+
+
+def _icon(path: str) -> str:
+    return f'<svg width="26" height="12" viewBox="0 0 26 12" aria-hidden="true"><path {path}/></svg>'

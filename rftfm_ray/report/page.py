@@ -1,0 +1,181 @@
+"""The report: one HTML file without a script or anything from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rftfm_ray.errors import RecordError
+from rftfm_ray.report.curves import curves, key, lever_figure, marks_of
+from rftfm_ray.report.data import RunData, read_run
+from rftfm_ray.report.incidents import Incident, Mark, lever_history, marks, tell
+from rftfm_ray.report.markup import NOTHING, Html, badge, joined, table, tag
+from rftfm_ray.report.samples import samples_section
+from rftfm_ray.report.sections import incident_section
+from rftfm_ray.report.style import CSS
+from rftfm_ray.report.verdict import figures, guard_words, progress_of, tone_of_result, verdict
+from rftfm_ray.report.words import NONE, clean, clock, describe, figure
+from rftfm_ray.telemetry.rundir import write_atomic
+
+REPORT = "report.html"
+TONES = {"finished": "good", "failed": "bad", "halted": "bad"}
+# Nothing is loaded and nothing runs, whatever a text in here might hold.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def build_report(run_dir: Path, *, samples: bool = False) -> str:
+    """The report of a run as HTML, also while the run goes on. Equal records give equal text.
+
+    Args:
+        run_dir: directory of the run.
+        samples: also show recorded trajectories with their texts, where the run kept them.
+
+    Raises:
+        RecordError: names a file that is damaged.
+    """
+    data = read_run(run_dir)
+    incidents = tell(data.entries)
+    remedies = marks(incidents)
+    parts = [
+        _header(data),
+        _verdict(data, incidents, remedies),
+        _tiles(data, incidents, remedies),
+        _curves(data, incidents, remedies),
+        *_incidents(incidents, remedies),
+        samples_section(run_dir, data.config) if samples else NOTHING,
+        _journal(data, incidents),
+        tag("footer", f"Written by `rftfm report` from the records in {clean(str(run_dir))}. Times are UTC."),
+    ]
+    return _page(data.name, parts)
+
+
+def write_report(run_dir: Path, *, samples: bool = False, out: Path | None = None) -> Path:
+    """Write the report of a run and return where it is: `report.html` in the run directory unless `out` is given.
+
+    Raises:
+        RecordError: when records are damaged, or the report cannot be written.
+    """
+    path = out or run_dir / REPORT
+    text = build_report(run_dir, samples=samples)
+    try:
+        write_atomic(path, text.encode())
+    except OSError as error:
+        raise RecordError(
+            f"The report cannot be written to {path} ({error.strerror}); give a place with --out."
+        ) from None
+    return path
+
+
+def _page(name: str, parts: Sequence[Html]) -> str:
+    head = joined(
+        (
+            Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+            Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+            Html('<meta name="color-scheme" content="light dark">'),
+            tag("title", f"{name}: run report"),
+            tag("style", Html(CSS)),
+        )
+    )
+    body = tag("body", tag("main", *(part for part in parts if part)))
+    return f'<!DOCTYPE html>\n<html lang="en">{tag("head", head)}\n{body}</html>\n'
+
+
+def _header(data: RunData) -> Html:
+    state, _ = progress_of(data)
+    config, started = data.config, data.event("run_started")
+    task = started.get("task") or (config.task.name if config is not None else "")
+    pairs = [
+        ("Task", clean(str(task))),
+        ("Model", clean(config.model.path) if config is not None else ""),
+        ("Seed", str(config.seed) if config is not None else ""),
+        ("Steps", str(config.steps) if config is not None else ""),
+        ("Guard", guard_words(data)),
+        ("Newest record", clock(data.newest_s)),
+    ]
+    title = tag("div", tag("h1", data.name), badge(state, TONES.get(state, "open")), class_="head")
+    about = tag("p", *(tag("span", f"{name} ", tag("b", value or "unknown")) for name, value in pairs), class_="about")
+    return tag("header", title, about)
+
+
+def _verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> Html:
+    tone, paragraphs = verdict(data, incidents, remedies)
+    return tag("section", *(tag("p", text) for text in paragraphs), class_=f"card verdict {tone}")
+
+
+def _tiles(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> Html:
+    values = figures(data)
+    seconds = values.step_time_s
+    time = f"{figure(1000 * seconds)} ms" if seconds < 1 else f"{figure(seconds)} s"
+    planned = f"of {values.steps_planned} planned" if values.steps_planned else ""
+    tiles = [
+        (
+            "Reward",
+            f"{figure(values.reward_first)} → {figure(values.reward_last)}",
+            "means of the first and last 5 steps",
+        ),
+        (
+            "Held-out accuracy",
+            f"{figure(values.probe_first)} → {figure(values.probe_last)}",
+            "greedy, first and last probe",
+        ),
+        ("Steps", str(values.step), planned),
+        ("Paid steps", str(values.paid_steps), "with those that were undone"),
+        ("Incidents", str(len(incidents)), "in the journal" if data.journalled else "no journal: nothing watched"),
+        ("Remedies", str(len(remedies)), "applied"),
+        ("Refused updates", str(values.refused), "by the commit gate"),
+        ("Step time", time if seconds == seconds else NONE, "median"),
+    ]
+    shown = (
+        tag("div", tag("div", name, class_="name"), tag("div", value, class_="value"), tag("div", note, class_="note"),
+            class_="tile")
+        for name, value, note in tiles
+    )  # fmt: skip
+    return tag("section", *shown, class_="tiles")
+
+
+def _curves(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> Html:
+    marked = marks_of(data, incidents, remedies)
+    drawn = curves(data, marked)
+    if not drawn:
+        return joined((tag("h2", "Curves"), tag("p", "No step has been recorded yet.", class_="muted")))
+    levers = lever_figure(lever_history(data.entries), marked)
+    moved = [tag("div", levers, style="margin-top:14px")] if levers is not None else []
+    return tag("section", tag("h2", "Curves"), key(data, marked), tag("div", *drawn, class_="curves"), *moved)
+
+
+def _incidents(incidents: Sequence[Incident], remedies: Sequence[Mark]) -> list[Html]:
+    parts = []
+    if remedies:
+        rows = [
+            (
+                str(m.number),
+                m.treatment.remedy,
+                f"#{m.incident.id} {m.incident.code}",
+                str(m.applied.id.step),
+                str(m.applied.id.paid_step),
+                badge(m.treatment.result, tone_of_result(m.treatment)),
+            )
+            for m in remedies
+        ]
+        headings = ("No.", "Remedy", "Incident", "Step", "Paid step", "Verified as")
+        parts += [tag("h2", "Remedies"), tag("div", table(headings, rows), class_="card")]
+    if incidents:
+        parts.append(tag("h2", "Incidents"))
+        parts += [incident_section(incident, remedies) for incident in incidents]
+    return parts
+
+
+def _journal(data: RunData, incidents: Sequence[Incident]) -> Html:
+    if not data.entries:
+        return NOTHING
+    codes = {incident.id: incident.code for incident in incidents}
+    rows = []
+    for entry, written in zip(data.entries, data.times, strict=True):
+        what, why = describe(entry)
+        about = f"#{entry.incident} {codes.get(entry.incident, '')}".strip() if entry.incident else ""
+        said = joined((what, tag("div", why, class_="muted") if why else NOTHING))
+        rows.append((str(entry.seq), clock(written)[-8:], f"{entry.id.step} ({entry.id.paid_step})", about, said))
+    headings = ("No.", "Time", "Step (paid)", "Incident", "What")
+    count = f"Journal ({len(data.entries)} entries)"
+    return tag("section", tag("h2", "Journal"),
+               tag("details", tag("summary", count), table(headings, rows, "journal"), class_="card long"))  # fmt: skip

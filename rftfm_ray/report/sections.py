@@ -1,0 +1,154 @@
+"""The section of one incident: what was seen, decided, done and verified, and when."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rftfm_ray.policies.state import Entry, EntryKind
+from rftfm_ray.report.incidents import Incident, Mark, Treatment
+from rftfm_ray.report.markup import NOTHING, Html, badge, bullets, facts, joined, tag
+from rftfm_ray.report.verdict import refusals, state_words, tone_of, tone_of_result
+from rftfm_ray.report.words import as_number, describe, figure, lever_text, levers_in, number_of, plural, text_of
+from rftfm_ray.types import StepId
+
+
+def incident_section(incident: Incident, remedies: Sequence[Mark]) -> Html:
+    """Everything about one incident."""
+    numbers = {id(m.treatment): m.number for m in remedies}
+    head = tag(
+        "div",
+        tag("h3", f"#{incident.id} {incident.code}"),
+        badge(state_words(incident.state), tone_of(incident.state)),
+        tag("span", _extent(incident), class_="muted"),
+        class_="head",
+    )
+    treatments = [_treatment(t, numbers.get(id(t))) for t in incident.treatments]
+    parts = [
+        head,
+        _finding(incident),
+        joined((tag("h4", "What was done"), *treatments)) if treatments else NOTHING,
+        tag("h4", "Course"),
+        _course(incident),
+    ]
+    return tag("section", *parts, class_="card long", id=f"incident-{incident.id}")
+
+
+def _extent(incident: Incident) -> str:
+    opened = f"opened at step {place(incident.opened)}"
+    return f"{opened}, closed at step {place(incident.closed.id)}" if incident.closed else f"{opened}, still open"
+
+
+def place(id_: StepId) -> str:
+    """A step, with its paid step where rollbacks have parted them."""
+    return str(id_.step) if id_.step == id_.paid_step else f"{id_.step} (paid {id_.paid_step})"
+
+
+def _finding(incident: Incident) -> Html:
+    probability = incident.finding("probability")
+    sure = number_of(probability, "probability") if probability is not None else math.nan
+    refused = refusals(incident)
+    nothing = "" if incident.treatments else "none: nothing was decided"
+    return facts(
+        [
+            (
+                "Fault",
+                f"{incident.code}, family {incident.family}" + (f", {_percent(sure)} sure" if sure == sure else ""),
+            ),
+            ("Summary", incident.found("summary")),
+            ("What was seen", bullets(incident.evidence) if incident.evidence else ""),
+            ("Other explanations", incident.found("rivals")),
+            ("Onset, estimated", _onset(incident)),
+            ("Decision", nothing),
+            ("Refused", bullets(refused) if refused else ""),
+            ("Final state", joined((state_words(incident.state), f": {incident.reason}" if incident.reason else ""))),
+        ]
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{figure(100 * share)} %"
+
+
+def _onset(incident: Incident) -> str:
+    onset, low = (as_number(_number(incident, name)) for name in ("onset", "onset_low"))
+    if not math.isfinite(onset):
+        return ""
+    earliest = f", not before step {figure(low)}" if math.isfinite(low) and low < onset else ""
+    late = incident.opened.step - onset
+    return f"step {figure(onset)}{earliest}" + (f"; opened {plural(int(late), 'step')} later" if late > 0 else "")
+
+
+def _number(incident: Incident, name: str) -> float:
+    entry = incident.finding(name)
+    return number_of(entry, name) if entry is not None else math.nan
+
+
+def _treatment(treatment: Treatment, number: int | None) -> Html:
+    decision = treatment.decision
+    kind = "advised" if treatment.advised else "decided"
+    title = tag(
+        "h3",
+        f"{number}. {treatment.remedy}" if number else treatment.remedy,
+        badge(treatment.result, tone_of_result(treatment)),
+    )
+    by = text_of(decision, "policy")
+    restore = number_of(decision, "restore_step")
+    pairs = [
+        (kind.capitalize(), f"at step {place(decision.id)}" + (f" by {by}" if by else "")),
+        ("Reason", text_of(decision, "reason")),
+        ("Rollback", f"to step {figure(restore)}" if math.isfinite(restore) else ""),
+        ("Levers asked for", lever_text(levers) if (levers := levers_in(decision)) else ""),
+        ("Confirmation", _confirmation(treatment.confirmation)),
+        ("Applied", _applied(treatment.applied)),
+        ("Failed", _failed(treatment.failed)),
+        ("Verification", _outcome(treatment.outcome)),
+    ]
+    return tag("div", title, facts(pairs), class_="treatment")
+
+
+def _confirmation(entry: Entry | None) -> str:
+    if entry is None:
+        return ""
+    said = "confirmed" if entry.kind is EntryKind.CONFIRMED else "not confirmed"
+    before, now = number_of(entry, "probe_before"), number_of(entry, "probe_now")
+    probe = f"; held-out {figure(before)} → {figure(now)}" if math.isfinite(before) or math.isfinite(now) else ""
+    return f"{said} at step {place(entry.id)}{probe}" + _because(entry)
+
+
+def _applied(entry: Entry | None) -> str:
+    if entry is None:
+        return ""
+    seconds = number_of(entry, "seconds")
+    took = f", took {figure(seconds)} s" if math.isfinite(seconds) else ""
+    halt = "; the run ends" if text_of(entry, "halt") == "yes" else ""
+    return f"at step {place(entry.id)}{took}; levers then: {lever_text(levers_in(entry))}{halt}"
+
+
+def _failed(entry: Entry | None) -> str:
+    return f"at step {place(entry.id)}{_because(entry)}" if entry is not None else ""
+
+
+def _outcome(entry: Entry | None) -> str:
+    if entry is None:
+        return ""
+    severity = [figure(number_of(entry, f"severity_{when}")) for when in ("before", "after")]
+    probe = [figure(number_of(entry, f"probe_{when}")) for when in ("before", "after")]
+    verdict = text_of(entry, "outcome") or "no verdict"
+    return (
+        f"{verdict} at step {place(entry.id)}; severity {' → '.join(severity)} nats, "
+        f"held-out accuracy {' → '.join(probe)}{_because(entry)}"
+    )
+
+
+def _because(entry: Entry) -> str:
+    reason = text_of(entry, "reason")
+    return f" ({reason})" if reason else ""
+
+
+def _course(incident: Incident) -> Html:
+    items = []
+    for entry in incident.entries:
+        what, _ = describe(entry)
+        items.append(tag("li", tag("span", f"step {place(entry.id)}", class_="when"), tag("span", what)))
+    return tag("ol", *items, class_="line")

@@ -1,0 +1,215 @@
+"""Where tools and rewards are reached: instances that may fail, and beside them the trusted verifier that must not.
+
+A tool has two instances and a reward one live channel; each is a plain callable, so that a fire drill can put a
+faulty one in its place. The trusted verifier is the task itself, called past all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rftfm_ray.errors import RewardError
+from rftfm_ray.tasks.api import Observation, Problem, Task, ToolStatus, Transcript, Verdict, unit_hash
+from rftfm_ray.tasks.rewards import verify
+from rftfm_ray.types import Levers, StepId
+
+INSTANCES = 2
+# Rewards travel as float32.
+REWARD_TOLERANCE = 1e-5
+# One group in so many asks the idle tool instances about a call whose answer is known.
+SHADOW_EVERY = 4
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeId:
+    """Which trajectory: `refill` counts how many times it was drawn anew."""
+
+    step: StepId
+    key: str
+    sample: int
+    refill: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CallId:
+    """Which try of which tool call; both count from 0."""
+
+    episode: EpisodeId
+    turn: int
+    tries: int = 0
+
+
+class ToolInstance(Protocol):
+    """One instance of a task's environment."""
+
+    def __call__(self, call: CallId, problem: Problem, text: str) -> Observation | None:
+        """The answer to a turn, or None when the episode is over; an error is raised."""
+
+
+class RewardChannel(Protocol):
+    """A way to rewards."""
+
+    def __call__(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> Verdict:
+        """The verdict; RewardError where there is none."""
+
+
+class TaskTool:
+    """The task's own environment."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __call__(self, call: CallId, problem: Problem, text: str) -> Observation | None:
+        return self._task.respond(problem, call.turn, text)
+
+
+class TaskReward:
+    """The task's own verifier."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __call__(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> Verdict:
+        del episode
+        return verify(self._task, problem, transcript)
+
+
+def task_tools(task: Task) -> tuple[ToolInstance, ...]:
+    """Two independent instances of the task's environment."""
+    return tuple(TaskTool(copy.deepcopy(task)) for _ in range(INSTANCES))
+
+
+class ToolPool:
+    """The instances of a tool: which one is asked first, and how often a failed call is tried again."""
+
+    def __init__(self, task: Task, instances: Sequence[ToolInstance], retries: int = 0, backoff_s: float = 0.0) -> None:
+        self._task = task
+        self._instances = tuple(instances)
+        self._nominal_retries = retries
+        self._backoff_s = backoff_s
+        self._first = 0
+        self._retries = retries
+
+    def set_levers(self, levers: Levers) -> None:
+        """Follow `tool_instance` and `tool_retries`."""
+        self._first = 0 if levers.tool_instance is None else levers.tool_instance
+        self._retries = self._nominal_retries if levers.tool_retries is None else levers.tool_retries
+
+    def ask(self, call: CallId, problem: Problem, text: str) -> Observation | None:
+        """One try, on the instance whose turn it is."""
+        return self._instances[(self._first + call.tries) % len(self._instances)](call, problem, text)
+
+    def retry_after_s(self, tries: int) -> float | None:
+        """Wait before a call that failed `tries` times is tried again, or None when it is not."""
+        return self._backoff_s * 2 ** (tries - 1) if tries <= self._retries else None
+
+    def shadow(self, step: StepId, problems: Sequence[Problem]) -> list[bool]:
+        """Ask the instances that are not asked first about calls whose answers are known: are they well?
+
+        Nothing of it reaches a trajectory. Empty while instance 0 is the first one.
+        """
+        if self._first == 0:
+            return []
+        found = []
+        for problem in problems:
+            reference = self._task.reference(problem)
+            if not reference.calls:
+                continue
+            call = CallId(EpisodeId(step, problem.key, -1), reference.calls[0].turn)
+            for index, instance in enumerate(self._instances):
+                if index != self._first:
+                    found.append(_answers(instance, call, problem, reference))
+        return found
+
+
+def _answers(instance: ToolInstance, call: CallId, problem: Problem, reference: Transcript) -> bool:
+    try:
+        observation = instance(call, problem, reference.turns[call.turn])
+    except Exception:  # noqa: BLE001 - the tool's code: that it fails is what is asked
+        return False
+    expected = reference.calls[0]
+    return (
+        observation is not None
+        and observation.call.status is ToolStatus.OK
+        and observation.call.response == expected.response
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What became of a transcript. `trusted` is NaN where the trusted verifier was not asked."""
+
+    reward: float
+    live: float
+    trusted: float
+    correct: bool
+
+
+class Grader:
+    """From transcripts to rewards: the live channel, a sample graded again by the trusted verifier, and the levers.
+
+    Args:
+        task: whose verifier is the trusted one.
+        channel: the live channel.
+        seed: of the run; chooses the sample together with a trajectory's identity.
+        sample_rate: share of trajectories graded again for the record.
+    """
+
+    def __init__(self, task: Task, channel: RewardChannel, seed: int, sample_rate: float) -> None:
+        self._trusted = TaskReward(task)
+        self._channel = channel
+        self._seed = seed
+        self._sample_rate = sample_rate
+        self._levers = Levers()
+
+    def set_levers(self, levers: Levers) -> None:
+        """Follow `regrade_rate` and `reward_limit`."""
+        self._levers = levers
+
+    def grade(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> Grade | None:
+        """The reward that trains, or None where there is none: the trajectory is masked, never scored 0."""
+        try:
+            live = self._channel(episode, problem, transcript)
+            trusted = self._trusted(episode, problem, transcript) if self._chosen(episode) else None
+        except RewardError as error:
+            logger.warning("%s", error)
+            return None
+        reward = live.reward
+        replaces = self._levers.regrade_rate is not None
+        if replaces and trusted is not None and abs(live.reward - trusted.reward) > REWARD_TOLERANCE:
+            reward = trusted.reward
+        if self._levers.reward_limit is not None:
+            reward = max(-self._levers.reward_limit, min(self._levers.reward_limit, reward))
+        return Grade(reward, live.reward, math.nan if trusted is None else trusted.reward, live.correct)
+
+    def _chosen(self, episode: EpisodeId) -> bool:
+        lever = self._levers.regrade_rate
+        rate = self._sample_rate if lever is None else max(lever, self._sample_rate)
+        step = episode.step
+        identity = (self._seed, step.attempt, step.paid_step, episode.key, episode.sample, episode.refill)
+        return rate > 0 and unit_hash("regrade", *identity) < rate
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """What an episode reaches: its tools, and the way to its reward."""
+
+    tools: ToolPool
+    grader: Grader
+
+    def set_levers(self, levers: Levers) -> None:
+        """Hand levers on."""
+        self.tools.set_levers(levers)
+        self.grader.set_levers(levers)
+
+
+def trusted_channels(task: Task) -> Channels:
+    """The task's own environment and verifier, past every instance that can be faulty: what probes go through."""
+    return Channels(ToolPool(task, task_tools(task)), Grader(task, TaskReward(task), seed=0, sample_rate=0.0))

@@ -1,0 +1,221 @@
+"""The chain of the guard as frozen values: StepReport -> Symptom -> Diagnosis -> Decision (with a Remedy) -> Outcome.
+
+They cross process borders; standard library only. A `step` in here is a step of the lineage that is kept:
+a rollback rewinds it, and raises `attempt`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+from rftfm_ray.types import Levers, StepId
+
+
+class Family(StrEnum):
+    """What a fault belongs to: the five families of RFT-FaultBench, and what lies outside of them."""
+
+    RF = "RF"
+    PG = "PG"
+    OD = "OD"
+    CA = "CA"
+    TE = "TE"
+    NUMERICAL = "NUMERICAL"
+    SYNC = "SYNC"
+    UNKNOWN = "UNKNOWN"
+
+
+class Evidence(IntEnum):
+    """Where a symptom comes from, weakest first. An identity needs no threshold."""
+
+    TELEMETRY = 1
+    CHANNEL = 2
+    IDENTITY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One step as the guard sees it: `values` in the order of `detection.signals.SIGNALS`; NaN is a value."""
+
+    id: StepId
+    model_version: int
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredChange:
+    """A change that was made on purpose: `signals` lose their reference from `step` on, everything else is judged on.
+
+    `kind` says what was changed, for example resume, levers or schedule.
+    """
+
+    kind: str
+    step: int
+    signals: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Symptom:
+    """One signal out of its bounds.
+
+    Attributes:
+        detector: who says so.
+        signal: name of the signal.
+        evidence: kind of the evidence.
+        alarm: False for a notice, which tells look-alikes apart and opens nothing.
+        direction: +1 where the signal is too high, -1 where it is too low.
+        value: of the newest step.
+        reference: what it was compared with.
+        score: evidence in nats for a change.
+        onset: first step of the change, as estimated.
+        onset_low: earliest step that the change may have begun with.
+        reason: one sentence.
+    """
+
+    detector: str
+    signal: str
+    evidence: Evidence
+    alarm: bool
+    direction: int
+    value: float
+    reference: float
+    score: float
+    onset: int
+    onset_low: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Another explanation, with its share of the probability and what speaks against it."""
+
+    code: str
+    probability: float
+    against: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What is wrong, and how sure that is. `code` is one of the sixteen, NUMERICAL, SYNC or UNKNOWN."""
+
+    code: str
+    family: Family
+    probability: float
+    rivals: tuple[Rival, ...]
+    symptoms: tuple[Symptom, ...]
+    onset: int
+    onset_low: int
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """The monitor's verdict on one step: a diagnosis while an alarm is open; who has been disabled, and why."""
+
+    report: StepReport
+    diagnosis: Diagnosis | None
+    disabled: tuple[tuple[str, str], ...] = ()
+
+
+class IncidentState(StrEnum):
+    """One pass along the chain. The last three are final."""
+
+    SUSPECTED = "suspected"
+    DIAGNOSED = "diagnosed"
+    TREATING = "treating"
+    VERIFYING = "verifying"
+    RESOLVED = "resolved"
+    ESCALATED = "escalated"
+    GIVEN_UP = "given_up"
+
+    @property
+    def final(self) -> bool:
+        """Whether an incident in this state is over."""
+        return self in (IncidentState.RESOLVED, IncidentState.ESCALATED, IncidentState.GIVEN_UP)
+
+
+class OutcomeKind(StrEnum):
+    """What verification found: the harm is gone; it is gone while its source persists, so that the levers must stay;
+    it is still there; or things got worse."""
+
+    CURED = "cured"
+    CONTAINED = "contained"
+    INEFFECTIVE = "ineffective"
+    WORSE = "worse"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a remedy. Severities in nats over a window before and after it; probes are held-out accuracies."""
+
+    kind: OutcomeKind
+    severity_before: float
+    severity_after: float
+    probe_before: float
+    probe_after: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What to do about an incident. Data only: the controller carries it out.
+
+    Attributes:
+        name: as it stands in journal, metrics and report.
+        levers: values to set; None leaves a lever as it is.
+        rollback: go back to the newest snapshot before the earliest step that the fault may have begun with.
+        skip_batches: batches of prompts to leave out after a rollback.
+        halt: write a checkpoint and end the run with an exit code of its own.
+    """
+
+    name: str
+    levers: Levers = field(default_factory=Levers)
+    rollback: bool = False
+    skip_batches: int = 0
+    halt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a policy wants: a remedy, or none, and why. `state` comes back in the policy's next context."""
+
+    remedy: Remedy | None
+    reason: str
+    state: tuple[tuple[str, str | int | float | bool], ...] = ()
+
+
+class OrderRole(StrEnum):
+    """What an order is for: a policy's remedy, undoing one that did not help, a lever's way back, or the end."""
+
+    REMEDY = "remedy"
+    UNDO = "undo"
+    RETURN = "return"
+    HALT = "halt"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A decision that passed safety, ready to be carried out at the next boundary.
+
+    Attributes:
+        number: counts the orders of a run; an order is carried out once.
+        incident: id of the incident that it treats; 0 for none.
+        role: what it is for.
+        remedy: its name in journal, metrics and report.
+        reason: why, in one sentence.
+        levers: every lever as it is to stand afterwards.
+        restore_step: snapshot to go back to, or None.
+        skip_batches: batches of prompts to leave out after it.
+        halt: end the run after a checkpoint.
+    """
+
+    number: int
+    incident: int
+    role: OrderRole
+    remedy: str
+    reason: str
+    levers: Levers
+    restore_step: int | None = None
+    skip_batches: int = 0
+    halt: bool = False
