@@ -6,14 +6,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rftfm_ray.actors.controller import Change, GuardTotals
+from rftfm_ray.actors.controller import Change, GuardTotals, News
 from rftfm_ray.actors.group import wait_for
 from rftfm_ray.actors.learner import Position
 from rftfm_ray.config import GuardConfig
 from rftfm_ray.errors import RftfmError
+from rftfm_ray.policies.state import Entry
 from rftfm_ray.types import GuardMode, StepId
 from rftfm_ray.verdicts import Order, StepReport
 
@@ -22,6 +23,7 @@ FINISH_TIMEOUT_S = 30.0
 EXECUTE_TIMEOUT_S = 1800.0
 
 Lost = Callable[[str], None]
+Tell = Callable[[Entry], None]
 
 
 class Guard(Protocol):
@@ -61,6 +63,7 @@ class _Shared:
     settled: int = 0
     order: Order | None = None
     lost: str = ""
+    entries: list[Entry] = field(default_factory=list)
 
 
 class LiveGuard:
@@ -70,11 +73,12 @@ class LiveGuard:
     order that fails half way does stop it, for then nobody knows what is being trained.
     """
 
-    def __init__(self, config: GuardConfig, monitor: Any, controller: Any, lost: Lost) -> None:
+    def __init__(self, config: GuardConfig, monitor: Any, controller: Any, lost: Lost, tell: Tell) -> None:
         self._config = config
         self._monitor = monitor
         self._controller = controller
         self._lost = lost
+        self._tell = tell
         self._queue: queue.Queue[StepReport | None] = queue.Queue(config.buffer)
         self._condition = threading.Condition()
         self._shared = _Shared()
@@ -91,39 +95,48 @@ class LiveGuard:
     def boundary(self, stand: Position, following: StepId) -> Change | None:
         """Wait for the verdict on the last report, in `act`, and carry out what it led to."""
         if self._config.mode is not GuardMode.ACT:
-            self._say_lost()
+            self._say()
             return None
         began = time.perf_counter()
         with self._condition:
             self._condition.wait_for(self._settled, self._config.verdict_timeout_s)
             late = not self._settled()
             order, self._shared.order = self._shared.order, None
-        self._say_lost()
+        self._say()
         if late:
             self._controller.note_late.remote(following, time.perf_counter() - began)
         if order is None:
             return None
         asked = self._controller.execute.remote(order.number, stand, following)
-        change: Change | None = wait_for([asked], EXECUTE_TIMEOUT_S, f"carrying out the remedy {order.remedy}")[0]
-        return change
+        news: News = wait_for([asked], EXECUTE_TIMEOUT_S, f"carrying out the remedy {order.remedy}")[0]
+        for entry in news.entries:
+            self._tell(entry)
+        return news.change
 
     def finish(self, last: StepId) -> GuardTotals:
         """End the thread and the journal."""
         self._queue.put(None)
         self._thread.join(FINISH_TIMEOUT_S)
-        self._say_lost()
+        self._say()
         try:
             ended = [self._controller.finish.remote(last)]
             totals: GuardTotals = wait_for(ended, FINISH_TIMEOUT_S, "ending the journal")[0]
         except RftfmError as error:
             self._lost(str(error))
             return GuardTotals(0, 0)
+        for entry in totals.entries:
+            self._tell(entry)
         return totals
 
     def _settled(self) -> bool:
         return self._shared.settled >= self._submitted or bool(self._shared.lost)
 
-    def _say_lost(self) -> None:
+    def _say(self) -> None:
+        """Hand on, from the loop's own thread, what was journalled; and once that the guard is lost."""
+        with self._condition:
+            entries, self._shared.entries = self._shared.entries, []
+        for entry in entries:
+            self._tell(entry)
         if self._shared.lost and not self._said_lost:
             self._said_lost = True
             self._lost(self._shared.lost)
@@ -132,16 +145,17 @@ class LiveGuard:
         while (reports := self._next()) is not None:
             if self._shared.lost:
                 continue
-            order, lost = None, ""
+            news, lost = News(()), ""
             try:
-                # The assessments go from actor to actor; only an order comes back here.
+                # The assessments go from actor to actor; only news comes back here.
                 asked = self._controller.consider.remote(self._monitor.assess.remote(reports))
-                order = wait_for([asked], FINISH_TIMEOUT_S, "judging a step")[0]
+                news = wait_for([asked], FINISH_TIMEOUT_S, "judging a step")[0]
             except RftfmError as error:
                 lost = str(error)
             with self._condition:
                 self._shared.settled += len(reports)
-                self._shared.order = order or self._shared.order
+                self._shared.entries += news.entries
+                self._shared.order = news.order or self._shared.order
                 self._shared.lost = lost
                 self._condition.notify_all()
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import secrets
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,24 +26,19 @@ from rftfm_ray.cluster import check_shared, connect
 from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.battery import watch_settings
 from rftfm_ray.detection.signals import report_of
-from rftfm_ray.errors import CheckpointError, GuardHaltError, ResumeError
-from rftfm_ray.faults.catalogue import FaultSpec, check_faults
-from rftfm_ray.guard import Guard, LiveGuard, NoGuard
-from rftfm_ray.models import ModelFacts, check_model
-from rftfm_ray.policies.api import Policy
-from rftfm_ray.policies.loading import PLAYBOOK, load_policy
+from rftfm_ray.errors import GuardHaltError
+from rftfm_ray.guard import Guard, LiveGuard, NoGuard, Tell
+from rftfm_ray.planning import RunPlan, plan
+from rftfm_ray.policies.loading import PLAYBOOK
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.policies.treatment import treatment_settings
 from rftfm_ray.records import RunRecords
 from rftfm_ray.remediation import RemedyExecutor
 from rftfm_ray.session import Session
-from rftfm_ray.tasks.api import Problem, Task
-from rftfm_ray.tasks.loading import check_task, load_task
 from rftfm_ray.telemetry.features import batch_metrics
 from rftfm_ray.telemetry.journal import JOURNAL
-from rftfm_ray.telemetry.rundir import check_run_dir, create_run_dir, default_run_dir
-from rftfm_ray.training.checkpoints import verify
+from rftfm_ray.telemetry.rundir import create_run_dir
 from rftfm_ray.types import GuardMode, RunSummary, StepId, StepRow, Timings
 
 Observer = Callable[[StepRow], None]
@@ -153,60 +147,26 @@ def _tally(curve: Curve, row: StepRow) -> None:
         curve.first_step_s = time.perf_counter()
 
 
-@dataclass(frozen=True, slots=True)
-class RunPlan:
-    """A run that has passed every check that can be made before an actor starts."""
-
-    name: str
-    config: RunConfig
-    folder: Path
-    task: Task
-    pool: Sequence[Problem]
-    heldout: Sequence[Problem]
-    facts: ModelFacts
-    resume: Path | None
-    faults: tuple[FaultSpec, ...]
-    policy: Policy
-
-
-def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = None) -> RunPlan:
-    """Check a run without starting or creating anything.
-
-    Args:
-        config: what to run.
-        run_dir: where records go; by default below RFTFM_HOME or ~/rftfm_runs. Must not exist, or be empty.
-        resume: a checkpoint to go on from; the run continues at its step.
-
-    Raises:
-        RftfmError: one of its kinds, with one sentence that names the fix.
-    """
-    task = load_task(config.task.name)
-    pool, heldout = check_task(task, config)
-    facts = check_model(config)
-    name = f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    folder = (run_dir or default_run_dir(name)).expanduser().absolute()
-    check_run_dir(folder)
-    if resume is not None:
-        check_resume(resume, config)
-    faults, policy = check_faults(config, task), load_policy(config.guard.policy)
-    return RunPlan(name, config, folder, task, pool, heldout, facts, resume, faults, policy)
-
-
 def train(
-    config: RunConfig, run_dir: Path | None = None, resume: Path | None = None, observe: Observer = lambda _: None
+    config: RunConfig,
+    run_dir: Path | None = None,
+    resume: Path | None = None,
+    observe: Observer = lambda _: None,
+    tell: Tell = lambda _: None,
 ) -> RunSummary:
     """Run `config` to its end and return its summary; the records are in the run directory.
 
     Joins the Ray cluster that RAY_ADDRESS names, uses the one this process is connected to, or starts its own.
-    `run_dir` and `resume` as in `plan`; `observe` is called with every step's row.
+    `run_dir` and `resume` as in `plan`; `observe` is called with every step's row, `tell` with every entry
+    of the guard's journal, both from the calling thread.
 
     Raises:
         RftfmError: one of its kinds, with one sentence that names the fix.
     """
-    return execute(plan(config, run_dir, resume), observe, time.perf_counter())
+    return execute(plan(config, run_dir, resume), observe, tell, time.perf_counter())
 
 
-def execute(planned: RunPlan, observe: Observer, began: float) -> RunSummary:
+def execute(planned: RunPlan, observe: Observer, tell: Tell, began: float) -> RunSummary:
     """Run a plan; `began` is the `time.perf_counter` that `first_step_s` counts from."""
     ours = connect(planned.config)
     try:
@@ -219,7 +179,7 @@ def execute(planned: RunPlan, observe: Observer, began: float) -> RunSummary:
             )
             stack.callback(group.stop)
             create_run_dir(planned.folder)
-            return _run(planned, group, guards, observe, began)
+            return _run(planned, group, guards, observe, tell, began)
     finally:
         if ours:
             ray.shutdown()
@@ -238,7 +198,7 @@ def _start_guard(planned: RunPlan, stack: contextlib.ExitStack) -> GuardActors |
 
 
 def _run(
-    planned: RunPlan, group: ActorGroup, guards: GuardActors | None, observe: Observer, began: float
+    planned: RunPlan, group: ActorGroup, guards: GuardActors | None, observe: Observer, tell: Tell, began: float
 ) -> RunSummary:
     config, folder = planned.config, planned.folder
     session = Session(config, group, planned.pool, planned.heldout, START)
@@ -256,7 +216,7 @@ def _run(
         if planned.resume is not None:
             session.resume(planned.resume)
             records.event("resumed", session.position.id, checkpoint=str(planned.resume))
-        guard = _attach(planned, session, group, guards, records)
+        guard = _attach(planned, session, group, guards, records, tell)
         curve = loop(session, records, config, folder, guard, observe)
         totals = guard.finish(session.position.id)
         summary = _summarise(config, folder, curve, began, totals, session.position.id)
@@ -266,7 +226,7 @@ def _run(
 
 
 def _attach(
-    planned: RunPlan, session: Session, group: ActorGroup, guards: GuardActors | None, records: RunRecords
+    planned: RunPlan, session: Session, group: ActorGroup, guards: GuardActors | None, records: RunRecords, tell: Tell
 ) -> Guard:
     """Give the controller its journal and its way to act, and the loop its guard."""
     if guards is None:
@@ -278,35 +238,16 @@ def _attach(
     )  # fmt: skip
     asked = guards.controller.attach.remote(str(planned.folder / JOURNAL), executor, start.id, session.levers)
     wait_for([asked], START_TIMEOUT_S, "starting monitor and controller")
-    return LiveGuard(
-        config.guard, guards.monitor, guards.controller, lambda why: records.event("guard_lost", None, reason=why)
-    )
+
+    def lost(why: str) -> None:
+        records.event("guard_lost", None, reason=why)
+
+    return LiveGuard(config.guard, guards.monitor, guards.controller, lost, tell)
 
 
 def digest(config: RunConfig) -> str:
     """What a checkpoint remembers of the configuration that it was made under."""
     return hashlib.sha256(config.to_yaml().encode()).hexdigest()
-
-
-def check_resume(checkpoint: Path, config: RunConfig) -> None:
-    """Refuse a checkpoint that is damaged, or that leaves nothing to do.
-
-    Raises:
-        ResumeError: names the file and the fix.
-    """
-    try:
-        state = verify(checkpoint).state
-    except CheckpointError as error:
-        raise ResumeError(f"Cannot resume: {error}") from error
-    if state.step >= config.steps:
-        raise ResumeError(
-            f"Checkpoint {checkpoint} stands at step {state.step}, and steps={config.steps}: nothing is left to do; "
-            "raise steps."
-        )
-    if state.zero_stage != config.learner.zero_stage:
-        raise ResumeError(
-            f"Checkpoint {checkpoint} was saved with learner.zero_stage={state.zero_stage}; resume with the same."
-        )
 
 
 def _summarise(

@@ -36,11 +36,21 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class News:
+    """What the controller has to say: the order that waits, a change that was made, and what was journalled since."""
+
+    entries: tuple[Entry, ...]
+    order: Order | None = None
+    change: Change | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GuardTotals:
     """What a run's guard comes to."""
 
     incidents: int
     remedies: int
+    entries: tuple[Entry, ...] = ()
 
 
 class Executor(Protocol):
@@ -70,6 +80,7 @@ class ControllerActor:
         self._gauge = StateGauge(role.run, role.name)
         self._gauges = GuardGauges(role.run)
         self._gauge.set(ActorState.IDLE)
+        self._unsaid: list[Entry] = []
         self._journal: Journal
         self._executor: Executor
         self._ledger: Ledger
@@ -93,15 +104,15 @@ class ControllerActor:
         if start.step:
             self._write(EntryKind.DECLARED, start, 0, change="resume", reason=f"goes on from step {start.step}")
 
-    def consider(self, assessments: Sequence[Assessment]) -> Order | None:
-        """Take assessments in their order; the order that waits for the next boundary, if any."""
+    def consider(self, assessments: Sequence[Assessment]) -> News:
+        """Take assessments in their order; with the order that waits for the next boundary, if any."""
         self._gauge.set(ActorState.JUDGING)
         for assessment in assessments:
             self._treatment.consider(assessment)
         self._gauge.set(ActorState.IDLE)
-        return self._treatment.pending
+        return News(self._news(), self._treatment.pending)
 
-    def execute(self, number: int, stand: Position, following: StepId) -> Change | None:
+    def execute(self, number: int, stand: Position, following: StepId) -> News:
         """Carry out the pending order, which must have that number; an order is carried out once.
 
         Args:
@@ -114,10 +125,11 @@ class ControllerActor:
         """
         order = self._treatment.pending
         if order is None or order.number != number:
-            return None
+            return News(self._news())
         self._gauge.set(ActorState.ACTING)
         try:
-            return self._confirm_and_do(order, stand, following)
+            change = self._confirm_and_do(order, stand, following)
+            return News(self._news(), change=change)
         finally:
             self._gauge.set(ActorState.IDLE)
 
@@ -171,17 +183,22 @@ class ControllerActor:
     def finish(self, last: StepId) -> GuardTotals:
         """End the journal."""
         state = self._ledger.state
-        totals = GuardTotals(len(state.incidents), sum(len(incident.tried) for incident in state.incidents))
+        incidents, remedies = len(state.incidents), sum(len(incident.tried) for incident in state.incidents)
         still = [incident for incident in state.incidents if not incident.state.final]
-        told: dict[str, Scalar] = {"incidents": totals.incidents, "remedies": totals.remedies, "open": len(still)}
+        told: dict[str, Scalar] = {"incidents": incidents, "remedies": remedies, "open": len(still)}
         self._write(EntryKind.ENDED, last, 0, **told)
-        return totals
+        return GuardTotals(incidents, remedies, self._news())
+
+    def _news(self) -> tuple[Entry, ...]:
+        entries, self._unsaid = tuple(self._unsaid), []
+        return entries
 
     def _write(self, kind: EntryKind, step: StepId, incident: int, **values: Scalar) -> None:
         self._ledger.write(kind, step, incident, tuple(values.items()))
 
     def _record(self, entry: Entry) -> None:
         self._journal.write(entry)
+        self._unsaid.append(entry)
         self._gauges.observe(entry)
 
 

@@ -115,7 +115,7 @@ def start_group(
 
 @dataclass(frozen=True, slots=True)
 class GuardActors:
-    """Handles of monitor and controller. They take no logical CPU and live on the driver's node, whose disk they use."""
+    """Handles of monitor and controller. They take no CPU and live on the driver's node, whose disk they use."""
 
     monitor: Any
     controller: Any

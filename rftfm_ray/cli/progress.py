@@ -1,4 +1,4 @@
-"""Progress of a run on standard error: a live line on a terminal, plain lines elsewhere."""
+"""Progress of a run on standard error: a live line on a terminal, plain lines elsewhere; and what the guard does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,6 +14,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from rftfm_ray.config import RunConfig
+from rftfm_ray.policies.state import Entry, EntryKind
+from rftfm_ray.report.words import describe as in_words
 from rftfm_ray.types import StepRow
 
 
@@ -30,14 +33,58 @@ def remaining_s(done: int, steps: int, elapsed_s: float) -> float:
     return (steps - done) * elapsed_s / max(done, 1)
 
 
+# What a person watching wants to be told of; the rest stands in the journal.
+TOLD = {
+    EntryKind.OPENED: "yellow",
+    EntryKind.DECIDED: "cyan",
+    EntryKind.ADVISED: "cyan",
+    EntryKind.HELD: "yellow",
+    EntryKind.REFUSED: "red",
+    EntryKind.POLICY_FAILED: "red",
+    EntryKind.CONFIRMED: "",
+    EntryKind.UNCONFIRMED: "yellow",
+    EntryKind.APPLIED: "cyan",
+    EntryKind.OUTCOME: "green",
+    EntryKind.RETURNING: "",
+    EntryKind.CLOSED: "green",
+    EntryKind.DISABLED: "red",
+    EntryKind.FAILED: "red",
+    EntryKind.LATE: "yellow",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What a run calls: with every step's row, and with every entry of the guard's journal."""
+
+    row: Callable[[StepRow], None]
+    entry: Callable[[Entry], None]
+
+
 @contextmanager
-def progress(console: Console, config: RunConfig) -> Iterator[Callable[[StepRow], None]]:
-    """A function to call with every step's row, for as long as the run goes on."""
+def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
+    """What to call for as long as the run goes on."""
+
+    def tell(entry: Entry) -> None:
+        if entry.kind in TOLD:
+            console.print(told(entry))
+
     if console.is_terminal:
         with _live(console, config) as observe:
-            yield observe
+            yield Watched(observe, tell)
     else:
-        yield _Plain(console, config)
+        yield Watched(_Plain(console, config), tell)
+
+
+def told(entry: Entry) -> Text:
+    """A journal entry for a person who watches: what in colour, and why."""
+    what, why = in_words(entry)
+    number = f" #{entry.incident}" if entry.incident else ""
+    line = Text(f"step {entry.id.step:<4} guard{number}  ", style="dim")
+    line.append(what, style=TOLD.get(entry.kind, ""))
+    if why:
+        line.append(f"\n{' ' * 10}{why}", style="dim")
+    return line
 
 
 class _Plain:

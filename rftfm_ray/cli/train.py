@@ -34,12 +34,13 @@ def train(
         config = config.model_copy(update={"inject": (*config.inject, *inject)})
     console = Console(stderr=True)
     # Ray takes a second to import: not before the configuration is known to be good.
-    from rftfm_ray import run
+    from rftfm_ray.planning import plan
     from rftfm_ray.records import summary_json
+    from rftfm_ray.run import execute
 
-    planned = run.plan(config, run_dir, resume)
-    with progress(console, config) as observe:
-        summary = run.execute(planned, observe, began)
+    planned = plan(config, run_dir, resume)
+    with progress(console, config) as watched:
+        summary = execute(planned, watched.row, watched.entry, began)
     if json:
         sys.stdout.write(summary_json(summary) + "\n")
     else:

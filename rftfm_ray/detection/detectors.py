@@ -36,7 +36,7 @@ class Detector(Protocol):
         """A change was declared: what depends on one of `signals` has no reference from `step` on."""
 
 
-class FiniteDetector:
+class FiniteDetector(Detector):
     """An identity: what an update is made of is finite. NaN is a finding, never a gap."""
 
     name = "finite"
@@ -62,7 +62,7 @@ class FiniteDetector:
         del signals, step
 
 
-class DeclaredRateDetector:
+class DeclaredRateDetector(Detector):
     """An identity: the learning rate in force is the one that configuration, schedule and levers call for."""
 
     name = "declared_rate"
@@ -91,7 +91,7 @@ class DeclaredRateDetector:
         del signals, step
 
 
-class RateDetector:
+class RateDetector(Detector):
     """A share of counted events that should be near `usual`: a binomial CUSUM against `faulty`."""
 
     def __init__(
@@ -135,7 +135,7 @@ class RateDetector:
         del signals, step
 
 
-class ShiftDetector:
+class ShiftDetector(Detector):
     """A signal against the run's own recent past: a CUSUM of standardised residuals, to one or to both sides.
 
     While evidence is growing the reference learns nothing, so a fault does not become the usual.
@@ -205,7 +205,7 @@ def update_size(report: StepReport) -> float:
     return value(report, "update_ratio") / declared if declared > 0 else math.nan
 
 
-class UpdateSizeDetector:
+class UpdateSizeDetector(Detector):
     """Updates larger than any of the last hundred steps: a CUSUM of the logarithm over their maximum.
 
     The size of AdamW's updates falls when signal grows rare and comes back when it returns, threefold in a converged
@@ -261,7 +261,7 @@ def capped(threshold: float) -> float:
     return threshold / SHIFT * 0.75 + SHIFT / 2
 
 
-class BlowUpDetector:
+class BlowUpDetector(Detector):
     """A quantity that may grow while it is small: an alarm when it is large and far above what it was, twice running.
 
     A slow mean would follow an exponential ramp and never see it; what is `AGO` steps old does not.
@@ -310,7 +310,7 @@ class BlowUpDetector:
             self._since = None
 
 
-class ProbeDetector:
+class ProbeDetector(Detector):
     """Held-out accuracy against the best of the lineage: two binomial shares of the same problems."""
 
     name = "probe"

@@ -136,7 +136,7 @@ def _label(axes: Axes, marks: Marks) -> None:
 def _write(axes: Axes, label: str, place: float, above_pt: float, **look: Any) -> None:
     """Write `label` at a place of the x axis, `above_pt` points above the upper edge of the axes."""
     at = (place, 1.0)
-    look = {"ha": "center", "va": "bottom", "fontsize": LABEL_PT - 1, "annotation_clip": False} | look
+    look = dict[str, Any](ha="center", va="bottom", fontsize=LABEL_PT - 1, annotation_clip=False) | look
     axes.annotate(label, at, (0.0, above_pt), axes.get_xaxis_transform(), "offset points", **look)
 
 

@@ -243,7 +243,7 @@ def lever_figure(history: Sequence[tuple[int, dict[str, float]]], marks: Marks) 
 def _lever(axes: Axes, moves: Sequence[tuple[int, float | None]], limits: tuple[float, float]) -> None:
     rungs = sorted({value for _, value in moves if value is not None})
     levels = [0 if value is None else 1 + rungs.index(value) for _, value in moves]
-    x = [limits[0], *(float(place) for place, _ in moves), limits[1]]
+    x = [limits[0], *(max(float(place), limits[0]) for place, _ in moves), limits[1]]
     y = [0, *levels, levels[-1]]
     (line,) = axes.plot(x, y, color=BLUE, linewidth=1.8, drawstyle="steps-post", zorder=2.2)
     line.set_gid("lever")

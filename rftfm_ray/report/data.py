@@ -21,6 +21,8 @@ from rftfm_ray.types import StepId
 MARKS_OF_A_RUN = ("config.yaml", "steps", "events.jsonl", JOURNAL)
 # Beyond it a double cannot count by ones; no run comes near.
 MOST_STEPS = 1 << 53
+# Nothing measured comes near it, and an axis cannot hold the largest doubles.
+LARGEST = 1e100
 
 Event = Mapping[str, Scalar]
 
@@ -34,7 +36,7 @@ class Steps:
     columns: Mapping[str, tuple[float, ...]]
 
     def column(self, name: str) -> tuple[float, ...]:
-        """Values of one column, NaN where there is no finite one."""
+        """Values of one column, NaN where there is none that can be drawn."""
         return self.columns.get(name, (math.nan,) * len(self.ids))
 
     def kept(self, name: str) -> tuple[float, ...]:
@@ -204,7 +206,9 @@ def _events(path: Path) -> tuple[Event, ...]:
         return ()
     except OSError as error:
         raise RecordError(f"{path} cannot be read ({error.strerror}); check the run.") from None
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise RecordError(f"{path} holds no events, it nests too deeply; the file has been altered.") from None
+    except ValueError as error:
         raise RecordError(clean(str(error))) from None
 
 
@@ -240,7 +244,7 @@ def _steps(run_dir: Path, entries: tuple[Entry, ...]) -> Steps:
 
 def _finite(value: object) -> float:
     number = as_number(value)
-    return number if math.isfinite(number) else math.nan
+    return number if abs(number) < LARGEST else math.nan
 
 
 def _undone(ids: tuple[StepId, ...], entries: tuple[Entry, ...]) -> Callable[[StepId], bool]:

@@ -1,17 +1,14 @@
-"""The configuration tree: the only place with defaults. Everything is checked before any actor starts."""
+"""The configuration tree: the only place with defaults."""
 
 from __future__ import annotations
 
-import difflib
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from rftfm_ray.errors import ConfigError
 from rftfm_ray.types import GuardMode
 from rftfm_ray.verdicts import Family
 
@@ -191,6 +188,15 @@ class RecordsConfig(Section):
     """Size of `trajectories/`; the oldest parts are removed beyond it."""
 
 
+class ReportConfig(Section):
+    """The HTML report of a run."""
+
+    at_end: bool = True
+    """Write `report.html` when the run ends."""
+    samples: bool = False
+    """Show sample texts in it; they are there only with `records.text=full`."""
+
+
 class PlacementConfig(Section):
     """Resources of the actors."""
 
@@ -260,6 +266,7 @@ class RunConfig(Section):
     checkpoints: CheckpointConfig = CheckpointConfig()
     probe: ProbeConfig = ProbeConfig()
     records: RecordsConfig = RecordsConfig()
+    report: ReportConfig = ReportConfig()
     placement: PlacementConfig = PlacementConfig()
     guard: GuardConfig = GuardConfig()
 
@@ -300,102 +307,3 @@ class RunConfig(Section):
     def to_yaml(self) -> str:
         """The resolved configuration as YAML that `load_config` reads back to the same value."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-def load_config(path: Path | None, overrides: list[str]) -> RunConfig:
-    """Read a YAML file (or the defaults) and apply `key=value` overrides with dotted keys.
-
-    Raises:
-        ConfigError: one sentence that names the file or key and the fix.
-    """
-    tree = _read_yaml(path) if path is not None else {}
-    for item in overrides:
-        key, separator, text = item.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"Override {item!r} is not of the form key=value, for example steps=40.")
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):  # ValueError: a date that no calendar has
-            value = text
-        _assign(tree, key, value)
-    return parse_config(tree)
-
-
-def parse_config(tree: dict[str, Any]) -> RunConfig:
-    """Check a tree of plain values.
-
-    Raises:
-        ConfigError: for the first problem, with the nearest known key where one is unknown.
-    """
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_sentence(error)) from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = _Loader(path.read_text(encoding="utf-8")).get_single_data()
-    except OSError as error:
-        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}; check the path.") from None
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" near line {mark.line + 1}" if mark is not None else ""
-        what = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise ConfigError(f"{path} is not valid YAML{where} ({what}); correct it there.") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold keys and values, not a {type(tree).__name__}.")
-    return tree
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key may stand only once: the last would win in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is no plain name", key.start_mark)
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value} stands twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _assign(tree: dict[str, Any], key: str, value: object) -> None:
-    *parents, last = key.split(".")
-    node = tree
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"Override {key!r} goes below {parent!r}, which is a value and has no keys of its own.")
-        node = child
-    node[last] = value
-
-
-def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _known_keys(field.annotation, f"{prefix}{name}.")
-    return keys
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(RunConfig)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-        if not near:
-            last = key.rsplit(".", 1)[-1]
-            near = [k for k in known if difflib.SequenceMatcher(None, k.rsplit(".", 1)[-1], last).ratio() >= 0.75][:1]
-        hint = f"; did you mean {near[0]}?" if near else "; `rftfm config` lists all keys."
-        return f"Unknown configuration key {key}{hint}"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"Configuration key {message}."
-    return f"Configuration key {key}={first['input']!r} is not valid: {message[0].lower()}{message[1:]}."

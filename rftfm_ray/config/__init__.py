@@ -1,0 +1,46 @@
+"""The configuration of a run: its tree with all defaults, and how it is read. Checked before any actor starts."""
+
+from rftfm_ray.config.reading import load_config, parse_config
+from rftfm_ray.config.tree import (
+    BUILTIN_MODEL,
+    AlgorithmConfig,
+    CheckpointConfig,
+    GateConfig,
+    GuardConfig,
+    LearnerConfig,
+    ModelConfig,
+    PlacementConfig,
+    ProbeConfig,
+    RecordsConfig,
+    ReportConfig,
+    RolloutConfig,
+    RunConfig,
+    Section,
+    SnapshotConfig,
+    SyncConfig,
+    TaskConfig,
+    TextPrivacy,
+)
+
+__all__ = [
+    "BUILTIN_MODEL",
+    "AlgorithmConfig",
+    "CheckpointConfig",
+    "GateConfig",
+    "GuardConfig",
+    "LearnerConfig",
+    "ModelConfig",
+    "PlacementConfig",
+    "ProbeConfig",
+    "RecordsConfig",
+    "ReportConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "Section",
+    "SnapshotConfig",
+    "SyncConfig",
+    "TaskConfig",
+    "TextPrivacy",
+    "load_config",
+    "parse_config",
+]
