@@ -2,13 +2,18 @@
 
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.errors import RftfmError
+from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.tasks import Observation, Problem, Task, ToolCall, ToolStatus, Transcript, Verdict
 from rftfm_ray.types import Levers, RunSummary, StepRow
+from rftfm_ray.verdicts import Decision, Remedy
 
 __all__ = [
+    "Decision",
     "Levers",
     "Observation",
+    "PolicyContext",
     "Problem",
+    "Remedy",
     "RftfmError",
     "RunConfig",
     "RunSummary",

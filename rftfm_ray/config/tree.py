@@ -254,7 +254,7 @@ class RunConfig(Section):
     max_paid_steps: Cadence = 0
     """Steps at most, undone ones included; 0: as many as it takes."""
     inject: tuple[str, ...] = ()
-    """Faults to inject, each as `CODE@STEP[:strength]`, for example `OD-1@15:30`: a fire drill. `rftfm faults`."""
+    """Faults to inject, each as `CODE@STEP[:strength]`, for example `OD-1@15:30`: a fire drill."""
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()

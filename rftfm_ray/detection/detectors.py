@@ -231,8 +231,8 @@ class UpdateSizeDetector(Detector):
         self._seen += 1
         largest = max(self._sizes, default=math.nan)
         if len(self._sizes) >= self._warmup:
-            most = capped(self._threshold)
-            self._cusum.add(shift_ratio(max(-most, min(most, math.log(size / largest) / self.SPREAD)), SHIFT), step)
+            # Not capped: an update this far has been made, and one is enough.
+            self._cusum.add(shift_ratio(math.log(size / largest) / self.SPREAD, SHIFT), step)
         # The very first updates are the largest, before the optimizer's moments have settled.
         if self._seen > self._warmup and self._cusum.sum < self._threshold / 2:
             self._sizes.append(size)

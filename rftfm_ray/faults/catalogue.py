@@ -46,10 +46,10 @@ CATALOGUE: dict[str, FaultKind] = {
             "RF-1",
             "Reward Spike",
             (
-                Mechanism("outliers", "reward channel", "adds the strength to the rewards of 30 % of the trajectories"),
                 Mechanism("wrong_answers", "reward channel", "adds the strength to the rewards of wrong answers"),
+                Mechanism("outliers", "reward channel", "adds the strength to the rewards of 30 % of the trajectories"),
             ),
-            default_strength=4.0,
+            default_strength=2.0,
             low=0.01,
             high=1000.0,
             meaning="added reward, in units of the task's reward",

@@ -36,8 +36,8 @@ def regrade_and_rollback(ctx: PolicyContext) -> tuple[Remedy, str]:
 def rollback_lower_rate(ctx: PolicyContext) -> tuple[Remedy, str]:
     """Undo the explosion, and come back to updates of the usual size."""
     scale, why = lower_rate(ctx)
-    levers = Levers(lr_scale=scale, kl_coef_scale=3.0)
-    return Remedy("rollback_lower_rate", levers, rollback=True), f"{why}; KL is held three times as strongly"
+    levers = Levers(lr_scale=scale, kl_coef_scale=2.0)
+    return Remedy("rollback_lower_rate", levers, rollback=True), f"{why}; KL is held twice as strongly meanwhile"
 
 
 def rollback_much_lower_rate(ctx: PolicyContext) -> tuple[Remedy, str]:

@@ -18,7 +18,7 @@ from rftfm_ray.policies.levers import nominal_settings
 from rftfm_ray.policies.returns import moved, one_step_back
 from rftfm_ray.policies.safety import Ruling, SafePolicy, restore_step
 from rftfm_ray.policies.state import EntryKind, GuardState, Incident, Scalar, lever_fields
-from rftfm_ray.policies.verification import REFERENCE_STEPS, Case, judge, last_probe, source_active
+from rftfm_ray.policies.verification import CONTAINING, REFERENCE_STEPS, Case, judge, last_probe, source_active
 from rftfm_ray.types import GuardMode, Levers, Settings, StepId
 from rftfm_ray.verdicts import (
     Assessment,
@@ -315,11 +315,13 @@ class Treatment:
         for name in off:
             owner = owners.get(name, 0)
             code = state.incident(owner).code if owner else ""
+            contains = name in CONTAINING.get(code, ())
             # Each relapse doubles the wait.
             relapses = max(0, sum(incident.code == code for incident in state.incidents) - 1)
-            wait = self._settings.return_after * 2**relapses
+            wait = (self._settings.return_after if contains else self._settings.verify_steps) * 2**relapses
             since = [r for r in self._reports if r.id.paid_step >= state.moved_at][-wait:]
-            if len(since) == wait and not source_active(code, since, self._references.get(owner, ())):
+            active = contains and source_active(code, since, self._references.get(owner, ()))
+            if len(since) == wait and not active:
                 reason = f"nothing has been seen in {wait} steps of what it was moved for"
                 back = one_step_back(state.levers, name)
                 return self._returning(step, owner, OrderRole.RETURN, f"return {name}", back, reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.detection.detectors import probe_drop
@@ -24,6 +24,15 @@ CERTAIN = 0.8
 # A source is active while this is exceeded; a lever must not hide it.
 SOURCE_RATE = 0.05
 SOURCE_RATIO = 1.5
+
+
+CONTAINING: Mapping[str, tuple[str, ...]] = {
+    "RF-1": ("regrade_rate",),
+    "OD-1": ("lr_scale",),
+    "TE-1": ("tool_instance", "tool_retries", "refill_rounds"),
+}
+"""Levers that keep a fault's harm away while its source is there. Any other lever that was moved for it only helped
+recovery, and goes back as soon as the remedy is verified."""
 
 
 @dataclass(frozen=True, slots=True)
