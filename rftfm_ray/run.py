@@ -33,6 +33,7 @@ from rftfm_ray.policies.loading import PLAYBOOK
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.policies.treatment import treatment_settings
+from rftfm_ray.probing import HeldOutProbe
 from rftfm_ray.records import RunRecords
 from rftfm_ray.remediation import RemedyExecutor
 from rftfm_ray.session import Session
@@ -67,6 +68,7 @@ def loop(
     if config.snapshots.every:
         session.snapshot()
     curve.probes.append(_probe(session, records, config.probe.final_size))
+    probe = HeldOutProbe(config.probe, session)
     for position in session.positions():
         start = time.perf_counter()
         trajectories = session.generate(position)
@@ -75,10 +77,9 @@ def loop(
         if change is not None:
             trajectories = _take(change, session, records, position)
             if change.position is not None:
+                probe.restart()
                 continue
-        made, held = session.position, []
-        if due(made.id.step, config.probe.every):
-            held = session.start_probe(config.probe.size)
+        made, held = session.position, probe.start(position.id)
         report_ref, weights = session.train(position, trajectories)
         synced = session.sync(weights)
         batch = session.fetch(trajectories)
@@ -89,13 +90,13 @@ def loop(
         session.fetch_synced(synced, position)
         ended = time.perf_counter()
 
-        probe = session.fetch_probe(held, made) if held else None
-        if probe is not None:
-            records.probe(probe, made.id)
-        waited, probed = bounded - start, probe.seconds if probe else 0.0
-        timings = Timings(generated - start, trained - generated, ended - trained, waited, probed, ended - start)
+        probed = probe.finish(held, position.id, made)
+        if probed is not None:
+            records.probe(probed, made.id)
+        waited, probe_s = bounded - start, probed.seconds if probed else 0.0
+        timings = Timings(generated - start, trained - generated, ended - trained, waited, probe_s, ended - start)
         parity = session.parity() if due(position.id.step, config.sync.parity_every) else math.nan
-        accuracy, excess = probe.accuracy if probe else math.nan, session.lr_excess(position, report.metrics)
+        accuracy, excess = probed.accuracy if probed else math.nan, session.lr_excess(position, report.metrics)
         row = StepRow(position.id, position.model_version, observed, report.metrics, timings, accuracy, parity, *excess)
         guard.report(report_of(row))
         records.step(row, batch, report.vetoes)

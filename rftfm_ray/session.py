@@ -130,9 +130,9 @@ class Session:
             )
         return gap
 
-    def start_probe(self, size: int) -> list[Any]:
-        """Start answering `size` held-out problems at the current version; it runs before the next sync."""
-        shares = split_jobs(probe_jobs(self._heldout[:size]), 1, len(self._group.rollouts))
+    def start_probe(self, first: int, last: int) -> list[Any]:
+        """Start answering held-out problems `first` up to `last` at the current version, before the next sync."""
+        shares = split_jobs(probe_jobs(self._heldout[first:last]), 1, len(self._group.rollouts))
         return [
             actor.probe.remote(share, self.position.id, self.position.model_version)
             for actor, share in zip(self._group.rollouts, shares, strict=True)
@@ -147,7 +147,7 @@ class Session:
 
     def probe(self, size: int) -> ProbeResult:
         """Greedy accuracy on `size` held-out problems at the current version."""
-        return self.fetch_probe(self.start_probe(size), self.position)
+        return self.fetch_probe(self.start_probe(0, size), self.position)
 
     def move_levers(self, levers: Levers) -> None:
         """Put `levers` in force at the learner and every rollout actor."""

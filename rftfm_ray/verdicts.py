@@ -46,13 +46,16 @@ class StepReport:
 class DeclaredChange:
     """A change that was made on purpose: `signals` lose their reference from `step` on, everything else is judged on.
 
-    `kind` says what was changed, for example resume, levers or schedule.
+    `kind` says what was changed, for example resume, levers or schedule. `settled` are signals that something has just
+    been done about: their reference stays, and evidence against them begins anew, so that what is seen from now on
+    speaks of the remedy.
     """
 
     kind: str
     step: int
     signals: tuple[str, ...]
     reason: str
+    settled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from rftfm_ray.actors.learner import Position
 from rftfm_ray.actors.roles import Role, rename_process
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import RftfmError
 from rftfm_ray.policies.ledger import Ledger
 from rftfm_ray.policies.levers import MOVES
@@ -172,6 +173,10 @@ class ControllerActor:
         """What the guard changes it changes on purpose, and says so like anybody else."""
         step = following.step if order.restore_step is None else order.restore_step + 1
         change = declared(before, order.levers, step, f"order {order.number}: {order.remedy}")
+        if order.role is OrderRole.REMEDY and order.restore_step is None:
+            # After a rollback the detectors stand where they stood before the fault.
+            code = self._ledger.state.incident(order.incident).code
+            change = replace(change, settled=FINGERPRINTS[code].harm if code in FINGERPRINTS else ())
         self._executor.tell_monitor(change, order.restore_step)
         if change.signals:
             self._write(EntryKind.DECLARED, following, order.incident, change=change.kind, reason=change.reason)

@@ -212,6 +212,8 @@ def wait_for(references: Sequence[Any], timeout_s: float, doing: str) -> list[An
         cause = error.cause if isinstance(error.cause, RftfmError) else None
         if cause is not None:
             raise cause from error
+        if isinstance(error.cause, ray.exceptions.RayActorError):
+            raise _death(error.cause, doing) from error
         raise LearnerError(f"An actor failed while {doing}: {error.cause!r}.") from error
     except ray.exceptions.RayActorError as error:
         raise _death(error, doing) from error

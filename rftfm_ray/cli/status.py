@@ -14,7 +14,7 @@ from rich.text import Text
 from rftfm_ray.policies.state import EntryKind
 from rftfm_ray.report.data import RunData, find_run, read_run
 from rftfm_ray.report.incidents import Incident, levers_now, marks, tell
-from rftfm_ray.report.verdict import FINAL, figures, guard_words, progress_of, state_words
+from rftfm_ray.report.verdict import FINAL, figures, guard_words, lost, progress_of, state_words
 from rftfm_ray.report.words import clean, describe, figure, lever_text, plural
 
 STYLES = {"finished": "green", "failed": "red", "halted": "red", "going on": "yellow"}
@@ -45,6 +45,7 @@ def standing(data: RunData) -> dict[str, Any]:
         "run_dir": clean(str(data.run_dir.absolute())),
         "state": state,
         "note": why or None,
+        "guard_lost": lost(data) or None,
         "step": values.step,
         "steps": values.steps_planned or None,
         "paid_steps": values.paid_steps,
@@ -97,7 +98,7 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
         lines += _incident_lines(tell(data.entries))
         lines += [("last action", facts["last_action"] or "none"), ("levers", lever_text(facts["levers"]))]
     lines += [("refused", plural(facts["refused_updates"], "update"))] if facts["refused_updates"] else []
-    lines += [("note", facts["note"])] if facts["note"] else []
+    lines += [("note", facts[name]) for name in ("guard_lost", "note") if facts[name]]
     return [*lines, ("records", facts["run_dir"])]
 
 

@@ -171,8 +171,20 @@ class ProbeConfig(Section):
     """Steps between held-out probes, made while the learner learns; 0: none but the first and the last."""
     size: Annotated[Integer, Field(ge=16)] = 256
     """Held-out problems of a probe, answered greedily."""
+    spread: bool = True
+    """Deal the problems over the steps from one result to the next, into the time in which rollout actors wait for the
+    learner; false: answer all of them at one model version."""
     final_size: Annotated[Integer, Field(ge=16)] = 1024
     """Held-out problems before the first and after the last step."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> ProbeConfig:
+        if self.spread and self.every > self.size:
+            raise ValueError(
+                f"probe.every={self.every} deals probe.size={self.size} problems over more steps than there are; raise "
+                "probe.size, or set probe.spread=false"
+            )
+        return self
 
 
 class RecordsConfig(Section):
@@ -237,7 +249,7 @@ class GuardConfig(Section):
     """Steps after a remedy in which no other one is begun for the same incident."""
     budget: Cadence = 4
     """Remedies per family of faults in a run."""
-    return_after: Count = 10
+    return_after: Count = 5
     """Clean steps before a lever goes a step back to its nominal value, and between such steps."""
     on_give_up: Literal["continue", "halt"] = "continue"
     """What happens when no remedy is left: train on, or write a checkpoint and end with exit code 3."""

@@ -35,6 +35,13 @@ class Detector(Protocol):
     def forget(self, signals: Sequence[str], step: int) -> None:
         """A change was declared: what depends on one of `signals` has no reference from `step` on."""
 
+    def settle(self, signals: Sequence[str]) -> None:
+        """Something has been done about `signals`: evidence against them begins anew, their reference stays.
+
+        Nothing by default: an identity weighs no evidence.
+        """
+        del signals
+
 
 class FiniteDetector(Detector):
     """An identity: what an update is made of is finite. NaN is a finding, never a gap."""
@@ -134,6 +141,10 @@ class RateDetector(Detector):
         """Rates are judged against a fixed share, which no declared change moves."""
         del signals, step
 
+    def settle(self, signals: Sequence[str]) -> None:
+        if self._signal in signals:
+            self._cusum.clear()
+
 
 class ShiftDetector(Detector):
     """A signal against the run's own recent past: a CUSUM of standardised residuals, to one or to both sides.
@@ -192,6 +203,11 @@ class ShiftDetector(Detector):
         del step
         if self._signal.name in signals:
             self._baseline.restart()
+            for cusum in self._cusums.values():
+                cusum.clear()
+
+    def settle(self, signals: Sequence[str]) -> None:
+        if self._signal.name in signals:
             for cusum in self._cusums.values():
                 cusum.clear()
 
@@ -255,6 +271,10 @@ class UpdateSizeDetector(Detector):
             self._seen = 0
             self._cusum.clear()
 
+    def settle(self, signals: Sequence[str]) -> None:
+        if "update_ratio" in signals:
+            self._cusum.clear()
+
 
 def capped(threshold: float) -> float:
     """The most that one residual may count, in spreads: two steps make an alarm, one does not."""
@@ -307,6 +327,10 @@ class BlowUpDetector(Detector):
         del step
         if self._signal in signals:
             self._values.clear()
+            self._since = None
+
+    def settle(self, signals: Sequence[str]) -> None:
+        if self._signal in signals:
             self._since = None
 
 

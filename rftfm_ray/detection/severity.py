@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
 from rftfm_ray.detection.detectors import SMALL
@@ -25,10 +25,16 @@ def log_bayes_factor(residuals: Sequence[float], tau: float = TAU) -> float:
     return -0.5 * math.log(inflated) + total**2 * tau**2 / (2 * inflated)
 
 
-def severity(reports: Sequence[StepReport], reference: Sequence[StepReport], signals: Sequence[str]) -> float:
+def severity(
+    reports: Sequence[StepReport],
+    reference: Sequence[StepReport],
+    signals: Sequence[str],
+    directions: Mapping[str, float] | None = None,
+) -> float:
     """Log-mean-exp over `signals` of the evidence that they have shifted from `reference` to `reports`, in nats.
 
-    NaN when a signal cannot be judged because there is nothing to compare.
+    A signal with an entry in `directions` counts only as far as it has gone the way of the entry's sign: updates that
+    a remedy has made smaller than usual are no explosion. NaN when there is nothing to compare.
     """
     factors = []
     for name in signals:
@@ -37,7 +43,9 @@ def severity(reports: Sequence[StepReport], reference: Sequence[StepReport], sig
             continue
         mean = fmean(usual)
         spread = max(_floor(name, mean), stdev(usual) if len(usual) > 1 else 0.0)
-        factors.append(log_bayes_factor([max(-LARGEST_Z, min(LARGEST_Z, (x - mean) / spread)) for x in found]))
+        residuals = [max(-LARGEST_Z, min(LARGEST_Z, (x - mean) / spread)) for x in found]
+        side = (directions or {}).get(name, 0.0)
+        factors.append(log_bayes_factor([z if z * side > 0 or not side else 0.0 for z in residuals]))
     if not factors:
         return math.nan
     largest = max(factors)

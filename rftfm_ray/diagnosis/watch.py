@@ -50,6 +50,7 @@ class Watch:
         """A change was made on purpose: its signals lose their reference, everything else is judged on."""
         for detector in self._detectors:
             detector.forget(change.signals, change.step)
+            detector.settle(change.settled)
 
     def rewind(self, step: int) -> None:
         """Go back to where the detectors stood after `step`, or at the newest kept step before it."""

@@ -13,7 +13,7 @@ from rftfm_ray.errors import FaultError
 from rftfm_ray.tasks.api import Task
 
 SYNTAX = "CODE@STEP[:strength][,mechanism=NAME][,instances=one|all][,duration=STEPS]"
-_HEAD = re.compile(r"([A-Za-z0-9-]+)@(\d+)(?::([^,]+))?")
+_HEAD = re.compile(r"([A-Za-z0-9-]+)@(\d{1,9})(?::([^,]+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,8 @@ def parse_fault(text: str) -> FaultSpec:
     kind = CATALOGUE.get(code)
     if kind is None:
         near = difflib.get_close_matches(code, CATALOGUE, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise FaultError(f"inject={text!r}: there is no fault {match[1]}; {hint}There are {', '.join(CATALOGUE)}.")
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise FaultError(f"inject={text!r}: there is no fault {match[1]}{hint}; there are {', '.join(CATALOGUE)}.")
     values = {"mechanism": kind.mechanisms[0].name, "instances": "one", "duration": ""}
     for option in options:
         key, _, value = option.partition("=")
@@ -129,7 +129,7 @@ def parse_fault(text: str) -> FaultSpec:
         raise FaultError(f"inject={text!r}: {code} has the mechanisms {', '.join(names)}; choose one of them.")
     if values["instances"] not in ("one", "all"):
         raise FaultError(f"inject={text!r}: instances is one or all.")
-    if values["duration"] and not (values["duration"].isdecimal() and int(values["duration"]) > 0):
+    if values["duration"] and not (re.fullmatch(r"\d{1,9}", values["duration"]) and int(values["duration"]) > 0):
         raise FaultError(f"inject={text!r}: duration is a number of steps, at least 1.")
     return FaultSpec(
         code=code,

@@ -8,7 +8,7 @@ from typing import Any
 from rftfm_ray.types import Levers
 
 # Scales go back by this factor a step; everything else goes back at once.
-FACTOR = 2.0
+FACTOR = 4.0
 SCALES = ("lr_scale", "kl_coef_scale")
 
 

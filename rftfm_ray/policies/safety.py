@@ -51,7 +51,7 @@ def check_decision(decision: object, ctx: PolicyContext) -> Decision:
         check_levers(remedy.levers)
     except (ConfigError, TypeError, AttributeError) as error:
         raise PolicyError(f"Remedy {remedy.name}: {error}") from None
-    if not 0 <= remedy.skip_batches <= MAX_SKIP:
+    if not (isinstance(remedy.skip_batches, int) and 0 <= remedy.skip_batches <= MAX_SKIP):
         raise PolicyError(f"Remedy {remedy.name} skips {remedy.skip_batches} batches; choose 0 to {MAX_SKIP}.")
     if remedy.skip_batches and not remedy.rollback:
         raise PolicyError(f"Remedy {remedy.name} skips batches without a rollback; ask for both.")
@@ -104,8 +104,9 @@ class SafePolicy:
             try:
                 return Ruling(check_decision(decision, ctx), name, tuple(problems))
             except PolicyError as error:
-                remedy = decision.remedy.name if isinstance(decision, Decision) and decision.remedy else ""
-                problems.append(Problem(EntryKind.REFUSED, name, str(remedy)[:100], str(error)[:500]))
+                remedy = decision.remedy if isinstance(decision, Decision) else None
+                named = str(remedy.name)[:100] if isinstance(remedy, Remedy) else ""
+                problems.append(Problem(EntryKind.REFUSED, name, named, str(error)[:500]))
         return Ruling(Decision(None, f"no policy gave a decision: {problems[-1].reason}"), self.name, tuple(problems))
 
     def _in_time(self, ctx: PolicyContext) -> object:

@@ -236,7 +236,10 @@ def _applied(state: GuardState, entry: Entry) -> GuardState:
     moved = [name for name in names if getattr(levers, name) not in (None, getattr(before, name))]
     if entry.text("role") == "remedy":
         incident = state.incident(entry.incident)
-        tried = (*incident.tried, Tried(entry.text("remedy"), entry.id.paid_step, before))
+        # What follows a remedy that did not help has undone it: what it can be undone to is what that one was.
+        failed = incident.tried and incident.tried[-1].outcome in (OutcomeKind.INEFFECTIVE, OutcomeKind.WORSE)
+        base = incident.tried[-1].before if failed else before
+        tried = (*incident.tried, Tried(entry.text("remedy"), entry.id.paid_step, base))
         state = _with(state, replace(incident, state=IncidentState.VERIFYING, ordered=0, tried=tried))
         owners |= dict.fromkeys(moved, entry.incident)
     return replace(

@@ -62,9 +62,10 @@ def judge(incident: Incident, case: Case, *, alarm_stands: bool, probe_size: int
     Severity over the signals of the fault's harm must have fallen and no alarm of it may stand, and the held-out
     probe, which no reward channel reaches, must not have fallen since the remedy. A fall is said at once.
     """
-    harm = FINGERPRINTS[incident.code].harm if incident.code in FINGERPRINTS else ()
-    before = severity(case.under_fault, case.reference, harm)
-    after = severity(case.after[-window:], case.reference, harm)
+    known = FINGERPRINTS.get(incident.code)
+    harm, ways = (known.harm, known.weights) if known else ((), {})
+    before = severity(case.under_fault, case.reference, harm, ways)
+    after = severity(case.after[-window:], case.reference, harm, ways)
     probe_before, probe_after = last_probe((*case.reference, *case.under_fault)), last_probe(case.after)
     first = [v for r in case.after if not math.isnan(v := value(r, "probe_accuracy"))][:1]
     # The first probe under a remedy still shows what the fault has done; only what is lost after it is the remedy's.

@@ -23,6 +23,16 @@ MARKS_OF_A_RUN = ("config.yaml", "steps", "events.jsonl", JOURNAL)
 MOST_STEPS = 1 << 53
 # Nothing measured comes near it, and an axis cannot hold the largest doubles.
 LARGEST = 1e100
+# These stand at the step that is under way, which has not been made yet, and may never be.
+UNDER_WAY = (
+    EntryKind.CONFIRMED,
+    EntryKind.UNCONFIRMED,
+    EntryKind.APPLYING,
+    EntryKind.APPLIED,
+    EntryKind.FAILED,
+    EntryKind.DECLARED,
+    EntryKind.LATE,
+)
 
 Event = Mapping[str, Scalar]
 
@@ -57,12 +67,13 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault that was injected on purpose; `onset` counts paid steps."""
+    """A fault that was injected on purpose; `onset` and `duration` count paid steps, None is to the end."""
 
     code: str
     mechanism: str
     onset: int
     strength: float
+    duration: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +106,12 @@ class RunData:
 
     @property
     def position(self) -> StepId:
-        """The newest place that any record knows of."""
-        places = [StepId(0, 0, 0), *self.steps.ids, *(entry.id for entry in self.entries)]
-        places += [place for event in self.events if (place := event_step(event)) is not None]
+        """Where the run stands, as far as any record knows: the newest step made, or gone back to by a rollback."""
+        places = [StepId(0, 0, 0), *self.steps.ids]
+        places += [entry.id for entry in self.entries if entry.kind not in UNDER_WAY]
+        events = [event for event in self.events if event.get("kind") != "remedy"]
+        places += [place for event in events if (place := event_step(event)) is not None]
+        places += [StepId(back.attempt + 1, back.step, back.paid_step) for back in restores(self.entries)]
         return max(places, key=lambda id_: (id_.paid_step, id_.attempt))
 
     @property
@@ -256,21 +270,35 @@ def _undone(ids: tuple[StepId, ...], entries: tuple[Entry, ...]) -> Callable[[St
 
     def undone(id_: StepId) -> bool:
         again = any(attempt > id_.attempt and begun <= id_.step for attempt, begun in first.items())
-        return again or any(id_.paid_step <= paid and id_.step > step for paid, step in restored)
+        return again or any(back.undoes(id_) for back in restored)
 
     return undone
 
 
-def restores(entries: tuple[Entry, ...]) -> tuple[tuple[int, int], ...]:
-    """Rollbacks that were carried out: the paid step they came after, and the step they went back to."""
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """A rollback that was carried out: in which attempt, after which paid step, and back to which step."""
+
+    attempt: int
+    paid_step: int
+    step: int
+
+    def undoes(self, id_: StepId) -> bool:
+        """Whether it has undone a step."""
+        before = id_.attempt <= self.attempt and id_.paid_step <= self.paid_step
+        return before and id_.step > self.step
+
+
+def restores(entries: tuple[Entry, ...]) -> tuple[Restore, ...]:
+    """The rollbacks that were carried out, in order."""
     ordered: dict[int, int] = {}
     found = []
     for entry in entries:
         order, restore = whole(number_of(entry, "order")), number_of(entry, "restore_step")
-        if math.isfinite(restore):
+        if 0 <= restore <= MOST_STEPS:
             ordered[order] = int(restore)
         if entry.kind is EntryKind.APPLIED and order in ordered:
-            found.append((entry.id.paid_step, ordered[order]))
+            found.append(Restore(entry.id.attempt, entry.id.paid_step, ordered[order]))
     return tuple(found)
 
 
@@ -279,7 +307,7 @@ def _probes(steps: Steps, events: tuple[Event, ...], entries: tuple[Entry, ...])
     undone = _undone(steps.ids, entries)
     said = []
     for event in events:
-        place, accuracy = event_step(event), as_number(event.get("accuracy"))
+        place, accuracy = event_step(event), _finite(event.get("accuracy"))
         if event.get("kind") == "probe" and place is not None and math.isfinite(accuracy):
             said.append(Probe(place.paid_step, place.step, accuracy, undone(place)))
     rows = zip(steps.ids, steps.column("probe_accuracy"), steps.abandoned, strict=True)
@@ -290,8 +318,12 @@ def _probes(steps: Steps, events: tuple[Event, ...], entries: tuple[Entry, ...])
 def _faults(events: tuple[Event, ...]) -> tuple[Fault, ...]:
     found = []
     for event in events:
-        onset = as_number(event.get("onset"))
-        if event.get("kind") == "fault" and 0 <= onset <= MOST_STEPS:
+        # A fault takes effect at a step of its own where it has to build up first.
+        onsets = (as_number(event.get(name)) for name in ("onset", "effect_step", "switch_step"))
+        onset = next((value for value in onsets if 0 <= value <= MOST_STEPS), math.nan)
+        if event.get("kind") == "fault" and math.isfinite(onset):
             code, mechanism = (clean(str(event.get(name) or "?"), 60) for name in ("code", "mechanism"))
-            found.append(Fault(code, mechanism, int(onset), as_number(event.get("strength"))))
+            steps = as_number(event.get("duration"))
+            duration = int(steps) if 0 < steps <= MOST_STEPS else None
+            found.append(Fault(code, mechanism, int(onset), as_number(event.get("strength")), duration))
     return tuple(dict.fromkeys(found))

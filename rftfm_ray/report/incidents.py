@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from rftfm_ray.policies.state import Entry, EntryKind
 from rftfm_ray.report.words import clean, levers_in, number_of, text_of, value_of, whole
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import IncidentState, OutcomeKind
+from rftfm_ray.verdicts import IncidentState, OrderRole, OutcomeKind
 
 
 @dataclass(slots=True)
@@ -147,7 +147,7 @@ def _take(incident: Incident, entry: Entry) -> None:
     elif kind in (EntryKind.DECIDED, EntryKind.ADVISED):
         incident.treatments.append(Treatment(entry))
         incident.state = IncidentState.TREATING if kind is EntryKind.DECIDED else incident.state
-    elif kind in (EntryKind.REFUSED, EntryKind.POLICY_FAILED):
+    elif kind in (EntryKind.REFUSED, EntryKind.POLICY_FAILED, EntryKind.HELD):
         incident.refusals.append(entry)
     elif kind is EntryKind.CLOSED:
         incident.closed = entry
@@ -157,8 +157,8 @@ def _take(incident: Incident, entry: Entry) -> None:
 
 
 def _treat(incident: Incident, entry: Entry) -> None:
-    """Add an entry to the treatment it belongs to. Returns and undos of levers are no treatment."""
-    kind, returns = entry.kind, text_of(entry, "role") in ("return", "undo")
+    """Add an entry to the treatment it belongs to. Returns and undos of levers, and a halt, are no treatment."""
+    kind, returns = entry.kind, text_of(entry, "role") not in ("", OrderRole.REMEDY)
     treatment = None if returns else _ordered(incident, entry)
     if treatment is None and kind is EntryKind.APPLIED and not returns:
         # An odd journal, which lacks the decision: what was done is shown all the same.

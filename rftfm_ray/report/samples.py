@@ -56,6 +56,6 @@ def _sample(row: Mapping[str, Any]) -> Html:
 
 def _text(text: str) -> str:
     """A sample with its line breaks, on which nothing else is done than to cut it and to drop control characters."""
-    lines = text.encode("utf-8", "replace").decode()[:LONGEST].split("\n")
+    lines = text[:LONGEST].split("\n")
     shown = "\n".join("".join(c if c.isprintable() or c == "\t" else "�" for c in line) for line in lines)
     return shown if len(text) <= LONGEST else shown + "…"

@@ -48,7 +48,7 @@ def _finding(incident: Incident) -> Html:
     probability = incident.finding("probability")
     sure = number_of(probability, "probability") if probability is not None else math.nan
     refused = refusals(incident)
-    nothing = "" if incident.treatments else "none: nothing was decided"
+    nothing = "" if incident.treatments or refused else "none: nothing was decided"
     return facts(
         [
             (
@@ -60,7 +60,7 @@ def _finding(incident: Incident) -> Html:
             ("Other explanations", incident.found("rivals")),
             ("Onset, estimated", _onset(incident)),
             ("Decision", nothing),
-            ("Refused", bullets(refused) if refused else ""),
+            ("Not done", bullets(refused) if refused else ""),
             ("Final state", joined((state_words(incident.state), f": {incident.reason}" if incident.reason else ""))),
         ]
     )

@@ -64,10 +64,10 @@ def figures(data: RunData) -> Figures:
 
 def progress_of(data: RunData) -> tuple[str, str]:
     """Where a run stands as a word and a sentence: `finished`, `halted`, `failed`, or `going on`."""
-    halted = [entry for entry in data.entries if text_of(entry, "halt") == "yes"]
+    halted = [e for e in data.entries if e.kind is EntryKind.APPLIED and text_of(e, "halt") == "yes"]
     failed = data.event("run_failed")
     if halted:
-        return "halted", f"The guard ended the run at step {halted[-1].id.step}, after a checkpoint."
+        return "halted", f"The guard ended the run at step {data.position.step}, after a checkpoint."
     if data.summary:
         return "finished", ""
     if failed:
@@ -80,9 +80,17 @@ def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mar
     """The verdict: a tone (good, bad, open or calm) and its paragraphs."""
     _, standing = progress_of(data)
     found = [_found(data, incidents), *_done(data, incidents, remedies)]
-    paragraphs = [" ".join(found), _course(data), *([standing] if standing else [])]
+    paragraphs = [" ".join(found), _course(data), lost(data), standing]
     paragraphs += [drill(fault, incidents, data.position.paid_step) for fault in data.faults]
     return tone(data, incidents), [text for text in paragraphs if text]
+
+
+def lost(data: RunData) -> str:
+    """That the guard did not last as long as the run, and why; empty when it did."""
+    event = data.event("guard_lost")
+    return (
+        f"The guard was lost on the way: {clean(str(event.get('reason') or 'no reason given'), 300)}" if event else ""
+    )
 
 
 def guard_words(data: RunData) -> str:
@@ -130,7 +138,8 @@ def state_words(state: str) -> str:
 def drill(fault: Fault, incidents: Sequence[Incident], now: int) -> str:
     """What became of a fault that was injected: who found it, and how soon."""
     strength = f" with strength {figure(fault.strength)}" if math.isfinite(fault.strength) else ""
-    said = f"Fire drill: {fault.code} ({fault.mechanism}) was injected from paid step {fault.onset} on{strength};"
+    lasted = "on" if fault.duration is None else f"to {fault.onset + fault.duration - 1}"
+    said = f"Fire drill: {fault.code} ({fault.mechanism}) was injected from paid step {fault.onset} {lasted}{strength};"
     if now < fault.onset:
         return f"{said} the run has not come so far."
     later = [incident for incident in incidents if incident.opened.paid_step >= fault.onset]
@@ -164,14 +173,14 @@ def _done(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]
     if data.mode == GuardMode.OBSERVE and not remedies:
         return ["Nothing was done about it in observe mode." if len(incidents) == 1 else
                 "Nothing was done about them in observe mode."]  # fmt: skip
+    advised = list(dict.fromkeys(t.remedy for i in incidents for t in i.treatments if t.advised))
     if not remedies:
-        advised = [t.remedy for i in incidents for t in i.treatments if t.advised]
-        if advised:
-            return [f"The guard advised {listed(list(dict.fromkeys(advised)))} and did nothing itself."]
-        return ["No remedy was applied."]
+        only = f"The guard advised {listed(advised)} and did nothing itself." if advised else "No remedy was applied."
+        return [only]
     said = [f"{m.treatment.remedy} at paid step {m.applied.id.paid_step} ({m.treatment.result})" for m in remedies[:4]]
     more = [f"{len(remedies) - 4} more"] if len(remedies) > 4 else []
-    return [f"{plural(len(remedies), 'remedy', 'remedies')} applied: {listed([*said, *more])}."]
+    besides = [f"Advised only: {listed(advised)}."] if advised else []
+    return [f"{plural(len(remedies), 'remedy', 'remedies')} applied: {listed([*said, *more])}.", *besides]
 
 
 def _course(data: RunData) -> str:
@@ -190,10 +199,13 @@ def _course(data: RunData) -> str:
 
 
 def refusals(incident: Incident) -> list[str]:
-    """What was asked for and not done, and policies that failed."""
+    """What was asked for and not done, policies that failed, and those that wait."""
     said = []
     for entry in incident.refusals:
-        failed = entry.kind is EntryKind.POLICY_FAILED
-        what = "policy failed" if failed else f"{text_of(entry, 'remedy') or 'a remedy'} was refused"
+        policy = f"policy {text_of(entry, 'policy')}".strip()
+        what = {
+            EntryKind.POLICY_FAILED: f"{policy} failed",
+            EntryKind.HELD: f"{policy} did nothing for now",
+        }.get(entry.kind, f"{text_of(entry, 'remedy') or 'a remedy'} was refused")
         said.append(f"step {entry.id.step}: {what} ({text_of(entry, 'reason') or 'no reason given'})")
     return said

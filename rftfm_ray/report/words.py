@@ -13,8 +13,8 @@ LONGEST = 2000
 
 
 def clean(text: str, longest: int = LONGEST) -> str:
-    """`text` on one line, without control characters and what no encoding can hold, cut at `longest` characters."""
-    printable = "".join(c if c.isprintable() else " " for c in text.encode("utf-8", "replace").decode())
+    """`text` on one line, cut at `longest` characters; what cannot be printed, or encoded at all, becomes a blank."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
     short = " ".join(printable.split())
     return short if len(short) <= longest else short[: longest - 1] + "…"
 
@@ -119,7 +119,8 @@ def _applied(entry: Entry) -> str:
     role, seconds = text_of(entry, "role") or "remedy", number_of(entry, "seconds")
     took = f" in {figure(seconds)} s" if math.isfinite(seconds) else ""
     ends = "; the run ends" if text_of(entry, "halt") == "yes" else ""
-    return f"applied {role}: {text_of(entry, 'remedy') or NONE}{took} ({lever_text(levers_in(entry))}){ends}"
+    verb = "applied remedy:" if role == "remedy" else "applied:"
+    return f"{verb} {text_of(entry, 'remedy') or NONE}{took} ({lever_text(levers_in(entry))}){ends}"
 
 
 def _confirmed(entry: Entry) -> str:
@@ -152,6 +153,7 @@ _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.DIAGNOSED: _found,
     EntryKind.DECIDED: _remedy("decided:"),
     EntryKind.ADVISED: _remedy("advised, not carried out:"),
+    EntryKind.HELD: lambda entry: f"held: policy {text_of(entry, 'policy') or NONE} does nothing for now",
     EntryKind.REFUSED: _remedy("refused:"),
     EntryKind.POLICY_FAILED: lambda entry: f"policy {text_of(entry, 'policy') or NONE} failed",
     EntryKind.CONFIRMED: _confirmed,
@@ -160,7 +162,7 @@ _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.APPLIED: _applied,
     EntryKind.FAILED: lambda _: "could not be applied",
     EntryKind.OUTCOME: _judged,
-    EntryKind.RETURNING: _remedy("returning:"),
+    EntryKind.RETURNING: _remedy("ordered:"),
     EntryKind.CLOSED: lambda entry: f"closed: {text_of(entry, 'state').replace('_', ' ') or NONE}",
     EntryKind.DECLARED: lambda entry: f"declared change: {text_of(entry, 'change') or NONE}",
     EntryKind.DISABLED: lambda entry: f"disabled: {text_of(entry, 'name') or NONE}",

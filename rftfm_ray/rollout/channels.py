@@ -136,7 +136,7 @@ def _answers(instance: ToolInstance, call: CallId, problem: Problem, reference: 
         return False
     expected = reference.calls[0]
     return (
-        observation is not None
+        isinstance(observation, Observation)
         and observation.call.status is ToolStatus.OK
         and observation.call.response == expected.response
     )

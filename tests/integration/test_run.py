@@ -12,8 +12,8 @@ import pytest
 
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.errors import ResumeError
-from rftfm_ray.records import summary_json
 from rftfm_ray.planning import plan
+from rftfm_ray.records import summary_json
 from rftfm_ray.run import train
 from rftfm_ray.telemetry.events import read_events
 from rftfm_ray.telemetry.recorder import read_steps, read_trajectories

@@ -15,10 +15,21 @@ import yaml
 from pydantic_core import to_jsonable_python
 from typer.testing import CliRunner
 
+from rftfm_ray import planning
 from rftfm_ray.cli.app import app, run_guarded
 from rftfm_ray.config import RunConfig, Section
-from rftfm_ray.errors import ConfigError, RftfmError, RolloutError, RunDirError
+from rftfm_ray.errors import (
+    ConfigError,
+    FaultError,
+    GuardError,
+    GuardHaltError,
+    PolicyError,
+    RftfmError,
+    RolloutError,
+    RunDirError,
+)
 from rftfm_ray.models import read_facts
+from rftfm_ray.types import GuardMode
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "rftfm_ray" / "assets" / "tiny"
@@ -32,6 +43,15 @@ from rftfm_ray.tasks.addition import Addition
 class Broken(Addition):
     def verify(self, problem, transcript):
         raise KeyError("no verdict")
+"""
+
+POLICIES = """
+class Undecided:
+    pass
+
+class TooManyArguments:
+    def decide(self, ctx, more):
+        return None
 """
 
 Rftfm = Callable[..., subprocess.CompletedProcess[str]]
@@ -73,8 +93,10 @@ def check_refusal(done: subprocess.CompletedProcess[str], tmp_path: Path, *parts
         ("learner.lrr=0.1", ["learner.lrr", "did you mean learner.lr?"]),
         ("steps=many", ["steps='many'", "integer"]),
         ("learner.warmup_steps=40", ["learner.warmup_steps=40", "steps=40", "lower it"]),
+        ("--guard=watch", ["guard.mode='watch'", "'off', 'observe', 'advise' or 'act'"]),
+        ("guard.act_on=[TE, XX]", ["guard.act_on.1='XX'", "'RF', 'PG', 'OD', 'CA', 'TE'"]),
     ],
-    ids=["unknown key", "wrong type", "impossible combination"],
+    ids=["unknown key", "wrong type", "impossible combination", "guard mode", "family"],
 )
 def test_bad_configuration_is_refused_before_ray_is_imported(
     rftfm: Rftfm, tmp_path: Path, override: str, parts: list[str]
@@ -100,6 +122,71 @@ def test_what_cannot_run_is_refused_before_ray_is_started(
     rftfm: Rftfm, tmp_path: Path, override: str, parts: list[str]
 ) -> None:
     check_refusal(rftfm("train", tmp_path / "run.yaml", override), tmp_path, *parts)
+
+
+@pytest.mark.parametrize(
+    ("fault", "parts"),
+    [
+        ("OD-1", ["inject='OD-1'", "CODE@STEP", "for example OD-1@15:30"]),
+        ("OD-7@3", ["inject='OD-7@3'", "did you mean OD-1?", "RF-1, OD-1, TE-1"]),
+        ("OD-1@41", ["inject='OD-1@41'", "step 41", "steps=40", "raise steps"]),
+        ("TE-1@3", ["inject='TE-1@3'", "task addition calls no tool", "task.name=calculator"]),
+    ],
+    ids=["no step", "unknown code", "beyond the run", "no tool"],
+)
+def test_fault_that_cannot_be_is_refused(rftfm: Rftfm, tmp_path: Path, fault: str, parts: list[str]) -> None:
+    check_refusal(rftfm("train", tmp_path / "run.yaml", "--inject", fault), tmp_path, *parts)
+
+
+@pytest.mark.parametrize(
+    ("policy", "parts"),
+    [
+        ("absent.py:Mine", ["there is no file", "absent.py"]),
+        ("raising.py:Mine", ["does not import", "RuntimeError: not today"]),
+        ("mine.py:Absent", ["defines no Absent"]),
+        ("mine.py:Undecided", ["Undecided has no method decide(self, ctx)"]),
+        ("mine.py:TooManyArguments", ["TooManyArguments.decide must take one argument", "'more'"]),
+    ],
+    ids=["no file", "does not import", "no such name", "no decide", "wrong arguments"],
+)
+def test_policy_that_cannot_be_asked_is_refused(rftfm: Rftfm, tmp_path: Path, policy: str, parts: list[str]) -> None:
+    (tmp_path / "mine.py").write_text(POLICIES)
+    (tmp_path / "raising.py").write_text("raise RuntimeError('not today')\n")
+    done = rftfm("train", tmp_path / "run.yaml", f"guard.policy={tmp_path / policy}")
+    check_refusal(done, tmp_path, "guard.policy", *parts)
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> RunConfig:
+    """The configuration that `rftfm train` with these arguments wants to run."""
+    found: list[RunConfig] = []
+
+    def stop(config: RunConfig, *_: object) -> None:
+        found.append(config)
+        raise RunDirError("Far enough.")
+
+    monkeypatch.setattr(planning, "plan", stop)
+    done = CliRunner().invoke(app, ["train", *map(str, arguments)])
+    assert isinstance(done.exception, RunDirError)
+    (config,) = found
+    return config
+
+
+@pytest.mark.parametrize("mode", GuardMode)
+def test_guard_option_wins_over_file_and_override(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: GuardMode
+) -> None:
+    (tmp_path / "run.yaml").write_text("guard: {mode: advise, budget: 9}\n")
+    config = planned(monkeypatch, tmp_path / "run.yaml", "guard.mode=observe", "--guard", mode)
+    assert (config.guard.mode, config.guard.budget) == (mode, 9)
+    assert planned(monkeypatch, tmp_path / "run.yaml").guard.mode is GuardMode.ADVISE
+
+
+def test_injected_faults_are_added_to_those_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("inject: [TE-1@5]\n")
+    options = ("--inject", "OD-1@15:30", "--inject", "RF-1@3,duration=2")
+    config = planned(monkeypatch, tmp_path / "run.yaml", *options)
+    assert config.inject == ("TE-1@5", "OD-1@15:30", "RF-1@3,duration=2")
+    assert planned(monkeypatch, tmp_path / "run.yaml").inject == ("TE-1@5",)
 
 
 def test_tokenizer_without_end_of_sequence_is_refused(rftfm: Rftfm, tmp_path: Path) -> None:
@@ -170,7 +257,7 @@ def test_config_lists_every_key_once_with_its_default() -> None:
 def test_config_shows_the_meaning_of_a_key() -> None:
     lines = CliRunner().invoke(app, ["config"]).stdout.splitlines()
     (line,) = [line for line in lines if line.startswith("probe.size=")]
-    assert line.endswith("Held-out problems, answered greedily.")
+    assert line.endswith("Held-out problems of a probe, answered greedily.")
 
 
 def test_config_with_a_file_resolves_it_to_all_keys(tmp_path: Path) -> None:
@@ -187,6 +274,10 @@ def test_config_with_a_file_resolves_it_to_all_keys(tmp_path: Path) -> None:
     [
         (ConfigError("steps=0 is wrong."), 2, "rftfm: steps=0 is wrong.\n"),
         (RunDirError("It is there."), 2, "rftfm: It is there.\n"),
+        (FaultError("There is none."), 2, "rftfm: There is none.\n"),
+        (PolicyError("It cannot."), 2, "rftfm: It cannot.\n"),
+        (GuardHaltError("It is over."), 3, "rftfm: It is over.\n"),
+        (GuardError("It is gone."), 1, "rftfm: It is gone.\n"),
         (RolloutError("vLLM fell."), 1, "rftfm: vLLM fell.\n"),
         (RftfmError("Anything."), 1, "rftfm: Anything.\n"),
         (KeyboardInterrupt(), 130, "rftfm: interrupted; the run's records up to its last step are kept.\n"),

@@ -107,10 +107,12 @@ def rftfm(*arguments: object) -> Result:
 
 
 def test_status_of_a_run_that_goes_on(make_run: MakeRun) -> None:
-    done = rftfm("status", make_run(probes={4: 0.3, 8: 0.6}))
+    run = make_run("run" + 80 * "-", probes={4: 0.3, 8: 0.6})
+    done = rftfm("status", run)
     assert done.exit_code == 0, done.output
     lines = {line[:13].strip(): line[13:] for line in done.output.splitlines() if line[:13].strip()}
-    assert lines["run"] == "run-1"
+    assert lines["run"] == f"{run.name}-1"
+    assert lines["records"] == str(run), "a path is not broken in two"
     assert lines["state"].startswith("going on, newest record ")
     assert lines["progress"] == "step 7 of 20, 10 paid (3 undone by rollbacks)"
     assert lines["held-out"] == "0.6, at step 5"
@@ -135,6 +137,8 @@ def test_status_as_json_holds_the_same(make_run: MakeRun) -> None:
         (1, "RF-1", "resolved", False),
         (2, "TE-1", "treating", True),
     ]
+    undone = make_run("undone", probes={2: 0.3, 5: 0.1})
+    assert json.loads(rftfm("status", undone, "--json").output)["probe"] == {"step": 2, "accuracy": 0.3}
     assert facts["incidents"][0]["remedies"] == [
         {"remedy": "clip", "result": "not confirmed"},
         {"remedy": "go_back", "result": "ineffective"},
@@ -166,6 +170,17 @@ def test_text_of_a_run_cannot_steer_the_terminal(make_run: MakeRun) -> None:
         assert done.exit_code == 0, done.exception
         assert not {"\x1b", "\x07", "\u202e"} & set(done.output)
         assert not any(line.startswith("rftfm:") for line in done.output.splitlines())
+
+
+def test_guard_that_was_lost_and_policy_that_waits_are_told(make_run: MakeRun) -> None:
+    run = make_run(story=(*STORY[:2], (K.HELD, StepId(0, 4, 4), 1, {"policy": "mine:Own", "reason": "too early"})))
+    EventLog(run / "events.jsonl").append("guard_lost", None, reason="the monitor died")
+    assert "The guard was lost on the way: the monitor died" in rftfm("status", run).output
+    rftfm("report", run)
+    html = (run / "report.html").read_text()
+    assert "The guard was lost on the way: the monitor died" in html
+    assert "step 4: policy mine:Own did nothing for now (too early)" in html
+    assert "held: policy mine:Own does nothing for now -- too early" in rftfm("journal", run).output
 
 
 def test_commands_work_without_a_guard(make_run: MakeRun) -> None:
@@ -234,6 +249,7 @@ def test_damaged_file_is_named_in_one_sentence(make_run: MakeRun, file: str, con
 def test_probes_come_from_the_source_that_knows_more(make_run: MakeRun) -> None:
     run = make_run(probes={4: 0.2, 6: 0.4})
     assert [(p.paid_step, p.accuracy, p.abandoned) for p in read_run(run).probes] == [(4, 0.2, True), (6, 0.4, False)]
+    assert figures(read_run(run)).probe_first == 0.4
     log = EventLog(run / "events.jsonl")
     for id_, accuracy in ((StepId(0, 0, 0), 0.1), (StepId(0, 5, 5), 0.2), (StepId(1, 7, 10), 0.7)):
         log.append("probe", id_, accuracy=accuracy, size=64)
@@ -243,15 +259,17 @@ def test_probes_come_from_the_source_that_knows_more(make_run: MakeRun) -> None:
 
 
 def test_how_a_run_stands_is_said(make_run: MakeRun) -> None:
-    going = make_run("going", story=(*STORY, (K.LATE, StepId(1, 9, 12), 0, {"waited_s": 3.0})))
+    ahead: tuple[Line, ...] = ((K.HELD, StepId(1, 8, 11), 2, {}), (K.LATE, StepId(1, 9, 12), 0, {"waited_s": 3.0}))
+    going = make_run("going", story=STORY + ahead)
     assert progress_of(read_run(going))[0] == "going on"
-    assert figures(read_run(going)).step == 9, "the journal is ahead of the rows"
+    assert figures(read_run(going)).step == 8, "the journal is ahead of the rows; the step under way is not made yet"
     EventLog(going / "events.jsonl").append("run_failed", None, error="SyncError", message="versions differ")
     assert progress_of(read_run(going)) == ("failed", "The run ended with an error (SyncError): versions differ")
-    last: Line = (K.APPLIED, StepId(1, 7, 10), 2, {"order": 5, "remedy": "stop", "role": "remedy", "halt": "yes"})
+    last: Line = (K.APPLIED, StepId(1, 7, 10), 2, {"order": 5, "remedy": "halt", "role": "halt", "halt": "yes"})
     halted = read_run(make_run("halted", story=(*STORY, last)))
     assert progress_of(halted) == ("halted", "The guard ended the run at step 7, after a checkpoint.")
     assert verdict(halted, tell(halted.entries), ())[0] == "bad"
+    assert [m.treatment.remedy for m in marks(tell(halted.entries))] == ["go_back", "regrade"], "a halt is no remedy"
     (halted.run_dir / "summary.json").write_text('{"probe_last": 0.9}')
     assert progress_of(read_run(halted.run_dir))[0] == "halted"
     (going / "summary.json").write_text('{"probe_last": 0.9, "reward_last": null}')
@@ -283,10 +301,14 @@ def test_verdict_says_what_was_done(make_run: MakeRun, mode: str, kind: EntryKin
         (Fault("RF-1", "outliers", 3, 4.0), "incident 1 named it, opened 1 paid step later."),
         (Fault("OD-1", "gain", 2, 30.0),
          "no incident named it, and incident 1, opened 2 paid steps later, called it RF-1."),
+        (Fault("RF-1", "outliers", 5, 4.0),
+         "no incident named it, and incident 2, opened 4 paid steps later, called it TE-1."),
+        (Fault("RF-1", "outliers", 4, 4.0, 3),
+         "from paid step 4 to 6 with strength 4; incident 1 named it, opened 0 paid steps later."),
         (Fault("RF-1", "outliers", 10, 4.0), "no incident was opened after it."),
         (Fault("RF-1", "outliers", 20, 4.0), "the run has not come so far."),
     ],
-    ids=["named", "misnamed", "missed", "to come"],
+    ids=["named", "misnamed", "open before it", "for a while", "missed", "to come"],
 )  # fmt: skip
 def test_fire_drill_is_judged_by_the_truth(fault: Fault, sentence: str) -> None:
     assert drill(fault, tell(entries_of(STORY)), 16).endswith(sentence)
@@ -307,7 +329,15 @@ def test_remedy_whose_decision_is_missing_is_marked_all_the_same() -> None:
     assert [(m.number, m.treatment.remedy) for m in marks([incident])] == [(1, "go_back")]
 
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20)
+def test_return_of_a_lever_is_no_remedy_even_without_an_order() -> None:
+    returned: Line = (K.APPLIED, StepId(1, 9, 12), 1, {"remedy": "return regrade_rate", "role": "return"})
+    (incident,) = tell(entries_of((*STORY[1:8], returned)))
+    assert [m.applied.id.paid_step for m in marks([incident])] == [5]
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(st.characters(), max_size=20)
+)
 NAMES = st.sampled_from(
     ["order", "remedy", "reason", "role", "restore_step", "code", "family", "onset", "onset_low", "evidence", "state",
      "outcome", "lever_lr_scale", "lever_x", "probability", "halt", "seconds", "act_on", "mode", "waited_s"]

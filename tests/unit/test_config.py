@@ -13,6 +13,8 @@ from pydantic import ValidationError
 
 from rftfm_ray.config import RunConfig, TextPrivacy, load_config, parse_config
 from rftfm_ray.errors import ConfigError
+from rftfm_ray.types import GuardMode
+from rftfm_ray.verdicts import Family
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -48,8 +50,10 @@ def test_no_file_and_no_overrides_give_the_defaults() -> None:
 
 def test_defaults_are_the_shipped_model_and_the_small_task() -> None:
     config = RunConfig()
-    assert (config.model.path, config.task.name, config.guard.mode) == ("builtin:tiny", "addition", "off")
+    assert (config.model.path, config.task.name, config.guard.mode) == ("builtin:tiny", "addition", "observe")
     assert config.records.text is TextPrivacy.NONE
+    assert (config.probe.every, config.probe.size, config.probe.final_size) == (5, 256, 1024)
+    assert (config.inject, config.max_paid_steps) == ((), 0)
 
 
 def test_configuration_is_immutable() -> None:
@@ -77,6 +81,11 @@ def test_example_configurations_load(path: Path) -> None:
         ("task.name=tasks/mine.py:Mine", lambda c: c.task.name, "tasks/mine.py:Mine"),
         ("task.name=[", lambda c: c.task.name, "["),
         ("task={pool_size: 64}", lambda c: c.task.pool_size, 64),
+        ("inject=[OD-1@15:30, TE-1@3]", lambda c: c.inject, ("OD-1@15:30", "TE-1@3")),
+        ("guard.act_on=[OD, TE]", lambda c: c.guard.act_on, (Family.OD, Family.TE)),
+        ("guard.policy=mine.py:Mine", lambda c: c.guard.policy, "mine.py:Mine"),
+        ("guard.policy=null", lambda c: c.guard.policy, None),
+        ("report.at_end=false", lambda c: c.report.at_end, False),
     ],
 )
 def test_override_sets_one_key_with_its_type(override: str, read: Callable[[RunConfig], Any], expected: object) -> None:
@@ -164,11 +173,28 @@ def test_unknown_key_that_is_near_to_nothing_says_where_all_keys_are() -> None:
         ("probe.size", "15"),
         ("records.text", "some"),
         ("records.trajectory_rate", "1.5"),
+        ("probe.final_size", "15"),
+        ("max_paid_steps", "-1"),
+        ("inject", "OD-1@3"),
+        ("rollout.tool_retries", "-1"),
+        ("rollout.tool_backoff_s", "-0.1"),
+        ("report.samples", "perhaps"),
         ("guard.mode", "watch"),
+        ("guard.mode", "true"),
+        ("guard.act_on", "TE"),
+        ("guard.act_on.0", "[XX]"),
+        ("guard.fallback", "off"),
+        ("guard.policy_timeout_s", "0"),
+        ("guard.warmup_steps", "2"),
+        ("guard.false_alarm_steps", "99"),
+        ("guard.regrade_rate", "1.5"),
+        ("guard.regrade_noise", "0"),
+        ("guard.budget", "-1"),
+        ("guard.on_give_up", "stop"),
     ],
 )
 def test_value_of_wrong_type_or_out_of_range_is_refused_by_key(key: str, value: str) -> None:
-    assert f"{key}=" in refused(f"{key}={value}")
+    assert f"{key}=" in refused(f"{key.removesuffix('.0')}={value}")
 
 
 @pytest.mark.parametrize("value", ["nan", ".nan", "inf", ".inf", "-.inf", "1e999"])
@@ -220,16 +246,19 @@ def test_impossible_combination_is_refused_at_its_border(
     assert all(key.lower() in message.lower() for key in keys)
 
 
-@pytest.mark.parametrize("mode", ["observe", "advise", "act"])
-def test_guard_mode_that_is_not_there_yet_is_refused(mode: str) -> None:
-    message = refused(f"guard.mode={mode}")
-    assert f"uard.mode={mode}" in message
-    assert "use guard.mode=off" in message
+@pytest.mark.parametrize("mode", GuardMode)
+def test_every_guard_mode_is_read_from_file_and_override(tmp_path: Path, mode: GuardMode) -> None:
+    path = tmp_path / "run.yaml"
+    # Bare: to YAML 1.1, off is false.
+    path.write_text(f"guard: {{mode: {mode}}}\n", encoding="utf-8")
+    assert load_config(path, []).guard.mode is mode
+    assert load_config(None, [f"guard.mode={mode}"]).guard.mode is mode
 
 
-@pytest.mark.parametrize("key", ["guard.policy", "guard.profile"])
-def test_guard_key_without_effect_is_refused(key: str) -> None:
-    assert f"remove {key}" in refused(f"{key}=anything.yaml")
+def test_unknown_family_is_refused_with_those_that_there_are() -> None:
+    message = refused("guard.act_on=[TE, XX]")
+    assert "guard.act_on.1='XX'" in message
+    assert all(repr(family.value) in message for family in Family)
 
 
 def test_missing_file_is_refused_by_path(tmp_path: Path) -> None:
@@ -277,6 +306,14 @@ trees = st.fixed_dictionaries(
         "learner": st.fixed_dictionaries({"lr": finite, "adam_betas": st.tuples(st.just(0.5), st.floats(0, 0.999))}),
         "algorithm": st.fixed_dictionaries({"normalize_std": st.booleans(), "kl_coef": finite}),
         "records": st.fixed_dictionaries({"text": st.sampled_from([p.value for p in TextPrivacy])}),
+        "inject": st.lists(st.text(max_size=9), max_size=2),
+        "guard": st.fixed_dictionaries(
+            {
+                "mode": st.sampled_from([mode.value for mode in GuardMode]),
+                "act_on": st.lists(st.sampled_from([family.value for family in Family]), max_size=3),
+                "policy": st.none() | st.text(max_size=9),
+            }
+        ),
     },
 )
 

@@ -11,9 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rftfm_ray.config import load_config
+from rftfm_ray.detection.signals import INDEX
 from rftfm_ray.errors import ConfigError
-from rftfm_ray.policies.levers import LEVERS, LeverSpec, check_levers, effective, schedule_factor
-from rftfm_ray.types import Levers, Settings
+from rftfm_ray.policies.levers import (
+    LEVERS,
+    MOVES,
+    LeverSpec,
+    check_levers,
+    config_schedule,
+    effective,
+    nominal_settings,
+    schedule_factor,
+)
+from rftfm_ray.rollout.channels import INSTANCES
+from rftfm_ray.types import Levers, Settings, StepId
 
 NOMINAL = Settings(
     lr=1e-3, kl_coef=0.02, clip_low=0.2, clip_high=0.25, entropy_coef=0.01, max_grad_norm=1.5, minibatches=2
@@ -54,6 +66,38 @@ def test_values_outside_the_bounds_are_refused_by_name(spec: LeverSpec) -> None:
 def test_values_that_are_not_finite_are_refused(spec: LeverSpec, value: float) -> None:
     with pytest.raises(ConfigError, match=spec.name):
         check_levers(only(spec.name, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("regrade_rate", 0.0, 1.0),
+        ("reward_limit", 0.01, 1e6),
+        ("tool_instance", 0, INSTANCES - 1),
+        ("tool_retries", 0, 5),
+        ("refill_rounds", 0, 5),
+    ],
+)
+def test_rollout_levers_have_the_bounds_of_what_they_move(name: str, low: float, high: float) -> None:
+    assert [(spec.low, spec.high) for spec in LEVERS if spec.name == name] == [(low, high)]
+
+
+@pytest.mark.parametrize("spec", [spec for spec in LEVERS if spec.whole], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("value", [0.5, 1.0, True, False])
+def test_counts_and_places_are_whole_numbers(spec: LeverSpec, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^Lever {spec.name}={value} "):
+        check_levers(only(spec.name, value))
+
+
+def test_whole_levers_are_those_that_count_or_choose() -> None:
+    whole = {spec.name for spec in LEVERS if spec.whole}
+    assert whole == {"minibatches", "tool_instance", "tool_retries", "refill_rounds"}
+
+
+def test_levers_that_move_signals_and_the_signals_are_there() -> None:
+    assert set(MOVES) <= {spec.name for spec in LEVERS}
+    assert {name for names in MOVES.values() for name in names} <= set(INDEX)
+    assert all(names and len(set(names)) == len(names) for names in MOVES.values())
 
 
 def test_one_bad_lever_among_good_ones_is_refused() -> None:
@@ -128,6 +172,24 @@ def test_lever_changes_its_setting_and_no_other(name: str, value: float, key: st
     assert changed.pop(key) == pytest.approx(expected)
     del unchanged[key]
     assert changed == unchanged
+
+
+def test_rollout_levers_change_no_setting_of_the_learner() -> None:
+    levers = Levers(regrade_rate=1.0, reward_limit=2.0, tool_instance=1, tool_retries=3, refill_rounds=2)
+    assert effective(NOMINAL, 1.0, levers) == NOMINAL
+
+
+def test_nominal_settings_and_schedule_are_those_of_the_configuration() -> None:
+    config = load_config(
+        None,
+        ["steps=25", "learner.lr=0.5", "learner.lr_schedule=linear", "learner.warmup_steps=4",
+         "learner.max_grad_norm=3", "algorithm.kl_coef=0.25", "algorithm.clip_low=0.1", "algorithm.clip_high=0.3",
+         "algorithm.entropy_coef=0.01", "algorithm.minibatches=4"],
+    )  # fmt: skip
+    assert nominal_settings(config) == Settings(0.5, 0.25, 0.1, 0.3, 0.01, 3.0, 4)
+    schedule = config_schedule(config)
+    factors = [schedule(StepId(attempt=2, step=step, paid_step=step + 90)) for step in range(1, 26)]
+    assert factors == [schedule_factor("linear", step, 25, 4) for step in range(1, 26)]
 
 
 def test_schedule_touches_nothing_but_the_rate() -> None:

@@ -51,6 +51,8 @@ def test_the_wheel_holds_each_module_once_and_the_shipped_model(tmp_path: Path) 
     assert {name.split("/")[0].split("-")[0] for name in names} == {"rftfm_ray"}
     for needed in ("actors/learner.py", "policies/levers.py", "assets/tiny/model.safetensors", "py.typed"):
         assert f"rftfm_ray/{needed}" in names
+    modules = sorted(name for name in names if name.endswith(".py"))
+    assert modules == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "rftfm_ray").rglob("*.py"))
     assert sum(name.endswith("/learner.py") and "actors" in name for name in names) == 1
 
 

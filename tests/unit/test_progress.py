@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from io import StringIO
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,16 +15,25 @@ from rftfm_ray.cli import progress as module
 from rftfm_ray.cli.progress import describe, progress, remaining_s
 from rftfm_ray.cli.train import summary_table
 from rftfm_ray.config import RunConfig
+from rftfm_ray.policies.state import Entry, EntryKind, Scalar
 from rftfm_ray.types import BatchMetrics, RunSummary, StepId, StepRow, Timings, UpdateMetrics
 
 CONFIG = RunConfig(steps=20)
+COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def make_row(step: int, *, probe: float = math.nan, vetoes: int = 0, step_s: float = 0.5) -> StepRow:
     """A step with reward 0.625, KL 0.0123 and entropy 1.5."""
-    batch = BatchMetrics(0.625, 0.1, 0.0, 1.0, 0.5, 1.0, 0.0, 3.0, 5.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, -0.5)
-    update = UpdateMetrics(0.1, 0.2, 0.0123, 0.002, 1.5, 1.1, 0.0, 0.0, 1.0, 2.0, 0.3, 1e-4, 0.02, 1e-5, vetoes=vetoes)
-    return StepRow(StepId(0, step, step), step, batch, update, Timings(0.3, 0.1, 0.1, step_s), probe, math.nan)
+
+    def fill(kind: type[Any], **known: float) -> Any:
+        return kind(**{field.name: 0.1 for field in dataclasses.fields(kind)} | known)
+
+    batch, update = (
+        fill(BatchMetrics, reward_mean=0.625),
+        fill(UpdateMetrics, kl_ref=0.0123, entropy=1.5, vetoes=vetoes),
+    )
+    timings = fill(Timings, step_s=step_s)
+    return StepRow(StepId(0, step, step), step, batch, update, timings, probe, math.nan, 0.0, 0.0)
 
 
 class Clock:
@@ -45,10 +56,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def watch(rows: list[StepRow], clock: Clock, *, terminal: bool = False, step_s: float = 0.5) -> str:
     """What the console shows of `rows`, one every `step_s` seconds."""
     console = Console(file=StringIO(), force_terminal=terminal, width=80 if terminal else 160)
-    with progress(console, CONFIG) as observe:
+    with progress(console, CONFIG) as watched:
         for row in rows:
             clock.now += step_s
-            observe(row)
+            watched.row(row)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 
@@ -93,17 +104,16 @@ def test_rate_and_time_left_of_a_resumed_run_count_from_its_first_step(clock: Cl
 
 def test_time_before_the_first_step_does_not_count(clock: Clock) -> None:
     console = Console(file=StringIO(), width=160)
-    with progress(console, CONFIG) as observe:
+    with progress(console, CONFIG) as watched:
         clock.now += 1000
-        observe(make_row(2, step_s=0.25))
+        watched.row(make_row(2, step_s=0.25))
     assert isinstance(console.file, StringIO)
     assert "4.0 steps/s" in console.file.getvalue()
 
 
 def test_live_line_shows_the_same_figures(clock: Clock) -> None:
-    shown = watch([make_row(1, probe=0.75), make_row(2)], clock, terminal=True)
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
-    *_, progressed, figures = plain.splitlines()
+    drawn = watch([make_row(1, probe=0.75), make_row(2)], clock, terminal=True)
+    *_, progressed, figures = COLOURS.sub("", drawn).splitlines()
     assert "step 2/20" in progressed
     assert "2.0 steps/s  ETA 9 s" in progressed
     assert "reward  0.625  probe 0.750  kl 0.0123  entropy 1.500" in figures
@@ -113,8 +123,8 @@ def test_live_line_ends_when_the_run_fails(clock: Clock) -> None:
     console = Console(file=StringIO(), force_terminal=True)
 
     def run() -> None:
-        with progress(console, CONFIG) as observe:
-            observe(make_row(1))
+        with progress(console, CONFIG) as watched:
+            watched.row(make_row(1))
             raise RuntimeError("it fell")
 
     with pytest.raises(RuntimeError, match="it fell"):
@@ -122,6 +132,41 @@ def test_live_line_ends_when_the_run_fails(clock: Clock) -> None:
     console.print("free again")
     assert isinstance(console.file, StringIO)
     assert console.file.getvalue().endswith("free again\n")
+
+
+def entry(kind: EntryKind, incident: int = 2, **fields: Scalar) -> Entry:
+    """A journal entry of step 7."""
+    return Entry(1, kind, StepId(0, 7, 7), incident, tuple(fields.items()))
+
+
+OPENED = entry(EntryKind.OPENED, code="TE-1", probability=0.875, onset=5, summary="tools [red]fail[/red]")
+
+
+def shown(entries: list[Entry], *, terminal: bool = False) -> list[str]:
+    """The lines that the console shows of journal entries, without colours."""
+    console = Console(file=StringIO(), force_terminal=terminal, width=100)
+    with progress(console, CONFIG) as watched:
+        for told_of in entries:
+            watched.entry(told_of)
+    assert isinstance(console.file, StringIO)
+    return [line.rstrip() for line in COLOURS.sub("", console.file.getvalue()).splitlines()]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_the_guard_does_is_told_with_its_reason(clock: Clock, terminal: bool) -> None:
+    lines = shown([OPENED], terminal=terminal)
+    at = lines.index("step 7    guard #2  opened: suspected TE-1 (87.5 % sure, since about step 5)")
+    assert lines[at + 1] == "          tools [red]fail[/red]"
+
+
+def test_entry_of_no_incident_has_no_number(clock: Clock) -> None:
+    assert shown([entry(EntryKind.LATE, 0, waited_s=10.0)])[1:] == ["step 7    guard  verdict came late, after 10 s"]
+
+
+def test_a_person_is_told_of_what_matters_only(clock: Clock) -> None:
+    told_of = {kind for kind in EntryKind if len(shown([entry(kind, order=1)])) > 1}
+    silent = {EntryKind.STARTED, EntryKind.DIAGNOSED, EntryKind.APPLYING, EntryKind.DECLARED, EntryKind.ENDED}
+    assert told_of == set(EntryKind) - silent
 
 
 def test_describe_shows_a_dash_until_there_is_a_probe() -> None:
@@ -137,7 +182,7 @@ def test_time_left_goes_by_the_mean_step_so_far(done: int, steps: int, elapsed_s
 
 
 def test_summary_table_holds_every_figure() -> None:
-    summary = RunSummary("/runs/a", 3, 40, 0.311, 0.922, 0.333, 0.944, 0.2345, 12.34, 7, "off", 0)
+    summary = RunSummary("/runs/a", 3, 40, 0.311, 0.922, 0.333, 0.944, 0.2345, 12.34, 7, "act", 3, 2, 55)
     console = Console(file=StringIO(), width=120)
     console.print(summary_table(summary))
     assert isinstance(console.file, StringIO)
@@ -149,6 +194,7 @@ def test_summary_table_holds_every_figure() -> None:
         "step time (median) 234 ms",
         "start to first step 12.3 s",
         "refused updates 7",
+        "incidents, remedies (guard: act) 3, 2",
         "Records: /runs/a",
     ):
         assert expected in lines

@@ -55,6 +55,9 @@ def secret_batch(make_batch: MakeBatch) -> TrajectoryBatch:
         keys=["secret-key"] * 2,
         texts=["secret-text"] * 2,
         calls=[(0, 1, ToolStatus.ERROR, 0.25, "secret-request", "secret-response")],
+        live=[4.0, 0.5],
+        trusted=[1.0, math.nan],
+        refills=[2, 0],
     )
 
 
@@ -70,7 +73,7 @@ def _row(paid_step: int, value: float = 0.5) -> StepRow:
         return kind(**values)
 
     step = StepId(1, paid_step - 2, paid_step)
-    return StepRow(step, 6, fill(BatchMetrics), fill(UpdateMetrics), fill(Timings), math.nan, 1e-7)
+    return StepRow(step, 6, fill(BatchMetrics), fill(UpdateMetrics), fill(Timings), math.nan, 1e-7, 0.25, -0.5)
 
 
 def _record(folder: Path, batch: TrajectoryBatch, seed: int = 0, **config: Any) -> list[dict[str, Any]]:
@@ -187,7 +190,7 @@ def test_step_row_comes_back_equal_with_its_key(tmp_path: Path, writer: Backgrou
     np.testing.assert_equal(rows, [step_record(_row(7, value=1 / 3)), step_record(_row(8, value=math.nan))])
     assert [(row["attempt"], row["step"], row["paid_step"]) for row in rows] == [(1, 5, 7), (1, 6, 8)]
     assert rows[0]["model_version"] == 6
-    assert rows[0]["parity_gap"] == 1e-7
+    assert (rows[0]["parity_gap"], rows[0]["lr_excess"], rows[0]["schedule_excess"]) == (1e-7, 0.25, -0.5)
 
 
 def test_trajectory_comes_back_equal_with_its_key(tmp_path: Path, secret_batch: TrajectoryBatch) -> None:
@@ -198,17 +201,19 @@ def test_trajectory_comes_back_equal_with_its_key(tmp_path: Path, secret_batch: 
     ]
     key = {"attempt": 1, "step": 3, "paid_step": 5, "group": 0, "sample": 0}
     place = {"model_version": 7, "turns": 1, "prompt_length": 1, "termination": "stop"}
-    worth = {"reward": 1.0, "correct": False, "valid": True}
+    worth = {"reward": 1.0, "live_reward": 4.0, "trusted_reward": 1.0, "correct": False, "valid": True, "refills": 2}
     texts = {"prompt_key": "secret-key", "text": "secret-text", "tokens": SECRET_TOKENS, "action": [False, True, True]}
     assert row == key | place | worth | texts
     assert (other["sample"], other["reward"], other["termination"]) == (1, 0.5, "max_tokens")
-    assert (other["prompt_length"], other["calls"]) == (2, [])
+    assert (other["prompt_length"], other["calls"], other["refills"]) == (2, [], 0)
+    assert (other["live_reward"], math.isnan(other["trusted_reward"])) == (0.5, True)
 
 
 def test_masked_trajectory_is_recorded_without_reward(tmp_path: Path, make_batch: MakeBatch) -> None:
     (row,) = _record(tmp_path, make_batch([1.0], valid=[False]), trajectory_rate=1.0)
     assert row["valid"] is False
     assert math.isnan(row["reward"])
+    assert math.isnan(row["live_reward"])
 
 
 def test_trajectories_are_written_every_part_steps(
@@ -328,7 +333,9 @@ def test_summary_is_one_line_of_strict_json() -> None:
 
     numbers = {field.name: 0.5 for field in dataclasses.fields(RunSummary) if field.type == "float"}
     numbers |= {"reward_last": math.nan, "probe_last": math.inf}
-    summary = RunSummary(run_dir="/runs/ü\n1", seed=3, steps=40, vetoes=1, guard="off", incidents=0, **numbers)
+    summary = RunSummary(
+        run_dir="/runs/ü\n1", seed=3, steps=40, vetoes=1, guard="act", incidents=4, remedies=2, paid_steps=44, **numbers
+    )
     text = summary_json(summary)
     values = json.loads(text, parse_constant=refuse)
     assert "\n" not in text

@@ -35,7 +35,7 @@ Line = tuple[EntryKind, StepId, int, dict[str, Scalar]]
 
 K = EntryKind
 FOUND: dict[str, Scalar] = {"code": "OD-1", "family": "OD", "onset": 5, "onset_low": 4, "probability": 0.9}
-# Steps 1 to 8; at paid step 8 back to step 4; then steps 5 to 12 again as paid steps 9 to 16.
+# Steps 1 to 8; at paid step 9, which is thrown away, back to step 4; then steps 5 to 12 as paid steps 10 to 17.
 STORY: tuple[Line, ...] = (
     (K.STARTED, StepId(0, 0, 0), 0, {"mode": "act", "act_on": "OD,TE", "policy": "playbook"}),
     (K.OPENED, StepId(0, 6, 6), 1, {**FOUND, "summary": "suspiciously large updates"}),
@@ -45,19 +45,19 @@ STORY: tuple[Line, ...] = (
     (K.DECIDED, StepId(0, 8, 8), 1,
      {"order": 1, "remedy": "go_back", "reason": "accuracy fell", "policy": "playbook", "restore_step": 4,
       "lever_lr_scale": 0.5}),
-    (K.CONFIRMED, StepId(0, 8, 8), 1, {"order": 1, "reason": "probe agrees", "probe_before": 0.61, "probe_now": 0.23}),
-    (K.APPLYING, StepId(0, 8, 8), 1, {"order": 1, "remedy": "go_back", "restore_step": 4}),
-    (K.APPLIED, StepId(1, 4, 8), 1,
+    (K.CONFIRMED, StepId(0, 9, 9), 1, {"order": 1, "reason": "probe agrees", "probe_before": 0.61, "probe_now": 0.23}),
+    (K.APPLYING, StepId(0, 9, 9), 1, {"order": 1, "remedy": "go_back", "restore_step": 4}),
+    (K.APPLIED, StepId(0, 9, 9), 1,
      {"order": 1, "remedy": "go_back", "role": "remedy", "seconds": 0.2, "halt": "no", "lever_lr_scale": 0.5}),
-    (K.OUTCOME, StepId(1, 8, 12), 1,
+    (K.OUTCOME, StepId(1, 8, 13), 1,
      {"outcome": "cured", "remedy": "go_back", "severity_before": 87.5, "severity_after": 0.25, "probe_before": 0.24,
       "probe_after": 0.64, "reason": "calm again"}),
-    (K.RETURNING, StepId(1, 9, 13), 1, {"order": 2, "remedy": "return lr_scale", "reason": "clean"}),
-    (K.APPLIED, StepId(1, 9, 13), 1, {"order": 2, "remedy": "return lr_scale", "role": "return", "halt": "no"}),
-    (K.CLOSED, StepId(1, 10, 14), 1, {"state": "resolved", "reason": "clean for long enough"}),
-    (K.ENDED, StepId(1, 12, 16), 0, {"incidents": 1, "remedies": 1}),
+    (K.RETURNING, StepId(1, 9, 14), 1, {"order": 2, "remedy": "return lr_scale", "reason": "clean"}),
+    (K.APPLIED, StepId(1, 10, 15), 1, {"order": 2, "remedy": "return lr_scale", "role": "return", "halt": "no"}),
+    (K.CLOSED, StepId(1, 10, 15), 1, {"state": "resolved", "reason": "clean for long enough"}),
+    (K.ENDED, StepId(1, 12, 17), 0, {"incidents": 1, "remedies": 1}),
 )  # fmt: skip
-IDS = [*(StepId(0, n, n) for n in range(1, 9)), *(StepId(1, n, n + 4) for n in range(5, 13))]
+IDS = [*(StepId(0, n, n) for n in range(1, 9)), *(StepId(1, n, n + 5) for n in range(5, 13))]
 
 MakeRun = Callable[..., Path]
 
@@ -170,6 +170,7 @@ def test_page_is_whole_and_loads_nothing(make_run: MakeRun) -> None:
     page = Page(html)
     assert not {"script", "link", "img", "iframe", "object", "image"} & set(page.elements)
     assert page.elements["svg"] > 4
+    assert page.elements["style"] == 1, "a figure's own sheet would hold for the whole page"
     links = [(name, value) for _, name, value in page.attributes if "//" in value and not name.startswith("xmlns")]
     assert links == []
     assert [value for _, name, value in page.attributes if name.endswith("href") and not value.startswith("#")] == []
@@ -192,10 +193,10 @@ def test_every_fact_of_an_incident_is_told(make_run: MakeRun) -> None:
     for part in (
         "#1 OD-1", "family OD", "90 % sure", "suspiciously large updates", "kl_ref high", "update_ratio high",
         "PG-9 unlikely", "step 5, not before step 4", "go_back", "accuracy fell", "by playbook", "probe agrees",
-        "0.61 → 0.23", "to step 4", "at step 4 (paid 8)", "cured at step 8 (paid 12)", "87.5 → 0.25 nats",
+        "0.61 → 0.23", "to step 4", "at step 9, took 0.2 s", "cured at step 8 (paid 13)", "87.5 → 0.25 nats",
         "0.24 → 0.64", "calm again", "resolved: clean for long enough", "too_bold was refused (budget spent)",
-        "lr_scale=0.5",
-        "1 incident (OD-1): 1 resolved.", "1 remedy applied: go_back at paid step 8 (cured).", "return lr_scale",
+        "confirmed (held-out 0.61 -> 0.23)", "lr_scale=0.5",
+        "1 incident (OD-1): 1 resolved.", "1 remedy applied: go_back at paid step 9 (cured).", "return lr_scale",
         "0.125 → 0.875", "500 ms", "act on OD, TE",
     ):  # fmt: skip
         assert part in text, part
@@ -207,7 +208,8 @@ def test_text_from_files_is_shown_and_never_obeyed(make_run: MakeRun) -> None:
               "change": HOSTILE, "name": HOSTILE, "mode": HOSTILE, f"lever_{HOSTILE}": 1.0}  # fmt: skip
     story = tuple((kind, at, about, {**known, **fields}) for kind, at, about, known in STORY)
     fault: dict[str, Scalar] = {"code": HOSTILE, "mechanism": HOSTILE, "onset": 5, "strength": 2.0}
-    run = make_run(story=story, faults=(fault,), config={"model": {"path": HOSTILE}, "task": {"name": HOSTILE}})
+    formula = fault | {"code": r"$\frac{$"}
+    run = make_run(story=story, faults=(fault, formula), config={"model": {"path": HOSTILE}, "task": {"name": HOSTILE}})
     log = EventLog(run / "events.jsonl")
     log.append("run_started", None, run=HOSTILE, task=HOSTILE)
     log.append("run_failed", None, error=HOSTILE, message=HOSTILE)
@@ -219,27 +221,28 @@ def test_text_from_files_is_shown_and_never_obeyed(make_run: MakeRun) -> None:
 
 
 def test_incidents_remedies_and_injected_faults_stand_where_they_happened(make_run: MakeRun) -> None:
-    fault: dict[str, Scalar] = {"code": "OD-1", "mechanism": "gain", "onset": 5, "strength": 30.0}
+    fault: dict[str, Scalar] = {"code": "OD-1", "mechanism": "gain", "switch_step": 4, "effect_step": 5}
     html = build_report(make_run(faults=(fault,)))
     for panel in ("reward", "kl"):
-        assert x_of(html, panel, "incident-1") == [5.5, 14.5]
-        assert x_of(html, panel, "remedy-1") == [8.0, 8.0]
+        assert x_of(html, panel, "incident-1") == [5.5, 15.5]
+        assert x_of(html, panel, "remedy-1") == [9.0, 9.0]
         assert x_of(html, panel, "injected-1") == [5.0, 5.0]
         assert f'id="{panel}-remedy-2"' not in html
     assert ">injected OD-1</text>" in html
     assert "stroke-dasharray" in group(html, "reward-injected-1")
     table = html[html.index("<h2>Remedies</h2>") : html.index("<h2>Incidents</h2>")]
-    assert re.findall(r"<td>(.*?)</td>", table)[:5] == ["1", "go_back", "#1 OD-1", "4", "8"]
+    assert re.findall(r"<td>(.*?)</td>", table)[:5] == ["1", "go_back", "#1 OD-1", "9", "9"]
 
 
 def test_open_incident_lasts_to_the_newest_step(make_run: MakeRun) -> None:
     html = build_report(make_run(story=STORY[:8]))
-    assert x_of(html, "reward", "incident-1") == [5.5, 16.5]
+    assert x_of(html, "reward", "incident-1") == [5.5, 17.5]
     assert "1 incident (OD-1): 1 still open." in Page(html).text
 
 
 def test_quiet_run_has_no_marks(make_run: MakeRun) -> None:
-    html = build_report(make_run(story=STORY[:1], ids=IDS[:8]))
+    to_come: dict[str, Scalar] = {"code": "OD-1", "onset": 99}
+    html = build_report(make_run(story=STORY[:1], ids=IDS[:8], faults=(to_come,)))
     assert not re.search(r'id="[a-z]+-(incident|remedy|injected|abandoned)-', html)
     assert "No incident in 8 paid steps." in html
     assert "<h2>Remedies</h2>" not in html
@@ -250,26 +253,32 @@ def test_abandoned_rows_are_told_apart(make_run: MakeRun) -> None:
     run = make_run()
     steps = read_run(run).steps
     assert [id_.paid_step for id_, gone in zip(steps.ids, steps.abandoned, strict=True) if gone] == [5, 6, 7, 8]
-    assert steps.kept("reward_mean") == tuple(0.1 * n for n in (1, 2, 3, 4, *range(9, 17)))
+    assert steps.kept("reward_mean") == tuple(0.1 * n for n in (1, 2, 3, 4, *range(10, 18)))
     html = build_report(run)
     kept, gone = (group(html, f"reward-{which}-reward_mean") for which in ("kept", "abandoned"))
     assert x_of(html, "reward", "abandoned-reward_mean") == [4.0, 8.0]
     assert kept.count("M ") == 2, "the kept line has a gap where steps were abandoned"
     assert ("stroke-dasharray" in gone, "stroke-dasharray" in kept) == (True, False)
+    assert read_run(make_run("silent", story=None)).steps.abandoned == steps.abandoned, "attempts say it as well"
     colours = [re.findall(r"stroke: (#\w+)", part)[0] for part in (kept, gone)]
     assert colours[0] != colours[1]
 
 
 def test_rollback_that_was_just_carried_out_abandons_rows_before_new_ones_come(make_run: MakeRun) -> None:
-    steps = read_run(make_run(story=STORY[:8], ids=IDS[:8])).steps
-    assert steps.abandoned == (False,) * 4 + (True,) * 4
+    data = read_run(make_run(story=STORY[:8], ids=IDS[:8]))
+    assert data.steps.abandoned == (False,) * 4 + (True,) * 4
+    assert data.position == StepId(1, 4, 9), "it stands where it went back to, and has paid for what it threw away"
     steps = read_run(make_run("ordered", story=STORY[:7], ids=IDS[:8])).steps
     assert not any(steps.abandoned), "an order that has not been carried out undoes nothing"
 
 
 def test_what_is_not_a_number_is_a_gap_and_a_lone_value_a_dot(make_run: MakeRun) -> None:
-    rows = {n: {"entropy": math.nan if n in (3, 5) else math.inf if n == 6 else 1.0 + n} for n in range(1, 9)}
+    rows = {
+        n: {"grad_norm": 1e308, "entropy": math.nan if n in (3, 5) else math.inf if n == 6 else 1.0 + n}
+        for n in range(1, 9)
+    }
     html = build_report(make_run(story=None, ids=IDS[:8], rows=rows))
+    assert 'id="grad-figure_1"' not in html, "no axis can hold the largest numbers that there are"
     line = group(html, "entropy-kept-entropy")
     path = re.search(r'<path d="([^"]*)" clip-path', line)
     assert path
@@ -309,10 +318,10 @@ def test_levers_are_drawn_when_moved_and_only_those(make_run: MakeRun) -> None:
     run = make_run()
     html = build_report(run)
     svg = html[html.index('id="levers-figure_1"') :]
-    assert x_of(svg, "levers", "lever") == [0.5, 16.5]
+    assert x_of(svg, "levers", "lever") == [0.5, 17.5]
     assert (">lr_scale</text>" in svg, ">kl_coef_scale</text>" in svg) == (True, False)
     entries = read_run(run).entries
-    assert lever_history(entries) == [(0, {}), (8, {"lr_scale": 0.5}), (13, {})]
+    assert lever_history(entries) == [(0, {}), (9, {"lr_scale": 0.5}), (15, {})]
     assert levers_now(entries[:9]) == {"lr_scale": 0.5}
     assert levers_now(entries) == {}
 

@@ -43,6 +43,7 @@ LAYERS = {
     "report": 4,
     "cluster": 5,
     "session": 5,
+    "probing": 5,
     "records": 5,
     "remediation": 5,
     "guard": 5,

@@ -13,11 +13,13 @@ import pytest
 
 from rftfm_ray.config import RunConfig, parse_config
 from rftfm_ray.errors import RewardError, TaskError
+from rftfm_ray.rollout.channels import EpisodeId, Grade, Grader, TaskReward
 from rftfm_ray.tasks import Problem, Task, Transcript, Verdict
 from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.tasks.calculator import Calculator
 from rftfm_ray.tasks.loading import check_task, load_task
-from rftfm_ray.tasks.rewards import score, verify
+from rftfm_ray.tasks.rewards import verify
+from rftfm_ray.types import StepId
 
 SOURCE = """
 from rftfm_ray.tasks import Problem, Task, Verdict
@@ -98,9 +100,9 @@ def raising(error: BaseException) -> Callable[..., Any]:
     return method
 
 
-def config(pool: int = 32, probe: int = 64) -> RunConfig:
+def config(pool: int = 32, probe: int = 64, final: int = 64) -> RunConfig:
     """A configuration with this much to draw."""
-    return parse_config({"task": {"pool_size": pool}, "probe": {"size": probe}})
+    return parse_config({"task": {"pool_size": pool}, "probe": {"size": probe, "final_size": final}})
 
 
 def sentence(attempt: Callable[[], object]) -> str:
@@ -160,11 +162,18 @@ def test_task_from_a_file_travels_by_value(source: Path) -> None:
     assert cloudpickle.loads(data).heldout()[0].key == "h0"
 
 
-@pytest.mark.parametrize("name", ["multiplication", "", ":Class", "module:", "file.py", "Addition"])
+@pytest.mark.parametrize("name", ["multiplication", "", "file.py", "Addition"])
 def test_unknown_name_is_refused_with_what_there_is(name: str) -> None:
     message = sentence(lambda: load_task(name))
     assert f"task.name={name};" in message
     assert "addition, calculator, module:Class or file.py:Class" in message
+
+
+@pytest.mark.parametrize("name", [":Class", "module:", ":"])
+def test_half_a_name_is_refused_with_its_form(name: str) -> None:
+    message = sentence(lambda: load_task(name))
+    assert f"task.name={name} " in message
+    assert "module:Name or file.py:Name" in message
 
 
 def test_missing_file_is_refused_by_path(tmp_path: Path) -> None:
@@ -194,9 +203,13 @@ def test_file_that_does_not_import_is_refused_with_the_cause(tmp_path: Path, con
     assert cause in message
 
 
-@pytest.mark.parametrize("name", ["NotDerived", "Absent", "an_instance", "Problem"])
+@pytest.mark.parametrize("name", ["NotDerived", "an_instance", "Problem"])
 def test_what_is_not_a_task_class_is_refused(source: Path, name: str) -> None:
     assert f"{name} is not a" in sentence(lambda: load_task(f"{source}:{name}"))
+
+
+def test_class_that_is_not_there_is_refused_by_name_and_file(source: Path) -> None:
+    assert f"{source} defines no Absent" in sentence(lambda: load_task(f"{source}:Absent"))
 
 
 def test_abstract_class_is_refused_with_all_that_is_missing(source: Path) -> None:
@@ -218,14 +231,15 @@ def test_constructor_that_needs_arguments_is_refused(source: Path) -> None:
     assert "Picky() raised TypeError" in sentence(lambda: load_task(f"{source}:Picky"))
 
 
-def test_check_gives_pool_and_as_many_heldout_problems_as_the_probe_takes() -> None:
-    pool, heldout = check_task(Small(), config(pool=32, probe=64))
+@pytest.mark.parametrize(("probe", "final", "kept"), [(64, 64, 64), (64, 96, 96), (96, 64, 96)])
+def test_check_gives_pool_and_as_many_heldout_problems_as_a_probe_takes(probe: int, final: int, kept: int) -> None:
+    pool, heldout = check_task(Small(), config(pool=32, probe=probe, final=final))
     assert pool == tuple(Small().pool(32, 0))
-    assert heldout == tuple(Small().heldout())[:64]
+    assert heldout == tuple(Small().heldout())[:kept]
 
 
 def test_check_draws_the_pool_with_the_seed_of_the_run() -> None:
-    settings = parse_config({"seed": 9, "task": {"pool_size": 32}})
+    settings = parse_config({"seed": 9, "task": {"pool_size": 32}, "probe": {"final_size": 1024}})
     assert check_task(Addition(), settings)[0] == tuple(Addition().pool(32, 9))
 
 
@@ -253,8 +267,11 @@ def test_pool_with_a_problem_twice_is_refused() -> None:
 
 def test_too_few_heldout_problems_are_refused() -> None:
     heldout = Small().heldout()
-    check_task(small(heldout=returning(heldout[:64])), config(probe=64))
+    check_task(small(heldout=returning(heldout[:64])), config(probe=64, final=64))
     assert "63 problems, fewer than probe.size=64" in unchecked(small(heldout=returning(heldout[:63])))
+    assert "64 problems, fewer than probe.final_size=65" in unchecked(
+        small(heldout=returning(heldout[:64])), config(probe=64, final=65)
+    )
 
 
 def test_pool_that_overlaps_heldout_is_refused_also_beyond_the_probe() -> None:
@@ -316,18 +333,24 @@ FAILING = [
 ]
 
 
+def grade(task: Task, problem: Problem, answer: str) -> Grade | None:
+    """What becomes of an answer on its way through the task's own verifier."""
+    grader = Grader(task, TaskReward(task), seed=0, sample_rate=0.0)
+    return grader.grade(EpisodeId(StepId(0, 1, 1), problem.key, 0), problem, Transcript((answer,)))
+
+
 @pytest.mark.parametrize("method", FAILING)
-def test_score_masks_where_the_verifier_fails_and_says_so(
+def test_grading_masks_where_the_verifier_fails_and_says_so(
     method: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     task, problem = small(verify=method), Small().heldout()[0]
     with caplog.at_level(logging.WARNING):
-        assert score(task, problem, Transcript(("0",))) is None
+        assert grade(task, problem, "0") is None
     assert "verifier of task small" in caplog.text
 
 
 @pytest.mark.parametrize("method", FAILING)
-def test_verify_raises_where_score_masks(method: Callable[..., Any]) -> None:
+def test_verify_raises_where_grading_masks(method: Callable[..., Any]) -> None:
     with pytest.raises(RewardError, match="small"):
         verify(small(verify=method), Small().heldout()[0], Transcript(("0",)))
 
@@ -341,11 +364,12 @@ def test_one_failing_transcript_masks_no_other() -> None:
         return Verdict(0.5, correct=False)
 
     task, problem = small(verify=every_other), Small().heldout()[0]
-    verdicts = [score(task, problem, Transcript(("0",))) for _ in range(4)]
-    assert verdicts == [Verdict(0.5, correct=False), None] * 2
+    grades = [grade(task, problem, "0") for _ in range(4)]
+    assert [g and (g.reward, g.live, g.correct) for g in grades] == [(0.5, 0.5, False), None] * 2
 
 
-def test_score_of_a_sound_verifier_is_its_verdict() -> None:
-    problem = Small().heldout()[7]
-    assert score(Small(), problem, Transcript(("7",))) == Verdict(1.0, correct=True)
-    assert score(Small(), problem, Transcript(("8",))) == Verdict(0.0, correct=False)
+@pytest.mark.parametrize(("answer", "reward", "correct"), [("7", 1.0, True), ("8", 0.0, False)])
+def test_grade_of_a_sound_verifier_is_its_verdict(answer: str, reward: float, correct: bool) -> None:
+    found = grade(Small(), Small().heldout()[7], answer)
+    assert found is not None
+    assert (found.reward, found.live, found.correct) == (reward, reward, correct)

