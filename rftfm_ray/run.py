@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import math
 import statistics
 import time
@@ -26,7 +27,7 @@ from rftfm_ray.cluster import check_shared, connect
 from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.battery import watch_settings
 from rftfm_ray.detection.signals import report_of
-from rftfm_ray.errors import GuardHaltError
+from rftfm_ray.errors import GuardHaltError, RftfmError
 from rftfm_ray.guard import Guard, LiveGuard, NoGuard, Tell
 from rftfm_ray.planning import RunPlan, plan
 from rftfm_ray.policies.loading import PLAYBOOK
@@ -42,6 +43,7 @@ from rftfm_ray.telemetry.journal import JOURNAL
 from rftfm_ray.telemetry.rundir import create_run_dir
 from rftfm_ray.types import GuardMode, RunSummary, StepId, StepRow, Timings
 
+logger = logging.getLogger(__name__)
 Observer = Callable[[StepRow], None]
 START = Position(StepId(attempt=0, step=0, paid_step=0), model_version=0, cursor=0)
 EDGE = 5
@@ -182,8 +184,21 @@ def execute(planned: RunPlan, observe: Observer, tell: Tell, began: float) -> Ru
             create_run_dir(planned.folder)
             return _run(planned, group, guards, observe, tell, began)
     finally:
+        _report(planned)
         if ours:
             ray.shutdown()
+
+
+def _report(planned: RunPlan) -> None:
+    """Write the report of what there is to report; a run is not lost because its report is."""
+    if not (planned.config.report.at_end and (planned.folder / "steps").is_dir()):
+        return
+    from rftfm_ray.report import write_report
+
+    try:
+        write_report(planned.folder, samples=planned.config.report.samples)
+    except (RftfmError, OSError) as error:
+        logger.warning("The report of %s was not written: %s", planned.folder, error)
 
 
 def _start_guard(planned: RunPlan, stack: contextlib.ExitStack) -> GuardActors | None:

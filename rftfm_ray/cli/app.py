@@ -11,6 +11,9 @@ from types import FrameType
 import typer
 
 from rftfm_ray.cli.config import config
+from rftfm_ray.cli.journal import journal
+from rftfm_ray.cli.report import report
+from rftfm_ray.cli.status import status
 from rftfm_ray.cli.train import train
 from rftfm_ray.cli.warmstart import warmstart
 from rftfm_ray.errors import RftfmError
@@ -23,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command()(status)
+app.command()(journal)
+app.command()(report)
 app.command()(config)
 app.command()(warmstart)
 

@@ -36,6 +36,7 @@ def remaining_s(done: int, steps: int, elapsed_s: float) -> float:
 # What a person watching wants to be told of; the rest stands in the journal.
 TOLD = {
     EntryKind.OPENED: "yellow",
+    EntryKind.DIAGNOSED: "yellow",
     EntryKind.DECIDED: "cyan",
     EntryKind.ADVISED: "cyan",
     EntryKind.HELD: "yellow",

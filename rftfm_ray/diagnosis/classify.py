@@ -14,6 +14,8 @@ UNKNOWN_NATS = 2.5
 # A symptom that a fault does not explain.
 UNEXPLAINED_NATS = 0.5
 RIVALS = 3
+# A rival below this is not worth a word.
+NEAR = 0.02
 
 
 def diagnose(symptoms: Sequence[Symptom]) -> Diagnosis | None:
@@ -69,7 +71,7 @@ def evidence_for(fingerprint: Fingerprint, symptoms: Sequence[Symptom]) -> float
 
 def _against(code: str, symptoms: Sequence[Symptom]) -> str:
     if code not in FINGERPRINTS:
-        return "a described fault explains what is seen"
+        return "would be something that nobody has described"
     fingerprint = FINGERPRINTS[code]
     strange = [s.signal for s in symptoms if fingerprint.weights.get(s.signal, 0.0) * s.direction <= 0]
     seen = {symptom.signal for symptom in symptoms}
@@ -84,7 +86,9 @@ def _summary(code: str, probability: float, alarms: Sequence[Symptom], onset: in
     seen = "; ".join(alarm.reason for alarm in alarms)
     if code == UNKNOWN:
         return f"Since about step {onset}: {seen}. No described fault explains this; look at it before going on."
-    second = rivals[0] if rivals else None
-    beside = f", before {second.code} ({second.probability:.0%}), which {second.against}" if second else ""
-    meaning = f"This is {code} ({name_of(code)}) with a probability of {probability:.0%}{beside}."
+    described = [rival for rival in rivals if rival.code != UNKNOWN and rival.probability >= NEAR]
+    beside = "nothing else that is described comes near"
+    if described:
+        beside = f"next to it comes {described[0].code} ({described[0].probability:.0%}), which {described[0].against}"
+    meaning = f"This is {code} ({name_of(code)}) with a probability of {probability:.0%}; {beside}."
     return f"Since about step {onset}: {seen}. {meaning}"

@@ -174,7 +174,8 @@ class Treatment:
                 # What is seen beside an incident under treatment is taken for its after-effect until it is over.
                 return
             number = len(self.state.incidents) + 1
-            self._write(EntryKind.OPENED, step, number, **_named(diagnosis))
+            seen = "; ".join(symptom.reason for symptom in diagnosis.symptoms if symptom.alarm)
+            self._write(EntryKind.OPENED, step, number, **_named(diagnosis), reason=seen)
             known = [self.state.incident(number)]
         incident = known[0]
         self._remember(incident.id, diagnosis)
@@ -182,7 +183,8 @@ class Treatment:
         changed = incident.code != diagnosis.code and not incident.tried
         suspected = incident.state is IncidentState.SUSPECTED
         if (suspected and (diagnosis.probability >= SURE or waited >= PATIENCE)) or (not suspected and changed):
-            told = {"rivals": "; ".join(f"{r.code} {r.probability:.0%}, {r.against}" for r in diagnosis.rivals)}
+            told = {"summary": diagnosis.summary}
+            told["rivals"] = "; ".join(f"{r.code} {r.probability:.0%}, {r.against}" for r in diagnosis.rivals)
             told["evidence"] = "; ".join(symptom.reason for symptom in diagnosis.symptoms)
             self._write(EntryKind.DIAGNOSED, step, incident.id, **_named(diagnosis), **told)
 
@@ -349,5 +351,4 @@ def _named(diagnosis: Diagnosis) -> dict[str, Scalar]:
         "onset": diagnosis.onset,
         "onset_low": diagnosis.onset_low,
         "probability": round(diagnosis.probability, 4),
-        "summary": diagnosis.summary,
     }

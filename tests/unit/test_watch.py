@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,7 +29,7 @@ class Counting:
         self.at = at
         self.broken = broken
         self.count = 0
-        self.forgot: list[tuple[tuple[str, ...], int]] = []
+        self.told: list[tuple[str, tuple[str, ...], int]] = []
 
     def observe(self, report: StepReport) -> Sequence[Symptom]:
         """Count, and say so where it is due."""
@@ -46,7 +45,11 @@ class Counting:
 
     def forget(self, signals: Sequence[str], step: int) -> None:
         """Remember what was asked."""
-        self.forgot.append((tuple(signals), step))
+        self.told.append(("forget", tuple(signals), step))
+
+    def settle(self, signals: Sequence[str]) -> None:
+        """Remember what was asked."""
+        self.told.append(("settle", tuple(signals), 0))
 
 
 def _same(left: Sequence[Assessment], right: Sequence[Assessment]) -> bool:
@@ -157,13 +160,29 @@ def test_one_step_may_disable_several(make_report: Make, watch_settings: WatchSe
     watch = Watch(watch_settings, [Counting(name, broken=1) for name in "abc"])
     assert [name for name, _ in watch.assess(make_report(1)).disabled] == ["a", "b", "c"]
     assert watch.active == ()
-    assert watch.assess(make_report(2)) == Assessment(make_report(2), None) or math.isnan(math.nan)
+    after = watch.assess(make_report(2))
+    assert (after.diagnosis, after.disabled) == (None, ())
 
 
-def test_declared_change_reaches_every_detector(make_report: Make, watch_settings: WatchSettings) -> None:
+def test_declared_change_reaches_every_detector(watch_settings: WatchSettings) -> None:
     detectors = [Counting("a"), Counting("b")]
-    Watch(watch_settings, detectors).declare(DeclaredChange("levers", 6, ("kl_ref", "entropy"), "a lever"))
-    assert [d.forgot for d in detectors] == [[(("kl_ref", "entropy"), 6)]] * 2
+    change = DeclaredChange("levers", 6, ("kl_ref", "entropy"), "a lever", settled=("update_ratio",))
+    Watch(watch_settings, detectors).declare(change)
+    told = [("forget", ("kl_ref", "entropy"), 6), ("settle", ("update_ratio",), 0)]
+    assert [detector.told for detector in detectors] == [told, told]
+
+
+def test_remedy_begins_the_evidence_anew_and_keeps_what_is_usual(
+    recorded: Recorded, watch_settings: WatchSettings
+) -> None:
+    """The alarm goes with the harm, and comes back where the harm does."""
+    faulty, healthy = recorded["calculator_od1"], recorded["calculator_1"]
+    watch, settled = Watch(watch_settings), DeclaredChange("levers", 18, (), "a remedy", ("update_ratio", "kl_ref"))
+    for report in faulty[:17]:
+        watch.assess(report)
+    watch.declare(settled)
+    assert not _codes([watch.assess(report) for report in healthy[17:20]])
+    assert _codes([watch.assess(report) for report in faulty[20:22]])[21] == "OD-1"
 
 
 def test_streaming_equals_a_fresh_replay(recorded: Recorded, watch_settings: WatchSettings) -> None:
@@ -225,7 +244,7 @@ def test_recorded_fault_is_found_named_and_dated(
     "run", ["calculator_300", "arithmetic_300", "calculator_1", "calculator_2", "arithmetic_1", "arithmetic_2"]
 )
 def test_recorded_healthy_run_has_no_diagnosis(recorded: Recorded, watch_settings: WatchSettings, run: str) -> None:
-    assert len(recorded[run]) == int(300 if run.endswith("300") else 40)
+    assert len(recorded[run]) == (300 if run.endswith("300") else 40)
     watch = Watch(watch_settings)
     assert not _codes([watch.assess(report) for report in recorded[run]])
 
@@ -235,7 +254,7 @@ def actor(watch_settings: WatchSettings, monkeypatch: pytest.MonkeyPatch) -> Mon
     """The monitor without its process's name and its gauges."""
     for name in ("rename_process", "StateGauge"):
         monkeypatch.setattr(f"rftfm_ray.actors.monitor.{name}", lambda *_: _Silent())
-    return MonitorActor(Role(run="run", name="monitor"), watch_settings)
+    return MonitorActor(Role("run", "monitor", 0, ""), watch_settings)
 
 
 class _Silent:
