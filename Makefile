@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 .PHONY: run setup test lint lock clean
 
 run: setup
-	$(BIN)/rftfm train examples/calculator.yaml
+	$(BIN)/rftfm train examples/calculator.yaml steps=50 --inject OD-1@20:30 --guard act 'guard.act_on=[RF,OD,TE]'
 
 setup: $(STAMP)
 

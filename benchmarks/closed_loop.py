@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rftfm_ray.cluster import connect
 from rftfm_ray.config import load_config
 from rftfm_ray.policies.state import EntryKind, replay
 from rftfm_ray.run import train
@@ -99,6 +101,8 @@ def run(arm: Arm, folder: Path) -> Found:
     """Make one run, unless it has been made, and read what it left."""
     place = folder / arm.name
     if not (place / "summary.json").exists():
+        # Left by a run that was broken off.
+        shutil.rmtree(place, ignore_errors=True)
         overrides = [f"seed={arm.seed}", f"steps={arm.steps}", f"max_paid_steps={arm.steps}", "report.at_end=false"]
         overrides += list(ACT) if arm.guarded else ["guard.mode=off"]
         config = load_config(ROOT / "examples" / f"{arm.task}.yaml", overrides)
@@ -221,6 +225,8 @@ def main() -> None:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         found = []
+        # One Ray for all runs: each of them would start its own.
+        connect(load_config(None, []))
         for arm in arms(arguments.seeds):
             found.append(run(arm, folder))
             print(f"{arm.name}: {found[-1].accuracy:.3f} {found[-1].alarms} {found[-1].remedies}", flush=True)

@@ -105,7 +105,7 @@ class LiveGuard:
         self._say()
         if late:
             self._controller.note_late.remote(following, time.perf_counter() - began)
-        if order is None:
+        if order is None or self._shared.lost:
             return None
         asked = self._controller.execute.remote(order.number, stand, following)
         news: News = wait_for([asked], EXECUTE_TIMEOUT_S, f"carrying out the remedy {order.remedy}")[0]
@@ -122,7 +122,8 @@ class LiveGuard:
             ended = [self._controller.finish.remote(last)]
             totals: GuardTotals = wait_for(ended, FINISH_TIMEOUT_S, "ending the journal")[0]
         except RftfmError as error:
-            self._lost(str(error))
+            if not self._said_lost:
+                self._lost(str(error))
             return GuardTotals(0, 0)
         for entry in totals.entries:
             self._tell(entry)
@@ -150,8 +151,8 @@ class LiveGuard:
                 # The assessments go from actor to actor; only news comes back here.
                 asked = self._controller.consider.remote(self._monitor.assess.remote(reports))
                 news = wait_for([asked], FINISH_TIMEOUT_S, "judging a step")[0]
-            except RftfmError as error:
-                lost = str(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and is told
+                lost = str(error) or repr(error)
             with self._condition:
                 self._shared.settled += len(reports)
                 self._shared.entries += news.entries

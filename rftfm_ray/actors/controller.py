@@ -11,7 +11,6 @@ from typing import Protocol
 from rftfm_ray.actors.learner import Position
 from rftfm_ray.actors.roles import Role, rename_process
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
-from rftfm_ray.errors import RftfmError
 from rftfm_ray.policies.ledger import Ledger
 from rftfm_ray.policies.levers import MOVES
 from rftfm_ray.policies.safety import SafePolicy
@@ -146,7 +145,8 @@ class ControllerActor:
         )  # fmt: skip
         try:
             position, checkpoint = self._executor.carry_out(order, stand, following)
-        except RftfmError as error:
+        except Exception as error:
+            self._treatment.settle()
             self._write(EntryKind.FAILED, following, order.incident, order=order.number, reason=str(error))
             raise
         told: dict[str, Scalar] = {"order": order.number, "remedy": order.remedy, "role": order.role.value}

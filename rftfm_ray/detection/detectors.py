@@ -250,7 +250,7 @@ class UpdateSizeDetector(Detector):
             # Not capped: an update this far has been made, and one is enough.
             self._cusum.add(shift_ratio(math.log(size / largest) / self.SPREAD, SHIFT), step)
         # The very first updates are the largest, before the optimizer's moments have settled.
-        if self._seen > self._warmup and self._cusum.sum < self._threshold / 2:
+        if self._seen > self._warmup and self._cusum.sum < self._threshold / 2 and math.isfinite(size):
             self._sizes.append(size)
         if not self._cusum.alarm:
             return ()
@@ -304,7 +304,7 @@ class BlowUpDetector(Detector):
         usual = median(earlier) if earlier else math.nan
         if math.isnan(found):
             return ()
-        high = found > max(self._large, self._factor * usual)
+        high = bool(earlier) and found > max(self._large, self._factor * usual)
         if not high:
             self._values.append(found)
             self._since = None

@@ -31,7 +31,8 @@ def diagnose(symptoms: Sequence[Symptom]) -> Diagnosis | None:
     first = min(alarm.onset_low for alarm in dated)
     # A notice that stood long before the fault is the run's own course.
     symptoms = [s for s in symptoms if s.alarm or s.onset >= first - 1]
-    broken = any(s.evidence is Evidence.IDENTITY and not math.isfinite(s.value) for s in alarms)
+    known = FINGERPRINTS["NUMERICAL"].weights
+    broken = any(s.signal in known and s.evidence is Evidence.IDENTITY and not math.isfinite(s.value) for s in alarms)
     if broken:
         # No threshold, no doubt: a value that is not a number explains whatever else is seen.
         scores = {"NUMERICAL": 20.0}

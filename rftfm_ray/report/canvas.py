@@ -100,8 +100,8 @@ def to_svg(figure: Figure, key: str, label: str) -> Html:
     return Html(size.sub(lambda m: f'<svg role="img" aria-label="{escaped(label)}" {m[1]}', text, count=1).strip())
 
 
-def mark(axes: Axes, marks: Marks, *, labels: bool = True) -> None:
-    """Draw incidents, remedies and injected faults; labels stand above the axes."""
+def mark(axes: Axes, marks: Marks, *, labels: bool = True, incidents: bool = True) -> None:
+    """Draw incidents, remedies and injected faults; their labels above the axes, those of incidents inside."""
     axes.set_xlim(*marks.limits)
     for number, (_, low, high) in enumerate(marks.spans, start=1):
         axes.axvspan(low, high, color=SPAN, alpha=0.55, linewidth=0, zorder=0).set_gid(f"incident-{number}")
@@ -111,7 +111,7 @@ def mark(axes: Axes, marks: Marks, *, labels: bool = True) -> None:
         line = axes.axvline(place, color=BLACK, linewidth=1.3, linestyle=(0, (1, 1.6)), zorder=1.7)
         line.set_gid(f"injected-{number}")
     if labels:
-        _label(axes, marks)
+        _label(axes, marks, incidents=incidents)
 
 
 def headroom_in(marks: Marks) -> float:
@@ -119,12 +119,13 @@ def headroom_in(marks: Marks) -> float:
     return 0.42 if marks.faults else 0.26 if marks.remedies else 0.08
 
 
-def _label(axes: Axes, marks: Marks) -> None:
+def _label(axes: Axes, marks: Marks, *, incidents: bool) -> None:
     low, high = marks.limits
     near = NEAR * (high - low)
-    spans = [(label, (begin + end) / 2) for label, begin, end in marks.spans]
-    for label, place in _grouped(spans, near):
-        _write(axes, label, place, -3.0, va="top", color="#6b4a00")
+    if incidents:
+        # At the end of a span: remedies mostly stand at its beginning.
+        for label, place in _grouped([(label, end - near / 4) for label, _, end in marks.spans], near):
+            _write(axes, label, place, -3.0, ha="right", va="top", color="#6b4a00")
     box = {"boxstyle": "round,pad=0.22", "facecolor": GREEN, "edgecolor": "none"}
     for label, place in _grouped(marks.remedies, near):
         _write(axes, label, place, 4.5, color="white", fontweight="bold", bbox=box)

@@ -231,7 +231,7 @@ def lever_figure(history: Sequence[tuple[int, dict[str, float]]], marks: Marks) 
             left=0.135, right=0.988, top=1 - top / height, bottom=(bottom + 0.06) / height, hspace=0.3
         )
         for number, (axes, name) in enumerate(zip(rows, names, strict=True)):
-            canvas.mark(axes, marks, labels=number == 0)
+            canvas.mark(axes, marks, labels=number == 0, incidents=False)
             _lever(axes, [(x, levers.get(name)) for x, levers in history], marks.limits)
             axes.text(-0.155, 0.5, name, transform=axes.transAxes, ha="left", va="center", color=BLACK)
         _rung_axis(rows[-1])

@@ -285,8 +285,7 @@ class Restore:
 
     def undoes(self, id_: StepId) -> bool:
         """Whether it has undone a step."""
-        before = id_.attempt <= self.attempt and id_.paid_step <= self.paid_step
-        return before and id_.step > self.step
+        return id_.paid_step <= self.paid_step and id_.step > self.step
 
 
 def restores(entries: tuple[Entry, ...]) -> tuple[Restore, ...]:

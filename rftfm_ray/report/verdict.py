@@ -147,10 +147,11 @@ def drill(fault: Fault, incidents: Sequence[Incident], now: int) -> str:
     if not later:
         return f"{said} no incident was opened after it."
     first = (named or later)[0]
-    after = plural(first.opened.paid_step - fault.onset, "paid step")
+    waited = first.opened.paid_step - fault.onset
+    opened = f"opened {plural(waited, 'paid step')} later" if waited else "opened at that very step"
     if named:
-        return f"{said} incident {first.id} named it, opened {after} later."
-    return f"{said} no incident named it, and incident {first.id}, opened {after} later, called it {first.code}."
+        return f"{said} incident {first.id} named it, {opened}."
+    return f"{said} no incident named it, and incident {first.id}, {opened}, called it {first.code}."
 
 
 def _found(data: RunData, incidents: Sequence[Incident]) -> str:

@@ -142,3 +142,61 @@ def test_every_fault_of_the_recorded_runs_is_seen_by_some_detector(recorded: Rec
     assert {"update_size", "blow_up:kl_ref", "probe"} <= seen["arithmetic_od1"]
     assert seen["calculator_te1"] == {"rate:tool_error_rate"}
     assert seen["calculator_rf1"] == {"rate:trained_mismatch_rate"}
+
+
+@pytest.mark.parametrize(
+    ("name", "signal", "usual", "faulty"),
+    [
+        ("rate:trained_mismatch_rate", "trained_mismatch_rate", 0.0, 0.3),
+        ("rate:tool_error_rate", "tool_error_rate", 0.0, 0.8),
+        ("update_size", "update_ratio", 1e-3, 3e-2),
+        ("blow_up:kl_ref", "kl_ref", 0.1, 4.0),
+        ("shift:length_mean", "length_mean", 20.0, 40.0),
+    ],
+)
+def test_evidence_begins_anew_after_a_remedy_and_the_reference_stays(
+    make_report: Make, name: str, signal: str, usual: float, faulty: float
+) -> None:
+    def show(first: int, *values: float) -> list[bool]:
+        reports = [make_report(step, **{signal: value}) for step, value in enumerate(values, first)]
+        return [bool(symptoms) for symptoms in _observe(detector, reports)]
+
+    detector = next(d for d in battery(SETTINGS) if d.name == name)
+    assert not any(show(1, *[usual] * 30))
+    assert show(31, *[faulty] * 4)[-1]
+    detector.settle(["lr", "advantage_std"])
+    assert show(35, faulty) == [True], "nothing was done about it"
+    detector.settle([signal])
+    assert show(36, usual) == [False], "the harm has gone, and at once so has the alarm"
+    assert show(37, faulty, faulty)[-1], "it is found again without a new warm-up"
+
+
+def test_identity_is_not_settled(make_report: Make) -> None:
+    for detector, values in zip(battery(SETTINGS)[:2], ({"loss": math.nan}, {"lr_excess": 1.0}), strict=True):
+        assert detector.observe(make_report(1, **values))
+        detector.settle(list(values))
+        (symptom,) = detector.observe(make_report(2, **values))
+        assert symptom.onset == (1 if "lr_excess" in values else 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "signal"), [("update_size", "update_ratio"), ("blow_up:kl_ref", "kl_ref"), ("shift:kl_ref", "kl_ref")]
+)
+@pytest.mark.parametrize("place", [1, 4, 7, 12])
+def test_infinite_value_is_no_reference(make_report: Make, name: str, signal: str, place: int) -> None:
+    """Found by hand: an infinite update became the largest of a hundred, and every later one had no logarithm."""
+    values = [0.1] * 30
+    values[place - 1] = math.inf
+    detector = next(d for d in battery(SETTINGS) if d.name == name)
+    found = _observe(detector, [make_report(step, **{signal: value}) for step, value in enumerate(values, 1)])
+    assert not any(found[place + 3 :])
+    after = [make_report(step, **{signal: 60.0}) for step in (31, 32)]
+    assert _observe(detector, after)[1], "it judges on"
+
+
+@pytest.mark.parametrize("level", [0.6, 5.0])
+def test_kl_that_was_large_from_the_first_step_on_is_no_explosion(make_report: Make, level: float) -> None:
+    """A run that is resumed, or whose KL lost its reference to a lever, has nothing to have exploded from."""
+    detector = next(d for d in battery(SETTINGS) if d.name == "blow_up:kl_ref")
+    assert not any(_observe(detector, [make_report(step, kl_ref=level) for step in range(1, 40)]))
+    assert _observe(detector, [make_report(step, kl_ref=4 * level) for step in (40, 41)])[1]

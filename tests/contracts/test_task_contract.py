@@ -15,9 +15,11 @@ from ray import cloudpickle
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.models import ASSETS
+from rftfm_ray.rollout.channels import ToolPool, task_tools
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.api import Problem, Task, ToolCall, ToolStatus, Transcript, Verdict
 from rftfm_ray.tasks.loading import TASKS, check_task, load_task
+from rftfm_ray.types import Levers, StepId
 
 POOL = 300
 SEEDS = (0, 1, 17)
@@ -120,6 +122,15 @@ def test_reference_is_right_and_follows_from_the_environment(task: Task) -> None
         assert reference.calls == tuple(o.call for o in observed if o is not None)
         assert all(o is not None for o in observed[:-1])
         assert observed[-1] is None
+
+
+@every_task
+def test_every_instance_of_its_tool_answers_the_call_of_the_reference(task: Task) -> None:
+    pool, problems = ToolPool(task, task_tools(task)), some_problems(task)
+    pool.set_levers(Levers(tool_instance=1))
+    asked = sum(bool(task.reference(problem).calls) for problem in problems)
+    assert pool.shadow(StepId(0, 1, 1), problems) == [True] * asked
+    assert asked == (len(problems) if len(task.max_new_tokens) > 1 else 0)
 
 
 @every_task

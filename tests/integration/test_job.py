@@ -24,6 +24,7 @@ from rftfm_ray.types import ActorState
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 START_S = 90
+ACTORS = {"learner-0", "rollout-0", "monitor-0", "controller-0"}
 STATE = re.compile(r'ray_rftfm_actor_state\{[^}]*actor="([^"]+)"[^}]*state="([^"]+)"[^}]*\} 1')
 
 
@@ -100,7 +101,7 @@ def submit(head: dict[str, str], job: list[str]) -> tuple[subprocess.CompletedPr
 
 
 def test_a_submitted_job_trains_in_the_cluster_and_leaves_its_records(head: dict[str, str]) -> None:
-    overrides = ["steps=30", "probe.size=16", "algorithm.prompts_per_step=8"]
+    overrides = ["steps=30", "probe.size=16", "probe.final_size=16", "algorithm.prompts_per_step=8"]
     job = ["rftfm", "train", "examples/calculator.yaml", "--json", *overrides]
     end = time.monotonic() + START_S
     done, states = submit(head, job)
@@ -120,10 +121,11 @@ def test_a_submitted_job_trains_in_the_cluster_and_leaves_its_records(head: dict
     )  # fmt: skip
     assert listed.returncode == 0, listed.stderr
     actors = [actor for actor in json.loads(listed.stdout) if actor["ray_namespace"] == "rftfm"]
-    assert {actor["name"].split("/")[1] for actor in actors} == {"learner-0", "rollout-0"}
+    assert {actor["name"].split("/")[1] for actor in actors} == ACTORS
     assert {actor["state"] for actor in actors} == {"DEAD"}
     shown = {actor["name"].split("/")[1]: actor["repr_name"] for actor in actors}
     assert "algorithm=grpo" in shown["learner-0"]
     assert "task=calculator" in shown["rollout-0"]
-    assert {actor for actor, _ in states} == {"learner-0", "rollout-0"}
+    assert "mode=observe" in shown["controller-0"]
+    assert {actor for actor, _ in states} == ACTORS
     assert {state for _, state in states} <= {state.value for state in ActorState}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import math
@@ -15,164 +14,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from rftfm_ray.batch import TrajectoryBatch
-from rftfm_ray.config import RunConfig
-from rftfm_ray.models import ASSETS
+from rftfm_ray.policies.levers import nominal_settings
 from rftfm_ray.training import learner as module
 from rftfm_ray.training.advantages import group_advantages
 from rftfm_ray.training.engine import to_numpy
-from rftfm_ray.training.learner import Learner, nominal_settings
-from rftfm_ray.types import Levers, Settings, UpdateMetrics, Veto
-
-TINY = ASSETS / "tiny"
-ALPHABET = "0123456789+-=c;e"
-# Prompt, then the samples: reward (None: masked) and text, in it ! for the end and [...] for an observation.
-GROUPS: list[tuple[str, list[tuple[float | None, str]]]] = [
-    ("12+34=", [(1.0, "46!"), (0.0, "36!"), (0.2, "4")]),
-    ("98+76=", [(0.0, "164!"), (0.5, "174"), (1.0, "174!")]),
-    ("12+34+56=", [(0.8, "c12+34+56;[102;]102!"), (1.0, "102!"), (None, "c12+3;[15;]92!")]),
-    ("11+11=", [(0.0, "21!"), (0.0, "2"), (None, ""), (0.0, "32!")]),
-]
-
-UNUSED: dict[str, Any] = {"correct": np.bool_, "termination": np.int8, "turns": np.int8, "model_version": np.int64}
-NO_CALLS: dict[str, Any] = {"trajectory": np.int32, "turn": np.int8, "status": np.int8, "latency_s": np.float32}
-
-Weights = dict[str, NDArray[Any]]
-Group = tuple[str, list[tuple[float | None, str]]]
+from rftfm_ray.training.learner import Learner
+from rftfm_ray.types import Levers, UpdateMetrics, Veto
+from tests.integration.plain import AT, BATCH, GROUPS, TINY, Group, Plain, Weights, configure, make_batch, masked
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def make_batch(groups: list[Group]) -> TrajectoryBatch:
-    """The trajectories of `groups` as columns, with made-up log-probs of sampling."""
-    samples = [(g, k, p, *sample) for g, (p, drawn) in enumerate(groups) for k, sample in enumerate(drawn)]
-    tokens: list[int] = []
-    action: list[bool] = []
-    offsets = [0]
-    for _, _, prompt, _, text in samples:
-        chosen = False
-        for character in f"{prompt}]{text}":
-            if character in "[]":
-                chosen = character == "]"
-                continue
-            tokens.append(1 if character == "!" else 3 + ALPHABET.index(character))
-            action.append(chosen)
-        offsets.append(len(tokens))
-    size, mask = len(samples), np.array(action)
-    made_up = -np.random.default_rng(0).random(len(tokens), np.float32)
-    rewards = [math.nan if reward is None else reward for *_, reward, _ in samples]
-    return TrajectoryBatch(
-        group=np.array([sample[0] for sample in samples], np.int32),
-        sample=np.array([sample[1] for sample in samples], np.int32),
-        offsets=np.array(offsets, np.int64),
-        prompt_length=np.array([len(sample[2]) for sample in samples], np.int32),
-        tokens=np.array(tokens, np.int32),
-        action=mask,
-        logprobs=np.where(mask, made_up, 0).astype(np.float32),
-        reward=np.array(rewards, np.float32),
-        valid=~np.isnan(rewards),
-        keys=tuple(sample[2] for sample in samples),
-        texts=tuple(sample[4] for sample in samples),
-        **{name: np.zeros(size, kind) for name, kind in UNUSED.items()},
-        **{f"call_{name}": np.zeros(0, kind) for name, kind in NO_CALLS.items()},
-        call_requests=(),
-        call_responses=(),
-    )
-
-
-def masked(groups: list[Group]) -> list[Group]:
-    """The same samples, all of them masked."""
-    return [(prompt, [(None, text) for _, text in samples]) for prompt, samples in groups]
-
-
-BATCH = make_batch(GROUPS)
-BETAS, DECAY = (0.8, 0.95), 0.1
-ADAM = {"lr": 2e-4, "adam_betas": BETAS, "weight_decay": DECAY}
-BASE: dict[str, dict[str, Any]] = {
-    "algorithm": {"minibatches": 2, "clip_low": 0.002, "clip_high": 0.003, "kl_coef": 0.5},
-    "learner": {**ADAM, "max_grad_norm": 0.5, "micro_batch_size": 4},
-}
-
-
-def configure(**changes: dict[str, Any]) -> RunConfig:
-    """BASE with keys changed."""
-    return RunConfig.model_validate({k: {**BASE.get(k, {}), **changes.get(k, {})} for k in {*BASE, *changes}})
-
-
-class Plain:
-    """The same algorithm in plain torch: whole sequences, one after another, no packing, no engine."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.model: Any = AutoModelForCausalLM.from_pretrained(TINY).eval()
-        self.frozen = copy.deepcopy(self.model)
-        self._adam = torch.optim.AdamW(self.model.parameters(), betas=BETAS, weight_decay=DECAY)
-
-    def look(self, model: Any, i: int, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies of the chosen tokens of trajectory `i`."""
-        place = slice(int(batch.offsets[i]), int(batch.offsets[i + 1]))
-        ids, chosen = torch.from_numpy(batch.tokens[place]).long(), torch.from_numpy(batch.action[place])[1:]
-        logits = model(input_ids=ids[None]).logits[0, :-1] / self.config.rollout.temperature
-        table = logits.log_softmax(-1)
-        return table[torch.arange(len(ids) - 1), ids[1:]][chosen], -(table.exp() * table).sum(-1)[chosen]
-
-    def advantages(self, batch: TrajectoryBatch) -> list[float]:
-        """Reward less the group's mean, by the group's deviation."""
-        found = []
-        for group, reward, valid in zip(batch.group, batch.reward, batch.valid, strict=True):
-            peers = batch.reward[(batch.group == group) & batch.valid].astype(float)
-            spread = peers.std(ddof=1) + 1e-4 if self.config.algorithm.normalize_std else 1.0
-            found.append(float((reward - peers.mean()) / spread) if valid else 0.0)
-        return found
-
-    def step(self, batch: TrajectoryBatch, now: Settings) -> dict[str, float]:
-        """One step of learning; its metrics."""
-        advantages, sums, losses, norms = self.advantages(batch), np.zeros(6), [], []
-        rows = [i for i in range(len(batch)) if batch.valid[i] and batch.action_counts()[i]]
-        with torch.no_grad():
-            olds = {i: self.look(self.model, i, batch)[0] for i in rows}
-        gap, peak = 0.0, 1.0
-        for chunk in np.array_split(np.unique(batch.group), now.minibatches):
-            members = [i for i in rows if batch.group[i] in chunk]
-            total = torch.zeros(())
-            tokens = sum(len(olds[i]) for i in members)
-            for i in members:
-                logprobs, entropy = self.look(self.model, i, batch)
-                with torch.no_grad():
-                    reference = self.look(self.frozen, i, batch)[0]
-                ratio, a = (logprobs - olds[i]).exp(), advantages[i]
-                policy = -torch.minimum(ratio * a, ratio.clamp(1 - now.clip_low, 1 + now.clip_high) * a)
-                kl = (reference - logprobs).exp() - (reference - logprobs) - 1
-                per_token = policy + now.kl_coef * kl - now.entropy_coef * entropy
-                by_token = self.config.algorithm.loss_aggregation == "token"
-                total = total + (per_token.sum() / tokens if by_token else per_token.mean() / len(members))
-                low, high = (ratio < 1 - now.clip_low) & (a < 0), (ratio > 1 + now.clip_high) & (a > 0)
-                kl_old = (olds[i] - logprobs).exp() - (olds[i] - logprobs) - 1
-                sums += [float(t.detach().sum()) for t in (policy, kl, kl_old, entropy, low, high)]
-                place = slice(int(batch.offsets[i]), int(batch.offsets[i + 1]))
-                sampled = torch.from_numpy(batch.logprobs[place][batch.action[place]])
-                gap, peak = max(gap, float((olds[i] - sampled).abs().max())), max(peak, float(ratio.detach().max()))
-            losses.append(float(total.detach()))
-            self._adam.zero_grad()
-            torch.autograd.backward(total)
-            norms.append(float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), now.max_grad_norm)))
-            self._adam.param_groups[0]["lr"] = now.lr
-            self._adam.step()
-        names = ("policy_loss", "kl_ref", "kl_old", "entropy", "clip_low_rate", "clip_high_rate")
-        means = dict(zip(names, sums / sum(map(len, olds.values())), strict=True))
-        spread = {"advantage_std": float(np.std(advantages)), "advantage_max": max(map(abs, advantages))}
-        loss = {"loss": math.fsum(losses) / len(losses), "grad_norm": math.fsum(norms) / len(norms)}
-        used = {"lr": now.lr, "kl_coef": now.kl_coef, "vetoes": 0}
-        return {**means, **spread, **loss, **used, "ratio_max": peak, "rollout_gap_max": gap}
-
-    def weights(self) -> Weights:
-        return {name: p.detach().numpy().copy() for name, p in self.model.named_parameters()}
 
 
 START = Plain(configure()).weights()
@@ -193,8 +48,10 @@ def assert_close(found: Weights, expected: Weights) -> None:
 
 
 def assert_metrics(found: UpdateMetrics, expected: dict[str, float]) -> None:
-    """All figures equal but for rounding."""
-    assert dataclasses.asdict(found) == {k: pytest.approx(v, rel=5e-3, abs=1e-5) for k, v in expected.items()}
+    """All figures equal but for rounding; those of a sample of the weights are near those of all of them."""
+    near: dict[str, dict[str, Any]] = {"update_ratio": {"rel": 0.05}, "changed_rate": {"abs": 0.01}}
+    exact: dict[str, Any] = {"rel": 5e-3, "abs": 1e-5}
+    assert dataclasses.asdict(found) == {k: pytest.approx(v, **near.get(k, exact)) for k, v in expected.items()}
 
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -218,7 +75,7 @@ def test_steps_are_those_of_plain_torch(variant: str) -> None:
         expected = plain.step(BATCH, nominal_settings(config))
         if config.algorithm.kl_coef == 0:
             expected["kl_ref"] = 0.0
-        report = learner.update(BATCH, step)
+        report = learner.update(BATCH, AT[step])
         assert report.vetoes == ()
         assert_metrics(report.metrics, expected)
         assert_close(learner.engine.export(), plain.weights())
@@ -231,14 +88,14 @@ def test_size_of_micro_batches_changes_nothing(size: int) -> None:
     usual = Learner(configure(), str(TINY))
     other = Learner(configure(learner={"micro_batch_size": size}), str(TINY))
     for step in (1, 2):
-        expected = dataclasses.asdict(usual.update(BATCH, step).metrics)
-        assert_metrics(other.update(BATCH, step).metrics, expected)
+        expected = dataclasses.asdict(usual.update(BATCH, AT[step]).metrics)
+        assert_metrics(other.update(BATCH, AT[step]).metrics, expected)
     assert_close(other.engine.export(), usual.engine.export())
 
 
 def test_more_minibatches_than_groups_are_one_per_group() -> None:
     many, four = (Learner(configure(algorithm={"minibatches": n}), str(TINY)) for n in (8, 4))
-    assert many.update(BATCH, 1) == four.update(BATCH, 1)
+    assert many.update(BATCH, AT[1]) == four.update(BATCH, AT[1])
     assert_same(many.engine.export(), four.engine.export())
 
 
@@ -246,8 +103,8 @@ def test_masked_trajectories_change_nothing() -> None:
     kept: list[Group] = [(p, [sample for sample in drawn if sample[0] is not None]) for p, drawn in GROUPS]
     with_masked, without = (Learner(configure(), str(TINY)) for _ in range(2))
     for step in (1, 2):
-        with_masked.update(BATCH, step)
-        without.update(make_batch(kept), step)
+        with_masked.update(BATCH, AT[step])
+        without.update(make_batch(kept), AT[step])
     assert_close(with_masked.engine.export(), without.engine.export())
 
 
@@ -255,11 +112,11 @@ def test_minibatch_that_is_all_masked_makes_no_update() -> None:
     groups = [*GROUPS[:2], *masked(GROUPS[2:])]
     learner, other = (Learner(configure(), str(TINY)) for _ in range(2))
     for one in (learner, other):
-        one.update(BATCH, 1)
-    report = learner.update(make_batch(groups), 2)
+        one.update(BATCH, AT[1])
+    report = learner.update(make_batch(groups), AT[2])
     assert [(record.minibatch, record.veto) for record in report.vetoes] == [(1, Veto.EMPTY_BATCH)]
     other.levers = Levers(minibatches=1)
-    other.update(make_batch(groups[:2]), 2)
+    other.update(make_batch(groups[:2]), AT[2])
     assert_close(learner.engine.export(), other.engine.export())
 
 
@@ -275,7 +132,7 @@ def test_scores_are_log_probs_at_temperature_1() -> None:
 
 def test_without_kl_there_is_no_reference_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load_causal_lm", lambda *_: pytest.fail("a reference was loaded"))
-    report = Learner(configure(algorithm={"kl_coef": 0.0}), str(TINY)).update(BATCH, 1)
+    report = Learner(configure(algorithm={"kl_coef": 0.0}), str(TINY)).update(BATCH, AT[1])
     assert (report.metrics.kl_ref, report.metrics.kl_coef, report.metrics.vetoes) == (0.0, 0.0, 0)
 
 
@@ -305,26 +162,26 @@ def test_lever_moves_its_setting_from_the_next_step_on(
 ) -> None:
     learner, plain = Learner(configure(), str(TINY)), Plain(configure())
     nominal = nominal_settings(plain.config)
-    learner.update(BATCH, 1)
+    learner.update(BATCH, AT[1])
     plain.step(BATCH, nominal)
     learner.levers = Levers(**levers)
     now = dataclasses.replace(nominal, **changes)
-    assert learner.settings(2) == now
-    assert_metrics(learner.update(BATCH, 2).metrics, plain.step(BATCH, now))
+    assert learner.settings(AT[2]) == now
+    assert_metrics(learner.update(BATCH, AT[2]).metrics, plain.step(BATCH, now))
     assert_close(learner.engine.export(), plain.weights())
     assert max(np.abs(value - unmoved[name]).max() for name, value in plain.weights().items()) > 2e-5
 
 
 def test_rate_follows_its_warm_up() -> None:
     learner = Learner(configure(learner={"warmup_steps": 3}), str(TINY))
-    rates = [learner.update(BATCH, step).metrics.lr for step in (1, 2, 3, 4)]
+    rates = [learner.update(BATCH, step).metrics.lr for step in AT[1:]]
     assert rates == pytest.approx([5e-5, 1e-4, 1.5e-4, 2e-4])
 
 
 def check_refused(learner: Learner, batch: TrajectoryBatch, *vetoes: tuple[int, Veto]) -> UpdateMetrics:
     """The step is refused as a whole, and leaves weights, optimizer and gate bit for bit."""
     weights, state, norms = learner.engine.export(), to_numpy(learner.engine.state()), learner.gate.norms
-    report = learner.update(batch, 2)
+    report = learner.update(batch, AT[2])
     assert tuple((record.minibatch, record.veto) for record in report.vetoes) == vetoes
     assert report.metrics.vetoes == len(vetoes)
     assert_same(learner.engine.export(), weights)
@@ -337,8 +194,7 @@ def begin(stage: int) -> Learner:
     """A learner after its first step, whose gate then knows what is usual."""
     gate = {"grad_norm_warmup": 2, "grad_norm_factor": 50.0}
     learner = Learner(configure(learner={"zero_stage": stage}, gate=gate), str(TINY))
-    assert learner.update(BATCH, 1).vetoes == ()
-    assert len(learner.gate.norms) == 2
+    assert (learner.update(BATCH, AT[1]).vetoes, len(learner.gate.norms)) == ((), 2)
     return learner
 
 
@@ -376,7 +232,7 @@ def test_gradient_spike_is_refused_and_later_steps_go_on_as_without_it(
     with monkeypatch.context() as patch:
         patch.setattr(spiked.engine, "grad_norm", lambda: 1e4 * usual())
         check_refused(spiked, BATCH, (0, Veto.GRADIENT_SPIKE), (1, Veto.GRADIENT_SPIKE))
-    assert spiked.update(BATCH, 2) == straight.update(BATCH, 2)
+    assert spiked.update(BATCH, AT[2]) == straight.update(BATCH, AT[2])
     assert_same(spiked.engine.export(), straight.engine.export())
 
 
@@ -384,7 +240,7 @@ def test_one_refused_minibatch_does_not_hinder_the_other(begun: Learner, monkeyp
     usual, factors = begun.engine.grad_norm, itertools.cycle([1, math.inf])
     monkeypatch.setattr(begun.engine, "grad_norm", lambda: next(factors) * usual())
     before, norms = begun.engine.export(), begun.gate.norms
-    report = begun.update(BATCH, 2)
+    report = begun.update(BATCH, AT[2])
     assert [(record.minibatch, record.veto) for record in report.vetoes] == [(1, Veto.NON_FINITE_GRADIENT)]
     assert begun.gate.norms[:-1] == norms
     assert begun.engine.export()["lm_head.weight"].tobytes() != before["lm_head.weight"].tobytes()

@@ -52,6 +52,11 @@ def settings(lr: float = LR, max_grad_norm: float = 1.0) -> Settings:
     return Settings(lr, 0.0, 0.2, 0.2, 0.0, max_grad_norm, 1)
 
 
+def commit(engine: LearnerEngine, now: Settings) -> None:
+    """Commit at the rate and norm of `now`."""
+    engine.commit(now.lr, now.max_grad_norm)
+
+
 def logits_of(engine: LearnerEngine, tokens: Tensor) -> Tensor:
     """(b (L - 1), V) logits of the tokens that follow each of tokens (b, L) but the last."""
     size, length = tokens.shape
@@ -70,7 +75,7 @@ def update(engine: LearnerEngine, tokens: Tensor, scale: float = 1.0, now: Setti
     """One update on one batch; the norm of its gradient."""
     engine.backward(loss_of(engine, tokens, scale), last=True)
     norm = engine.grad_norm()
-    engine.commit(now or settings())
+    commit(engine, now or settings())
     return norm
 
 
@@ -143,7 +148,7 @@ def test_micro_batches_add_up_to_one_batch(stage: int) -> None:
             micro = TOKENS[rows]
             parts.backward(loss_of(parts, micro, len(micro) / len(TOKENS)), last=rows.stop == 8)
         assert parts.grad_norm() == pytest.approx(norm, rel=1e-4)
-        parts.commit(settings())
+        commit(parts, settings())
         assert_close(parts.export(), whole.export())
 
 
@@ -168,7 +173,7 @@ def test_asking_for_the_norm_changes_nothing(stage: int) -> None:
     first = asked.grad_norm()
     assert asked.grad_norm() == first
     for engine in (asked, silent):
-        engine.commit(settings())
+        commit(engine, settings())
     assert_same(asked.export(), silent.export())
 
 
@@ -192,7 +197,7 @@ def test_updates_after_a_discard_are_those_without_it(stage: int, dtype: str, pa
     straight, detour = make_engine(stage, dtype), make_engine(stage, dtype)
     for engine in (straight, detour):
         accumulate(engine, ONE, parts)
-        engine.commit(settings())
+        commit(engine, settings())
     for scale in (100.0, 1e-3):
         accumulate(detour, TOKENS, parts, scale)
         detour.discard()
@@ -201,7 +206,7 @@ def test_updates_after_a_discard_are_those_without_it(stage: int, dtype: str, pa
     for tokens in (OTHER, TOKENS):
         assert accumulate(detour, tokens, parts) == accumulate(straight, tokens, parts)
         for engine in (straight, detour):
-            engine.commit(settings())
+            commit(engine, settings())
         assert_same(detour.export(), straight.export())
 
 

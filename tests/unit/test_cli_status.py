@@ -159,6 +159,10 @@ def test_journal_as_json_is_what_stands_in_the_file(make_run: MakeRun) -> None:
     run = make_run()
     shown = [json.loads(line) for line in rftfm("journal", run, "--json").output.splitlines()]
     assert shown == [json.loads(line) for line in (run / JOURNAL).read_text().splitlines()]
+    with (run / JOURNAL).open("a") as file:
+        file.write(json.dumps(shown[-1] | {"seq": len(STORY) + 1, "seconds": math.nan}) + "\n")
+    last = rftfm("journal", run, "--json").output.splitlines()[-1]
+    assert json.loads(last)["seconds"] is None, "JSON has no NaN"
 
 
 def test_text_of_a_run_cannot_steer_the_terminal(make_run: MakeRun) -> None:
@@ -304,7 +308,7 @@ def test_verdict_says_what_was_done(make_run: MakeRun, mode: str, kind: EntryKin
         (Fault("RF-1", "outliers", 5, 4.0),
          "no incident named it, and incident 2, opened 4 paid steps later, called it TE-1."),
         (Fault("RF-1", "outliers", 4, 4.0, 3),
-         "from paid step 4 to 6 with strength 4; incident 1 named it, opened 0 paid steps later."),
+         "from paid step 4 to 6 with strength 4; incident 1 named it, opened at that very step."),
         (Fault("RF-1", "outliers", 10, 4.0), "no incident was opened after it."),
         (Fault("RF-1", "outliers", 20, 4.0), "the run has not come so far."),
     ],

@@ -234,6 +234,12 @@ def test_not_a_number_is_refused_where_no_bound_would_catch_it() -> None:
             ["rollout.block_size=16"],
         ),
         (["rollout.temperature=0"], ["rollout.temperature=0.1"], ["rollout.temperature=0"]),
+        (["probe.every=17", "probe.size=16"], ["probe.every=16", "probe.size=16"], ["probe.every=17", "probe.size=16"]),
+        (
+            ["probe.every=17", "probe.size=16"],
+            ["probe.every=17", "probe.size=16", "probe.spread=false"],
+            ["spread=false"],
+        ),
         (["learner.warmup_steps=40"], ["learner.warmup_steps=39"], ["learner.warmup_steps=40", "steps=40"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,

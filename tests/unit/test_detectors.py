@@ -149,7 +149,7 @@ def test_few_calls_say_little(play: Play, shipped: Mapping[str, Detector]) -> No
 def test_step_without_a_call_changes_nothing(play: Play, shipped: Mapping[str, Detector]) -> None:
     detector = shipped["rate:tool_error_rate"]
     assert not play(detector, tool_error_rate=[math.nan] * 50, tool_call_count=[0.0] * 50)
-    found = play(detector, 51, tool_error_rate=[1.0, math.nan, math.nan], tool_call_count=[90.0, 0.0, 0.0])
+    found = play(detector, 51, tool_error_rate=[1.0, math.nan, 0.0], tool_call_count=[90.0, 0.0, math.nan])
     assert list(found) == [51, 52, 53], "silence is no recovery"
 
 
@@ -225,12 +225,12 @@ def _blow_up(shipped: Mapping[str, Detector]) -> Detector:
 
 
 def test_explosion_is_found_at_its_second_step(play: Play, shipped: Mapping[str, Detector]) -> None:
-    found = play(_blow_up(shipped), kl_ref=[0.1] * 20 + [2.0] * 5)
+    found = play(_blow_up(shipped), kl_ref=[0.1] * 20 + [2.0] * 80)
     symptom = _alarm(found, 22, "kl_ref", 1, 21)
     assert (symptom.evidence, symptom.onset_low) == (Evidence.TELEMETRY, 16)
     assert symptom.reason == "kl_ref is 2, 20 times what it was before"
     assert symptom.score == pytest.approx(2 * math.log(20))
-    assert list(found) == [22, 23, 24, 25], "what has blown up is nothing to compare with"
+    assert list(found) == list(range(22, 101)), "what has blown up is nothing to compare with"
 
 
 def test_exponential_ramp_is_found(play: Play, shipped: Mapping[str, Detector]) -> None:
@@ -239,6 +239,8 @@ def test_exponential_ramp_is_found(play: Play, shipped: Mapping[str, Detector]) 
     step = min(found)
     assert kl[step - 1] < 1.5
     assert found[step][0].onset_low <= 16 <= found[step][0].onset
+    early = play(BlowUpDetector("kl_ref", 0.5, 3.0), kl_ref=[0.2 * 1.2**step for step in range(20)])
+    assert min(early) <= 10, "also one in the first steps"
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])

@@ -68,6 +68,8 @@ PROBE = _alarm("probe_accuracy", -1)
         ("TE-1", [TOOL, _symptom("valid_rate", -1), _symptom("reward_mean", -1)]),
         ("NUMERICAL", [_identity("loss", math.nan)]),
         ("NUMERICAL", [_identity("grad_norm", math.inf), UPDATES, PROBE, _alarm("kl_ref")]),
+        # A rate of nought: its logarithm is not finite, and no value of the update is at fault.
+        ("UNKNOWN", [Symptom("declared_rate", "lr_excess", Evidence.IDENTITY, True, -1, -math.inf, 0, 1, 15, 15, "")]),
         ("UNKNOWN", [_alarm("parity_gap")]),
         ("UNKNOWN", [_alarm("update_ratio", -1)]),
         ("UNKNOWN", [PROBE]),
@@ -188,16 +190,24 @@ def test_summary_is_two_sentences_in_plain_words(symptoms: list[Symptom]) -> Non
     assert re.fullmatch(r"[A-Za-z0-9 ,.:;()%_-]+", found.summary)
 
 
-def test_summary_says_what_it_is_how_sure_and_what_speaks_against_the_rival() -> None:
-    found = _diagnose(UPDATES, _alarm("kl_ref"), _symptom("advantage_max"))
-    first, second = found.rivals[:2]
+def test_summary_says_what_it_is_how_sure_and_what_speaks_against_the_next() -> None:
+    found = _diagnose(MISMATCH, _symptom("reward_mean", -1))
+    rival = found.rivals[0]
+    assert (found.code, rival.code) == ("RF-2", "RF-1")
     assert found.summary.endswith(
-        f"This is OD-1 (KL Explosion) with a probability of {found.probability:.0%}, before {first.code} "
-        f"({first.probability:.0%}), which {first.against}."
+        f"This is RF-2 (Reward Collapse) with a probability of {found.probability:.0%}; next to it comes RF-1 "
+        f"({rival.probability:.0%}), which does not explain reward_mean and would move regrade_error_mean."
     )
-    against = {rival.code: rival.against for rival in (first, second)}
-    assert against["UNKNOWN"] == "a described fault explains what is seen"
-    assert against["CA-2"] == "does not explain update_ratio"
+
+
+def test_summary_names_no_rival_that_is_far_or_unknown() -> None:
+    found = _diagnose(UPDATES)
+    assert found.rivals[0].code == "UNKNOWN"
+    assert found.rivals[0].against == "would be something that nobody has described"
+    assert found.summary.endswith(
+        f"This is OD-1 (KL Explosion) with a probability of {found.probability:.0%}; nothing else that is described "
+        "comes near."
+    )
 
 
 def test_rival_is_told_by_what_it_would_move() -> None:

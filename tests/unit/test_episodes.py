@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -184,6 +184,8 @@ def test_call_then_answer(codec: TextCodec) -> None:
     assert (batch.call_trajectory.tolist(), batch.call_turn.tolist()) == ([0], [0])
     assert batch.call_status.tolist() == [STATUS_CODE[ToolStatus.OK]]
     assert (batch.call_requests, batch.call_responses) == (("12+34+56",), ("102",))
+    assert (batch.call_tries.tolist(), batch.refills.tolist(), batch.shadow_ok.tolist()) == ([1], [0], [])
+    assert (batch.live_reward.tolist(), np.isnan(batch.trusted_reward).tolist()) == (batch.reward.tolist(), [True])
     assert [codec.decode(r.tokens) for r in played.requests] == ["12+34+56=", "12+34+56=c12+34+56;102;"]
     assert [r.max_tokens for r in played.requests] == [12, 5]
 
@@ -301,16 +303,18 @@ IDENTITY = (1, STEP, EpisodeJob(0, 0, SUM), 0)
         (1, STEP, EpisodeJob(0, 1, SUM), 0),
         (1, STEP, EpisodeJob(0, 0, TRIPLE), 0),
         (1, STEP, EpisodeJob(0, 0, SUM), 1),
+        (*IDENTITY, 1),
     ],
-    ids=["run seed", "attempt", "paid step", "sample", "problem", "turn"],
+    ids=["run seed", "attempt", "paid step", "sample", "problem", "turn", "refill"],
 )
-def test_every_part_of_the_identity_changes_the_seed(other: tuple[int, StepId, EpisodeJob, int]) -> None:
+def test_every_part_of_the_identity_changes_the_seed(other: tuple[Any, ...]) -> None:
     assert request_seed(*other) != request_seed(*IDENTITY)
 
 
 def test_seed_does_not_depend_on_place_or_rewound_step() -> None:
     assert request_seed(1, STEP, EpisodeJob(9, 0, SUM), 0) == request_seed(*IDENTITY)
     assert request_seed(1, dataclasses.replace(STEP, step=1), EpisodeJob(0, 0, SUM), 0) == request_seed(*IDENTITY)
+    assert request_seed(*IDENTITY, refill=0) == request_seed(*IDENTITY)
     assert 0 <= request_seed(*IDENTITY) < 2**53
 
 

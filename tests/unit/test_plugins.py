@@ -1,9 +1,8 @@
-"""Code of the user's: found by name, one sentence for what is wrong with it, and what a policy must be."""
+"""Code of the user's: found by name, shipped by value, and one sentence for what is wrong with it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,7 @@ import pytest
 from rftfm_ray.errors import FaultError, PolicyError
 from rftfm_ray.plugins import load_attribute, ship_by_value
 from rftfm_ray.policies.api import PolicyContext
-from rftfm_ray.policies.loading import FunctionPolicy, load_policy
-from rftfm_ray.policies.playbook import Playbook
+from rftfm_ray.policies.loading import load_policy
 from rftfm_ray.types import Levers, Settings, StepId
 from rftfm_ray.verdicts import Decision, Diagnosis, Family
 
@@ -26,40 +24,6 @@ answer = 42
 class Waiting:
     def decide(self, ctx):
         return Decision(None, f"waiting at {ctx.step.step}")
-
-class Undecided:
-    pass
-
-class Flagged:
-    decide = True
-
-class NoContext:
-    def decide(self):
-        return None
-
-class TooMany:
-    def decide(self, ctx, more):
-        return None
-
-class Generous:
-    def decide(self, ctx, more=1, *rest, **named):
-        return Decision(None, "whatever")
-
-class Picky(Waiting):
-    def __init__(self, rate):
-        pass
-
-class Broken(Waiting):
-    def __init__(self):
-        raise OSError("no such disk")
-
-def wait(ctx):
-    return Decision(None, "as a function")
-
-def two(ctx, more):
-    return None
-
-ready = Waiting()
 """
 CONTEXT = PolicyContext(
     StepId(0, 7, 7),
@@ -75,27 +39,22 @@ CONTEXT = PolicyContext(
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A file with policies, sound and broken ones."""
+    """A file with something to find."""
     path = tmp_path / "mine.py"
     path.write_text(SOURCE, encoding="utf-8")
     return path
 
 
-def sentence(attempt: Callable[[], object]) -> str:
-    """The message of the PolicyError that `attempt` ends with, after checking that it is one sentence."""
+def refused(name: str) -> str:
+    """The one sentence that refuses to look up `name`."""
     with pytest.raises(PolicyError) as caught:
-        attempt()
+        load_attribute(KEY, name, PolicyError)
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(KEY)
     assert message.endswith(".")
     assert ". " not in message
     return message
-
-
-def refused(name: str) -> str:
-    """The one sentence that refuses to look up `name`."""
-    return sentence(lambda: load_attribute(KEY, name, PolicyError))
 
 
 def test_attribute_of_a_file_is_found_with_its_name_and_module(source: Path) -> None:
@@ -184,51 +143,6 @@ def test_what_is_shipped_by_value_does_not_need_its_module(source: Path) -> None
     del sys.modules[module.__name__]
     source.unlink()
     assert cloudpickle.loads(data).decide(CONTEXT) == Decision(None, "waiting at 7")
-
-
-@pytest.mark.parametrize("name", [None, "playbook"])
-def test_shipped_policy_is_the_playbook(name: str | None) -> None:
-    assert type(load_policy(name)) is Playbook
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [("Waiting", "waiting at 7"), ("ready", "waiting at 7"), ("wait", "as a function"), ("Generous", "whatever")],
-)
-def test_class_object_and_function_are_policies(source: Path, name: str, reason: str) -> None:
-    policy = load_policy(f"{source}:{name}")
-    assert policy.decide(CONTEXT) == Decision(None, reason)
-    assert isinstance(policy, FunctionPolicy) == (name == "wait")
-
-
-def test_policy_from_a_file_travels_by_value(source: Path) -> None:
-    from ray import cloudpickle
-
-    datas = [cloudpickle.dumps(load_policy(f"{source}:{name}")) for name in ("Waiting", "wait")]
-    for name in [name for name in sys.modules if name.startswith("rftfm_plugin_mine")]:
-        del sys.modules[name]
-    source.unlink()
-    reasons = [cloudpickle.loads(data).decide(CONTEXT).reason for data in datas]
-    assert reasons == ["waiting at 7", "as a function"]
-
-
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("Undecided", ["class Undecided has no method decide(self, ctx)"]),
-        ("Flagged", ["class Flagged has no method decide(self, ctx)"]),
-        ("answer", ["answer is neither a function nor has it a method decide(ctx)"]),
-        ("NoContext", ["NoContext.decide must take one argument", "too many"]),
-        ("TooMany", ["TooMany.decide must take one argument", "'more'"]),
-        ("two", ["two must take one argument", "'more'"]),
-        ("Picky", ["Picky() raised TypeError", "'rate'", "no arguments"]),
-        ("Broken", ["Broken() raised OSError: no such disk", "no arguments"]),
-        ("Absent", ["defines no Absent"]),
-    ],
-)
-def test_what_cannot_be_asked_is_refused(source: Path, name: str, parts: list[str]) -> None:
-    message = sentence(lambda: load_policy(f"{source}:{name}"))
-    assert [part for part in parts if part not in message] == []
 
 
 def test_policy_of_the_examples_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,7 +103,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     for name in set(sys.modules) - known:
         if name.startswith(("guarding_", "rftfm_plugin_")):
-            cloudpickle.unregister_pickle_by_value(sys.modules[name]) if name in by_value() else None
+            if name in by_value():
+                cloudpickle.unregister_pickle_by_value(sys.modules[name])
             del sys.modules[name]
 
 
@@ -157,7 +157,7 @@ def test_function_is_wrapped_and_object_is_not(folder: Path) -> None:
 @pytest.mark.parametrize(("name", "why"), NAMES)
 def test_policy_travels_to_where_its_file_is_not(folder: Path, name: str, why: str) -> None:
     packed = cloudpickle.dumps(load_policy(f"guarding_well.py:{name}"))
-    for module in [module for module in sys.modules if module.startswith("rftfm_plugin_")]:
+    for module in [module for module in sys.modules if "guarding_well" in module]:
         del sys.modules[module]
     (folder / "guarding_well.py").unlink()
     assert cloudpickle.loads(packed).decide(CONTEXT) == Decision(None, why)
@@ -222,5 +222,5 @@ def test_two_files_of_one_name_are_kept_apart(folder: Path) -> None:
         (folder / name).mkdir()
         source = SOURCE.replace('"mine"', f'"of {name}"')
         (folder / name / "same.py").write_text(source, encoding="utf-8")
-    policies: list[Any] = [load_policy(os.path.join(name, "same.py:Mine")) for name in ("a", "b")]  # noqa: PTH118
+    policies: list[Any] = [load_policy(f"{name}/same.py:Mine") for name in ("a", "b")]
     assert [policy.decide(CONTEXT).reason for policy in policies] == ["of a", "of b"]

@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 
 from rftfm_ray.config import parse_config
@@ -221,7 +222,7 @@ def test_text_from_files_is_shown_and_never_obeyed(make_run: MakeRun) -> None:
 
 
 def test_incidents_remedies_and_injected_faults_stand_where_they_happened(make_run: MakeRun) -> None:
-    fault: dict[str, Scalar] = {"code": "OD-1", "mechanism": "gain", "switch_step": 4, "effect_step": 5}
+    fault: dict[str, Scalar] = {"code": "OD-1", "mechanism": "gain", "switch_step": 4, "effect_step": 5, "duration": 3}
     html = build_report(make_run(faults=(fault,)))
     for panel in ("reward", "kl"):
         assert x_of(html, panel, "incident-1") == [5.5, 15.5]
@@ -229,6 +230,7 @@ def test_incidents_remedies_and_injected_faults_stand_where_they_happened(make_r
         assert x_of(html, panel, "injected-1") == [5.0, 5.0]
         assert f'id="{panel}-remedy-2"' not in html
     assert ">injected OD-1</text>" in html
+    assert "OD-1 (gain) was injected from paid step 5 to 7; incident 1 named it, opened 1 paid step later." in html
     assert "stroke-dasharray" in group(html, "reward-injected-1")
     table = html[html.index("<h2>Remedies</h2>") : html.index("<h2>Incidents</h2>")]
     assert re.findall(r"<td>(.*?)</td>", table)[:5] == ["1", "go_back", "#1 OD-1", "9", "9"]
@@ -335,6 +337,8 @@ def test_same_records_give_the_same_bytes_in_another_process(make_run: MakeRun) 
     outs = [subprocess.run(command, capture_output=True, check=True, env=env) for env in environments]
     assert outs[0].stdout == outs[1].stdout
     assert outs[0].stdout.decode() == build_report(run) == build_report(run)
+    with matplotlib.rc_context({"axes.facecolor": "black", "lines.linewidth": 9.0}):
+        assert outs[0].stdout.decode() == build_report(run), "the user's own settings must not matter"
 
 
 def test_importing_the_report_is_light() -> None:

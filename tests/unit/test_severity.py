@@ -150,3 +150,18 @@ def test_what_cannot_be_judged_is_left_out(series: Series) -> None:
     usual = series(reward_mean=USUAL, tool_error_rate=[math.nan] * 5)
     clean = severity(series(reward_mean=[0.7, 0.8]), usual, ["reward_mean"])
     assert severity(found, usual, ["reward_mean", "tool_error_rate"]) == pytest.approx(clean)
+
+
+@pytest.mark.parametrize(("level", "side"), [(0.9, 1), (0.1, -1)])
+def test_what_has_gone_the_other_way_is_no_harm(series: Series, level: float, side: int) -> None:
+    found, usual, names = series(reward_mean=[level] * 3), series(reward_mean=USUAL), ["reward_mean"]
+    both = severity(found, usual, names)
+    assert severity(found, usual, names, {"reward_mean": 2.0 * side}) == both
+    assert severity(found, usual, names, {"reward_mean": -0.5 * side}) == log_bayes_factor([0.0] * 3)
+    assert severity(found, usual, names, {"kl_ref": -1.0}) == both, "a signal without a direction counts both ways"
+
+
+def test_each_step_counts_as_far_as_it_has_gone_the_way(series: Series) -> None:
+    usual = series(reward_mean=[0.5] * 5)
+    found = severity(series(reward_mean=[0.54, 0.3, 0.56]), usual, ["reward_mean"], {"reward_mean": 1.0})
+    assert found == pytest.approx(log_bayes_factor([2.0, 0.0, 3.0]))

@@ -154,9 +154,9 @@ def test_life_of_an_incident_that_is_contained() -> None:
 def test_entries_tell_the_whole_story() -> None:
     clinic = Clinic(FIRST)
     clinic.fall_ill(fault(probability=0.87654))
-    named = {"code": "TE-1", "family": "TE", "onset": 6, "onset_low": 6, "probability": 0.8765, "summary": "TE-1 it is"}
-    assert dict(clinic.last(K.OPENED).fields) == named
-    assert dict(clinic.last(K.DIAGNOSED).fields) == named | {"rivals": "", "evidence": ""}
+    named = {"code": "TE-1", "family": "TE", "onset": 6, "onset_low": 6, "probability": 0.8765}
+    assert dict(clinic.last(K.OPENED).fields) == named | {"reason": ""}
+    assert dict(clinic.last(K.DIAGNOSED).fields) == named | {"summary": "TE-1 it is", "rivals": "", "evidence": ""}
     decided = dict(clinic.last(K.DECIDED).fields)
     assert {"order": 1, "remedy": "first", "policy": "script", "lever_tool_instance": 1}.items() <= decided.items()
     clinic.carry_out()
