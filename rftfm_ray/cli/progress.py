@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
@@ -35,7 +36,6 @@ def remaining_s(done: int, steps: int, elapsed_s: float) -> float:
 
 # What a person watching wants to be told of; the rest stands in the journal.
 TOLD = {
-    EntryKind.OPENED: "yellow",
     EntryKind.DIAGNOSED: "yellow",
     EntryKind.DECIDED: "cyan",
     EntryKind.ADVISED: "cyan",
@@ -68,7 +68,10 @@ def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
 
     def tell(entry: Entry) -> None:
         if entry.kind in TOLD:
-            console.print(told(entry))
+            what, why = told(entry)
+            console.print(what)
+            if why:
+                console.print(Padding(why, (0, 0, 0, 10)), style="dim")
 
     if console.is_terminal:
         with _live(console, config) as observe:
@@ -77,15 +80,13 @@ def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
         yield Watched(_Plain(console, config), tell)
 
 
-def told(entry: Entry) -> Text:
-    """A journal entry for a person who watches: what in colour, and why."""
+def told(entry: Entry) -> tuple[Text, str]:
+    """A journal entry for a person who watches: what, in colour, and why."""
     what, why = in_words(entry)
     number = f" #{entry.incident}" if entry.incident else ""
     line = Text(f"step {entry.id.step:<4} guard{number}  ", style="dim")
     line.append(what, style=TOLD.get(entry.kind, ""))
-    if why:
-        line.append(f"\n{' ' * 10}{why}", style="dim")
-    return line
+    return line, why
 
 
 class _Plain:

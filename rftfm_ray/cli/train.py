@@ -59,6 +59,7 @@ def summary_table(summary: RunSummary) -> Table:
     table.add_row("start to first step", "", f"{summary.first_step_s:.1f} s")
     table.add_row("refused updates", "", str(summary.vetoes))
     table.add_row(f"incidents, remedies (guard: {summary.guard})", "", f"{summary.incidents}, {summary.remedies}")
-    table.caption = f"Records: {summary.run_dir}"
+    report = Path(summary.run_dir) / "report.html"
+    table.caption = f"Records: {summary.run_dir}" + (f"\nReport: {report}" if report.exists() else "")
     table.caption_justify = "left"
     return table

@@ -209,7 +209,7 @@ class Treatment:
             probe_before=outcome.probe_before, probe_after=outcome.probe_after, reason=outcome.reason,
         )  # fmt: skip
         if outcome.kind in (OutcomeKind.CURED, OutcomeKind.CONTAINED):
-            self._close(incident, step, IncidentState.RESOLVED, f"{outcome.kind.value}: {outcome.reason}")
+            self._close(incident, step, IncidentState.RESOLVED, f"{outcome.kind.value} by {incident.tried[-1].remedy}")
 
     def _case(self, incident: Incident) -> Case:
         first, newest = incident.tried[0].paid_step, incident.tried[-1].paid_step

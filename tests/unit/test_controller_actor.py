@@ -83,9 +83,11 @@ class Ask:
     """A policy with one answer."""
 
     remedy: Remedy | None
+    seen: list[PolicyContext] = field(default_factory=list)
 
     def decide(self, ctx: PolicyContext) -> Decision:
         """That answer."""
+        self.seen.append(ctx)
         return Decision(self.remedy, "because")
 
 
@@ -94,6 +96,7 @@ class Ward:
     """A controller, its hands, and its journal."""
 
     actor: ControllerActor
+    policy: Ask
     hands: Hands
     journal: Path
     said: list[Entry] = field(default_factory=list)
@@ -145,10 +148,11 @@ def admit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Admit:
         journal = tmp_path / JOURNAL
         settings = replace(PLAIN, **how)
         role = Role("run-1", "controller", 0, "a test")
-        actor = ControllerActor(role, settings, SafePolicy(Ask(remedy), "ask", 30.0))
+        policy = Ask(remedy)
+        actor = ControllerActor(role, settings, SafePolicy(policy, "ask", 30.0))
         hands = Hands(journal)
         actor.attach(str(journal), hands, start, levers if levers is not None else Levers())
-        return Ward(actor, hands, journal)
+        return Ward(actor, policy, hands, journal)
 
     return make
 
@@ -273,6 +277,18 @@ def test_rollback_is_confirmed_told_and_hands_back_where_the_run_stands(admit: A
     assert news.change.position == RESTORED
     change = DeclaredChange("levers", 6, ("kl_ref",), "order 1: back")
     assert ward.hands.told == [(change, 5)], "from the first step after the snapshot; rewound detectors are not settled"
+
+
+def test_steps_that_a_rollback_undoes_are_no_evidence_any_more(admit: Admit) -> None:
+    ward = admit(BACK)
+    ward.fall_ill("OD-1")
+    ward.execute(1)
+    diagnosis = Diagnosis("OD-1", Family.OD, 0.9, (), (), 6, 6, "")
+    again = [replace(report(step, 1), id=StepId(1, step, step + 2)) for step in (6, 7)]
+    ward.judge(*(Assessment(each, diagnosis) for each in again))
+    assert [(r.id.attempt, r.id.step) for r in ward.policy.seen[-1].reports] == [
+        *((0, step) for step in range(1, 6)), (1, 6), (1, 7),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("remedy", [BACK, Remedy("stop", halt=True)])

@@ -351,7 +351,7 @@ def test_small_probes_say_less() -> None:
 @pytest.mark.parametrize(
     ("detector", "signal", "usual", "changed"),
     [
-        (_shift(1, -1), "reward_mean", [*_noise(0.02, 30), 0.9, 0.9], _noise(0.02, 30)),
+        (_shift(1, -1), "reward_mean", [*_noise(0.02, 30), 0.9, 0.9], [0.4 + x for x in _noise(0.02, 30)]),
         (_update_size(), "update_ratio", [1e-3] * 20 + [9e-3] * 2, [9e-3] * 30),
         (BlowUpDetector("kl_ref", 0.5, 3.0), "kl_ref", [0.1] * 20 + [2.0] * 2, [0.2] * 30),
         (ProbeDetector(256), "probe_accuracy", [0.9, 0.5], [0.5] * 4),

@@ -146,9 +146,8 @@ def test_helping_lever_goes_back_first_and_the_other_when_the_source_is_silent()
     story.pass_by(20, None, **source)
     story.pass_by(RETURN_AFTER - 1)
     assert story.ledger.state.levers == Levers(lr_scale=0.5)
-    order = story.tick()
-    assert order is not None
-    assert (order.remedy, order.levers) == ("return lr_scale", Levers())
+    assert story.tick() is not None
+    assert story.carry_out().levers == Levers()
 
 
 def test_levers_go_back_one_at_a_time_with_a_wait_between_them() -> None:
@@ -167,18 +166,6 @@ def test_levers_go_back_one_at_a_time_with_a_wait_between_them() -> None:
     assert (story.ledger.state.levers, story.ledger.state.owners) == (Levers(), ())
 
 
-def test_scale_goes_back_step_by_step() -> None:
-    story = Story(None, levers=Levers(lr_scale=0.01))
-    passed = []
-    for _ in range(10 * VERIFY):
-        if story.tick() is not None:
-            passed.append(story.carry_out().levers.lr_scale)
-    assert len(passed) > 2
-    assert passed[-1] is None
-    scales = [scale for scale in passed if scale is not None]
-    assert scales == sorted(scales)
-
-
 def test_wait_doubles_with_each_relapse() -> None:
     story = Story(OTHER_TOOL)
     story.pass_by(5)
@@ -193,13 +180,18 @@ def test_wait_doubles_with_each_relapse() -> None:
     assert waits == [RETURN_AFTER, 2 * RETURN_AFTER, 4 * RETURN_AFTER]
 
 
-def test_levers_that_no_incident_owns_go_back_as_well() -> None:
-    story = Story(None, levers=Levers(tool_retries=3))
-    assert story.ledger.state.levers == Levers(tool_retries=3)
-    story.pass_by(VERIFY - 1, None, **SICK)
-    order = story.tick(None, **SICK)
-    assert order is not None
-    assert (order.incident, order.levers) == (0, Levers())
+def test_levers_that_no_incident_owns_go_back_step_by_step() -> None:
+    story = Story(None, levers=Levers(lr_scale=0.01))
+    passed: list[float | None] = [story.ledger.state.levers.lr_scale]
+    while passed[-1] is not None:
+        story.pass_by(VERIFY - 1, None, **SICK)
+        assert story.tick(None, **SICK) is not None
+        order = story.carry_out()
+        assert (order.incident, order.role) == (0, OrderRole.RETURN)
+        passed.append(order.levers.lr_scale)
+    scales = [scale for scale in passed if scale is not None]
+    assert len(scales) > 2
+    assert scales == sorted(scales)
 
 
 @pytest.mark.parametrize("mode", [GuardMode.OBSERVE, GuardMode.ADVISE])
@@ -228,7 +220,6 @@ def test_two_faults_one_after_the_other() -> None:
     story.treated(fault("OD-1", onset=9), {"update_ratio": 1.0})
     assert story.ledger.state.levers == Levers(lr_scale=0.5, kl_coef_scale=2.0, tool_instance=1)
     assert dict(story.ledger.state.owners) == {"lr_scale": 2, "kl_coef_scale": 2, "tool_instance": 1}
-    assert [ctx.levers for ctx in story.script.seen] == [Levers(), Levers(tool_instance=1)]
 
 
 def test_what_is_seen_beside_a_treated_incident_is_its_after_effect() -> None:
@@ -304,9 +295,9 @@ def test_end_of_the_run_is_ordered_where_that_is_wanted() -> None:
     assert story.tick(fault(), **SICK) == Order(1, 1, OrderRole.HALT, "halt", "it is next", Levers(), halt=True)
     story.carry_out()
     assert story.ledger.state.halted
-    stop = Story(Remedy("stop", halt=True)).tick(fault(), **SICK)
-    assert stop is not None
-    assert (stop.role, stop.halt) == (OrderRole.REMEDY, True)
+    story = Story(Remedy("stop", halt=True))
+    story.tick(fault(), **SICK)
+    assert story.carry_out().halt
 
 
 @pytest.mark.parametrize("changed", [{"mode": GuardMode.ADVISE}, {"act_on": (Family.OD,)}])
@@ -321,10 +312,9 @@ def test_unconfirmed_order_is_dropped_and_the_policy_asked_again() -> None:
     assert story.tick(fault("OD-1")) is not None
     story.leave_undone()
     assert (story.incident.state, story.incident.tried) == (IncidentState.DIAGNOSED, ())
-    order = story.tick(fault("OD-1"))
-    assert order is not None
+    story.tick(fault("OD-1"))
+    order = story.carry_out()
     assert (order.number, order.remedy) == (2, "retry")
-    assert story.ledger.state.executed == 1
 
 
 @pytest.mark.xfail(reason="every unconfirmed order spends budget, one a step: nothing was done, and the guard gives up")
@@ -349,6 +339,18 @@ def test_rollback_forgets_the_steps_that_it_undoes() -> None:
     seen = story.script.seen[-1].reports
     places = [(report.id.attempt, report.id.step, report.id.paid_step) for report in seen]
     assert places == [*((0, n, n) for n in range(1, 6)), (1, 6, 10), (1, 7, 11), (1, 8, 12)]
+
+
+def test_what_is_usual_is_not_learned_from_a_treated_fault() -> None:
+    story = Story(OTHER_TOOL)
+    story.pass_by(5)
+    story.tick(fault(onset=6), **SICK)
+    story.carry_out()
+    # Dated anew, as after a remedy the evidence is.
+    story.pass_by(VERIFY - 1, fault(onset=99), **SICK)
+    story.tick(None, **SICK)
+    outcome = dict(next(entry.fields for entry in story.entries if entry.kind is K.OUTCOME))
+    assert float(str(outcome["severity_before"])) > 10
 
 
 @pytest.mark.xfail(reason="the newest diagnosis dates the fault, also where an earlier one dated it earlier")
@@ -394,5 +396,5 @@ def test_policy_keeps_its_state_and_its_mistakes_are_told() -> None:
 def test_detector_that_was_disabled_is_told() -> None:
     story = Story(None)
     story.treatment.consider(Assessment(story.report(), None, (("probe", "KeyError: 'x'"),)))
-    assert story.entries[-1].kind is K.DISABLED
-    assert dict(story.entries[-1].fields) == {"name": "probe", "reason": "KeyError: 'x'"}
+    told = (("name", "probe"), ("reason", "KeyError: 'x'"))
+    assert (story.entries[-1].kind, story.entries[-1].fields) == (K.DISABLED, told)
