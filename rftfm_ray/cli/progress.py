@@ -71,7 +71,7 @@ def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
             what, why = told(entry)
             console.print(what)
             if why:
-                console.print(Padding(why, (0, 0, 0, 10)), style="dim")
+                console.print(Padding(why, (0, 0, 0, 10), expand=False), style="dim")
 
     if console.is_terminal:
         with _live(console, config) as observe:

@@ -45,6 +45,10 @@ def train(
         sys.stdout.write(summary_json(summary) + "\n")
     else:
         Console().print(summary_table(summary))
+        page = Path(summary.run_dir) / "report.html"
+        if page.exists():
+            # Not wrapped: a path is there to be copied.
+            Console().print(f"Report: {page}", soft_wrap=True, highlight=False)
 
 
 def summary_table(summary: RunSummary) -> Table:
@@ -59,7 +63,6 @@ def summary_table(summary: RunSummary) -> Table:
     table.add_row("start to first step", "", f"{summary.first_step_s:.1f} s")
     table.add_row("refused updates", "", str(summary.vetoes))
     table.add_row(f"incidents, remedies (guard: {summary.guard})", "", f"{summary.incidents}, {summary.remedies}")
-    report = Path(summary.run_dir) / "report.html"
-    table.caption = f"Records: {summary.run_dir}" + (f"\nReport: {report}" if report.exists() else "")
+    table.caption = f"Records: {summary.run_dir}"
     table.caption_justify = "left"
     return table
