@@ -19,6 +19,7 @@ class MonitorActor:
         rename_process(role)
         self._role = role
         self._watch = Watch(settings)
+        self._attempt = self._newest = 0
         self._gauge = StateGauge(role.run, role.name)
         self._gauge.set(ActorState.IDLE)
 
@@ -28,12 +29,20 @@ class MonitorActor:
     def assess(self, reports: Sequence[StepReport]) -> tuple[Assessment, ...]:
         """One assessment for every report."""
         self._gauge.set(ActorState.JUDGING)
-        found = tuple(self._watch.assess(report) for report in reports)
+        found = tuple(self._assess(report) for report in reports)
         self._gauge.set(ActorState.IDLE)
         return found
+
+    def _assess(self, report: StepReport) -> Assessment:
+        if report.id.attempt < self._attempt:
+            # It was late: of an attempt that a rollback has ended, no part of the lineage that is watched.
+            return Assessment(report, None)
+        self._newest = report.id.attempt
+        return self._watch.assess(report)
 
     def changed(self, change: DeclaredChange, rewound_to: int | None) -> None:
         """Something was changed on purpose; with `rewound_to` the run has gone back to that step as well."""
         if rewound_to is not None:
             self._watch.rewind(rewound_to)
+            self._attempt = self._newest + 1
         self._watch.declare(change)

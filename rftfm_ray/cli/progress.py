@@ -69,9 +69,9 @@ def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
     def tell(entry: Entry) -> None:
         if entry.kind in TOLD:
             what, why = told(entry)
-            console.print(what)
-            if why:
-                console.print(Padding(why, (0, 0, 0, 10), expand=False), style="dim")
+            # Text, not markup: what a policy says is shown as it is.
+            because = [Padding(Text(why, style="dim"), (0, 0, 0, 10), expand=False)] if why else []
+            console.print(Group(what, *because))
 
     if console.is_terminal:
         with _live(console, config) as observe:

@@ -17,17 +17,21 @@ def moved(levers: Levers) -> tuple[str, ...]:
     return tuple(item.name for item in fields(Levers) if getattr(levers, item.name) is not None)
 
 
-def one_step_back(levers: Levers, name: str) -> Levers:
-    """`levers` with one of them a step nearer to its nominal value, which is None."""
-    nearer: dict[str, Any] = {name: _nearer(name, getattr(levers, name))}
+def one_step_back(levers: Levers, name: str, scheduled: float = 1.0) -> Levers:
+    """`levers` with one of them a step nearer to its nominal value, which is None.
+
+    `scheduled` is the share of the rate that the schedule calls for now: what `lr_scale` goes back to.
+    """
+    full = scheduled if name == "lr_scale" else 1.0
+    nearer: dict[str, Any] = {name: _nearer(name, getattr(levers, name), full)}
     return replace(levers, **nearer)
 
 
-def _nearer(name: str, setting: float) -> float | None:
+def _nearer(name: str, setting: float, full: float) -> float | None:
     if name not in SCALES:
         return None
-    if setting < 1:
+    if setting < full:
         after = setting * FACTOR
-        return after if after < 1 else None
+        return after if after < full else None
     after = setting / FACTOR
-    return after if after > 1 else None
+    return after if after > full else None

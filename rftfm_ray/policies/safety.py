@@ -10,6 +10,7 @@ from rftfm_ray.errors import ConfigError, PolicyError
 from rftfm_ray.policies.api import Policy, PolicyContext
 from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.policies.state import EntryKind
+from rftfm_ray.types import Levers
 from rftfm_ray.verdicts import Decision, Remedy
 
 MAX_SKIP = 64
@@ -41,12 +42,16 @@ def check_decision(decision: object, ctx: PolicyContext) -> Decision:
         PolicyError: one sentence that names what is wrong with it.
     """
     if not isinstance(decision, Decision):
-        raise PolicyError(f"decide returned {decision!r:.200}; it must return a Decision.")
+        raise PolicyError(f"decide returned {_shown(decision)}; it must return a Decision.")
+    if not isinstance(decision.reason, str):
+        raise PolicyError(f"The decision's reason is {_shown(decision.reason)}; it must be text.")
     remedy = decision.remedy
     if remedy is None:
         return decision
     if not isinstance(remedy, Remedy):
-        raise PolicyError(f"The decision's remedy is {remedy!r:.200}; it must be a Remedy or None.")
+        raise PolicyError(f"The decision's remedy is {_shown(remedy)}; it must be a Remedy or None.")
+    if not (isinstance(remedy.name, str) and remedy.name):
+        raise PolicyError("The decision's remedy has no name; give it one, for journal and report.")
     try:
         check_levers(remedy.levers)
     except (ConfigError, TypeError, AttributeError) as error:
@@ -55,12 +60,30 @@ def check_decision(decision: object, ctx: PolicyContext) -> Decision:
         raise PolicyError(f"Remedy {remedy.name} skips {remedy.skip_batches} batches; choose 0 to {MAX_SKIP}.")
     if remedy.skip_batches and not remedy.rollback:
         raise PolicyError(f"Remedy {remedy.name} skips batches without a rollback; ask for both.")
-    if remedy.rollback and restore_step(ctx) is None:
+    if remedy.rollback:
+        _check_rollback(remedy, ctx)
+    return decision
+
+
+def _check_rollback(remedy: Remedy, ctx: PolicyContext) -> None:
+    if remedy.levers == Levers() and not (remedy.skip_batches or remedy.halt):
+        raise PolicyError(
+            f"Remedy {remedy.name} goes back and changes nothing, so the same would happen again; set a lever, or "
+            "skip_batches."
+        )
+    if restore_step(ctx) is None:
         raise PolicyError(
             f"Remedy {remedy.name} goes back to before step {ctx.diagnosis.onset_low}, and the snapshots are of steps "
             f"{list(ctx.snapshots)}; raise snapshots.keep."
         )
-    return decision
+
+
+def _shown(value: object) -> str:
+    """What the user's code gave, as far as it can be shown."""
+    try:
+        return f"{value!r:.200}"
+    except Exception:  # noqa: BLE001 - its repr is the user's code as well
+        return f"a {type(value).__name__}"
 
 
 def restore_step(ctx: PolicyContext) -> int | None:

@@ -87,7 +87,8 @@ class Tried:
 @dataclass(frozen=True, slots=True)
 class Incident:
     """One pass along the chain. `ordered` is the number of an order that has been given and not yet carried out,
-    `advised` says that a remedy was named and is not to be carried out."""
+    `advised` says that a remedy was named and is not to be carried out, `unconfirmed_at` is the paid step at which
+    one was dropped for want of confirmation."""
 
     id: int
     state: IncidentState
@@ -99,6 +100,7 @@ class Incident:
     tried: tuple[Tried, ...] = ()
     ordered: int = 0
     advised: bool = False
+    unconfirmed_at: int | None = None
     reason: str = ""
 
 
@@ -173,9 +175,18 @@ def replay(entries: tuple[Entry, ...]) -> GuardState:
 
 
 def fold(state: GuardState, entry: Entry) -> GuardState:
-    """The state after one more entry."""
+    """The state after one more entry.
+
+    Raises:
+        GuardError: when the entry cannot follow, because it has been altered.
+    """
     change = _CHANGES.get(entry.kind)
-    return state if change is None else change(state, entry)
+    try:
+        return state if change is None else change(state, entry)
+    except (ValueError, IndexError) as error:
+        raise GuardError(
+            f"Journal entry {entry.seq} ({entry.kind}) cannot follow ({error}); it has been altered."
+        ) from None
 
 
 def _with(state: GuardState, changed: Incident) -> GuardState:
@@ -224,8 +235,13 @@ def _returning(state: GuardState, entry: Entry) -> GuardState:
 
 
 def _unconfirmed(state: GuardState, entry: Entry) -> GuardState:
-    incident = replace(state.incident(entry.incident), state=IncidentState.DIAGNOSED, ordered=0)
-    return replace(_with(state, incident), executed=entry.whole("order"))
+    """Nothing was done, so nothing is spent."""
+    incident = replace(
+        state.incident(entry.incident), state=IncidentState.DIAGNOSED, ordered=0, unconfirmed_at=entry.id.paid_step
+    )
+    spent = dict(state.spent)
+    spent[incident.family] = spent.get(incident.family, 1) - 1
+    return replace(_with(state, incident), executed=entry.whole("order"), spent=tuple(sorted(spent.items())))
 
 
 def _applied(state: GuardState, entry: Entry) -> GuardState:

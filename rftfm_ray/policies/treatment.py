@@ -8,10 +8,12 @@ asked (policy, snapshots) is injected.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 from rftfm_ray.config import RunConfig
+from rftfm_ray.detection.signals import value
 from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.policies.ledger import Ledger
 from rftfm_ray.policies.levers import nominal_settings
@@ -97,6 +99,8 @@ class Treatment:
         self._quiet = 0
         # A fault that nobody could mend opens no second incident while it lasts.
         self._muted: dict[str, int] = {}
+        # Reports of an attempt that a rollback has ended may still come in.
+        self._attempt = 0
         self._pending: Order | None = None
 
     @property
@@ -112,6 +116,8 @@ class Treatment:
     def consider(self, assessment: Assessment) -> Order | None:
         """Take one step's assessment; the order that it leads to, if any."""
         report, diagnosis = assessment.report, assessment.diagnosis
+        if report.id.attempt < self._attempt:
+            return self._pending
         self._reports = [*self._reports[-MEMORY + 1 :], report]
         self._history = [*self._history[-MEMORY + 1 :], report]
         for name, reason in assessment.disabled:
@@ -133,6 +139,7 @@ class Treatment:
 
     def rewind(self, step: int) -> None:
         """Forget the reports of an abandoned attempt, those after `step`."""
+        self._attempt = max([self._attempt, *(report.id.attempt for report in self._history[-1:])]) + 1
         self._reports = [report for report in self._reports if report.id.step <= step]
 
     def settle(self) -> None:
@@ -155,14 +162,20 @@ class Treatment:
         self._ledger.write(kind, step, incident, tuple(values.items()))
 
     def _unmute(self, diagnosis: Diagnosis | None) -> None:
-        for code in list(self._muted):
-            standing = diagnosis is not None and diagnosis.code == code
-            self._muted[code] = 0 if standing else self._muted[code] + 1
-            if self._muted[code] >= self._settings.verify_steps:
-                del self._muted[code]
+        standing = _marks(diagnosis) if diagnosis is not None else set()
+        for mark in list(self._muted):
+            self._muted[mark] = 0 if mark in standing else self._muted[mark] + 1
+            if self._muted[mark] >= self._settings.verify_steps:
+                del self._muted[mark]
+
+    def _is_muted(self, diagnosis: Diagnosis) -> bool:
+        """Whether this is what nobody could mend: by its name, or by other names for the same alarms."""
+        alarms = {symptom.signal for symptom in diagnosis.symptoms if symptom.alarm}
+        same = bool(alarms) and alarms <= self._muted.keys()
+        return diagnosis.code in self._muted or same or (diagnosis.code == "UNKNOWN" and bool(self._muted))
 
     def _open_or_name(self, step: StepId, diagnosis: Diagnosis | None) -> None:
-        if diagnosis is None or diagnosis.code in self._muted:
+        if diagnosis is None or self._is_muted(diagnosis):
             return
         incidents = self.state.open_incidents()
         same = [incident for incident in incidents if incident.code == diagnosis.code]
@@ -170,7 +183,7 @@ class Treatment:
         untreated = [i for i in incidents if i.state is IncidentState.DIAGNOSED and not i.tried and not i.advised]
         known = [*same, *unnamed, *untreated]
         if not known:
-            if any(incident.state is not IncidentState.DIAGNOSED for incident in incidents):
+            if any(incident.state is not IncidentState.DIAGNOSED or incident.tried for incident in incidents):
                 # What is seen beside an incident under treatment is taken for its after-effect until it is over.
                 return
             number = len(self.state.incidents) + 1
@@ -223,8 +236,13 @@ class Treatment:
         return Case(self._references.get(incident.id, ()), tuple(under_fault), tuple(after))
 
     def _remember(self, incident: int, diagnosis: Diagnosis) -> None:
+        known = self.state.incident(incident)
+        if known.tried:
+            # What saw it first may have fallen silent; the fault is no younger for that.
+            onset, low = min(known.onset, diagnosis.onset), min(known.onset_low, diagnosis.onset_low)
+            diagnosis = replace(diagnosis, onset=onset, onset_low=low)
         self._diagnoses[incident] = diagnosis
-        if not self.state.incident(incident).tried:
+        if not known.tried:
             before = [r for r in self._reports if r.id.step < diagnosis.onset_low]
             self._references[incident] = tuple(before[-REFERENCE_STEPS:])
 
@@ -233,7 +251,8 @@ class Treatment:
         if settings.mode is GuardMode.OBSERVE or incident.advised:
             return None
         tried = incident.tried
-        if tried and step.paid_step - tried[-1].paid_step < settings.cooldown_steps:
+        last = max([t.paid_step for t in tried[-1:]] + [incident.unconfirmed_at or 0])
+        if last and step.paid_step - last < settings.cooldown_steps:
             return None
         spent = dict(state.spent).get(incident.family, 0)
         if spent >= settings.budget:
@@ -301,7 +320,7 @@ class Treatment:
         failed = bool(incident.tried) and incident.tried[-1].outcome in (OutcomeKind.INEFFECTIVE, OutcomeKind.WORSE)
         base = incident.tried[-1].before if failed else self.state.levers
         self._close(incident, step, final, reason)
-        self._muted[incident.code] = 0
+        self._muted |= dict.fromkeys(_marks(self._diagnoses[incident.id]) | {incident.code}, 0)
         if not acts or not (self._settings.halts or base != self.state.levers):
             return None
         role = OrderRole.HALT if self._settings.halts else OrderRole.UNDO
@@ -325,7 +344,7 @@ class Treatment:
             active = contains and source_active(code, since, self._references.get(owner, ()))
             if len(since) == wait and not active:
                 reason = f"nothing has been seen in {wait} steps of what it was moved for"
-                back = one_step_back(state.levers, name)
+                back = one_step_back(state.levers, name, scheduled_share(self._reports[-1]))
                 return self._returning(step, owner, OrderRole.RETURN, f"return {name}", back, reason)
         return None
 
@@ -342,6 +361,17 @@ def _merged(base: Levers, wanted: Levers) -> Levers:
     """`base` with every lever that `wanted` sets."""
     chosen = {item.name: getattr(wanted, item.name) for item in fields(Levers)}
     return replace(base, **{name: setting for name, setting in chosen.items() if setting is not None})
+
+
+def _marks(diagnosis: Diagnosis) -> set[str]:
+    """What a fault is known by while it stands: its code, and the signals that are in alarm."""
+    return {diagnosis.code, *(symptom.signal for symptom in diagnosis.symptoms if symptom.alarm)}
+
+
+def scheduled_share(report: StepReport) -> float:
+    """Share of the nominal learning rate that configuration and schedule call for at a step."""
+    share = value(report, "schedule_factor") * math.exp(-value(report, "schedule_excess"))
+    return share if share > 0 else 1.0
 
 
 def _named(diagnosis: Diagnosis) -> dict[str, Scalar]:

@@ -24,6 +24,7 @@ CERTAIN = 0.8
 # A source is active while this is exceeded; a lever must not hide it.
 SOURCE_RATE = 0.05
 SOURCE_RATIO = 1.5
+HONEST_SHARE = 0.005
 
 
 CONTAINING: Mapping[str, tuple[str, ...]] = {
@@ -80,9 +81,12 @@ def judge(incident: Incident, case: Case, *, alarm_stands: bool, probe_size: int
         return None
     if alarm_stands:
         return outcome(OutcomeKind.INEFFECTIVE, f"after {window} steps the alarm still stands")
-    if not after <= max(0.0, before - MUST_FALL):
+    # A fault from the first step on, or one that nobody has described, has nothing to be measured against: then the
+    # alarm's silence must do.
+    measured = not (math.isnan(before) or math.isnan(after))
+    if measured and after > max(0.0, before - MUST_FALL):
         return outcome(OutcomeKind.INEFFECTIVE, f"severity went from {before:.1f} to {after:.1f} nats, not far enough")
-    fell_to = f"severity fell from {before:.1f} to {after:.1f} nats"
+    fell_to = f"severity fell from {before:.1f} to {after:.1f} nats" if measured else "the alarm is silent"
     if source_active(incident.code, case.after[-window:], case.reference):
         return outcome(OutcomeKind.CONTAINED, f"{fell_to}; the source persists, so the levers stay")
     return outcome(OutcomeKind.CURED, f"{fell_to} and the source is silent")
@@ -111,7 +115,11 @@ def source_active(code: str, reports: Sequence[StepReport], reference: Sequence[
     the rate that they are given. TE-1: the idle tool instance asked about known calls, and calls that needed retries.
     """
     if code in ("RF-1", "RF-2"):
-        return any(value(r, "regrade_mismatch_rate") > 0 for r in reports)
+        graded = [(value(r, "regrade_mismatch_rate"), value(r, "regrade_count")) for r in reports]
+        counted = [(rate * count, count) for rate, count in graded if rate * count >= 0]
+        wrong, asked = math.fsum(w for w, _ in counted), math.fsum(count for _, count in counted)
+        # An honest channel may disagree now and then.
+        return wrong > 1 and wrong > HONEST_SHARE * asked
     if code == "TE-1":
         names = ("tool_shadow_error_rate", "tool_retry_rate", "tool_error_rate")
         return any(value(r, name) > SOURCE_RATE for r in reports for name in names)

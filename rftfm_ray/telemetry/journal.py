@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -32,13 +33,21 @@ class Journal:
             RecordError: when the disk is full or gone: what is not journalled is not done.
         """
         line = json.dumps(_to_json(entry), allow_nan=False).encode() + b"\n"
+        length = os.fstat(self._descriptor).st_size
         try:
             written = os.write(self._descriptor, line)
             os.fsync(self._descriptor)
         except OSError as error:
+            self._cut(length)
             raise RecordError(f"The journal {self._path} cannot be written ({error.strerror}); make room.") from error
         if written < len(line):
+            self._cut(length)
             raise RecordError(f"The journal {self._path} cannot be written (no space is left); make room.")
+
+    def _cut(self, length: int) -> None:
+        """Take back what was half written, so that a later entry can be read."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, length)
 
 
 def read_journal(path: Path) -> tuple[tuple[Entry, ...], tuple[float, ...]]:

@@ -171,6 +171,15 @@ def test_evidence_begins_anew_after_a_remedy_and_the_reference_stays(
     assert show(37, faulty, faulty)[-1], "it is found again without a new warm-up"
 
 
+def test_explosion_that_goes_on_after_a_remedy_is_counted_anew(make_report: Make) -> None:
+    detector = next(d for d in battery(SETTINGS) if d.name == "blow_up:kl_ref")
+    _observe(detector, [make_report(step, kl_ref=0.1 if step <= 20 else 4.0) for step in range(1, 26)])
+    detector.settle(["kl_ref"])
+    before, after = _observe(detector, [make_report(step, kl_ref=4.0) for step in (26, 27)])
+    assert not before
+    assert [symptom.onset for symptom in after] == [26]
+
+
 def test_identity_is_not_settled(make_report: Make) -> None:
     for detector, values in zip(battery(SETTINGS)[:2], ({"loss": math.nan}, {"lr_excess": 1.0}), strict=True):
         assert detector.observe(make_report(1, **values))

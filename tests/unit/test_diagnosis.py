@@ -169,11 +169,11 @@ def test_alarm_counts_however_old_it_is() -> None:
 
 
 def test_onset_is_dated_by_what_is_measured_at_every_step() -> None:
-    probe = _alarm("probe_accuracy", -1, onset=11, low=10)
+    probe = _alarm("probe_accuracy", -1, onset=6, low=5)
     found = _diagnose(probe, _alarm("update_ratio", onset=15, low=14), _alarm("kl_ref", onset=17, low=12))
     assert (found.onset, found.onset_low, len(found.symptoms)) == (15, 12, 3)
     alone = _diagnose(probe, _symptom("length_mean", onset=2))
-    assert (alone.onset, alone.onset_low, len(alone.symptoms)) == (11, 10, 1)
+    assert (alone.onset, alone.onset_low, len(alone.symptoms)) == (6, 5, 1)
 
 
 @pytest.mark.parametrize(

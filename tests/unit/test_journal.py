@@ -238,7 +238,6 @@ def test_a_disk_that_really_is_full() -> None:
         Journal(Path("/dev/full")).write(entry(1))
 
 
-@pytest.mark.xfail(reason="what is written after a failure makes the whole journal unreadable: at least its end is")
 @pytest.mark.parametrize("call", ["write", "fsync"])
 def test_journal_can_be_read_after_a_failure_and_one_more_entry(
     path: Path, monkeypatch: pytest.MonkeyPatch, call: str

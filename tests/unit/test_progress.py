@@ -139,7 +139,7 @@ def entry(kind: EntryKind, incident: int = 2, **fields: Scalar) -> Entry:
     return Entry(1, kind, StepId(0, 7, 7), incident, tuple(fields.items()))
 
 
-OPENED = entry(EntryKind.OPENED, code="TE-1", probability=0.875, onset=5, summary="tools [red]fail[/red]")
+DIAGNOSED = entry(EntryKind.DIAGNOSED, code="TE-1", probability=0.875, onset=5, summary="tools [red]fail[/red]")
 
 
 def shown(entries: list[Entry], *, terminal: bool = False) -> list[str]:
@@ -154,8 +154,8 @@ def shown(entries: list[Entry], *, terminal: bool = False) -> list[str]:
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_what_the_guard_does_is_told_with_its_reason(clock: Clock, terminal: bool) -> None:
-    lines = shown([OPENED], terminal=terminal)
-    at = lines.index("step 7    guard #2  opened: suspected TE-1 (87.5 % sure, since about step 5)")
+    lines = shown([DIAGNOSED], terminal=terminal)
+    at = lines.index("step 7    guard #2  diagnosed: TE-1 (87.5 % sure, since about step 5)")
     assert lines[at + 1] == "          tools [red]fail[/red]"
 
 
@@ -165,7 +165,7 @@ def test_entry_of_no_incident_has_no_number(clock: Clock) -> None:
 
 def test_a_person_is_told_of_what_matters_only(clock: Clock) -> None:
     told_of = {kind for kind in EntryKind if len(shown([entry(kind, order=1)])) > 1}
-    silent = {EntryKind.STARTED, EntryKind.DIAGNOSED, EntryKind.APPLYING, EntryKind.DECLARED, EntryKind.ENDED}
+    silent = {EntryKind.STARTED, EntryKind.OPENED, EntryKind.APPLYING, EntryKind.DECLARED, EntryKind.ENDED}
     assert told_of == set(EntryKind) - silent
 
 

@@ -194,9 +194,6 @@ def test_altered_entry_is_refused_in_one_sentence(count: int, wrong: Entry) -> N
     assert message.endswith(".")
 
 
-@pytest.mark.xfail(
-    reason="a word that no enumeration knows, and a verdict on no remedy, end in a bare error", strict=True
-)
 @pytest.mark.parametrize(
     ("count", "wrong"),
     [

@@ -163,7 +163,7 @@ def test_entries_tell_the_whole_story() -> None:
     clinic.pass_by(3)
     outcome = dict(clinic.last(K.OUTCOME).fields)
     assert (outcome["outcome"], outcome["remedy"]) == ("cured", "first")
-    assert str(clinic.last(K.CLOSED).text("reason")).startswith("cured: severity fell")
+    assert str(clinic.last(K.CLOSED).text("reason")).startswith("cured by first")
     assert {(entry.id.step, entry.incident) for entry in clinic.entries} == {(6, 1), (7, 1), (9, 1)}
     assert [entry.seq for entry in clinic.entries] == list(range(1, len(clinic.entries) + 1))
 

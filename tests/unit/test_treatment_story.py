@@ -246,7 +246,6 @@ def test_advised_incident_hides_no_other_one() -> None:
     assert [incident.code for incident in story.ledger.state.open_incidents()] == ["OD-1", "TE-1"]
 
 
-@pytest.mark.xfail(reason="between two remedies an incident is not guarded from its after-effects")
 def test_after_effect_between_two_remedies_opens_nothing() -> None:
     story = Story(OTHER_TOOL, cooldown_steps=VERIFY + 3)
     story.pass_by(5)
@@ -269,7 +268,6 @@ def test_what_nobody_could_mend_is_not_opened_again_while_it_lasts() -> None:
     assert len(story.ledger.state.incidents) == 2
 
 
-@pytest.mark.xfail(reason="the memory of what nobody could mend goes by the code, and codes change while it lasts")
 def test_other_name_for_what_nobody_could_mend_opens_nothing() -> None:
     story = Story(None)
     story.pass_by(VERIFY, fault(), **SICK)
@@ -317,7 +315,6 @@ def test_unconfirmed_order_is_dropped_and_the_policy_asked_again() -> None:
     assert (order.number, order.remedy) == (2, "retry")
 
 
-@pytest.mark.xfail(reason="every unconfirmed order spends budget, one a step: nothing was done, and the guard gives up")
 def test_unconfirmed_orders_do_not_spend_the_budget() -> None:
     story = Story(BACK, budget=2)
     for _ in range(4):
@@ -353,7 +350,6 @@ def test_what_is_usual_is_not_learned_from_a_treated_fault() -> None:
     assert float(str(outcome["severity_before"])) > 10
 
 
-@pytest.mark.xfail(reason="the newest diagnosis dates the fault, also where an earlier one dated it earlier")
 def test_rollback_goes_to_before_the_earliest_onset_that_was_ever_seen() -> None:
     story = Story(OTHER_TOOL, BACK, snapshots=(5, 10))
     story.pass_by(6)
@@ -366,9 +362,6 @@ def test_rollback_goes_to_before_the_earliest_onset_that_was_ever_seen() -> None
     assert order.restore_step == 5
 
 
-@pytest.mark.xfail(
-    reason="a report of the abandoned attempt that is judged after the rollback is taken for the lineage"
-)
 def test_late_report_of_an_abandoned_attempt_is_no_part_of_the_lineage() -> None:
     story = Story(BACK, snapshots=(0, 5))
     story.pass_by(7)
