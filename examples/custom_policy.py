@@ -1,4 +1,4 @@
-"""A policy of your own: `rftfm train FILE --guard act guard.act_on=[OD] guard.policy=examples/custom_policy.py:SlowDown`.
+"""A policy of your own: `rftfm train FILE --guard act guard.policy=examples/custom_policy.py:SlowDown`.
 
 It sees a frozen context and returns a decision; bounds, budget, cooldown, timeout and verification are kept for it.
 """

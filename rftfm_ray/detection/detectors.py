@@ -89,7 +89,7 @@ class DeclaredRateDetector(Detector):
             Symptom(
                 self.name, "lr_excess", Evidence.IDENTITY, alarm=True, direction=1 if excess > 0 else -1, value=excess,
                 reference=0.0, score=math.inf, onset=self._since, onset_low=self._since,
-                reason=f"the learning rate is {rate:.3g}, {math.exp(excess):.3g} times the one called for",
+                reason=f"the learning rate is {rate:.3g}, {safe_exp(excess):.3g} times the one called for",
             )
         ]  # fmt: skip
 
@@ -212,26 +212,33 @@ class ShiftDetector(Detector):
                 cusum.clear()
 
 
+def safe_exp(exponent: float) -> float:
+    """The exponential, and infinity where it would overflow."""
+    return math.exp(exponent) if exponent < 700 else math.inf
+
+
 def update_size(report: StepReport) -> float:
     """How far a step's updates went, in norms of the weights, over the share of the rate that the schedule calls for.
 
     A change that the schedule makes on purpose does not show in it; one that a lever, or a fault, makes does.
     """
-    declared = value(report, "schedule_factor") * math.exp(-value(report, "schedule_excess"))
+    declared = value(report, "schedule_factor") * safe_exp(-value(report, "schedule_excess"))
     return value(report, "update_ratio") / declared if declared > 0 else math.nan
 
 
 class UpdateSizeDetector(Detector):
-    """Updates larger than any of the last hundred steps: a CUSUM of the logarithm over their maximum.
+    """Updates more than twice as large as any of the last hundred steps: a CUSUM of the logarithm over that.
 
     The size of AdamW's updates falls when signal grows rare and comes back when it returns, threefold in a converged
     run; a mean would call that a fault. The maximum does not move, and no healthy run goes far beyond it, because an
-    AdamW update of one weight is hardly ever larger than the rate.
+    AdamW update of one weight is hardly ever larger than the rate. Twice, because a run that is resumed when it has
+    converged may begin with small updates and know no others.
     """
 
     name = "update_size"
     WINDOW = 100
     SPREAD = 0.1
+    FACTOR = 2.0
 
     def __init__(self, threshold: float, warmup: int) -> None:
         self._threshold = threshold
@@ -248,7 +255,7 @@ class UpdateSizeDetector(Detector):
         largest = max(self._sizes, default=math.nan)
         if len(self._sizes) >= self._warmup:
             # Not capped: an update this far has been made, and one is enough.
-            self._cusum.add(shift_ratio(math.log(size / largest) / self.SPREAD, SHIFT), step)
+            self._cusum.add(shift_ratio(math.log(size / (self.FACTOR * largest)) / self.SPREAD, SHIFT), step)
         # The very first updates are the largest, before the optimizer's moments have settled.
         if self._seen > self._warmup and self._cusum.sum < self._threshold / 2 and math.isfinite(size):
             self._sizes.append(size)

@@ -39,6 +39,8 @@ def diagnose(symptoms: Sequence[Symptom]) -> Diagnosis | None:
     else:
         scores = {code: evidence_for(print_, symptoms) for code, print_ in FINGERPRINTS.items() if code != "NUMERICAL"}
     scores[UNKNOWN] = UNKNOWN_NATS
+    most = max(scores.values())
+    scores = {code: score - most for code, score in scores.items()}
     total = math.fsum(math.exp(score) for score in scores.values())
     # Ties go to the name that comes first, so that equal runs tell equal stories.
     ranked = sorted(((code, math.exp(score) / total) for code, score in scores.items()), key=lambda p: (-p[1], p[0]))

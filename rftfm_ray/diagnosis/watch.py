@@ -36,7 +36,6 @@ class Watch:
     def assess(self, report: StepReport) -> Assessment:
         """Judge one report. A detector that raises is disabled, and the assessment says so once."""
         symptoms: list[Symptom] = []
-        self._disabled.clear()
         for detector in list(self._detectors):
             try:
                 symptoms += detector.observe(report)
@@ -44,22 +43,26 @@ class Watch:
                 self._disable(detector, f"{type(error).__name__}: {error}")
         if self._settings.keep_every and report.id.step % self._settings.keep_every == 0:
             self._keep(report.id.step)
-        return Assessment(report, diagnose(symptoms), tuple(self._disabled))
+        disabled, self._disabled = tuple(self._disabled), []
+        return Assessment(report, diagnose(symptoms), disabled)
 
     def declare(self, change: DeclaredChange) -> None:
         """A change was made on purpose: its signals lose their reference, everything else is judged on."""
-        for detector in self._detectors:
-            detector.forget(change.signals, change.step)
-            detector.settle(change.settled)
+        for detector in list(self._detectors):
+            try:
+                detector.forget(change.signals, change.step)
+                detector.settle(change.settled)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._disable(detector, f"{type(error).__name__}: {error}")
 
     def rewind(self, step: int) -> None:
         """Go back to where the detectors stood after `step`, or at the newest kept step before it."""
         known = [kept for kept in self._kept if kept <= step]
-        chosen = max(known) if known else min(self._kept)
+        chosen = self._kept[max(known) if known else min(self._kept)]
         for later in [kept for kept in self._kept if kept > step]:
             del self._kept[later]
         names = set(self.active)
-        self._detectors = [copy.deepcopy(d) for d in self._kept[chosen] if d.name in names]
+        self._detectors = [copy.deepcopy(d) for d in chosen if d.name in names]
 
     def _keep(self, step: int) -> None:
         self._kept[step] = copy.deepcopy(self._detectors)

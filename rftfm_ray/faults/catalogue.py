@@ -170,9 +170,11 @@ def check_faults(config: RunConfig, task: Task) -> tuple[FaultSpec, ...]:
     """
     specs = tuple(parse_fault(text) for text in config.inject)
     for text, spec in zip(config.inject, specs, strict=True):
-        if spec.onset > config.steps:
+        last = min(config.steps, config.max_paid_steps or config.steps)
+        if spec.onset > last:
             raise FaultError(
-                f"inject={text!r} begins at step {spec.onset}, after the last one (steps={config.steps}); raise steps."
+                f"inject={text!r} begins at step {spec.onset}, after the last one (steps={last}); raise steps, or "
+                "max_paid_steps."
             )
         if CATALOGUE[spec.code].needs_tool and len(task.max_new_tokens) < 2:
             raise FaultError(f"inject={text!r}: task {task.name} calls no tool; use task.name=calculator.")

@@ -22,7 +22,8 @@ def one_step_back(levers: Levers, name: str, scheduled: float = 1.0) -> Levers:
 
     `scheduled` is the share of the rate that the schedule calls for now: what `lr_scale` goes back to.
     """
-    full = scheduled if name == "lr_scale" else 1.0
+    # Early in a long warm-up the schedule calls for less than a lever may say.
+    full = max(0.01, scheduled) if name == "lr_scale" else 1.0
     nearer: dict[str, Any] = {name: _nearer(name, getattr(levers, name), full)}
     return replace(levers, **nearer)
 

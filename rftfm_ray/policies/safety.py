@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from numbers import Integral
+from typing import Any
 
 from rftfm_ray.errors import ConfigError, PolicyError
 from rftfm_ray.policies.api import Policy, PolicyContext
@@ -62,7 +64,18 @@ def check_decision(decision: object, ctx: PolicyContext) -> Decision:
         raise PolicyError(f"Remedy {remedy.name} skips batches without a rollback; ask for both.")
     if remedy.rollback:
         _check_rollback(remedy, ctx)
-    return decision
+    plain = _plain(remedy.levers)
+    return decision if plain is remedy.levers else replace(decision, remedy=replace(remedy, levers=plain))
+
+
+def _plain(levers: Levers) -> Levers:
+    """The same values as Python's own numbers: those of numpy do not stand in a journal."""
+    values = {item.name: getattr(levers, item.name) for item in fields(Levers)}
+    if all(v is None or type(v) in (int, float) for v in values.values()):
+        return levers
+    whole = {name: int(v) for name, v in values.items() if isinstance(v, Integral)}
+    plain: dict[str, Any] = {name: float(v) for name, v in values.items() if v is not None} | whole
+    return replace(levers, **plain)
 
 
 def _check_rollback(remedy: Remedy, ctx: PolicyContext) -> None:

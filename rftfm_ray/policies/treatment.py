@@ -237,7 +237,7 @@ class Treatment:
 
     def _remember(self, incident: int, diagnosis: Diagnosis) -> None:
         known = self.state.incident(incident)
-        if known.tried:
+        if known.tried or known.code == diagnosis.code:
             # What saw it first may have fallen silent; the fault is no younger for that.
             onset, low = min(known.onset, diagnosis.onset), min(known.onset_low, diagnosis.onset_low)
             diagnosis = replace(diagnosis, onset=onset, onset_low=low)

@@ -84,6 +84,8 @@ def judge(incident: Incident, case: Case, *, alarm_stands: bool, probe_size: int
     # A fault from the first step on, or one that nobody has described, has nothing to be measured against: then the
     # alarm's silence must do.
     measured = not (math.isnan(before) or math.isnan(after))
+    if math.isnan(after) and not math.isnan(before):
+        return outcome(OutcomeKind.INEFFECTIVE, "what it harmed cannot be measured any more")
     if measured and after > max(0.0, before - MUST_FALL):
         return outcome(OutcomeKind.INEFFECTIVE, f"severity went from {before:.1f} to {after:.1f} nats, not far enough")
     fell_to = f"severity fell from {before:.1f} to {after:.1f} nats" if measured else "the alarm is silent"

@@ -119,8 +119,8 @@ class ToolPool:
             return []
         found = []
         for problem in problems:
-            reference = self._task.reference(problem)
-            if not reference.calls:
+            reference = _reference(self._task, problem)
+            if reference is None or not reference.calls:
                 continue
             call = CallId(EpisodeId(step, problem.key, -1), reference.calls[0].turn)
             for index, instance in enumerate(self._instances):
@@ -129,17 +129,21 @@ class ToolPool:
         return found
 
 
+def _reference(task: Task, problem: Problem) -> Transcript | None:
+    try:
+        return task.reference(problem)
+    except Exception:  # noqa: BLE001 - the task's code: without a known answer nothing can be asked
+        return None
+
+
 def _answers(instance: ToolInstance, call: CallId, problem: Problem, reference: Transcript) -> bool:
     try:
         observation = instance(call, problem, reference.turns[call.turn])
+        if observation is None or observation.call.status is not ToolStatus.OK:
+            return False
+        return observation.call.response == reference.calls[0].response
     except Exception:  # noqa: BLE001 - the tool's code: that it fails is what is asked
         return False
-    expected = reference.calls[0]
-    return (
-        isinstance(observation, Observation)
-        and observation.call.status is ToolStatus.OK
-        and observation.call.response == expected.response
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,6 +199,8 @@ class EpisodeRunner:
             observation: Observation | None = tools.ask(asked, episode.job.problem, text)
             observed = [] if observation is None else self._codec.encode(observation.text)
             call = None if observation is None else dataclasses.replace(observation.call, turn=turn)
+            if call is not None:
+                STATUS_CODE[call.status]
         except Exception as error:  # noqa: BLE001 - the task's code: its failure is data of this trajectory, no crash
             observation, observed = None, []
             call = ToolCall(turn, self._task.name, text, type(error).__name__, ToolStatus.ERROR)

@@ -67,6 +67,15 @@ def test_scale_never_passes_one(name: str, setting: float) -> None:
     assert passed == sorted(passed, reverse=setting > 1)
 
 
+@given(st.floats(0.01, 1.0), st.floats(1e-4, 1.0))
+def test_rate_comes_back_within_its_bounds_whatever_the_schedule_calls_for(setting: float, scheduled: float) -> None:
+    passed = way_back(only("lr_scale", setting), "lr_scale", scheduled)
+    for scale in passed:
+        check_levers(only("lr_scale", scale))
+    scales = [setting, *(scale for scale in passed if scale is not None)]
+    assert scales == sorted(scales, reverse=setting > scheduled)
+
+
 @pytest.mark.parametrize(
     ("name", "setting", "steps"),
     [

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from rftfm_ray.errors import PolicyError
@@ -261,3 +262,9 @@ UNFIT = {
 def test_what_cannot_be_journalled_or_shown_is_refused_as_well(answer: object) -> None:
     ruling = safe(says(answer)).decide(context(5))
     assert [problem.kind for problem in ruling.problems] == [EntryKind.REFUSED]
+
+
+def test_number_of_another_library_is_refused_or_made_plain() -> None:
+    ruling = safe(says(Decision(Remedy("slow", Levers(lr_scale=cast(Any, np.float32(0.5)))), ""))).decide(context())
+    remedy = ruling.decision.remedy
+    assert remedy is None or type(remedy.levers.lr_scale) is float

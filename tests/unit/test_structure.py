@@ -104,8 +104,9 @@ def test_types_import_only_the_standard_library() -> None:
 @pytest.mark.parametrize(
     "module",
     ["rftfm_ray", "rftfm_ray.policies.levers", "rftfm_ray.policies.treatment", "rftfm_ray.policies.loading",
-     "rftfm_ray.diagnosis.watch", "rftfm_ray.detection.severity", "rftfm_ray.faults.injectors", "rftfm_ray.tasks.calculator", "rftfm_ray.training.gate",
-     "rftfm_ray.training.advantages", "rftfm_ray.telemetry.features", "rftfm_ray.cli.app"],
+     "rftfm_ray.diagnosis.watch", "rftfm_ray.detection.severity", "rftfm_ray.faults.injectors",
+     "rftfm_ray.tasks.calculator", "rftfm_ray.training.gate", "rftfm_ray.training.advantages",
+     "rftfm_ray.telemetry.features", "rftfm_ray.cli.app"],
 )  # fmt: skip
 def test_pure_modules_load_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"

@@ -343,7 +343,6 @@ def test_what_is_usual_is_not_learned_from_a_treated_fault() -> None:
     story.pass_by(5)
     story.tick(fault(onset=6), **SICK)
     story.carry_out()
-    # Dated anew, as after a remedy the evidence is.
     story.pass_by(VERIFY - 1, fault(onset=99), **SICK)
     story.tick(None, **SICK)
     outcome = dict(next(entry.fields for entry in story.entries if entry.kind is K.OUTCOME))
@@ -360,6 +359,14 @@ def test_rollback_goes_to_before_the_earliest_onset_that_was_ever_seen() -> None
     order = story.tick(fault(onset=11), **SICK)
     assert order is not None
     assert order.restore_step == 5
+
+
+def test_unconfirmed_rollback_is_not_dated_later_when_it_is_asked_for_again() -> None:
+    story = Story(BACK, snapshots=(5, 10))
+    story.tick(fault("OD-1", 0.7, onset=6))
+    story.leave_undone()
+    assert story.tick(fault("OD-1", 0.7, onset=11)) is not None
+    assert story.carry_out().restore_step == 5
 
 
 def test_late_report_of_an_abandoned_attempt_is_no_part_of_the_lineage() -> None:
@@ -389,5 +396,4 @@ def test_policy_keeps_its_state_and_its_mistakes_are_told() -> None:
 def test_detector_that_was_disabled_is_told() -> None:
     story = Story(None)
     story.treatment.consider(Assessment(story.report(), None, (("probe", "KeyError: 'x'"),)))
-    told = (("name", "probe"), ("reason", "KeyError: 'x'"))
-    assert (story.entries[-1].kind, story.entries[-1].fields) == (K.DISABLED, told)
+    assert (story.entries[-1].kind, dict(story.entries[-1].fields)["name"]) == (K.DISABLED, "probe")

@@ -160,6 +160,11 @@ def test_remedy_of_an_unknown_fault_can_be_a_cure() -> None:
     assert kind(verdict("UNKNOWN", case({"entropy": 9.0}, {}))) is OutcomeKind.CURED
 
 
+def test_harm_that_can_no_longer_be_measured_is_no_cure() -> None:
+    found = case({"tool_error_rate": 0.5}, {"tool_error_rate": math.nan})
+    assert kind(verdict("TE-1", found)) is not OutcomeKind.CURED
+
+
 def test_probe_is_the_newest_that_there_is() -> None:
     seen = [report(1, probe_accuracy=0.5), report(2, probe_accuracy=0.8), report(3, probe_accuracy=0.6), report(4)]
     assert last_probe(seen) == 0.6
