@@ -60,7 +60,8 @@ class Run:
 def run(task: str, seed: int, steps: int, folder: Path) -> Run:
     """Train once."""
     command = [sys.executable, "-m", "rftfm_ray", "train", str(ROOT / "examples" / f"{task}.yaml"), "--json"]
-    command += ["--run-dir", str(folder), f"seed={seed}", f"steps={steps}"]
+    command += ["--run-dir", str(folder), f"seed={seed}", f"steps={steps}", "--guard", "off"]
+    command += ["probe.every=10", "probe.size=1024", "probe.spread=false"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
@@ -71,7 +72,7 @@ def run(task: str, seed: int, steps: int, folder: Path) -> Run:
 def probes(found: Run) -> str:
     """The greedy held-out accuracies in order."""
     later = [p for p in found.steps["probe_accuracy"] if not math.isnan(p)]
-    return " ".join(f"{p:.3f}" for p in [found.summary["probe_first"], *later])
+    return " ".join(f"{p:.3f}" for p in [found.summary["probe_first"], *later, found.summary["probe_last"]])
 
 
 def rows(runs: list[Run]) -> list[str]:

@@ -29,7 +29,7 @@ WARM_AFTER = 10
 def run(task: str, steps: int, folder: Path, overrides: list[str]) -> tuple[float, dict[str, list[float]]]:
     """Seconds from start to first step, and seconds of every warm step by phase."""
     command = [sys.executable, "-m", "rftfm_ray", "train", str(ROOT / "examples" / f"{task}.yaml"), "--json"]
-    command += ["--run-dir", str(folder), f"steps={steps}", "probe.every=0", "probe.size=16", *overrides]
+    command += ["--run-dir", str(folder), f"steps={steps}", "probe.every=0", "--guard", "off", *overrides]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")

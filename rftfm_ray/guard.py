@@ -19,6 +19,8 @@ from rftfm_ray.types import GuardMode, StepId
 from rftfm_ray.verdicts import Order, StepReport
 
 FINISH_TIMEOUT_S = 30.0
+# A decision may ask the learner for its snapshots, and that question waits for the update under way.
+JUDGE_TIMEOUT_S = 600.0
 # Carrying out an order moves weights to every rollout actor and probes parity.
 EXECUTE_TIMEOUT_S = 1800.0
 
@@ -150,7 +152,7 @@ class LiveGuard:
             try:
                 # The assessments go from actor to actor; only news comes back here.
                 asked = self._controller.consider.remote(self._monitor.assess.remote(reports))
-                news = wait_for([asked], FINISH_TIMEOUT_S, "judging a step")[0]
+                news = wait_for([asked], JUDGE_TIMEOUT_S, "judging a step")[0]
             except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and is told
                 lost = str(error) or repr(error)
             with self._condition:

@@ -254,7 +254,7 @@ class GuardConfig(Section):
     on_give_up: Literal["continue", "halt"] = "continue"
     """What happens when no remedy is left: train on, or write a checkpoint and end with exit code 3."""
     buffer: Count = 256
-    """Reports that may wait for the monitor; beyond them the run waits, and the journal counts it."""
+    """Reports that may wait for the monitor; beyond them the run waits, so none is dropped."""
 
 
 class RunConfig(Section):

@@ -88,7 +88,7 @@ class Tried:
 class Incident:
     """One pass along the chain. `ordered` is the number of an order that has been given and not yet carried out,
     `advised` says that a remedy was named and is not to be carried out, `unconfirmed_at` is the paid step at which
-    one was dropped for want of confirmation."""
+    one was last dropped for want of confirmation, `unconfirmed` how often that was."""
 
     id: int
     state: IncidentState
@@ -101,6 +101,7 @@ class Incident:
     ordered: int = 0
     advised: bool = False
     unconfirmed_at: int | None = None
+    unconfirmed: int = 0
     reason: str = ""
 
 
@@ -236,8 +237,13 @@ def _returning(state: GuardState, entry: Entry) -> GuardState:
 
 def _unconfirmed(state: GuardState, entry: Entry) -> GuardState:
     """Nothing was done, so nothing is spent."""
+    known = state.incident(entry.incident)
     incident = replace(
-        state.incident(entry.incident), state=IncidentState.DIAGNOSED, ordered=0, unconfirmed_at=entry.id.paid_step
+        known,
+        state=IncidentState.DIAGNOSED,
+        ordered=0,
+        unconfirmed_at=entry.id.paid_step,
+        unconfirmed=known.unconfirmed + 1,
     )
     spent = dict(state.spent)
     spent[incident.family] = spent.get(incident.family, 1) - 1

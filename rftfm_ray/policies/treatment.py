@@ -39,6 +39,8 @@ SURE = 0.6
 # Steps that a suspicion may take to become a diagnosis.
 PATIENCE = 4
 MEMORY = 256
+# Costly remedies that may go unconfirmed before a person must look.
+UNCONFIRMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +256,9 @@ class Treatment:
         last = max([t.paid_step for t in tried[-1:]] + [incident.unconfirmed_at or 0])
         if last and step.paid_step - last < settings.cooldown_steps:
             return None
+        if incident.unconfirmed >= UNCONFIRMED:
+            reason = f"what was wanted was not confirmed {incident.unconfirmed} times"
+            return self._give_up(incident, step, IncidentState.ESCALATED, reason)
         spent = dict(state.spent).get(incident.family, 0)
         if spent >= settings.budget:
             reason = f"guard.budget={settings.budget} remedies for {incident.family} are spent"

@@ -51,12 +51,6 @@ def last_probe(reports: Sequence[StepReport]) -> float:
     return known[-1] if known else math.nan
 
 
-def best_probe(reports: Sequence[StepReport]) -> float:
-    """The best held-out accuracy; NaN when there is none."""
-    known = [v for r in reports if not math.isnan(v := value(r, "probe_accuracy"))]
-    return max(known, default=math.nan)
-
-
 def judge(incident: Incident, case: Case, *, alarm_stands: bool, probe_size: int, window: int) -> Outcome | None:
     """The outcome of an incident's last remedy, or None while that cannot be said yet.
 

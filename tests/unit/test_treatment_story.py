@@ -315,12 +315,12 @@ def test_unconfirmed_order_is_dropped_and_the_policy_asked_again() -> None:
     assert (order.number, order.remedy) == (2, "retry")
 
 
-def test_unconfirmed_orders_do_not_spend_the_budget() -> None:
+def test_unconfirmed_orders_spend_no_budget_and_end_with_a_person() -> None:
     story = Story(BACK, budget=2)
     for _ in range(4):
         if story.tick(fault("OD-1", 0.7)) is not None:
             story.leave_undone()
-    assert story.incident.state is not IncidentState.GIVEN_UP
+    assert story.incident.reason == "what was wanted was not confirmed 3 times"
 
 
 def test_rollback_forgets_the_steps_that_it_undoes() -> None:
