@@ -54,6 +54,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     }
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={gcs}", f"--dashboard-port={dashboard}"]
     command += [f"--metrics-export-port={metrics}"]
+    # The node's agent would listen where that of any other Ray on this machine listens, and never start a job.
+    command += [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}"]
     command += [
         "--num-cpus=4",
         f"--temp-dir={temporary}",
