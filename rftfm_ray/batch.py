@@ -38,6 +38,15 @@ class TrajectoryBatch:
         call_latency_s: (C,) seconds the tool took.
         call_tries: (C,) tries that the call took, 1 when the first one settled it.
         shadow_ok: (S,) whether an idle tool instance answered a recorded call as it was answered before.
+        known_ok: (K,) the same of the instance that is asked first.
+        observation_ok: (O,) whether an observation stands in the transcript as its tool gave it, by their hashes.
+        termination_ok: (B,) whether the recorded termination is the one that the tokens and limits say.
+        replayed: (B,) whether the episode's turns were put to the trusted environment once more.
+        replay_observation_ok: (B,) whether that gave the same observations; True where not replayed.
+        replay_termination_ok: (B,) whether it would have ended the episode at the same turn; True where not replayed.
+        golden_right: (G,) True for known-right, False for known-wrong responses put through the live reward channel.
+        golden_live: (G,) what the live channel gave for them; NaN where it failed.
+        golden_trusted: (G,) what they are worth.
         keys: B problem keys.
         texts: B transcripts after the prompt, observations included.
         call_requests: C tool requests.
@@ -66,6 +75,15 @@ class TrajectoryBatch:
     call_latency_s: NDArray[np.float32]
     call_tries: NDArray[np.int8]
     shadow_ok: NDArray[np.bool_]
+    known_ok: NDArray[np.bool_]
+    observation_ok: NDArray[np.bool_]
+    termination_ok: NDArray[np.bool_]
+    replayed: NDArray[np.bool_]
+    replay_observation_ok: NDArray[np.bool_]
+    replay_termination_ok: NDArray[np.bool_]
+    golden_right: NDArray[np.bool_]
+    golden_live: NDArray[np.float32]
+    golden_trusted: NDArray[np.float32]
     keys: tuple[str, ...]
     texts: tuple[str, ...]
     call_requests: tuple[str, ...]

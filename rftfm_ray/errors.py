@@ -81,6 +81,12 @@ class PolicyError(RftfmError):
     exit_code: ClassVar[int] = 2
 
 
+class ProfileError(RftfmError):
+    """A profile of healthy runs that cannot be fitted, read, or used for this run."""
+
+    exit_code: ClassVar[int] = 2
+
+
 class GuardError(RftfmError):
     """The monitor or the controller failed at what only they can do."""
 

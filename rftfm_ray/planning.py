@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.errors import CheckpointError, ResumeError
+from rftfm_ray.detection.profile import KEYS, Profile, differences, facts_of, read_profile
+from rftfm_ray.errors import CheckpointError, ProfileError, ResumeError
 from rftfm_ray.faults.catalogue import FaultSpec, check_faults
 from rftfm_ray.models import ModelFacts, check_model
 from rftfm_ray.policies.api import Policy
@@ -18,6 +20,8 @@ from rftfm_ray.tasks.api import Problem, Task
 from rftfm_ray.tasks.loading import check_task, load_task
 from rftfm_ray.telemetry.rundir import check_run_dir, default_run_dir
 from rftfm_ray.training.checkpoints import verify
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,12 @@ class RunPlan:
     resume: Path | None
     faults: tuple[FaultSpec, ...]
     policy: Policy
+    profile: Profile | None
+
+    @property
+    def golden(self) -> Sequence[Problem]:
+        """Held-out problems whose known answers check rewards and tools."""
+        return self.heldout[: self.config.channels.golden_size]
 
 
 def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = None) -> RunPlan:
@@ -56,7 +66,37 @@ def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = N
     if resume is not None:
         check_resume(resume, config)
     faults, policy = check_faults(config, task), load_policy(config.guard.policy)
-    return RunPlan(name, config, folder, task, pool, heldout, facts, resume, faults, policy)
+    profile = load_profile(config)
+    return RunPlan(name, config, folder, task, pool, heldout, facts, resume, faults, policy, profile)
+
+
+def load_profile(config: RunConfig) -> Profile | None:
+    """The profile of healthy runs that a run is held against; None where it is held against its own past.
+
+    A model at another path may be the same model, and the last step of a profile holds for all that follow: both are
+    worth a warning. A profile of another task, algorithm or batch is refused.
+
+    Raises:
+        ProfileError: names the file, what does not fit, and the fix.
+    """
+    if config.guard.profile is None:
+        return None
+    path = Path(config.guard.profile).expanduser()
+    try:
+        profile = read_profile(path)
+    except ProfileError as error:
+        raise ProfileError(f"guard.profile cannot be used: {error}") from None
+    for key, theirs, ours in differences(profile.facts, facts_of(config)) if profile.facts is not None else ():
+        said = f"guard.profile={path} was fitted to runs with {key}={theirs[:200]}, and this one has {key}={ours}"
+        if key != KEYS["model"]:
+            raise ProfileError(f"{said}; fit one to healthy runs of this kind, or leave guard.profile out.")
+        logger.warning("%s: it holds only if both are the same model.", said)
+    if config.steps > profile.steps:
+        logger.warning(
+            "guard.profile=%s ends at step %d of %d; what begins later opens no incident by it.",
+            path, profile.steps, config.steps,
+        )  # fmt: skip
+    return profile
 
 
 def check_resume(checkpoint: Path, config: RunConfig) -> None:

@@ -7,6 +7,8 @@ problem has been answered once. What is confirmed before something costly is don
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from rftfm_ray.actors.learner import Position
@@ -25,13 +27,13 @@ class HeldOutProbe:
 
     def start(self, step: StepId) -> list[Any]:
         """Start answering the problems that are due in `step`, at the version that stands now."""
-        every, size = self._config.every, self._config.size
+        every, sizes = self._config.every, (self._config.size, self._config.sampled(self._config.size))
         if not every:
             return []
         place = (step.step - 1) % every
-        if not self._config.spread:
-            return self._session.start_probe(0, size) if place == 0 and step.step > 1 else []
-        return self._session.start_probe(size * place // every, size * (place + 1) // every)
+        if self._config.spread:
+            return self._session.start_probe(*(slice(n * place // every, n * (place + 1) // every) for n in sizes))
+        return self._session.start_probe(*(slice(0, n) for n in sizes)) if place == 0 and step.step > 1 else []
 
     def finish(self, asked: list[Any], step: StepId, made: Position) -> ProbeResult | None:
         """Wait for what `start` began in `step`; a result when every problem has been answered."""
@@ -46,10 +48,20 @@ class HeldOutProbe:
         if place + 1 < self._config.every or not self._parts:
             return None
         parts, self._parts = self._parts, []
-        size = sum(p.size for p in parts)
-        accuracy = sum(p.accuracy * p.size for p in parts) / size
-        return ProbeResult(part.step, part.model_version, accuracy, size, sum(p.seconds for p in parts))
+        return join(parts)
 
     def restart(self) -> None:
         """The run has gone back: answers of the abandoned attempt do not count."""
         self._parts = []
+
+
+def join(parts: Sequence[ProbeResult]) -> ProbeResult:
+    """One result of several on different problems, called by the newest of them."""
+
+    def share(accuracy: str, size: str) -> tuple[float, int]:
+        total = sum(getattr(part, size) for part in parts)
+        right = sum(getattr(part, accuracy) * getattr(part, size) for part in parts if getattr(part, size))
+        return (right / total if total else math.nan), total
+
+    greedy, sampled = share("accuracy", "size"), share("sampled_accuracy", "sampled_size")
+    return ProbeResult(parts[-1].step, parts[-1].model_version, *greedy, *sampled, sum(part.seconds for part in parts))

@@ -67,6 +67,8 @@ class RunRecords:
             model_version=result.model_version,
             accuracy=result.accuracy,
             size=result.size,
+            sampled_accuracy=result.sampled_accuracy,
+            sampled_size=result.sampled_size,
             seconds=result.seconds,
         )
 

@@ -23,8 +23,9 @@ import ray
 from rftfm_ray.actors.controller import Change, GuardTotals
 from rftfm_ray.actors.group import START_TIMEOUT_S, ActorGroup, GuardActors, start_group, start_guard, wait_for
 from rftfm_ray.actors.learner import Position
+from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.cluster import check_shared, connect
-from rftfm_ray.config import RunConfig
+from rftfm_ray.config import ProbeConfig, RunConfig
 from rftfm_ray.detection.battery import watch_settings
 from rftfm_ray.detection.signals import report_of
 from rftfm_ray.errors import GuardHaltError, RftfmError
@@ -41,7 +42,7 @@ from rftfm_ray.session import Session
 from rftfm_ray.telemetry.features import batch_metrics
 from rftfm_ray.telemetry.journal import JOURNAL
 from rftfm_ray.telemetry.rundir import create_run_dir
-from rftfm_ray.types import GuardMode, RunSummary, StepId, StepRow, Timings
+from rftfm_ray.types import CheckMetrics, GuardMode, RunSummary, StepId, StepRow, Timings
 
 logger = logging.getLogger(__name__)
 Observer = Callable[[StepRow], None]
@@ -56,12 +57,19 @@ class Curve:
     rewards: list[float] = field(default_factory=list)
     step_times_s: list[float] = field(default_factory=list)
     probes: list[float] = field(default_factory=list)
+    sampled: list[float] = field(default_factory=list)
     vetoes: int = 0
     first_step_s: float = math.nan
 
 
 def loop(
-    session: Session, records: RunRecords, config: RunConfig, folder: Path, guard: Guard, observe: Observer
+    session: Session,
+    records: RunRecords,
+    config: RunConfig,
+    folder: Path,
+    guard: Guard,
+    observe: Observer,
+    token_limit: int,
 ) -> Curve:
     """Train to the end. Remote calls are chained by reference: the driver waits for results, never carries them."""
     curve = Curve()
@@ -69,7 +77,7 @@ def loop(
     records.event("parity", session.position.id, gap=session.parity())
     if config.snapshots.every:
         session.snapshot()
-    curve.probes.append(_probe(session, records, config.probe.final_size))
+    _probe(session, records, config.probe, curve)
     probe = HeldOutProbe(config.probe, session)
     for position in session.positions():
         start = time.perf_counter()
@@ -86,10 +94,10 @@ def loop(
         synced = session.sync(weights)
         batch = session.fetch(trajectories)
         generated = time.perf_counter()
-        observed = batch_metrics(batch)
+        observed = batch_metrics(batch, token_limit, texts=config.guard.mode is not GuardMode.OFF)
         report = session.fetch_report(report_ref)
         trained = time.perf_counter()
-        session.fetch_synced(synced, position)
+        mismatch = session.fetch_synced(synced, position)
         ended = time.perf_counter()
 
         probed = probe.finish(held, position.id, made)
@@ -98,8 +106,9 @@ def loop(
         waited, probe_s = bounded - start, probed.seconds if probed else 0.0
         timings = Timings(generated - start, trained - generated, ended - trained, waited, probe_s, ended - start)
         parity = session.parity() if due(position.id.step, config.sync.parity_every) else math.nan
-        accuracy, excess = probed.accuracy if probed else math.nan, session.lr_excess(position, report.metrics)
-        row = StepRow(position.id, position.model_version, observed, report.metrics, timings, accuracy, parity, *excess)
+        held_out = (probed.accuracy, probed.sampled_accuracy) if probed else (math.nan, math.nan)
+        checks = CheckMetrics(*held_out, parity, mismatch, *session.lr_excess(position, report.metrics))
+        row = StepRow(position.id, position.model_version, observed, report.metrics, report.credit, timings, checks)
         guard.report(report_of(row))
         records.step(row, batch, report.vetoes)
         observe(row)
@@ -109,7 +118,7 @@ def loop(
             records.event(
                 "checkpoint", position.id, path=Path(session.save(folder / "checkpoints", digest(config))).name
             )
-    curve.probes.append(_probe(session, records, config.probe.final_size))
+    _probe(session, records, config.probe, curve)
     return curve
 
 
@@ -134,18 +143,20 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _probe(session: Session, records: RunRecords, size: int) -> float:
-    result = session.probe(size)
+def _probe(session: Session, records: RunRecords, config: ProbeConfig, curve: Curve) -> None:
+    """A large probe, as before the first step and after the last."""
+    result = session.probe(config.final_size, config.sampled(config.final_size))
     records.probe(result, session.position.id)
-    return result.accuracy
+    curve.probes.append(result.accuracy)
+    curve.sampled.append(result.sampled_accuracy)
 
 
 def _tally(curve: Curve, row: StepRow) -> None:
     curve.rewards.append(row.batch.reward_mean)
     curve.step_times_s.append(row.timings.step_s)
     curve.vetoes += row.update.vetoes
-    if not math.isnan(row.probe_accuracy):
-        curve.probes.append(row.probe_accuracy)
+    if not math.isnan(row.checks.probe_accuracy):
+        curve.probes.append(row.checks.probe_accuracy)
     if math.isnan(curve.first_step_s):
         curve.first_step_s = time.perf_counter()
 
@@ -156,31 +167,38 @@ def train(
     resume: Path | None = None,
     observe: Observer = lambda _: None,
     tell: Tell = lambda _: None,
+    warm: WarmActors | None = None,
 ) -> RunSummary:
     """Run `config` to its end and return its summary; the records are in the run directory.
 
     Joins the Ray cluster that RAY_ADDRESS names, uses the one this process is connected to, or starts its own.
     `run_dir` and `resume` as in `plan`; `observe` is called with every step's row, `tell` with every entry
-    of the guard's journal, both from the calling thread.
+    of the guard's journal, both from the calling thread. `warm` lends its actors and keeps them for a next run, which
+    then begins in a fraction of the time; Ray must be connected before (`cluster.connect`), and outlive it.
 
     Raises:
         RftfmError: one of its kinds, with one sentence that names the fix.
     """
-    return execute(plan(config, run_dir, resume), observe, tell, time.perf_counter())
+    return execute(plan(config, run_dir, resume), observe, tell, time.perf_counter(), warm)
 
 
-def execute(planned: RunPlan, observe: Observer, tell: Tell, began: float) -> RunSummary:
+def execute(
+    planned: RunPlan, observe: Observer, tell: Tell, began: float, warm: WarmActors | None = None
+) -> RunSummary:
     """Run a plan; `began` is the `time.perf_counter` that `first_step_s` counts from."""
     ours = connect(planned.config)
     try:
         check_shared(planned.folder)
         with contextlib.ExitStack() as stack:
             guards = _start_guard(planned, stack)
-            problems = [*planned.pool, *planned.heldout]
-            group = start_group(
-                planned.name, planned.config, str(planned.facts.path), planned.task, problems, planned.faults
-            )
-            stack.callback(group.stop)
+            if warm is not None:
+                group = warm.take(planned)
+            else:
+                path, problems = str(planned.facts.path), [*planned.pool, *planned.heldout]
+                group = start_group(
+                    planned.name, planned.config, path, planned.task, problems, planned.faults, planned.golden
+                )
+                stack.callback(group.stop)
             create_run_dir(planned.folder)
             return _run(planned, group, guards, observe, tell, began)
     finally:
@@ -208,7 +226,7 @@ def _start_guard(planned: RunPlan, stack: contextlib.ExitStack) -> GuardActors |
     fallback = Playbook() if guard.fallback == "playbook" and guard.policy is not None else None
     policy = SafePolicy(planned.policy, guard.policy or PLAYBOOK, guard.policy_timeout_s, fallback)
     settings = treatment_settings(planned.config)
-    guards = start_guard(planned.name, watch_settings(planned.config), settings, policy)
+    guards = start_guard(planned.name, watch_settings(planned.config, planned.profile), settings, policy)
     stack.callback(guards.stop)
     return guards
 
@@ -233,7 +251,7 @@ def _run(
             session.resume(planned.resume)
             records.event("resumed", session.position.id, checkpoint=str(planned.resume))
         guard = _attach(planned, session, group, guards, records, tell)
-        curve = loop(session, records, config, folder, guard, observe)
+        curve = loop(session, records, config, folder, guard, observe, sum(planned.task.max_new_tokens))
         totals = guard.finish(session.position.id)
         summary = _summarise(config, folder, curve, began, totals, session.position.id)
         records.event("run_ended", session.position.id, reward_last=summary.reward_last)
@@ -280,6 +298,8 @@ def _summarise(
         reward_last=mean(curve.rewards[-EDGE:]),
         probe_first=curve.probes[0],
         probe_last=curve.probes[-1],
+        probe_sampled_first=curve.sampled[0],
+        probe_sampled_last=curve.sampled[-1],
         step_time_s_median=statistics.median(curve.step_times_s) if curve.step_times_s else math.nan,
         first_step_s=curve.first_step_s - began,
         vetoes=curve.vetoes,

@@ -15,7 +15,8 @@ from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import SyncError
 from rftfm_ray.policies.levers import config_schedule, effective, nominal_settings
-from rftfm_ray.rollout.jobs import probe_jobs, split_jobs, step_jobs
+from rftfm_ray.rollout.jobs import ProbeCounts, probe_jobs, split_jobs, step_jobs
+from rftfm_ray.rollout.weights import Served
 from rftfm_ray.tasks.api import Problem
 from rftfm_ray.tasks.stream import PromptStream
 from rftfm_ray.types import Levers, ProbeResult, Sampling, StepId, UpdateMetrics
@@ -82,7 +83,7 @@ class Session:
     def lr_excess(self, position: Position, update: UpdateMetrics) -> tuple[float, float]:
         """Natural logarithms of a step's rate, and of its schedule's factor, over what was called for."""
         factor = self._schedule(position.id)
-        declared = effective(nominal_settings(self._config), factor, self.levers).lr
+        declared = effective(nominal_settings(self._config, position.id.step), factor, self.levers).lr
         return _log_ratio(update.lr, declared), _log_ratio(update.schedule_factor, factor)
 
     def sync(self, weights: Any) -> list[Any]:
@@ -97,13 +98,19 @@ class Session:
         """Wait for the update's report."""
         return wait_for([report], self._config.learner.timeout_s, "training")[0]
 
-    def fetch_synced(self, synced: Sequence[Any], position: Position) -> None:
-        """Wait until every rollout actor serves the version of `position`, where the run then stands."""
-        versions = wait_for(synced, self._config.rollout.timeout_s, "syncing weights")
-        wrong = [v for v in versions if v != position.model_version]
+    def fetch_synced(self, synced: Sequence[Any], position: Position) -> float:
+        """Wait until every rollout actor serves the version of `position`, where the run then stands.
+
+        Returns 1 when one of them serves other weights than the learner's under that version, 0 when none does, NaN
+        where nothing was compared.
+        """
+        served: list[Served] = wait_for(synced, self._config.rollout.timeout_s, "syncing weights")
+        wrong = [s.version for s in served if s.version != position.model_version]
         if wrong:
             raise SyncError(f"A rollout actor serves version {wrong[0]} instead of {position.model_version}.")
         self.position = position
+        compared = any(s.compared for s in served)
+        return float(any(s.mismatched for s in served)) if compared else math.nan
 
     def resync(self) -> None:
         """Hand the learner's weights to every rollout actor, as at the start and after a restore."""
@@ -130,24 +137,23 @@ class Session:
             )
         return gap
 
-    def start_probe(self, first: int, last: int) -> list[Any]:
-        """Start answering held-out problems `first` up to `last` at the current version, before the next sync."""
-        shares = split_jobs(probe_jobs(self._heldout[first:last]), 1, len(self._group.rollouts))
+    def start_probe(self, greedy: slice, sampled: slice) -> list[Any]:
+        """Start answering those held-out problems at the current version, before the next sync."""
+        actors = self._group.rollouts
+        shares = [split_jobs(probe_jobs(self._heldout[part]), 1, len(actors)) for part in (greedy, sampled)]
         return [
-            actor.probe.remote(share, self.position.id, self.position.model_version)
-            for actor, share in zip(self._group.rollouts, shares, strict=True)
+            actor.probe.remote(ours, drawn, self._sampling, self.position.id, self.position.model_version)
+            for actor, ours, drawn in zip(actors, *shares, strict=True)
         ]
 
     def fetch_probe(self, counts: Sequence[Any], made: Position) -> ProbeResult:
         """Wait for a probe of the version that stood at `made`."""
-        results = wait_for(counts, self._config.rollout.timeout_s, "probing held-out accuracy")
-        right, size = (sum(result[i] for result in results) for i in (0, 1))
-        seconds = max(result[2] for result in results)
-        return ProbeResult(made.id.step, made.model_version, right / size, size, seconds)
+        counted = wait_for(counts, self._config.rollout.timeout_s, "probing held-out accuracy")
+        return probe_result(made.id.step, made.model_version, counted)
 
-    def probe(self, size: int) -> ProbeResult:
-        """Greedy accuracy on `size` held-out problems at the current version."""
-        return self.fetch_probe(self.start_probe(0, size), self.position)
+    def probe(self, size: int, sampled: int = 0) -> ProbeResult:
+        """Accuracy on `size` held-out problems at the current version, greedy, and sampled on the first `sampled`."""
+        return self.fetch_probe(self.start_probe(slice(0, size), slice(0, sampled)), self.position)
 
     def move_levers(self, levers: Levers) -> None:
         """Put `levers` in force at the learner and every rollout actor."""
@@ -187,5 +193,23 @@ class Session:
         self.position = Position(StepId(state.attempt, state.step, state.paid_step), state.model_version, state.cursor)
 
 
+def probe_result(step: int, model_version: int, counted: Sequence[ProbeCounts]) -> ProbeResult:
+    """What the answers of several actors, or of several steps, come to."""
+    right, size, drawn_right, drawn = (
+        sum(getattr(c, name) for c in counted) for name in ("right", "size", "sampled_right", "sampled_size")
+    )
+    return ProbeResult(
+        step=step,
+        model_version=model_version,
+        accuracy=right / size if size else math.nan,
+        size=size,
+        sampled_accuracy=drawn_right / drawn if drawn else math.nan,
+        sampled_size=drawn,
+        seconds=max(c.seconds for c in counted),
+    )
+
+
 def _log_ratio(value: float, declared: float) -> float:
-    return math.log(value / declared) if value > 0 else -math.inf
+    if value == declared:
+        return 0.0
+    return math.log(value / declared) if value > 0 and declared > 0 else math.copysign(math.inf, value - declared)

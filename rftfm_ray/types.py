@@ -88,6 +88,12 @@ class Levers:
         tool_instance: instance that tool calls go to first.
         tool_retries: further tries of a call that ended in a typed error, each on the next instance.
         refill_rounds: rounds in which trajectories masked by a tool failure are drawn anew.
+        advantage_clip: advantages are clipped to [-advantage_clip, advantage_clip].
+        group_filter: 1 leaves groups whose rewards are all equal out of the update, 0 takes them in.
+        gamma: discount of rewards, for a critic.
+        gae_lambda: weight of longer returns in generalised advantage estimation, for a critic.
+        critic_lr_scale: effective rate of the critic over the nominal one.
+        freeze_policy: 1 lets only the critic learn.
     """
 
     lr_scale: float | None = None
@@ -102,11 +108,17 @@ class Levers:
     tool_instance: int | None = None
     tool_retries: int | None = None
     refill_rounds: int | None = None
+    advantage_clip: float | None = None
+    group_filter: int | None = None
+    gamma: float | None = None
+    gae_lambda: float | None = None
+    critic_lr_scale: float | None = None
+    freeze_policy: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The values in force in one update, after schedule and levers."""
+    """The values in force in one update, after schedule and levers. `lr` is 0 while the policy is frozen."""
 
     lr: float
     kl_coef: float
@@ -115,6 +127,12 @@ class Settings:
     entropy_coef: float
     max_grad_norm: float
     minibatches: int
+    advantage_clip: float | None
+    group_filter: bool
+    gamma: float
+    gae_lambda: float
+    critic_lr: float
+    freeze_policy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +146,18 @@ class VetoRecord:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """Greedy accuracy on held-out problems at one model version, `step` being the step that made it."""
+    """Accuracy on held-out problems at one model version, `step` being the step that made it.
+
+    `accuracy` is greedy, over `size` problems; `sampled_accuracy` is that of one sample each at the temperature of
+    training, over `sampled_size` problems, NaN where none was drawn.
+    """
 
     step: int
     model_version: int
     accuracy: float
     size: int
+    sampled_accuracy: float
+    sampled_size: int
     seconds: float
 
 
@@ -148,6 +172,8 @@ class RunSummary:
     reward_last: float
     probe_first: float
     probe_last: float
+    probe_sampled_first: float
+    probe_sampled_last: float
     step_time_s_median: float
     first_step_s: float
     vetoes: int
@@ -159,10 +185,10 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class BatchMetrics:
-    """What the trajectories of one step look like. Rewards and lengths are taken over valid trajectories.
+    """What the trajectories of one step look like; `detection.dictionary` defines every figure.
 
-    Lengths count tokens that the model chose. Rates are fractions in [0, 1]. NaN: nothing to measure.
-    Rewards are those that train; `regrade_*` compare the live reward channel with the trusted verifier.
+    Rewards and lengths are taken over valid trajectories; rewards are those that train. Lengths count tokens that the
+    model chose. Rates are fractions in [0, 1]. NaN: nothing to measure, or a channel that was not due.
     """
 
     trajectory_count: float
@@ -186,33 +212,57 @@ class BatchMetrics:
     length_max: float
     turns_mean: float
     eos_rate: float
+    stop_rate: float
     truncated_rate: float
+    turn_limit_rate: float
     failed_rate: float
     empty_rate: float
+    short_rate: float
+    long_rate: float
     unique_token_rate: float
     repeated_bigram_rate: float
+    repeated_trigram_rate: float
+    distinct_bigram_rate: float
+    distinct_sample_rate: float
+    compress_ratio: float
     tool_calls_mean: float
     tool_unparsable_rate: float
     tool_error_rate: float
+    tool_timeout_rate: float
     tool_retry_rate: float
     tool_shadow_error_rate: float
     tool_latency_s: float
+    tool_latency_max_s: float
+    tool_error_latency_s: float
     refilled_rate: float
     sampling_logprob_mean: float
     regrade_count: float
     regrade_mismatch_rate: float
     regrade_error_mean: float
     trained_mismatch_rate: float
+    golden_count: float
+    golden_mismatch_rate: float
+    golden_right_error: float
+    golden_wrong_error: float
+    observation_count: float
+    observation_mismatch_rate: float
+    replay_count: float
+    replay_observation_mismatch_rate: float
+    replay_termination_mismatch_rate: float
+    termination_mismatch_rate: float
+    known_call_count: float
+    known_call_error_rate: float
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateMetrics:
-    """What one step's updates did, averaged over minibatches unless named max. KL and entropy in nats per token.
+    """What one step's updates did, averaged over minibatches and tokens unless named otherwise.
 
-    `rollout_gap_max` is the largest difference between the learner's and the rollout's log-prob of a
-    sampled token before the first update of the step; NaN where top_p cuts the rollout's distribution.
-    `update_ratio` is the norm of the change over the norm of the weights, `changed_rate` the share of
-    weights that changed, both over a fixed sample of the weights and the whole step.
+    KL and entropy in nats per token. `rollout_*` compare the learner's log-probs of the sampled tokens before the
+    step's first update with those of the sampling; NaN where top_p cuts the rollout's distribution. `step_*` compare
+    the policy after the step's last update with the one before its first, on a sample of the step's trajectories.
+    `update_ratio` is the norm of the change over the norm of the weights, `changed_rate` the share of weights that
+    changed, both over a fixed sample of the weights and the whole step. NaN without a critic: `value_*`, `critic_lr`.
     """
 
     loss: float
@@ -220,20 +270,60 @@ class UpdateMetrics:
     kl_ref: float
     kl_old: float
     entropy: float
+    entropy_q10: float
+    entropy_q90: float
+    entropy_observed: float
+    ratio_min: float
     ratio_max: float
     clip_low_rate: float
     clip_high_rate: float
-    advantage_std: float
-    advantage_max: float
-    advantage_kurtosis: float
+    value_loss: float
+    value_clip_rate: float
     grad_norm: float
     update_ratio: float
     changed_rate: float
+    step_kl: float
+    step_ratio_max: float
     lr: float
+    critic_lr: float
     schedule_factor: float
     kl_coef: float
     rollout_gap_max: float
+    rollout_kl: float
+    rollout_ratio_mean: float
+    staleness: float
     vetoes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreditMetrics:
+    """How one step's rewards became advantages, over what the estimator works on: tokens with a critic, else
+    trajectories; what the update leaves out does not count.
+
+    `advantage_error` is the largest difference to the independent recompute, relative above 1. `credit_correlation` is
+    that of a trajectory's last advantage with its reward; `credit_lag` counts back from the last token to the one whose
+    advantage goes most with what the reward surprised by. `value_*` and `explained_variance` judge the critic of before
+    the update by the discounted rewards that followed. `early` and `late` are the first and last chosen token of a
+    trajectory. NaN without a critic: `value_*`, `explained_variance`.
+    """
+
+    advantage_mean: float
+    advantage_std: float
+    advantage_max: float
+    advantage_kurtosis: float
+    advantage_error: float
+    advantage_early: float
+    advantage_late: float
+    return_early: float
+    return_late: float
+    value_early: float
+    value_late: float
+    value_bias: float
+    value_slope: float
+    explained_variance: float
+    credit_correlation: float
+    credit_lag: float
+    filtered_group_rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,20 +342,32 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
-class StepRow:
-    """One row of `steps/`: a step as it stands in the records. `probe_accuracy` and `parity_gap` may be NaN.
+class CheckMetrics:
+    """What the driver found out about a step. NaN: not due.
 
-    `probe_accuracy` belongs to the weights that generated the step's trajectories; `lr_excess` is the natural
-    logarithm of the learning rate in force over the one that configuration and levers call for, `schedule_excess` that
-    of the schedule's factor over the one that the configuration calls for, which a lever may hide from the rate.
+    `probe_accuracy` and `probe_sampled_accuracy` belong to the weights that generated the step's trajectories.
+    `weights_mismatch` is 1 when a rollout actor serves other weights than the learner's after the step, else 0.
+    `lr_excess` is the natural logarithm of the learning rate in force over the one that configuration and levers call
+    for, `schedule_excess` that of the schedule's factor over the one that the configuration calls for, which a lever
+    may hide from the rate.
     """
+
+    probe_accuracy: float
+    probe_sampled_accuracy: float
+    parity_gap: float
+    weights_mismatch: float
+    lr_excess: float
+    schedule_excess: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One row of `steps/`: a step as it stands in the records."""
 
     id: StepId
     model_version: int
     batch: BatchMetrics
     update: UpdateMetrics
+    credit: CreditMetrics
     timings: Timings
-    probe_accuracy: float
-    parity_gap: float
-    lr_excess: float
-    schedule_excess: float
+    checks: CheckMetrics

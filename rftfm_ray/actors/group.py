@@ -67,50 +67,79 @@ def start_group(
     task: Task,
     problems: Sequence[Problem],
     faults: Sequence[FaultSpec] = (),
+    golden: Sequence[Problem] = (),
+    *,
+    reusable: bool = False,
 ) -> ActorGroup:
     """Start learner and rollout actors of `run` and wait until all of them can work.
+
+    The prompts of `problems` are checked; `golden` are held-out ones for the checks of rewards and tools. A `reusable`
+    group keeps the learner's first state, so that other runs can follow on it (`reset_group`).
 
     Raises:
         PlacementError: when the cluster cannot hold them within `placement.timeout_s`.
         RftfmError: what an actor found wrong while starting.
     """
     placement = _reserve(config)
-    model = config.model.path
-    rollout_detail = f"task={task.name}, model={model}, temperature={config.rollout.temperature}"
-    learner_detail = f"algorithm={config.algorithm.name}, model={model}, zero_stage={config.learner.zero_stage}"
     places = config.placement
+    own, *others = roles(run, config, task)
     try:
-        learner = _actor(
-            LearnerActor,
-            placement,
-            0,
-            Role(run, "learner", 0, learner_detail),
-            places.cpus_per_learner,
-            places.gpus_per_learner,
-        ).remote(Role(run, "learner", 0, learner_detail), config, model_path, faults)
-        roles = [Role(run, "rollout", i, rollout_detail) for i in range(config.rollout.num_actors)]
+        learner = _actor(LearnerActor, placement, 0, own, places.cpus_per_learner, places.gpus_per_learner).remote(
+            own, config, model_path, faults, reusable=reusable
+        )
         rollouts = [
             _actor(RolloutActor, placement, 1 + i, role, places.cpus_per_rollout, places.gpus_per_rollout).remote(
                 role, config, model_path, task, faults
             )
-            for i, role in enumerate(roles)
+            for i, role in enumerate(others)
         ]
         group = ActorGroup(learner, rollouts, (), placement)
     except ValueError as error:
         remove_placement_group(placement)
         raise PlacementError(f"The actors of run {run} cannot be created ({error}); start the run again.") from error
     try:
-        # The learner is asked for something small only to learn that its constructor is through.
-        first, *_ = wait_for(
-            [rollouts[0].prepare.remote(problems, PARITY_SEQUENCES), learner.snapshot_steps.remote()]
-            + [actor.prepare.remote(problems[:1], 0) for actor in rollouts[1:]],
-            START_TIMEOUT_S,
-            "starting the actors",
-        )
+        return _prepared(group, problems, golden)
     except BaseException:
         group.stop()
         raise
-    return ActorGroup(learner, rollouts, first, placement)
+
+
+def reset_group(
+    group: ActorGroup,
+    run: str,
+    config: RunConfig,
+    task: Task,
+    problems: Sequence[Problem],
+    faults: Sequence[FaultSpec],
+    golden: Sequence[Problem],
+) -> ActorGroup:
+    """Put the actors of a reusable group where new ones of `run` would stand. Arguments as for `start_group`."""
+    own, *others = roles(run, config, task)
+    resets = [group.learner.reset.remote(own, config, faults)]
+    resets += [a.reset.remote(role, config, task, faults) for a, role in zip(group.rollouts, others, strict=True)]
+    wait_for(resets, START_TIMEOUT_S, "resetting the actors")
+    return _prepared(group, problems, golden)
+
+
+def roles(run: str, config: RunConfig, task: Task) -> list[Role]:
+    """Roles of the learner and of every rollout actor of a run."""
+    model = config.model.path
+    rollout = f"task={task.name}, model={model}, temperature={config.rollout.temperature}"
+    learner = f"algorithm={config.algorithm.name}, model={model}, zero_stage={config.learner.zero_stage}"
+    others = [Role(run, "rollout", i, rollout) for i in range(config.rollout.num_actors)]
+    return [Role(run, "learner", 0, learner), *others]
+
+
+def _prepared(group: ActorGroup, problems: Sequence[Problem], golden: Sequence[Problem]) -> ActorGroup:
+    """The group once all of it can work, with its parity sequences."""
+    # The learner is asked for something small only to learn that its constructor is through.
+    first, *_ = wait_for(
+        [group.rollouts[0].prepare.remote(problems, PARITY_SEQUENCES, golden), group.learner.snapshot_steps.remote()]
+        + [actor.prepare.remote(problems[:1], 0, golden) for actor in group.rollouts[1:]],
+        START_TIMEOUT_S,
+        "starting the actors",
+    )
+    return ActorGroup(group.learner, group.rollouts, first, group.placement)
 
 
 @dataclass(frozen=True, slots=True)

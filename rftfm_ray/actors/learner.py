@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rftfm_ray.actors.roles import Role, rename_process
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config import RunConfig
+from rftfm_ray.errors import LearnerError
 from rftfm_ray.faults.catalogue import FaultSpec
 from rftfm_ray.faults.injectors import faulty_gain, faulty_schedule
 from rftfm_ray.policies.levers import check_levers, config_schedule
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from rftfm_ray.rollout.weights import WeightsUpdate
     from rftfm_ray.training.checkpoints import TrainerState
-    from rftfm_ray.training.learner import UpdateReport
+    from rftfm_ray.training.learner import Learner, UpdateReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +35,66 @@ class Position:
     cursor: int
 
 
+def engine_key(config: RunConfig) -> tuple[object, ...]:
+    """What two configurations must have in common to share an engine and a reference."""
+    critic = config.critic if config.algorithm.name == "ppo" else None
+    return config.model, config.learner, critic, config.algorithm.kl_coef > 0
+
+
 class LearnerActor:
     """Learns from trajectories. One rank."""
 
-    def __init__(self, role: Role, config: RunConfig, model_path: str, faults: Sequence[FaultSpec] = ()) -> None:
+    def __init__(
+        self,
+        role: Role,
+        config: RunConfig,
+        model_path: str,
+        faults: Sequence[FaultSpec] = (),
+        *,
+        reusable: bool = False,
+    ) -> None:
         rename_process(role)
+        self._role = role
+        self._model_path = Path(model_path)
+        self._reusable = reusable
+        self._config = config
+        self._begin(config, faults, None)
+
+    def __repr__(self) -> str:
+        return repr(self._role)
+
+    def reset(self, role: Role, config: RunConfig, faults: Sequence[FaultSpec]) -> None:
+        """Begin another run on the same model, in every bit as a new actor would.
+
+        Raises:
+            LearnerError: when the actor was not made to be reusable.
+        """
+        if not self._reusable:
+            raise LearnerError(f"{self._role.name} has not kept its first state; create it with reusable=True.")
+        rename_process(role)
+        self._role = role
+        self._begin(config, faults, self._learner)
+
+    def _begin(self, config: RunConfig, faults: Sequence[FaultSpec], learner: Learner | None) -> None:
         import torch
 
         from rftfm_ray.training.learner import Learner
         from rftfm_ray.training.snapshots import SnapshotRing
 
-        self._role = role
-        self._gauge = StateGauge(role.run, role.name)
+        self._gauge = StateGauge(self._role.run, self._role.name)
         self._gauge.set(ActorState.STARTING)
+        schedule, gain = faulty_schedule(config_schedule(config), faults), faulty_gain(faults)
+        if learner is None or engine_key(config) != engine_key(self._config):
+            learner = Learner(config, str(self._model_path), schedule, gain)
+            self._first = learner.engine.state() if self._reusable else {}
+        else:
+            learner.begin(config, schedule, gain)
+            learner.engine.load_state(self._first)
+        self._learner: Learner = learner
         torch.manual_seed(config.seed)
         self._config = config
-        self._model_path = Path(model_path)
-        schedule = faulty_schedule(config_schedule(config), faults)
-        self._learner = Learner(config, model_path, schedule, faulty_gain(faults))
         self._ring = SnapshotRing(config.snapshots.keep, config.snapshots.max_bytes)
         self._gauge.set(ActorState.IDLE)
-
-    def __repr__(self) -> str:
-        return repr(self._role)
 
     def weights(self, version: int) -> WeightsUpdate:
         """The current weights, called `version`."""
@@ -70,7 +108,7 @@ class LearnerActor:
         Returns the report and the weights after it; with `snapshot` the state after it joins the ring.
         """
         self._gauge.set(ActorState.TRAINING)
-        report = self._learner.update(concatenate(parts), position.id)
+        report = self._learner.update(concatenate(parts), position.id, position.model_version - 1)
         if snapshot:
             self.take_snapshot(position)
         update = self.weights(position.model_version)

@@ -15,7 +15,9 @@ from rftfm_ray.faults.catalogue import FaultSpec
 from rftfm_ray.faults.injectors import faulty_reward, faulty_tools
 from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.rollout.channels import Channels, Grader, TaskReward, ToolPool, task_tools
-from rftfm_ray.rollout.weights import WeightsUpdate, check_weights
+from rftfm_ray.rollout.checks import Checks
+from rftfm_ray.rollout.jobs import ProbeCounts
+from rftfm_ray.rollout.weights import Served, WeightsUpdate, check_weights, compare
 from rftfm_ray.tasks.api import Problem, Task
 from rftfm_ray.telemetry.metrics import StateGauge
 from rftfm_ray.types import ActorState, GuardMode, Levers, Sampling, StepId
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
 
 
 def live_channels(task: Task, config: RunConfig, faults: Sequence[FaultSpec]) -> Channels:
-    """Tools and reward channel of a run, with the faults of a fire drill in them."""
+    """Tools and reward channel of a run, with the faults of a fire drill in them, and their checks beside them."""
     tools = faulty_tools(task_tools(task), faults, config.seed)
     reward = faulty_reward(TaskReward(task), faults, config.seed)
-    sampled = 0.0 if config.guard.mode is GuardMode.OFF else config.guard.regrade_rate
+    guarded = config.guard.mode is not GuardMode.OFF
+    sampled = config.guard.regrade_rate if guarded else 0.0
     pool = ToolPool(task, tools, config.rollout.tool_retries, config.rollout.tool_backoff_s)
-    return Channels(pool, Grader(task, reward, config.seed, sampled))
+    checks = Checks(task, config.channels, config.seed) if guarded else None
+    return Channels(pool, Grader(task, reward, config.seed, sampled), checks)
 
 
 class RolloutActor:
@@ -44,16 +48,25 @@ class RolloutActor:
     ) -> None:
         rename_process(role)
         from rftfm_ray.rollout.engine import VllmEngine
-        from rftfm_ray.rollout.episodes import EpisodeRunner
         from rftfm_ray.rollout.text import TextCodec
 
-        self._role = role
-        self._gauge = StateGauge(role.run, role.name)
-        self._gauge.set(ActorState.STARTING)
-        self._limit = config.rollout.max_model_len
-        self._task = task
         self._codec = TextCodec(model_path)
         self._engine = VllmEngine(model_path, config.model.dtype, config.rollout)
+        self.reset(role, config, task, faults)
+
+    def __repr__(self) -> str:
+        return repr(self._role)
+
+    def reset(self, role: Role, config: RunConfig, task: Task, faults: Sequence[FaultSpec]) -> None:
+        """Begin a run on the engine that there is, in every bit as a new actor would."""
+        from rftfm_ray.rollout.episodes import EpisodeRunner
+
+        rename_process(role)
+        self._role = role
+        self._gauge = StateGauge(role.run, role.name)
+        self._limit = config.rollout.max_model_len
+        self._task = task
+        self._fingerprint_every = 0 if config.guard.mode is GuardMode.OFF else config.channels.fingerprint_every
         self._episodes = EpisodeRunner(
             self._engine, task, self._codec, self._limit, config.seed, live_channels(task, config, faults)
         )
@@ -63,11 +76,10 @@ class RolloutActor:
         self._version = -1
         self._gauge.set(ActorState.IDLE)
 
-    def __repr__(self) -> str:
-        return repr(self._role)
-
-    def prepare(self, problems: Sequence[Problem], probes: int) -> list[list[int]]:
+    def prepare(self, problems: Sequence[Problem], probes: int, golden: Sequence[Problem] = ()) -> list[list[int]]:
         """Check that all prompts leave room to answer, and give `probes` token sequences for the parity probe.
+
+        `golden` are problems that are never trained on, for the checks of this actor's rewards and tools.
 
         Raises:
             ConfigError: when a prompt does not fit `rollout.max_model_len`.
@@ -90,19 +102,25 @@ class RolloutActor:
                 f"No token of the model's tokenizer holds {self._task.stop!r}, which ends a turn of task "
                 f"{self._task.name}; choose a shorter Task.stop."
             )
+        self._episodes.prepare(golden)
         answers = [self._codec.encode(p.answer) for p in problems[:probes]]
         return [(prompt + answer)[: self._limit - 1] for prompt, answer in zip(encoded, answers, strict=False)]
 
-    def load_weights(self, update: WeightsUpdate) -> int:
-        """Take over the learner's weights; returns the version that is now served."""
+    def load_weights(self, update: WeightsUpdate) -> Served:
+        """Take over the learner's weights; returns the version that is now served, and whether they are served."""
         self._gauge.set(ActorState.SYNCING)
         check_weights(update)
         # Whatever is half loaded when something fails here must not be served.
         self._version = -1
         self._engine.load(update.arrays)
+        every = self._fingerprint_every
+        due = every > 0 and update.version % every == 0
+        shapes = {name: array.shape for name, array in update.arrays.items()} if due else {}
+        # Asked of vLLM itself: that weights were handed to it does not say that it generates with them.
+        served = compare(update, self._engine.fingerprints(shapes))
         self._version = update.version
         self._gauge.set(ActorState.IDLE)
-        return self._version
+        return served
 
     def generate(
         self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int
@@ -134,14 +152,25 @@ class RolloutActor:
         check_levers(levers)
         self._episodes.set_levers(levers)
 
-    def probe(self, jobs: Sequence[EpisodeJob], step: StepId, model_version: int) -> tuple[int, int, float]:
-        """How many of `jobs` are answered right greedily on exactly `model_version`, of how many, in what time."""
+    def probe(
+        self,
+        greedy: Sequence[EpisodeJob],
+        sampled: Sequence[EpisodeJob],
+        sampling: Sampling,
+        step: StepId,
+        model_version: int,
+    ) -> ProbeCounts:
+        """Right answers on exactly `model_version`: to `greedy` at temperature 0, to `sampled` by `sampling`."""
         self._check_version(model_version)
         start = time.perf_counter()
         self._gauge.set(ActorState.PROBING)
-        batch = self._probes.run(jobs, step, Sampling(temperature=0.0, top_p=1.0), model_version)
+        ways = ((greedy, Sampling(temperature=0.0, top_p=1.0)), (sampled, sampling))
+        right = [
+            int(np.count_nonzero(self._probes.run(jobs, step, way, model_version).correct)) if jobs else 0
+            for jobs, way in ways
+        ]
         self._gauge.set(ActorState.IDLE)
-        return int(np.count_nonzero(batch.correct)), len(jobs), time.perf_counter() - start
+        return ProbeCounts(right[0], len(greedy), right[1], len(sampled), time.perf_counter() - start)
 
     def score(self, sequences: Sequence[Sequence[int]], model_version: int) -> list[NDArray[np.float32]]:
         """vLLM's log-probs of given sequences on exactly `model_version`, for the parity probe."""

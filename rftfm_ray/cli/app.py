@@ -12,6 +12,7 @@ import typer
 
 from rftfm_ray.cli.config import config
 from rftfm_ray.cli.journal import journal
+from rftfm_ray.cli.profile import profile
 from rftfm_ray.cli.report import report
 from rftfm_ray.cli.status import status
 from rftfm_ray.cli.train import train
@@ -31,6 +32,7 @@ app.command()(journal)
 app.command()(report)
 app.command()(config)
 app.command()(warmstart)
+app.add_typer(profile, name="profile")
 
 
 def run_guarded(command: Callable[[], None]) -> int:

@@ -102,8 +102,8 @@ class _Plain:
         console.print(f"Starting {config.rollout.num_actors} rollout actor(s) and a learner ...", highlight=False)
 
     def __call__(self, row: StepRow) -> None:
-        probed = not math.isnan(row.probe_accuracy)
-        self._probe = row.probe_accuracy if probed else self._probe
+        probed = not math.isnan(row.checks.probe_accuracy)
+        self._probe = row.checks.probe_accuracy if probed else self._probe
         now, step = time.perf_counter(), row.id.step
         if self._began is None:
             self._began, self._first = now - row.timings.step_s, step - 1
@@ -137,7 +137,7 @@ def _live(console: Console, config: RunConfig) -> Iterator[Callable[[StepRow], N
 
         def observe(row: StepRow) -> None:
             nonlocal probe
-            probe = probe if math.isnan(row.probe_accuracy) else row.probe_accuracy
+            probe = probe if math.isnan(row.checks.probe_accuracy) else row.checks.probe_accuracy
             now, step = time.perf_counter(), row.id.step
             if not began:
                 began.extend((now - row.timings.step_s, step - 1))

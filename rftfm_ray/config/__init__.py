@@ -1,10 +1,12 @@
 """The configuration of a run: its tree with all defaults, and how it is read. Checked before any actor starts."""
 
 from rftfm_ray.config.reading import load_config, parse_config
-from rftfm_ray.config.tree import (
+from rftfm_ray.config.sections import (
     BUILTIN_MODEL,
     AlgorithmConfig,
+    ChannelsConfig,
     CheckpointConfig,
+    CriticConfig,
     GateConfig,
     GuardConfig,
     LearnerConfig,
@@ -14,18 +16,20 @@ from rftfm_ray.config.tree import (
     RecordsConfig,
     ReportConfig,
     RolloutConfig,
-    RunConfig,
     Section,
     SnapshotConfig,
     SyncConfig,
     TaskConfig,
     TextPrivacy,
 )
+from rftfm_ray.config.tree import RunConfig
 
 __all__ = [
     "BUILTIN_MODEL",
     "AlgorithmConfig",
+    "ChannelsConfig",
     "CheckpointConfig",
+    "CriticConfig",
     "GateConfig",
     "GuardConfig",
     "LearnerConfig",

@@ -1,260 +1,34 @@
-"""The configuration tree: the only place with defaults."""
+"""The configuration of a run as one tree; its parts are in `sections`."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
-from rftfm_ray.types import GuardMode
-from rftfm_ray.verdicts import Family
-
-
-def _not_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise PydanticCustomError("number", "Input should be a number, not true or false")
-    return value
-
-
-def _off(value: object) -> object:
-    # To YAML 1.1 a bare off is false.
-    return GuardMode.OFF.value if value is False else value
-
-
-Integer = Annotated[int, BeforeValidator(_not_bool)]
-Float = Annotated[float, BeforeValidator(_not_bool)]
-Positive = Annotated[Float, Field(gt=0)]
-NonNegative = Annotated[Float, Field(ge=0)]
-Count = Annotated[Integer, Field(ge=1)]
-Cadence = Annotated[Integer, Field(ge=0)]
-
-BUILTIN_MODEL = "builtin:tiny"
-
-
-class Section(BaseModel):
-    """Base of every part of the tree: immutable, unknown keys are errors, numbers are finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class TextPrivacy(StrEnum):
-    """How much of the sample texts a run keeps on disk."""
-
-    NONE = "none"
-    HASH = "hash"
-    FULL = "full"
-
-
-class ModelConfig(Section):
-    """The language model."""
-
-    path: str = BUILTIN_MODEL
-    """Directory or hub id of a Hugging Face causal LM; `builtin:tiny` is the model that ships."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of weights and activations, in the learner and in vLLM."""
-
-
-class TaskConfig(Section):
-    """What is trained on."""
-
-    name: str = "addition"
-    """`addition`, `calculator`, or your own as `module:Class` or `file.py:Class`."""
-    pool_size: Count = 256
-    """Distinct training problems; each is seen once per pass, in an order drawn anew for each pass."""
-
-
-class AlgorithmConfig(Section):
-    """How rewards become updates."""
-
-    name: Literal["grpo"] = "grpo"
-    prompts_per_step: Count = 16
-    samples_per_prompt: Annotated[Integer, Field(ge=2)] = 8
-    """Group size; the group is the baseline, so at least 2."""
-    minibatches: Count = 1
-    """Optimizer updates per step; groups are never split between them."""
-    clip_low: Annotated[Float, Field(gt=0, lt=1)] = 0.2
-    clip_high: Positive = 0.2
-    """The probability ratio is clipped to [1 - clip_low, 1 + clip_high]."""
-    kl_coef: NonNegative = 0.02
-    """Weight of the k3 estimate of KL(policy, frozen reference) in the loss; 0 saves the reference pass."""
-    entropy_coef: NonNegative = 0.0
-    normalize_std: bool = True
-    """Divide advantages by the standard deviation of their group."""
-    loss_aggregation: Literal["token", "sequence"] = "token"
-    """Mean over all tokens of a minibatch, or mean over sequences of their token means."""
-
-
-class RolloutConfig(Section):
-    """How trajectories are generated, with vLLM, and how tools are called."""
-
-    num_actors: Count = 1
-    temperature: NonNegative = 1.0
-    top_p: Annotated[Float, Field(gt=0, le=1)] = 1.0
-    max_num_seqs: Count = 256
-    """Sequences that one vLLM engine decodes together."""
-    max_model_len: Annotated[Integer, Field(ge=16)] = 128
-    """Longest sequence in tokens: prompt, turns and observations."""
-    kv_cache_mib: Count = 64
-    block_size: Literal[16, 32, 64, 128] = 32
-    """Tokens per KV block of vLLM's cache; on a CPU 32 is the smallest."""
-    timeout_s: Positive = 600.0
-    """Longest time that one generation may take before the run stops."""
-    tool_retries: Cadence = 0
-    """Further tries of a tool call that ended in an error, each on the other tool instance."""
-    tool_backoff_s: NonNegative = 0.01
-    """Wait before the first further try; it doubles with each."""
-
-
-class LearnerConfig(Section):
-    """How DeepSpeed steps."""
-
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    lr: Positive = 3e-4
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Course of the rate after the warm-up, down to 10 % of `lr` at the last step."""
-    warmup_steps: Cadence = 0
-    weight_decay: NonNegative = 0.0
-    adam_betas: tuple[Annotated[Float, Field(ge=0, lt=1)], Annotated[Float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    max_grad_norm: Positive = 1.0
-    micro_batch_size: Count = 128
-    """Sequences per forward and backward pass; lower it when memory is short."""
-    timeout_s: Positive = 600.0
-
-
-class GateConfig(Section):
-    """When the commit gate refuses an update."""
-
-    grad_norm_factor: Annotated[Float, Field(gt=1)] = 20.0
-    """An update whose gradient norm exceeds the running median this many times is refused."""
-    grad_norm_window: Annotated[Integer, Field(ge=2)] = 32
-    grad_norm_warmup: Annotated[Integer, Field(ge=1)] = 8
-    """Accepted updates before the norm is judged."""
-    advantage_tolerance: Positive = 1e-5
-
-
-class SyncConfig(Section):
-    """How the weights of learner and rollout are compared."""
-
-    parity_every: Cadence = 10
-    """Steps between log-prob parity probes of learner and rollout actors; 0: only at the start and after a restore."""
-    parity_max_gap: Positive = 1e-3
-    """Largest difference in nats that a probe accepts (float32; bfloat16 needs about 0.1)."""
-
-
-class SnapshotConfig(Section):
-    """The learner's in-memory ring, for rollbacks."""
-
-    every: Cadence = 5
-    """Steps between in-memory snapshots of the learner; 0: none."""
-    keep: Count = 4
-    max_bytes: Count = 4 << 30
-    """Memory that the ring may take; a run that would need more is refused at submit."""
-
-
-class CheckpointConfig(Section):
-    """Durable checkpoints."""
-
-    every: Cadence = 0
-    """Steps between durable checkpoints; 0: only one at the end."""
-    keep: Count = 2
-    """Checkpoints that stay; older ones are removed once a newer one is complete."""
-    at_end: bool = True
-
-
-class ProbeConfig(Section):
-    """The held-out probe: an independent look at what the model can do."""
-
-    every: Cadence = 5
-    """Steps between held-out probes, made while the learner learns; 0: none but the first and the last."""
-    size: Annotated[Integer, Field(ge=16)] = 256
-    """Held-out problems of a probe, answered greedily."""
-    spread: bool = True
-    """Deal the problems over the steps from one result to the next, into the time in which rollout actors wait for the
-    learner; false: answer all of them at one model version."""
-    final_size: Annotated[Integer, Field(ge=16)] = 1024
-    """Held-out problems before the first and after the last step."""
-
-    @model_validator(mode="after")
-    def _enough(self) -> ProbeConfig:
-        if self.spread and self.every > self.size:
-            raise ValueError(
-                f"probe.every={self.every} deals probe.size={self.size} problems over more steps than there are; raise "
-                "probe.size, or set probe.spread=false"
-            )
-        return self
-
-
-class RecordsConfig(Section):
-    """What is kept on disk."""
-
-    text: TextPrivacy = TextPrivacy.NONE
-    """What is kept of sample texts: nothing, a keyed hash, or all of it."""
-    trajectory_rate: Annotated[Float, Field(ge=0, le=1)] = 0.125
-    """Share of trajectories that are recorded, chosen by a hash of their identity."""
-    part_steps: Count = 10
-    """Steps per Parquet part; a closed part can be read while the run goes on."""
-    retention_mib: Count = 512
-    """Size of `trajectories/`; the oldest parts are removed beyond it."""
-
-
-class ReportConfig(Section):
-    """The HTML report of a run."""
-
-    at_end: bool = True
-    """Write `report.html` when the run ends."""
-    samples: bool = False
-    """Show sample texts in it; they are there only with `records.text=full`."""
-
-
-class PlacementConfig(Section):
-    """Resources of the actors."""
-
-    timeout_s: Positive = 60.0
-    """Longest wait for the placement group."""
-    cpus_per_rollout: NonNegative = 1.0
-    cpus_per_learner: NonNegative = 1.0
-    gpus_per_rollout: NonNegative = 0.0
-    gpus_per_learner: NonNegative = 0.0
-
-
-class GuardConfig(Section):
-    """Monitor and controller."""
-
-    mode: Annotated[GuardMode, BeforeValidator(_off)] = GuardMode.OBSERVE
-    """`off`; `observe`: detect and diagnose; `advise`: decide and journal too; `act`: carry it out."""
-    act_on: tuple[Family, ...] = (Family.TE, Family.NUMERICAL, Family.SYNC)
-    """Families of faults that `act` may treat; RF, PG, OD and CA only when they are named."""
-    policy: str | None = None
-    """Your remediation policy as `module:Class`, `module:function` or `file.py:Class`; null: the shipped playbook."""
-    policy_timeout_s: Positive = 1.0
-    """Longest time that a policy may take to decide."""
-    fallback: Literal["playbook", "none"] = "playbook"
-    """What decides where your policy fails, is late or asks for what is out of bounds."""
-    verdict_timeout_s: Positive = 10.0
-    """Longest wait for a verdict at a step's boundary; a later one takes effect at the next."""
-    warmup_steps: Annotated[Integer, Field(ge=3)] = 5
-    """Steps that the run's own reference is taken from before telemetry is judged."""
-    false_alarm_steps: Annotated[Integer, Field(ge=100)] = 10_000
-    """Healthy steps to one false alarm that a detector is set for."""
-    regrade_rate: Annotated[Float, Field(ge=0, le=1)] = 0.25
-    """Share of trajectories that the trusted verifier grades once more, chosen by a hash; 0: none."""
-    regrade_noise: Annotated[Float, Field(gt=0, lt=0.05)] = 0.001
-    """Share of verdicts in which an honest reward channel and the trusted verifier may disagree."""
-    verify_steps: Count = 6
-    """Steps over which a remedy must show that it works."""
-    cooldown_steps: Cadence = 2
-    """Steps after a remedy in which no other one is begun for the same incident."""
-    budget: Cadence = 4
-    """Remedies per family of faults in a run."""
-    return_after: Count = 5
-    """Clean steps before a lever goes a step back to its nominal value, and between such steps."""
-    on_give_up: Literal["continue", "halt"] = "continue"
-    """What happens when no remedy is left: train on, or write a checkpoint and end with exit code 3."""
-    buffer: Count = 256
-    """Reports that may wait for the monitor; beyond them the run waits, so none is dropped."""
+from rftfm_ray.config.sections import (
+    AlgorithmConfig,
+    Cadence,
+    ChannelsConfig,
+    CheckpointConfig,
+    Count,
+    CriticConfig,
+    GateConfig,
+    GuardConfig,
+    Integer,
+    LearnerConfig,
+    ModelConfig,
+    PlacementConfig,
+    ProbeConfig,
+    RecordsConfig,
+    ReportConfig,
+    RolloutConfig,
+    Section,
+    SnapshotConfig,
+    SyncConfig,
+    TaskConfig,
+)
 
 
 class RunConfig(Section):
@@ -272,6 +46,7 @@ class RunConfig(Section):
     algorithm: AlgorithmConfig = AlgorithmConfig()
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
+    critic: CriticConfig = CriticConfig()
     gate: GateConfig = GateConfig()
     sync: SyncConfig = SyncConfig()
     snapshots: SnapshotConfig = SnapshotConfig()
@@ -281,6 +56,30 @@ class RunConfig(Section):
     report: ReportConfig = ReportConfig()
     placement: PlacementConfig = PlacementConfig()
     guard: GuardConfig = GuardConfig()
+    channels: ChannelsConfig = ChannelsConfig()
+
+    @model_validator(mode="after")
+    def _groups_and_steps(self) -> RunConfig:
+        algorithm = self.algorithm
+        if algorithm.samples_per_prompt < 2 and algorithm.name in ("grpo", "rloo"):
+            raise ValueError(
+                f"algorithm.samples_per_prompt={algorithm.samples_per_prompt} leaves algorithm.name={algorithm.name} "
+                "without a baseline, which is the group; use at least 2, or algorithm.name=reinforce_pp or ppo"
+            )
+        if algorithm.samples_per_prompt < 2 and algorithm.group_filter:
+            raise ValueError(
+                f"algorithm.samples_per_prompt={algorithm.samples_per_prompt} with algorithm.group_filter=true leaves "
+                "every group out of the update; use at least 2, or algorithm.group_filter=false"
+            )
+        if self.critic.warmup_steps >= self.steps and algorithm.name == "ppo":
+            raise ValueError(
+                f"critic.warmup_steps={self.critic.warmup_steps} leaves the policy none of steps={self.steps}; lower it"
+            )
+        if self.learner.warmup_steps >= self.steps:
+            raise ValueError(
+                f"learner.warmup_steps={self.learner.warmup_steps} does not end before steps={self.steps}; lower it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _combinations(self) -> RunConfig:
@@ -310,11 +109,13 @@ class RunConfig(Section):
             )
         if self.rollout.block_size == 16 and not self.placement.gpus_per_rollout:
             raise ValueError("rollout.block_size=16 is for GPUs, a CPU's attention takes multiples of 32; use 32")
-        if self.learner.warmup_steps >= self.steps:
-            raise ValueError(
-                f"learner.warmup_steps={self.learner.warmup_steps} does not end before steps={self.steps}; lower it"
-            )
         return self
+
+    @property
+    def normalizes_std(self) -> bool:
+        """Whether advantages are divided by their standard deviation."""
+        wanted = self.algorithm.normalize_std
+        return self.algorithm.name != "rloo" if wanted is None else wanted
 
     def to_yaml(self) -> str:
         """The resolved configuration as YAML that `load_config` reads back to the same value."""

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Protocol
 
 from rftfm_ray.detection.sequential import Baseline, Cusum, Reference, bernoulli_ratio, shift_ratio
-from rftfm_ray.detection.signals import INDEX, SIGNALS, Scale, value
+from rftfm_ray.detection.signals import INDEX, SIGNALS, Scale, Signal, value
 from rftfm_ray.verdicts import Evidence, StepReport, Symptom
 
 # Trajectories of one prompt fail together; half of the calls count (a Rao-Scott design effect of 2).
@@ -103,7 +103,7 @@ class RateDetector(Detector):
 
     def __init__(
         self, signal: str, count: str, evidence: Evidence, usual: float, faulty: float, threshold: float,
-        clustered: float = CLUSTERED, companion: str | None = None,
+        clustered: float = CLUSTERED, companion: str | None = None, *, alarm: bool = True,
     ) -> None:  # fmt: skip
         self.name = f"rate:{signal}"
         self._signal = signal
@@ -113,6 +113,7 @@ class RateDetector(Detector):
         self._faulty = faulty
         self._clustered = clustered
         self._companion = companion
+        self._alarm = alarm
         self._cusum = Cusum(threshold)
 
     def observe(self, report: StepReport) -> Sequence[Symptom]:
@@ -123,7 +124,7 @@ class RateDetector(Detector):
         if not self._cusum.alarm:
             return ()
         reason = f"{self._signal} is {rate:.3g} of {count:g}, where {self._usual:g} is usual"
-        symptoms = [self._symptom(self._signal, 1, rate, self._usual, alarm=True, reason=reason)]
+        symptoms = [self._symptom(self._signal, 1, rate, self._usual, alarm=self._alarm, reason=reason)]
         beside = value(report, self._companion) if self._companion else math.nan
         if self._companion and beside != 0 and math.isfinite(beside):
             reason = f"{self._companion} is {beside:+.3g}"
@@ -164,7 +165,7 @@ class ShiftDetector(Detector):
         raw = value(report, self._signal.name)
         if not math.isfinite(raw):
             return self._standing(raw, None)
-        level = self._level(raw)
+        level = level_of(self._signal, raw)
         reference = self._baseline.reference()
         if reference is not None:
             # One surprise says no more than any other: capped, so that a single blip is no alarm.
@@ -176,19 +177,11 @@ class ShiftDetector(Detector):
             self._baseline.learn(level)
         return self._standing(raw, reference)
 
-    def _level(self, raw: float) -> float:
-        if self._signal.scale is Scale.RATIO:
-            return math.log(max(raw, 0.0) + SMALL.get(self._signal.name, 1e-12))
-        return raw
-
     def _standing(self, raw: float, reference: Reference | None) -> Sequence[Symptom]:
         found = []
         for side, cusum in self._cusums.items():
             if cusum.alarm:
-                usual = math.nan if reference is None else reference.mean
-                usual = (
-                    math.exp(usual) - SMALL.get(self._signal.name, 0.0) if self._signal.scale is Scale.RATIO else usual
-                )
+                usual = math.nan if reference is None else raw_of(self._signal, reference.mean)
                 way = "above" if side > 0 else "below"
                 reason = f"{self._signal.name} is {raw:.3g}, far {way} its {usual:.3g} of before step {cusum.onset}"
                 found.append(
@@ -210,6 +203,18 @@ class ShiftDetector(Detector):
         if self._signal.name in signals:
             for cusum in self._cusums.values():
                 cusum.clear()
+
+
+def level_of(signal: Signal, raw: float) -> float:
+    """A finite value on the scale that it is compared on: in nats for a ratio, else as it is."""
+    if signal.scale is Scale.RATIO:
+        return math.log(max(raw, 0.0) + SMALL.get(signal.name, 1e-12))
+    return raw
+
+
+def raw_of(signal: Signal, level: float) -> float:
+    """The value that stands at a level."""
+    return safe_exp(level) - SMALL.get(signal.name, 0.0) if signal.scale is Scale.RATIO else level
 
 
 def safe_exp(exponent: float) -> float:
@@ -283,9 +288,12 @@ class UpdateSizeDetector(Detector):
             self._cusum.clear()
 
 
-def capped(threshold: float) -> float:
-    """The most that one residual may count, in spreads: two steps make an alarm, one does not."""
-    return threshold / SHIFT * 0.75 + SHIFT / 2
+def capped(threshold: float, size: float = SHIFT) -> float:
+    """The most that one residual may count, in spreads: two steps make an alarm, one does not.
+
+    `size` is the shift that is looked for, in spreads.
+    """
+    return threshold / size * 0.75 + size / 2
 
 
 class BlowUpDetector(Detector):

@@ -27,13 +27,26 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
     "RF-1": Fingerprint(
         "Reward Spike",
         Family.RF,
-        {"trained_mismatch_rate": 5, "regrade_error_mean": 2, "reward_max": 1, "reward_mean": 1, "reward_std": 0.5},
+        {
+            "trained_mismatch_rate": 5,
+            "regrade_error_mean": 2,
+            "golden_mismatch_rate": 1,
+            "reward_max": 1,
+            "reward_mean": 1,
+            "reward_std": 0.5,
+        },
         harm=("trained_mismatch_rate",),
     ),
     "RF-2": Fingerprint(
         "Reward Collapse",
         Family.RF,
-        {"trained_mismatch_rate": 5, "regrade_error_mean": -2, "reward_mean": -1, "reward_std": -0.5},
+        {
+            "trained_mismatch_rate": 5,
+            "regrade_error_mean": -2,
+            "golden_mismatch_rate": 1,
+            "reward_mean": -1,
+            "reward_std": -0.5,
+        },
         harm=("trained_mismatch_rate",),
     ),
     "RF-3": Fingerprint(
@@ -72,6 +85,12 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         {"update_ratio": 5, "lr_excess": 5, "kl_ref": 4, "grad_norm": 1, "probe_accuracy": -1, "reward_mean": -0.5},
         harm=("update_ratio", "kl_ref"),
     ),
+    "OD-2": Fingerprint(
+        "Update Freeze",
+        Family.OD,
+        {"changed_rate": -5, "weights_mismatch": 5, "update_ratio": -4, "grad_norm": -0.5},
+        harm=("changed_rate", "weights_mismatch"),
+    ),
     "OD-3": Fingerprint(
         "Entropy Collapse",
         Family.OD,
@@ -79,26 +98,65 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         {"update_ratio": 2},
         ("entropy",),
     ),
+    "CA-1": Fingerprint(
+        "Value Mismatch",
+        Family.CA,
+        {"explained_variance": -3, "value_loss": 3, "advantage_mean": 0.5},
+        # Where the rewards have changed the critic is only behind.
+        {"trained_mismatch_rate": 3, "update_ratio": 1},
+        ("value_loss", "explained_variance"),
+    ),
     "CA-2": Fingerprint(
         "Advantage Instability",
         Family.CA,
-        {"advantage_max": 3, "grad_norm": 1, "kl_ref": 0.5},
+        {"advantage_error": 5, "advantage_max": 3, "grad_norm": 1, "kl_ref": 0.5},
         # Seen in the rewards as well, it is the rewards.
         {"trained_mismatch_rate": 3, "reward_std": 2, "update_ratio": 2},
         ("advantage_max",),
     ),
+    "CA-3": Fingerprint(
+        "Delayed Credit",
+        Family.CA,
+        {"credit_lag": 4, "credit_correlation": -2},
+        {"advantage_max": 1},
+        ("credit_lag",),
+    ),
     "TE-1": Fingerprint(
         "Tool Call Error",
         Family.TE,
-        {"tool_error_rate": 5, "valid_rate": -1, "reward_mean": -0.5, "probe_accuracy": -0.5},
+        {
+            "tool_error_rate": 5,
+            "known_call_error_rate": 2,
+            "valid_rate": -1,
+            "reward_mean": -0.5,
+            "probe_accuracy": -0.5,
+        },
         harm=("tool_error_rate",),
+    ),
+    "TE-2": Fingerprint(
+        "Observation Corruption",
+        Family.TE,
+        {
+            "observation_mismatch_rate": 5,
+            "replay_observation_mismatch_rate": 5,
+            "entropy_observed": 1,
+            "reward_mean": -0.5,
+        },
+        {"tool_error_rate": 1},
+        ("observation_mismatch_rate", "replay_observation_mismatch_rate"),
     ),
     "TE-3": Fingerprint(
         "Termination Error",
         Family.TE,
-        {"truncated_rate": 2, "reward_mean": -1, "length_mean": -0.5},
+        {
+            "replay_termination_mismatch_rate": 5,
+            "termination_mismatch_rate": 5,
+            "truncated_rate": 2,
+            "reward_mean": -1,
+            "length_mean": -0.5,
+        },
         {"tool_error_rate": 3, "update_ratio": 2},
-        ("truncated_rate",),
+        ("replay_termination_mismatch_rate", "termination_mismatch_rate", "truncated_rate"),
     ),
     "NUMERICAL": Fingerprint(
         "Values that are not finite",

@@ -35,6 +35,12 @@ LEVERS: tuple[LeverSpec, ...] = (
     LeverSpec("tool_instance", 0, 1, whole=True),
     LeverSpec("tool_retries", 0, 5, whole=True),
     LeverSpec("refill_rounds", 0, 5, whole=True),
+    LeverSpec("advantage_clip", 0.1, 100.0),
+    LeverSpec("group_filter", 0, 1, whole=True),
+    LeverSpec("gamma", 0.5, 1.0),
+    LeverSpec("gae_lambda", 0.0, 1.0),
+    LeverSpec("critic_lr_scale", 0.01, 10.0),
+    LeverSpec("freeze_policy", 0, 1, whole=True),
 )
 
 
@@ -46,6 +52,10 @@ MOVES: Mapping[str, tuple[str, ...]] = {
     "tool_instance": ("valid_rate", "length_mean", "reward_mean"),
     "tool_retries": ("valid_rate", "length_mean", "reward_mean"),
     "refill_rounds": ("valid_rate", "length_mean", "reward_mean"),
+    "advantage_clip": ("advantage_max", "advantage_std", "advantage_kurtosis"),
+    "group_filter": ("advantage_std", "grad_norm", "loss", "policy_loss"),
+    "gamma": ("advantage_std", "value_loss", "explained_variance"),
+    "gae_lambda": ("advantage_std", "value_loss", "explained_variance"),
 }
 """Signals that a lever moves by design, and whose reference is therefore gone when it has been moved.
 
@@ -88,24 +98,35 @@ def effective(nominal: Settings, factor: float, levers: Levers) -> Settings:
 
     Args:
         nominal: what the configuration says.
-        factor: `schedule_factor` of the step; it scales the rate.
-        levers: None leaves a setting alone. `lr_scale` and `kl_coef_scale` multiply the nominal value.
+        factor: `schedule_factor` of the step; it scales the rates.
+        levers: None leaves a setting alone. Levers named `_scale` multiply the nominal value.
     """
+
+    def scaled(value: float, scale: float | None, otherwise: float = 1.0) -> float:
+        return value * (otherwise if scale is None else scale)
+
+    same = {name: value for name in _FIXED if (value := getattr(levers, name)) is not None}
+    frozen = nominal.freeze_policy if levers.freeze_policy is None else bool(levers.freeze_policy)
     return dataclasses.replace(
         nominal,
-        lr=nominal.lr * (factor if levers.lr_scale is None else levers.lr_scale),
-        kl_coef=nominal.kl_coef * (1.0 if levers.kl_coef_scale is None else levers.kl_coef_scale),
-        clip_low=nominal.clip_low if levers.clip_low is None else levers.clip_low,
-        clip_high=nominal.clip_high if levers.clip_high is None else levers.clip_high,
-        entropy_coef=nominal.entropy_coef if levers.entropy_coef is None else levers.entropy_coef,
-        max_grad_norm=nominal.max_grad_norm if levers.max_grad_norm is None else levers.max_grad_norm,
-        minibatches=nominal.minibatches if levers.minibatches is None else levers.minibatches,
+        **same,
+        lr=0.0 if frozen else scaled(nominal.lr, levers.lr_scale, factor),
+        critic_lr=scaled(nominal.critic_lr, levers.critic_lr_scale, factor),
+        kl_coef=scaled(nominal.kl_coef, levers.kl_coef_scale),
+        group_filter=nominal.group_filter if levers.group_filter is None else bool(levers.group_filter),
+        freeze_policy=frozen,
     )
 
 
-def nominal_settings(config: RunConfig) -> Settings:
-    """What the configuration says, before schedule and levers."""
-    algorithm, learner = config.algorithm, config.learner
+# Levers that give a setting of their own name its value.
+_FIXED = (
+    "clip_low", "clip_high", "entropy_coef", "max_grad_norm", "minibatches", "advantage_clip", "gamma", "gae_lambda",
+)  # fmt: skip
+
+
+def nominal_settings(config: RunConfig, step: int | None = None) -> Settings:
+    """What the configuration says at `step` (from 1), before schedule and levers; None: after every warm-up."""
+    algorithm, learner, critic = config.algorithm, config.learner, config.critic
     return Settings(
         lr=learner.lr,
         kl_coef=algorithm.kl_coef,
@@ -114,6 +135,13 @@ def nominal_settings(config: RunConfig) -> Settings:
         entropy_coef=algorithm.entropy_coef,
         max_grad_norm=learner.max_grad_norm,
         minibatches=algorithm.minibatches,
+        advantage_clip=algorithm.advantage_clip,
+        group_filter=algorithm.group_filter,
+        gamma=critic.gamma,
+        gae_lambda=critic.gae_lambda,
+        critic_lr=critic.lr,
+        # The critic learns what the policy is worth before the policy follows it.
+        freeze_policy=algorithm.name == "ppo" and step is not None and step <= critic.warmup_steps,
     )
 
 

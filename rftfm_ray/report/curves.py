@@ -54,7 +54,8 @@ _DASH = (0, (5.0, 2.0))
 PANELS = (
     Panel("reward", "Reward", "mean of what trained; band: 10 % to 90 % of trajectories",
           (Line("reward_mean", "mean"),), ("reward_q10", "reward_q90")),
-    Panel("probe", "Held-out accuracy", "greedy, on problems that are never trained on", ()),
+    Panel("probe", "Held-out accuracy", "on problems that are never trained on",
+          (Line("probe_accuracy", "greedy"), Line("probe_sampled_accuracy", "sampled", GREEN, _DASH))),
     Panel("kl", "KL to the reference", "nats per token", (Line("kl_ref", "KL"),), wide=True),
     Panel("entropy", "Entropy", "nats per token", (Line("entropy", "entropy"),)),
     Panel("grad", "Gradient norm", "before clipping", (Line("grad_norm", "norm"),), wide=True),
@@ -179,6 +180,13 @@ def _probes(axes: Axes, data: RunData) -> None:
         dots.set_gid("abandoned-probe")
     (line,) = axes.plot(x, kept_y, color=BLUE, linewidth=1.2, marker="o", markersize=3.8, zorder=2.2)
     line.set_gid("kept-probe")
+    drawn = [(at, probe.sampled) for at, probe in zip(x, data.probes, strict=True) if not probe.abandoned]
+    drawn = [(at, sampled) for at, sampled in drawn if math.isfinite(sampled)]
+    if drawn:
+        (line,) = axes.plot(
+            *zip(*drawn, strict=True), color=GREEN, linestyle=_DASH, marker="s", markersize=2.8, zorder=2.1
+        )
+        line.set_gid("sampled-probe")
 
 
 def _logarithmic(axes: Axes, panel: Panel, data: RunData) -> str:

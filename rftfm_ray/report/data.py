@@ -57,12 +57,13 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A held-out accuracy, and where it was taken."""
+    """A held-out accuracy, and where it was taken; `sampled` is that of answers sampled as in training, or NaN."""
 
     paid_step: int
     step: int
     accuracy: float
     abandoned: bool
+    sampled: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,9 +309,14 @@ def _probes(steps: Steps, events: tuple[Event, ...], entries: tuple[Entry, ...])
     for event in events:
         place, accuracy = event_step(event), _finite(event.get("accuracy"))
         if event.get("kind") == "probe" and place is not None and math.isfinite(accuracy):
-            said.append(Probe(place.paid_step, place.step, accuracy, undone(place)))
-    rows = zip(steps.ids, steps.column("probe_accuracy"), steps.abandoned, strict=True)
-    recorded = [Probe(id_.paid_step, id_.step, value, gone) for id_, value, gone in rows if math.isfinite(value)]
+            sampled = _finite(event.get("sampled_accuracy"))
+            said.append(Probe(place.paid_step, place.step, accuracy, undone(place), sampled))
+    columns = (steps.column("probe_accuracy"), steps.abandoned, steps.column("probe_sampled_accuracy"))
+    recorded = [
+        Probe(id_.paid_step, id_.step, value, gone, sampled)
+        for id_, value, gone, sampled in zip(steps.ids, *columns, strict=True)
+        if math.isfinite(value)
+    ]
     return tuple(said if len(said) >= len(recorded) else recorded)
 
 

@@ -7,16 +7,20 @@ faulty one in its place. The trusted verifier is the task itself, called past al
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rftfm_ray.errors import RewardError
-from rftfm_ray.tasks.api import Observation, Problem, Task, ToolStatus, Transcript, Verdict, unit_hash
+from rftfm_ray.tasks.api import Observation, Problem, Task, ToolStatus, Transcript, Verdict, text_digest, unit_hash
 from rftfm_ray.tasks.rewards import verify
 from rftfm_ray.types import Levers, StepId
+
+if TYPE_CHECKING:
+    from rftfm_ray.rollout.checks import Checks
 
 INSTANCES = 2
 # Rewards travel as float32.
@@ -50,7 +54,10 @@ class ToolInstance(Protocol):
     """One instance of a task's environment."""
 
     def __call__(self, call: CallId, problem: Problem, text: str) -> Observation | None:
-        """The answer to a turn, or None when the episode is over; an error is raised."""
+        """The answer to a turn, or None when the episode is over; an error is raised.
+
+        What is made here carries the digest of its text; what is handed on keeps the digest that it came with.
+        """
 
 
 class RewardChannel(Protocol):
@@ -61,13 +68,16 @@ class RewardChannel(Protocol):
 
 
 class TaskTool:
-    """The task's own environment."""
+    """The task's own environment. It stamps what it answers."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
 
     def __call__(self, call: CallId, problem: Problem, text: str) -> Observation | None:
-        return self._task.respond(problem, call.turn, text)
+        observation = self._task.respond(problem, call.turn, text)
+        if observation is None or observation.digest:
+            return observation
+        return dataclasses.replace(observation, digest=text_digest(observation.text))
 
 
 class TaskReward:
@@ -117,23 +127,40 @@ class ToolPool:
         """
         if self._first == 0:
             return []
-        found = []
-        for problem in problems:
-            reference = _reference(self._task, problem)
-            if reference is None or not reference.calls:
-                continue
-            call = CallId(EpisodeId(step, problem.key, -1), reference.calls[0].turn)
-            for index, instance in enumerate(self._instances):
-                if index != self._first:
-                    found.append(_answers(instance, call, problem, reference))
-        return found
+        idle = [instance for index, instance in enumerate(self._instances) if index != self._first]
+        return _ask_known(idle, step, recorded_calls(self._task, problems))
+
+    def known(self, step: StepId, calls: Sequence[Call]) -> list[bool]:
+        """Ask the instance that is asked first about `calls`: is it well? Nothing of it reaches a trajectory."""
+        return _ask_known([self._instances[self._first]], step, calls)
 
 
-def _reference(task: Task, problem: Problem) -> Transcript | None:
+Call = tuple[Problem, Transcript]
+"""A problem, and a transcript that solves it; its first call is one whose answer is known."""
+
+
+def known_reference(task: Task, problem: Problem) -> Transcript | None:
+    """A transcript that solves `problem`, or None where the task gives none."""
     try:
-        return task.reference(problem)
+        reference: object = task.reference(problem)
     except Exception:  # noqa: BLE001 - the task's code: without a known answer nothing can be asked
         return None
+    return reference if isinstance(reference, Transcript) else None
+
+
+def recorded_calls(task: Task, problems: Sequence[Problem]) -> tuple[Call, ...]:
+    """Those of `problems` whose reference makes a call, with it."""
+    references = [(problem, known_reference(task, problem)) for problem in problems]
+    return tuple((problem, found) for problem, found in references if found is not None and found.calls)
+
+
+def _ask_known(instances: Sequence[ToolInstance], step: StepId, calls: Sequence[Call]) -> list[bool]:
+    found = []
+    for problem, reference in calls:
+        # Samples count from 0: no trajectory has this identity.
+        call = CallId(EpisodeId(step, problem.key, -1), reference.calls[0].turn)
+        found += [_answers(instance, call, problem, reference) for instance in instances]
+    return found
 
 
 def _answers(instance: ToolInstance, call: CallId, problem: Problem, reference: Transcript) -> bool:
@@ -193,20 +220,34 @@ class Grader:
             reward = max(-self._levers.reward_limit, min(self._levers.reward_limit, reward))
         return Grade(reward, live.reward, math.nan if trusted is None else trusted.reward, live.correct)
 
+    def live(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> float:
+        """What the live channel gives, whatever the levers; NaN where it fails."""
+        try:
+            return self._channel(episode, problem, transcript).reward
+        except RewardError as error:
+            logger.warning("%s", error)
+            return math.nan
+
     def _chosen(self, episode: EpisodeId) -> bool:
         lever = self._levers.regrade_rate
         rate = self._sample_rate if lever is None else max(lever, self._sample_rate)
-        step = episode.step
-        identity = (self._seed, step.attempt, step.paid_step, episode.key, episode.sample, episode.refill)
-        return rate > 0 and unit_hash("regrade", *identity) < rate
+        return chosen("regrade", self._seed, episode, rate)
+
+
+def chosen(purpose: str, seed: int, episode: EpisodeId, rate: float) -> bool:
+    """Whether a trajectory is among the share `rate` that is looked at for `purpose`: decided by its identity."""
+    step = episode.step
+    identity = (seed, step.attempt, step.paid_step, episode.key, episode.sample, episode.refill)
+    return rate > 0 and unit_hash(purpose, *identity) < rate
 
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """What an episode reaches: its tools, and the way to its reward."""
+    """What an episode reaches: its tools, and the way to its reward. `checks` are made beside it, None: none."""
 
     tools: ToolPool
     grader: Grader
+    checks: Checks | None = None
 
     def set_levers(self, levers: Levers) -> None:
         """Hand levers on."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.config import RolloutConfig
 from rftfm_ray.errors import RolloutError
+from rftfm_ray.rollout.weights import stride
 from rftfm_ray.types import Sampling
 
 ENVIRONMENT = {
@@ -31,6 +34,10 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+# Tokens of one pass; prompts that do not fit wait for the next.
+BATCHED_TOKENS = 4096
 
 
 def prepare_environment() -> None:
@@ -65,6 +72,7 @@ class VllmEngine:
 
     def __init__(self, model_path: str, dtype: str, config: RolloutConfig) -> None:
         prepare_environment()
+        import torch
         from vllm import LLM
 
         self._llm: Any = LLM(
@@ -81,6 +89,9 @@ class VllmEngine:
             # What the sampler drew from, after temperature and top_p: the learner computes the same quantity.
             logprobs_mode="processed_logprobs",
             enable_prefix_caching=True,
+            # A prompt cut over two passes makes vLLM turn back its sampler's generator, which none on a CPU can.
+            enable_chunked_prefill=torch.cuda.is_available(),
+            max_num_batched_tokens=max(BATCHED_TOKENS, config.max_model_len),
         )
         self._engine: Any = self._llm.llm_engine
 
@@ -158,6 +169,32 @@ class VllmEngine:
         self._llm.apply_model(_repack_tied_head)
         # Cached prefixes belong to the old weights: without this, log-probs are off by tenths of a nat.
         self._llm.reset_prefix_cache()
+
+    def fingerprints(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, int]]:
+        """Precision, and CRC-32 of the sample as float32 bytes, of the tensors that are served as the learner has them.
+
+        `shapes` are the learner's, by Hugging Face name. Left out is what vLLM holds under another name or in another
+        shape: fused projections, and on a CPU all linear layers, which it packs away. Rows that pad a vocabulary do
+        not count. Embeddings and norms are always there, and every update changes them.
+        """
+        if not shapes:
+            return {}
+        found: dict[str, tuple[str, int]] = self._llm.apply_model(partial(_fingerprints, shapes))[0]
+        return found
+
+
+def _fingerprints(shapes: Mapping[str, tuple[int, ...]], model: Any) -> dict[str, tuple[str, int]]:
+    found = {}
+    for name, parameter in model.named_parameters():
+        shape = shapes.get(name)
+        if not shape or parameter.dim() != len(shape) or parameter.shape[1:] != shape[1:]:
+            continue
+        if len(parameter) < shape[0]:
+            continue
+        flat = parameter.detach()[: shape[0]].reshape(-1)
+        sample = flat[:: stride(flat.numel())].float().cpu().contiguous().numpy()
+        found[name] = (str(parameter.dtype).removeprefix("torch."), zlib.crc32(sample.data))
+    return found
 
 
 def _repack_tied_head(model: Any) -> None:

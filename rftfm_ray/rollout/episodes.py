@@ -11,17 +11,29 @@ import heapq
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.rollout.channels import SHADOW_EVERY, CallId, Channels, EpisodeId, Grade, trusted_channels
+from rftfm_ray.rollout.checks import Answer, Checks, GoldenGrade, Replayed
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.jobs import EpisodeJob
+from rftfm_ray.rollout.termination import Ended, Limits, implied_termination
 from rftfm_ray.rollout.text import TextCodec
-from rftfm_ray.tasks.api import Observation, Task, ToolCall, ToolStatus, Transcript, unit_hash
+from rftfm_ray.tasks.api import (
+    FAILURES,
+    Observation,
+    Problem,
+    Task,
+    ToolCall,
+    ToolStatus,
+    Transcript,
+    text_digest,
+    unit_hash,
+)
 from rftfm_ray.types import Levers, Sampling, StepId, Termination
 
 STATUS_CODE = {status: code for code, status in enumerate(ToolStatus)}
@@ -42,7 +54,8 @@ class Engine(Protocol):
 
 @dataclass(slots=True)
 class Episode:
-    """A trajectory under way."""
+    """A trajectory under way. `observations` are those that stand in it, one for every call but perhaps the last;
+    `withheld` is how many tokens one took that came and had no place any more."""
 
     job: EpisodeJob
     tokens: list[int]
@@ -51,6 +64,8 @@ class Episode:
     logprobs: list[float]
     turns: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
+    observations: list[Observation] = field(default_factory=list)
+    withheld: int | None = None
     text: str = ""
     termination: Termination | None = None
     refill: int = 0
@@ -63,6 +78,24 @@ class Episode:
         """What the verifier sees."""
         finished = self.termination in (Termination.EOS, Termination.STOP)
         return Transcript(turns=tuple(self.turns), calls=tuple(self.calls), finished=finished)
+
+    def ended(self) -> Ended:
+        """What the termination is read off a second time."""
+        return Ended(self.tokens, self.action, len(self.turns), self.calls, self.withheld)
+
+    def answers(self) -> list[Answer]:
+        """What the environment said to every turn that was put to it; nothing of an episode that has failed."""
+        if self.termination is Termination.FAILED:
+            return []
+        answers = []
+        for place, call in enumerate(self.calls):
+            stands = place < len(self.observations) and call.status not in FAILURES
+            text = self.observations[place].text if stands else None
+            answers.append(Answer(call.turn, self.turns[call.turn], ended=False, observation=text))
+        if self.termination is Termination.STOP:
+            last = len(self.turns) - 1
+            answers.append(Answer(last, self.turns[last], ended=True, observation=None))
+        return answers
 
 
 def request_seed(run_seed: int, step: StepId, job: EpisodeJob, turn: int, refill: int = 0) -> int:
@@ -87,6 +120,8 @@ class Batch:
     model_version: int
     retries: list[tuple[float, int, int, float]] = field(default_factory=list)
     shadow_ok: list[bool] = field(default_factory=list)
+    known_ok: list[bool] = field(default_factory=list)
+    golden: list[GoldenGrade] = field(default_factory=list)
 
 
 class EpisodeRunner:
@@ -110,6 +145,14 @@ class EpisodeRunner:
         self._refill_rounds = 0
         self._last: Batch | None = None
         self._stop_ids = [*codec.eos_ids, *codec.ids_containing(task.stop)]
+        self._limits = Limits(
+            frozenset(codec.eos_ids), frozenset(self._stop_ids), tuple(task.max_new_tokens), max_model_len
+        )
+
+    def prepare(self, golden: Sequence[Problem]) -> None:
+        """Take problems that are never trained on for the checks that need known answers."""
+        if self._channels.checks is not None:
+            self._channels.checks.prepare(golden)
 
     def set_levers(self, levers: Levers) -> None:
         """Follow the levers of generation from the next batch or revision on."""
@@ -136,7 +179,7 @@ class EpisodeRunner:
         return self._finish(self._last)
 
     def _finish(self, batch: Batch) -> TrajectoryBatch:
-        """Refill what a tool failure has masked, look after idle tools, and grade."""
+        """Refill what a tool failure has masked, look after tools and rewards, and grade."""
         for _ in range(self._refill_rounds):
             failed = [i for i, e in enumerate(batch.episodes) if e.termination is Termination.FAILED and e.calls]
             for i in failed:
@@ -144,7 +187,11 @@ class EpisodeRunner:
                 batch.episodes[i] = start(old.job, old.tokens[: old.prompt_length], old.refill + 1)
             self._generate(batch, failed)
         asked = [e.job.problem for e in batch.episodes if e.job.sample == 0 and e.job.group % SHADOW_EVERY == 0]
-        batch.shadow_ok = self._channels.tools.shadow(batch.step, asked)
+        tools, checks = self._channels.tools, self._channels.checks
+        batch.shadow_ok = tools.shadow(batch.step, asked)
+        if checks is not None:
+            batch.known_ok = checks.known_calls(batch.step, tools)
+            batch.golden = checks.golden(batch.step, self._channels.grader)
         return self._columns(batch)
 
     def _generate(self, batch: Batch, indices: Iterable[int]) -> None:
@@ -203,15 +250,17 @@ class EpisodeRunner:
                 STATUS_CODE[call.status]
         except Exception as error:  # noqa: BLE001 - the task's code: its failure is data of this trajectory, no crash
             observation, observed = None, []
-            call = ToolCall(turn, self._task.name, text, type(error).__name__, ToolStatus.ERROR)
+            status = ToolStatus.TIMEOUT if isinstance(error, TimeoutError) else ToolStatus.ERROR
+            call = ToolCall(turn, self._task.name, text, type(error).__name__, status)
         if call is None:
             episode.termination = Termination.STOP
             return
-        if call.status is ToolStatus.ERROR and (wait_s := tools.retry_after_s(tries + 1)) is not None:
+        if call.status in FAILURES and (wait_s := tools.retry_after_s(tries + 1)) is not None:
             heapq.heappush(batch.retries, (time.perf_counter() + wait_s, index, tries + 1, began))
             return
         latency_s = time.perf_counter() - began
         episode.calls.append(dataclasses.replace(call, latency_s=latency_s, tries=tries + 1))
+        episode.withheld = None if observation is None else len(observed)
         if observation is None:
             episode.termination = Termination.FAILED
         elif turn + 1 >= len(self._task.max_new_tokens):
@@ -223,6 +272,8 @@ class EpisodeRunner:
             episode.action += [False] * len(observed)
             episode.logprobs += [0.0] * len(observed)
             episode.text += observation.text
+            episode.observations.append(observation)
+            episode.withheld = None
             self._request_turn(batch, index)
 
     def _grade(self, episode: Episode, step: StepId) -> Grade | None:
@@ -260,9 +311,35 @@ class EpisodeRunner:
             call_status=np.array([STATUS_CODE[call.status] for _, call in calls], dtype=np.int8),
             call_latency_s=np.array([call.latency_s for _, call in calls], dtype=np.float32),
             call_tries=np.array([call.tries for _, call in calls], dtype=np.int8),
-            shadow_ok=np.array(batch.shadow_ok, dtype=np.bool_),
+            **self._check_columns(batch),
             keys=tuple(e.job.problem.key for e in episodes),
             texts=tuple(e.text for e in episodes),
             call_requests=tuple(call.request for _, call in calls),
             call_responses=tuple(call.response for _, call in calls),
         )
+
+    def _check_columns(self, batch: Batch) -> dict[str, NDArray[Any]]:
+        """What was found beside the trajectories, and about how they came to be."""
+        episodes, golden = batch.episodes, batch.golden
+        checks = self._channels.checks
+        replays = [None if checks is None else self._replay(checks, e, batch.step) for e in episodes]
+        observed = [o for e in episodes for o in e.observations if o.digest]
+
+        def flags(found: Iterable[bool]) -> NDArray[np.bool_]:
+            return np.fromiter(found, dtype=np.bool_)
+
+        return {
+            "shadow_ok": flags(batch.shadow_ok),
+            "known_ok": flags(batch.known_ok),
+            "observation_ok": flags(text_digest(o.text) == o.digest for o in observed),
+            "termination_ok": flags(implied_termination(e.ended(), self._limits) is e.termination for e in episodes),
+            "replayed": flags(r is not None for r in replays),
+            "replay_observation_ok": flags(r is None or r.observation_ok for r in replays),
+            "replay_termination_ok": flags(r is None or r.termination_ok for r in replays),
+            "golden_right": flags(g.right for g in golden),
+            "golden_live": np.array([g.live for g in golden], dtype=np.float32),
+            "golden_trusted": np.array([g.trusted for g in golden], dtype=np.float32),
+        }
+
+    def _replay(self, checks: Checks, episode: Episode, step: StepId) -> Replayed | None:
+        return checks.replay(episode.identity(step), episode.job.problem, episode.answers())

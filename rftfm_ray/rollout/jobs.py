@@ -18,6 +18,17 @@ class EpisodeJob:
     problem: Problem
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeCounts:
+    """Right answers, of how many, greedily and sampled, in what time."""
+
+    right: int
+    size: int
+    sampled_right: int
+    sampled_size: int
+    seconds: float
+
+
 def step_jobs(problems: Sequence[Problem], samples: int) -> list[EpisodeJob]:
     """`samples` jobs for every problem, group by group."""
     return [EpisodeJob(g, k, problem) for g, problem in enumerate(problems) for k in range(samples)]

@@ -12,14 +12,44 @@ from numpy.typing import NDArray
 
 from rftfm_ray.errors import SyncError
 
+SAMPLE = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """CRC-32 of a tensor's sample as float32 bytes, and whether bfloat16 holds every value of the sample exactly."""
+
+    crc: int
+    bfloat16: bool
+
 
 @dataclass(frozen=True, slots=True)
 class WeightsUpdate:
-    """All weights of one model version, by Hugging Face name, with the checksum that the learner took."""
+    """All weights of one model version, by Hugging Face name, with the checksum that the learner took.
+
+    `fingerprints` were taken by the learner as well, by the same names: what vLLM serves is compared with what the
+    learner holds, not with what has arrived.
+    """
 
     version: int
     checksum: int
     arrays: Mapping[str, NDArray[Any]]
+    fingerprints: Mapping[str, Fingerprint]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a rollout actor serves after a load.
+
+    Attributes:
+        version: the model version.
+        compared: how many tensors were compared with the learner's; 0 where it was not due, or none can be.
+        mismatched: names of those that differ.
+    """
+
+    version: int
+    compared: int
+    mismatched: tuple[str, ...]
 
 
 def checksum(arrays: Mapping[str, NDArray[Any]]) -> int:
@@ -33,7 +63,34 @@ def checksum(arrays: Mapping[str, NDArray[Any]]) -> int:
 
 def pack_weights(version: int, arrays: Mapping[str, NDArray[Any]]) -> WeightsUpdate:
     """An update that can be checked on arrival."""
-    return WeightsUpdate(version, checksum(arrays), arrays)
+    return WeightsUpdate(version, checksum(arrays), arrays, {name: fingerprint(a) for name, a in arrays.items()})
+
+
+def stride(size: int) -> int:
+    """Of a flat tensor of `size` entries every so many belong to its sample, from the first on."""
+    return max(1, -(-size // SAMPLE))
+
+
+def fingerprint(array: NDArray[Any]) -> Fingerprint:
+    """Fingerprint of a tensor as the learner holds it; the sample has at most `SAMPLE` entries."""
+    flat = array.reshape(-1)
+    sample = np.ascontiguousarray(flat[:: stride(flat.size)], dtype=np.float32)
+    return Fingerprint(zlib.crc32(sample.data), not (sample.view(np.uint32) & 0xFFFF).any())
+
+
+def compare(update: WeightsUpdate, served: Mapping[str, tuple[str, int]]) -> Served:
+    """Compare fingerprints of what is served, each with the precision in which it is held, with the learner's.
+
+    Left out is what the served precision cannot hold as the learner has it: rounding is no finding.
+    """
+    compared, mismatched = 0, []
+    for name, (precision, crc) in served.items():
+        own = update.fingerprints[name]
+        if precision == "float32" or (precision == "bfloat16" and own.bfloat16):
+            compared += 1
+            if crc != own.crc:
+                mismatched.append(name)
+    return Served(update.version, compared, tuple(sorted(mismatched)))
 
 
 def check_weights(update: WeightsUpdate) -> None:

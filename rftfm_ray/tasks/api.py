@@ -20,11 +20,19 @@ class Problem:
 
 
 class ToolStatus(StrEnum):
-    """How a tool call ended. A call that cannot be parsed is the model's doing; an error is the tool's."""
+    """How a tool call ended. A call that cannot be parsed is the model's doing; error and time-out are the tool's.
+
+    A `TimeoutError` that the environment raises is a time-out, anything else that it raises an error.
+    """
 
     OK = "ok"
     UNPARSABLE = "unparsable"
     ERROR = "error"
+    TIMEOUT = "timeout"
+
+
+FAILURES = (ToolStatus.ERROR, ToolStatus.TIMEOUT)
+"""Endings of a call that are the tool's doing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +50,15 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the environment appends to the transcript after a turn."""
+    """What the environment appends to the transcript after a turn.
+
+    `digest` is `text_digest(text)`, taken where the text was made and handed on unchanged. Where it is empty, the
+    rollout takes it as soon as `Task.respond` has returned.
+    """
 
     text: str
     call: ToolCall
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +93,9 @@ class Task(abc.ABC):
     """A task: a source of problems, an environment, a verifier.
 
     Subclasses are stateless: every method is a pure function of its arguments, so that an episode can be
-    replayed anywhere. `max_new_tokens` holds one limit per turn; its length is the largest number of turns.
-    `stop` is the text that ends a turn without ending the episode ("" when there is one turn only).
+    replayed anywhere. It is: of a share of the episodes every turn is put to `respond` once more, and what comes back
+    must be the same (`channels.replay_rate`). `max_new_tokens` holds one limit per turn; its length is the largest
+    number of turns. `stop` is the text that ends a turn without ending the episode ("" when there is one turn only).
     """
 
     name: ClassVar[str]
@@ -114,6 +128,11 @@ class Task(abc.ABC):
     def reference(self, problem: Problem) -> Transcript:
         """A transcript that solves `problem`; it must verify as correct. Checked before a run starts."""
         return Transcript(turns=(problem.answer,))
+
+
+def text_digest(text: str) -> str:
+    """A hash of `text` as 16 hexadecimal digits; equal on every machine and in every process."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def unit_hash(*parts: object) -> float:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
-from rftfm_ray.tasks.api import ToolStatus
+from rftfm_ray.tasks.api import FAILURES, ToolStatus
 from rftfm_ray.types import BatchMetrics, Termination
 
 NAN = float("nan")
@@ -17,19 +19,31 @@ QUANTILES = (0.1, 0.5, 0.9)
 MISMATCH = 1e-5
 _NAMES = tuple(field.name for field in dataclasses.fields(BatchMetrics))
 STATUS_CODES = {status: code for code, status in enumerate(ToolStatus)}
+FAILURE_CODES = [STATUS_CODES[status] for status in FAILURES]
+# An answer of so many tokens has no content: one token, and the end of the sequence.
+SHORT_TOKENS = 2
+LONG_SHARE = 0.8
+# An odd multiplier of 64 bits, with both kinds of bits all over it: the golden ratio's.
+_MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
-def batch_metrics(batch: TrajectoryBatch) -> BatchMetrics:
-    """Summarise one step's trajectories; see `BatchMetrics` for definitions."""
+def batch_metrics(batch: TrajectoryBatch, token_limit: int, *, texts: bool = True) -> BatchMetrics:
+    """Summarise one step's trajectories; see `BatchMetrics` for definitions.
+
+    `token_limit` is how many tokens the model may choose in a trajectory, over all its turns; `texts` asks for the
+    figures of their variety too.
+    """
     valid = batch.valid
     figures = dict.fromkeys(_NAMES, NAN) | _tool_figures(batch) | _regrade_figures(batch)
+    figures |= _golden_figures(batch) | _transcript_figures(batch)
     figures |= {
         "trajectory_count": float(len(batch)),
         "valid_rate": float(valid.mean()),
         "failed_rate": float((batch.termination == Termination.FAILED).mean()),
     }
     if valid.any():
-        figures |= _reward_figures(batch) | _length_figures(batch) | _text_figures(batch)
+        figures |= _reward_figures(batch) | _length_figures(batch, token_limit)
+        figures |= _text_figures(batch) if texts else {}
     return BatchMetrics(**figures)
 
 
@@ -57,7 +71,7 @@ def _reward_figures(batch: TrajectoryBatch) -> dict[str, float]:
     }
 
 
-def _length_figures(batch: TrajectoryBatch) -> dict[str, float]:
+def _length_figures(batch: TrajectoryBatch, token_limit: int) -> dict[str, float]:
     length, termination = batch.action_counts()[batch.valid], batch.termination[batch.valid]
     q10, q50, q90 = np.quantile(length, QUANTILES).tolist()
     return {
@@ -68,43 +82,117 @@ def _length_figures(batch: TrajectoryBatch) -> dict[str, float]:
         "length_max": float(length.max()),
         "turns_mean": float(batch.turns[batch.valid].mean()),
         "eos_rate": float((termination == Termination.EOS).mean()),
+        "stop_rate": float((termination == Termination.STOP).mean()),
         "truncated_rate": float(np.isin(termination, TRUNCATED).mean()),
+        "turn_limit_rate": float((termination == Termination.MAX_TURNS).mean()),
         # An answer that is only the end-of-sequence token counts as empty.
         "empty_rate": float((length <= 1).mean()),
+        "short_rate": float((length <= SHORT_TOKENS).mean()),
+        "long_rate": float((length > LONG_SHARE * token_limit).mean()),
         "refilled_rate": float((batch.refills[batch.valid] > 0).mean()),
     }
 
 
 def _text_figures(batch: TrajectoryBatch) -> dict[str, float]:
-    """Variety of what the model wrote, over trajectories with at least one bigram, and its mean log-prob."""
+    """Variety of what the model wrote in its valid trajectories, and its mean log-prob.
+
+    Bigrams and trigrams lie within a trajectory, across its observations. Compressed are the chosen tokens in the
+    order of the batch, as int32 in little-endian order, by zlib at level 1.
+    """
     owner = np.repeat(np.arange(len(batch)), batch.lengths())
     chosen = batch.action & batch.valid[owner]
-    tokens, owner = batch.tokens[chosen].astype(np.int64), owner[chosen]
+    tokens, owner = batch.tokens[chosen], owner[chosen]
+    figures = {"distinct_sample_rate": _distinct_samples(batch, tokens)}
     if not len(tokens):
-        return {}
-    span = int(tokens.max()) + 1
-    together = owner[1:] == owner[:-1]
-    bigrams = ((owner[:-1] * span + tokens[:-1]) * span + tokens[1:])[together]
-    distinct = len(np.unique(owner * span + tokens))
-    return {
-        "unique_token_rate": distinct / len(tokens),
-        "repeated_bigram_rate": 1 - len(np.unique(bigrams)) / len(bigrams) if len(bigrams) else NAN,
+        return figures
+    # Keys of 64 bits instead of rows: sums of products that wrap around are equal for equal rows, and in practice
+    # different for different ones.
+    ids, owners = tokens.astype(np.uint64), owner.astype(np.uint64)
+    pairs, triples = owner[1:] == owner[:-1], owner[2:] == owner[:-2]
+    bigrams = ids[:-1] * _MIX + ids[1:]
+    trigrams = (bigrams[:-1] * _MIX + ids[2:])[triples] + owners[2:][triples] * _MIX**3
+    raw = tokens.astype("<i4").tobytes()
+    return figures | {
+        "unique_token_rate": _distinct(ids + owners * _MIX),
+        "repeated_bigram_rate": 1 - _distinct((bigrams + owners[1:] * _MIX**2)[pairs]),
+        "repeated_trigram_rate": 1 - _distinct(trigrams),
+        "distinct_bigram_rate": _distinct(bigrams[pairs]),
+        "compress_ratio": len(zlib.compress(raw, 1)) / len(raw),
         "sampling_logprob_mean": float(batch.logprobs[chosen].mean()),
     }
+
+
+def _distinct(keys: NDArray[np.uint64]) -> float:
+    """Distinct keys over keys; NaN without one."""
+    return len(np.unique(keys)) / len(keys) if len(keys) else NAN
+
+
+def _distinct_samples(batch: TrajectoryBatch, tokens: NDArray[np.int32]) -> float:
+    """Mean over groups of the share of different sequences among the valid members: 1 when no two are the same.
+
+    `tokens` are the chosen ones of the valid trajectories, in their order.
+    """
+    counts, group = batch.action_counts()[batch.valid], batch.group[batch.valid]
+    keys = np.zeros(len(counts), np.uint64)
+    if len(tokens):
+        starts = np.cumsum(counts) - counts
+        powers = np.cumprod(np.full(int(counts.max()), _MIX))
+        terms = (tokens.astype(np.uint64) + np.uint64(1)) * powers[np.arange(len(tokens)) - np.repeat(starts, counts)]
+        # Rows without a token keep 0; to reduceat an empty row would be its neighbour's first token.
+        keys[counts > 0] = np.add.reduceat(terms, starts[counts > 0])
+    order = np.lexsort((keys, group))
+    keys, group = keys[order], group[order]
+    first = np.r_[True, group[1:] != group[:-1]]
+    fresh = first | np.r_[True, keys[1:] != keys[:-1]]
+    begins = np.flatnonzero(first)
+    sizes = np.diff(np.r_[begins, len(group)])
+    return float((np.add.reduceat(fresh.astype(np.int64), begins) / sizes).mean())
 
 
 def _tool_figures(batch: TrajectoryBatch) -> dict[str, float]:
     """Calls of masked trajectories count: they were made."""
     calls = np.bincount(batch.call_trajectory, minlength=len(batch))
-    shadow = batch.shadow_ok
+    latency = batch.call_latency_s.astype(np.float64)
+    failed = np.isin(batch.call_status, FAILURE_CODES)
     return {
         "tool_call_count": float(len(batch.call_trajectory)),
         "tool_calls_mean": float(calls[batch.valid].mean()) if batch.valid.any() else NAN,
-        "tool_unparsable_rate": _status_rate(batch, ToolStatus.UNPARSABLE),
-        "tool_error_rate": _status_rate(batch, ToolStatus.ERROR),
-        "tool_retry_rate": float((batch.call_tries > 1).mean()) if len(batch.call_tries) else NAN,
-        "tool_shadow_error_rate": float((~shadow).mean()) if len(shadow) else NAN,
-        "tool_latency_s": float(batch.call_latency_s.mean()) if len(batch.call_latency_s) else NAN,
+        "tool_unparsable_rate": _share(batch.call_status == STATUS_CODES[ToolStatus.UNPARSABLE]),
+        "tool_error_rate": _share(failed),
+        "tool_timeout_rate": _share(batch.call_status == STATUS_CODES[ToolStatus.TIMEOUT]),
+        "tool_retry_rate": _share(batch.call_tries > 1),
+        "tool_shadow_error_rate": _share(~batch.shadow_ok),
+        "known_call_count": float(len(batch.known_ok)),
+        "known_call_error_rate": _share(~batch.known_ok),
+        "tool_latency_s": _mean(latency),
+        "tool_latency_max_s": float(latency.max()) if len(latency) else NAN,
+        "tool_error_latency_s": _mean(latency[failed]),
+    }
+
+
+def _transcript_figures(batch: TrajectoryBatch) -> dict[str, float]:
+    """Identities of transcripts, masked ones included: they were made by the same tools and rules."""
+    replayed = batch.replayed
+    return {
+        "observation_count": float(len(batch.observation_ok)),
+        "observation_mismatch_rate": _share(~batch.observation_ok),
+        "termination_mismatch_rate": _share(~batch.termination_ok),
+        "replay_count": float(np.count_nonzero(replayed)),
+        "replay_observation_mismatch_rate": _share(~batch.replay_observation_ok[replayed]),
+        "replay_termination_mismatch_rate": _share(~batch.replay_termination_ok[replayed]),
+    }
+
+
+def _golden_figures(batch: TrajectoryBatch) -> dict[str, float]:
+    """The live reward channel against what known-right and known-wrong responses are worth."""
+    error = batch.golden_live.astype(np.float64) - batch.golden_trusted
+    came, right = ~np.isnan(error), batch.golden_right
+    return {
+        "golden_count": float(len(error)),
+        # "not <=" also counts what did not come back.
+        "golden_mismatch_rate": _share(~(np.abs(error) <= MISMATCH)),
+        "golden_right_error": _mean(error[came & right]),
+        "golden_wrong_error": _mean(error[came & ~right]),
     }
 
 
@@ -124,6 +212,11 @@ def _regrade_figures(batch: TrajectoryBatch) -> dict[str, float]:
     }
 
 
-def _status_rate(batch: TrajectoryBatch, status: ToolStatus) -> float:
-    """Share of tool calls that ended so; NaN without a call."""
-    return float((batch.call_status == STATUS_CODES[status]).mean()) if len(batch.call_status) else NAN
+def _share(found: NDArray[np.bool_]) -> float:
+    """Share of what is True; NaN of nothing."""
+    return float(found.mean()) if len(found) else NAN
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean; NaN of nothing."""
+    return float(values.mean()) if len(values) else NAN

@@ -8,7 +8,7 @@ import math
 from ray.util.metrics import Counter, Gauge
 
 from rftfm_ray.policies.state import Entry, EntryKind, GuardState, fold
-from rftfm_ray.types import ActorState, BatchMetrics, StepRow, UpdateMetrics
+from rftfm_ray.types import ActorState, BatchMetrics, CheckMetrics, CreditMetrics, StepRow, UpdateMetrics
 
 STATE_METRIC = "rftfm_actor_state"
 
@@ -35,8 +35,9 @@ class StepGauges:
     """The newest step's figures as gauges, refused updates as a counter."""
 
     def __init__(self, run: str) -> None:
-        names = [f.name for kind in (BatchMetrics, UpdateMetrics) for f in dataclasses.fields(kind)]
-        names += ["step", "model_version", "probe_accuracy", "parity_gap", "step_s"]
+        kinds = (BatchMetrics, UpdateMetrics, CreditMetrics, CheckMetrics)
+        names = [f.name for kind in kinds for f in dataclasses.fields(kind)]
+        names += ["step", "model_version", "step_s"]
         names.remove("vetoes")
         self._gauges = {name: Gauge(f"rftfm_{name}", f"{name} of the newest step.", ("run",)) for name in names}
         self._vetoes = Counter("rftfm_vetoes", "Updates that the commit gate refused.", ("run",))
@@ -44,15 +45,16 @@ class StepGauges:
             metric.set_default_tags({"run": run})
 
     def publish(self, row: StepRow) -> None:
-        """Show `row`. A probe that was not due keeps its last value; a figure that is NaN is shown as NaN."""
-        values: dict[str, float] = {**dataclasses.asdict(row.batch), **dataclasses.asdict(row.update)}
+        """Show `row`. A check that was not due keeps its last value; a figure that is NaN is shown as NaN."""
+        parts = (row.batch, row.update, row.credit)
+        values: dict[str, float] = {k: v for part in parts for k, v in dataclasses.asdict(part).items()}
         values |= {
             "step": row.id.step,
             "model_version": row.model_version,
             "step_s": row.timings.step_s,
         }
-        probes = {"probe_accuracy": row.probe_accuracy, "parity_gap": row.parity_gap}
-        values |= {name: value for name, value in probes.items() if not math.isnan(value)}
+        checks = dataclasses.asdict(row.checks)
+        values |= {name: value for name, value in checks.items() if not math.isnan(value)}
         for name, gauge in self._gauges.items():
             if name in values:
                 gauge.set(values[name])

@@ -15,7 +15,16 @@ from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RecordsConfig, TextPrivacy
 from rftfm_ray.tasks.api import ToolStatus, unit_hash
 from rftfm_ray.telemetry.parts import BackgroundWriter, PartFolder, read_parts
-from rftfm_ray.types import BatchMetrics, StepId, StepRow, Termination, Timings, UpdateMetrics
+from rftfm_ray.types import (
+    BatchMetrics,
+    CheckMetrics,
+    CreditMetrics,
+    StepId,
+    StepRow,
+    Termination,
+    Timings,
+    UpdateMetrics,
+)
 
 ARROW_TYPES = {"int": pa.int64(), "float": pa.float64()}
 STATUS_NAMES = [status.value for status in ToolStatus]
@@ -25,17 +34,14 @@ def _fields(kind: type) -> list[tuple[str, pa.DataType]]:
     return [(field.name, ARROW_TYPES[str(field.type)]) for field in dataclasses.fields(kind)]
 
 
+_FIGURES = (BatchMetrics, UpdateMetrics, CreditMetrics, CheckMetrics, Timings)
 STEP_SCHEMA = pa.schema(
     [
         *_fields(StepId),
         ("model_version", pa.int64()),
-        *(column for kind in (BatchMetrics, UpdateMetrics, Timings) for column in _fields(kind)),
-        ("probe_accuracy", pa.float64()),
-        ("parity_gap", pa.float64()),
-        ("lr_excess", pa.float64()),
-        ("schedule_excess", pa.float64()),
+        *(column for kind in _FIGURES for column in _fields(kind)),
     ],
-    metadata={"rftfm_schema": "steps/2"},
+    metadata={"rftfm_schema": "steps/3"},
 )
 """One row a step, keyed (attempt, step, paid_step). NaN where there was nothing to measure."""
 
@@ -81,15 +87,9 @@ TRAJECTORY_SCHEMA = pa.schema(
 
 def step_record(row: StepRow) -> dict[str, int | float]:
     """`row` as one flat record of `STEP_SCHEMA`."""
-    parts = (row.id, row.batch, row.update, row.timings)
+    parts = (row.id, row.batch, row.update, row.credit, row.checks, row.timings)
     flat: dict[str, int | float] = {k: v for part in parts for k, v in dataclasses.asdict(part).items()}
-    return flat | {
-        "model_version": row.model_version,
-        "probe_accuracy": row.probe_accuracy,
-        "parity_gap": row.parity_gap,
-        "lr_excess": row.lr_excess,
-        "schedule_excess": row.schedule_excess,
-    }
+    return flat | {"model_version": row.model_version}
 
 
 class StepRecorder:

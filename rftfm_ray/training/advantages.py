@@ -1,4 +1,7 @@
-"""Advantages from rewards. Pure numpy."""
+"""Advantages from rewards. Pure numpy.
+
+B trajectories with A chosen tokens in all: those of trajectory i follow those of trajectory i - 1.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 STD_EPSILON = 1e-4
+# Below the root, so that tokens which are all alike are not blown up.
+WHITEN_EPSILON = 1e-8
 
 
 def group_advantages(
@@ -22,12 +27,104 @@ def group_advantages(
     Returns:
         (B,) advantages; 0 for masked members and for groups with fewer than two members.
     """
-    size = int(group.max()) + 1 if len(group) else 0
-    kept = np.where(valid, reward, 0.0).astype(np.float64)
-    count = np.bincount(group, weights=valid, minlength=size)
-    mean = np.bincount(group, weights=kept, minlength=size) / np.maximum(count, 1)
-    centred = np.where(valid, kept - mean[group], 0.0)
+    centred, count = _centred(reward, group, valid)
     if normalize_std:
-        variance = np.bincount(group, weights=centred**2, minlength=size) / np.maximum(count - 1, 1)
+        variance = np.bincount(group, weights=centred**2) / np.maximum(count - 1, 1)
         centred = centred / (np.sqrt(variance) + STD_EPSILON)[group]
     return np.where(valid & (count[group] >= 2), centred, 0.0).astype(np.float32)
+
+
+def leave_one_out_advantages(
+    reward: NDArray[np.float32], group: NDArray[np.int32], valid: NDArray[np.bool_], *, normalize_std: bool
+) -> NDArray[np.float32]:
+    """Advantages of RLOO (arXiv 2402.14740, equation 8): reward less the mean of the other members of its group.
+
+    Arguments and result as in `group_advantages`.
+    """
+    centred, count = _centred(reward, group, valid)
+    # r - (n m - r) / (n - 1) = (r - m) n / (n - 1)
+    inflated = centred * (count / np.maximum(count - 1, 1))[group]
+    if normalize_std:
+        variance = np.bincount(group, weights=centred**2) / np.maximum(count - 1, 1)
+        inflated = inflated / (np.sqrt(variance) + STD_EPSILON)[group]
+    return np.where(valid & (count[group] >= 2), inflated, 0.0).astype(np.float32)
+
+
+def _centred(
+    reward: NDArray[np.float32], group: NDArray[np.int32], valid: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(B,) rewards less the mean of their group, 0 where masked; and members that count, by group."""
+    kept = np.where(valid, reward, 0.0).astype(np.float64)
+    count = np.bincount(group, weights=valid).astype(np.float64)
+    mean = np.bincount(group, weights=kept) / np.maximum(count, 1)
+    centred: NDArray[np.float64] = np.where(valid, kept - mean[group], 0.0)
+    return centred, count
+
+
+def mixed_groups(reward: NDArray[np.float32], group: NDArray[np.int32], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(B,) whether a trajectory's group holds different rewards: only such groups move a group-relative policy.
+
+    The filter of DAPO's dynamic sampling (arXiv 2503.14476, section 3.2), without drawing others in their place.
+    """
+    size = int(group.max(initial=-1)) + 1
+    low, high = np.full(size, np.inf), np.full(size, -np.inf)
+    np.minimum.at(low, group[valid], reward[valid])
+    np.maximum.at(high, group[valid], reward[valid])
+    mixed: NDArray[np.bool_] = (high > low)[group]
+    return mixed
+
+
+def gae(
+    reward: NDArray[np.float32], values: NDArray[np.float32], counts: NDArray[np.int64], gamma: float, lam: float
+) -> NDArray[np.float64]:
+    """Generalised advantage estimates (arXiv 1506.02438, equation 16) over chosen tokens.
+
+    A trajectory's reward comes with its last token, after which nothing is worth anything: an episode that was cut
+    off has been graded as it stands.
+
+    Args:
+        reward: (B,) one reward a trajectory.
+        values: (A,) the critic's values of the states before every chosen token.
+        counts: (B,) chosen tokens of every trajectory.
+        gamma: discount per token.
+        lam: weight of longer returns.
+
+    Returns:
+        (A,) advantages; advantages plus `values` are the lambda-returns that the critic learns.
+    """
+    advantages = np.zeros(len(values), np.float64)
+    ends = np.cumsum(counts)
+    following, ahead = np.zeros(len(counts)), np.zeros(len(counts))
+    for back in range(int(counts.max(initial=0))):
+        # The token `back` places before the end of every trajectory that is long enough.
+        rows = np.flatnonzero(counts > back)
+        places = ends[rows] - 1 - back
+        now = values[places].astype(np.float64)
+        earned = reward[rows].astype(np.float64) if back == 0 else 0.0
+        following[rows] = earned + gamma * ahead[rows] - now + gamma * lam * following[rows]
+        ahead[rows] = now
+        advantages[places] = following[rows]
+    return advantages
+
+
+def returns_to_go(reward: NDArray[np.float32], counts: NDArray[np.int64], gamma: float) -> NDArray[np.float64]:
+    """(A,) discounted reward that follows every chosen token; what a value should have said."""
+    total = int(counts.sum())
+    remaining = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(total)
+    discounted: NDArray[np.float64] = np.repeat(reward.astype(np.float64), counts) * gamma**remaining
+    return discounted
+
+
+def whiten(values: NDArray[np.float64], kept: NDArray[np.bool_], *, normalize_std: bool) -> NDArray[np.float64]:
+    """(A,) `values` less their mean, and by their deviation, over those that are `kept`; 0 elsewhere.
+
+    Over all tokens of a step, as PPO's implementations and REINFORCE++ (arXiv 2501.03262, equation 9) do. Sample
+    variance plus 1e-8 below the root.
+    """
+    chosen = values[kept]
+    if not len(chosen):
+        return np.zeros_like(values)
+    centred = np.where(kept, values - chosen.mean(), 0.0)
+    if normalize_std:
+        centred = centred / np.sqrt(chosen.var(ddof=1 if len(chosen) > 1 else 0) + WHITEN_EPSILON)
+    return centred

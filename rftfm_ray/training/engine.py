@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rftfm_ray.config import LearnerConfig, ModelConfig
+from rftfm_ray.config import CriticConfig, LearnerConfig, ModelConfig
 from rftfm_ray.errors import LearnerError
-from rftfm_ray.training.forward import load_causal_lm, predict
+from rftfm_ray.training.critic import ActorCritic
+from rftfm_ray.training.forward import load_causal_lm, predict, run_model
 from rftfm_ray.training.packing import Packed
 
 # Entries whose change tells how far an update went.
@@ -44,17 +45,26 @@ def initialise_distributed() -> None:
 
 
 class LearnerEngine:
-    """One DeepSpeed engine over one model, of any ZeRO stage, on one rank."""
+    """One DeepSpeed engine over one model, of any ZeRO stage, on one rank; with a critic, over both."""
 
-    def __init__(self, model: ModelConfig, path: str, learner: LearnerConfig) -> None:
+    def __init__(
+        self, model: ModelConfig, path: str, learner: LearnerConfig, critic: CriticConfig | None = None
+    ) -> None:
         import deepspeed
 
         initialise_distributed()
         self._stage = learner.zero_stage
         self._engine: Any
-        module = load_causal_lm(path, model.dtype)
+        self._lm = load_causal_lm(path, model.dtype)
+        self._critic = None if critic is None else ActorCritic(self._lm)
+        module = self._lm if self._critic is None else self._critic
+        groups: list[dict[str, Any]] = [{"params": list(self._lm.parameters())}]
+        if self._critic is not None and critic is not None:
+            head = list(self._critic.value_head.parameters())
+            groups.append({"params": head, "lr": critic.lr, "weight_decay": 0.0})
         parameters = sum(p.numel() for p in module.parameters())
-        self._engine, *_ = deepspeed.initialize(model=module, config=self._deepspeed_config(model, learner, parameters))
+        settings = self._deepspeed_config(model, learner, parameters)
+        self._engine, *_ = deepspeed.initialize(model=module, model_parameters=groups, config=settings)
         self._engine.eval()
         self._optimizer: Any = self._engine.optimizer
         self._inner: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
@@ -67,7 +77,8 @@ class LearnerEngine:
 
     def _deepspeed_config(self, model: ModelConfig, learner: LearnerConfig, parameters: int) -> dict[str, object]:
         # DeepSpeed sets a whole bucket aside, by default for half a billion elements.
-        bucket = min(parameters, 500_000_000)
+        # An even number: its alignment asks for that.
+        bucket = min(parameters + parameters % 2, 500_000_000)
         adam = {"lr": learner.lr, "betas": list(learner.adam_betas), "weight_decay": learner.weight_decay}
         return {
             "train_micro_batch_size_per_gpu": learner.micro_batch_size,
@@ -88,7 +99,19 @@ class LearnerEngine:
 
     def logits(self, packed: Packed, row: Tensor, column: Tensor) -> Tensor:
         """(A, V) logits of the tokens that follow positions `column` of sequences `row`, both (A,)."""
-        return predict(self._engine, packed, row, column)
+        return self.forward(packed, row, column)[0]
+
+    def forward(self, packed: Packed, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits as `logits` gives them, and the critic's values (A,) of the same states, None without a critic."""
+        if self._critic is None:
+            return predict(self._engine, packed, row, column), None
+        judged, places = run_model(self._engine, packed, row, column)
+        return judged.logits[places], judged.values[places]
+
+    def freeze_policy(self, frozen: bool) -> None:
+        """Let only the critic learn, or both again. While frozen the value's gradient ends at its head."""
+        if self._critic is not None:
+            self._critic.detached = frozen
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a micro batch's gradient; `last` says that the next call is `grad_norm`."""
@@ -111,19 +134,24 @@ class LearnerEngine:
             return math.nan
         return math.sqrt(math.fsum(norm * norm for norm in groups))
 
-    def commit(self, lr: float, max_grad_norm: float) -> None:
-        """Clip, step, and clear the gradient."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+    def commit(self, lr: float, max_grad_norm: float, critic_lr: float = 0.0) -> None:
+        """Clip, step, and clear the gradient; the critic's head steps at a rate of its own. At rate 0 the optimizer
+        forgets nothing about the policy: moments that had decayed under it would make the next update too large."""
+        kept = [(m, {k: v.clone() for k, v in self._inner.state[m].items()}) for m in self._policy_masters() if lr == 0]
+        for group, rate in zip(self._optimizer.param_groups, (lr, critic_lr), strict=False):
+            group["lr"] = rate
         if self._stage == 0:
             self._engine._config.gradient_clipping = max_grad_norm
         else:
             self._optimizer.clip_grad = max_grad_norm
         self._engine.step()
+        for master, moments in kept:
+            for name, value in self._inner.state[master].items():
+                value.copy_(moments[name] if name in moments else torch.zeros_like(value))
 
     def sample(self) -> Tensor:
         """A copy of about `SAMPLED_WEIGHTS` master weights, always the same ones: how far did an update go?"""
-        masters = [master.detach().reshape(-1) for master in self._masters()]
+        masters = [master.detach().reshape(-1) for master in self._policy_masters()]
         stride = max(1, sum(len(master) for master in masters) // SAMPLED_WEIGHTS)
         return torch.cat([master[::stride] for master in masters])
 
@@ -145,10 +173,10 @@ class LearnerEngine:
             self._optimizer.all_grad_tensors[key] = None
 
     def export(self) -> dict[str, NDArray[Any]]:
-        """A copy of all weights by Hugging Face name. bfloat16 travels as float32, which holds it exactly."""
+        """A copy of the policy's weights by Hugging Face name. bfloat16 travels as float32, which holds it exactly."""
         import deepspeed
 
-        parameters = list(self._engine.module.named_parameters())
+        parameters = list(self._lm.named_parameters())
         with deepspeed.zero.GatheredParameters([p for _, p in parameters], enabled=self._stage == 3):
             return {name: p.detach().to("cpu", torch.float32, copy=True).numpy() for name, p in parameters}
 
@@ -159,6 +187,13 @@ class LearnerEngine:
         if self._stage == 3:
             return list(self._optimizer.fp32_partitioned_groups_flat)
         return list(self._optimizer.single_partition_of_fp32_groups)
+
+    def _policy_masters(self) -> list[Tensor]:
+        """Those of the policy: a critic's head comes last, tensor by tensor or as a group of its own."""
+        if self._critic is None:
+            return self._masters()
+        head = len(list(self._critic.value_head.parameters())) if self._stage == 0 else 1
+        return self._masters()[:-head]
 
     def _live_state(self) -> dict[str, Tensor]:
         """The tensors that determine the next update, by name: not copies, the live ones."""
@@ -190,8 +225,8 @@ class LearnerEngine:
         wrong |= {n for n in live.keys() & saved.keys() if live[n].shape != saved[n].shape}
         if wrong:
             raise LearnerError(
-                f"The saved state does not fit this learner (for example {min(wrong)}); use the model and "
-                "learner.zero_stage that it was saved with."
+                f"The saved state does not fit this learner (for example {min(wrong)}); use the model, "
+                "learner.zero_stage and algorithm.name that it was saved with."
             )
         for name, tensor in live.items():
             tensor.copy_(saved[name])

@@ -41,11 +41,16 @@ def packs(model: Any) -> bool:
 
 def predict(model: Any, packed: Packed, row: Tensor, column: Tensor) -> Tensor:
     """(A, V) logits of the tokens that follow positions `column` of sequences `row`, both (A,)."""
+    output, places = run_model(model, packed, row, column)
+    logits: Tensor = output.logits[places]
+    return logits
+
+
+def run_model(model: Any, packed: Packed, row: Tensor, column: Tensor) -> tuple[Any, tuple[Any, ...]]:
+    """The model's output for the tokens after `column` of `row`, and where in it they stand: index its fields so."""
     layout = packed.layout
     if not packs(model):
-        padded = packed.tokens[layout.source]
-        logits: Tensor = model(input_ids=padded, use_cache=False).logits[row, column]
-        return logits
+        return model(input_ids=packed.tokens[layout.source], use_cache=False), (row, column)
     with attention.layout_in_force(layout):
         output = model(
             input_ids=packed.tokens.unsqueeze(0),
@@ -53,8 +58,7 @@ def predict(model: Any, packed: Packed, row: Tensor, column: Tensor) -> Tensor:
             use_cache=False,
             logits_to_keep=layout.source[row, column],
         )
-    wanted: Tensor = output.logits[0]
-    return wanted
+    return output, (0,)
 
 
 def _packs_wrongly(model: Any) -> bool:

@@ -5,35 +5,102 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from rftfm_ray.types import Veto, VetoRecord
 
 
-def recompute_advantages(
-    rewards: Sequence[float], groups: Sequence[int], valid: Sequence[bool], *, normalize_std: bool
-) -> list[float]:
-    """Group-relative advantages once more, one member at a time with exact summation.
+@dataclass(frozen=True, slots=True)
+class RawStep:
+    """What advantages come from, as plain numbers: one entry a trajectory, `values` one list a trajectory."""
 
-    Written apart from `training.advantages` on purpose: an error there must not hide itself here.
+    rewards: Sequence[float]
+    groups: Sequence[int]
+    valid: Sequence[bool]
+    lengths: Sequence[int]
+    values: Sequence[Sequence[float]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How advantages are to come from it."""
+
+    estimator: str
+    normalize_std: bool
+    gamma: float = 1.0
+    gae_lambda: float = 1.0
+    clip: float | None = None
+    group_filter: bool = False
+
+
+def recompute_advantages(raw: RawStep, recipe: Recipe) -> list[list[float]]:
+    """Advantages once more, one number at a time with exact summation: one list a trajectory.
+
+    Written apart from `training.advantages` on purpose: an error there must not hide itself here. Where all tokens of
+    a trajectory share their advantage the list holds it once. A trajectory that takes no part has an empty list.
     """
-    members: dict[int, list[float]] = {}
-    for reward, group, keep in zip(rewards, groups, valid, strict=True):
+    peers: dict[int, list[float]] = {}
+    for reward, group, keep in zip(raw.rewards, raw.groups, raw.valid, strict=True):
         if keep:
-            members.setdefault(group, []).append(reward)
-    result: list[float] = []
-    for reward, group, keep in zip(rewards, groups, valid, strict=True):
-        peers = members.get(group, [])
-        if not keep or len(peers) < 2:
-            result.append(0.0)
-            continue
-        mean = math.fsum(peers) / len(peers)
-        value = reward - mean
-        if normalize_std:
-            spread = math.sqrt(math.fsum((peer - mean) ** 2 for peer in peers) / (len(peers) - 1))
-            value /= spread + 1e-4
-        result.append(value)
-    return result
+            peers.setdefault(group, []).append(reward)
+    part = [
+        keep and length > 0 and not (recipe.group_filter and len(set(peers[group])) == 1)
+        for keep, length, group in zip(raw.valid, raw.lengths, raw.groups, strict=True)
+    ]
+    if recipe.estimator in ("grpo", "rloo"):
+        found = [
+            [_relative(reward, peers[group], recipe)] if takes else []
+            for reward, group, takes in zip(raw.rewards, raw.groups, part, strict=True)
+        ]
+    else:
+        found = _over_the_step(raw, recipe, part)
+    bound = math.inf if recipe.clip is None else recipe.clip
+    return [[max(-bound, min(bound, advantage)) for advantage in row] for row in found]
+
+
+def _relative(reward: float, peers: Sequence[float], recipe: Recipe) -> float:
+    """One reward against its group, or against the others of it."""
+    if len(peers) < 2:
+        return 0.0
+    total = math.fsum(peers)
+    mean = total / len(peers)
+    value = reward - (mean if recipe.estimator == "grpo" else (total - reward) / (len(peers) - 1))
+    if recipe.normalize_std:
+        value /= math.sqrt(math.fsum((peer - mean) ** 2 for peer in peers) / (len(peers) - 1)) + 1e-4
+    return value
+
+
+def _over_the_step(raw: RawStep, recipe: Recipe, part: Sequence[bool]) -> list[list[float]]:
+    """Advantages of tokens, standardised over all tokens of the step."""
+    rows: list[list[float]] = []
+    for index, takes in enumerate(part):
+        if not takes:
+            rows.append([])
+        elif recipe.estimator == "ppo":
+            rows.append(_estimates(raw.rewards[index], (raw.values or ())[index], recipe))
+        else:
+            rows.append([raw.rewards[index]] * raw.lengths[index])
+    tokens = [advantage for row in rows for advantage in row]
+    if not tokens:
+        return rows
+    mean = math.fsum(tokens) / len(tokens)
+    scale = 1.0
+    if recipe.normalize_std:
+        squares = math.fsum((advantage - mean) ** 2 for advantage in tokens)
+        scale = math.sqrt(squares / max(len(tokens) - 1, 1) + 1e-8)
+    shown = 1 if recipe.estimator == "reinforce_pp" else None
+    return [[(advantage - mean) / scale for advantage in row[:shown]] for row in rows]
+
+
+def _estimates(reward: float, values: Sequence[float], recipe: Recipe) -> list[float]:
+    """Each token's discounted sum of the surprises from it on."""
+    decay, carried, found = recipe.gamma * recipe.gae_lambda, 0.0, []
+    for place in reversed(range(len(values))):
+        last = place + 1 == len(values)
+        carried = (reward if last else recipe.gamma * values[place + 1]) - values[place] + decay * carried
+        found.append(carried)
+    return found[::-1]
 
 
 class CommitGate:
@@ -56,32 +123,44 @@ class CommitGate:
         self._norms.extend(norms)
 
     def check_advantages(
-        self,
-        advantages: Sequence[float],
-        rewards: Sequence[float],
-        groups: Sequence[int],
-        valid: Sequence[bool],
-        *,
-        normalize_std: bool,
-    ) -> VetoRecord | None:
-        """Advantages must be finite and equal to the recompute from raw rewards."""
-        for index, (reward, keep) in enumerate(zip(rewards, valid, strict=True)):
+        self, advantages: Sequence[Sequence[float]], kept: Sequence[bool], raw: RawStep, recipe: Recipe
+    ) -> tuple[float, VetoRecord | None]:
+        """Advantages must be finite and equal to the recompute from raw rewards, values and members.
+
+        Args:
+            advantages: one list a trajectory; compared with as many of the recomputed ones.
+            kept: which trajectories have a weight in the loss.
+            raw: what they were made from.
+            recipe: how.
+
+        Returns:
+            The largest difference, relative above 1, and the veto where it is too large.
+        """
+        for index, (reward, keep) in enumerate(zip(raw.rewards, raw.valid, strict=True)):
             if keep and not math.isfinite(reward):
-                return VetoRecord(0, Veto.NON_FINITE_ADVANTAGE, f"reward of trajectory {index} is {reward}")
-        expected = recompute_advantages(rewards, groups, valid, normalize_std=normalize_std)
-        worst, place = 0.0, -1
-        for index, (got, want) in enumerate(zip(advantages, expected, strict=True)):
-            if not (math.isfinite(got) and math.isfinite(want)):
-                reason = f"advantage of trajectory {index} is {got}, its recompute {want}"
-                return VetoRecord(0, Veto.NON_FINITE_ADVANTAGE, reason)
-            # Relative above 1: float32 cannot hold 1e-5 absolute on a large advantage.
-            error = abs(got - want) / max(1.0, abs(want))
-            if error > worst:
-                worst, place = error, index
-        if worst > self._tolerance:
-            reason = f"advantage of trajectory {place} is {advantages[place]:.6g}, its recompute {expected[place]:.6g}"
-            return VetoRecord(0, Veto.ADVANTAGE_MISMATCH, reason)
-        return None
+                return math.nan, VetoRecord(0, Veto.NON_FINITE_ADVANTAGE, f"reward of trajectory {index} is {reward}")
+        expected = recompute_advantages(raw, recipe)
+        worst, reason = 0.0, ""
+        for index, (got_row, want_row) in enumerate(zip(advantages, expected, strict=True)):
+            if bool(want_row) != kept[index]:
+                said = (
+                    f"trajectory {index} {'takes part' if kept[index] else 'is left out'}, its recompute says otherwise"
+                )
+                return math.nan, VetoRecord(0, Veto.ADVANTAGE_MISMATCH, said)
+            # A trajectory that takes no part must weigh nothing.
+            wanted = want_row if len(want_row) > 1 else (want_row or [0.0]) * len(got_row)
+            if len(wanted) != len(got_row) or (want_row and not got_row):
+                said = f"trajectory {index} has {len(got_row)} advantages, its recompute {len(want_row)}"
+                return math.nan, VetoRecord(0, Veto.ADVANTAGE_MISMATCH, said)
+            for got, want in zip(got_row, wanted, strict=True):
+                said = f"advantage of trajectory {index} is {got:.6g}, its recompute {want:.6g}"
+                if not (math.isfinite(got) and math.isfinite(want)):
+                    return math.nan, VetoRecord(0, Veto.NON_FINITE_ADVANTAGE, said)
+                # Relative above 1: float32 cannot hold 1e-5 absolute on a large advantage.
+                error = abs(got - want) / max(1.0, abs(want))
+                if error > worst:
+                    worst, reason = error, said
+        return worst, VetoRecord(0, Veto.ADVANTAGE_MISMATCH, reason) if worst > self._tolerance else None
 
     def check_update(self, minibatch: int, loss: float, grad_norm: float) -> VetoRecord | None:
         """Loss and gradient norm must be finite, and the norm not far above its running median."""

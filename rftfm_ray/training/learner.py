@@ -1,11 +1,11 @@
-"""One step of learning: advantages, losses, gate, updates. Everything that outlives a step is in `state`."""
+"""One step of learning: credit, losses, gate, updates. Everything that outlives a step is in `state`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,15 @@ from torch import Tensor
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
 from rftfm_ray.policies.levers import Schedule, config_schedule, effective, nominal_settings
-from rftfm_ray.training.advantages import group_advantages
+from rftfm_ray.training.credit import Credit, Rule, assign, credit_metrics, members, rule_of
 from rftfm_ray.training.engine import LearnerEngine
 from rftfm_ray.training.forward import load_causal_lm, predict
-from rftfm_ray.training.gate import CommitGate
-from rftfm_ray.training.losses import clipped_policy_loss, k3, token_logprobs
+from rftfm_ray.training.gate import CommitGate, RawStep, Recipe
+from rftfm_ray.training.losses import token_logprobs
+from rftfm_ray.training.objective import Forward, Goal, goal_of, terms
 from rftfm_ray.training.packing import MicroBatch, pack, pack_sequences, split_groups, split_rows, token_weights
-from rftfm_ray.types import Levers, Settings, StepId, UpdateMetrics, Veto, VetoRecord
+from rftfm_ray.training.tally import Tally, change_of, moved_by
+from rftfm_ray.types import CreditMetrics, GuardMode, Levers, Settings, StepId, UpdateMetrics, Veto, VetoRecord
 
 Gain = Callable[[StepId], float]
 """What the optimizer makes of the rate that it is told: 1 in a sound one."""
@@ -33,62 +35,54 @@ class UpdateReport:
     """What one step of learning did."""
 
     metrics: UpdateMetrics
+    credit: CreditMetrics
     vetoes: tuple[VetoRecord, ...]
 
 
 @dataclass(slots=True)
-class _Tally:
-    """Sums over the chosen tokens of a step, for the means of `UpdateMetrics`."""
+class _Step:
+    """One step under way: what it goes by, and what has been looked at before its first update."""
 
-    tokens: int = 0
-    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(6))
-    ratio_max: float = 1.0
-    gap_max: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    update_ratio: float = 0.0
-    changed_rate: float = 0.0
+    batch: TrajectoryBatch
+    settings: Settings
+    gain: float
+    minibatches: list[list[MicroBatch]]
+    looks: list[list[Forward]] | None
+    ahead: Forward | None
+    goals: list[list[Goal]]
+    tally: Tally
 
-    def add(
-        self,
-        micro: MicroBatch,
-        settings: Settings,
-        policy: Tensor,
-        kl_ref: Tensor,
-        kl_old: Tensor,
-        entropy: Tensor,
-        ratio: Tensor,
-        old: Tensor,
-    ) -> None:
-        """Count one micro batch; all tensors are (A,). One transfer from the device."""
-        low = (ratio < 1 - settings.clip_low) & (micro.advantage < 0)
-        high = (ratio > 1 + settings.clip_high) & (micro.advantage > 0)
-        sums = torch.stack([t.double().sum() for t in (policy, kl_ref, kl_old, entropy, low, high)])
-        peaks = torch.stack([ratio.max(), (old - micro.sampled).abs().max()]).double()
-        *totals, ratio_max, gap_max = torch.cat([sums, peaks]).tolist()
-        self.tokens += len(micro.targets)
-        self.sums += totals
-        # numpy's maximum keeps NaN, which is a finding; Python's max would drop it.
-        self.ratio_max = float(np.maximum(self.ratio_max, ratio_max))
-        self.gap_max = float(np.maximum(self.gap_max, gap_max))
+
+@dataclass(slots=True)
+class _Sample:
+    """A few trajectories of a step, and their log-probs (A,) before its first update."""
+
+    micro: MicroBatch
+    before: Tensor | None = None
 
 
 class Learner:
-    """The policy that learns, its frozen reference, and the gate in front of every update."""
+    """The policy that learns, with or without a critic, its frozen reference, and the gate in front of every update."""
 
     def __init__(
         self, config: RunConfig, model_path: str, schedule: Schedule | None = None, gain: Gain | None = None
     ) -> None:
-        self._config = config
-        self._schedule = config_schedule(config) if schedule is None else schedule
-        self._gain = gain
-        self._nominal = nominal_settings(config)
-        self.engine = LearnerEngine(config.model, model_path, config.learner)
+        critic = config.critic if config.algorithm.name == "ppo" else None
+        self._critic = critic is not None
+        self.engine = LearnerEngine(config.model, model_path, config.learner, critic)
         self._reference: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reference")
         if config.algorithm.kl_coef > 0:
             self._reference = load_causal_lm(model_path, config.model.dtype).to(self.engine.device)
             self._reference.requires_grad_(False)
+        self.begin(config, schedule, gain)
+
+    def begin(self, config: RunConfig, schedule: Schedule | None = None, gain: Gain | None = None) -> None:
+        """Begin a run under `config`, which must call for the same engine; its state is the caller's to put back."""
+        self._config = config
+        self._watched = config.guard.mode is not GuardMode.OFF
+        self._schedule = config_schedule(config) if schedule is None else schedule
+        self._gain = gain
         gate = config.gate
         self.gate = CommitGate(
             gate.grad_norm_factor, gate.grad_norm_window, gate.grad_norm_warmup, gate.advantage_tolerance
@@ -97,31 +91,33 @@ class Learner:
 
     def settings(self, step: StepId) -> Settings:
         """The values in force at `step`."""
-        return effective(self._nominal, self._schedule(step), self.levers)
+        return effective(nominal_settings(self._config, step.step), self._schedule(step), self.levers)
 
-    def update(self, batch: TrajectoryBatch, step: StepId) -> UpdateReport:
-        """Learn from one step's trajectories: as many updates as minibatches, less those that the gate refuses."""
+    def update(self, batch: TrajectoryBatch, step: StepId, model_version: int | None = None) -> UpdateReport:
+        """Learn from one step's trajectories: as many updates as minibatches, less those that the gate refuses.
+
+        `model_version` is what the weights are called that learn, for the staleness of the trajectories.
+        """
         settings, factor = self.settings(step), self._schedule(step)
-        gain = 1.0 if self._gain is None else self._gain(step)
-        normalize_std = self._config.algorithm.normalize_std
-        advantages = group_advantages(batch.reward, batch.group, batch.valid, normalize_std=normalize_std)
+        rule = rule_of(self._config, settings)
+        kept = members(batch, rule)
         # With top_p the rollout samples from a cut distribution, which the learner does not know.
-        tally, vetoes = _Tally(gap_max=math.nan if self._config.rollout.top_p < 1 else 0.0), []
-        refused = self._check_batch(batch, advantages)
-        if refused is not None:
-            return UpdateReport(_metrics(tally, settings, factor, advantages, 1), (refused,))
-        minibatches = [
-            self._micro_batches(batch, rows, advantages) for rows in split_groups(batch.group, settings.minibatches)
-        ]
-        # With one update the old policy is the one that learns; only later updates need its log-probs kept.
-        before = self.engine.sample()
-        olds = [[self._old(micro) for micro in micros] for micros in minibatches] if len(minibatches) > 1 else None
-        for index, micros in enumerate(minibatches):
-            record = self._one_update(index, micros, olds[index] if olds else None, settings, gain, tally)
-            if record is not None:
-                vetoes.append(record)
-        tally.update_ratio, tally.changed_rate = _change(before, self.engine.sample())
-        return UpdateReport(_metrics(tally, settings, factor, advantages, len(vetoes)), tuple(vetoes))
+        tally, vetoes = Tally(comparable=self._config.rollout.top_p >= 1), list[VetoRecord]()
+        self.engine.freeze_policy(settings.freeze_policy)
+        minibatches = [self._pack(batch, rows, kept) for rows in split_groups(batch.group, settings.minibatches)]
+        looks, ahead = self._look(minibatches)
+        values = self._values(batch, minibatches, looks, ahead)
+        credit = assign(batch, rule, values)
+        error, refused = self._check(batch, kept, credit, rule, values)
+        if refused is None:
+            goals = [[goal_of(micro, credit, values) for micro in micros] for micros in minibatches]
+            gain = 1.0 if self._gain is None else self._gain(step)
+            vetoes = self._updates(_Step(batch, settings, gain, minibatches, looks, ahead, goals, tally))
+        else:
+            vetoes = [refused]
+        stale = float(np.mean(model_version - batch.model_version)) if model_version is not None else 0.0
+        figures = tally.metrics(settings, factor, stale, len(vetoes), critic=self._critic)
+        return UpdateReport(figures, credit_metrics(batch, credit, rule, error, values), tuple(vetoes))
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Log-probs in nats of tokens 1.. of every sequence, at temperature 1; for the parity probe."""
@@ -135,65 +131,128 @@ class Learner:
             logprobs, _ = token_logprobs(self.engine.logits(packed, row, column), targets, 1.0, entropy_gradient=False)
         return np.split(logprobs.cpu().numpy(), np.cumsum(counts)[:-1])
 
-    def _micro_batches(
-        self, batch: TrajectoryBatch, rows: NDArray[np.int64], advantages: NDArray[np.float32]
-    ) -> list[MicroBatch]:
-        """Micro batches of one minibatch, without masked trajectories: they take no part and cost nothing."""
-        counts = np.where(batch.valid, batch.action_counts(), 0)
-        kept = rows[counts[rows] > 0]
+    def _pack(self, batch: TrajectoryBatch, rows: NDArray[np.int64], kept: NDArray[np.bool_]) -> list[MicroBatch]:
+        """Micro batches of one minibatch, without those that take no part: they cost nothing."""
+        counts = np.where(kept, batch.action_counts(), 0)
+        chosen = rows[kept[rows]]
         weights = np.zeros(len(batch), dtype=np.float32)
-        weights[kept] = token_weights(counts[kept], self._config.algorithm.loss_aggregation)
-        parts = split_rows(kept, self._config.learner.micro_batch_size)
-        return [pack(batch, part, advantages, weights, self.engine.device) for part in parts]
+        weights[chosen] = token_weights(counts[chosen], self._config.algorithm.loss_aggregation)
+        parts = split_rows(chosen, self._config.learner.micro_batch_size)
+        return [pack(batch, part, weights, self.engine.device) for part in parts]
 
-    def _check_batch(self, batch: TrajectoryBatch, advantages: NDArray[np.float32]) -> VetoRecord | None:
-        if not batch.valid.any():
-            return VetoRecord(0, Veto.EMPTY_BATCH, "every trajectory of the step is masked")
-        return self.gate.check_advantages(
-            advantages.tolist(),
-            batch.reward.tolist(),
-            batch.group.tolist(),
-            batch.valid.tolist(),
-            normalize_std=self._config.algorithm.normalize_std,
-        )
+    def _look(self, minibatches: Sequence[Sequence[MicroBatch]]) -> tuple[list[list[Forward]] | None, Forward | None]:
+        """The policy of before the step's first update, where its log-probs or values are needed later.
 
-    def _logprobs(self, logits: Tensor, micro: MicroBatch, *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
-        temperature = self._config.rollout.temperature
-        return token_logprobs(logits, micro.targets, temperature, entropy_gradient=entropy_gradient)
-
-    def _old(self, micro: MicroBatch) -> Tensor:
+        A step of one update that fits one pass needs no second one: its own is used, graph and all.
+        """
+        if not self._critic and len(minibatches) <= 1:
+            return None, None
+        if len(minibatches) == 1 and len(minibatches[0]) == 1:
+            return None, self._forward(minibatches[0][0], entropy_gradient=self._entropy_counts())
         with torch.no_grad():
-            return self._logprobs(self.engine.logits(micro.packed, micro.row, micro.column), micro)[0]
+            return [[self._forward(micro) for micro in micros] for micros in minibatches], None
+
+    def _entropy_counts(self) -> bool:
+        lever = self.levers.entropy_coef
+        return (self._config.algorithm.entropy_coef if lever is None else lever) > 0
+
+    def _forward(self, micro: MicroBatch, *, entropy_gradient: bool = False) -> Forward:
+        logits, values = self.engine.forward(micro.packed, micro.row, micro.column)
+        temperature = self._config.rollout.temperature
+        logprobs, entropy = token_logprobs(logits, micro.targets, temperature, entropy_gradient=entropy_gradient)
+        return Forward(logprobs, entropy, values)
+
+    def _values(
+        self,
+        batch: TrajectoryBatch,
+        minibatches: Sequence[Sequence[MicroBatch]],
+        looks: Sequence[Sequence[Forward]] | None,
+        ahead: Forward | None,
+    ) -> NDArray[np.float32] | None:
+        """(A,) the critic's values before the step, 0 for tokens that take no part; None without a critic."""
+        if not self._critic:
+            return None
+        found = np.zeros(int(batch.action.sum()), np.float32)
+        seen = [[ahead]] if ahead is not None else looks or []
+        for micros, forwards in zip(minibatches, seen, strict=False):
+            for micro, forward in zip(micros, forwards, strict=True):
+                if forward.values is not None:
+                    found[micro.chosen.numpy()] = forward.values.detach().cpu().numpy()
+        return found
+
+    def _check(
+        self,
+        batch: TrajectoryBatch,
+        kept: NDArray[np.bool_],
+        credit: Credit,
+        rule: Rule,
+        values: NDArray[np.float32] | None,
+    ) -> tuple[float, VetoRecord | None]:
+        """The gate's look at the advantages."""
+        counts = batch.action_counts()
+        if not kept.any():
+            filtered = bool((batch.valid & (counts > 0)).any())
+            why = "no group holds different rewards" if filtered else "every trajectory of the step is masked"
+            return math.nan, VetoRecord(0, Veto.EMPTY_BATCH, why)
+        cuts = np.cumsum(counts)[:-1]
+        raw = RawStep(
+            batch.reward.tolist(), batch.group.tolist(), batch.valid.tolist(), counts.tolist(),
+            None if values is None else [row.tolist() for row in np.split(values, cuts)],
+        )  # fmt: skip
+        recipe = Recipe(rule.estimator, rule.normalize_std, rule.gamma, rule.gae_lambda, rule.clip, rule.group_filter)
+        rows = np.split(credit.advantages, cuts)
+        # Where all tokens of a trajectory share one advantage, its extremes stand for all of them.
+        shared = rule.estimator in ("grpo", "rloo")
+        shown = [[float(row.min()), float(row.max())] if shared and len(row) else row.tolist() for row in rows]
+        return self.gate.check_advantages(shown, kept.tolist(), raw, recipe)
 
     def _reference_logprobs(self, micro: MicroBatch) -> Tensor:
         """Runs in a thread: on a CPU the reference's pass overlaps with the policy's."""
         with torch.no_grad():
-            return self._logprobs(predict(self._reference, micro.packed, micro.row, micro.column), micro)[0]
+            logits = predict(self._reference, micro.packed, micro.row, micro.column)
+            return token_logprobs(logits, micro.targets, self._config.rollout.temperature, entropy_gradient=False)[0]
 
-    def _one_update(
-        self,
-        index: int,
-        micros: Sequence[MicroBatch],
-        olds: Sequence[Tensor] | None,
-        settings: Settings,
-        gain: float,
-        tally: _Tally,
-    ) -> VetoRecord | None:
-        if not micros:
-            return VetoRecord(index, Veto.EMPTY_BATCH, "every trajectory of the minibatch is masked")
-        references = [self._thread.submit(self._reference_logprobs, m) for m in micros] if self._reference else None
-        total_loss = 0.0
-        for i, micro in enumerate(micros):
-            logits = self.engine.logits(micro.packed, micro.row, micro.column)
-            logprobs, entropy = self._logprobs(logits, micro, entropy_gradient=settings.entropy_coef > 0)
-            old = olds[i] if olds is not None else logprobs.detach()
-            policy, ratio = clipped_policy_loss(logprobs, old, micro.advantage, settings.clip_low, settings.clip_high)
-            kl_ref = k3(logprobs, references[i].result()) if references else torch.zeros_like(logprobs)
-            loss = ((policy + settings.kl_coef * kl_ref - settings.entropy_coef * entropy) * micro.weight).sum()
-            total_loss += float(loss.detach())
-            self.engine.backward(loss, last=i == len(micros) - 1)
+    def _updates(self, step: _Step) -> list[VetoRecord]:
+        """All updates of a step; those that the gate refused."""
+        before, vetoes = self.engine.sample() if self._watched else None, list[VetoRecord]()
+        sample = self._sample(step)
+        for index in range(len(step.minibatches)):
+            record = self._one_update(index, step, sample)
+            if record is not None:
+                vetoes.append(record)
+        step.tally.change = (math.nan, math.nan) if before is None else change_of(before, self.engine.sample())
+        if sample is not None and sample.before is not None:
             with torch.no_grad():
-                tally.add(micro, settings, policy, kl_ref, k3(logprobs, old), entropy, ratio, old)
+                step.tally.moved = moved_by(sample.before, self._forward(sample.micro).logprobs)
+        return vetoes
+
+    def _sample(self, step: _Step) -> _Sample | None:
+        """The first trajectories of the step's first micro batch, to be looked at once more after the last update."""
+        size = self._config.learner.step_kl_samples
+        first = next((micros[0] for micros in step.minibatches if micros), None)
+        if not (self._watched and size) or first is None:
+            return None
+        rows = np.unique(np.repeat(np.arange(len(step.batch)), step.batch.action_counts())[first.chosen.numpy()])[:size]
+        return _Sample(pack(step.batch, rows, np.zeros(len(step.batch), np.float32), self.engine.device))
+
+    def _one_update(self, index: int, step: _Step, sample: _Sample | None) -> VetoRecord | None:
+        micros, settings, tally = step.minibatches[index], step.settings, step.tally
+        if not micros:
+            return VetoRecord(index, Veto.EMPTY_BATCH, "no trajectory of the minibatch takes part")
+        references = [self._thread.submit(self._reference_logprobs, m) for m in micros] if self._reference else None
+        total_loss, critic = 0.0, self._config.critic
+        for i, micro in enumerate(micros):
+            now = step.ahead or self._forward(micro, entropy_gradient=settings.entropy_coef > 0)
+            old = step.looks[index][i].logprobs if step.looks is not None else now.logprobs.detach()
+            if sample is not None and sample.before is None:
+                sample.before = old[: len(sample.micro.targets)]
+            reference = references[i].result() if references else None
+            goal = step.goals[index][i]
+            parts = terms(micro, now, old, reference, goal, settings, critic.value_coef, critic.value_clip)
+            total_loss += float(parts.loss.detach())
+            self.engine.backward(parts.loss, last=i == len(micros) - 1)
+            with torch.no_grad():
+                tally.add(micro, settings, now.detached(), old, goal, parts)
         grad_norm = self.engine.grad_norm()
         tally.losses.append(total_loss)
         tally.norms.append(grad_norm)
@@ -201,51 +260,8 @@ class Learner:
         if record is not None:
             self.engine.discard()
             return record
-        self.engine.commit(settings.lr * gain, settings.max_grad_norm)
-        self.gate.accept(grad_norm)
+        self.engine.commit(settings.lr * step.gain, settings.max_grad_norm, settings.critic_lr)
+        # The gradient of the head alone says nothing about what is usual once the policy moves too.
+        if not settings.freeze_policy:
+            self.gate.accept(grad_norm)
         return None
-
-
-def _metrics(
-    tally: _Tally, settings: Settings, factor: float, advantages: NDArray[np.float32], vetoes: int
-) -> UpdateMetrics:
-    means = (tally.sums / (tally.tokens or math.nan)).tolist()
-    policy_loss, kl_ref, kl_old, entropy, clip_low_rate, clip_high_rate = means
-    return UpdateMetrics(
-        loss=_mean(tally.losses),
-        policy_loss=policy_loss,
-        kl_ref=kl_ref,
-        kl_old=kl_old,
-        entropy=entropy,
-        ratio_max=tally.ratio_max if tally.tokens else math.nan,
-        clip_low_rate=clip_low_rate,
-        clip_high_rate=clip_high_rate,
-        advantage_std=float(np.std(advantages)),
-        advantage_max=float(np.max(np.abs(advantages), initial=0.0)),
-        advantage_kurtosis=_kurtosis(advantages),
-        grad_norm=_mean(tally.norms),
-        update_ratio=tally.update_ratio,
-        changed_rate=tally.changed_rate,
-        lr=settings.lr,
-        schedule_factor=factor,
-        kl_coef=settings.kl_coef,
-        rollout_gap_max=tally.gap_max if tally.tokens else math.nan,
-        vetoes=vetoes,
-    )
-
-
-def _change(before: Tensor, after: Tensor) -> tuple[float, float]:
-    """Norm of the change over the norm before it, and the share of entries that changed."""
-    norms = torch.linalg.vector_norm(torch.stack([after - before, before]).double(), dim=1)
-    return float(norms[0] / norms[1]), float((before != after).double().mean())
-
-
-def _kurtosis(values: NDArray[np.float32]) -> float:
-    """Fourth standardised moment, 3 for a normal distribution; NaN where all are equal."""
-    centred = values.astype(np.float64) - values.mean()
-    variance = float(np.mean(centred**2))
-    return float(np.mean(centred**4)) / variance**2 if variance > 0 else math.nan
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan

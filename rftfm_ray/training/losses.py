@@ -49,3 +49,25 @@ def clipped_policy_loss(
     ratio = (logprobs - old).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     return -torch.minimum(ratio * advantage, clipped * advantage), ratio
+
+
+def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float | None) -> tuple[Tensor, Tensor]:
+    """Half the squared error of a critic per token, with its move clipped, and where the clip binds.
+
+    The value may earn nothing by moving further than `clip` from what it was (PPO's implementations; "Implementation
+    Matters in Deep Policy Gradients", arXiv 2005.12729, section 3).
+
+    Args:
+        values: (A,) of the critic that learns.
+        old: (A,) of the critic before the step's first update; carries no gradient.
+        returns: (A,) what it should have said.
+        clip: largest move that counts; None for any.
+
+    Returns:
+        Loss and whether the clip binds, both (A,).
+    """
+    plain = (values - returns) ** 2
+    if clip is None:
+        return plain / 2, torch.zeros_like(values, dtype=torch.bool)
+    clipped = (values.clamp(old - clip, old + clip) - returns) ** 2
+    return torch.maximum(plain, clipped) / 2, clipped > plain

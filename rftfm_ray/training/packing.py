@@ -50,8 +50,9 @@ class MicroBatch:
         column: (A,) position of the token before it, whose logits predict it.
         targets: (A,) the chosen tokens.
         sampled: (A,) their log-probs at sampling.
-        advantage: (A,) of their trajectories.
         weight: (A,) share of each token in the loss of the whole minibatch.
+        chosen: (A,) their places among all chosen tokens of the step, on the CPU.
+        observed: (A,) whether an observation stands right before them.
     """
 
     packed: Packed
@@ -59,8 +60,9 @@ class MicroBatch:
     column: Tensor
     targets: Tensor
     sampled: Tensor
-    advantage: Tensor
     weight: Tensor
+    chosen: Tensor
+    observed: Tensor
 
 
 def pack_sequences(
@@ -92,17 +94,18 @@ def pack_sequences(
 def pack(
     batch: TrajectoryBatch,
     rows: NDArray[np.int64],
-    advantages: NDArray[np.float32],
     weights: NDArray[np.float32],
     device: torch.device,
 ) -> MicroBatch:
-    """Build the micro batch of `rows` on `device`; `advantages` and `weights` (per token) are (B,)."""
+    """Build the micro batch of `rows` on `device`; `weights` (per token) are (B,)."""
     offsets = batch.offsets
     sequences = [batch.tokens[offsets[r] : offsets[r + 1]] for r in rows]
     actions = [np.flatnonzero(batch.action[offsets[r] : offsets[r + 1]]) for r in rows]
     row = np.repeat(np.arange(len(rows)), [len(a) for a in actions])
     column = np.concatenate(actions) - 1
     places = offsets[rows][row] + column + 1
+    chosen = np.cumsum(batch.action, dtype=np.int64) - 1
+    after_prompt = column + 1 > batch.prompt_length[rows][row]
 
     def tensor(values: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(np.array(values)).to(device, dtype)
@@ -113,8 +116,9 @@ def pack(
         column=tensor(column, torch.int64),
         targets=tensor(batch.tokens[places], torch.int64),
         sampled=tensor(batch.logprobs[places], torch.float32),
-        advantage=tensor(advantages[rows][row], torch.float32),
         weight=tensor(weights[rows][row], torch.float32),
+        chosen=torch.from_numpy(chosen[places]),
+        observed=tensor(after_prompt & ~batch.action[places - 1], torch.bool),
     )
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
+import csv
 import math
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rftfm_ray.detection.battery import NOTICED, WatchSettings, battery
 from rftfm_ray.detection.detectors import Detector
+from rftfm_ray.detection.fitting import RunSeries, fit
+from rftfm_ray.detection.profile import Profile
+from rftfm_ray.detection.profiled import ProfileDetector
 from rftfm_ray.detection.signals import INDEX, SIGNALS
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport, Symptom
@@ -21,14 +28,41 @@ Make = Callable[..., StepReport]
 Recorded = dict[str, list[StepReport]]
 
 SETTINGS = WatchSettings(warmup=5, false_alarm_steps=10_000, noise=0.001, probe_size=256, keep_every=5, keep=4)
-PLACES = range(len(battery(SETTINGS)))
 READ = sorted(
     {*NOTICED, "loss", "lr", "lr_excess", "schedule_factor", "schedule_excess", "update_ratio", "trained_mismatch_rate"}
     | {"regrade_count", "regrade_error_mean", "tool_error_rate", "tool_call_count", "probe_accuracy"}
 )
+DATA = Path(__file__).parents[1] / "data"
 HEALTHY = ("calculator_300", "arithmetic_300", "calculator_1", "calculator_2", "arithmetic_1", "arithmetic_2")
 
-every_detector = pytest.mark.parametrize("place", PLACES, ids=[detector.name for detector in battery(SETTINGS)])
+
+def _profile() -> Profile:
+    """Of runs of both tasks, so that the healthy runs of either are usual."""
+    runs: dict[str, dict[str, list[float]]] = {}
+    with (DATA / "healthy_short.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            columns = runs.setdefault(row.pop("run"), {})
+            for name, text in row.items():
+                columns.setdefault(name, []).append(float(text) if text else math.nan)
+    return fit(
+        [
+            RunSeries(np.array(columns.pop("step"), np.int64), {name: np.array(v) for name, v in columns.items()})
+            for columns in runs.values()
+        ]
+    )
+
+
+PROFILED = replace(SETTINGS, profile=_profile())
+
+
+def _detectors() -> tuple[Detector, ...]:
+    """Those of a run that is held against its own past, and those that a profile puts in the place of some."""
+    return (*battery(SETTINGS), *(d for d in battery(PROFILED) if isinstance(d, ProfileDetector)))
+
+
+every_detector = pytest.mark.parametrize(
+    "place", range(len(_detectors())), ids=[detector.name for detector in _detectors()]
+)
 odd = st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0, 1.0])
 LOGARITHMS = ("lr_excess", "schedule_excess")
 rows = st.fixed_dictionaries(
@@ -48,6 +82,12 @@ def _observe(detector: Detector, reports: Sequence[StepReport]) -> list[Sequence
     return [tuple(detector.observe(report)) for report in reports]
 
 
+def test_profile_takes_the_place_of_every_notice() -> None:
+    names = [detector.name for detector in battery(PROFILED)]
+    assert names[-len(NOTICED) :] == [f"profile:{name}" for name in NOTICED]
+    assert len(names) == len(battery(SETTINGS))
+
+
 def test_battery_has_one_alarm_per_fault_and_notices_for_the_rest() -> None:
     names = [detector.name for detector in battery(SETTINGS)]
     assert names == [
@@ -60,18 +100,18 @@ def test_battery_has_one_alarm_per_fault_and_notices_for_the_rest() -> None:
 @every_detector
 @pytest.mark.parametrize("rest", [math.nan, math.inf, -math.inf, 0.0, 1.0, -1.0])
 def test_no_value_everywhere_makes_it_raise(make_report: Make, place: int, rest: float) -> None:
-    detector = battery(SETTINGS)[place]
+    detector = _detectors()[place]
     reports = [make_report(step) for step in range(1, 15)]
     reports += [_report(step, {}, rest) for step in range(15, 20)]
     reports += [make_report(step) for step in range(20, 30)]
     _observe(detector, reports)
-    _observe(battery(SETTINGS)[place], reports[14:])
+    _observe(_detectors()[place], reports[14:])
 
 
 @every_detector
 def test_batch_without_anything_is_no_alarm(make_report: Make, place: int) -> None:
     """Every trajectory masked, or nothing measured at all: no number to judge by."""
-    detector = battery(SETTINGS)[place]
+    detector = _detectors()[place]
     reports = [make_report(step) for step in range(1, 15)]
     reports += [_report(step, {"valid_rate": share}) for step, share in enumerate((0.0, math.nan, 0.0, math.nan), 15)]
     assert not any(s.alarm for symptoms in _observe(detector, reports) for s in symptoms)
@@ -81,7 +121,7 @@ def test_batch_without_anything_is_no_alarm(make_report: Make, place: int) -> No
 @settings(max_examples=40, deadline=None)
 @given(stream=st.lists(rows, max_size=25), healthy=st.integers(0, 12))
 def test_no_stream_makes_it_raise(make_report: Make, place: int, stream: list[dict[str, float]], healthy: int) -> None:
-    detector = battery(SETTINGS)[place]
+    detector = _detectors()[place]
     reports = [make_report(step) for step in range(1, healthy + 1)]
     reports += [make_report(step, **row) for step, row in enumerate(stream, healthy + 1)]
     for report in reports:
@@ -98,7 +138,7 @@ def test_no_stream_makes_it_raise(make_report: Make, place: int, stream: list[di
 def test_it_is_silent_on_healthy_runs(recorded: Recorded, place: int) -> None:
     """Notices may be wrong; an alarm may not."""
     for run in HEALTHY:
-        detector = battery(SETTINGS)[place]
+        detector = _detectors()[place]
         wrong = [s for symptoms in _observe(detector, recorded[run]) for s in symptoms if s.alarm]
         assert not wrong, (run, wrong[0])
 
@@ -108,8 +148,8 @@ def test_it_is_silent_on_healthy_runs(recorded: Recorded, place: int) -> None:
 def test_it_is_deterministic_and_can_be_kept(recorded: Recorded, place: int, run: str) -> None:
     """The same reports have the same symptoms, also from a copy made half-way, which the original does not touch."""
     reports = recorded[run]
-    detector = battery(SETTINGS)[place]
-    whole = _observe(battery(SETTINGS)[place], reports)
+    detector = _detectors()[place]
+    whole = _observe(_detectors()[place], reports)
     found = _observe(detector, reports[:17])
     kept = [copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))]  # noqa: S301
     found += _observe(detector, reports[17:])
@@ -121,7 +161,7 @@ def test_it_is_deterministic_and_can_be_kept(recorded: Recorded, place: int, run
 
 @every_detector
 def test_forgetting_is_always_possible(make_report: Make, place: int) -> None:
-    detector = battery(SETTINGS)[place]
+    detector = _detectors()[place]
     detector.forget(READ, 1)
     detector.settle(READ)
     _observe(detector, [make_report(step) for step in range(1, 12)])

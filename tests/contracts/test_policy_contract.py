@@ -29,7 +29,7 @@ from rftfm_ray.verdicts import Decision, Diagnosis, OutcomeKind, Remedy, StepRep
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_policy.py"
 CODES = [*FINGERPRINTS, UNKNOWN, "SYNC"]
 ONSET, LAST = 11, 14
-NOMINAL = Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1)
+NOMINAL = Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 1e-3, False)
 MOST_REMEDIES = 8
 
 

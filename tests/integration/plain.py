@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
 from rftfm_ray.models import ASSETS
+from rftfm_ray.training.critic import value_head
 from rftfm_ray.types import Settings, StepId
 
 TINY = ASSETS / "tiny"
@@ -29,8 +31,12 @@ GROUPS: list[tuple[str, list[tuple[float | None, str]]]] = [
 
 UNUSED: dict[str, Any] = {"correct": np.bool_, "termination": np.int8, "turns": np.int8, "model_version": np.int64}
 UNUSED |= {"live_reward": np.float32, "trusted_reward": np.float32, "refills": np.int8}
+UNUSED |= {f"{name}_ok": np.bool_ for name in ("termination", "replay_observation", "replay_termination")}
+UNUSED |= {"replayed": np.bool_}
 NONE: Any = np.zeros(0, np.int8)
-EMPTY = ("shadow_ok", *(f"call_{name}" for name in ("trajectory", "turn", "status", "latency_s", "tries")))
+CALLS = ("trajectory", "turn", "status", "latency_s", "tries")
+CHECKS = ("shadow_ok", "known_ok", "observation_ok", "golden_right", "golden_live", "golden_trusted")
+EMPTY = (*CHECKS, *(f"call_{name}" for name in CALLS))
 
 Weights = dict[str, NDArray[Any]]
 Group = tuple[str, list[tuple[float | None, str]]]
@@ -83,7 +89,8 @@ BETAS, DECAY = (0.8, 0.95), 0.1
 ADAM = {"lr": 2e-4, "adam_betas": BETAS, "weight_decay": DECAY}
 BASE: dict[str, dict[str, Any]] = {
     "algorithm": {"minibatches": 2, "clip_low": 0.002, "clip_high": 0.003, "kl_coef": 0.5},
-    "learner": {**ADAM, "max_grad_norm": 0.5, "micro_batch_size": 4},
+    "learner": {**ADAM, "max_grad_norm": 0.5, "micro_batch_size": 4, "step_kl_samples": 1},
+    "critic": {"lr": 0.01, "gamma": 0.9, "gae_lambda": 0.8, "value_coef": 0.3, "value_clip": 0.01},
 }
 
 
@@ -97,76 +104,212 @@ def flat(weights: Weights) -> NDArray[np.float64]:
     return np.concatenate([array.ravel() for array in weights.values()]).astype(np.float64)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a policy makes of the T chosen tokens of one trajectory; all (T,)."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+
+
 class Plain:
-    """The same algorithm in plain torch: whole sequences, one after another, no packing, no engine."""
+    """The same algorithms in plain torch: whole sequences, one after another, no packing, no engine."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.model: Any = AutoModelForCausalLM.from_pretrained(TINY).eval()
         self.frozen = copy.deepcopy(self.model)
-        self._adam = torch.optim.AdamW(self.model.parameters(), betas=BETAS, weight_decay=DECAY)
+        groups: list[dict[str, Any]] = [{"params": list(self.model.parameters()), "weight_decay": DECAY}]
+        self.head: Any = None
+        if config.algorithm.name == "ppo":
+            self.head = value_head(self.model.config.hidden_size, torch.float32)
+            groups.append({"params": list(self.head.parameters()), "weight_decay": 0.0})
+        self._adam = torch.optim.AdamW(groups, betas=BETAS)
+        self._detached = False
 
-    def look(self, model: Any, i: int, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies of the chosen tokens of trajectory `i`."""
+    def look(self, model: Any, i: int, batch: TrajectoryBatch) -> Seen:
+        """Log-probs, entropies and values of the chosen tokens of trajectory `i`."""
         place = slice(int(batch.offsets[i]), int(batch.offsets[i + 1]))
         ids, chosen = torch.from_numpy(batch.tokens[place]).long(), torch.from_numpy(batch.action[place])[1:]
-        logits = model(input_ids=ids[None]).logits[0, :-1] / self.config.rollout.temperature
-        table = logits.log_softmax(-1)
-        return table[torch.arange(len(ids) - 1), ids[1:]][chosen], -(table.exp() * table).sum(-1)[chosen]
+        output = model(input_ids=ids[None], output_hidden_states=True)
+        table = (output.logits[0, :-1] / self.config.rollout.temperature).log_softmax(-1)
+        hidden = output.hidden_states[-1][0, :-1]
+        hidden = hidden.detach() if self._detached else hidden
+        values = torch.zeros(len(hidden)) if self.head is None else self.head(hidden)[:, 0]
+        logprobs, entropy = table[torch.arange(len(ids) - 1), ids[1:]], -(table.exp() * table).sum(-1)
+        return Seen(logprobs[chosen], entropy[chosen], values[chosen])
 
-    def advantages(self, batch: TrajectoryBatch) -> list[float]:
-        """Reward less the group's mean, by the group's deviation."""
-        found = []
-        for group, reward, valid in zip(batch.group, batch.reward, batch.valid, strict=True):
-            peers = batch.reward[(batch.group == group) & batch.valid].astype(float)
-            spread = peers.std(ddof=1) + 1e-4 if self.config.algorithm.normalize_std else 1.0
-            found.append(float((reward - peers.mean()) / spread) if valid else 0.0)
+    def members(self, batch: TrajectoryBatch, now: Settings) -> list[int]:
+        """Trajectories that take part."""
+        mixed = {g for g in batch.group if len(set(batch.reward[(batch.group == g) & batch.valid])) > 1}
+        counts = batch.action_counts()
+        usual = [i for i in range(len(batch)) if batch.valid[i] and counts[i]]
+        return [i for i in usual if not now.group_filter or batch.group[i] in mixed]
+
+    def advantages(self, batch: TrajectoryBatch, now: Settings, olds: dict[int, Seen]) -> dict[int, NDArray[Any]]:
+        """Advantages of the chosen tokens of every trajectory that takes part."""
+        name, scaled = self.config.algorithm.name, self.config.normalizes_std
+        found: dict[int, NDArray[Any]] = {}
+        for i, old in olds.items():
+            reward, length = float(batch.reward[i]), len(old.values)
+            peers = batch.reward[(batch.group == batch.group[i]) & batch.valid].astype(float)
+            if name in ("grpo", "rloo"):
+                baseline = peers.mean() if name == "grpo" else (peers.sum() - reward) / (len(peers) - 1)
+                spread = peers.std(ddof=1) + 1e-4 if scaled else 1.0
+                found[i] = np.full(length, (reward - baseline) / spread)
+            elif name == "reinforce_pp":
+                found[i] = np.full(length, reward)
+            else:
+                ahead = np.append(old.values[1:].numpy(), 0.0) * now.gamma
+                surprise = ahead - old.values.numpy() + np.append(np.zeros(length - 1), reward)
+                decay = (now.gamma * now.gae_lambda) ** np.arange(length)
+                found[i] = np.array([(surprise[t:] * decay[: length - t]).sum() for t in range(length)])
+        if name in ("ppo", "reinforce_pp"):
+            tokens = np.concatenate(list(found.values()))
+            spread = np.sqrt(tokens.var(ddof=1) + 1e-8) if scaled else 1.0
+            found = {i: (row - tokens.mean()) / spread for i, row in found.items()}
+        bound = math.inf if now.advantage_clip is None else now.advantage_clip
+        return {i: row.clip(-bound, bound) for i, row in found.items()}
+
+    def returns(self, batch: TrajectoryBatch, now: Settings, olds: dict[int, Seen]) -> dict[int, Tensor]:
+        """What the critic learns: lambda-returns, before anything is standardised."""
+        found = {}
+        for i, old in olds.items():
+            values, ahead, row = [*old.values.tolist(), 0.0], 0.0, []
+            for t in reversed(range(len(old.values))):
+                last = t + 1 == len(old.values)
+                # The mix of what is expected and what comes of it, backwards.
+                mixed = (1 - now.gae_lambda) * values[t + 1] + now.gae_lambda * ahead
+                ahead = float(batch.reward[i]) if last else now.gamma * mixed
+                row.append(ahead)
+            found[i] = torch.tensor(row[::-1])
         return found
 
-    def step(self, batch: TrajectoryBatch, now: Settings) -> dict[str, float]:
-        """One step of learning; its metrics."""
-        advantages, sums, losses, norms = self.advantages(batch), np.zeros(6), [], []
-        rows = [i for i in range(len(batch)) if batch.valid[i] and batch.action_counts()[i]]
+    def step(self, batch: TrajectoryBatch, now: Settings) -> tuple[dict[str, float], dict[str, float]]:
+        """One step of learning; figures of its updates and of its credit."""
+        self._detached = now.freeze_policy
+        rows = self.members(batch, now)
         with torch.no_grad():
-            olds = {i: self.look(self.model, i, batch)[0] for i in rows}
-        gap, peak, before = 0.0, 1.0, flat(self.weights())
+            olds = {i: self.look(self.model, i, batch) for i in rows}
+        advantages, returns = self.advantages(batch, now, olds), self.returns(batch, now, olds)
+        parts: dict[str, list[Tensor]] = {}
+        losses, norms, before = [], [], flat(self.weights())
         for chunk in np.array_split(np.unique(batch.group), now.minibatches):
-            members = [i for i in rows if batch.group[i] in chunk]
-            total = torch.zeros(())
-            tokens = sum(len(olds[i]) for i in members)
+            total, members = torch.zeros(()), [i for i in rows if batch.group[i] in chunk]
+            tokens = sum(len(olds[i].logprobs) for i in members)
             for i in members:
-                logprobs, entropy = self.look(self.model, i, batch)
-                with torch.no_grad():
-                    reference = self.look(self.frozen, i, batch)[0]
-                ratio, a = (logprobs - olds[i]).exp(), advantages[i]
-                policy = -torch.minimum(ratio * a, ratio.clamp(1 - now.clip_low, 1 + now.clip_high) * a)
-                kl = (reference - logprobs).exp() - (reference - logprobs) - 1
-                per_token = policy + now.kl_coef * kl - now.entropy_coef * entropy
+                per_token, columns = self.terms(i, batch, now, olds[i], torch.from_numpy(advantages[i]), returns[i])
                 by_token = self.config.algorithm.loss_aggregation == "token"
                 total = total + (per_token.sum() / tokens if by_token else per_token.mean() / len(members))
-                low, high = (ratio < 1 - now.clip_low) & (a < 0), (ratio > 1 + now.clip_high) & (a > 0)
-                kl_old = (olds[i] - logprobs).exp() - (olds[i] - logprobs) - 1
-                sums += [float(t.detach().sum()) for t in (policy, kl, kl_old, entropy, low, high)]
-                place = slice(int(batch.offsets[i]), int(batch.offsets[i + 1]))
-                sampled = torch.from_numpy(batch.logprobs[place][batch.action[place]])
-                gap, peak = max(gap, float((olds[i] - sampled).abs().max())), max(peak, float(ratio.detach().max()))
+                for name, column in columns.items():
+                    parts.setdefault(name, []).append(column.detach().double())
             losses.append(float(total.detach()))
-            self._adam.zero_grad()
-            torch.autograd.backward(total)
-            norms.append(float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), now.max_grad_norm)))
-            self._adam.param_groups[0]["lr"] = now.lr
-            self._adam.step()
-        names = ("policy_loss", "kl_ref", "kl_old", "entropy", "clip_low_rate", "clip_high_rate")
-        means = dict(zip(names, sums / sum(map(len, olds.values())), strict=True))
-        spread = {"advantage_std": float(np.std(advantages)), "advantage_max": max(map(abs, advantages))}
-        loss = {"loss": math.fsum(losses) / len(losses), "grad_norm": math.fsum(norms) / len(norms)}
-        used = {"lr": now.lr, "schedule_factor": 1.0, "kl_coef": now.kl_coef, "vetoes": 0}
-        after = flat(self.weights())
-        used["update_ratio"] = float(np.linalg.norm(after - before) / np.linalg.norm(before))
-        used["changed_rate"] = float(np.mean(after != before))
-        centred = np.array(advantages) - np.mean(advantages)
-        used["advantage_kurtosis"] = float(np.mean(centred**4) / np.mean(centred**2) ** 2)
-        return {**means, **spread, **loss, **used, "ratio_max": peak, "rollout_gap_max": gap}
+            norms.append(self.update(total, now))
+        after, count = flat(self.weights()), self.config.learner.step_kl_samples
+        first = np.array_split(np.unique(batch.group), now.minibatches)[0]
+        sample = [i for i in rows if batch.group[i] in first][: self.config.learner.micro_batch_size][:count]
+        with torch.no_grad():
+            moved = torch.cat([self.look(self.model, i, batch).logprobs - olds[i].logprobs for i in sample])
+        figures = self.figures({name: torch.cat(columns) for name, columns in parts.items()}, now)
+        figures |= {"loss": math.fsum(losses) / len(losses), "grad_norm": math.fsum(norms) / len(norms)}
+        figures["update_ratio"] = float(np.linalg.norm(after - before) / np.linalg.norm(before))
+        figures["changed_rate"] = float(np.mean(after != before))
+        figures["step_kl"], figures["step_ratio_max"] = (
+            float((moved.exp() - 1 - moved).mean()),
+            float(moved.exp().max()),
+        )
+        return figures, self.credit(batch, now, olds, advantages)
+
+    def terms(
+        self, i: int, batch: TrajectoryBatch, now: Settings, old: Seen, a: Tensor, target: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss per token of trajectory `i`, and what is to be counted."""
+        seen = self.look(self.model, i, batch)
+        with torch.no_grad():
+            reference = self.look(self.frozen, i, batch).logprobs
+        d = reference - seen.logprobs
+        ratio = (seen.logprobs - old.logprobs).exp()
+        policy = -torch.minimum(ratio * a, ratio.clamp(1 - now.clip_low, 1 + now.clip_high) * a)
+        kl = d.exp() - d - 1 if self.config.algorithm.kl_coef else torch.zeros_like(policy)
+        per_token = policy + now.kl_coef * kl - now.entropy_coef * seen.entropy
+        plain, clip = (seen.values - target) ** 2, self.config.critic.value_clip or math.inf
+        clipped = (old.values + (seen.values - old.values).clamp(-clip, clip) - target) ** 2
+        far = (seen.values - old.values).abs() > clip
+        value = torch.where(far, torch.maximum(plain, clipped), plain) / 2
+        if now.freeze_policy:
+            per_token = torch.zeros_like(per_token)
+        if self.head is not None:
+            per_token = per_token + self.config.critic.value_coef * value
+        place = slice(int(batch.offsets[i]), int(batch.offsets[i + 1]))
+        action = batch.action[place]
+        late = np.arange(len(action)) > batch.prompt_length[i]
+        observed = (late & ~np.roll(action, 1))[action]
+        drift = old.logprobs - torch.from_numpy(batch.logprobs[place][action])
+        return per_token, {
+            "policy_loss": policy, "kl_ref": kl, "kl_old": 1 / ratio - 1 + ratio.log(), "entropy": seen.entropy,
+            "clip_low_rate": (ratio < 1 - now.clip_low) & (a < 0),
+            "clip_high_rate": (ratio > 1 + now.clip_high) & (a > 0),
+            "value_loss": value, "value_clip_rate": far & (clipped > plain), "ratio": ratio, "drift": drift,
+            "observed": torch.from_numpy(observed),
+        }  # fmt: skip
+
+    def update(self, loss: Tensor, now: Settings) -> float:
+        """One update; the norm of its gradient. A frozen policy has none, and the optimizer passes it by."""
+        self._adam.zero_grad()
+        torch.autograd.backward(loss)
+        if now.freeze_policy:
+            self.model.zero_grad()
+        every = [p for group in self._adam.param_groups for p in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(every, now.max_grad_norm))
+        for group, rate in zip(self._adam.param_groups, (now.lr, now.critic_lr), strict=False):
+            group["lr"] = rate
+        self._adam.step()
+        return norm
+
+    def figures(self, parts: dict[str, Tensor], now: Settings) -> dict[str, float]:
+        """Figures of all chosen tokens."""
+        ratio, drift, observed = (parts.pop(name) for name in ("ratio", "drift", "observed"))
+        found = {name: float(column.mean()) for name, column in parts.items()}
+        if self.head is None:
+            found |= dict.fromkeys(("value_loss", "value_clip_rate"), math.nan)
+        low, high = torch.quantile(parts["entropy"], torch.tensor([0.1, 0.9]).double()).tolist()
+        return {
+            **found, "ratio_min": min(1.0, float(ratio.min())), "ratio_max": max(1.0, float(ratio.max())),
+            "entropy_q10": low, "entropy_q90": high,
+            "entropy_observed": float(parts["entropy"][observed.bool()].mean()),
+            "rollout_gap_max": float(drift.abs().max()), "rollout_kl": float((drift.exp() - 1 - drift).mean()),
+            "rollout_ratio_mean": float(drift.exp().mean()), "lr": now.lr, "schedule_factor": 1.0,
+            "critic_lr": math.nan if self.head is None else now.critic_lr, "kl_coef": now.kl_coef, "staleness": 0.0,
+            "vetoes": 0,
+        }  # fmt: skip
+
+    def credit(
+        self, batch: TrajectoryBatch, now: Settings, olds: dict[int, Seen], advantages: dict[int, NDArray[Any]]
+    ) -> dict[str, float]:
+        """Figures of a step's credit, but for where it went."""
+        rows = list(advantages.values())
+        units = np.concatenate(rows) if self.head is not None else np.array([row[-1] for row in rows])
+        centred = units - units.mean()
+        found = {
+            "advantage_mean": float(units.mean()), "advantage_std": float(units.std()),
+            "advantage_max": float(abs(units).max()), "advantage_error": 0.0,
+            "advantage_kurtosis": float((centred**4).mean() / (centred**2).mean() ** 2),
+            "advantage_early": float(np.mean([row[0] for row in rows])),
+            "advantage_late": float(np.mean([row[-1] for row in rows])),
+        }  # fmt: skip
+        if self.head is None:
+            return found
+        values = [old.values.double().numpy() for old in olds.values()]
+        returns = [batch.reward[i] * now.gamma ** np.arange(len(old.values))[::-1] for i, old in olds.items()]
+        every, said = np.concatenate(returns), np.concatenate(values)
+        return found | {
+            "value_early": float(np.mean([row[0] for row in values])),
+            "value_late": float(np.mean([row[-1] for row in values])),
+            "return_early": float(np.mean([row[0] for row in returns])), "value_bias": float((said - every).mean()),
+            "explained_variance": float(1 - (every - said).var() / every.var()),
+        }  # fmt: skip
 
     def weights(self) -> Weights:
+        """A copy of the policy's weights by name."""
         return {name: p.detach().numpy().copy() for name, p in self.model.named_parameters()}

@@ -49,7 +49,7 @@ def make_engine(stage: int, dtype: str = "float32", micro_batch_size: int = 128)
 
 def settings(lr: float = LR, max_grad_norm: float = 1.0) -> Settings:
     """Settings of one update."""
-    return Settings(lr, 0.0, 0.2, 0.2, 0.0, max_grad_norm, 1)
+    return Settings(lr, 0.0, 0.2, 0.2, 0.0, max_grad_norm, 1, None, False, 1.0, 1.0, 0.0, False)
 
 
 def commit(engine: LearnerEngine, now: Settings) -> None:

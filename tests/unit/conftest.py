@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
+from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.tasks.api import ToolStatus
@@ -38,11 +40,14 @@ def _batch(
     refills: Sequence[int] | None = None,
     tries: Sequence[int] | None = None,
     shadow: Sequence[bool] = (),
+    **checks: Sequence[float],
 ) -> TrajectoryBatch:
     """Trajectories with one reward and one string of roles each: `p` prompt, `a` action, `o` observation.
 
     Unless given, the tokens of trajectory i are 100 i + 1, 100 i + 2 and so on. The log-prob of every action is
     its token / -1000, so that each of them can be told from the others. A masked trajectory has no reward.
+    `checks` are columns of what was checked beside the trajectories, by their own names; by default nothing was, or
+    it was found in order.
     """
     size = len(rewards)
     roles = roles if roles is not None else ["paa"] * size
@@ -68,17 +73,34 @@ def _batch(
         termination=np.array(terminations if terminations is not None else [Termination.EOS] * size, np.int8),
         turns=np.array(turns if turns is not None else [1] * size, np.int8),
         model_version=np.full(size, 7, np.int64),
-        call_trajectory=np.array([call[0] for call in calls], np.int32),
-        call_turn=np.array([call[1] for call in calls], np.int8),
-        call_status=np.array([list(ToolStatus).index(call[2]) for call in calls], np.int8),
-        call_latency_s=np.array([call[3] for call in calls], np.float32),
+        **_calls(calls),
         call_tries=np.array(tries if tries is not None else [1] * len(calls), np.int8),
         shadow_ok=np.array(shadow, np.bool_),
+        **_checks(size, checks),
         keys=tuple(keys if keys is not None else [f"problem-{g}" for g in group]),
         texts=tuple(texts if texts is not None else [f"answer {i}" for i in range(size)]),
-        call_requests=tuple(call[4] for call in calls),
-        call_responses=tuple(call[5] for call in calls),
     )
+
+
+def _calls(calls: Sequence[Call]) -> dict[str, Any]:
+    return {
+        "call_trajectory": np.array([call[0] for call in calls], np.int32),
+        "call_turn": np.array([call[1] for call in calls], np.int8),
+        "call_status": np.array([list(ToolStatus).index(call[2]) for call in calls], np.int8),
+        "call_latency_s": np.array([call[3] for call in calls], np.float32),
+        "call_requests": tuple(call[4] for call in calls),
+        "call_responses": tuple(call[5] for call in calls),
+    }
+
+
+def _checks(size: int, given: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    per_trajectory = {"termination_ok": True, "replayed": False}
+    per_trajectory |= {"replay_observation_ok": True, "replay_termination_ok": True}
+    columns: dict[str, NDArray[Any]] = {name: np.full(size, value) for name, value in per_trajectory.items()}
+    columns |= {name: np.zeros(0, np.bool_) for name in ("known_ok", "observation_ok", "golden_right")}
+    columns |= {name: np.zeros(0, np.float32) for name in ("golden_live", "golden_trusted")}
+    assert set(given) <= set(columns)
+    return columns | {name: np.array(values, columns[name].dtype) for name, values in given.items()}
 
 
 @pytest.fixture(scope="session")

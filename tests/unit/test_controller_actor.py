@@ -29,7 +29,7 @@ from rftfm_ray.verdicts import Assessment, Decision, DeclaredChange, Diagnosis, 
 K = EntryKind
 PLAIN = TreatmentSettings(
     mode=GuardMode.ACT, act_on=tuple(Family), verify_steps=2, cooldown_steps=0, budget=9, return_after=5, halts=False,
-    probe_size=256, nominal=Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1),
+    probe_size=256, nominal=Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 1e-3, False),
 )  # fmt: skip
 START = StepId(0, 0, 0)
 STAND, FOLLOWING = Position(StepId(0, 6, 6), 6, 96), StepId(0, 7, 7)

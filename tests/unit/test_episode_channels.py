@@ -177,7 +177,7 @@ def trajectory(batch: TrajectoryBatch, index: int) -> dict[str, Any]:
             found[field.name] = column[one].tolist()
         elif field.name in ("call_turn", "call_status", "call_tries", "call_requests", "call_responses"):
             found[field.name] = [column[c] for c in np.flatnonzero(batch.call_trajectory == index)]
-        elif field.name not in ("offsets", "call_trajectory", "call_latency_s", "shadow_ok"):
+        elif not field.name.startswith(("offsets", "call_", "shadow_", "known_", "observation_", "golden_")):
             found[field.name] = column[index]
     return found
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rftfm_ray.actors import rollout as module
 from rftfm_ray.actors.roles import Role
@@ -19,10 +20,11 @@ from rftfm_ray.faults.injectors import ToolOutageError
 from rftfm_ray.models import ASSETS
 from rftfm_ray.rollout import engine
 from rftfm_ray.rollout.channels import CallId, Channels, EpisodeId, Grade, trusted_channels
+from rftfm_ray.rollout.checks import Checks
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.jobs import probe_jobs, step_jobs
 from rftfm_ray.rollout.text import TextCodec
-from rftfm_ray.rollout.weights import pack_weights
+from rftfm_ray.rollout.weights import Served, WeightsUpdate, fingerprint, pack_weights
 from rftfm_ray.tasks.addition import problem
 from rftfm_ray.tasks.api import Transcript
 from rftfm_ray.tasks.calculator import Calculator
@@ -33,7 +35,9 @@ TINY = str(ASSETS / "tiny")
 GUARDING = ["detection", "diagnosis", "policies"]
 UNAWARE = [*GUARDING, "actors/monitor.py", "actors/controller.py", "guard.py", "remediation.py"]
 PROBLEMS = [problem(12, 34, 10 + n) for n in range(6)]
+HELDOUT = Calculator().heldout()[:8]
 STEP, SAMPLED = StepId(0, 3, 3), Sampling(1.0, 1.0)
+FIFTH = StepId(0, 5, 5)
 WRONG = Transcript(("0",))
 ALL_DOWN, ONE_DOWN = parse_fault("TE-1@1:1,instances=all"), parse_fault("TE-1@1:1")
 OVERPAID = parse_fault("RF-1@1:4,mechanism=wrong_answers")
@@ -161,8 +165,13 @@ class Solver:
         self._queue: list[TurnResult] = []
         self.turns = 0
 
-    def load(self, arrays: Mapping[str, object]) -> None:
-        """Weights: none."""
+    def load(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take weights over."""
+        self.arrays = arrays
+
+    def fingerprints(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, int]]:
+        """Of what was loaded last."""
+        return {name: ("float32", fingerprint(self.arrays[name]).crc) for name in shapes}
 
     def submit(self, request: TurnRequest, sampling: Sampling) -> None:
         asked, _, rest = self._codec.decode(request.tokens).partition("=")
@@ -189,22 +198,35 @@ class Mute:
         pass
 
 
-def make_actor(monkeypatch: pytest.MonkeyPatch, *faults: FaultSpec) -> RolloutActor:
+def weights(version: int) -> WeightsUpdate:
+    """Weights that differ from version to version."""
+    return pack_weights(version, {"weight": np.full(2, version, np.float32), "bias": np.ones(1, np.float32)})
+
+
+def make_actor(
+    monkeypatch: pytest.MonkeyPatch, *faults: FaultSpec, overrides: Sequence[str] = (), solver: type[Solver] = Solver
+) -> RolloutActor:
     """A rollout actor in this process, at model version 0, on an engine that solves everything."""
     monkeypatch.setattr(module, "rename_process", lambda role: None)
     monkeypatch.setattr(module, "StateGauge", Mute)
-    monkeypatch.setattr(engine, "VllmEngine", Solver)
-    actor = RolloutActor(Role("run", "rollout", 0, ""), configure(), TINY, Calculator(), faults)
-    assert actor.load_weights(pack_weights(0, {"weight": np.zeros(2, np.float32)})) == 0
+    monkeypatch.setattr(engine, "VllmEngine", solver)
+    actor = RolloutActor(Role("run", "rollout", 0, ""), configure(*overrides), TINY, Calculator(), faults)
+    actor.prepare(PROBLEMS, 0, HELDOUT)
+    assert actor.load_weights(weights(0)).version == 0
     return actor
+
+
+def probed(actor: RolloutActor, step: StepId = STEP) -> tuple[int, int, int, int]:
+    """Right answers of a greedy probe and of a sampled one, each of how many."""
+    counts = actor.probe(probe_jobs(PROBLEMS), probe_jobs(PROBLEMS[:5]), SAMPLED, step, 0)
+    return counts.right, counts.size, counts.sampled_right, counts.sampled_size
 
 
 def test_probes_go_past_tools_that_are_down_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
     actor = make_actor(monkeypatch, ALL_DOWN)
     batch = actor.generate(step_jobs(PROBLEMS, 2), STEP, SAMPLED, 0)
     assert not batch.valid.any()
-    right, size, seconds = actor.probe(probe_jobs(PROBLEMS), STEP, 0)
-    assert (right, size, seconds >= 0) == (6, 6, True)
+    assert probed(actor) == (6, 6, 5, 5)
 
 
 def test_levers_move_training_and_not_probes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,16 +236,70 @@ def test_levers_move_training_and_not_probes(monkeypatch: pytest.MonkeyPatch) ->
     assert batch.valid.all()
     assert set(batch.reward.tolist()) == {0.25}
     assert batch.shadow_ok.tolist() == [False, False]
-    assert actor.probe(probe_jobs(PROBLEMS), STEP, 0)[:2] == (6, 6)
+    assert probed(actor) == (6, 6, 5, 5)
 
 
 def test_probe_does_not_get_between_a_step_and_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     actor = make_actor(monkeypatch, ONE_DOWN)
     batch = actor.generate(step_jobs(PROBLEMS, 2), STEP, SAMPLED, 0)
-    actor.probe(probe_jobs(PROBLEMS), STEP, 0)
+    probed(actor)
     actor.set_levers(Levers(tool_instance=1, refill_rounds=1))
     revised = actor.revise(STEP)
     assert batch.keys == revised.keys
     assert not batch.valid.any()
     assert revised.valid.all()
     assert revised.refills.tolist() == [1] * 12
+
+
+def test_checks_of_an_actor_see_the_faults_of_its_own_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = step_jobs(PROBLEMS, 2)
+    sound = make_actor(monkeypatch).generate(jobs, FIFTH, SAMPLED, 0)
+    faulty = make_actor(monkeypatch, ONE_DOWN, OVERPAID).generate(jobs, FIFTH, SAMPLED, 0)
+    assert (sound.known_ok.tolist(), faulty.known_ok.tolist()) == ([True] * 4, [False] * 4)
+    errors = [batch.golden_live - batch.golden_trusted for batch in (sound, faulty)]
+    assert errors[0].tolist() == [0.0] * 16
+    np.testing.assert_allclose(errors[1], np.where(faulty.golden_right, 0, 4), atol=1e-6)
+
+
+def test_checks_are_made_when_they_are_due_and_for_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = make_actor(monkeypatch, overrides=["channels.golden_every=3", "channels.replay_rate=1"])
+    third, fifth = (actor.generate(step_jobs(PROBLEMS, 2), step, SAMPLED, 0) for step in (STEP, FIFTH))
+    assert [(len(batch.golden_live), len(batch.known_ok)) for batch in (third, fifth)] == [(16, 0), (0, 4)]
+    assert third.replayed.all()
+    assert fifth.replayed.all()
+    monkeypatch.setattr(Checks, "golden", None)
+    monkeypatch.setattr(Checks, "known_calls", None)
+    monkeypatch.setattr(Checks, "replay", None)
+    assert probed(actor, FIFTH) == (6, 6, 5, 5)
+
+
+def test_without_a_guard_nothing_is_asked_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = make_actor(monkeypatch, overrides=["guard.mode=off", "channels.replay_rate=1"])
+    batch = actor.generate(step_jobs(PROBLEMS, 2), FIFTH, SAMPLED, 0)
+    assert (len(batch.golden_live), len(batch.known_ok)) == (0, 0)
+    assert not batch.replayed.any()
+    assert len(batch.observation_ok) == len(batch.call_turn) > 0
+    assert batch.termination_ok.all()
+    assert actor.load_weights(weights(1)) == Served(1, 0, ())
+
+
+@pytest.mark.parametrize(("every", "compared"), [(1, [2, 2, 2, 2]), (2, [0, 2, 0, 2]), (0, [0, 0, 0, 0])])
+def test_served_weights_are_compared_when_it_is_due(
+    monkeypatch: pytest.MonkeyPatch, every: int, compared: list[int]
+) -> None:
+    actor = make_actor(monkeypatch, overrides=[f"channels.fingerprint_every={every}"])
+    assert [actor.load_weights(weights(n)) for n in (1, 2, 3, 4)] == [
+        Served(n, size, ()) for n, size in zip((1, 2, 3, 4), compared, strict=True)
+    ]
+
+
+def test_engine_that_keeps_its_weights_is_found_by_what_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck(Solver):
+        """Takes no weights over but the first."""
+
+        def load(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+            if not hasattr(self, "arrays"):
+                super().load(arrays)
+
+    actor = make_actor(monkeypatch, solver=Stuck)
+    assert actor.load_weights(weights(1)) == Served(1, 2, ("weight",))

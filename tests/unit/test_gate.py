@@ -1,12 +1,21 @@
-"""The commit gate: what it refuses and why, and which gradient norms it remembers."""
+"""The commit gate: what it refuses and why, which gradient norms it remembers, and that it spares healthy steps."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from rftfm_ray.training.gate import CommitGate, recompute_advantages
+from rftfm_ray.batch import TrajectoryBatch
+from rftfm_ray.training.credit import Credit, Rule, assign, members
+from rftfm_ray.training.gate import CommitGate, RawStep, Recipe, recompute_advantages
+from rftfm_ray.training.learner import Learner
 from rftfm_ray.types import Veto, VetoRecord
 
 TOLERANCE = 1e-5
@@ -19,8 +28,10 @@ def _gate(*norms: float, factor: float = 10.0, window: int = 4, warmup: int = 2)
 
 
 def _check(advantages: list[float], rewards: list[float], valid: list[bool] | None = None) -> VetoRecord | None:
-    valid = valid if valid is not None else [True] * len(rewards)
-    return _gate().check_advantages(advantages, rewards, [0] * len(rewards), valid, normalize_std=False)
+    size = len(rewards)
+    kept = valid if valid is not None else [True] * size
+    raw = RawStep(rewards, [0] * size, kept, [1] * size)
+    return _gate().check_advantages([[advantage] for advantage in advantages], kept, raw, Recipe("grpo", False))[1]
 
 
 def _kind(record: VetoRecord | None) -> Veto | None:
@@ -127,9 +138,197 @@ def test_mismatch_names_the_worst_trajectory() -> None:
     assert record == VetoRecord(0, Veto.ADVANTAGE_MISMATCH, "advantage of trajectory 1 is -0.9, its recompute -0.5")
 
 
-def test_recompute_has_its_closed_form() -> None:
-    rewards, groups, valid = [1.0, 3.0, 9.0, 7.0], [4, 4, 4, 0], [True, True, False, True]
-    assert recompute_advantages(rewards, groups, valid, normalize_std=False) == [-1.0, 1.0, 0.0, 0.0]
-    scale = math.sqrt(2) + 1e-4
-    found = recompute_advantages(rewards, groups, valid, normalize_std=True)
-    assert found == pytest.approx([-1 / scale, 1 / scale, 0.0, 0.0])
+def test_largest_difference_is_told_when_all_is_well() -> None:
+    raw = RawStep([1000.0, 0.0], [0, 0], [True, True], [1, 1])
+    error, record = _gate().check_advantages([[500.0 + 1e-3], [-500.0]], [True, True], raw, Recipe("grpo", False))
+    assert record is None
+    assert error == pytest.approx(1e-3 / 500)
+
+
+def test_trajectory_that_weighs_and_must_not_is_refused_and_one_that_is_left_out() -> None:
+    raw, recipe = RawStep([1.0, 1.0, 0.0], [0, 0, 1], [True] * 3, [1] * 3), Recipe("grpo", False, group_filter=True)
+    equal = RawStep([1.0, 0.0, 0.0], [0, 0, 1], [True] * 3, [1] * 3)
+    _, record = _gate().check_advantages([[0.0]] * 3, [True, True, False], raw, recipe)
+    assert record == VetoRecord(0, Veto.ADVANTAGE_MISMATCH, "trajectory 0 takes part, its recompute says otherwise")
+    _, record = _gate().check_advantages([[0.5], [0.0], [0.0]], [True, False, False], equal, recipe)
+    assert record == VetoRecord(0, Veto.ADVANTAGE_MISMATCH, "trajectory 1 is left out, its recompute says otherwise")
+
+
+def test_number_of_tokens_that_is_wrong_is_refused() -> None:
+    raw = RawStep([1.0, 0.0], [0, 0], [True, True], [2, 2], [[0.0, 0.0], [0.0, 0.0]])
+    for rows in ([[0.5], [-0.5, -0.5]], [[0.5, 0.5, 0.5], [-0.5, -0.5]], [[], [-0.5, -0.5]]):
+        _, record = _gate().check_advantages(rows, [True, True], raw, Recipe("ppo", False))
+        assert _kind(record) is Veto.ADVANTAGE_MISMATCH
+        assert record is not None
+        assert f"trajectory 0 has {len(rows[0])}" in record.reason
+
+
+RAW = RawStep([1.0, 3.0, 9.0, 7.0, 2.0], [4, 4, 4, 0, 4], [True, True, False, True, True], [2, 1, 1, 3, 0])
+
+
+def test_recompute_of_group_advantages_has_its_closed_form() -> None:
+    # The last trajectory is empty: it counts for its group and has no token that could learn.
+    assert recompute_advantages(RAW, Recipe("grpo", False)) == [[-1.0], [1.0], [], [0.0], []]
+    scale = 1 + 1e-4
+    assert recompute_advantages(RAW, Recipe("grpo", True))[1] == pytest.approx([1 / scale])
+    assert recompute_advantages(RAW, Recipe("rloo", False)) == [[-1.5], [1.5], [], [0.0], []]
+    assert recompute_advantages(RAW, Recipe("rloo", True))[1] == pytest.approx([1.5 / scale])
+
+
+def test_recompute_with_clip_and_filter_has_its_closed_form() -> None:
+    assert recompute_advantages(RAW, Recipe("rloo", False, clip=1.25)) == [[-1.25], [1.25], [], [0.0], []]
+    assert recompute_advantages(RAW, Recipe("grpo", False, group_filter=True)) == [[-1.0], [1.0], [], [], []]
+    equal = RawStep([1.0, 1.0, 5.0], [0, 0, 0], [True, True, False], [1, 1, 1])
+    assert recompute_advantages(equal, Recipe("grpo", False, group_filter=True)) == [[], [], []]
+
+
+def test_recompute_over_the_step_counts_tokens() -> None:
+    # Rewards 1 (twice), 3 and 7 (three times), whose mean is 26 / 6.
+    found = recompute_advantages(RAW, Recipe("reinforce_pp", False))
+    assert found == [[pytest.approx(1 - 26 / 6)], [pytest.approx(3 - 26 / 6)], [], [pytest.approx(7 - 26 / 6)], []]
+    spread = math.sqrt((2 * (1 - 26 / 6) ** 2 + (3 - 26 / 6) ** 2 + 3 * (7 - 26 / 6) ** 2) / 5 + 1e-8)
+    scaled = recompute_advantages(RAW, Recipe("reinforce_pp", True))
+    assert [row[0] for row in scaled if row] == pytest.approx([row[0] / spread for row in found if row])
+
+
+def test_recompute_of_estimates_has_its_closed_form() -> None:
+    raw = RawStep([2.0, 4.0, 8.0], [0, 0, 1], [True, True, False], [3, 1, 1], [[0.5, 1.0, -1.0], [0.25], [9.0]])
+    found = recompute_advantages(raw, Recipe("ppo", False, 0.5, 0.5))
+    estimates = [(3 / 4 - 1.5) / 4, 3 / 4 - 1.5, 3, 3.75]
+    mean = sum(estimates) / 4
+    assert found == [[pytest.approx(e - mean) for e in estimates[:3]], [pytest.approx(estimates[3] - mean)], []]
+
+
+def test_recompute_of_nothing_is_empty() -> None:
+    raw = RawStep([1.0, 0.0], [0, 0], [False, True], [3, 0], [[0.0] * 3, []])
+    for name in ("grpo", "rloo", "ppo", "reinforce_pp"):
+        assert recompute_advantages(raw, Recipe(name, True)) == [[], []]
+
+
+MakeBatch = Callable[..., TrajectoryBatch]
+Values = NDArray[np.float32]
+ESTIMATORS = ("grpo", "rloo", "ppo", "reinforce_pp")
+every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
+
+
+def _judge(batch: TrajectoryBatch, credit: Credit, rule: Rule, values: Values) -> tuple[float, VetoRecord | None]:
+    """The learner's own look at its advantages."""
+    learner: Any = SimpleNamespace(gate=_gate())
+    shown = values if rule.critic else None
+    return Learner._check(learner, batch, credit.kept, credit, rule, shown)
+
+
+def _rewards(draw: np.random.Generator, size: int) -> NDArray[np.float32]:
+    kinds = (
+        draw.integers(0, 2, size), draw.random(size), draw.normal(0, 3000, size), np.full(size, draw.normal()),
+        1e6 + draw.integers(-1, 2, size), np.full(size, 1e6 + draw.random()), 1e-4 * draw.random(size),
+        -2e6 + 0.125 * draw.integers(0, 2, size),
+    )  # fmt: skip
+    return np.asarray(kinds[draw.integers(len(kinds))], np.float32)
+
+
+def _step(draw: np.random.Generator, make_batch: MakeBatch) -> tuple[TrajectoryBatch, Values]:
+    """A step with masked and empty trajectories and groups of uneven size, and what a critic says of it."""
+    size = int(draw.integers(2, 20))
+    lengths = draw.integers(0, 9, size) * (draw.random(size) > 0.1)
+    roles, groups, valid = ["p" + "a" * n for n in lengths], draw.integers(0, 5, size), draw.random(size) > 0.15
+    batch = make_batch(_rewards(draw, size).tolist(), roles=roles, groups=groups.tolist(), valid=valid.tolist())
+    tokens = int(lengths.sum())
+    truth = np.repeat(np.nan_to_num(batch.reward), lengths)
+    said = (
+        np.zeros(tokens),
+        draw.normal(0, 1, tokens),
+        truth + draw.normal(0, 0.1, tokens),
+        1e-6 * draw.random(tokens),
+    )
+    return batch, np.asarray(said[draw.integers(len(said))], np.float32)
+
+
+def _rule(draw: np.random.Generator, estimator: str) -> Rule:
+    gamma, lam = draw.choice([1.0, 0.99, draw.uniform(0.5, 1)]), draw.choice([1.0, 0.95, 0.0, draw.random()])
+    clip = None if draw.random() < 0.5 else float(draw.uniform(0.1, 3))
+    return Rule(estimator, bool(draw.random() < 0.5), float(gamma), float(lam), clip, bool(draw.random() < 0.3))
+
+
+@every_estimator
+def test_a_thousand_healthy_steps_are_spared(make_batch: MakeBatch, estimator: str) -> None:
+    draw, worst, judged = np.random.default_rng(11), 0.0, 0
+    for _ in range(1000):
+        (batch, values), rule = _step(draw, make_batch), _rule(draw, estimator)
+        error, record = _judge(batch, assign(batch, rule, values), rule, values)
+        if record is None:
+            worst, judged = max(worst, error), judged + 1
+        else:
+            assert record.veto is Veto.EMPTY_BATCH
+            assert not members(batch, rule).any()
+    assert judged > 850
+    # Far from the tolerance, so that no larger run comes near it.
+    assert worst < TOLERANCE / 5
+
+
+@pytest.fixture
+def planted(make_batch: MakeBatch) -> tuple[TrajectoryBatch, Values]:
+    """A step in which every break shows: a masked member, an equal group, uneven lengths."""
+    rewards = [1.0, 0.0, 0.5, 9.0, 2.0, 2.0, 3.0, 0.25]
+    lengths, valid = [3, 1, 4, 2, 2, 3, 5, 2], [True, True, True, False, True, True, True, True]
+    roles = ["p" + "a" * n for n in lengths]
+    batch = make_batch(rewards, roles=roles, groups=[0, 0, 0, 0, 1, 1, 2, 2], valid=valid)
+    return batch, np.random.default_rng(2).normal(0.5, 0.3, sum(lengths)).astype(np.float32)
+
+
+def _scaled(credit: Credit, at: int, factor: float) -> Credit:
+    advantages = credit.advantages.copy()
+    advantages[at] *= factor
+    return dataclasses.replace(credit, advantages=advantages)
+
+
+def _shifted(credit: Credit) -> Credit:
+    return dataclasses.replace(credit, advantages=np.roll(credit.advantages, 1))
+
+
+def _counted(batch: TrajectoryBatch) -> TrajectoryBatch:
+    """The same step with its masked member taken for a valid one."""
+    reward = np.nan_to_num(batch.reward, nan=9.0)
+    return dataclasses.replace(batch, valid=np.ones(len(batch), np.bool_), reward=reward)
+
+
+BREAKS: dict[str, Callable[[TrajectoryBatch, Rule, Values], Credit]] = {
+    "one-advantage": lambda b, r, v: _scaled(assign(b, r, v), int(np.abs(assign(b, r, v).advantages).argmax()), 1.0001),
+    "sign": lambda b, r, v: dataclasses.replace(assign(b, r, v), advantages=-assign(b, r, v).advantages),
+    "deviation": lambda b, r, v: assign(b, dataclasses.replace(r, normalize_std=not r.normalize_std), v),
+    "masked-member": lambda b, r, v: assign(_counted(b), r, v),
+    "token-shift": lambda b, r, v: _shifted(assign(b, r, v)),
+    "not-a-number": lambda b, r, v: _scaled(assign(b, r, v), 0, math.nan),
+    "clip": lambda b, r, v: assign(b, dataclasses.replace(r, clip=None), v),
+    "filter": lambda b, r, v: assign(b, dataclasses.replace(r, group_filter=False), v),
+    "gamma": lambda b, r, v: assign(b, dataclasses.replace(r, gamma=0.98), v),
+    "lambda": lambda b, r, v: assign(b, dataclasses.replace(r, gae_lambda=0.94), v),
+    "values": lambda b, r, v: assign(b, r, np.roll(v, 1)),
+}
+# What some estimators know nothing of.
+SPARED = {
+    "grpo": ("gamma", "lambda", "values"),
+    "rloo": ("gamma", "lambda", "values"),
+    "reinforce_pp": ("gamma", "lambda", "values"),
+    "ppo": (),
+}
+
+
+@every_estimator
+@pytest.mark.parametrize("normalize_std", [False, True])
+@pytest.mark.parametrize("name", BREAKS)
+def test_planted_break_is_refused(
+    planted: tuple[TrajectoryBatch, Values], estimator: str, normalize_std: bool, name: str
+) -> None:
+    batch, values = planted
+    rule = Rule(estimator, normalize_std, 0.99, 0.95, 0.6 if name == "clip" else None, name == "filter")
+    error, record = _judge(batch, assign(batch, rule, values), rule, values)
+    assert record is None
+    assert error < TOLERANCE / 10
+    error, record = _judge(batch, BREAKS[name](batch, rule, values), rule, values)
+    if name in SPARED[estimator]:
+        assert record is None
+    else:
+        kind = Veto.NON_FINITE_ADVANTAGE if name == "not-a-number" else Veto.ADVANTAGE_MISMATCH
+        assert _kind(record) is kind
+        assert not error <= TOLERANCE

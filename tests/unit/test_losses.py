@@ -1,4 +1,4 @@
-"""Policy losses against torch's own distributions, closed-form gradients, and the four cases of the clip."""
+"""Losses against torch's own distributions, closed-form gradients, and the four cases of the clip."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Categorical
 
-from rftfm_ray.training.losses import clipped_policy_loss, k3, token_logprobs
+from rftfm_ray.training.losses import clipped_policy_loss, clipped_value_loss, k3, token_logprobs
 
 LOW, HIGH = 0.2, 0.3
 TEMPERATURES = pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
@@ -143,3 +143,41 @@ def test_first_update_has_the_policy_gradient() -> None:
     (gradient,) = torch.autograd.grad(loss.sum(), logprobs)
     assert torch.equal(ratio.detach(), torch.ones(2, 2))
     torch.testing.assert_close(gradient, -advantage.expand(2, 2))
+
+
+CLIP = 0.2
+
+
+@pytest.mark.parametrize(
+    ("value", "old", "target", "expected", "slope", "binds"),
+    [
+        pytest.param(1.1, 1.0, 3.0, 1.9**2 / 2, -1.9, False, id="moved-little"),
+        pytest.param(1.5, 1.0, 3.0, 1.8**2 / 2, 0.0, True, id="too-far-towards-it-earns-nothing"),
+        pytest.param(0.5, 1.0, 3.0, 2.5**2 / 2, -2.5, False, id="too-far-away-still-learns"),
+        pytest.param(0.5, 1.0, -3.0, 3.8**2 / 2, 0.0, True, id="too-far-down-towards-it"),
+        pytest.param(1.5, 1.0, 1.4, 0.2**2 / 2, 0.0, True, id="past-it-but-nearer-than-the-clip"),
+        pytest.param(2.0, 1.0, 1.4, 0.6**2 / 2, 0.6, False, id="far-past-it"),
+        pytest.param(1.0, 1.0, 3.0, 2.0**2 / 2, -2.0, False, id="not-moved"),
+    ],
+)
+def test_clipped_value_loss_and_its_gradient(
+    value: float, old: float, target: float, expected: float, slope: float, binds: bool
+) -> None:
+    values = torch.tensor([value], dtype=torch.float64, requires_grad=True)
+    before, returns = torch.tensor([old]).double(), torch.tensor([target]).double()
+    loss, bound = clipped_value_loss(values, before, returns, CLIP)
+    (gradient,) = torch.autograd.grad(loss.sum(), values)
+    assert float(loss.detach()) == pytest.approx(expected)
+    assert float(gradient) == pytest.approx(slope)
+    assert bool(bound) == binds
+
+
+def test_value_loss_without_a_clip_is_half_the_squared_error() -> None:
+    draw = torch.Generator().manual_seed(4)
+    values, old, returns = torch.randn(3, 50, generator=draw)
+    loss, bound = clipped_value_loss(values, old, returns, None)
+    torch.testing.assert_close(loss.mean(), torch.nn.functional.mse_loss(values, returns) / 2)
+    assert not bound.any()
+    wide, never = clipped_value_loss(values, old, returns, 100.0)
+    torch.testing.assert_close(wide, loss)
+    assert not never.any()

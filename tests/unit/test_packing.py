@@ -26,9 +26,8 @@ MakeBatch = Callable[..., TrajectoryBatch]
 
 
 def _pack(batch: TrajectoryBatch, rows: list[int]) -> MicroBatch:
-    advantages = np.arange(1, len(batch) + 1, dtype=np.float32)
-    weights = advantages / np.float32(10)
-    return pack(batch, np.array(rows, np.int64), advantages, weights, torch.device("cpu"))
+    weights = np.arange(1, len(batch) + 1, dtype=np.float32) / np.float32(10)
+    return pack(batch, np.array(rows, np.int64), weights, torch.device("cpu"))
 
 
 def _sequences(packed: Packed, lengths: list[int]) -> list[list[int]]:
@@ -53,16 +52,27 @@ def test_targets_are_the_chosen_tokens_and_columns_stand_before_them(batch: Traj
 def test_every_target_carries_what_belongs_to_its_trajectory(batch: TrajectoryBatch) -> None:
     micro = _pack(batch, [2, 0])
     assert micro.targets.tolist() == [203, 204, 205, 3, 4, 7]
-    assert micro.advantage.tolist() == [3.0] * 3 + [1.0] * 3
     assert micro.weight.tolist() == pytest.approx([0.3] * 3 + [0.1] * 3)
     assert micro.sampled.tolist() == pytest.approx([-t / 1000 for t in micro.targets.tolist()])
 
 
 def test_types_are_those_of_a_forward_pass(batch: TrajectoryBatch) -> None:
     micro = _pack(batch, [0, 1, 2])
-    integers = (micro.packed.tokens, micro.row, micro.column, micro.targets, *vars_of(micro.packed.layout))
-    assert {t.dtype for t in integers} == {torch.int64}
-    assert {t.dtype for t in (micro.sampled, micro.advantage, micro.weight)} == {torch.float32}
+    integers = (micro.packed.tokens, micro.row, micro.column, micro.targets, micro.chosen)
+    assert {t.dtype for t in (*integers, *vars_of(micro.packed.layout))} == {torch.int64}
+    assert {t.dtype for t in (micro.sampled, micro.weight)} == {torch.float32}
+    assert micro.observed.dtype == torch.bool
+
+
+def test_places_among_all_chosen_tokens_of_the_step(batch: TrajectoryBatch) -> None:
+    assert _pack(batch, [2, 0]).chosen.tolist() == [4, 5, 6, 0, 1, 2]
+    everywhere = np.flatnonzero(batch.action)
+    assert batch.tokens[everywhere][_pack(batch, [1, 2]).chosen].tolist() == [104, 203, 204, 205]
+
+
+def test_tokens_right_after_an_observation(make_batch: MakeBatch) -> None:
+    batch = make_batch([0.0] * 3, roles=["paoaaooaa", "ppa", "poa"])
+    assert _pack(batch, [0, 1, 2]).observed.tolist() == [False, True, False, True, False, False, True]
 
 
 def vars_of(layout: Layout) -> tuple[torch.Tensor, ...]:

@@ -30,7 +30,7 @@ CONTEXT = PolicyContext(
     Diagnosis("TE-1", Family.TE, 0.9, (), (), 5, 4, "tools fail"),
     tried=(),
     levers=Levers(),
-    nominal=Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1),
+    nominal=Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 1e-3, False),
     snapshots=(5,),
     budget_left=4,
     reports=(),

@@ -90,6 +90,8 @@ def test_rate_comes_back_within_its_bounds_whatever_the_schedule_calls_for(setti
         ("tool_instance", 0, [None]),
         ("tool_instance", 1, [None]),
         ("max_grad_norm", 0.01, [None]),
+        ("advantage_clip", 0.1, [None]),
+        ("freeze_policy", 1, [None]),
     ],
 )
 def test_scales_go_back_by_a_factor_and_all_else_at_once(name: str, setting: float, steps: list[float | None]) -> None:
@@ -104,7 +106,7 @@ def test_levers_that_are_off_are_named_in_their_order() -> None:
 
 
 def test_way_back_does_not_pass_the_rate_of_the_schedule() -> None:
-    nominal = Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1)
+    nominal = Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 3e-3, False)
     rates = [effective(nominal, 0.1, levers).lr for levers in (Levers(), Levers(lr_scale=0.02))]
     rates += [effective(nominal, 0.1, only("lr_scale", s)).lr for s in way_back(Levers(lr_scale=0.02), "lr_scale", 0.1)]
     assert max(rates) == rates[0]

@@ -27,7 +27,7 @@ OTHER = Decision(Remedy("other", Levers(tool_retries=2)), "the fallback's")
 def context(*snapshots: int) -> PolicyContext:
     """A fault that began with step 11."""
     diagnosis = Diagnosis("OD-1", Family.OD, 0.9, (), (), 12, 11, "")
-    nominal = Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1)
+    nominal = Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 1e-3, False)
     return PolicyContext(StepId(0, 13, 13), diagnosis, (), Levers(), nominal, snapshots, 4, ())
 
 

@@ -291,7 +291,7 @@ treatments = st.builds(
     return_after=st.integers(1, 3),
     halts=st.booleans(),
     probe_size=st.just(256),
-    nominal=st.just(Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1)),
+    nominal=st.just(Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 1e-3, False)),
 )
 
 

@@ -32,6 +32,7 @@ LAYERS = {
     "detection": 2,
     "diagnosis": 2,
     "training.advantages": 2,
+    "training.credit": 2,
     "training.losses": 2,
     "training.gate": 2,
     "telemetry": 3,
@@ -40,6 +41,7 @@ LAYERS = {
     "faults": 3,
     "models": 3,
     "actors": 4,
+    "actors.warm": 5,
     "report": 4,
     "cluster": 5,
     "session": 5,
@@ -106,7 +108,7 @@ def test_types_import_only_the_standard_library() -> None:
     ["rftfm_ray", "rftfm_ray.policies.levers", "rftfm_ray.policies.treatment", "rftfm_ray.policies.loading",
      "rftfm_ray.diagnosis.watch", "rftfm_ray.detection.severity", "rftfm_ray.faults.injectors",
      "rftfm_ray.tasks.calculator", "rftfm_ray.training.gate", "rftfm_ray.training.advantages",
-     "rftfm_ray.telemetry.features", "rftfm_ray.cli.app"],
+     "rftfm_ray.training.credit", "rftfm_ray.telemetry.features", "rftfm_ray.cli.app"],
 )  # fmt: skip
 def test_pure_modules_load_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"

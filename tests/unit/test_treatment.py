@@ -32,7 +32,7 @@ from rftfm_ray.verdicts import (
     StepReport,
 )
 
-NOMINAL = Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1)
+NOMINAL = Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 1e-3, False)
 PLAIN = TreatmentSettings(
     mode=GuardMode.ACT, act_on=tuple(Family), verify_steps=3, cooldown_steps=0, budget=4, return_after=5, halts=False,
     probe_size=256, nominal=NOMINAL,

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rftfm_ray.errors import SyncError
-from rftfm_ray.rollout.weights import check_weights, checksum, pack_weights
+from rftfm_ray.rollout.weights import (
+    SAMPLE,
+    Served,
+    check_weights,
+    checksum,
+    compare,
+    fingerprint,
+    pack_weights,
+    stride,
+)
 
 
 def weights() -> dict[str, NDArray[np.float32]]:
@@ -45,3 +56,68 @@ def test_checksum_finds_swapped_renamed_and_missing_arrays() -> None:
     for wrong in (swapped, renamed, missing, {}):
         with pytest.raises(SyncError):
             check_weights(dataclasses.replace(update, arrays=wrong))
+
+
+def bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`values` as PyTorch casts them to bfloat16 and back."""
+    found: NDArray[np.float32] = torch.from_numpy(values).to(torch.bfloat16).float().numpy()
+    return found
+
+
+def crc(values: NDArray[np.float32]) -> int:
+    """CRC-32 of the bytes of an array."""
+    return zlib.crc32(values.tobytes())
+
+
+def test_learner_takes_the_fingerprint_of_every_tensor() -> None:
+    arrays = weights()
+    update = pack_weights(3, arrays)
+    assert update.fingerprints == {name: fingerprint(array) for name, array in arrays.items()}
+    assert all(update.fingerprints[name].crc == crc(array) for name, array in arrays.items())
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=40))
+@settings(max_examples=200)
+def test_what_bfloat16_holds_is_what_pytorch_leaves_alone(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    assert fingerprint(array).bfloat16 == (array.tobytes() == bfloat16(array).tobytes())
+    assert fingerprint(bfloat16(array)).bfloat16
+
+
+@pytest.mark.parametrize(("size", "step"), [(0, 1), (1, 1), (SAMPLE, 1), (SAMPLE + 1, 2), (10**7, 153)])
+def test_sample_is_spread_over_the_tensor_and_bounded(size: int, step: int) -> None:
+    assert stride(size) == step
+    assert size / step <= SAMPLE
+
+
+def test_sample_of_a_large_tensor_follows_its_stride() -> None:
+    array = np.random.default_rng(0).normal(size=(300, 700)).astype(np.float32)
+    assert fingerprint(array).crc == crc(array.reshape(-1)[::4].copy())
+    changed = array.copy()
+    changed[0, 1] += 1
+    assert fingerprint(changed) == fingerprint(array)
+    changed[0, 4] += 1
+    assert fingerprint(changed) != fingerprint(array)
+
+
+def test_served_weights_are_compared_in_the_precision_in_which_they_are_held() -> None:
+    arrays = weights()
+    arrays["b"] = bfloat16(arrays["b"])
+    update = pack_weights(3, arrays)
+    served = {"a": ("float32", crc(arrays["a"])), "b": ("bfloat16", crc(arrays["b"]))}
+    assert compare(update, served) == Served(3, 2, ())
+    stale = {name: bfloat16(array + np.float32(0.5)) for name, array in arrays.items()}
+    wrong = {"b": ("bfloat16", crc(stale["b"])), "a": ("float32", crc(stale["a"]))}
+    assert compare(update, wrong) == Served(3, 2, ("a", "b"))
+    assert compare(update, {**served, "c": ("float32", crc(stale["c"]))}) == Served(3, 3, ("c",))
+    # Values that had to be rounded, and precisions of which nothing is known here.
+    assert compare(update, {"a": ("bfloat16", crc(bfloat16(arrays["a"])))}) == Served(3, 0, ())
+    assert compare(update, {"a": ("float8_e4m3fn", 0), "b": ("float16", 0)}) == Served(3, 0, ())
+    assert compare(update, {}) == Served(3, 0, ())
+
+
+def test_what_arrives_damaged_is_not_what_the_learner_holds() -> None:
+    arrays = weights()
+    update = pack_weights(3, arrays)
+    arrays["b"][0, 0] += 1
+    assert compare(update, {name: ("float32", crc(array)) for name, array in arrays.items()}) == Served(3, 3, ("b",))

@@ -1,0 +1,60 @@
+"""Actors that outlive a run: the next one that can use them begins on them, in every bit as on new ones."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rftfm_ray.actors.group import ActorGroup, reset_group, start_group
+from rftfm_ray.config import RunConfig
+from rftfm_ray.planning import RunPlan
+
+
+def actors_key(config: RunConfig) -> tuple[object, ...]:
+    """What runs must have in common to share actors: model, engine and places."""
+    rollout = config.rollout
+    engine = (rollout.num_actors, rollout.max_num_seqs, rollout.max_model_len, rollout.kv_cache_mib, rollout.block_size)
+    return config.model, engine, config.placement
+
+
+class WarmActors:
+    """Holds one group between runs. Close it, or use it in a `with`, while Ray is still connected."""
+
+    def __init__(self) -> None:
+        self._group: ActorGroup | None = None
+        self._key: tuple[object, ...] = ()
+
+    def __enter__(self) -> WarmActors:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def take(self, planned: RunPlan) -> ActorGroup:
+        """A group for a planned run: the one that there is, or a new one where it does not fit.
+
+        Raises:
+            RftfmError: as `start_group`; the group is then gone.
+        """
+        config, task = planned.config, planned.task
+        problems, golden = [*planned.pool, *planned.heldout], planned.golden
+        key = actors_key(config)
+        try:
+            if self._group is not None and key == self._key:
+                group = reset_group(self._group, planned.name, config, task, problems, planned.faults, golden)
+            else:
+                self.close()
+                path = str(planned.facts.path)
+                group = start_group(planned.name, config, path, task, problems, planned.faults, golden, reusable=True)
+        except BaseException:
+            self.close()
+            raise
+        self._group, self._key = group, key
+        return group
+
+    def close(self) -> None:
+        """End the actors. Safe to call twice."""
+        group, self._group = self._group, None
+        if group is not None:
+            group.stop()

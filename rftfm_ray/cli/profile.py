@@ -1,0 +1,153 @@
+"""`rftfm profile`: what healthy runs look like, fitted to some of them, for `guard.profile`."""
+
+from __future__ import annotations
+
+import hashlib
+import json as jsonlib
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rftfm_ray.detection.profile import Profile, RunFacts, SignalProfile, differences, read_profile
+from rftfm_ray.detection.signals import INDEX, SIGNALS
+from rftfm_ray.errors import ProfileError
+from rftfm_ray.report.words import clean
+from rftfm_ray.telemetry.rundir import write_atomic
+
+if TYPE_CHECKING:
+    from rftfm_ray.cli.healthy import Candidate
+
+# Signals that `fit` names at either end of the list.
+SHOWN = 3
+
+profile = typer.Typer(help="What healthy runs look like: fit a profile to some, or show one.", no_args_is_help=True)
+
+
+@profile.command()
+def fit(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Run directories, names of runs, or CSV or Parquet files of step rows."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Take runs that are in doubt, or of different kinds.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Fit a profile to healthy runs of one kind and different seeds, for `guard.profile`."""
+    # They load numpy and pyarrow, which no other command has to wait for.
+    from rftfm_ray.cli.healthy import read_candidate
+    from rftfm_ray.detection.fitting import fit as fit_runs
+
+    candidates = [read_candidate(run) for run in runs]
+    if not force:
+        check_healthy(candidates)
+    fitted = fit_runs([candidate.series for candidate in candidates], common_facts(candidates, force=force))
+    data = fitted.to_json().encode()
+    try:
+        write_atomic(out, data)
+    except OSError as error:
+        raise ProfileError(f"Profile {out} cannot be written ({error.strerror}); give another --out.") from None
+    _print(fitted, out, hashlib.sha256(data).hexdigest(), json=json, whole=False)
+
+
+@profile.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="A file that `rftfm profile fit` wrote.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show a profile: the runs it was fitted to, and how much each signal varies among them."""
+    found = read_profile(file)
+    _print(found, file, hashlib.sha256(file.read_bytes()).hexdigest(), json=json, whole=True)
+
+
+def check_healthy(candidates: list[Candidate]) -> None:
+    """Refuse runs that something speaks against.
+
+    Raises:
+        ProfileError: names the first such run, and what it is.
+    """
+    for candidate in candidates:
+        if candidate.doubt:
+            raise ProfileError(
+                f"{clean(candidate.name)} {clean(candidate.doubt)}: it may not be healthy; leave it out, or use "
+                "--force."
+            )
+
+
+def common_facts(candidates: list[Candidate], *, force: bool) -> RunFacts | None:
+    """What kind of runs they are; None when no run says so, or when they differ and that is wanted.
+
+    Raises:
+        ProfileError: names two runs that differ, and in what.
+    """
+    known = [candidate for candidate in candidates if candidate.facts is not None]
+    first = known[0] if known else None
+    if first is None or first.facts is None:
+        return None
+    for other in known[1:]:
+        found = differences(first.facts, other.facts) if other.facts is not None else []
+        if found and force:
+            return None
+        if found:
+            key, one, two = map(clean, found[0])
+            raise ProfileError(
+                f"{clean(first.name)} has {key}={one}, and {clean(other.name)} has {key}={two}; give runs of one kind, "
+                "or use --force."
+            )
+    return first.facts
+
+
+def _print(found: Profile, path: Path, digest: str, *, json: bool, whole: bool) -> None:
+    if json:
+        print(jsonlib.dumps(summary(found, path, digest), allow_nan=False))
+        return
+    kind = "unknown"
+    if found.facts is not None:
+        facts = found.facts
+        shape = f"{facts.prompts_per_step} x {facts.samples_per_prompt}"
+        kind = f"{facts.task}, {facts.algorithm}, {facts.model}, {shape} trajectories a step"
+    lines = [("runs", str(found.runs)), ("steps", str(found.steps)), ("signals", str(len(found.signals)))]
+    for name, text in (*lines, ("kind", clean(kind)), ("file", clean(str(path))), ("sha256", digest)):
+        print(f"{name:<9}{text}")
+    print(f"\n{'signal':<34}{'spread':>10}{'long-run':>10}{'autocorr.':>11}  unit")
+    ranked = sorted(found.signals, key=_width, reverse=True)
+    if whole or len(ranked) <= 2 * SHOWN:
+        print("\n".join(map(_line, ranked)))
+    else:
+        rest = len(ranked) - 2 * SHOWN
+        print("\n".join([*map(_line, ranked[:SHOWN]), f"... {rest} more", *map(_line, ranked[-SHOWN:])]))
+
+
+def summary(found: Profile, path: Path, digest: str) -> dict[str, Any]:
+    """A profile without its courses, as plain values; spreads on the scale that a signal is compared on."""
+    return {
+        "file": str(path),
+        "sha256": digest,
+        "runs": found.runs,
+        "steps": found.steps,
+        "facts": None if found.facts is None else asdict(found.facts),
+        "signals": {
+            signal.name: {
+                "spread": signal.spread,
+                "long_run_spread": math.sqrt(signal.long_run_variance),
+                "autocorrelation": signal.autocorrelation,
+                "values": signal.values,
+            }
+            for signal in found.signals
+        },
+    }
+
+
+def _width(signal: SignalProfile) -> float:
+    """Long-run spread in the smallest changes that count: what makes signals of different units comparable."""
+    return math.sqrt(signal.long_run_variance) / SIGNALS[INDEX[signal.name]].floor
+
+
+def _line(signal: SignalProfile) -> str:
+    described = SIGNALS[INDEX[signal.name]]
+    unit = f"ln {described.unit}" if described.scale == "ratio" else described.unit
+    memory = "-" if signal.autocorrelation is None else f"{signal.autocorrelation:.2f}"
+    return f"{signal.name:<34}{signal.spread:>10.3g}{math.sqrt(signal.long_run_variance):>10.3g}{memory:>11}  {unit}"

@@ -1,0 +1,310 @@
+"""The parts of the configuration tree: with `tree`, the only place with defaults."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from rftfm_ray.types import GuardMode
+from rftfm_ray.verdicts import Family
+
+
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "Input should be a number, not true or false")
+    return value
+
+
+def _off(value: object) -> object:
+    # To YAML 1.1 a bare off is false.
+    return GuardMode.OFF.value if value is False else value
+
+
+Integer = Annotated[int, BeforeValidator(_not_bool)]
+Float = Annotated[float, BeforeValidator(_not_bool)]
+Positive = Annotated[Float, Field(gt=0)]
+NonNegative = Annotated[Float, Field(ge=0)]
+Count = Annotated[Integer, Field(ge=1)]
+Cadence = Annotated[Integer, Field(ge=0)]
+
+BUILTIN_MODEL = "builtin:tiny"
+
+
+class Section(BaseModel):
+    """Base of every part of the tree: immutable, unknown keys are errors, numbers are finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class TextPrivacy(StrEnum):
+    """How much of the sample texts a run keeps on disk."""
+
+    NONE = "none"
+    HASH = "hash"
+    FULL = "full"
+
+
+class ModelConfig(Section):
+    """The language model."""
+
+    path: str = BUILTIN_MODEL
+    """Directory or hub id of a Hugging Face causal LM; `builtin:tiny` is the model that ships."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of weights and activations, in the learner and in vLLM."""
+
+
+class TaskConfig(Section):
+    """What is trained on."""
+
+    name: str = "addition"
+    """`addition`, `calculator`, or your own as `module:Class` or `file.py:Class`."""
+    pool_size: Count = 256
+    """Distinct training problems; each is seen once per pass, in an order drawn anew for each pass."""
+
+
+class AlgorithmConfig(Section):
+    """How rewards become updates."""
+
+    name: Literal["grpo", "ppo", "rloo", "reinforce_pp"] = "grpo"
+    """Baseline of a reward: its group (`grpo`), the others of its group (`rloo`), the whole batch (`reinforce_pp`), or
+    a critic that learns beside the policy (`ppo`)."""
+    prompts_per_step: Count = 16
+    samples_per_prompt: Count = 8
+    """Group size; at least 2 where the group is the baseline."""
+    minibatches: Count = 1
+    """Optimizer updates per step; groups are never split between them."""
+    clip_low: Annotated[Float, Field(gt=0, lt=1)] = 0.2
+    clip_high: Positive = 0.2
+    """The probability ratio is clipped to [1 - clip_low, 1 + clip_high]."""
+    kl_coef: NonNegative = 0.02
+    """Weight of the k3 estimate of KL(policy, frozen reference) in the loss; 0 saves the reference pass."""
+    entropy_coef: NonNegative = 0.0
+    normalize_std: bool | None = None
+    """Divide advantages by their standard deviation: over the group (`grpo`, `rloo`) or over the tokens of the step
+    (`ppo`, `reinforce_pp`); null: yes, but for `rloo`, as each was published."""
+    advantage_clip: Positive | None = None
+    """Advantages are clipped to [-advantage_clip, advantage_clip]; null: they are not."""
+    group_filter: bool = False
+    """Leave groups whose rewards are all equal out of the update, so that their tokens do not dilute it."""
+    loss_aggregation: Literal["token", "sequence"] = "token"
+    """Mean over all tokens of a minibatch, or mean over sequences of their token means."""
+
+
+class CriticConfig(Section):
+    """The critic of `algorithm.name=ppo`: a value head on the policy's own last layer."""
+
+    lr: Positive = 3e-3
+    """Learning rate of the head. What lies below it learns at the policy's."""
+    gamma: Annotated[Float, Field(ge=0.5, le=1)] = 1.0
+    """Discount per chosen token."""
+    gae_lambda: Annotated[Float, Field(ge=0, le=1)] = 0.95
+    value_coef: NonNegative = 0.1
+    """Weight of the value loss."""
+    value_clip: Positive | None = 0.2
+    """A value's move from what it was before the step counts up to this; null: all of it."""
+    warmup_steps: Cadence = 0
+    """First steps in which only the head learns."""
+
+
+class RolloutConfig(Section):
+    """How trajectories are generated, with vLLM, and how tools are called."""
+
+    num_actors: Count = 1
+    temperature: NonNegative = 1.0
+    top_p: Annotated[Float, Field(gt=0, le=1)] = 1.0
+    max_num_seqs: Count = 256
+    """Sequences that one vLLM engine decodes together."""
+    max_model_len: Annotated[Integer, Field(ge=16)] = 128
+    """Longest sequence in tokens: prompt, turns and observations."""
+    kv_cache_mib: Count = 64
+    block_size: Literal[16, 32, 64, 128] = 32
+    """Tokens per KV block of vLLM's cache; on a CPU 32 is the smallest."""
+    timeout_s: Positive = 600.0
+    """Longest time that one generation may take before the run stops."""
+    tool_retries: Cadence = 0
+    """Further tries of a tool call that ended in an error, each on the other tool instance."""
+    tool_backoff_s: NonNegative = 0.01
+    """Wait before the first further try; it doubles with each."""
+
+
+class LearnerConfig(Section):
+    """How DeepSpeed steps."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    lr: Positive = 3e-4
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the rate after the warm-up, down to 10 % of `lr` at the last step."""
+    warmup_steps: Cadence = 0
+    weight_decay: NonNegative = 0.0
+    adam_betas: tuple[Annotated[Float, Field(ge=0, lt=1)], Annotated[Float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    max_grad_norm: Positive = 1.0
+    micro_batch_size: Count = 128
+    """Sequences per forward and backward pass; lower it when memory is short."""
+    step_kl_samples: Cadence = 8
+    """Trajectories that are looked at once more after a step's last update: how far has the policy moved? 0: none."""
+    timeout_s: Positive = 600.0
+
+
+class GateConfig(Section):
+    """When the commit gate refuses an update."""
+
+    grad_norm_factor: Annotated[Float, Field(gt=1)] = 20.0
+    """An update whose gradient norm exceeds the running median this many times is refused."""
+    grad_norm_window: Annotated[Integer, Field(ge=2)] = 32
+    grad_norm_warmup: Annotated[Integer, Field(ge=1)] = 8
+    """Accepted updates before the norm is judged."""
+    advantage_tolerance: Positive = 1e-5
+
+
+class SyncConfig(Section):
+    """How the weights of learner and rollout are compared."""
+
+    parity_every: Cadence = 10
+    """Steps between log-prob parity probes of learner and rollout actors; 0: only at the start and after a restore."""
+    parity_max_gap: Positive = 1e-3
+    """Largest difference in nats that a probe accepts (float32; bfloat16 needs about 0.1)."""
+
+
+class SnapshotConfig(Section):
+    """The learner's in-memory ring, for rollbacks."""
+
+    every: Cadence = 5
+    """Steps between in-memory snapshots of the learner; 0: none."""
+    keep: Count = 4
+    max_bytes: Count = 4 << 30
+    """Memory that the ring may take; a run that would need more is refused at submit."""
+
+
+class CheckpointConfig(Section):
+    """Durable checkpoints."""
+
+    every: Cadence = 0
+    """Steps between durable checkpoints; 0: only one at the end."""
+    keep: Count = 2
+    """Checkpoints that stay; older ones are removed once a newer one is complete."""
+    at_end: bool = True
+
+
+class ProbeConfig(Section):
+    """The held-out probe: an independent look at what the model can do."""
+
+    every: Cadence = 5
+    """Steps between held-out probes, made while the learner learns; 0: none but the first and the last."""
+    size: Annotated[Integer, Field(ge=16)] = 256
+    """Held-out problems of a probe, answered greedily."""
+    spread: bool = True
+    """Deal the problems over the steps from one result to the next, into the time in which rollout actors wait for the
+    learner; false: answer all of them at one model version."""
+    final_size: Annotated[Integer, Field(ge=16)] = 1024
+    """Held-out problems before the first and after the last step."""
+    sampled_share: Annotated[Float, Field(ge=0, le=1)] = 0.25
+    """Share of a probe's problems that are answered once more, by sampling as in training: greedy answers may all be
+    right long before that. 0: none."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> ProbeConfig:
+        if self.spread and self.every > self.size:
+            raise ValueError(
+                f"probe.every={self.every} deals probe.size={self.size} problems over more steps than there are; raise "
+                "probe.size, or set probe.spread=false"
+            )
+        return self
+
+    def sampled(self, size: int) -> int:
+        """Problems that are answered by sampling too, of `size`."""
+        return round(size * self.sampled_share)
+
+
+class RecordsConfig(Section):
+    """What is kept on disk."""
+
+    text: TextPrivacy = TextPrivacy.NONE
+    """What is kept of sample texts: nothing, a keyed hash, or all of it."""
+    trajectory_rate: Annotated[Float, Field(ge=0, le=1)] = 0.125
+    """Share of trajectories that are recorded, chosen by a hash of their identity."""
+    part_steps: Count = 10
+    """Steps per Parquet part; a closed part can be read while the run goes on."""
+    retention_mib: Count = 512
+    """Size of `trajectories/`; the oldest parts are removed beyond it."""
+
+
+class ReportConfig(Section):
+    """The HTML report of a run."""
+
+    at_end: bool = True
+    """Write `report.html` when the run ends."""
+    samples: bool = False
+    """Show sample texts in it; they are there only with `records.text=full`."""
+
+
+class PlacementConfig(Section):
+    """Resources of the actors."""
+
+    timeout_s: Positive = 60.0
+    """Longest wait for the placement group."""
+    cpus_per_rollout: NonNegative = 1.0
+    cpus_per_learner: NonNegative = 1.0
+    gpus_per_rollout: NonNegative = 0.0
+    gpus_per_learner: NonNegative = 0.0
+
+
+class GuardConfig(Section):
+    """Monitor and controller."""
+
+    mode: Annotated[GuardMode, BeforeValidator(_off)] = GuardMode.OBSERVE
+    """`off`; `observe`: detect and diagnose; `advise`: decide and journal too; `act`: carry it out."""
+    act_on: tuple[Family, ...] = (Family.TE, Family.NUMERICAL, Family.SYNC)
+    """Families of faults that `act` may treat; RF, PG, OD and CA only when they are named."""
+    policy: str | None = None
+    """Your remediation policy as `module:Class`, `module:function` or `file.py:Class`; null: the shipped playbook."""
+    policy_timeout_s: Positive = 1.0
+    """Longest time that a policy may take to decide."""
+    fallback: Literal["playbook", "none"] = "playbook"
+    """What decides where your policy fails, is late or asks for what is out of bounds."""
+    verdict_timeout_s: Positive = 10.0
+    """Longest wait for a verdict at a step's boundary; a later one takes effect at the next."""
+    warmup_steps: Annotated[Integer, Field(ge=3)] = 5
+    """Steps that the run's own reference is taken from before telemetry is judged."""
+    false_alarm_steps: Annotated[Integer, Field(ge=100)] = 10_000
+    """Healthy steps to one false alarm that a detector is set for."""
+    profile: str | None = None
+    """What healthy runs look like, a file of `rftfm profile fit`; null: a run is held against its own past."""
+    regrade_rate: Annotated[Float, Field(ge=0, le=1)] = 0.25
+    """Share of trajectories that the trusted verifier grades once more, chosen by a hash; 0: none."""
+    regrade_noise: Annotated[Float, Field(gt=0, lt=0.05)] = 0.001
+    """Share of verdicts in which an honest reward channel and the trusted verifier may disagree."""
+    verify_steps: Count = 6
+    """Steps over which a remedy must show that it works."""
+    cooldown_steps: Cadence = 2
+    """Steps after a remedy in which no other one is begun for the same incident."""
+    budget: Cadence = 4
+    """Remedies per family of faults in a run."""
+    return_after: Count = 5
+    """Clean steps before a lever goes a step back to its nominal value, and between such steps."""
+    on_give_up: Literal["continue", "halt"] = "continue"
+    """What happens when no remedy is left: train on, or write a checkpoint and end with exit code 3."""
+    buffer: Count = 256
+    """Reports that may wait for the monitor; beyond them the run waits, so none is dropped."""
+
+
+class ChannelsConfig(Section):
+    """Independent checks of rewards, tools, observations and weights, made beside training; none with `guard.mode=off`.
+
+    What they ask reaches no trajectory.
+    """
+
+    golden_every: Cadence = 5
+    """Steps between golden sets: known-right and known-wrong responses put to the live reward channel; 0: never."""
+    golden_size: Annotated[Integer, Field(ge=2)] = 8
+    """Held-out problems of a golden set; each gives one known-right and one known-wrong response."""
+    replay_rate: Annotated[Float, Field(ge=0, le=1)] = 0.125
+    """Share of trajectories whose turns are put to the task's own environment once more, chosen by a hash; 0: none."""
+    known_calls_every: Cadence = 5
+    """Steps between recorded tool calls, with known answers, to the tool instance that is asked first; 0: never."""
+    known_calls: Count = 4
+    """Recorded calls at a time; there are no more of them than golden problems whose reference makes a call."""
+    fingerprint_every: Cadence = 1
+    """Model versions between comparisons of the weights that vLLM serves with the learner's; 0: never."""

@@ -1,0 +1,162 @@
+"""What is asked beside the trajectories: responses and calls whose answers are known, and episodes once more.
+
+None of it reaches a trajectory. The golden set goes through the live reward channel, the known calls through the tool
+instance that is asked first, and the replay past all of them, to the task's own environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rftfm_ray.config import ChannelsConfig
+from rftfm_ray.errors import RewardError
+from rftfm_ray.rollout.channels import Call, EpisodeId, Grader, ToolPool, chosen, known_reference, recorded_calls
+from rftfm_ray.tasks.api import Observation, Problem, Task, Transcript
+from rftfm_ray.tasks.rewards import verify
+from rftfm_ray.types import StepId
+
+# Samples count from 0, so no trajectory has the identity of a golden response.
+RIGHT, WRONG = -1, -2
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenResponse:
+    """A response whose worth is known; `trusted` is what the trusted verifier gives for it."""
+
+    problem: Problem
+    transcript: Transcript
+    right: bool
+    trusted: float
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenGrade:
+    """What the live reward channel gave for a golden response: NaN where it failed."""
+
+    right: bool
+    live: float
+    trusted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the environment said to a turn.
+
+    Attributes:
+        turn: which turn, from 0.
+        text: the turn as it was put to the environment.
+        ended: whether the episode was over.
+        observation: what stands in the transcript for it; None where nothing does, or what the tool itself has called
+            a failure.
+    """
+
+    turn: int
+    text: str
+    ended: bool
+    observation: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Whether the trusted environment gave the same observations, and ended the episode at the same turn."""
+
+    observation_ok: bool
+    termination_ok: bool
+
+
+def golden_set(task: Task, problems: Sequence[Problem]) -> tuple[GoldenResponse, ...]:
+    """A known-right and a known-wrong response to each of `problems`, as far as the trusted verifier agrees.
+
+    The wrong one is the reference of the next problem that has another answer: well formed, and not a solution.
+    """
+    found = []
+    references = [known_reference(task, problem) for problem in problems]
+    for place, problem in enumerate(problems):
+        others = [(place + shift) % len(problems) for shift in range(1, len(problems))]
+        wrong = next((references[other] for other in others if problems[other].answer != problem.answer), None)
+        for transcript, right in ((references[place], True), (wrong, False)):
+            response = None if transcript is None else _golden(task, problem, transcript, right=right)
+            if response is not None:
+                found.append(response)
+    return tuple(found)
+
+
+def _golden(task: Task, problem: Problem, transcript: Transcript, *, right: bool) -> GoldenResponse | None:
+    try:
+        verdict = verify(task, problem, transcript)
+    except RewardError:
+        return None
+    return GoldenResponse(problem, transcript, right, verdict.reward) if verdict.correct is right else None
+
+
+def replay(task: Task, problem: Problem, answers: Sequence[Answer]) -> Replayed | None:
+    """Put every turn to the environment of `task` once more; None where it fails: that is no finding.
+
+    Where one of the two has ended the episode, observations are not compared: it is one finding, not two.
+    """
+    observation_ok = termination_ok = True
+    try:
+        for answer in answers:
+            again = task.respond(problem, answer.turn, answer.text)
+            termination_ok &= (again is None) == answer.ended
+            if again is not None and answer.observation is not None:
+                observation_ok &= _text(again) == answer.observation
+    except Exception:  # noqa: BLE001 - the task's code may raise anything
+        return None
+    return Replayed(observation_ok, termination_ok)
+
+
+def _text(observation: Observation) -> str:
+    text: object = observation.text
+    if not isinstance(text, str):
+        raise TypeError("an observation without a text")
+    return text
+
+
+class Checks:
+    """The checks of one rollout actor: what they ask, and when they are due.
+
+    Args:
+        task: whose environment and verifier are the trusted ones.
+        settings: when each is due, and how much it asks.
+        seed: of the run; chooses what is replayed together with a trajectory's identity.
+    """
+
+    def __init__(self, task: Task, settings: ChannelsConfig, seed: int) -> None:
+        self._task = task
+        self._settings = settings
+        self._seed = seed
+        self._golden: tuple[GoldenResponse, ...] = ()
+        self._calls: tuple[Call, ...] = ()
+
+    def prepare(self, problems: Sequence[Problem]) -> None:
+        """Take `problems`, which are never trained on, as those whose answers are known."""
+        self._golden = golden_set(self._task, problems)
+        self._calls = recorded_calls(self._task, problems)[: self._settings.known_calls]
+
+    def golden(self, step: StepId, grader: Grader) -> list[GoldenGrade]:
+        """The golden responses through the live channel of `grader`; empty in steps in which they are not due."""
+        if not due(step, self._settings.golden_every):
+            return []
+        found = []
+        for response in self._golden:
+            episode = EpisodeId(step, response.problem.key, RIGHT if response.right else WRONG)
+            live = grader.live(episode, response.problem, response.transcript)
+            found.append(GoldenGrade(response.right, live, response.trusted))
+        return found
+
+    def known_calls(self, step: StepId, tools: ToolPool) -> list[bool]:
+        """Whether the tool instance that is asked first answers recorded calls as it should; empty when not due."""
+        return tools.known(step, self._calls) if due(step, self._settings.known_calls_every) else []
+
+    def replay(self, episode: EpisodeId, problem: Problem, answers: Sequence[Answer]) -> Replayed | None:
+        """The episode once more, where it is among those chosen and anything was put to its environment."""
+        if not answers or not chosen("replay", self._seed, episode, self._settings.replay_rate):
+            return None
+        return replay(self._task, problem, answers)
+
+
+def due(step: StepId, every: int) -> bool:
+    """Whether something with cadence `every` (0: never) is due in `step`."""
+    return every > 0 and step.step % every == 0

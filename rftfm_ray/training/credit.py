@@ -1,0 +1,201 @@
+"""Credit: which tokens of a step are to be made likelier, and how that went. Pure numpy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.batch import TrajectoryBatch
+from rftfm_ray.config import RunConfig
+from rftfm_ray.training.advantages import (
+    gae,
+    group_advantages,
+    leave_one_out_advantages,
+    mixed_groups,
+    returns_to_go,
+    whiten,
+)
+from rftfm_ray.types import CreditMetrics, Settings
+
+NAN = float("nan")
+# Tokens before the last that are looked at for where the credit went.
+LAGS = 8
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How rewards become advantages: the estimator with everything that is in force."""
+
+    estimator: str
+    normalize_std: bool
+    gamma: float
+    gae_lambda: float
+    clip: float | None
+    group_filter: bool
+
+    @property
+    def critic(self) -> bool:
+        """Whether values are needed."""
+        return self.estimator == "ppo"
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """What a step's update goes by.
+
+    Attributes:
+        kept: (B,) trajectories that take part.
+        advantages: (A,) of every chosen token, 0 where its trajectory takes no part.
+        returns: (A,) what the critic learns; empty without one.
+    """
+
+    kept: NDArray[np.bool_]
+    advantages: NDArray[np.float32]
+    returns: NDArray[np.float32]
+
+
+def rule_of(config: RunConfig, settings: Settings) -> Rule:
+    """The rule that is in force under `settings`."""
+    return Rule(
+        config.algorithm.name, config.normalizes_std, settings.gamma, settings.gae_lambda, settings.advantage_clip,
+        settings.group_filter,
+    )  # fmt: skip
+
+
+def members(batch: TrajectoryBatch, rule: Rule) -> NDArray[np.bool_]:
+    """(B,) trajectories that take part in an update: valid, not empty, and not filtered out."""
+    kept = batch.valid & (batch.action_counts() > 0)
+    if rule.group_filter:
+        kept = kept & mixed_groups(batch.reward, batch.group, batch.valid)
+    return kept
+
+
+def assign(batch: TrajectoryBatch, rule: Rule, values: NDArray[np.float32] | None = None) -> Credit:
+    """Advantages of all chosen tokens; `values` (A,) are the critic's, of before the step."""
+    counts, kept = batch.action_counts(), members(batch, rule)
+    token_kept, returns = np.repeat(kept, counts), np.zeros(0, np.float32)
+    reward = np.where(batch.valid, batch.reward, 0).astype(np.float32)
+    if rule.critic:
+        if values is None:
+            raise ValueError("advantages of ppo need the critic's values")
+        raw = gae(reward, values, counts, rule.gamma, rule.gae_lambda)
+        returns = (raw + values).astype(np.float32)
+        found = whiten(raw, token_kept, normalize_std=rule.normalize_std)
+    elif rule.estimator == "reinforce_pp":
+        found = whiten(np.repeat(reward, counts).astype(np.float64), token_kept, normalize_std=rule.normalize_std)
+    else:
+        relative = group_advantages if rule.estimator == "grpo" else leave_one_out_advantages
+        found = np.repeat(relative(reward, batch.group, batch.valid, normalize_std=rule.normalize_std), counts)
+    if rule.clip is not None:
+        found = np.clip(found, -rule.clip, rule.clip)
+    return Credit(kept, np.where(token_kept, found, 0).astype(np.float32), returns)
+
+
+def credit_metrics(
+    batch: TrajectoryBatch, credit: Credit, rule: Rule, error: float, values: NDArray[np.float32] | None = None
+) -> CreditMetrics:
+    """Figures of a step's credit; see `CreditMetrics`. `error` is the largest difference to the recompute."""
+    counts = batch.action_counts()
+    token_kept = np.repeat(credit.kept, counts)
+    ends = np.cumsum(counts)[credit.kept]
+    lasts, firsts = ends - 1, ends - counts[credit.kept]
+    reward = np.where(batch.valid, batch.reward, 0).astype(np.float32)
+    returns = returns_to_go(reward, counts, rule.gamma)
+    units = (credit.advantages[token_kept] if rule.critic else credit.advantages[lasts]).astype(np.float64)
+    surprise = _surprise(credit, reward, counts, values)
+    correlation, lag = _placement(credit, reward - _group_mean(reward, batch), surprise, counts)
+    groups, dropped = len(np.unique(batch.group)), batch.group[batch.valid & ~credit.kept]
+    lost = len(set(np.unique(dropped).tolist()) - set(np.unique(batch.group[credit.kept]).tolist()))
+
+    def mean(array: NDArray[np.generic] | None, at: NDArray[np.int64]) -> float:
+        return float(array[at].mean()) if array is not None and len(at) else NAN
+
+    return CreditMetrics(
+        advantage_mean=float(units.mean()) if len(units) else NAN,
+        advantage_std=float(units.std()) if len(units) else NAN,
+        advantage_max=float(np.abs(units).max(initial=0.0)),
+        advantage_kurtosis=_kurtosis(units),
+        advantage_error=error,
+        advantage_early=mean(credit.advantages, firsts),
+        advantage_late=mean(credit.advantages, lasts),
+        return_early=mean(returns, firsts),
+        return_late=mean(returns, lasts),
+        value_early=mean(values, firsts),
+        value_late=mean(values, lasts),
+        **_calibration(returns[token_kept], None if values is None else values[token_kept]),
+        credit_correlation=correlation,
+        credit_lag=lag,
+        filtered_group_rate=lost / groups if groups else NAN,
+    )
+
+
+def _calibration(returns: NDArray[np.float64], values: NDArray[np.float32] | None) -> dict[str, float]:
+    """Bias, slope of returns on values, and explained variance 1 - Var(return - value) / Var(return)."""
+    found = dict.fromkeys(("value_bias", "value_slope", "explained_variance"), NAN)
+    if values is None or not len(values):
+        return found
+    said = values.astype(np.float64)
+    spread, variance = said.var(), returns.var()
+    found["value_bias"] = float((said - returns).mean())
+    if spread > 0:
+        found["value_slope"] = float(((said - said.mean()) * (returns - returns.mean())).mean() / spread)
+    if variance > 0:
+        found["explained_variance"] = float(1 - (returns - said).var() / variance)
+    return found
+
+
+def _group_mean(reward: NDArray[np.float32], batch: TrajectoryBatch) -> NDArray[np.float64]:
+    """(B,) mean reward of the valid members of a trajectory's group."""
+    count = np.bincount(batch.group, weights=batch.valid)
+    total = np.bincount(batch.group, weights=reward)
+    mean: NDArray[np.float64] = (total / np.maximum(count, 1))[batch.group]
+    return mean
+
+
+def _surprise(
+    credit: Credit, reward: NDArray[np.float32], counts: NDArray[np.int64], values: NDArray[np.float32] | None
+) -> NDArray[np.float64]:
+    """(B,) reward less what the critic said of it before the last chosen token."""
+    found = reward.astype(np.float64)
+    if values is not None:
+        found[credit.kept] -= values[np.cumsum(counts)[credit.kept] - 1]
+    return found
+
+
+def _placement(
+    credit: Credit, reward: NDArray[np.float64], surprise: NDArray[np.float64], counts: NDArray[np.int64]
+) -> tuple[float, float]:
+    """Correlation of the last chosen token's advantage with the reward, and how many tokens before the last the
+    advantage goes most with the last token's surprise. A critic that knows the end makes earlier tokens go better with
+    the reward itself. Over one set of trajectories, long enough for every lag, so that lengths make no difference."""
+    lengths = counts[credit.kept]
+    if not len(lengths):
+        return NAN, NAN
+    lags = min(LAGS, max(1, int(np.quantile(lengths, 0.25))))
+    long = credit.kept & (counts >= lags)
+    ends = np.cumsum(counts)[long]
+    found = np.array([_correlation(credit.advantages[ends - 1 - lag], surprise[long]) for lag in range(lags)])
+    if np.isnan(found).all():
+        return NAN, NAN
+    # The first of those that differ by rounding alone.
+    lag = int(np.argmax(found >= np.nanmax(found) - ROUNDING))
+    return _correlation(credit.advantages[ends - 1], reward[long]), float(lag)
+
+
+def _correlation(a: NDArray[np.float32], b: NDArray[np.float64]) -> float:
+    x, y = a.astype(np.float64) - a.mean(dtype=np.float64), b - b.mean()
+    scale = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
+    return float((x * y).sum()) / scale if scale > 0 else NAN
+
+
+def _kurtosis(values: NDArray[np.float64]) -> float:
+    """Fourth standardised moment, 3 for a normal distribution; NaN where all are equal."""
+    if not len(values):
+        return NAN
+    centred = values - values.mean()
+    variance = float(np.mean(centred**2))
+    return float(np.mean(centred**4)) / variance**2 if variance > 0 else NAN

@@ -1,0 +1,88 @@
+"""The loss of one micro batch, and what it takes: forward pass, clipped surrogate, KL, entropy, value loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rftfm_ray.training.credit import Credit
+from rftfm_ray.training.losses import clipped_policy_loss, clipped_value_loss, k3
+from rftfm_ray.training.packing import MicroBatch
+from rftfm_ray.types import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What a policy makes of a micro batch's chosen tokens; all (A,). `values` is None without a critic."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor | None
+
+    def detached(self) -> Forward:
+        """The same without its graph."""
+        return Forward(
+            self.logprobs.detach(), self.entropy.detach(), None if self.values is None else self.values.detach()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a micro batch's tokens are to learn; all (A,). `returns` and `values` are empty without a critic."""
+
+    advantage: Tensor
+    returns: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The loss of a micro batch, its share of the minibatch's, and its parts per token (A,)."""
+
+    loss: Tensor
+    policy: Tensor
+    kl_ref: Tensor
+    kl_old: Tensor
+    ratio: Tensor
+    value: Tensor
+    value_clipped: Tensor
+
+
+def goal_of(micro: MicroBatch, credit: Credit, values: NDArray[np.float32] | None) -> Goal:
+    """Credit, and the critic's values of before the step, of a micro batch's tokens; on its device."""
+
+    def picked(array: NDArray[np.float32] | None) -> Tensor:
+        if array is None or not len(array):
+            return torch.zeros(0)
+        return torch.from_numpy(array)[micro.chosen].to(micro.weight.device)
+
+    return Goal(picked(credit.advantages), picked(credit.returns), picked(values))
+
+
+def terms(
+    micro: MicroBatch,
+    now: Forward,
+    old: Tensor,
+    reference: Tensor | None,
+    goal: Goal,
+    settings: Settings,
+    value_coef: float,
+    value_clip: float | None,
+) -> Terms:
+    """The loss of a micro batch under `settings`; `old` and `reference` are log-probs (A,) without gradient."""
+    policy, ratio = clipped_policy_loss(now.logprobs, old, goal.advantage, settings.clip_low, settings.clip_high)
+    kl_ref = torch.zeros_like(policy) if reference is None else k3(now.logprobs, reference)
+    per_token = policy + settings.kl_coef * kl_ref - settings.entropy_coef * now.entropy
+    # A frozen policy still takes part with weight 0: every parameter has a gradient, whatever shards it.
+    per_token = per_token * 0 if settings.freeze_policy else per_token
+    value, clipped = torch.zeros_like(policy), torch.zeros_like(policy, dtype=torch.bool)
+    if now.values is not None:
+        value, clipped = clipped_value_loss(now.values, goal.values, goal.returns, value_clip)
+        per_token = per_token + value_coef * value
+    with torch.no_grad():
+        kl_old = k3(now.logprobs, old)
+    return Terms((per_token * micro.weight).sum(), policy, kl_ref, kl_old, ratio, value, clipped)

@@ -1,0 +1,78 @@
+"""What vLLM serves against what the learner holds: silent after real loads, loud when it serves other weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rftfm_ray.actors.group import ActorGroup, start_group
+from rftfm_ray.config import load_config
+from rftfm_ray.models import ASSETS
+from rftfm_ray.rollout.weights import Served, WeightsUpdate, pack_weights
+from rftfm_ray.tasks.loading import check_task, load_task
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def tied_model(folder: Path) -> Path:
+    """A tiny Llama of random weights whose head is its embedding, with the shipped tokenizer."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(ASSETS / "tiny")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), **sizes, tie_word_embeddings=True, eos_token_id=1, pad_token_id=0, bos_token_id=None
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["untied", "tied"])
+def group(request: pytest.FixtureRequest, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Actors of a shipped model, and of one with tied embeddings."""
+    path = ASSETS / "tiny" if request.param == "untied" else tied_model(tmp_path_factory.mktemp("tied"))
+    config = load_config(None, [f"model.path={path}", "probe.size=16"])
+    task = load_task("calculator")
+    pool, heldout = check_task(task, config)
+    started = start_group(f"served-{request.param}", config, str(path), task, pool[:4], (), heldout[:8])
+    yield started
+    started.stop()
+
+
+def load(group: ActorGroup, update: WeightsUpdate) -> Served:
+    """What the rollout actor serves after a load."""
+    served: Served = ray.get(group.rollouts[0].load_weights.remote(update))
+    return served
+
+
+def moved(update: WeightsUpdate, version: int) -> dict[str, Any]:
+    """All weights, moved by about as much as an update moves them."""
+    rng = np.random.default_rng(version)
+    return {n: a + rng.normal(0, 1e-5, a.shape).astype(np.float32) for n, a in update.arrays.items()}
+
+
+def test_real_loads_are_served_as_the_learner_holds_them(group: ActorGroup) -> None:
+    update = ray.get(group.learner.weights.remote(0))
+    for version in range(4):
+        served = load(group, pack_weights(version, moved(update, version)))
+        assert (served.version, served.mismatched) == (version, ())
+        # Embeddings and norms; the rest of a model is packed away on a CPU.
+        assert served.compared >= 6
+
+
+def test_other_weights_under_the_right_version_are_found(group: ActorGroup) -> None:
+    update = ray.get(group.learner.weights.remote(5))
+    newer = pack_weights(5, moved(update, 5))
+    # As if the load had been skipped: the old arrays, under the fingerprints of the new ones.
+    served = load(group, dataclasses.replace(update, fingerprints=newer.fingerprints))
+    assert served.version == 5
+    assert {"model.embed_tokens.weight", "model.norm.weight"} <= set(served.mismatched)
+    assert len(served.mismatched) == served.compared
