@@ -2,10 +2,11 @@
 
     python benchmarks/guard_cost.py [--task addition] [--blocks 200] [--block 1] [--out FILE.json]
 
-Three runs of one seed are alive at once and advance a block of steps at a time, one after the other: unguarded without
-probes, guarded (`act`) without probes, guarded with the probe of 256 problems every 5 steps, a fifth of which is
-answered in every step. Blocks of the same steps are compared, so that a slow spell of the machine hits all three. Wall
-time from the end of one block to the end of the next, records and all.
+Four runs of one seed are alive at once and advance a block of steps at a time, one after the other: unguarded without
+probes; guarded (`act`) without probes and channels; with every channel at its default cadence but no probes; and with
+the probe at its default too, a part of which is answered in every step. Blocks of the same steps are compared, so that
+a slow spell of the machine hits all of them. Wall time from the end of one block to the end of the next, records and
+all.
 """
 
 from __future__ import annotations
@@ -28,12 +29,17 @@ from rftfm_ray.run import train
 from rftfm_ray.types import StepRow
 
 ROOT = Path(__file__).parents[1]
-ARMS = {
+NO_CHANNELS = (
+    "channels.golden_every=0", "channels.known_calls_every=0", "channels.replay_rate=0", "channels.fingerprint_every=0",
+    "learner.step_kl_samples=0",
+)  # fmt: skip
+ARMS: dict[str, list[str]] = {
     "off": ["guard.mode=off", "probe.every=0"],
-    "guarded": ["guard.mode=act", "probe.every=0"],
-    "guarded_with_probes": ["guard.mode=act", "probe.every=5"],
+    "guarded": ["guard.mode=act", "probe.every=0", *NO_CHANNELS],
+    "with_channels": ["guard.mode=act", "probe.every=0"],
+    "with_channels_and_probes": ["guard.mode=act"],
 }
-TARGETS = {"guarded": 1.02, "guarded_with_probes": 1.05}
+TARGETS = {"guarded": 1.02, "with_channels": 1.05, "with_channels_and_probes": 1.05}
 WARM_BLOCKS = 10
 SETTLE_S = 0.05
 

@@ -24,6 +24,8 @@ class HeldOutProbe:
         self._config = config
         self._session = session
         self._parts: list[ProbeResult] = []
+        self.after_s = 0.0
+        """Seconds of an update in which the learner's reference pass has use for another core."""
 
     def start(self, step: StepId) -> list[Any]:
         """Start answering the problems that are due in `step`, at the version that stands now."""
@@ -32,8 +34,10 @@ class HeldOutProbe:
             return []
         place = (step.step - 1) % every
         if self._config.spread:
-            return self._session.start_probe(*(slice(n * place // every, n * (place + 1) // every) for n in sizes))
-        return self._session.start_probe(*(slice(0, n) for n in sizes)) if place == 0 and step.step > 1 else []
+            greedy, sampled = (slice(n * place // every, n * (place + 1) // every) for n in sizes)
+            return self._session.start_probe(greedy, sampled, self.after_s)
+        greedy, sampled = (slice(0, n) for n in sizes)
+        return self._session.start_probe(greedy, sampled) if place == 0 and step.step > 1 else []
 
     def finish(self, asked: list[Any], step: StepId, made: Position) -> ProbeResult | None:
         """Wait for what `start` began in `step`; a result when every problem has been answered."""

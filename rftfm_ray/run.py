@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 Observer = Callable[[StepRow], None]
 START = Position(StepId(attempt=0, step=0, paid_step=0), model_version=0, cursor=0)
 EDGE = 5
+# On a GPU the reference takes no core from a rollout actor, and nothing is worth a longer wait.
+MOST_WAIT_S = 0.1
 
 
 @dataclass(slots=True)
@@ -96,6 +98,7 @@ def loop(
         generated = time.perf_counter()
         observed = batch_metrics(batch, token_limit, texts=config.guard.mode is not GuardMode.OFF)
         report = session.fetch_report(report_ref)
+        probe.after_s = min(report.reference_s, MOST_WAIT_S)
         trained = time.perf_counter()
         mismatch = session.fetch_synced(synced, position)
         ended = time.perf_counter()

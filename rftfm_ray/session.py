@@ -137,12 +137,15 @@ class Session:
             )
         return gap
 
-    def start_probe(self, greedy: slice, sampled: slice) -> list[Any]:
-        """Start answering those held-out problems at the current version, before the next sync."""
+    def start_probe(self, greedy: slice, sampled: slice, after_s: float = 0.0) -> list[Any]:
+        """Start answering those held-out problems at the current version, before the next sync.
+
+        A rollout actor that comes to it waits `after_s` first.
+        """
         actors = self._group.rollouts
         shares = [split_jobs(probe_jobs(self._heldout[part]), 1, len(actors)) for part in (greedy, sampled)]
         return [
-            actor.probe.remote(ours, drawn, self._sampling, self.position.id, self.position.model_version)
+            actor.probe.remote(ours, drawn, self._sampling, self.position.id, self.position.model_version, after_s)
             for actor, ours, drawn in zip(actors, *shares, strict=True)
         ]
 

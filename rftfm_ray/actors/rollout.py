@@ -159,9 +159,14 @@ class RolloutActor:
         sampling: Sampling,
         step: StepId,
         model_version: int,
+        after_s: float = 0.0,
     ) -> ProbeCounts:
-        """Right answers on exactly `model_version`: to `greedy` at temperature 0, to `sampled` by `sampling`."""
+        """Right answers on exactly `model_version`: to `greedy` at temperature 0, to `sampled` by `sampling`.
+
+        It begins `after_s` seconds later, when the learner's reference pass needs this actor's core no longer.
+        """
         self._check_version(model_version)
+        time.sleep(after_s)
         start = time.perf_counter()
         self._gauge.set(ActorState.PROBING)
         ways = ((greedy, Sampling(temperature=0.0, top_p=1.0)), (sampled, sampling))

@@ -8,6 +8,7 @@ for a ratio). NaN stands for nothing to measure, or for a channel that was not d
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -203,7 +204,19 @@ _CHECKS: tuple[_Row, ...] = (
     ("sampled_gap", "s4", LINEAR, "reward", 0.02, CHANNEL, 2, "correct_rate less probe_sampled_accuracy"),
 )
 
-DICTIONARY: dict[str, Signal] = {
-    row[0]: Signal(*row) for row in (*_REWARDS, *_TEXTS, *_TOOLS, *_CHANNELS, *_UPDATES, *_CREDIT, *_CHECKS)
+GROUPS: Mapping[str, tuple[Signal, ...]] = {
+    title: tuple(Signal(*row) for row in rows)
+    for title, rows in (
+        ("Rewards", _REWARDS),
+        ("Texts", _TEXTS),
+        ("Tools", _TOOLS),
+        ("Independent channels", _CHANNELS),
+        ("Updates", _UPDATES),
+        ("Credit", _CREDIT),
+        ("Checks", _CHECKS),
+    )
 }
+"""Every signal by what it speaks of, as a page shows them."""
+
+DICTIONARY: Mapping[str, Signal] = {signal.name: signal for group in GROUPS.values() for signal in group}
 """Every signal by its name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,16 @@ TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 def one_line(error: Exception) -> str:
     """The first words of an error, whatever its layout."""
     return " ".join(str(error).split())[:200]
+
+
+def _declared_ends(file: Path) -> list[int]:
+    """End tokens that a model's own configuration names: without a generation configuration vLLM stops at them."""
+    try:
+        declared = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        return []
+    found = declared if isinstance(declared, list) else [declared]
+    return [token for token in found if isinstance(token, int)]
 
 
 class TextCodec:
@@ -48,6 +59,8 @@ class TextCodec:
                     f"{model_path}/generation_config.json cannot be read ({one_line(error)}); correct or remove it."
                 ) from error
             ends += [declared] if isinstance(declared, int) else list(declared or [])
+        else:
+            ends += _declared_ends(Path(model_path) / "config.json")
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
         self.unknown_id: int | None = self._tokenizer.unk_token_id
 

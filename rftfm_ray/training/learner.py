@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,11 +33,12 @@ Gain = Callable[[StepId], float]
 
 @dataclass(frozen=True, slots=True)
 class UpdateReport:
-    """What one step of learning did."""
+    """What one step of learning did. `reference_s`: when, from its begin, the first pass of the reference was done."""
 
     metrics: UpdateMetrics
     credit: CreditMetrics
     vetoes: tuple[VetoRecord, ...]
+    reference_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Learner:
     def begin(self, config: RunConfig, schedule: Schedule | None = None, gain: Gain | None = None) -> None:
         """Begin a run under `config`, which must call for the same engine; its state is the caller's to put back."""
         self._config = config
+        self._reference_done = 0.0
         self._watched = config.guard.mode is not GuardMode.OFF
         self._schedule = config_schedule(config) if schedule is None else schedule
         self._gain = gain
@@ -98,6 +101,7 @@ class Learner:
 
         `model_version` is what the weights are called that learn, for the staleness of the trajectories.
         """
+        began, self._reference_done = time.perf_counter(), 0.0
         settings, factor = self.settings(step), self._schedule(step)
         rule = rule_of(self._config, settings)
         kept = members(batch, rule)
@@ -117,7 +121,8 @@ class Learner:
             vetoes = [refused]
         stale = float(np.mean(model_version - batch.model_version)) if model_version is not None else 0.0
         figures = tally.metrics(settings, factor, stale, len(vetoes), critic=self._critic)
-        return UpdateReport(figures, credit_metrics(batch, credit, rule, error, values), tuple(vetoes))
+        reference_s = max(0.0, self._reference_done - began)
+        return UpdateReport(figures, credit_metrics(batch, credit, rule, error, values), tuple(vetoes), reference_s)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Log-probs in nats of tokens 1.. of every sequence, at temperature 1; for the parity probe."""
@@ -210,7 +215,9 @@ class Learner:
         """Runs in a thread: on a CPU the reference's pass overlaps with the policy's."""
         with torch.no_grad():
             logits = predict(self._reference, micro.packed, micro.row, micro.column)
-            return token_logprobs(logits, micro.targets, self._config.rollout.temperature, entropy_gradient=False)[0]
+            found = token_logprobs(logits, micro.targets, self._config.rollout.temperature, entropy_gradient=False)[0]
+        self._reference_done = self._reference_done or time.perf_counter()
+        return found
 
     def _updates(self, step: _Step) -> list[VetoRecord]:
         """All updates of a step; those that the gate refused."""

@@ -92,7 +92,7 @@ def test_a_rollout_refuses_every_version_but_its_own(session: Session, started: 
     damaged = dataclasses.replace(update, checksum=update.checksum ^ 1)
     with pytest.raises(SyncError, match="checksum"):
         wait_for([group.rollouts[0].load_weights.remote(damaged)], WAIT_S, "syncing")
-    assert ray.get(group.rollouts[0].load_weights.remote(update)) == 7
+    assert ray.get(group.rollouts[0].load_weights.remote(update)).version == 7
     with pytest.raises(SyncError, match="holds model version 7"):
         session.parity()
 

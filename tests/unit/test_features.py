@@ -55,10 +55,10 @@ def test_lengths_count_what_the_model_chose(make_batch: MakeBatch) -> None:
     assert found.short_rate == 0.75
 
 
-@pytest.mark.parametrize(("limit", "long"), [(3, 2 / 3), (4, 1 / 3), (6, 1 / 3), (7, 0.0)])
+@pytest.mark.parametrize(("limit", "long"), [(4, 2 / 3), (5, 1 / 3), (6, 1 / 3), (7, 0.0)])
 def test_long_is_more_than_four_fifths_of_what_the_task_allows(make_batch: MakeBatch, limit: int, long: float) -> None:
-    # Five, three and one tokens; the masked trajectory does not count.
-    batch = make_batch([0.0] * 4, roles=["paaoaaa", "paaa", "pa", "paaaaaaaa"], valid=[True, True, True, False])
+    # Five, four and one tokens; the masked trajectory does not count.
+    batch = make_batch([0.0] * 4, roles=["paaoaaa", "paaaa", "pa", "paaaaaaaa"], valid=[True, True, True, False])
     assert batch_metrics(batch, limit).long_rate == pytest.approx(long)
 
 
