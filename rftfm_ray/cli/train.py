@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -58,6 +59,9 @@ def summary_table(summary: RunSummary) -> Table:
         table.add_column(heading, justify="left" if not heading else "right")
     table.add_row("sampled reward (mean of 5 steps)", f"{summary.reward_first:.3f}", f"{summary.reward_last:.3f}")
     table.add_row("held-out accuracy (greedy)", f"{summary.probe_first:.3f}", f"{summary.probe_last:.3f}")
+    sampled = (summary.probe_sampled_first, summary.probe_sampled_last)
+    if not all(map(math.isnan, sampled)):
+        table.add_row("held-out accuracy (sampled)", *(f"{accuracy:.3f}" for accuracy in sampled))
     table.add_section()
     table.add_row("step time (median)", "", f"{summary.step_time_s_median * 1000:.0f} ms")
     table.add_row("start to first step", "", f"{summary.first_step_s:.1f} s")

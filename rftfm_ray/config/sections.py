@@ -51,7 +51,7 @@ class ModelConfig(Section):
     """The language model."""
 
     path: str = BUILTIN_MODEL
-    """Directory or hub id of a Hugging Face causal LM; `builtin:tiny` is the model that ships."""
+    """Directory or hub id of a Hugging Face causal LM; `builtin:tiny` and `builtin:small` ship with the package."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of weights and activations, in the learner and in vLLM."""
 

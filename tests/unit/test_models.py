@@ -11,9 +11,17 @@ from typing import Any, NoReturn
 import huggingface_hub
 import pytest
 
-from rftfm_ray.config import BUILTIN_MODEL, RunConfig
+from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import ConfigError, ModelError
-from rftfm_ray.models import ASSETS, BYTES_PER_PARAMETER, check_model, read_facts, resolve_model
+from rftfm_ray.models import (
+    ASSETS,
+    BUILTIN_NAMES,
+    BYTES_PER_PARAMETER,
+    ModelSize,
+    check_model,
+    read_facts,
+    resolve_model,
+)
 
 TINY = ASSETS / "tiny"
 
@@ -40,9 +48,25 @@ def write_header(file: Path, header: object) -> None:
     file.write_bytes(struct.pack("<Q", len(text)) + text)
 
 
-def test_builtin_name_is_the_shipped_directory() -> None:
-    assert resolve_model(BUILTIN_MODEL) == TINY
-    assert (TINY / "config.json").is_file()
+@pytest.mark.parametrize("size", ModelSize)
+def test_builtin_name_is_the_shipped_directory(size: ModelSize) -> None:
+    assert resolve_model(f"builtin:{size}") == ASSETS / size
+    assert (ASSETS / size / "config.json").is_file()
+
+
+def test_default_model_is_one_that_ships() -> None:
+    assert RunConfig().model.path in BUILTIN_NAMES
+
+
+@pytest.mark.parametrize("name", ["builtin:", "builtin:large", "builtin:Tiny", "builtin:tiny/x", "builtin:../tiny"])
+def test_unknown_builtin_name_is_refused_with_those_that_there_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch_nothing)
+    with pytest.raises(ModelError) as caught:
+        resolve_model(name)
+    assert str(caught.value).startswith(f"model.path={name} is no model that ships; use builtin:tiny or builtin:small,")
 
 
 def test_directory_is_made_absolute(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,13 +119,14 @@ def test_hub_id_gives_the_fetched_directory_and_fetches_no_pickles(
     assert not any(Path(f"weights{end}").match(p) for end in (".bin", ".pt", ".pkl", ".pth", ".py") for p in patterns)
 
 
-def test_parameters_are_those_that_torch_counts() -> None:
+@pytest.mark.parametrize("size", ModelSize)
+def test_parameters_are_those_that_torch_counts(size: ModelSize) -> None:
     from transformers import AutoModelForCausalLM
 
-    facts = read_facts(TINY)
-    loaded = AutoModelForCausalLM.from_pretrained(TINY)
+    facts = read_facts(ASSETS / size)
+    loaded = AutoModelForCausalLM.from_pretrained(ASSETS / size)
     assert facts.parameters == sum(p.numel() for p in loaded.parameters())
-    assert (facts.path, facts.max_positions) == (TINY, loaded.config.max_position_embeddings)
+    assert (facts.path, facts.max_positions) == (ASSETS / size, loaded.config.max_position_embeddings)
 
 
 def test_parameters_of_all_shards_are_summed_and_a_scalar_is_one(model: Path) -> None:
@@ -156,8 +181,13 @@ def test_header_that_claims_to_be_longer_than_its_file_is_not_read(model: Path) 
         read_facts(model)
 
 
-def test_shipped_model_fits_the_default_run() -> None:
+def test_default_model_is_the_tiny_one_and_fits() -> None:
     assert check_model(RunConfig()) == read_facts(TINY)
+
+
+@pytest.mark.parametrize("size", ModelSize)
+def test_shipped_model_fits_an_otherwise_default_run(size: ModelSize) -> None:
+    assert check_model(RunConfig.model_validate({"model": {"path": f"builtin:{size}"}})) == read_facts(ASSETS / size)
 
 
 def test_length_may_be_all_positions_and_not_one_more(model: Path) -> None:

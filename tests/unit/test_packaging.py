@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from rftfm_ray.models import ModelSize
+
 ROOT = Path(__file__).parents[2]
-UPLOAD_LIMIT = 3 << 20
+UPLOAD_LIMIT = 5 << 20
 
 
 @pytest.mark.parametrize("name", ["actors", "policies"])
@@ -25,7 +27,7 @@ def test_links_for_readers_refuse_to_be_imported(name: str) -> None:
     assert f"ImportError: import rftfm_ray.{name}, not {name}" in done.stderr
 
 
-def test_the_wheel_holds_each_module_once_and_the_shipped_model(tmp_path: Path) -> None:
+def test_the_wheel_holds_each_module_once_and_the_shipped_models(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for part in ("pyproject.toml", "README.md", "LICENSE"):
         source.mkdir(exist_ok=True)
@@ -49,7 +51,8 @@ def test_the_wheel_holds_each_module_once_and_the_shipped_model(tmp_path: Path) 
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = wheel.namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"rftfm_ray"}
-    for needed in ("actors/learner.py", "policies/levers.py", "assets/tiny/model.safetensors", "py.typed"):
+    assets = [f"assets/{size}/{file}" for size in ModelSize for file in ("model.safetensors", "tokenizer.json")]
+    for needed in ("actors/learner.py", "policies/levers.py", *assets, "py.typed"):
         assert f"rftfm_ray/{needed}" in names
     modules = sorted(name for name in names if name.endswith(".py"))
     assert modules == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "rftfm_ray").rglob("*.py"))

@@ -16,7 +16,16 @@ from rftfm_ray.cli.progress import describe, progress, remaining_s
 from rftfm_ray.cli.train import summary_table
 from rftfm_ray.config import RunConfig
 from rftfm_ray.policies.state import Entry, EntryKind, Scalar
-from rftfm_ray.types import BatchMetrics, RunSummary, StepId, StepRow, Timings, UpdateMetrics
+from rftfm_ray.types import (
+    BatchMetrics,
+    CheckMetrics,
+    CreditMetrics,
+    RunSummary,
+    StepId,
+    StepRow,
+    Timings,
+    UpdateMetrics,
+)
 
 CONFIG = RunConfig(steps=20)
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -28,12 +37,10 @@ def make_row(step: int, *, probe: float = math.nan, vetoes: int = 0, step_s: flo
     def fill(kind: type[Any], **known: float) -> Any:
         return kind(**{field.name: 0.1 for field in dataclasses.fields(kind)} | known)
 
-    batch, update = (
-        fill(BatchMetrics, reward_mean=0.625),
-        fill(UpdateMetrics, kl_ref=0.0123, entropy=1.5, vetoes=vetoes),
-    )
-    timings = fill(Timings, step_s=step_s)
-    return StepRow(StepId(0, step, step), step, batch, update, timings, probe, math.nan, 0.0, 0.0)
+    update = fill(UpdateMetrics, kl_ref=0.0123, entropy=1.5, vetoes=vetoes)
+    timings, checks = fill(Timings, step_s=step_s), fill(CheckMetrics, probe_accuracy=probe)
+    batch = fill(BatchMetrics, reward_mean=0.625)
+    return StepRow(StepId(0, step, step), step, batch, update, fill(CreditMetrics), timings, checks)
 
 
 class Clock:
@@ -181,16 +188,28 @@ def test_time_left_goes_by_the_mean_step_so_far(done: int, steps: int, elapsed_s
     assert remaining_s(done, steps, elapsed_s) == pytest.approx(expected)
 
 
-def test_summary_table_holds_every_figure() -> None:
-    summary = RunSummary("/runs/a", 3, 40, 0.311, 0.922, 0.333, 0.944, 0.2345, 12.34, 7, "act", 3, 2, 55)
+SUMMARY = RunSummary(
+    run_dir="/runs/a", seed=3, steps=40, reward_first=0.311, reward_last=0.922, probe_first=0.333, probe_last=0.944,
+    probe_sampled_first=0.255, probe_sampled_last=0.866, step_time_s_median=0.2345, first_step_s=12.34, vetoes=7,
+    guard="act", incidents=3, remedies=2, paid_steps=55,
+)  # fmt: skip
+
+
+def table_lines(summary: RunSummary) -> list[str]:
+    """The lines of the table without its rules, single blanks between cells."""
     console = Console(file=StringIO(), width=120)
     console.print(summary_table(summary))
     assert isinstance(console.file, StringIO)
-    lines = [" ".join(re.findall(r"[\w./:,()-]+", line)) for line in console.file.getvalue().splitlines()]
+    return [" ".join(re.findall(r"[\w./:,()-]+", line)) for line in console.file.getvalue().splitlines()]
+
+
+def test_summary_table_holds_every_figure() -> None:
+    lines = table_lines(SUMMARY)
     for expected in (
         "40 steps, seed 3",
         "sampled reward (mean of 5 steps) 0.311 0.922",
         "held-out accuracy (greedy) 0.333 0.944",
+        "held-out accuracy (sampled) 0.255 0.866",
         "step time (median) 234 ms",
         "start to first step 12.3 s",
         "refused updates 7",
@@ -198,3 +217,10 @@ def test_summary_table_holds_every_figure() -> None:
         "Records: /runs/a",
     ):
         assert expected in lines
+
+
+def test_summary_table_of_a_run_without_sampled_probes_does_not_speak_of_them() -> None:
+    silent = dataclasses.replace(SUMMARY, probe_sampled_first=math.nan, probe_sampled_last=math.nan)
+    lines = table_lines(silent)
+    assert "held-out accuracy (greedy) 0.333 0.944" in lines
+    assert not [line for line in lines if "(sampled)" in line or "nan" in line]

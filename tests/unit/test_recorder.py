@@ -27,7 +27,17 @@ from rftfm_ray.tasks.api import ToolStatus
 from rftfm_ray.telemetry import rundir
 from rftfm_ray.telemetry.parts import BackgroundWriter, PartFolder, read_parts
 from rftfm_ray.telemetry.recorder import StepRecorder, TrajectoryRecorder, read_steps, read_trajectories, step_record
-from rftfm_ray.types import BatchMetrics, RunSummary, StepId, StepRow, Termination, Timings, UpdateMetrics
+from rftfm_ray.types import (
+    BatchMetrics,
+    CheckMetrics,
+    CreditMetrics,
+    RunSummary,
+    StepId,
+    StepRow,
+    Termination,
+    Timings,
+    UpdateMetrics,
+)
 
 MakeBatch = Callable[..., TrajectoryBatch]
 SCHEMA = pa.schema([("value", pa.int64())])

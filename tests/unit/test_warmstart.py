@@ -1,4 +1,4 @@
-"""The warm start and the model that ships: what is learnt, what is never shown, and that it can be made again."""
+"""The warm start and the models that ship: what is learnt, what is never shown, and that it can be made again."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from rftfm_ray.models import ASSETS
+from rftfm_ray.models import ASSETS, ModelSize, read_facts
 from rftfm_ray.tasks.addition import Addition, is_heldout, problem
 from rftfm_ray.tasks.api import Demonstration
 from rftfm_ray.tasks.calculator import Calculator
 from rftfm_ray.training.warmstart import (
     ALPHABET,
+    PLANS,
     WarmstartPlan,
     build_model,
     build_tokenizer,
@@ -26,12 +27,11 @@ from rftfm_ray.training.warmstart import (
     warmstart,
 )
 
-TINY = ASSETS / "tiny"
-SMALL = WarmstartPlan(
+QUICK = WarmstartPlan(
     steps=3, schedule_steps=6, warmup_steps=2, batch_size=8, hidden_size=16, intermediate_size=24, layers=1, heads=2
 )
 # A step of the warm start that shows slips.
-LATE = SMALL.slips_after + 1
+LATE = QUICK.slips_after + 1
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, float]]]:
     """What a warm start of three steps writes, and what it reports."""
     folder = tmp_path_factory.mktemp("warmstart") / "model"
-    return folder, warm_start(folder, SMALL)
+    return folder, warm_start(folder, QUICK)
 
 
 def warm_start(folder: Path, plan: WarmstartPlan) -> list[tuple[int, float]]:
@@ -73,7 +73,7 @@ def test_what_the_model_says_and_its_end_are_learnt_prompt_and_observation_are_n
 
 
 def test_batch_holds_both_tasks_in_their_shares_padded_on_the_right(tokenizer: PreTrainedTokenizerFast) -> None:
-    plan = dataclasses.replace(SMALL, batch_size=20)
+    plan = dataclasses.replace(QUICK, batch_size=20)
     tokens, mask = make_batch(random.Random(0), plan, tokenizer, LATE)
     prompts = [tokenizer.decode(row).split("=")[0] for row in tokens.tolist()]
     assert [prompt.count("+") for prompt in prompts] == [1] * 13 + [2] * 7
@@ -85,7 +85,7 @@ def test_batch_holds_both_tasks_in_their_shares_padded_on_the_right(tokenizer: P
 
 
 def test_batch_masks_agree_with_their_demonstrations(tokenizer: PreTrainedTokenizerFast) -> None:
-    plan = dataclasses.replace(SMALL, batch_size=20)
+    plan = dataclasses.replace(QUICK, batch_size=20)
     tokens, mask = make_batch(random.Random(5), plan, tokenizer, LATE)
     rng, addition, calculator = random.Random(5), Addition(), Calculator()
     for row in range(20):
@@ -95,7 +95,7 @@ def test_batch_masks_agree_with_their_demonstrations(tokenizer: PreTrainedTokeni
 
 
 def test_batches_never_hold_a_held_out_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
-    plan, rng = dataclasses.replace(SMALL, batch_size=64), random.Random(1)
+    plan, rng = dataclasses.replace(QUICK, batch_size=64), random.Random(1)
     heldout = {p.prompt for task in (Addition(), Calculator()) for p in task.heldout()}
     prompts = {
         tokenizer.decode(row).split("=")[0] + "="
@@ -122,7 +122,7 @@ def test_warm_start_reports_every_step_with_a_plausible_loss(written: tuple[Path
 
 
 def test_warm_start_learns(tmp_path: Path) -> None:
-    plan = dataclasses.replace(SMALL, lr=1e-2, steps=40, schedule_steps=60, warmup_steps=5)
+    plan = dataclasses.replace(QUICK, lr=1e-2, steps=40, schedule_steps=60, warmup_steps=5)
     losses = [loss for _, loss in warm_start(tmp_path / "model", plan)]
     assert losses[-1] < losses[0] - 0.5
 
@@ -144,44 +144,79 @@ def test_same_seed_gives_the_same_model_bit_for_bit(
     written: tuple[Path, list[tuple[int, float]]], tmp_path: Path
 ) -> None:
     torch.rand(1)
-    assert warm_start(tmp_path / "again", SMALL) == written[1]
+    assert warm_start(tmp_path / "again", QUICK) == written[1]
     first, again = weights(written[0]), weights(tmp_path / "again")
     assert first.keys() == again.keys()
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+def test_weights_may_be_stored_as_bfloat16_rounded_from_what_was_learnt(
+    written: tuple[Path, list[tuple[int, float]]], tmp_path: Path
+) -> None:
+    assert warm_start(tmp_path / "stored", dataclasses.replace(QUICK, stored_as="bfloat16")) == written[1]
+    learnt, stored = weights(written[0]), weights(tmp_path / "stored")
+    assert learnt.keys() == stored.keys()
+    assert all(torch.equal(learnt[name].bfloat16(), stored[name]) for name in learnt)
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in learnt.values()} == {torch.float32}
+
+
 def test_seed_changes_initialisation_and_demonstrations(
     written: tuple[Path, list[tuple[int, float]]], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    other = dataclasses.replace(SMALL, seed=1)
+    other = dataclasses.replace(QUICK, seed=1)
     name = "model.embed_tokens.weight"
-    fresh = [build_model(plan, tokenizer).state_dict()[name] for plan in (SMALL, other, SMALL)]
+    fresh = [build_model(plan, tokenizer).state_dict()[name] for plan in (QUICK, other, QUICK)]
     assert torch.equal(fresh[0], fresh[2])
     assert not torch.equal(fresh[0], fresh[1])
     warm_start(tmp_path / "other", other)
     assert not torch.equal(weights(written[0])[name], weights(tmp_path / "other")[name])
 
 
-def test_shipped_model_is_small_and_nothing_but_plain_files() -> None:
-    files = sorted(path for path in TINY.rglob("*") if path.is_file())
-    assert sum(path.stat().st_size for path in files) <= 2 * 1024 * 1024
+def test_every_size_has_its_plan_and_the_defaults_are_the_tiny_one() -> None:
+    assert set(PLANS) == set(ModelSize)
+    assert PLANS[ModelSize.TINY] == WarmstartPlan()
+
+
+@pytest.mark.parametrize(("size", "most_mib"), [("tiny", 2), ("small", 2.5)])
+def test_shipped_model_is_small_and_nothing_but_plain_files(size: str, most_mib: float) -> None:
+    files = sorted(path for path in (ASSETS / size).rglob("*") if path.is_file())
+    assert sum(path.stat().st_size for path in files) <= most_mib * 1024 * 1024
     assert {path.suffix for path in files} == {".json", ".safetensors"}
 
 
-def test_shipped_model_has_the_plan_of_the_warm_start() -> None:
-    model = AutoModelForCausalLM.from_pretrained(TINY)
-    expected = build_model(WarmstartPlan(), build_tokenizer())
+@pytest.mark.parametrize(("size", "least", "most"), [("tiny", 250_000, 350_000), ("small", 1_000_000, 1_300_000)])
+def test_shipped_model_has_about_the_parameters_that_its_size_stands_for(size: str, least: int, most: int) -> None:
+    assert least <= read_facts(ASSETS / size).parameters <= most
+
+
+@pytest.mark.parametrize("size", ModelSize)
+def test_shipped_model_has_the_plan_of_the_warm_start(size: ModelSize) -> None:
+    model = AutoModelForCausalLM.from_pretrained(ASSETS / size)
+    expected = build_model(PLANS[size], build_tokenizer())
     assert type(model) is type(expected)
     assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in expected.named_parameters()}
-    for key in ("tie_word_embeddings", "max_position_embeddings", "eos_token_id", "pad_token_id", "vocab_size"):
+    for key in (
+        "tie_word_embeddings", "max_position_embeddings", "eos_token_id", "pad_token_id", "vocab_size",
+        "num_attention_heads", "num_key_value_heads",
+    ):  # fmt: skip
         assert getattr(model.config, key) == getattr(expected.config, key)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    stored = getattr(torch, PLANS[size].stored_as)
+    assert {tensor.dtype for tensor in weights(ASSETS / size).values()} == {stored}
 
 
-def test_shipped_tokenizer_is_the_one_that_is_built() -> None:
+@pytest.mark.parametrize("size", ModelSize)
+def test_shipped_tokenizer_is_the_one_that_is_built(size: ModelSize) -> None:
     built = build_tokenizer()
-    for shipped in (AutoTokenizer.from_pretrained(TINY), PreTrainedTokenizerFast.from_pretrained(TINY)):
+    for kind in (AutoTokenizer, PreTrainedTokenizerFast):
+        shipped = kind.from_pretrained(ASSETS / size)
         assert shipped.get_vocab() == built.get_vocab()
         assert shipped.encode("12+34=") == built.encode("12+34=")
         assert (shipped.pad_token_id, shipped.eos_token_id, shipped.unk_token_id) == (0, 1, 2)
     assert sorted(built.get_vocab(), key=built.get_vocab().__getitem__)[3:] == list(ALPHABET)
+
+
+def test_shipped_tokenizers_are_the_same_file_for_file() -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert len({(ASSETS / size / name).read_bytes() for size in ModelSize}) == 1

@@ -1,0 +1,180 @@
+"""The page of signals: definition, unit, source, cost, and the healthy course of each on both tasks and algorithms.
+
+    python benchmarks/signals.py [--data benchmarks/data/healthy] [--out docs/signals.md]
+
+Reads the rows that `healthy_set.py` made. Writes OUT and one SVG per group of signals beside it, in signals/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.dictionary import DICTIONARY, GROUPS, Signal, Source
+
+ROOT = Path(__file__).parents[1]
+CONDITIONS = (
+    ("addition", "grpo", "#0072b2", "-"),
+    ("addition", "ppo", "#0072b2", (0, (4, 2))),
+    ("calculator", "grpo", "#d55e00", "-"),
+    ("calculator", "ppo", "#d55e00", (0, (4, 2))),
+)
+COLUMNS = 4
+SOURCES = {
+    Source.ROLLOUT: "the step's trajectories",
+    Source.LEARNER: "the learner",
+    Source.CHANNEL: "an independent channel",
+    Source.DRIVER: "the run's loop",
+}
+COSTS = ("comes with the step", "a little more work", "asks an independent channel")
+
+
+def read(folder: Path) -> pa.Table:
+    """All rows of the healthy set."""
+    return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("steps-*.parquet"))])
+
+
+def courses(table: pa.Table) -> dict[tuple[str, str], dict[str, NDArray[np.float64]]]:
+    """For each condition and signal an array (runs, steps) of the tiny size."""
+    runs = np.array(table["run"].to_pylist())
+    found: dict[tuple[str, str], dict[str, NDArray[np.float64]]] = {}
+    for task, algorithm, *_ in CONDITIONS:
+        names = sorted({run for run in runs if run.startswith(f"{task}-{algorithm}-tiny-")})
+        places = [np.flatnonzero(runs == name) for name in names]
+        found[task, algorithm] = {
+            name: np.stack([table[name].to_numpy()[rows].astype(float) for rows in places])
+            for name in DICTIONARY
+            if name in table.column_names and places
+        }
+    return found
+
+
+def with_gaps(found: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """The two gaps, which rows do not hold because they follow from others."""
+    right = found["correct_rate"]
+    return found | {
+        "probe_gap": right - found["probe_accuracy"],
+        "sampled_gap": right - found["probe_sampled_accuracy"],
+    }
+
+
+def plot(names: list[str], every: dict[tuple[str, str], dict[str, NDArray[np.float64]]]) -> str:
+    """Small multiples of `names`: medians over seeds, and 10 % to 90 %."""
+    lines = -(-len(names) // COLUMNS)
+    with mpl.rc_context({"svg.hashsalt": "signals", "svg.fonttype": "none", "font.size": 7}):
+        figure = Figure((9.6, 1.35 * lines + 0.2))
+        for place, name in enumerate(names):
+            axes = figure.add_subplot(lines, COLUMNS, place + 1)
+            axes.set_title(name, fontsize=7, pad=2, loc="left")
+            axes.tick_params(length=2, pad=1, labelsize=6)
+            for task, algorithm, colour, dash in CONDITIONS:
+                values = every[task, algorithm].get(name)
+                if values is None:
+                    continue
+                seen = np.flatnonzero(np.isfinite(values).any(axis=0))
+                if not len(seen):
+                    continue
+                low, mid, high = np.nanquantile(values[:, seen], (0.1, 0.5, 0.9), axis=0)
+                axes.plot(seen + 1, mid, color=colour, linestyle=dash, linewidth=1)
+                axes.fill_between(seen + 1, low, high, color=colour, alpha=0.1, linewidth=0)
+            for side in ("top", "right"):
+                axes.spines[side].set_visible(False)
+        figure.tight_layout(pad=0.3, h_pad=0.6, w_pad=0.6)
+        sink = io.StringIO()
+        figure.savefig(sink, format="svg", metadata={"Date": None})
+    return sink.getvalue()
+
+
+def file_of(title: str) -> str:
+    """Name of a group's figure."""
+    return title.lower().replace(" ", "_") + ".svg"
+
+
+def number(value: float) -> str:
+    """Three significant digits; a dash where nothing was measured."""
+    return f"{value:.3g}" if math.isfinite(value) else "-"
+
+
+def course(values: NDArray[np.float64] | None) -> str:
+    """Median over seeds of the first and of the last ten steps."""
+    if values is None or not np.isfinite(values).any():
+        return "-"
+
+    def median(part: NDArray[np.float64]) -> float:
+        seen = part[np.isfinite(part)]
+        return float(np.median(seen)) if len(seen) else math.nan
+
+    first, last = median(values[:, :10]), median(values[:, -10:])
+    return number(first) if first == last else f"{number(first)} → {number(last)}"
+
+
+def row(signal: Signal, every: dict[tuple[str, str], dict[str, NDArray[np.float64]]]) -> str:
+    """One line of a table."""
+    floor = "none" if math.isinf(signal.floor) else f"{signal.floor:g}"
+    seen = [course(every[task, algorithm].get(signal.name)) for task, algorithm, *_ in CONDITIONS]
+    return (
+        f"| `{signal.name}` | {signal.code} | {signal.meaning} | {signal.unit} | {signal.scale.value}, {floor} | "
+        f"{signal.source.value} | {signal.cost} | {' | '.join(seen)} |"
+    )
+
+
+def page(every: dict[tuple[str, str], dict[str, NDArray[np.float64]]], manifest: dict[str, object], out: Path) -> str:
+    """The page."""
+    heads = " | ".join(f"{task}, {algorithm}" for task, algorithm, *_ in CONDITIONS)
+    parts = []
+    for title, signals in GROUPS.items():
+        table = [row(signal, every) for signal in signals]
+        parts.append(
+            f"## {title}\n\n| signal | code | what it is | unit | scale, floor | source | cost | {heads} |\n"
+            f"{'|---' * 11}|\n" + "\n".join(table) + f"\n\n![{title}]({out.stem}/{file_of(title)})\n"
+        )
+    runs = next(iter(every.values()))["reward_mean"].shape
+    sources = "; ".join(f"`{source.value}`: {text}" for source, text in SOURCES.items())
+    costs = "; ".join(f"{cost}: {text}" for cost, text in enumerate(COSTS))
+    return f"""# Signals
+
+Made by `python benchmarks/signals.py` from the healthy runs of `{manifest["command"]}`: {runs[0]} seeds for each of
+two tasks and two algorithms with the tiny model, {runs[1]} steps each, on {manifest["machine"]}.
+
+A step report holds {len(DICTIONARY)} signals; step rows (`steps/*.parquet`) hold the same columns, but for the two
+gaps, which follow from others. Formulas with their sources stand in `rftfm_ray/training` (advantages, losses) and
+`rftfm_ray/telemetry/features.py`.
+
+- Source: {sources}.
+- Cost: {costs}.
+- Scale: how a signal is compared, as a fraction of the batch, by its ratio (its logarithm), or by its difference. The
+  floor is the smallest spread that it is ever judged against, in units of that scale.
+- The last four columns: median over seeds, of the first ten and of the last ten steps. Curves: median, and 10 % to
+  90 % of the seeds; blue: addition, orange: calculator; solid: GRPO, dashed: PPO.
+- NaN (a dash here): nothing to measure, or a channel that was not due.
+
+{chr(10).join(parts)}"""
+
+
+def main() -> None:
+    """Read, draw, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, default=ROOT / "benchmarks" / "data" / "healthy")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "signals.md")
+    arguments = parser.parse_args()
+    every = {key: with_gaps(found) for key, found in courses(read(arguments.data)).items()}
+    manifest = json.loads((arguments.data / "manifest.json").read_text())
+    folder = arguments.out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    for title, signals in GROUPS.items():
+        (folder / file_of(title)).write_text(plot([signal.name for signal in signals], every))
+    arguments.out.write_text(page(every, manifest, arguments.out))
+
+
+if __name__ == "__main__":
+    main()
