@@ -93,7 +93,7 @@ class Levers:
         gamma: discount of rewards, for a critic.
         gae_lambda: weight of longer returns in generalised advantage estimation, for a critic.
         critic_lr_scale: effective rate of the critic over the nominal one.
-        freeze_policy: 1 lets only the critic learn.
+        freeze_policy: 1 lets only the critic learn; without one nothing learns.
     """
 
     lr_scale: float | None = None

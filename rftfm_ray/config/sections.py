@@ -102,7 +102,7 @@ class CriticConfig(Section):
     """Discount per chosen token."""
     gae_lambda: Annotated[Float, Field(ge=0, le=1)] = 0.95
     value_coef: NonNegative = 0.1
-    """Weight of the value loss."""
+    """Weight of the value loss. It grows with the square of the rewards: lower it where they are in the thousands."""
     value_clip: Positive | None = 0.2
     """A value's move from what it was before the step counts up to this; null: all of it."""
     warmup_steps: Cadence = 0

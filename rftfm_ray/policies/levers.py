@@ -56,6 +56,8 @@ MOVES: Mapping[str, tuple[str, ...]] = {
     "group_filter": ("advantage_std", "grad_norm", "loss", "policy_loss"),
     "gamma": ("advantage_std", "value_loss", "explained_variance"),
     "gae_lambda": ("advantage_std", "value_loss", "explained_variance"),
+    "critic_lr_scale": ("value_loss", "explained_variance"),
+    "freeze_policy": ("grad_norm", "loss"),
 }
 """Signals that a lever moves by design, and whose reference is therefore gone when it has been moved.
 

@@ -9,7 +9,8 @@ from rftfm_ray.types import Levers
 
 # Scales go back by this factor a step; everything else goes back at once.
 FACTOR = 4.0
-SCALES = ("lr_scale", "kl_coef_scale")
+RATES = ("lr_scale", "critic_lr_scale")
+SCALES = (*RATES, "kl_coef_scale")
 
 
 def moved(levers: Levers) -> tuple[str, ...]:
@@ -20,10 +21,10 @@ def moved(levers: Levers) -> tuple[str, ...]:
 def one_step_back(levers: Levers, name: str, scheduled: float = 1.0) -> Levers:
     """`levers` with one of them a step nearer to its nominal value, which is None.
 
-    `scheduled` is the share of the rate that the schedule calls for now: what `lr_scale` goes back to.
+    `scheduled` is the share of the rates that the schedule calls for now: what their scales go back to.
     """
     # Early in a long warm-up the schedule calls for less than a lever may say.
-    full = max(0.01, scheduled) if name == "lr_scale" else 1.0
+    full = max(0.01, scheduled) if name in RATES else 1.0
     nearer: dict[str, Any] = {name: _nearer(name, getattr(levers, name), full)}
     return replace(levers, **nearer)
 

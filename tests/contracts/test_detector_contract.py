@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from rftfm_ray.detection.battery import NOTICED, WatchSettings, battery
 from rftfm_ray.detection.detectors import Detector
 from rftfm_ray.detection.fitting import RunSeries, fit
+from rftfm_ray.detection.identities import IDENTITIES, IdentityDetector
 from rftfm_ray.detection.profile import Profile
 from rftfm_ray.detection.profiled import ProfileDetector
 from rftfm_ray.detection.signals import INDEX, SIGNALS
@@ -31,7 +32,10 @@ SETTINGS = WatchSettings(warmup=5, false_alarm_steps=10_000, noise=0.001, probe_
 READ = sorted(
     {*NOTICED, "loss", "lr", "lr_excess", "schedule_factor", "schedule_excess", "update_ratio", "trained_mismatch_rate"}
     | {"regrade_count", "regrade_error_mean", "tool_error_rate", "tool_call_count", "probe_accuracy"}
+    | {"golden_mismatch_rate", "golden_count", "known_call_error_rate", "known_call_count", "vetoes"}
+    | {identity.signal for identity in IDENTITIES}
 )
+REASONS = ("the learning rate", "updates are", "held-out", *(identity.meaning for identity in IDENTITIES))
 DATA = Path(__file__).parents[1] / "data"
 HEALTHY = ("calculator_300", "arithmetic_300", "calculator_1", "calculator_2", "arithmetic_1", "arithmetic_2")
 
@@ -91,8 +95,9 @@ def test_profile_takes_the_place_of_every_notice() -> None:
 def test_battery_has_one_alarm_per_fault_and_notices_for_the_rest() -> None:
     names = [detector.name for detector in battery(SETTINGS)]
     assert names == [
-        "finite", "declared_rate", "rate:trained_mismatch_rate", "rate:tool_error_rate", "probe", "update_size",
-        "blow_up:kl_ref", *(f"shift:{name}" for name in NOTICED),
+        "finite", "declared_rate", *(f"identity:{identity.name}" for identity in IDENTITIES),
+        "rate:trained_mismatch_rate", "rate:tool_error_rate", "rate:golden_mismatch_rate", "rate:known_call_error_rate",
+        "probe", "update_size", "blow_up:kl_ref", *(f"shift:{name}" for name in NOTICED),
     ]  # fmt: skip
     assert len(set(names)) == len(names)
 
@@ -130,7 +135,7 @@ def test_no_stream_makes_it_raise(make_report: Make, place: int, stream: list[di
             assert symptom.signal in INDEX
             assert symptom.direction in (-1, 1)
             assert 0 <= symptom.onset_low <= symptom.onset <= report.id.step
-            assert symptom.reason.startswith(("the learning rate", "updates are", "held-out", symptom.signal))
+            assert symptom.reason.startswith((*REASONS, symptom.signal))
             assert "\n" not in symptom.reason
 
 
@@ -189,6 +194,8 @@ def test_every_fault_of_the_recorded_runs_is_seen_by_some_detector(recorded: Rec
     [
         ("rate:trained_mismatch_rate", "trained_mismatch_rate", 0.0, 0.3),
         ("rate:tool_error_rate", "tool_error_rate", 0.0, 0.8),
+        ("rate:golden_mismatch_rate", "golden_mismatch_rate", 0.0, 0.5),
+        ("rate:known_call_error_rate", "known_call_error_rate", 0.0, 1.0),
         ("update_size", "update_ratio", 1e-3, 3e-2),
         ("blow_up:kl_ref", "kl_ref", 0.1, 4.0),
         ("shift:length_mean", "length_mean", 20.0, 40.0),
@@ -198,7 +205,8 @@ def test_evidence_begins_anew_after_a_remedy_and_the_reference_stays(
     make_report: Make, name: str, signal: str, usual: float, faulty: float
 ) -> None:
     def show(first: int, *values: float) -> list[bool]:
-        reports = [make_report(step, **{signal: value}) for step, value in enumerate(values, first)]
+        counts = {"golden_count": 16.0, "known_call_count": 8.0}
+        reports = [make_report(step, **counts, **{signal: value}) for step, value in enumerate(values, first)]
         return [bool(symptoms) for symptoms in _observe(detector, reports)]
 
     detector = next(d for d in battery(SETTINGS) if d.name == name)
@@ -220,12 +228,24 @@ def test_explosion_that_goes_on_after_a_remedy_is_counted_anew(make_report: Make
     assert [symptom.onset for symptom in after] == [26]
 
 
-def test_identity_is_not_settled(make_report: Make) -> None:
+def test_what_is_not_finite_or_not_declared_is_not_settled(make_report: Make) -> None:
     for detector, values in zip(battery(SETTINGS)[:2], ({"loss": math.nan}, {"lr_excess": 1.0}), strict=True):
         assert detector.observe(make_report(1, **values))
         detector.settle(list(values))
         (symptom,) = detector.observe(make_report(2, **values))
         assert symptom.onset == (1 if "lr_excess" in values else 2)
+
+
+@pytest.mark.parametrize(
+    ("signal", "count"), [("golden_mismatch_rate", "golden_count"), ("known_call_error_rate", "known_call_count")]
+)
+def test_source_that_fails_its_checks_is_noticed_and_opens_nothing(make_report: Make, signal: str, count: str) -> None:
+    detector = next(d for d in battery(SETTINGS) if d.name == f"rate:{signal}")
+    found = _observe(detector, [make_report(step, **{signal: 1.0, count: 16.0}) for step in (1, 2, 3, 4)])
+    (symptom,) = found[-1]
+    assert (symptom.signal, symptom.direction, symptom.alarm) == (signal, 1, False)
+    # A step in which nothing was asked leaves it as it stands.
+    assert detector.observe(make_report(5, **{signal: math.nan, count: 0.0}))
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,11 @@ def assert_same(found: Weights, expected: Weights) -> None:
     assert [name for name in expected if found[name].tobytes() != expected[name].tobytes()] == []
 
 
+def said(report: UpdateReport) -> str:
+    """All but times of a report; NaN equals itself."""
+    return repr((report.metrics, report.credit, report.vetoes))
+
+
 def assert_close(found: Weights, expected: Weights) -> None:
     """The same way from the start within 1 %: Adam makes a whole step even of a gradient that is all rounding."""
     assert found.keys() == expected.keys()
@@ -105,9 +110,8 @@ def test_steps_are_those_of_plain_torch(variant: str) -> None:
             assert (expected[0]["clip_low_rate"] + expected[0]["clip_high_rate"] > 0) == (variant == "base")
     if variant.startswith("ppo"):
         # One update a step moves no value from what it was before; the head has learnt all the same.
-        assert (expected[0]["value_clip_rate"] > 0) == (
-            variant not in ("ppo one pass", "ppo one minibatch", "ppo free values")
-        )
+        free = variant in ("ppo one pass", "ppo one minibatch", "ppo free values")
+        assert (expected[0]["value_clip_rate"] == 0) == free
         assert abs(expected[1]["value_late"]) > 1e-3
 
 
@@ -123,7 +127,7 @@ def test_size_of_micro_batches_changes_nothing(size: int) -> None:
 
 def test_more_minibatches_than_groups_are_one_per_group() -> None:
     many, four = (Learner(configure(algorithm={"minibatches": n}), str(TINY)) for n in (8, 4))
-    assert repr(many.update(BATCH, AT[1])) == repr(four.update(BATCH, AT[1]))
+    assert said(many.update(BATCH, AT[1])) == said(four.update(BATCH, AT[1]))
     assert_same(many.engine.export(), four.engine.export())
 
 
@@ -262,7 +266,7 @@ def test_gradient_spike_is_refused_and_later_steps_go_on_as_without_it(
     with monkeypatch.context() as patch:
         patch.setattr(spiked.engine, "grad_norm", lambda: 1e4 * usual())
         check_refused(spiked, BATCH, (0, Veto.GRADIENT_SPIKE), (1, Veto.GRADIENT_SPIKE))
-    assert repr(spiked.update(BATCH, AT[2])) == repr(straight.update(BATCH, AT[2]))
+    assert said(spiked.update(BATCH, AT[2])) == said(straight.update(BATCH, AT[2]))
     assert_same(spiked.engine.export(), straight.engine.export())
 
 
@@ -297,7 +301,7 @@ def critic(stage: int = 2, **changes: Any) -> RunConfig:
 def test_frozen_policy_stays_bit_for_bit_while_its_critic_learns_and_then_starts_afresh(stage: int) -> None:
     config = critic(stage, warmup_steps=2)
     learner, plain = Learner(config, str(TINY)), Plain(config)
-    said = []
+    values = []
     for step in (1, 2):
         report = learner.update(BATCH, AT[step], model_version=0)
         assert_step(report, plain.step(BATCH, learner.settings(AT[step])))
@@ -305,9 +309,8 @@ def test_frozen_policy_stays_bit_for_bit_while_its_critic_learns_and_then_starts
         found = report.metrics
         assert (found.lr, found.critic_lr, found.update_ratio, found.changed_rate) == (0.0, 0.01, 0.0, 0.0)
         assert [found.step_kl, found.step_ratio_max - 1] == pytest.approx([0, 0], abs=1e-5)
-        said.append(report.credit.value_late)
-    assert said[0] == 0
-    assert abs(said[1]) > 1e-3
+        values.append(report.credit.value_late)
+    assert values[0] == 0 < abs(values[1])
     # The head's gradient alone would make the policy's first look like a spike.
     assert learner.gate.norms == ()
     for step in (3, 4):
@@ -329,9 +332,8 @@ def test_lever_of_the_critic_moves_its_setting(changes: dict[str, Any]) -> None:
 
 
 def test_lever_freezes_a_policy_and_leaves_its_moments_alone() -> None:
-    learner, straight = Learner(critic(), str(TINY)), Learner(critic(), str(TINY))
-    for one in (learner, straight):
-        one.update(BATCH, AT[1])
+    learner = Learner(critic(), str(TINY))
+    learner.update(BATCH, AT[1])
     before, state = learner.engine.export(), learner.engine.state()
     learner.levers = Levers(freeze_policy=1)
     learner.update(BATCH, AT[2])
@@ -347,7 +349,7 @@ def test_learner_with_a_critic_repeats_its_steps_bit_for_bit(stage: int) -> None
     learner.update(BATCH, AT[1])
     state, norms, courses = learner.engine.state(), learner.gate.norms, []
     for _ in range(2):
-        reports = [repr(learner.update(BATCH, AT[step])) for step in (2, 3, 4)]
+        reports = [said(learner.update(BATCH, AT[step])) for step in (2, 3, 4)]
         courses.append((reports, learner.engine.export(), to_numpy(learner.engine.state())))
         learner.engine.load_state(state)
         learner.gate.restore(norms)
@@ -373,7 +375,7 @@ def test_checkpoint_with_a_critic_goes_on_bit_for_bit_and_fits_no_other_algorith
     resumed.engine.load_state(tensors)
     resumed.gate.restore(state.grad_norms)
     for step in (2, 3, 4):
-        assert repr(resumed.update(BATCH, AT[step])) == repr(learner.update(BATCH, AT[step]))
+        assert said(resumed.update(BATCH, AT[step])) == said(learner.update(BATCH, AT[step]))
     assert_same(to_numpy(resumed.engine.state()), to_numpy(learner.engine.state()))
     other = Learner(configure(learner={"zero_stage": stage}), str(TINY))
     for target, given in ((other, tensors), (resumed, other.engine.state())):
@@ -394,6 +396,5 @@ def test_step_of_one_update_takes_one_forward_pass(
     learner = Learner(configure(algorithm={"name": name, "minibatches": minibatches}, learner=sizes), str(TINY))
     counted = Mock(side_effect=learner.engine.forward)
     monkeypatch.setattr(learner.engine, "forward", counted)
-    report = learner.update(BATCH, AT[1])
+    assert math.isnan(learner.update(BATCH, AT[1]).metrics.step_kl) == (samples == 0)
     assert counted.call_count == passes
-    assert math.isnan(report.metrics.step_kl) == (samples == 0)

@@ -82,8 +82,10 @@ def _row(paid_step: int, value: float = 0.5) -> StepRow:
         values = {f.name: (value + i if f.type == "float" else i) for i, f in enumerate(dataclasses.fields(kind))}
         return kind(**values)
 
-    step = StepId(1, paid_step - 2, paid_step)
-    return StepRow(step, 6, fill(BatchMetrics), fill(UpdateMetrics), fill(Timings), math.nan, 1e-7, 0.25, -0.5)
+    step, checks = StepId(1, paid_step - 2, paid_step), CheckMetrics(math.nan, 0.75, 1e-7, 1.0, 0.25, -0.5)
+    return StepRow(
+        step, 6, fill(BatchMetrics), fill(UpdateMetrics), fill(CreditMetrics), fill(Timings), checks
+    )
 
 
 def _record(folder: Path, batch: TrajectoryBatch, seed: int = 0, **config: Any) -> list[dict[str, Any]]:
@@ -200,7 +202,11 @@ def test_step_row_comes_back_equal_with_its_key(tmp_path: Path, writer: Backgrou
     np.testing.assert_equal(rows, [step_record(_row(7, value=1 / 3)), step_record(_row(8, value=math.nan))])
     assert [(row["attempt"], row["step"], row["paid_step"]) for row in rows] == [(1, 5, 7), (1, 6, 8)]
     assert rows[0]["model_version"] == 6
-    assert (rows[0]["parity_gap"], rows[0]["lr_excess"], rows[0]["schedule_excess"]) == (1e-7, 0.25, -0.5)
+    assert math.isnan(rows[0]["probe_accuracy"])
+    checks = ("probe_sampled_accuracy", "parity_gap", "weights_mismatch", "lr_excess", "schedule_excess")
+    assert [rows[0][name] for name in checks] == [0.75, 1e-7, 1.0, 0.25, -0.5]
+    credit = [rows[0][field.name] for field in dataclasses.fields(CreditMetrics)]
+    assert credit == [1 / 3 + place for place in range(len(credit))]
 
 
 def test_trajectory_comes_back_equal_with_its_key(tmp_path: Path, secret_batch: TrajectoryBatch) -> None:

@@ -13,9 +13,11 @@ from rftfm_ray import session as module
 from rftfm_ray.actors.group import ActorGroup
 from rftfm_ray.actors.learner import Position
 from rftfm_ray.config import RunConfig, load_config
+from rftfm_ray.policies.levers import config_schedule
+from rftfm_ray.rollout.jobs import ProbeCounts
 from rftfm_ray.session import Session
 from rftfm_ray.tasks.addition import Addition
-from rftfm_ray.types import Levers, ProbeResult, StepId, UpdateMetrics
+from rftfm_ray.types import Levers, ProbeResult, Sampling, StepId, UpdateMetrics
 
 POOL = tuple(Addition().pool(32, 0))
 HELDOUT = Addition().heldout()[:64]
@@ -148,23 +150,78 @@ def test_rate_that_is_none_is_infinitely_too_small(wrong: float) -> None:
     assert excess == (-math.inf, -math.inf)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "step", "levers"),
+    [
+        (["algorithm.name=ppo", "critic.warmup_steps=4"], 4, Levers()),
+        ([], 4, Levers(freeze_policy=1)),
+        (["learner.lr_schedule=linear"], 4, Levers(freeze_policy=1, lr_scale=0.5)),
+    ],
+    ids=["critic warms up", "lever", "lever and a schedule"],
+)
+def test_frozen_policy_has_no_rate_and_is_called_on_for_none(overrides: list[str], step: int, levers: Levers) -> None:
+    session = make_session(load_config(None, ["steps=25", *overrides]))
+    session.adopt(levers, None)
+    position = Position(StepId(0, step, step), step, 0)
+    factor = config_schedule(session._config)(position.id)
+    assert session.lr_excess(position, make_update(0.0, factor)) == (0.0, 0.0)
+    assert session.lr_excess(position, make_update(1e-12, factor)) == (math.inf, 0.0), "it learns all the same"
+    session.adopt(Levers(), None)
+    after = Position(StepId(0, 5, 5), 5, 0)
+    assert session.lr_excess(after, make_update(0.0, config_schedule(session._config)(after.id))) == (-math.inf, 0.0)
+
+
 def test_probe_is_shared_among_rollouts_at_the_version_of_now() -> None:
-    session = make_session(RunConfig(), Position(StepId(1, 4, 6), 5, 64), rollouts=3)
-    asked = session.start_probe(4, 24)
-    assert [(actor, verb, step, version) for actor, verb, _, step, version in asked] == [
-        (f"rollout-{n}", "probe", StepId(1, 4, 6), 5) for n in range(3)
+    config = load_config(None, ["rollout.temperature=0.7", "rollout.top_p=0.9"])
+    session = make_session(config, Position(StepId(1, 4, 6), 5, 64), rollouts=3)
+    asked = session.start_probe(slice(4, 24), slice(30, 34), 0.25)
+    now = (Sampling(0.7, 0.9), StepId(1, 4, 6), 5, 0.25)
+    assert [(actor, verb, *rest) for actor, verb, _, _, *rest in asked] == [
+        (f"rollout-{n}", "probe", *now) for n in range(3)
     ]
-    jobs = [job for _, _, share, *_ in asked for job in share]
-    assert [job.problem for job in jobs] == list(HELDOUT[4:24])
-    assert [job.group for job in jobs] == list(range(20))
+    for way, part in ((2, slice(4, 24)), (3, slice(30, 34))):
+        jobs = [job for call in asked for job in call[way]]
+        assert [job.problem for job in jobs] == list(HELDOUT[part])
+        assert [(job.group, job.sample) for job in jobs] == [(n, 0) for n in range(len(HELDOUT[part]))]
+        assert max(len(call[way]) for call in asked) - min(len(call[way]) for call in asked) <= 1
+
+
+def test_probe_without_sampled_problems_asks_for_none_and_waits_for_nothing() -> None:
+    for _, _, _, drawn, *_, after_s in make_session(RunConfig()).start_probe(slice(0, 8), slice(0, 0)):
+        assert (drawn, after_s) == ([], 0.0)
 
 
 def test_probe_belongs_to_the_position_that_it_was_started_at(waited: list[Any]) -> None:
     session = make_session(RunConfig(), Position(StepId(0, 9, 9), 9, 0))
-    counts = [(7, 10, 1.5), (3, 6, 2.5)]
+    counts = [ProbeCounts(7, 10, 2, 4, 1.5), ProbeCounts(3, 6, 0, 1, 2.5)]
     result = session.fetch_probe(counts, Position(StepId(0, 5, 5), 6, 0))
-    assert result == ProbeResult(step=5, model_version=6, accuracy=10 / 16, size=16, seconds=2.5)
+    assert result == ProbeResult(
+        step=5, model_version=6, accuracy=10 / 16, size=16, sampled_accuracy=2 / 5, sampled_size=5, seconds=2.5
+    )
     assert waited == counts
+
+
+@pytest.mark.parametrize(("sampled", "accuracy"), [(6, 0.5), (0, math.nan)])
+def test_whole_probe_is_of_one_version_greedily_and_by_sampling(
+    monkeypatch: pytest.MonkeyPatch, sampled: int, accuracy: float
+) -> None:
+    """Every greedy answer but the first of a share is right, and every other sampled one."""
+    asked: list[Any] = []
+
+    def answer(calls: Sequence[Any], timeout_s: float, doing: str) -> list[ProbeCounts]:
+        asked.extend(calls)
+        shares = [(len(greedy), len(drawn)) for _, _, greedy, drawn, *_ in calls]
+        return [ProbeCounts(size - 1, size, drawn // 2, drawn, 1.0) for size, drawn in shares]
+
+    monkeypatch.setattr(module, "wait_for", answer)
+    session = make_session(RunConfig(), Position(StepId(0, 9, 9), 11, 0), rollouts=1)
+    result = session.probe(16, sampled) if sampled else session.probe(16)
+    expected = ProbeResult(9, 11, 15 / 16, 16, accuracy, sampled, 1.0)
+    assert repr(result) == repr(expected), "NaN equals NaN"
+    ((_, _, greedy, drawn, _, step, version, _),) = asked
+    assert [job.problem for job in greedy] == list(HELDOUT[:16])
+    assert [job.problem for job in drawn] == list(HELDOUT[:sampled])
+    assert (step, version) == (StepId(0, 9, 9), 11)
 
 
 def test_moved_levers_reach_learner_and_every_rollout(waited: list[Any]) -> None:

@@ -13,6 +13,8 @@ from rftfm_ray.actors.monitor import MonitorActor
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.detection.battery import WatchSettings, battery
 from rftfm_ray.detection.detectors import Detector
+from rftfm_ray.detection.identities import IDENTITIES
+from rftfm_ray.detection.signals import INDEX
 from rftfm_ray.diagnosis import watch as watch_module
 from rftfm_ray.diagnosis.watch import Watch
 from rftfm_ray.verdicts import Assessment, DeclaredChange, Evidence, StepReport, Symptom
@@ -201,19 +203,23 @@ def test_watch_that_was_pickled_goes_on_as_it_would_have(recorded: Recorded, wat
 
 
 def test_state_does_not_grow_with_the_run(recorded: Recorded, watch_settings: WatchSettings) -> None:
-    """Healthy, then with alarms open: windows are full after 100 steps and stay as they are."""
+    """Every identity broken from the first step on: windows are full after 100 steps and stay as they are."""
     run, detectors, sizes = recorded["arithmetic_300"], battery(watch_settings), {}
+    broken = {INDEX[identity.signal]: identity.direction * (identity.limit + 0.1) for identity in IDENTITIES}
+    broken |= {INDEX["changed_rate"]: 0.0, INDEX["vetoes"]: 0.0}
     for step in range(1, 5001):
         source = run[100 + step % 200]
-        report = replace(source, id=replace(source.id, step=step))
-        for detector in detectors:
-            detector.observe(report)
+        values = tuple(broken.get(place, figure) for place, figure in enumerate(source.values))
+        report = replace(source, id=replace(source.id, step=step), values=values)
+        symptoms = [symptom for detector in detectors for symptom in detector.observe(report)]
         if step in (500, 2500, 5000):
             sizes[step] = [len(pickle.dumps(detector)) for detector in detectors]
+    assert {s.signal for s in symptoms if s.evidence is Evidence.IDENTITY} == {i.signal for i in IDENTITIES}
     for early, late in zip(sizes[500], sizes[5000], strict=True):
         # A larger step number may take a byte more, and a small integer two bytes less.
         assert abs(late - early) <= 64
-    assert sum(sizes[5000]) < 12_000
+    # A number kept for each step would take 45,000 alone.
+    assert sum(sizes[5000]) < 20_000
 
 
 @pytest.mark.parametrize(
