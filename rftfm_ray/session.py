@@ -143,7 +143,8 @@ class Session:
         A rollout actor that comes to it waits `after_s` first.
         """
         actors = self._group.rollouts
-        shares = [split_jobs(probe_jobs(self._heldout[part]), 1, len(actors)) for part in (greedy, sampled)]
+        jobs = probe_jobs(self._heldout[greedy], greedy=True), probe_jobs(self._heldout[sampled])
+        shares = [split_jobs(part, 1, len(actors)) for part in jobs]
         return [
             actor.probe.remote(ours, drawn, self._sampling, self.position.id, self.position.model_version, after_s)
             for actor, ours, drawn in zip(actors, *shares, strict=True)

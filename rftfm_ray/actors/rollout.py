@@ -161,7 +161,7 @@ class RolloutActor:
         model_version: int,
         after_s: float = 0.0,
     ) -> ProbeCounts:
-        """Right answers on exactly `model_version`: to `greedy` at temperature 0, to `sampled` by `sampling`.
+        """Right answers on exactly `model_version`, to jobs that are greedy, and to `sampled` ones drawn by `sampling`.
 
         It begins `after_s` seconds later, when the learner's reference pass needs this actor's core no longer.
         """
@@ -169,11 +169,9 @@ class RolloutActor:
         time.sleep(after_s)
         start = time.perf_counter()
         self._gauge.set(ActorState.PROBING)
-        ways = ((greedy, Sampling(temperature=0.0, top_p=1.0)), (sampled, sampling))
-        right = [
-            int(np.count_nonzero(self._probes.run(jobs, step, way, model_version).correct)) if jobs else 0
-            for jobs, way in ways
-        ]
+        # In one run: each pass of the engine has a price of its own.
+        correct = self._probes.run([*greedy, *sampled], step, sampling, model_version).correct
+        right = [int(np.count_nonzero(part)) for part in (correct[: len(greedy)], correct[len(greedy) :])]
         self._gauge.set(ActorState.IDLE)
         return ProbeCounts(right[0], len(greedy), right[1], len(sampled), time.perf_counter() - start)
 

@@ -36,6 +36,7 @@ from rftfm_ray.tasks.api import (
 )
 from rftfm_ray.types import Levers, Sampling, StepId, Termination
 
+GREEDY = Sampling(temperature=0.0, top_p=1.0)
 STATUS_CODE = {status: code for code, status in enumerate(ToolStatus)}
 
 
@@ -216,7 +217,8 @@ class EpisodeRunner:
             return
         seed = request_seed(self._run_seed, batch.step, episode.job, turn, episode.refill)
         limit = min(self._task.max_new_tokens[turn], room)
-        self._engine.submit(TurnRequest(index, episode.tokens, seed, limit, self._stop_ids), batch.sampling)
+        sampling = GREEDY if episode.job.greedy else batch.sampling
+        self._engine.submit(TurnRequest(index, episode.tokens, seed, limit, self._stop_ids), sampling)
 
     def _take_turn(self, batch: Batch, result: TurnResult) -> None:
         episode = batch.episodes[result.id]

@@ -11,11 +11,12 @@ from rftfm_ray.tasks.api import Problem
 
 @dataclass(frozen=True, slots=True)
 class EpisodeJob:
-    """One trajectory to generate."""
+    """One trajectory to generate; a `greedy` one at temperature 0, whatever the others are drawn with."""
 
     group: int
     sample: int
     problem: Problem
+    greedy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,9 @@ def step_jobs(problems: Sequence[Problem], samples: int) -> list[EpisodeJob]:
     return [EpisodeJob(g, k, problem) for g, problem in enumerate(problems) for k in range(samples)]
 
 
-def probe_jobs(problems: Sequence[Problem]) -> list[EpisodeJob]:
+def probe_jobs(problems: Sequence[Problem], *, greedy: bool = False) -> list[EpisodeJob]:
     """One job for every problem."""
-    return [EpisodeJob(g, 0, problem) for g, problem in enumerate(problems)]
+    return [EpisodeJob(g, 0, problem, greedy) for g, problem in enumerate(problems)]
 
 
 def split_jobs(jobs: Sequence[EpisodeJob], samples: int, parts: int) -> list[list[EpisodeJob]]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rftfm_ray.detection.battery import NOTICED, WatchSettings, battery
 from rftfm_ray.detection.detectors import Detector
 from rftfm_ray.detection.fitting import RunSeries, fit
-from rftfm_ray.detection.identities import IDENTITIES, IdentityDetector
+from rftfm_ray.detection.identities import IDENTITIES
 from rftfm_ray.detection.profile import Profile
 from rftfm_ray.detection.profiled import ProfileDetector
 from rftfm_ray.detection.signals import INDEX, SIGNALS

@@ -29,3 +29,4 @@ def test_jobs_are_numbered_by_prompt_and_sample() -> None:
     expected = [(0, 0, SUM), (0, 1, SUM), (1, 0, TRIPLE), (1, 1, TRIPLE)]
     assert [(j.group, j.sample, j.problem) for j in jobs] == expected
     assert [(j.group, j.sample, j.problem) for j in probe_jobs([SUM, TRIPLE])] == [(0, 0, SUM), (1, 0, TRIPLE)]
+    assert [j.greedy for greedy in (False, True) for j in probe_jobs([SUM], greedy=greedy)] == [False, True]

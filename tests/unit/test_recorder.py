@@ -83,9 +83,7 @@ def _row(paid_step: int, value: float = 0.5) -> StepRow:
         return kind(**values)
 
     step, checks = StepId(1, paid_step - 2, paid_step), CheckMetrics(math.nan, 0.75, 1e-7, 1.0, 0.25, -0.5)
-    return StepRow(
-        step, 6, fill(BatchMetrics), fill(UpdateMetrics), fill(CreditMetrics), fill(Timings), checks
-    )
+    return StepRow(step, 6, fill(BatchMetrics), fill(UpdateMetrics), fill(CreditMetrics), fill(Timings), checks)
 
 
 def _record(folder: Path, batch: TrajectoryBatch, seed: int = 0, **config: Any) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftfm_ray.policies.levers import LEVERS, LeverSpec, check_levers, effective
-from rftfm_ray.policies.returns import FACTOR, SCALES, moved, one_step_back
+from rftfm_ray.policies.returns import FACTOR, RATES, SCALES, moved, one_step_back
 from rftfm_ray.types import Levers, Settings
 
 # From one end of the widest bounds of a scale to 1, by halves at least.
@@ -60,7 +60,7 @@ def test_every_lever_comes_back_within_its_bounds(levers: Levers) -> None:
 
 @given(st.sampled_from(SCALES), st.floats(0.1, 10.0))
 def test_scale_never_passes_one(name: str, setting: float) -> None:
-    if name == "lr_scale":
+    if name in RATES:
         setting = min(setting, 1.0)
     passed = [step for step in way_back(only(name, setting), name) if step is not None]
     assert all((step < 1) == (setting < 1) for step in passed)

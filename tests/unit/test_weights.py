@@ -84,14 +84,14 @@ def test_what_bfloat16_holds_is_what_pytorch_leaves_alone(values: list[float]) -
     assert fingerprint(bfloat16(array)).bfloat16
 
 
-@pytest.mark.parametrize(("size", "step"), [(0, 1), (1, 1), (SAMPLE, 1), (SAMPLE + 1, 2), (10**7, 153)])
+@pytest.mark.parametrize(("size", "step"), [(0, 1), (1, 1), (SAMPLE, 1), (SAMPLE + 1, 2), (10**7, 9766)])
 def test_sample_is_spread_over_the_tensor_and_bounded(size: int, step: int) -> None:
     assert stride(size) == step
     assert size / step <= SAMPLE
 
 
 def test_sample_of_a_large_tensor_follows_its_stride() -> None:
-    array = np.random.default_rng(0).normal(size=(300, 700)).astype(np.float32)
+    array = np.random.default_rng(0).normal(size=(50, 80)).astype(np.float32)
     assert fingerprint(array).crc == crc(array.reshape(-1)[::4].copy())
     changed = array.copy()
     changed[0, 1] += 1
