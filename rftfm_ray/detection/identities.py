@@ -35,7 +35,7 @@ class Identity:
     def broken(self, report: StepReport) -> bool:
         """Whether a step breaks it; where nothing was measured, it does not."""
         found = value(report, self.signal)
-        return math.isfinite(found) and self.direction * found > self.limit and self.applies(report)
+        return not math.isnan(found) and self.direction * found > self.limit and self.applies(report)
 
 
 def _was_updated(report: StepReport) -> bool:

@@ -103,6 +103,10 @@ def _estimates(reward: float, values: Sequence[float], recipe: Recipe) -> list[f
     return found[::-1]
 
 
+def _apart(index: int, got: float, want: float) -> str:
+    return f"advantage of trajectory {index} is {got:.6g}, its recompute {want:.6g}"
+
+
 class CommitGate:
     """Judges every update. Only accepted gradient norms enter the running median."""
 
@@ -134,33 +138,33 @@ class CommitGate:
             recipe: how.
 
         Returns:
-            The largest difference, relative above 1, and the veto where it is too large.
+            The largest difference, relative above 1, and the veto where it is too large. Infinite where different
+            trajectories or tokens take part, NaN where a number is not finite.
         """
         for index, (reward, keep) in enumerate(zip(raw.rewards, raw.valid, strict=True)):
             if keep and not math.isfinite(reward):
                 return math.nan, VetoRecord(0, Veto.NON_FINITE_ADVANTAGE, f"reward of trajectory {index} is {reward}")
         expected = recompute_advantages(raw, recipe)
-        worst, reason = 0.0, ""
+        worst, place = 0.0, (0, 0.0, 0.0)
         for index, (got_row, want_row) in enumerate(zip(advantages, expected, strict=True)):
             if bool(want_row) != kept[index]:
                 said = (
                     f"trajectory {index} {'takes part' if kept[index] else 'is left out'}, its recompute says otherwise"
                 )
-                return math.nan, VetoRecord(0, Veto.ADVANTAGE_MISMATCH, said)
+                return math.inf, VetoRecord(0, Veto.ADVANTAGE_MISMATCH, said)
             # A trajectory that takes no part must weigh nothing.
             wanted = want_row if len(want_row) > 1 else (want_row or [0.0]) * len(got_row)
             if len(wanted) != len(got_row) or (want_row and not got_row):
                 said = f"trajectory {index} has {len(got_row)} advantages, its recompute {len(want_row)}"
-                return math.nan, VetoRecord(0, Veto.ADVANTAGE_MISMATCH, said)
+                return math.inf, VetoRecord(0, Veto.ADVANTAGE_MISMATCH, said)
             for got, want in zip(got_row, wanted, strict=True):
-                said = f"advantage of trajectory {index} is {got:.6g}, its recompute {want:.6g}"
                 if not (math.isfinite(got) and math.isfinite(want)):
-                    return math.nan, VetoRecord(0, Veto.NON_FINITE_ADVANTAGE, said)
+                    return math.nan, VetoRecord(0, Veto.NON_FINITE_ADVANTAGE, _apart(index, got, want))
                 # Relative above 1: float32 cannot hold 1e-5 absolute on a large advantage.
                 error = abs(got - want) / max(1.0, abs(want))
                 if error > worst:
-                    worst, reason = error, said
-        return worst, VetoRecord(0, Veto.ADVANTAGE_MISMATCH, reason) if worst > self._tolerance else None
+                    worst, place = error, (index, got, want)
+        return worst, VetoRecord(0, Veto.ADVANTAGE_MISMATCH, _apart(*place)) if worst > self._tolerance else None
 
     def check_update(self, minibatch: int, loss: float, grad_norm: float) -> VetoRecord | None:
         """Loss and gradient norm must be finite, and the norm not far above its running median."""

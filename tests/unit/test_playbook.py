@@ -20,7 +20,7 @@ from rftfm_ray.verdicts import Decision, Diagnosis, OutcomeKind, Remedy, StepRep
 NOMINAL = Settings(
     lr=1e-3, kl_coef=0.02, clip_low=0.2, clip_high=0.2, entropy_coef=0.0, max_grad_norm=1.0, minibatches=1,
     advantage_clip=None, group_filter=False, gamma=1.0, gae_lambda=0.95, critic_lr=1e-3, freeze_policy=False,
-)
+)  # fmt: skip
 ONSET = 21
 USUAL = {"lr": 1e-3, "update_ratio": 0.01}
 

@@ -32,7 +32,8 @@ from rftfm_ray.verdicts import (
 RETURN_AFTER, VERIFY = 5, 3
 PLAIN = TreatmentSettings(
     mode=GuardMode.ACT, act_on=tuple(Family), verify_steps=VERIFY, cooldown_steps=0, budget=4,
-    return_after=RETURN_AFTER, halts=False, probe_size=256, nominal=Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 1e-3, False),
+    return_after=RETURN_AFTER, halts=False, probe_size=256,
+    nominal=Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 1e-3, False),
 )  # fmt: skip
 OTHER_TOOL = Remedy("other_tool", Levers(tool_instance=1))
 RETRY = Remedy("retry", Levers(tool_retries=2))
