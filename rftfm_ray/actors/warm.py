@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
 
 from rftfm_ray.actors.group import ActorGroup, reset_group, start_group
 from rftfm_ray.config import RunConfig
+from rftfm_ray.errors import RftfmError
 from rftfm_ray.planning import RunPlan
+
+logger = logging.getLogger(__name__)
 
 
 def actors_key(config: RunConfig) -> tuple[object, ...]:
@@ -32,26 +36,28 @@ class WarmActors:
         self.close()
 
     def take(self, planned: RunPlan) -> ActorGroup:
-        """A group for a planned run: the one that there is, or a new one where it does not fit.
+        """A group for a planned run: the one that there is, or a new one where it does not fit or has died.
 
         Raises:
-            RftfmError: as `start_group`; the group is then gone.
+            RftfmError: as `start_group`.
         """
         config, task = planned.config, planned.task
         problems, golden = [*planned.pool, *planned.heldout], planned.golden
-        key = actors_key(config)
-        try:
-            if self._group is not None and key == self._key:
-                group = reset_group(self._group, planned.name, config, task, problems, planned.faults, golden)
-            else:
+        group, key = self._group, actors_key(config)
+        if group is not None and key == self._key:
+            try:
+                return reset_group(group, planned.name, config, task, problems, planned.faults, golden)
+            except RftfmError as error:
+                # One of them has died, or does not come back from where the last run has left it.
+                logger.warning("the actors of an earlier run cannot be used again: %s", error)
+            except BaseException:
                 self.close()
-                path = str(planned.facts.path)
-                group = start_group(planned.name, config, path, task, problems, planned.faults, golden, reusable=True)
-        except BaseException:
-            self.close()
-            raise
-        self._group, self._key = group, key
-        return group
+                raise
+        self.close()
+        path = str(planned.facts.path)
+        started = start_group(planned.name, config, path, task, problems, planned.faults, golden, reusable=True)
+        self._group, self._key = started, key
+        return started
 
     def close(self) -> None:
         """End the actors. Safe to call twice."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rftfm_ray.actors.group import NAMESPACE
+from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.errors import GuardHaltError
 from rftfm_ray.policies.state import Entry, EntryKind, GuardState, levers_of, replay
@@ -82,14 +84,21 @@ def kinds(entries: tuple[Entry, ...]) -> list[EntryKind]:
 
 
 @pytest.fixture(scope="module")
-def exploded(cluster: None, runs: Path) -> RunSummary:
+def warm(cluster: None) -> Iterator[WarmActors]:
+    """Actors that the runs of this module share; a run on new ones would be the same (test_warm)."""
+    with WarmActors() as actors:
+        yield actors
+
+
+@pytest.fixture(scope="module")
+def exploded(cluster: None, runs: Path, warm: WarmActors) -> RunSummary:
     """OD-1 under a guard that acts."""
-    return train(config(*ACT, "inject=['OD-1@12:30,duration=4']", "steps=30"), runs / "exploded")
+    return train(config(*ACT, "inject=['OD-1@12:30,duration=4']", "steps=30"), runs / "exploded", warm=warm)
 
 
-def test_a_healthy_run_is_left_alone_and_equals_the_unguarded_one(runs: Path) -> None:
-    guarded = train(config(*ACT), runs / "healthy-act")
-    off = train(config("guard.mode=off"), runs / "healthy-off")
+def test_a_healthy_run_is_left_alone_and_equals_the_unguarded_one(runs: Path, warm: WarmActors) -> None:
+    guarded = train(config(*ACT), runs / "healthy-act", warm=warm)
+    off = train(config("guard.mode=off"), runs / "healthy-off", warm=warm)
     assert_same(guarded, off)
     assert guarded.probe_last == off.probe_last
     assert (guarded.incidents, guarded.remedies, off.incidents) == (0, 0, 0)
@@ -134,8 +143,8 @@ def test_a_rollback_is_a_new_attempt_and_destroys_nothing(exploded: RunSummary) 
     assert max(rows["update_ratio"][12:]) < 3 * usual
 
 
-def test_the_same_guarded_run_twice_is_the_same(exploded: RunSummary, runs: Path) -> None:
-    again = train(config(*ACT, "inject=['OD-1@12:30,duration=4']", "steps=30"), runs / "exploded-again")
+def test_the_same_guarded_run_twice_is_the_same(exploded: RunSummary, runs: Path, warm: WarmActors) -> None:
+    again = train(config(*ACT, "inject=['OD-1@12:30,duration=4']", "steps=30"), runs / "exploded-again", warm=warm)
     assert columns(again) == columns(exploded)
 
     def told(summary: RunSummary) -> list[tuple[Any, ...]]:
@@ -144,8 +153,8 @@ def test_the_same_guarded_run_twice_is_the_same(exploded: RunSummary, runs: Path
     assert told(again) == told(exploded)
 
 
-def test_a_rate_that_the_schedule_got_wrong_is_fixed_where_it_was_called_for(runs: Path) -> None:
-    summary = train(config(*ACT, "inject=['OD-1@12:30,mechanism=schedule']"), runs / "schedule")
+def test_a_rate_that_the_schedule_got_wrong_is_fixed_where_it_was_called_for(runs: Path, warm: WarmActors) -> None:
+    summary = train(config(*ACT, "inject=['OD-1@12:30,mechanism=schedule']"), runs / "schedule", warm=warm)
     (incident,) = state_of(summary).incidents
     assert (incident.code, incident.tried[0].outcome) == ("OD-1", OutcomeKind.CONTAINED)
     assert state_of(summary).levers.lr_scale == pytest.approx(1.0)
@@ -155,8 +164,8 @@ def test_a_rate_that_the_schedule_got_wrong_is_fixed_where_it_was_called_for(run
     assert max(rows["schedule_excess"][12:]) == pytest.approx(math.log(30))
 
 
-def test_spiked_rewards_are_graded_again_before_they_train(runs: Path) -> None:
-    summary = train(config(*ACT, "inject=['RF-1@12:2']"), runs / "spiked")
+def test_spiked_rewards_are_graded_again_before_they_train(runs: Path, warm: WarmActors) -> None:
+    summary = train(config(*ACT, "inject=['RF-1@12:2']"), runs / "spiked", warm=warm)
     (incident,) = state_of(summary).incidents
     assert (incident.code, incident.state) == ("RF-1", IncidentState.RESOLVED)
     assert 12 <= incident.opened.paid_step <= 14
@@ -172,9 +181,11 @@ CALLING = ["task.name=calculator", "learner.lr=1e-4", "steps=24"]
 
 
 @pytest.mark.parametrize("everywhere", [False, True], ids=["one-instance", "both-instances"])
-def test_tool_errors_are_masked_retried_failed_over_and_refilled(everywhere: bool, runs: Path) -> None:
+def test_tool_errors_are_masked_retried_failed_over_and_refilled(
+    everywhere: bool, runs: Path, warm: WarmActors
+) -> None:
     fault = f"TE-1@10:0.8{',instances=all' if everywhere else ''}"
-    summary = train(config(*ACT, *CALLING, f"inject=['{fault}']"), runs / f"tools-{everywhere}")
+    summary = train(config(*ACT, *CALLING, f"inject=['{fault}']"), runs / f"tools-{everywhere}", warm=warm)
     (incident,) = state_of(summary).incidents
     assert incident.code == "TE-1"
     assert 10 <= incident.opened.paid_step <= 12
@@ -212,12 +223,12 @@ def slow(ctx): time.sleep(60)
     ],
 )
 def test_a_policy_that_misbehaves_is_named_and_the_playbook_mends(
-    policy: str, kind: EntryKind, words: str, runs: Path, tmp_path: Path
+    policy: str, kind: EntryKind, words: str, runs: Path, tmp_path: Path, warm: WarmActors
 ) -> None:
     file = tmp_path / "bad.py"
     file.write_text(BAD)
     named = [f"guard.policy={file}:{policy}", "guard.policy_timeout_s=0.2"]
-    summary = train(config(*ACT, *named, "inject=['OD-1@12:30']"), runs / f"policy-{policy}")
+    summary = train(config(*ACT, *named, "inject=['OD-1@12:30']"), runs / f"policy-{policy}", warm=warm)
     entries = journal(summary)
     (problem,) = [entry for entry in entries if entry.kind is kind]
     assert words in problem.text("reason")
@@ -228,9 +239,9 @@ def test_a_policy_that_misbehaves_is_named_and_the_playbook_mends(
     assert summary.steps == 22
 
 
-def test_the_example_policy_decides(runs: Path) -> None:
+def test_the_example_policy_decides(runs: Path, warm: WarmActors) -> None:
     chosen = f"guard.policy={EXAMPLES / 'custom_policy.py'}:SlowDown"
-    summary = train(config(*ACT, chosen, "inject=['OD-1@12:4']"), runs / "example")
+    summary = train(config(*ACT, chosen, "inject=['OD-1@12:4']"), runs / "example", warm=warm)
     decided = [entry for entry in journal(summary) if entry.kind is EntryKind.DECIDED]
     assert decided[0].text("remedy") == "slow_down"
     assert decided[0].text("policy").endswith("custom_policy.py:SlowDown")
@@ -238,10 +249,10 @@ def test_the_example_policy_decides(runs: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["observe", "advise"])
-def test_nothing_is_touched_unless_the_guard_acts(mode: str, runs: Path) -> None:
+def test_nothing_is_touched_unless_the_guard_acts(mode: str, runs: Path, warm: WarmActors) -> None:
     fault = "inject=['OD-1@12:30']"
-    summary = train(config(f"guard.mode={mode}", "guard.act_on=[OD]", fault), runs / mode)
-    off = train(config("guard.mode=off", fault), runs / f"{mode}-off")
+    summary = train(config(f"guard.mode={mode}", "guard.act_on=[OD]", fault), runs / mode, warm=warm)
+    off = train(config("guard.mode=off", fault), runs / f"{mode}-off", warm=warm)
     assert_same(summary, off)
     (incident,) = state_of(summary).incidents
     assert incident.code == "OD-1"
@@ -251,11 +262,11 @@ def test_nothing_is_touched_unless_the_guard_acts(mode: str, runs: Path) -> None
     assert summary.remedies == 0
 
 
-def test_a_run_that_cannot_be_mended_ends_with_a_checkpoint_of_its_own(runs: Path) -> None:
+def test_a_run_that_cannot_be_mended_ends_with_a_checkpoint_of_its_own(runs: Path, warm: WarmActors) -> None:
     folder = runs / "halted"
     wanted = config(*ACT, "guard.on_give_up=halt", "guard.budget=0", "inject=['OD-1@12:30']", "steps=40")
     with pytest.raises(GuardHaltError, match=r"The guard ended the run .* go on with --resume .*checkpoints/step-"):
-        train(wanted, folder)
+        train(wanted, folder, warm=warm)
     (saved,) = (folder / "checkpoints").glob("step-*")
     assert checkpoints.verify(saved).state.step == 12
     entries, _ = read_journal(folder / JOURNAL)
@@ -264,13 +275,15 @@ def test_a_run_that_cannot_be_mended_ends_with_a_checkpoint_of_its_own(runs: Pat
     assert GuardHaltError.exit_code == 3
 
 
-def test_levers_stay_in_force_after_a_resume_and_then_go_back(runs: Path) -> None:
+def test_levers_stay_in_force_after_a_resume_and_then_go_back(runs: Path, warm: WarmActors) -> None:
     first = train(
-        config(*ACT, "inject=['RF-1@8:2,duration=6']", "steps=14", "checkpoints.every=12"), runs / "to-resume"
+        config(*ACT, "inject=['RF-1@8:2,duration=6']", "steps=14", "checkpoints.every=12"),
+        runs / "to-resume",
+        warm=warm,
     )
     saved = Path(first.run_dir) / "checkpoints" / "step-000012"
     assert checkpoints.verify(saved).state.levers == Levers(regrade_rate=1.0)
-    second = train(config(*ACT), runs / "resumed-guarded", resume=saved)
+    second = train(config(*ACT), runs / "resumed-guarded", resume=saved, warm=warm)
     entries = journal(second)
     assert kinds(entries)[:2] == [EntryKind.STARTED, EntryKind.DECLARED]
     assert levers_of(entries[0]) == Levers(regrade_rate=1.0)
@@ -282,7 +295,7 @@ def test_levers_stay_in_force_after_a_resume_and_then_go_back(runs: Path) -> Non
     assert second.incidents == 0
 
 
-def test_a_lost_monitor_is_said_and_training_goes_on(runs: Path) -> None:
+def test_a_lost_monitor_is_said_and_training_goes_on(runs: Path, warm: WarmActors) -> None:
     import ray
 
     def observe(row: StepRow) -> None:
@@ -291,7 +304,7 @@ def test_a_lost_monitor_is_said_and_training_goes_on(runs: Path) -> None:
             name = next(n for n in names if n.endswith("/monitor-0"))
             ray.kill(ray.get_actor(name, namespace=NAMESPACE))
 
-    summary = train(config(*ACT, "steps=12"), runs / "lost", observe=observe)
+    summary = train(config(*ACT, "steps=12"), runs / "lost", observe=observe, warm=warm)
     assert summary.steps == 12
     events = [event for event in read_events(Path(summary.run_dir) / "events.jsonl") if event["kind"] == "guard_lost"]
     assert len(events) == 1
