@@ -11,6 +11,7 @@ import argparse
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import matplotlib as mpl
@@ -92,7 +93,8 @@ def plot(names: list[str], every: dict[tuple[str, str], dict[str, NDArray[np.flo
         figure.tight_layout(pad=0.3, h_pad=0.6, w_pad=0.6)
         sink = io.StringIO()
         figure.savefig(sink, format="svg", metadata={"Date": None})
-    return sink.getvalue()
+    # A hundredth of a point is more than anybody sees.
+    return re.sub(r"(\d+\.\d{2})\d+", r"\1", sink.getvalue())
 
 
 def file_of(title: str) -> str:
@@ -146,8 +148,9 @@ def page(every: dict[tuple[str, str], dict[str, NDArray[np.float64]]], manifest:
 Made by `python benchmarks/signals.py` from the healthy runs of `{manifest["command"]}`: {runs[0]} seeds for each of
 two tasks and two algorithms with the tiny model, {runs[1]} steps each, on {manifest["machine"]}.
 
-A step report holds {len(DICTIONARY)} signals; step rows (`steps/*.parquet`) hold the same columns, but for the two
-gaps, which follow from others. Formulas with their sources stand in `rftfm_ray/training` (advantages, losses) and
+A step report holds {len(DICTIONARY)} signals; step rows (`steps/*.parquet`) hold the same columns, but for the two gaps,
+which follow from others. `--guard off` leaves out the independent channels, the variety of texts and the size of
+updates. Formulas with their sources stand in `rftfm_ray/training` (advantages, losses) and
 `rftfm_ray/telemetry/features.py`.
 
 - Source: {sources}.

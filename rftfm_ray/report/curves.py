@@ -61,6 +61,8 @@ PANELS = (
     Panel("grad", "Gradient norm", "before clipping", (Line("grad_norm", "norm"),), wide=True),
     Panel("update", "Update ratio", "norm of a step's change over the norm of the weights",
           (Line("update_ratio", "ratio"),), wide=True),
+    Panel("critic", "Critic", "explained variance, and bias of its values in units of the reward",
+          (Line("explained_variance", "explained variance"), Line("value_bias", "bias", VERMILION, _DASH))),
     Panel("length", "Response length", "tokens; band: 10 % to 90 % of trajectories",
           (Line("length_mean", "mean"),), ("length_q10", "length_q90")),
     Panel("tools", "Tool errors", "share of calls, and of trajectories that failed by them",
