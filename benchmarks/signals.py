@@ -148,8 +148,8 @@ def page(every: dict[tuple[str, str], dict[str, NDArray[np.float64]]], manifest:
 Made by `python benchmarks/signals.py` from the healthy runs of `{manifest["command"]}`: {runs[0]} seeds for each of
 two tasks and two algorithms with the tiny model, {runs[1]} steps each, on {manifest["machine"]}.
 
-A step report holds {len(DICTIONARY)} signals; step rows (`steps/*.parquet`) hold the same columns, but for the two gaps,
-which follow from others. `--guard off` leaves out the independent channels, the variety of texts and the size of
+A step report holds {len(DICTIONARY)} signals; step rows (`steps/*.parquet`) hold the same columns, but for the two
+gaps, which follow from others. `--guard off` leaves out the independent channels, the variety of texts and the size of
 updates. Formulas with their sources stand in `rftfm_ray/training` (advantages, losses) and
 `rftfm_ray/telemetry/features.py`.
 
