@@ -126,7 +126,8 @@ def test_a_restored_learner_repeats_its_steps_bit_for_bit(
     again, repeated = train_step(session)
     assert np.array_equal(batch.tokens, again.tokens)
     assert np.array_equal(batch.logprobs, again.logprobs)
-    assert report == repeated
+    # By what they print, in which NaN equals NaN; the time that it took is no part of it.
+    assert repr(dataclasses.replace(report, reference_s=0.0)) == repr(dataclasses.replace(repeated, reference_s=0.0))
     assert same(weights_of(group), end)
 
 
