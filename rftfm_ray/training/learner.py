@@ -106,10 +106,10 @@ class Learner:
         rule = rule_of(self._config, settings)
         kept = members(batch, rule)
         # With top_p the rollout samples from a cut distribution, which the learner does not know.
-        tally, vetoes = Tally(comparable=self._config.rollout.top_p >= 1), list[VetoRecord]()
+        tally = Tally(comparable=self._config.rollout.top_p >= 1)
         self.engine.freeze_policy(settings.freeze_policy)
         minibatches = [self._pack(batch, rows, kept) for rows in split_groups(batch.group, settings.minibatches)]
-        looks, ahead = self._look(minibatches)
+        looks, ahead = self._look(minibatches, settings)
         values = self._values(batch, minibatches, looks, ahead)
         credit = assign(batch, rule, values)
         error, refused = self._check(batch, kept, credit, rule, values)
@@ -145,7 +145,9 @@ class Learner:
         parts = split_rows(chosen, self._config.learner.micro_batch_size)
         return [pack(batch, part, weights, self.engine.device) for part in parts]
 
-    def _look(self, minibatches: Sequence[Sequence[MicroBatch]]) -> tuple[list[list[Forward]] | None, Forward | None]:
+    def _look(
+        self, minibatches: Sequence[Sequence[MicroBatch]], settings: Settings
+    ) -> tuple[list[list[Forward]] | None, Forward | None]:
         """The policy of before the step's first update, where its log-probs or values are needed later.
 
         A step of one update that fits one pass needs no second one: its own is used, graph and all.
@@ -153,13 +155,9 @@ class Learner:
         if not self._critic and len(minibatches) <= 1:
             return None, None
         if len(minibatches) == 1 and len(minibatches[0]) == 1:
-            return None, self._forward(minibatches[0][0], entropy_gradient=self._entropy_counts())
+            return None, self._forward(minibatches[0][0], entropy_gradient=settings.entropy_coef > 0)
         with torch.no_grad():
             return [[self._forward(micro) for micro in micros] for micros in minibatches], None
-
-    def _entropy_counts(self) -> bool:
-        lever = self.levers.entropy_coef
-        return (self._config.algorithm.entropy_coef if lever is None else lever) > 0
 
     def _forward(self, micro: MicroBatch, *, entropy_gradient: bool = False) -> Forward:
         logits, values = self.engine.forward(micro.packed, micro.row, micro.column)
