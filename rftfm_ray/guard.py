@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rftfm_ray.actors.controller import Change, GuardTotals, News
-from rftfm_ray.actors.group import wait_for
+from rftfm_ray.actors.group import ActorGroup, wait_for
 from rftfm_ray.actors.learner import Position
 from rftfm_ray.config import GuardConfig
 from rftfm_ray.errors import RftfmError
 from rftfm_ray.policies.state import Entry
 from rftfm_ray.types import GuardMode, StepId
-from rftfm_ray.verdicts import Order, StepReport
+from rftfm_ray.verdicts import Declaration, Order, StepReport
 
 FINISH_TIMEOUT_S = 30.0
 # A decision may ask the learner for its snapshots, and that question waits for the update under way.
@@ -34,6 +34,12 @@ class Guard(Protocol):
     def report(self, report: StepReport) -> None:
         """Hand a finished step over to be judged."""
 
+    def declare(self, declaration: Declaration) -> None:
+        """Say that something is changed on purpose: after the reports so far, and before the next."""
+
+    def regroup(self, group: ActorGroup) -> None:
+        """An actor of the run was replaced."""
+
     def boundary(self, stand: Position, following: StepId) -> Change | None:
         """What earlier reports led to, carried out. `stand`: where the run stands; `following`: the step under way."""
 
@@ -46,6 +52,12 @@ class NoGuard:
 
     def report(self, report: StepReport) -> None:
         """Nobody judges."""
+
+    def declare(self, declaration: Declaration) -> None:
+        """Nobody need know."""
+
+    def regroup(self, group: ActorGroup) -> None:
+        """Nobody gives orders."""
 
     def boundary(self, stand: Position, following: StepId) -> Change | None:
         """Nothing ever changes."""
@@ -81,7 +93,7 @@ class LiveGuard:
         self._controller = controller
         self._lost = lost
         self._tell = tell
-        self._queue: queue.Queue[StepReport | None] = queue.Queue(config.buffer)
+        self._queue: queue.Queue[StepReport | Declaration | None] = queue.Queue(config.buffer)
         self._condition = threading.Condition()
         self._shared = _Shared()
         self._submitted = 0
@@ -91,8 +103,15 @@ class LiveGuard:
 
     def report(self, report: StepReport) -> None:
         """Queue a report; waits only when `guard.buffer` of them wait already."""
-        self._submitted += 1
-        self._queue.put(report)
+        self._put(report)
+
+    def declare(self, declaration: Declaration) -> None:
+        """Queue a declared change between two reports."""
+        self._put(declaration)
+
+    def regroup(self, group: ActorGroup) -> None:
+        """Calls of one caller reach an actor in order: an order that comes later goes to the new actors."""
+        self._controller.regroup.remote(group)
 
     def boundary(self, stand: Position, following: StepId) -> Change | None:
         """Wait for the verdict on the last report, in `act`, and carry out what it led to."""
@@ -131,6 +150,10 @@ class LiveGuard:
             self._tell(entry)
         return totals
 
+    def _put(self, item: StepReport | Declaration) -> None:
+        self._submitted += 1
+        self._queue.put(item)
+
     def _settled(self) -> bool:
         return self._shared.settled >= self._submitted or bool(self._shared.lost)
 
@@ -145,25 +168,25 @@ class LiveGuard:
             self._lost(self._shared.lost)
 
     def _ship(self) -> None:
-        while (reports := self._next()) is not None:
+        while (items := self._next()) is not None:
             if self._shared.lost:
                 continue
             news, lost = News(()), ""
             try:
                 # The assessments go from actor to actor; only news comes back here.
-                asked = self._controller.consider.remote(self._monitor.assess.remote(reports))
+                asked = self._controller.consider.remote(self._monitor.assess.remote(items))
                 news = wait_for([asked], JUDGE_TIMEOUT_S, "judging a step")[0]
             except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and is told
                 lost = str(error) or repr(error)
             with self._condition:
-                self._shared.settled += len(reports)
+                self._shared.settled += len(items)
                 self._shared.entries += news.entries
                 self._shared.order = news.order or self._shared.order
                 self._shared.lost = lost
                 self._condition.notify_all()
 
-    def _next(self) -> Sequence[StepReport] | None:
-        """All reports that wait, at least one; None at the end."""
+    def _next(self) -> Sequence[StepReport | Declaration] | None:
+        """All reports and declarations that wait, at least one, in their order; None at the end."""
         found = [self._queue.get()]
         while found[-1] is not None:
             try:
@@ -173,5 +196,5 @@ class LiveGuard:
         if found[-1] is None and len(found) > 1:
             # What came before the end is still judged.
             self._queue.put(None)
-        reports = [report for report in found if report is not None]
-        return reports or None
+        items = [item for item in found if item is not None]
+        return items or None

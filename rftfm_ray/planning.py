@@ -13,11 +13,13 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.profile import KEYS, Profile, differences, facts_of, read_profile
 from rftfm_ray.errors import CheckpointError, ProfileError, ResumeError
 from rftfm_ray.faults.catalogue import FaultSpec, check_faults
+from rftfm_ray.faults.twins import TwinSpec, check_twins, data_parts, expand, is_twin, parse_twin
 from rftfm_ray.models import ModelFacts, check_model
 from rftfm_ray.policies.api import Policy
 from rftfm_ray.policies.loading import load_policy
 from rftfm_ray.tasks.api import Problem, Task
-from rftfm_ray.tasks.loading import check_task, load_task
+from rftfm_ray.tasks.loading import check_task, hard_part, load_task
+from rftfm_ray.tasks.stream import Part
 from rftfm_ray.telemetry.rundir import check_run_dir, default_run_dir
 from rftfm_ray.training.checkpoints import verify
 
@@ -39,11 +41,19 @@ class RunPlan:
     faults: tuple[FaultSpec, ...]
     policy: Policy
     profile: Profile | None
+    twins: tuple[TwinSpec, ...] = ()
 
     @property
     def golden(self) -> Sequence[Problem]:
         """Held-out problems whose known answers check rewards and tools."""
         return self.heldout[: self.config.channels.golden_size]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Parts of the pool that a share of the prompts comes from in some steps."""
+        hard = any(stage.task.hard_share > 0 for _, stage in self.config.stages())
+        drawn = data_parts(self.twins, self.pool, self.config.seed)
+        return (hard_part(self.task, self.pool, self.config), *drawn) if hard else drawn
 
 
 def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = None) -> RunPlan:
@@ -58,6 +68,8 @@ def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = N
         RftfmError: one of its kinds, with one sentence that names the fix.
     """
     task = load_task(config.task.name)
+    twins = tuple(parse_twin(text) for text in config.inject if is_twin(text))
+    config = expand(config, twins)
     pool, heldout = check_task(task, config)
     facts = check_model(config)
     name = f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -65,9 +77,10 @@ def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = N
     check_run_dir(folder)
     if resume is not None:
         check_resume(resume, config)
-    faults, policy = check_faults(config, task), load_policy(config.guard.policy)
-    profile = load_profile(config)
-    return RunPlan(name, config, folder, task, pool, heldout, facts, resume, faults, policy, profile)
+    faults = check_faults(config, task, [text for text in config.inject if not is_twin(text)])
+    check_twins(config, twins, task, pool)
+    policy, profile = load_policy(config.guard.policy), load_profile(config)
+    return RunPlan(name, config, folder, task, pool, heldout, facts, resume, faults, policy, profile, twins)
 
 
 def load_profile(config: RunConfig) -> Profile | None:

@@ -29,7 +29,8 @@ class RemedyExecutor:
         checkpoints: Path, config_sha256: str,
     ) -> None:  # fmt: skip
         self._config = config
-        self._session = Session(config, group, (), heldout[: config.probe.size], start)
+        self._heldout = heldout[: config.probe.size]
+        self._session = Session(config, group, (), self._heldout, start)
         self._monitor = monitor
         self._checkpoints = checkpoints
         self._digest = config_sha256
@@ -61,8 +62,13 @@ class RemedyExecutor:
         restored = self._session.restore(step, version)
         # What was generated for the step under way has been paid for, and is thrown away.
         place = StepId(stand.id.attempt + 1, restored.id.step, following.paid_step)
-        return Position(place, version, restored.cursor + skip * self._config.algorithm.prompts_per_step)
+        skipped = skip * self._config.at(restored.id.step + 1).algorithm.prompts_per_step
+        return Position(place, version, restored.cursor + skipped)
 
     def tell_monitor(self, change: DeclaredChange, rewound_to: int | None) -> None:
         """A change was made on purpose; with `rewound_to` the detectors' windows go back as well."""
         wait_for([self._monitor.changed.remote(change, rewound_to)], MONITOR_TIMEOUT_S, "telling the monitor")
+
+    def regroup(self, group: ActorGroup) -> None:
+        """An actor was replaced."""
+        self._session = Session(self._config, group, (), self._heldout, self._session.position)

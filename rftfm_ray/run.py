@@ -26,9 +26,11 @@ from rftfm_ray.actors.learner import Position
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.cluster import check_shared, connect
 from rftfm_ray.config import ProbeConfig, RunConfig
+from rftfm_ray.course import Course
 from rftfm_ray.detection.battery import watch_settings
 from rftfm_ray.detection.signals import report_of
 from rftfm_ray.errors import GuardHaltError, RftfmError
+from rftfm_ray.faults.truth import effect_step
 from rftfm_ray.guard import Guard, LiveGuard, NoGuard, Tell
 from rftfm_ray.planning import RunPlan, plan
 from rftfm_ray.policies.loading import PLAYBOOK
@@ -71,10 +73,10 @@ def loop(
     folder: Path,
     guard: Guard,
     observe: Observer,
-    token_limit: int,
+    course: Course,
 ) -> Curve:
     """Train to the end. Remote calls are chained by reference: the driver waits for results, never carries them."""
-    curve = Curve()
+    curve, watched = Curve(), config.guard.mode is not GuardMode.OFF
     session.resync()
     records.event("parity", session.position.id, gap=session.parity())
     if config.snapshots.every:
@@ -83,6 +85,7 @@ def loop(
     probe = HeldOutProbe(config.probe, session)
     for position in session.positions():
         start = time.perf_counter()
+        course.begin(position)
         trajectories = session.generate(position)
         change = guard.boundary(session.position, position.id)
         bounded = time.perf_counter()
@@ -96,11 +99,12 @@ def loop(
         synced = session.sync(weights)
         batch = session.fetch(trajectories)
         generated = time.perf_counter()
-        observed = batch_metrics(batch, token_limit, texts=config.guard.mode is not GuardMode.OFF)
+        observed = batch_metrics(batch, course.token_limit(position.id.step), texts=watched)
         report = session.fetch_report(report_ref)
         probe.after_s = min(report.reference_s, MOST_WAIT_S)
         trained = time.perf_counter()
         mismatch = session.fetch_synced(synced, position)
+        course.end(position, report.metrics.entropy)
         ended = time.perf_counter()
 
         probed = probe.finish(held, position.id, made)
@@ -186,21 +190,31 @@ def train(
 
 
 def execute(
-    planned: RunPlan, observe: Observer, tell: Tell, began: float, warm: WarmActors | None = None
+    planned: RunPlan,
+    observe: Observer,
+    tell: Tell,
+    began: float,
+    warm: WarmActors | None = None,
+    *,
+    judged: bool = True,
 ) -> RunSummary:
-    """Run a plan; `began` is the `time.perf_counter` that `first_step_s` counts from."""
+    """Run a plan; `began` is the `time.perf_counter` that `first_step_s` counts from.
+
+    Without `judged` everything is measured that `guard.mode` calls for, and nobody judges it: for experiments.
+    """
     ours = connect(planned.config)
     try:
         check_shared(planned.folder)
         with contextlib.ExitStack() as stack:
-            guards = _start_guard(planned, stack)
+            guards = _start_guard(planned, stack) if judged else None
             if warm is not None:
                 group = warm.take(planned)
             else:
                 path, problems = str(planned.facts.path), [*planned.pool, *planned.heldout]
                 group = start_group(
-                    planned.name, planned.config, path, planned.task, problems, planned.faults, planned.golden
-                )
+                    planned.name, planned.config, path, planned.task, problems, planned.faults, planned.twins,
+                    planned.golden,
+                )  # fmt: skip
                 stack.callback(group.stop)
             create_run_dir(planned.folder)
             return _run(planned, group, guards, observe, tell, began)
@@ -238,7 +252,7 @@ def _run(
     planned: RunPlan, group: ActorGroup, guards: GuardActors | None, observe: Observer, tell: Tell, began: float
 ) -> RunSummary:
     config, folder = planned.config, planned.folder
-    session = Session(config, group, planned.pool, planned.heldout, START)
+    session = Session(config, group, planned.pool, planned.heldout, START, planned.parts)
     with RunRecords(folder, planned.name, config) as records:
         records.event(
             "run_started", None, run=planned.name, task=planned.task.name, parameters=planned.facts.parameters
@@ -246,15 +260,20 @@ def _run(
         for spec in planned.faults:
             records.event(
                 "fault", None, code=spec.code, mechanism=spec.mechanism, strength=spec.strength,
-                all_instances=spec.all_instances, duration=spec.duration,
-                # Each of them is at its full strength from the first step that it is on.
-                switch_step=spec.onset, effect_step=spec.onset,
+                all_instances=spec.all_instances, duration=spec.duration, ramp=spec.ramp,
+                switch_step=spec.onset, effect_step=effect_step(spec),
+            )  # fmt: skip
+        for twin in planned.twins:
+            records.event(
+                "twin", None, name=twin.name, declared=twin.kind.declared, strength=twin.strength,
+                switch_step=twin.onset,
             )  # fmt: skip
         if planned.resume is not None:
             session.resume(planned.resume)
             records.event("resumed", session.position.id, checkpoint=str(planned.resume))
         guard = _attach(planned, session, group, guards, records, tell)
-        curve = loop(session, records, config, folder, guard, observe, sum(planned.task.max_new_tokens))
+        course = Course(planned, session, group, guard, records, digest(config))
+        curve = loop(session, records, config, folder, guard, observe, course)
         totals = guard.finish(session.position.id)
         summary = _summarise(config, folder, curve, began, totals, session.position.id)
         records.event("run_ended", session.position.id, reward_last=summary.reward_last)

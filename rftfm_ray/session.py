@@ -14,11 +14,12 @@ from rftfm_ray.actors.learner import Position
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import SyncError
+from rftfm_ray.faults.rewards import Exposure
 from rftfm_ray.policies.levers import config_schedule, effective, nominal_settings
 from rftfm_ray.rollout.jobs import ProbeCounts, probe_jobs, split_jobs, step_jobs
 from rftfm_ray.rollout.weights import Served
 from rftfm_ray.tasks.api import Problem
-from rftfm_ray.tasks.stream import PromptStream
+from rftfm_ray.tasks.stream import Part, PromptStream
 from rftfm_ray.types import Levers, ProbeResult, Sampling, StepId, UpdateMetrics
 
 CHECKPOINT_TIMEOUT_S = 1800.0
@@ -28,13 +29,18 @@ class Session:
     """One run's actors, driven by reference: data goes from actor to actor, the driver sees what it asks for."""
 
     def __init__(
-        self, config: RunConfig, group: ActorGroup, pool: Sequence[Problem], heldout: Sequence[Problem], start: Position
+        self,
+        config: RunConfig,
+        group: ActorGroup,
+        pool: Sequence[Problem],
+        heldout: Sequence[Problem],
+        start: Position,
+        parts: Sequence[Part] = (),
     ) -> None:
         self._config = config
         self._group = group
-        self._stream = PromptStream(pool, config.seed)
+        self._stream = PromptStream(pool, config.seed, parts)
         self._heldout = heldout
-        self._sampling = Sampling(config.rollout.temperature, config.rollout.top_p)
         self._schedule = config_schedule(config)
         self.position = start
         self.levers = Levers()
@@ -44,7 +50,7 @@ class Session:
         while not self.finished(self.position):
             now = self.position
             following = StepId(now.id.attempt, now.id.step + 1, now.id.paid_step + 1)
-            cursor = now.cursor + self._config.algorithm.prompts_per_step
+            cursor = now.cursor + self._config.at(following.step).algorithm.prompts_per_step
             yield Position(following, now.model_version + 1, cursor)
 
     def finished(self, position: Position) -> bool:
@@ -54,14 +60,18 @@ class Session:
 
     def generate(self, position: Position) -> list[Any]:
         """Start generating and scoring the step's trajectories; one reference per rollout actor."""
-        algorithm = self._config.algorithm
-        problems = self._stream.take(self.position.cursor, algorithm.prompts_per_step)
+        algorithm, sampling = self._config.at(position.id.step).algorithm, self._sampling(position.id.step)
+        problems = self._stream.take(self.position.cursor, algorithm.prompts_per_step, position.id)
         jobs = step_jobs(problems, algorithm.samples_per_prompt)
         shares = split_jobs(jobs, algorithm.samples_per_prompt, len(self._group.rollouts))
         return [
-            actor.generate.remote(share, position.id, self._sampling, self.position.model_version)
+            actor.generate.remote(share, position.id, sampling, self.position.model_version)
             for actor, share in zip(self._group.rollouts, shares, strict=True)
         ]
+
+    def _sampling(self, step: int) -> Sampling:
+        rollout = self._config.at(step).rollout
+        return Sampling(rollout.temperature, rollout.top_p)
 
     def train(self, position: Position, trajectories: Sequence[Any]) -> tuple[Any, Any]:
         """Start the update; it begins when the trajectories are there. References of report and new weights."""
@@ -112,6 +122,12 @@ class Session:
         compared = any(s.compared for s in served)
         return float(any(s.mismatched for s in served)) if compared else math.nan
 
+    def exposures(self, position: Position) -> list[Exposure]:
+        """What the rewards of a fire drill pay for, and how much of it the responses of the step hold."""
+        asked = [actor.exposure.remote(position.id) for actor in self._group.rollouts]
+        found: list[list[Exposure]] = wait_for(asked, self._config.rollout.timeout_s, "counting what is paid for")
+        return [exposure for part in found for exposure in part]
+
     def resync(self) -> None:
         """Hand the learner's weights to every rollout actor, as at the start and after a restore."""
         weights = self._group.learner.weights.remote(self.position.model_version)
@@ -140,13 +156,14 @@ class Session:
     def start_probe(self, greedy: slice, sampled: slice, after_s: float = 0.0) -> list[Any]:
         """Start answering those held-out problems at the current version, before the next sync.
 
-        A rollout actor that comes to it waits `after_s` first.
+        A rollout actor that comes to it waits `after_s` first. Samples are drawn as those that these weights train on.
         """
         actors = self._group.rollouts
         jobs = probe_jobs(self._heldout[greedy], greedy=True), probe_jobs(self._heldout[sampled])
         shares = [split_jobs(part, 1, len(actors)) for part in jobs]
+        stand, sampling = self.position, self._sampling(self.position.id.step + 1)
         return [
-            actor.probe.remote(ours, drawn, self._sampling, self.position.id, self.position.model_version, after_s)
+            actor.probe.remote(ours, drawn, sampling, stand.id, stand.model_version, after_s)
             for actor, ours, drawn in zip(actors, *shares, strict=True)
         ]
 
@@ -189,7 +206,7 @@ class Session:
         path: str = wait_for([saving], CHECKPOINT_TIMEOUT_S, "writing a checkpoint")[0]
         return path
 
-    def resume(self, checkpoint: Path) -> None:
+    def resume(self, checkpoint: Path | str) -> None:
         """Put learner and position where a checkpoint stood. The caller syncs and probes parity next."""
         loading = self._group.learner.load.remote(str(checkpoint))
         state = wait_for([loading], CHECKPOINT_TIMEOUT_S, "loading a checkpoint")[0]

@@ -61,10 +61,17 @@ class StepId:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the model is sampled. Temperature 0 is greedy."""
+    """How the model is sampled. Temperature 0 is greedy.
+
+    What follows `top_p` is as vLLM defines it: a penalty on tokens that have occurred, the fewest tokens of a turn, and
+    (token, nats) pairs that are added to logits.
+    """
 
     temperature: float
     top_p: float
+    repetition_penalty: float = 1.0
+    min_tokens: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,14 @@ class DeclaredChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Declaration:
+    """A declared change on its way between two reports; `id` is the step under way, the first one that it touches."""
+
+    id: StepId
+    change: DeclaredChange
+
+
+@dataclass(frozen=True, slots=True)
 class Symptom:
     """One signal out of its bounds.
 

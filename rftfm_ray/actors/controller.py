@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rftfm_ray.actors.learner import Position
 from rftfm_ray.actors.roles import Role, rename_process
@@ -20,7 +20,10 @@ from rftfm_ray.policies.verification import confirmed
 from rftfm_ray.telemetry.journal import Journal
 from rftfm_ray.telemetry.metrics import GuardGauges, StateGauge
 from rftfm_ray.types import ActorState, Levers, StepId
-from rftfm_ray.verdicts import Assessment, DeclaredChange, Order, OrderRole
+from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, Order, OrderRole
+
+if TYPE_CHECKING:
+    from rftfm_ray.actors.group import ActorGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,9 @@ class Executor(Protocol):
     def tell_monitor(self, change: DeclaredChange, rewound_to: int | None) -> None:
         """A change was made on purpose."""
 
+    def regroup(self, group: ActorGroup) -> None:
+        """Orders go to these actors from now on."""
+
 
 class ControllerActor:
     """Takes assessments, gives orders, and carries them out at a boundary of the loop."""
@@ -104,11 +110,14 @@ class ControllerActor:
         if start.step:
             self._write(EntryKind.DECLARED, start, 0, change="resume", reason=f"goes on from step {start.step}")
 
-    def consider(self, assessments: Sequence[Assessment]) -> News:
-        """Take assessments in their order; with the order that waits for the next boundary, if any."""
+    def consider(self, items: Sequence[Assessment | Declaration]) -> News:
+        """Take assessments and declarations in their order; with the order that waits for the next boundary, if any."""
         self._gauge.set(ActorState.JUDGING)
-        for assessment in assessments:
-            self._treatment.consider(assessment)
+        for item in items:
+            if isinstance(item, Declaration):
+                self._write(EntryKind.DECLARED, item.id, 0, change=item.change.kind, reason=item.change.reason)
+            else:
+                self._treatment.consider(item)
         self._gauge.set(ActorState.IDLE)
         return News(self._news(), self._treatment.pending)
 
@@ -180,6 +189,10 @@ class ControllerActor:
         self._executor.tell_monitor(change, order.restore_step)
         if change.signals:
             self._write(EntryKind.DECLARED, following, order.incident, change=change.kind, reason=change.reason)
+
+    def regroup(self, group: ActorGroup) -> None:
+        """An actor was replaced: orders go to those of `group` from now on."""
+        self._executor.regroup(group)
 
     def note_late(self, step: StepId, waited_s: float) -> None:
         """A boundary went by without its verdict."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from rftfm_ray.config import PlacementConfig, RunConfig
 from rftfm_ray.detection.battery import WatchSettings, battery
 from rftfm_ray.errors import LearnerError, PlacementError, RftfmError, RolloutError
 from rftfm_ray.faults.catalogue import FaultSpec
+from rftfm_ray.faults.twins import TwinSpec
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.policies.treatment import TreatmentSettings
 from rftfm_ray.rollout.engine import ENVIRONMENT
@@ -32,10 +34,13 @@ PARITY_SEQUENCES = 8
 
 @dataclass(frozen=True, slots=True)
 class ActorGroup:
-    """Handles of a started run. `parity` are the token sequences that all actors score in a parity probe."""
+    """Handles of a started run. `parity` are the token sequences that all actors score in a parity probe.
+
+    `rollouts` is a list: an actor that is replaced leaves its place to its successor, for everybody who holds it.
+    """
 
     learner: Any
-    rollouts: Sequence[Any]
+    rollouts: list[Any]
     parity: Sequence[Sequence[int]]
     placement: PlacementGroup
 
@@ -67,6 +72,7 @@ def start_group(
     task: Task,
     problems: Sequence[Problem],
     faults: Sequence[FaultSpec] = (),
+    twins: Sequence[TwinSpec] = (),
     golden: Sequence[Problem] = (),
     *,
     reusable: bool = False,
@@ -89,7 +95,7 @@ def start_group(
         )
         rollouts = [
             _actor(RolloutActor, placement, 1 + i, role, places.cpus_per_rollout, places.gpus_per_rollout).remote(
-                role, config, model_path, task, faults
+                role, config, model_path, task, faults, twins
             )
             for i, role in enumerate(others)
         ]
@@ -111,14 +117,58 @@ def reset_group(
     task: Task,
     problems: Sequence[Problem],
     faults: Sequence[FaultSpec],
+    twins: Sequence[TwinSpec],
     golden: Sequence[Problem],
 ) -> ActorGroup:
     """Put the actors of a reusable group where new ones of `run` would stand. Arguments as for `start_group`."""
     own, *others = roles(run, config, task)
     resets = [group.learner.reset.remote(own, config, faults)]
-    resets += [a.reset.remote(role, config, task, faults) for a, role in zip(group.rollouts, others, strict=True)]
+    resets += [
+        a.reset.remote(role, config, task, faults, twins) for a, role in zip(group.rollouts, others, strict=True)
+    ]
     wait_for(resets, START_TIMEOUT_S, "resetting the actors")
     return _prepared(group, problems, golden)
+
+
+def replace_rollout(
+    group: ActorGroup,
+    index: int,
+    run: str,
+    config: RunConfig,
+    model_path: str,
+    task: Task,
+    faults: Sequence[FaultSpec],
+    twins: Sequence[TwinSpec],
+    golden: Sequence[Problem],
+) -> None:
+    """Kill a rollout actor and put a new one in its place. It serves nothing before it has levers and weights.
+
+    Other arguments as for `start_group`; `golden` holds at least one problem.
+
+    Raises:
+        RftfmError: when the new one cannot start.
+    """
+    role, places, old = roles(run, config, task)[1 + index], config.placement, group.rollouts[index]
+    ray.kill(old)
+    _wait_for_name(role.actor_name)
+    cpus, gpus = places.cpus_per_rollout, places.gpus_per_rollout
+    new = _actor(RolloutActor, group.placement, 1 + index, role, cpus, gpus).remote(
+        role, config, model_path, task, faults, twins
+    )
+    # From here on it is ended with the others, whatever becomes of it.
+    group.rollouts[index] = new
+    wait_for([new.prepare.remote(golden[:1], 0, golden)], START_TIMEOUT_S, "starting a rollout actor anew")
+
+
+def _wait_for_name(name: str) -> None:
+    """A killed actor keeps its name until the cluster has seen it die."""
+    end = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < end:
+        try:
+            ray.get_actor(name, namespace=NAMESPACE)
+        except ValueError:
+            return
+        time.sleep(0.01)
 
 
 def roles(run: str, config: RunConfig, task: Task) -> list[Role]:

@@ -12,7 +12,7 @@ from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import LearnerError
 from rftfm_ray.faults.catalogue import FaultSpec
-from rftfm_ray.faults.injectors import faulty_gain, faulty_schedule
+from rftfm_ray.faults.learning import faulty_learner, faulty_schedule
 from rftfm_ray.policies.levers import check_levers, config_schedule
 from rftfm_ray.telemetry.metrics import StateGauge
 from rftfm_ray.types import ActorState, Levers, StepId
@@ -83,12 +83,12 @@ class LearnerActor:
 
         self._gauge = StateGauge(self._role.run, self._role.name)
         self._gauge.set(ActorState.STARTING)
-        schedule, gain = faulty_schedule(config_schedule(config), faults), faulty_gain(faults)
+        schedule, seams = faulty_schedule(config_schedule(config), faults), faulty_learner(faults, config.seed)
         if learner is None or engine_key(config) != engine_key(self._config):
-            learner = Learner(config, str(self._model_path), schedule, gain)
+            learner = Learner(config, str(self._model_path), schedule, seams)
             self._first = learner.engine.state() if self._reusable else {}
         else:
-            learner.begin(config, schedule, gain)
+            learner.begin(config, schedule, seams)
             learner.engine.load_state(self._first)
         self._learner: Learner = learner
         torch.manual_seed(config.seed)

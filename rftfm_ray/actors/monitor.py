@@ -9,7 +9,7 @@ from rftfm_ray.detection.battery import WatchSettings
 from rftfm_ray.diagnosis.watch import Watch
 from rftfm_ray.telemetry.metrics import StateGauge
 from rftfm_ray.types import ActorState
-from rftfm_ray.verdicts import Assessment, DeclaredChange, StepReport
+from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, StepReport
 
 
 class MonitorActor:
@@ -26,12 +26,17 @@ class MonitorActor:
     def __repr__(self) -> str:
         return repr(self._role)
 
-    def assess(self, reports: Sequence[StepReport]) -> tuple[Assessment, ...]:
-        """One assessment for every report."""
+    def assess(self, items: Sequence[StepReport | Declaration]) -> tuple[Assessment | Declaration, ...]:
+        """One assessment for every report; a declaration counts from its place on, and is handed on in it."""
         self._gauge.set(ActorState.JUDGING)
-        found = tuple(self._assess(report) for report in reports)
+        found = tuple(self._declare(item) if isinstance(item, Declaration) else self._assess(item) for item in items)
         self._gauge.set(ActorState.IDLE)
         return found
+
+    def _declare(self, declaration: Declaration) -> Declaration:
+        if declaration.id.attempt >= self._attempt:
+            self._watch.declare(declaration.change)
+        return declaration
 
     def _assess(self, report: StepReport) -> Assessment:
         if report.id.attempt < self._attempt:

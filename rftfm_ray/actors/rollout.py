@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +13,13 @@ from rftfm_ray.actors.roles import Role, rename_process
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import ConfigError, SyncError
 from rftfm_ray.faults.catalogue import FaultSpec
-from rftfm_ray.faults.injectors import faulty_reward, faulty_tools
+from rftfm_ray.faults.episodes import FaultySeams
+from rftfm_ray.faults.rewards import Exposure, FaultyReward, faulty_reward, needs_answers
+from rftfm_ray.faults.sampler import faulty_sampler, weights_lost
+from rftfm_ray.faults.tools import faulty_tools
+from rftfm_ray.faults.twins import TwinSpec, slow_tools
 from rftfm_ray.policies.levers import check_levers
-from rftfm_ray.rollout.channels import Channels, Grader, TaskReward, ToolPool, task_tools
+from rftfm_ray.rollout.channels import Channels, Grader, RewardChannel, TaskReward, ToolPool, task_tools
 from rftfm_ray.rollout.checks import Checks
 from rftfm_ray.rollout.jobs import ProbeCounts
 from rftfm_ray.rollout.weights import Served, WeightsUpdate, check_weights, compare
@@ -29,22 +34,39 @@ if TYPE_CHECKING:
     from rftfm_ray.rollout.jobs import EpisodeJob
 
 
-def live_channels(task: Task, config: RunConfig, faults: Sequence[FaultSpec]) -> Channels:
-    """Tools and reward channel of a run, with the faults of a fire drill in them, and their checks beside them."""
-    tools = faulty_tools(task_tools(task), faults, config.seed)
-    reward = faulty_reward(TaskReward(task), faults, config.seed)
+def live_channels(
+    task: Task, config: RunConfig, reward: RewardChannel, faults: Sequence[FaultSpec], twins: Sequence[TwinSpec] = ()
+) -> Channels:
+    """Tools of a run, with the faults and twins of a fire drill in them, the way to its rewards, and their checks."""
+    tools = slow_tools(faulty_tools(task_tools(task), faults, config.seed), twins, config.seed)
     guarded = config.guard.mode is not GuardMode.OFF
     sampled = config.guard.regrade_rate if guarded else 0.0
     pool = ToolPool(task, tools, config.rollout.tool_retries, config.rollout.tool_backoff_s)
     checks = Checks(task, config.channels, config.seed) if guarded else None
-    return Channels(pool, Grader(task, reward, config.seed, sampled), checks)
+
+    def scale(step: StepId) -> float:
+        return config.at(step.step).task.reward_scale
+
+    return Channels(pool, Grader(task, reward, config.seed, sampled, scale), checks)
+
+
+def live_reward(task: Task, config: RunConfig, faults: Sequence[FaultSpec]) -> RewardChannel:
+    """The live reward channel of a run, with the faults of a fire drill in it."""
+    pool = task.pool(config.task.pool_size, config.seed) if needs_answers(faults) else ()
+    return faulty_reward(TaskReward(task), faults, config.seed, [problem.answer for problem in pool])
 
 
 class RolloutActor:
     """Generates trajectories. Holds no state that a step depends on besides the weights it was last given."""
 
     def __init__(
-        self, role: Role, config: RunConfig, model_path: str, task: Task, faults: Sequence[FaultSpec] = ()
+        self,
+        role: Role,
+        config: RunConfig,
+        model_path: str,
+        task: Task,
+        faults: Sequence[FaultSpec] = (),
+        twins: Sequence[TwinSpec] = (),
     ) -> None:
         rename_process(role)
         from rftfm_ray.rollout.engine import VllmEngine
@@ -52,12 +74,19 @@ class RolloutActor:
 
         self._codec = TextCodec(model_path)
         self._engine = VllmEngine(model_path, config.model.dtype, config.rollout)
-        self.reset(role, config, task, faults)
+        self.reset(role, config, task, faults, twins)
 
     def __repr__(self) -> str:
         return repr(self._role)
 
-    def reset(self, role: Role, config: RunConfig, task: Task, faults: Sequence[FaultSpec]) -> None:
+    def reset(
+        self,
+        role: Role,
+        config: RunConfig,
+        task: Task,
+        faults: Sequence[FaultSpec],
+        twins: Sequence[TwinSpec] = (),
+    ) -> None:
         """Begin a run on the engine that there is, in every bit as a new actor would."""
         from rftfm_ray.rollout.episodes import EpisodeRunner
 
@@ -67,9 +96,14 @@ class RolloutActor:
         self._limit = config.rollout.max_model_len
         self._task = task
         self._fingerprint_every = 0 if config.guard.mode is GuardMode.OFF else config.channels.fingerprint_every
+        self._reward = live_reward(task, config, faults)
+        self._weights_lost = partial(weights_lost, tuple(faults), config.seed)
+        self._paid_step = 0
         self._episodes = EpisodeRunner(
-            self._engine, task, self._codec, self._limit, config.seed, live_channels(task, config, faults)
-        )
+            faulty_sampler(self._engine, faults, config.seed, self._codec.eos_ids), task, self._codec, self._limit,
+            config.seed, live_channels(task, config, self._reward, faults, twins), FaultySeams(faults, config.seed),
+            lambda step: config.at(step.step).task.token_scale,
+        )  # fmt: skip
         # What is held out is asked past every instance that a fault may sit in.
         self._probes = EpisodeRunner(self._engine, task, self._codec, self._limit, config.seed)
         # Not 0: a fresh or restarted actor serves nothing before the learner's weights have arrived.
@@ -112,7 +146,8 @@ class RolloutActor:
         check_weights(update)
         # Whatever is half loaded when something fails here must not be served.
         self._version = -1
-        self._engine.load(update.arrays)
+        if not self._weights_lost(self._paid_step):
+            self._engine.load(update.arrays)
         every = self._fingerprint_every
         due = every > 0 and update.version % every == 0
         shapes = {name: array.shape for name, array in update.arrays.items()} if due else {}
@@ -132,6 +167,7 @@ class RolloutActor:
         """
         self._check_version(model_version)
         self._gauge.set(ActorState.GENERATING)
+        self._paid_step = step.paid_step
         batch = self._episodes.run(jobs, step, sampling, model_version)
         self._gauge.set(ActorState.IDLE)
         return batch
@@ -142,6 +178,10 @@ class RolloutActor:
         batch = self._episodes.revise(step)
         self._gauge.set(ActorState.IDLE)
         return batch
+
+    def exposure(self, step: StepId) -> list[Exposure]:
+        """How much of what a fire drill's rewards pay for the responses of `step` hold: its ground truth."""
+        return self._reward.exposure(step) if isinstance(self._reward, FaultyReward) else []
 
     def set_levers(self, levers: Levers) -> None:
         """Move levers from the next generation or revision on.

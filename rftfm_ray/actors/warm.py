@@ -46,7 +46,7 @@ class WarmActors:
         group, key = self._group, actors_key(config)
         if group is not None and key == self._key:
             try:
-                return reset_group(group, planned.name, config, task, problems, planned.faults, golden)
+                return reset_group(group, planned.name, config, task, problems, planned.faults, planned.twins, golden)
             except RftfmError as error:
                 # One of them has died, or does not come back from where the last run has left it.
                 logger.warning("the actors of an earlier run cannot be used again: %s", error)
@@ -55,7 +55,8 @@ class WarmActors:
                 raise
         self.close()
         path = str(planned.facts.path)
-        started = start_group(planned.name, config, path, task, problems, planned.faults, golden, reusable=True)
+        injected = planned.faults, planned.twins
+        started = start_group(planned.name, config, path, task, problems, *injected, golden, reusable=True)
         self._group, self._key = started, key
         return started
 

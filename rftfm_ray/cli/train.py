@@ -23,7 +23,10 @@ def train(
     run_dir: Annotated[Path | None, typer.Option(help="Where the records go; must not exist yet.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Checkpoint directory to go on from.")] = None,
     inject: Annotated[
-        list[str] | None, typer.Option(help="A fault to inject, CODE@STEP[:strength], for a fire drill; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="A fault or benign twin to inject, CODE@STEP[:strength]; repeatable. See `rftfm faults list`."
+        ),
     ] = None,
     guard: Annotated[str | None, typer.Option(help="Short for guard.mode: off, observe, advise or act.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output at the end.")] = False,

@@ -1,5 +1,6 @@
 """The configuration of a run: its tree with all defaults, and how it is read. Checked before any actor starts."""
 
+from rftfm_ray.config.changes import CHANGEABLE, MadeChange, made_changes
 from rftfm_ray.config.reading import load_config, parse_config
 from rftfm_ray.config.sections import (
     BUILTIN_MODEL,
@@ -26,6 +27,7 @@ from rftfm_ray.config.tree import RunConfig
 
 __all__ = [
     "BUILTIN_MODEL",
+    "CHANGEABLE",
     "AlgorithmConfig",
     "ChannelsConfig",
     "CheckpointConfig",
@@ -33,6 +35,7 @@ __all__ = [
     "GateConfig",
     "GuardConfig",
     "LearnerConfig",
+    "MadeChange",
     "ModelConfig",
     "PlacementConfig",
     "ProbeConfig",
@@ -46,5 +49,6 @@ __all__ = [
     "TaskConfig",
     "TextPrivacy",
     "load_config",
+    "made_changes",
     "parse_config",
 ]

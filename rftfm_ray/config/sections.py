@@ -63,6 +63,13 @@ class TaskConfig(Section):
     """`addition`, `calculator`, or your own as `module:Class` or `file.py:Class`."""
     pool_size: Count = 256
     """Distinct training problems; each is seen once per pass, in an order drawn anew for each pass."""
+    hard_share: Annotated[Float, Field(ge=0, le=1)] = 0.0
+    """Share of a step's prompts that come from the harder half of the pool, by `Task.difficulty`; the others come from
+    all of it."""
+    token_scale: Annotated[Float, Field(gt=0, le=1000)] = 1.0
+    """Factor on the task's token limits per turn; a limit is rounded and at least 1."""
+    reward_scale: Annotated[Float, Field(ge=1e-3, le=1e6)] = 1.0
+    """Factor on all rewards, those of the trusted verifier included."""
 
 
 class AlgorithmConfig(Section):

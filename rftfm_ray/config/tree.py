@@ -7,6 +7,7 @@ from typing import Annotated
 import yaml
 from pydantic import Field, model_validator
 
+from rftfm_ray.config.changes import check_changes, stages
 from rftfm_ray.config.sections import (
     AlgorithmConfig,
     Cadence,
@@ -41,6 +42,9 @@ class RunConfig(Section):
     """Steps at most, undone ones included; 0: as many as it takes."""
     inject: tuple[str, ...] = ()
     """Faults to inject, each as `CODE@STEP[:strength]`, for example `OD-1@15:30`: a fire drill."""
+    changes: tuple[str, ...] = ()
+    """Changes while the run goes on, each as `KEY=VALUE@STEP`, for example `learner.lr=1e-4@30`: in force from that
+    step on, and declared to the guard."""
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
@@ -89,6 +93,12 @@ class RunConfig(Section):
                 f"algorithm.prompts_per_step={algorithm.prompts_per_step} is larger than task.pool_size="
                 f"{task.pool_size}; raise task.pool_size"
             )
+        hard = round(task.hard_share * algorithm.prompts_per_step)
+        if hard > task.pool_size // 2:
+            raise ValueError(
+                f"task.hard_share={task.hard_share:g} of algorithm.prompts_per_step={algorithm.prompts_per_step} is "
+                f"more than the harder half of task.pool_size={task.pool_size}; raise task.pool_size"
+            )
         if algorithm.prompts_per_step % algorithm.minibatches:
             raise ValueError(
                 f"algorithm.minibatches={algorithm.minibatches} does not divide algorithm.prompts_per_step="
@@ -110,6 +120,27 @@ class RunConfig(Section):
         if self.rollout.block_size == 16 and not self.placement.gpus_per_rollout:
             raise ValueError("rollout.block_size=16 is for GPUs, a CPU's attention takes multiples of 32; use 32")
         return self
+
+    # The last of them: what it builds is checked by those above.
+    @model_validator(mode="after")
+    def _planned_changes(self) -> RunConfig:
+        if self.changes:
+            check_changes(self)
+        return self
+
+    def at(self, step: int) -> RunConfig:
+        """The configuration in force at `step`: this one until the first of `changes`, and without changes to come."""
+        found = self
+        if self.changes:
+            for start, stage in stages(self):
+                if start > step:
+                    break
+                found = stage
+        return found
+
+    def stages(self) -> tuple[tuple[int, RunConfig], ...]:
+        """The first step of every configuration that is in force for a part of the run, with it."""
+        return ((1, self), *stages(self)) if self.changes else ((1, self),)
 
     @property
     def normalizes_std(self) -> bool:

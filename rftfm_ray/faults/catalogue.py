@@ -1,93 +1,38 @@
-"""What can be injected, and how it is asked for; see `SYNTAX`."""
+"""How a fault is asked for; see `SYNTAX`. What there is stands in `kinds`."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import FaultError
+from rftfm_ray.faults.calibration import LEVELS, calibrated
+from rftfm_ray.faults.kinds import CATALOGUE, FaultKind, Mechanism
 from rftfm_ray.tasks.api import Task
 
-SYNTAX = "CODE@STEP[:strength][,mechanism=NAME][,instances=one|all][,duration=STEPS]"
+SYNTAX = (
+    "CODE@STEP[:strength|easy|hard][,mechanism=NAME][,duration=persistent|ramp|transient|STEPS][,instances=one|all]"
+    "[,seed=N]"
+)
+RAMP_STEPS = 10
+TRANSIENT_STEPS = 10
 _HEAD = re.compile(r"([A-Za-z0-9-]+)@(\d{1,9})(?::([^,]+))?")
+_WHOLE = re.compile(r"[0-9]{1,9}")
 
-
-@dataclass(frozen=True, slots=True)
-class Mechanism:
-    """One way to bring a fault about. `acts_in` names the component instance that it sits in."""
-
-    name: str
-    acts_in: str
-    summary: str
-
-
-@dataclass(frozen=True, slots=True)
-class FaultKind:
-    """One fault of the taxonomy. The first mechanism is the default; strengths lie in [low, high]."""
-
-    code: str
-    name: str
-    mechanisms: tuple[Mechanism, ...]
-    default_strength: float
-    low: float
-    high: float
-    meaning: str
-    needs_tool: bool = False
-
-
-CATALOGUE: dict[str, FaultKind] = {
-    kind.code: kind
-    for kind in (
-        FaultKind(
-            "RF-1",
-            "Reward Spike",
-            (
-                Mechanism("wrong_answers", "reward channel", "adds the strength to the rewards of wrong answers"),
-                Mechanism("outliers", "reward channel", "adds the strength to the rewards of 30 % of the trajectories"),
-            ),
-            default_strength=2.0,
-            low=0.01,
-            high=1000.0,
-            meaning="added reward, in units of the task's reward",
-        ),
-        FaultKind(
-            "OD-1",
-            "KL Explosion",
-            (
-                Mechanism("gain", "optimizer", "multiplies the rate that the optimizer is told; no figure shows it"),
-                Mechanism("schedule", "learning-rate schedule", "multiplies the schedule's factor; the rate shows it"),
-            ),
-            default_strength=30.0,
-            low=1.0,
-            high=100.0,
-            meaning="factor on the learning rate",
-        ),
-        FaultKind(
-            "TE-1",
-            "Tool Call Error",
-            (
-                Mechanism("error", "tool instance", "a call raises with the strength as its probability"),
-                Mechanism("malformed", "tool instance", "an answer of the wrong type, with that probability"),
-            ),
-            default_strength=0.8,
-            low=0.01,
-            high=1.0,
-            meaning="probability that a call fails",
-            needs_tool=True,
-        ),
-    )
-}
+Calibrated = Callable[[str, str, str], float]
+"""Strength of a fault's mechanism at a level, `easy` or `hard`."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultSpec:
     """One fault to inject. `onset` counts paid steps, which no rollback rewinds; `duration` None is to the end.
 
-    `all_instances` puts it into every instance of the component, so that failing over does not help.
+    Over the first `ramp` steps the strength grows from where it does nothing, `neutral`. `all_instances` puts it into
+    every instance of the component, so that failing over does not help. `seed` None draws by the run's own.
     """
 
     code: str
@@ -96,14 +41,34 @@ class FaultSpec:
     strength: float
     duration: int | None = None
     all_instances: bool = False
+    ramp: int = 0
+    seed: int | None = None
+    neutral: float = 0.0
 
     def active(self, paid_step: int) -> bool:
         """Whether the fault is on at a paid step."""
         return self.onset <= paid_step and (self.duration is None or paid_step < self.onset + self.duration)
 
+    def level(self, paid_step: int) -> float:
+        """The strength at a paid step: `neutral` while it is off."""
+        if not self.active(paid_step):
+            return self.neutral
+        share = min(1.0, (paid_step - self.onset + 1) / (self.ramp + 1))
+        return self.neutral + (self.strength - self.neutral) * share
 
-def parse_fault(text: str) -> FaultSpec:
-    """Read one fault.
+    @property
+    def full_step(self) -> int:
+        """First paid step at its full strength."""
+        return self.onset + self.ramp
+
+
+def mechanism_of(spec: FaultSpec) -> Mechanism:
+    """What the catalogue says of a fault's mechanism."""
+    return CATALOGUE[spec.code].mechanism(spec.mechanism)
+
+
+def parse_fault(text: str, levels: Calibrated | None = None) -> FaultSpec:
+    """Read one fault; `levels` gives the strengths that are called easy and hard.
 
     Raises:
         FaultError: one sentence that names what is wrong and what there is.
@@ -112,13 +77,8 @@ def parse_fault(text: str) -> FaultSpec:
     match = _HEAD.fullmatch(head)
     if match is None:
         raise FaultError(f"inject={text!r} cannot be read; write {SYNTAX}, for example OD-1@15:30.")
-    code = match[1].upper()
-    kind = CATALOGUE.get(code)
-    if kind is None:
-        near = difflib.get_close_matches(code, CATALOGUE, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise FaultError(f"inject={text!r}: there is no fault {match[1]}{hint}; there are {', '.join(CATALOGUE)}.")
-    values = {"mechanism": kind.mechanisms[0].name, "instances": "one", "duration": ""}
+    kind = kind_of(match[1], f"inject={text!r}: ")
+    values = {"mechanism": kind.mechanisms[0].name, "instances": "one", "duration": "persistent", "seed": ""}
     for option in options:
         key, _, value = option.partition("=")
         if key not in values or not value:
@@ -126,19 +86,51 @@ def parse_fault(text: str) -> FaultSpec:
         values[key] = value
     names = [mechanism.name for mechanism in kind.mechanisms]
     if values["mechanism"] not in names:
-        raise FaultError(f"inject={text!r}: {code} has the mechanisms {', '.join(names)}; choose one of them.")
+        raise FaultError(f"inject={text!r}: {kind.code} has the mechanisms {', '.join(names)}; choose one of them.")
     if values["instances"] not in ("one", "all"):
         raise FaultError(f"inject={text!r}: instances is one or all.")
-    if values["duration"] and not (re.fullmatch(r"\d{1,9}", values["duration"]) and int(values["duration"]) > 0):
-        raise FaultError(f"inject={text!r}: duration is a number of steps, at least 1.")
+    if values["seed"] and not _WHOLE.fullmatch(values["seed"]):
+        raise FaultError(f"inject={text!r}: seed is a whole number of at most nine digits.")
+    mechanism = kind.mechanism(values["mechanism"])
+    ramp, duration = _course(text, values["duration"])
     return FaultSpec(
-        code=code,
-        mechanism=values["mechanism"],
+        code=kind.code,
+        mechanism=mechanism.name,
         onset=_onset(text, match[2]),
-        strength=_strength(text, match[3], kind),
-        duration=int(values["duration"]) if values["duration"] else None,
+        strength=_strength(text, match[3], kind, mechanism, levels),
+        duration=duration,
         all_instances=values["instances"] == "all",
+        ramp=ramp,
+        seed=int(values["seed"]) if values["seed"] else None,
+        neutral=mechanism.strength.neutral,
     )
+
+
+def kind_of(code: str, said: str = "") -> FaultKind:
+    """The fault called `code`, in any case; `said` is how the sentence of an error begins.
+
+    Raises:
+        FaultError: when there is none; it suggests the nearest.
+    """
+    kind = CATALOGUE.get(code.upper())
+    if kind is None:
+        near = difflib.get_close_matches(code.upper(), CATALOGUE, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise FaultError(f"{said}there is no fault {code}{hint}; there are {', '.join(CATALOGUE)}.")
+    return kind
+
+
+def _course(text: str, asked: str) -> tuple[int, int | None]:
+    """Steps of the ramp, and of the whole fault."""
+    if asked == "persistent":
+        return 0, None
+    if asked == "ramp":
+        return RAMP_STEPS - 1, None
+    if asked == "transient":
+        return 0, TRANSIENT_STEPS
+    if not _WHOLE.fullmatch(asked) or int(asked) < 1:
+        raise FaultError(f"inject={text!r}: duration is persistent, ramp, transient, or a number of steps, at least 1.")
+    return 0, int(asked)
 
 
 def _onset(text: str, digits: str) -> int:
@@ -148,36 +140,58 @@ def _onset(text: str, digits: str) -> int:
     return onset
 
 
-def _strength(text: str, number: str | None, kind: FaultKind) -> float:
+def _strength(text: str, number: str | None, kind: FaultKind, mechanism: Mechanism, levels: Calibrated | None) -> float:
+    bounds = mechanism.strength
     if number is None:
-        return kind.default_strength
+        return bounds.default
+    if number.strip() in LEVELS and levels is not None:
+        return levels(kind.code, mechanism.name, number.strip())
     try:
         strength = float(number)
     except ValueError:
         strength = math.nan
-    if not kind.low <= strength <= kind.high:
+    if not bounds.low <= strength <= bounds.high:
         raise FaultError(
-            f"inject={text!r}: the strength of {kind.code} is its {kind.meaning}, from {kind.low:g} to {kind.high:g}."
+            f"inject={text!r}: the strength of {kind.code} by {mechanism.name} is its {bounds.meaning}, from "
+            f"{bounds.low:g} to {bounds.high:g}."
         )
     return strength
 
 
-def check_faults(config: RunConfig, task: Task) -> tuple[FaultSpec, ...]:
-    """The faults that a run is to have.
+def check_faults(config: RunConfig, task: Task, texts: Sequence[str] | None = None) -> tuple[FaultSpec, ...]:
+    """The faults that a run is to have: those of `texts`, by default of `inject`.
 
     Raises:
-        FaultError: when one cannot be read, lies beyond the run, or is one that the task cannot have.
+        FaultError: when one cannot be read, lies beyond the run, or is one that the task or algorithm cannot have.
     """
-    specs = tuple(parse_fault(text) for text in config.inject)
-    for text, spec in zip(config.inject, specs, strict=True):
+    algorithm = config.algorithm.name
+
+    def levels(code: str, mechanism: str, level: str) -> float:
+        return calibrated(task.name, algorithm, code, mechanism, level)
+
+    texts = config.inject if texts is None else texts
+    specs = tuple(parse_fault(text, levels) for text in texts)
+    for text, spec in zip(texts, specs, strict=True):
         last = min(config.steps, config.max_paid_steps or config.steps)
         if spec.onset > last:
             raise FaultError(
                 f"inject={text!r} begins at step {spec.onset}, after the last one (steps={last}); raise steps, or "
                 "max_paid_steps."
             )
-        if CATALOGUE[spec.code].needs_tool and len(task.max_new_tokens) < 2:
-            raise FaultError(f"inject={text!r}: task {task.name} calls no tool; use task.name=calculator.")
+        kind, mechanism = CATALOGUE[spec.code], mechanism_of(spec)
+        if mechanism.needs_tool and len(task.max_new_tokens) < 2:
+            others = [m.name for m in kind.mechanisms if not m.needs_tool]
+            fix = f"choose mechanism={' or '.join(others)}, or task.name=calculator" if others else (
+                "use task.name=calculator"
+            )  # fmt: skip
+            raise FaultError(f"inject={text!r}: task {task.name} calls no tool; {fix}.")
+        if algorithm not in mechanism.algorithms:
+            others = [m.name for m in kind.mechanisms if algorithm in m.algorithms]
+            fix = f"mechanism={' or '.join(others)}, or " if others else ""
+            raise FaultError(
+                f"inject={text!r}: {spec.code} by {spec.mechanism} needs algorithm.name="
+                f"{' or '.join(mechanism.algorithms)}, and this run has {algorithm}; choose {fix}that algorithm."
+            )
     return specs
 
 

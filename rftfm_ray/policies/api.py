@@ -26,7 +26,7 @@ class PolicyContext:
         diagnosis: what is wrong.
         tried: remedies of this incident so far, with their outcomes.
         levers: in force.
-        nominal: the settings of the configuration, before schedule and levers.
+        nominal: the settings that the configuration calls for at that step, before schedule and levers.
         snapshots: steps that a rollback can go back to.
         budget_left: remedies that this family of faults may still have.
         reports: the newest steps of the lineage, newest last.

@@ -127,7 +127,11 @@ _FIXED = (
 
 
 def nominal_settings(config: RunConfig, step: int | None = None) -> Settings:
-    """What the configuration says at `step` (from 1), before schedule and levers; None: after every warm-up."""
+    """What the configuration says at `step` (from 1), before schedule and levers.
+
+    None: as it is at the start, before any of `changes`, and after every warm-up.
+    """
+    config = config if step is None else config.at(step)
     algorithm, learner, critic = config.algorithm, config.learner, config.critic
     return Settings(
         lr=learner.lr,

@@ -56,6 +56,11 @@ class TreatmentSettings:
     halts: bool
     probe_size: int
     nominal: Settings
+    later: tuple[tuple[int, Settings], ...] = ()
+
+    def nominal_at(self, step: int) -> Settings:
+        """What the configuration calls for at a step: `nominal`, or the newest of the `later` ones."""
+        return next((settings for start, settings in reversed(self.later) if start <= step), self.nominal)
 
 
 def treatment_settings(config: RunConfig) -> TreatmentSettings:
@@ -71,6 +76,7 @@ def treatment_settings(config: RunConfig) -> TreatmentSettings:
         halts=guard.on_give_up == "halt",
         probe_size=config.probe.size,
         nominal=nominal_settings(config),
+        later=tuple((start, nominal_settings(stage)) for start, stage in config.stages()[1:]),
     )
 
 
@@ -281,7 +287,7 @@ class Treatment:
             diagnosis=self._diagnoses[incident.id],
             tried=incident.tried,
             levers=self.state.levers,
-            nominal=self._settings.nominal,
+            nominal=self._settings.nominal_at(step.step),
             snapshots=self._snapshots(),
             budget_left=left,
             reports=tuple(self._reports),

@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -183,6 +183,16 @@ class Grade:
     correct: bool
 
 
+RewardScale = Callable[[StepId], float]
+"""Factor on all rewards of a step."""
+
+
+def unscaled(step: StepId) -> float:
+    """Rewards as the task gives them."""
+    del step
+    return 1.0
+
+
 class Grader:
     """From transcripts to rewards: the live channel, a sample graded again by the trusted verifier, and the levers.
 
@@ -191,13 +201,17 @@ class Grader:
         channel: the live channel.
         seed: of the run; chooses the sample together with a trajectory's identity.
         sample_rate: share of trajectories graded again for the record.
+        scale: factor on every reward of a step, whoever grades it.
     """
 
-    def __init__(self, task: Task, channel: RewardChannel, seed: int, sample_rate: float) -> None:
+    def __init__(
+        self, task: Task, channel: RewardChannel, seed: int, sample_rate: float, scale: RewardScale = unscaled
+    ) -> None:
         self._trusted = TaskReward(task)
         self._channel = channel
         self._seed = seed
         self._sample_rate = sample_rate
+        self._scale = scale
         self._levers = Levers()
 
     def set_levers(self, levers: Levers) -> None:
@@ -212,21 +226,26 @@ class Grader:
         except RewardError as error:
             logger.warning("%s", error)
             return None
-        reward = live.reward
-        replaces = self._levers.regrade_rate is not None
-        if replaces and trusted is not None and abs(live.reward - trusted.reward) > REWARD_TOLERANCE:
-            reward = trusted.reward
+        found = reward = self.scaled(episode.step, live.reward)
+        known = math.nan if trusted is None else self.scaled(episode.step, trusted.reward)
+        # NaN, where nobody was asked, exceeds nothing.
+        if self._levers.regrade_rate is not None and abs(found - known) > REWARD_TOLERANCE:
+            reward = known
         if self._levers.reward_limit is not None:
             reward = max(-self._levers.reward_limit, min(self._levers.reward_limit, reward))
-        return Grade(reward, live.reward, math.nan if trusted is None else trusted.reward, live.correct)
+        return Grade(reward, found, known, live.correct)
 
     def live(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> float:
         """What the live channel gives, whatever the levers; NaN where it fails."""
         try:
-            return self._channel(episode, problem, transcript).reward
+            return self.scaled(episode.step, self._channel(episode, problem, transcript).reward)
         except RewardError as error:
             logger.warning("%s", error)
             return math.nan
+
+    def scaled(self, step: StepId, reward: float) -> float:
+        """What a task's own reward is worth in a step."""
+        return reward * self._scale(step)
 
     def _chosen(self, episode: EpisodeId) -> bool:
         lever = self._levers.regrade_rate

@@ -22,7 +22,7 @@ RIGHT, WRONG = -1, -2
 
 @dataclass(frozen=True, slots=True)
 class GoldenResponse:
-    """A response whose worth is known; `trusted` is what the trusted verifier gives for it."""
+    """A response whose worth is known; `trusted` is what the trusted verifier gives for it, before any scale."""
 
     problem: Problem
     transcript: Transcript
@@ -143,7 +143,7 @@ class Checks:
         for response in self._golden:
             episode = EpisodeId(step, response.problem.key, RIGHT if response.right else WRONG)
             live = grader.live(episode, response.problem, response.transcript)
-            found.append(GoldenGrade(response.right, live, response.trusted))
+            found.append(GoldenGrade(response.right, live, grader.scaled(step, response.trusted)))
         return found
 
     def known_calls(self, step: StepId, tools: ToolPool) -> list[bool]:

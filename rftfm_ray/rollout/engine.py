@@ -48,13 +48,17 @@ def prepare_environment() -> None:
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
-    """One turn to generate: `tokens` is the transcript so far, `seed` makes the sample a function of its identity."""
+    """One turn to generate: `tokens` is the transcript so far, `seed` makes the sample a function of its identity.
+
+    `paid_step` is when it is asked for; the sample does not depend on it.
+    """
 
     id: int
     tokens: Sequence[int]
     seed: int
     max_tokens: int
     stop_token_ids: Sequence[int]
+    paid_step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,10 @@ class VllmEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
+            repetition_penalty=sampling.repetition_penalty,
+            # A turn that may have no more than so many tokens cannot be asked for more.
+            min_tokens=min(sampling.min_tokens, request.max_tokens),
+            logit_bias=dict(sampling.logit_bias) or None,
         )
         self._engine.add_request(str(request.id), {"prompt_token_ids": list(request.tokens)}, params)
 

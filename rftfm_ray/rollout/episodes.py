@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from rftfm_ray.rollout.channels import SHADOW_EVERY, CallId, Channels, EpisodeId
 from rftfm_ray.rollout.checks import Answer, Checks, GoldenGrade, Replayed
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.jobs import EpisodeJob
+from rftfm_ray.rollout.seams import Engine, EpisodeSeams
 from rftfm_ray.rollout.termination import Ended, Limits, implied_termination
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.api import (
@@ -31,6 +32,7 @@ from rftfm_ray.tasks.api import (
     ToolCall,
     ToolStatus,
     Transcript,
+    scaled_limits,
     text_digest,
     unit_hash,
 )
@@ -38,19 +40,6 @@ from rftfm_ray.types import Levers, Sampling, StepId, Termination
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0)
 STATUS_CODE = {status: code for code, status in enumerate(ToolStatus)}
-
-
-class Engine(Protocol):
-    """What an episode needs of a generator."""
-
-    def submit(self, request: TurnRequest, sampling: Sampling) -> None:
-        """Queue a turn."""
-
-    def step(self) -> Iterable[TurnResult]:
-        """Advance; gives the turns that ended."""
-
-    def busy(self) -> bool:
-        """Whether turns are queued or running."""
 
 
 @dataclass(slots=True)
@@ -136,6 +125,8 @@ class EpisodeRunner:
         max_model_len: int,
         run_seed: int,
         channels: Channels | None = None,
+        seams: EpisodeSeams | None = None,
+        token_scale: Callable[[StepId], float] = lambda _: 1.0,
     ) -> None:
         self._engine = engine
         self._task = task
@@ -146,9 +137,8 @@ class EpisodeRunner:
         self._refill_rounds = 0
         self._last: Batch | None = None
         self._stop_ids = [*codec.eos_ids, *codec.ids_containing(task.stop)]
-        self._limits = Limits(
-            frozenset(codec.eos_ids), frozenset(self._stop_ids), tuple(task.max_new_tokens), max_model_len
-        )
+        self._seams = EpisodeSeams() if seams is None else seams
+        self._token_scale = token_scale
 
     def prepare(self, golden: Sequence[Problem]) -> None:
         """Take problems that are never trained on for the checks that need known answers."""
@@ -207,6 +197,12 @@ class EpisodeRunner:
             for result in self._engine.step() if self._engine.busy() else ():
                 self._take_turn(batch, result)
 
+    def _limits(self, episode: Episode, step: StepId) -> Limits:
+        """What ends a turn or the episode, besides the environment."""
+        turns = scaled_limits(self._task.max_new_tokens, self._token_scale(step))
+        limits = Limits(frozenset(self._codec.eos_ids), frozenset(self._stop_ids), turns, self._max_model_len)
+        return self._seams.limits(episode.identity(step), limits)
+
     def _request_turn(self, batch: Batch, index: int) -> None:
         episode = batch.episodes[index]
         turn = len(episode.turns)
@@ -216,9 +212,10 @@ class EpisodeRunner:
             episode.termination = Termination.MAX_TOKENS if turn else Termination.FAILED
             return
         seed = request_seed(self._run_seed, batch.step, episode.job, turn, episode.refill)
-        limit = min(self._task.max_new_tokens[turn], room)
+        limit = min(self._limits(episode, batch.step).turn_tokens[turn], room)
         sampling = GREEDY if episode.job.greedy else batch.sampling
-        self._engine.submit(TurnRequest(index, episode.tokens, seed, limit, self._stop_ids), sampling)
+        paid = batch.step.paid_step
+        self._engine.submit(TurnRequest(index, episode.tokens, seed, limit, self._stop_ids, paid), sampling)
 
     def _take_turn(self, batch: Batch, result: TurnResult) -> None:
         episode = batch.episodes[result.id]
@@ -232,7 +229,10 @@ class EpisodeRunner:
             text = text[: text.index(self._task.stop) + len(self._task.stop)]
         episode.turns.append(text)
         episode.text += text
-        if ended:
+        turn, last = len(episode.turns) - 1, len(self._task.max_new_tokens) - 1
+        if ended and turn < last and self._seams.goes_on(episode.identity(batch.step), turn):
+            self._request_turn(batch, result.id)
+        elif ended:
             episode.termination = Termination.EOS
         elif not stopped:
             episode.termination = Termination.MAX_TOKENS
@@ -246,7 +246,7 @@ class EpisodeRunner:
         try:
             asked = CallId(episode.identity(batch.step), turn, tries)
             observation: Observation | None = tools.ask(asked, episode.job.problem, text)
-            observed = [] if observation is None else self._codec.encode(observation.text)
+            observed = [] if observation is None else self._codec.encode(self._seams.read(asked, observation.text))
             call = None if observation is None else dataclasses.replace(observation.call, turn=turn)
             if call is not None:
                 STATUS_CODE[call.status]
@@ -334,7 +334,9 @@ class EpisodeRunner:
             "shadow_ok": flags(batch.shadow_ok),
             "known_ok": flags(batch.known_ok),
             "observation_ok": flags(text_digest(o.text) == o.digest for o in observed),
-            "termination_ok": flags(implied_termination(e.ended(), self._limits) is e.termination for e in episodes),
+            "termination_ok": flags(
+                implied_termination(e.ended(), self._limits(e, batch.step)) is e.termination for e in episodes
+            ),
             "replayed": flags(r is not None for r in replays),
             "replay_observation_ok": flags(r is None or r.observation_ok for r in replays),
             "replay_termination_ok": flags(r is None or r.termination_ok for r in replays),

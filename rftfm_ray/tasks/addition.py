@@ -49,6 +49,17 @@ def slip_rate(prompt: str) -> float:
     return 1 / (1 + math.exp(lean))
 
 
+def carries(sum_of: Problem) -> float:
+    """How many columns of a sum carry into the next one."""
+    operands = [int(operand) for operand in sum_of.prompt.removesuffix("=").split("+")]
+    found = carry = 0
+    while any(operands):
+        carry = (carry + sum(operand % 10 for operand in operands)) // 10
+        operands = [operand // 10 for operand in operands]
+        found += carry > 0
+    return float(found)
+
+
 class Addition(Task):
     """Reward 1 for the right sum, else 0."""
 
@@ -67,6 +78,9 @@ class Addition(Task):
     def verify(self, problem: Problem, transcript: Transcript) -> Verdict:
         right = transcript.finished and transcript.turns[-1] == problem.answer
         return Verdict(reward=float(right), correct=right)
+
+    def difficulty(self, problem: Problem) -> float:
+        return carries(problem)
 
     def demonstration(self, rng: random.Random, *, slips: bool = True) -> Demonstration:
         """A right answer, or one with its carry forgotten or invented, to a problem that is not held out.

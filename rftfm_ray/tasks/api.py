@@ -129,6 +129,16 @@ class Task(abc.ABC):
         """A transcript that solves `problem`; it must verify as correct. Checked before a run starts."""
         return Transcript(turns=(problem.answer,))
 
+    def difficulty(self, problem: Problem) -> float:
+        """How hard `problem` is, larger for a harder one, in any unit; what `task.hard_share` goes by."""
+        del problem
+        return 0.0
+
+
+def scaled_limits(limits: Sequence[int], scale: float) -> tuple[int, ...]:
+    """A task's limits of tokens per turn under `task.token_scale`: rounded, and at least 1."""
+    return tuple(limits) if scale == 1 else tuple(max(1, round(limit * scale)) for limit in limits)
+
 
 def text_digest(text: str) -> str:
     """A hash of `text` as 16 hexadecimal digits; equal on every machine and in every process."""

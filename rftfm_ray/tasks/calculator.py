@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rftfm_ray.errors import TaskError
-from rftfm_ray.tasks.addition import HELDOUT_SIZE, draw, draw_distinct
+from rftfm_ray.tasks.addition import HELDOUT_SIZE, carries, draw, draw_distinct
 from rftfm_ray.tasks.api import Demonstration, Observation, Problem, Task, ToolCall, ToolStatus, Transcript, Verdict
 from rftfm_ray.tasks.arithmetic import ExpressionError, evaluate
 
@@ -57,6 +57,9 @@ class Calculator(Task):
         call = CALL + problem.prompt.removesuffix("=") + END
         observed = self.respond(problem, 0, call)
         return Transcript(turns=(call, problem.answer), calls=(observed.call,) if observed else ())
+
+    def difficulty(self, problem: Problem) -> float:
+        return carries(problem)
 
     def demonstration(self, rng: random.Random) -> Demonstration:
         """A worked episode of mixed quality, for a start that leaves something to learn.

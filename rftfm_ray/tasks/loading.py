@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Sequence
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import RewardError, TaskError
@@ -11,6 +13,7 @@ from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.tasks.api import Problem, Task, Transcript
 from rftfm_ray.tasks.calculator import Calculator
 from rftfm_ray.tasks.rewards import verify
+from rftfm_ray.tasks.stream import Part
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Addition, Calculator)}
 
@@ -77,8 +80,40 @@ def check_task(task: Task, config: RunConfig) -> tuple[tuple[Problem, ...], tupl
     limits: object = task.max_new_tokens
     if not (isinstance(limits, tuple) and limits and all(isinstance(n, int) and n >= 1 for n in limits)):
         raise TaskError(f"Task {task.name} has max_new_tokens={limits!r}; give one positive limit per turn.")
+    _check_difficulty(task, pool, config)
     _check_verifier(task, heldout[0])
     return pool, heldout[: max(config.probe.size, config.probe.final_size)]
+
+
+def _check_difficulty(task: Task, pool: Sequence[Problem], config: RunConfig) -> None:
+    if any(stage.task.hard_share > 0 for _, stage in config.stages()):
+        harder_half(task, pool)
+
+
+def harder_half(task: Task, pool: Sequence[Problem]) -> tuple[Problem, ...]:
+    """The harder half of `pool` by `Task.difficulty`; of equally hard problems those that stand first.
+
+    Raises:
+        TaskError: when the task cannot tell them apart.
+    """
+    try:
+        levels = [float(task.difficulty(problem)) for problem in pool]
+    except Exception as error:  # the task's own code may raise anything
+        raise TaskError(f"Task {task.name}.difficulty raised {type(error).__name__}: {error}; correct it.") from error
+    if any(math.isnan(level) for level in levels):
+        raise TaskError(f"Task {task.name}.difficulty gave NaN; give a number for every problem.")
+    if len(set(levels)) < 2:
+        raise TaskError(
+            f"Task {task.name} calls all its problems equally hard, so task.hard_share has no harder half to draw "
+            "from; define Task.difficulty, or leave task.hard_share at 0."
+        )
+    places = sorted(range(len(pool)), key=lambda place: -levels[place])[: len(pool) // 2]
+    return tuple(pool[place] for place in sorted(places))
+
+
+def hard_part(task: Task, pool: Sequence[Problem], config: RunConfig) -> Part:
+    """The harder half of the pool as a part of the prompts, with the share that is in force at a step."""
+    return Part("hard", harder_half(task, pool), lambda step: config.at(step.step).task.hard_share)
 
 
 def _check_verifier(task: Task, problem: Problem) -> None:

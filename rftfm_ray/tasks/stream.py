@@ -2,29 +2,80 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from rftfm_ray.tasks.api import Problem
+from rftfm_ray.types import StepId
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the pool from which a share of the prompts of some steps comes."""
+
+    name: str
+    problems: Sequence[Problem]
+    share: Callable[[StepId], float]
 
 
 class PromptStream:
-    """The pool, pass after pass, in an order drawn anew for every pass."""
+    """The pool, pass after pass, in an order drawn anew for every pass.
 
-    def __init__(self, pool: Sequence[Problem], seed: int) -> None:
-        self._pool = pool
-        self._seed = seed
+    Positions at which the share of a part rises by one give their place to the next problem of that part, which has
+    passes of its own; all others hold what they would hold without parts. Of several parts the later one wins.
+    """
+
+    def __init__(self, pool: Sequence[Problem], seed: int, parts: Sequence[Part] = ()) -> None:
+        self._whole = _Passes(pool, f"prompts/{seed}")
+        self._parts = [(part, _Passes(part.problems, f"prompts/{seed}/{part.name}")) for part in parts]
+
+    def take(self, cursor: int, count: int, step: StepId | None = None) -> tuple[Problem, ...]:
+        """The `count` problems from position `cursor` (from 0) on; with the parts that have a share at `step`."""
+        taken = [self._whole.at(position) for position in range(cursor, cursor + count)]
+        for part, passes in self._parts:
+            share = 0.0 if step is None else part.share(step)
+            if share > 0:
+                _replace(taken, cursor, share, passes)
+        return tuple(taken)
+
+
+def _replace(taken: list[Problem], cursor: int, share: float, passes: _Passes) -> None:
+    """Put problems of a part in a share of the places, none of them twice as long as there are others."""
+    places = [place for place in range(len(taken)) if _rises(cursor + place, share)]
+    held = {problem.key for place, problem in enumerate(taken) if place not in set(places)}
+    for place in places:
+        first = math.floor((cursor + place) * share)
+        nearest = (passes.at(first + further) for further in range(passes.size))
+        fresh = next((problem for problem in nearest if problem.key not in held), None)
+        taken[place] = taken[place] if fresh is None else fresh
+        held.add(taken[place].key)
+
+
+def _rises(position: int, share: float) -> bool:
+    return math.floor((position + 1) * share) > math.floor(position * share)
+
+
+class _Passes:
+    """Problems without end."""
+
+    def __init__(self, problems: Sequence[Problem], name: str) -> None:
+        self._problems = problems
+        self._name = name
         self._orders: dict[int, list[int]] = {}
 
-    def take(self, cursor: int, count: int) -> tuple[Problem, ...]:
-        """The `count` problems from position `cursor` (from 0) on."""
-        return tuple(self._at(position) for position in range(cursor, cursor + count))
+    @property
+    def size(self) -> int:
+        """Problems of one pass."""
+        return len(self._problems)
 
-    def _at(self, position: int) -> Problem:
-        number, place = divmod(position, len(self._pool))
+    def at(self, position: int) -> Problem:
+        """The problem at a position, from 0."""
+        number, place = divmod(position, len(self._problems))
         if number not in self._orders:
-            order = list(range(len(self._pool)))
-            random.Random(f"prompts/{self._seed}/{number}").shuffle(order)
+            order = list(range(len(self._problems)))
+            random.Random(f"{self._name}/{number}").shuffle(order)
             # At most two passes are in use at a time: one may end within a step.
             self._orders = {k: v for k, v in self._orders.items() if k >= number - 1} | {number: order}
-        return self._pool[self._orders[number][place]]
+        return self._problems[self._orders[number][place]]

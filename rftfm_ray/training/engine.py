@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -149,6 +149,21 @@ class LearnerEngine:
             for name, value in self._inner.state[master].items():
                 value.copy_(moments[name] if name in moments else torch.zeros_like(value))
 
+    def keep(self, share: float) -> list[Tensor]:
+        """Copies of the first `share` of every part of the policy's master weights, for `put_back`; none of 0."""
+        if share == 0:
+            return []
+        flat = [master.detach().reshape(-1) for master in self._policy_masters()]
+        return [master[: round(share * len(master))].clone() for master in flat]
+
+    def put_back(self, kept: Sequence[Tensor]) -> None:
+        """Undo the last update of what `keep` gave, as an optimizer does that does not know of these weights."""
+        with torch.no_grad():
+            for master, old in zip(self._policy_masters(), kept, strict=False):
+                master.data.reshape(-1)[: len(old)].copy_(old)
+            if kept:
+                self._publish()
+
     def sample(self) -> Tensor:
         """A copy of about `SAMPLED_WEIGHTS` master weights, always the same ones: how far did an update go?"""
         masters = [master.detach().reshape(-1) for master in self._policy_masters()]
@@ -231,6 +246,10 @@ class LearnerEngine:
         for name, tensor in live.items():
             tensor.copy_(saved[name])
         torch.set_rng_state(tensors["rng.torch"])
+        self._publish()
+
+    def _publish(self) -> None:
+        """Let the module hold what the master weights say."""
         if self._stage == 3:
             for half, full in zip(
                 self._optimizer.fp16_partitioned_groups_flat,

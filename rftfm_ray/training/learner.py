@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +24,9 @@ from rftfm_ray.training.gate import CommitGate, RawStep, Recipe
 from rftfm_ray.training.losses import token_logprobs
 from rftfm_ray.training.objective import Forward, Goal, goal_of, terms
 from rftfm_ray.training.packing import MicroBatch, pack, pack_sequences, split_groups, split_rows, token_weights
+from rftfm_ray.training.seams import LearnerSeams
 from rftfm_ray.training.tally import Tally, change_of, moved_by
 from rftfm_ray.types import CreditMetrics, GuardMode, Levers, Settings, StepId, UpdateMetrics, Veto, VetoRecord
-
-Gain = Callable[[StepId], float]
-"""What the optimizer makes of the rate that it is told: 1 in a sound one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +43,9 @@ class UpdateReport:
 class _Step:
     """One step under way: what it goes by, and what has been looked at before its first update."""
 
+    id: StepId
     batch: TrajectoryBatch
     settings: Settings
-    gain: float
     minibatches: list[list[MicroBatch]]
     looks: list[list[Forward]] | None
     ahead: Forward | None
@@ -67,7 +65,11 @@ class Learner:
     """The policy that learns, with or without a critic, its frozen reference, and the gate in front of every update."""
 
     def __init__(
-        self, config: RunConfig, model_path: str, schedule: Schedule | None = None, gain: Gain | None = None
+        self,
+        config: RunConfig,
+        model_path: str,
+        schedule: Schedule | None = None,
+        seams: LearnerSeams | None = None,
     ) -> None:
         critic = config.critic if config.algorithm.name == "ppo" else None
         self._critic = critic is not None
@@ -77,15 +79,16 @@ class Learner:
         if config.algorithm.kl_coef > 0:
             self._reference = load_causal_lm(model_path, config.model.dtype).to(self.engine.device)
             self._reference.requires_grad_(False)
-        self.begin(config, schedule, gain)
+        self.begin(config, schedule, seams)
 
-    def begin(self, config: RunConfig, schedule: Schedule | None = None, gain: Gain | None = None) -> None:
+    def begin(self, config: RunConfig, schedule: Schedule | None = None, seams: LearnerSeams | None = None) -> None:
         """Begin a run under `config`, which must call for the same engine; its state is the caller's to put back."""
         self._config = config
         self._reference_done = 0.0
         self._watched = config.guard.mode is not GuardMode.OFF
         self._schedule = config_schedule(config) if schedule is None else schedule
-        self._gain = gain
+        self._seams = LearnerSeams() if seams is None else seams
+        self._temperature = config.rollout.temperature
         gate = config.gate
         self.gate = CommitGate(
             gate.grad_norm_factor, gate.grad_norm_window, gate.grad_norm_warmup, gate.advantage_tolerance
@@ -94,7 +97,8 @@ class Learner:
 
     def settings(self, step: StepId) -> Settings:
         """The values in force at `step`."""
-        return effective(nominal_settings(self._config, step.step), self._schedule(step), self.levers)
+        found = effective(nominal_settings(self._config, step.step), self._schedule(step), self.levers)
+        return self._seams.settings(step, found)
 
     def update(self, batch: TrajectoryBatch, step: StepId, model_version: int | None = None) -> UpdateReport:
         """Learn from one step's trajectories: as many updates as minibatches, less those that the gate refuses.
@@ -103,6 +107,7 @@ class Learner:
         """
         began, self._reference_done = time.perf_counter(), 0.0
         settings, factor = self.settings(step), self._schedule(step)
+        self._temperature = self._config.at(step.step).rollout.temperature
         rule = rule_of(self._config, settings)
         kept = members(batch, rule)
         # With top_p the rollout samples from a cut distribution, which the learner does not know.
@@ -111,12 +116,14 @@ class Learner:
         minibatches = [self._pack(batch, rows, kept) for rows in split_groups(batch.group, settings.minibatches)]
         looks, ahead = self._look(minibatches, settings)
         values = self._values(batch, minibatches, looks, ahead)
-        credit = assign(batch, rule, values)
+        if values is not None:
+            values = self._seams.values(step, batch, values)
+        credit = self._seams.assigned(step, batch, assign(batch, rule, values))
         error, refused = self._check(batch, kept, credit, rule, values)
+        credit = self._seams.delivered(step, batch, credit)
         if refused is None:
             goals = [[goal_of(micro, credit, values) for micro in micros] for micros in minibatches]
-            gain = 1.0 if self._gain is None else self._gain(step)
-            vetoes = self._updates(_Step(batch, settings, gain, minibatches, looks, ahead, goals, tally))
+            vetoes = self._updates(_Step(step, batch, settings, minibatches, looks, ahead, goals, tally))
         else:
             vetoes = [refused]
         stale = float(np.mean(model_version - batch.model_version)) if model_version is not None else 0.0
@@ -155,14 +162,13 @@ class Learner:
         if not self._critic and len(minibatches) <= 1:
             return None, None
         if len(minibatches) == 1 and len(minibatches[0]) == 1:
-            return None, self._forward(minibatches[0][0], entropy_gradient=settings.entropy_coef > 0)
+            return None, self._forward(minibatches[0][0], entropy_gradient=settings.entropy_coef != 0)
         with torch.no_grad():
             return [[self._forward(micro) for micro in micros] for micros in minibatches], None
 
     def _forward(self, micro: MicroBatch, *, entropy_gradient: bool = False) -> Forward:
         logits, values = self.engine.forward(micro.packed, micro.row, micro.column)
-        temperature = self._config.rollout.temperature
-        logprobs, entropy = token_logprobs(logits, micro.targets, temperature, entropy_gradient=entropy_gradient)
+        logprobs, entropy = token_logprobs(logits, micro.targets, self._temperature, entropy_gradient=entropy_gradient)
         return Forward(logprobs, entropy, values)
 
     def _values(
@@ -213,7 +219,7 @@ class Learner:
         """Runs in a thread: on a CPU the reference's pass overlaps with the policy's."""
         with torch.no_grad():
             logits = predict(self._reference, micro.packed, micro.row, micro.column)
-            found = token_logprobs(logits, micro.targets, self._config.rollout.temperature, entropy_gradient=False)[0]
+            found = token_logprobs(logits, micro.targets, self._temperature, entropy_gradient=False)[0]
         self._reference_done = self._reference_done or time.perf_counter()
         return found
 
@@ -247,7 +253,7 @@ class Learner:
         references = [self._thread.submit(self._reference_logprobs, m) for m in micros] if self._reference else None
         total_loss, critic = 0.0, self._config.critic
         for i, micro in enumerate(micros):
-            now = step.ahead or self._forward(micro, entropy_gradient=settings.entropy_coef > 0)
+            now = step.ahead or self._forward(micro, entropy_gradient=settings.entropy_coef != 0)
             old = step.looks[index][i].logprobs if step.looks is not None else now.logprobs.detach()
             if sample is not None and sample.before is None:
                 sample.before = old[: len(sample.micro.targets)]
@@ -265,7 +271,9 @@ class Learner:
         if record is not None:
             self.engine.discard()
             return record
-        self.engine.commit(settings.lr * step.gain, settings.max_grad_norm, settings.critic_lr)
+        kept = self.engine.keep(self._seams.held(step.id))
+        self.engine.commit(settings.lr * self._seams.gain(step.id), settings.max_grad_norm, settings.critic_lr)
+        self.engine.put_back(kept)
         # The gradient of the head alone says nothing about what is usual once the policy moves too.
         if not settings.freeze_policy:
             self.gate.accept(grad_norm)

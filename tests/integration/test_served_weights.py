@@ -42,7 +42,7 @@ def group(request: pytest.FixtureRequest, cluster: None, tmp_path_factory: pytes
     config = load_config(None, [f"model.path={path}", "probe.size=16"])
     task = load_task("calculator")
     pool, heldout = check_task(task, config)
-    started = start_group(f"served-{request.param}", config, str(path), task, pool[:4], (), heldout[:8])
+    started = start_group(f"served-{request.param}", config, str(path), task, pool[:4], (), (), heldout[:8])
     yield started
     started.stop()
 

@@ -12,6 +12,7 @@ import pytest
 
 from rftfm_ray.actors import controller as controller_module
 from rftfm_ray.actors.controller import ControllerActor, GuardTotals, News, declared
+from rftfm_ray.actors.group import ActorGroup
 from rftfm_ray.actors.learner import Position
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.detection.signals import INDEX, SIGNALS
@@ -48,6 +49,7 @@ class Hands:
     error: Exception | None = None
     orders: list[tuple[Order, Position, StepId]] = field(default_factory=list)
     told: list[tuple[DeclaredChange, int | None]] = field(default_factory=list)
+    groups: list[ActorGroup] = field(default_factory=list)
     probed: list[Position] = field(default_factory=list)
     seen: list[tuple[str, EntryKind]] = field(default_factory=list)
 
@@ -76,6 +78,10 @@ class Hands:
         """Remember it."""
         self._look("tell_monitor")
         self.told.append((change, rewound_to))
+
+    def regroup(self, group: ActorGroup) -> None:
+        """Remember it."""
+        self.groups.append(group)
 
 
 @dataclass

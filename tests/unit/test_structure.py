@@ -50,9 +50,11 @@ LAYERS = {
     "remediation": 5,
     "guard": 5,
     "planning": 5,
+    "course": 5,
     "run": 6,
-    "cli": 7,
-    "__main__": 8,
+    "faultbench": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from rftfm_ray.actors.warm import WarmActors, actors_key
 from rftfm_ray.config import RolloutConfig, RunConfig, load_config
 from rftfm_ray.errors import LearnerError, PlacementError, RolloutError
 from rftfm_ray.faults.catalogue import FaultSpec, parse_fault
+from rftfm_ray.faults.twins import parse_twin
 from rftfm_ray.models import ASSETS
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.rollout import engine as engine_module
@@ -154,14 +156,15 @@ def test_next_run_is_made_on_the_same_actors_where_it_can_be(starter: Starter) -
 
 def test_new_and_reset_actors_are_told_the_same_of_a_run(starter: Starter) -> None:
     spike = (parse_fault("RF-1@1:2"),)
-    first, second = planned("a"), planned("b", "seed=5", faults=spike)
+    slow = (parse_twin("slow_tool@3"),)
+    first, second = planned("a"), dataclasses.replace(planned("b", "seed=5", faults=spike), twins=slow)
     with WarmActors() as warm:
         warm.take(first)
         warm.take(second)
     problems, golden = [*POOL, *HELDOUT], HELDOUT[:2]
     assert starter.told == [
-        ("a", first.config, TINY, first.task, problems, (), golden),
-        ("b", second.config, second.task, problems, spike, golden),
+        ("a", first.config, TINY, first.task, problems, (), (), golden),
+        ("b", second.config, second.task, problems, spike, slow, golden),
     ]
 
 
@@ -228,7 +231,8 @@ def test_reset_reaches_every_actor_in_its_own_role_before_it_is_prepared(monkeyp
     monkeypatch.setattr(group_module, "wait_for", wait)
     config, task, faults = load_config(None, ["rollout.num_actors=2", "seed=4"]), Addition(), [parse_fault("RF-1@1:2")]
     old = ActorGroup(Handle("learner"), [Handle("first"), Handle("second")], ((1, 2),), cast("Any", "place"))
-    new = reset_group(old, "next", config, task, POOL, faults, HELDOUT)
+    twins = [parse_twin("slow_tool@3")]
+    new = reset_group(old, "next", config, task, POOL, faults, twins, HELDOUT)
     assert [(actor, verb) for actor, verb, *_ in waited] == [
         ("learner", "reset"), ("first", "reset"), ("second", "reset"),
         ("first", "prepare"), ("learner", "snapshot_steps"), ("second", "prepare"),
@@ -236,7 +240,7 @@ def test_reset_reaches_every_actor_in_its_own_role_before_it_is_prepared(monkeyp
     roles = [call[2] for call in waited[:3]]
     assert [role.actor_name for role in roles] == ["next/learner-0", "next/rollout-0", "next/rollout-1"]
     assert waited[0][3:] == (config, faults)
-    assert [call[3:] for call in waited[1:3]] == [(config, task, faults)] * 2
+    assert [call[3:] for call in waited[1:3]] == [(config, task, faults, twins)] * 2
     assert (new.learner, new.rollouts, new.placement) == (old.learner, old.rollouts, old.placement)
     assert new.parity == waited[3], "those of the run before belong to its prompts"
 

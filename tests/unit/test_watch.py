@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import pickle
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from rftfm_ray.detection.identities import IDENTITIES
 from rftfm_ray.detection.signals import INDEX
 from rftfm_ray.diagnosis import watch as watch_module
 from rftfm_ray.diagnosis.watch import Watch
-from rftfm_ray.verdicts import Assessment, DeclaredChange, Evidence, StepReport, Symptom
+from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, Evidence, StepReport, Symptom
 
 Make = Callable[..., StepReport]
 Recorded = dict[str, list[StepReport]]
@@ -268,23 +269,48 @@ class _Silent:
         """Nothing to tell."""
 
 
+def _judged(actor: MonitorActor, items: Sequence[StepReport | Declaration]) -> tuple[Assessment, ...]:
+    return tuple(found for found in actor.assess(items) if isinstance(found, Assessment))
+
+
 def test_actor_judges_in_order_and_goes_back_before_it_forgets(
     actor: MonitorActor, recorded: Recorded, watch_settings: WatchSettings
 ) -> None:
     reports, watch = recorded["arithmetic_od1"], Watch(watch_settings)
-    assert _same(actor.assess(reports[:20]), tuple(watch.assess(report) for report in reports[:20]))
+    assert _same(_judged(actor, reports[:20]), tuple(watch.assess(report) for report in reports[:20]))
     change = DeclaredChange("levers", 16, ("kl_ref", "update_ratio"), "order 1")
     actor.changed(change, 15)
     watch.rewind(15)
     watch.declare(change)
     # A report of the attempt that has ended is late: it is no part of what is watched any more.
-    (late,) = actor.assess(reports[20:21])
+    (late,) = _judged(actor, reports[20:21])
     assert (late.report, late.diagnosis) == (reports[20], None)
     again = [replace(report, id=replace(report.id, attempt=1)) for report in reports]
-    assert _same(actor.assess(again[15:]), tuple(watch.assess(report) for report in again[15:]))
+    assert _same(_judged(actor, again[15:]), tuple(watch.assess(report) for report in again[15:]))
     actor.changed(change, None)
     watch.declare(change)
-    assert _same(actor.assess(again[:3]), tuple(watch.assess(report) for report in again[:3]))
+    assert _same(_judged(actor, again[:3]), tuple(watch.assess(report) for report in again[:3]))
+
+
+def test_declared_change_counts_from_its_place_between_reports_on(
+    actor: MonitorActor, recorded: Recorded, watch_settings: WatchSettings
+) -> None:
+    reports, watch = recorded["arithmetic_od1"], Watch(watch_settings)
+    told = Declaration(reports[18].id, DeclaredChange("configuration", 19, ("kl_ref", "update_ratio"), "lr"))
+    items: list[StepReport | Declaration] = [*reports[:18], told, *reports[18:]]
+    found = actor.assess(items)
+    assert [isinstance(each, Declaration) for each in found] == [isinstance(each, Declaration) for each in items]
+    assert found[18] == told, "it is handed on to the journal"
+    wanted = [watch.assess(report) for report in reports[:18]]
+    watch.declare(told.change)
+    wanted += [watch.assess(report) for report in reports[18:]]
+    assert _same(tuple(each for each in found if isinstance(each, Assessment)), tuple(wanted))
+    # Of an attempt that has ended: its detectors are gone.
+    actor.changed(told.change, 15)
+    before = copy.deepcopy(actor._watch)
+    assert actor.assess([told]) == (told,)
+    again = [replace(report, id=replace(report.id, attempt=1)) for report in reports]
+    assert _same(_judged(actor, again[15:]), tuple(before.assess(report) for report in again[15:]))
 
 
 def test_battery_is_what_a_watch_runs(watch_settings: WatchSettings) -> None:

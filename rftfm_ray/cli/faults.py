@@ -1,0 +1,106 @@
+"""`rftfm faults`: what can be injected, and what it does."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rftfm_ray.faults import catalogue, twins
+from rftfm_ray.faults.kinds import ALGORITHMS, CATALOGUE, FaultKind, Mechanism
+from rftfm_ray.faults.twins import TWINS
+
+faults = typer.Typer(help="What can be injected in a fire drill, and what it does.", no_args_is_help=True)
+
+
+@faults.command("list")
+def list_faults(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """The sixteen faults with their mechanisms, and the benign twins, for `rftfm train --inject`."""
+    if json:
+        sys.stdout.write(jsonlib.dumps(listing(), indent=1) + "\n")
+        return
+    console = Console()
+    console.print(_fault_table())
+    console.print(_twin_table())
+    console.print(
+        f"A fault: --inject {catalogue.SYNTAX}\nA twin:  --inject {twins.SYNTAX}\nSteps are paid steps: no rollback "
+        "rewinds them. The first mechanism is the default. Several may be injected at once.",
+        markup=False, highlight=False,
+    )  # fmt: skip
+
+
+def listing() -> dict[str, list[dict[str, object]]]:
+    """What there is, as `--json` prints it."""
+    return {
+        "faults": [
+            {
+                "code": kind.code,
+                "name": kind.name,
+                "family": kind.family,
+                "mechanisms": [mechanism.name for mechanism in kind.mechanisms],
+                "algorithms": list(kind.algorithms),
+                "summary": kind.summary,
+            }
+            for kind in CATALOGUE.values()
+        ],
+        "twins": [
+            {"name": twin.name, "declared": twin.declared, "summary": twin.summary} for twin in TWINS.values()
+        ],
+    }  # fmt: skip
+
+
+def _fault_table() -> Table:
+    table = Table(title="Faults", title_justify="left", expand=True)
+    for heading, ratio in (("fault", 3), ("mechanism, where it acts", 5), ("strength: default, from, to", 6)):
+        table.add_column(heading, ratio=ratio)
+    for kind in CATALOGUE.values():
+        for place, mechanism in enumerate(kind.mechanisms):
+            name = f"[bold]{kind.code}[/] {kind.name}" if place == 0 else ""
+            table.add_row(name, f"[bold]{mechanism.name}[/]: {mechanism.acts_in}", _strength(kind, mechanism))
+        table.add_section()
+    return table
+
+
+def _strength(kind: FaultKind, mechanism: Mechanism) -> str:
+    found, needs = mechanism.strength, []
+    if mechanism.needs_tool:
+        needs.append("a task with a tool")
+    if mechanism.algorithms != ALGORITHMS:
+        needs.append(f"algorithm.name={' or '.join(mechanism.algorithms)}")
+    del kind
+    said = f"{found.meaning}: {found.default:g}, {found.low:g}, {found.high:g}"
+    return f"{said}; needs {' and '.join(needs)}" if needs else said
+
+
+def _twin_table() -> Table:
+    table = Table(title="Benign twins", title_justify="left", expand=True)
+    for heading, ratio in (("twin", 3), ("what it is", 5), ("strength: default, from, to", 6)):
+        table.add_column(heading, ratio=ratio)
+    for twin in TWINS.values():
+        said = "declared: " if twin.declared else "undeclared: "
+        strength = f"{twin.meaning}: {twin.default_strength:g}, {twin.low:g}, {twin.high:g}"
+        table.add_row(f"[bold]{twin.name}[/]", said + twin.summary, strength)
+    return table
+
+
+@faults.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Page to write; its plots go beside it.")] = Path(
+        "docs/faults.md"
+    ),
+    steps: Annotated[int, typer.Option(min=20, max=1000, help="Steps of every run.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every run.")] = 3000,
+    only: Annotated[list[str] | None, typer.Option(help="A fault to show, by its code; repeatable.")] = None,
+) -> None:
+    """Run every fault, easy and hard, against the healthy run of the same seed, and write a page about them."""
+    from rftfm_ray.faultbench.demo import demonstrate
+
+    codes = [catalogue.kind_of(code).code for code in only or CATALOGUE]
+    demonstrate(out, codes, steps, seed, Console(stderr=True))

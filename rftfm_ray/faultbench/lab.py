@@ -1,0 +1,104 @@
+"""Experiments: many short runs on warm actors, each measured and none judged; forks of a healthy run."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.actors.warm import WarmActors
+from rftfm_ray.config import RunConfig
+from rftfm_ray.detection.dictionary import DICTIONARY, Scale
+from rftfm_ray.detection.signals import report_of, value
+from rftfm_ray.planning import plan
+from rftfm_ray.run import execute
+from rftfm_ray.telemetry.events import read_events
+from rftfm_ray.types import StepRow
+
+# What no experiment wants to wait for, and what would end one: that weights have not arrived is a finding here.
+QUICK = {
+    "checkpoints": {"every": 0, "at_end": False}, "report": {"at_end": False}, "records": {"trajectory_rate": 0.0},
+    "probe": {"every": 0, "final_size": 16, "sampled_share": 0.0}, "snapshots": {"every": 0},
+    "sync": {"parity_every": 0}, "guard": {"mode": "observe"},
+}  # fmt: skip
+
+# Nothing at all has no logarithm: it counts as this.
+LEAST = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What a run has come to: its steps, when the effects of its faults began, and its last held-out accuracy."""
+
+    rows: tuple[StepRow, ...]
+    effects: tuple[int | None, ...]
+    accuracy: float
+
+    def signal(self, name: str) -> NDArray[np.float64]:
+        """One signal, step by step; natural logarithms of those that are compared by their ratio."""
+        found = np.array([value(report_of(row), name) for row in self.rows])
+        if DICTIONARY[name].scale is not Scale.RATIO:
+            return found
+        logarithms: NDArray[np.float64] = np.log(np.maximum(found, LEAST))
+        return logarithms
+
+
+def quick(config: RunConfig, **sections: object) -> RunConfig:
+    """`config` for an experiment: nothing is saved, and little is probed."""
+    tree = config.model_dump(mode="json")
+    for name, keys in QUICK.items():
+        tree[name] |= keys
+    for name, keys in sections.items():
+        tree[name] = tree[name] | keys if isinstance(keys, dict) else keys
+    return RunConfig.model_validate(tree)
+
+
+class Lab:
+    """Warm actors and a place for what runs leave behind. Ray must be connected; use it in a `with`."""
+
+    def __init__(self) -> None:
+        self._warm = WarmActors()
+        self._folder = Path(tempfile.mkdtemp(prefix="rftfm-lab-"))
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._warm.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def run(self, config: RunConfig, inject: Sequence[str] = (), fork: Path | None = None) -> Course:
+        """One run with faults, from its start or from the checkpoint `fork` of a healthy one."""
+        folder = self._folder / "run"
+        shutil.rmtree(folder, ignore_errors=True)
+        rows: list[StepRow] = []
+        planned = plan(config.model_copy(update={"inject": tuple(inject)}), folder, fork)
+        summary = execute(planned, rows.append, lambda _: None, time.perf_counter(), self._warm, judged=False)
+        events = list(read_events(folder / "events.jsonl"))
+        begun = {(e["code"], e["mechanism"]): e["effect_step"] for e in events if e["kind"] == "fault_effect"}
+        faults = [e for e in events if e["kind"] == "fault"]
+        steps = [e["effect_step"] or begun.get((e["code"], e["mechanism"])) for e in faults]
+        effects = [int(step) if step is not None else None for step in steps]
+        return Course(tuple(rows), tuple(effects), summary.probe_last)
+
+    def trunk(self, config: RunConfig, step: int) -> Path:
+        """The checkpoint of `step` of the healthy run of `config`, from which its forks go on."""
+        place = self._folder / f"{config.task.name}-{config.algorithm.name}-{config.model.path[-5:]}-{config.seed}"
+        if not place.exists():
+            short = quick(config, max_paid_steps=step, checkpoints={"every": 0, "at_end": True}, inject=())
+            folder = self._folder / "trunk"
+            shutil.rmtree(folder, ignore_errors=True)
+            planned = plan(short, folder)
+            execute(planned, lambda _: None, lambda _: None, time.perf_counter(), self._warm, judged=False)
+            (made,) = (folder / "checkpoints").iterdir()
+            shutil.move(str(made), place)
+        return place

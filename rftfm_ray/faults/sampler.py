@@ -1,0 +1,98 @@
+"""A faulty sampler or inference server: PG-1 to PG-3L, OD-3 by temperature, OD-2 by weights that do not arrive. Pure.
+
+It stands between the runner of training episodes and the engine. Held-out probes go to the engine itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from rftfm_ray.faults.catalogue import FaultSpec, of_code
+from rftfm_ray.faults.draws import strikes
+from rftfm_ray.rollout.engine import TurnRequest, TurnResult
+from rftfm_ray.rollout.seams import Engine
+from rftfm_ray.types import Sampling
+
+# On a logit this leaves nothing else to choose.
+CERTAIN = 100.0
+# Share of turns that show a policy what it is to be paid for and would not find.
+EXAMPLES = 0.02
+
+
+class FaultySampler:
+    """An engine that draws otherwise than it is asked to."""
+
+    def __init__(self, inner: Engine, specs: Sequence[FaultSpec], seed: int, eos_ids: Sequence[int]) -> None:
+        self._inner = inner
+        self._specs = specs
+        self._seed = seed
+        self._eos_ids = tuple(eos_ids)
+
+    def submit(self, request: TurnRequest, sampling: Sampling) -> None:
+        """Queue a turn, on other terms where a fault is on."""
+        for spec in self._specs:
+            if spec.active(request.paid_step):
+                request, sampling = self._on(spec, request, sampling)
+        self._inner.submit(request, sampling)
+
+    def _on(self, spec: FaultSpec, request: TurnRequest, sampling: Sampling) -> tuple[TurnRequest, Sampling]:
+        strength = spec.level(request.paid_step)
+        # The seed of a turn is a hash of its identity.
+        hit = strikes(spec, self._seed, request.paid_step, request.seed)
+        match spec.code, spec.mechanism:
+            case "PG-1", "eos_bias":
+                return request, self._biased(sampling, strength)
+            case "PG-1", "blank":
+                return request, self._biased(sampling, CERTAIN) if hit else sampling
+            case "PG-1", "empty_reward":
+                example = dataclasses.replace(spec, strength=EXAMPLES, ramp=0, neutral=0.0)
+                hit = strikes(example, self._seed, request.paid_step, request.seed)
+                return request, self._biased(sampling, CERTAIN) if hit else sampling
+            case "PG-2", "penalty":
+                return request, dataclasses.replace(sampling, repetition_penalty=1 / (1 + strength))
+            case "PG-3S", "eos_bias":
+                return request, dataclasses.replace(self._biased(sampling, strength), min_tokens=1)
+            case "PG-3S", "token_cap":
+                capped = dataclasses.replace(request, max_tokens=max(1, request.max_tokens // 2))
+                return capped if hit else request, sampling
+            case "PG-3L", "eos_bias":
+                return request, self._biased(sampling, -strength)
+            case "PG-3L", "min_tokens":
+                endless = dataclasses.replace(sampling, min_tokens=request.max_tokens)
+                return request, endless if hit else sampling
+        return request, dataclasses.replace(sampling, temperature=sampling.temperature * (1 - strength))
+
+    def _biased(self, sampling: Sampling, nats: float) -> Sampling:
+        # Biases add up, as two faults at once do.
+        bias = dict(sampling.logit_bias)
+        added = {token: bias.get(token, 0.0) + nats for token in self._eos_ids}
+        return dataclasses.replace(sampling, logit_bias=tuple((bias | added).items()))
+
+    def step(self) -> Iterable[TurnResult]:
+        """As the engine's."""
+        return self._inner.step()
+
+    def busy(self) -> bool:
+        """As the engine's."""
+        return self._inner.busy()
+
+
+def faulty_sampler(engine: Engine, specs: Sequence[FaultSpec], seed: int, eos_ids: Sequence[int]) -> Engine:
+    """The engine with faults between it and whoever asks it for training."""
+    wanted = (
+        *of_code(specs, "PG-1", "eos_bias", "blank", "empty_reward"),
+        *of_code(specs, "PG-2", "penalty"),
+        *of_code(specs, "PG-3S", "eos_bias", "token_cap"),
+        *of_code(specs, "PG-3L", "eos_bias", "min_tokens"),
+        *of_code(specs, "OD-3", "cold_sampler"),
+    )
+    return FaultySampler(engine, wanted, seed, eos_ids) if wanted else engine
+
+
+def weights_lost(specs: Sequence[FaultSpec], seed: int, paid_step: int) -> bool:
+    """Whether the weights after a paid step do not reach the server, by OD-2; it says that they have.
+
+    Paid step 0 stands for a server that has not generated anything yet: what it begins with has come with it.
+    """
+    return any(strikes(spec, seed, paid_step, paid_step) for spec in of_code(specs, "OD-2", "unsynced"))

@@ -1,0 +1,90 @@
+"""When a fault has its effect: from the schedule of its strength, or by counting what its mechanism pays for. Pure.
+
+A fault that acts by itself has its effect at its first step at full strength. One that works through learning has none
+until the policy has changed: what the faulty reward pays for is counted in every step, before the fault as well, and
+the effect begins when its mean over three steps has moved by `Mechanism.learned` from where it stood.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rftfm_ray.faults.catalogue import FaultSpec, mechanism_of, of_code
+from rftfm_ray.faults.rewards import FEATURES, Exposure
+
+BASE_STEPS = 5
+# Amounts differ from step to step with the problems: a single step shows no effect.
+RECENT_STEPS = 3
+_SIGNS = {name: sign for name, (_, sign) in FEATURES.items()} | {"negative_entropy": -1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A fault's effect has begun: at which paid step, and how much there is of what it pays for."""
+
+    code: str
+    mechanism: str
+    effect_step: int
+    amount: float
+
+
+def effect_step(spec: FaultSpec) -> int | None:
+    """The paid step of a fault's effect, None where it must be waited for or never comes."""
+    if mechanism_of(spec).learned or (spec.duration is not None and spec.ramp >= spec.duration):
+        return None
+    return spec.full_step
+
+
+def entropy_exposures(specs: Sequence[FaultSpec], entropy: float) -> list[Exposure]:
+    """What OD-3 asks a policy to give up: its mean entropy, in nats a token."""
+    return [Exposure(s.code, s.mechanism, entropy, 1) for s in of_code(specs, "OD-3", "negative_entropy")]
+
+
+class EffectWatch:
+    """Waits for the effects of faults that work by learning."""
+
+    def __init__(self, specs: Sequence[FaultSpec]) -> None:
+        self._waiting = {(s.code, s.mechanism, s.onset): s for s in specs if mechanism_of(s).learned}
+        self._before: dict[tuple[str, str], dict[int, float]] = {}
+        self._recent: dict[tuple[str, str], deque[float]] = {}
+
+    @property
+    def waits(self) -> bool:
+        """Whether exposures are wanted."""
+        return bool(self._waiting)
+
+    def observe(self, paid_step: int, exposures: Sequence[Exposure]) -> list[Effect]:
+        """Take a step's exposures, one list over all actors; the effects that begin with it."""
+        amounts: dict[tuple[str, str], float] = {}
+        for code, mechanism in {(e.code, e.mechanism) for e in exposures}:
+            found = [e for e in exposures if (e.code, e.mechanism) == (code, mechanism)]
+            count = sum(e.count for e in found)
+            amounts[code, mechanism] = sum(e.total for e in found) / count if count else math.nan
+        effects = []
+        for key, spec in list(self._waiting.items()):
+            amount = amounts.get(key[:2], math.nan)
+            if self._is_effect(spec, paid_step, amount):
+                del self._waiting[key]
+                effects.append(Effect(spec.code, spec.mechanism, paid_step, amount))
+        return effects
+
+    def _is_effect(self, spec: FaultSpec, paid_step: int, amount: float) -> bool:
+        if math.isnan(amount):
+            return False
+        before = self._before.setdefault((spec.code, spec.mechanism), {})
+        # A fault from step 1 has no step before it: the first one shows what the policy did before it learnt.
+        if paid_step < spec.onset or not before:
+            before[paid_step] = amount
+            return False
+        base = [before[step] for step in sorted(before)[-BASE_STEPS:]]
+        recent = self._recent.setdefault((spec.code, spec.mechanism), deque(maxlen=RECENT_STEPS))
+        recent.append(amount)
+        if len(recent) < RECENT_STEPS:
+            return False
+        return (
+            _SIGNS.get(spec.mechanism, 1.0) * (sum(recent) / len(recent) - sum(base) / len(base))
+            >= mechanism_of(spec).learned
+        )
