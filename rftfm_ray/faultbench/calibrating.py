@@ -82,43 +82,72 @@ class Bench:
         configure: the configuration of a run, by task, algorithm and seed.
         onset: of the faults.
         seeds: of all runs.
+        horizon: last step of runs in which an effect is waited for.
     """
 
     def __init__(
-        self, lab: Lab, configure: Callable[[str, str, int], RunConfig], onset: int, seeds: Sequence[int]
+        self,
+        lab: Lab,
+        configure: Callable[[str, str, int], RunConfig],
+        onset: int,
+        seeds: Sequence[int],
+        horizon: int,
     ) -> None:
         self._lab = lab
         self._configure = configure
         self._onset = onset
         self._seeds = seeds
-        self._healthy: dict[tuple[str, str], Healthy] = {}
+        self._horizon = horizon
+        self._healthy: dict[tuple[str, str, bool], Healthy] = {}
+        self._ends: dict[tuple[str, str, int], float] = {}
 
-    def _config(self, task: str, algorithm: str, seed: int) -> RunConfig:
-        return quick(self._configure(task, algorithm, seed), max_paid_steps=self._onset + WINDOW - 1)
+    def _config(self, cell: Cell, seed: int) -> RunConfig:
+        last = self._horizon if cell.kind.learned else self._onset + WINDOW - 1
+        return quick(self._configure(cell.task, cell.algorithm, seed), max_paid_steps=last)
 
-    def healthy(self, task: str, algorithm: str) -> Healthy:
-        """Healthy runs of all seeds, from the fork on."""
-        key = task, algorithm
+    def _run(self, cell: Cell, seed: int, inject: Sequence[str] = ()) -> Course:
+        config = self._config(cell, seed)
+        return self._lab.run(config, inject, self._lab.trunk(config, self._onset - 1))
+
+    def healthy(self, cell: Cell) -> Healthy:
+        """Healthy runs of all seeds, from the fork on, as long as a cell takes."""
+        key = cell.task, cell.algorithm, bool(cell.kind.learned)
         if key not in self._healthy:
-            found = {}
-            for seed in self._seeds:
-                config = self._config(task, algorithm, seed)
-                found[seed] = self._lab.run(config, (), self._lab.trunk(config, self._onset - 1))
-            self._healthy = {key: Healthy(found)}
+            self._healthy = {key: Healthy({seed: self._run(cell, seed) for seed in self._seeds})}
         return self._healthy[key]
 
     def shifts(self, cell: Cell, strength: float, seeds: Sequence[int]) -> list[float]:
-        """By seed, how far the signal has moved, in standard deviations between healthy runs."""
-        healthy = self.healthy(cell.task, cell.algorithm)
-        mechanism, window, found = cell.kind, np.arange(WINDOW), []
+        """By seed, how far the signal has moved, in standard deviations between healthy runs; NaN where the effect
+        has not come in time."""
+        healthy, mechanism, found = self.healthy(cell), cell.kind, list[float]()
         for seed in seeds:
-            config = self._config(cell.task, cell.algorithm, seed)
-            batch = config.algorithm.prompts_per_step * config.algorithm.samples_per_prompt
             text = f"{cell.code}@{self._onset}:{strength!r},mechanism={cell.mechanism}"
-            course = self._lab.run(config, (text,), self._lab.trunk(config, self._onset - 1))
+            course = self._run(cell, seed, (text,))
+            (effect,) = course.effects
+            window = np.arange(WINDOW) + (len(course.rows) if effect is None else effect - self._onset)
+            if window[-1] >= len(course.rows):
+                found.append(math.nan)
+                continue
             apart = course.signal(mechanism.signal) - healthy.courses[seed].signal(mechanism.signal)
-            spread = healthy.spread(mechanism.signal, batch, window)
-            found.append(mechanism.direction * float(np.nanmean(apart)) / spread)
+            spread = healthy.spread(mechanism.signal, self._batch(cell, seed), window)
+            found.append(mechanism.direction * float(np.nanmean(apart[window])) / spread)
+        return found
+
+    def _batch(self, cell: Cell, seed: int) -> int:
+        algorithm = self._config(cell, seed).algorithm
+        return algorithm.prompts_per_step * algorithm.samples_per_prompt
+
+    def loss(self, cell: Cell, strength: float, seeds: Sequence[int], steps: int) -> list[float]:
+        """By seed, held-out accuracy that a fault costs a run of `steps` that nobody guards, at its end."""
+        found = []
+        for seed in seeds:
+            tree = {"every": 0, "final_size": 1024, "sampled_share": 0.0}
+            config = quick(self._configure(cell.task, cell.algorithm, seed), max_paid_steps=steps, probe=tree)
+            fork, key = self._lab.trunk(config, self._onset - 1), (cell.task, cell.algorithm, seed)
+            if key not in self._ends:
+                self._ends[key] = self._lab.run(config, (), fork).accuracy
+            text = f"{cell.code}@{self._onset}:{strength!r},mechanism={cell.mechanism}"
+            found.append(self._ends[key] - self._lab.run(config, (text,), fork).accuracy)
         return found
 
 
