@@ -3,9 +3,10 @@ about."""
 
 from __future__ import annotations
 
-from rftfm_ray.actors.group import ActorGroup, replace_rollout
+from rftfm_ray.actors.group import ActorGroup, replace_rollout, wait_for
 from rftfm_ray.actors.learner import Position
 from rftfm_ray.config import made_changes
+from rftfm_ray.faults.rewards import Exposure
 from rftfm_ray.faults.truth import EffectWatch, entropy_exposures
 from rftfm_ray.guard import Guard
 from rftfm_ray.planning import RunPlan
@@ -53,12 +54,19 @@ class Course:
         """Record the effects of faults that have begun with the step that has led to `position`."""
         if self._effects.waits:
             paid = position.id.paid_step
-            exposures = self._session.exposures(position) + entropy_exposures(self._planned.faults, entropy)
+            exposures = self._exposures(position) + entropy_exposures(self._planned.faults, entropy)
             for effect in self._effects.observe(paid, exposures):
                 self._records.event(
                     "fault_effect", position.id, code=effect.code, mechanism=effect.mechanism,
                     effect_step=effect.effect_step, amount=effect.amount,
                 )  # fmt: skip
+
+    def _exposures(self, position: Position) -> list[Exposure]:
+        """What the rewards of a fire drill pay for, and how much of it the responses of the step hold."""
+        asked = [actor.exposure.remote(position.id) for actor in self._group.rollouts]
+        limit = self._planned.config.rollout.timeout_s
+        found: list[list[Exposure]] = wait_for(asked, limit, "counting what is paid for")
+        return [exposure for part in found for exposure in part]
 
     def _restart_rollout(self) -> None:
         planned = self._planned

@@ -122,9 +122,8 @@ def loop(
         _tally(curve, row)
         last = session.finished(position)
         if due(position.id.step, config.checkpoints.every) or (last and config.checkpoints.at_end):
-            records.event(
-                "checkpoint", position.id, path=Path(session.save(folder / "checkpoints", digest(config))).name
-            )
+            saved = session.save(folder / "checkpoints", digest(config))
+            records.event("checkpoint", position.id, path=Path(saved).name)
     _probe(session, records, config.probe, curve)
     return curve
 

@@ -14,7 +14,6 @@ from rftfm_ray.actors.learner import Position
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import SyncError
-from rftfm_ray.faults.rewards import Exposure
 from rftfm_ray.policies.levers import config_schedule, effective, nominal_settings
 from rftfm_ray.rollout.jobs import ProbeCounts, probe_jobs, split_jobs, step_jobs
 from rftfm_ray.rollout.weights import Served
@@ -121,12 +120,6 @@ class Session:
         self.position = position
         compared = any(s.compared for s in served)
         return float(any(s.mismatched for s in served)) if compared else math.nan
-
-    def exposures(self, position: Position) -> list[Exposure]:
-        """What the rewards of a fire drill pay for, and how much of it the responses of the step hold."""
-        asked = [actor.exposure.remote(position.id) for actor in self._group.rollouts]
-        found: list[list[Exposure]] = wait_for(asked, self._config.rollout.timeout_s, "counting what is paid for")
-        return [exposure for part in found for exposure in part]
 
     def resync(self) -> None:
         """Hand the learner's weights to every rollout actor, as at the start and after a restore."""

@@ -53,7 +53,9 @@ class FaultSpec:
         """The strength at a paid step: `neutral` while it is off."""
         if not self.active(paid_step):
             return self.neutral
-        share = min(1.0, (paid_step - self.onset + 1) / (self.ramp + 1))
+        if paid_step >= self.full_step:
+            return self.strength
+        share = (paid_step - self.onset + 1) / (self.ramp + 1)
         return self.neutral + (self.strength - self.neutral) * share
 
     @property
@@ -166,11 +168,19 @@ def check_faults(config: RunConfig, task: Task, texts: Sequence[str] | None = No
     """
     algorithm = config.algorithm.name
 
-    def levels(code: str, mechanism: str, level: str) -> float:
-        return calibrated(task.name, algorithm, code, mechanism, level)
+    def levels_for(text: str) -> Calibrated:
+        def levels(code: str, mechanism: str, level: str) -> float:
+            # What cannot be had has no strength either, and only the first is a reason.
+            _check_possible(text, CATALOGUE[code], CATALOGUE[code].mechanism(mechanism), task, algorithm)
+            try:
+                return calibrated(task.name, algorithm, code, mechanism, level)
+            except FaultError as error:
+                raise FaultError(f"inject={text!r}: {error}") from None
+
+        return levels
 
     texts = config.inject if texts is None else texts
-    specs = tuple(parse_fault(text, levels) for text in texts)
+    specs = tuple(parse_fault(text, levels_for(text)) for text in texts)
     for text, spec in zip(texts, specs, strict=True):
         last = min(config.steps, config.max_paid_steps or config.steps)
         if spec.onset > last:
@@ -178,21 +188,25 @@ def check_faults(config: RunConfig, task: Task, texts: Sequence[str] | None = No
                 f"inject={text!r} begins at step {spec.onset}, after the last one (steps={last}); raise steps, or "
                 "max_paid_steps."
             )
-        kind, mechanism = CATALOGUE[spec.code], mechanism_of(spec)
-        if mechanism.needs_tool and len(task.max_new_tokens) < 2:
-            others = [m.name for m in kind.mechanisms if not m.needs_tool]
-            fix = f"choose mechanism={' or '.join(others)}, or task.name=calculator" if others else (
-                "use task.name=calculator"
-            )  # fmt: skip
-            raise FaultError(f"inject={text!r}: task {task.name} calls no tool; {fix}.")
-        if algorithm not in mechanism.algorithms:
-            others = [m.name for m in kind.mechanisms if algorithm in m.algorithms]
-            fix = f"mechanism={' or '.join(others)}, or " if others else ""
-            raise FaultError(
-                f"inject={text!r}: {spec.code} by {spec.mechanism} needs algorithm.name="
-                f"{' or '.join(mechanism.algorithms)}, and this run has {algorithm}; choose {fix}that algorithm."
-            )
+        _check_possible(text, CATALOGUE[spec.code], mechanism_of(spec), task, algorithm)
     return specs
+
+
+def _check_possible(text: str, kind: FaultKind, mechanism: Mechanism, task: Task, algorithm: str) -> None:
+    """Refuse a mechanism that the task or the algorithm cannot have."""
+    if mechanism.needs_tool and len(task.max_new_tokens) < 2:
+        others = [m.name for m in kind.mechanisms if not m.needs_tool]
+        fix = f"choose mechanism={' or '.join(others)}, or task.name=calculator" if others else (
+            "use task.name=calculator"
+        )  # fmt: skip
+        raise FaultError(f"inject={text!r}: task {task.name} calls no tool; {fix}.")
+    if algorithm not in mechanism.algorithms:
+        others = [m.name for m in kind.mechanisms if algorithm in m.algorithms]
+        fix = f"mechanism={' or '.join(others)}, or " if others else ""
+        raise FaultError(
+            f"inject={text!r}: {kind.code} by {mechanism.name} needs algorithm.name="
+            f"{' or '.join(mechanism.algorithms)}, and this run has {algorithm}; choose {fix}that algorithm."
+        )
 
 
 def of_code(specs: Sequence[FaultSpec], code: str, *mechanisms: str) -> tuple[FaultSpec, ...]:

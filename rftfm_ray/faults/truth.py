@@ -47,9 +47,10 @@ class EffectWatch:
     """Waits for the effects of faults that work by learning."""
 
     def __init__(self, specs: Sequence[FaultSpec]) -> None:
+        # Faults of one mechanism that begin apart are waited for apart.
         self._waiting = {(s.code, s.mechanism, s.onset): s for s in specs if mechanism_of(s).learned}
-        self._before: dict[tuple[str, str], dict[int, float]] = {}
-        self._recent: dict[tuple[str, str], deque[float]] = {}
+        self._before: dict[tuple[str, str, int], dict[int, float]] = {}
+        self._recent: dict[tuple[str, str, int], deque[float]] = {}
 
     @property
     def waits(self) -> bool:
@@ -74,13 +75,14 @@ class EffectWatch:
     def _is_effect(self, spec: FaultSpec, paid_step: int, amount: float) -> bool:
         if math.isnan(amount):
             return False
-        before = self._before.setdefault((spec.code, spec.mechanism), {})
+        key = spec.code, spec.mechanism, spec.onset
+        before = self._before.setdefault(key, {})
         # A fault from step 1 has no step before it: the first one shows what the policy did before it learnt.
         if paid_step < spec.onset or not before:
             before[paid_step] = amount
             return False
         base = [before[step] for step in sorted(before)[-BASE_STEPS:]]
-        recent = self._recent.setdefault((spec.code, spec.mechanism), deque(maxlen=RECENT_STEPS))
+        recent = self._recent.setdefault(key, deque(maxlen=RECENT_STEPS))
         recent.append(amount)
         if len(recent) < RECENT_STEPS:
             return False

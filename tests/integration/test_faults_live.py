@@ -105,3 +105,45 @@ def test_what_a_reward_pays_for_is_learnt(run: Run, code: str, name: str) -> Non
     assert effect > onset
     assert moved(faulty, healthy, mechanism, effect) > 0.02
     assert broken(faulty) == set()
+
+
+def test_fork_of_a_healthy_run_is_that_run(cluster: None) -> None:
+    config = configure(CATALOGUE["RF-1"].mechanisms[0], STEPS)
+    with Lab() as lab:
+        whole, fork = lab.run(config), lab.run(config, (), lab.trunk(config, ONSET - 1))
+        struck = lab.run(config, (f"RF-1@{ONSET}:1",), lab.trunk(config, ONSET - 1))
+        same = lab.run(config, (f"RF-1@{ONSET}:1",))
+    np.testing.assert_array_equal(values(fork), values(whole)[ONSET - 1 :])
+    np.testing.assert_array_equal(values(struck), values(same)[ONSET - 1 :])
+
+
+def test_several_faults_at_once_each_do_what_they_do(run: Run) -> None:
+    config = configure(CATALOGUE["RF-1"].mechanisms[0], STEPS)
+    healthy = run(config)
+    both = run(config, "RF-1@4:3,mechanism=outliers", "PG-1@6:0.5,mechanism=blank")
+    assert both.effects == (4, 6)
+    rewards, empty = (both.signal(n) - healthy.signal(n) for n in ("reward_max", "empty_rate"))
+    assert (rewards[:3] == 0).all()
+    assert (rewards[3:] >= 2.9).all()
+    assert (empty[:5] == 0).all()
+    assert (empty[5:] > 0.2).all()
+
+
+def test_ramp_grows_and_what_is_transient_ends(run: Run) -> None:
+    config = configure(CATALOGUE["PG-1"].mechanisms[0], 12)
+    ramp = run(config, "PG-1@3:1,mechanism=blank,duration=ramp")
+    empty = ramp.signal("empty_rate")
+    assert ramp.effects == (12,)
+    assert (empty[:2] == 0).all()
+    assert 0 < empty[2:5].mean() < empty[6:9].mean() < empty[11] == 1.0
+    brief = run(config, "PG-1@3:1,mechanism=blank,duration=2")
+    assert brief.signal("empty_rate")[:2].tolist() == [0, 0]
+    assert brief.signal("empty_rate")[2:4].tolist() == [1, 1]
+    assert (brief.signal("empty_rate")[4:] < 0.5).all()
+
+
+def test_a_seed_of_its_own_draws_other_victims(run: Run) -> None:
+    config = configure(CATALOGUE["PG-1"].mechanisms[0], STEPS)
+    one, other = (run(config, f"PG-1@4:0.5,mechanism=blank,seed={seed}").signal("empty_rate") for seed in (1, 2))
+    assert (one != other).any()
+    assert abs(one[3:].mean() - other[3:].mean()) < 0.2

@@ -109,7 +109,7 @@ def test_configuration_with_changes_survives_every_journey(tmp_path: Path) -> No
     file.write_text(used.to_yaml())
     others = [
         used,
-        pickle.loads(pickle.dumps(used)),
+        pickle.loads(pickle.dumps(used)),  # noqa: S301
         load_config(file, []),
         used.model_copy(),
         used.model_copy(deep=True),

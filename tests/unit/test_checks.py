@@ -12,7 +12,8 @@ import pytest
 from rftfm_ray.config import ChannelsConfig
 from rftfm_ray.errors import RewardError
 from rftfm_ray.faults.catalogue import parse_fault
-from rftfm_ray.faults.injectors import faulty_reward, faulty_tools
+from rftfm_ray.faults.rewards import faulty_reward
+from rftfm_ray.faults.tools import faulty_tools
 from rftfm_ray.rollout.channels import (
     CallId,
     EpisodeId,

@@ -128,7 +128,7 @@ def test_what_cannot_run_is_refused_before_ray_is_started(
 @pytest.mark.parametrize(
     ("fault", "parts"),
     [
-        ("OD-7@3", ["inject='OD-7@3'", "did you mean OD-1?", "RF-1, OD-1, TE-1"]),
+        ("OD-7@3", ["inject='OD-7@3'", "did you mean OD-3?", "RF-1, RF-2, RF-3, PG-1"]),
         ("OD-1@41", ["inject='OD-1@41'", "step 41", "steps=40", "raise steps"]),
         ("TE-1@3", ["inject='TE-1@3'", "task addition calls no tool", "task.name=calculator"]),
     ],

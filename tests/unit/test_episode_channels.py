@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from rftfm_ray.batch import TrajectoryBatch, concatenate
+from rftfm_ray.faults import rewards, tools
 from rftfm_ray.faults.catalogue import parse_fault
-from rftfm_ray.faults.injectors import faulty_reward, faulty_tools
 from rftfm_ray.rollout import episodes as module
 from rftfm_ray.rollout.channels import (
     SHADOW_EVERY,
@@ -385,12 +385,12 @@ def test_nothing_of_a_shadow_call_reaches_a_trajectory(idle: ToolInstance) -> No
 @pytest.mark.parametrize("parts", [2, 3, 4])
 def test_faults_retries_refills_and_grades_do_not_depend_on_the_number_of_runners(parts: int) -> None:
     faults = [parse_fault("TE-1@1:0.5,instances=all"), parse_fault("RF-1@1:2,mechanism=outliers")]
-    tools = faulty_tools(task_tools(Calculator()), faults, 1)
-    reward = faulty_reward(TaskReward(Calculator()), faults, 1)
+    struck = tools.faulty_tools(task_tools(Calculator()), faults, 1)
+    reward = rewards.faulty_reward(TaskReward(Calculator()), faults, 1)
     levers = Levers(tool_instance=1, tool_retries=1, refill_rounds=1, regrade_rate=0.5, reward_limit=2.5)
-    whole = play(tools, levers, reward=reward, rate=0.25).batch
+    whole = play(struck, levers, reward=reward, rate=0.25).batch
     shares = split_jobs(JOBS, 4, parts)
-    joined = concatenate([play(tools, levers, share, reward=reward, rate=0.25).batch for share in shares])
+    joined = concatenate([play(struck, levers, share, reward=reward, rate=0.25).batch for share in shares])
     same(joined, whole)
     # Each of them has happened.
     assert set(whole.valid.tolist()) == {True, False}

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from rftfm_ray.actors import rollout as module
 from rftfm_ray.actors.roles import Role
-from rftfm_ray.actors.rollout import RolloutActor, live_channels
+from rftfm_ray.actors.rollout import RolloutActor, live_channels, live_reward
 from rftfm_ray.config import RolloutConfig, RunConfig, load_config
 from rftfm_ray.faults.catalogue import FaultSpec, parse_fault
-from rftfm_ray.faults.injectors import ToolOutageError
+from rftfm_ray.faults.tools import ToolOutageError
 from rftfm_ray.models import ASSETS
 from rftfm_ray.rollout import engine
 from rftfm_ray.rollout.channels import CallId, Channels, EpisodeId, Grade, trusted_channels
@@ -109,6 +109,11 @@ def configure(*overrides: str) -> RunConfig:
     return load_config(None, ["task.name=calculator", *overrides])
 
 
+def channels_of(config: RunConfig, faults: Sequence[FaultSpec]) -> Channels:
+    """The live channels of a run of the calculator."""
+    return live_channels(Calculator(), config, live_reward(Calculator(), config, faults), faults)
+
+
 def ask(channels: Channels, tries: int) -> bool:
     """Whether a call succeeds."""
     call = CallId(EpisodeId(STEP, PROBLEMS[0].key, 0), 0, tries)
@@ -129,31 +134,31 @@ def grade(channels: Channels, sample: int = 0) -> Grade:
     ("faults", "sound"), [([], [True, True]), ([ONE_DOWN], [False, True]), ([ALL_DOWN], [False, False])]
 )
 def test_live_tools_have_the_faults_of_the_run_in_them(faults: list[FaultSpec], sound: list[bool]) -> None:
-    channels = live_channels(Calculator(), configure(), faults)
+    channels = channels_of(configure(), faults)
     assert [ask(channels, tries) for tries in (0, 1)] == sound
     assert [ask(trusted_channels(Calculator()), tries) for tries in (0, 1)] == [True, True]
 
 
 def test_live_rewards_have_the_faults_of_the_run_in_them_and_trusted_ones_have_not() -> None:
-    channels = live_channels(Calculator(), configure("guard.regrade_rate=1"), [OVERPAID])
+    channels = channels_of(configure("guard.regrade_rate=1"), [OVERPAID])
     assert grade(channels) == Grade(reward=4.0, live=4.0, trusted=0.0, correct=False)
     channels.set_levers(Levers(regrade_rate=1.0))
     assert grade(channels) == Grade(reward=0.0, live=4.0, trusted=0.0, correct=False)
     assert grade(trusted_channels(Calculator())).reward == 0.0
-    assert grade(live_channels(Calculator(), configure("guard.regrade_rate=1"), [])).live == 0.0
+    assert grade(channels_of(configure("guard.regrade_rate=1"), [])).live == 0.0
 
 
 @pytest.mark.parametrize(
     ("mode", "rate", "share"), [("off", 0.5, 0.0), ("observe", 0.5, 0.5), ("act", 0.25, 0.25), ("advise", 0.0, 0.0)]
 )
 def test_sample_for_the_guard_is_graded_again_unless_there_is_none(mode: str, rate: float, share: float) -> None:
-    channels = live_channels(Calculator(), configure(f"guard.mode={mode}", f"guard.regrade_rate={rate}"), [])
+    channels = channels_of(configure(f"guard.mode={mode}", f"guard.regrade_rate={rate}"), [])
     asked = [not math.isnan(grade(channels, sample).trusted) for sample in range(1000)]
     assert sum(asked) / len(asked) == pytest.approx(share, abs=0.05)
 
 
 def test_retries_and_their_wait_are_those_of_the_configuration() -> None:
-    tools = live_channels(Calculator(), configure("rollout.tool_retries=2", "rollout.tool_backoff_s=0.5"), []).tools
+    tools = channels_of(configure("rollout.tool_retries=2", "rollout.tool_backoff_s=0.5"), []).tools
     assert [tools.retry_after_s(failed) for failed in (1, 2, 3)] == [0.5, 1.0, None]
 
 

@@ -13,19 +13,17 @@ from hypothesis import strategies as st
 
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.errors import FaultError
-from rftfm_ray.faults.catalogue import CATALOGUE, FaultSpec, check_faults, of_code, parse_fault
-from rftfm_ray.faults.injectors import (
-    OUTLIER_SHARE,
-    ToolOutageError,
-    faulty_gain,
-    faulty_reward,
-    faulty_schedule,
-    faulty_tools,
-)
+from rftfm_ray.faults.catalogue import FaultSpec, check_faults, of_code, parse_fault
+from rftfm_ray.faults.draws import corrupted
+from rftfm_ray.faults.kinds import ALGORITHMS, CATALOGUE
+from rftfm_ray.faults.learning import faulty_learner, faulty_schedule
+from rftfm_ray.faults.rewards import OUTLIER_SHARE, faulty_reward
+from rftfm_ray.faults.tools import ToolOutageError, faulty_tools
 from rftfm_ray.rollout.channels import CallId, EpisodeId, TaskReward, ToolInstance, task_tools
 from rftfm_ray.tasks.addition import Addition, problem
 from rftfm_ray.tasks.api import Transcript
 from rftfm_ray.tasks.calculator import Calculator
+from rftfm_ray.training.seams import LearnerSeams
 from rftfm_ray.types import StepId
 
 TRIPLE = problem(12, 34, 56)
@@ -58,23 +56,39 @@ def refused(text: str) -> str:
 def specs(draw: st.DrawFn) -> tuple[FaultSpec, str]:
     """A valid fault, and one of the ways to write it."""
     kind = draw(st.sampled_from(list(CATALOGUE.values())))
-    default = FaultSpec(kind.code, kind.mechanisms[0].name, draw(st.integers(1, 10**9 - 1)), kind.default_strength)
-    spec, head, options = default, f"{kind.code}@{default.onset}", []
+    mechanism, options = kind.mechanisms[0], []
     if draw(st.booleans()):
-        spec = dataclasses.replace(spec, strength=draw(st.floats(kind.low, kind.high)))
+        mechanism = draw(st.sampled_from(kind.mechanisms))
+        options.append(f"mechanism={mechanism.name}")
+    bounds = mechanism.strength
+    spec = FaultSpec(kind.code, mechanism.name, draw(st.integers(1, 10**9 - 1)), bounds.default, neutral=bounds.neutral)
+    head = f"{kind.code}@{spec.onset}"
+    if draw(st.booleans()):
+        spec = dataclasses.replace(spec, strength=draw(st.floats(bounds.low, bounds.high)))
         head += f":{spec.strength!r}"
-    if draw(st.booleans()):
-        spec = dataclasses.replace(spec, mechanism=draw(st.sampled_from(kind.mechanisms)).name)
-        options.append(f"mechanism={spec.mechanism}")
     if draw(st.booleans()):
         spec = dataclasses.replace(spec, all_instances=draw(st.booleans()))
         options.append(f"instances={'all' if spec.all_instances else 'one'}")
     if draw(st.booleans()):
-        spec = dataclasses.replace(spec, duration=draw(st.integers(1, 999)))
-        options.append(f"duration={spec.duration}")
+        spec = dataclasses.replace(spec, seed=draw(st.integers(0, 10**9 - 1)))
+        options.append(f"seed={spec.seed}")
+    said, ramp, duration = draw(st.sampled_from(COURSES))
+    if said:
+        spec = dataclasses.replace(spec, ramp=ramp, duration=duration)
+        options.append(f"duration={said}")
     comma = draw(st.sampled_from([",", ", ", " ,"]))
     head = draw(st.sampled_from([head, head.lower(), f" {head}"]))
     return spec, comma.join([head, *draw(st.permutations(options))])
+
+
+COURSES = [
+    ("", 0, None),
+    ("persistent", 0, None),
+    ("ramp", 9, None),
+    ("transient", 0, 10),
+    ("1", 0, 1),
+    ("999", 0, 999),
+]
 
 
 @given(specs())
@@ -96,20 +110,21 @@ def test_any_text_is_a_fault_or_refused_in_one_sentence(text: str) -> None:
     else:
         kind = CATALOGUE[spec.code]
         assert spec.mechanism in {mechanism.name for mechanism in kind.mechanisms}
-        assert kind.low <= spec.strength <= kind.high
+        bounds = kind.mechanism(spec.mechanism).strength
+        assert bounds.low <= spec.strength <= bounds.high
         assert spec.onset >= 1
 
 
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("", ["CODE@STEP[:strength]", "for example OD-1@15:30"]),
+        ("", ["CODE@STEP[:strength|easy|hard]", "for example OD-1@15:30"]),
         ("OD-1", ["cannot be read"]),
         ("OD-1@-3", ["cannot be read"]),
         ("OD-1@" + "9" * 5000, ["cannot be read"]),
         ("OD-1@0", ["count from 1"]),
-        ("OD-7@3", ["no fault OD-7", "did you mean OD-1?", "RF-1, OD-1, TE-1"]),
-        ("ZZZZ@3", ["no fault ZZZZ; there are RF-1, OD-1, TE-1"]),
+        ("OD-7@3", ["no fault OD-7", "did you mean OD-", "RF-1, RF-2, RF-3, PG-1"]),
+        ("ZZZZ@3", ["no fault ZZZZ; there are RF-1, RF-2"]),
         ("OD-1@3:0.99", ["strength of OD-1", "learning rate", "from 1 to 100"]),
         ("OD-1@3:100.1", ["from 1 to 100"]),
         ("TE-1@3:1.01", ["probability", "from 0.01 to 1"]),
@@ -117,6 +132,11 @@ def test_any_text_is_a_fault_or_refused_in_one_sentence(text: str) -> None:
         ("RF-1@3:nan", ["from 0.01 to 1000"]),
         ("RF-1@3:-4", ["from 0.01 to 1000"]),
         ("OD-1@3,mechanism=error", ["OD-1 has the mechanisms gain, schedule"]),
+        ("TE-1@3:easy", ["probability", "from 0.01 to 1"]),
+        ("OD-2@3:1,mechanism=held_weights", ["OD-2 by held_weights", "from 0.01 to 0.99"]),
+        ("TE-1@3,seed=-1", ["seed is a whole number"]),
+        ("TE-1@3,seed=x", ["seed is a whole number"]),
+        ("TE-1@3,duration=Ramp", ["persistent, ramp, transient"]),
         ("TE-1@3,instances=both", ["one or all"]),
         ("TE-1@3,duration=0", ["duration", "at least 1"]),
         ("TE-1@3,duration=-1", ["duration"]),
@@ -148,18 +168,62 @@ def test_faults_of_a_run_are_read_in_order() -> None:
     assert check_faults(configure(), Addition()) == ()
 
 
-@pytest.mark.parametrize("text", ["OD-1@11", "TE-1@3", "TE-1@3,instances=all"])
-def test_fault_beyond_the_run_or_without_a_tool_is_refused(text: str) -> None:
-    config = configure("OD-1@10", text)
+@pytest.mark.parametrize(
+    ("text", "algorithm", "parts"),
+    [
+        ("OD-1@11", "grpo", ["step 11", "steps=10", "raise steps"]),
+        ("TE-1@3", "grpo", ["task addition calls no tool", "use task.name=calculator"]),
+        ("TE-1@3,instances=all", "ppo", ["task addition calls no tool"]),
+        ("TE-3@3,mechanism=early", "grpo", ["calls no tool", "mechanism=limit, or task.name=calculator"]),
+        ("CA-1@3", "grpo", ["CA-1 by biased_values needs algorithm.name=ppo", "this run has grpo"]),
+        ("CA-3@3,mechanism=discount", "rloo", ["needs algorithm.name=ppo", "mechanism=misplaced or shifted"]),
+    ],
+)
+def test_what_a_run_cannot_have_is_refused_with_what_it_can(text: str, algorithm: str, parts: list[str]) -> None:
+    config = configure("OD-1@10", text, **{"algorithm.name": algorithm})
     message = sentence(lambda: check_faults(config, Addition()), text)
-    parts = ["step 11", "steps=10", "raise steps"] if "11" in text else ["task addition", "task.name=calculator"]
     assert [part for part in parts if part not in message] == []
+
+
+def test_faults_that_need_no_tool_and_no_critic_are_for_every_run() -> None:
+    texts = [
+        f"{kind.code}@3,mechanism={mechanism.name}" for kind in CATALOGUE.values() for mechanism in kind.mechanisms
+        if not mechanism.needs_tool and mechanism.algorithms == ALGORITHMS
+    ]  # fmt: skip
+    for algorithm in ALGORITHMS:
+        found = check_faults(configure(*texts, **{"algorithm.name": algorithm}), Addition())
+        assert {spec.code for spec in found} >= set(CATALOGUE) - {"CA-1", "TE-1", "TE-2"}
 
 
 @pytest.mark.parametrize(("duration", "on"), [(None, range(4, 9)), (1, [4]), (3, [4, 5, 6])])
 def test_fault_is_on_from_its_onset_for_its_duration(duration: int | None, on: Sequence[int]) -> None:
-    spec = FaultSpec("OD-1", "gain", 4, 30.0, duration)
+    spec = FaultSpec("OD-1", "gain", 4, 30.0, duration, neutral=1.0)
     assert [step for step in range(9) if spec.active(step)] == list(on)
+    assert [step for step in range(9) if spec.level(step) == 30.0] == list(on)
+    assert {spec.level(step) for step in range(9) if not spec.active(step)} == {1.0}
+
+
+@given(st.integers(1, 50), st.integers(0, 30), st.floats(-5, 5), st.floats(-5, 5))
+def test_ramp_goes_straight_from_neutral_to_the_strength(
+    onset: int, ramp: int, neutral: float, strength: float
+) -> None:
+    spec = FaultSpec("OD-1", "gain", onset, strength, ramp=ramp, neutral=neutral)
+    course = [spec.level(step) for step in range(onset - 1, spec.full_step + 3)]
+    assert course[0] == neutral
+    assert course[-3:] == pytest.approx([strength] * 3)
+    steps = [b - a for a, b in itertools.pairwise(course[: ramp + 2])]
+    assert steps == pytest.approx([(strength - neutral) / (ramp + 1)] * (ramp + 1), abs=1e-9)
+
+
+@given(st.text(max_size=20), st.floats(0, 1, exclude_max=True))
+def test_corruption_replaces_one_character_by_a_digit(text: str, number: float) -> None:
+    altered = corrupted(text, number)
+    assert len(altered) == len(text)
+    changed = [b for a, b in zip(text, altered, strict=True) if a != b]
+    assert len(changed) == min(1, len(text))
+    assert set(changed) <= set("0123456789")
+    digits = [a for a in text if a.isascii() and a.isdigit()]
+    assert not digits or sum(a != b and a in digits for a, b in zip(text, altered, strict=True)) == 1
 
 
 def calls(paid_step: int = ON, count: int = 2000, *, tries: int = 0) -> list[CallId]:
@@ -267,9 +331,8 @@ def test_schedule_and_gain_are_multiplied_while_the_fault_is_on() -> None:
     gain = parse_fault("OD-1@6:4,mechanism=gain")
     more = dataclasses.replace(gain, onset=8, strength=2.0)
     assert factors(faulty_schedule(half, [schedule, gain])) == [0.5, 0.5, 15.0, 15.0, 0.5, 0.5]
-    gained = faulty_gain([schedule, gain, more])
-    assert gained is not None
-    assert factors(gained) == [1.0, 1.0, 1.0, 4.0, 4.0, 8.0]
+    seams = faulty_learner([schedule, gain, more, parse_fault("OD-2@7:0.75,duration=1")], 0)
+    assert factors(seams.gain) == [1.0, 1.0, 1.0, 4.0, 1.0, 8.0]
 
 
 @pytest.mark.parametrize("texts", [(), ("OD-1@1", "TE-1@1"), ("OD-1@1,mechanism=schedule", "RF-1@1")])
@@ -280,7 +343,7 @@ def test_component_without_a_fault_of_its_own_is_the_very_same_object(texts: tup
     assert left == [("TE-1", "error") not in hit, True]
     assert (faulty_reward(reward, faults, 0) is reward) == (not of_code(faults, "RF-1", "wrong_answers", "outliers"))
     assert (faulty_schedule(factors_of_one, faults) is factors_of_one) == (("OD-1", "schedule") not in hit)
-    assert (faulty_gain(faults) is None) == (("OD-1", "gain") not in hit)
+    assert (type(faulty_learner(faults, 0)) is LearnerSeams) == (("OD-1", "gain") not in hit)
 
 
 def factors_of_one(step: StepId) -> float:

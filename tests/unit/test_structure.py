@@ -108,7 +108,9 @@ def test_types_import_only_the_standard_library() -> None:
 @pytest.mark.parametrize(
     "module",
     ["rftfm_ray", "rftfm_ray.policies.levers", "rftfm_ray.policies.treatment", "rftfm_ray.policies.loading",
-     "rftfm_ray.diagnosis.watch", "rftfm_ray.detection.severity", "rftfm_ray.faults.injectors",
+     "rftfm_ray.diagnosis.watch", "rftfm_ray.detection.severity", "rftfm_ray.faults.learning",
+     "rftfm_ray.faults.sampler",
+     "rftfm_ray.faults.episodes", "rftfm_ray.faults.truth", "rftfm_ray.faults.twins", "rftfm_ray.cli.faults",
      "rftfm_ray.tasks.calculator", "rftfm_ray.training.gate", "rftfm_ray.training.advantages",
      "rftfm_ray.training.credit", "rftfm_ray.telemetry.features", "rftfm_ray.cli.app"],
 )  # fmt: skip

@@ -338,11 +338,11 @@ def test_learner_has_the_faults_of_its_own_run_only(make_learner: MakeLearner) -
     actor, step = make_learner(TOO_FAST), StepId(0, 3, 3)
     assert actor._learner.settings(step).lr == pytest.approx(0.5 * 30)
     learner = reset(actor)
-    assert (learner.settings(step).lr, learner._gain) == (0.5, None)
+    assert (learner.settings(step).lr, learner._seams.gain(step)) == (0.5, 1.0)
     learner = reset(actor, TOO_FAR)
-    assert (learner.settings(step).lr, learner._gain(step)) == (0.5, 10.0)
+    assert (learner.settings(step).lr, learner._seams.gain(step)) == (0.5, 10.0)
     learner = reset(actor, TOO_FAST)
-    assert (learner.settings(step).lr, learner._gain) == (pytest.approx(0.5 * 30), None)
+    assert (learner.settings(step).lr, learner._seams.gain(step)) == (pytest.approx(0.5 * 30), 1.0)
 
 
 def test_learner_goes_by_the_settings_of_its_own_run(make_learner: MakeLearner) -> None:
