@@ -3,7 +3,7 @@
 `d` is the mean over seeds of (faulty - healthy run of the same seed) of the signal that was named in advance, over the
 five steps from the effect's onset on and in the direction in which it moves, over the standard deviation of that signal
 between healthy runs at the same steps, which counts as no less than one event in the batch for rates, and 1e-3
-otherwise. Signals that are compared by their ratio are taken as natural logarithms.
+otherwise. `LOGARITHMIC` signals are taken as natural logarithms.
 """
 
 from __future__ import annotations

@@ -16,8 +16,7 @@ from rich.console import Console
 
 from rftfm_ray.cluster import connect
 from rftfm_ray.config import RunConfig
-from rftfm_ray.detection.dictionary import DICTIONARY, Scale
-from rftfm_ray.faultbench.lab import Course, Lab, quick
+from rftfm_ray.faultbench.lab import LOGARITHMIC, Course, Lab, quick
 from rftfm_ray.faultbench.page import Ending, page
 from rftfm_ray.faults.calibration import LEVELS, calibrated
 from rftfm_ray.faults.kinds import CATALOGUE, FaultKind, Mechanism
@@ -136,5 +135,5 @@ def _draw(axis: Axes, arm: Arm, signal: str) -> None:
         axis.plot(steps[there], values[there], color=COLOURS[name], label=name, linewidth=1.1)
     axis.axvline(arm.onset, color="#999999", linewidth=0.7, linestyle=":")
     # A course gives such a signal as its logarithm.
-    axis.set_title(f"log {signal}" if DICTIONARY[signal].scale is Scale.RATIO else signal, fontsize=8)
+    axis.set_title(f"log {signal}" if signal in LOGARITHMIC else signal, fontsize=8)
     axis.tick_params(labelsize=7)

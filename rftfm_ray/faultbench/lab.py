@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig
-from rftfm_ray.detection.dictionary import DICTIONARY, Scale
 from rftfm_ray.detection.signals import report_of, value
 from rftfm_ray.planning import plan
 from rftfm_ray.run import execute
@@ -29,6 +28,8 @@ QUICK = {
     "sync": {"parity_every": 0}, "guard": {"mode": "observe"},
 }  # fmt: skip
 
+# Compared by their ratio: a thousandth, below which no spread counts, is more than such a signal ever is.
+LOGARITHMIC = ("update_ratio",)
 # Nothing at all has no logarithm: it counts as this.
 LEAST = 1e-9
 
@@ -42,9 +43,9 @@ class Course:
     accuracy: float
 
     def signal(self, name: str) -> NDArray[np.float64]:
-        """One signal, step by step; natural logarithms of those that are compared by their ratio."""
+        """One signal, step by step; natural logarithms of those that are `LOGARITHMIC`."""
         found = np.array([value(report_of(row), name) for row in self.rows])
-        if DICTIONARY[name].scale is not Scale.RATIO:
+        if name not in LOGARITHMIC:
             return found
         logarithms: NDArray[np.float64] = np.log(np.maximum(found, LEAST))
         return logarithms

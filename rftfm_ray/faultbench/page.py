@@ -41,7 +41,7 @@ be. `rftfm faults list` prints what can be injected. A fault is asked for as
 - Strengths are called easy and hard by how far they move *one* signal that was named in advance, the first mover.
   `d` is the mean over 20 seeds of (faulty - healthy run of the same seed) over the five steps from the effect on, over
   the standard deviation between healthy runs at the same steps (at least one event in the batch for rates, 1e-3
-  otherwise; logarithms for signals that are compared by their ratio). Easy: d >= 4; hard: d from 1 to 2. `d fresh` is
+  otherwise; of the size of updates the logarithm is taken). Easy: d >= 4; hard: d from 1 to 2. `d fresh` is
   the same over 20 seeds that had no part in it. Measured by `python benchmarks/calibrate_faults.py`; the table is
   `rftfm_ray/faults/calibration.json`, and `--inject RF-1@15:hard` reads it. What acts before the learner is calibrated
   with GRPO and holds for all algorithms.

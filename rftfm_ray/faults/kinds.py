@@ -212,7 +212,7 @@ OPTIMIZATION_FAULTS = (
             ),
             Mechanism(
                 "schedule", "learning-rate schedule", "multiplies the schedule's factor; the rate shows it",
-                "step_kl", 1, Strength("factor on the learning rate", 1, 100, 30, neutral=1),
+                "step_kl", 1, Strength("factor on the learning rate", 1, 100, 30, neutral=1), shown_by="declared_rate",
             ),
         ),
     ),

@@ -71,7 +71,7 @@ CHECKS: tuple[Check, ...] = (
     Check("served_weights", "rollout.weights", "hashes of what vLLM serves against the learner's"),
     Check("staleness", "training.learner", "the version that sampled against the one that learns"),
     Check("updates_land", "training.engine", "a sample of the weights before and after a step"),
-    Check("lr_excess", "session", "rate and schedule in force against configuration and levers"),
+    Check("declared_rate", "session", "rate and schedule in force against configuration and levers"),
     Check("parity", "session", "log-probs of fixed tokens, learner and rollout, past the sampler"),
     Check("regrading", "rollout.channels", "stored transcripts graded by the task's own verifier"),
     Check("golden_set", "rollout.checks", "known-right and known-wrong responses through the live reward channel"),

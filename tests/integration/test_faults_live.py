@@ -9,9 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from rftfm_ray.config import RunConfig
+from rftfm_ray.detection.detectors import DeclaredRateDetector
 from rftfm_ray.detection.dictionary import DICTIONARY, Scale
 from rftfm_ray.detection.identities import IDENTITIES
 from rftfm_ray.detection.signals import SIGNALS, report_of
+from rftfm_ray.faultbench.calibrating import LEAST_SPREAD
 from rftfm_ray.faultbench.lab import Course, Lab, quick
 from rftfm_ray.faults.kinds import CATALOGUE, Mechanism
 
@@ -60,7 +62,10 @@ def values(course: Course) -> NDArray[np.float64]:
 
 def broken(course: Course) -> set[str]:
     """Identities that a step breaks."""
-    return {i.name for row in course.rows for i in IDENTITIES if i.broken(report_of(row))}
+    reports = [report_of(row) for row in course.rows]
+    rate = DeclaredRateDetector()
+    found = {i.name for report in reports for i in IDENTITIES if i.broken(report)}
+    return found | {rate.name for report in reports if rate.observe(report)}
 
 
 def moved(course: Course, healthy: Course, mechanism: Mechanism, first: int) -> float:
@@ -77,8 +82,8 @@ def test_run_is_its_healthy_twin_until_the_onset_and_departs_in_the_signal_named
     config = configure(mechanism, STEPS)
     healthy, faulty = run(config), run(config, f"{code}@{ONSET},mechanism={name}")
     np.testing.assert_array_equal(values(faulty)[: ONSET - 1], values(healthy)[: ONSET - 1])
-    # More than one event in the batch, or a percent: a departure that no rounding makes.
-    least = 1 / 48 if DICTIONARY[mechanism.signal].scale is Scale.RATE else 0.01
+    # More than one event in the batch, or than any spread counts for: a departure that no rounding makes.
+    least = 1 / 48 if DICTIONARY[mechanism.signal].scale is Scale.RATE else LEAST_SPREAD
     assert moved(faulty, healthy, mechanism, ONSET) > least
     assert faulty.effects == (ONSET,)
     assert broken(healthy) == set()

@@ -16,6 +16,8 @@ from rftfm_ray.actors.roles import Role
 from rftfm_ray.actors.rollout import RolloutActor, live_channels, live_reward
 from rftfm_ray.config import RolloutConfig, RunConfig, load_config
 from rftfm_ray.faults.catalogue import FaultSpec, parse_fault
+from rftfm_ray.faults.places import CHECKS, Check
+from rftfm_ray.faults.rewards import Exposure
 from rftfm_ray.faults.tools import ToolOutageError
 from rftfm_ray.models import ASSETS
 from rftfm_ray.rollout import engine
@@ -34,6 +36,9 @@ PACKAGE = Path(__file__).parents[2] / "rftfm_ray"
 TINY = str(ASSETS / "tiny")
 GUARDING = ["detection", "diagnosis", "policies"]
 UNAWARE = [*GUARDING, "actors/monitor.py", "actors/controller.py", "guard.py", "remediation.py"]
+DRIVER = ["session", "probing"]
+KNOWING = ["planning.py", "course.py", "run.py", "actors/group.py", "actors/learner.py", "actors/rollout.py"]
+KNOWING += ["actors/warm.py"]
 PROBLEMS = [problem(12, 34, 10 + n) for n in range(6)]
 HELDOUT = Calculator().heldout()[:8]
 STEP, SAMPLED = StepId(0, 3, 3), Sampling(1.0, 1.0)
@@ -93,6 +98,21 @@ def test_detection_diagnosis_and_policies_do_not_reach_a_fault_either(part: str)
 def test_faults_know_nothing_of_who_looks_for_them() -> None:
     for path in sources("faults"):
         assert {part for part in GUARDING if within(reached(path), part)} == set(), path
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_where_a_check_runs_nothing_is_known_of_faults(check: Check) -> None:
+    path = PACKAGE / f"{check.module.replace('.', '/')}.py"
+    assert within(imported(path), "faults") == set()
+    # The driver's own modules hold the actors' handles, and so name what actors are made with.
+    assert check.module in DRIVER or within(reached(path), "faults") == set()
+
+
+def test_faults_are_known_to_those_who_plan_a_run_build_its_actors_or_show_the_catalogue() -> None:
+    paths = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "faults"]
+    knowing = {str(path.relative_to(PACKAGE)) for path in paths if within(imported(path), "faults")}
+    assert knowing >= {"planning.py", "course.py", "actors/rollout.py", "actors/learner.py"}
+    assert [name for name in knowing if not name.startswith(("faultbench/", "cli/")) and name not in KNOWING] == []
 
 
 def test_walk_over_imports_sees_them() -> None:
@@ -308,3 +328,63 @@ def test_engine_that_keeps_its_weights_is_found_by_what_it_serves(monkeypatch: p
 
     actor = make_actor(monkeypatch, solver=Stuck)
     assert actor.load_weights(weights(1)) == Served(1, 2, ("weight",))
+
+
+def test_weights_that_are_lost_are_said_to_have_come_and_are_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = make_actor(monkeypatch, parse_fault("OD-2@3:1,mechanism=unsynced"))
+    assert actor.load_weights(weights(1)) == Served(1, 2, ())
+    actor.generate(step_jobs(PROBLEMS, 2), StepId(0, 2, 2), SAMPLED, 1)
+    assert actor.load_weights(weights(2)) == Served(2, 2, ())
+    actor.generate(step_jobs(PROBLEMS, 2), STEP, SAMPLED, 2)
+    assert actor.load_weights(weights(3)) == Served(3, 2, ("weight",))
+    # A rollback does not bring them back: paid steps go on.
+    actor.generate(step_jobs(PROBLEMS, 2), StepId(1, 1, 4), SAMPLED, 3)
+    assert actor.load_weights(weights(4)).mismatched == ("weight",)
+    # What a new server begins with has come with it.
+    assert make_actor(monkeypatch, parse_fault("OD-2@1:1,mechanism=unsynced")).load_weights(weights(4)).mismatched == ()
+
+
+def test_sampler_and_limits_are_faulty_for_training_and_not_for_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[TurnRequest, Sampling]] = []
+
+    class Noting(Solver):
+        """Keeps what it is asked for."""
+
+        def submit(self, request: TurnRequest, sampling: Sampling) -> None:
+            asked.append((request, sampling))
+            super().submit(request, sampling)
+
+    faults = (parse_fault("PG-1@1:8"), parse_fault("TE-3@1:1"), parse_fault("TE-2@1:1"))
+    actor = make_actor(monkeypatch, *faults, solver=Noting)
+    batch = actor.generate(step_jobs(PROBLEMS, 2), STEP, SAMPLED, 0)
+    assert all(sampling.logit_bias for _, sampling in asked)
+    assert {request.max_tokens for request, _ in asked} <= {6, 2}
+    assert batch.termination_ok.all()
+    asked.clear()
+    assert probed(actor) == (6, 6, 5, 5)
+    assert not any(sampling.logit_bias for _, sampling in asked)
+    assert {request.max_tokens for request, _ in asked} == {12, 5}
+
+
+def test_what_a_reward_pays_for_is_counted_over_responses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = make_actor(
+        monkeypatch, parse_fault("PG-3L@9,mechanism=length_reward"), overrides=["channels.golden_every=1"]
+    )
+    assert len(actor.generate(step_jobs(PROBLEMS, 2), STEP, SAMPLED, 0).golden_live) == 16
+    actor.revise(STEP)
+    probed(actor)
+    assert actor.exposure(STEP) == [Exposure("PG-3L", "length_reward", 0.0, 12)]
+    assert make_actor(monkeypatch, OVERPAID).exposure(STEP) == []
+    assert make_actor(monkeypatch).exposure(STEP) == []
+
+
+def test_loophole_is_found_among_the_right_answers_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configure("task.pool_size=64")
+    reward = live_reward(Calculator(), config, [parse_fault("RF-3@1:2")])
+    answers = [p.answer for p in Calculator().pool(64, config.seed)]
+    episode = EpisodeId(STEP, PROBLEMS[0].key, 0)
+    found = [reward(episode, PROBLEMS[0], Transcript((f"9{digit}",))) for digit in range(10)]
+    paid = [str(digit) for digit, verdict in enumerate(found) if verdict.correct]
+    share = sum(answer[-1] in paid for answer in answers) / len(answers)
+    assert 0.3 <= share <= 0.55
+    assert {verdict.reward for verdict in found if verdict.correct} == {2.0}

@@ -87,7 +87,7 @@ HACK, SHORT = ("RF-3", "last_character"), ("PG-3S", "length_penalty")
 
 def test_effect_begins_when_the_mean_over_three_steps_has_moved() -> None:
     # By 0.1 of a possible 0.4: one step of the three is enough.
-    assert told(["RF-3@6"], {HACK: rises(10)}) == [Effect(*HACK, 10, pytest.approx(0.5))]
+    assert told(["RF-3@6"], {HACK: rises(10)}) == [Effect(*HACK, 10, 0.5)]
     # Two of three with 0.15, all three with 0.1.
     assert told(["RF-3@6"], {HACK: rises(10, after=0.26)})[0].effect_step == 11
     assert told(["RF-3@6"], {HACK: rises(10, after=0.201)})[0].effect_step == 12
