@@ -23,7 +23,7 @@ from rftfm_ray.rollout.channels import Channels, Grader, RewardChannel, TaskRewa
 from rftfm_ray.rollout.checks import Checks
 from rftfm_ray.rollout.jobs import ProbeCounts
 from rftfm_ray.rollout.weights import Served, WeightsUpdate, check_weights, compare
-from rftfm_ray.tasks.api import Problem, Task
+from rftfm_ray.tasks.api import Problem, Task, scaled_limits
 from rftfm_ray.telemetry.metrics import StateGauge
 from rftfm_ray.types import ActorState, GuardMode, Levers, Sampling, StepId
 
@@ -94,6 +94,8 @@ class RolloutActor:
         self._role = role
         self._gauge = StateGauge(role.run, role.name)
         self._limit = config.rollout.max_model_len
+        scale = max(stage.task.token_scale for _, stage in config.stages())
+        self._first_turn = scaled_limits(task.max_new_tokens, scale)[0]
         self._task = task
         self._fingerprint_every = 0 if config.guard.mode is GuardMode.OFF else config.channels.fingerprint_every
         self._reward = live_reward(task, config, faults)
@@ -119,11 +121,11 @@ class RolloutActor:
             ConfigError: when a prompt does not fit `rollout.max_model_len`.
         """
         encoded = [self._codec.encode(problem.prompt) for problem in problems]
-        longest = max(len(tokens) for tokens in encoded)
-        if longest + self._task.max_new_tokens[0] > self._limit:
+        longest, first = max(len(tokens) for tokens in encoded), self._first_turn
+        if longest + first > self._limit:
             raise ConfigError(
-                f"A prompt of task {self._task.name} takes {longest} tokens and its first turn up to "
-                f"{self._task.max_new_tokens[0]}, more than rollout.max_model_len={self._limit}; raise it."
+                f"A prompt of task {self._task.name} takes {longest} tokens and its first turn up to {first}, more than "
+                f"rollout.max_model_len={self._limit}; raise it."
             )
         for problem, tokens in zip(problems, encoded, strict=True):
             if not tokens or (self._codec.unknown_id is not None and self._codec.unknown_id in tokens):

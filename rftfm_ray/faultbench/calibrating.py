@@ -107,7 +107,9 @@ class Bench:
 
     def _run(self, cell: Cell, seed: int, inject: Sequence[str] = ()) -> Course:
         config = self._config(cell, seed)
-        return self._lab.run(config, inject, self._lab.trunk(config, self._onset - 1))
+        # What comes after the window is not looked at.
+        follow = WINDOW if inject and cell.kind.learned else None
+        return self._lab.run(config, inject, self._lab.trunk(config, self._onset - 1), follow)
 
     def healthy(self, cell: Cell) -> Healthy:
         """Healthy runs of all seeds, from the fork on, as long as a cell takes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import shutil
 import tempfile
 import time
@@ -61,6 +63,19 @@ def quick(config: RunConfig, **sections: object) -> RunConfig:
     return RunConfig.model_validate(tree)
 
 
+class _EnoughError(Exception):
+    """A run has shown what it was made for."""
+
+
+def _effects(folder: Path) -> tuple[int | None, ...]:
+    """When the effects of a run's faults have begun, as its events say."""
+    events = list(read_events(folder / "events.jsonl"))
+    begun = {(e["code"], e["mechanism"]): e["effect_step"] for e in events if e["kind"] == "fault_effect"}
+    faults = [event for event in events if event["kind"] == "fault"]
+    steps = [event["effect_step"] or begun.get((event["code"], event["mechanism"])) for event in faults]
+    return tuple(int(step) if step is not None else None for step in steps)
+
+
 class Lab:
     """Warm actors and a place for what runs leave behind. Ray must be connected; use it in a `with`."""
 
@@ -77,19 +92,29 @@ class Lab:
         self._warm.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def run(self, config: RunConfig, inject: Sequence[str] = (), fork: Path | None = None) -> Course:
-        """One run with faults, from its start or from the checkpoint `fork` of a healthy one."""
+    def run(
+        self, config: RunConfig, inject: Sequence[str] = (), fork: Path | None = None, follow: int | None = None
+    ) -> Course:
+        """One run with faults, from its start or from the checkpoint `fork` of a healthy one.
+
+        With `follow` it ends so many steps after all effects have begun, without a last held-out accuracy.
+        """
         folder = self._folder / "run"
         shutil.rmtree(folder, ignore_errors=True)
         rows: list[StepRow] = []
-        planned = plan(config.model_copy(update={"inject": tuple(inject)}), folder, fork)
-        summary = execute(planned, rows.append, lambda _: None, time.perf_counter(), self._warm, judged=False)
-        events = list(read_events(folder / "events.jsonl"))
-        begun = {(e["code"], e["mechanism"]): e["effect_step"] for e in events if e["kind"] == "fault_effect"}
-        faults = [e for e in events if e["kind"] == "fault"]
-        steps = [e["effect_step"] or begun.get((e["code"], e["mechanism"])) for e in faults]
-        effects = [int(step) if step is not None else None for step in steps]
-        return Course(tuple(rows), tuple(effects), summary.probe_last)
+
+        def observe(row: StepRow) -> None:
+            rows.append(row)
+            if follow is not None:
+                begun = _effects(folder)
+                if all(step is not None and row.id.paid_step >= step + follow - 1 for step in begun):
+                    raise _EnoughError
+
+        planned, accuracy = plan(config.model_copy(update={"inject": tuple(inject)}), folder, fork), math.nan
+        with contextlib.suppress(_EnoughError):
+            began = time.perf_counter()
+            accuracy = execute(planned, observe, lambda _: None, began, self._warm, judged=False).probe_last
+        return Course(tuple(rows), _effects(folder), accuracy)
 
     def trunk(self, config: RunConfig, step: int) -> Path:
         """The checkpoint of `step` of the healthy run of `config`, from which its forks go on."""

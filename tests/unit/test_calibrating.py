@@ -119,7 +119,7 @@ class Scripted:
         """No checkpoint is needed."""
         return f"{config.seed}/{step}"
 
-    def run(self, config: RunConfig, inject: tuple[str, ...], fork: str) -> Any:
+    def run(self, config: RunConfig, inject: tuple[str, ...], fork: str, follow: int | None = None) -> Any:
         """A course whose healthy values depend on the seed."""
         assert fork == f"{config.seed}/5"
         self.asked.append(inject)
