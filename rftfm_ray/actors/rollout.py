@@ -124,8 +124,8 @@ class RolloutActor:
         longest, first = max(len(tokens) for tokens in encoded), self._first_turn
         if longest + first > self._limit:
             raise ConfigError(
-                f"A prompt of task {self._task.name} takes {longest} tokens and its first turn up to {first}, more than "
-                f"rollout.max_model_len={self._limit}; raise it."
+                f"A prompt of task {self._task.name} takes {longest} tokens and its first turn up to {first}, more "
+                f"than rollout.max_model_len={self._limit}; raise it."
             )
         for problem, tokens in zip(problems, encoded, strict=True):
             if not tokens or (self._codec.unknown_id is not None and self._codec.unknown_id in tokens):
