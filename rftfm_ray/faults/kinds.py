@@ -280,11 +280,11 @@ CREDIT_FAULTS = (
         (
             Mechanism(
                 "misplaced", BUFFER, "a trajectory gets the advantage of another one", "credit_correlation", -1,
-                _share("a trajectory's advantage is another's", 0.5),
+                _share("a trajectory's advantage is another's", 0.5, low=0.001),
             ),
             Mechanism(
                 "shifted", ESTIMATOR, "advantages stand one token too early, across trajectories",
-                "credit_correlation", -1, _share("a trajectory's tokens are shifted", 0.5), shown_by="advantages",
+                "credit_correlation", -1, _share("a trajectory's tokens are shifted", 0.5, low=0.001), shown_by="advantages",
             ),
             Mechanism(
                 "discount", "configuration of the estimator", "the discount falls short by the strength",
