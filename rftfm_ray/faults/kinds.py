@@ -284,7 +284,8 @@ CREDIT_FAULTS = (
             ),
             Mechanism(
                 "shifted", ESTIMATOR, "advantages stand one token too early, across trajectories",
-                "credit_correlation", -1, _share("a trajectory's tokens are shifted", 0.5, low=0.001), shown_by="advantages",
+                "credit_correlation", -1, _share("a trajectory's tokens are shifted", 0.5, low=0.001),
+                shown_by="advantages",
             ),
             Mechanism(
                 "discount", "configuration of the estimator", "the discount falls short by the strength",
