@@ -12,6 +12,7 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import FaultError
 from rftfm_ray.faults.calibration import LEVELS, calibrated
 from rftfm_ray.faults.kinds import CATALOGUE, FaultKind, Mechanism
+from rftfm_ray.faults.twins import TWINS
 from rftfm_ray.tasks.api import Task
 
 SYNTAX = (
@@ -20,7 +21,7 @@ SYNTAX = (
 )
 RAMP_STEPS = 10
 TRANSIENT_STEPS = 10
-_HEAD = re.compile(r"([A-Za-z0-9-]+)@(\d{1,9})(?::([^,]+))?")
+_HEAD = re.compile(r"([A-Za-z0-9_-]+)@(\d{1,9})(?::([^,]+))?")
 _WHOLE = re.compile(r"[0-9]{1,9}")
 
 Calibrated = Callable[[str, str, str], float]
@@ -116,7 +117,7 @@ def kind_of(code: str, said: str = "") -> FaultKind:
     """
     kind = CATALOGUE.get(code.upper())
     if kind is None:
-        near = difflib.get_close_matches(code.upper(), CATALOGUE, n=1)
+        near = difflib.get_close_matches(code.upper(), CATALOGUE, n=1) or difflib.get_close_matches(code, TWINS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise FaultError(f"{said}there is no fault {code}{hint}; there are {', '.join(CATALOGUE)}.")
     return kind

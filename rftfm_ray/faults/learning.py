@@ -101,7 +101,7 @@ def _struck(spec: FaultSpec, seed: int, step: StepId, batch: TrajectoryBatch, cr
 
 
 def _misplaced(spec: FaultSpec, seed: int, step: StepId, batch: TrajectoryBatch, credit: Credit) -> Credit:
-    """Trajectories that are struck hand their advantages on among themselves and to their neighbours."""
+    """A struck trajectory gets the advantages of a member of the step that is drawn, now and then its own."""
     counts = batch.action_counts()
     starts = np.cumsum(counts) - counts
     members = np.flatnonzero(credit.kept)
