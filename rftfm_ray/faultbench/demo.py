@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from rich.console import Console
 
 from rftfm_ray.cluster import connect
 from rftfm_ray.config import RunConfig
+from rftfm_ray.errors import FaultError
 from rftfm_ray.faultbench.lab import LOGARITHMIC, Course, Lab, quick
 from rftfm_ray.faultbench.page import Ending, page
 from rftfm_ray.faults.calibration import LEVELS, calibrated
 from rftfm_ray.faults.kinds import CATALOGUE, FaultKind, Mechanism
 from rftfm_ray.telemetry.rundir import write_atomic
 
-COLOURS = {"healthy": "#555555", "hard": "#0072b2", "easy": "#d55e00"}
+COLOURS = {"healthy": "#555555", "hard": "#0072b2", "easy": "#d55e00", "default": "#009e73"}
 # Learning rates of the examples, by task; everything else is the default.
 TASKS: Mapping[str, float] = {"addition": 2e-4, "calculator": 1e-4}
 PLOTTED = ("reward_mean", "probe_accuracy")
@@ -96,12 +98,21 @@ def _arms(lab: Lab, codes: Sequence[str], steps: int, seed: int, console: Consol
             console.print(f"healthy {task} {algorithm}", highlight=False)
             healthy[task, algorithm] = lab.run(config)
         levels = {}
-        for level in LEVELS:
-            strength = calibrated(task, algorithm, kind.code, mechanism.name, level)
+        for level, strength in _strengths(kind, mechanism).items():
             text = f"{kind.code}@{onset}:{strength!r},mechanism={mechanism.name}"
             console.print(f"{level} {text} {task} {algorithm}", highlight=False, markup=False)
             levels[level] = strength, lab.run(config, (text,))
         yield Arm(kind, mechanism, task, algorithm, onset, healthy[task, algorithm], levels)
+
+
+def _strengths(kind: FaultKind, mechanism: Mechanism) -> dict[str, float]:
+    """Its strengths by the levels that there are; the default one where there is none."""
+    task, algorithm = _place(mechanism)
+    found = {}
+    for level in LEVELS:
+        with contextlib.suppress(FaultError):
+            found[level] = calibrated(task, algorithm, kind.code, mechanism.name, level)
+    return found or {"default": mechanism.strength.default}
 
 
 def _place(mechanism: Mechanism) -> tuple[str, str]:
@@ -120,7 +131,7 @@ def plot(arms: Sequence[Arm]) -> bytes:
         for signal, axis in zip((arm.mechanism.signal, *PLOTTED), line, strict=True):
             _draw(axis, arm, signal)
         line[0].set_ylabel(f"{arm.mechanism.name}\n({arm.task}, {arm.algorithm})", fontsize=8)
-    axes[0][0].legend(fontsize=7, frameon=False)
+        line[0].legend(fontsize=7, frameon=False)
     sink = io.BytesIO()
     figure.savefig(sink, format="svg", metadata={"Date": None})
     return sink.getvalue()
@@ -133,6 +144,7 @@ def _draw(axis: Axes, arm: Arm, signal: str) -> None:
         values = course.signal(signal)
         there = ~np.isnan(values)
         axis.plot(steps[there], values[there], color=COLOURS[name], label=name, linewidth=1.1)
+    axis.set_xlim(0, arm.healthy.rows[-1].id.paid_step + 1)
     axis.axvline(arm.onset, color="#999999", linewidth=0.7, linestyle=":")
     # A course gives such a signal as its logarithm.
     axis.set_title(f"log {signal}" if signal in LOGARITHMIC else signal, fontsize=8)
