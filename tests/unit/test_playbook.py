@@ -161,7 +161,7 @@ def test_plan_comes_to_its_end(code: str) -> None:
     assert Playbook().decide(ctx) == Decision(None, f"all {len(PLANS[code])} remedies for {code} have been tried")
 
 
-@pytest.mark.parametrize("code", [*(set(FINGERPRINTS) - set(PLANS)), "UNKNOWN", "SYNC", "no such code"])
+@pytest.mark.parametrize("code", [*sorted(set(FINGERPRINTS) - set(PLANS)), "UNKNOWN", "SYNC", "no such code"])
 def test_what_is_not_in_the_table_is_for_people(code: str) -> None:
     assert Playbook().decide(context(code)) == Decision(None, f"the playbook has no remedy for {code}")
 
