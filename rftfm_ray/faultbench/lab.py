@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import shutil
 import tempfile
@@ -118,9 +119,10 @@ class Lab:
 
     def trunk(self, config: RunConfig, step: int) -> Path:
         """The checkpoint of `step` of the healthy run of `config`, from which its forks go on."""
-        place = self._folder / f"{config.task.name}-{config.algorithm.name}-{config.model.path[-5:]}-{config.seed}"
+        short = quick(config, max_paid_steps=step, checkpoints={"every": 0, "at_end": True}, inject=())
+        # Whatever makes another run makes another trunk.
+        place = self._folder / hashlib.sha256(short.to_yaml().encode()).hexdigest()
         if not place.exists():
-            short = quick(config, max_paid_steps=step, checkpoints={"every": 0, "at_end": True}, inject=())
             folder = self._folder / "trunk"
             shutil.rmtree(folder, ignore_errors=True)
             planned = plan(short, folder)

@@ -143,7 +143,8 @@ def known_reference(task: Task, problem: Problem) -> Transcript | None:
     """A transcript that solves `problem`, or None where the task gives none."""
     try:
         reference: object = task.reference(problem)
-    except Exception:  # noqa: BLE001 - the task's code: without a known answer nothing can be asked
+    except Exception as error:  # noqa: BLE001 - the task's code: without a known answer nothing can be asked
+        logger.warning("Task %s gives no reference for %r: %r; it is not asked about.", task.name, problem.key, error)
         return None
     return reference if isinstance(reference, Transcript) else None
 

@@ -6,6 +6,7 @@ instance that is asked first, and the replay past all of them, to the task's own
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from rftfm_ray.rollout.channels import Call, EpisodeId, Grader, ToolPool, chosen
 from rftfm_ray.tasks.api import Observation, Problem, Task, Transcript
 from rftfm_ray.tasks.rewards import verify
 from rftfm_ray.types import StepId
+
+logger = logging.getLogger(__name__)
 
 # Samples count from 0, so no trajectory has the identity of a golden response.
 RIGHT, WRONG = -1, -2
@@ -102,7 +105,8 @@ def replay(task: Task, problem: Problem, answers: Sequence[Answer]) -> Replayed 
             termination_ok &= (again is None) == answer.ended
             if again is not None and answer.observation is not None:
                 observation_ok &= _text(again) == answer.observation
-    except Exception:  # noqa: BLE001 - the task's code may raise anything
+    except Exception as error:  # noqa: BLE001 - the task's code may raise anything
+        logger.warning("The replay of an episode of task %s has failed and does not count: %r", task.name, error)
         return None
     return Replayed(observation_ok, termination_ok)
 
