@@ -38,6 +38,7 @@ from rftfm_ray.tasks.calculator import Calculator
 from rftfm_ray.telemetry.journal import JOURNAL, read_journal
 from rftfm_ray.types import GuardMode, Levers, StepId
 from rftfm_ray.verdicts import Declaration, DeclaredChange, StepReport
+from tests.unit.doubles import Actor
 
 START = Position(StepId(0, 0, 0), 0, 0)
 POOL = tuple(Addition().pool(64, 0))
@@ -57,26 +58,6 @@ def at(step: int) -> StepId:
 def declaration(step: int) -> Declaration:
     """Something that changes at a step."""
     return Declaration(at(step), DeclaredChange("configuration", step, ("entropy",), "why"))
-
-
-class Method:
-    """A remote method that says what it was called with."""
-
-    def __init__(self, actor: str, name: str) -> None:
-        self._called = (actor, name)
-
-    def remote(self, *arguments: object) -> tuple[object, ...]:
-        return (*self._called, *arguments)
-
-
-class Actor:
-    """Stands in for the handle of an actor."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, method: str) -> Method:
-        return Method(self._name, method)
 
 
 @pytest.fixture

@@ -30,11 +30,11 @@ from rftfm_ray.rollout.channels import (
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.episodes import STATUS_CODE, EpisodeRunner
 from rftfm_ray.rollout.jobs import EpisodeJob, probe_jobs, split_jobs, step_jobs
-from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.addition import problem
 from rftfm_ray.tasks.api import Observation, Problem, Task, ToolCall, ToolStatus, Transcript, Verdict
 from rftfm_ray.tasks.calculator import Calculator
 from rftfm_ray.types import Levers, Sampling, StepId, Termination
+from tests.unit.doubles import Characters
 
 STEP, SAMPLED = StepId(attempt=0, step=3, paid_step=3), Sampling(1.0, 1.0)
 PROBLEMS = [problem(12, 34, 10 + n) for n in range(10)]
@@ -42,24 +42,6 @@ JOBS = step_jobs(PROBLEMS[:4], 4)
 ERROR = STATUS_CODE[ToolStatus.ERROR]
 
 Rule = Callable[[CallId], bool]
-
-
-class Characters(TextCodec):
-    """A tokenizer of one token per character."""
-
-    eos_ids = (0,)
-
-    def __init__(self) -> None:
-        pass
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(character) for character in text]
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return "".join(map(chr, tokens))
-
-    def ids_containing(self, text: str) -> tuple[int, ...]:
-        return (ord(text),) if text else ()
 
 
 class Clock:

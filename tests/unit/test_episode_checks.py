@@ -26,34 +26,16 @@ from rftfm_ray.rollout.checks import Checks
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.episodes import STATUS_CODE, EpisodeRunner
 from rftfm_ray.rollout.jobs import EpisodeJob, split_jobs, step_jobs
-from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.addition import problem
 from rftfm_ray.tasks.api import Observation, Problem, Task, ToolCall, ToolStatus, Transcript, Verdict, text_digest
 from rftfm_ray.tasks.calculator import Calculator
 from rftfm_ray.types import Levers, Sampling, StepId, Termination
+from tests.unit.doubles import Characters
 
 STEP, SAMPLED = StepId(attempt=0, step=5, paid_step=6), Sampling(1.0, 1.0)
 JOBS = step_jobs([problem(12, 34, 10 + n) for n in range(4)], 4)
 HELDOUT = Calculator().heldout()[:8]
 ALL = ChannelsConfig(replay_rate=1.0)
-
-
-class Characters(TextCodec):
-    """A tokenizer of one token per character."""
-
-    eos_ids = (0,)
-
-    def __init__(self) -> None:
-        pass
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(character) for character in text]
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return "".join(map(chr, tokens))
-
-    def ids_containing(self, text: str) -> tuple[int, ...]:
-        return (ord(text),) if text else ()
 
 
 class Talking:

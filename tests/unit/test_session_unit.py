@@ -18,30 +18,11 @@ from rftfm_ray.rollout.jobs import ProbeCounts
 from rftfm_ray.session import Session
 from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.types import Levers, ProbeResult, Sampling, StepId, UpdateMetrics
+from tests.unit.doubles import Actor
 
 POOL = tuple(Addition().pool(32, 0))
 HELDOUT = Addition().heldout()[:64]
 START = Position(StepId(attempt=0, step=0, paid_step=0), model_version=0, cursor=0)
-
-
-class Method:
-    """A remote method that says what it was called with."""
-
-    def __init__(self, actor: str, name: str) -> None:
-        self._called = (actor, name)
-
-    def remote(self, *arguments: object) -> tuple[object, ...]:
-        return (*self._called, *arguments)
-
-
-class Actor:
-    """Stands in for the handle of an actor."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, method: str) -> Method:
-        return Method(self._name, method)
 
 
 def make_session(config: RunConfig, start: Position = START, rollouts: int = 2) -> Session:
