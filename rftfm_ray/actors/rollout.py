@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,7 @@ from rftfm_ray.errors import ConfigError, SyncError
 from rftfm_ray.faults.catalogue import FaultSpec
 from rftfm_ray.faults.episodes import FaultySeams
 from rftfm_ray.faults.rewards import Exposure, FaultyReward, faulty_reward, needs_answers
-from rftfm_ray.faults.sampler import faulty_sampler, weights_lost
+from rftfm_ray.faults.sampler import Transfer, faulty_sampler
 from rftfm_ray.faults.tools import faulty_tools
 from rftfm_ray.faults.twins import TwinSpec, slow_tools
 from rftfm_ray.policies.levers import check_levers
@@ -99,7 +98,7 @@ class RolloutActor:
         self._task = task
         self._fingerprint_every = 0 if config.guard.mode is GuardMode.OFF else config.channels.fingerprint_every
         self._reward = live_reward(task, config, faults)
-        self._weights_lost = partial(weights_lost, tuple(faults), config.seed)
+        self._transfer = Transfer(faults, config.seed)
         self._paid_step = 0
         self._episodes = EpisodeRunner(
             faulty_sampler(self._engine, faults, config.seed, self._codec.eos_ids), task, self._codec, self._limit,
@@ -148,8 +147,7 @@ class RolloutActor:
         check_weights(update)
         # Whatever is half loaded when something fails here must not be served.
         self._version = -1
-        if not self._weights_lost(self._paid_step):
-            self._engine.load(update.arrays)
+        self._engine.load(self._transfer.arrived(update.arrays, self._paid_step))
         every = self._fingerprint_every
         due = every > 0 and update.version % every == 0
         shapes = {name: array.shape for name, array in update.arrays.items()} if due else {}

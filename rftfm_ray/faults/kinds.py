@@ -229,7 +229,7 @@ OPTIMIZATION_FAULTS = (
             ),
             Mechanism(
                 "unsynced", SERVER, "new weights do not reach the rollout, which says that they have", "rollout_kl",
-                1, _share("weights are lost on their way", 1.0), shown_by="served_weights",
+                1, _share("a tensor is lost on its way", 1.0), shown_by="served_weights",
             ),
         ),
     ),

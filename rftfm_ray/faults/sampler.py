@@ -6,7 +6,10 @@ It stands between the runner of training episodes and the engine. Held-out probe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from rftfm_ray.faults.catalogue import FaultSpec, of_code
 from rftfm_ray.faults.draws import strikes
@@ -90,9 +93,24 @@ def faulty_sampler(engine: Engine, specs: Sequence[FaultSpec], seed: int, eos_id
     return FaultySampler(engine, wanted, seed, eos_ids) if wanted else engine
 
 
-def weights_lost(specs: Sequence[FaultSpec], seed: int, paid_step: int) -> bool:
-    """Whether the weights after a paid step do not reach the server, by OD-2; it says that they have.
+class Transfer:
+    """The way of the learner's weights to the server, on which OD-2 loses tensors: the server keeps what it had."""
 
-    Paid step 0 stands for a server that has not generated anything yet: what it begins with has come with it.
-    """
-    return any(strikes(spec, seed, paid_step, paid_step) for spec in of_code(specs, "OD-2", "unsynced"))
+    def __init__(self, specs: Sequence[FaultSpec], seed: int) -> None:
+        self._specs = of_code(specs, "OD-2", "unsynced")
+        self._seed = seed
+        self._served: dict[str, NDArray[Any]] = {}
+
+    def arrived(self, arrays: Mapping[str, NDArray[Any]], paid_step: int) -> Mapping[str, NDArray[Any]]:
+        """What the server has when `arrays` were sent to it after a paid step. What it begins with comes whole."""
+        if not self._specs:
+            return arrays
+        lost = {
+            name
+            for name in arrays
+            if any(strikes(spec, self._seed, paid_step, paid_step, name) for spec in self._specs)
+        }
+        self._served = {
+            name: self._served.get(name, array) if name in lost else array for name, array in arrays.items()
+        }
+        return self._served

@@ -16,7 +16,7 @@ from rftfm_ray.faults.draws import heavy_tailed
 from rftfm_ray.faults.episodes import FaultySeams
 from rftfm_ray.faults.learning import faulty_learner
 from rftfm_ray.faults.rewards import Exposure
-from rftfm_ray.faults.sampler import CERTAIN, EXAMPLES, faulty_sampler, weights_lost
+from rftfm_ray.faults.sampler import CERTAIN, EXAMPLES, Transfer, faulty_sampler
 from rftfm_ray.faults.truth import EffectWatch, effect_step, entropy_exposures
 from rftfm_ray.policies.levers import nominal_settings
 from rftfm_ray.rollout.channels import CallId, EpisodeId
@@ -103,12 +103,26 @@ def test_sampler_hands_on_the_rest_and_is_the_engine_itself_where_there_is_no_fa
     assert [sampler.busy(), len(list(sampler.step()))] == [False, 1]
 
 
-def test_weights_are_lost_with_their_probability_and_never_those_that_a_server_begins_with() -> None:
-    specs = [parse_fault("OD-2@1:0.4,mechanism=unsynced")]
-    lost = [weights_lost(specs, 0, step) for step in range(1, 2001)]
-    assert sum(lost) / len(lost) == pytest.approx(0.4, abs=0.04)
-    assert not weights_lost([parse_fault("OD-2@1:1,mechanism=unsynced")], 0, 0)
-    assert not weights_lost([parse_fault("OD-2@1:1")], 0, 5)
+def test_tensors_are_lost_with_their_probability_and_the_server_keeps_what_it_had() -> None:
+    transfer = Transfer([parse_fault("OD-2@5:0.4,mechanism=unsynced")], 0)
+    names = [f"layer.{n}" for n in range(2000)]
+
+    def sent(step: int) -> list[int]:
+        served = transfer.arrived({name: np.array([step]) for name in names}, step)
+        assert list(served) == names
+        return [int(served[name][0]) for name in names]
+
+    assert [set(sent(step)) for step in (0, 4)] == [{0}, {4}]
+    first, second = sent(5), sent(6)
+    assert [first.count(step) / len(names) for step in (4, 5)] == pytest.approx([0.4, 0.6], abs=0.04)
+    # A tensor that is lost twice is two updates old.
+    assert [second.count(step) / len(names) for step in (4, 5, 6)] == pytest.approx([0.16, 0.24, 0.6], abs=0.04)
+
+
+def test_what_a_server_begins_with_has_come_with_it_and_without_the_fault_nothing_is_lost() -> None:
+    arrays = {"weight": np.array([1.0])}
+    assert Transfer([parse_fault("OD-2@1:1,mechanism=unsynced")], 0).arrived(arrays, 5) == arrays
+    assert Transfer([parse_fault("OD-2@1:1")], 0).arrived(arrays, 5) is arrays
 
 
 def episode(paid_step: int = ON, number: int = 0) -> EpisodeId:
