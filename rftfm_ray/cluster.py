@@ -15,11 +15,11 @@ from rftfm_ray.errors import PlacementError, RunDirError
 ADDRESS = "RAY_ADDRESS"
 
 
-def connect(config: RunConfig) -> bool:
+def connect(config: RunConfig, runs: int = 1) -> bool:
     """Join the cluster that RAY_ADDRESS names, or start one for this process. Returns whether it was started here.
 
-    A cluster of our own has as many logical CPUs as the run asks for, so a laptop with two cores can hold
-    three actors. Token authentication stays as Ray has it.
+    A cluster of our own has as many logical CPUs as `runs` like it ask for at once, so a laptop with two cores can
+    hold three actors. Token authentication stays as Ray has it.
 
     Raises:
         PlacementError: when the cluster cannot be reached.
@@ -36,7 +36,7 @@ def connect(config: RunConfig) -> bool:
         if address:
             ray.init(namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=True)
             return False
-        cpus = sum(bundle.get("CPU", 0.0) for bundle in bundles(config))
+        cpus = runs * sum(bundle.get("CPU", 0.0) for bundle in bundles(config))
         # address="local": a crashed cluster's leftovers must not be joined by accident.
         ray.init(
             address="local",

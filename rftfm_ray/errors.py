@@ -87,6 +87,12 @@ class ProfileError(RftfmError):
     exit_code: ClassVar[int] = 2
 
 
+class BenchError(RftfmError):
+    """Recorded runs of a benchmark that are missing or damaged."""
+
+    exit_code: ClassVar[int] = 2
+
+
 class GuardError(RftfmError):
     """The monitor or the controller failed at what only they can do."""
 

@@ -11,6 +11,7 @@ from types import FrameType
 import typer
 
 from rftfm_ray.cli.config import config
+from rftfm_ray.cli.faultbench import faultbench
 from rftfm_ray.cli.faults import faults
 from rftfm_ray.cli.journal import journal
 from rftfm_ray.cli.profile import profile
@@ -35,6 +36,7 @@ app.command()(config)
 app.command()(warmstart)
 app.add_typer(profile, name="profile")
 app.add_typer(faults, name="faults")
+app.add_typer(faultbench, name="faultbench")
 
 
 def run_guarded(command: Callable[[], None]) -> int:

@@ -18,15 +18,13 @@ from rich.console import Console
 from rftfm_ray.cluster import connect
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import FaultError
-from rftfm_ray.faultbench.lab import LOGARITHMIC, Course, Lab, quick
+from rftfm_ray.faultbench.lab import LOGARITHMIC, Course, Lab, example, quick
 from rftfm_ray.faultbench.page import Ending, page
 from rftfm_ray.faults.calibration import LEVELS, calibrated
 from rftfm_ray.faults.kinds import CATALOGUE, FaultKind, Mechanism
 from rftfm_ray.telemetry.rundir import write_atomic
 
 COLOURS = {"healthy": "#555555", "hard": "#0072b2", "easy": "#d55e00", "default": "#009e73"}
-# Learning rates of the examples, by task; everything else is the default.
-TASKS: Mapping[str, float] = {"addition": 2e-4, "calculator": 1e-4}
 PLOTTED = ("reward_mean", "probe_accuracy")
 
 
@@ -45,11 +43,8 @@ class Arm:
 
 def configure(task: str, algorithm: str, seed: int, steps: int) -> RunConfig:
     """A run of the page."""
-    tree = {
-        "seed": seed, "steps": steps, "task": {"name": task}, "algorithm": {"name": algorithm},
-        "learner": {"lr": TASKS[task]},
-    }  # fmt: skip
-    return quick(RunConfig.model_validate(tree), probe={"every": 5, "size": 256, "final_size": 1024})
+    probed = {"every": 5, "size": 256, "final_size": 1024}
+    return quick(example(task, algorithm, seed, steps), probe=probed)
 
 
 def demonstrate(out: Path, codes: Sequence[str], steps: int, seed: int, console: Console) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.signals import report_of, value
+from rftfm_ray.errors import RftfmError
 from rftfm_ray.planning import plan
 from rftfm_ray.run import execute
 from rftfm_ray.telemetry.events import read_events
@@ -31,6 +31,9 @@ QUICK = {
     "sync": {"parity_every": 0}, "guard": {"mode": "observe"},
 }  # fmt: skip
 
+# Learning rates of the examples, by task; everything else is the default.
+RATES: Mapping[str, float] = {"addition": 2e-4, "calculator": 1e-4}
+
 # Compared by their ratio: a thousandth, below which no spread counts, is more than such a signal ever is.
 LOGARITHMIC = ("update_ratio",)
 # Nothing at all has no logarithm: it counts as this.
@@ -39,11 +42,14 @@ LEAST = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What a run has come to: its steps, when the effects of its faults began, and its last held-out accuracy."""
+    """What a run has come to: its steps, its last held-out accuracy, when its faults were switched on and when their
+    effects began, None where one did not; and the error that ended it, where that was allowed."""
 
     rows: tuple[StepRow, ...]
+    switched: tuple[int, ...]
     effects: tuple[int | None, ...]
     accuracy: float
+    error: str = ""
 
     def signal(self, name: str) -> NDArray[np.float64]:
         """One signal, step by step; natural logarithms of those that are `LOGARITHMIC`."""
@@ -64,17 +70,27 @@ def quick(config: RunConfig, **sections: object) -> RunConfig:
     return RunConfig.model_validate(tree)
 
 
+def example(task: str, algorithm: str, seed: int, steps: int, model: str = "builtin:tiny") -> RunConfig:
+    """The run of an example, with another algorithm, seed, length or model."""
+    tree = {
+        "seed": seed, "steps": steps, "task": {"name": task}, "model": {"path": model},
+        "algorithm": {"name": algorithm}, "learner": {"lr": RATES[task]},
+    }  # fmt: skip
+    return RunConfig.model_validate(tree)
+
+
 class _EnoughError(Exception):
     """A run has shown what it was made for."""
 
 
-def _effects(folder: Path) -> tuple[int | None, ...]:
-    """When the effects of a run's faults have begun, as its events say."""
+def _faults(folder: Path) -> tuple[tuple[int, int | None], ...]:
+    """When a run's faults were switched on and when their effects began, as its events say."""
     events = list(read_events(folder / "events.jsonl"))
     begun = {(e["code"], e["mechanism"]): e["effect_step"] for e in events if e["kind"] == "fault_effect"}
     faults = [event for event in events if event["kind"] == "fault"]
-    steps = [event["effect_step"] or begun.get((event["code"], event["mechanism"])) for event in faults]
-    return tuple(int(step) if step is not None else None for step in steps)
+    effects = [event["effect_step"] or begun.get((event["code"], event["mechanism"])) for event in faults]
+    switched = [int(str(event["switch_step"])) for event in faults]
+    return tuple(zip(switched, (None if step is None else int(step) for step in effects), strict=True))
 
 
 class Lab:
@@ -90,15 +106,30 @@ class Lab:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the actors and remove what runs have left behind. Safe to call twice."""
         self._warm.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def run(
-        self, config: RunConfig, inject: Sequence[str] = (), fork: Path | None = None, follow: int | None = None
+        self,
+        config: RunConfig,
+        inject: Sequence[str] = (),
+        fork: Path | None = None,
+        follow: int | None = None,
+        keep: Path | None = None,
+        *,
+        may_fail: bool = False,
     ) -> Course:
         """One run with faults, from its start or from the checkpoint `fork` of a healthy one.
 
-        With `follow` it ends so many steps after all effects have begun, without a last held-out accuracy.
+        With `follow` it ends so many steps after all effects have begun, without a last held-out accuracy. With `keep`
+        its checkpoints are moved there. With `may_fail` an error of the run ends its course and is part of it.
+
+        Raises:
+            RftfmError: as a run does.
         """
         folder = self._folder / "run"
         shutil.rmtree(folder, ignore_errors=True)
@@ -107,15 +138,27 @@ class Lab:
         def observe(row: StepRow) -> None:
             rows.append(row)
             if follow is not None:
-                begun = _effects(folder)
+                begun = [effect for _, effect in _faults(folder)]
                 if all(step is not None and row.id.paid_step >= step + follow - 1 for step in begun):
                     raise _EnoughError
 
-        planned, accuracy = plan(config.model_copy(update={"inject": tuple(inject)}), folder, fork), math.nan
-        with contextlib.suppress(_EnoughError):
+        planned = plan(config.model_copy(update={"inject": tuple(inject)}), folder, fork)
+        accuracy, error = math.nan, ""
+        try:
             began = time.perf_counter()
             accuracy = execute(planned, observe, lambda _: None, began, self._warm, judged=False).probe_last
-        return Course(tuple(rows), _effects(folder), accuracy)
+        except _EnoughError:
+            pass
+        except RftfmError as raised:
+            if not may_fail:
+                raise
+            error = str(raised)
+        if keep is not None:
+            shutil.rmtree(keep, ignore_errors=True)
+            shutil.move(str(folder / "checkpoints"), keep)
+        faults = _faults(folder)
+        switched, effects = tuple(on for on, _ in faults), tuple(effect for _, effect in faults)
+        return Course(tuple(rows), switched, effects, accuracy, error)
 
     def trunk(self, config: RunConfig, step: int) -> Path:
         """The checkpoint of `step` of the healthy run of `config`, from which its forks go on."""
