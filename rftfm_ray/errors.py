@@ -87,6 +87,12 @@ class ProfileError(RftfmError):
     exit_code: ClassVar[int] = 2
 
 
+class LogError(RftfmError):
+    """A step log of another trainer's run that cannot be read."""
+
+    exit_code: ClassVar[int] = 2
+
+
 class BenchError(RftfmError):
     """Recorded runs of a benchmark that are missing or damaged."""
 

@@ -40,6 +40,7 @@ LAYERS = {
     "training": 3,
     "rollout": 3,
     "faults": 3,
+    "integrations": 3,
     "models": 3,
     "actors": 4,
     "actors.warm": 5,

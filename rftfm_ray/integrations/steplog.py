@@ -1,0 +1,264 @@
+"""Reads the step log of somebody else's run: CSV, JSONL or Parquet, a row a step.
+
+Nothing is taken on trust: what cannot be read is left out and said, so that a verdict on the rest can be marked as one
+on a part; only where nothing is left there is none.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.errors import LogError
+from rftfm_ray.integrations.aliases import STEPS, canonical
+
+LARGEST = 2 << 30
+FIX = "give a CSV, JSONL or Parquet file with a row for every step"
+# Beyond this share of unreadable rows a file is something else.
+MOST_BROKEN = 0.5
+LARGEST_STEP = 1e12
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class StepLog:
+    """A step log as it was understood.
+
+    Attributes:
+        steps: (N) as the log counts them, each once and rising.
+        values: (N) by name of a signal; NaN where nothing was logged.
+        unused: columns that nobody knows or that hold no numbers.
+        notes: what was wrong with the file, one sentence each; empty for a sound one.
+    """
+
+    steps: NDArray[np.int64]
+    values: dict[str, Floats]
+    unused: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Table:
+    """Columns as the file has them, cells not yet understood."""
+
+    columns: dict[str, Sequence[Any]]
+    rows: int
+    notes: list[str]
+
+
+def read_log(path: Path) -> StepLog:
+    """Read a step log.
+
+    Raises:
+        LogError: when there is nothing to judge; names the file, what is wrong, and the fix.
+    """
+    data = _bytes(path)
+    table = _READERS[_format(path, data)](path, data)
+    if not table.rows:
+        raise LogError(f"{path} has no row that can be read; {FIX}.")
+    return _understood(path, table)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise LogError(f"{path} is larger than {LARGEST >> 30} GiB; give the log of one run.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise LogError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+    if not data.strip():
+        raise LogError(f"{path} is empty; {FIX}.")
+    return data
+
+
+def _format(path: Path, data: bytes) -> str:
+    if data.startswith(b"PAR1"):
+        return "parquet"
+    if b"\0" in data:
+        raise LogError(f"{path} is binary and no Parquet file; {FIX}.")
+    return "jsonl" if data.lstrip()[:1] in (b"{", b"[") else "csv"
+
+
+def _text(path: Path, data: bytes, notes: list[str]) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        notes.append(f"The file is no UTF-8 from byte {error.start} on.")
+        found = data[: error.start].decode("utf-8-sig")
+        if not found.strip():
+            raise LogError(f"{path} is no text in UTF-8; {FIX}.") from None
+        return found
+
+
+def _read_parquet(path: Path, data: bytes) -> _Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+        columns = {name: table[name].to_pylist() for name in dict.fromkeys(table.column_names)}
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise LogError(f"{path} is a damaged Parquet file ({reason}); write it again.") from None
+    return _Table(columns, table.num_rows, [])
+
+
+def _read_jsonl(path: Path, data: bytes) -> _Table:
+    notes: list[str] = []
+    lines = [line for line in _text(path, data, notes).splitlines() if line.strip()]
+    rows, broken = list[dict[str, Any]](), list[int]()
+    for place, line in enumerate(lines, start=1):
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            rows.append(found)
+        else:
+            broken.append(place)
+    _note_broken(path, notes, broken, len(lines), "no JSON object")
+    names = dict.fromkeys(str(name) for row in rows for name in row)
+    return _Table({name: [row.get(name) for row in rows] for name in names}, len(rows), notes)
+
+
+def _read_csv(path: Path, data: bytes) -> _Table:
+    notes: list[str] = []
+    text = _text(path, data, notes)
+    first = text.splitlines()[0]
+    delimiter = max(",;\t", key=first.count)
+    try:
+        lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
+    except csv.Error as error:
+        raise LogError(f"{path} is no CSV file ({error}); {FIX}.") from None
+    header, *rows = lines
+    names = [name.strip() for name in header]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise LogError(f"{path} has two columns {twice!r}; rename one of them.")
+    if all(_number(name) is not None for name in names):
+        raise LogError(f"{path} has no header with the names of its columns; add one.")
+    broken = [place for place, row in enumerate(rows, start=2) if len(row) != len(names)]
+    _note_broken(path, notes, broken, len(rows), f"not {len(names)} cells")
+    sound = [row for row in rows if len(row) == len(names)]
+    cells = zip(*sound, strict=True) if sound else ([] for _ in names)
+    return _Table(dict(zip(names, map(list, cells), strict=True)), len(sound), notes)
+
+
+_READERS: dict[str, Callable[[Path, bytes], _Table]] = {
+    "parquet": _read_parquet,
+    "jsonl": _read_jsonl,
+    "csv": _read_csv,
+}
+
+
+def _note_broken(path: Path, notes: list[str], broken: Sequence[int], total: int, what: str) -> None:
+    if len(broken) > MOST_BROKEN * total:
+        raise LogError(f"{path} is no step log: {len(broken)} of its {total} lines hold {what}; {FIX}.")
+    if broken:
+        last = " It ends in the middle of one." if broken == [total] or broken == [total + 1] else ""
+        notes.append(f"{len(broken)} of {total} lines hold {what}, the first of them is line {broken[0]}.{last}")
+
+
+def _number(cell: object) -> float | None:
+    """A cell as a number; NaN for one that is empty, None for one that is something else."""
+    if cell is None or (isinstance(cell, str) and cell.strip().lower() in ("", "nan", "none", "null", "n/a", "na")):
+        return math.nan
+    if isinstance(cell, (bool, int, float, str)):
+        try:
+            return float(cell)
+        except (ValueError, OverflowError):
+            return None
+    return None
+
+
+def _understood(path: Path, table: _Table) -> StepLog:
+    notes, unused, found = table.notes, list[str](), dict[str, Floats]()
+    steps = _steps(path, table, notes)
+    used = {name for name in STEPS if name in table.columns}
+    for name, cells in table.columns.items():
+        signal = canonical(name)
+        column = None if signal is None or name in used else _column(name, cells, notes)
+        if column is None:
+            unused += [] if name in used else [name]
+        elif signal is not None and signal not in found:
+            found[signal] = column
+        else:
+            # Two names for one signal: the first one is taken.
+            unused.append(name)
+    if not found:
+        raise LogError(
+            f"{path} has no column that is known ({', '.join(unused[:5]) or 'none'}); name columns as "
+            "docs/step_logs.md says."
+        )
+    kept = _kept(steps, notes)
+    order = np.unique(steps[kept])
+    merged = {name: _merged(column[kept], steps[kept], order) for name, column in found.items()}
+    _note_twice(found, steps, kept, notes)
+    return StepLog(order, merged, tuple(unused), tuple(notes))
+
+
+def _column(name: str, cells: Iterable[Any], notes: list[str]) -> Floats | None:
+    """A column of numbers; None when fewer than half of its cells are."""
+    numbers = [_number(cell) for cell in cells]
+    wrong = sum(number is None for number in numbers)
+    if wrong > len(numbers) / 2:
+        return None
+    if wrong:
+        notes.append(f"{wrong} of {len(numbers)} cells of {name} are no numbers.")
+    return np.array([math.nan if number is None else number for number in numbers], np.float64)
+
+
+def _steps(path: Path, table: _Table, notes: list[str]) -> NDArray[np.int64]:
+    """Steps of all rows; those without one that counts are numbered by their place."""
+    name = next((name for name in STEPS if name in table.columns), None)
+    if name is None:
+        notes.append("There is no column of steps: rows are counted.")
+        return np.arange(1, table.rows + 1)
+    numbers = [_number(cell) for cell in table.columns[name]]
+    steps = [int(n) if n is not None and 0 <= n <= LARGEST_STEP and n == int(n) else -1 for n in numbers]
+    wrong = steps.count(-1)
+    if wrong > len(steps) / 2:
+        raise LogError(f"{path} has no whole numbers in its column {name}; number the steps.")
+    if wrong:
+        notes.append(f"{wrong} rows have no whole number as {name} and are left out.")
+    return np.array(steps, np.int64)
+
+
+def _kept(steps: NDArray[np.int64], notes: list[str]) -> NDArray[np.bool_]:
+    """Rows that count: a later row of an earlier step undoes what came between, as going on from a checkpoint does."""
+    known = np.where(steps >= 0, steps, np.iinfo(np.int64).max)
+    following = np.minimum.accumulate(known[::-1])[::-1]
+    kept: NDArray[np.bool_] = (steps >= 0) & (steps <= np.append(following[1:], known[-1]))
+    undone = int(((steps >= 0) & ~kept).sum())
+    if undone:
+        first = int(steps[(steps >= 0) & ~kept][0])
+        notes.append(f"Steps go back: {undone} rows from step {first} on are made once more later, and that holds.")
+    return kept
+
+
+def _note_twice(found: dict[str, Floats], steps: NDArray[np.int64], kept: NDArray[np.bool_], notes: list[str]) -> None:
+    """Several rows of a step may share its columns among them; two numbers for one signal are another matter."""
+    twice = np.zeros(0, np.int64)
+    for column in found.values():
+        order, counts = np.unique(steps[kept & ~np.isnan(column)], return_counts=True)
+        twice = np.union1d(twice, order[counts > 1])
+    if len(twice):
+        notes.append(f"{len(twice)} steps are logged more than once, the first is {twice[0]}: the last number holds.")
+
+
+def _merged(column: Floats, steps: NDArray[np.int64], order: NDArray[np.int64]) -> Floats:
+    """A column in the order of steps: of several rows of a step the last number counts."""
+    found = np.full(len(order), np.nan)
+    there = ~np.isnan(column)
+    found[np.searchsorted(order, steps[there])] = column[there]
+    return found
