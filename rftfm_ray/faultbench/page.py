@@ -42,9 +42,12 @@ be. `rftfm faults list` prints what can be injected. A fault is asked for as
   `d` is the mean over 20 seeds of (faulty - healthy run of the same seed) over the five steps from the effect on, over
   the standard deviation between healthy runs at the same steps (at least one event in the batch for rates, 1e-3
   otherwise; of the size of updates the logarithm is taken). Easy: d >= 4; hard: d from 1 to 2. `d fresh` is
-  the same over 20 seeds that had no part in it. Measured by `python benchmarks/calibrate_faults.py`; the table is
-  `rftfm_ray/faults/calibration.json`, and `--inject RF-1@15:hard` reads it. What acts before the learner is calibrated
-  with GRPO and holds for all algorithms.
+  the same over 20 seeds that had no part in it; a level that those did not confirm was searched once more on all 40,
+  and `d fresh` is over 20 others. `reached` is the share of the fresh runs, of 40 steps, in which the effect was there
+  in time. Measured by `python benchmarks/calibrate_faults.py`; the table is `rftfm_ray/faults/calibration.json`, and
+  `--inject RF-1@15:hard` reads it. What acts before the learner is calibrated with GRPO and holds for all algorithms.
+- Loss of accuracy is that of 1,024 held-out problems after 40 steps without a guard, the fault being on from step 6,
+  against the healthy run of the same seed, mean over three seeds; from 0.10 on a strength is called harmful.
 - The taxonomy is that of RFT-FaultBench (arXiv 2605.04431). Its strengths are not published: these are ours.
 """
 
@@ -97,7 +100,8 @@ def _fault(kind: FaultKind, endings: Sequence[Ending], plots: str) -> list[str]:
     rows = [row for row in table() if row.code == kind.code]
     if rows:
         text.append(_table(
-            ["mechanism", "task", "algorithm", "level", "strength", "d", "d fresh", "confirmed", "loss of accuracy"],
+            ["mechanism", "task", "algorithm", "level", "strength", "d", "d fresh", "reached", "confirmed",
+             "loss of accuracy"],
             (_calibrated(row) for row in rows),
         ))  # fmt: skip
     else:
@@ -111,8 +115,10 @@ def _fault(kind: FaultKind, endings: Sequence[Ending], plots: str) -> list[str]:
 def _calibrated(row: Calibration) -> Sequence[str]:
     loss = "not measured" if row.accuracy_loss is None else f"{row.accuracy_loss:+.3f}"
     harm = ", harmful" if row.harmful else ""
+    most = CATALOGUE[row.code].mechanism(row.mechanism).strength.high
+    confirmed = "yes" if row.confirmed else "no" if row.strength < most else "no, and there is no larger strength"
     return [f"`{row.mechanism}`", row.task, row.algorithm, row.level, f"{row.strength:g}", f"{row.d:.2f}",
-            f"{row.d_fresh:.2f}", "yes" if row.confirmed else "no", loss + harm]  # fmt: skip
+            f"{row.d_fresh:.2f}", f"{row.reached:.0%}", confirmed, loss + harm]  # fmt: skip
 
 
 def _ending(ending: Ending) -> Sequence[str]:

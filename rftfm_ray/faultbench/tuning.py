@@ -70,8 +70,10 @@ def generate(job: Job, workers: int, console: Console) -> None:
     """Make all runs that are missing, `workers` seeds at a time, and at the end the manifest.
 
     Raises:
+        FaultError: for a run that cannot be made; before any is.
         BenchError: when a seed could not be made.
     """
+    job.check()
     job.parts.mkdir(parents=True, exist_ok=True)
     spent, began, made = job.spent_s(), time.perf_counter(), 0
     groups, missing = job.groups(), job.missing()
