@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rftfm_ray.detection.evidence import TELEMETRY
 from rftfm_ray.detection.severity import TAU
 from rftfm_ray.faultbench.cells import Cells, Floats
 from rftfm_ray.faultbench.dataset import Recorded
@@ -44,9 +45,17 @@ class _OnResiduals:
         self._cells = Cells(runs)
 
     def _residuals(self, run: Recorded) -> Floats:
+        return np.clip(np.nan_to_num(self._fitted().residuals(run), nan=0.0), -LARGEST, LARGEST)
+
+    def _fitted(self) -> Cells:
         if self._cells is None:
             raise ValueError("fit it first")
-        return np.clip(np.nan_to_num(self._cells.residuals(run), nan=0.0), -LARGEST, LARGEST)
+        return self._cells
+
+    def _measured(self, run: Recorded) -> list[int]:
+        """Places of the signals that runs of its kind have."""
+        known = {signal.name for signal in self._fitted().profile(run.entry).signals}
+        return [place for place, name in enumerate(TELEMETRY) if name in known]
 
 
 class ThreeSigma(_OnResiduals):
@@ -68,6 +77,8 @@ class ShiftScore(_OnResiduals):
     def scores(self, run: Recorded) -> Floats:
         """Of the last `WINDOW` steps, fewer at the beginning."""
         residuals = self._residuals(run)
+        # What runs of its kind never measure is no evidence against a shift.
+        residuals = residuals[:, self._measured(run)]
         sums = np.cumsum(residuals, 0)
         sums[WINDOW:] -= sums[:-WINDOW].copy()
         count = np.minimum(np.arange(len(run)) + 1, WINDOW)[:, None]
@@ -75,8 +86,8 @@ class ShiftScore(_OnResiduals):
         factors = -0.5 * np.log(grown) + sums**2 * TAU**2 / (2 * grown)
         largest = factors.max(1)
         found: Floats = largest + np.log(np.exp(factors - largest[:, None]).mean(1))
-        # An alarm recovers at a share of its threshold: scores below nothing at all would never be.
-        return np.maximum(found, 0.0)
+        # An alarm recovers at a share of its threshold, which must then be above nothing: ln(1 + e^x) keeps the order.
+        return np.logaddexp(0.0, found)
 
 
 class Outliers(_OnResiduals):

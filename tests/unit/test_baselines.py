@@ -38,7 +38,7 @@ def simulated(seed: int, shift: float = 0.0, kind: Kind = Kind.HEALTHY) -> Recor
 
 
 HEALTHY = [simulated(seed) for seed in range(20)]
-TUNE = [simulated(seed) for seed in range(100, 150)]
+TUNE = [simulated(seed) for seed in range(1000, 1100)]
 
 
 @pytest.fixture(scope="module", params=baselines(), ids=lambda scorer: str(scorer.name))
@@ -57,7 +57,7 @@ def found(scorer: Scorer, threshold: float, runs: Sequence[Recorded]) -> float:
 
 def test_large_shift_is_found_at_a_threshold_that_keeps_to_its_budget(scorer: Scorer) -> None:
     threshold = tuned(score_all(scorer, TUNE))
-    fresh = [simulated(seed) for seed in range(200, 300)]
+    fresh = [simulated(seed) for seed in range(2000, 2100)]
     rates = [judge(one.run, alarms_of(one.scores, threshold)) for one in score_all(scorer, fresh)]
     assert false_alarms(rates)["rate"] < 2.0
     faulty = [simulated(seed, 12.0, Kind.FAULT) for seed in range(300, 310)]
@@ -75,10 +75,10 @@ def test_threshold_is_the_smallest_that_will_do(scorer: Scorer) -> None:
     scored = score_all(scorer, TUNE)
     threshold = tuned(scored)
     alarms = [len(alarms_of(one.scores, threshold)) for one in scored]
-    # One in 2,000 steps is all that half of the budget allows.
-    assert sum(alarms) <= 1
+    # Two in 4,000 steps are all that half of the budget allows.
+    assert sum(alarms) <= 2
     lower = [len(alarms_of(one.scores, threshold * 0.8)) for one in scored]
-    assert sum(lower) >= 1
+    assert sum(lower) > 2
 
 
 def test_residuals_are_those_of_the_profile() -> None:
