@@ -1,0 +1,171 @@
+"""Many directions in which a run can depart from healthy ones, watched at once. Pure; numpy.
+
+A step is a vector of residuals against the profile. A direction is a weighted sum of them with a spread of at most
+one in healthy runs, and a CUSUM that looks for a shift of it:
+
+- `signal`: one residual, to either side;
+- `relation`: what is left of one residual when all others are given. Rewards that rise where the share of right answers
+  does not are within their own spread long after they are out of this one;
+- `fault`: the matched filter of a known fault, the inverse correlation times its shift, to one side. A shift that is
+  small in every signal is large along the line that joins them.
+
+Each CUSUM has a level of its own, found from how healthy runs' sums are distributed, so that all are wrong equally
+seldom; the score of a step is the largest sum over its level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# Shifts that are looked for, in spreads: of a signal or relation, and the most of a fault.
+SIZE, LARGEST_SIZE = 2.0, 3.0
+# A residual beyond this says no more than this: healthy ones are not normal that far out.
+LARGEST = 8.0
+# What a fault moves by less than this may be chance.
+LEAST_SHIFT = 0.3
+# A signal that healthy runs hardly move, against the spread that it is judged by: less would make an event an alarm.
+LEAST_SPREAD = 0.3
+# Share of the identity in a correlation: what is left of a signal when all others are given is never nothing.
+SHRUNK = 0.02
+
+
+class Sort(StrEnum):
+    """Where a direction comes from."""
+
+    SIGNAL = "signal"
+    RELATION = "relation"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How a fault moves the residuals (signals), in spreads."""
+
+    name: str
+    shift: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """One of the directions: its sort, the signal or fault that it speaks of, and its side."""
+
+    sort: Sort
+    name: str
+    side: int
+
+    def __str__(self) -> str:
+        return f"{self.sort}:{self.name}" + ("" if self.sort is Sort.FAULT else "+" if self.side > 0 else "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """Directions (K) over signals (S).
+
+    Attributes:
+        signals: S names.
+        directions: K of them.
+        weights: (K, S), each of a spread of at most one in healthy runs.
+        sizes: (K) the shift that each looks for, in spreads.
+    """
+
+    signals: tuple[str, ...]
+    directions: tuple[Direction, ...]
+    weights: Floats
+    sizes: Floats
+
+    def ratios(self, residuals: Floats) -> Floats:
+        """Log-likelihood ratios (..., K) of steps' residuals (..., S); a residual that is NaN says nothing."""
+        sound = np.clip(np.nan_to_num(residuals, nan=0.0), -LARGEST, LARGEST)
+        along = np.clip(sound @ self.weights.T, -LARGEST, LARGEST)
+        found: Floats = self.sizes * (along - self.sizes / 2)
+        return found
+
+
+class Sums:
+    """The CUSUMs of a bank over one run, in nats: O(1) memory, one product of a matrix a step."""
+
+    def __init__(self, bank: Bank) -> None:
+        self._bank = bank
+        self.sums: Floats = np.zeros(len(bank.directions))
+
+    def add(self, residuals: Floats) -> Floats:
+        """Take a step's residuals (S); the sums (K)."""
+        self.sums = np.maximum(0.0, self.sums + self._bank.ratios(residuals))
+        return self.sums
+
+
+def correlation_of(residuals: Sequence[Floats]) -> Floats:
+    """Correlation (S, S) of healthy residuals (steps, S), over the steps in which both were measured, shrunk a little
+    towards none. Where a pair was never measured together, or does not vary, it is 0."""
+    table = np.clip(np.concatenate(residuals), -LARGEST, LARGEST)
+    known = np.isfinite(table)
+    values = np.where(known, table, 0.0)
+    products = values.T @ values
+    counts = known.astype(np.float64).T @ known.astype(np.float64)
+    squares = np.where(known, table**2, 0.0)
+    # Spreads over the steps that a pair shares.
+    both = squares.T @ known.astype(np.float64)
+    scale = np.sqrt(both * both.T)
+    found = np.divide(products, scale, out=np.zeros_like(products), where=scale > 1e-9 * np.maximum(counts, 1))
+    found = (1 - SHRUNK) * found
+    np.fill_diagonal(found, 1.0)
+    return _positive(found)
+
+
+def _positive(matrix: Floats) -> Floats:
+    """The nearest correlation that has no negative variance anywhere: pairs with gaps of their own may not fit."""
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    if values[0] >= SHRUNK / 2:
+        return matrix
+    mended = (vectors * np.maximum(values, SHRUNK / 2)) @ vectors.T
+    scale = np.sqrt(np.diag(mended))
+    found: Floats = mended / np.outer(scale, scale)
+    return found
+
+
+def build(
+    signals: Sequence[str], measured: NDArray[np.bool_], spreads: Floats, correlation: Floats,
+    templates: Sequence[Template],
+) -> Bank:  # fmt: skip
+    """The bank of a run.
+
+    Args:
+        signals: S names.
+        measured: (S) which of them the run has.
+        spreads: (S) standard deviation of healthy residuals; below 1 where a signal is judged by a floor.
+        correlation: (S, S) of healthy residuals.
+        templates: of the faults that are known.
+    """
+    places = np.flatnonzero(measured)
+    own_spreads = np.clip(spreads[places], LEAST_SPREAD, 1.0)
+    inverse = np.linalg.inv(correlation[np.ix_(places, places)] * np.outer(own_spreads, own_spreads))
+    directions, rows, sizes = list[Direction](), list[Floats](), list[float]()
+
+    def add(direction: Direction, weights: Floats, size: float) -> None:
+        row = np.zeros(len(signals))
+        row[places] = weights
+        directions.append(direction)
+        rows.append(row)
+        sizes.append(size)
+
+    for place, at in enumerate(places.tolist()):
+        own = np.zeros(len(places))
+        own[place] = 1.0
+        left = inverse[place] / np.sqrt(inverse[place, place])
+        for side in (1, -1):
+            add(Direction(Sort.SIGNAL, signals[at], side), side * own, SIZE)
+            add(Direction(Sort.RELATION, signals[at], side), side * left, SIZE)
+    for template in templates:
+        shift = np.where(np.abs(template.shift) < LEAST_SHIFT, 0.0, template.shift)[places]
+        weighted = inverse @ shift
+        length = float(np.sqrt(weighted @ shift))
+        if length > LEAST_SHIFT:
+            add(Direction(Sort.FAULT, template.name, 1), weighted / length, min(length, LARGEST_SIZE))
+    return Bank(tuple(signals), tuple(directions), np.stack(rows), np.array(sizes))

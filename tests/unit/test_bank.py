@@ -1,0 +1,158 @@
+"""Directions and their levels on simulated residuals: what is seen, how soon, and how seldom they are wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.bank import Bank, Direction, Sort, Sums, Template, build, correlation_of
+from rftfm_ray.detection.limits import level_for, levels_for, peaks
+
+Floats = NDArray[np.float64]
+NAMES = tuple(f"s{n}" for n in range(12))
+STEPS, BLOCK = 40, 40
+
+
+def truth() -> Floats:
+    """Correlation of healthy residuals: the first two are nearly one, the next four go together."""
+    found = np.eye(len(NAMES))
+    found[0, 1] = found[1, 0] = 0.97
+    found[2:6, 2:6] = 0.6
+    np.fill_diagonal(found, 1.0)
+    return found
+
+
+ROOT = np.linalg.cholesky(truth())
+
+
+def healthy(seed: int, steps: int = STEPS) -> Floats:
+    """Residuals of a healthy run."""
+    return np.random.default_rng(seed).normal(size=(steps, len(NAMES))) @ ROOT.T
+
+
+def shifted(seed: int, shift: Floats, onset: int = 10) -> Floats:
+    """Those of a run with a fault from step `onset` on."""
+    found = healthy(seed)
+    found[onset - 1 :] += shift
+    return found
+
+
+def sums(bank: Bank, residuals: Floats) -> Floats:
+    """All sums of a run (steps, K)."""
+    watch = Sums(bank)
+    return np.stack([watch.add(step) for step in residuals])
+
+
+SPREAD = np.array([0.5, 0.4, 0, 0, 0, 0, 0.5, -0.4, 0.5, 0, 0.4, 0])
+TEMPLATES = (Template("spread", SPREAD), Template("nothing", np.zeros(len(NAMES))))
+
+
+@pytest.fixture(scope="module")
+def bank() -> Bank:
+    """A bank from a hundred healthy runs."""
+    correlation = correlation_of([healthy(seed) for seed in range(100)])
+    return build(NAMES, np.ones(len(NAMES), bool), np.ones(len(NAMES)), correlation, TEMPLATES)
+
+
+@pytest.fixture(scope="module")
+def levels(bank: Bank) -> Floats:
+    """Levels at which all directions together are wrong once in 2,000 steps, if they were independent."""
+    runs = [sums(bank, healthy(seed)) for seed in range(100, 300)]
+    return levels_for(runs, BLOCK, 1 / 2000 / len(bank.directions))
+
+
+def first(bank: Bank, levels: Floats, residuals: Floats) -> tuple[int, str] | None:
+    """The first alarm of a run, and what raised it."""
+    over = sums(bank, residuals) / levels
+    steps = np.flatnonzero(over.max(1) >= 1)
+    return (int(steps[0]) + 1, str(bank.directions[int(over[steps[0]].argmax())])) if len(steps) else None
+
+
+def test_correlation_is_found_with_gaps_and_is_one_of_something() -> None:
+    runs = [healthy(seed) for seed in range(60)]
+    found = correlation_of(runs)
+    assert np.abs(found - truth()).max() < 0.1
+    for place, run in enumerate(runs):
+        run[place % 7 :: 3, place % 12] = np.nan
+        run[:, 11] = np.nan
+    gapped = correlation_of(runs)
+    assert np.abs(gapped - truth())[:11, :11].max() < 0.1
+    assert (gapped[11] == np.eye(12)[11]).all()
+    assert np.linalg.eigvalsh(gapped).min() > 0
+
+
+def test_directions_have_a_spread_of_one(bank: Bank) -> None:
+    table = np.concatenate([healthy(seed) for seed in range(900, 1000)])
+    found = (table @ bank.weights.T).std(0)
+    # Less where two go together so closely that what is left is hardly more than what the correlation is shrunk by.
+    close = np.array([d.sort is Sort.RELATION and d.name in ("s0", "s1") for d in bank.directions])
+    assert found[~close] == pytest.approx(np.ones(sum(~close)), abs=0.08)
+    assert (found[close] < 0.85).all()
+    assert len(bank.directions) == 4 * len(NAMES) + 1, "what moves nothing is no direction"
+
+
+def test_healthy_runs_alarm_as_seldom_as_asked(bank: Bank, levels: Floats) -> None:
+    alarms = sum(first(bank, levels, healthy(seed)) is not None for seed in range(5000, 5500))
+    # 20,000 steps at one in 2,000, fewer because directions share their mistakes.
+    assert 1 <= alarms <= 14
+
+
+def test_each_sort_of_shift_is_seen_by_its_sort_of_direction(bank: Bank, levels: Floats) -> None:
+    marginal = np.zeros(12)
+    marginal[9] = 4.0
+    apart = np.zeros(12)
+    apart[0] = 1.2
+    # A signal that goes with no other is its own relation.
+    alone = (Sort.SIGNAL, Sort.RELATION)
+    for shift, wanted, late in ((marginal, alone, 4), (apart, (Sort.RELATION,), 4), (3 * SPREAD, (Sort.FAULT,), 5)):
+        found = [first(bank, levels, shifted(seed, shift)) for seed in range(40)]
+        seen = [alarm for alarm in found if alarm is not None and alarm[0] >= 10]
+        assert len(seen) >= 38
+        assert np.median([step for step, _ in seen]) - 10 <= late
+        assert sum(name.startswith(wanted) for _, name in seen) > 20
+
+
+def test_what_is_shifted_in_one_of_two_that_go_together_is_hardly_seen_without_relations(
+    levels: Floats, bank: Bank
+) -> None:
+    apart = np.zeros(12)
+    apart[0] = 1.2
+    keep = [place for place, direction in enumerate(bank.directions) if direction.sort is Sort.SIGNAL]
+    alone = Bank(bank.signals, tuple(bank.directions[p] for p in keep), bank.weights[keep], bank.sizes[keep])
+    found = [first(alone, levels[keep], shifted(seed, apart)) for seed in range(40)]
+    assert sum(alarm is not None and alarm[0] <= 20 for alarm in found) < 20
+
+
+def test_gaps_say_nothing_and_what_is_not_measured_has_no_direction() -> None:
+    measured = np.ones(12, bool)
+    measured[3] = False
+    bank = build(NAMES, measured, np.ones(12), np.eye(12), TEMPLATES)
+    assert "s3" not in {direction.name for direction in bank.directions}
+    assert (bank.weights[:, 3] == 0).all()
+    gap = np.full(12, np.nan)
+    assert (Sums(bank).add(gap) == 0).all()
+    assert Direction(Sort.SIGNAL, "s0", -1) in bank.directions
+
+
+def test_single_blip_of_any_size_counts_no_more_than_the_most() -> None:
+    bank = build(NAMES, np.ones(12, bool), np.ones(12), np.eye(12), ())
+    blip = np.zeros(12)
+    blip[0] = 1e6
+    assert Sums(bank).add(blip).max() == Sums(bank).add(np.minimum(blip, 8.0)).max() < 20
+
+
+def test_level_is_exceeded_as_seldom_as_asked_also_beyond_what_was_seen() -> None:
+    rng = np.random.default_rng(0)
+    found = np.array([level_for(rng.exponential(2.0, 400), 40, 1e-5) for _ in range(50)])
+    # P(peak > h) = e^(-h/2) = 40e-5.
+    assert np.median(found) == pytest.approx(-2 * np.log(40e-5), rel=0.1)
+    assert level_for(np.zeros(400), 40, 1e-3) >= 3.0
+    assert level_for(np.ones(5), 40, 1e-3) == pytest.approx(np.log(1000))
+
+
+def test_peaks_are_those_of_blocks() -> None:
+    run = np.arange(10.0, dtype=np.float64)[:, None]
+    assert peaks(run, 4)[:, 0].tolist() == [3, 7, 9]
+    assert peaks(run, 8)[:, 0].tolist() == [7]
+    assert peaks(run, 40)[:, 0].tolist() == [9]
