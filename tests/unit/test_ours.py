@@ -1,0 +1,94 @@
+"""Our detector on simulated runs: what relations and templates give beyond the signals themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rftfm_ray.faultbench.baselines import ThreeSigma
+from rftfm_ray.faultbench.clairvoyant import Clairvoyant, fault_of
+from rftfm_ray.faultbench.dataset import NAMES, Outcome, Recorded
+from rftfm_ray.faultbench.ours import BankScorer
+from rftfm_ray.faultbench.plan import Entry, Kind, Split
+from rftfm_ray.faultbench.scoring import alarms_of, false_alarms, judge
+from rftfm_ray.faultbench.thresholds import Scored, score_all, tuned
+
+MEASURED = ("reward_mean", "correct_rate", "entropy", "length_mean", "grad_norm", "kl_ref")
+PLACES = [NAMES.index(name) for name in MEASURED]
+STEPS, ONSET = 40, 16
+# In spreads of each signal; none is large by itself.
+SHIFTS = {"relation": (1.2, 0, 0, 0, 0, 0), "template": (0, 0, -1.0, 1.0, 1.0, 1.0)}
+
+
+def simulated(seed: int, kind: str = "") -> Recorded:
+    """A run in which rewards follow the share of right answers closely; a fault moves some signals."""
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=(STEPS, len(MEASURED)))
+    table[:, 0] = 0.98 * table[:, 1] + 0.2 * table[:, 0]
+    if kind:
+        table[ONSET - 1 :] += np.array(SHIFTS[kind])
+    values = np.full((STEPS, len(NAMES)), np.nan, np.float32)
+    values[:, PLACES] = 1 + 0.2 * table
+    entry = Entry(f"healthy-{seed}", Kind.HEALTHY, Split.CALIBRATE, seed, "addition", "grpo", "tiny", STEPS)
+    if not kind:
+        return Recorded(entry, Outcome((), ()), values)
+    inject = (f"OD-1@{ONSET}:hard,mechanism={kind}",)
+    entry = replace(entry, name=f"{kind}-{seed}", kind=Kind.FAULT, inject=inject, level="hard", onset=ONSET)
+    return Recorded(entry, Outcome((ONSET,), (ONSET,)), values)
+
+
+CALIBRATE = [simulated(seed) for seed in range(24)] + [simulated(seed, kind) for seed in range(6) for kind in SHIFTS]
+TUNE = [simulated(seed) for seed in range(1000, 1100)]
+
+
+@pytest.fixture(scope="module")
+def scorer() -> BankScorer:
+    """Fitted."""
+    found = BankScorer()
+    found.fit(CALIBRATE)
+    return found
+
+
+@pytest.fixture(scope="module")
+def threshold(scorer: BankScorer) -> float:
+    """Tuned."""
+    return tuned(score_all(scorer, TUNE))
+
+
+def test_healthy_runs_stay_within_the_budget(scorer: BankScorer, threshold: float) -> None:
+    fresh = score_all(scorer, [simulated(seed) for seed in range(2000, 2100)])
+    assert false_alarms(judge(one.run, alarms_of(one.scores, threshold)) for one in fresh)["rate"] < 2.0
+    # What theory and the calibrate split lead to is not far from what the tune split asks for.
+    assert 0.6 < threshold < 1.6
+
+
+@pytest.mark.parametrize("kind", list(SHIFTS))
+def test_most_of_what_the_bound_finds_is_found(scorer: BankScorer, threshold: float, kind: str) -> None:
+    faulty = [simulated(seed, kind) for seed in range(3000, 3040)]
+    ours = [judge(one.run, alarms_of(one.scores, threshold)) for one in score_all(scorer, faulty)]
+    bound, fault = Clairvoyant(CALIBRATE), fault_of(faulty[0].entry)
+    level = tuned([Scored(run, bound.scores(run, fault)) for run in TUNE])
+    best = [judge(run, alarms_of(bound.scores(run, fault), level)) for run in faulty]
+    assert sum(run.found for run in ours) >= 0.9 * sum(run.found for run in best) > 30
+    rule = ThreeSigma()
+    rule.fit(CALIBRATE)
+    sigma = tuned(score_all(rule, TUNE))
+    three = [judge(one.run, alarms_of(one.scores, sigma)) for one in score_all(rule, faulty)]
+    assert sum(run.found for run in ours) > sum(run.found for run in three) + 10
+
+
+def test_evidence_names_what_moved(scorer: BankScorer) -> None:
+    scores, names = scorer.evidence(simulated(3001, "relation"))
+    assert names[int(scores.argmax())] in (
+        "relation:reward_mean+",
+        "relation:correct_rate-",
+        "fault:OD-1 relation hard",
+    )
+
+
+def test_scores_know_nothing_of_later_steps(scorer: BankScorer) -> None:
+    run = simulated(3002, "template")
+    early = replace(run, values=run.values[:20])
+    np.testing.assert_allclose(scorer.scores(run)[:20], scorer.scores(early))
