@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.dictionary import DICTIONARY, GROUPS, Signal, Source
+from rftfm_ray.integrations.aliases import ALIASES, PREFIXES, STEPS
 
 ROOT = Path(__file__).parents[1]
 CONDITIONS = (
@@ -161,7 +162,28 @@ updates. Formulas with their sources stand in `rftfm_ray/training` (advantages, 
   90 % of the seeds; blue: addition, orange: calculator; solid: GRPO, dashed: PPO.
 - NaN (a dash here): nothing to measure, or a channel that was not due.
 
-{chr(10).join(parts)}"""
+{chr(10).join(parts)}
+{names()}"""
+
+
+def names() -> str:
+    """What columns of a step log may be called."""
+    rows = [f"| `{name}` | `{signal}` |" for name, signal in ALIASES.items()]
+    steps = ", ".join(f"`{name}`" for name in STEPS)
+    prefixes = ", ".join(f"`{prefix}`" for prefix in PREFIXES)
+    return (
+        f"""## Step logs of other trainers
+
+A step log (CSV, JSONL or Parquet, a row a step) may call its columns as above, or as TRL and verl do. Steps are
+counted by the first of {steps} that is there, else by rows; before a name {prefixes} does not matter. Columns that
+nobody knows are left out and listed.
+
+| column | signal |
+|---|---|
+"""
+        + "\n".join(rows)
+        + "\n"
+    )
 
 
 def main() -> None:

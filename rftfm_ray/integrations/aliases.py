@@ -63,7 +63,6 @@ _VERL = {
     "actor/pg_clipfrac_lower": "clip_low_rate",
     "actor/grad_norm": "grad_norm",
     "actor/lr": "lr",
-    "training/rollout_probs_diff_max": "rollout_gap_max",
 }
 
 ALIASES: Mapping[str, str] = {**_TRL, **_VERL}

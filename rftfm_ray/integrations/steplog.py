@@ -198,7 +198,7 @@ def _understood(path: Path, table: _Table) -> StepLog:
     if not found:
         raise LogError(
             f"{path} has no column that is known ({', '.join(unused[:5]) or 'none'}); name columns as "
-            "docs/step_logs.md says."
+            "docs/signals.md says."
         )
     kept = _kept(steps, notes)
     order = np.unique(steps[kept])
