@@ -130,7 +130,9 @@ class Bench:
             if window[-1] >= len(course.rows):
                 found.append(math.nan)
                 continue
-            apart = course.signal(mechanism.signal) - healthy.courses[seed].signal(mechanism.signal)
+            # A run that was waited for ends with its window.
+            usual = healthy.courses[seed].signal(mechanism.signal)[: len(course.rows)]
+            apart = course.signal(mechanism.signal) - usual
             spread = healthy.spread(mechanism.signal, self._batch(cell, seed), window)
             found.append(mechanism.direction * float(np.nanmean(apart[window])) / spread)
         return found

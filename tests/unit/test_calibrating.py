@@ -123,12 +123,14 @@ class Scripted:
         """A course whose healthy values depend on the seed."""
         assert fork == f"{config.seed}/5"
         self.asked.append(inject)
-        values = np.full(self.length, float(config.seed))
+        # As the lab does: a run that is waited for ends so many steps after its effect.
+        length = self.length if follow is None or self.effect is None else min(self.length, self.effect - 6 + follow)
+        values = np.full(length, float(config.seed))
         if inject:
             strength = float(inject[0].split(":")[1].split(",")[0])
             values[0 if self.effect is None else self.effect - 6 :] += strength
         course = Synthetic(values.tolist())
-        course.rows, course.effects, course.accuracy = range(self.length), (self.effect,), 1 - len(inject) / 4  # type: ignore[attr-defined]
+        course.rows, course.effects, course.accuracy = range(length), (self.effect,), 1 - len(inject) / 4  # type: ignore[attr-defined]
         return course
 
 

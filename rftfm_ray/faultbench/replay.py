@@ -1,0 +1,95 @@
+"""A recorded run put before the guard once more, up to its first order: what comes after, an order would have changed.
+
+The guard is the one that stands beside a run, without its actors: the same watch, the same treatment, the same policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rftfm_ray.config import RunConfig, made_changes
+from rftfm_ray.detection.battery import watch_settings
+from rftfm_ray.detection.profile import Profile
+from rftfm_ray.diagnosis.watch import Watch
+from rftfm_ray.faultbench.dataset import Recorded
+from rftfm_ray.faultbench.generate import config_of
+from rftfm_ray.faultbench.plan import Entry
+from rftfm_ray.faults.twins import expand, is_twin, parse_twin
+from rftfm_ray.policies.changes import declared_change
+from rftfm_ray.policies.ledger import Ledger
+from rftfm_ray.policies.playbook import Playbook
+from rftfm_ray.policies.safety import SafePolicy
+from rftfm_ray.policies.state import Entry as JournalEntry
+from rftfm_ray.policies.state import EntryKind, lever_fields
+from rftfm_ray.policies.treatment import Treatment, treatment_settings
+from rftfm_ray.types import Levers, StepId
+from rftfm_ray.verdicts import Declaration, DeclaredChange
+
+# As a run that acts keeps them.
+SNAPSHOT_EVERY = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What the guard made of a run.
+
+    Attributes:
+        incidents: step and code of every incident that was opened, as it was first called.
+        acted: step of the first order, None when there was none.
+        remedy: what it was to do.
+    """
+
+    incidents: tuple[tuple[int, str], ...]
+    acted: int | None
+    remedy: str
+
+
+def watched(entry: Entry) -> RunConfig:
+    """The configuration of an entry as a run with a guard that may do everything has it."""
+    guard = {"mode": "act", "act_on": ["RF", "PG", "OD", "CA", "TE", "NUMERICAL", "SYNC"]}
+    config = config_of(entry, guard=guard, snapshots={"every": SNAPSHOT_EVERY})
+    return expand(config, [parse_twin(text) for text in entry.inject if is_twin(text)])
+
+
+def declarations(entry: Entry, config: RunConfig) -> Iterator[Declaration]:
+    """What the guard was told of in a run, in order."""
+    for step in range(1, config.steps + 1):
+        made = made_changes(config.at(step - 1), config.at(step))
+        if made:
+            yield Declaration(StepId(0, step, step), declared_change(made, step))
+    for twin in (parse_twin(text) for text in entry.inject if is_twin(text)):
+        if twin.name == "resume":
+            change = DeclaredChange("resume", twin.onset, (), f"goes on from step {twin.onset - 1}")
+            yield Declaration(StepId(0, twin.onset, twin.onset), change)
+
+
+def replay(run: Recorded, profile: Profile | None) -> Replayed:
+    """Put a run before the guard, in `act` on every family with the shipped playbook."""
+    config, journal = watched(run.entry), list[JournalEntry]()
+    told = {declaration.id.step: declaration for declaration in declarations(run.entry, config)}
+    watch, ledger = Watch(watch_settings(config, profile)), Ledger(journal.append)
+    step = 0
+
+    def snapshots() -> tuple[int, ...]:
+        newest = step - 1 - (step - 1) % SNAPSHOT_EVERY
+        kept = range(newest, -1, -SNAPSHOT_EVERY)[: config.snapshots.keep]
+        return tuple(sorted(kept))
+
+    policy = SafePolicy(Playbook(), "playbook", config.guard.policy_timeout_s)
+    treatment = Treatment(treatment_settings(config), policy, snapshots, ledger)
+    ledger.write(EntryKind.STARTED, StepId(0, 0, 0), 0, lever_fields(Levers()))
+    for report in run.reports():
+        step = report.id.step
+        if step in told:
+            watch.declare(told[step].change)
+            ledger.write(EntryKind.DECLARED, report.id, 0, (("change", told[step].change.kind),))
+        order = treatment.consider(watch.assess(report))
+        if order is not None:
+            return Replayed(_incidents(journal), step, order.remedy)
+    return Replayed(_incidents(journal), None, "")
+
+
+def _incidents(journal: Sequence[JournalEntry]) -> tuple[tuple[int, str], ...]:
+    opened = [entry for entry in journal if entry.kind is EntryKind.OPENED]
+    return tuple((entry.id.step, str(dict(entry.fields).get("code", ""))) for entry in opened)
