@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json as jsonlib
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -48,3 +50,36 @@ def verify(
         console.print(f"{name}: {f'differs in {said}' if said else 'the same'}", highlight=False)
     if wrong:
         raise typer.Exit(1)
+
+
+@faultbench.command()
+def tune(data: Data = HERE) -> None:
+    """Set the thresholds of all detectors on the tune split, and freeze them beside the runs."""
+    from rftfm_ray.faultbench.score import FROZEN, freeze
+
+    console = Console()
+    freeze(data, lambda text: console.print(text, highlight=False))
+    console.print(f"Thresholds: {data / FROZEN}", soft_wrap=True, highlight=False)
+
+
+@faultbench.command()
+def score(
+    data: Data = HERE,
+    detector: Annotated[
+        str | None, typer.Option(help="Yours, as module:Class or file.py:Class; see docs/detection.md.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Score a detector on the report split, with the frozen thresholds."""
+    from rftfm_ray.faultbench.score import score as held_against
+    from rftfm_ray.plugins import load_attribute
+
+    aside = Console(stderr=True)
+    made = None if detector is None else load_attribute("--detector", detector, ConfigError)[0]
+    found = held_against(data, lambda text: aside.print(text, highlight=False), made)
+    if json:
+        sys.stdout.write(jsonlib.dumps(found, indent=1) + "\n")
+        return
+    from rftfm_ray.faultbench.tables import show
+
+    show(found, Console())

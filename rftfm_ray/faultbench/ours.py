@@ -10,6 +10,7 @@ import numpy as np
 from rftfm_ray.detection.bank import LEAST_SPREAD, Bank, Sums, Template, build, correlation_of
 from rftfm_ray.detection.evidence import TELEMETRY
 from rftfm_ray.detection.limits import level_for, peaks
+from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.cells import Cells, Floats, cell_of
 from rftfm_ray.faultbench.clairvoyant import WINDOW, Fault, fault_of
 from rftfm_ray.faultbench.dataset import Recorded
@@ -40,6 +41,8 @@ class BankScorer:
         sound = [run for run in runs if run.entry.kind is Kind.HEALTHY]
         self._cells = Cells(sound)
         left_out = self._left_out(sound)
+        if not left_out:
+            raise BenchError("There are no three healthy runs of one kind to learn from; make more.")
         self._correlation = correlation_of(list(left_out.values()))
         table = np.concatenate(list(left_out.values()))
         self._spreads = np.sqrt(np.nanmean(np.where(np.isnan(table).all(0), 0.0, table) ** 2, axis=0))

@@ -127,7 +127,7 @@ class Size:
 SIZES = {
     "full": Size({"tiny": 48, "small": 12}, long=16, easy=20, hard=28, twins=152, declared=32, pairs=60),
     "smoke": Size(
-        {"tiny": 8}, long=0, easy=4, hard=0, twins=4, declared=0, pairs=0, steps=(12, 16),
+        {"tiny": 12}, long=0, easy=4, hard=0, twins=4, declared=0, pairs=0, steps=(12, 16),
         cells=(("calculator", "grpo"),), codes=("RF-1", "PG-1", "OD-2", "CA-2", "TE-1"),
     ),
 }  # fmt: skip
@@ -262,7 +262,8 @@ def _fork(
 
 
 def _twins(size: Size, dealer: _Dealer) -> Iterator[Entry]:
-    names = list(TWINS)
+    calling = any(task in CALLING for task, _ in size.cells)
+    names = [name for name, twin in TWINS.items() if calling or not twin.needs_tool]
     for place in range(size.twins):
         twin = TWINS[names[place % len(names)]]
         split = _DEALT[(place // len(names) + place) % len(_DEALT)]
@@ -279,7 +280,7 @@ def _at_once(code: str) -> list[Mechanism]:
 def _declared(size: Size, dealer: _Dealer) -> Iterator[Entry]:
     """Easy faults on top of a declared change."""
     changes = [name for name, twin in TWINS.items() if twin.declared]
-    codes = [code for code in CATALOGUE if _at_once(code)]
+    codes = [code for code in size.codes if _at_once(code)]
     for place, split in enumerate(_shares(size.declared)):
         kind = CATALOGUE[codes[place % len(codes)]]
         mechanism = _at_once(kind.code)[place // len(codes) % len(_at_once(kind.code))]
@@ -293,12 +294,12 @@ def _declared(size: Size, dealer: _Dealer) -> Iterator[Entry]:
 def _pairs(size: Size, dealer: _Dealer) -> Iterator[Entry]:
     """Two easy faults of different families in one run."""
     rng = random.Random("pairs")
-    codes = [code for code in CATALOGUE if _at_once(code)]
+    codes = [code for code in size.codes if _at_once(code)]
     for place, split in enumerate(_shares(size.pairs)):
         while True:
             one, other = rng.sample(codes, 2)
             first, second = rng.choice(_at_once(one)), rng.choice(_at_once(other))
-            cells = _cells("easy", (one, first), (other, second))
+            cells = [cell for cell in _cells("easy", (one, first), (other, second)) if cell in size.cells]
             if CATALOGUE[one].family != CATALOGUE[other].family and cells:
                 break
         group = dealer.group(split, cells)

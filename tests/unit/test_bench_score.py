@@ -1,0 +1,156 @@
+"""Thresholds and scores of a whole benchmark: healthy runs of the real stack, with simulated faults on top."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from rftfm_ray.cli.app import app
+from rftfm_ray.errors import BenchError
+from rftfm_ray.faultbench.dataset import NAMES, Outcome, Record, Rows, write_records
+from rftfm_ray.faultbench.generate import Job
+from rftfm_ray.faultbench.plan import SIZES, Entry, Kind, Size
+from rftfm_ray.faultbench.score import FROZEN, freeze, read_frozen, score
+
+HEALTHY = Path(__file__).parents[2] / "benchmarks" / "data" / "healthy"
+SIZE = Size(
+    {"tiny": 20}, long=0, easy=16, hard=16, twins=8, declared=0, pairs=4, steps=(30, 40), cells=(("addition", "grpo"),),
+    codes=("RF-1", "OD-3"),
+)  # fmt: skip
+# What each fault moves in this simulation, in units of the signal, at its easy level; hard is a quarter of it.
+MOVES = {"RF-1": {"reward_mean": 0.3, "reward_max": 2.0}, "OD-3": {"entropy": -0.5, "sampling_logprob_mean": 0.3}}
+
+
+def real() -> list[Rows]:
+    """Rows of the 20 recorded healthy runs of the task."""
+    found = []
+    for file in sorted(HEALTHY.glob("steps-*.parquet"))[:2]:
+        table = pq.read_table(file)
+        runs = np.array(table["run"].to_pylist())
+        for name in dict.fromkeys(runs.tolist()):
+            here = runs == name
+            values = np.full((int(here.sum()), len(NAMES)), np.nan, np.float32)
+            for place, signal in enumerate(NAMES):
+                if signal in table.column_names:
+                    values[:, place] = table[signal].to_numpy()[here]
+            found.append(values)
+    return found
+
+
+def record(entry: Entry, rows: Rows) -> Record:
+    """A record of an entry on the rows of its healthy run."""
+    values = rows[entry.fork : entry.steps].copy()
+    if entry.kind is not Kind.FAULT:
+        switched = (entry.onset,) * (2 if entry.kind is Kind.TWO_FAULTS else 0)
+        return Record(entry, Outcome(switched, switched), values)
+    for name, size in MOVES[entry.code].items():
+        since = max(0, entry.onset - 1 - entry.fork)
+        values[since:, NAMES.index(name)] += size * (1.0 if entry.level == "easy" else 0.25)
+    return Record(entry, Outcome((entry.onset,), (entry.onset,)), values)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete benchmark with thresholds."""
+    folder = tmp_path_factory.mktemp("bench")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "test", SIZE)
+        job = Job(str(folder), "test", 1)
+        job.parts.mkdir()
+        for rows, (seed, entries) in zip(real(), job.groups().items(), strict=True):
+            write_records(job.parts / str(seed), [record(entry, rows) for entry in entries])
+        assert list(job.gather())
+        job.finish()
+    freeze(folder, lambda _: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(bench: Path) -> dict[str, Any]:
+    """The score, as it is printed."""
+    printed: dict[str, Any] = json.loads(json.dumps(score(bench, lambda _: None), allow_nan=False))
+    return printed
+
+
+def test_score_has_the_form_that_is_promised(found: dict[str, Any], bench: Path) -> None:
+    assert found["split"] == "report"
+    assert found["thresholds_sha256"] == read_frozen(bench)[1]
+    assert found["healthy_steps"] == found["false_alarms_per_1000"]["healthy"]["telemetry"]["steps"] > 300
+    for evidence in ("telemetry", "all"):
+        for kind in ("healthy", "benign"):
+            assert {"rate", "upper95"} <= set(found["false_alarms_per_1000"][kind][evidence])
+        for level in ("easy", "hard"):
+            assert {"rate", "low95", "high95", "n"} <= set(found["recall"][level][evidence])
+            assert {"median", "p90", "censored"} <= set(found["delay"][level][evidence])
+    assert {row["by"] for row in found["by_fault"]} >= {"fault", "mechanism", "onset", "duration", "family"}
+    assert set(found["baselines"]) == {"three_sigma", "shift_score", "isolation_forest", "local_outlier_factor"}
+    assert found["paper"]["telemetry"]["easy"]["flag_everything"]["recall"] == 1.0
+
+
+def test_what_is_plain_is_found_and_healthy_runs_are_left_alone(found: dict[str, Any]) -> None:
+    assert found["recall"]["easy"]["telemetry"]["rate"] >= 0.9
+    assert found["recall"]["easy"]["telemetry"]["rate"] >= found["recall"]["hard"]["telemetry"]["rate"]
+    assert found["clairvoyant"]["easy"]["telemetry"]["rate"] >= 0.9
+    assert found["actions_on_healthy"] == 0
+    best = max(one["recall"]["hard"]["telemetry"]["rate"] for one in found["baselines"].values())
+    assert found["recall"]["hard"]["telemetry"]["rate"] >= best
+
+
+def test_thresholds_of_other_runs_are_refused(bench: Path, tmp_path: Path) -> None:
+    for file in bench.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"minutes": 0.0', '"minutes": 0.5'))
+    with pytest.raises(BenchError, match="made from other runs"):
+        score(tmp_path, lambda _: None)
+    (tmp_path / FROZEN).write_text("{}")
+    with pytest.raises(BenchError, match="damaged"):
+        read_frozen(tmp_path)
+    (tmp_path / FROZEN).unlink()
+    with pytest.raises(BenchError, match="has no frozen"):
+        read_frozen(tmp_path)
+
+
+DETECTOR = '''
+import numpy as np
+
+
+class Rewards:
+    """Rewards far above what they were."""
+
+    name = "rewards"
+
+    def fit(self, runs):
+        pass
+
+    def scores(self, run):
+        rewards = run.signal("reward_mean")
+        return np.maximum(rewards - rewards[:10].mean(), 0.0)
+'''
+
+
+def test_a_detector_of_one_s_own_is_scored_from_the_command_line(bench: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(DETECTOR)
+    done = CliRunner().invoke(
+        app, ["faultbench", "score", "--data", str(bench), "--detector", f"{file}:Rewards", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["detector"] == "rewards"
+    rows = [row for row in found["by_fault"] if row["by"] == "fault" and row["level"] == "easy"]
+    shown = {row["name"]: row["recall"]["rate"] for row in rows}
+    assert shown["RF-1"] > shown["OD-3"]
+
+
+def test_score_is_shown_in_the_terminal(bench: Path) -> None:
+    done = CliRunner().invoke(app, ["faultbench", "score", "--data", str(bench)], env={"COLUMNS": "160"})
+    assert done.exit_code == 0, done.output
+    assert "the bound" in done.stdout
+    assert "three_sigma" in done.stdout
