@@ -33,7 +33,7 @@ LEAST_SHIFT = 0.3
 # A signal that healthy runs hardly move, against the spread that it is judged by: less would make an event an alarm.
 LEAST_SPREAD = 0.3
 # Share of the identity in a correlation: what is left of a signal when all others are given is never nothing.
-SHRUNK = 0.02
+SHRUNK = 0.05
 
 
 class Sort(StrEnum):
