@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by colour-blind readers; all have a contrast of 3 or more on white but the span's.
 BLUE, VERMILION, GREEN, BLACK = "#0072b2", "#d55e00", "#00795a", "#1c2127"
 GREY, SPAN = "#626b75", "#f6d99b"
+PLANNED = (0, (5, 1.5, 1, 1.5))
 WIDTH_IN = 5.4
 LABEL_PT = 8.0
 # Labels that are nearer to each other than this share of the axis are written as one.
@@ -57,12 +58,14 @@ class Marks:
         spans: incidents as label, opening and closing.
         remedies: remedies as label and place.
         faults: injected faults as label and onset.
+        planned: declared changes and benign twins as label and place.
     """
 
     limits: tuple[float, float]
     spans: tuple[tuple[str, float, float], ...] = ()
     remedies: tuple[tuple[str, float], ...] = ()
     faults: tuple[tuple[str, float], ...] = ()
+    planned: tuple[tuple[str, float], ...] = ()
 
 
 @contextmanager
@@ -101,7 +104,7 @@ def to_svg(figure: Figure, key: str, label: str) -> Html:
 
 
 def mark(axes: Axes, marks: Marks, *, labels: bool = True, incidents: bool = True) -> None:
-    """Draw incidents, remedies and injected faults; their labels above the axes, those of incidents inside."""
+    """Draw what is marked; labels stand above the axes, those of incidents inside."""
     axes.set_xlim(*marks.limits)
     for number, (_, low, high) in enumerate(marks.spans, start=1):
         axes.axvspan(low, high, color=SPAN, alpha=0.55, linewidth=0, zorder=0).set_gid(f"incident-{number}")
@@ -110,13 +113,16 @@ def mark(axes: Axes, marks: Marks, *, labels: bool = True, incidents: bool = Tru
     for number, (_, place) in enumerate(marks.faults, start=1):
         line = axes.axvline(place, color=BLACK, linewidth=1.3, linestyle=(0, (1, 1.6)), zorder=1.7)
         line.set_gid(f"injected-{number}")
+    for number, (_, place) in enumerate(marks.planned, start=1):
+        line = axes.axvline(place, color=GREY, linewidth=1.3, linestyle=PLANNED, zorder=1.65)
+        line.set_gid(f"planned-{number}")
     if labels:
         _label(axes, marks, incidents=incidents)
 
 
 def headroom_in(marks: Marks) -> float:
     """Inches that labels need above the axes."""
-    return 0.42 if marks.faults else 0.26 if marks.remedies else 0.08
+    return 0.42 if marks.faults or marks.planned else 0.26 if marks.remedies else 0.08
 
 
 def _label(axes: Axes, marks: Marks, *, incidents: bool) -> None:
@@ -129,7 +135,7 @@ def _label(axes: Axes, marks: Marks, *, incidents: bool) -> None:
     box = {"boxstyle": "round,pad=0.22", "facecolor": GREEN, "edgecolor": "none"}
     for label, place in _grouped(marks.remedies, near):
         _write(axes, label, place, 4.5, color="white", fontweight="bold", bbox=box)
-    for label, place in _grouped(marks.faults, 5 * near):
+    for label, place in _grouped([*marks.faults, *marks.planned], 5 * near):
         side = "left" if place < low + (high - low) / 2 else "right"
         _write(axes, label, place, 18.0, ha=side, color=BLACK)
 

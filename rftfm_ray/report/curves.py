@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from rftfm_ray.report.canvas import BLACK, BLUE, GREEN, GREY, SPAN, VERMILION, M
 from rftfm_ray.report.data import RunData
 from rftfm_ray.report.incidents import Incident, Mark
 from rftfm_ray.report.markup import Html, joined, tag
+from rftfm_ray.report.planned import changes_of, faults_of, twins_of
 from rftfm_ray.report.words import figure as shown
 
 if TYPE_CHECKING:
@@ -85,13 +86,24 @@ def marks_of(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Ma
         limits=(first - 0.5, max(last, first + 1) + 0.5),
         spans=tuple((f"#{i.id}", i.opened.paid_step - 0.5, end + 0.5) for i, end in zip(incidents, ends, strict=True)),
         remedies=tuple((str(m.number), float(m.applied.id.paid_step)) for m in remedies),
-        faults=tuple((f"injected {_ascii(f.code)}", float(f.onset)) for f in data.faults if f.onset <= last),
+        faults=tuple((f"injected {_ascii(f.code)}", float(f.onset)) for f in faults_of(data.events) if f.onset <= last),
+        planned=tuple((label, place) for label, place in _planned(data) if place <= last),
     )
+
+
+def _planned(data: RunData) -> Iterator[tuple[str, float]]:
+    """Declared changes, and twins that are none of them."""
+    changes = changes_of(data.events)
+    for change in changes:
+        yield _ascii(change.key.rpartition(".")[2]), float(change.paid_step)
+    for twin in twins_of(data.events):
+        if not any(change.paid_step == twin.onset for change in changes):
+            yield f"twin {_ascii(twin.name)}", float(twin.onset)
 
 
 def _ascii(text: str) -> str:
     """A code as a font can draw it."""
-    return text.encode("ascii", "replace").decode()[:12]
+    return text.encode("ascii", "replace").decode()[:18]
 
 
 def curves(data: RunData, marks: Marks) -> list[Html]:
@@ -285,6 +297,11 @@ def key(data: RunData, marks: Marks) -> Html:
             bool(marks.faults),
             f'd="M13 0V12" stroke="{BLACK}" stroke-width="2" stroke-dasharray="1.5 2"',
             "injected fault: the truth of a fire drill",
+        ),
+        (
+            bool(marks.planned),
+            f'd="M13 0V12" stroke="{GREY}" stroke-width="2" stroke-dasharray="5 1.5 1 1.5"',
+            "declared change, or benign twin of a fire drill",
         ),
     ]
     drawn = (tag("span", Html(_icon(path)), text) for occurs, path, text in items if occurs)

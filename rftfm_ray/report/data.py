@@ -67,17 +67,6 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """A fault that was injected on purpose; `onset` and `duration` count paid steps, None is to the end."""
-
-    code: str
-    mechanism: str
-    onset: int
-    strength: float
-    duration: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class RunData:
     """One run as its files tell it.
 
@@ -86,7 +75,6 @@ class RunData:
         config: None when `config.yaml` is missing or of another version.
         steps: recorded rows; the newest steps of a run that goes on may not be written yet.
         probes: held-out accuracies in order.
-        faults: injected on purpose.
         entries: of the journal, in order; empty when there is none.
         times: seconds since 1970 at which they were written.
         events: of `events.jsonl`, in order.
@@ -98,7 +86,6 @@ class RunData:
     config: RunConfig | None
     steps: Steps
     probes: tuple[Probe, ...]
-    faults: tuple[Fault, ...]
     entries: tuple[Entry, ...]
     times: tuple[float, ...]
     events: tuple[Event, ...]
@@ -174,7 +161,6 @@ def read_run(run_dir: Path) -> RunData:
         config=_config(run_dir / "config.yaml"),
         steps=steps,
         probes=_probes(steps, events, entries),
-        faults=_faults(events),
         entries=entries,
         times=times,
         events=events,
@@ -318,17 +304,3 @@ def _probes(steps: Steps, events: tuple[Event, ...], entries: tuple[Entry, ...])
         if math.isfinite(value)
     ]
     return tuple(said if len(said) >= len(recorded) else recorded)
-
-
-def _faults(events: tuple[Event, ...]) -> tuple[Fault, ...]:
-    found = []
-    for event in events:
-        # A fault takes effect at a step of its own where it has to build up first.
-        onsets = (as_number(event.get(name)) for name in ("onset", "effect_step", "switch_step"))
-        onset = next((value for value in onsets if 0 <= value <= MOST_STEPS), math.nan)
-        if event.get("kind") == "fault" and math.isfinite(onset):
-            code, mechanism = (clean(str(event.get(name) or "?"), 60) for name in ("code", "mechanism"))
-            steps = as_number(event.get("duration"))
-            duration = int(steps) if 0 < steps <= MOST_STEPS else None
-            found.append(Fault(code, mechanism, int(onset), as_number(event.get("strength")), duration))
-    return tuple(dict.fromkeys(found))

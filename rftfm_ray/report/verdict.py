@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.policies.state import EntryKind
-from rftfm_ray.report.data import Fault, RunData
+from rftfm_ray.report.data import RunData
 from rftfm_ray.report.incidents import Incident, Mark, Treatment
+from rftfm_ray.report.planned import change_words, changes_of, drill, faults_of, twin_words, twins_of
 from rftfm_ray.report.words import as_number, clean, figure, listed, plural, text_of
 from rftfm_ray.types import GuardMode
 from rftfm_ray.verdicts import IncidentState
@@ -81,7 +82,10 @@ def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mar
     _, standing = progress_of(data)
     found = [_found(data, incidents), *_done(data, incidents, remedies)]
     paragraphs = [" ".join(found), _course(data), lost(data), standing]
-    paragraphs += [drill(fault, incidents, data.position.paid_step) for fault in data.faults]
+    now = data.position.paid_step
+    paragraphs += [drill(fault, incidents, now) for fault in faults_of(data.events)]
+    paragraphs += [twin_words(twin, incidents, now) for twin in twins_of(data.events)]
+    paragraphs += list(dict.fromkeys(change_words(change) for change in changes_of(data.events)))
     return tone(data, incidents), [text for text in paragraphs if text]
 
 
@@ -133,25 +137,6 @@ def tone_of_result(treatment: Treatment) -> str:
 def state_words(state: str) -> str:
     """A state as a reader says it."""
     return {"given_up": "given up", "escalated": "escalated to a person"}.get(state, state.replace("_", " "))
-
-
-def drill(fault: Fault, incidents: Sequence[Incident], now: int) -> str:
-    """What became of a fault that was injected: who found it, and how soon."""
-    strength = f" with strength {figure(fault.strength)}" if math.isfinite(fault.strength) else ""
-    lasted = "on" if fault.duration is None else f"to {fault.onset + fault.duration - 1}"
-    said = f"Fire drill: {fault.code} ({fault.mechanism}) was injected from paid step {fault.onset} {lasted}{strength};"
-    if now < fault.onset:
-        return f"{said} the run has not come so far."
-    later = [incident for incident in incidents if incident.opened.paid_step >= fault.onset]
-    named = [incident for incident in later if incident.code == fault.code]
-    if not later:
-        return f"{said} no incident was opened after it."
-    first = (named or later)[0]
-    waited = first.opened.paid_step - fault.onset
-    opened = f"opened {plural(waited, 'paid step')} later" if waited else "opened at that very step"
-    if named:
-        return f"{said} incident {first.id} named it, {opened}."
-    return f"{said} no incident named it, and incident {first.id}, {opened}, called it {first.code}."
 
 
 def _found(data: RunData, incidents: Sequence[Incident]) -> str:

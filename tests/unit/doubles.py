@@ -1,10 +1,14 @@
-"""What stands in for a tokenizer, and for the handle of an actor, in more than one file of tests."""
+"""What stands in for a tokenizer, for the handle of an actor, and for a step row, in more than one file of tests."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from rftfm_ray.rollout.text import TextCodec
+from rftfm_ray.telemetry.recorder import STEP_SCHEMA
+from rftfm_ray.types import StepId
 
 
 class Characters(TextCodec):
@@ -43,3 +47,12 @@ class Actor:
 
     def __getattr__(self, method: str) -> Method:
         return Method(self._name, method)
+
+
+def row(id_: StepId, **values: float) -> dict[str, Any]:
+    """A step row in which everything is NaN but the common figures and `values`."""
+    unknown = {name: 0 if str(kind) == "int64" else math.nan for name, kind in
+               zip(STEP_SCHEMA.names, STEP_SCHEMA.types, strict=True)}  # fmt: skip
+    place = {"attempt": id_.attempt, "step": id_.step, "paid_step": id_.paid_step}
+    common = {"reward_mean": 0.1 * id_.paid_step, "reward_q10": 0.0, "reward_q90": 1.0, "kl_ref": 0.01, "step_s": 0.5}
+    return unknown | place | common | values

@@ -29,6 +29,7 @@ from rftfm_ray.telemetry.journal import JOURNAL, Journal
 from rftfm_ray.telemetry.parts import PartFolder
 from rftfm_ray.telemetry.recorder import STEP_SCHEMA, TRAJECTORY_SCHEMA
 from rftfm_ray.types import StepId
+from tests.unit.doubles import row
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/a.png>&\"$\\frac{"
 VOID = {"meta", "br", "img", "hr", "link", "input"}
@@ -66,15 +67,6 @@ MakeRun = Callable[..., Path]
 def entries_of(story: tuple[Line, ...]) -> list[Entry]:
     """The lines as journal entries."""
     return [Entry(n, kind, at, about, tuple(f.items())) for n, (kind, at, about, f) in enumerate(story, start=1)]
-
-
-def row(id_: StepId, **values: float) -> dict[str, Any]:
-    """A step row in which everything is NaN but the common figures and `values`."""
-    unknown = {name: 0 if str(kind) == "int64" else math.nan for name, kind in
-               zip(STEP_SCHEMA.names, STEP_SCHEMA.types, strict=True)}  # fmt: skip
-    place = {"attempt": id_.attempt, "step": id_.step, "paid_step": id_.paid_step}
-    common = {"reward_mean": 0.1 * id_.paid_step, "reward_q10": 0.0, "reward_q90": 1.0, "kl_ref": 0.01, "step_s": 0.5}
-    return unknown | place | common | values
 
 
 @pytest.fixture
@@ -227,10 +219,10 @@ def test_incidents_remedies_and_injected_faults_stand_where_they_happened(make_r
     for panel in ("reward", "kl"):
         assert x_of(html, panel, "incident-1") == [5.5, 15.5]
         assert x_of(html, panel, "remedy-1") == [9.0, 9.0]
-        assert x_of(html, panel, "injected-1") == [5.0, 5.0]
+        assert x_of(html, panel, "injected-1") == [4.0, 4.0]
         assert f'id="{panel}-remedy-2"' not in html
     assert ">injected OD-1</text>" in html
-    assert "OD-1 (gain) was injected from paid step 5 to 7; incident 1 named it, opened 1 paid step later." in html
+    assert "OD-1 (gain) was injected from paid step 4 to 6; incident 1 named it, opened 1 paid step later." in html
     assert "stroke-dasharray" in group(html, "reward-injected-1")
     table = html[html.index("<h2>Remedies</h2>") : html.index("<h2>Incidents</h2>")]
     assert re.findall(r"<td>(.*?)</td>", table)[:5] == ["1", "go_back", "#1 OD-1", "9", "9"]
