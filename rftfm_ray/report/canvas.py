@@ -68,6 +68,10 @@ class Marks:
     planned: tuple[tuple[str, float], ...] = ()
 
 
+# Width of a character of a label, as a share of the axis.
+CHARACTER = 0.0125
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Draw with the report's look, whatever the user's matplotlibrc says."""
@@ -135,9 +139,30 @@ def _label(axes: Axes, marks: Marks, *, incidents: bool) -> None:
     box = {"boxstyle": "round,pad=0.22", "facecolor": GREEN, "edgecolor": "none"}
     for label, place in _grouped(marks.remedies, near):
         _write(axes, label, place, 4.5, color="white", fontweight="bold", bbox=box)
-    for label, place in _grouped([*marks.faults, *marks.planned], 5 * near):
-        side = "left" if place < low + (high - low) / 2 else "right"
-        _write(axes, label, place, 18.0, ha=side, color=BLACK)
+    for label, place in _apart([*marks.faults, *marks.planned], low, high):
+        _write(axes, label, place, 18.0, ha=_side(place, low, high), color=BLACK)
+
+
+def _side(place: float, low: float, high: float) -> str:
+    """Where a label begins at its place so that it ends within the axes: `left` for one that runs to the right."""
+    return "left" if place < (low + high) / 2 else "right"
+
+
+def _apart(labels: Sequence[tuple[str, float]], low: float, high: float) -> list[tuple[str, float]]:
+    """Labels in order of their places, those that would run into each other as one."""
+    found: list[tuple[str, float]] = []
+    for label, place in sorted(labels, key=lambda item: item[1]):
+        found.append((label, place))
+        while len(found) > 1 and _extent(*found[-2], low, high)[1] > _extent(*found[-1], low, high)[0]:
+            (one, first), (other, _) = found[-2:]
+            found[-2:] = [(f"{one}, {other}", first)]
+    return found
+
+
+def _extent(label: str, place: float, low: float, high: float) -> tuple[float, float]:
+    """About where a label begins and ends on the axis."""
+    width = CHARACTER * len(label) * (high - low)
+    return (place, place + width) if _side(place, low, high) == "left" else (place - width, place)
 
 
 def _write(axes: Axes, label: str, place: float, above_pt: float, **look: Any) -> None:

@@ -129,9 +129,11 @@ def drill(fault: Fault, incidents: Sequence[Incident], now: int) -> str:
 
 def _course(fault: Fault) -> str:
     lasted = "on" if fault.duration is None else f"to {fault.onset + fault.duration - 1}"
-    grew = f", growing to its full strength at {fault.full}" if fault.full is not None else ""
-    strength = f" with strength {figure(fault.strength)}" if math.isfinite(fault.strength) else ""
-    return lasted + grew + strength
+    known = math.isfinite(fault.strength)
+    if fault.full is not None:
+        strength = f" of {figure(fault.strength)}" if known else ""
+        return f"{lasted}, growing to its full strength{strength} at paid step {fault.full}"
+    return lasted + (f" with strength {figure(fault.strength)}" if known else "")
 
 
 def _opened(incident: Incident, fault: Fault) -> str:

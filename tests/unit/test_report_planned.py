@@ -46,7 +46,7 @@ def test_fault_that_grows_is_marked_where_it_began_and_its_delay_counts_from_its
     (fault,) = faults_of([RAMP])
     assert (fault.onset, fault.full, fault.effect) == (4, 13, 13)
     words = drill(fault, [incident(opened)], 30)
-    assert "from paid step 4 on, growing to its full strength at 13 with strength 2;" in words
+    assert "from paid step 4 on, growing to its full strength of 2 at paid step 13;" in words
     assert said in words
 
 
@@ -93,7 +93,8 @@ def test_marks_and_sentences_stand_in_the_report(tmp_path: Path) -> None:
     html = build_report(tmp_path)
     assert html.count('id="reward-injected-') == 2
     assert html.count('id="reward-planned-') == 2
-    assert "twin slow_tool" in html
+    # They would run into each other, and stand there as one.
+    assert ">injected RF-3, injected RF-1, twin slow_tool, lr</text>" in html.replace("&lt;b&gt;learner.", "")
     assert "declared change, or benign twin of a fire drill" in html
     assert "Declared: &lt;b&gt;learner.lr from 0.0002 to 6e-05 at step 9." in html
     assert "its effect began at paid step 14" in html
