@@ -30,10 +30,10 @@ class Fault:
     mechanism: str
     onset: int
     strength: float
-    duration: int | None
-    full: int | None
-    learned: bool
-    effect: int | None
+    duration: int | None = None
+    full: int | None = None
+    learned: bool = False
+    effect: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,11 @@ from rftfm_ray.cli.status import standing, status
 from rftfm_ray.config import parse_config
 from rftfm_ray.errors import RecordError, RftfmError, RunDirError
 from rftfm_ray.policies.state import Entry, EntryKind, Scalar, replay
-from rftfm_ray.report.data import Fault, find_run, read_run
+from rftfm_ray.report.data import find_run, read_run
 from rftfm_ray.report.incidents import levers_now, marks, tell
+from rftfm_ray.report.planned import Fault, drill
 from rftfm_ray.report.sections import incident_section
-from rftfm_ray.report.verdict import drill, figures, progress_of, verdict
+from rftfm_ray.report.verdict import figures, progress_of, verdict
 from rftfm_ray.report.words import clean, describe
 from rftfm_ray.telemetry.events import EventLog
 from rftfm_ray.telemetry.journal import JOURNAL, Journal
