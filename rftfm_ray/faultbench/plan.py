@@ -142,7 +142,7 @@ def entries_of(size: Size, seed: int = 1) -> tuple[Entry, ...]:
     entries = [*groups, *_long(size, len(groups)), *_twins(size, dealer), *_declared(size, dealer)]
     for code in size.codes:
         for level, count in zip(LEVELS, (size.easy, size.hard), strict=True):
-            entries += _faults(dealer, code, level, count)
+            entries += _faults(size, dealer, code, level, count)
     entries += _pairs(size, dealer)
     return tuple(sorted(entries, key=lambda e: (e.seed, e.fork > 0 or bool(e.inject), e.name)))
 
@@ -199,11 +199,11 @@ def _shares(count: int) -> list[Split]:
     return [_DEALT[place % len(_DEALT)] for place in range(count)]
 
 
-def _cells(level: str, *faults: tuple[str, Mechanism]) -> list[Cell]:
+def _cells(size: Size, level: str, *faults: tuple[str, Mechanism]) -> list[Cell]:
     """Where all of the faults can be, at strengths that are known to be of the level where there is such a place."""
     possible = [
         (task, algorithm)
-        for task, algorithm in CELLS
+        for task, algorithm in size.cells
         if all(algorithm in m.algorithms and (task in CALLING or not m.needs_tool) for _, m in faults)
     ]
     known = [cell for cell in possible if all(_is_confirmed(cell, code, m.name, level) for code, m in faults)]
@@ -218,21 +218,22 @@ def _is_confirmed(cell: Cell, code: str, mechanism: str, level: str) -> bool:
     return any(row.confirmed for row in own or rows)
 
 
-def _faults(dealer: _Dealer, code: str, level: str, count: int) -> Iterator[Entry]:
+def _faults(size: Size, dealer: _Dealer, code: str, level: str, count: int) -> Iterator[Entry]:
     """Runs with one fault: a quarter from step 1, the others in the middle half of the run; three in five stay, one in
     five grows, one in five goes."""
     kind = CATALOGUE[code]
     rng = random.Random(f"{code}-{level}")
+    possible = [m for m in kind.mechanisms if _cells(size, level, (code, m))]
     first = _shuffled(rng, count, [True, False, False, False])
     courses = _shuffled(rng, count, ["", "", "", ",duration=ramp", ",duration=transient"])
     for place, split in enumerate(_shares(count)):
         # Mechanisms take turns within each split: every fourth entry is of another one.
-        mechanism = kind.mechanisms[(place // len(_DEALT) + place) % len(kind.mechanisms)]
+        mechanism = possible[(place // len(_DEALT) + place) % len(possible)]
         course = courses[place]
         if mechanism.learned and course == ",duration=transient":
             # What has been learnt is not forgotten in ten steps: it would be a fault that never was.
             course = ""
-        group = dealer.group(split, _cells(level, (code, mechanism)), LEARNING_STEPS if mechanism.learned else 0)
+        group = dealer.group(split, _cells(size, level, (code, mechanism)), LEARNING_STEPS if mechanism.learned else 0)
         # What has to be learnt first needs the rest of the run for it.
         low, high = (0.12, 0.3) if mechanism.learned else (0.25, 0.75)
         # What grows is at its full strength for at least as long as the window that it was calibrated by.
@@ -267,7 +268,7 @@ def _twins(size: Size, dealer: _Dealer) -> Iterator[Entry]:
     for place in range(size.twins):
         twin = TWINS[names[place % len(names)]]
         split = _DEALT[(place // len(names) + place) % len(_DEALT)]
-        group = dealer.group(split, [c for c in CELLS if c[0] in CALLING or not twin.needs_tool])
+        group = dealer.group(split, [c for c in size.cells if c[0] in CALLING or not twin.needs_tool])
         onset = dealer.between(0.25 * group.steps, 0.75 * group.steps)
         yield _fork(group, f"{twin.name}-{place}", Kind.TWIN, (f"{twin.name}@{onset}",), "", onset, None)
 
@@ -284,7 +285,7 @@ def _declared(size: Size, dealer: _Dealer) -> Iterator[Entry]:
     for place, split in enumerate(_shares(size.declared)):
         kind = CATALOGUE[codes[place % len(codes)]]
         mechanism = _at_once(kind.code)[place // len(codes) % len(_at_once(kind.code))]
-        group = dealer.group(split, _cells("easy", (kind.code, mechanism)))
+        group = dealer.group(split, _cells(size, "easy", (kind.code, mechanism)))
         change, onset = group.steps // 4, dealer.between(0.4 * group.steps, 0.75 * group.steps)
         inject = f"{changes[place % len(changes)]}@{change}", f"{kind.code}@{onset}:easy,mechanism={mechanism.name}"
         entry = _fork(group, f"declared-{place}", Kind.DECLARED_FAULT, inject, "easy", change, mechanism)
@@ -299,7 +300,7 @@ def _pairs(size: Size, dealer: _Dealer) -> Iterator[Entry]:
         while True:
             one, other = rng.sample(codes, 2)
             first, second = rng.choice(_at_once(one)), rng.choice(_at_once(other))
-            cells = [cell for cell in _cells("easy", (one, first), (other, second)) if cell in size.cells]
+            cells = _cells(size, "easy", (one, first), (other, second))
             if CATALOGUE[one].family != CATALOGUE[other].family and cells:
                 break
         group = dealer.group(split, cells)
