@@ -117,13 +117,21 @@ def test_page_says_what_how_and_where_and_links_to_what_it_holds(monkeypatch: py
     linked = set(re.findall(r"\]\(#([^)]+)\)", text))
     assert linked <= anchors
     assert len(linked) == len(CATALOGUE)
-    assert "| `outliers` | addition | grpo | hard | 0.4 | 1.40 | 1.50 | yes | +0.120, harmful |" in text
+    assert "| `outliers` | addition | grpo | hard | 0.4 | 1.40 | 1.50 | 100% | yes | +0.120, harmful |" in text
     assert "| `outliers` | hard | 0.4 | 11 | 0.500 | 0.750 |" in text
     assert "Made by `rftfm faults demo`:" in text
     widths = {}
     for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
         widths[block] = {line.count("|") for line in block.splitlines()}
     assert all(len(found) == 1 for found in widths.values())
+
+
+def test_page_says_where_no_strength_reaches_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    low = replace(ROW, mechanism="wrong_answers", level="easy", d_fresh=2.1, confirmed=False)
+    most = CATALOGUE["RF-1"].mechanism("wrong_answers").strength.high
+    with_rows(monkeypatch, low, replace(low, level="hard", strength=most))
+    text = page(["RF-1"], [], "faults", 40, 1, 11)
+    assert [line.count("no, and there is no larger strength") for line in text.splitlines() if "2.10" in line] == [0, 1]
 
 
 def test_page_of_some_faults_names_the_command_that_makes_it() -> None:
