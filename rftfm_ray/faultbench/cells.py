@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rftfm_ray.detection.detectors import level_of
 from rftfm_ray.detection.evidence import TELEMETRY
 from rftfm_ray.detection.fitting import RunSeries, fit
+from rftfm_ray.detection.own_past import OwnPast
 from rftfm_ray.detection.profile import Profile
 from rftfm_ray.detection.signals import INDEX, SIGNALS
 from rftfm_ray.errors import BenchError
@@ -64,15 +65,24 @@ class Cells:
             raise BenchError(f"There is no healthy run like {entry.name} to hold it against; make more.") from None
 
     def residuals(self, run: Recorded, names: Sequence[str] = TELEMETRY) -> Floats:
-        """Residuals (N, names) in spreads around the step-matched mean; NaN where there is nothing to say. Beyond the
-        profile's last step that one holds."""
-        profile, found = self.profile(run.entry), levels(run, names)
+        """Residuals (N, names) in spreads around the step-matched mean; NaN where there is nothing to say.
+
+        Beyond the profile's last step no healthy run has shown what is usual: from there on they are those of the run
+        against its own past, with spreads that are never smaller than the profile's.
+        """
+        profile, known = self.profile(run.entry), levels(run, names)
+        found, spreads = np.full(known.shape, np.nan), np.ones(len(names))
         for place, name in enumerate(names):
             signal = profile.find(name)
             if signal is None:
-                found[:, place] = np.nan
+                known[:, place] = np.nan
                 continue
             mean, support = np.array(signal.mean), np.array(signal.support)
-            at = np.minimum(np.arange(len(found)), len(mean) - 1)
-            found[:, place] = (found[:, place] - mean[at]) / (signal.spread * np.sqrt(1 + 1 / support[at]))
+            within, spreads[place] = min(len(found), len(mean)), signal.spread
+            scale = signal.spread * np.sqrt(1 + 1 / support[:within])
+            found[:within, place] = (known[:within, place] - mean[:within]) / scale
+        if len(found) > profile.steps:
+            past, nothing = OwnPast(spreads), np.zeros(len(names), bool)
+            own = np.stack([past.add(step, nothing) for step in known])
+            found[profile.steps :] = own[profile.steps :]
         return found

@@ -22,21 +22,23 @@ STEPS, ONSET = 40, 16
 SHIFTS = {"relation": (1.2, 0, 0, 0, 0, 0), "template": (0, 0, -1.0, 1.0, 1.0, 1.0)}
 
 
-def simulated(seed: int, kind: str = "") -> Recorded:
-    """A run in which rewards follow the share of right answers closely; a fault moves some signals."""
+def simulated(seed: int, kind: str = "", steps: int = STEPS, onset: int = ONSET) -> Recorded:
+    """A run in which rewards follow the share of right answers closely; a fault moves some signals. What comes after
+    the steps that the others have goes on to rise slowly."""
     rng = np.random.default_rng(seed)
-    table = rng.normal(size=(STEPS, len(MEASURED)))
+    table = rng.normal(size=(steps, len(MEASURED)))
     table[:, 0] = 0.98 * table[:, 1] + 0.2 * table[:, 0]
+    table += 0.02 * np.maximum(0, np.arange(steps) - STEPS)[:, None]
     if kind:
-        table[ONSET - 1 :] += np.array(SHIFTS[kind])
-    values = np.full((STEPS, len(NAMES)), np.nan, np.float32)
+        table[onset - 1 :] += 4 * np.array(SHIFTS[kind]) if steps > STEPS else np.array(SHIFTS[kind])
+    values = np.full((steps, len(NAMES)), np.nan, np.float32)
     values[:, PLACES] = 1 + 0.2 * table
-    entry = Entry(f"healthy-{seed}", Kind.HEALTHY, Split.CALIBRATE, seed, "addition", "grpo", "tiny", STEPS)
+    entry = Entry(f"healthy-{seed}", Kind.HEALTHY, Split.CALIBRATE, seed, "addition", "grpo", "tiny", steps)
     if not kind:
         return Recorded(entry, Outcome((), ()), values)
-    inject = (f"OD-1@{ONSET}:hard,mechanism={kind}",)
-    entry = replace(entry, name=f"{kind}-{seed}", kind=Kind.FAULT, inject=inject, level="hard", onset=ONSET)
-    return Recorded(entry, Outcome((ONSET,), (ONSET,)), values)
+    inject = (f"OD-1@{onset}:hard,mechanism={kind}",)
+    entry = replace(entry, name=f"{kind}-{seed}", kind=Kind.FAULT, inject=inject, level="hard", onset=onset)
+    return Recorded(entry, Outcome((onset,), (onset,)), values)
 
 
 CALIBRATE = [simulated(seed) for seed in range(24)] + [simulated(seed, kind) for seed in range(6) for kind in SHIFTS]
@@ -92,3 +94,12 @@ def test_scores_know_nothing_of_later_steps(scorer: BankScorer) -> None:
     run = simulated(3002, "template")
     early = replace(run, values=run.values[:20])
     np.testing.assert_allclose(scorer.scores(run)[:20], scorer.scores(early))
+
+
+def test_beyond_the_profile_a_run_is_held_against_its_own_past(scorer: BankScorer, threshold: float) -> None:
+    long = score_all(scorer, [simulated(seed, steps=200) for seed in range(4000, 4020)])
+    # 4,000 steps that rise by 3 spreads in all; against the profile's last step all of them would alarm.
+    assert false_alarms(judge(one.run, alarms_of(one.scores, threshold)) for one in long)["rate"] < 4.0
+    faulty = [simulated(seed, "template", steps=200, onset=150) for seed in range(4100, 4110)]
+    judged = [judge(one.run, alarms_of(one.scores, threshold)) for one in score_all(scorer, faulty)]
+    assert sum(run.found and run.delay is not None and run.delay <= 2 for run in judged) >= 9
