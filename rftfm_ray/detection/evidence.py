@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rftfm_ray.detection.dictionary import DICTIONARY, Scale, Signal, Source
+from rftfm_ray.detection.dictionary import Signal, Source
 from rftfm_ray.detection.signals import SIGNALS
 
 # Exact by construction, or set and not measured.
@@ -22,15 +22,3 @@ def is_telemetry(signal: Signal) -> bool:
 
 TELEMETRY: tuple[str, ...] = tuple(signal.name for signal in SIGNALS if is_telemetry(signal))
 """Names of the telemetry signals, in the order of a report's values."""
-
-
-def floor_of(name: str, batch: float) -> float:
-    """The smallest spread that a signal's level is judged against: its own, 1e-3, one event in a batch of trajectories
-    for rates, 1 % for what is compared by its ratio."""
-    signal = DICTIONARY[name]
-    floors = [1e-3]
-    if signal.scale is Scale.RATE and batch > 0:
-        floors.append(1 / batch)
-    if signal.scale is Scale.RATIO:
-        floors.append(0.01)
-    return max(floors)

@@ -23,7 +23,6 @@ Cell = tuple[str, str]
 CELLS: tuple[Cell, ...] = tuple(itertools.product(("addition", "calculator"), ("grpo", "ppo")))
 CALLING = ("calculator",)
 STEPS = (30, 60)
-LONG_STEPS = 500
 # Forks leave the healthy run at its checkpoints, which fall on the steps of held-out probes.
 CHECKPOINT_EVERY = 5
 # Where what a policy is paid for is counted, so many steps before the onset say what it did before.
