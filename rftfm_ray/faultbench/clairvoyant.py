@@ -16,25 +16,7 @@ from numpy.typing import NDArray
 from rftfm_ray.faultbench.cells import Cells, Floats
 from rftfm_ray.faultbench.dataset import Recorded
 from rftfm_ray.faultbench.plan import Entry, Kind
-from rftfm_ray.faultbench.scoring import mechanism_of
-
-# Steps from the effect on over which a shift is taken.
-WINDOW = 10
-# A residual beyond this says no more than this: healthy ones are not normal that far out.
-LARGEST = 8.0
-
-Fault = tuple[str, str, str]
-Kinds = tuple[str, str]
-
-
-def fault_of(entry: Entry) -> Fault:
-    """Code, mechanism and level of an entry's fault."""
-    return entry.code, mechanism_of(entry), entry.level
-
-
-def kind_of(entry: Entry) -> Kinds:
-    """What runs must have in common to measure the same signals."""
-    return entry.task, entry.algorithm
+from rftfm_ray.faultbench.shifts import LARGEST, Fault, Kinds, kind_of, mean_shifts
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +38,14 @@ class Clairvoyant:
         self._cells = Cells(runs)
         sound = [run for run in runs if run.entry.kind is Kind.HEALTHY]
         self._precision: Mapping[Kinds, Floats] = {
-            kind: _precision([self._residuals(run) for run in sound if kind_of(run.entry) == kind])
+            kind: _precision([self.residuals(run) for run in sound if kind_of(run.entry) == kind])
             for kind in sorted({kind_of(run.entry) for run in sound})
         }
-        healthy = {run.entry.seed: run for run in sound}
-        found: dict[Fault, list[Floats]] = {}
-        for run in runs:
-            effect = run.outcome.effects[0] if run.entry.kind is Kind.FAULT else None
-            if effect is not None and effect <= len(run):
-                shift = self._shift(run, healthy[run.entry.seed], effect)
-                found.setdefault(fault_of(run.entry), []).append(shift)
-        self._shifts: dict[Fault, Floats] = {fault: np.stack(shifts).mean(0) for fault, shifts in found.items()}
+        self._shifts = mean_shifts(runs, self._cells.residuals)
 
-    def _residuals(self, run: Recorded) -> Floats:
+    def residuals(self, run: Recorded) -> Floats:
+        """What it reads of a run (N, signals): residuals in spreads, 0 where there is nothing to say."""
         return np.clip(np.nan_to_num(self._cells.residuals(run), nan=0.0), -LARGEST, LARGEST)
-
-    def _shift(self, run: Recorded, healthy: Recorded, effect: int) -> Floats:
-        steps = slice(effect - 1, min(effect - 1 + WINDOW, len(run), len(healthy)))
-        apart: Floats = (self._residuals(run)[steps] - self._residuals(healthy)[steps]).mean(0)
-        return apart
 
     def knows(self, fault: Fault) -> bool:
         """Whether the calibrate split has a run with it."""
@@ -88,8 +59,12 @@ class Clairvoyant:
 
     def scores(self, run: Recorded, fault: Fault) -> Floats:
         """Page's sum (N) of the log-likelihood ratios of the fault against health, in nats."""
-        told, found, total = self.told(fault, run.entry), np.zeros(len(run)), 0.0
-        for place, ratio in enumerate((self._residuals(run) @ told.weighted - told.half).tolist()):
+        return self.sums(run.entry, self.residuals(run), fault)
+
+    def sums(self, entry: Entry, residuals: Floats, fault: Fault) -> Floats:
+        """The same by residuals that are known: they are those of any fault."""
+        told, found, total = self.told(fault, entry), np.zeros(len(residuals)), 0.0
+        for place, ratio in enumerate((residuals @ told.weighted - told.half).tolist()):
             total = max(0.0, total + ratio)
             found[place] = total
         return found

@@ -14,6 +14,7 @@ import random
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -55,7 +56,7 @@ SPENT = "seconds.json"
 SUFFIXES = (".parquet", ".json")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Job:
     """A benchmark to make: where, which size of `SIZES`, and the seed that it is drawn from."""
 
@@ -73,7 +74,7 @@ class Job:
         """Where seeds wait until their shard is complete."""
         return self.folder / ".parts"
 
-    @property
+    @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """All runs."""
         return entries_of(SIZES[self.size], self.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,9 @@ from rftfm_ray.detection.evidence import TELEMETRY
 from rftfm_ray.detection.limits import level_for, peaks
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.cells import Cells, Floats, cell_of
-from rftfm_ray.faultbench.clairvoyant import WINDOW, Fault, Kinds, fault_of, kind_of
 from rftfm_ray.faultbench.dataset import Recorded
 from rftfm_ray.faultbench.plan import Kind
+from rftfm_ray.faultbench.shifts import Kinds, kind_of, mean_shifts
 
 # Steps to a block of a run whose peaks are counted, and healthy steps to one false alarm of all directions together.
 BLOCK, FALSE_ALARM_STEPS = 10, 2000.0
@@ -57,7 +57,9 @@ class BankScorer:
         if empty:
             raise BenchError(f"There are no three healthy runs of {' with '.join(empty[0])} to learn from; make more.")
         self._learnt = {kind: _learnt(found) for kind, found in left_out.items()}
-        self._templates = self._found_templates(runs, {run.entry.seed: run for run in sound})
+        self._templates = tuple(
+            Template(" ".join(fault), shift) for fault, shift in mean_shifts(runs, self._cells.residuals).items()
+        )
         self._levels = {kind: self._fitted_levels(kind, found) for kind, found in left_out.items()}
 
     def _left_out(self, sound: Sequence[Recorded]) -> list[Floats]:
@@ -68,21 +70,6 @@ class BankScorer:
             if len(others) >= 2:
                 found.append(Cells(others).residuals(run))
         return found
-
-    def _found_templates(self, runs: Sequence[Recorded], healthy: Mapping[int, Recorded]) -> tuple[Template, ...]:
-        """Mean shift of every mechanism at every level, over the first steps of its effect."""
-        found: dict[Fault, list[Floats]] = {}
-        for run in runs:
-            effect = run.outcome.effects[0] if run.entry.kind is Kind.FAULT else None
-            if effect is None or effect > len(run):
-                continue
-            one, other = self._residuals(run), self._residuals(healthy[run.entry.seed])
-            steps = slice(effect - 1, min(effect - 1 + WINDOW, len(one), len(other)))
-            apart = np.nan_to_num(np.clip(one, -8, 8)[steps] - np.clip(other, -8, 8)[steps], nan=0.0)
-            found.setdefault(fault_of(run.entry), []).append(apart.mean(0))
-        return tuple(
-            Template(" ".join(fault), np.stack(shifts).mean(0)) for fault, shifts in sorted(found.items())
-        )  # fmt: skip
 
     def _residuals(self, run: Recorded) -> Floats:
         if self._cells is None:

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.baselines import Scorer, baselines
 from rftfm_ray.faultbench.cells import Cells
-from rftfm_ray.faultbench.clairvoyant import Clairvoyant, Fault, fault_of
+from rftfm_ray.faultbench.clairvoyant import Clairvoyant
 from rftfm_ray.faultbench.dataset import MANIFEST, Recorded, digest, read_bench
 from rftfm_ray.faultbench.exact import exact_scores
 from rftfm_ray.faultbench.measures import Delay, Share
@@ -36,6 +36,7 @@ from rftfm_ray.faultbench.scoring import (
     recall,
     rows,
 )
+from rftfm_ray.faultbench.shifts import Fault, fault_of
 from rftfm_ray.faultbench.thresholds import BENIGN_BUDGET, HEALTHY_BUDGET, Scored, score_all, tuned
 from rftfm_ray.faults.calibration import LEVELS
 from rftfm_ray.telemetry.rundir import write_atomic
@@ -85,10 +86,12 @@ def freeze(folder: Path, tell: Callable[[str], None]) -> Frozen:
         thresholds[scorer.name] = tuned(score_all(scorer, tune))
         tell(f"{scorer.name}: {thresholds[scorer.name]:.4g}")
     bound = Clairvoyant(calibrate)
-    sound = [run for run in tune if run.entry.kind in (Kind.HEALTHY, Kind.LONG, Kind.TWIN)]
+    sound = [
+        (run, bound.residuals(run)) for run in tune if run.entry.kind in (Kind.HEALTHY, Kind.LONG, Kind.TWIN)
+    ]  # fmt: skip
     wanted = sorted({fault_of(run.entry) for run in runs if run.entry.kind is Kind.FAULT})
     told = {
-        _name(fault): tuned([Scored(run, bound.scores(run, fault)) for run in sound])
+        _name(fault): tuned([Scored(run, bound.sums(run.entry, residuals, fault)) for run, residuals in sound])
         for fault in wanted
         if bound.knows(fault)
     }
@@ -209,9 +212,9 @@ def _bound(bound: Clairvoyant, frozen: Frozen, report: Sequence[Recorded]) -> di
     """Recall and delay of the bound, over the faults that it was told of."""
     judged = list[Judged]()
     for run in report:
-        name = _name(fault_of(run.entry)) if run.entry.kind is Kind.FAULT else ""
-        if name in frozen.clairvoyant and bound.knows(fault_of(run.entry)):
-            judged.append(judge(run, alarms_of(bound.scores(run, fault_of(run.entry)), frozen.clairvoyant[name])))
+        fault = fault_of(run.entry) if run.entry.kind is Kind.FAULT else None
+        if fault is not None and _name(fault) in frozen.clairvoyant and bound.knows(fault):
+            judged.append(judge(run, alarms_of(bound.scores(run, fault), frozen.clairvoyant[_name(fault)])))
     return {
         level: {"telemetry": _share(recall(faulty(judged, level))) | _delay(delay(faulty(judged, level)))}
         for level in LEVELS

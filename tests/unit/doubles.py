@@ -1,14 +1,39 @@
-"""What stands in for a tokenizer, for the handle of an actor, and for a step row, in more than one file of tests."""
+"""What stands in for a tokenizer, for the handle of an actor, and for a step row, in more than one file of tests; and
+recorded runs that some of them read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
+
+from rftfm_ray.faultbench.dataset import NAMES, Outcome, Recorded
+from rftfm_ray.faultbench.plan import Entry, Kind, Split
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.telemetry.recorder import STEP_SCHEMA
 from rftfm_ray.types import StepId
+
+HEALTHY = Path(__file__).parents[2] / "benchmarks" / "data" / "healthy"
+
+
+def recorded_runs(shards: int) -> Iterator[Recorded]:
+    """Healthy runs that were made on the real stack, ten to a shard; the first two shards are of one task and algorithm."""
+    for file in sorted(HEALTHY.glob("steps-*.parquet"))[:shards]:
+        table = pq.read_table(file)
+        runs = np.array(table["run"].to_pylist())
+        for name in dict.fromkeys(runs.tolist()):
+            here = runs == name
+            values = np.full((int(here.sum()), len(NAMES)), np.nan, np.float32)
+            for place, signal in enumerate(NAMES):
+                if signal in table.column_names:
+                    values[:, place] = table[signal].to_numpy()[here]
+            task, algorithm, size, seed = name.rsplit("-", 3)
+            entry = Entry(name, Kind.HEALTHY, Split.CALIBRATE, int(seed), task, algorithm, size, len(values))
+            yield Recorded(entry, Outcome((), ()), values)
 
 
 class Characters(TextCodec):

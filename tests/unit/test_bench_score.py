@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -17,30 +15,14 @@ from rftfm_ray.faultbench.dataset import NAMES, Outcome, Record, Rows, write_rec
 from rftfm_ray.faultbench.generate import Job
 from rftfm_ray.faultbench.plan import SIZES, Entry, Kind, Size
 from rftfm_ray.faultbench.score import FROZEN, freeze, read_frozen, score
+from tests.unit.doubles import recorded_runs
 
-HEALTHY = Path(__file__).parents[2] / "benchmarks" / "data" / "healthy"
 SIZE = Size(
     {"tiny": 20}, long=0, easy=16, hard=16, twins=8, declared=0, pairs=4, steps=(30, 40), cells=(("addition", "grpo"),),
     codes=("RF-1", "OD-3"),
 )  # fmt: skip
 # What each fault moves in this simulation, in units of the signal, at its easy level; hard is a quarter of it.
 MOVES = {"RF-1": {"reward_mean": 0.3, "reward_max": 2.0}, "OD-3": {"entropy": -0.5, "sampling_logprob_mean": 0.3}}
-
-
-def real() -> list[Rows]:
-    """Rows of the 20 recorded healthy runs of the task."""
-    found = []
-    for file in sorted(HEALTHY.glob("steps-*.parquet"))[:2]:
-        table = pq.read_table(file)
-        runs = np.array(table["run"].to_pylist())
-        for name in dict.fromkeys(runs.tolist()):
-            here = runs == name
-            values = np.full((int(here.sum()), len(NAMES)), np.nan, np.float32)
-            for place, signal in enumerate(NAMES):
-                if signal in table.column_names:
-                    values[:, place] = table[signal].to_numpy()[here]
-            found.append(values)
-    return found
 
 
 def record(entry: Entry, rows: Rows) -> Record:
@@ -63,7 +45,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(SIZES, "test", SIZE)
         job = Job(str(folder), "test", 1)
         job.parts.mkdir()
-        for rows, (seed, entries) in zip(real(), job.groups().items(), strict=True):
+        runs = [run.values for run in recorded_runs(2)]
+        for rows, (seed, entries) in zip(runs, job.groups().items(), strict=True):
             write_records(job.parts / str(seed), [record(entry, rows) for entry in entries])
         assert list(job.gather())
         job.finish()

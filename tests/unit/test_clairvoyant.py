@@ -9,10 +9,11 @@ import pytest
 
 from rftfm_ray.detection.evidence import TELEMETRY
 from rftfm_ray.faultbench.baselines import ShiftScore, ThreeSigma
-from rftfm_ray.faultbench.clairvoyant import Clairvoyant, fault_of
+from rftfm_ray.faultbench.clairvoyant import Clairvoyant
 from rftfm_ray.faultbench.dataset import NAMES, Outcome, Recorded
 from rftfm_ray.faultbench.plan import Entry, Kind, Split
 from rftfm_ray.faultbench.scoring import alarms_of, false_alarms, judge
+from rftfm_ray.faultbench.shifts import fault_of
 from rftfm_ray.faultbench.thresholds import Scored, score_all, tuned
 
 MEASURED = ("reward_mean", "correct_rate", "entropy", "length_mean")

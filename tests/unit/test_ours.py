@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from rftfm_ray.faultbench.baselines import ThreeSigma
-from rftfm_ray.faultbench.clairvoyant import Clairvoyant, fault_of
+from rftfm_ray.faultbench.clairvoyant import Clairvoyant
 from rftfm_ray.faultbench.dataset import NAMES, Outcome, Recorded
 from rftfm_ray.faultbench.ours import BankScorer
 from rftfm_ray.faultbench.plan import Entry, Kind, Split
 from rftfm_ray.faultbench.scoring import alarms_of, false_alarms, judge
+from rftfm_ray.faultbench.shifts import fault_of
 from rftfm_ray.faultbench.thresholds import Scored, score_all, tuned
 
 MEASURED = ("reward_mean", "correct_rate", "entropy", "length_mean", "grad_norm", "kl_ref")

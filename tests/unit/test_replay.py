@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from rftfm_ray.faultbench.dataset import NAMES, Outcome, Recorded
-from rftfm_ray.faultbench.plan import Entry, Kind, Split
+from rftfm_ray.faultbench.dataset import NAMES, Recorded
+from rftfm_ray.faultbench.plan import Kind
 from rftfm_ray.faultbench.replay import declarations, replay, watched
-
-HEALTHY = Path(__file__).parents[2] / "benchmarks" / "data" / "healthy"
+from tests.unit.doubles import recorded_runs
 
 
 @pytest.fixture(scope="module")
 def recorded() -> list[Recorded]:
     """Ten healthy runs that were made on the real stack."""
-    table = pq.read_table(HEALTHY / "steps-000.parquet")
-    runs, found = np.array(table["run"].to_pylist()), list[Recorded]()
-    for name in dict.fromkeys(runs.tolist()):
-        here = runs == name
-        values = np.full((int(here.sum()), len(NAMES)), np.nan, np.float32)
-        for place, signal in enumerate(NAMES):
-            if signal in table.column_names:
-                values[:, place] = table[signal].to_numpy()[here]
-        task, algorithm, size, seed = name.rsplit("-", 3)
-        entry = Entry(name, Kind.HEALTHY, Split.CALIBRATE, int(seed), task, algorithm, size, len(values))
-        found.append(Recorded(entry, Outcome((), ()), values))
-    return found
+    return list(recorded_runs(1))
 
 
 def test_guard_does_nothing_about_healthy_runs(recorded: list[Recorded]) -> None:
