@@ -11,6 +11,7 @@ from types import FrameType
 import typer
 
 from rftfm_ray.cli.config import config
+from rftfm_ray.cli.diagnose import diagnose
 from rftfm_ray.cli.faultbench import faultbench
 from rftfm_ray.cli.faults import faults
 from rftfm_ray.cli.journal import journal
@@ -32,6 +33,7 @@ app.command()(train)
 app.command()(status)
 app.command()(journal)
 app.command()(report)
+app.command()(diagnose)
 app.command()(config)
 app.command()(warmstart)
 app.add_typer(profile, name="profile")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from rftfm_ray.detection.jumps import normal_equivalents
+
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -48,7 +50,9 @@ class OwnPast:
         surprise = np.where(known, levels, 0.0) - self._level - self._trend
         # The level itself is off by as much as an exponential mean of noise is.
         inflated = 1 + LEVEL / (2 - LEVEL)
-        residuals = np.where(ready, _normal(surprise / (spread * np.sqrt(inflated)), self._freedom()), np.nan)
+        residuals = np.where(
+            ready, normal_equivalents(surprise / (spread * np.sqrt(inflated)), self._freedom()), np.nan
+        )
         self._learn(ready & ~held, np.clip(surprise, -WILD * spread, WILD * spread), inflated)
         self._warm_up(known & ~ready, levels)
         return residuals
@@ -80,11 +84,3 @@ class OwnPast:
         for state in (self._level, self._trend, self._variance, self._count, self._differences):
             state[which] = 0.0
         self._newest[which] = np.nan
-
-
-def _normal(residuals: Floats, freedom: Floats) -> Floats:
-    """Residuals that follow Student's t as standard normal ones that are as rare (see `profile.normal_equivalent`)."""
-    ratio = np.minimum(np.abs(residuals) / np.sqrt(freedom), 1e100)
-    shrunk = (8 * freedom + 1) / (8 * freedom + 3) * np.sqrt(freedom * np.log1p(ratio * ratio))
-    found: Floats = np.copysign(shrunk, residuals)
-    return found

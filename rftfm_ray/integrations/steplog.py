@@ -11,7 +11,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,33 @@ class StepLog:
 
     Attributes:
         steps: (N) as the log counts them, each once and rising.
-        values: (N) by name of a signal; NaN where nothing was logged.
+        values: (N) by name of a signal; NaN where nothing was logged, infinite where what was logged is no finite
+            number, NaN among them.
+        columns: the column that each signal was read from.
         unused: columns that nobody knows or that hold no numbers.
-        notes: what was wrong with the file, one sentence each; empty for a sound one.
+        notes: what was remarkable about the file, one sentence each.
+        damaged: whether a part of it could not be read, so that what is said of the rest is no verdict on all.
     """
 
     steps: NDArray[np.int64]
     values: dict[str, Floats]
+    columns: dict[str, str]
     unused: tuple[str, ...]
     notes: tuple[str, ...]
+    damaged: bool
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What was remarkable so far."""
+
+    said: list[str] = field(default_factory=list)
+    damaged: bool = False
+
+    def lost(self, text: str) -> None:
+        """Something could not be read."""
+        self.said.append(text)
+        self.damaged = True
 
 
 @dataclass(slots=True)
@@ -53,7 +71,7 @@ class _Table:
 
     columns: dict[str, Sequence[Any]]
     rows: int
-    notes: list[str]
+    notes: _Notes
 
 
 def read_log(path: Path) -> StepLog:
@@ -89,11 +107,11 @@ def _format(path: Path, data: bytes) -> str:
     return "jsonl" if data.lstrip()[:1] in (b"{", b"[") else "csv"
 
 
-def _text(path: Path, data: bytes, notes: list[str]) -> str:
+def _text(path: Path, data: bytes, notes: _Notes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        notes.append(f"The file is no UTF-8 from byte {error.start} on.")
+        notes.lost(f"The file is no UTF-8 from byte {error.start} on.")
         found = data[: error.start].decode("utf-8-sig")
         if not found.strip():
             raise LogError(f"{path} is no text in UTF-8; {FIX}.") from None
@@ -110,11 +128,11 @@ def _read_parquet(path: Path, data: bytes) -> _Table:
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:120]
         raise LogError(f"{path} is a damaged Parquet file ({reason}); write it again.") from None
-    return _Table(columns, table.num_rows, [])
+    return _Table(columns, table.num_rows, _Notes())
 
 
 def _read_jsonl(path: Path, data: bytes) -> _Table:
-    notes: list[str] = []
+    notes = _Notes()
     lines = [line for line in _text(path, data, notes).splitlines() if line.strip()]
     rows, broken = list[dict[str, Any]](), list[int]()
     for place, line in enumerate(lines, start=1):
@@ -132,7 +150,7 @@ def _read_jsonl(path: Path, data: bytes) -> _Table:
 
 
 def _read_csv(path: Path, data: bytes) -> _Table:
-    notes: list[str] = []
+    notes = _Notes()
     text = _text(path, data, notes)
     first = text.splitlines()[0]
     delimiter = max(",;\t", key=first.count)
@@ -161,28 +179,29 @@ _READERS: dict[str, Callable[[Path, bytes], _Table]] = {
 }
 
 
-def _note_broken(path: Path, notes: list[str], broken: Sequence[int], total: int, what: str) -> None:
+def _note_broken(path: Path, notes: _Notes, broken: Sequence[int], total: int, what: str) -> None:
     if len(broken) > MOST_BROKEN * total:
         raise LogError(f"{path} is no step log: {len(broken)} of its {total} lines hold {what}; {FIX}.")
     if broken:
         last = " It ends in the middle of one." if broken == [total] or broken == [total + 1] else ""
-        notes.append(f"{len(broken)} of {total} lines hold {what}, the first of them is line {broken[0]}.{last}")
+        notes.lost(f"{len(broken)} of {total} lines hold {what}, the first of them is line {broken[0]}.{last}")
 
 
 def _number(cell: object) -> float | None:
-    """A cell as a number; NaN for one that is empty, None for one that is something else."""
-    if cell is None or (isinstance(cell, str) and cell.strip().lower() in ("", "nan", "none", "null", "n/a", "na")):
+    """A cell as a number; NaN for one that is empty, infinite for a NaN that was written, None for something else."""
+    if cell is None or (isinstance(cell, str) and cell.strip().lower() in ("", "none", "null", "n/a", "na")):
         return math.nan
     if isinstance(cell, (bool, int, float, str)):
         try:
-            return float(cell)
+            found = float(cell)
         except (ValueError, OverflowError):
             return None
+        return math.inf if math.isnan(found) else found
     return None
 
 
 def _understood(path: Path, table: _Table) -> StepLog:
-    notes, unused, found = table.notes, list[str](), dict[str, Floats]()
+    notes, unused, found, columns = table.notes, list[str](), dict[str, Floats](), dict[str, str]()
     steps = _steps(path, table, notes)
     used = {name for name in STEPS if name in table.columns}
     for name, cells in table.columns.items():
@@ -191,7 +210,7 @@ def _understood(path: Path, table: _Table) -> StepLog:
         if column is None:
             unused += [] if name in used else [name]
         elif signal is not None and signal not in found:
-            found[signal] = column
+            found[signal], columns[signal] = column, name
         else:
             # Two names for one signal: the first one is taken.
             unused.append(name)
@@ -204,25 +223,25 @@ def _understood(path: Path, table: _Table) -> StepLog:
     order = np.unique(steps[kept])
     merged = {name: _merged(column[kept], steps[kept], order) for name, column in found.items()}
     _note_twice(found, steps, kept, notes)
-    return StepLog(order, merged, tuple(unused), tuple(notes))
+    return StepLog(order, merged, columns, tuple(unused), tuple(notes.said), notes.damaged)
 
 
-def _column(name: str, cells: Iterable[Any], notes: list[str]) -> Floats | None:
+def _column(name: str, cells: Iterable[Any], notes: _Notes) -> Floats | None:
     """A column of numbers; None when fewer than half of its cells are."""
     numbers = [_number(cell) for cell in cells]
     wrong = sum(number is None for number in numbers)
     if wrong > len(numbers) / 2:
         return None
     if wrong:
-        notes.append(f"{wrong} of {len(numbers)} cells of {name} are no numbers.")
+        notes.lost(f"{wrong} of {len(numbers)} cells of {name} are no numbers.")
     return np.array([math.nan if number is None else number for number in numbers], np.float64)
 
 
-def _steps(path: Path, table: _Table, notes: list[str]) -> NDArray[np.int64]:
+def _steps(path: Path, table: _Table, notes: _Notes) -> NDArray[np.int64]:
     """Steps of all rows; those without one that counts are numbered by their place."""
     name = next((name for name in STEPS if name in table.columns), None)
     if name is None:
-        notes.append("There is no column of steps: rows are counted.")
+        notes.said.append("There is no column of steps: rows are counted.")
         return np.arange(1, table.rows + 1)
     numbers = [_number(cell) for cell in table.columns[name]]
     steps = [int(n) if n is not None and 0 <= n <= LARGEST_STEP and n == int(n) else -1 for n in numbers]
@@ -230,11 +249,11 @@ def _steps(path: Path, table: _Table, notes: list[str]) -> NDArray[np.int64]:
     if wrong > len(steps) / 2:
         raise LogError(f"{path} has no whole numbers in its column {name}; number the steps.")
     if wrong:
-        notes.append(f"{wrong} rows have no whole number as {name} and are left out.")
+        notes.lost(f"{wrong} rows have no whole number as {name} and are left out.")
     return np.array(steps, np.int64)
 
 
-def _kept(steps: NDArray[np.int64], notes: list[str]) -> NDArray[np.bool_]:
+def _kept(steps: NDArray[np.int64], notes: _Notes) -> NDArray[np.bool_]:
     """Rows that count: a later row of an earlier step undoes what came between, as going on from a checkpoint does."""
     known = np.where(steps >= 0, steps, np.iinfo(np.int64).max)
     following = np.minimum.accumulate(known[::-1])[::-1]
@@ -242,18 +261,22 @@ def _kept(steps: NDArray[np.int64], notes: list[str]) -> NDArray[np.bool_]:
     undone = int(((steps >= 0) & ~kept).sum())
     if undone:
         first = int(steps[(steps >= 0) & ~kept][0])
-        notes.append(f"Steps go back: {undone} rows from step {first} on are made once more later, and that holds.")
+        notes.said.append(
+            f"Steps go back: {undone} rows from step {first} on are made once more later, and that holds."
+        )
     return kept
 
 
-def _note_twice(found: dict[str, Floats], steps: NDArray[np.int64], kept: NDArray[np.bool_], notes: list[str]) -> None:
+def _note_twice(found: dict[str, Floats], steps: NDArray[np.int64], kept: NDArray[np.bool_], notes: _Notes) -> None:
     """Several rows of a step may share its columns among them; two numbers for one signal are another matter."""
     twice = np.zeros(0, np.int64)
     for column in found.values():
         order, counts = np.unique(steps[kept & ~np.isnan(column)], return_counts=True)
         twice = np.union1d(twice, order[counts > 1])
     if len(twice):
-        notes.append(f"{len(twice)} steps are logged more than once, the first is {twice[0]}: the last number holds.")
+        notes.said.append(
+            f"{len(twice)} steps are logged more than once, the first is {twice[0]}: the last number holds."
+        )
 
 
 def _merged(column: Floats, steps: NDArray[np.int64], order: NDArray[np.int64]) -> Floats:

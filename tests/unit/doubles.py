@@ -21,7 +21,7 @@ HEALTHY = Path(__file__).parents[2] / "benchmarks" / "data" / "healthy"
 
 
 def recorded_runs(shards: int) -> Iterator[Recorded]:
-    """Healthy runs that were made on the real stack, ten to a shard; the first two shards are of one task and algorithm."""
+    """Healthy runs of the real stack, ten to a shard; the first two shards are of one task and algorithm."""
     for file in sorted(HEALTHY.glob("steps-*.parquet"))[:shards]:
         table = pq.read_table(file)
         runs = np.array(table["run"].to_pylist())

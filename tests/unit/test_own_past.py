@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from rftfm_ray.detection.jumps import normal_equivalents
 from rftfm_ray.detection.own_past import WARMUP, OwnPast
 from rftfm_ray.detection.profile import normal_equivalent
 
@@ -97,7 +98,5 @@ def test_no_input_breaks_it(values: list[float], floor: float) -> None:
 
 
 def test_normal_equivalent_is_the_one_of_profiles() -> None:
-    from rftfm_ray.detection.own_past import _normal
-
     values, freedom = np.array([-12.0, 0.0, 0.5, 3.0, 40.0]), np.full(5, 7.0)
-    assert _normal(values, freedom) == pytest.approx([normal_equivalent(float(v), 7.0) for v in values])
+    assert normal_equivalents(values, freedom) == pytest.approx([normal_equivalent(float(v), 7.0) for v in values])

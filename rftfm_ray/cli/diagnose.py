@@ -1,0 +1,69 @@
+"""`rftfm diagnose`: a verdict on the step log of any trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsonlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rftfm_ray.integrations.diagnosis import LogVerdict
+
+STYLES = {"healthy": "green", "faulty": "red", "unknown": "yellow", "incomplete": "yellow"}
+SAID = {
+    "healthy": "nothing that a healthy run does not do",
+    "faulty": "something went wrong",
+    "unknown": "too little to go by",
+    "incomplete": "a part of the log could not be judged",
+}
+
+
+def diagnose(
+    file: Annotated[Path, typer.Argument(help="Step log as CSV, JSONL or Parquet: a row a step.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Look for what went wrong in a run by its own past; exit code 1 when something did.
+
+    Columns may have the names of docs/signals.md, or those of TRL and verl.
+    """
+    from rftfm_ray.integrations.diagnosis import judge_log
+    from rftfm_ray.integrations.steplog import read_log
+
+    verdict = judge_log(read_log(file))
+    if json:
+        print(jsonlib.dumps(plain(verdict), allow_nan=False))
+    else:
+        _show(verdict, Console())
+    if verdict.verdict == "faulty":
+        raise typer.Exit(1)
+
+
+def plain(verdict: LogVerdict) -> dict[str, Any]:
+    """A verdict as plain values."""
+    found: dict[str, Any] = jsonlib.loads(jsonlib.dumps(dataclasses.asdict(verdict)))
+    return found
+
+
+def _show(verdict: LogVerdict, console: Console) -> None:
+    coverage = verdict.coverage
+    console.print(Text(f"{verdict.verdict}: {SAID[verdict.verdict]}", style=STYLES[verdict.verdict]))
+    missing = f", without {', '.join(coverage.missing)}" if coverage.missing else ""
+    console.print(f"{coverage.run} of {coverage.possible} checks{missing}", highlight=False, soft_wrap=True)
+    if verdict.alarms:
+        table = Table("signal", "column", "what", "from step", "certain at", "until")
+        for alarm in verdict.alarms:
+            until = f"{alarm.last_step}" if alarm.recovered else "the end"
+            what = alarm.kind.replace("_", " ")
+            steps = f"{alarm.first_step}", f"{alarm.raised_step}", until
+            table.add_row(alarm.signal, Text(alarm.column), what, *steps)
+        console.print(table)
+    for note in (*verdict.broken, *verdict.notes):
+        console.print(Text(note), soft_wrap=True)
+    if verdict.unused_columns:
+        console.print(Text(f"Not used: {', '.join(verdict.unused_columns)}"), soft_wrap=True)

@@ -1,0 +1,218 @@
+"""Sudden, lasting changes of one signal against the run's own past, whatever its scale and trend. Pure; numpy.
+
+A step is a candidate when a straight line through the steps before it and one through those after it do not meet: a
+trend, however steep, does not jump. The gap is measured in what gaps of the run itself vary by, and has to be wider
+than all that the signal did in the steps before; so learning that sets in gradually is none, and neither is one wild
+step, because all but one of the steps after it must lie beyond half of the gap.
+
+Everything is a function of the last `PAST` steps and a little more: O(1) memory, and a whole log at once gives the
+same verdicts as its steps one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# Steps after and before a jump that the lines are laid through.
+SCALES = ((4, 8), (4, 16), (8, 24))
+FEWEST = sum(SCALES[0])
+"""Steps before there is a verdict."""
+LONGEST = max(after + before for after, before in SCALES)
+# Steps that spreads remember, and how often they are taken anew once there are so many.
+PAST, EVERY = 64, 8
+# Spreads leave out the largest tenth of what they are made of: mean square of a normal variable within its 90 %.
+TRIM, TRIMMED = 0.9, 0.623
+# Gaps that a spread of them needs; they overlap.
+ENOUGH = 16
+# A step so many spreads from both of its neighbours' sides is a slip of its own, and no part of a trend.
+WILD = 4.0
+# Overlapping differences count half as degrees of freedom.
+OVERLAP, LEAST_FREEDOM, MOST_FREEDOM = 2.0, 3.0, 40.0
+HALF = 0.5
+# Evidence for an alarm in a run's first steps, and what it grows by with the logarithm of time: a run of 20,000 steps
+# must stay as silent as one of 40.
+LEVEL, GROWTH, FIRST = 4.4, 0.3, 40
+
+
+def level_at(index: int) -> float:
+    """What a score must reach at the given place (from 0) of a run for an alarm."""
+    return LEVEL + GROWTH * math.log(max(1.0, (index + 1) / FIRST))
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Steps of a signal as they were judged.
+
+    Attributes:
+        score: (N) evidence for a jump that the step has made certain, as a standard normal residual; 0 for none.
+        side: (N) +1 for one to above, -1 to below.
+        lag: (N) steps since the first step beyond it.
+        usual: (N) what the steps before it let expect there.
+    """
+
+    score: Floats
+    side: Floats
+    lag: NDArray[np.int64]
+    usual: Floats
+
+
+class _Filter:
+    """The lines of one scale as weights of `after + before` values, the oldest first."""
+
+    def __init__(self, after: int, before: int) -> None:
+        self.after, self.before = after, before
+        past = _line(np.arange(-before, 0, dtype=np.float64))
+        self.expect = np.outer(past[0], np.ones(after)) + np.outer(past[1], np.arange(after))
+        self.weights = np.concatenate([-past[0], _line(np.arange(after, dtype=np.float64))[0]])
+        places = np.arange(-before, 0, dtype=np.float64)
+        self.around = np.eye(before) - np.outer(past[0], np.ones(before)) - np.outer(past[1], places)
+        # Spread of the gap when every value has one of 1.
+        self.spread = float(np.sqrt((self.weights**2).sum()))
+
+
+def _line(places: Floats) -> Floats:
+    """Weights (2, N) of the values at some places that give the least-squares line: its value at 0, and its slope."""
+    found: Floats = np.linalg.pinv(np.stack([np.ones(len(places)), places], 1))
+    return found
+
+
+class _Spread:
+    """Root mean square of the last `PAST` values of a stream, without the largest, as it was `lag` values ago."""
+
+    def __init__(self, lag: int) -> None:
+        self._lag = lag
+        self._count = 0
+        self._values, self._found = np.zeros(0), np.zeros(0)
+        self._last = math.nan
+
+    def add(self, values: Floats) -> Floats:
+        """Take the next values (N); the spreads (N), NaN where nothing was known so long ago."""
+        known, new = np.concatenate([self._values, values]), len(values)
+        places = np.arange(self._count, self._count + new)
+        found = np.full(new, math.nan)
+        due = np.flatnonzero((places < PAST - 1) | (places % EVERY == EVERY - 1))
+        if len(due):
+            # What was never there is infinite, and so among the largest.
+            padded = np.concatenate([np.full(PAST, math.inf), known])
+            windows = sliding_window_view(padded, PAST)[len(known) - new + 1 + due]
+            found[due] = _trimmed(windows, np.minimum(places[due] + 1, PAST))
+        every = np.concatenate([self._found, _held(found, self._last)])
+        self._count += new
+        self._values, self._last = known[-(PAST - 1) :], float(every[-1]) if len(every) else math.nan
+        lagged: Floats = np.concatenate([np.full(max(0, self._lag + new - len(every)), math.nan), every])[:new]
+        self._found = every[len(every) - min(self._lag, len(every)) :]
+        return lagged
+
+
+def _trimmed(windows: Floats, counts: NDArray[np.int64]) -> Floats:
+    """Spread of the values of each row: the largest tenth of the squares is left out, and allowed for."""
+    kept = np.maximum(1, (TRIM * counts).astype(np.int64))
+    sums = np.cumsum(np.sort(windows**2, 1), 1)[np.arange(len(windows)), kept - 1]
+    found: Floats = np.sqrt(sums / kept / TRIMMED)
+    return found
+
+
+def _held(values: Floats, before: float) -> Floats:
+    """Every NaN as the last value that was none."""
+    last = np.maximum.accumulate(np.where(np.isnan(values), -1, np.arange(len(values))))
+    found: Floats = np.where(last >= 0, values[np.maximum(last, 0)], before)
+    return found
+
+
+class Jumps:
+    """Watches one signal, gaps left out.
+
+    Args:
+        floor: the smallest spread that it is ever judged by, on the scale of its levels.
+    """
+
+    FILTERS = tuple(_Filter(*scale) for scale in SCALES)
+
+    def __init__(self, floor: float) -> None:
+        self._floor = floor
+        self._count = 0
+        self._levels, self._spreads = np.zeros(0), np.zeros(0)
+        self._noise = _Spread(0)
+        self._gaps = [_Spread(after) for after, _ in SCALES]
+
+    def add(self, levels: Floats) -> Scored:
+        """Take the next levels (N), all finite."""
+        new = len(levels)
+        known = np.concatenate([self._levels, levels])
+        # What second differences of independent values vary by is the root of six times as much.
+        bends = (known[2:] - 2 * known[1:-1] + known[:-2])[-new:] / math.sqrt(6) if new else np.zeros(0)
+        noise = np.concatenate([np.full(new - len(bends), math.nan), self._noise.add(bends)])
+        spread = np.concatenate([self._spreads, np.fmax(noise, self._floor)])
+        found = self._judge(known, spread, new)
+        self._count += new
+        self._levels, self._spreads = known[-LONGEST:], spread[-LONGEST:]
+        return found
+
+    def _judge(self, known: Floats, spread: Floats, new: int) -> Scored:
+        best = Scored(np.zeros(new), np.zeros(new), np.zeros(new, np.int64), np.zeros(new))
+        clean, first = _without_slips(known, spread), self._count + new - len(known)
+        for own, lines in zip(self._gaps, self.FILTERS, strict=True):
+            length = lines.after + lines.before
+            count = min(new, max(0, len(known) - length + 1))
+            if not count:
+                continue
+            window = sliding_window_view(clean, length)[-count:].copy()
+            # Whether the newest step is a slip is not known yet.
+            window[:, -1] = known[-count:]
+            gaps, at = window @ lines.weights, np.arange(len(known) - count, len(known)) - lines.after
+            usual = own.add(gaps)
+            usual[first + at < length + ENOUGH] = math.nan
+            # Noise that wanders hides from differences of neighbours, but not from the line through them.
+            scale = np.fmax(lines.spread * np.maximum(spread[at], _around(window, lines)), usual)
+            freedom = np.clip(np.minimum(first + at - 1, PAST) / OVERLAP, LEAST_FREEDOM, MOST_FREEDOM)
+            _keep(best, _score(window, gaps, normal_equivalents(gaps / scale, freedom), lines), new - count)
+        return best
+
+
+def _without_slips(known: Floats, spread: Floats) -> Floats:
+    """Levels in which single wild values are as the middle one of three."""
+    clean = known.copy()
+    if len(known) >= 3:
+        middle = np.median(np.stack([known[:-2], known[1:-1], known[2:]]), 0)
+        wild = np.abs(known[1:-1] - middle) > WILD * spread[1:-1]
+        clean[1:-1] = np.where(wild, middle, known[1:-1])
+    return clean
+
+
+def _around(window: Floats, lines: _Filter) -> Floats:
+    """Spread of each window's earlier steps around their line."""
+    squares = (window[:, : lines.before] @ lines.around) ** 2
+    found: Floats = np.sqrt(squares.sum(1) / (lines.before - 2))
+    return found
+
+
+def _score(window: Floats, gaps: Floats, evidence: Floats, lines: _Filter) -> Scored:
+    before, after = window[:, : lines.before], window[:, lines.before :]
+    expected, side = before @ lines.expect, np.sign(gaps)
+    beyond = side[:, None] * (after - expected) >= HALF * np.abs(gaps)[:, None]
+    wide = np.abs(gaps) >= np.ptp(before, axis=1)
+    lasting = beyond.sum(1) >= lines.after - 1
+    first = beyond.argmax(1)
+    score = np.where(wide & lasting, np.abs(evidence), 0.0)
+    return Scored(score, side, lines.after - 1 - first, expected[np.arange(len(gaps)), first])
+
+
+def _keep(best: Scored, other: Scored, start: int) -> None:
+    better = np.flatnonzero(other.score > best.score[start:])
+    for mine, its in ((getattr(best, name), getattr(other, name)) for name in Scored.__slots__):
+        mine[start + better] = its[better]
+
+
+def normal_equivalents(residuals: Floats, freedom: Floats) -> Floats:
+    """Residuals that follow Student's t as standard normal ones that are as rare (see `profile.normal_equivalent`)."""
+    ratio = np.minimum(np.abs(residuals) / np.sqrt(freedom), 1e100)
+    shrunk = (8 * freedom + 1) / (8 * freedom + 3) * np.sqrt(freedom * np.log1p(ratio * ratio))
+    found: Floats = np.copysign(shrunk, residuals)
+    return found

@@ -1,0 +1,210 @@
+"""Slow ways to go wrong that no healthy run takes, known beforehand and without a run to compare with. Pure.
+
+A trend alone is no fault: policies learn, lengths and entropies move for good reasons. What is said here needs more: a
+growth or a fall that speeds up, a reward that is lost again, a share that no training can bear.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+# Steps to a mean, and means that are compared.
+BLOCK, BLOCKS = 5, 4
+# Ratios of means need something above nothing.
+LEAST = 1e-9
+# A KL beyond these, in nats per token, is no small one any more.
+LARGE: Mapping[str, float] = {"kl_ref": 0.5, "kl_old": 0.3}
+# Growth from mean to mean, and over all of them.
+GROWN, GROWN_IN_ALL = math.log(1.6), math.log(6.0)
+# A fall counts when it is this much faster from mean to mean, has taken two thirds, and leaves a tenth.
+FASTER, FALLEN, LEFT = 1.2, math.log(3.0), 0.1
+COLLAPSING = ("entropy",)
+# Steps that a level is smoothed over, that its spread is taken from, and spreads that must be lost from the best one.
+SMOOTH, MEMORY, LOST = 9, 100, 10.0
+# The loss must last, or it was an episode.
+LASTING = 10
+DECLINING = ("reward_mean", "correct_rate", "probe_accuracy")
+# Shares that no training can bear for `BLOCK` steps.
+UNBEARABLE: Mapping[str, float] = {
+    "failed_rate": 0.3,
+    "tool_error_rate": 0.5,
+    "tool_timeout_rate": 0.5,
+    "empty_rate": 0.5,
+    "truncated_rate": 0.9,
+}
+
+
+class Kind:
+    """Kinds of alarms, as a verdict names them."""
+
+    JUMP = "jump"
+    BLOW_UP = "blow_up"
+    COLLAPSE = "collapse"
+    DECLINE = "decline"
+    RATE = "rate"
+    NOT_FINITE = "not_finite"
+
+
+class Trend(Protocol):
+    """Watches one signal for one way to go wrong, value by value."""
+
+    kind: str
+
+    def add(self, value: float) -> int | None:
+        """Take a finite value; while something is wrong, since how many values."""
+
+
+class _Means:
+    """Means of the last blocks of values, the oldest first."""
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque(maxlen=BLOCK * BLOCKS)
+
+    def add(self, value: float) -> list[float] | None:
+        self._values.append(value)
+        if len(self._values) < BLOCK * BLOCKS:
+            return None
+        values = list(self._values)
+        return [sum(values[place : place + BLOCK]) / BLOCK for place in range(0, len(values), BLOCK)]
+
+
+class BlowUp:
+    """A KL that grows exponentially to where it is large."""
+
+    kind = Kind.BLOW_UP
+
+    def __init__(self, large: float) -> None:
+        self._large = large
+        self._means = _Means()
+
+    def add(self, value: float) -> int | None:
+        """See `Trend`."""
+        means = self._means.add(max(value, LEAST))
+        if means is None or means[-1] < self._large:
+            return None
+        last, before = math.log(means[-1] / means[-2]), math.log(means[-2] / means[-3])
+        growing = last >= GROWN and before >= GROWN and math.log(means[-1] / means[0]) >= GROWN_IN_ALL
+        return 2 * BLOCK - 1 if growing else None
+
+
+class Collapse:
+    """An entropy that falls ever faster to next to nothing; one that converges falls ever slower."""
+
+    kind = Kind.COLLAPSE
+
+    def __init__(self) -> None:
+        self._means = _Means()
+        self._first: float | None = None
+        self._since: int | None = None
+
+    def add(self, value: float) -> int | None:
+        """See `Trend`."""
+        means = self._means.add(max(value, LEAST))
+        if means is None:
+            return None
+        self._first = means[0] if self._first is None else self._first
+        if means[-1] > LEFT * self._first:
+            self._since = None
+        elif self._since is not None:
+            self._since += 1
+        else:
+            falls = [math.log(one / other) for one, other in itertools.pairwise(means)]
+            if falls[-1] >= FASTER * falls[-2] > 0 and sum(falls) >= FALLEN:
+                self._since = 2 * BLOCK - 1
+        return self._since
+
+
+class Decline:
+    """A reward that is lost again: far below the best of the run, for long, by what the run itself varies by."""
+
+    kind = Kind.DECLINE
+
+    def __init__(self) -> None:
+        self._count, self._below = 0, 0
+        self._level, self._variance = 0.0, 0.0
+        self._best = -math.inf
+        self._newest = deque[float](maxlen=3)
+        self._levels, self._spreads = deque[float](maxlen=2 * SMOOTH + 1), deque[float](maxlen=2 * SMOOTH + 1)
+
+    def add(self, value: float) -> int | None:
+        """See `Trend`."""
+        self._count += 1
+        self._newest.append(value)
+        # One wild step must not be the best of the run.
+        value = sorted(self._newest)[len(self._newest) // 2]
+        self._level += max(1 / self._count, 2 / (SMOOTH + 1)) * (value - self._level)
+        self._levels.append(self._level)
+        if len(self._levels) <= 2 * SMOOTH:
+            return None
+        # What a smoothed level varies by, whatever its slope; three parts of it, weighed as differences of neighbours.
+        bend = self._levels[0] - 2 * self._levels[SMOOTH] + self._level
+        share = max(1 / (self._count - 2 * SMOOTH), 1 / MEMORY)
+        self._variance += share * (bend**2 / 6 - self._variance)
+        self._spreads.append(math.sqrt(self._variance))
+        self._best = max(self._best, self._level)
+        # The spread from before what is judged: a decline must not widen its own measure.
+        if len(self._spreads) <= 2 * SMOOTH or self._best - self._level <= LOST * self._spreads[0]:
+            self._below = 0
+            return None
+        self._below += 1
+        return self._below - 1 if self._below >= LASTING else None
+
+
+class Unbearable:
+    """A share of failures that is not to be borne."""
+
+    kind = Kind.RATE
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._values: deque[float] = deque(maxlen=BLOCK)
+        self._since: int | None = None
+
+    def add(self, value: float) -> int | None:
+        """See `Trend`."""
+        self._values.append(value)
+        if len(self._values) < BLOCK or sum(self._values) / BLOCK < self._limit:
+            self._since = None
+        elif self._since is None:
+            self._since = BLOCK - 1 - next(place for place, one in enumerate(self._values) if one >= self._limit)
+        else:
+            self._since += 1
+        return self._since
+
+
+def trends_of(signal: str) -> tuple[Trend, ...]:
+    """What a signal is watched for; nothing for most."""
+    found: list[Trend] = []
+    if signal in LARGE:
+        found.append(BlowUp(LARGE[signal]))
+    if signal in COLLAPSING:
+        found.append(Collapse())
+    if signal in DECLINING:
+        found.append(Decline())
+    if signal in UNBEARABLE:
+        found.append(Unbearable(UNBEARABLE[signal]))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that is wrong with a signal.
+
+    Attributes:
+        signal: its name.
+        kind: one of `Kind`.
+        first: place (from 0) at which it began.
+        raised: place at which it was certain.
+        last: last place at which it stood.
+    """
+
+    signal: str
+    kind: str
+    first: int
+    raised: int
+    last: int
