@@ -15,6 +15,7 @@ from rftfm_ray.errors import ConfigError
 
 faultbench = typer.Typer(help="The benchmark of faults: make it, verify it, score a detector.", no_args_is_help=True)
 Data = Annotated[Path, typer.Option("--data", help="Where the benchmark is.", file_okay=False)]
+Peers = Annotated[bool, typer.Option("--peers", help="Compare with rlwatch, rlprobe and rldoctor too; minutes more.")]
 HERE = Path("benchmarks/data/faultbench")
 
 
@@ -53,12 +54,12 @@ def verify(
 
 
 @faultbench.command()
-def tune(data: Data = HERE) -> None:
+def tune(data: Data = HERE, peers: Peers = False) -> None:
     """Set the thresholds of all detectors on the tune split, and freeze them beside the runs."""
     from rftfm_ray.faultbench.score import FROZEN, freeze
 
     console = Console()
-    freeze(data, lambda text: console.print(text, highlight=False))
+    freeze(data, lambda text: console.print(text, highlight=False), with_peers=peers)
     console.print(f"Thresholds: {data / FROZEN}", soft_wrap=True, highlight=False)
 
 
@@ -68,6 +69,7 @@ def score(
     detector: Annotated[
         str | None, typer.Option(help="Yours, as module:Class or file.py:Class; see docs/detection.md.")
     ] = None,
+    peers: Peers = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a detector on the report split, with the frozen thresholds."""
@@ -76,7 +78,7 @@ def score(
 
     aside = Console(stderr=True)
     made = None if detector is None else load_attribute("--detector", detector, ConfigError)[0]
-    found = held_against(data, lambda text: aside.print(text, highlight=False), made)
+    found = held_against(data, lambda text: aside.print(text, highlight=False), made, with_peers=peers)
     if json:
         sys.stdout.write(jsonlib.dumps(found, indent=1) + "\n")
         return

@@ -20,6 +20,7 @@ from rftfm_ray.faultbench.dataset import MANIFEST, Recorded, digest, read_bench
 from rftfm_ray.faultbench.exact import exact_scores
 from rftfm_ray.faultbench.measures import Delay, Share
 from rftfm_ray.faultbench.ours import BankScorer
+from rftfm_ray.faultbench.peers import AS_SHIPPED, Peer, missing, peers
 from rftfm_ray.faultbench.plan import Kind, Split
 from rftfm_ray.faultbench.replay import replay
 from rftfm_ray.faultbench.scoring import (
@@ -38,11 +39,12 @@ from rftfm_ray.faultbench.scoring import (
 )
 from rftfm_ray.faultbench.shifts import Fault, fault_of
 from rftfm_ray.faultbench.thresholds import BENIGN_BUDGET, HEALTHY_BUDGET, Scored, score_all, tuned
+from rftfm_ray.faultbench.unprofiled import ColdScorer
 from rftfm_ray.faults.calibration import LEVELS
 from rftfm_ray.telemetry.rundir import write_atomic
 
 FROZEN = "frozen.json"
-OURS = BankScorer.name
+OURS, COLD = BankScorer.name, ColdScorer.name
 AGAIN = "set thresholds again with `rftfm faultbench tune`"
 _Positive = Annotated[float, Field(gt=0)]
 
@@ -72,16 +74,28 @@ def _name(fault: Fault) -> str:
     return " ".join(fault)
 
 
-def freeze(folder: Path, tell: Callable[[str], None]) -> Frozen:
+def others(*, with_peers: bool) -> tuple[Scorer, ...]:
+    """What ours is compared with, unfitted.
+
+    Raises:
+        BenchError: when peers are asked for that are not installed.
+    """
+    if with_peers and missing():
+        raise BenchError(f"{' and '.join(missing())} cannot be compared with; `pip install rftfm_ray[peers]`.")
+    return (*baselines(), *(peers() if with_peers else ()))
+
+
+def freeze(folder: Path, tell: Callable[[str], None], *, with_peers: bool = False) -> Frozen:
     """Set all thresholds on the tune split, and write them beside the benchmark.
 
     Raises:
-        BenchError: when the benchmark is not complete.
+        BenchError: when the benchmark is not complete, or a peer is not installed.
     """
-    runs = read_bench(folder)
+    compared, runs = others(with_peers=with_peers), read_bench(folder)
     calibrate, tune = split_of(runs, Split.CALIBRATE), split_of(runs, Split.TUNE)
-    thresholds = {}
-    for scorer in (BankScorer(), *baselines()):
+    thresholds = dict[str, float]()
+    scorers: tuple[Scorer, ...] = (BankScorer(), ColdScorer(), *compared)
+    for scorer in scorers:
         scorer.fit(calibrate)
         thresholds[scorer.name] = tuned(score_all(scorer, tune))
         tell(f"{scorer.name}: {thresholds[scorer.name]:.4g}")
@@ -144,16 +158,24 @@ def verdicts(scored: Sequence[Scored], threshold: float) -> Verdicts:
     return Verdicts(telemetry, every)
 
 
-def score(folder: Path, tell: Callable[[str], None], detector: Callable[[], Scorer] | None = None) -> dict[str, Any]:
+def score(
+    folder: Path, tell: Callable[[str], None], detector: Callable[[], Scorer] | None = None, *, with_peers: bool = False
+) -> dict[str, Any]:
     """Everything there is to say, as `rftfm faultbench score --json` prints it; numbers that are infinite or unknown
     are None.
 
     A detector that is none of ours is fitted and tuned as ours was, on the same splits and to the same budget.
 
     Raises:
-        BenchError: when benchmark or thresholds are missing or damaged.
+        BenchError: when benchmark or thresholds are missing or damaged, or a peer is not installed.
     """
+    compared = others(with_peers=with_peers)
     frozen, digest_of = read_frozen(folder)
+    untuned = [other.name for other in compared if other.name not in frozen.thresholds]
+    if untuned:
+        raise BenchError(
+            f"{folder / FROZEN} has no threshold of {' and '.join(untuned)}; give `rftfm faultbench tune --peers`."
+        )
     runs = read_bench(folder)
     calibrate, report = split_of(runs, Split.CALIBRATE), split_of(runs, Split.REPORT)
     scorer: Scorer = BankScorer() if detector is None else detector()
@@ -161,6 +183,7 @@ def score(folder: Path, tell: Callable[[str], None], detector: Callable[[], Scor
     threshold = frozen.thresholds[OURS] if detector is None else tuned(score_all(scorer, split_of(runs, Split.TUNE)))
     ours = verdicts(score_all(scorer, report), threshold)
     tell(f"{scorer.name} is scored")
+    cold = verdicts(score_all(ColdScorer(), report), frozen.thresholds[COLD])
     cells = Cells(calibrate)
     acted = [
         {"run": run.entry.name, "step": done.acted, "remedy": done.remedy}
@@ -179,17 +202,27 @@ def score(folder: Path, tell: Callable[[str], None], detector: Callable[[], Scor
         "actions_on_healthy": len(acted),
         "actions": acted,
         "clairvoyant": _bound(Clairvoyant(calibrate), frozen, report),
-        "by_fault": [_row(name, row) for name in EVIDENCE for group in ROWS for row in rows(ours.of(name), group)],
+        "by_fault": _rows(ours),
+        "cold": summary(cold) | {"by_fault": _rows(cold)},
         "paper": {name: {level: as_in_the_paper(ours.of(name), level) for level in LEVELS} for name in EVIDENCE},
         "baselines": {},
     }
-    for other in baselines():
-        other.fit(calibrate)
-        limit = frozen.thresholds[other.name]
-        theirs = [judge(one.run, alarms_of(one.scores, limit)) for one in score_all(other, report)]
-        found["baselines"][other.name] = summary(Verdicts(theirs, theirs), ("telemetry",))
+    for other in compared:
+        found["baselines"] |= _compared(other, frozen, calibrate, report)
         tell(f"{other.name} is scored")
     return {key: _plain(value) for key, value in found.items()}
+
+
+def _compared(
+    other: Scorer, frozen: Frozen, calibrate: Sequence[Recorded], report: Sequence[Recorded]
+) -> dict[str, dict[str, Any]]:
+    """Figures of another detector at its threshold; of a peer also with its rules as it ships them."""
+    other.fit(calibrate)
+    scored, limits = score_all(other, report), {other.name: frozen.thresholds[other.name]}
+    if isinstance(other, Peer):
+        limits[f"{other.name}_as_shipped"] = AS_SHIPPED
+    judged = {name: [judge(one.run, alarms_of(one.scores, limit)) for one in scored] for name, limit in limits.items()}
+    return {name: summary(Verdicts(theirs, theirs), ("telemetry",)) for name, theirs in judged.items()}
 
 
 def summary(judged: Verdicts, evidence: Sequence[str] = EVIDENCE) -> dict[str, Any]:
@@ -227,6 +260,10 @@ def _share(share: Share) -> dict[str, Any]:
 
 def _delay(found: Delay) -> dict[str, Any]:
     return {"median": found.median, "p90": found.p90, "censored": found.censored, "n": found.total}
+
+
+def _rows(judged: Verdicts) -> list[dict[str, Any]]:
+    return [_row(name, row) for name in EVIDENCE for group in ROWS for row in rows(judged.of(name), group)]
 
 
 def _row(evidence: str, row: Any) -> dict[str, Any]:

@@ -26,22 +26,31 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     for level in LEVELS:
         bound = found["clairvoyant"][level]["telemetry"]
         _line(table, "the bound", "telemetry", level, bound, bound)
-    for name, theirs in found["baselines"].items():
-        for level in LEVELS:
-            _add(table, name, "telemetry", level, theirs)
+    for name, theirs in _beside(found).items():
+        for evidence in theirs["recall"][LEVELS[0]]:
+            for level in LEVELS:
+                _add(table, name, evidence, level, theirs)
     console.print(table)
-    alarms = Table("detector", "evidence", "runs", "false alarms in 1,000 steps", "95 % below")
-    for name, one in {found["detector"]: found, **found["baselines"]}.items():
-        for kind, by_evidence in one["false_alarms_per_1000"].items():
-            for evidence, rate in by_evidence.items():
-                alarms.add_row(name, evidence, kind, figure(rate["rate"]), figure(rate["upper95"]))
-    console.print(alarms)
+    console.print(_false_alarms(found))
     worst = Table("fault", "level", "recall, telemetry", "recall, all")
     rows = {(r["name"], r["level"], r["evidence"]): r["recall"] for r in found["by_fault"] if r["by"] == "mechanism"}
     for name, level in sorted({key[:2] for key in rows}):
         pair = [rows[name, level, evidence] for evidence in ("telemetry", "all")]
         worst.add_row(name, level, *(f"{figure(share['rate'])} ({share['n']})" for share in pair))
     console.print(worst)
+
+
+def _false_alarms(found: Mapping[str, Any]) -> Table:
+    table = Table("detector", "evidence", "runs", "false alarms in 1,000 steps", "95 % below")
+    for name, one in {found["detector"]: found, **_beside(found)}.items():
+        for kind, by_evidence in one["false_alarms_per_1000"].items():
+            for evidence, rate in by_evidence.items():
+                table.add_row(name, evidence, kind, figure(rate["rate"]), figure(rate["upper95"]))
+    return table
+
+
+def _beside(found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {"rftfm, no profile": found["cold"], **found["baselines"]}
 
 
 def _add(table: Table, name: str, evidence: str, level: str, found: Mapping[str, Any]) -> None:

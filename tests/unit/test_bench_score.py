@@ -13,6 +13,7 @@ from rftfm_ray.cli.app import app
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.dataset import NAMES, Outcome, Record, Rows, write_records
 from rftfm_ray.faultbench.generate import Job
+from rftfm_ray.faultbench.peers import RlWatch
 from rftfm_ray.faultbench.plan import SIZES, Entry, Kind, Size
 from rftfm_ray.faultbench.score import FROZEN, freeze, read_frozen, score
 from tests.unit.doubles import recorded_runs
@@ -73,6 +74,7 @@ def test_score_has_the_form_that_is_promised(found: dict[str, Any], bench: Path)
             assert {"median", "p90", "censored"} <= set(found["delay"][level][evidence])
     assert {row["by"] for row in found["by_fault"]} >= {"fault", "mechanism", "onset", "duration", "family"}
     assert set(found["baselines"]) == {"three_sigma", "shift_score", "isolation_forest", "local_outlier_factor"}
+    assert set(found["cold"]) == {"false_alarms_per_1000", "recall", "delay", "by_fault"}
     assert found["paper"]["telemetry"]["easy"]["flag_everything"]["recall"] == 1.0
 
 
@@ -83,6 +85,23 @@ def test_what_is_plain_is_found_and_healthy_runs_are_left_alone(found: dict[str,
     assert found["actions_on_healthy"] == 0
     best = max(one["recall"]["hard"]["telemetry"]["rate"] for one in found["baselines"].values())
     assert found["recall"]["hard"]["telemetry"]["rate"] >= best
+
+
+def test_peers_are_compared_with_when_asked(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rftfm_ray.faultbench.score.peers", lambda: (RlWatch(),))
+    with pytest.raises(BenchError, match="no threshold of rlwatch"):
+        score(bench, lambda _: None, with_peers=True)
+    for file in bench.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    freeze(tmp_path, lambda _: None, with_peers=True)
+    theirs = score(tmp_path, lambda _: None, with_peers=True)["baselines"]
+    shipped, tuned = theirs["rlwatch_as_shipped"], theirs["rlwatch"]
+    # What is tuned to our budget says less, and is wrong less often.
+    rates = [one["false_alarms_per_1000"]["healthy"]["telemetry"]["rate"] for one in (shipped, tuned)]
+    assert rates[0] > 2 * rates[1]
+    monkeypatch.setattr("rftfm_ray.faultbench.score.missing", lambda: ("rlwatch",))
+    with pytest.raises(BenchError, match=r"rlwatch cannot be compared with; `pip install rftfm_ray\[peers\]`"):
+        score(bench, lambda _: None, with_peers=True)
 
 
 def test_thresholds_of_other_runs_are_refused(bench: Path, tmp_path: Path) -> None:
@@ -137,3 +156,4 @@ def test_score_is_shown_in_the_terminal(bench: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "the bound" in done.stdout
     assert "three_sigma" in done.stdout
+    assert "no profile" in done.stdout

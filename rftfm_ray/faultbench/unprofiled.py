@@ -1,0 +1,50 @@
+"""Our detector in cold mode on recorded runs: no healthy runs, each is held against its own past."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rftfm_ray.detection.cold import WATCHED
+from rftfm_ray.detection.evidence import TELEMETRY
+from rftfm_ray.detection.jumps import Jumps, level_at
+from rftfm_ray.detection.signals import INDEX, SIGNALS
+from rftfm_ray.detection.trends import trends_of
+from rftfm_ray.faultbench.cells import Floats, levels
+from rftfm_ray.faultbench.dataset import Recorded
+
+# Of a trend that no healthy run takes: above any threshold that jumps are given.
+CERTAIN = 3.0
+
+
+class ColdScorer:
+    """Score: the best evidence of any signal over the level that is asked of it, or `CERTAIN` for a trend."""
+
+    name = "rftfm_cold"
+
+    def fit(self, runs: Sequence[Recorded]) -> None:
+        """It has nothing to learn from other runs."""
+        del runs
+
+    def scores(self, run: Recorded) -> Floats:
+        """Scores (N) of a run; 1 is where a jump is at its level."""
+        found, known = np.zeros(len(run)), levels(run)
+        for place, name in enumerate(TELEMETRY):
+            if name in WATCHED:
+                there = np.flatnonzero(np.isfinite(known[:, place]))
+                scored = Jumps(SIGNALS[INDEX[name]].floor).add(known[there, place]).score
+                asked = np.array([level_at(index) for index in range(len(there))])
+                found[there] = np.maximum(found[there], scored / asked)
+            found = np.maximum(found, _trending(name, run.signal(name)))
+        return found
+
+
+def _trending(name: str, values: Floats) -> Floats:
+    """`CERTAIN` (N) at steps at which a signal takes a trend that no healthy run takes."""
+    found = np.zeros(len(values))
+    for trend in trends_of(name):
+        for place in np.flatnonzero(np.isfinite(values)).tolist():
+            if trend.add(float(values[place])) is not None:
+                found[place] = CERTAIN
+    return found
