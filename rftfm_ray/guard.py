@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from rftfm_ray.actors.controller import Change, GuardTotals, News
@@ -96,7 +96,7 @@ class LiveGuard:
         self._queue: queue.Queue[StepReport | Declaration | None] = queue.Queue(config.buffer)
         self._condition = threading.Condition()
         self._shared = _Shared()
-        self._submitted = 0
+        self._submitted = self._waits = 0
         self._said_lost = False
         self._thread = threading.Thread(target=self._ship, name="rftfm-guard", daemon=True)
         self._thread.start()
@@ -145,14 +145,18 @@ class LiveGuard:
         except RftfmError as error:
             if not self._said_lost:
                 self._lost(str(error))
-            return GuardTotals(0, 0)
+            return GuardTotals(0, 0, waits=self._waits)
         for entry in totals.entries:
             self._tell(entry)
-        return totals
+        return replace(totals, waits=self._waits)
 
     def _put(self, item: StepReport | Declaration) -> None:
         self._submitted += 1
-        self._queue.put(item)
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            self._waits += 1
+            self._queue.put(item)
 
     def _settled(self) -> bool:
         return self._shared.settled >= self._submitted or bool(self._shared.lost)

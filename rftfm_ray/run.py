@@ -328,4 +328,5 @@ def _summarise(
         incidents=totals.incidents,
         remedies=totals.remedies,
         paid_steps=last.paid_step,
+        guard_waits=totals.waits,
     )

@@ -170,7 +170,8 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a finished run comes to; `rftfm train --json` prints it."""
+    """What a finished run comes to; `rftfm train --json` prints it. `guard_waits`: steps that had to wait because the
+    guard was `guard.buffer` reports behind."""
 
     run_dir: str
     seed: int
@@ -188,6 +189,7 @@ class RunSummary:
     incidents: int
     remedies: int
     paid_steps: int
+    guard_waits: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,11 +49,12 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class GuardTotals:
-    """What a run's guard comes to."""
+    """What a run's guard comes to; `waits`: reports and declarations that found its buffer full."""
 
     incidents: int
     remedies: int
     entries: tuple[Entry, ...] = ()
+    waits: int = 0
 
 
 class Executor(Protocol):

@@ -304,6 +304,8 @@ def test_full_buffer_makes_the_loop_wait_and_drops_nothing(begin: Begin) -> None
     loop.far.gate.set()
     assert through.wait(LONG_S)
     loop.until(lambda: loop.far.judged == [1, 2, 3, 4])
+    # Who waited is counted, once for every report.
+    assert loop.guard.finish(FOLLOWING).waits == 1
 
 
 @pytest.mark.parametrize("buffer", [1, 256])
@@ -313,6 +315,7 @@ def test_end_waits_until_everything_is_judged(begin: Begin, buffer: int) -> None
     loop.report(*range(1, 20))
     totals = loop.guard.finish(FOLLOWING)
     assert (totals.incidents, totals.remedies) == (2, 1)
+    assert buffer == 1 or totals.waits == 0
     assert loop.far.judged == list(range(1, 20))
     assert [seq for seq, _ in loop.told][-1] == 99, "the end of the journal comes last"
     assert not loop.guard._thread.is_alive()

@@ -191,7 +191,7 @@ def test_time_left_goes_by_the_mean_step_so_far(done: int, steps: int, elapsed_s
 SUMMARY = RunSummary(
     run_dir="/runs/a", seed=3, steps=40, reward_first=0.311, reward_last=0.922, probe_first=0.333, probe_last=0.944,
     probe_sampled_first=0.255, probe_sampled_last=0.866, step_time_s_median=0.2345, first_step_s=12.34, vetoes=7,
-    guard="act", incidents=3, remedies=2, paid_steps=55,
+    guard="act", incidents=3, remedies=2, paid_steps=55, guard_waits=0,
 )  # fmt: skip
 
 

@@ -348,7 +348,16 @@ def test_summary_is_one_line_of_strict_json() -> None:
     numbers = {field.name: 0.5 for field in dataclasses.fields(RunSummary) if field.type == "float"}
     numbers |= {"reward_last": math.nan, "probe_last": math.inf}
     summary = RunSummary(
-        run_dir="/runs/ü\n1", seed=3, steps=40, vetoes=1, guard="act", incidents=4, remedies=2, paid_steps=44, **numbers
+        run_dir="/runs/ü\n1",
+        seed=3,
+        steps=40,
+        vetoes=1,
+        guard="act",
+        incidents=4,
+        remedies=2,
+        paid_steps=44,
+        guard_waits=0,
+        **numbers,
     )
     text = summary_json(summary)
     values = json.loads(text, parse_constant=refuse)
