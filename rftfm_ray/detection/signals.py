@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from operator import attrgetter
 
 from rftfm_ray.detection.dictionary import DICTIONARY, Scale, Signal
 from rftfm_ray.types import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, UpdateMetrics
@@ -13,6 +14,8 @@ __all__ = ["INDEX", "SIGNALS", "Scale", "Signal", "report_of", "value"]
 
 _MEASURED = (BatchMetrics, UpdateMetrics, CreditMetrics, CheckMetrics)
 _DERIVED = ("probe_gap", "sampled_gap")
+# All fields of a part at once: this is done in the loop's own thread, at every step.
+_READ = tuple(attrgetter(*(field.name for field in dataclasses.fields(kind))) for kind in _MEASURED)
 
 SIGNALS: tuple[Signal, ...] = tuple(
     DICTIONARY[name] for name in (*(field.name for kind in _MEASURED for field in dataclasses.fields(kind)), *_DERIVED)
@@ -29,8 +32,7 @@ def value(report: StepReport, name: str) -> float:
 
 def report_of(row: StepRow) -> StepReport:
     """A step row as the guard sees it. The gaps are the share of right answers in training less those of the probe."""
-    parts = (row.batch, row.update, row.credit, row.checks)
-    values = [float(getattr(part, field.name)) for part in parts for field in dataclasses.fields(part)]
-    right, checks = row.batch.correct_rate, row.checks
-    gaps = (right - checks.probe_accuracy, right - checks.probe_sampled_accuracy)
-    return StepReport(row.id, row.model_version, (*values, *gaps))
+    parts, right = (row.batch, row.update, row.credit, row.checks), row.batch.correct_rate
+    measured = [figure for read, part in zip(_READ, parts, strict=True) for figure in read(part)]
+    gaps = right - row.checks.probe_accuracy, right - row.checks.probe_sampled_accuracy
+    return StepReport(row.id, row.model_version, tuple(map(float, (*measured, *gaps))))
