@@ -1,0 +1,211 @@
+"""What watching costs: a step in the loop's own thread, steps at a pace that no training has, a long log at once.
+
+    python benchmarks/watch_cost.py [--steps 10000] [--pace 1000] [--log-steps 100000] [--out FILE.json]
+
+Reports of a recorded healthy run, over and over, go through the guard of a live run (`observe`, monitor and controller
+in actors of their own) at a fixed pace; taken is the time of turning a step row into a report and of handing that over,
+as the loop does both. Then a log of twelve signals is read from Parquet and judged in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from rftfm_ray.actors.group import ActorGroup, start_guard, wait_for
+from rftfm_ray.actors.learner import Position
+from rftfm_ray.cluster import connect
+from rftfm_ray.config import load_config
+from rftfm_ray.detection.battery import watch_settings
+from rftfm_ray.detection.signals import SIGNALS, report_of
+from rftfm_ray.guard import LiveGuard
+from rftfm_ray.integrations.diagnosis import judge_log
+from rftfm_ray.integrations.steplog import read_log
+from rftfm_ray.policies.playbook import Playbook
+from rftfm_ray.policies.safety import SafePolicy
+from rftfm_ray.policies.treatment import treatment_settings
+from rftfm_ray.types import (
+    BatchMetrics,
+    CheckMetrics,
+    CreditMetrics,
+    Levers,
+    StepId,
+    StepRow,
+    UpdateMetrics,
+)
+from rftfm_ray.verdicts import DeclaredChange, Order
+
+ROOT = Path(__file__).parents[1]
+RECORDED = ROOT / "benchmarks" / "data" / "healthy" / "steps-000.parquet"
+PACKAGES = ("ray", "numpy", "pyarrow")
+LOGGED = (
+    "reward_mean", "reward_std", "kl_ref", "entropy", "loss", "policy_loss", "grad_norm", "length_mean",
+    "clip_high_rate", "advantage_std", "truncated_rate", "zero_variance_group_rate",
+)  # fmt: skip
+TARGETS = {"hand_over_us": 10.0, "log_s": 5.0, "log_peak_gib": 1.0}
+
+
+class Watching:
+    """Carries nothing out: in `observe` nobody asks for it."""
+
+    def snapshots(self) -> tuple[int, ...]:
+        """None are kept."""
+        return ()
+
+    def probe(self, stand: Position) -> float:
+        """There is no model."""
+        raise NotImplementedError(f"nothing is probed at {stand}")
+
+    def carry_out(self, order: Order, stand: Position, following: StepId) -> tuple[Position | None, str]:
+        """There is nothing to act on."""
+        raise NotImplementedError(f"{order.remedy} is not carried out at {stand} before {following}")
+
+    def tell_monitor(self, change: DeclaredChange, rewound_to: int | None) -> None:
+        """Nothing is changed."""
+
+    def regroup(self, group: ActorGroup) -> None:
+        """There are no other actors."""
+
+
+def recorded() -> list[tuple[float, ...]]:
+    """Values of the reports of one healthy run, step by step."""
+    table = pq.read_table(RECORDED)
+    here = np.array(table["run"].to_pylist()) == table["run"][0].as_py()
+    columns = [
+        table[signal.name].to_numpy()[here] if signal.name in table.column_names else np.full(int(here.sum()), np.nan)
+        for signal in SIGNALS
+    ]
+    return [tuple(map(float, row)) for row in zip(*columns, strict=True)]
+
+
+def row_of(values: tuple[float, ...]) -> Any:
+    """The parts of a step row that a report is made of."""
+    known = {signal.name: value for signal, value in zip(SIGNALS, values, strict=True)}
+
+    def part(kind: type[Any]) -> Any:
+        return kind(**{field.name: known[field.name] for field in dataclasses.fields(kind)})
+
+    row = StepRow.__new__(StepRow)
+    parts = {"batch": BatchMetrics, "update": UpdateMetrics, "credit": CreditMetrics, "checks": CheckMetrics}
+    for name, kind in parts.items():
+        object.__setattr__(row, name, part(kind))
+    object.__setattr__(row, "model_version", 0)
+    return row
+
+
+def live(steps: int, pace: float) -> dict[str, float]:
+    """Steps at a pace through the guard of a live run: microseconds a step, and whether all of them were judged."""
+    config = load_config(ROOT / "examples" / "addition.yaml", ["guard.mode=observe"])
+    rows = [row_of(values) for values in recorded()]
+    policy = SafePolicy(Playbook(), "playbook", config.guard.policy_timeout_s)
+    guards = start_guard("watch-cost", watch_settings(config, None), treatment_settings(config), policy)
+    lost: list[str] = []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            journal = str(Path(folder) / "journal.jsonl")
+            asked = guards.controller.attach.remote(journal, Watching(), StepId(0, 0, 0), Levers())
+            wait_for([asked], 60.0, "starting the guard")
+            guard = LiveGuard(config.guard, guards.monitor, guards.controller, lost.append, lambda _: None)
+            making, handing = paced(guard, rows, steps, pace)
+            began = time.perf_counter()
+            totals = guard.finish(StepId(0, steps, steps))
+            behind = time.perf_counter() - began
+    finally:
+        guards.stop()
+    together = making + handing
+    return {
+        "report_us": float(np.median(making) * 1e6), "hand_over_us": float(np.median(together) * 1e6),
+        "hand_over_us_p90": float(np.quantile(together, 0.9) * 1e6),
+        "hand_over_us_p99": float(np.quantile(together, 0.99) * 1e6), "waits": float(totals.waits),
+        "lost": float(len(lost)), "behind_s": behind, "steps": float(steps),
+    }  # fmt: skip
+
+
+def paced(guard: LiveGuard, rows: Sequence[Any], steps: int, pace: float) -> tuple[Any, Any]:
+    """Hand over so many steps; seconds (N) of making each report, and of handing it over."""
+    making, handing, began = np.empty(steps), np.empty(steps), time.perf_counter()
+    for step in range(1, steps + 1):
+        while (left := began + step / pace - time.perf_counter()) > 0:
+            time.sleep(left)
+        start = time.perf_counter()
+        made = report_of(with_id(rows[step % len(rows)], step))
+        middle = time.perf_counter()
+        guard.report(made)
+        making[step - 1], handing[step - 1] = middle - start, time.perf_counter() - middle
+    return making, handing
+
+
+def with_id(row: Any, step: int) -> Any:
+    """The row as that of a step."""
+    object.__setattr__(row, "id", StepId(0, step, step))
+    return row
+
+
+def long_log(steps: int) -> dict[str, float]:
+    """Seconds and GiB of reading and judging a log in a process of its own."""
+    rng = np.random.default_rng(0)
+    values = {name: 0.5 + 0.02 * rng.standard_normal(steps) for name in LOGGED}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log.parquet"
+        pq.write_table(pa.table({"step": np.arange(1, steps + 1), **values}), path)
+        command = [sys.executable, __file__, "--judge", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def judge(path: Path) -> None:
+    """In a process of its own: read and judge a log, and say what it took."""
+    began = time.perf_counter()
+    verdict = judge_log(read_log(path))
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"log_s": seconds, "log_peak_gib": peak, "log_alarms": len(verdict.alarms)}))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--pace", type=float, default=1000.0)
+    parser.add_argument("--log-steps", type=int, default=100_000)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--judge", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.judge:
+        judge(arguments.judge)
+        return
+    connect(load_config(ROOT / "examples" / "addition.yaml", []))
+    try:
+        found: dict[str, Any] = live(arguments.steps, arguments.pace)
+    finally:
+        ray.shutdown()
+    found |= long_log(arguments.log_steps)
+    for name, value in found.items():
+        aim = f"  (target {TARGETS[name]:g})" if name in TARGETS else ""
+        print(f"{name} {value:.4g}{aim}")
+    machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}"
+    found |= {"versions": {name: version(name) for name in PACKAGES}, "machine": machine}
+    if arguments.out:
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
