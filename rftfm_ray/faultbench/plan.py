@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
-from rftfm_ray.faultbench.calibrating import WINDOW
-from rftfm_ray.faults.calibration import LEVELS, table
+from rftfm_ray.faultbench.calibrating import HARD_RANGE, WINDOW
+from rftfm_ray.faults.calibration import LEVELS, Calibration, table
 from rftfm_ray.faults.catalogue import RAMP_STEPS
 from rftfm_ray.faults.kinds import CATALOGUE, FaultKind, Mechanism
 from rftfm_ray.faults.twins import TWINS
@@ -29,6 +29,8 @@ CHECKPOINT_EVERY = 5
 COUNTED_BEFORE = 5
 LEARNING_STEPS = 45
 APART = 10
+# Share of runs in which what has to be learnt must have its effect in time.
+LEAST_REACHED = 0.25
 # Half of the faults that can sit in every replica do.
 REPLICATED = ("TE-1",)
 Item = TypeVar("Item")
@@ -199,22 +201,34 @@ def _shares(count: int) -> list[Split]:
 
 
 def _cells(size: Size, level: str, *faults: tuple[str, Mechanism]) -> list[Cell]:
-    """Where all of the faults can be, at strengths that are known to be of the level where there is such a place."""
+    """Where all of the faults can be: at strengths that are known to be of the level, where there is such a place; else
+    where they are seen at all, where there is one."""
     possible = [
         (task, algorithm)
         for task, algorithm in size.cells
         if all(algorithm in m.algorithms and (task in CALLING or not m.needs_tool) for _, m in faults)
     ]
-    known = [cell for cell in possible if all(_is_confirmed(cell, code, m.name, level) for code, m in faults)]
-    return known or possible
+    known = [cell for cell in possible if all(_is_like(_is_confirmed, cell, code, m, level) for code, m in faults)]
+    seen = [cell for cell in possible if all(_is_like(_is_seen, cell, code, m, level) for code, m in faults)]
+    return known or seen or possible
 
 
-def _is_confirmed(cell: Cell, code: str, mechanism: str, level: str) -> bool:
-    """Whether a level has been confirmed where it is to be used, by the row that `calibrated` takes."""
+def _is_like(wanted: Callable[[Calibration], bool], cell: Cell, code: str, mechanism: Mechanism, level: str) -> bool:
+    """Whether a level is as wanted where it is to be used, by the row that `calibrated` takes."""
     task, algorithm = cell
-    rows = [r for r in table() if (r.task, r.code, r.mechanism, r.level) == (task, code, mechanism, level)]
+    rows = [r for r in table() if (r.task, r.code, r.mechanism, r.level) == (task, code, mechanism.name, level)]
     own = [row for row in rows if row.algorithm == algorithm] or [row for row in rows if row.algorithm == "grpo"]
-    return any(row.confirmed for row in own or rows)
+    return any(map(wanted, own or rows))
+
+
+def _is_confirmed(row: Calibration) -> bool:
+    return row.confirmed
+
+
+def _is_seen(row: Calibration) -> bool:
+    """Whether an effect comes often enough, and shows when it does. An entropy that falls by itself, as on calculator,
+    has what counts as the effect of a fault that does nothing."""
+    return row.d_fresh >= HARD_RANGE[0] and row.reached >= LEAST_REACHED
 
 
 def _faults(size: Size, dealer: _Dealer, code: str, level: str, count: int) -> Iterator[Entry]:

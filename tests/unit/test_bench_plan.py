@@ -8,6 +8,7 @@ import pytest
 
 from rftfm_ray.faultbench.generate import Job
 from rftfm_ray.faultbench.plan import CHECKPOINT_EVERY, COUNTED_BEFORE, SIZES, Entry, Kind, Split, entries_of
+from rftfm_ray.faults.calibration import table
 from rftfm_ray.faults.catalogue import parse_fault
 from rftfm_ray.faults.kinds import CATALOGUE
 from rftfm_ray.faults.twins import TWINS, is_twin, parse_twin
@@ -77,6 +78,19 @@ def test_every_mechanism_is_there_in_every_split() -> None:
     found = {(entry.inject[0].partition("mechanism=")[2].partition(",")[0], entry.split) for entry in FAULTS}
     wanted = {(m.name, split) for kind in CATALOGUE.values() for m in kind.mechanisms for split in Split}
     assert wanted - found == set()
+
+
+def test_faults_are_drawn_where_they_show() -> None:
+    # Healthy runs of calculator lose their entropy, which is no effect of a fault; rewards for empty answers teach
+    # it nothing in time.
+    for mechanism in ("negative_entropy", "empty_reward"):
+        assert {entry.task for entry in FAULTS if mechanism in entry.inject[0]} == {"addition"}
+    shown = {(row.task, row.code, row.mechanism, row.level) for row in table() if row.confirmed}
+    known = {key[1:] for key in shown}
+    for entry in FAULTS:
+        mechanism = entry.inject[0].partition("mechanism=")[2].partition(",")[0]
+        if (entry.code, mechanism, entry.level) in known:
+            assert (entry.task, entry.code, mechanism, entry.level) in shown
 
 
 def test_a_seed_belongs_to_one_split_and_kind_of_run() -> None:
