@@ -56,7 +56,7 @@ def verify(
 @faultbench.command()
 def tune(data: Data = HERE, peers: Peers = False) -> None:
     """Set the thresholds of all detectors on the tune split, and freeze them beside the runs."""
-    from rftfm_ray.faultbench.score import FROZEN, freeze
+    from rftfm_ray.faultbench.frozen import FROZEN, freeze
 
     console = Console()
     freeze(data, lambda text: console.print(text, highlight=False), with_peers=peers)
@@ -73,12 +73,14 @@ def score(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a detector on the report split, with the frozen thresholds."""
-    from rftfm_ray.faultbench.score import score as held_against
+    from rftfm_ray.faultbench.figures import figures
+    from rftfm_ray.faultbench.score import evaluate
     from rftfm_ray.plugins import load_attribute
 
     aside = Console(stderr=True)
     made = None if detector is None else load_attribute("--detector", detector, ConfigError)[0]
-    found = held_against(data, lambda text: aside.print(text, highlight=False), made, with_peers=peers)
+    evaluated = evaluate(data, lambda text: aside.print(text, highlight=False), made, with_peers=peers)
+    found = figures(evaluated)
     if json:
         sys.stdout.write(jsonlib.dumps(found, indent=1) + "\n")
         return

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 from rftfm_ray.cli.app import app
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.dataset import NAMES, Outcome, Record, Rows, write_records
+from rftfm_ray.faultbench.figures import figures
+from rftfm_ray.faultbench.frozen import FROZEN, freeze, read_frozen
 from rftfm_ray.faultbench.generate import Job
 from rftfm_ray.faultbench.peers import RlWatch
 from rftfm_ray.faultbench.plan import SIZES, Entry, Kind, Size
-from rftfm_ray.faultbench.score import FROZEN, freeze, read_frozen, score
+from rftfm_ray.faultbench.score import evaluate
 from tests.unit.doubles import recorded_runs
 
 SIZE = Size(
@@ -58,7 +60,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(bench: Path) -> dict[str, Any]:
     """The score, as it is printed."""
-    printed: dict[str, Any] = json.loads(json.dumps(score(bench, lambda _: None), allow_nan=False))
+    printed: dict[str, Any] = json.loads(json.dumps(figures(evaluate(bench, lambda _: None)), allow_nan=False))
     return printed
 
 
@@ -88,20 +90,20 @@ def test_what_is_plain_is_found_and_healthy_runs_are_left_alone(found: dict[str,
 
 
 def test_peers_are_compared_with_when_asked(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rftfm_ray.faultbench.score.peers", lambda: (RlWatch(),))
+    monkeypatch.setattr("rftfm_ray.faultbench.frozen.peers", lambda: (RlWatch(),))
     with pytest.raises(BenchError, match="no threshold of rlwatch"):
-        score(bench, lambda _: None, with_peers=True)
+        evaluate(bench, lambda _: None, with_peers=True)
     for file in bench.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     freeze(tmp_path, lambda _: None, with_peers=True)
-    theirs = score(tmp_path, lambda _: None, with_peers=True)["baselines"]
+    theirs = figures(evaluate(tmp_path, lambda _: None, with_peers=True))["baselines"]
     shipped, tuned = theirs["rlwatch_as_shipped"], theirs["rlwatch"]
     # What is tuned to our budget says less, and is wrong less often.
     rates = [one["false_alarms_per_1000"]["healthy"]["telemetry"]["rate"] for one in (shipped, tuned)]
     assert rates[0] > 2 * rates[1]
-    monkeypatch.setattr("rftfm_ray.faultbench.score.missing", lambda: ("rlwatch",))
+    monkeypatch.setattr("rftfm_ray.faultbench.frozen.missing", lambda: ("rlwatch",))
     with pytest.raises(BenchError, match=r"rlwatch cannot be compared with; `pip install rftfm_ray\[peers\]`"):
-        score(bench, lambda _: None, with_peers=True)
+        evaluate(bench, lambda _: None, with_peers=True)
 
 
 def test_thresholds_of_other_runs_are_refused(bench: Path, tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_thresholds_of_other_runs_are_refused(bench: Path, tmp_path: Path) -> No
     manifest = tmp_path / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"minutes": 0.0', '"minutes": 0.5'))
     with pytest.raises(BenchError, match="made from other runs"):
-        score(tmp_path, lambda _: None)
+        evaluate(tmp_path, lambda _: None)
     (tmp_path / FROZEN).write_text("{}")
     with pytest.raises(BenchError, match="damaged"):
         read_frozen(tmp_path)
