@@ -29,7 +29,7 @@ from rftfm_ray.telemetry.rundir import write_atomic
 ROOT = Path(__file__).parents[1]
 POINTS = 30
 MOST_ALARMS = 20.0
-COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#000000")
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777777", "#000000", "#8c564b")
 LINES = {"easy": "-", "hard": "--"}
 LATEST = 30
 PAPER = {"easy": "78.75", "hard": "58.71"}
@@ -56,7 +56,7 @@ def draw_curves(found: Evaluation) -> bytes:
     for level, axis in zip(LEVELS, figure.subplots(1, len(LEVELS), sharey=True), strict=True):
         shipped = {one.name for one in found.compared if one.name.endswith("_as_shipped")}
         drawn = [found.ours, found.cold, *(one for one in found.compared if one.name not in shipped)]
-        for colour, held in zip(COLOURS * 2, drawn, strict=False):
+        for colour, held in zip(COLOURS, drawn, strict=False):
             axis.plot(*curve(held, level), color=colour, linewidth=1.2, label=held.name)
             judged = held.verdicts().telemetry
             at = false_alarms(healthy(judged))["rate"], recall(faulty(judged, level)).rate
@@ -64,13 +64,13 @@ def draw_curves(found: Evaluation) -> bytes:
         _label(axis, f"{level} faults", "false alarms in 1,000 healthy steps", "recall, telemetry alone")
         axis.set_xlim(-0.3, MOST_ALARMS)
         axis.set_ylim(0, 1.02)
-    figure.axes[0].legend(fontsize=7, frameon=False, loc="lower right")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside right upper")
     return _svg(figure)
 
 
 def draw_delays(found: Evaluation) -> bytes:
     """The share of runs that have been found so many steps after the effect."""
-    figure = Figure(figsize=(5.5, 3.4), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.4), layout="constrained")
     axis, steps = figure.subplots(), np.arange(LATEST + 1)
     for colour, (name, by_level) in zip(COLOURS, _delays(found).items(), strict=False):
         for level, late in by_level.items():
@@ -79,7 +79,7 @@ def draw_delays(found: Evaluation) -> bytes:
                 axis.step(steps, share, where="post", color=colour, linestyle=LINES[level], label=f"{name}, {level}")
     _label(axis, "", "steps from the effect", "share of runs that are found")
     axis.set_ylim(0, 1.02)
-    axis.legend(fontsize=7, frameon=False, loc="lower right")
+    figure.legend(fontsize=7, frameon=False, loc="outside right upper")
     return _svg(figure)
 
 
@@ -106,7 +106,7 @@ def draw_faults(said: Mapping[str, Any]) -> bytes:
         axis.set_xticks(np.arange(len(codes)) + 0.2, codes, fontsize=7)
         _label(axis, "", "", f"recall, {level}")
         axis.set_ylim(0, 1.02)
-    figure.axes[0].legend(fontsize=7, frameon=False, loc="lower left")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside right upper")
     return _svg(figure)
 
 
