@@ -174,7 +174,8 @@ def names() -> str:
     return (
         f"""## Step logs of other trainers
 
-A step log (CSV, JSONL or Parquet, a row a step) may call its columns as above, or as TRL and verl do. Steps are
+`rftfm diagnose` reads a step log (CSV, JSONL or Parquet, a row a step) whose columns are called as above, or as TRL and
+verl call them. An empty cell is a gap; a NaN that is written down is a number that is none. Steps are
 counted by the first of {steps} that is there, else by rows; before a name {prefixes} does not matter. Columns that
 nobody knows are left out and listed.
 
