@@ -112,6 +112,8 @@ def _fit(job: Job, workers: int, seeds: Sequence[int], tell: Callable[[int], Non
                 run_config=tune.RunConfig(
                     name="faultbench", storage_path=storage, verbose=0, callbacks=[Progress(tell)],
                     failure_config=tune.FailureConfig(max_failures=TRIES),
+                    # A seed that is done is on disk already; Tune would fail a trial that has nothing to save.
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )  # fmt: skip
             tuner.fit()
