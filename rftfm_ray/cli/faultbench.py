@@ -42,15 +42,21 @@ def verify(
     sample: Annotated[int, typer.Option(min=1, help="Runs to make once more.")] = 20,
     draw: Annotated[int, typer.Option(min=0, help="What they are drawn by.")] = 0,
 ) -> None:
-    """Make recorded runs once more and compare every figure; exit code 1 when one differs."""
-    from rftfm_ray.faultbench.generate import verify as compare
+    """Make recorded runs once more and compare every figure and alarm; exit code 1 when one differs."""
+    from rftfm_ray.faultbench.verifying import verify as compare
 
     console, wrong = Console(), 0
-    for name, said in compare(data, sample, draw):
-        wrong += bool(said)
-        console.print(f"{name}: {f'differs in {said}' if said else 'the same'}", highlight=False)
+    for one in compare(data, sample, draw):
+        wrong += not one.is_same
+        alarms = "" if one.alarms is None else f", alarms {_listed(one.alarms[0])} and {_listed(one.alarms[1])}"
+        said = f"differs in {one.differs}" if one.differs else "the same rows"
+        console.print(f"{one.name}: {said}{alarms}", highlight=False)
     if wrong:
         raise typer.Exit(1)
+
+
+def _listed(steps: tuple[int, ...]) -> str:
+    return f"at {', '.join(map(str, steps))}" if steps else "none"
 
 
 @faultbench.command()

@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import platform
-import random
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,23 +19,19 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import ray
 
-from rftfm_ray.cluster import connect
 from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.signals import report_of
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.dataset import (
     MANIFEST,
     NAMES,
-    TIMES,
     Manifest,
     Outcome,
     Record,
     Rows,
     digest,
     is_complete,
-    read_bench,
     read_records,
     shard_path,
     write_manifest,
@@ -198,36 +193,3 @@ def outcome_of(course: Course) -> Outcome:
 def rows_of(course: Course) -> Rows:
     """The signals of a course (steps, signals) in single precision."""
     return np.array([report_of(row).values for row in course.rows], np.float32).reshape(-1, len(NAMES))
-
-
-def verify(folder: Path, sample: int, draw: int) -> Iterator[tuple[str, str]]:
-    """Make `sample` recorded runs once more, whole, on actors of their own: name, and the first thing that differs.
-
-    Raises:
-        BenchError: when there is no complete benchmark.
-    """
-    recorded = read_bench(folder)
-    drawn = random.Random(draw).sample(recorded, min(sample, len(recorded)))
-    ours = connect(config_of(drawn[0].entry))
-    try:
-        for run in drawn:
-            with Lab() as lab:
-                course = lab.run(config_of(run.entry), run.entry.inject, may_fail=True)
-            said = difference(run.values, rows_of(course))
-            if not said and outcome_of(course) != run.outcome:
-                said = "the steps of its effects"
-            yield run.entry.name, said
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def difference(one: Rows, other: Rows) -> str:
-    """The first difference of two runs in what a seed determines; empty where there is none."""
-    if len(one) != len(other):
-        return f"its steps, {len(one)} and {len(other)}"
-    for place, name in enumerate(NAMES):
-        if name not in TIMES and one[:, place].tobytes() != other[:, place].tobytes():
-            steps = np.flatnonzero(~((one[:, place] == other[:, place]) | np.isnan(one[:, place] + other[:, place])))
-            return f"{name} from step {int(steps[0]) + 1 if len(steps) else 0} on"
-    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +100,8 @@ def generate(job: Job, workers: int, console: Console) -> None:
 
 
 def _fit(job: Job, workers: int, seeds: Sequence[int], tell: Callable[[int], None]) -> None:
+    # Tune's newer output prints tables even when it is told to be silent.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # One more than there are: the trials themselves take a little.
     ours = connect(config_of(job.entries[0]), runs=workers + 1)
     try:

@@ -24,8 +24,9 @@ from rftfm_ray.faultbench.dataset import (
     whole,
     write_records,
 )
-from rftfm_ray.faultbench.generate import Job, difference
+from rftfm_ray.faultbench.generate import Job
 from rftfm_ray.faultbench.plan import Entry, Kind, Split
+from rftfm_ray.faultbench.verifying import difference
 
 HEALTHY = Entry("healthy-1", Kind.HEALTHY, Split.TUNE, 1, "addition", "grpo", "tiny", 8)
 FAULTY = Entry("RF-1-easy-0", Kind.FAULT, Split.TUNE, 1, "addition", "grpo", "tiny", 8, ("RF-1@7:easy",), "easy", 7, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from typer.testing import CliRunner
 
 from rftfm_ray.cli.app import app
 from rftfm_ray.errors import BenchError
-from rftfm_ray.faultbench.dataset import NAMES, Outcome, Record, Rows, write_records
+from rftfm_ray.faultbench.dataset import NAMES, Outcome, Record, Rows, read_bench, write_records
 from rftfm_ray.faultbench.figures import figures
 from rftfm_ray.faultbench.frozen import FROZEN, freeze, read_frozen
 from rftfm_ray.faultbench.generate import Job
 from rftfm_ray.faultbench.peers import RlWatch
 from rftfm_ray.faultbench.plan import SIZES, Entry, Kind, Size
 from rftfm_ray.faultbench.score import evaluate
+from rftfm_ray.faultbench.verifying import Again, Watching
 from tests.unit.doubles import recorded_runs
 
 SIZE = Size(
@@ -119,6 +121,18 @@ def test_thresholds_of_other_runs_are_refused(bench: Path, tmp_path: Path) -> No
     (tmp_path / FROZEN).unlink()
     with pytest.raises(BenchError, match="has no frozen"):
         read_frozen(tmp_path)
+
+
+def test_a_run_made_once_more_is_compared_by_its_alarms_too(bench: Path) -> None:
+    runs = read_bench(bench)
+    watching = Watching(bench, runs)
+    healthy = {run.entry.seed: run.values for run in runs if run.entry.kind is Kind.HEALTHY}
+    run = next(run for run in runs if run.entry.level == "easy" and run.entry.onset > 10 and watching.alarms(run))
+    name, raised = run.entry.name, watching.alarms(run)
+    assert watching.alarms(replace(run, values=healthy[run.entry.seed])) != raised
+    assert Again(name, "", (raised, raised)).is_same
+    assert not Again(name, "", (raised, ())).is_same
+    assert not Again(name, "its steps, 8 and 7", None).is_same
 
 
 DETECTOR = '''

@@ -1,0 +1,97 @@
+"""Recorded runs made once more: whether they have the same rows, and what the detector makes of both."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ray
+
+from rftfm_ray.cluster import connect
+from rftfm_ray.faultbench.dataset import NAMES, TIMES, Recorded, Rows, read_bench
+from rftfm_ray.faultbench.frozen import FROZEN, read_frozen, split_of
+from rftfm_ray.faultbench.generate import config_of, outcome_of, rows_of
+from rftfm_ray.faultbench.lab import Lab
+from rftfm_ray.faultbench.ours import BankScorer
+from rftfm_ray.faultbench.plan import Split
+from rftfm_ray.faultbench.scoring import alarms_of
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A run that was made once more.
+
+    Attributes:
+        name: of the run.
+        differs: the first thing of its rows or effects that differs; empty where nothing does.
+        alarms: steps of the alarms of the recorded run and of the new one, None before thresholds have been set.
+    """
+
+    name: str
+    differs: str
+    alarms: tuple[tuple[int, ...], tuple[int, ...]] | None
+
+    @property
+    def is_same(self) -> bool:
+        """Whether rows and alarms are the same."""
+        return not self.differs and (self.alarms is None or self.alarms[0] == self.alarms[1])
+
+
+def verify(folder: Path, sample: int, draw: int) -> Iterator[Again]:
+    """Make `sample` recorded runs once more, whole, on actors of their own.
+
+    Raises:
+        BenchError: when there is no complete benchmark, or its thresholds are damaged.
+    """
+    recorded = read_bench(folder)
+    drawn = random.Random(draw).sample(recorded, min(sample, len(recorded)))
+    watching = Watching(folder, recorded) if (folder / FROZEN).exists() else None
+    ours = connect(config_of(drawn[0].entry))
+    try:
+        for run in drawn:
+            with Lab() as lab:
+                course = lab.run(config_of(run.entry), run.entry.inject, may_fail=True)
+            again = Recorded(run.entry, outcome_of(course), rows_of(course))
+            differs = difference(run.values, again.values)
+            if not differs and again.outcome != run.outcome:
+                differs = "the steps of its effects"
+            both = None if watching is None else (watching.alarms(run), watching.alarms(again))
+            yield Again(run.entry.name, differs, both)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+class Watching:
+    """Our detector with the frozen threshold of a benchmark.
+
+    Args:
+        folder: of the benchmark.
+        recorded: its runs.
+
+    Raises:
+        BenchError: when thresholds are missing or damaged.
+    """
+
+    def __init__(self, folder: Path, recorded: list[Recorded]) -> None:
+        self._scorer = BankScorer()
+        self._threshold = read_frozen(folder)[0].thresholds[self._scorer.name]
+        self._scorer.fit(split_of(recorded, Split.CALIBRATE))
+
+    def alarms(self, run: Recorded) -> tuple[int, ...]:
+        """Steps at which it raises an alarm in a run."""
+        return tuple(alarm.raised for alarm in alarms_of(self._scorer.scores(run), self._threshold))
+
+
+def difference(one: Rows, other: Rows) -> str:
+    """The first difference of two runs in what a seed determines; empty where there is none."""
+    if len(one) != len(other):
+        return f"its steps, {len(one)} and {len(other)}"
+    for place, name in enumerate(NAMES):
+        if name not in TIMES and one[:, place].tobytes() != other[:, place].tobytes():
+            steps = np.flatnonzero(~((one[:, place] == other[:, place]) | np.isnan(one[:, place] + other[:, place])))
+            return f"{name} from step {int(steps[0]) + 1 if len(steps) else 0} on"
+    return ""
