@@ -7,7 +7,7 @@ from rftfm_ray.actors.group import ActorGroup, replace_rollout, wait_for
 from rftfm_ray.actors.learner import Position
 from rftfm_ray.config import made_changes
 from rftfm_ray.faults.rewards import Exposure
-from rftfm_ray.faults.truth import EffectWatch
+from rftfm_ray.faults.truth import EffectWatch, entropy_exposures
 from rftfm_ray.guard import Guard
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.policies.changes import declared_change
@@ -50,10 +50,12 @@ class Course:
             if twin.onset == position.id.paid_step and twin.name == "resume":
                 self._resume(position)
 
-    def end(self, position: Position) -> None:
+    def end(self, position: Position, entropy: float) -> None:
         """Record the effects of faults that have begun with the step that has led to `position`."""
         if self._effects.waits:
-            for effect in self._effects.observe(position.id.paid_step, self._exposures(position)):
+            paid = position.id.paid_step
+            exposures = self._exposures(position) + entropy_exposures(self._planned.faults, entropy)
+            for effect in self._effects.observe(paid, exposures):
                 self._records.event(
                     "fault_effect", position.id, code=effect.code, mechanism=effect.mechanism,
                     effect_step=effect.effect_step, amount=effect.amount,

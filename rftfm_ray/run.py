@@ -104,7 +104,7 @@ def loop(
         probe.after_s = min(report.reference_s, MOST_WAIT_S)
         trained = time.perf_counter()
         mismatch = session.fetch_synced(synced, position)
-        course.end(position)
+        course.end(position, report.metrics.entropy)
         ended = time.perf_counter()
 
         probed = probe.finish(held, position.id, made)

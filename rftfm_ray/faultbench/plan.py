@@ -226,7 +226,8 @@ def _is_confirmed(row: Calibration) -> bool:
 
 
 def _is_seen(row: Calibration) -> bool:
-    """Whether an effect comes often enough, and shows when it does."""
+    """Whether an effect comes often enough, and shows when it does. An entropy that falls by itself, as on calculator,
+    has what counts as the effect of a fault that does nothing."""
     return row.d_fresh >= HARD_RANGE[0] and row.reached >= LEAST_REACHED
 
 

@@ -242,7 +242,7 @@ OPTIMIZATION_FAULTS = (
             ),
             Mechanism(
                 "negative_entropy", "loss", "the entropy bonus has the wrong sign", "entropy", -1,
-                Strength("entropy coefficient that is taken off", 0.001, 50, 5),
+                Strength("entropy coefficient that is taken off", 0.001, 50, 5), learned=0.05,
             ),
         ),
     ),

@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rftfm_ray.faults.catalogue import FaultSpec, mechanism_of
+from rftfm_ray.faults.catalogue import FaultSpec, mechanism_of, of_code
 from rftfm_ray.faults.rewards import FEATURES, Exposure
 
 BASE_STEPS = 5
 # Amounts differ from step to step with the problems: a single step shows no effect.
 RECENT_STEPS = 3
-_SIGNS = {name: sign for name, (_, sign) in FEATURES.items()}
+_SIGNS = {name: sign for name, (_, sign) in FEATURES.items()} | {"negative_entropy": -1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,11 @@ def effect_step(spec: FaultSpec) -> int | None:
     if mechanism_of(spec).learned or (spec.duration is not None and spec.ramp >= spec.duration):
         return None
     return spec.full_step
+
+
+def entropy_exposures(specs: Sequence[FaultSpec], entropy: float) -> list[Exposure]:
+    """What OD-3 asks a policy to give up: its mean entropy, in nats a token."""
+    return [Exposure(s.code, s.mechanism, entropy, 1) for s in of_code(specs, "OD-3", "negative_entropy")]
 
 
 class EffectWatch:

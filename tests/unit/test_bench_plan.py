@@ -81,8 +81,9 @@ def test_every_mechanism_is_there_in_every_split() -> None:
 
 
 def test_faults_are_drawn_where_they_show() -> None:
-    # A policy of calculator learns nothing from these rewards in time.
-    for mechanism in ("repetition_reward", "empty_reward"):
+    # Healthy runs of calculator lose their entropy, which is no effect of a fault; rewards for empty answers teach
+    # it nothing in time.
+    for mechanism in ("negative_entropy", "empty_reward"):
         assert {entry.task for entry in FAULTS if mechanism in entry.inject[0]} == {"addition"}
     shown = {(row.task, row.code, row.mechanism, row.level) for row in table() if row.confirmed}
     known = {key[1:] for key in shown}

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import load_config
-from rftfm_ray.faults.catalogue import parse_fault
+from rftfm_ray.faults.catalogue import FaultSpec, parse_fault
 from rftfm_ray.faults.draws import heavy_tailed
 from rftfm_ray.faults.episodes import FaultySeams
 from rftfm_ray.faults.learning import faulty_learner
 from rftfm_ray.faults.rewards import Exposure
 from rftfm_ray.faults.sampler import CERTAIN, EXAMPLES, Transfer, faulty_sampler
-from rftfm_ray.faults.truth import EffectWatch, effect_step
+from rftfm_ray.faults.truth import EffectWatch, effect_step, entropy_exposures
 from rftfm_ray.policies.levers import nominal_settings
 from rftfm_ray.rollout.channels import CallId, EpisodeId
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
@@ -281,3 +281,10 @@ def test_effect_of_what_is_learnt_begins_when_it_has_moved(
     text: str, mechanism: str, amounts: list[float], found: list[int]
 ) -> None:
     assert effects(text, amounts, mechanism) == found
+
+
+def test_entropy_is_what_its_fault_takes_away() -> None:
+    specs: list[FaultSpec] = [parse_fault("OD-3@3,mechanism=negative_entropy"), parse_fault("OD-3@3")]
+    (found,) = entropy_exposures(specs, 0.25)
+    assert (found.code, found.mechanism, found.total, found.count) == ("OD-3", "negative_entropy", 0.25, 1)
+    assert effects("OD-3@3", [0.3, 0.3, 0.24, 0.24, 0.24], "negative_entropy") == [5]
