@@ -105,7 +105,7 @@ class _Spread:
             found[due] = _trimmed(windows, np.minimum(places[due] + 1, PAST))
         every = np.concatenate([self._found, _held(found, self._last)])
         self._count += new
-        self._values, self._last = known[-(PAST - 1) :], float(every[-1]) if len(every) else math.nan
+        self._values, self._last = known[-(PAST - 1) :], float(every[-1]) if len(every) else self._last
         lagged: Floats = np.concatenate([np.full(max(0, self._lag + new - len(every)), math.nan), every])[:new]
         self._found = every[len(every) - min(self._lag, len(every)) :]
         return lagged

@@ -59,8 +59,8 @@ class Method:
 class Far:
     """Monitor and controller, played by this process.
 
-    `gate` closed: judging takes its time. `news` is what judging some reports leads to, by the number of reports
-    that have been judged by then; `errors` what waiting for something raises, by what was being done.
+    `gate` closed: judging takes its time. `news`: what judging leads to, by the number of reports judged by then;
+    `errors`: what waiting for something raises, by what was being done.
     """
 
     def __init__(self) -> None:
@@ -298,13 +298,11 @@ def test_full_buffer_makes_the_loop_wait_and_drops_nothing(begin: Begin) -> None
         loop.report(4)
         through.set()
 
-    thread = threading.Thread(target=more, daemon=True)
-    thread.start()
+    threading.Thread(target=more, daemon=True).start()
     assert not through.wait(0.1), "there is no room for a fourth"
     loop.far.gate.set()
     assert through.wait(LONG_S)
     loop.until(lambda: loop.far.judged == [1, 2, 3, 4])
-    # Who waited is counted, once for every report.
     assert loop.guard.finish(FOLLOWING).waits == 1
 
 
@@ -315,7 +313,6 @@ def test_end_waits_until_everything_is_judged(begin: Begin, buffer: int) -> None
     loop.report(*range(1, 20))
     totals = loop.guard.finish(FOLLOWING)
     assert (totals.incidents, totals.remedies) == (2, 1)
-    assert buffer == 1 or totals.waits == 0
     assert loop.far.judged == list(range(1, 20))
     assert [seq for seq, _ in loop.told][-1] == 99, "the end of the journal comes last"
     assert not loop.guard._thread.is_alive()

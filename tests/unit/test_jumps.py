@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rftfm_ray.detection.jumps import FEWEST, FIRST, LEVEL, Floats, Jumps, level_at
@@ -91,6 +91,7 @@ def test_short_runs_say_nothing_and_long_ones_ask_for_more() -> None:
 
 
 @settings(max_examples=30, deadline=None)
+@example(0, [66, 0, 7], 0.0)
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 90), min_size=1, max_size=8), st.floats(0, 15))
 def test_chunks_of_any_size_give_the_same(seed: int, sizes: list[int], shift: float) -> None:
     levels = noise(seed, sum(sizes), 0.3)
