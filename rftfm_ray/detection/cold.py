@@ -55,7 +55,7 @@ class ColdSignal:
 
     def __init__(self, name: str) -> None:
         self._signal = SIGNALS[INDEX[name]]
-        self._jumps = Jumps(self._signal.floor) if name in WATCHED else None
+        self._jumps = Jumps(np.array([self._signal.floor])) if name in WATCHED else None
         self._trends = trends_of(name)
         self._count = 0
         self._wrong: list[Alarm | None] = [None] * len(self._trends)
@@ -80,7 +80,7 @@ class ColdSignal:
         over = list[Alarm]()
         if self._jumps is not None:
             levels = np.array([level_of(self._signal, value) for value in values.tolist()])
-            over += self._jumping(levels, self._jumps.add(levels))
+            over += self._jumping(levels, self._jumps.add(levels[:, None]))
         for which, trend in enumerate(self._trends):
             for place, value in enumerate(values.tolist(), start=self._count):
                 over += self._trending(which, trend.kind, place, trend.add(value))
@@ -98,7 +98,7 @@ class ColdSignal:
 
     def _jumping(self, levels: Floats, scored: Scored) -> list[Alarm]:
         limits = np.array([level_at(place) for place in range(self._count, self._count + len(levels))])
-        raised, over, row = scored.score >= limits, list[Alarm](), 0
+        raised, over, row = scored.score[:, 0] >= limits, list[Alarm](), 0
         later = np.flatnonzero(raised)
         while row < len(levels):
             if self._jump is None:
@@ -121,7 +121,7 @@ class ColdSignal:
                 self._jump = replace(jump, alarm=replace(jump.alarm, last=place))
         if row is None:
             return over
-        first, usual = place - int(scored.lag[row]), float(scored.usual[row])
+        first, usual = place - int(scored.lag[row, 0]), float(scored.usual[row, 0])
         # The windows of a jump that is known reach this far, and so does its way back.
         known = [each for each in (self._jump, self._gone) if each is not None and first <= each.alarm.first + LONGEST]
         back = self._gone is not None and first <= self._gone.alarm.last + LONGEST and self._gone.is_back(level)

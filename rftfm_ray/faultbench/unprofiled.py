@@ -16,6 +16,7 @@ from rftfm_ray.faultbench.dataset import Recorded
 
 # Of a trend that no healthy run takes: above any threshold that jumps are given.
 CERTAIN = 3.0
+FLOORS = np.array([SIGNALS[INDEX[name]].floor for name in WATCHED])
 
 
 class ColdScorer:
@@ -29,13 +30,15 @@ class ColdScorer:
 
     def scores(self, run: Recorded) -> Floats:
         """Scores (N) of a run; 1 is where a jump is at its level."""
-        found, known = np.zeros(len(run)), levels(run)
-        for place, name in enumerate(TELEMETRY):
-            if name in WATCHED:
-                there = np.flatnonzero(np.isfinite(known[:, place]))
-                scored = Jumps(SIGNALS[INDEX[name]].floor).add(known[there, place]).score
-                asked = np.array([level_at(index) for index in range(len(there))])
-                found[there] = np.maximum(found[there], scored / asked)
+        found, known = np.zeros(len(run)), levels(run, WATCHED)
+        measured = np.isfinite(known)
+        # Signals that are measured at the same steps are judged at once.
+        for mask in np.unique(measured, axis=1).T:
+            together, there = np.flatnonzero((measured == mask[:, None]).all(0)), np.flatnonzero(mask)
+            scored = Jumps(FLOORS[together]).add(known[np.ix_(there, together)]).score
+            asked = np.array([level_at(index) for index in range(len(there))])
+            found[there] = np.maximum(found[there], scored.max(1) / asked)
+        for name in TELEMETRY:
             found = np.maximum(found, _trending(name, run.signal(name)))
         return found
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rftfm_ray.detection.jumps import FEWEST, FIRST, LEVEL, Floats, Jumps, level_at
+from rftfm_ray.detection.jumps import FEWEST, FIRST, LEVEL, Floats, Jumps, Scored, level_at
 
 FLOOR = 1e-9
 
@@ -23,9 +23,14 @@ def noise(seed: int, steps: int, phi: float = 0.0) -> Floats:
     return found
 
 
+def scored_by(levels: Floats, floor: float = FLOOR) -> Scored:
+    """One signal, judged at once."""
+    return Jumps(np.array([floor])).add(levels[:, None])
+
+
 def alarms(levels: Floats) -> list[int]:
     """Places of scores that would raise one."""
-    scores = Jumps(FLOOR).add(levels).score
+    scores = scored_by(levels).score[:, 0]
     return [place for place, score in enumerate(scores.tolist()) if score >= level_at(place)]
 
 
@@ -34,12 +39,12 @@ def test_a_jump_is_found_as_soon_as_it_lasts_and_dated_to_its_first_step() -> No
     for seed in range(40):
         levels = noise(seed, 100)
         levels[60:] += 10.0
-        scored = Jumps(FLOOR).add(levels)
-        (first, *_) = [place for place in range(100) if scored.score[place] >= level_at(place)]
+        scored = scored_by(levels)
+        (first, *_) = [place for place in range(100) if scored.score[place, 0] >= level_at(place)]
         lags.append(first - 60)
-        assert first - scored.lag[first] == 60
-        assert scored.side[first] == 1
-        assert abs(scored.usual[first]) < 4
+        assert first - scored.lag[first, 0] == 60
+        assert scored.side[first, 0] == 1
+        assert abs(scored.usual[first, 0]) < 4
     assert max(lags) <= 8
     assert np.median(lags) <= 3
 
@@ -80,13 +85,13 @@ def test_one_wild_step_is_none_and_hides_none() -> None:
 def test_a_signal_that_stands_still_is_judged_by_its_floor() -> None:
     levels = np.zeros(40)
     levels[20:] = 1.0
-    assert Jumps(0.01).add(levels).score.max() > level_at(40)
-    assert Jumps(1.0).add(levels).score.max() < LEVEL
+    assert scored_by(levels, 0.01).score.max() > level_at(40)
+    assert scored_by(levels, 1.0).score.max() < LEVEL
 
 
 def test_short_runs_say_nothing_and_long_ones_ask_for_more() -> None:
     levels = np.concatenate([np.zeros(8), np.full(FEWEST - 9, 50.0)])
-    assert not Jumps(0.01).add(levels).score.any()
+    assert not scored_by(levels, 0.01).score.any()
     assert level_at(0) == level_at(FIRST - 1) == LEVEL < level_at(1000) < level_at(100_000)
 
 
@@ -96,8 +101,12 @@ def test_short_runs_say_nothing_and_long_ones_ask_for_more() -> None:
 def test_chunks_of_any_size_give_the_same(seed: int, sizes: list[int], shift: float) -> None:
     levels = noise(seed, sum(sizes), 0.3)
     levels[len(levels) // 2 :] += shift
-    whole, watch = Jumps(FLOOR).add(levels), Jumps(FLOOR)
-    parts = [watch.add(part) for part in np.split(levels, np.cumsum(sizes)[:-1])]
+    # A second signal beside it changes nothing, and neither does its leaving after the first chunk.
+    both, watch = np.stack([levels, noise(seed + 1, len(levels))], 1), Jumps(np.array([FLOOR, FLOOR]))
+    first, *others = np.split(both, np.cumsum(sizes)[:-1])
+    parts, alone = [watch.add(first)], watch.only(np.array([0]))
+    parts += [alone.add(part[:, :1]) for part in others]
+    whole = scored_by(levels)
     for name in ("score", "side", "lag", "usual"):
-        joined = np.concatenate([getattr(part, name) for part in parts])
-        np.testing.assert_allclose(joined, getattr(whole, name), rtol=1e-9, atol=1e-12)
+        joined = np.concatenate([getattr(part, name)[:, 0] for part in parts])
+        np.testing.assert_allclose(joined, getattr(whole, name)[:, 0], rtol=1e-9, atol=1e-12)
