@@ -52,7 +52,8 @@ def plain(verdict: LogVerdict) -> dict[str, Any]:
 
 def _show(verdict: LogVerdict, console: Console) -> None:
     coverage = verdict.coverage
-    console.print(Text(f"{verdict.verdict}: {SAID[verdict.verdict]}", style=STYLES[verdict.verdict]))
+    rest = ", and a part of the log could not be judged" if verdict.partial and verdict.alarms else ""
+    console.print(Text(f"{verdict.verdict}: {SAID[verdict.verdict]}{rest}", style=STYLES[verdict.verdict]))
     missing = f", without {', '.join(coverage.missing)}" if coverage.missing else ""
     console.print(f"{coverage.run} of {coverage.possible} checks{missing}", highlight=False, soft_wrap=True)
     if verdict.alarms:

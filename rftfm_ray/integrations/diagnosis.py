@@ -75,6 +75,7 @@ class LogVerdict:
     Attributes:
         verdict: `faulty` with an alarm; else `incomplete` when a check broke or a part of the file was unreadable;
             else `unknown` when fewer than half of the checks were run; else `healthy`.
+        partial: whether a part of the log could not be judged, whatever the verdict.
         coverage: of the checks.
         alarms: by the step at which they began.
         broken: checks that had their inputs and failed.
@@ -83,6 +84,7 @@ class LogVerdict:
     """
 
     verdict: str
+    partial: bool
     coverage: Coverage
     alarms: tuple[Finding, ...]
     broken: tuple[str, ...]
@@ -120,14 +122,15 @@ def judge_log(log: StepLog) -> LogVerdict:
     coverage = Coverage(len(checks) - len(missing), len(checks), tuple(missing))
     unused = (*log.unused, *(column for name, column in log.columns.items() if name not in used))
     ordered = tuple(sorted(found, key=lambda one: (one.first_step, one.signal, one.kind)))
-    verdict = _verdict(ordered, broken, coverage, damaged=log.damaged)
-    return LogVerdict(verdict, coverage, ordered, tuple(broken), unused, log.notes)
+    partial = log.damaged or bool(broken)
+    verdict = _verdict(ordered, coverage, partial=partial)
+    return LogVerdict(verdict, partial, coverage, ordered, tuple(broken), unused, log.notes)
 
 
-def _verdict(alarms: tuple[Finding, ...], broken: list[str], coverage: Coverage, *, damaged: bool) -> str:
+def _verdict(alarms: tuple[Finding, ...], coverage: Coverage, *, partial: bool) -> str:
     if alarms:
         return "faulty"
-    if broken or damaged:
+    if partial:
         return "incomplete"
     return "unknown" if 2 * coverage.run < coverage.possible else "healthy"
 

@@ -134,7 +134,12 @@ def test_a_check_that_breaks_makes_the_verdict_incomplete(monkeypatch: pytest.Mo
 
 
 def test_a_log_of_which_a_part_is_lost_is_never_called_healthy() -> None:
-    assert judge_log(log_of(healthy(1, 60), damaged=True)).verdict == "incomplete"
+    found = judge_log(log_of(healthy(1, 60), damaged=True))
+    assert (found.verdict, found.partial) == ("incomplete", True)
+    columns = healthy(1, 60)
+    columns["length_mean"][40:] = 5.0
+    found = judge_log(log_of(columns, damaged=True))
+    assert (found.verdict, found.partial) == ("faulty", True)
 
 
 def test_columns_that_no_check_reads_are_told() -> None:
