@@ -37,7 +37,9 @@ be. `rftfm faults list` prints what can be injected. A fault is asked for as
   policy or test can switch it off.
 - `switch_step` and `effect_step` stand in the run's `events.jsonl`. A fault that acts by itself has its effect at its
   first step at full strength. One that works through learning (marked with a star) has it when what it asks for has
-  grown by a fixed amount, counted in every step past everything that the guard sees; it may never have one.
+  grown by a fixed amount, counted in every step past everything that the guard sees; it may never have one. On
+  `calculator` healthy policies lose their entropy as well: OD-3 `negative_entropy` is told an effect there that it does
+  not have, and the benchmark does not draw it there.
 - Strengths are called easy and hard by how far they move *one* signal that was named in advance, the first mover.
   `d` is the mean over 20 seeds of (faulty - healthy run of the same seed) over the five steps from the effect on, over
   the standard deviation between healthy runs at the same steps (at least one event in the batch for rates, 1e-3
