@@ -87,7 +87,7 @@ class ColdSignal:
         self._count += len(values)
         return over
 
-    def _trending(self, which: int, kind: str, place: int, lag: int | None) -> list[Alarm]:
+    def _trending(self, which: int, kind: Kind, place: int, lag: int | None) -> list[Alarm]:
         stood = self._wrong[which]
         if lag is None:
             self._wrong[which] = None

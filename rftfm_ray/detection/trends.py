@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 # Steps to a mean, and means that are compared.
@@ -39,7 +40,7 @@ UNBEARABLE: Mapping[str, float] = {
 }
 
 
-class Kind:
+class Kind(StrEnum):
     """Kinds of alarms, as a verdict names them."""
 
     JUMP = "jump"
@@ -53,7 +54,7 @@ class Kind:
 class Trend(Protocol):
     """Watches one signal for one way to go wrong, value by value."""
 
-    kind: str
+    kind: Kind
 
     def add(self, value: float) -> int | None:
         """Take a finite value; while something is wrong, since how many values."""
@@ -76,7 +77,7 @@ class _Means:
 class BlowUp:
     """A KL that grows exponentially to where it is large."""
 
-    kind = Kind.BLOW_UP
+    kind: Kind = Kind.BLOW_UP
 
     def __init__(self, large: float) -> None:
         self._large = large
@@ -95,7 +96,7 @@ class BlowUp:
 class Collapse:
     """An entropy that falls ever faster to next to nothing; one that converges falls ever slower."""
 
-    kind = Kind.COLLAPSE
+    kind: Kind = Kind.COLLAPSE
 
     def __init__(self) -> None:
         self._means = _Means()
@@ -122,7 +123,7 @@ class Collapse:
 class Decline:
     """A reward that is lost again: far below the best of the run, for long, by what the run itself varies by."""
 
-    kind = Kind.DECLINE
+    kind: Kind = Kind.DECLINE
 
     def __init__(self) -> None:
         self._count, self._below = 0, 0
@@ -158,7 +159,7 @@ class Decline:
 class Unbearable:
     """A share of failures that is not to be borne."""
 
-    kind = Kind.RATE
+    kind: Kind = Kind.RATE
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
@@ -204,7 +205,7 @@ class Alarm:
     """
 
     signal: str
-    kind: str
+    kind: Kind
     first: int
     raised: int
     last: int

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -83,7 +84,7 @@ def told(run: Recorded, words: Mapping[str, str]) -> list[dict[str, float]]:
     ]
 
 
-class Peer:
+class Peer(ABC):
     """What all peers share: alerts become scores.
 
     Attributes:
@@ -121,8 +122,9 @@ class Peer:
         rare = (self._healthy + 1) / (self._spoken[alert] + 1)
         return AS_SHIPPED * rare * (CRITICAL_FACTOR if alert.critical else 1.0)
 
+    @abstractmethod
     def _alerts(self, run: Recorded) -> Alerts:
-        raise NotImplementedError
+        """What the package says, by step."""
 
 
 class RlWatch(Peer):

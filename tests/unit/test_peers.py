@@ -165,7 +165,7 @@ def test_words_mean_what_the_signals_measure() -> None:
         value_clip_rate=after(0.3), explained_variance=after(0.4), reward_min=after(-0.5),
     )  # fmt: skip
     last = {kind: told(run, kind.words)[-1] for kind in KINDS}
-    same = {
+    same: dict[type[Peer], dict[str, str]] = {
         RlWatch: {"learning_rate": "lr", "entropy": "entropy", "reward_mean": "reward_mean", "kl_divergence": "kl_ref"},
         RlProbe: {
             "lr": "lr", "loss": "loss", "adv_mean": "advantage_mean", "logprob_mean": "sampling_logprob_mean",
