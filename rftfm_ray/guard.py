@@ -13,9 +13,10 @@ from rftfm_ray.actors.controller import Change, GuardTotals, News
 from rftfm_ray.actors.group import ActorGroup, wait_for
 from rftfm_ray.actors.learner import Position
 from rftfm_ray.config import GuardConfig
+from rftfm_ray.detection.signals import report_of
 from rftfm_ray.errors import RftfmError
 from rftfm_ray.policies.state import Entry
-from rftfm_ray.types import GuardMode, StepId
+from rftfm_ray.types import GuardMode, StepId, StepRow
 from rftfm_ray.verdicts import Declaration, Order, StepReport
 
 FINISH_TIMEOUT_S = 30.0
@@ -26,12 +27,13 @@ EXECUTE_TIMEOUT_S = 1800.0
 
 Lost = Callable[[str], None]
 Tell = Callable[[Entry], None]
+Handed = StepRow | StepReport | Declaration
 
 
 class Guard(Protocol):
     """What the loop needs of a guard."""
 
-    def report(self, report: StepReport) -> None:
+    def report(self, step: StepRow | StepReport) -> None:
         """Hand a finished step over to be judged."""
 
     def declare(self, declaration: Declaration) -> None:
@@ -50,7 +52,7 @@ class Guard(Protocol):
 class NoGuard:
     """`guard.mode=off`."""
 
-    def report(self, report: StepReport) -> None:
+    def report(self, step: StepRow | StepReport) -> None:
         """Nobody judges."""
 
     def declare(self, declaration: Declaration) -> None:
@@ -93,7 +95,7 @@ class LiveGuard:
         self._controller = controller
         self._lost = lost
         self._tell = tell
-        self._queue: queue.Queue[StepReport | Declaration | None] = queue.Queue(config.buffer)
+        self._queue: queue.Queue[Handed | None] = queue.Queue(config.buffer)
         self._condition = threading.Condition()
         self._shared = _Shared()
         self._submitted = self._waits = 0
@@ -101,9 +103,12 @@ class LiveGuard:
         self._thread = threading.Thread(target=self._ship, name="rftfm-guard", daemon=True)
         self._thread.start()
 
-    def report(self, report: StepReport) -> None:
-        """Queue a report; waits only when `guard.buffer` of them wait already."""
-        self._put(report)
+    def report(self, step: StepRow | StepReport) -> None:
+        """Queue a step; waits only when `guard.buffer` of them wait already.
+
+        A row is made into its report by the shipping thread: that takes longer than everything else here.
+        """
+        self._put(step)
 
     def declare(self, declaration: Declaration) -> None:
         """Queue a declared change between two reports."""
@@ -150,7 +155,7 @@ class LiveGuard:
             self._tell(entry)
         return replace(totals, waits=self._waits)
 
-    def _put(self, item: StepReport | Declaration) -> None:
+    def _put(self, item: Handed) -> None:
         self._submitted += 1
         try:
             self._queue.put_nowait(item)
@@ -178,7 +183,8 @@ class LiveGuard:
             news, lost = News(()), ""
             try:
                 # The assessments go from actor to actor; only news comes back here.
-                asked = self._controller.consider.remote(self._monitor.assess.remote(items))
+                reports = [report_of(item) if isinstance(item, StepRow) else item for item in items]
+                asked = self._controller.consider.remote(self._monitor.assess.remote(reports))
                 news = wait_for([asked], JUDGE_TIMEOUT_S, "judging a step")[0]
             except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and is told
                 lost = str(error) or repr(error)
@@ -189,8 +195,8 @@ class LiveGuard:
                 self._shared.lost = lost
                 self._condition.notify_all()
 
-    def _next(self) -> Sequence[StepReport | Declaration] | None:
-        """All reports and declarations that wait, at least one, in their order; None at the end."""
+    def _next(self) -> Sequence[Handed] | None:
+        """All steps and declarations that wait, at least one, in their order; None at the end."""
         found = [self._queue.get()]
         while found[-1] is not None:
             try:

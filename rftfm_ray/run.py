@@ -28,7 +28,6 @@ from rftfm_ray.cluster import check_shared, connect
 from rftfm_ray.config import ProbeConfig, RunConfig
 from rftfm_ray.course import Course
 from rftfm_ray.detection.battery import watch_settings
-from rftfm_ray.detection.signals import report_of
 from rftfm_ray.errors import GuardHaltError, RftfmError
 from rftfm_ray.faults.truth import effect_step
 from rftfm_ray.guard import Guard, LiveGuard, NoGuard, Tell
@@ -116,7 +115,7 @@ def loop(
         held_out = (probed.accuracy, probed.sampled_accuracy) if probed else (math.nan, math.nan)
         checks = CheckMetrics(*held_out, parity, mismatch, *session.lr_excess(position, report.metrics))
         row = StepRow(position.id, position.model_version, observed, report.metrics, report.credit, timings, checks)
-        guard.report(report_of(row))
+        guard.report(row)
         records.step(row, batch, report.vetoes)
         observe(row)
         _tally(curve, row)

@@ -3,6 +3,7 @@ recorded runs that some of them read."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from rftfm_ray.faultbench.dataset import NAMES, Outcome, Recorded
 from rftfm_ray.faultbench.plan import Entry, Kind, Split
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.telemetry.recorder import STEP_SCHEMA
-from rftfm_ray.types import StepId
+from rftfm_ray.types import BatchMetrics, CheckMetrics, CreditMetrics, StepId, StepRow, Timings, UpdateMetrics
 
 HEALTHY = Path(__file__).parents[2] / "benchmarks" / "data" / "healthy"
 
@@ -34,6 +35,16 @@ def recorded_runs(shards: int) -> Iterator[Recorded]:
             task, algorithm, size, seed = name.rsplit("-", 3)
             entry = Entry(name, Kind.HEALTHY, Split.CALIBRATE, int(seed), task, algorithm, size, len(values))
             yield Recorded(entry, Outcome((), ()), values)
+
+
+def step_row(step: int) -> StepRow:
+    """A step of which nothing but its number matters."""
+
+    def fill(kind: type[Any]) -> Any:
+        return kind(*(0.5 for _ in dataclasses.fields(kind)))
+
+    parts = map(fill, (BatchMetrics, UpdateMetrics, CreditMetrics, Timings, CheckMetrics))
+    return StepRow(StepId(0, step, step), step, *parts)
 
 
 class Characters(TextCodec):

@@ -19,6 +19,7 @@ from rftfm_ray.guard import LiveGuard, NoGuard
 from rftfm_ray.policies.state import Entry, EntryKind
 from rftfm_ray.types import GuardMode, Levers, StepId
 from rftfm_ray.verdicts import Order, OrderRole, StepReport
+from tests.unit.doubles import step_row
 
 # Never waited out, unless something hangs.
 LONG_S = 20.0
@@ -26,11 +27,6 @@ SHORT_S = 0.05
 STAND, FOLLOWING = Position(StepId(0, 5, 5), 5, 80), StepId(0, 6, 6)
 CHANGE = Change("retry", "because", Levers(tool_retries=2))
 SHIPPER = "rftfm-guard"
-
-
-def report(step: int) -> StepReport:
-    """A step's report."""
-    return StepReport(StepId(0, step, step), step, ())
 
 
 def order(number: int) -> Order:
@@ -86,6 +82,7 @@ class Far:
 
     def _consider(self, reports: list[StepReport]) -> News:
         assert self.gate.wait(LONG_S)
+        assert {type(each) for each in reports} == {StepReport}, "rows are made into reports on their way"
         self.batches.append([each.id.step for each in reports])
         return self.news(len(self.judged))
 
@@ -114,7 +111,7 @@ class Loop:
     def report(self, *steps: int) -> None:
         """Hand steps over."""
         for step in steps:
-            self.guard.report(report(step))
+            self.guard.report(step_row(step))
 
     def boundary(self) -> Change | None:
         """Reach a boundary."""
@@ -395,6 +392,6 @@ def test_whatever_judging_raises_the_run_goes_on(begin: Begin) -> None:
 
 def test_no_guard_does_nothing() -> None:
     nobody = NoGuard()
-    nobody.report(report(1))
+    nobody.report(step_row(1))
     assert nobody.boundary(STAND, FOLLOWING) is None
     assert nobody.finish(FOLLOWING) == GuardTotals(0, 0)
