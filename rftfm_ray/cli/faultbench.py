@@ -73,7 +73,7 @@ def tune(data: Data = HERE, peers: Peers = False) -> None:
 def score(
     data: Data = HERE,
     detector: Annotated[
-        str | None, typer.Option(help="Yours, as module:Class or file.py:Class; see docs/detection.md.")
+        str | None, typer.Option(help="Yours, as module:Class or file.py:Class; see examples/custom_detector.py.")
     ] = None,
     peers: Peers = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

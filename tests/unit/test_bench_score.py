@@ -135,33 +135,12 @@ def test_a_run_made_once_more_is_compared_by_its_alarms_too(bench: Path) -> None
     assert not Again(name, "its steps, 8 and 7", None).is_same
 
 
-DETECTOR = '''
-import numpy as np
-
-
-class Rewards:
-    """Rewards far above what they were."""
-
-    name = "rewards"
-
-    def fit(self, runs):
-        pass
-
-    def scores(self, run):
-        rewards = run.signal("reward_mean")
-        return np.maximum(rewards - rewards[:10].mean(), 0.0)
-'''
-
-
-def test_a_detector_of_one_s_own_is_scored_from_the_command_line(bench: Path, tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text(DETECTOR)
-    done = CliRunner().invoke(
-        app, ["faultbench", "score", "--data", str(bench), "--detector", f"{file}:Rewards", "--json"]
-    )
+def test_a_detector_of_one_s_own_is_scored_from_the_command_line(bench: Path) -> None:
+    mine = f"{Path(__file__).parents[2] / 'examples' / 'custom_detector.py'}:RewardShift"
+    done = CliRunner().invoke(app, ["faultbench", "score", "--data", str(bench), "--detector", mine, "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert found["detector"] == "rewards"
+    assert found["detector"] == "reward_shift"
     rows = [row for row in found["by_fault"] if row["by"] == "fault" and row["level"] == "easy"]
     shown = {row["name"]: row["recall"]["rate"] for row in rows}
     assert shown["RF-1"] > shown["OD-3"]
