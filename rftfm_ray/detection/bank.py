@@ -73,18 +73,33 @@ class Bank:
         directions: K of them.
         weights: (K, S), each of a spread of at most one in healthy runs.
         sizes: (K) the shift that each looks for, in spreads.
+        covariance: (S, S) of healthy residuals; the identity where a signal is not measured.
     """
 
     signals: tuple[str, ...]
     directions: tuple[Direction, ...]
     weights: Floats
     sizes: Floats
+    covariance: Floats
 
     def ratios(self, residuals: Floats) -> Floats:
-        """Log-likelihood ratios (..., K) of steps' residuals (..., S); a residual that is NaN says nothing."""
-        sound = np.clip(np.nan_to_num(residuals, nan=0.0), -LARGEST, LARGEST)
-        along = np.clip(sound @ self.weights.T, -LARGEST, LARGEST)
+        """Log-likelihood ratios (N, K) of steps' residuals (N, S); a residual that is NaN says nothing."""
+        along = np.clip(self.filled(residuals) @ self.weights.T, -LARGEST, LARGEST)
         found: Floats = self.sizes * (along - self.sizes / 2)
+        return found
+
+    def filled(self, residuals: Floats) -> Floats:
+        """Residuals (N, S), and where one is missing (NaN) what the others of its step make one expect.
+
+        A gap is no zero: what goes together with the missing signal would seem to have left it behind.
+        """
+        known = np.isfinite(residuals)
+        found: Floats = np.where(known, np.clip(residuals, -LARGEST, LARGEST), 0.0)
+        for mask in np.unique(known, axis=0):
+            if mask.any() and not mask.all():
+                steps = np.flatnonzero((known == mask).all(1))
+                share = np.linalg.solve(self.covariance[np.ix_(mask, mask)], self.covariance[np.ix_(mask, ~mask)])
+                found[np.ix_(steps, np.flatnonzero(~mask))] = found[np.ix_(steps, np.flatnonzero(mask))] @ share
         return found
 
 
@@ -97,8 +112,16 @@ class Sums:
 
     def add(self, residuals: Floats) -> Floats:
         """Take a step's residuals (S); the sums (K)."""
-        self.sums = np.maximum(0.0, self.sums + self._bank.ratios(residuals))
+        self.sums = np.maximum(0.0, self.sums + self._bank.ratios(residuals[None])[0])
         return self.sums
+
+    def over(self, residuals: Floats) -> Floats:
+        """The sums (N, K) of many steps (N, S), as `add` gives them one by one."""
+        found = self._bank.ratios(residuals)
+        for place, ratios in enumerate(found):
+            self.sums = np.maximum(0.0, self.sums + ratios)
+            found[place] = self.sums
+        return found
 
 
 def correlation_of(residuals: Sequence[Floats]) -> Floats:
@@ -145,7 +168,9 @@ def build(
     """
     places = np.flatnonzero(measured)
     own_spreads = np.clip(spreads[places], LEAST_SPREAD, 1.0)
-    inverse = np.linalg.inv(correlation[np.ix_(places, places)] * np.outer(own_spreads, own_spreads))
+    among = correlation[np.ix_(places, places)] * np.outer(own_spreads, own_spreads)
+    inverse, covariance = np.linalg.inv(among), np.eye(len(signals))
+    covariance[np.ix_(places, places)] = among
     directions, rows, sizes = list[Direction](), list[Floats](), list[float]()
 
     def add(direction: Direction, weights: Floats, size: float) -> None:
@@ -168,4 +193,4 @@ def build(
         length = float(np.sqrt(weighted @ shift))
         if length > LEAST_SHIFT:
             add(Direction(Sort.FAULT, template.name, 1), weighted / length, min(length, LARGEST_SIZE))
-    return Bank(tuple(signals), tuple(directions), np.stack(rows), np.array(sizes))
+    return Bank(tuple(signals), tuple(directions), np.stack(rows), np.array(sizes), covariance)

@@ -15,6 +15,7 @@ from rftfm_ray.detection.profile import Profile
 from rftfm_ray.detection.signals import INDEX, SIGNALS
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.dataset import NAMES, Recorded
+from rftfm_ray.faultbench.declared import references_gone
 from rftfm_ray.faultbench.plan import Entry, Kind
 
 Floats = NDArray[np.float64]
@@ -67,10 +68,11 @@ class Cells:
     def residuals(self, run: Recorded, names: Sequence[str] = TELEMETRY) -> Floats:
         """Residuals (N, names) in spreads around the step-matched mean; NaN where there is nothing to say.
 
-        Beyond the profile's last step no healthy run has shown what is usual: from there on they are those of the run
-        against its own past, with spreads that are never smaller than the profile's.
+        Beyond the profile's last step no healthy run has shown what is usual, and what a declared change moves is usual
+        no more: from there on they are those of the run against its own past, that of before the change forgotten,
+        with spreads that are never smaller than the profile's.
         """
-        profile, known = self.profile(run.entry), levels(run, names)
+        profile, known, gone = self.profile(run.entry), levels(run, names), references_gone(run.entry)
         found, spreads = np.full(known.shape, np.nan), np.ones(len(names))
         for place, name in enumerate(names):
             signal = profile.find(name)
@@ -81,8 +83,19 @@ class Cells:
             within, spreads[place] = min(len(found), len(mean)), signal.spread
             scale = signal.spread * np.sqrt(1 + 1 / support[:within])
             found[:within, place] = (known[:within, place] - mean[:within]) / scale
-        if len(found) > profile.steps:
-            past, nothing = OwnPast(spreads), np.zeros(len(names), bool)
-            own = np.stack([past.add(step, nothing) for step in known])
-            found[profile.steps :] = own[profile.steps :]
+        first = np.array([min(profile.steps + 1, gone.get(name, len(found) + 1)) for name in names])
+        if (first <= len(found)).any():
+            own = _against_own_past(known, spreads, np.array([gone.get(name, 0) for name in names]))
+            later = np.arange(1, len(found) + 1)[:, None] >= first
+            found[later] = own[later]
         return found
+
+
+def _against_own_past(known: Floats, spreads: Floats, restarts: NDArray[np.int64]) -> Floats:
+    """Residuals (N, names) of levels against the run's own past, which each signal forgets at a step (0: never)."""
+    past, nothing = OwnPast(spreads), np.zeros(len(spreads), bool)
+    found = np.empty_like(known)
+    for place, step in enumerate(known):
+        past.restart(restarts == place + 1)
+        found[place] = past.add(step, nothing)
+    return found

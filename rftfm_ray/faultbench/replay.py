@@ -5,18 +5,14 @@ The guard is the one that stands beside a run, without its actors: the same watc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rftfm_ray.config import RunConfig, made_changes
 from rftfm_ray.detection.battery import watch_settings
 from rftfm_ray.detection.profile import Profile
 from rftfm_ray.diagnosis.watch import Watch
 from rftfm_ray.faultbench.dataset import Recorded
-from rftfm_ray.faultbench.generate import config_of
-from rftfm_ray.faultbench.plan import Entry
-from rftfm_ray.faults.twins import expand, is_twin, parse_twin
-from rftfm_ray.policies.changes import declared_change
+from rftfm_ray.faultbench.declared import SNAPSHOT_EVERY, declarations, watched
 from rftfm_ray.policies.ledger import Ledger
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
@@ -24,10 +20,6 @@ from rftfm_ray.policies.state import Entry as JournalEntry
 from rftfm_ray.policies.state import EntryKind, lever_fields
 from rftfm_ray.policies.treatment import Treatment, treatment_settings
 from rftfm_ray.types import Levers, StepId
-from rftfm_ray.verdicts import Declaration, DeclaredChange
-
-# As a run that acts keeps them.
-SNAPSHOT_EVERY = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +35,6 @@ class Replayed:
     incidents: tuple[tuple[int, str], ...]
     acted: int | None
     remedy: str
-
-
-def watched(entry: Entry) -> RunConfig:
-    """The configuration of an entry as a run with a guard that may do everything has it."""
-    guard = {"mode": "act", "act_on": ["RF", "PG", "OD", "CA", "TE", "NUMERICAL", "SYNC"]}
-    config = config_of(entry, guard=guard, snapshots={"every": SNAPSHOT_EVERY})
-    return expand(config, [parse_twin(text) for text in entry.inject if is_twin(text)])
-
-
-def declarations(entry: Entry, config: RunConfig) -> Iterator[Declaration]:
-    """What the guard was told of in a run, in order."""
-    for step in range(1, config.steps + 1):
-        made = made_changes(config.at(step - 1), config.at(step))
-        if made:
-            yield Declaration(StepId(0, step, step), declared_change(made, step))
-    for twin in (parse_twin(text) for text in entry.inject if is_twin(text)):
-        if twin.name == "resume":
-            change = DeclaredChange("resume", twin.onset, (), f"goes on from step {twin.onset - 1}")
-            yield Declaration(StepId(0, twin.onset, twin.onset), change)
 
 
 def replay(run: Recorded, profile: Profile | None) -> Replayed:

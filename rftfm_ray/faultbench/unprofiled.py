@@ -13,6 +13,7 @@ from rftfm_ray.detection.signals import INDEX, SIGNALS
 from rftfm_ray.detection.trends import trends_of
 from rftfm_ray.faultbench.cells import Floats, levels
 from rftfm_ray.faultbench.dataset import Recorded
+from rftfm_ray.faultbench.declared import references_gone
 
 # Of a trend that no healthy run takes: above any threshold that jumps are given.
 CERTAIN = 3.0
@@ -30,16 +31,25 @@ class ColdScorer:
 
     def scores(self, run: Recorded) -> Floats:
         """Scores (N) of a run; 1 is where a jump is at its level."""
-        found, known = np.zeros(len(run)), levels(run, WATCHED)
+        found, known, gone = np.zeros(len(run)), levels(run, WATCHED), references_gone(run.entry)
+        restarts = np.array([gone.get(name, 1) for name in WATCHED])
         measured = np.isfinite(known)
-        # Signals that are measured at the same steps are judged at once.
-        for mask in np.unique(measured, axis=1).T:
-            together, there = np.flatnonzero((measured == mask[:, None]).all(0)), np.flatnonzero(mask)
-            scored = Jumps(FLOORS[together]).add(known[np.ix_(there, together)]).score
-            asked = np.array([level_at(index) for index in range(len(there))])
-            found[there] = np.maximum(found[there], scored.max(1) / asked)
+        # Signals that are measured at the same steps, and forget their past at the same one, are judged at once.
+        for *mask, restart in np.unique(np.vstack([measured, restarts]), axis=1).T.tolist():
+            steps = np.array(mask, bool)
+            together = np.flatnonzero((measured == steps[:, None]).all(0) & (restarts == restart))
+            there = np.flatnonzero(steps)
+            for part in (there[there < restart - 1], there[there >= restart - 1]):
+                if len(part):
+                    scored = Jumps(FLOORS[together]).add(known[np.ix_(part, together)]).score
+                    asked = np.array([level_at(index) for index in np.searchsorted(there, part).tolist()])
+                    found[part] = np.maximum(found[part], scored.max(1) / asked)
         for name in TELEMETRY:
-            found = np.maximum(found, _trending(name, run.signal(name)))
+            split = gone.get(name, 1) - 1
+            values = run.signal(name)
+            found = np.maximum(
+                found, np.concatenate([_trending(name, values[:split]), _trending(name, values[split:])])
+            )
         return found
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from rftfm_ray.faultbench.dataset import NAMES, Recorded
+from rftfm_ray.faultbench.declared import declarations, watched
 from rftfm_ray.faultbench.plan import Kind
-from rftfm_ray.faultbench.replay import declarations, replay, watched
+from rftfm_ray.faultbench.replay import replay
 from tests.unit.doubles import recorded_runs
 
 
