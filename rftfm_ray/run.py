@@ -113,7 +113,7 @@ def loop(
         timings = Timings(generated - start, trained - generated, ended - trained, waited, probe_s, ended - start)
         parity = session.parity() if due(position.id.step, config.sync.parity_every) else math.nan
         held_out = (probed.accuracy, probed.sampled_accuracy) if probed else (math.nan, math.nan)
-        checks = CheckMetrics(*held_out, parity, mismatch, *session.lr_excess(position, report.metrics))
+        checks = CheckMetrics(*held_out, parity, mismatch, *session.figures(made, position, report.metrics))
         row = StepRow(position.id, position.model_version, observed, report.metrics, report.credit, timings, checks)
         guard.report(row)
         records.step(row, batch, report.vetoes)
@@ -250,7 +250,7 @@ def _run(
     planned: RunPlan, group: ActorGroup, guards: GuardActors | None, observe: Observer, tell: Tell, began: float
 ) -> RunSummary:
     config, folder = planned.config, planned.folder
-    session = Session(config, group, planned.pool, planned.heldout, START, planned.parts)
+    session = Session(config, group, planned.pool, planned.heldout, START, planned.parts, planned.task.difficulty)
     with RunRecords(folder, planned.name, config) as records:
         records.event(
             "run_started", None, run=planned.name, task=planned.task.name, parameters=planned.facts.parameters

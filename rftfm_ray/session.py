@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,12 @@ class Session:
         heldout: Sequence[Problem],
         start: Position,
         parts: Sequence[Part] = (),
+        difficulty: Callable[[Problem], float] = lambda _: math.nan,
     ) -> None:
         self._config = config
         self._group = group
         self._stream = PromptStream(pool, config.seed, parts)
+        self._difficulty = difficulty
         self._heldout = heldout
         self._schedule = config_schedule(config)
         self.position = start
@@ -67,6 +69,12 @@ class Session:
             actor.generate.remote(share, position.id, sampling, self.position.model_version)
             for actor, share in zip(self._group.rollouts, shares, strict=True)
         ]
+
+    def figures(self, stand: Position, position: Position, metrics: UpdateMetrics) -> tuple[float, ...]:
+        """What the driver knows of the step from `stand` to `position`: see `lr_excess` and `PromptStream.figures`."""
+        count = self._config.at(position.id.step).algorithm.prompts_per_step
+        asked = self._stream.figures(stand.cursor, count, position.id, self._difficulty)
+        return *self.lr_excess(position, metrics), *asked
 
     def _sampling(self, step: int) -> Sampling:
         rollout = self._config.at(step).rollout

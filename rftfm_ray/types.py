@@ -358,7 +358,7 @@ class CheckMetrics:
     `weights_mismatch` is 1 when a rollout actor serves other weights than the learner's after the step, else 0.
     `lr_excess` is the natural logarithm of the learning rate in force over the one that configuration and levers call
     for, `schedule_excess` that of the schedule's factor over the one that the configuration calls for, which a lever
-    may hide from the rate.
+    may hide from the rate. The last four speak of the prompts, which no policy and no fault of a run chooses.
     """
 
     probe_accuracy: float
@@ -367,6 +367,10 @@ class CheckMetrics:
     weights_mismatch: float
     lr_excess: float
     schedule_excess: float
+    prompt_length_mean: float
+    answer_length_mean: float
+    prompt_difficulty_mean: float
+    prompt_repeat_rate: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The dictionary of signals: what each one is, in which unit, where it comes from, and how small a change counts.
 
-Codes s1 to s22 group what tells the same story. Costs: 0 comes with the step, 1 takes a little more work, 2 asks an
+Codes s1 to s23 group what tells the same story. Costs: 0 comes with the step, 1 takes a little more work, 2 asks an
 independent channel. `floor` is the smallest spread that a signal is ever judged against, in units of its scale (nats
 for a ratio). NaN stands for nothing to measure, or for a channel that was not due.
 """
@@ -204,6 +204,13 @@ _CHECKS: tuple[_Row, ...] = (
     ("sampled_gap", "s4", LINEAR, "reward", 0.02, CHANNEL, 2, "correct_rate less probe_sampled_accuracy"),
 )
 
+_PROMPTS: tuple[_Row, ...] = (
+    ("prompt_length_mean", "s23", LINEAR, "characters", 0.1, DRIVER, 0, "mean length of the prompts"),
+    ("answer_length_mean", "s23", LINEAR, "characters", 0.02, DRIVER, 0, "mean length of their known right answers"),
+    ("prompt_difficulty_mean", "s23", LINEAR, "difficulty", 0.02, DRIVER, 0, "their mean difficulty, by the task"),
+    ("prompt_repeat_rate", "s23", RATE, "fraction", 0.06, DRIVER, 0, "those drawn in the last ten batches too"),
+)
+
 GROUPS: Mapping[str, tuple[Signal, ...]] = {
     title: tuple(Signal(*row) for row in rows)
     for title, rows in (
@@ -214,6 +221,7 @@ GROUPS: Mapping[str, tuple[Signal, ...]] = {
         ("Updates", _UPDATES),
         ("Credit", _CREDIT),
         ("Checks", _CHECKS),
+        ("Prompts", _PROMPTS),
     )
 }
 """Every signal by what it speaks of, as a page shows them."""

@@ -18,6 +18,7 @@ _REPETITION = (
     "repeated_trigram_rate", "compress_ratio",
 )  # fmt: skip
 _ENDS = ("eos_rate", "stop_rate", "turn_limit_rate", "turns_mean", "empty_rate", "short_rate")
+_PROMPTS = ("prompt_length_mean", "answer_length_mean", "prompt_difficulty_mean", "prompt_repeat_rate")
 _CALLS = ("tool_call_count", "tool_calls_mean", "tool_unparsable_rate")
 
 SHIFTS: Mapping[str, tuple[str, ...]] = {
@@ -39,7 +40,7 @@ SHIFTS: Mapping[str, tuple[str, ...]] = {
     ),
     "task.hard_share": (
         "correct_rate", "sampled_gap", "probe_gap", "kl_ref", *_REWARDS, *_LENGTHS, *_GROUPS, *_ADVANTAGES, *_ENTROPY,
-        *_UPDATES, *_REPETITION, *_ENDS, *_CALLS,
+        *_UPDATES, *_REPETITION, *_ENDS, *_CALLS, *_PROMPTS,
     ),
     "task.token_scale": (
         "correct_rate", "sampled_gap", "probe_gap", "grad_norm", *_REWARDS, *_LENGTHS, *_GROUPS, *_ADVANTAGES,

@@ -86,8 +86,24 @@ def check_task(task: Task, config: RunConfig) -> tuple[tuple[Problem, ...], tupl
 
 
 def _check_difficulty(task: Task, pool: Sequence[Problem], config: RunConfig) -> None:
+    difficulties(task, pool)
     if any(stage.task.hard_share > 0 for _, stage in config.stages()):
         harder_half(task, pool)
+
+
+def difficulties(task: Task, pool: Sequence[Problem]) -> list[float]:
+    """How hard each problem is.
+
+    Raises:
+        TaskError: when the task raises, or gives NaN.
+    """
+    try:
+        levels = [float(task.difficulty(problem)) for problem in pool]
+    except Exception as error:  # the task's own code may raise anything
+        raise TaskError(f"Task {task.name}.difficulty raised {type(error).__name__}: {error}; correct it.") from error
+    if any(math.isnan(level) for level in levels):
+        raise TaskError(f"Task {task.name}.difficulty gave NaN; give a number for every problem.")
+    return levels
 
 
 def harder_half(task: Task, pool: Sequence[Problem]) -> tuple[Problem, ...]:
@@ -96,12 +112,7 @@ def harder_half(task: Task, pool: Sequence[Problem]) -> tuple[Problem, ...]:
     Raises:
         TaskError: when the task cannot tell them apart.
     """
-    try:
-        levels = [float(task.difficulty(problem)) for problem in pool]
-    except Exception as error:  # the task's own code may raise anything
-        raise TaskError(f"Task {task.name}.difficulty raised {type(error).__name__}: {error}; correct it.") from error
-    if any(math.isnan(level) for level in levels):
-        raise TaskError(f"Task {task.name}.difficulty gave NaN; give a number for every problem.")
+    levels = difficulties(task, pool)
     if len(set(levels)) < 2:
         raise TaskError(
             f"Task {task.name} calls all its problems equally hard, so task.hard_share has no harder half to draw "

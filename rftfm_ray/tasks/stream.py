@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from rftfm_ray.tasks.api import Problem
 from rftfm_ray.types import StepId
 
+PAST_BATCHES = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -39,6 +41,24 @@ class PromptStream:
             if share > 0:
                 _replace(taken, cursor, share, passes)
         return tuple(taken)
+
+    def figures(
+        self, cursor: int, count: int, step: StepId, difficulty: Callable[[Problem], float]
+    ) -> tuple[float, float, float, float]:
+        """What is asked at a step: mean length of its prompts and of their right answers in characters, their mean
+        difficulty, and the share of them that the ten batches before it hold too, as the data are drawn at this step.
+
+        A function of seed and position like the prompts themselves: a run that goes on from a checkpoint needs no past.
+        """
+        taken, starts = self.take(cursor, count, step), [cursor - count * back for back in range(1, PAST_BATCHES + 1)]
+        batches = (self.take(max(0, start), count + min(0, start), step) for start in starts if start > -count)
+        before = {problem.key for batch in batches for problem in batch}
+        return (
+            sum(len(problem.prompt) for problem in taken) / count,
+            sum(len(problem.answer) for problem in taken) / count,
+            sum(map(difficulty, taken)) / count,
+            sum(problem.key in before for problem in taken) / count,
+        )
 
 
 def _replace(taken: list[Problem], cursor: int, share: float, passes: _Passes) -> None:

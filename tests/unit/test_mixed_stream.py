@@ -91,6 +91,34 @@ def test_of_two_parts_the_later_one_wins_and_each_has_its_own_time() -> None:
     assert set(later[::2]) <= set(HALF)
 
 
+@given(seed=seeds, cursor=cursors, count=counts, share=shares)
+def test_figures_are_those_of_the_prompts_that_are_taken(seed: int, cursor: int, count: int, share: float) -> None:
+    stream, task = mixed(share, seed), Addition()
+    taken = stream.take(cursor, count, STEP)
+    lengths, answers, difficulty, _ = stream.figures(cursor, count, STEP, task.difficulty)
+    assert lengths == sum(len(found.prompt) for found in taken) / count
+    assert answers == sum(len(found.answer) for found in taken) / count
+    assert difficulty == sum(task.difficulty(found) for found in taken) / count
+
+
+def test_repeats_are_those_of_ten_batches() -> None:
+    pool, task = Addition().pool(256, 0), Addition()
+
+    def repeated(stream: PromptStream, cursor: int) -> float:
+        return stream.figures(cursor, 8, STEP, task.difficulty)[3]
+
+    plain = PromptStream(pool, 0)
+    assert [repeated(plain, cursor) for cursor in range(0, 256, 8)] == [0.0] * 32
+    # The next pass may begin with what the one before has ended with.
+    ended = {found.key for found in plain.take(256 - 80, 80)}
+    begun = [found.key in ended for found in plain.take(256, 8)]
+    assert repeated(plain, 256) == sum(begun) / 8
+    few = PromptStream(pool, 0, [Part("few", pool[:16], lambda step: float(step.paid_step >= 5))])
+    assert repeated(few, 80) == 1.0
+    assert repeated(few, 0) == 0.0, "there is nothing before"
+    assert few.figures(80, 8, StepId(0, 2, 4), task.difficulty)[3] == 0.0, "the part has no share yet"
+
+
 @given(a=st.integers(10, 99), b=st.integers(10, 99))
 def test_difficulty_of_a_sum_counts_its_carries(a: int, b: int) -> None:
     ones = a % 10 + b % 10 > 9
@@ -159,8 +187,6 @@ def test_harder_half_is_no_easier_than_the_other() -> None:
     [
         (Even(), "equally hard"),
         (Plain(), "equally hard"),
-        (Broken(), "gave NaN"),
-        (Failing(), "raised ValueError: oops"),
     ],
 )
 def test_hard_prompts_of_a_task_that_cannot_tell_them_are_refused_before_start(task: Task, why: str) -> None:
@@ -169,6 +195,12 @@ def test_hard_prompts_of_a_task_that_cannot_tell_them_are_refused_before_start(t
     for hard in ("task.hard_share=0.5", "changes=['task.hard_share=0.5@9']"):
         with pytest.raises(TaskError, match=why):
             check_task(task, load_config(None, [*small, hard]))
+
+
+@pytest.mark.parametrize(("task", "why"), [(Broken(), "gave NaN"), (Failing(), "raised ValueError: oops")])
+def test_difficulty_that_is_none_is_refused_before_start(task: Task, why: str) -> None:
+    with pytest.raises(TaskError, match=why):
+        check_task(task, load_config(None, ["task.pool_size=64"]))
 
 
 def test_hard_share_follows_the_changes_of_the_configuration() -> None:

@@ -82,7 +82,8 @@ def _row(paid_step: int, value: float = 0.5) -> StepRow:
         values = {f.name: (value + i if f.type == "float" else i) for i, f in enumerate(dataclasses.fields(kind))}
         return kind(**values)
 
-    step, checks = StepId(1, paid_step - 2, paid_step), CheckMetrics(math.nan, 0.75, 1e-7, 1.0, 0.25, -0.5)
+    step = StepId(1, paid_step - 2, paid_step)
+    checks = CheckMetrics(math.nan, 0.75, 1e-7, 1.0, 0.25, -0.5, 6.0, 3.0, 1.5, 0.0625)
     return StepRow(step, 6, fill(BatchMetrics), fill(UpdateMetrics), fill(CreditMetrics), fill(Timings), checks)
 
 
