@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rftfm_ray.detection.asked import ASKED, FOLLOWING, DataShift
 from rftfm_ray.detection.detectors import level_of
 from rftfm_ray.detection.evidence import TELEMETRY
 from rftfm_ray.detection.fitting import RunSeries, fit
@@ -19,6 +20,8 @@ from rftfm_ray.faultbench.declared import references_gone
 from rftfm_ray.faultbench.plan import Entry, Kind
 
 Floats = NDArray[np.float64]
+WATCHED = (*TELEMETRY, *ASKED)
+_FOLLOWING = np.array([name in FOLLOWING for name in WATCHED])
 CellName = tuple[str, str, str]
 
 
@@ -65,37 +68,44 @@ class Cells:
         except KeyError:
             raise BenchError(f"There is no healthy run like {entry.name} to hold it against; make more.") from None
 
-    def residuals(self, run: Recorded, names: Sequence[str] = TELEMETRY) -> Floats:
-        """Residuals (N, names) in spreads around the step-matched mean; NaN where there is nothing to say.
+    def residuals(self, run: Recorded) -> Floats:
+        """Residuals (N, `TELEMETRY`) of a run; see `watched`."""
+        return self.watched(run)[:, : len(TELEMETRY)]
 
-        Beyond the profile's last step no healthy run has shown what is usual, and what a declared change moves is usual
-        no more: from there on they are those of the run against its own past, that of before the change forgotten,
-        with spreads that are never smaller than the profile's.
+    def watched(self, run: Recorded) -> Floats:
+        """Residuals (N, `WATCHED`) in spreads around the step-matched mean; NaN where there is nothing to say.
+
+        Beyond the profile's last step no healthy run has shown what is usual, and what a change moves, declared or
+        seen in the prompts, is usual no more: from there on they are those of the run against its own past, that of
+        before the change forgotten, with spreads that are never smaller than the profile's.
         """
-        profile, known, gone = self.profile(run.entry), levels(run, names), references_gone(run.entry)
-        found, spreads = np.full(known.shape, np.nan), np.ones(len(names))
-        for place, name in enumerate(names):
-            signal = profile.find(name)
-            if signal is None:
-                known[:, place] = np.nan
-                continue
+        profile, known = self.profile(run.entry), levels(run, WATCHED)
+        found, spreads = _against(profile, known)
+        # What no healthy run of the kind has measured is not judged.
+        known[:, np.isnan(spreads)] = np.nan
+        declared = references_gone(run.entry)
+        past, prompts = OwnPast(np.nan_to_num(spreads, nan=1.0)), DataShift()
+        gone, nothing = np.zeros(len(WATCHED), bool), np.zeros(len(WATCHED), bool)
+        for place, step in enumerate(known):
+            told = np.array([declared.get(name) == place + 1 for name in WATCHED]) if declared else nothing
+            gone |= told | (place >= profile.steps)
+            past.restart(told)
+            found[place] = np.where(gone, past.add(step, nothing), found[place])
+            if prompts.add(found[place, len(TELEMETRY) :]):
+                gone |= _FOLLOWING
+                past.restart(_FOLLOWING)
+                found[place, _FOLLOWING] = np.nan
+        return found
+
+
+def _against(profile: Profile, known: Floats) -> tuple[Floats, Floats]:
+    """Residuals (N, `WATCHED`) of levels against a profile, NaN beyond its end; and its spreads (`WATCHED`)."""
+    found, spreads = np.full(known.shape, np.nan), np.full(len(WATCHED), np.nan)
+    for place, name in enumerate(WATCHED):
+        signal = profile.find(name)
+        if signal is not None:
             mean, support = np.array(signal.mean), np.array(signal.support)
             within, spreads[place] = min(len(found), len(mean)), signal.spread
             scale = signal.spread * np.sqrt(1 + 1 / support[:within])
             found[:within, place] = (known[:within, place] - mean[:within]) / scale
-        first = np.array([min(profile.steps + 1, gone.get(name, len(found) + 1)) for name in names])
-        if (first <= len(found)).any():
-            own = _against_own_past(known, spreads, np.array([gone.get(name, 0) for name in names]))
-            later = np.arange(1, len(found) + 1)[:, None] >= first
-            found[later] = own[later]
-        return found
-
-
-def _against_own_past(known: Floats, spreads: Floats, restarts: NDArray[np.int64]) -> Floats:
-    """Residuals (N, names) of levels against the run's own past, which each signal forgets at a step (0: never)."""
-    past, nothing = OwnPast(spreads), np.zeros(len(spreads), bool)
-    found = np.empty_like(known)
-    for place, step in enumerate(known):
-        past.restart(restarts == place + 1)
-        found[place] = past.add(step, nothing)
-    return found
+    return found, spreads

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rftfm_ray.detection.bank import Bank, Sums, Template, build, correlation_of
+from rftfm_ray.detection.asked import ASKED
+from rftfm_ray.detection.bank import LARGEST, Bank, Sums, Template, build, correlation_of
 from rftfm_ray.detection.evidence import TELEMETRY
 from rftfm_ray.detection.limits import level_for, peaks
 from rftfm_ray.errors import BenchError
@@ -18,15 +19,27 @@ from rftfm_ray.faultbench.shifts import Kinds, kind_of, mean_shifts
 
 # Steps to a block of a run whose peaks are counted, and healthy steps to one false alarm of all directions together.
 BLOCK, FALSE_ALARM_STEPS = 10, 2000.0
+# Steps' worth of prompts that change nothing: what few runs show of how residuals follow them is not all true.
+RIDGE = 50.0
 
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What healthy runs of one kind have shown: the bank of what can be measured in them, and the level of each of its
-    directions."""
+    """What healthy runs of one kind have shown.
 
+    Attributes:
+        slopes: (`ASKED`, `TELEMETRY`) how residuals follow those of the prompts.
+        bank: the directions of what can be measured in them.
+        levels: of each direction.
+    """
+
+    slopes: Floats
     bank: Bank
     levels: Floats
+
+    def adjusted(self, residuals: Floats) -> Floats:
+        """Residuals (N, `TELEMETRY`) less what the prompts of each step explain, from (N, `WATCHED`)."""
+        return _adjusted(residuals, self.slopes)
 
 
 class BankScorer:
@@ -60,7 +73,7 @@ class BankScorer:
         for run in sound:
             others = [one for one in sound if one is not run and cell_of(one.entry) == cell_of(run.entry)]
             if len(others) >= 2:
-                found.append(Cells(others).residuals(run))
+                found.append(Cells(others).watched(run))
         return found
 
     def scores(self, run: Recorded) -> Floats:
@@ -72,19 +85,38 @@ class BankScorer:
         if self._cells is None:
             raise ValueError("fit it first")
         learnt = self._learnt[kind_of(run.entry)]
-        over = Sums(learnt.bank).over(self._cells.residuals(run)) / learnt.levels
+        over = Sums(learnt.bank).over(learnt.adjusted(self._cells.watched(run))) / learnt.levels
         names = [str(direction) for direction in learnt.bank.directions]
         return over.max(1), [names[place] for place in over.argmax(1).tolist()]
 
 
 def _learnt(residuals: Sequence[Floats], templates: Sequence[Template]) -> Learnt:
-    """From residuals of healthy runs, each against the profile of others."""
-    table = np.concatenate(residuals)
+    """From residuals (N, `WATCHED`) of healthy runs, each against the profile of others."""
+    slopes = _slopes(np.concatenate(residuals))
+    adjusted = [_adjusted(each, slopes) for each in residuals]
+    table = np.concatenate(adjusted)
     known = np.isfinite(table)
     squares = np.where(known, table, 0.0) ** 2
     spreads = np.sqrt(squares.sum(0) / np.maximum(known.sum(0), 1))
-    bank = build(TELEMETRY, np.asarray(known.any(0)), spreads, correlation_of(residuals), templates)
-    highest = np.concatenate([peaks(Sums(bank).over(each), BLOCK) for each in residuals])
+    bank = build(TELEMETRY, np.asarray(known.any(0)), spreads, correlation_of(adjusted), templates)
+    highest = np.concatenate([peaks(Sums(bank).over(each), BLOCK) for each in adjusted])
     per_step = 1 / FALSE_ALARM_STEPS / len(bank.directions)
     levels = [level_for(highest[:, place], BLOCK, per_step) for place in range(len(bank.directions))]
-    return Learnt(bank, np.array(levels))
+    return Learnt(slopes, bank, np.array(levels))
+
+
+def _slopes(table: Floats) -> Floats:
+    """Ridge regression (`ASKED`, `TELEMETRY`) of residuals on those of the prompts, over the steps that have both."""
+    asked = np.clip(np.nan_to_num(table[:, len(TELEMETRY) :], nan=0.0), -LARGEST, LARGEST)
+    found = np.zeros((len(ASKED), len(TELEMETRY)))
+    for place in range(len(TELEMETRY)):
+        there = np.isfinite(table[:, place])
+        x, y = asked[there], np.clip(table[there, place], -LARGEST, LARGEST)
+        found[:, place] = np.linalg.solve(x.T @ x + RIDGE * np.eye(len(ASKED)), x.T @ y)
+    return found
+
+
+def _adjusted(residuals: Floats, slopes: Floats) -> Floats:
+    own, asked = residuals[:, : len(TELEMETRY)], residuals[:, len(TELEMETRY) :]
+    explained: Floats = np.clip(np.nan_to_num(asked, nan=0.0), -LARGEST, LARGEST) @ slopes
+    return own - explained

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rftfm_ray.config import MadeChange
+from rftfm_ray.detection.asked import FOLLOWING
 from rftfm_ray.verdicts import DeclaredChange
 
 _REWARDS = ("reward_mean", "reward_std", "reward_min", "reward_q10", "reward_q50", "reward_q90", "reward_max")
@@ -18,7 +19,6 @@ _REPETITION = (
     "repeated_trigram_rate", "compress_ratio",
 )  # fmt: skip
 _ENDS = ("eos_rate", "stop_rate", "turn_limit_rate", "turns_mean", "empty_rate", "short_rate")
-_PROMPTS = ("prompt_length_mean", "answer_length_mean", "prompt_difficulty_mean", "prompt_repeat_rate")
 _CALLS = ("tool_call_count", "tool_calls_mean", "tool_unparsable_rate")
 
 SHIFTS: Mapping[str, tuple[str, ...]] = {
@@ -38,10 +38,7 @@ SHIFTS: Mapping[str, tuple[str, ...]] = {
         "correct_rate", "probe_sampled_accuracy", "sampled_gap", "probe_gap", "valid_rate", "kl_ref", *_REWARDS,
         *_LENGTHS, *_GROUPS, *_ADVANTAGES, *_ENTROPY, *_UPDATES, *_REPETITION, *_ENDS, *_CALLS,
     ),
-    "task.hard_share": (
-        "correct_rate", "sampled_gap", "probe_gap", "kl_ref", *_REWARDS, *_LENGTHS, *_GROUPS, *_ADVANTAGES, *_ENTROPY,
-        *_UPDATES, *_REPETITION, *_ENDS, *_CALLS, *_PROMPTS,
-    ),
+    "task.hard_share": FOLLOWING,
     "task.token_scale": (
         "correct_rate", "sampled_gap", "probe_gap", "grad_norm", *_REWARDS, *_LENGTHS, *_GROUPS, *_ADVANTAGES,
         *_REPETITION, *_ENDS, *_CALLS,

@@ -97,6 +97,38 @@ def test_scores_know_nothing_of_later_steps(scorer: BankScorer) -> None:
     np.testing.assert_allclose(scorer.scores(run)[:20], scorer.scores(early))
 
 
+def following(seed: int, *, longer: bool = False, asked: bool = False) -> Recorded:
+    """A run whose responses follow their right answers in length. They may grow over ten steps: because longer ones are
+    asked for, or all by themselves."""
+    run, rng = simulated(seed), np.random.default_rng([seed, 1])
+    growth = 3 * np.clip((np.arange(STEPS) - ONSET + 2) / 10, 0, 1) if longer else np.zeros(STEPS)
+    wanted = rng.normal(size=STEPS)
+    run.values[:, NAMES.index("answer_length_mean")] = 2.6 + 0.12 * (wanted + growth * asked)
+    run.values[:, NAMES.index("length_mean")] = 1 + 0.2 * (0.9 * wanted + 0.4 * rng.normal(size=STEPS) + growth)
+    return run
+
+
+def test_growth_that_is_asked_for_is_none_of_the_policy(threshold: float) -> None:
+    scorer = BankScorer()
+    scorer.fit([following(seed) for seed in range(24)])
+    alarmed = {
+        asked: sum(
+            scorer.scores(following(seed, longer=True, asked=asked)).max() >= 1.5 * threshold
+            for seed in range(5000, 5020)
+        )
+        for asked in (True, False)
+    }
+    assert alarmed[True] <= 1
+    assert alarmed[False] >= 18
+
+
+def test_what_was_declared_has_no_reference_any_more(scorer: BankScorer, threshold: float) -> None:
+    run = simulated(6000)
+    run.values[ONSET - 1 :, [NAMES.index(name) for name in ("reward_mean", "grad_norm")]] *= 10
+    told = replace(run, entry=replace(run.entry, inject=(f"reward_scale@{ONSET}",), kind=Kind.TWIN))
+    assert scorer.scores(run).max() > 3 * threshold > scorer.scores(told).max() * 2
+
+
 def test_beyond_the_profile_a_run_is_held_against_its_own_past(scorer: BankScorer, threshold: float) -> None:
     long = score_all(scorer, [simulated(seed, steps=200) for seed in range(4000, 4020)])
     # 4,000 steps that rise by 3 spreads in all; against the profile's last step all of them would alarm.
