@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.asked import ASKED, FOLLOWING, DataShift
 from rftfm_ray.detection.detectors import level_of
 from rftfm_ray.detection.evidence import TELEMETRY
 from rftfm_ray.detection.fitting import RunSeries, fit
-from rftfm_ray.detection.own_past import OwnPast
 from rftfm_ray.detection.profile import Profile
+from rftfm_ray.detection.residuals import COLUMNS, Residuals, Usual
 from rftfm_ray.detection.signals import INDEX, SIGNALS
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.dataset import NAMES, Recorded
@@ -20,8 +19,6 @@ from rftfm_ray.faultbench.declared import references_gone
 from rftfm_ray.faultbench.plan import Entry, Kind
 
 Floats = NDArray[np.float64]
-WATCHED = (*TELEMETRY, *ASKED)
-_FOLLOWING = np.array([name in FOLLOWING for name in WATCHED])
 CellName = tuple[str, str, str]
 
 
@@ -56,6 +53,7 @@ class Cells:
         for run in sound:
             by_cell.setdefault(cell_of(run.entry), []).append(series(run))
         self._profiles = {cell: fit(found) for cell, found in by_cell.items()}
+        self._usual: dict[CellName, Usual] = {}
 
     def profile(self, entry: Entry) -> Profile:
         """The profile that a run is held against.
@@ -69,43 +67,19 @@ class Cells:
             raise BenchError(f"There is no healthy run like {entry.name} to hold it against; make more.") from None
 
     def residuals(self, run: Recorded) -> Floats:
-        """Residuals (N, `TELEMETRY`) of a run; see `watched`."""
-        return self.watched(run)[:, : len(TELEMETRY)]
+        """Residuals (N, `TELEMETRY`) of a run; see `all_residuals`."""
+        return self.all_residuals(run)[:, : len(TELEMETRY)]
 
-    def watched(self, run: Recorded) -> Floats:
-        """Residuals (N, `WATCHED`) in spreads around the step-matched mean; NaN where there is nothing to say.
-
-        Beyond the profile's last step no healthy run has shown what is usual, and what a change moves, declared or
-        seen in the prompts, is usual no more: from there on they are those of the run against its own past, that of
-        before the change forgotten, with spreads that are never smaller than the profile's.
-        """
-        profile, known = self.profile(run.entry), levels(run, WATCHED)
-        found, spreads = _against(profile, known)
-        # What no healthy run of the kind has measured is not judged.
-        known[:, np.isnan(spreads)] = np.nan
-        declared = references_gone(run.entry)
-        past, prompts = OwnPast(np.nan_to_num(spreads, nan=1.0)), DataShift()
-        gone, nothing = np.zeros(len(WATCHED), bool), np.zeros(len(WATCHED), bool)
-        for place, step in enumerate(known):
-            told = np.array([declared.get(name) == place + 1 for name in WATCHED]) if declared else nothing
-            gone |= told | (place >= profile.steps)
-            past.restart(told)
-            found[place] = np.where(gone, past.add(step, nothing), found[place])
-            if prompts.add(found[place, len(TELEMETRY) :]):
-                gone |= _FOLLOWING
-                past.restart(_FOLLOWING)
-                found[place, _FOLLOWING] = np.nan
+    def all_residuals(self, run: Recorded) -> Floats:
+        """Residuals (N, `COLUMNS`) in spreads, as a guard that is told what was declared has them live."""
+        cell = cell_of(run.entry)
+        if cell not in self._usual:
+            self._usual[cell] = Usual(self.profile(run.entry))
+        residuals, declared = Residuals(self._usual[cell]), references_gone(run.entry)
+        known, found = levels(run, COLUMNS), np.full((len(run), len(COLUMNS)), np.nan)
+        for step in range(1, len(run) + 1):
+            told = [name for name, first in declared.items() if first == step]
+            if told:
+                residuals.forget(told)
+            found[step - 1] = residuals.add(step, known[step - 1])
         return found
-
-
-def _against(profile: Profile, known: Floats) -> tuple[Floats, Floats]:
-    """Residuals (N, `WATCHED`) of levels against a profile, NaN beyond its end; and its spreads (`WATCHED`)."""
-    found, spreads = np.full(known.shape, np.nan), np.full(len(WATCHED), np.nan)
-    for place, name in enumerate(WATCHED):
-        signal = profile.find(name)
-        if signal is not None:
-            mean, support = np.array(signal.mean), np.array(signal.support)
-            within, spreads[place] = min(len(found), len(mean)), signal.spread
-            scale = signal.spread * np.sqrt(1 + 1 / support[:within])
-            found[:within, place] = (known[:within, place] - mean[:within]) / scale
-    return found, spreads

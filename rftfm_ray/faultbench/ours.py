@@ -38,7 +38,7 @@ class Learnt:
     levels: Floats
 
     def adjusted(self, residuals: Floats) -> Floats:
-        """Residuals (N, `TELEMETRY`) less what the prompts of each step explain, from (N, `WATCHED`)."""
+        """Residuals (N, `TELEMETRY`) less what the prompts of each step explain, from (N, `COLUMNS`)."""
         return _adjusted(residuals, self.slopes)
 
 
@@ -73,7 +73,7 @@ class BankScorer:
         for run in sound:
             others = [one for one in sound if one is not run and cell_of(one.entry) == cell_of(run.entry)]
             if len(others) >= 2:
-                found.append(Cells(others).watched(run))
+                found.append(Cells(others).all_residuals(run))
         return found
 
     def scores(self, run: Recorded) -> Floats:
@@ -85,13 +85,13 @@ class BankScorer:
         if self._cells is None:
             raise ValueError("fit it first")
         learnt = self._learnt[kind_of(run.entry)]
-        over = Sums(learnt.bank).over(learnt.adjusted(self._cells.watched(run))) / learnt.levels
+        over = Sums(learnt.bank).over(learnt.adjusted(self._cells.all_residuals(run))) / learnt.levels
         names = [str(direction) for direction in learnt.bank.directions]
         return over.max(1), [names[place] for place in over.argmax(1).tolist()]
 
 
 def _learnt(residuals: Sequence[Floats], templates: Sequence[Template]) -> Learnt:
-    """From residuals (N, `WATCHED`) of healthy runs, each against the profile of others."""
+    """From residuals (N, `COLUMNS`) of healthy runs, each against the profile of others."""
     slopes = _slopes(np.concatenate(residuals))
     adjusted = [_adjusted(each, slopes) for each in residuals]
     table = np.concatenate(adjusted)

@@ -1,0 +1,92 @@
+"""A run's telemetry as residuals in spreads, step by step, live as in a recording. Pure; numpy, O(1) a step.
+
+Against the profile for as long as that says what is usual; against the run's own past beyond the profile's last step,
+and from a change on of which the guard was told, or which the prompts show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.asked import ASKED, FOLLOWING, DataShift
+from rftfm_ray.detection.detectors import level_of
+from rftfm_ray.detection.evidence import TELEMETRY
+from rftfm_ray.detection.own_past import OwnPast
+from rftfm_ray.detection.profile import Profile
+from rftfm_ray.detection.signals import INDEX, SIGNALS
+
+Floats = NDArray[np.float64]
+
+COLUMNS: tuple[str, ...] = (*TELEMETRY, *ASKED)
+"""Signals of a residual: telemetry, and then the prompts."""
+_SIGNALS = [SIGNALS[INDEX[name]] for name in COLUMNS]
+_PLACES = np.array([INDEX[name] for name in COLUMNS])
+_FOLLOWING = np.array([name in FOLLOWING for name in COLUMNS])
+_NOTHING = np.zeros(len(COLUMNS), bool)
+
+
+def levels_of(values: Sequence[float] | Floats) -> Floats:
+    """Levels (`COLUMNS`) on the scale that each signal is compared on, from a report's values; NaN where there is none
+    or it is no number."""
+    found: Floats = np.asarray(values, np.float64)[_PLACES]
+    for place in np.flatnonzero(np.isfinite(found)).tolist():
+        found[place] = level_of(_SIGNALS[place], float(found[place]))
+    found[~np.isfinite(found)] = np.nan
+    return found
+
+
+class Usual:
+    """What a profile calls usual, as arrays: means and scales (steps, `COLUMNS`), NaN where it has no such signal."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.steps = profile.steps
+        self.means, self.scales = (np.full((profile.steps, len(COLUMNS)), np.nan) for _ in range(2))
+        self.spreads = np.full(len(COLUMNS), np.nan)
+        for place, name in enumerate(COLUMNS):
+            signal = profile.find(name)
+            if signal is not None:
+                self.spreads[place] = signal.spread
+                self.means[:, place] = signal.mean
+                self.scales[:, place] = signal.spread * np.sqrt(1 + 1 / np.array(signal.support))
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        # Detectors are copied every few steps; what never changes need not be.
+        del memo
+        return self
+
+
+class Residuals:
+    """The residuals of one run."""
+
+    def __init__(self, usual: Usual) -> None:
+        self._usual = usual
+        self._known = np.isfinite(usual.spreads)
+        # No spread of the run's own is smaller than the profile's.
+        self._past = OwnPast(np.nan_to_num(usual.spreads, nan=1.0))
+        self._prompts = DataShift()
+        self._gone = np.zeros(len(COLUMNS), bool)
+
+    def forget(self, signals: Sequence[str]) -> None:
+        """A change was made on purpose: these signals have no reference any more, from the next step on."""
+        told = np.array([name in signals for name in COLUMNS])
+        self._gone = self._gone | told
+        self._past.restart(told)
+
+    def add(self, step: int, levels: Floats) -> Floats:
+        """Take the levels (`COLUMNS`) of a step, counted from 1; its residuals, NaN where there is nothing to say."""
+        # What no healthy run of the kind has measured is not judged.
+        levels = np.where(self._known, levels, np.nan)
+        own, beyond = self._past.add(levels, _NOTHING), step > self._usual.steps
+        if beyond:
+            self._gone = np.ones(len(COLUMNS), bool)
+        place = min(step, self._usual.steps) - 1
+        found = np.where(self._gone, own, (levels - self._usual.means[place]) / self._usual.scales[place])
+        if self._prompts.add(found[len(TELEMETRY) :]):
+            self._gone = self._gone | _FOLLOWING
+            self._past.restart(_FOLLOWING)
+            found[_FOLLOWING] = np.nan
+        return found
