@@ -68,25 +68,31 @@ class Residuals:
         # No spread of the run's own is smaller than the profile's.
         self._past = OwnPast(np.nan_to_num(usual.spreads, nan=1.0))
         self._prompts = DataShift()
-        self._gone = np.zeros(len(COLUMNS), bool)
+        self._alone = False
 
     def forget(self, signals: Sequence[str]) -> None:
-        """A change was made on purpose: these signals have no reference any more, from the next step on."""
-        told = np.array([name in signals for name in COLUMNS])
-        self._gone = self._gone | told
-        self._past.restart(told)
+        """A change was made on purpose: these signals have no reference any more, from the next step on.
+
+        The others go on against the run's own past too: what goes together must be held against one reference, and a
+        policy that learns on after a change is not where healthy runs are without it.
+        """
+        self._leave(np.array([name in signals for name in COLUMNS]))
+
+    def _leave(self, forgotten: NDArray[np.bool_]) -> None:
+        """Leave the profile for the run's own past, without that of some signals."""
+        if forgotten.any():
+            self._alone = True
+            self._past.restart(forgotten)
 
     def add(self, step: int, levels: Floats) -> Floats:
         """Take the levels (`COLUMNS`) of a step, counted from 1; its residuals, NaN where there is nothing to say."""
         # What no healthy run of the kind has measured is not judged.
         levels = np.where(self._known, levels, np.nan)
-        own, beyond = self._past.add(levels, _NOTHING), step > self._usual.steps
-        if beyond:
-            self._gone = np.ones(len(COLUMNS), bool)
-        place = min(step, self._usual.steps) - 1
-        found = np.where(self._gone, own, (levels - self._usual.means[place]) / self._usual.scales[place])
+        found = self._past.add(levels, _NOTHING)
+        self._alone = self._alone or step > self._usual.steps
+        if not self._alone:
+            found = (levels - self._usual.means[step - 1]) / self._usual.scales[step - 1]
         if self._prompts.add(found[len(TELEMETRY) :]):
-            self._gone = self._gone | _FOLLOWING
-            self._past.restart(_FOLLOWING)
+            self._leave(_FOLLOWING)
             found[_FOLLOWING] = np.nan
         return found
