@@ -33,7 +33,9 @@ LEAST_SHIFT = 0.3
 # A signal that healthy runs hardly move, against the spread that it is judged by: less would make an event an alarm.
 LEAST_SPREAD = 0.3
 # Share of the identity in a correlation: what is left of a signal when all others are given is never nothing.
-SHRUNK = 0.05
+SHRUNK = 0.1
+# Sums beyond this many levels say no more.
+CAP = 3.0
 
 
 class Sort(StrEnum):
@@ -104,24 +106,41 @@ class Bank:
 
 
 class Sums:
-    """The CUSUMs of a bank over one run, in nats: O(1) memory, one product of a matrix a step."""
+    """The CUSUMs of a bank over one run, in nats: O(1) memory, one product of a matrix a step.
 
-    def __init__(self, bank: Bank) -> None:
+    Args:
+        bank: its directions.
+        levels: (K) of them; no sum grows beyond `CAP` times its level, so that what has gone is seen to go. Without
+            levels sums grow without end.
+    """
+
+    def __init__(self, bank: Bank, levels: Floats | None = None) -> None:
         self._bank = bank
+        self._most = np.inf if levels is None else CAP * levels
         self.sums: Floats = np.zeros(len(bank.directions))
 
     def add(self, residuals: Floats) -> Floats:
         """Take a step's residuals (S); the sums (K)."""
-        self.sums = np.maximum(0.0, self.sums + self._bank.ratios(residuals[None])[0])
+        self.over(residuals[None])
         return self.sums
 
     def over(self, residuals: Floats) -> Floats:
         """The sums (N, K) of many steps (N, S), as `add` gives them one by one."""
         found = self._bank.ratios(residuals)
         for place, ratios in enumerate(found):
-            self.sums = np.maximum(0.0, self.sums + ratios)
+            self.sums = np.clip(self.sums + ratios, 0.0, self._most)
             found[place] = self.sums
         return found
+
+
+def covariance_of(residuals: Sequence[Floats]) -> Floats:
+    """Covariance (S, S) of healthy residuals (steps, S): their correlation, and spreads that are judged as at most 1,
+    because a profile's spread holds, and as at least `LEAST_SPREAD`."""
+    table = np.concatenate(residuals)
+    known = np.isfinite(table)
+    squares = np.where(known, table, 0.0) ** 2
+    spreads = np.clip(np.sqrt(squares.sum(0) / np.maximum(known.sum(0), 1)), LEAST_SPREAD, 1.0)
+    return correlation_of(residuals) * np.outer(spreads, spreads)
 
 
 def correlation_of(residuals: Sequence[Floats]) -> Floats:
@@ -154,23 +173,22 @@ def _positive(matrix: Floats) -> Floats:
 
 
 def build(
-    signals: Sequence[str], measured: NDArray[np.bool_], spreads: Floats, correlation: Floats,
-    templates: Sequence[Template],
+    signals: Sequence[str], measured: NDArray[np.bool_], covariance: Floats, templates: Sequence[Template],
+    like: Bank | None = None,
 ) -> Bank:  # fmt: skip
     """The bank of a run.
 
     Args:
         signals: S names.
         measured: (S) which of them the run has.
-        spreads: (S) standard deviation of healthy residuals; below 1 where a signal is judged by a floor.
-        correlation: (S, S) of healthy residuals.
+        covariance: (S, S) of healthy residuals.
         templates: of the faults that are known.
+        like: a bank with the same directions; a template that it has is kept however small.
     """
     places = np.flatnonzero(measured)
-    own_spreads = np.clip(spreads[places], LEAST_SPREAD, 1.0)
-    among = correlation[np.ix_(places, places)] * np.outer(own_spreads, own_spreads)
-    inverse, covariance = np.linalg.inv(among), np.eye(len(signals))
-    covariance[np.ix_(places, places)] = among
+    among, whole = covariance[np.ix_(places, places)], np.eye(len(signals))
+    inverse = np.linalg.inv(among)
+    whole[np.ix_(places, places)] = among
     directions, rows, sizes = list[Direction](), list[Floats](), list[float]()
 
     def add(direction: Direction, weights: Floats, size: float) -> None:
@@ -189,8 +207,9 @@ def build(
             add(Direction(Sort.RELATION, signals[at], side), side * left, SIZE)
     for template in templates:
         shift = np.where(np.abs(template.shift) < LEAST_SHIFT, 0.0, template.shift)[places]
-        weighted = inverse @ shift
+        weighted, direction = inverse @ shift, Direction(Sort.FAULT, template.name, 1)
         length = float(np.sqrt(weighted @ shift))
-        if length > LEAST_SHIFT:
-            add(Direction(Sort.FAULT, template.name, 1), weighted / length, min(length, LARGEST_SIZE))
-    return Bank(tuple(signals), tuple(directions), np.stack(rows), np.array(sizes), covariance)
+        wanted = length > LEAST_SHIFT if like is None else direction in like.directions
+        if wanted:
+            add(direction, weighted / length, min(length, LARGEST_SIZE))
+    return Bank(tuple(signals), tuple(directions), np.stack(rows), np.array(sizes), whole)

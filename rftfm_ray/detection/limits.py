@@ -15,6 +15,8 @@ TAIL = 0.8
 # Peaks of a sum of true log-likelihood ratios fall by e with every nat; none falls faster.
 SLOWEST = 1.0
 FEWEST = 20
+# A level that few peaks are held against, over the largest of them.
+SEEN = 2.0
 
 
 def peaks(sums: Floats, block: int) -> Floats:
@@ -33,8 +35,9 @@ def level_for(found: Floats, block: int, per_step: float) -> float:
     never taken to be below what theory gives.
     """
     if len(found) < FEWEST:
-        # Nothing to go by but theory: the maximum of a block exceeds h with block * e^-h at most.
-        return math.log(1 / per_step)
+        # Little to go by but theory: the maximum of a block exceeds h with block * e^-h at most. What was seen is no
+        # rare thing, though.
+        return max(math.log(1 / per_step), SEEN * float(found.max(initial=0.0)))
     start = float(np.quantile(found, TAIL))
     excess = found[found > start] - start
     mean = max(SLOWEST, float(excess.mean()) if len(excess) else 0.0)

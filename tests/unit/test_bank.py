@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.bank import Bank, Direction, Sort, Sums, Template, build, correlation_of
+from rftfm_ray.detection.bank import (
+    CAP,
+    Bank,
+    Direction,
+    Sort,
+    Sums,
+    Template,
+    build,
+    correlation_of,
+    covariance_of,
+)
 from rftfm_ray.detection.limits import level_for, levels_for, peaks
 
 Floats = NDArray[np.float64]
@@ -51,7 +61,7 @@ TEMPLATES = (Template("spread", SPREAD), Template("nothing", np.zeros(len(NAMES)
 def bank() -> Bank:
     """A bank from a hundred healthy runs."""
     correlation = correlation_of([healthy(seed) for seed in range(100)])
-    return build(NAMES, np.ones(len(NAMES), bool), np.ones(len(NAMES)), correlation, TEMPLATES)
+    return build(NAMES, np.ones(len(NAMES), bool), correlation, TEMPLATES)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +138,7 @@ def test_what_is_shifted_in_one_of_two_that_go_together_is_hardly_seen_without_r
 def test_gaps_say_nothing_and_what_is_not_measured_has_no_direction() -> None:
     measured = np.ones(12, bool)
     measured[3] = False
-    bank = build(NAMES, measured, np.ones(12), np.eye(12), TEMPLATES)
+    bank = build(NAMES, measured, np.eye(12), TEMPLATES)
     assert "s3" not in {direction.name for direction in bank.directions}
     assert (bank.weights[:, 3] == 0).all()
     gap = np.full(12, np.nan)
@@ -150,7 +160,7 @@ def test_what_is_missing_is_as_the_others_make_one_expect(bank: Bank) -> None:
     gapped[:, 1] = np.nan
     filled = bank.filled(gapped)
     assert (filled[:, [0, *range(2, 12)]] == run[:, [0, *range(2, 12)]]).all()
-    # It goes with the first signal at 0.97, of which the shrunken correlation keeps 0.92.
+    # It goes with the first signal at 0.97, of which the shrunken correlation keeps 0.87.
     assert np.corrcoef(filled[:, 1], run[:, 1])[0, 1] > 0.95
     # Taken for zero, the first would seem to have left it behind in healthy runs.
     relation = bank.directions.index(Direction(Sort.RELATION, "s0", 1))
@@ -158,8 +168,30 @@ def test_what_is_missing_is_as_the_others_make_one_expect(bank: Bank) -> None:
     assert left[0].std() < 1 < 2 < left[1].std()
 
 
+def test_sums_with_levels_stop_growing_and_come_back(bank: Bank, levels: Floats) -> None:
+    gone = np.concatenate([np.full((60, 12), 8.0), np.zeros((80, 12))])
+    capped, free = Sums(bank, levels).over(gone) / levels, Sums(bank).over(gone) / levels
+    assert capped.max() == pytest.approx(CAP)
+    assert (capped[-1] == 0).all()
+    assert free[-1].max() > 1
+
+
+def test_covariance_holds_spreads_of_at_most_one_and_at_least_a_few_tenths() -> None:
+    scale = np.array([3.0, 0.5, 0.01, *np.ones(9)])
+    found = np.sqrt(np.diag(covariance_of([healthy(seed) * scale for seed in range(20)])))
+    assert found[:3] == pytest.approx([1.0, 0.5, 0.3], abs=0.03)
+    assert found[3:] == pytest.approx(np.ones(9), abs=0.05)
+
+
+def test_a_bank_like_another_has_its_directions(bank: Bank) -> None:
+    weak = Template("spread", 0.31 * np.eye(12)[0])
+    wide = 9 * np.eye(12)
+    assert Direction(Sort.FAULT, "spread", 1) not in build(NAMES, np.ones(12, bool), wide, (weak,)).directions
+    assert build(NAMES, np.ones(12, bool), wide, (weak,), like=bank).directions == bank.directions
+
+
 def test_single_blip_of_any_size_counts_no_more_than_the_most() -> None:
-    bank = build(NAMES, np.ones(12, bool), np.ones(12), np.eye(12), ())
+    bank = build(NAMES, np.ones(12, bool), np.eye(12), ())
     blip = np.zeros(12)
     blip[0] = 1e6
     assert Sums(bank).add(blip).max() == Sums(bank).add(np.minimum(blip, 8.0)).max() < 20
@@ -172,6 +204,7 @@ def test_level_is_exceeded_as_seldom_as_asked_also_beyond_what_was_seen() -> Non
     assert np.median(found) == pytest.approx(-2 * np.log(40e-5), rel=0.1)
     assert level_for(np.zeros(400), 40, 1e-3) >= 3.0
     assert level_for(np.ones(5), 40, 1e-3) == pytest.approx(np.log(1000))
+    assert level_for(np.full(5, 30.0), 40, 1e-3) == 60, "what few runs have shown is not rare"
 
 
 def test_peaks_are_those_of_blocks() -> None:

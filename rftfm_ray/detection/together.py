@@ -1,0 +1,93 @@
+"""How healthy runs' signals go together, learnt from their residuals, and what departs from that. Pure; numpy.
+
+The bank of directions (`detection.bank`) needs the covariance of healthy residuals, how they follow the prompts, and a
+level for each direction. All three come from a few healthy runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.asked import ASKED
+from rftfm_ray.detection.bank import LARGEST, Bank, Sums, Template, build, covariance_of
+from rftfm_ray.detection.evidence import TELEMETRY
+from rftfm_ray.detection.limits import level_for, peaks
+
+Floats = NDArray[np.float64]
+
+# Steps to a block of a run whose peaks are counted, and healthy steps to one false alarm of all directions together.
+BLOCK, FALSE_ALARM_STEPS = 10, 2000.0
+# Steps' worth of prompts that change nothing: what few runs show of how residuals follow them is not all true.
+RIDGE = 50.0
+# Parts of the runs that are left out in turn: a covariance is too good for the runs that it was learnt from.
+FOLDS = 4
+FEWEST_RUNS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What healthy runs of one kind have shown.
+
+    Attributes:
+        slopes: (`ASKED`, `TELEMETRY`) how residuals follow those of the prompts.
+        bank: the directions of what can be measured in them.
+        levels: of each direction, reached once in `FALSE_ALARM_STEPS` by all of them.
+    """
+
+    slopes: Floats
+    bank: Bank
+    levels: Floats
+
+    def adjusted(self, residuals: Floats) -> Floats:
+        """Residuals (N, `TELEMETRY`) less what the prompts of each step explain, from (N, `COLUMNS`)."""
+        return _adjusted(residuals, self.slopes)
+
+    def sums(self) -> Sums:
+        """The sums of a new run."""
+        return Sums(self.bank, self.levels)
+
+
+def learn(residuals: Sequence[Floats], templates: Sequence[Template]) -> Together:
+    """From residuals (N, `COLUMNS`) of at least `FEWEST_RUNS` healthy runs, each against the profile of others."""
+    if len(residuals) < FEWEST_RUNS:
+        raise ValueError(f"{FEWEST_RUNS} healthy runs are needed, and there are {len(residuals)}")
+    measured = np.asarray(np.isfinite(np.concatenate(residuals)[:, : len(TELEMETRY)]).any(0))
+    slopes, covariance = _fitted(residuals)
+    bank = build(TELEMETRY, measured, covariance, templates)
+    highest = []
+    for fold in range(min(FOLDS, len(residuals))):
+        known = [run for place, run in enumerate(residuals) if place % FOLDS != fold]
+        left_out = [run for place, run in enumerate(residuals) if place % FOLDS == fold]
+        theirs, found = _fitted(known)
+        other = build(TELEMETRY, measured, found, templates, like=bank)
+        highest += [peaks(Sums(other).over(_adjusted(run, theirs)), BLOCK) for run in left_out]
+    table, per_step = np.concatenate(highest), 1 / FALSE_ALARM_STEPS / len(bank.directions)
+    levels = [level_for(table[:, place], BLOCK, per_step) for place in range(len(bank.directions))]
+    return Together(slopes, bank, np.array(levels))
+
+
+def _fitted(residuals: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """Slopes (`ASKED`, `TELEMETRY`), and the covariance (`TELEMETRY`, `TELEMETRY`) of what they leave."""
+    slopes = _slopes(np.concatenate(residuals))
+    return slopes, covariance_of([_adjusted(run, slopes) for run in residuals])
+
+
+def _slopes(table: Floats) -> Floats:
+    """Ridge regression of residuals on those of the prompts, over the steps at which a signal was measured."""
+    asked = np.clip(np.nan_to_num(table[:, len(TELEMETRY) :], nan=0.0), -LARGEST, LARGEST)
+    found = np.zeros((len(ASKED), len(TELEMETRY)))
+    for place in range(len(TELEMETRY)):
+        there = np.isfinite(table[:, place])
+        x, y = asked[there], np.clip(table[there, place], -LARGEST, LARGEST)
+        found[:, place] = np.linalg.solve(x.T @ x + RIDGE * np.eye(len(ASKED)), x.T @ y)
+    return found
+
+
+def _adjusted(residuals: Floats, slopes: Floats) -> Floats:
+    own, asked = residuals[:, : len(TELEMETRY)], residuals[:, len(TELEMETRY) :]
+    explained: Floats = np.clip(np.nan_to_num(asked, nan=0.0), -LARGEST, LARGEST) @ slopes
+    return own - explained
