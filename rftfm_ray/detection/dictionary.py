@@ -204,11 +204,12 @@ _CHECKS: tuple[_Row, ...] = (
     ("sampled_gap", "s4", LINEAR, "reward", 0.02, CHANNEL, 2, "correct_rate less probe_sampled_accuracy"),
 )
 
+# Where a pass over few problems ends, some of them come again soon.
 _PROMPTS: tuple[_Row, ...] = (
     ("prompt_length_mean", "s23", LINEAR, "characters", 0.1, DRIVER, 0, "mean length of the prompts"),
     ("answer_length_mean", "s23", LINEAR, "characters", 0.02, DRIVER, 0, "mean length of their known right answers"),
     ("prompt_difficulty_mean", "s23", LINEAR, "difficulty", 0.02, DRIVER, 0, "their mean difficulty, by the task"),
-    ("prompt_repeat_rate", "s23", RATE, "fraction", 0.06, DRIVER, 0, "those drawn in the last ten batches too"),
+    ("prompt_repeat_rate", "s23", RATE, "fraction", 0.2, DRIVER, 0, "those drawn in the last ten batches too"),
 )
 
 GROUPS: Mapping[str, tuple[Signal, ...]] = {

@@ -26,6 +26,7 @@ COLUMNS: tuple[str, ...] = (*TELEMETRY, *ASKED)
 _SIGNALS = [SIGNALS[INDEX[name]] for name in COLUMNS]
 _PLACES = np.array([INDEX[name] for name in COLUMNS])
 _FOLLOWING = np.array([name in FOLLOWING for name in COLUMNS])
+_TELEMETRY = np.arange(len(COLUMNS)) < len(TELEMETRY)
 _NOTHING = np.zeros(len(COLUMNS), bool)
 
 
@@ -68,7 +69,7 @@ class Residuals:
         # No spread of the run's own is smaller than the profile's.
         self._past = OwnPast(np.nan_to_num(usual.spreads, nan=1.0))
         self._prompts = DataShift()
-        self._alone = False
+        self._alone = np.zeros(len(COLUMNS), bool)
 
     def forget(self, signals: Sequence[str]) -> None:
         """A change was made on purpose: these signals have no reference any more, from the next step on.
@@ -81,17 +82,18 @@ class Residuals:
     def _leave(self, forgotten: NDArray[np.bool_]) -> None:
         """Leave the profile for the run's own past, without that of some signals."""
         if forgotten.any():
-            self._alone = True
+            # Prompts are drawn as before unless the change was one of theirs.
+            self._alone = self._alone | forgotten | _TELEMETRY
             self._past.restart(forgotten)
 
     def add(self, step: int, levels: Floats) -> Floats:
         """Take the levels (`COLUMNS`) of a step, counted from 1; its residuals, NaN where there is nothing to say."""
         # What no healthy run of the kind has measured is not judged.
         levels = np.where(self._known, levels, np.nan)
-        found = self._past.add(levels, _NOTHING)
-        self._alone = self._alone or step > self._usual.steps
-        if not self._alone:
-            found = (levels - self._usual.means[step - 1]) / self._usual.scales[step - 1]
+        own, beyond = self._past.add(levels, _NOTHING), step > self._usual.steps
+        self._alone = self._alone | beyond
+        place = 0 if beyond else step - 1
+        found = np.where(self._alone, own, (levels - self._usual.means[place]) / self._usual.scales[place])
         if self._prompts.add(found[len(TELEMETRY) :]):
             self._leave(_FOLLOWING)
             found[_FOLLOWING] = np.nan
