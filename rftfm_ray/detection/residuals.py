@@ -21,6 +21,9 @@ from rftfm_ray.detection.signals import INDEX, SIGNALS
 
 Floats = NDArray[np.float64]
 
+# A reference of the few steps before is worth less than one of many runs.
+OWN_WEIGHT = 0.85
+
 COLUMNS: tuple[str, ...] = (*TELEMETRY, *ASKED)
 """Signals of a residual: telemetry, and then the prompts."""
 _SIGNALS = [SIGNALS[INDEX[name]] for name in COLUMNS]
@@ -90,7 +93,7 @@ class Residuals:
         """Take the levels (`COLUMNS`) of a step, counted from 1; its residuals, NaN where there is nothing to say."""
         # What no healthy run of the kind has measured is not judged.
         levels = np.where(self._known, levels, np.nan)
-        own, beyond = self._past.add(levels, _NOTHING), step > self._usual.steps
+        own, beyond = OWN_WEIGHT * self._past.add(levels, _NOTHING), step > self._usual.steps
         self._alone = self._alone | beyond
         place = 0 if beyond else step - 1
         found = np.where(self._alone, own, (levels - self._usual.means[place]) / self._usual.scales[place])
