@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.profile import KEYS, Profile, differences, facts_of, read_profile
+from rftfm_ray.detection.together import restored
 from rftfm_ray.errors import CheckpointError, ProfileError, ResumeError
 from rftfm_ray.faults.catalogue import FaultSpec, check_faults
 from rftfm_ray.faults.twins import TwinSpec, check_twins, data_parts, expand, is_twin, parse_twin
@@ -97,6 +98,8 @@ def load_profile(config: RunConfig) -> Profile | None:
     path = Path(config.guard.profile).expanduser()
     try:
         profile = read_profile(path)
+        if profile.together is not None:
+            restored(profile.together)
     except ProfileError as error:
         raise ProfileError(f"guard.profile cannot be used: {error}") from None
     for key, theirs, ours in differences(profile.facts, facts_of(config)) if profile.facts is not None else ():

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,11 @@ class Bank:
     sizes: Floats
     covariance: Floats
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        # Detectors are copied every few steps; what never changes need not be.
+        del memo
+        return self
+
     def ratios(self, residuals: Floats) -> Floats:
         """Log-likelihood ratios (N, K) of steps' residuals (N, S); a residual that is NaN says nothing."""
         along = np.clip(self.filled(residuals) @ self.weights.T, -LARGEST, LARGEST)
@@ -123,6 +129,10 @@ class Sums:
         """Take a step's residuals (S); the sums (K)."""
         self.over(residuals[None])
         return self.sums
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.sums = np.zeros(len(self._bank.directions))
 
     def over(self, residuals: Floats) -> Floats:
         """The sums (N, K) of many steps (N, S), as `add` gives them one by one."""

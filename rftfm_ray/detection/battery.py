@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from rftfm_ray.config import RunConfig
+from rftfm_ray.detection.departure import DepartureDetector
 from rftfm_ray.detection.detectors import (
     BlowUpDetector,
     DeclaredRateDetector,
@@ -108,7 +109,12 @@ def battery(settings: WatchSettings) -> tuple[Detector, ...]:
         UpdateSizeDetector(threshold, settings.warmup),
         BlowUpDetector("kl_ref", large=0.5, factor=3.0),
         *notices,
+        *_departing(settings.profile),
     )  # fmt: skip
+
+
+def _departing(profile: Profile | None) -> tuple[Detector, ...]:
+    return () if profile is None or profile.together is None else (DepartureDetector(profile),)
 
 
 def _noticing(name: str, sides: tuple[int, ...], threshold: float, settings: WatchSettings) -> Detector:

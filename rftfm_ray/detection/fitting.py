@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors import level_of
-from rftfm_ray.detection.profile import MOST_RUNS, MOST_STEPS, Profile, RunFacts, SignalProfile
+from rftfm_ray.detection.profile import MOST_RUNS, MOST_STEPS, Profile, RunFacts, SignalProfile, TogetherProfile
+from rftfm_ray.detection.residuals import Residuals, Usual, levels_of
 from rftfm_ray.detection.signals import SIGNALS, Scale, Signal
+from rftfm_ray.detection.together import kept, learn
 from rftfm_ray.errors import ProfileError
 from rftfm_ray.verdicts import StepReport
 
@@ -32,6 +34,8 @@ FEWEST = 3
 """Residuals without which a signal is left out."""
 LATEST = 10
 """Step that runs must have begun by: what is before their first one is taken to be like it."""
+FEWEST_TOGETHER = 8
+"""Runs without which it is not said how signals go together; and parts that are left out in turn."""
 FREE_PER_RUN = 4
 """Independent values that a run is worth at most for the spread: runs differ as wholes too, in how fast they learn."""
 
@@ -98,6 +102,29 @@ def fit(runs: Sequence[RunSeries], facts: RunFacts | None = None) -> Profile:
         )
     _check_different(runs)
     return Profile(len(runs), steps, facts, tuple(fitted))
+
+
+def fit_together(runs: Sequence[RunSeries]) -> TogetherProfile | None:
+    """How the signals of healthy runs go together; None for fewer than `FEWEST_TOGETHER`.
+
+    Each run is held against a profile of others, as a new one will be: an eighth of them is left out in turn.
+    """
+    if len(runs) < FEWEST_TOGETHER:
+        return None
+    residuals: list[Floats] = []
+    for part in range(FEWEST_TOGETHER):
+        usual = Usual(fit([run for place, run in enumerate(runs) if place % FEWEST_TOGETHER != part]))
+        for run in runs[part::FEWEST_TOGETHER]:
+            table, watch, order = _table(run), Residuals(usual), np.argsort(run.steps)
+            found = [watch.add(int(run.steps[place]), levels_of(table[place])) for place in order.tolist()]
+            residuals.append(np.stack(found))
+    return kept(learn(residuals, ()))
+
+
+def _table(run: RunSeries) -> Floats:
+    """Values (N, signals) of a run in the order of a report."""
+    nothing = np.full(len(run.steps), np.nan)
+    return np.stack([run.values.get(signal.name, nothing) for signal in SIGNALS], axis=1)
 
 
 def _check_steps(run: RunSeries) -> None:

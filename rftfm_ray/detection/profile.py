@@ -160,8 +160,28 @@ class SignalProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class TogetherProfile:
+    """How S signals of healthy runs go together, in spreads; see `detection.together`.
+
+    Attributes:
+        signals: their names.
+        slopes: of each signal of the prompts, S numbers: how residuals follow it.
+        covariance: (S, S) of what that leaves.
+        levels: of the evidence for each direction, in nats, by its name.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    signals: tuple[str, ...]
+    slopes: tuple[tuple[float, ...], ...]
+    covariance: tuple[tuple[float, ...], ...]
+    levels: dict[str, _Positive]
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
-    """Healthy runs of one kind: how many, over how many steps, and their signals by name."""
+    """Healthy runs of one kind: how many, over how many steps, their signals by name, and how those go together, where
+    there were runs enough to tell."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -170,6 +190,7 @@ class Profile:
     facts: RunFacts | None
     signals: tuple[SignalProfile, ...]
     format: int = FORMAT
+    together: TogetherProfile | None = None
 
     def find(self, name: str) -> SignalProfile | None:
         """The profile of one signal; None when the runs did not measure it."""

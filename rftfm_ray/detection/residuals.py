@@ -21,6 +21,8 @@ from rftfm_ray.detection.signals import INDEX, SIGNALS
 
 Floats = NDArray[np.float64]
 
+# Squares of larger values are no numbers any more.
+LARGEST = 1e100
 # A reference of the few steps before is worth less than one of many runs.
 OWN_WEIGHT = 0.85
 
@@ -40,7 +42,7 @@ def levels_of(values: Sequence[float] | Floats) -> Floats:
     for place in np.flatnonzero(np.isfinite(found)).tolist():
         found[place] = level_of(_SIGNALS[place], float(found[place]))
     found[~np.isfinite(found)] = np.nan
-    return found
+    return np.clip(found, -LARGEST, LARGEST)
 
 
 class Usual:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.asked import ASKED
-from rftfm_ray.detection.bank import LARGEST, Bank, Sums, Template, build, covariance_of
+from rftfm_ray.detection.bank import LARGEST, Bank, Sort, Sums, Template, build, covariance_of
 from rftfm_ray.detection.evidence import TELEMETRY
 from rftfm_ray.detection.limits import level_for, peaks
+from rftfm_ray.detection.profile import AGAIN, TogetherProfile
+from rftfm_ray.errors import ProfileError
 
 Floats = NDArray[np.float64]
 
@@ -26,6 +29,8 @@ RIDGE = 50.0
 # Parts of the runs that are left out in turn: a covariance is too good for the runs that it was learnt from.
 FOLDS = 4
 FEWEST_RUNS = 3
+# Digits after the point that a file keeps.
+DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,11 @@ class Together:
     slopes: Floats
     bank: Bank
     levels: Floats
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        # Detectors are copied every few steps; what never changes need not be.
+        del memo
+        return self
 
     def adjusted(self, residuals: Floats) -> Floats:
         """Residuals (N, `TELEMETRY`) less what the prompts of each step explain, from (N, `COLUMNS`)."""
@@ -68,6 +78,45 @@ def learn(residuals: Sequence[Floats], templates: Sequence[Template]) -> Togethe
     table, per_step = np.concatenate(highest), 1 / FALSE_ALARM_STEPS / len(bank.directions)
     levels = [level_for(table[:, place], BLOCK, per_step) for place in range(len(bank.directions))]
     return Together(slopes, bank, np.array(levels))
+
+
+def kept(found: Together) -> TogetherProfile:
+    """What a profile file holds of it. Faults' directions stay out: they are no property of healthy runs."""
+    bank = found.bank
+    measured = {direction.name for direction in bank.directions}
+    places = [place for place, name in enumerate(bank.signals) if name in measured]
+    table, slopes = bank.covariance[np.ix_(places, places)], found.slopes[:, places]
+    levels = zip(bank.directions, found.levels.tolist(), strict=True)
+    return TogetherProfile(
+        signals=tuple(bank.signals[place] for place in places),
+        slopes=tuple(map(tuple, np.round(slopes, DIGITS).tolist())),
+        covariance=tuple(map(tuple, np.round(table, DIGITS).tolist())),
+        levels={str(one): round(level, DIGITS) for one, level in levels if one.sort is not Sort.FAULT},
+    )
+
+
+def restored(found: TogetherProfile) -> Together:
+    """From a profile file.
+
+    Raises:
+        ProfileError: when it is not what `kept` gives.
+    """
+    size = len(found.signals)
+    shapes = [len(row) for row in (*found.slopes, *found.covariance)] == [size] * (len(ASKED) + size)
+    if not size or not shapes or not set(found.signals) <= set(TELEMETRY) or len(set(found.signals)) < size:
+        raise ProfileError(f"The profile's `together` is damaged (its sizes or signals do not fit); {AGAIN}.")
+    places = [TELEMETRY.index(name) for name in found.signals]
+    slopes, covariance = np.zeros((len(ASKED), len(TELEMETRY))), np.eye(len(TELEMETRY))
+    slopes[:, places], covariance[np.ix_(places, places)] = found.slopes, found.covariance
+    if not np.allclose(covariance, covariance.T, atol=1e-9) or np.linalg.eigvalsh(covariance)[0] <= 0:
+        raise ProfileError(f"The profile's `together` is damaged (its covariance is none); {AGAIN}.")
+    measured = np.isin(np.arange(len(TELEMETRY)), places)
+    bank = build(TELEMETRY, measured, covariance, ())
+    try:
+        levels = np.array([found.levels[str(direction)] for direction in bank.directions])
+    except KeyError as error:
+        raise ProfileError(f"The profile's `together` is damaged (no level of {error}); {AGAIN}.") from None
+    return Together(slopes, bank, levels)
 
 
 def _fitted(residuals: Sequence[Floats]) -> tuple[Floats, Floats]:

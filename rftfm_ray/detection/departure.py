@@ -1,0 +1,90 @@
+"""The detector that watches how signals go together, live, against a profile that knows it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rftfm_ray.detection.bank import Direction, Sort
+from rftfm_ray.detection.detectors import Detector
+from rftfm_ray.detection.profile import Profile
+from rftfm_ray.detection.residuals import COLUMNS, Residuals, Usual, levels_of
+from rftfm_ray.detection.sequential import RECOVERED
+from rftfm_ray.detection.signals import value
+from rftfm_ray.detection.together import restored
+from rftfm_ray.verdicts import Evidence, StepReport, Symptom
+
+# Evidence over its level at which an alarm is raised: levels come from few runs.
+LIMIT = 1.5
+# Steps in a row in which the evidence that stands must fall for an alarm to be over: until it is gone takes far longer.
+BACK = 5
+
+
+class DepartureDetector(Detector):
+    """Raised when a signal, or what the others leave of it, departs from healthy runs; over when all of it is back.
+
+    While an alarm stands its one symptom names the direction that has most evidence.
+
+    Args:
+        profile: with `together`.
+    """
+
+    name = "departure"
+
+    def __init__(self, profile: Profile) -> None:
+        if profile.together is None:
+            raise ValueError("the profile does not know how signals go together")
+        self._together = restored(profile.together)
+        self._residuals, self._sums = Residuals(Usual(profile)), self._together.sums()
+        self._zero = np.zeros(len(self._together.levels), np.int64)
+        self._raised, self._falling = False, 0
+
+    def observe(self, report: StepReport) -> Sequence[Symptom]:
+        step = report.id.step
+        residuals = self._residuals.add(step, levels_of(report.values))
+        before = self._sums.sums
+        over = self._sums.add(self._together.adjusted(residuals[None])[0]) / self._together.levels
+        self._zero = np.where(over > 0, self._zero, step)
+        standing = over > RECOVERED * LIMIT
+        falls = bool(self._sums.sums[standing].sum() < before[standing].sum())
+        self._falling = self._falling + 1 if falls else 0
+        if self._raised and self._falling >= BACK:
+            self._begin_anew()
+            return []
+        place = int(over.argmax())
+        self._raised = self._raised or bool(over[place] >= LIMIT)
+        return [self._symptom(report, place, float(residuals[self._column(place)]))] if self._raised else []
+
+    def _begin_anew(self) -> None:
+        self._sums.clear()
+        self._raised, self._falling = False, 0
+
+    def _column(self, place: int) -> int:
+        return COLUMNS.index(self._together.bank.directions[place].name)
+
+    def _symptom(self, report: StepReport, place: int, residual: float) -> Symptom:
+        direction = self._together.bank.directions[place]
+        # A sum that has just come down to nothing, while others still stand, has no step of its own to name.
+        onset = min(int(self._zero[place]) + 1, report.id.step)
+        return Symptom(
+            self.name, direction.name, Evidence.TELEMETRY, alarm=True, direction=direction.side,
+            value=value(report, direction.name), reference=float("nan"), score=float(self._sums.sums[place]),
+            onset=onset, onset_low=max(1, onset - 1), reason=_reason(direction, residual, onset),
+        )  # fmt: skip
+
+    def forget(self, signals: Sequence[str], step: int) -> None:
+        del step
+        self._residuals.forget(signals)
+        self.settle(signals)
+
+    def settle(self, signals: Sequence[str]) -> None:
+        if any(name in COLUMNS for name in signals):
+            self._begin_anew()
+
+
+def _reason(direction: Direction, residual: float, onset: int) -> str:
+    way = "above" if direction.side > 0 else "below"
+    if direction.sort is Sort.RELATION:
+        return f"{direction.name} has been {way} what the other signals make one expect since step {onset}"
+    return f"{direction.name} is {abs(residual):.1f} spreads {way} healthy runs, and has been {way} since step {onset}"
