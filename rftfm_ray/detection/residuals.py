@@ -30,9 +30,7 @@ COLUMNS: tuple[str, ...] = (*TELEMETRY, *ASKED)
 """Signals of a residual: telemetry, and then the prompts."""
 _SIGNALS = [SIGNALS[INDEX[name]] for name in COLUMNS]
 _PLACES = np.array([INDEX[name] for name in COLUMNS])
-_FOLLOWING = np.array([name in FOLLOWING for name in COLUMNS])
-_TELEMETRY = np.arange(len(COLUMNS)) < len(TELEMETRY)
-_NOTHING = np.zeros(len(COLUMNS), bool)
+_FOLLOWING = np.array([name in FOLLOWING for name in TELEMETRY])
 
 
 def levels_of(values: Sequence[float] | Floats) -> Floats:
@@ -65,41 +63,81 @@ class Usual:
         return self
 
 
+class _Part:
+    """Some of the columns of one run: against the profile, or from some step on against their own past."""
+
+    def __init__(self, usual: Usual, part: slice) -> None:
+        self._usual, self._part = usual, part
+        self.columns = COLUMNS[part]
+        spreads = usual.spreads[part]
+        # What no healthy run of the kind has measured is not judged.
+        self._known = np.isfinite(spreads)
+        # No spread of the run's own is smaller than the profile's.
+        self._past = OwnPast(np.nan_to_num(spreads, nan=1.0))
+        self._nothing = np.zeros(len(spreads), bool)
+        self._alone = False
+
+    def leave(self, forgotten: NDArray[np.bool_]) -> None:
+        """Leave the profile for the run's own past, without that of some signals."""
+        self._alone = True
+        self._past.restart(forgotten)
+
+    def add(self, step: int, levels: Floats) -> Floats:
+        """Take the levels of a step; its residuals."""
+        levels = np.where(self._known, levels, np.nan)
+        own = OWN_WEIGHT * self._past.add(levels, self._nothing)
+        self._alone = self._alone or step > self._usual.steps
+        if self._alone:
+            return own
+        found: Floats = (levels - self._usual.means[step - 1, self._part]) / self._usual.scales[step - 1, self._part]
+        return found
+
+
+class Prompts:
+    """What is asked in one run, and whether that has changed."""
+
+    def __init__(self, usual: Usual) -> None:
+        self._part, self._shift = _Part(usual, slice(len(TELEMETRY), None)), DataShift()
+
+    def forget(self, signals: Sequence[str]) -> None:
+        """A change was made on purpose. Prompts are drawn as before unless it was one of theirs."""
+        told = np.array([name in signals for name in ASKED])
+        if told.any():
+            self._part.leave(told)
+
+    def add(self, step: int, levels: Floats) -> tuple[Floats, bool]:
+        """Take the levels (`COLUMNS`) of a step: residuals (`ASKED`), and whether a change is certain by now. What
+        follows is held against the prompts of since then."""
+        found = self._part.add(step, levels[len(TELEMETRY) :])
+        changed = self._shift.add(found)
+        if changed:
+            self._part.leave(np.ones(len(ASKED), bool))
+            found = np.full(len(ASKED), np.nan)
+        return found, changed
+
+
 class Residuals:
     """The residuals of one run."""
 
     def __init__(self, usual: Usual) -> None:
-        self._usual = usual
-        self._known = np.isfinite(usual.spreads)
-        # No spread of the run's own is smaller than the profile's.
-        self._past = OwnPast(np.nan_to_num(usual.spreads, nan=1.0))
-        self._prompts = DataShift()
-        self._alone = np.zeros(len(COLUMNS), bool)
+        self._part, self._prompts = _Part(usual, slice(len(TELEMETRY))), Prompts(usual)
 
     def forget(self, signals: Sequence[str]) -> None:
         """A change was made on purpose: these signals have no reference any more, from the next step on.
 
-        The others go on against the run's own past too: what goes together must be held against one reference, and a
-        policy that learns on after a change is not where healthy runs are without it.
+        All other telemetry goes on against the run's own past too: what goes together must be held against one
+        reference, and a policy that learns on after a change is not where healthy runs are without it.
         """
-        self._leave(np.array([name in signals for name in COLUMNS]))
-
-    def _leave(self, forgotten: NDArray[np.bool_]) -> None:
-        """Leave the profile for the run's own past, without that of some signals."""
-        if forgotten.any():
-            # Prompts are drawn as before unless the change was one of theirs.
-            self._alone = self._alone | forgotten | _TELEMETRY
-            self._past.restart(forgotten)
+        self._prompts.forget(signals)
+        told = np.array([name in signals for name in COLUMNS])
+        if told.any():
+            self._part.leave(told[: len(TELEMETRY)])
 
     def add(self, step: int, levels: Floats) -> Floats:
         """Take the levels (`COLUMNS`) of a step, counted from 1; its residuals, NaN where there is nothing to say."""
-        # What no healthy run of the kind has measured is not judged.
-        levels = np.where(self._known, levels, np.nan)
-        own, beyond = OWN_WEIGHT * self._past.add(levels, _NOTHING), step > self._usual.steps
-        self._alone = self._alone | beyond
-        place = 0 if beyond else step - 1
-        found = np.where(self._alone, own, (levels - self._usual.means[place]) / self._usual.scales[place])
-        if self._prompts.add(found[len(TELEMETRY) :]):
-            self._leave(_FOLLOWING)
+        found = self._part.add(step, levels[: len(TELEMETRY)])
+        asked, changed = self._prompts.add(step, levels)
+        if changed:
+            self._part.leave(_FOLLOWING)
             found[_FOLLOWING] = np.nan
-        return found
+        return np.concatenate([found, asked])

@@ -7,8 +7,10 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from rftfm_ray.detection.asked import FOLLOWING
 from rftfm_ray.detection.battery import WatchSettings, battery
 from rftfm_ray.detection.detectors import Detector
+from rftfm_ray.detection.residuals import Prompts, Usual, levels_of
 from rftfm_ray.diagnosis.classify import diagnose
 from rftfm_ray.verdicts import Assessment, DeclaredChange, StepReport, Symptom
 
@@ -24,8 +26,9 @@ class Watch:
     def __init__(self, settings: WatchSettings, detectors: Sequence[Detector] | None = None) -> None:
         self._settings = settings
         self._detectors = list(battery(settings) if detectors is None else detectors)
+        self._prompts = None if settings.profile is None else Prompts(Usual(settings.profile))
         self._disabled: list[tuple[str, str]] = []
-        self._kept: OrderedDict[int, list[Detector]] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[list[Detector], Prompts | None]] = OrderedDict()
         self._keep(0)
 
     @property
@@ -35,6 +38,9 @@ class Watch:
 
     def assess(self, report: StepReport) -> Assessment:
         """Judge one report. A detector that raises is disabled, and the assessment says so once."""
+        if self._prompts is not None and self._prompts.add(report.id.step, levels_of(report.values))[1]:
+            # Nobody has declared it, and it is no fault: what follows from the prompts has no reference any more.
+            self._forget(FOLLOWING, report.id.step)
         symptoms: list[Symptom] = []
         for detector in list(self._detectors):
             try:
@@ -48,24 +54,30 @@ class Watch:
 
     def declare(self, change: DeclaredChange) -> None:
         """A change was made on purpose: its signals lose their reference, everything else is judged on."""
+        if self._prompts is not None:
+            self._prompts.forget(change.signals)
+        self._forget(change.signals, change.step, change.settled)
+
+    def _forget(self, signals: Sequence[str], step: int, settled: Sequence[str] = ()) -> None:
         for detector in list(self._detectors):
             try:
-                detector.forget(change.signals, change.step)
-                detector.settle(change.settled)
+                detector.forget(signals, step)
+                detector.settle(settled)
             except Exception as error:  # noqa: BLE001 - as above
                 self._disable(detector, f"{type(error).__name__}: {error}")
 
     def rewind(self, step: int) -> None:
         """Go back to where the detectors stood after `step`, or at the newest kept step before it."""
         known = [kept for kept in self._kept if kept <= step]
-        chosen = self._kept[max(known) if known else min(self._kept)]
+        chosen, prompts = self._kept[max(known) if known else min(self._kept)]
         for later in [kept for kept in self._kept if kept > step]:
             del self._kept[later]
         names = set(self.active)
         self._detectors = [copy.deepcopy(d) for d in chosen if d.name in names]
+        self._prompts = copy.deepcopy(prompts)
 
     def _keep(self, step: int) -> None:
-        self._kept[step] = copy.deepcopy(self._detectors)
+        self._kept[step] = copy.deepcopy((self._detectors, self._prompts))
         # One more than the learner keeps: its snapshot of a step is taken before the step is judged.
         while len(self._kept) > self._settings.keep + 1:
             self._kept.popitem(last=False)

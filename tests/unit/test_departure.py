@@ -14,18 +14,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rftfm_ray.detection.battery import WatchSettings
 from rftfm_ray.detection.departure import DepartureDetector
 from rftfm_ray.detection.fitting import fit, fit_together, series_of
 from rftfm_ray.detection.profile import Profile, parse_profile
 from rftfm_ray.detection.residuals import COLUMNS
 from rftfm_ray.detection.signals import INDEX
 from rftfm_ray.detection.together import restored
+from rftfm_ray.diagnosis.watch import Watch
 from rftfm_ray.errors import ProfileError
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport, Symptom
 from tests.unit.doubles import recorded_runs
 
 LEARNT, ONSET = 12, 20
+# What other prompts look like.
+ASKED = {"answer_length_mean": 0.4, "prompt_difficulty_mean": 0.6}
 RUNS = [list(run.reports()) for run in recorded_runs(2)]
 
 
@@ -98,6 +102,31 @@ def test_what_was_declared_is_no_departure(profile: Profile) -> None:
     assert told(detector, changed[: ONSET - 1]) == {}
     detector.forget(("length_mean", "length_q50", "length_q90"), ONSET)
     assert told(detector, changed[ONSET - 1 :]) == {}
+
+
+LONGER = {"length_mean": 0.5, "length_q50": 0.5, "length_q90": 0.5}
+SETTINGS = WatchSettings(warmup=5, false_alarm_steps=10_000, noise=0.001, probe_size=256, keep_every=5, keep=8)
+
+
+def test_what_follows_other_prompts_opens_nothing_and_what_does_not_does(profile: Profile) -> None:
+    named = {}
+    for asked in (True, False):
+        watch = Watch(replace(SETTINGS, profile=profile))
+        run = moved(RUNS[-1], ONSET, **LONGER)
+        found = [watch.assess(report).diagnosis for report in (moved(list(run), ONSET - 1, **ASKED) if asked else run)]
+        named[asked] = [each.code for each in found if each is not None]
+    assert named[True] == []
+    assert "PG-3L" in named[False]
+
+
+def test_prompts_go_back_with_the_run(profile: Profile) -> None:
+    watch = Watch(replace(SETTINGS, profile=profile))
+    for report in moved(RUNS[-1], ONSET, **ASKED):
+        watch.assess(report)
+    watch.rewind(ONSET - 5)
+    # The same steps once more, as ever: against the profile again, which knows what is usual.
+    found = [watch.assess(report).diagnosis for report in moved(RUNS[-1][ONSET - 5 :], ONSET, **LONGER)]
+    assert any(each is not None for each in found)
 
 
 def test_settled_evidence_begins_anew(profile: Profile) -> None:
