@@ -49,7 +49,8 @@ def verify(
     for one in compare(data, sample, draw):
         wrong += not one.is_same
         alarms = "" if one.alarms is None else f", alarms {_listed(one.alarms[0])} and {_listed(one.alarms[1])}"
-        said = f"differs in {one.differs}" if one.differs else "the same rows"
+        rounded = f" but for rounding ({one.apart:.2g} of what counts)" if one.apart else ", bit for bit"
+        said = f"differs in {one.differs}" if one.differs else f"the same rows{rounded}"
         console.print(f"{one.name}: {said}{alarms}", highlight=False)
     if wrong:
         raise typer.Exit(1)

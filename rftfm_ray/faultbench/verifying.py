@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +12,18 @@ import numpy as np
 import ray
 
 from rftfm_ray.cluster import connect
-from rftfm_ray.faultbench.dataset import NAMES, TIMES, Recorded, Rows, read_bench
+from rftfm_ray.detection.signals import SIGNALS
+from rftfm_ray.faultbench.cells import levels
+from rftfm_ray.faultbench.dataset import TIMES, Recorded, read_bench
 from rftfm_ray.faultbench.frozen import FROZEN, read_frozen, split_of
 from rftfm_ray.faultbench.generate import config_of, outcome_of, rows_of
 from rftfm_ray.faultbench.lab import Lab
 from rftfm_ray.faultbench.ours import BankScorer
 from rftfm_ray.faultbench.plan import Split
 from rftfm_ray.faultbench.scoring import alarms_of
+
+# Of a signal's floor: what rounding can do and no event does.
+ROUNDING = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +32,14 @@ class Again:
 
     Attributes:
         name: of the run.
-        differs: the first thing of its rows or effects that differs; empty where nothing does.
+        differs: the first thing of its rows or effects that differs by more than rounding; empty where nothing does.
+        apart: the largest difference, in floors of the signals; 0 where all is the same bit for bit.
         alarms: steps of the alarms of the recorded run and of the new one, None before thresholds have been set.
     """
 
     name: str
     differs: str
+    apart: float
     alarms: tuple[tuple[int, ...], tuple[int, ...]] | None
 
     @property
@@ -55,11 +63,11 @@ def verify(folder: Path, sample: int, draw: int) -> Iterator[Again]:
             with Lab() as lab:
                 course = lab.run(config_of(run.entry), run.entry.inject, may_fail=True)
             again = Recorded(run.entry, outcome_of(course), rows_of(course))
-            differs = difference(run.values, again.values)
+            differs, apart = difference(run, again)
             if not differs and again.outcome != run.outcome:
                 differs = "the steps of its effects"
             both = None if watching is None else (watching.alarms(run), watching.alarms(again))
-            yield Again(run.entry.name, differs, both)
+            yield Again(run.entry.name, differs, apart, both)
     finally:
         if ours:
             ray.shutdown()
@@ -86,12 +94,25 @@ class Watching:
         return tuple(alarm.raised for alarm in alarms_of(self._scorer.scores(run), self._threshold))
 
 
-def difference(one: Rows, other: Rows) -> str:
-    """The first difference of two runs in what a seed determines; empty where there is none."""
+def difference(one: Recorded, other: Recorded) -> tuple[str, float]:
+    """What a seed determines, in two runs: the first thing that differs, empty where nothing does, and how far they are
+    apart at most, in floors of the signals.
+
+    A processor of another kind adds in another order. As long as no token is drawn otherwise for it, all that differs
+    is the last digits: less than `ROUNDING` of the smallest change that ever counts.
+    """
     if len(one) != len(other):
-        return f"its steps, {len(one)} and {len(other)}"
-    for place, name in enumerate(NAMES):
-        if name not in TIMES and one[:, place].tobytes() != other[:, place].tobytes():
-            steps = np.flatnonzero(~((one[:, place] == other[:, place]) | np.isnan(one[:, place] + other[:, place])))
-            return f"{name} from step {int(steps[0]) + 1 if len(steps) else 0} on"
-    return ""
+        return f"its steps, {len(one)} and {len(other)}", math.inf
+    signals = [signal for signal in SIGNALS if signal.name not in TIMES]
+    names, floors = [signal.name for signal in signals], np.array([signal.floor for signal in signals])
+    here, there = levels(one, names), levels(other, names)
+    apart = np.nan_to_num(np.abs(here - there), nan=0.0) / floors
+    # What is no number must be the same kind of none.
+    raw = [np.stack([run.signal(name) for name in names], axis=1) for run in (one, other)]
+    alike = (np.isnan(raw[0]) == np.isnan(raw[1])) & (np.isfinite(raw[0]) == np.isfinite(raw[1]))
+    apart[~alike] = np.inf
+    wrong = np.argwhere(apart > ROUNDING)
+    if len(wrong):
+        step, place = wrong[0].tolist()
+        return f"{names[place]} from step {step + 1} on", float(apart.max())
+    return "", float(apart.max(initial=0.0))

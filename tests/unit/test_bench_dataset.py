@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from rftfm_ray.faultbench.dataset import (
     TIMES,
     Outcome,
     Record,
+    Recorded,
+    Rows,
     is_complete,
     read_bench,
     read_records,
@@ -159,12 +162,28 @@ def test_manifest_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
         read_bench(tmp_path)
 
 
-def test_first_difference_of_two_runs_is_named() -> None:
-    rows = rows_for(HEALTHY)
-    assert difference(rows, rows.copy()) == ""
-    assert difference(rows, rows[:-1]) == "its steps, 8 and 7"
+def test_first_difference_of_two_runs_is_named_and_rounding_is_none() -> None:
+    rows, entropy = np.full((8, len(NAMES)), 0.5, np.float32), NAMES.index("entropy")
+
+    def of(values: Rows) -> Recorded:
+        return Recorded(HEALTHY, Outcome((), ()), values)
+
+    assert difference(of(rows), of(rows.copy())) == ("", 0.0)
+    assert difference(of(rows), of(rows[:-1])) == ("its steps, 8 and 7", math.inf)
     other = rows.copy()
     other[:, NAMES.index(TIMES[0])] = 5
-    assert difference(rows, other) == ""
-    other[4, NAMES.index("entropy")] += 1e-6
-    assert difference(rows, other) == "entropy from step 5 on"
+    assert difference(of(rows), of(other)) == ("", 0.0)
+    # Another processor adds in another order.
+    other[4, entropy] += np.float32(1e-6)
+    differs, apart = difference(of(rows), of(other))
+    assert differs == ""
+    assert 0 < apart < 1e-3
+    # One trajectory of 128 is an event.
+    other[5, NAMES.index("correct_rate")] += 1 / 128
+    assert difference(of(rows), of(other))[0] == "correct_rate from step 6 on"
+    for nothing in (np.nan, np.inf):
+        other = rows.copy()
+        other[2, entropy] = nothing
+        assert difference(of(rows), of(other))[0] == "entropy from step 3 on"
+    rows[2, entropy] = np.nan
+    assert difference(of(rows), of(other))[0] == "entropy from step 3 on", "infinite is not the same as none"

@@ -131,9 +131,9 @@ def test_a_run_made_once_more_is_compared_by_its_alarms_too(bench: Path) -> None
     run = next(run for run in runs if run.entry.level == "easy" and run.entry.onset > 10 and watching.alarms(run))
     name, raised = run.entry.name, watching.alarms(run)
     assert watching.alarms(replace(run, values=healthy[run.entry.seed])) != raised
-    assert Again(name, "", (raised, raised)).is_same
-    assert not Again(name, "", (raised, ())).is_same
-    assert not Again(name, "its steps, 8 and 7", None).is_same
+    assert Again(name, "", 0.0, (raised, raised)).is_same
+    assert not Again(name, "", 0.0, (raised, ())).is_same
+    assert not Again(name, "its steps, 8 and 7", 0.0, None).is_same
 
 
 def test_a_detector_of_one_s_own_is_scored_from_the_command_line(bench: Path) -> None:
