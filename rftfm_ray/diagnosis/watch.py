@@ -16,6 +16,9 @@ from rftfm_ray.verdicts import Assessment, DeclaredChange, StepReport, Symptom
 
 logger = logging.getLogger(__name__)
 
+PROMPTS = "prompts_changed"
+"""What notices that nobody's prompts are those of the profile is called in `Assessment.disabled`."""
+
 
 class Watch:
     """Runs the detectors over a run's reports and names what they find.
@@ -38,7 +41,7 @@ class Watch:
 
     def assess(self, report: StepReport) -> Assessment:
         """Judge one report. A detector that raises is disabled, and the assessment says so once."""
-        if self._prompts is not None and self._prompts.add(report.id.step, levels_of(report.values))[1]:
+        if self._prompts_changed(report):
             # Nobody has declared it, and it is no fault: what follows from the prompts has no reference any more.
             self._forget(FOLLOWING, report.id.step)
         symptoms: list[Symptom] = []
@@ -46,7 +49,7 @@ class Watch:
             try:
                 symptoms += detector.observe(report)
             except Exception as error:  # noqa: BLE001 - an evaluator's failure must not end a run
-                self._disable(detector, f"{type(error).__name__}: {error}")
+                self._disable(detector, error)
         if self._settings.keep_every and report.id.step % self._settings.keep_every == 0:
             self._keep(report.id.step)
         disabled, self._disabled = tuple(self._disabled), []
@@ -55,8 +58,24 @@ class Watch:
     def declare(self, change: DeclaredChange) -> None:
         """A change was made on purpose: its signals lose their reference, everything else is judged on."""
         if self._prompts is not None:
-            self._prompts.forget(change.signals)
+            try:
+                self._prompts.forget(change.signals)
+            except Exception as error:  # noqa: BLE001 - as below
+                self._without_prompts(error)
         self._forget(change.signals, change.step, change.settled)
+
+    def _prompts_changed(self, report: StepReport) -> bool:
+        if self._prompts is None:
+            return False
+        try:
+            return self._prompts.add(report.id.step, levels_of(report.values))[1]
+        except Exception as error:  # noqa: BLE001 - an evaluator's failure must not end a run
+            self._without_prompts(error)
+            return False
+
+    def _without_prompts(self, error: Exception) -> None:
+        self._prompts = None
+        self._say_disabled(PROMPTS, error)
 
     def _forget(self, signals: Sequence[str], step: int, settled: Sequence[str] = ()) -> None:
         for detector in list(self._detectors):
@@ -64,7 +83,7 @@ class Watch:
                 detector.forget(signals, step)
                 detector.settle(settled)
             except Exception as error:  # noqa: BLE001 - as above
-                self._disable(detector, f"{type(error).__name__}: {error}")
+                self._disable(detector, error)
 
     def rewind(self, step: int) -> None:
         """Go back to where the detectors stood after `step`, or at the newest kept step before it."""
@@ -74,7 +93,8 @@ class Watch:
             del self._kept[later]
         names = set(self.active)
         self._detectors = [copy.deepcopy(d) for d in chosen if d.name in names]
-        self._prompts = copy.deepcopy(prompts)
+        # Once disabled it stays so: what was kept before the failure would fail again.
+        self._prompts = None if self._prompts is None else copy.deepcopy(prompts)
 
     def _keep(self, step: int) -> None:
         self._kept[step] = copy.deepcopy((self._detectors, self._prompts))
@@ -82,7 +102,11 @@ class Watch:
         while len(self._kept) > self._settings.keep + 1:
             self._kept.popitem(last=False)
 
-    def _disable(self, detector: Detector, reason: str) -> None:
-        logger.warning("detector %s is disabled: %s", detector.name, reason)
+    def _disable(self, detector: Detector, error: Exception) -> None:
         self._detectors.remove(detector)
-        self._disabled.append((detector.name, reason[:300]))
+        self._say_disabled(detector.name, error)
+
+    def _say_disabled(self, name: str, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        logger.warning("detector %s is disabled: %s", name, reason)
+        self._disabled.append((name, reason[:300]))

@@ -18,13 +18,13 @@ from rftfm_ray.detection.battery import WatchSettings
 from rftfm_ray.detection.departure import DepartureDetector
 from rftfm_ray.detection.fitting import fit, fit_together, series_of
 from rftfm_ray.detection.profile import Profile, parse_profile
-from rftfm_ray.detection.residuals import COLUMNS
+from rftfm_ray.detection.residuals import COLUMNS, Prompts
 from rftfm_ray.detection.signals import INDEX
 from rftfm_ray.detection.together import restored
-from rftfm_ray.diagnosis.watch import Watch
+from rftfm_ray.diagnosis.watch import PROMPTS, Watch
 from rftfm_ray.errors import ProfileError
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import StepReport, Symptom
+from rftfm_ray.verdicts import DeclaredChange, StepReport, Symptom
 from tests.unit.doubles import recorded_runs
 
 LEARNT, ONSET = 12, 20
@@ -127,6 +127,25 @@ def test_prompts_go_back_with_the_run(profile: Profile) -> None:
     # The same steps once more, as ever: against the profile again, which knows what is usual.
     found = [watch.assess(report).diagnosis for report in moved(RUNS[-1][ONSET - 5 :], ONSET, **LONGER)]
     assert any(each is not None for each in found)
+
+
+@pytest.mark.parametrize("asking", ["add", "forget"])
+def test_failure_to_follow_prompts_ends_that_and_not_the_guard(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch, asking: str
+) -> None:
+    watch = Watch(replace(SETTINGS, profile=profile))
+    judged = [watch.assess(report) for report in RUNS[-1][:5]]
+    with monkeypatch.context() as broken:
+        broken.setattr(Prompts, asking, lambda *_: 1 / 0)
+        if asking == "forget":
+            watch.declare(DeclaredChange("mix", 5, ("reward_mean",), "on purpose"))
+        judged += [watch.assess(report) for report in moved(RUNS[-1][5:ONSET])]
+    watch.rewind(10)
+    judged += [watch.assess(report) for report in moved(RUNS[-1][10:], ONSET, **LONGER)]
+    assert [gone for each in judged for gone in each.disabled if gone[0] == PROMPTS] == [
+        (PROMPTS, "ZeroDivisionError: division by zero")
+    ], "said once, and a rollback does not bring it back"
+    assert any(each.diagnosis is not None for each in judged), "the detectors go on"
 
 
 def test_settled_evidence_begins_anew(profile: Profile) -> None:
