@@ -2,7 +2,9 @@
 
 It knows the mean shift of the mechanism at its level and the covariance of healthy residuals, both from the calibrate
 split, and looks for nothing else: its whole budget of false alarms goes to one fault. No detector that must watch for
-all of them can do better on normal residuals than this, up to the error of what it was told.
+all of them can do better on normal residuals than this, up to the error of what it was told. What is told as larger than
+`LARGEST_SIZE` spreads along its line is looked for from that size on: a fault that still grows, or that is less on
+another task, would else be evidence against itself.
 """
 
 from __future__ import annotations
@@ -19,9 +21,14 @@ from rftfm_ray.faultbench.plan import Entry, Kind
 from rftfm_ray.faultbench.shifts import LARGEST, Fault, Kinds, kind_of, mean_shifts
 
 
+# The longest shift that is looked for, in spreads.
+LARGEST_SIZE = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A shift (signals) in spreads, weighted by the inverse covariance (signals), and half of its squared length."""
+    """A shift (signals) in spreads, weighted by the inverse covariance (signals), and half of its squared length, both
+    for a shift of at most `LARGEST_SIZE`."""
 
     weighted: Floats
     half: float
@@ -55,7 +62,9 @@ class Clairvoyant:
         """What it looks for in a run."""
         shift = self._shifts[fault]
         weighted: Floats = self._precision[kind_of(entry)] @ shift
-        return Told(weighted, 0.5 * float(weighted @ shift))
+        length = float(np.sqrt(weighted @ shift))
+        size = min(length, LARGEST_SIZE)
+        return Told(weighted * (size / length if length else 0.0), 0.5 * size * size)
 
     def scores(self, run: Recorded, fault: Fault) -> Floats:
         """Page's sum (N) of the log-likelihood ratios of the fault against health, in nats."""

@@ -53,7 +53,7 @@ def test_it_finds_at_once_what_nobody_else_sees_in_time() -> None:
     assert sum(run.found and run.delay is not None and run.delay <= 2 for run in judged) >= 38
     fresh = [simulated(seed) for seed in range(2000, 2100)]
     sound = [judge(run, alarms_of(bound.scores(run, fault), threshold)) for run in fresh]
-    assert false_alarms(sound)["rate"] < 2.0
+    assert false_alarms(sound)["rate"] < 3.0
     for other in (ThreeSigma(), ShiftScore()):
         other.fit(CALIBRATE)
         level = tuned(score_all(other, TUNE))
@@ -78,3 +78,12 @@ def test_scores_know_nothing_of_later_steps() -> None:
     early = replace(run, values=run.values[:20])
     fault = fault_of(run.entry)
     assert bound.scores(run, fault)[:20] == pytest.approx(bound.scores(early, fault))
+
+
+def test_a_fault_that_is_less_than_was_told_is_found_all_the_same() -> None:
+    """Told of twelve spreads, as of another task: half of that would be evidence against it."""
+    told = Clairvoyant([simulated(seed) for seed in range(12)] + [simulated(seed, 2.4) for seed in range(4)])
+    fault, small = fault_of(FAULTY[0].entry), [simulated(seed, 0.8) for seed in range(3000, 3020)]
+    threshold = tuned([Scored(run, told.scores(run, fault)) for run in TUNE])
+    judged = [judge(run, alarms_of(told.scores(run, fault), threshold)) for run in small]
+    assert sum(run.found for run in judged) >= 18
