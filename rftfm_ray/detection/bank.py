@@ -15,6 +15,7 @@ seldom; the score of a step is the largest sum over its level.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,6 +38,10 @@ LEAST_SPREAD = 0.3
 SHRUNK = 0.1
 # Sums beyond this many levels say no more.
 CAP = 3.0
+# Steps of a run that say how widely it varies; a surprise beyond so many spreads says no more than this.
+MEMORY, WILD = 60, 3.0
+# Neighbours that are more alike than this would never have departed from anything.
+MOST_ALIKE, TINY = 0.8, 1e-9
 
 
 class Sort(StrEnum):
@@ -90,10 +95,9 @@ class Bank:
         del memo
         return self
 
-    def ratios(self, residuals: Floats) -> Floats:
-        """Log-likelihood ratios (N, K) of steps' residuals (N, S); a residual that is NaN says nothing."""
-        along = np.clip(self.filled(residuals) @ self.weights.T, -LARGEST, LARGEST)
-        found: Floats = self.sizes * (along - self.sizes / 2)
+    def along(self, residuals: Floats) -> Floats:
+        """Steps' residuals (N, S) along the directions (N, K); a residual that is NaN says nothing."""
+        found: Floats = self.filled(residuals) @ self.weights.T
         return found
 
     def filled(self, residuals: Floats) -> Floats:
@@ -114,16 +118,23 @@ class Bank:
 class Sums:
     """The CUSUMs of a bank over one run, in nats: O(1) memory, one product of a matrix a step.
 
+    A bank that was learnt from runs of another kind does not know how widely those of this one vary, and for how long
+    they stay on one side. A direction is then judged by what sums of it vary by in this run, where that is more than in
+    the bank: its variance times (1 + r) / (1 - r), with r the correlation of neighbours.
+
     Args:
         bank: its directions.
         levels: (K) of them; no sum grows beyond `CAP` times its level, so that what has gone is seen to go. Without
             levels sums grow without end.
+        believed: how many steps of the run the bank's spreads are worth; infinity for runs of the bank's own kind.
     """
 
-    def __init__(self, bank: Bank, levels: Floats | None = None) -> None:
-        self._bank = bank
+    def __init__(self, bank: Bank, levels: Floats | None = None, believed: float = math.inf) -> None:
+        self._bank, self._believed = bank, believed
         self._most = np.inf if levels is None else CAP * levels
-        self.sums: Floats = np.zeros(len(bank.directions))
+        self._count = 0
+        self._variance = np.ones(len(bank.directions))
+        self._lagged, self._last, self.sums = (np.zeros(len(bank.directions)) for _ in range(3))
 
     def add(self, residuals: Floats) -> Floats:
         """Take a step's residuals (S); the sums (K)."""
@@ -131,29 +142,46 @@ class Sums:
         return self.sums
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Begin anew; how widely the run varies stays known."""
         self.sums = np.zeros(len(self._bank.directions))
 
     def over(self, residuals: Floats) -> Floats:
         """The sums (N, K) of many steps (N, S), as `add` gives them one by one."""
-        found = self._bank.ratios(residuals)
-        for place, ratios in enumerate(found):
-            self.sums = np.clip(self.sums + ratios, 0.0, self._most)
+        found, sizes = self._bank.along(residuals), self._bank.sizes
+        measured = [bool(there.any()) for there in np.isfinite(residuals)]
+        for place, along in enumerate(found):
+            shift = np.clip(along / np.sqrt(self._long_run()), -LARGEST, LARGEST)
+            self.sums = np.clip(self.sums + sizes * (shift - sizes / 2), 0.0, self._most)
+            if measured[place]:
+                self._learn(along)
             found[place] = self.sums
         return found
 
+    def _long_run(self) -> Floats:
+        alike = np.clip(self._lagged / np.maximum(self._variance, TINY), 0.0, MOST_ALIKE)
+        found: Floats = np.maximum(1.0, self._variance) * (1 + alike) / (1 - alike)
+        return found
 
-def covariance_of(residuals: Sequence[Floats]) -> Floats:
+    def _learn(self, along: Floats) -> None:
+        limit = WILD * np.sqrt(self._variance)
+        self._count = min(self._count + 1, MEMORY)
+        share, surprise = 1 / (self._believed + self._count), np.clip(along, -limit, limit)
+        self._variance = self._variance + share * (surprise**2 - self._variance)
+        self._lagged = self._lagged + share * (surprise * self._last - self._lagged)
+        self._last = surprise
+
+
+def covariance_of(residuals: Sequence[Floats], shrunk: float = SHRUNK) -> Floats:
     """Covariance (S, S) of healthy residuals (steps, S): their correlation, and spreads that are judged as at most 1,
     because a profile's spread holds, and as at least `LEAST_SPREAD`."""
     table = np.concatenate(residuals)
     known = np.isfinite(table)
     squares = np.where(known, table, 0.0) ** 2
     spreads = np.clip(np.sqrt(squares.sum(0) / np.maximum(known.sum(0), 1)), LEAST_SPREAD, 1.0)
-    return correlation_of(residuals) * np.outer(spreads, spreads)
+    return correlation_of(residuals, shrunk) * np.outer(spreads, spreads)
 
 
-def correlation_of(residuals: Sequence[Floats]) -> Floats:
+def correlation_of(residuals: Sequence[Floats], shrunk: float = SHRUNK) -> Floats:
     """Correlation (S, S) of healthy residuals (steps, S), over the steps in which both were measured, shrunk a little
     towards none. Where a pair was never measured together, or does not vary, it is 0."""
     table = np.clip(np.concatenate(residuals), -LARGEST, LARGEST)
@@ -166,17 +194,17 @@ def correlation_of(residuals: Sequence[Floats]) -> Floats:
     both = squares.T @ known.astype(np.float64)
     scale = np.sqrt(both * both.T)
     found = np.divide(products, scale, out=np.zeros_like(products), where=scale > 1e-9 * np.maximum(counts, 1))
-    found = (1 - SHRUNK) * found
+    found = (1 - shrunk) * found
     np.fill_diagonal(found, 1.0)
-    return _positive(found)
+    return _positive(found, shrunk)
 
 
-def _positive(matrix: Floats) -> Floats:
+def _positive(matrix: Floats, shrunk: float) -> Floats:
     """The nearest correlation that has no negative variance anywhere: pairs with gaps of their own may not fit."""
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    if values[0] >= SHRUNK / 2:
+    if values[0] >= shrunk / 2:
         return matrix
-    mended = (vectors * np.maximum(values, SHRUNK / 2)) @ vectors.T
+    mended = (vectors * np.maximum(values, shrunk / 2)) @ vectors.T
     scale = np.sqrt(np.diag(mended))
     found: Floats = mended / np.outer(scale, scale)
     return found

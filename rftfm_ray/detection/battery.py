@@ -114,7 +114,7 @@ def battery(settings: WatchSettings) -> tuple[Detector, ...]:
 
 
 def _departing(profile: Profile | None) -> tuple[Detector, ...]:
-    return () if profile is None or profile.together is None else (DepartureDetector(profile),)
+    return () if profile is None or profile.together is None else (DepartureDetector.of(profile),)
 
 
 def _noticing(name: str, sides: tuple[int, ...], threshold: float, settings: WatchSettings) -> Detector:

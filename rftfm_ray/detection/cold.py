@@ -11,20 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rftfm_ray.detection.detectors import level_of
-from rftfm_ray.detection.evidence import TELEMETRY
+from rftfm_ray.detection.evidence import WATCHED
 from rftfm_ray.detection.jumps import LONGEST, Floats, Jumps, Scored, level_at
 from rftfm_ray.detection.signals import INDEX, SIGNALS
 from rftfm_ray.detection.trends import Alarm, Kind, trends_of
 
-# Quantiles, extremes and high moments of small numbers of whole things leap by themselves; what follows single tokens
-# leaps when a format is learnt.
-LEAPING = (
-    "reward_min", "reward_q10", "reward_q50", "reward_q90", "reward_max", "length_q10", "length_q50", "length_q90",
-    "length_max", "advantage_max", "advantage_kurtosis", "ratio_min", "ratio_max", "step_ratio_max", "rollout_gap_max",
-    "credit_lag", "advantage_early", "advantage_late", "value_early", "value_late",
-)  # fmt: skip
-WATCHED = tuple(name for name in TELEMETRY if name not in LEAPING)
-"""Signals that are watched for jumps."""
 # Steps in a row that must be back within half of a jump for an alarm to have recovered, and steps after which what has
 # stayed is usual.
 BACK, USUAL = 3, 100

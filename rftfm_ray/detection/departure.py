@@ -1,8 +1,12 @@
-"""The detector that watches how signals go together, live, against a profile that knows it. Pure."""
+"""The detector that watches how signals go together, live: against a profile that knows it, or against the run's own
+past by the shipped priors. Pure.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 
@@ -12,11 +16,13 @@ from rftfm_ray.detection.profile import Profile
 from rftfm_ray.detection.residuals import COLUMNS, Residuals, Usual, levels_of
 from rftfm_ray.detection.sequential import RECOVERED
 from rftfm_ray.detection.signals import value
-from rftfm_ray.detection.together import restored
+from rftfm_ray.detection.together import Together, restored
 from rftfm_ray.verdicts import Evidence, StepReport, Symptom
 
-# Evidence over its level at which an alarm is raised: levels come from few runs.
-LIMIT = 1.5
+# Evidence over its level at which an alarm is raised: levels of a profile come from few runs, those of the priors from
+# many. Without a profile a long run must stay as silent as a short one, so the limit grows with the logarithm of time.
+LIMIT, LIMIT_ALONE = 1.5, 1.0
+GROWTH, FIRST = 0.1, 60
 # Steps in a row in which the evidence that stands must fall for an alarm to be over: until it is gone takes far longer.
 BACK = 5
 
@@ -27,18 +33,24 @@ class DepartureDetector(Detector):
     While an alarm stands its one symptom names the direction that has most evidence.
 
     Args:
-        profile: with `together`.
+        together: what healthy runs have shown.
+        profile: what is usual; None to hold a run against its own past.
     """
 
     name = "departure"
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, together: Together, profile: Profile | None = None) -> None:
+        self._together, self._alone = together, profile is None
+        self._residuals, self._sums = Residuals(Usual(profile)), together.sums()
+        self._zero = np.zeros(len(together.levels), np.int64)
+        self._raised, self._falling, self._steps = False, 0, 0
+
+    @classmethod
+    def of(cls, profile: Profile) -> Self:
+        """Against a profile with `together`."""
         if profile.together is None:
             raise ValueError("the profile does not know how signals go together")
-        self._together = restored(profile.together)
-        self._residuals, self._sums = Residuals(Usual(profile)), self._together.sums()
-        self._zero = np.zeros(len(self._together.levels), np.int64)
-        self._raised, self._falling = False, 0
+        return cls(restored(profile.together), profile)
 
     def observe(self, report: StepReport) -> Sequence[Symptom]:
         step = report.id.step
@@ -46,15 +58,20 @@ class DepartureDetector(Detector):
         before = self._sums.sums
         over = self._sums.add(self._together.adjusted(residuals[None])[0]) / self._together.levels
         self._zero = np.where(over > 0, self._zero, step)
-        standing = over > RECOVERED * LIMIT
+        limit = self._limit()
+        standing = over > RECOVERED * limit
         falls = bool(self._sums.sums[standing].sum() < before[standing].sum())
         self._falling = self._falling + 1 if falls else 0
         if self._raised and self._falling >= BACK:
             self._begin_anew()
             return []
         place = int(over.argmax())
-        self._raised = self._raised or bool(over[place] >= LIMIT)
+        self._raised = self._raised or bool(over[place] >= limit)
         return [self._symptom(report, place, float(residuals[self._column(place)]))] if self._raised else []
+
+    def _limit(self) -> float:
+        self._steps += 1
+        return LIMIT_ALONE * (1 + GROWTH * math.log(max(1.0, self._steps / FIRST))) if self._alone else LIMIT
 
     def _begin_anew(self) -> None:
         self._sums.clear()
@@ -70,7 +87,7 @@ class DepartureDetector(Detector):
         return Symptom(
             self.name, direction.name, Evidence.TELEMETRY, alarm=True, direction=direction.side,
             value=value(report, direction.name), reference=float("nan"), score=float(self._sums.sums[place]),
-            onset=onset, onset_low=max(1, onset - 1), reason=_reason(direction, residual, onset),
+            onset=onset, onset_low=max(1, onset - 1), reason=_reason(direction, residual, onset, self._alone),
         )  # fmt: skip
 
     def forget(self, signals: Sequence[str], step: int) -> None:
@@ -83,8 +100,9 @@ class DepartureDetector(Detector):
             self._begin_anew()
 
 
-def _reason(direction: Direction, residual: float, onset: int) -> str:
+def _reason(direction: Direction, residual: float, onset: int, alone: bool) -> str:
     way = "above" if direction.side > 0 else "below"
     if direction.sort is Sort.RELATION:
         return f"{direction.name} has been {way} what the other signals make one expect since step {onset}"
-    return f"{direction.name} is {abs(residual):.1f} spreads {way} healthy runs, and has been {way} since step {onset}"
+    usual = "the run's own past" if alone else "healthy runs"
+    return f"{direction.name} is {abs(residual):.1f} spreads {way} {usual}, and has been {way} since step {onset}"

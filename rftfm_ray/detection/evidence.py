@@ -22,3 +22,13 @@ def is_telemetry(signal: Signal) -> bool:
 
 TELEMETRY: tuple[str, ...] = tuple(signal.name for signal in SIGNALS if is_telemetry(signal))
 """Names of the telemetry signals, in the order of a report's values."""
+
+# Quantiles, extremes and high moments of small numbers of whole things leap by themselves; what follows single tokens
+# leaps when a format is learnt.
+LEAPING = (
+    "reward_min", "reward_q10", "reward_q50", "reward_q90", "reward_max", "length_q10", "length_q50", "length_q90",
+    "length_max", "advantage_max", "advantage_kurtosis", "ratio_min", "ratio_max", "step_ratio_max", "rollout_gap_max",
+    "credit_lag", "advantage_early", "advantage_late", "value_early", "value_late",
+)  # fmt: skip
+WATCHED = tuple(name for name in TELEMETRY if name not in LEAPING)
+"""Telemetry that can be held against a run's own past."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.detection.asked import ASKED, FOLLOWING, DataShift
 from rftfm_ray.detection.detectors import level_of
-from rftfm_ray.detection.evidence import TELEMETRY
+from rftfm_ray.detection.evidence import TELEMETRY, WATCHED
 from rftfm_ray.detection.own_past import OwnPast
 from rftfm_ray.detection.profile import Profile
 from rftfm_ray.detection.signals import INDEX, SIGNALS
@@ -31,6 +31,18 @@ COLUMNS: tuple[str, ...] = (*TELEMETRY, *ASKED)
 _SIGNALS = [SIGNALS[INDEX[name]] for name in COLUMNS]
 _PLACES = np.array([INDEX[name] for name in COLUMNS])
 _FOLLOWING = np.array([name in FOLLOWING for name in TELEMETRY])
+# A sum of parts: what each weighs in it depends on the run, and changes with the scale of rewards.
+_SUMS = ("loss",)
+_BY_ITSELF = np.array([(name in WATCHED and name not in _SUMS) or name in ASKED for name in COLUMNS])
+# Without healthy runs of the task nothing says how shares of answers beyond a length follow the length, or what AdamW's
+# moments remember of many steps.
+_OF_A_TASK = ("short_rate", "long_rate", "update_ratio")
+_FLOORS = np.array(
+    [
+        one.floor if by_itself and one.name not in _OF_A_TASK and np.isfinite(one.floor) else np.nan
+        for one, by_itself in zip(_SIGNALS, _BY_ITSELF, strict=True)
+    ]
+)
 
 
 def levels_of(values: Sequence[float] | Floats) -> Floats:
@@ -44,14 +56,17 @@ def levels_of(values: Sequence[float] | Floats) -> Floats:
 
 
 class Usual:
-    """What a profile calls usual, as arrays: means and scales (steps, `COLUMNS`), NaN where it has no such signal."""
+    """What a profile calls usual, as arrays: means and scales (steps, `COLUMNS`), NaN where it has no such signal.
 
-    def __init__(self, profile: Profile) -> None:
-        self.steps = profile.steps
-        self.means, self.scales = (np.full((profile.steps, len(COLUMNS)), np.nan) for _ in range(2))
-        self.spreads = np.full(len(COLUMNS), np.nan)
+    Without a profile a run is held against its own past from the start, each signal with no less spread than its floor.
+    """
+
+    def __init__(self, profile: Profile | None = None) -> None:
+        self.steps = 0 if profile is None else profile.steps
+        self.means, self.scales = (np.full((self.steps, len(COLUMNS)), np.nan) for _ in range(2))
+        self.spreads = _FLOORS.copy() if profile is None else np.full(len(COLUMNS), np.nan)
         for place, name in enumerate(COLUMNS):
-            signal = profile.find(name)
+            signal = None if profile is None else profile.find(name)
             if signal is not None:
                 self.spreads[place] = signal.spread
                 self.means[:, place] = signal.mean
@@ -64,31 +79,35 @@ class Usual:
 
 
 class _Part:
-    """Some of the columns of one run: against the profile, or from some step on against their own past."""
+    """Some of the columns of one run: against the profile, or from some step on against their own past.
+
+    Attributes:
+        alone: whether they have left the profile.
+        own: residuals of the newest step against the run's own past.
+    """
 
     def __init__(self, usual: Usual, part: slice) -> None:
         self._usual, self._part = usual, part
         self.columns = COLUMNS[part]
         spreads = usual.spreads[part]
         # What no healthy run of the kind has measured is not judged.
-        self._known = np.isfinite(spreads)
+        self._known, self._by_itself = np.isfinite(spreads), _BY_ITSELF[part]
         # No spread of the run's own is smaller than the profile's.
         self._past = OwnPast(np.nan_to_num(spreads, nan=1.0))
-        self._nothing = np.zeros(len(spreads), bool)
-        self._alone = False
+        self.alone, self.own = False, np.full(len(spreads), np.nan)
 
     def leave(self, forgotten: NDArray[np.bool_]) -> None:
         """Leave the profile for the run's own past, without that of some signals."""
-        self._alone = True
+        self.alone = True
         self._past.restart(forgotten)
 
     def add(self, step: int, levels: Floats) -> Floats:
         """Take the levels of a step; its residuals."""
         levels = np.where(self._known, levels, np.nan)
-        own = OWN_WEIGHT * self._past.add(levels, self._nothing)
-        self._alone = self._alone or step > self._usual.steps
-        if self._alone:
-            return own
+        self.own = np.where(self._by_itself, OWN_WEIGHT * self._past.add(levels), np.nan)
+        self.alone = self.alone or step > self._usual.steps
+        if self.alone:
+            return self.own
         found: Floats = (levels - self._usual.means[step - 1, self._part]) / self._usual.scales[step - 1, self._part]
         return found
 
@@ -112,8 +131,13 @@ class Prompts:
         changed = self._shift.add(found)
         if changed:
             self._part.leave(np.ones(len(ASKED), bool))
-            found = np.full(len(ASKED), np.nan)
+            found = self._part.own = np.full(len(ASKED), np.nan)
         return found, changed
+
+    @property
+    def own(self) -> Floats:
+        """Residuals (`ASKED`) of the newest step against the run's own past, whatever else they are held against."""
+        return self._part.own
 
 
 class Residuals:
@@ -140,4 +164,5 @@ class Residuals:
         if changed:
             self._part.leave(_FOLLOWING)
             found[_FOLLOWING] = np.nan
-        return np.concatenate([found, asked])
+        # What the prompts explain must be measured by what it is taken from.
+        return np.concatenate([found, self._prompts.own if self._part.alone else asked])

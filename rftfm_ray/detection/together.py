@@ -6,6 +6,7 @@ level for each direction. All three come from a few healthy runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.asked import ASKED
-from rftfm_ray.detection.bank import LARGEST, Bank, Sort, Sums, Template, build, covariance_of
+from rftfm_ray.detection.bank import LARGEST, SHRUNK, Bank, Sort, Sums, Template, build, covariance_of
 from rftfm_ray.detection.evidence import TELEMETRY
 from rftfm_ray.detection.limits import level_for, peaks
 from rftfm_ray.detection.profile import AGAIN, TogetherProfile
@@ -34,6 +35,25 @@ DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """How far what some runs have shown is believed in others.
+
+    Attributes:
+        shrunk: share of the identity in a correlation.
+        believed: how many steps of a run its spreads are worth; see `bank.Sums`.
+    """
+
+    shrunk: float
+    believed: float
+
+
+OF_ITS_KIND = Trust(SHRUNK, math.inf)
+"""Of the same task, algorithm and size."""
+OF_OTHERS = Trust(0.5, 4.0)
+"""Of another task."""
+
+
+@dataclass(frozen=True, slots=True)
 class Together:
     """What healthy runs of one kind have shown.
 
@@ -41,11 +61,13 @@ class Together:
         slopes: (`ASKED`, `TELEMETRY`) how residuals follow those of the prompts.
         bank: the directions of what can be measured in them.
         levels: of each direction, reached once in `FALSE_ALARM_STEPS` by all of them.
+        believed: how many steps of a run its spreads are worth.
     """
 
     slopes: Floats
     bank: Bank
     levels: Floats
+    believed: float = math.inf
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         # Detectors are copied every few steps; what never changes need not be.
@@ -58,26 +80,26 @@ class Together:
 
     def sums(self) -> Sums:
         """The sums of a new run."""
-        return Sums(self.bank, self.levels)
+        return Sums(self.bank, self.levels, self.believed)
 
 
-def learn(residuals: Sequence[Floats], templates: Sequence[Template]) -> Together:
-    """From residuals (N, `COLUMNS`) of at least `FEWEST_RUNS` healthy runs, each against the profile of others."""
+def learn(residuals: Sequence[Floats], templates: Sequence[Template], trust: Trust = OF_ITS_KIND) -> Together:
+    """From residuals (N, `COLUMNS`) of at least `FEWEST_RUNS` healthy runs, measured as those of a new run will be."""
     if len(residuals) < FEWEST_RUNS:
         raise ValueError(f"{FEWEST_RUNS} healthy runs are needed, and there are {len(residuals)}")
     measured = np.asarray(np.isfinite(np.concatenate(residuals)[:, : len(TELEMETRY)]).any(0))
-    slopes, covariance = _fitted(residuals)
+    slopes, covariance = _fitted(residuals, trust)
     bank = build(TELEMETRY, measured, covariance, templates)
     highest = []
     for fold in range(min(FOLDS, len(residuals))):
         known = [run for place, run in enumerate(residuals) if place % FOLDS != fold]
         left_out = [run for place, run in enumerate(residuals) if place % FOLDS == fold]
-        theirs, found = _fitted(known)
+        theirs, found = _fitted(known, trust)
         other = build(TELEMETRY, measured, found, templates, like=bank)
-        highest += [peaks(Sums(other).over(_adjusted(run, theirs)), BLOCK) for run in left_out]
+        highest += [peaks(Sums(other, believed=trust.believed).over(_adjusted(run, theirs)), BLOCK) for run in left_out]
     table, per_step = np.concatenate(highest), 1 / FALSE_ALARM_STEPS / len(bank.directions)
     levels = [level_for(table[:, place], BLOCK, per_step) for place in range(len(bank.directions))]
-    return Together(slopes, bank, np.array(levels))
+    return Together(slopes, bank, np.array(levels), trust.believed)
 
 
 def kept(found: Together) -> TogetherProfile:
@@ -95,8 +117,8 @@ def kept(found: Together) -> TogetherProfile:
     )
 
 
-def restored(found: TogetherProfile) -> Together:
-    """From a profile file.
+def restored(found: TogetherProfile, trust: Trust = OF_ITS_KIND) -> Together:
+    """From a file.
 
     Raises:
         ProfileError: when it is not what `kept` gives.
@@ -116,13 +138,13 @@ def restored(found: TogetherProfile) -> Together:
         levels = np.array([found.levels[str(direction)] for direction in bank.directions])
     except KeyError as error:
         raise ProfileError(f"The profile's `together` is damaged (no level of {error}); {AGAIN}.") from None
-    return Together(slopes, bank, levels)
+    return Together(slopes, bank, levels, trust.believed)
 
 
-def _fitted(residuals: Sequence[Floats]) -> tuple[Floats, Floats]:
+def _fitted(residuals: Sequence[Floats], trust: Trust) -> tuple[Floats, Floats]:
     """Slopes (`ASKED`, `TELEMETRY`), and the covariance (`TELEMETRY`, `TELEMETRY`) of what they leave."""
     slopes = _slopes(np.concatenate(residuals))
-    return slopes, covariance_of([_adjusted(run, slopes) for run in residuals])
+    return slopes, covariance_of([_adjusted(run, slopes) for run in residuals], trust.shrunk)
 
 
 def _slopes(table: Floats) -> Floats:

@@ -49,6 +49,7 @@ class Kind(StrEnum):
     DECLINE = "decline"
     RATE = "rate"
     NOT_FINITE = "not_finite"
+    DEPARTURE = "departure"
 
 
 class Trend(Protocol):

@@ -17,6 +17,7 @@ from rftfm_ray.detection.detectors import FiniteDetector
 from rftfm_ray.detection.jumps import FEWEST, Floats
 from rftfm_ray.detection.trends import Alarm, Kind
 from rftfm_ray.integrations.steplog import StepLog
+from rftfm_ray.integrations.together import departures, known_together
 
 EXPECTED: Mapping[str, tuple[str, ...]] = {
     "reward": ("reward_mean", "correct_rate"),
@@ -28,7 +29,7 @@ EXPECTED: Mapping[str, tuple[str, ...]] = {
     "update": ("policy_loss", "loss", "clip_high_rate", "clip_low_rate", "step_kl", "rollout_kl"),
 }
 """Checks that any run of reinforcement fine-tuning can have, and the signals that each asks for one of."""
-FINITE, OTHERS = "finite", "others"
+FINITE, OTHERS, TOGETHER = "finite", "others", "together"
 _NUMBERS = (*FiniteDetector.WATCHED, "reward_mean", "policy_loss", "value_loss", "kl_old", "advantage_mean")
 # Without them there is no update at all.
 _ESSENTIAL = ("loss", "policy_loss", "grad_norm")
@@ -47,7 +48,7 @@ class Finding:
         first_step: at which it began, as far as can be told.
         raised_step: at which it was certain.
         last_step: last one at which it stood.
-        recovered: whether the signal came back while the run went on.
+        recovered: whether the signal was seen to come back while the run went on.
     """
 
     signal: str
@@ -119,7 +120,15 @@ def judge_log(log: StepLog) -> LogVerdict:
                 broken.append(f"{check.name} failed on {log.columns[name]} ({' '.join(str(error).split())[:120]})")
             else:
                 found += (_told(log, alarm) for alarm in alarms)
-    coverage = Coverage(len(checks) - len(missing), len(checks), tuple(missing))
+    judged_together = known_together(log.values)
+    if judged_together:
+        try:
+            found += (_told(log, alarm) for alarm in departures(log.values))
+        except Exception as error:  # noqa: BLE001 - as above
+            broken.append(f"{TOGETHER} failed ({' '.join(str(error).split())[:120]})")
+    # What only some logs hold is no gap where it is missing.
+    possible = len(checks) + judged_together
+    coverage = Coverage(possible - len(missing), possible, tuple(missing))
     unused = (*log.unused, *(column for name, column in log.columns.items() if name not in used))
     ordered = tuple(sorted(found, key=lambda one: (one.first_step, one.signal, one.kind)))
     partial = log.damaged or bool(broken)
@@ -152,7 +161,8 @@ def _told(log: StepLog, alarm: Alarm) -> Finding:
     steps = [int(log.steps[place]) for place in (alarm.first, alarm.raised, alarm.last)]
     values = log.values[alarm.signal]
     later = np.flatnonzero(~np.isnan(values))
-    recovered = alarm.last < int(later[-1])
+    # What has departed from all others is usual after a while: that its evidence ends does not say that it came back.
+    recovered = alarm.kind != Kind.DEPARTURE and alarm.last < int(later[-1])
     return Finding(alarm.signal, log.columns[alarm.signal], alarm.kind, steps[0], steps[1], steps[2], recovered)
 
 

@@ -176,6 +176,26 @@ def test_sums_with_levels_stop_growing_and_come_back(bank: Bank, levels: Floats)
     assert free[-1].max() > 1
 
 
+def test_runs_of_another_kind_are_judged_by_what_they_vary_by_themselves(bank: Bank, levels: Floats) -> None:
+    """Half as wide again, and neighbours alike: by the bank's own spreads most of them alarm."""
+
+    def other(seed: int) -> Floats:
+        found = 1.5 * healthy(seed, 80)
+        for step in range(1, len(found)):
+            found[step] = 0.3 * found[step - 1] + np.sqrt(1 - 0.3**2) * found[step]
+        return found
+
+    alarmed = {
+        believed: sum(bool((Sums(bank, levels, believed).over(other(seed)) >= levels).any()) for seed in range(60))
+        for believed in (np.inf, 4.0)
+    }
+    assert alarmed[np.inf] > 40
+    assert alarmed[4.0] < alarmed[np.inf] / 3
+    # A shift in a run of the bank's own kind is still seen.
+    found = [Sums(bank, levels, 4.0).over(shifted(seed, 2 * SPREAD, 20)) for seed in range(40)]
+    assert sum(bool((run[19:] >= levels).any()) for run in found) > 24
+
+
 def test_covariance_holds_spreads_of_at_most_one_and_at_least_a_few_tenths() -> None:
     scale = np.array([3.0, 0.5, 0.01, *np.ones(9)])
     found = np.sqrt(np.diag(covariance_of([healthy(seed) * scale for seed in range(20)])))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rftfm_ray.detection.cold import USUAL, WATCHED, ColdSignal
+from rftfm_ray.detection.cold import USUAL, ColdSignal
+from rftfm_ray.detection.evidence import WATCHED
 from rftfm_ray.detection.jumps import Floats, level_at
 from rftfm_ray.detection.trends import LASTING, Alarm, Kind, trends_of
 from tests.unit.doubles import recorded_runs

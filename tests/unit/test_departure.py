@@ -56,7 +56,7 @@ def told(detector: DepartureDetector, run: Iterator[StepReport] | list[StepRepor
 
 
 def test_new_healthy_runs_are_left_alone(profile: Profile) -> None:
-    alarmed = [run[0].id for run in RUNS[LEARNT:] if told(DepartureDetector(profile), run)]
+    alarmed = [run[0].id for run in RUNS[LEARNT:] if told(DepartureDetector.of(profile), run)]
     assert alarmed == []
 
 
@@ -73,7 +73,7 @@ def test_what_departs_is_named_soon(
 ) -> None:
     late = []
     for run in RUNS[LEARNT:]:
-        found = told(DepartureDetector(profile), moved(run, ONSET, **by))
+        found = told(DepartureDetector.of(profile), moved(run, ONSET, **by))
         first = min(found)
         late.append(first - ONSET)
         symptom = found[first]
@@ -89,16 +89,16 @@ def test_what_departs_is_named_soon(
 
 def test_alarm_is_over_when_all_is_back(profile: Profile) -> None:
     run = [*moved(RUNS[-1][: ONSET + 4], length_mean=0.6), *RUNS[-1][ONSET + 4 :]]
-    found = told(DepartureDetector(profile), run)
+    found = told(DepartureDetector.of(profile), run)
     assert min(found) in range(ONSET, ONSET + 4)
     assert max(found) <= ONSET + 12
     # What stays is not taken for over.
-    assert max(told(DepartureDetector(profile), moved(RUNS[-1], length_mean=0.6))) == len(run)
+    assert max(told(DepartureDetector.of(profile), moved(RUNS[-1], length_mean=0.6))) == len(run)
 
 
 def test_what_was_declared_is_no_departure(profile: Profile) -> None:
     changed = list(moved(RUNS[-1], length_mean=1.0, length_q50=1.0, length_q90=1.0))
-    detector = DepartureDetector(profile)
+    detector = DepartureDetector.of(profile)
     assert told(detector, changed[: ONSET - 1]) == {}
     detector.forget(("length_mean", "length_q50", "length_q90"), ONSET)
     assert told(detector, changed[ONSET - 1 :]) == {}
@@ -149,7 +149,7 @@ def test_failure_to_follow_prompts_ends_that_and_not_the_guard(
 
 
 def test_settled_evidence_begins_anew(profile: Profile) -> None:
-    detector = DepartureDetector(profile)
+    detector = DepartureDetector.of(profile)
     assert told(detector, list(moved(RUNS[-1], length_mean=0.6))[: ONSET + 4])
     detector.settle(("parity_gap",))
     assert told(detector, RUNS[-1][ONSET + 4 : ONSET + 5])
@@ -159,7 +159,7 @@ def test_settled_evidence_begins_anew(profile: Profile) -> None:
 
 def test_copy_goes_its_own_way(profile: Profile) -> None:
     run = list(moved(RUNS[-1], length_mean=0.6))
-    detector = DepartureDetector(profile)
+    detector = DepartureDetector.of(profile)
     told(detector, run[: ONSET - 1])
     other = copy.deepcopy(detector)
     first = told(detector, run[ONSET - 1 :])
@@ -175,7 +175,7 @@ odd = st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 1e308, -1e308]) | st.
 def test_no_value_makes_it_raise_or_blinds_it_for_good(
     profile: Profile, changed: list[dict[str, float]], first: int
 ) -> None:
-    detector = DepartureDetector(profile)
+    detector = DepartureDetector.of(profile)
     for step, wild in enumerate(changed, start=first):
         values = list(RUNS[-1][min(step, len(RUNS[-1])) - 1].values)
         for name, number in wild.items():
@@ -189,7 +189,7 @@ def test_file_keeps_what_is_needed(profile: Profile) -> None:
     again = parse_profile(profile.to_json(), "it")
     assert again == profile
     run = list(moved(RUNS[-2], reward_mean=0.1))
-    found = [[(step, one.signal) for step, one in told(DepartureDetector(p), run).items()] for p in (again, profile)]
+    found = [[(step, one.signal) for step, one in told(DepartureDetector.of(p), run).items()] for p in (again, profile)]
     assert found[0] == found[1] != []
     assert len(profile.to_json()) < 400_000
 
@@ -198,7 +198,7 @@ def test_few_runs_do_not_tell_how_signals_go_together() -> None:
     series = [series_of(run) for run in RUNS[:7]]
     assert fit_together(series) is None
     with pytest.raises(ValueError, match="does not know"):
-        DepartureDetector(fit(series))
+        DepartureDetector.of(fit(series))
 
 
 def damage(tree: dict[str, Any], how: str) -> None:

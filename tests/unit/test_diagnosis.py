@@ -17,9 +17,11 @@ from typer.testing import CliRunner
 from rftfm_ray.cli.app import app, run_guarded
 from rftfm_ray.detection.jumps import Floats
 from rftfm_ray.detection.trends import Kind
+from rftfm_ray.faultbench.dataset import NAMES
 from rftfm_ray.integrations import diagnosis
 from rftfm_ray.integrations.diagnosis import LogVerdict, judge_log, not_finite
 from rftfm_ray.integrations.steplog import StepLog
+from tests.unit.doubles import recorded_runs
 
 Columns = dict[str, Floats]
 
@@ -147,6 +149,34 @@ def test_columns_that_no_check_reads_are_told() -> None:
     verdict = judge_log(log_of(columns))
     assert verdict.unused_columns == ("note", "its reward_max")
     assert verdict.coverage.possible == 9
+
+
+def whole_log(**moved: float) -> StepLog:
+    """A log with all that we measure: a recorded healthy run, with some signals moved in its second half."""
+    run = next(iter(recorded_runs(1)))
+    columns = {name: run.signal(name) for name in NAMES if np.isfinite(run.signal(name)).any()}
+    for name, size in moved.items():
+        columns[name] = columns[name] + size * (np.arange(len(run)) >= 20)
+    return log_of(columns)
+
+
+def test_a_log_that_holds_enough_is_judged_by_how_its_signals_go_together() -> None:
+    verdict = judge_log(whole_log())
+    assert (verdict.verdict, verdict.coverage.missing) == ("healthy", ())
+    few = judge_log(log_of(healthy(1, 60)))
+    assert verdict.coverage.possible == few.coverage.possible + 2, "what others measure, and all of it together"
+    found = judge_log(whole_log(entropy=0.25))
+    assert found.verdict == "faulty"
+    departed = [alarm for alarm in found.alarms if alarm.kind == Kind.DEPARTURE]
+    assert [(alarm.signal, alarm.recovered) for alarm in departed] == [("entropy", False)]
+    assert 20 <= departed[0].first_step <= departed[0].raised_step <= 25
+
+
+def test_a_failure_to_judge_signals_together_makes_the_verdict_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "departures", lambda _: 1 / 0)
+    verdict = judge_log(whole_log())
+    assert verdict.verdict == "incomplete"
+    assert verdict.broken == ("together failed (division by zero)",)
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,10 @@ from rftfm_ray.detection.profile import normal_equivalent
 Floats = NDArray[np.float64]
 
 
-def residuals(table: Floats, floor: float = 1e-9, held_from: int | None = None) -> Floats:
-    """Residuals (steps, signals) of a table; from `held_from` on nothing is learnt."""
+def residuals(table: Floats, floor: float = 1e-9) -> Floats:
+    """Residuals (steps, signals) of a table."""
     past = OwnPast(np.full(table.shape[1], floor))
-    nothing, all_of_it = np.zeros(table.shape[1], bool), np.ones(table.shape[1], bool)
-    return np.stack(
-        [past.add(row, all_of_it if held_from and step >= held_from else nothing) for step, row in enumerate(table, 1)]
-    )
+    return np.stack([past.add(row) for row in table])
 
 
 def noise(steps: int = 200, signals: int = 400, seed: int = 0) -> Floats:
@@ -47,13 +44,32 @@ def test_early_residuals_are_not_wild_although_their_spread_is_a_guess() -> None
     assert (np.abs(found) > 3).mean() < 0.012
 
 
-def test_shift_is_seen_at_once_and_then_learnt_unless_it_is_held() -> None:
+def test_shift_is_seen_at_once_and_then_learnt() -> None:
     table = noise(80)
     table[40:] += 4.0
-    free, held = residuals(table), residuals(table, held_from=42)
-    assert free[40].mean() > 2.5
-    assert free[60:].mean() < 0.5
-    assert held[60:].mean() > 2.5
+    found = residuals(table)
+    assert found[40].mean() > 2.5
+    # What has been level for forty steps is held against them for a moment longer than what it has learnt says.
+    assert 1.0 < found[41].mean() < found[40].mean()
+    assert found[60:].mean() < 0.5
+
+
+def test_what_never_moved_is_held_longer_against_its_past_than_what_has_a_trend() -> None:
+    # Wanders by as much in three steps as it is noisy.
+    wandering = noise(120) + np.cumsum(0.6 * noise(120, seed=1), 0)
+    level = noise(120)
+    for table in (wandering, level):
+        table[60:] += 4.0
+    moved, stood = residuals(wandering)[61:66].mean(), residuals(level)[61:66].mean()
+    assert moved < 0.7 * stood
+
+
+def test_a_trend_of_the_first_steps_is_followed_and_one_that_ends_is_no_shift() -> None:
+    steps = np.arange(60)[:, None]
+    found = residuals(noise(60, 2000) + 0.5 * np.minimum(steps, 30))
+    assert abs(found[8:30].mean()) < 0.35
+    # Half a spread a step that is missing from now on.
+    assert found[31:].mean(1).min() > -1.2
 
 
 def test_one_wild_step_changes_little() -> None:
@@ -79,11 +95,10 @@ def test_gaps_say_nothing_and_a_restart_begins_anew() -> None:
     assert np.isnan(found[::3, 1]).all()
     assert np.isfinite(found[40:, 0]).all()
     past = OwnPast(np.full(2, 1e-9))
-    nothing = np.zeros(2, bool)
     for row in table[:30]:
-        past.add(row, nothing)
+        past.add(row)
     past.restart(np.array([True, False]))
-    after = past.add(np.array([100.0, 0.0]), nothing)
+    after = past.add(np.array([100.0, 0.0]))
     assert np.isnan(after[0])
     assert np.isfinite(after[1])
 
