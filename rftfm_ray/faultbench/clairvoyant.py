@@ -2,8 +2,8 @@
 
 It knows the mean shift of the mechanism at its level and the covariance of healthy residuals, both from the calibrate
 split, and looks for nothing else: its whole budget of false alarms goes to one fault. No detector that must watch for
-all of them can do better on normal residuals than this, up to the error of what it was told. What is told as larger than
-`LARGEST_SIZE` spreads along its line is looked for from that size on: a fault that still grows, or that is less on
+all of them can do better on normal residuals than this, up to the error of what it was told. What is told as larger
+than `LARGEST_SIZE` spreads along its line is looked for from that size on: a fault that still grows, or that is less on
 another task, would else be evidence against itself.
 """
 
@@ -19,7 +19,6 @@ from rftfm_ray.faultbench.cells import Cells, Floats
 from rftfm_ray.faultbench.dataset import Recorded
 from rftfm_ray.faultbench.plan import Entry, Kind
 from rftfm_ray.faultbench.shifts import LARGEST, Fault, Kinds, kind_of, mean_shifts
-
 
 # The longest shift that is looked for, in spreads.
 LARGEST_SIZE = 5.0
