@@ -262,8 +262,8 @@ and the thresholds that `rftfm faultbench tune` has set (sha256 {said["threshold
   95 %: bootstrap over seeds, and Clopper and Pearson for single rows; of rates one-sided.
 - *telemetry* is what any trainer could log. *all* adds identities and independent channels. The bound is a CUSUM of
   the likelihood ratio that knows which fault to expect, its mean shift, and the healthy covariance.
-- *no profile* is the detector as a newcomer has it, without healthy runs of the task: each run against its own past, and
-  how signals go together as healthy runs of the **other** task have shown it.
+- *no profile* is the detector as a newcomer has it, without healthy runs of the task: each run against its own past,
+  and how signals go together as healthy runs of the **other** task have shown it.
 - Peers are fed every step through their own packages, all that they ask for and we have; once with their rules as
   shipped, once with those of them that fit the budget.
 
