@@ -40,7 +40,7 @@ NOTICED: dict[str, tuple[int, ...]] = {
     "zero_variance_group_rate": (1,),
     "valid_rate": (-1,),
 }
-# With a profile these sides open an incident: there is a fingerprint to name each of them.
+# With a profile of few runs these sides open an incident: there is a fingerprint to name each of them.
 ALARMED: dict[str, tuple[int, ...]] = {
     "reward_mean": (1, -1),
     "length_mean": (1, -1),
@@ -123,6 +123,8 @@ def _noticing(name: str, sides: tuple[int, ...], threshold: float, settings: Wat
     profile = None if settings.profile is None else settings.profile.find(name)
     if profile is None:
         return own
-    alarms = ALARMED.get(name, ())
+    # One signal's own evidence is weighed by what is normal, and calm runs have bursts: where healthy runs have shown
+    # how high the evidence of every signal climbs in them, that decides, and this only tells look-alikes apart.
+    alarms = ALARMED.get(name, ()) if settings.profile is not None and settings.profile.together is None else ()
     notices = [side for side in sides if side not in alarms]
     return ProfileDetector(profile, alarms=alarms, notices=notices, threshold=threshold, notice=NOTICE_NATS, own=own)

@@ -21,7 +21,7 @@ from rftfm_ray.verdicts import Evidence, StepReport, Symptom
 
 # Evidence over its level at which an alarm is raised: levels of a profile come from few runs, those of the priors from
 # many. Without a profile a long run must stay as silent as a short one, so the limit grows with the logarithm of time.
-LIMIT, LIMIT_ALONE = 1.5, 1.0
+LIMIT, LIMIT_ALONE = 2.0, 1.0
 GROWTH, FIRST = 0.1, 60
 # Steps in a row in which the evidence that stands must fall for an alarm to be over: until it is gone takes far longer.
 BACK = 5

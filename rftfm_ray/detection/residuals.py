@@ -145,17 +145,19 @@ class Residuals:
 
     def __init__(self, usual: Usual) -> None:
         self._part, self._prompts = _Part(usual, slice(len(TELEMETRY))), Prompts(usual)
+        self._without_profile = usual.steps == 0
 
     def forget(self, signals: Sequence[str]) -> None:
         """A change was made on purpose: these signals have no reference any more, from the next step on.
 
         All other telemetry goes on against the run's own past too: what goes together must be held against one
-        reference, and a policy that learns on after a change is not where healthy runs are without it.
+        reference, and a policy that learns on after a change is not where healthy runs are without it. Where there was
+        no profile all of it begins anew: how the others took the change is not known of this task.
         """
         self._prompts.forget(signals)
         told = np.array([name in signals for name in COLUMNS])
         if told.any():
-            self._part.leave(told[: len(TELEMETRY)])
+            self._part.leave(told[: len(TELEMETRY)] | self._without_profile)
 
     def add(self, step: int, levels: Floats) -> Floats:
         """Take the levels (`COLUMNS`) of a step, counted from 1; its residuals, NaN where there is nothing to say."""

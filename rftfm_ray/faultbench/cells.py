@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors import level_of
 from rftfm_ray.detection.evidence import TELEMETRY
-from rftfm_ray.detection.fitting import RunSeries, fit
+from rftfm_ray.detection.fitting import RunSeries, fit, fit_together
 from rftfm_ray.detection.profile import Profile
 from rftfm_ray.detection.residuals import COLUMNS, Residuals, Usual
 from rftfm_ray.detection.signals import INDEX, SIGNALS
@@ -52,8 +53,10 @@ class Cells:
         by_cell: dict[CellName, list[RunSeries]] = {}
         for run in sound:
             by_cell.setdefault(cell_of(run.entry), []).append(series(run))
+        self._series = by_cell
         self._profiles = {cell: fit(found) for cell, found in by_cell.items()}
         self._usual: dict[CellName, Usual] = {}
+        self._whole: dict[CellName, Profile] = {}
 
     def profile(self, entry: Entry) -> Profile:
         """The profile that a run is held against.
@@ -65,6 +68,13 @@ class Cells:
             return self._profiles[cell_of(entry)]
         except KeyError:
             raise BenchError(f"There is no healthy run like {entry.name} to hold it against; make more.") from None
+
+    def shipped_profile(self, entry: Entry) -> Profile:
+        """The profile as `rftfm profile fit` would write it from the same runs, with how their signals go together."""
+        profile, cell = self.profile(entry), cell_of(entry)
+        if cell not in self._whole:
+            self._whole[cell] = replace(profile, together=fit_together(self._series[cell]))
+        return self._whole[cell]
 
     def residuals(self, run: Recorded) -> Floats:
         """Residuals (N, `TELEMETRY`) of a run; see `all_residuals`."""
