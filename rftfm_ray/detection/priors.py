@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from rftfm_ray.detection.evidence import TELEMETRY
 from rftfm_ray.detection.profile import TogetherProfile
 from rftfm_ray.detection.residuals import COLUMNS, Residuals, Usual
 from rftfm_ray.detection.together import OF_OTHERS, Together, kept, learn, restored
@@ -100,9 +99,3 @@ def shipped(kind: str) -> Together:
     except (OSError, ValidationError, KeyError) as error:
         reason = type(error).__name__
         raise ProfileError(f"The installed {ASSET} is damaged ({reason}); install rftfm_ray again.") from None
-
-
-def watched_of(together: Together) -> tuple[str, ...]:
-    """Signals that the priors know, in the order of `TELEMETRY`."""
-    known = {direction.name for direction in together.bank.directions}
-    return tuple(name for name in TELEMETRY if name in known)
