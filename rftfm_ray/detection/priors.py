@@ -8,7 +8,7 @@ a critic than without.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import ClassVar
@@ -78,6 +78,17 @@ def priors_of(command: str, runs: Mapping[str, Sequence[Floats]]) -> Priors:
         command, {kind: len(some) for kind, some in runs.items()},
         {kind: kept(learn_priors(some)) for kind, some in runs.items()},
     )  # fmt: skip
+
+
+def among(together: Together, measured: Iterable[str]) -> Together:
+    """The priors for a run that lacks some signals: they are expected from the others, and no finding of their own."""
+    there = set(measured)
+    places = [place for place, direction in enumerate(together.bank.directions) if direction.name in there]
+    directions = tuple(together.bank.directions[place] for place in places)
+    bank = replace(
+        together.bank, directions=directions, weights=together.bank.weights[places], sizes=together.bank.sizes[places]
+    )
+    return replace(together, bank=bank, levels=together.levels[places])
 
 
 def enough(together: Together, measured: Iterable[str]) -> bool:

@@ -120,20 +120,25 @@ def judge_log(log: StepLog) -> LogVerdict:
                 broken.append(f"{check.name} failed on {log.columns[name]} ({' '.join(str(error).split())[:120]})")
             else:
                 found += (_told(log, alarm) for alarm in alarms)
-    judged_together = known_together(log.values)
-    if judged_together:
-        try:
-            found += (_told(log, alarm) for alarm in departures(log.values))
-        except Exception as error:  # noqa: BLE001 - as above
-            broken.append(f"{TOGETHER} failed ({' '.join(str(error).split())[:120]})")
+    together = _together(log, broken)
+    found += together or []
     # What only some logs hold is no gap where it is missing.
-    possible = len(checks) + judged_together
+    possible = len(checks) + (together is not None)
     coverage = Coverage(possible - len(missing), possible, tuple(missing))
     unused = (*log.unused, *(column for name, column in log.columns.items() if name not in used))
     ordered = tuple(sorted(found, key=lambda one: (one.first_step, one.signal, one.kind)))
     partial = log.damaged or bool(broken)
     verdict = _verdict(ordered, coverage, partial=partial)
     return LogVerdict(verdict, partial, coverage, ordered, tuple(broken), unused, log.notes)
+
+
+def _together(log: StepLog, broken: list[str]) -> list[Finding] | None:
+    """Alarms of signals that go together; None where the log holds too little for that."""
+    try:
+        return [_told(log, alarm) for alarm in departures(log.values)] if known_together(log.values) else None
+    except Exception as error:  # noqa: BLE001 - whatever it is, silence of a check is no health
+        broken.append(f"{TOGETHER} failed ({' '.join(str(error).split())[:120]})")
+        return []
 
 
 def _verdict(alarms: tuple[Finding, ...], coverage: Coverage, *, partial: bool) -> str:

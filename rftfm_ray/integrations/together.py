@@ -9,7 +9,7 @@ import numpy as np
 
 from rftfm_ray.detection.departure import DepartureDetector
 from rftfm_ray.detection.jumps import FEWEST, Floats
-from rftfm_ray.detection.priors import enough, kind_with, shipped
+from rftfm_ray.detection.priors import among, enough, kind_with, shipped
 from rftfm_ray.detection.signals import INDEX, SIGNALS
 from rftfm_ray.detection.trends import Alarm, Kind
 from rftfm_ray.types import StepId
@@ -26,7 +26,7 @@ def departures(values: Mapping[str, Floats]) -> list[Alarm]:
     """Alarms by places in a log, each under the signal that had most evidence as it was raised."""
     names = [name for name in values if name in INDEX]
     places, columns = [INDEX[name] for name in names], np.stack([values[name] for name in names], 1)
-    detector = DepartureDetector(shipped(kind_with(names)))
+    detector = DepartureDetector(among(shipped(kind_with(names)), names))
     row, found, standing = np.full(len(SIGNALS), np.nan), list[Alarm](), None
     for place, step in enumerate(np.where(np.isfinite(columns), columns, np.nan)):
         row[places] = step

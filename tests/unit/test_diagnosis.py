@@ -172,8 +172,22 @@ def test_a_log_that_holds_enough_is_judged_by_how_its_signals_go_together() -> N
     assert 20 <= departed[0].first_step <= departed[0].raised_step <= 25
 
 
-def test_a_failure_to_judge_signals_together_makes_the_verdict_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "departures", lambda _: 1 / 0)
+def test_what_a_log_lacks_is_no_finding_although_the_others_make_one_expect_it() -> None:
+    """Rewards go with right answers, of which the log says nothing; by themselves they would be the first to alarm."""
+    whole = whole_log(reward_mean=0.6)
+    for lacking in (("correct_rate",), ("correct_rate", "reward_std", "all_right_group_rate")):
+        values = {name: column for name, column in whole.values.items() if name not in lacking}
+        verdict = judge_log(log_of(values))
+        assert (verdict.verdict, verdict.broken) == ("faulty", ())
+        assert {alarm.signal for alarm in verdict.alarms} <= set(values)
+        assert any(alarm.kind == Kind.DEPARTURE for alarm in verdict.alarms)
+
+
+@pytest.mark.parametrize("part", ["departures", "known_together"])
+def test_a_failure_to_judge_signals_together_makes_the_verdict_incomplete(
+    monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(diagnosis, part, lambda _: 1 / 0)
     verdict = judge_log(whole_log())
     assert verdict.verdict == "incomplete"
     assert verdict.broken == ("together failed (division by zero)",)
