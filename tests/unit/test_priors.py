@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import priors as script
 from rftfm_ray.detection import priors as priors_module
+from rftfm_ray.detection.bank import Sort, build
 from rftfm_ray.detection.departure import LIMIT_ALONE, DepartureDetector
 from rftfm_ray.detection.evidence import TELEMETRY
 from rftfm_ray.detection.priors import (
@@ -19,6 +20,7 @@ from rftfm_ray.detection.priors import (
     NO_CRITIC,
     PRIORS,
     Priors,
+    among,
     enough,
     kind_with,
     learn_priors,
@@ -151,3 +153,24 @@ def test_priors_are_read_back_as_they_were_written() -> None:
     assert PRIORS.dump_json(priors) + b"\n" == data
     rows: Floats = np.array(priors.kinds[CRITIC].covariance)
     np.testing.assert_allclose(rows, rows.T)
+
+
+def test_what_a_run_lacks_is_expected_and_never_what_has_departed() -> None:
+    """The third signal is nearly the sum of two others: as it is expected it lies farther out than either of them."""
+    names, covariance = TELEMETRY[:3], np.eye(3)
+    covariance[2, :2] = covariance[:2, 2] = 0.69
+    bank = build(names, np.ones(3, bool), covariance, ())
+    whole = Together(np.zeros((0, 3)), bank, np.linspace(1, 2, len(bank.directions)))
+    row = np.array([[2.0, 2.0, np.nan]])
+
+    def farthest(together: Together) -> str:
+        along = together.bank.along(row)[0]
+        signals = [place for place, one in enumerate(together.bank.directions) if one.sort is Sort.SIGNAL]
+        return together.bank.directions[max(signals, key=lambda place: float(along[place]))].name
+
+    part = among(whole, names[:2])
+    assert (farthest(whole), farthest(part) in names[:2]) == (names[2], True)
+    levels = dict(zip(map(str, whole.bank.directions), whole.levels.tolist(), strict=True))
+    assert {direction.name for direction in part.bank.directions} == set(names[:2])
+    for direction, level in zip(part.bank.directions, part.levels.tolist(), strict=True):
+        assert levels[str(direction)] == level
