@@ -69,7 +69,7 @@ class Cells:
         except KeyError:
             raise BenchError(f"There is no healthy run like {entry.name} to hold it against; make more.") from None
 
-    def shipped_profile(self, entry: Entry) -> Profile:
+    def whole_profile(self, entry: Entry) -> Profile:
         """The profile as `rftfm profile fit` would write it from the same runs, with how their signals go together."""
         profile, cell = self.profile(entry), cell_of(entry)
         if cell not in self._whole:

@@ -135,7 +135,7 @@ def _as_shipped_too(scorer: Scorer, tuned_one: Held) -> Iterator[Held]:
 def _acted(report: Sequence[Recorded], cells: Cells) -> Iterator[Acted]:
     for run in report:
         if run.entry.kind in (Kind.HEALTHY, Kind.LONG, Kind.TWIN):
-            done = replay(run, cells.shipped_profile(run.entry))
+            done = replay(run, cells.whole_profile(run.entry))
             if done.acted is not None:
                 yield Acted(run.entry.name, done.acted, done.remedy)
 
