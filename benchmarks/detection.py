@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -33,6 +33,8 @@ COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 LINES = {"easy": "-", "hard": "--"}
 LATEST = 30
 PAPER = {"easy": "78.75", "hard": "58.71"}
+# Of targets that are missed on the committed runs, under the names of their rows.
+REASONS: dict[str, str] = {}
 
 
 def curve(held: Held, level: str) -> tuple[list[float], list[float]]:
@@ -151,32 +153,82 @@ def table(heads: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *rows]) + "\n"
 
 
-def targets(said: Mapping[str, Any]) -> str:
-    """What was to be reached, and what was."""
-    recalls, late, bound, wrong = said["recall"], said["delay"], said["clairvoyant"], said["false_alarms_per_1000"]
-    hard, best = recalls["hard"]["telemetry"]["rate"], bound["hard"]["telemetry"]["rate"]
-    ratio = f"{hard / best:.2f} of it" if hard is not None and best else "-"
-    twice = bound["hard"]["telemetry"]["median"]
-    family = [r for r in _by(said, "family", "all") if r["name"] == "CA"]
-    rows = [
-        ("recall, telemetry, easy", "99 %", percent(recalls["easy"]["telemetry"]), f"{PAPER['easy']} (all it has)"),
-        ("recall, telemetry, hard", "0.9 of the bound", f"{percent(recalls['hard']['telemetry'])}; {ratio}",
-         f"{PAPER['hard']} (all it has)"),
-        ("recall, all evidence, easy", "100 %", percent(recalls["easy"]["all"]), PAPER["easy"]),
-        ("recall, all evidence, hard", "98 %", percent(recalls["hard"]["all"]), PAPER["hard"]),
-        *((f"recall, all evidence, {level}, mechanisms that no identity shows", "95 %", percent(hidden), "-")
-          for level in LEVELS if (hidden := _hidden(said, level))["n"]),
-        *((f"false alarms in 1,000 steps, {kind}, {evidence}", aim, alarms(wrong[kind][evidence]), theirs)
-          for kind, aim, theirs in (("healthy", "1 (below 2)", "1 of 11 runs"), ("benign", "2 (below 4)", "-"))
-          for evidence in EVIDENCE),
-        ("orders of the guard in runs without a fault", "0", str(said["actions_on_healthy"]), "-"),
-        ("delay, telemetry, easy: median; p90", "2", steps_of(late["easy"]["telemetry"]), "-"),
-        ("delay, telemetry, hard: median; p90", f"{'-' if twice is None else f'{2 * twice:g}'}, twice the bound's",
-         steps_of(late["hard"]["telemetry"]), "-"),
-        *((f"CA family, all evidence, {row['level']}", "97 %", percent(row["recall"]), "53.17 (F1, easy)")
-          for row in family),
-    ]  # fmt: skip
-    return table(("what", "target", "reached", "paper"), iter(rows))
+class Row(NamedTuple):
+    """A line of the table of targets; `met` is None where there is nothing to be held against it."""
+
+    what: str
+    target: str
+    reached: str
+    others: str
+    met: bool | None
+
+
+def targets(said: Mapping[str, Any], cost: Mapping[str, float]) -> str:
+    """What was to be reached and what was, and why what was missed was."""
+    rows = [*_recalls(said), *_wrong(said), *_late(said), *_costs(cost)]
+    marks = {True: "yes", False: "**no**", None: "-"}
+    lines = ((row.what, row.target, row.reached, row.others, marks[row.met]) for row in rows)
+    missed = [row.what for row in rows if row.met is False]
+    reasons = "".join(f"- **{what}**: {REASONS.get(what, 'not looked into')}\n" for what in missed)
+    heads = ("what", "target", "reached", "paper, peers", "met")
+    return table(heads, lines) + (f"\nMissed, and why:\n\n{reasons}" if reasons else "")
+
+
+def _recalls(said: Mapping[str, Any]) -> Iterator[Row]:
+    recalls, bound = said["recall"], said["clairvoyant"]
+    family = {row["level"]: row["recall"] for row in _by(said, "family", "all") if row["name"] == "CA"}
+
+    def row(what: str, aim: float, share: Mapping[str, Any], others: str) -> Row:
+        met = None if share["rate"] is None else share["rate"] >= aim / 100
+        return Row(f"recall, {what}", f"{aim:g} %", percent(share), others, met)
+
+    hard, best = recalls["hard"]["telemetry"], bound["hard"]["telemetry"]["rate"]
+    ratio = hard["rate"] / best if hard["rate"] is not None and best else None
+    yield row("telemetry, easy", 99, recalls["easy"]["telemetry"], f"{PAPER['easy']} (all it has)")
+    yield Row("recall, telemetry, hard", "0.9 of the bound",
+              percent(hard) + ("" if ratio is None else f"; {ratio:.2f} of it"), f"{PAPER['hard']} (all it has)",
+              None if ratio is None else ratio >= 0.9)  # fmt: skip
+    yield row("all evidence, easy", 100, recalls["easy"]["all"], PAPER["easy"])
+    yield row("all evidence, hard", 98, recalls["hard"]["all"], PAPER["hard"])
+    for level in LEVELS:
+        if (hidden := _hidden(said, level))["n"]:
+            yield row(f"all evidence, {level}, mechanisms that no identity shows", 95, hidden, "-")
+    for level, share in family.items():
+        yield row(f"all evidence, {level}, CA family", 97, share, "53.17 (F1, easy)")
+
+
+def _wrong(said: Mapping[str, Any]) -> Iterator[Row]:
+    kinds = (("healthy", 1.0, "1 of 11 runs; rlwatch 30 of 30"), ("benign", 2.0, "-"))
+    for kind, aim, theirs in kinds:
+        for evidence in EVIDENCE:
+            one = said["false_alarms_per_1000"][kind][evidence]
+            met = one["rate"] <= aim and one["upper95"] < 2 * aim
+            what = f"false alarms in 1,000 steps, {kind}, {evidence}"
+            yield Row(what, f"{aim:g} (below {2 * aim:g})", alarms(one), theirs, met)
+    acted = said["actions_on_healthy"]
+    yield Row("orders of the guard in runs without a fault", "0", str(acted), "-", acted == 0)
+
+
+def _late(said: Mapping[str, Any]) -> Iterator[Row]:
+    late, bound = said["delay"], said["clairvoyant"]["hard"]["telemetry"]["median"]
+    for level, aim in (("easy", 2.0), ("hard", None if bound is None else 2 * bound)):
+        one = late[level]["telemetry"]
+        met = None if aim is None else one["median"] is not None and one["median"] <= aim
+        text = "-" if aim is None else f"{aim:g}" + (", twice the bound's" if level == "hard" else "")
+        yield Row(f"delay, telemetry, {level}: median; p90", text, steps_of(one), "25 to 250 steps", met)
+
+
+def _costs(cost: Mapping[str, float]) -> Iterator[Row]:
+    if not cost:
+        return
+    taken = f"{cost['hand_over_us']:.1f}; {cost['hand_over_us_p90']:.1f}"
+    yield Row("microseconds of the loop's thread in a step: median; p90", "10", taken, "7 to 10 (drops 12 %); 52",
+              cost["hand_over_us"] <= 10)  # fmt: skip
+    yield Row(f"lost of {cost['steps']:,.0f} steps at 1,000 a second; steps that had to wait", "0; counted",
+              f"{cost['lost']:.0f}; {cost['waits']:.0f}", "12 %", cost["lost"] == 0)  # fmt: skip
+    taken = f"{cost['log_s']:.1f} s, {cost['log_peak_gib']:.2f} GiB"
+    yield Row("a log of 100,000 steps", "5 s, 1 GB", taken, "4 s; out of memory",
+              cost["log_s"] <= 5 and cost["log_peak_gib"] * 1.074 <= 1)  # fmt: skip
 
 
 def _hidden(said: Mapping[str, Any], level: str) -> Mapping[str, Any]:
@@ -240,7 +292,7 @@ def paper_rows(said: Mapping[str, Any]) -> str:
     return table(("evidence", "level", "who", "precision", "recall", "F1", "mean F1 of the families"), rows)
 
 
-def page(said: Mapping[str, Any], manifest: Manifest, plots: str, command: str) -> str:
+def page(said: Mapping[str, Any], manifest: Manifest, cost: Mapping[str, float], plots: str, command: str) -> str:
     """The whole page."""
     sections = {"Faults": "fault", "Mechanisms": "mechanism", "Onset": "onset", "Duration": "duration",
                 "Task, algorithm, size": "task"}  # fmt: skip
@@ -269,7 +321,7 @@ and the thresholds that `rftfm faultbench tune` has set (sha256 {said["threshold
 
 ## Targets
 
-{targets(said)}
+{targets(said, cost)}
 ## Everybody
 
 {compared(said)}
@@ -305,7 +357,9 @@ def main() -> None:
         write_atomic(folder / f"{name}.svg", drawn)
     command = "python benchmarks/detection.py" + (" --no-peers" if arguments.no_peers else "")
     manifest = read_manifest(arguments.data)
-    write_atomic(arguments.out, page(said, manifest, folder.name, command).encode())
+    kept = folder / "cost.json"
+    cost = json.loads(kept.read_text()) if kept.is_file() else {}
+    write_atomic(arguments.out, page(said, manifest, cost, folder.name, command).encode())
     write_atomic(folder / "score.json", (json.dumps(said, indent=1) + "\n").encode())
     print(f"Page: {arguments.out}")
 

@@ -21,8 +21,8 @@ from rftfm_ray.verdicts import Evidence, StepReport, Symptom
 
 # Evidence over its level at which an alarm is raised: levels of a profile come from few runs, those of the priors from
 # many. Without a profile a long run must stay as silent as a short one, so the limit grows with the logarithm of time.
-LIMIT, LIMIT_ALONE = 2.0, 1.0
-GROWTH, FIRST = 0.1, 60
+LIMIT, LIMIT_ALONE = 2.0, 1.1
+GROWTH, FIRST = 0.2, 60
 # Steps in a row in which the evidence that stands must fall for an alarm to be over: until it is gone takes far longer.
 BACK = 5
 
@@ -71,7 +71,7 @@ class DepartureDetector(Detector):
 
     def _limit(self) -> float:
         self._steps += 1
-        return LIMIT_ALONE * (1 + GROWTH * math.log(max(1.0, self._steps / FIRST))) if self._alone else LIMIT
+        return LIMIT_ALONE * growth(self._steps) if self._alone else LIMIT
 
     def _begin_anew(self) -> None:
         self._sums.clear()
@@ -98,6 +98,11 @@ class DepartureDetector(Detector):
     def settle(self, signals: Sequence[str]) -> None:
         if any(name in COLUMNS for name in signals):
             self._begin_anew()
+
+
+def growth(step: int) -> float:
+    """How much more evidence is asked for at a step (from 1) of a run without a profile than in its first steps."""
+    return 1 + GROWTH * math.log(max(1.0, step / FIRST))
 
 
 def _reason(direction: Direction, residual: float, onset: int, alone: bool) -> str:

@@ -62,27 +62,35 @@ class Trend(Protocol):
 
 
 class _Means:
-    """Means of the last blocks of values, the oldest first."""
+    """Means of the last blocks of values, the oldest first; on demand each without its largest value."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, without_largest: bool = False) -> None:
         self._values: deque[float] = deque(maxlen=BLOCK * BLOCKS)
+        self._without_largest = without_largest
 
     def add(self, value: float) -> list[float] | None:
         self._values.append(value)
         if len(self._values) < BLOCK * BLOCKS:
             return None
         values = list(self._values)
-        return [sum(values[place : place + BLOCK]) / BLOCK for place in range(0, len(values), BLOCK)]
+        blocks = [values[place : place + BLOCK] for place in range(0, len(values), BLOCK)]
+        if self._without_largest:
+            blocks = [sorted(block)[:-1] for block in blocks]
+        return [sum(block) / len(block) for block in blocks]
 
 
 class BlowUp:
-    """A KL that grows exponentially to where it is large."""
+    """A KL that grows exponentially to where it is large.
+
+    One rare token that the policy has all but given up makes the KL of its step a hundred times as large: what grows
+    must grow without the largest value of each mean.
+    """
 
     kind: Kind = Kind.BLOW_UP
 
     def __init__(self, large: float) -> None:
         self._large = large
-        self._means = _Means()
+        self._means = _Means(without_largest=True)
 
     def add(self, value: float) -> int | None:
         """See `Trend`."""

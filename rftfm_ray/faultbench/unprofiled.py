@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rftfm_ray.detection.departure import growth
 from rftfm_ray.detection.evidence import TELEMETRY, WATCHED
 from rftfm_ray.detection.jumps import Jumps, level_at
 from rftfm_ray.detection.priors import TELLS, kind_with, learn_priors, own_residuals
@@ -51,7 +52,8 @@ class ColdScorer:
         if together is None:
             return one_by_one
         over = together.sums().over(together.adjusted(_residuals(run))) / together.levels
-        both: Floats = np.maximum(one_by_one, over.max(1))
+        asked = np.array([growth(step) for step in range(1, len(run) + 1)])
+        both: Floats = np.maximum(one_by_one, over.max(1) / asked)
         return both
 
 

@@ -43,6 +43,12 @@ def test_a_kl_that_explodes_is_no_kl_that_grows() -> None:
         assert wrong("kl_ref", noisy(shape, 0.002)) == []
 
 
+def test_a_kl_with_a_wild_step_at_the_end_of_others_is_none_that_explodes() -> None:
+    # As converged runs have it: the level doubles twice in fifteen steps, and then comes one rare token.
+    values = np.array([0.05] * 50 + [0.1] * 5 + [0.2] * 4 + [6.6] + [0.1] * 20)
+    assert wrong("kl_ref", values) == []
+
+
 def test_an_entropy_that_collapses_is_none_that_converges() -> None:
     collapsing = np.exp(-((np.maximum(STEPS - 100, 0) / 12) ** 2))
     (alarm,) = [alarm for alarm in alarms("entropy", collapsing) if alarm.kind == Kind.COLLAPSE]

@@ -66,7 +66,7 @@ def test_healthy_runs_of_another_task_are_left_alone(learnt: Together) -> None:
     assert len(alarmed) <= 1
 
 
-@pytest.mark.parametrize(("name", "size"), [("entropy", 0.3), ("reward_mean", 0.4)])
+@pytest.mark.parametrize(("name", "size"), [("entropy", 0.3), ("reward_mean", 0.5)])
 def test_what_departs_is_found_on_a_task_that_nobody_has_seen(learnt: Together, name: str, size: float) -> None:
     found = [first_alarm(learnt, moved(run, **{name: size})) for run in HERE]
     soon = [one for one in found if one is not None and ONSET <= one[0] <= ONSET + 5]
