@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from rftfm_ray.config import RunConfig
+from rftfm_ray.detection.blow_up import BlowUpDetector
 from rftfm_ray.detection.departure import DepartureDetector
 from rftfm_ray.detection.detectors import (
-    BlowUpDetector,
     DeclaredRateDetector,
     Detector,
     FiniteDetector,

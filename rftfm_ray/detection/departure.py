@@ -20,7 +20,7 @@ from rftfm_ray.detection.together import Together, restored
 from rftfm_ray.verdicts import Evidence, StepReport, Symptom
 
 # Evidence over its level at which an alarm is raised: levels of a profile come from few runs, those of the priors from
-# many. Without a profile a long run must stay as silent as a short one, so the limit grows with the logarithm of time.
+# many. A long run must stay as silent as a short one, so the limit grows with the logarithm of time.
 LIMIT, LIMIT_ALONE = 2.0, 1.1
 GROWTH, FIRST = 0.2, 60
 # Steps in a row in which the evidence that stands must fall for an alarm to be over: until it is gone takes far longer.
@@ -71,7 +71,7 @@ class DepartureDetector(Detector):
 
     def _limit(self) -> float:
         self._steps += 1
-        return LIMIT_ALONE * growth(self._steps) if self._alone else LIMIT
+        return (LIMIT_ALONE if self._alone else LIMIT) * growth(self._steps)
 
     def _begin_anew(self) -> None:
         self._sums.clear()
@@ -101,7 +101,7 @@ class DepartureDetector(Detector):
 
 
 def growth(step: int) -> float:
-    """How much more evidence is asked for at a step (from 1) of a run without a profile than in its first steps."""
+    """How much more evidence is asked for at a step (from 1) of a run than in its first steps."""
     return 1 + GROWTH * math.log(max(1.0, step / FIRST))
 
 

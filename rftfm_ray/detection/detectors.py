@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from statistics import median
 from typing import Protocol
 
 from rftfm_ray.detection.sequential import Baseline, Cusum, Reference, bernoulli_ratio, shift_ratio
@@ -294,59 +293,6 @@ def capped(threshold: float, size: float = SHIFT) -> float:
     `size` is the shift that is looked for, in spreads.
     """
     return threshold / size * 0.75 + size / 2
-
-
-class BlowUpDetector(Detector):
-    """A quantity that may grow while it is small: an alarm when it is large and far above what it was, twice running.
-
-    A slow mean would follow an exponential ramp and never see it; what is `AGO` steps old does not.
-    """
-
-    AGO = 5
-    WINDOW = 50
-
-    def __init__(self, signal: str, large: float, factor: float) -> None:
-        self.name = f"blow_up:{signal}"
-        self._signal = signal
-        self._large = large
-        self._factor = factor
-        self._values: deque[float] = deque(maxlen=self.WINDOW)
-        self._since: int | None = None
-
-    def observe(self, report: StepReport) -> Sequence[Symptom]:
-        found, step = value(report, self._signal), report.id.step
-        earlier = list(self._values)[: -self.AGO] or list(self._values)[:1]
-        usual = median(earlier) if earlier else math.nan
-        if math.isnan(found):
-            return ()
-        high = bool(earlier) and found > max(self._large, self._factor * usual)
-        if not high:
-            self._values.append(found)
-            self._since = None
-            return ()
-        # What has blown up is nothing to compare with.
-        self._since = step if self._since is None else self._since
-        if self._since == step:
-            return ()
-        reason = f"{self._signal} is {found:.3g}, {found / max(usual, 1e-9):.0f} times what it was before"
-        score = math.log(found / max(usual, 1e-9)) * (step - self._since + 1)
-        low = max(1, self._since - self.AGO)
-        return [
-            Symptom(
-                self.name, self._signal, Evidence.TELEMETRY, alarm=True, direction=1, value=found, reference=usual,
-                score=score, onset=self._since, onset_low=low, reason=reason,
-            )
-        ]  # fmt: skip
-
-    def forget(self, signals: Sequence[str], step: int) -> None:
-        del step
-        if self._signal in signals:
-            self._values.clear()
-            self._since = None
-
-    def settle(self, signals: Sequence[str]) -> None:
-        if self._signal in signals:
-            self._since = None
 
 
 class ProbeDetector(Detector):

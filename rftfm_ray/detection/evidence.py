@@ -32,3 +32,7 @@ LEAPING = (
 )  # fmt: skip
 WATCHED = tuple(name for name in TELEMETRY if name not in LEAPING)
 """Telemetry that can be held against a run's own past."""
+
+OF_UPDATES = ("update_ratio", "changed_rate", "step_kl")
+"""What updates do. In a step in which the commit gate refused one, a size of nothing is what was called for."""
+REFUSED = "vetoes"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.detection.asked import ASKED, FOLLOWING, DataShift
 from rftfm_ray.detection.detectors import level_of
-from rftfm_ray.detection.evidence import TELEMETRY, WATCHED
+from rftfm_ray.detection.evidence import OF_UPDATES, REFUSED, TELEMETRY, WATCHED
 from rftfm_ray.detection.own_past import OwnPast
 from rftfm_ray.detection.profile import Profile
 from rftfm_ray.detection.signals import INDEX, SIGNALS
@@ -33,6 +33,7 @@ _PLACES = np.array([INDEX[name] for name in COLUMNS])
 _FOLLOWING = np.array([name in FOLLOWING for name in TELEMETRY])
 # A sum of parts: what each weighs in it depends on the run, and changes with the scale of rewards.
 _SUMS = ("loss",)
+_OF_UPDATES = np.array([name in OF_UPDATES for name in COLUMNS])
 _BY_ITSELF = np.array([(name in WATCHED and name not in _SUMS) or name in ASKED for name in COLUMNS])
 # Without healthy runs of the task nothing says how shares of answers beyond a length follow the length, or what AdamW's
 # moments remember of many steps.
@@ -46,12 +47,14 @@ _FLOORS = np.array(
 
 
 def levels_of(values: Sequence[float] | Floats) -> Floats:
-    """Levels (`COLUMNS`) on the scale that each signal is compared on, from a report's values; NaN where there is none
-    or it is no number."""
+    """Levels (`COLUMNS`) on the scale that each signal is compared on, from a report's values; NaN where there is none,
+    or it is no number, or it speaks of an update that was refused."""
     found: Floats = np.asarray(values, np.float64)[_PLACES]
     for place in np.flatnonzero(np.isfinite(found)).tolist():
         found[place] = level_of(_SIGNALS[place], float(found[place]))
     found[~np.isfinite(found)] = np.nan
+    if values[INDEX[REFUSED]] > 0:
+        found[_OF_UPDATES] = np.nan
     return np.clip(found, -LARGEST, LARGEST)
 
 

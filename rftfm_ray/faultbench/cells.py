@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors import level_of
-from rftfm_ray.detection.evidence import TELEMETRY
+from rftfm_ray.detection.evidence import OF_UPDATES, REFUSED, TELEMETRY
 from rftfm_ray.detection.fitting import RunSeries, fit, fit_together
 from rftfm_ray.detection.profile import Profile
 from rftfm_ray.detection.residuals import COLUMNS, Residuals, Usual
@@ -36,11 +36,12 @@ def series(run: Recorded) -> RunSeries:
 
 
 def levels(run: Recorded, names: Sequence[str] = TELEMETRY) -> Floats:
-    """Levels (N, names) on the scale that each signal is compared on; NaN where nothing was measured."""
-    found = np.full((len(run), len(names)), np.nan)
+    """Levels (N, names) on the scale that each signal is compared on; NaN where nothing was measured, or of an update
+    that was refused."""
+    found, made = np.full((len(run), len(names)), np.nan), ~(run.signal(REFUSED) > 0)
     for place, name in enumerate(names):
         signal, column = SIGNALS[INDEX[name]], run.signal(name)
-        there = np.isfinite(column)
+        there = np.isfinite(column) & (made | (name not in OF_UPDATES))
         found[there, place] = [level_of(signal, value) for value in column[there].tolist()]
     return found
 

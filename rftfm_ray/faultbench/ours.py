@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from rftfm_ray.detection.bank import Template
+from rftfm_ray.detection.departure import growth
 from rftfm_ray.detection.together import FEWEST_RUNS, Together, learn
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.cells import Cells, Floats, cell_of
@@ -56,6 +59,7 @@ class BankScorer:
         if self._cells is None:
             raise ValueError("fit it first")
         learnt = self._learnt[kind_of(run.entry)]
-        over = learnt.sums().over(learnt.adjusted(self._cells.all_residuals(run))) / learnt.levels
+        asked = np.array([growth(step) for step in range(1, len(run) + 1)])[:, None]
+        over = learnt.sums().over(learnt.adjusted(self._cells.all_residuals(run))) / learnt.levels / asked
         names = [str(direction) for direction in learnt.bank.directions]
         return over.max(1), [names[place] for place in over.argmax(1).tolist()]

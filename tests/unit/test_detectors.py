@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rftfm_ray.detection.battery import NOTICE_NATS, WatchSettings, battery
+from rftfm_ray.detection.blow_up import BlowUpDetector
 from rftfm_ray.detection.detectors import (
-    BlowUpDetector,
     DeclaredRateDetector,
     Detector,
     FiniteDetector,
@@ -252,6 +252,13 @@ def test_growth_while_it_is_small_is_none(play: Play, shipped: Mapping[str, Dete
 @pytest.mark.parametrize("height", [0.6, 5.0, 1e6])
 def test_one_high_step_is_none(play: Play, shipped: Mapping[str, Detector], height: float) -> None:
     assert not play(_blow_up(shipped), kl_ref=([0.1] * 20 + [height]) * 3 + [0.1] * 5)
+
+
+def test_rare_tokens_of_a_converged_policy_are_none(play: Play, shipped: Mapping[str, Detector]) -> None:
+    # Two such steps in a row, as healthy runs of 500 steps have had them.
+    rare = [0.1] * 40 + [0.73, 0.77] + [0.1] * 10 + [0.85, 2.76] + [0.1] * 10 + [2.32, 0.6] + [0.1] * 10
+    assert not play(_blow_up(shipped), kl_ref=rare)
+    assert play(_blow_up(shipped), kl_ref=[*rare, *[4.0] * 3])
 
 
 def test_large_value_that_has_long_been_so_is_none(play: Play, shipped: Mapping[str, Detector]) -> None:
