@@ -83,6 +83,8 @@ class OwnPast:
 
     def _warm_up(self, which: Mask, levels: Floats) -> None:
         """A straight line, and a spread from differences of neighbours, which a trend hardly touches."""
+        if not which.any():
+            return
         there = np.clip(np.where(which, levels, 0.0), -LARGEST, LARGEST)
         apart = np.where(which & np.isfinite(self._newest), there - np.nan_to_num(self._newest), 0.0)
         self._differences += apart**2

@@ -13,7 +13,7 @@ import numpy as np
 
 from rftfm_ray.detection.evidence import TELEMETRY
 from rftfm_ray.detection.severity import TAU
-from rftfm_ray.faultbench.cells import Cells, Floats
+from rftfm_ray.faultbench.cells import Cells, Floats, cells_with
 from rftfm_ray.faultbench.dataset import Recorded
 from rftfm_ray.faultbench.plan import Kind
 
@@ -42,7 +42,7 @@ class _OnResiduals:
 
     def fit(self, runs: Sequence[Recorded]) -> None:
         """Fit the profiles."""
-        self._cells = Cells(runs)
+        self._cells = cells_with(tuple(runs))
 
     def _residuals(self, run: Recorded) -> Floats:
         return np.clip(np.nan_to_num(self._fitted().residuals(run), nan=0.0), -LARGEST, LARGEST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,7 @@ class Cells:
         self._profiles = {cell: fit(found) for cell, found in by_cell.items()}
         self._usual: dict[CellName, Usual] = {}
         self._whole: dict[CellName, Profile] = {}
+        self._residuals: dict[Recorded, Floats] = {}
 
     def profile(self, entry: Entry) -> Profile:
         """The profile that a run is held against.
@@ -82,7 +84,13 @@ class Cells:
         return self.all_residuals(run)[:, : len(TELEMETRY)]
 
     def all_residuals(self, run: Recorded) -> Floats:
-        """Residuals (N, `COLUMNS`) in spreads, as a guard that is told what was declared has them live."""
+        """Residuals (N, `COLUMNS`) in spreads, as a guard that is told what was declared has them live; read only."""
+        if run not in self._residuals:
+            self._residuals[run] = self._worked_out(run)
+            self._residuals[run].flags.writeable = False
+        return self._residuals[run]
+
+    def _worked_out(self, run: Recorded) -> Floats:
         cell = cell_of(run.entry)
         if cell not in self._usual:
             self._usual[cell] = Usual(self.profile(run.entry))
@@ -94,3 +102,9 @@ class Cells:
                 residuals.forget(told)
             found[step - 1] = residuals.add(step, known[step - 1])
         return found
+
+
+@lru_cache(maxsize=1)
+def cells_with(runs: tuple[Recorded, ...]) -> Cells:
+    """Profiles from these runs: everybody who is held against them asks for the same ones."""
+    return Cells(runs)

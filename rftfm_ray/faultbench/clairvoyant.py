@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.faultbench.cells import Cells, Floats
+from rftfm_ray.faultbench.cells import Floats, cells_with
 from rftfm_ray.faultbench.dataset import Recorded
 from rftfm_ray.faultbench.plan import Entry, Kind
 from rftfm_ray.faultbench.shifts import LARGEST, Fault, Kinds, kind_of, mean_shifts
@@ -41,7 +41,7 @@ class Clairvoyant:
     """
 
     def __init__(self, runs: Sequence[Recorded]) -> None:
-        self._cells = Cells(runs)
+        self._cells = cells_with(tuple(runs))
         sound = [run for run in runs if run.entry.kind is Kind.HEALTHY]
         self._precision: Mapping[Kinds, Floats] = {
             kind: _precision([self.residuals(run) for run in sound if kind_of(run.entry) == kind])

@@ -57,9 +57,9 @@ class Record:
     rows: Rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
-    """A whole run: `values` (N, signals) of the steps from 1 to N."""
+    """A whole run: `values` (N, signals) of the steps from 1 to N. Equal to itself alone."""
 
     entry: Entry
     outcome: Outcome

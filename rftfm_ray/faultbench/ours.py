@@ -10,7 +10,7 @@ from rftfm_ray.detection.bank import Template
 from rftfm_ray.detection.departure import growth
 from rftfm_ray.detection.together import FEWEST_RUNS, Together, learn
 from rftfm_ray.errors import BenchError
-from rftfm_ray.faultbench.cells import Cells, Floats, cell_of
+from rftfm_ray.faultbench.cells import Cells, Floats, cell_of, cells_with
 from rftfm_ray.faultbench.dataset import Recorded
 from rftfm_ray.faultbench.plan import Kind
 from rftfm_ray.faultbench.shifts import Kinds, kind_of, mean_shifts
@@ -32,7 +32,7 @@ class BankScorer:
     def fit(self, runs: Sequence[Recorded]) -> None:
         """Learn profiles, correlations, templates of faults, and levels from the calibrate split."""
         sound = [run for run in runs if run.entry.kind is Kind.HEALTHY]
-        self._cells = Cells(sound)
+        self._cells = cells_with(tuple(runs))
         templates = [Template(" ".join(fault), at) for fault, at in mean_shifts(runs, self._cells.residuals).items()]
         self._learnt.clear()
         for kind in sorted({kind_of(run.entry) for run in sound}):

@@ -10,7 +10,7 @@ import numpy as np
 
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.baselines import Scorer
-from rftfm_ray.faultbench.cells import Cells, Floats
+from rftfm_ray.faultbench.cells import Cells, Floats, cells_with
 from rftfm_ray.faultbench.clairvoyant import Clairvoyant
 from rftfm_ray.faultbench.dataset import Recorded, read_bench
 from rftfm_ray.faultbench.exact import exact_scores
@@ -118,7 +118,7 @@ def evaluate(
 
     ours = held(BankScorer(), frozen.thresholds[BankScorer.name]) if detector is None else held(detector())
     cold = held(ColdScorer(), frozen.thresholds[ColdScorer.name])
-    acted = list(_acted(report, Cells(calibrate)))
+    acted = list(_acted(report, cells_with(tuple(calibrate))))
     tell("the guard has seen healthy runs and twins once more")
     compared = tuple(
         one for other in scorers for one in _as_shipped_too(other, held(other, frozen.thresholds[other.name]))
