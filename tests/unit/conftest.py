@@ -11,12 +11,17 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
+from rftfm_ray.detection.detectors import Detector
 from rftfm_ray.tasks.api import ToolStatus
 from rftfm_ray.types import Termination
+from rftfm_ray.verdicts import StepReport, Symptom
 
 # A loaded machine must not fail a test that is right.
 settings.register_profile("unit", deadline=None, max_examples=50)
 settings.load_profile("unit")
+
+Make = Callable[..., StepReport]
+Play = Callable[..., Mapping[int, Sequence[Symptom]]]
 
 Call = tuple[int, int, ToolStatus, float, str, str]
 """Trajectory, turn, status, seconds, request, response."""
@@ -107,3 +112,16 @@ def _checks(size: int, given: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 def make_batch() -> Callable[..., TrajectoryBatch]:
     """The factory of batches; see `_batch` for its arguments."""
     return _batch
+
+
+@pytest.fixture(scope="module")
+def play(make_report: Make) -> Play:
+    """Show a detector one series per signal, from step `first` on; the symptoms by step."""
+
+    def show(detector: Detector, first: int = 1, **series: Sequence[float]) -> Mapping[int, Sequence[Symptom]]:
+        rows = zip(*series.values(), strict=True)
+        steps = {step: dict(zip(series, row, strict=True)) for step, row in enumerate(rows, first)}
+        found = {step: detector.observe(make_report(step, **row)) for step, row in steps.items()}
+        return {step: symptoms for step, symptoms in found.items() if symptoms}
+
+    return show

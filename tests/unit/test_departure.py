@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rftfm_ray.detection.battery import WatchSettings, battery
-from rftfm_ray.detection.departure import DepartureDetector
+from rftfm_ray.detection.departure import DepartureDetector, growth
+from rftfm_ray.detection.evidence import OF_UPDATES
 from rftfm_ray.detection.fitting import fit, fit_together, series_of
 from rftfm_ray.detection.profile import Profile, parse_profile
 from rftfm_ray.detection.residuals import COLUMNS
@@ -102,6 +103,28 @@ def test_what_was_declared_is_no_departure(profile: Profile) -> None:
     assert told(detector, changed[: ONSET - 1]) == {}
     detector.forget(("length_mean", "length_q50", "length_q90"), ONSET)
     assert told(detector, changed[ONSET - 1 :]) == {}
+
+
+def without_updates(run: list[StepReport], vetoes: float) -> Iterator[StepReport]:
+    """A run in which from `ONSET` on nothing is learnt."""
+    for report in run:
+        values = list(report.values)
+        if report.id.step >= ONSET:
+            for name in OF_UPDATES:
+                values[INDEX[name]] = 0.0
+            values[INDEX["vetoes"]] = vetoes
+        yield replace(report, values=tuple(values))
+
+
+def test_refused_updates_are_no_lost_ones(profile: Profile) -> None:
+    for run in RUNS[LEARNT:]:
+        assert told(DepartureDetector.of(profile), without_updates(run, vetoes=1.0)) == {}
+        assert ONSET <= min(told(DepartureDetector.of(profile), without_updates(run, vetoes=0.0))) <= ONSET + 3
+
+
+def test_a_long_run_must_say_more() -> None:
+    assert {growth(step) for step in range(1, 61)} == {1.0}
+    assert [round(growth(step), 3) for step in (600, 6_000)] == [1.461, 1.921]
 
 
 LONGER = {"length_mean": 0.5, "length_q50": 0.5, "length_q90": 0.5}
