@@ -10,7 +10,6 @@ signals is read from Parquet and judged in a process of its own.
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import os
@@ -60,6 +59,7 @@ LOGGED = (
     "reward_mean", "reward_std", "kl_ref", "entropy", "loss", "policy_loss", "grad_norm", "length_mean",
     "clip_high_rate", "advantage_std", "truncated_rate", "zero_variance_group_rate",
 )  # fmt: skip
+PARTS = {"batch": BatchMetrics, "update": UpdateMetrics, "credit": CreditMetrics, "checks": CheckMetrics}
 TARGETS = {"hand_over_us": 10.0, "log_s": 5.0, "log_peak_gib": 1.0}
 
 
@@ -104,8 +104,7 @@ def row_of(values: tuple[float, ...]) -> Any:
         return kind(**{field.name: known[field.name] for field in dataclasses.fields(kind)})
 
     row = StepRow.__new__(StepRow)
-    parts = {"batch": BatchMetrics, "update": UpdateMetrics, "credit": CreditMetrics, "checks": CheckMetrics}
-    for name, kind in parts.items():
+    for name, kind in PARTS.items():
         object.__setattr__(row, name, part(kind))
     object.__setattr__(row, "model_version", 0)
     return row
@@ -151,7 +150,9 @@ def paced(guard: LiveGuard, rows: Sequence[Any], steps: int, pace: float) -> Any
 
 def with_id(row: Any, step: int) -> Any:
     """The row as that of a step; a copy, for the guard may not have read the last one yet."""
-    made = copy.copy(row)
+    made = StepRow.__new__(StepRow)
+    for name in (*PARTS, "model_version"):
+        object.__setattr__(made, name, getattr(row, name))
     object.__setattr__(made, "id", StepId(0, step, step))
     return made
 

@@ -95,7 +95,8 @@ class LiveGuard:
         self._controller = controller
         self._lost = lost
         self._tell = tell
-        self._queue: queue.Queue[Handed | None] = queue.Queue(config.buffer)
+        # The loop pays for each hand-over: this queue costs it a tenth of one with a bound, which is kept in `_put`.
+        self._queue: queue.SimpleQueue[Handed | None] = queue.SimpleQueue()
         self._condition = threading.Condition()
         self._shared = _Shared()
         self._submitted = self._waits = 0
@@ -157,11 +158,14 @@ class LiveGuard:
 
     def _put(self, item: Handed) -> None:
         self._submitted += 1
-        try:
-            self._queue.put_nowait(item)
-        except queue.Full:
+        if self._full():
             self._waits += 1
-            self._queue.put(item)
+            with self._condition:
+                self._condition.wait_for(lambda: not self._full())
+        self._queue.put(item)
+
+    def _full(self) -> bool:
+        return self._queue.qsize() >= self._config.buffer
 
     def _settled(self) -> bool:
         return self._shared.settled >= self._submitted or bool(self._shared.lost)
@@ -178,6 +182,9 @@ class LiveGuard:
 
     def _ship(self) -> None:
         while (items := self._next()) is not None:
+            with self._condition:
+                # There is room again.
+                self._condition.notify_all()
             if self._shared.lost:
                 continue
             news, lost = News(()), ""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rftfm_ray.detection.detectors import level_of
+from rftfm_ray.detection.detectors import all_levels_of
 from rftfm_ray.detection.evidence import WATCHED
-from rftfm_ray.detection.jumps import LONGEST, Floats, Jumps, Scored, level_at
+from rftfm_ray.detection.jumps import LONGEST, Floats, Jumps, Scored, levels_at
 from rftfm_ray.detection.signals import INDEX, SIGNALS
 from rftfm_ray.detection.trends import Alarm, Kind, trends_of
 
@@ -70,11 +70,13 @@ class ColdSignal:
         values = np.clip(values, -LARGEST, LARGEST)
         over = list[Alarm]()
         if self._jumps is not None:
-            levels = np.array([level_of(self._signal, value) for value in values.tolist()])
+            levels = all_levels_of(self._signal, values)
             over += self._jumping(levels, self._jumps.add(levels[:, None]))
         for which, trend in enumerate(self._trends):
             for place, value in enumerate(values.tolist(), start=self._count):
-                over += self._trending(which, trend.kind, place, trend.add(value))
+                lag = trend.add(value)
+                if lag is not None or self._wrong[which] is not None:
+                    over += self._trending(which, trend.kind, place, lag)
         self._count += len(values)
         return over
 
@@ -88,8 +90,7 @@ class ColdSignal:
         return []
 
     def _jumping(self, levels: Floats, scored: Scored) -> list[Alarm]:
-        limits = np.array([level_at(place) for place in range(self._count, self._count + len(levels))])
-        raised, over, row = scored.score[:, 0] >= limits, list[Alarm](), 0
+        raised, over, row = scored.score[:, 0] >= levels_at(self._count, len(levels)), list[Alarm](), 0
         later = np.flatnonzero(raised)
         while row < len(levels):
             if self._jump is None:

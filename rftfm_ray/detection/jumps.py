@@ -46,6 +46,12 @@ def level_at(index: int) -> float:
     return LEVEL + GROWTH * math.log(max(1.0, (index + 1) / FIRST))
 
 
+def levels_at(first: int, count: int) -> Floats:
+    """The same (count) for places from `first` on."""
+    found: Floats = LEVEL + GROWTH * np.log(np.maximum(1.0, np.arange(first + 1, first + count + 1) / FIRST))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Steps of signals as they were judged.

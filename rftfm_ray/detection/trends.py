@@ -62,21 +62,27 @@ class Trend(Protocol):
 
 
 class _Means:
-    """Means of the last blocks of values, the oldest first; on demand each without its largest value."""
+    """Means of the last blocks of values, counted from the oldest; on demand each without its largest value."""
 
     def __init__(self, *, without_largest: bool = False) -> None:
         self._values: deque[float] = deque(maxlen=BLOCK * BLOCKS)
         self._without_largest = without_largest
 
-    def add(self, value: float) -> list[float] | None:
+    def add(self, value: float) -> bool:
+        """Take a value; whether there are enough of them by now."""
         self._values.append(value)
-        if len(self._values) < BLOCK * BLOCKS:
-            return None
-        values = list(self._values)
-        blocks = [values[place : place + BLOCK] for place in range(0, len(values), BLOCK)]
+        return len(self._values) == BLOCK * BLOCKS
+
+    def of(self, block: int) -> float:
+        """Mean of one block: most are asked for seldom."""
+        values = list(itertools.islice(self._values, block * BLOCK, (block + 1) * BLOCK))
         if self._without_largest:
-            blocks = [sorted(block)[:-1] for block in blocks]
-        return [sum(block) / len(block) for block in blocks]
+            values.remove(max(values))
+        return sum(values) / len(values)
+
+    def rises(self) -> list[float]:
+        """Logarithms of the ratio of each mean to the one before."""
+        return [math.log(after / before) for before, after in itertools.pairwise(map(self.of, range(BLOCKS)))]
 
 
 class BlowUp:
@@ -91,14 +97,17 @@ class BlowUp:
     def __init__(self, large: float) -> None:
         self._large = large
         self._means = _Means(without_largest=True)
+        self._since_large = BLOCK
 
     def add(self, value: float) -> int | None:
         """See `Trend`."""
-        means = self._means.add(max(value, LEAST))
-        if means is None or means[-1] < self._large:
+        enough = self._means.add(max(value, LEAST))
+        self._since_large = 0 if value >= self._large else self._since_large + 1
+        # A mean of smaller values alone is not large.
+        if not enough or self._since_large >= BLOCK or self._means.of(BLOCKS - 1) < self._large:
             return None
-        last, before = math.log(means[-1] / means[-2]), math.log(means[-2] / means[-3])
-        growing = last >= GROWN and before >= GROWN and math.log(means[-1] / means[0]) >= GROWN_IN_ALL
+        rises = self._means.rises()
+        growing = min(rises[-2:]) >= GROWN and sum(rises) >= GROWN_IN_ALL
         return 2 * BLOCK - 1 if growing else None
 
 
@@ -114,17 +123,16 @@ class Collapse:
 
     def add(self, value: float) -> int | None:
         """See `Trend`."""
-        means = self._means.add(max(value, LEAST))
-        if means is None:
+        if not self._means.add(max(value, LEAST)):
             return None
-        self._first = means[0] if self._first is None else self._first
-        if means[-1] > LEFT * self._first:
+        self._first = self._means.of(0) if self._first is None else self._first
+        if self._means.of(BLOCKS - 1) > LEFT * self._first:
             self._since = None
         elif self._since is not None:
             self._since += 1
         else:
-            falls = [math.log(one / other) for one, other in itertools.pairwise(means)]
-            if falls[-1] >= FASTER * falls[-2] > 0 and sum(falls) >= FALLEN:
+            rises = self._means.rises()
+            if rises[-1] <= FASTER * rises[-2] < 0 and sum(rises) <= -FALLEN:
                 self._since = 2 * BLOCK - 1
         return self._since
 

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,9 @@ class _Notes:
 
 @dataclass(slots=True)
 class _Table:
-    """Columns as the file has them, cells not yet understood."""
+    """Columns as the file has them, cells not yet understood, or (rows) as `_number` would have them."""
 
-    columns: dict[str, Sequence[Any]]
+    columns: Mapping[str, Sequence[Any] | Floats]
     rows: int
     notes: _Notes
 
@@ -124,11 +124,24 @@ def _read_parquet(path: Path, data: bytes) -> _Table:
 
     try:
         table = pq.read_table(pa.BufferReader(data))
-        columns = {name: table[name].to_pylist() for name in dict.fromkeys(table.column_names)}
+        columns = {name: _cells(table[name]) for name in dict.fromkeys(table.column_names)}
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:120]
         raise LogError(f"{path} is a damaged Parquet file ({reason}); write it again.") from None
     return _Table(columns, table.num_rows, _Notes())
+
+
+def _cells(column: Any) -> list[Any] | Floats:
+    """Cells of a column of Arrow: all at once where the file says that they are numbers."""
+    import pyarrow as pa
+
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        cells: list[Any] = column.to_pylist()
+        return cells
+    numbers: Floats = np.array(column.cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy())
+    written = np.isnan(numbers) & ~column.is_null().to_numpy()
+    numbers[written] = math.inf
+    return numbers
 
 
 def _read_jsonl(path: Path, data: bytes) -> _Table:
@@ -226,8 +239,10 @@ def _understood(path: Path, table: _Table) -> StepLog:
     return StepLog(order, merged, columns, tuple(unused), tuple(notes.said), notes.damaged)
 
 
-def _column(name: str, cells: Iterable[Any], notes: _Notes) -> Floats | None:
+def _column(name: str, cells: Iterable[Any] | Floats, notes: _Notes) -> Floats | None:
     """A column of numbers; None when fewer than half of its cells are."""
+    if isinstance(cells, np.ndarray):
+        return cells
     numbers = [_number(cell) for cell in cells]
     wrong = sum(number is None for number in numbers)
     if wrong > len(numbers) / 2:

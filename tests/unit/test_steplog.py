@@ -181,3 +181,20 @@ def test_any_bytes_are_read_or_refused_with_a_sentence(tmp_path_factory: pytest.
     path = written(tmp_path_factory.mktemp("log"), data)
     log = tried(path)
     assert isinstance(log, StepLog) or str(path) in log
+
+
+def test_numbers_of_parquet_are_what_the_same_cells_are(tmp_path: Path) -> None:
+    cells: dict[str, list[object]] = {
+        "step": [1, 2, 3, 4],
+        "reward_mean": [0.5, None, math.nan, -math.inf],
+        "kl_ref": [2**60, None, 0, -3],
+        "entropy": [True, None, False, True],
+        "grad_norm": ["0.5", "", "nan", "4"],
+    }
+    pq.write_table(pa.table(cells), tmp_path / "log.parquet")
+    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(row) for row in pa.table(cells).to_pylist()))
+    one, other = read_log(tmp_path / "log.parquet"), read_log(tmp_path / "log.jsonl")
+    assert set(one.values) == set(other.values) == set(cells) - {"step"}
+    for name, column in one.values.items():
+        assert np.array_equal(column, other.values[name], equal_nan=True), name
+    assert np.isposinf(one.values["reward_mean"][2])
