@@ -10,9 +10,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rftfm_ray.detection.sequential import Baseline, Cusum, Reference, bernoulli_ratio, shift_ratio
 from rftfm_ray.detection.signals import INDEX, SIGNALS, Scale, Signal, value
 from rftfm_ray.verdicts import Evidence, StepReport, Symptom
@@ -211,13 +208,6 @@ def level_of(signal: Signal, raw: float) -> float:
     """A finite value on the scale that it is compared on: in nats for a ratio, else as it is."""
     if signal.scale is Scale.RATIO:
         return math.log(max(raw, 0.0) + SMALL.get(signal.name, 1e-12))
-    return raw
-
-
-def all_levels_of(signal: Signal, raw: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same (N) for finite values (N)."""
-    if signal.scale is Scale.RATIO:
-        return np.log(np.maximum(raw, 0.0) + SMALL.get(signal.name, 1e-12))
     return raw
 
 
