@@ -268,4 +268,4 @@ def test_kl_that_was_large_from_the_first_step_on_is_no_explosion(make_report: M
     """A run that is resumed, or whose KL lost its reference to a lever, has nothing to have exploded from."""
     detector = next(d for d in battery(SETTINGS) if d.name == "blow_up:kl_ref")
     assert not any(_observe(detector, [make_report(step, kl_ref=level) for step in range(1, 40)]))
-    assert _observe(detector, [make_report(step, kl_ref=4 * level) for step in (40, 41)])[1]
+    assert _observe(detector, [make_report(step, kl_ref=4 * level) for step in (40, 41, 42)])[2]
