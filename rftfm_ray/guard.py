@@ -95,7 +95,7 @@ class LiveGuard:
         self._controller = controller
         self._lost = lost
         self._tell = tell
-        # The loop pays for each hand-over: this queue costs it a tenth of one with a bound, which is kept in `_put`.
+        # The loop pays for each hand-over: this queue costs it less than half of one with a bound, which `_put` keeps.
         self._queue: queue.SimpleQueue[Handed | None] = queue.SimpleQueue()
         self._condition = threading.Condition()
         self._shared = _Shared()
