@@ -35,19 +35,23 @@ LATEST = 30
 PAPER = {"easy": "78.75", "hard": "58.71"}
 # Of targets that are missed on the committed runs, under the names of their rows.
 _QUIET = (
-    "the mechanisms that are missed are in the table below. Six such misses of the tune split, on addition, were looked "
-    "into one by one: none moves a signal by a whole spread against the healthy run of its seed, the bound misses four"
+    "the mechanisms that are missed are in the table below. Six misses of the tune split, on addition, were looked into "
+    "one by one: none moves a signal by a whole spread against the healthy run of its seed, the bound misses four"
 )
-_TRIED = "; directions for the spread of signals instead of their means found no more there"
+_TRIED = "; directions for the spread of signals instead of their means found no more there."
+_LEFT = "OD-2 `small_steps` (none of 5 found), CA-1 `biased_values`, CA-2 `late_noise`, CA-3 `misplaced`, TE-3 `limit`"
 REASONS: dict[str, str] = {
-    "recall, telemetry, easy": f"it finds as many as the bound, which is told the fault; {_QUIET}{_TRIED}.",
+    "recall, telemetry, easy": f"about as many as the bound finds, which is told the fault; {_QUIET}{_TRIED}",
     "recall, all evidence, easy": "one run is missed, CA-2 `late_noise`: no identity or channel speaks of it.",
-    "recall, all evidence, hard": f"{_QUIET}{_TRIED}; no identity or channel speaks of the mechanisms that are left.",
+    "recall, all evidence, hard": f"{_LEFT}: nothing but telemetry speaks of these at their strengths, and there "
+    f"{_QUIET}{_TRIED}",
     "recall, all evidence, hard, mechanisms that no identity shows": "the same runs.",
     "recall, all evidence, easy, CA family": "the one run of CA-2 `late_noise`, of 30.",
     "recall, all evidence, hard, CA family": "CA-1 `biased_values`, CA-2 `late_noise` and CA-3 `misplaced`, as above.",
     "delay, telemetry, hard: median; p90": "the bound's median is 0, and twice that is 0 as well; ours is one step.",
 }
+# An identity sees these only at full strength, which no run of the benchmark has: some of every step is left.
+SEEN_WHOLE = {"OD-2 small_steps"}
 
 
 def curve(held: Held, level: str) -> tuple[list[float], list[float]]:
@@ -250,6 +254,7 @@ def _hidden(said: Mapping[str, Any], level: str) -> Mapping[str, Any]:
     from rftfm_ray.faults.kinds import CATALOGUE
 
     unseen = {f"{kind.code} {m.name}" for kind in CATALOGUE.values() for m in kind.mechanisms if not m.shown_by}
+    unseen |= SEEN_WHOLE
     rows = [r["recall"] for r in _by(said, "mechanism", "all") if r["name"] in unseen and r["level"] == level]
     counted = [row for row in rows if row["n"]]
     hits, total = round(sum(row["rate"] * row["n"] for row in counted)), sum(row["n"] for row in counted)
@@ -331,6 +336,10 @@ and the thresholds that `rftfm faultbench tune` has set (sha256 {said["threshold
   and how signals go together as healthy runs of the **other** task have shown it.
 - Peers are fed every step through their own packages, all that they ask for and we have; once with their rules as
   shipped, once with those of them that fit the budget.
+- The report split has been scored twice. At first the guard gave orders in three of its healthy runs of 500 steps.
+  What was changed for that (a rare token is no explosion, a refused update no lost one, evidence must grow with time)
+  was found and set on the long runs of calibrate and tune, and the thresholds were tuned anew, before the second time.
+- What watching costs was measured by `python benchmarks/watch_cost.py --out docs/detection/cost.json`.
 
 ## Targets
 
