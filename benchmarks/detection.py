@@ -35,7 +35,7 @@ LATEST = 30
 PAPER = {"easy": "78.75", "hard": "58.71"}
 # Of targets that are missed on the committed runs, under the names of their rows.
 _QUIET = (
-    "the mechanisms that are missed are in the table below. Six misses of the tune split, on addition, were looked into "
+    "the mechanisms that are missed stand in the table below. Six misses of tune runs, on addition, were looked into "
     "one by one: none moves a signal by a whole spread against the healthy run of its seed, the bound misses four"
 )
 _TRIED = "; directions for the spread of signals instead of their means found no more there."
@@ -337,8 +337,8 @@ and the thresholds that `rftfm faultbench tune` has set (sha256 {said["threshold
 - Peers are fed every step through their own packages, all that they ask for and we have; once with their rules as
   shipped, once with those of them that fit the budget.
 - The report split has been scored twice. At first the guard gave orders in three of its healthy runs of 500 steps.
-  What was changed for that (a rare token is no explosion, a refused update no lost one, evidence must grow with time)
-  was found and set on the long runs of calibrate and tune, and the thresholds were tuned anew, before the second time.
+  What was changed for that (a rare token is no explosion, what was refused is not lost, evidence must grow with time)
+  was found on the long runs of calibrate and tune alone, and the thresholds were tuned anew, before the second time.
 - What watching costs was measured by `python benchmarks/watch_cost.py --out docs/detection/cost.json`.
 
 ## Targets
