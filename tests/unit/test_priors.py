@@ -13,7 +13,7 @@ from benchmarks import priors as script
 from rftfm_ray.detection import priors as priors_module
 from rftfm_ray.detection.bank import Sort, build
 from rftfm_ray.detection.departure import LIMIT_ALONE, DepartureDetector
-from rftfm_ray.detection.evidence import TELEMETRY
+from rftfm_ray.detection.evidence import OF_UPDATES, TELEMETRY
 from rftfm_ray.detection.priors import (
     ASSET,
     CRITIC,
@@ -27,7 +27,7 @@ from rftfm_ray.detection.priors import (
     own_residuals,
     shipped,
 )
-from rftfm_ray.detection.residuals import COLUMNS
+from rftfm_ray.detection.residuals import COLUMNS, levels_of
 from rftfm_ray.detection.together import Together
 from rftfm_ray.errors import ProfileError
 from rftfm_ray.faultbench.cells import Floats, levels
@@ -174,3 +174,11 @@ def test_what_a_run_lacks_is_expected_and_never_what_has_departed() -> None:
     assert {direction.name for direction in part.bank.directions} == set(names[:2])
     for direction, level in zip(part.bank.directions, part.levels.tolist(), strict=True):
         assert levels[str(direction)] == level
+
+
+def test_recorded_levels_are_those_of_the_live_run_also_where_updates_were_refused() -> None:
+    run = moved(HERE[0], vetoes=1.0)
+    live = np.stack([levels_of(report.values) for report in run.reports()])
+    assert np.array_equal(levels(run, COLUMNS), live, equal_nan=True)
+    assert np.isnan(live[ONSET - 1 :, [COLUMNS.index(name) for name in OF_UPDATES]]).all()
+    assert np.isfinite(live[ONSET - 2, COLUMNS.index("update_ratio")])
