@@ -28,12 +28,12 @@ from pathlib import Path
 
 import ray
 
-from rftfm_ray.cluster import connect
 from rftfm_ray.config import RunConfig, load_config
-from rftfm_ray.faultbench.calibrating import EASY_AIM, HARD_AIM, Bench, Cell, cells, in_range, search
-from rftfm_ray.faultbench.lab import Lab
+from rftfm_ray.driver.cluster import connect
+from rftfm_ray.faultbench.runs.calibrate import EASY_AIM, HARD_AIM, Bench, Cell, cells, in_range, search
+from rftfm_ray.faultbench.runs.runner import Lab
 from rftfm_ray.faults.calibration import LEVELS, TABLE
-from rftfm_ray.telemetry.rundir import write_atomic
+from rftfm_ray.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "benchmarks" / "data" / "calibration"

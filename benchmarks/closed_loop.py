@@ -22,10 +22,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rftfm_ray.cluster import connect
 from rftfm_ray.config import load_config
-from rftfm_ray.policies.state import EntryKind, replay
-from rftfm_ray.run import train
+from rftfm_ray.driver.cluster import connect
+from rftfm_ray.driver.run import train
+from rftfm_ray.incidents.state import EntryKind, replay
 from rftfm_ray.telemetry.journal import JOURNAL, read_journal
 from rftfm_ray.telemetry.recorder import read_steps
 

@@ -19,12 +19,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rftfm_ray.faultbench.dataset import Manifest, read_manifest
-from rftfm_ray.faultbench.figures import figures
-from rftfm_ray.faultbench.score import EVIDENCE, Evaluation, Held, evaluate
-from rftfm_ray.faultbench.scoring import false_alarms, faulty, healthy, recall
+from rftfm_ray.faultbench.runs.dataset import Manifest, read_manifest
+from rftfm_ray.faultbench.scoring.judging import false_alarms, faulty, healthy, recall
+from rftfm_ray.faultbench.scoring.score import EVIDENCE, Evaluation, Held, evaluate
+from rftfm_ray.faultbench.scoring.summary import figures
 from rftfm_ray.faults.calibration import LEVELS
-from rftfm_ray.telemetry.rundir import write_atomic
+from rftfm_ray.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
 POINTS = 30
@@ -250,7 +250,7 @@ def _costs(cost: Mapping[str, float]) -> Iterator[Row]:
 
 def _hidden(said: Mapping[str, Any], level: str) -> Mapping[str, Any]:
     """Recall over the mechanisms that break no identity, with the limits of a plain share."""
-    from rftfm_ray.faultbench.measures import exact
+    from rftfm_ray.faultbench.scoring.intervals import exact
     from rftfm_ray.faults.kinds import CATALOGUE
 
     unseen = {f"{kind.code} {m.name}" for kind in CATALOGUE.values() for m in kind.mechanisms if not m.shown_by}

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import ray
 
-from rftfm_ray.cluster import connect
 from rftfm_ray.config import RunConfig, load_config
-from rftfm_ray.run import train
-from rftfm_ray.types import StepRow
+from rftfm_ray.driver.cluster import connect
+from rftfm_ray.driver.run import train
+from rftfm_ray.metrics import StepRow
 
 ROOT = Path(__file__).parents[1]
 NO_CHANNELS = (

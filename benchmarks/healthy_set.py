@@ -29,11 +29,11 @@ import pyarrow.parquet as pq
 import ray
 
 from rftfm_ray.actors.warm import WarmActors
-from rftfm_ray.cluster import connect
 from rftfm_ray.config import RunConfig, load_config
-from rftfm_ray.run import train
+from rftfm_ray.driver.cluster import connect
+from rftfm_ray.driver.run import train
+from rftfm_ray.files import write_atomic
 from rftfm_ray.telemetry.recorder import read_steps
-from rftfm_ray.telemetry.rundir import write_atomic
 
 ROOT = Path(__file__).parents[1]
 STEPS = 40

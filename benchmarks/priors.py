@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.priors import PRIORS, kind_with, own_residuals, priors_of
-from rftfm_ray.detection.residuals import levels_of
-from rftfm_ray.detection.signals import SIGNALS
-from rftfm_ray.telemetry.rundir import write_atomic
+from rftfm_ray.detection.reference.priors import PRIORS, kind_with, own_residuals, priors_of
+from rftfm_ray.detection.reference.residuals import levels_of
+from rftfm_ray.files import write_atomic
+from rftfm_ray.signals.schema import SIGNALS
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "python benchmarks/priors.py"

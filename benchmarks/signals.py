@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.dictionary import DICTIONARY, GROUPS, Signal, Source
 from rftfm_ray.integrations.aliases import ALIASES, PREFIXES, STEPS
+from rftfm_ray.signals.dictionary import DICTIONARY, GROUPS, Signal, Source
 
 ROOT = Path(__file__).parents[1]
 CONDITIONS = (

@@ -29,27 +29,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from rftfm_ray.actors.group import ActorGroup, start_guard, wait_for
-from rftfm_ray.actors.learner import Position
-from rftfm_ray.cluster import connect
+from rftfm_ray.actors.calls import wait_for
+from rftfm_ray.actors.group import ActorGroup, start_guard
 from rftfm_ray.config import load_config
-from rftfm_ray.detection.battery import watch_settings
-from rftfm_ray.detection.signals import SIGNALS
-from rftfm_ray.guard import LiveGuard
-from rftfm_ray.integrations.diagnosis import judge_log
+from rftfm_ray.detection.suite import watch_settings
+from rftfm_ray.diagnosis.logs import judge_log
+from rftfm_ray.driver.cluster import connect
+from rftfm_ray.driver.guard import LiveGuard
+from rftfm_ray.incidents.manager import treatment_settings
 from rftfm_ray.integrations.steplog import read_log
+from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, UpdateMetrics
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
-from rftfm_ray.policies.treatment import treatment_settings
-from rftfm_ray.types import (
-    BatchMetrics,
-    CheckMetrics,
-    CreditMetrics,
-    Levers,
-    StepId,
-    StepRow,
-    UpdateMetrics,
-)
+from rftfm_ray.signals.schema import SIGNALS
+from rftfm_ray.types import Levers, Position, StepId
 from rftfm_ray.verdicts import DeclaredChange, Order
 
 ROOT = Path(__file__).parents[1]

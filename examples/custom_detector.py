@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.faultbench.dataset import Recorded
-from rftfm_ray.faultbench.plan import Kind
+from rftfm_ray.faultbench.runs.dataset import Recorded
+from rftfm_ray.faultbench.runs.plan import Kind
 
 
 class RewardShift:

@@ -2,9 +2,10 @@
 
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.errors import RftfmError
+from rftfm_ray.metrics import StepRow
 from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.tasks import Observation, Problem, Task, ToolCall, ToolStatus, Transcript, Verdict
-from rftfm_ray.types import Levers, RunSummary, StepRow
+from rftfm_ray.types import Levers, RunSummary
 from rftfm_ray.verdicts import Decision, Remedy
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # Ray takes a second to import; those who only write a task need not wait for it.
     if name == "train":
-        from rftfm_ray.run import train
+        from rftfm_ray.driver.run import train
 
         return train
     raise AttributeError(f"module 'rftfm_ray' has no attribute {name!r}")

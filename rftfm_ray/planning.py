@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.detection.profile import KEYS, Profile, differences, facts_of, read_profile
-from rftfm_ray.detection.together import restored
+from rftfm_ray.detection.reference.correlation import restored
+from rftfm_ray.detection.reference.profile import KEYS, Profile, differences, facts_of, read_profile
 from rftfm_ray.errors import CheckpointError, ProfileError, ResumeError
 from rftfm_ray.faults.catalogue import FaultSpec, check_faults
 from rftfm_ray.faults.twins import TwinSpec, check_twins, data_parts, expand, is_twin, parse_twin

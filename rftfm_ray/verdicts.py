@@ -230,3 +230,13 @@ class Order:
     restore_step: int | None = None
     skip_batches: int = 0
     halt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A remedy that was applied, the levers before it, and what came of it; None while that is not known."""
+
+    remedy: str
+    paid_step: int
+    before: Levers
+    outcome: OutcomeKind | None = None

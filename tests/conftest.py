@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from rftfm_ray.detection.battery import WatchSettings
-from rftfm_ray.detection.signals import SIGNALS
+from rftfm_ray.detection.suite import WatchSettings
+from rftfm_ray.signals.schema import SIGNALS
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport
 

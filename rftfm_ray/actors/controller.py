@@ -4,57 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rftfm_ray.actors.learner import Position
 from rftfm_ray.actors.roles import Role, rename_process
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
-from rftfm_ray.policies.ledger import Ledger
+from rftfm_ray.incidents.ledger import Ledger
+from rftfm_ray.incidents.manager import Treatment, TreatmentSettings
+from rftfm_ray.incidents.messages import Change, GuardTotals, News
+from rftfm_ray.incidents.state import Entry, EntryKind, Scalar, lever_fields
+from rftfm_ray.incidents.verification import confirmed
 from rftfm_ray.policies.levers import MOVES
 from rftfm_ray.policies.safety import SafePolicy
-from rftfm_ray.policies.state import Entry, EntryKind, Scalar, lever_fields
-from rftfm_ray.policies.treatment import Treatment, TreatmentSettings
-from rftfm_ray.policies.verification import confirmed
 from rftfm_ray.telemetry.journal import Journal
 from rftfm_ray.telemetry.metrics import GuardGauges, StateGauge
-from rftfm_ray.types import ActorState, Levers, StepId
+from rftfm_ray.types import ActorState, Levers, Position, StepId
 from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, Order, OrderRole
 
 if TYPE_CHECKING:
     from rftfm_ray.actors.group import ActorGroup
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What an order has changed: the levers in force, and where the run stands after a rollback, else None."""
-
-    remedy: str
-    reason: str
-    levers: Levers
-    position: Position | None = None
-    halt: bool = False
-    checkpoint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What the controller has to say: the order that waits, a change that was made, and what was journalled since."""
-
-    entries: tuple[Entry, ...]
-    order: Order | None = None
-    change: Change | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GuardTotals:
-    """What a run's guard comes to; `waits`: reports and declarations that found its buffer full."""
-
-    incidents: int
-    remedies: int
-    entries: tuple[Entry, ...] = ()
-    waits: int = 0
 
 
 class Executor(Protocol):

@@ -12,18 +12,19 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from rftfm_ray.actors.calls import wait_for
 from rftfm_ray.actors.controller import ControllerActor
 from rftfm_ray.actors.learner import LearnerActor
 from rftfm_ray.actors.monitor import MonitorActor
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.actors.rollout import RolloutActor
 from rftfm_ray.config import PlacementConfig, RunConfig
-from rftfm_ray.detection.battery import WatchSettings, battery
-from rftfm_ray.errors import LearnerError, PlacementError, RftfmError, RolloutError
+from rftfm_ray.detection.suite import WatchSettings, battery
+from rftfm_ray.errors import PlacementError
 from rftfm_ray.faults.catalogue import FaultSpec
 from rftfm_ray.faults.twins import TwinSpec
+from rftfm_ray.incidents.manager import TreatmentSettings
 from rftfm_ray.policies.safety import SafePolicy
-from rftfm_ray.policies.treatment import TreatmentSettings
 from rftfm_ray.rollout.engine import ENVIRONMENT
 from rftfm_ray.tasks.api import Problem, Task
 
@@ -272,35 +273,3 @@ def _misfit(wanted: Sequence[Mapping[str, float]], places: PlacementConfig) -> s
         f"The run needs {needs} in {len(wanted)} pieces, and after {places.timeout_s:g} s the cluster has {has}; lower "
         "rollout.num_actors or placement.cpus_per_rollout, or add nodes."
     )
-
-
-def wait_for(references: Sequence[Any], timeout_s: float, doing: str) -> list[Any]:
-    """Results of remote calls, with errors as the framework's own types.
-
-    Raises:
-        RftfmError: an actor's typed error as it was raised; a dead actor or a time-out as one sentence.
-    """
-    try:
-        results: list[Any] = ray.get(list(references), timeout=timeout_s)
-        return results
-    except ray.exceptions.GetTimeoutError:
-        raise RolloutError(
-            f"Nothing came back within {timeout_s:g} s of {doing}; look at `ray list actors`, or raise the timeout."
-        ) from None
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, RftfmError) else None
-        if cause is not None:
-            raise cause from error
-        if isinstance(error.cause, ray.exceptions.RayActorError):
-            raise _death(error.cause, doing) from error
-        raise LearnerError(f"An actor failed while {doing}: {error.cause!r}.") from error
-    except ray.exceptions.RayActorError as error:
-        raise _death(error, doing) from error
-
-
-def _death(error: ray.exceptions.RayActorError, doing: str) -> RftfmError:
-    cause = error.__cause__ if isinstance(error.__cause__, Exception) else None
-    inner = getattr(cause, "cause", cause)
-    if isinstance(inner, RftfmError):
-        return inner
-    return RolloutError(f"An actor died while {doing}: {' '.join(str(error).split())[:600]}")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rftfm_ray.actors.roles import Role, rename_process
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config import RunConfig
+from rftfm_ray.config.settings import config_schedule
 from rftfm_ray.errors import LearnerError
 from rftfm_ray.faults.catalogue import FaultSpec
 from rftfm_ray.faults.learning import faulty_learner, faulty_schedule
-from rftfm_ray.policies.levers import check_levers, config_schedule
+from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.telemetry.metrics import StateGauge
-from rftfm_ray.types import ActorState, Levers, StepId
+from rftfm_ray.types import ActorState, Levers, Position
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
     from rftfm_ray.rollout.weights import WeightsUpdate
     from rftfm_ray.training.checkpoints import TrainerState
     from rftfm_ray.training.learner import Learner, UpdateReport
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where the learner stands after a step: what a snapshot or checkpoint must know beside the tensors."""
-
-    id: StepId
-    model_version: int
-    cursor: int
 
 
 def engine_key(config: RunConfig) -> tuple[object, ...]:

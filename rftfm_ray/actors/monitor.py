@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rftfm_ray.actors.roles import Role, rename_process
-from rftfm_ray.detection.battery import WatchSettings
+from rftfm_ray.detection.suite import WatchSettings
 from rftfm_ray.diagnosis.watch import Watch
 from rftfm_ray.telemetry.metrics import StateGauge
 from rftfm_ray.types import ActorState

@@ -18,8 +18,9 @@ from rftfm_ray.faults.sampler import Transfer, faulty_sampler
 from rftfm_ray.faults.tools import faulty_tools
 from rftfm_ray.faults.twins import TwinSpec, slow_tools
 from rftfm_ray.policies.levers import check_levers
-from rftfm_ray.rollout.channels import Channels, Grader, RewardChannel, TaskReward, ToolPool, task_tools
+from rftfm_ray.rollout.channels import Grader, RewardChannel, TaskReward, ToolPool, task_tools
 from rftfm_ray.rollout.checks import Checks
+from rftfm_ray.rollout.environment import Channels
 from rftfm_ray.rollout.jobs import ProbeCounts
 from rftfm_ray.rollout.weights import Served, WeightsUpdate, check_weights, compare
 from rftfm_ray.tasks.api import Problem, Task, scaled_limits

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from rftfm_ray.integrations.diagnosis import LogVerdict
+    from rftfm_ray.diagnosis.logs import LogVerdict
 
 STYLES = {"healthy": "green", "faulty": "red", "unknown": "yellow", "incomplete": "yellow"}
 SAID = {
@@ -32,7 +32,7 @@ def diagnose(
 
     Columns may have the names of docs/signals.md, or those of TRL and verl.
     """
-    from rftfm_ray.integrations.diagnosis import judge_log
+    from rftfm_ray.diagnosis.logs import judge_log
     from rftfm_ray.integrations.steplog import read_log
 
     verdict = judge_log(read_log(file))

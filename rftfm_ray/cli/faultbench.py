@@ -27,9 +27,9 @@ def generate(
     workers: Annotated[int, typer.Option(min=0, help="Runs at a time; 0: one for every core, at most 8.")] = 0,
 ) -> None:
     """Make the runs that are missing; can be stopped at any moment, and goes on where it stood."""
-    from rftfm_ray.faultbench.generate import Job
-    from rftfm_ray.faultbench.plan import SIZES
-    from rftfm_ray.faultbench.tuning import generate as make
+    from rftfm_ray.faultbench.runs.generate import Job
+    from rftfm_ray.faultbench.runs.plan import SIZES
+    from rftfm_ray.faultbench.runs.sweep import generate as make
 
     if size not in SIZES:
         raise ConfigError(f"There is no size {size}; choose one of {', '.join(SIZES)}.")
@@ -43,7 +43,7 @@ def verify(
     draw: Annotated[int, typer.Option(min=0, help="What they are drawn by.")] = 0,
 ) -> None:
     """Make recorded runs once more and compare every figure and alarm; exit code 1 when one differs."""
-    from rftfm_ray.faultbench.verifying import verify as compare
+    from rftfm_ray.faultbench.reproduce import verify as compare
 
     console, wrong = Console(), 0
     for one in compare(data, sample, draw):
@@ -63,7 +63,7 @@ def _listed(steps: tuple[int, ...]) -> str:
 @faultbench.command()
 def tune(data: Data = HERE, peers: Peers = False) -> None:
     """Set the thresholds of all detectors on the tune split, and freeze them beside the runs."""
-    from rftfm_ray.faultbench.frozen import FROZEN, freeze
+    from rftfm_ray.faultbench.scoring.frozen import FROZEN, freeze
 
     console = Console()
     freeze(data, lambda text: console.print(text, highlight=False), with_peers=peers)
@@ -80,8 +80,8 @@ def score(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a detector on the report split, with the frozen thresholds."""
-    from rftfm_ray.faultbench.figures import figures
-    from rftfm_ray.faultbench.score import evaluate
+    from rftfm_ray.faultbench.scoring.score import evaluate
+    from rftfm_ray.faultbench.scoring.summary import figures
     from rftfm_ray.plugins import load_attribute
 
     aside = Console(stderr=True)
@@ -91,6 +91,6 @@ def score(
     if json:
         sys.stdout.write(jsonlib.dumps(found, indent=1) + "\n")
         return
-    from rftfm_ray.faultbench.tables import show
+    from rftfm_ray.faultbench.scoring.tables import show
 
     show(found, Console())

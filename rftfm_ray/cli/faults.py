@@ -100,7 +100,7 @@ def demo(
     only: Annotated[list[str] | None, typer.Option(help="A fault to show, by its code; repeatable.")] = None,
 ) -> None:
     """Run every fault, easy and hard, against the healthy run of the same seed, and write a page about them."""
-    from rftfm_ray.faultbench.demo import demonstrate
+    from rftfm_ray.faultbench.pages.demo import demonstrate
 
     codes = [catalogue.kind_of(code).code for code in only or CATALOGUE]
     demonstrate(out, codes, steps, seed, Console(stderr=True))

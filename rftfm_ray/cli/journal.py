@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from rftfm_ray.policies.state import Entry, Scalar
-from rftfm_ray.report.data import RunData, find_run, read_run
-from rftfm_ray.report.incidents import tell
-from rftfm_ray.report.words import describe
+from rftfm_ray.incidents.state import Entry, Scalar
+from rftfm_ray.runs.incidents import tell
+from rftfm_ray.runs.reader import RunData, find_run, read_run
+from rftfm_ray.runs.words import describe
 
 
 def journal(

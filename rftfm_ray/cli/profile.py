@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rftfm_ray.detection.profile import Profile, RunFacts, SignalProfile, differences, read_profile
-from rftfm_ray.detection.signals import INDEX, SIGNALS
 from rftfm_ray.errors import ProfileError
-from rftfm_ray.report.words import clean
-from rftfm_ray.telemetry.rundir import write_atomic
+from rftfm_ray.files import write_atomic
+from rftfm_ray.runs.words import clean
+from rftfm_ray.signals.schema import INDEX, SIGNALS
 
 if TYPE_CHECKING:
-    from rftfm_ray.cli.healthy import Candidate
+    from rftfm_ray.detection.reference.profile import Profile, RunFacts, SignalProfile
+    from rftfm_ray.runs.healthy import Candidate
 
 # Signals that `fit` names at either end of the list.
 SHOWN = 3
@@ -38,9 +38,9 @@ def fit(
 ) -> None:
     """Fit a profile to healthy runs of one kind and different seeds, for `guard.profile`."""
     # They load numpy and pyarrow, which no other command has to wait for.
-    from rftfm_ray.cli.healthy import read_candidate
-    from rftfm_ray.detection.fitting import fit as fit_runs
-    from rftfm_ray.detection.fitting import fit_together
+    from rftfm_ray.detection.reference.fitting import fit as fit_runs
+    from rftfm_ray.detection.reference.fitting import fit_together
+    from rftfm_ray.runs.healthy import read_candidate
 
     candidates = [read_candidate(run) for run in runs]
     if not force:
@@ -61,6 +61,8 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show a profile: the runs it was fitted to, and how much each signal varies among them."""
+    from rftfm_ray.detection.reference.profile import read_profile
+
     found = read_profile(file)
     _print(found, file, hashlib.sha256(file.read_bytes()).hexdigest(), json=json, whole=True)
 
@@ -85,6 +87,8 @@ def common_facts(candidates: list[Candidate], *, force: bool) -> RunFacts | None
     Raises:
         ProfileError: names two runs that differ, and in what.
     """
+    from rftfm_ray.detection.reference.profile import differences
+
     known = [candidate for candidate in candidates if candidate.facts is not None]
     first = known[0] if known else None
     if first is None or first.facts is None:

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.policies.state import Entry, EntryKind
-from rftfm_ray.report.words import describe as in_words
-from rftfm_ray.types import StepRow
+from rftfm_ray.incidents.state import Entry, EntryKind
+from rftfm_ray.metrics import StepRow
+from rftfm_ray.runs.words import describe as in_words
 
 
 def describe(row: StepRow, probe: float) -> str:

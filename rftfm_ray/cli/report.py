@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rftfm_ray.report import write_report
-from rftfm_ray.report.data import find_run
+from rftfm_ray.runs.reader import find_run
 
 
 def report(

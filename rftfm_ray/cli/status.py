@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from rftfm_ray.policies.state import EntryKind
-from rftfm_ray.report.data import RunData, find_run, read_run
-from rftfm_ray.report.incidents import Incident, levers_now, marks, tell
-from rftfm_ray.report.verdict import FINAL, figures, guard_words, lost, progress_of, state_words
-from rftfm_ray.report.words import clean, describe, figure, lever_text, plural
+from rftfm_ray.incidents.state import EntryKind
+from rftfm_ray.runs.incidents import Incident, levers_now, marks, tell
+from rftfm_ray.runs.reader import RunData, find_run, read_run
+from rftfm_ray.runs.verdict import FINAL, figures, guard_words, lost, progress_of, state_words
+from rftfm_ray.runs.words import clean, describe, figure, lever_text, plural
 
 STYLES = {"finished": "green", "failed": "red", "halted": "red", "going on": "yellow"}
 ACTS = (EntryKind.APPLIED, EntryKind.FAILED, EntryKind.UNCONFIRMED, EntryKind.DECIDED, EntryKind.ADVISED)

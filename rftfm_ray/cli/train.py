@@ -38,9 +38,9 @@ def train(
         config = config.model_copy(update={"inject": (*config.inject, *inject)})
     console = Console(stderr=True)
     # Ray takes a second to import: not before the configuration is known to be good.
+    from rftfm_ray.driver.run import execute
     from rftfm_ray.planning import plan
-    from rftfm_ray.records import summary_json
-    from rftfm_ray.run import execute
+    from rftfm_ray.telemetry.records import summary_json
 
     planned = plan(config, run_dir, resume)
     with progress(console, config) as watched:

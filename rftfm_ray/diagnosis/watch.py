@@ -7,11 +7,11 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from rftfm_ray.detection.asked import FOLLOWING
-from rftfm_ray.detection.battery import WatchSettings, battery
-from rftfm_ray.detection.detectors import Detector
-from rftfm_ray.detection.residuals import Prompts, Usual, levels_of
+from rftfm_ray.detection.detectors.base import Detector
+from rftfm_ray.detection.reference.residuals import Prompts, Usual, levels_of
+from rftfm_ray.detection.suite import WatchSettings, battery
 from rftfm_ray.diagnosis.classify import diagnose
+from rftfm_ray.signals.groups import FOLLOWING
 from rftfm_ray.verdicts import Assessment, DeclaredChange, StepReport, Symptom
 
 logger = logging.getLogger(__name__)

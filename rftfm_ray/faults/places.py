@@ -71,11 +71,11 @@ CHECKS: tuple[Check, ...] = (
     Check("served_weights", "rollout.weights", "hashes of what vLLM serves against the learner's"),
     Check("staleness", "training.learner", "the version that sampled against the one that learns"),
     Check("updates_land", "training.engine", "a sample of the weights before and after a step"),
-    Check("declared_rate", "session", "rate and schedule in force against configuration and levers"),
-    Check("parity", "session", "log-probs of fixed tokens, learner and rollout, past the sampler"),
+    Check("declared_rate", "driver.session", "rate and schedule in force against configuration and levers"),
+    Check("parity", "driver.session", "log-probs of fixed tokens, learner and rollout, past the sampler"),
     Check("regrading", "rollout.channels", "stored transcripts graded by the task's own verifier"),
     Check("golden_set", "rollout.checks", "known-right and known-wrong responses through the live reward channel"),
     Check("known_calls", "rollout.channels", "recorded calls to the tool instance that is asked first"),
-    Check("probe", "probing", "held-out problems, past every instance that a fault may sit in"),
+    Check("probe", "driver.probing", "held-out problems, past every instance that a fault may sit in"),
 )  # fmt: skip
 """Every identity, and the independent channels."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rftfm_ray.detection.signals import INDEX
+from rftfm_ray.signals.schema import INDEX
 
 STEPS = ("step", "global_step", "training/global_step", "train/global_step", "_step")
 """Columns that count steps, the likeliest first."""

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
-from rftfm_ray.detection.signals import value
-from rftfm_ray.policies.state import Tried
+from rftfm_ray.signals.schema import value
 from rftfm_ray.types import Levers, Settings, StepId
-from rftfm_ray.verdicts import Decision, Diagnosis, StepReport
+from rftfm_ray.verdicts import Decision, Diagnosis, StepReport, Tried
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from numbers import Integral
 from typing import Any
 
 from rftfm_ray.errors import ConfigError, PolicyError
+from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.policies.api import Policy, PolicyContext
 from rftfm_ray.policies.levers import check_levers
-from rftfm_ray.policies.state import EntryKind
 from rftfm_ray.types import Levers
 from rftfm_ray.verdicts import Decision, Remedy
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rftfm_ray.policies.levers import LEVERS
-from rftfm_ray.report import canvas
-from rftfm_ray.report.canvas import BLACK, BLUE, GREEN, GREY, SPAN, VERMILION, Marks
-from rftfm_ray.report.data import RunData
-from rftfm_ray.report.incidents import Incident, Mark
+from rftfm_ray.report import charts as canvas
+from rftfm_ray.report.charts import BLACK, BLUE, GREEN, GREY, SPAN, VERMILION, Marks
 from rftfm_ray.report.markup import Html, joined, tag
-from rftfm_ray.report.planned import changes_of, faults_of, twins_of
-from rftfm_ray.report.words import figure as shown
+from rftfm_ray.runs.incidents import Incident, Mark
+from rftfm_ray.runs.planned import changes_of, faults_of, twins_of
+from rftfm_ray.runs.reader import RunData
+from rftfm_ray.runs.words import figure as shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

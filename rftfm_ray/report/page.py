@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rftfm_ray.errors import RecordError
+from rftfm_ray.files import write_atomic
 from rftfm_ray.report.curves import curves, key, lever_figure, marks_of
-from rftfm_ray.report.data import RunData, read_run
-from rftfm_ray.report.incidents import Incident, Mark, lever_history, marks, tell
 from rftfm_ray.report.markup import NOTHING, Html, badge, joined, table, tag
 from rftfm_ray.report.samples import samples_section
 from rftfm_ray.report.sections import incident_section
 from rftfm_ray.report.style import CSS
-from rftfm_ray.report.verdict import figures, guard_words, progress_of, tone_of_result, verdict
-from rftfm_ray.report.words import NONE, clean, clock, describe, figure
-from rftfm_ray.telemetry.rundir import write_atomic
+from rftfm_ray.runs.incidents import Incident, Mark, lever_history, marks, tell
+from rftfm_ray.runs.reader import RunData, read_run
+from rftfm_ray.runs.verdict import figures, guard_words, progress_of, tone_of_result, verdict
+from rftfm_ray.runs.words import NONE, clean, clock, describe, figure
 
 REPORT = "report.html"
 TONES = {"finished": "good", "failed": "bad", "halted": "bad"}

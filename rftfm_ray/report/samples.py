@@ -8,7 +8,7 @@ from typing import Any
 
 from rftfm_ray.config import RunConfig, TextPrivacy
 from rftfm_ray.report.markup import Html, badge, tag
-from rftfm_ray.report.words import as_number, clean, figure, plural, whole
+from rftfm_ray.runs.words import as_number, clean, figure, plural, whole
 
 MOST = 20
 LONGEST = 4000

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rftfm_ray.policies.state import Entry, EntryKind
-from rftfm_ray.report.incidents import Incident, Mark, Treatment
+from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.report.markup import NOTHING, Html, badge, bullets, facts, joined, tag
-from rftfm_ray.report.verdict import refusals, state_words, tone_of, tone_of_result
-from rftfm_ray.report.words import as_number, describe, figure, lever_text, levers_in, number_of, plural, text_of
+from rftfm_ray.runs.incidents import Incident, Mark, Treatment
+from rftfm_ray.runs.verdict import refusals, state_words, tone_of, tone_of_result
+from rftfm_ray.runs.words import as_number, describe, figure, lever_text, levers_in, number_of, plural, text_of
 from rftfm_ray.types import StepId
 
 

@@ -20,7 +20,7 @@ from rftfm_ray.tasks.rewards import verify
 from rftfm_ray.types import Levers, StepId
 
 if TYPE_CHECKING:
-    from rftfm_ray.rollout.checks import Checks
+    pass
 
 INSTANCES = 2
 # Rewards travel as float32.
@@ -259,22 +259,3 @@ def chosen(purpose: str, seed: int, episode: EpisodeId, rate: float) -> bool:
     step = episode.step
     identity = (seed, step.attempt, step.paid_step, episode.key, episode.sample, episode.refill)
     return rate > 0 and unit_hash(purpose, *identity) < rate
-
-
-@dataclass(frozen=True, slots=True)
-class Channels:
-    """What an episode reaches: its tools, and the way to its reward. `checks` are made beside it, None: none."""
-
-    tools: ToolPool
-    grader: Grader
-    checks: Checks | None = None
-
-    def set_levers(self, levers: Levers) -> None:
-        """Hand levers on."""
-        self.tools.set_levers(levers)
-        self.grader.set_levers(levers)
-
-
-def trusted_channels(task: Task) -> Channels:
-    """The task's own environment and verifier, past every instance that can be faulty: what probes go through."""
-    return Channels(ToolPool(task, task_tools(task)), Grader(task, TaskReward(task), seed=0, sample_rate=0.0))

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
-from rftfm_ray.rollout.channels import SHADOW_EVERY, CallId, Channels, EpisodeId, Grade, trusted_channels
+from rftfm_ray.rollout.channels import SHADOW_EVERY, CallId, EpisodeId, Grade
 from rftfm_ray.rollout.checks import Answer, Checks, GoldenGrade, Replayed
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
+from rftfm_ray.rollout.environment import Channels, trusted_channels
 from rftfm_ray.rollout.jobs import EpisodeJob
 from rftfm_ray.rollout.seams import Engine, EpisodeSeams
 from rftfm_ray.rollout.termination import Ended, Limits, implied_termination

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from rftfm_ray.errors import RecordError
-from rftfm_ray.telemetry.rundir import PRIVATE_FILE
+from rftfm_ray.files import PRIVATE_FILE
 from rftfm_ray.types import StepId
 
 Scalar: TypeAlias = str | int | float | bool | None

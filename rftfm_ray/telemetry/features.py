@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
+from rftfm_ray.metrics import BatchMetrics
 from rftfm_ray.tasks.api import FAILURES, ToolStatus
-from rftfm_ray.types import BatchMetrics, Termination
+from rftfm_ray.types import Termination
 
 NAN = float("nan")
 TRUNCATED = (Termination.MAX_TOKENS, Termination.MAX_TURNS)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rftfm_ray.errors import RecordError
-from rftfm_ray.policies.state import Entry, EntryKind, Scalar
-from rftfm_ray.telemetry.rundir import PRIVATE_FILE
+from rftfm_ray.files import PRIVATE_FILE
+from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
 from rftfm_ray.types import StepId
 
 JOURNAL = "journal.jsonl"

@@ -7,8 +7,9 @@ import math
 
 from ray.util.metrics import Counter, Gauge
 
-from rftfm_ray.policies.state import Entry, EntryKind, GuardState, fold
-from rftfm_ray.types import ActorState, BatchMetrics, CheckMetrics, CreditMetrics, StepRow, UpdateMetrics
+from rftfm_ray.incidents.state import Entry, EntryKind, GuardState, fold
+from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, UpdateMetrics
+from rftfm_ray.types import ActorState
 
 STATE_METRIC = "rftfm_actor_state"
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rftfm_ray.errors import RecordError
-from rftfm_ray.telemetry.rundir import PRIVATE_DIR, write_atomic
+from rftfm_ray.files import PRIVATE_DIR, write_atomic
 
 Work = Callable[[], None]
 QUEUE_LENGTH = 256

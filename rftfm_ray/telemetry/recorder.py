@@ -13,18 +13,10 @@ import pyarrow as pa
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RecordsConfig, TextPrivacy
+from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, Timings, UpdateMetrics
 from rftfm_ray.tasks.api import ToolStatus, unit_hash
 from rftfm_ray.telemetry.parts import BackgroundWriter, PartFolder, read_parts
-from rftfm_ray.types import (
-    BatchMetrics,
-    CheckMetrics,
-    CreditMetrics,
-    StepId,
-    StepRow,
-    Termination,
-    Timings,
-    UpdateMetrics,
-)
+from rftfm_ray.types import StepId, Termination
 
 ARROW_TYPES = {"int": pa.int64(), "float": pa.float64()}
 STATUS_NAMES = [status.value for status in ToolStatus]

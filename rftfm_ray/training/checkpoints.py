@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from rftfm_ray.errors import CheckpointError
-from rftfm_ray.telemetry.rundir import PRIVATE_DIR, PRIVATE_FILE, publish, sync_directory
+from rftfm_ray.files import PRIVATE_DIR, PRIVATE_FILE, publish, sync_directory
 from rftfm_ray.types import Levers
 
 FORMAT = 1

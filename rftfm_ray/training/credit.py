@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
+from rftfm_ray.metrics import CreditMetrics
 from rftfm_ray.training.advantages import (
     gae,
     group_advantages,
@@ -18,7 +19,7 @@ from rftfm_ray.training.advantages import (
     returns_to_go,
     whiten,
 )
-from rftfm_ray.types import CreditMetrics, Settings
+from rftfm_ray.types import Settings
 
 NAN = float("nan")
 # Tokens before the last that are looked at for where the credit went.

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
-from rftfm_ray.policies.levers import Schedule, config_schedule, effective, nominal_settings
+from rftfm_ray.config.settings import Schedule, config_schedule, effective, nominal_settings
+from rftfm_ray.metrics import CreditMetrics, UpdateMetrics
 from rftfm_ray.training.credit import Credit, Rule, assign, credit_metrics, members, rule_of
 from rftfm_ray.training.engine import LearnerEngine
 from rftfm_ray.training.forward import load_causal_lm, predict
@@ -26,7 +27,7 @@ from rftfm_ray.training.objective import Forward, Goal, goal_of, terms
 from rftfm_ray.training.packing import MicroBatch, pack, pack_sequences, split_groups, split_rows, token_weights
 from rftfm_ray.training.seams import LearnerSeams
 from rftfm_ray.training.tally import Tally, change_of, moved_by
-from rftfm_ray.types import CreditMetrics, GuardMode, Levers, Settings, StepId, UpdateMetrics, Veto, VetoRecord
+from rftfm_ray.types import GuardMode, Levers, Settings, StepId, Veto, VetoRecord
 
 
 @dataclass(frozen=True, slots=True)

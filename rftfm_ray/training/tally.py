@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rftfm_ray.metrics import UpdateMetrics
 from rftfm_ray.training.losses import k3
 from rftfm_ray.training.objective import Forward, Goal, Terms
 from rftfm_ray.training.packing import MicroBatch
-from rftfm_ray.types import Settings, UpdateMetrics
+from rftfm_ray.types import Settings
 
 NAN = float("nan")
 # Beyond this the exponential of a difference of log-probs says no more than that they have nothing in common.

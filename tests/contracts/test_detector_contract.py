@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rftfm_ray.detection.battery import NOTICED, WatchSettings, battery
-from rftfm_ray.detection.detectors import Detector
-from rftfm_ray.detection.fitting import RunSeries, fit
-from rftfm_ray.detection.identities import IDENTITIES
-from rftfm_ray.detection.profile import Profile
-from rftfm_ray.detection.profiled import ProfileDetector
-from rftfm_ray.detection.signals import INDEX, SIGNALS
+from rftfm_ray.detection.detectors.base import Detector
+from rftfm_ray.detection.detectors.identities import IDENTITIES
+from rftfm_ray.detection.detectors.shift import ProfileDetector
+from rftfm_ray.detection.reference.fitting import RunSeries, fit
+from rftfm_ray.detection.reference.profile import Profile
+from rftfm_ray.detection.suite import NOTICED, WatchSettings, battery
+from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport, Symptom
 

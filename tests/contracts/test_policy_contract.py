@@ -15,16 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray import cloudpickle
 
-from rftfm_ray.detection.signals import INDEX, SIGNALS
 from rftfm_ray.diagnosis.classify import UNKNOWN
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, family_of
 from rftfm_ray.policies.api import Policy, PolicyContext
 from rftfm_ray.policies.loading import FunctionPolicy, load_policy
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy, check_decision
-from rftfm_ray.policies.state import Tried
+from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import Levers, Settings, StepId
-from rftfm_ray.verdicts import Decision, Diagnosis, OutcomeKind, Remedy, StepReport
+from rftfm_ray.verdicts import Decision, Diagnosis, OutcomeKind, Remedy, StepReport, Tried
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_policy.py"
 CODES = [*FINGERPRINTS, UNKNOWN, "SYNC"]

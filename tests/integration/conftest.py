@@ -13,7 +13,7 @@ import ray
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A local Ray with eight logical CPUs; `train` uses it instead of starting its own."""
-    # As in `rftfm_ray.cluster.connect`.
+    # As in `rftfm_ray.driver.cluster.connect`.
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(address="local", num_cpus=8, include_dashboard=False, logging_level="ERROR", namespace="tests")
     yield

@@ -10,10 +10,10 @@ import pytest
 
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import load_config
-from rftfm_ray.detection.identities import IDENTITIES
-from rftfm_ray.detection.signals import report_of
-from rftfm_ray.run import train
-from rftfm_ray.types import StepRow
+from rftfm_ray.detection.detectors.identities import IDENTITIES
+from rftfm_ray.driver.run import train
+from rftfm_ray.metrics import StepRow
+from rftfm_ray.signals.schema import report_of
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

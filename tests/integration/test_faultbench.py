@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from rftfm_ray.faultbench.dataset import is_complete, read_bench, read_manifest
-from rftfm_ray.faultbench.generate import Job
-from rftfm_ray.faultbench.plan import Kind
+from rftfm_ray.faultbench.runs.dataset import is_complete, read_bench, read_manifest
+from rftfm_ray.faultbench.runs.generate import Job
+from rftfm_ray.faultbench.runs.plan import Kind
 
 # Two seeds at a time on two cores; a busy machine takes twice as long.
 GENERATE_S = 900.0

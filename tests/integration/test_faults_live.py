@@ -9,13 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.detection.detectors import DeclaredRateDetector
-from rftfm_ray.detection.dictionary import DICTIONARY, Scale
-from rftfm_ray.detection.identities import IDENTITIES
-from rftfm_ray.detection.signals import SIGNALS, report_of
-from rftfm_ray.faultbench.calibrating import LEAST_SPREAD
-from rftfm_ray.faultbench.lab import Course, Lab, quick
+from rftfm_ray.detection.detectors.exact import DeclaredRateDetector
+from rftfm_ray.detection.detectors.identities import IDENTITIES
+from rftfm_ray.faultbench.runs.calibrate import LEAST_SPREAD
+from rftfm_ray.faultbench.runs.runner import Course, Lab, quick
 from rftfm_ray.faults.kinds import CATALOGUE, Mechanism
+from rftfm_ray.signals.dictionary import DICTIONARY, Scale
+from rftfm_ray.signals.schema import SIGNALS, report_of
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

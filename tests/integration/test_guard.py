@@ -13,14 +13,15 @@ import pytest
 from rftfm_ray.actors.group import NAMESPACE
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig, load_config
+from rftfm_ray.driver.run import train
 from rftfm_ray.errors import GuardHaltError
-from rftfm_ray.policies.state import Entry, EntryKind, GuardState, levers_of, replay
-from rftfm_ray.run import train
+from rftfm_ray.incidents.state import Entry, EntryKind, GuardState, levers_of, replay
+from rftfm_ray.metrics import StepRow, Timings
 from rftfm_ray.telemetry.events import read_events
 from rftfm_ray.telemetry.journal import JOURNAL, read_journal
 from rftfm_ray.telemetry.recorder import read_steps
 from rftfm_ray.training import checkpoints
-from rftfm_ray.types import Levers, RunSummary, StepRow, Timings
+from rftfm_ray.types import Levers, RunSummary
 from rftfm_ray.verdicts import IncidentState, OutcomeKind
 
 pytestmark = pytest.mark.usefixtures("cluster")

@@ -18,15 +18,16 @@ from safetensors.torch import load_file, save_file
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
+from rftfm_ray.config.settings import nominal_settings
 from rftfm_ray.errors import LearnerError
-from rftfm_ray.policies.levers import nominal_settings
+from rftfm_ray.metrics import UpdateMetrics
 from rftfm_ray.training import checkpoints
 from rftfm_ray.training import credit as credit_module
 from rftfm_ray.training import learner as module
 from rftfm_ray.training.advantages import group_advantages
 from rftfm_ray.training.engine import from_numpy, to_numpy
 from rftfm_ray.training.learner import Learner, UpdateReport
-from rftfm_ray.types import Levers, UpdateMetrics, Veto
+from rftfm_ray.types import Levers, Veto
 from tests.integration.plain import AT, BATCH, GROUPS, TINY, Group, Plain, Weights, configure, make_batch, masked
 
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rftfm_ray.config import load_config
-from rftfm_ray.run import train
+from rftfm_ray.driver.run import train
 from rftfm_ray.tasks.calculator import Calculator
 from rftfm_ray.telemetry.recorder import read_steps, read_trajectories
 

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pytest
 
 from rftfm_ray.config import RunConfig, load_config
+from rftfm_ray.driver.run import train
 from rftfm_ray.errors import ResumeError
+from rftfm_ray.metrics import StepRow, Timings
 from rftfm_ray.planning import plan
-from rftfm_ray.records import summary_json
-from rftfm_ray.run import train
 from rftfm_ray.telemetry.events import read_events
 from rftfm_ray.telemetry.recorder import read_steps, read_trajectories
+from rftfm_ray.telemetry.records import summary_json
 from rftfm_ray.training import checkpoints
-from rftfm_ray.types import RunSummary, StepRow, Timings
+from rftfm_ray.types import RunSummary
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

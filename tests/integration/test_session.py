@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import ray
 
-from rftfm_ray.actors.group import ActorGroup, start_group, wait_for
-from rftfm_ray.actors.learner import Position
+from rftfm_ray.actors.calls import wait_for
+from rftfm_ray.actors.group import ActorGroup, start_group
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config import RunConfig, load_config
+from rftfm_ray.driver.run import START
+from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import ConfigError, LearnerError, PlacementError, RolloutError, SyncError
 from rftfm_ray.models import resolve_model
-from rftfm_ray.run import START
-from rftfm_ray.session import Session
 from rftfm_ray.tasks.loading import check_task, load_task
-from rftfm_ray.types import Levers, Veto
+from rftfm_ray.types import Levers, Position, Veto
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -13,17 +13,18 @@ import pytest
 
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig, load_config
-from rftfm_ray.detection.identities import IDENTITIES
-from rftfm_ray.detection.signals import report_of
+from rftfm_ray.detection.detectors.identities import IDENTITIES
+from rftfm_ray.driver.run import train
 from rftfm_ray.faults.twins import TWINS, longer_answers, parse_twin
-from rftfm_ray.policies.state import EntryKind
-from rftfm_ray.run import train
+from rftfm_ray.incidents.state import EntryKind
+from rftfm_ray.metrics import StepRow, Timings
+from rftfm_ray.signals.schema import report_of
 from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.tasks.loading import harder_half
 from rftfm_ray.telemetry.events import read_events
 from rftfm_ray.telemetry.journal import JOURNAL, read_journal
 from rftfm_ray.telemetry.recorder import read_steps, read_trajectories
-from rftfm_ray.types import RunSummary, StepRow, Timings
+from rftfm_ray.types import RunSummary
 from rftfm_ray.verdicts import OutcomeKind
 
 pytestmark = pytest.mark.usefixtures("cluster")

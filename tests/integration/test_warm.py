@@ -10,9 +10,9 @@ import pytest
 
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig, load_config
-from rftfm_ray.run import train
+from rftfm_ray.driver.run import train
+from rftfm_ray.metrics import Timings
 from rftfm_ray.telemetry.recorder import read_steps
-from rftfm_ray.types import Timings
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

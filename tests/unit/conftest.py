@@ -11,7 +11,7 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
-from rftfm_ray.detection.detectors import Detector
+from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.tasks.api import ToolStatus
 from rftfm_ray.types import Termination
 from rftfm_ray.verdicts import StepReport, Symptom

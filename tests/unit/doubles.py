@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from rftfm_ray.faultbench.dataset import NAMES, Outcome, Recorded
-from rftfm_ray.faultbench.plan import Entry, Kind, Split
+from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Recorded
+from rftfm_ray.faultbench.runs.plan import Entry, Kind, Split
+from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, Timings, UpdateMetrics
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.telemetry.recorder import STEP_SCHEMA
-from rftfm_ray.types import BatchMetrics, CheckMetrics, CreditMetrics, StepId, StepRow, Timings, UpdateMetrics
+from rftfm_ray.types import StepId
 
 HEALTHY = Path(__file__).parents[2] / "benchmarks" / "data" / "healthy"
 

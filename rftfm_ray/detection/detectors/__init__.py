@@ -1,0 +1,1 @@
+"""Detectors: each watches one thing. Pure."""

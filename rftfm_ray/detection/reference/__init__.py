@@ -1,0 +1,1 @@
+"""What is usual: profiles of healthy runs, shipped priors, and the run's own past. Pure."""

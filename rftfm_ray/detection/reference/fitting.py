@@ -1,0 +1,290 @@
+"""How a profile is fitted to healthy runs. Pure; numpy.
+
+Each run is held against the mean of the others, as a new run will be against all of them: so the spread holds the error
+of the mean and what smoothing leaves behind, with the right degrees of freedom. How residuals of neighbouring steps
+depend on each other is taken from residuals around the plain step-matched mean, which smoothing has not touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.reference.correlation import kept, learn
+from rftfm_ray.detection.reference.profile import (
+    MOST_RUNS,
+    MOST_STEPS,
+    Profile,
+    RunFacts,
+    SignalProfile,
+    TogetherProfile,
+)
+from rftfm_ray.detection.reference.residuals import Residuals, Usual, levels_of
+from rftfm_ray.errors import ProfileError
+from rftfm_ray.signals.scale import level_of
+from rftfm_ray.signals.schema import SIGNALS, Scale, Signal
+from rftfm_ray.verdicts import StepReport
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+WINDOW = 5
+"""Steps that the mean is smoothed over."""
+SMALLEST = 1e-3
+"""No spread is smaller."""
+FEWEST = 3
+"""Residuals without which a signal is left out."""
+LATEST = 10
+"""Step that runs must have begun by: what is before their first one is taken to be like it."""
+FEWEST_TOGETHER = 8
+"""Runs without which it is not said how signals go together; and parts that are left out in turn."""
+FREE_PER_RUN = 4
+"""Independent values that a run is worth at most for the spread: runs differ as wholes too, in how fast they learn."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSeries:
+    """One healthy run: `steps` (N), each once, from 1 on; by name of a signal its values (N), NaN where none was.
+
+    `name` is what errors call it.
+    """
+
+    steps: Ints
+    values: Mapping[str, Floats]
+    name: str = "A run"
+
+
+def series_of(reports: Sequence[StepReport]) -> RunSeries:
+    """Step reports of one run, each step once, as a series."""
+    table = np.array([report.values for report in reports], np.float64).reshape(len(reports), len(SIGNALS))
+    steps = np.array([report.id.step for report in reports], np.int64)
+    return RunSeries(steps, {signal.name: table[:, place] for place, signal in enumerate(SIGNALS)})
+
+
+def kept_rows(attempts: Ints, steps: Ints, paid_steps: Ints) -> Ints:
+    """Places (K) of the rows that no rollback has undone, by step; all arguments (N).
+
+    A later attempt undoes what earlier ones made of its first step and of all that follow.
+    """
+    order = np.lexsort((paid_steps, steps, attempts))
+    kept: list[int] = []
+    first = math.inf
+    for place in order[::-1]:
+        if steps[place] < first:
+            kept.append(int(place))
+            first = steps[place]
+    return np.array(kept[::-1], np.int64)
+
+
+def fit(runs: Sequence[RunSeries], facts: RunFacts | None = None) -> Profile:
+    """The profile of healthy runs of one kind, over the steps that at least two of them have.
+
+    Raises:
+        ProfileError: for fewer than two runs, and for steps or values that cannot be profiled.
+    """
+    if len(runs) < 2:
+        raise ProfileError("A profile needs at least two healthy runs, to tell chance from course; give more.")
+    if len(runs) > MOST_RUNS:
+        raise ProfileError(f"A profile is made of at most {MOST_RUNS} runs; give fewer.")
+    for run in runs:
+        _check_steps(run)
+    first = sorted(int(run.steps.min()) for run in runs)[1]
+    if first > LATEST:
+        raise ProfileError(f"The runs begin at step {first}, as resumed ones do; give runs from their first step on.")
+    steps = int(sorted(int(run.steps.max()) for run in runs)[-2])
+    batch = _grid(runs, "trajectory_count", steps)
+    count = float(np.median(batch[np.isfinite(batch)])) if np.isfinite(batch).any() else math.nan
+    fitted = []
+    for signal in SIGNALS:
+        found = _fit_signal(signal, _levels(signal, _grid(runs, signal.name, steps)), count)
+        fitted += [] if found is None else [found]
+    if not fitted:
+        raise ProfileError(
+            "The runs have no signal in common that was measured at the same steps; give step rows of runs of one kind."
+        )
+    _check_different(runs)
+    return Profile(len(runs), steps, facts, tuple(fitted))
+
+
+def fit_together(runs: Sequence[RunSeries]) -> TogetherProfile | None:
+    """How the signals of healthy runs go together; None for fewer than `FEWEST_TOGETHER`.
+
+    Each run is held against a profile of others, as a new one will be: an eighth of them is left out in turn.
+    """
+    if len(runs) < FEWEST_TOGETHER:
+        return None
+    residuals: list[Floats] = []
+    for part in range(FEWEST_TOGETHER):
+        usual = Usual(fit([run for place, run in enumerate(runs) if place % FEWEST_TOGETHER != part]))
+        for run in runs[part::FEWEST_TOGETHER]:
+            table, watch, order = _table(run), Residuals(usual), np.argsort(run.steps)
+            found = [watch.add(int(run.steps[place]), levels_of(table[place])) for place in order.tolist()]
+            residuals.append(np.stack(found))
+    return kept(learn(residuals, ()))
+
+
+def _table(run: RunSeries) -> Floats:
+    """Values (N, signals) of a run in the order of a report."""
+    nothing = np.full(len(run.steps), np.nan)
+    return np.stack([run.values.get(signal.name, nothing) for signal in SIGNALS], axis=1)
+
+
+def _check_steps(run: RunSeries) -> None:
+    steps = run.steps
+    if not steps.size:
+        raise ProfileError(f"{run.name} has no step; leave it out.")
+    if steps.min() < 1 or steps.max() > MOST_STEPS:
+        raise ProfileError(f"{run.name} has steps that are not within 1 and {MOST_STEPS}; leave it out.")
+    if np.unique(steps).size < steps.size:
+        raise ProfileError(f"{run.name} has step {_twice(steps)} more than once; give each run by itself.")
+
+
+def _check_different(runs: Sequence[RunSeries]) -> None:
+    """Runs of one seed are equal to the last digit, but for their times: two of them are one."""
+    shared = min(int(run.steps.max()) for run in runs)
+    seen: dict[bytes, str] = {}
+    grids = [_grid(runs, signal.name, shared) for signal in SIGNALS if math.isfinite(signal.floor)]
+    for place, run in enumerate(runs):
+        found = hashlib.sha256(b"".join(grid[place].tobytes() for grid in grids)).digest()
+        if found in seen:
+            raise ProfileError(
+                f"{seen[found]} and {run.name} are the same up to step {shared}: they have one seed, and say nothing "
+                "of chance; give runs of different seeds."
+            )
+        seen[found] = run.name
+
+
+def _twice(steps: Ints) -> int:
+    values, counts = np.unique(steps, return_counts=True)
+    return int(values[counts > 1][0])
+
+
+def _grid(runs: Sequence[RunSeries], name: str, steps: int) -> Floats:
+    """Values of one signal, (runs, steps); NaN where there is none."""
+    grid = np.full((len(runs), steps), np.nan)
+    for row, run in zip(grid, runs, strict=True):
+        if name in run.values:
+            within = run.steps <= steps
+            row[run.steps[within] - 1] = run.values[name][within]
+    return grid
+
+
+def _levels(signal: Signal, grid: Floats) -> Floats:
+    levels = [level_of(signal, value) if math.isfinite(value) else math.nan for value in grid.ravel().tolist()]
+    return np.array(levels, np.float64).reshape(grid.shape)
+
+
+def _fit_signal(signal: Signal, levels: Floats, batch: float) -> SignalProfile | None:
+    """One signal from its levels (runs, steps); None when too little of it was measured or it is never judged."""
+    known = np.isfinite(levels)
+    free = int(np.maximum(known.sum(0) - 1, 0).sum())
+    if free < FEWEST or not math.isfinite(signal.floor):
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, support = _smoothed(levels)
+        scatter = _scatter(levels)
+        correlation, ratio, bandwidth = _memory(levels)
+    spread = max(scatter, _floor(signal, mean, batch))
+    if not math.isfinite(spread * spread * ratio):
+        raise ProfileError(f"Values of {signal.name} are too large for a profile; look at the runs.")
+    measured = np.flatnonzero(known.any(0))
+    places = np.arange(levels.shape[1])
+    nearest = measured[np.rint(np.interp(places, measured, np.arange(measured.size))).astype(np.int64)]
+    return SignalProfile(
+        name=signal.name,
+        mean=tuple(np.interp(places, measured, mean[measured]).tolist()),
+        runs=tuple(known.sum(0)[nearest].tolist()),
+        support=tuple(support[nearest].tolist()),
+        spread=spread,
+        autocorrelation=correlation,
+        long_run_variance=max(spread * spread, scatter * scatter * ratio),
+        freedom=_freedom(free, bandwidth, int(known.any(1).sum())),
+        values=int(known.sum()),
+    )
+
+
+def _smoothed(levels: Floats) -> tuple[Floats, Ints]:
+    """Centred moving average of the runs' mean (T), and how many values are in it (T); NaN and 0 where none is.
+
+    The window shrinks on both sides alike towards the first and the last step, so that a trend does not bend it.
+    """
+    known = np.isfinite(levels)
+    sums, support = np.where(known, levels, 0.0).sum(0), known.sum(0)
+    places = np.arange(levels.shape[1])
+    half = np.minimum(WINDOW // 2, np.minimum(places, places[::-1]))
+    total, count = sums.copy(), support.copy()
+    for offset in range(1, WINDOW // 2 + 1):
+        wide = places[half >= offset]
+        total[wide] += sums[wide - offset] + sums[wide + offset]
+        count[wide] += support[wide - offset] + support[wide + offset]
+    # A step that was not measured has no mean of its own; it is interpolated, or the nearest one holds.
+    count = np.where(support > 0, count, 0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan), count
+
+
+def _scatter(levels: Floats) -> float:
+    """Standard deviation of one value around the true mean: each run against the smoothed mean of the others."""
+    squares: list[float] = []
+    for row in range(len(levels)):
+        mean, support = _smoothed(np.delete(levels, row, 0))
+        errors = (levels[row] - mean) ** 2 / (1 + 1 / np.maximum(support, 1))
+        squares += errors[np.isfinite(levels[row]) & (support > 0)].tolist()
+    return math.sqrt(math.fsum(squares) / len(squares)) if squares else 0.0
+
+
+def _memory(levels: Floats) -> tuple[float | None, float, float]:
+    """Autocorrelation at lag 1, long-run over plain variance, and the bandwidth that it was found with.
+
+    Newey and West's estimate with Bartlett weights 1 - j/M, pooled over runs; M = 1.1447 (a N)^(1/3) with
+    a = 4 r^2 / (1 - r^2)^2 from the autocorrelation r: Andrews, Econometrica 59 (1991), equations 6.2 and 6.4. N is the
+    number of residuals that are free. At frequency zero its degrees of freedom are 1.5 N/M (variance 4/3 M/N).
+    Residuals of n runs around their common mean are too small by n/(n-1) at every lag, which cancels out.
+    """
+    known = np.isfinite(levels)
+    counts = known.sum(0)
+    shared = counts >= 2
+    means = np.where(known, levels, 0.0).sum(0) / np.maximum(counts, 1)
+    rows = [(row - means)[shared & np.isfinite(row)] for row in levels]
+    plain = sum(float(row @ row) for row in rows)
+    if plain <= 0.0 or not math.isfinite(plain):
+        return None, 1.0, 1.0
+    free = int((counts[shared] - 1).sum())
+    first = max(-1.0, min(1.0, _lagged(rows, 1) / plain))
+    # Near a unit root the formula leaves the range in which it means anything.
+    r2 = min(abs(first), 0.97) ** 2
+    bandwidth = 1.1447 * (4 * r2 / (1 - r2) ** 2 * free) ** (1 / 3)
+    bandwidth = max(1.0, min(bandwidth, max(row.size for row in rows) / 2))
+    total = 1.0
+    for lag in range(1, math.ceil(bandwidth)):
+        total += 2 * (1 - lag / bandwidth) * _lagged(rows, lag) / plain
+    return first, total, bandwidth
+
+
+def _freedom(free: int, bandwidth: float, runs: int) -> float:
+    """Degrees of freedom of a long-run variance from `free` residuals: 1.5 N/M, or fewer when there are few runs."""
+    return max(1.0, min(free / max(1.0, bandwidth / 1.5), FREE_PER_RUN * (runs - 1.0)))
+
+
+def _lagged(rows: Sequence[Floats], lag: int) -> float:
+    return sum(float(row[lag:] @ row[:-lag]) for row in rows if row.size > lag)
+
+
+def _floor(signal: Signal, mean: Floats, batch: float) -> float:
+    """The larger of 1 % of the level, the signal's own floor, one trajectory of the batch for rates, and 1e-3.
+
+    `batch` is how many trajectories a step has, NaN when unknown. A held-out probe is no share of the batch.
+    """
+    floors = [signal.floor, SMALLEST]
+    if signal.scale is Scale.RATIO:
+        # 1 % of the level, in nats.
+        floors.append(0.01)
+    else:
+        floors.append(0.01 * float(np.nanmean(np.abs(mean))))
+    if signal.scale is Scale.RATE and batch > 0 and not signal.name.startswith("probe"):
+        floors.append(1 / batch)
+    return max(floors)

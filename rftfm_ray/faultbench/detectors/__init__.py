@@ -1,0 +1,1 @@
+"""What is scored: the guard, baselines, peers and an oracle."""

@@ -1,0 +1,142 @@
+"""Detectors to compare with: outlier detection by scikit-learn, a three-sigma rule and the closed-form shift score.
+
+All of them see telemetry only, as residuals against the same profiles, and give a score for every step; their
+thresholds are set as ours are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from rftfm_ray.detection.statistics.bayes import TAU
+from rftfm_ray.faultbench.detectors.strata import Cells, Floats, cells_with
+from rftfm_ray.faultbench.runs.dataset import Recorded
+from rftfm_ray.faultbench.runs.plan import Kind
+from rftfm_ray.signals.groups import TELEMETRY
+
+WINDOW = 5
+# A residual beyond this says no more than this.
+LARGEST = 20.0
+
+
+class Scorer(Protocol):
+    """Gives every step of a run a score: the higher, the more it looks like a fault."""
+
+    name: str
+
+    def fit(self, runs: Sequence[Recorded]) -> None:
+        """Learn what is healthy from the runs of the calibrate split."""
+
+    def scores(self, run: Recorded) -> Floats:
+        """Scores (N) of a run, each from its own and earlier steps only."""
+
+
+class _OnResiduals:
+    """What all baselines share: residuals against profiles, gaps and wild values made harmless."""
+
+    def __init__(self) -> None:
+        self._cells: Cells | None = None
+
+    def fit(self, runs: Sequence[Recorded]) -> None:
+        """Fit the profiles."""
+        self._cells = cells_with(tuple(runs))
+
+    def _residuals(self, run: Recorded) -> Floats:
+        return np.clip(np.nan_to_num(self._fitted().residuals(run), nan=0.0), -LARGEST, LARGEST)
+
+    def _fitted(self) -> Cells:
+        if self._cells is None:
+            raise ValueError("fit it first")
+        return self._cells
+
+    def _measured(self, run: Recorded) -> list[int]:
+        """Places of the signals that runs of its kind have."""
+        known = {signal.name for signal in self._fitted().profile(run.entry).signals}
+        return [place for place, name in enumerate(TELEMETRY) if name in known]
+
+
+class ThreeSigma(_OnResiduals):
+    """The largest residual of any signal: alarms at three are the rule that its name says."""
+
+    name = "three_sigma"
+
+    def scores(self, run: Recorded) -> Floats:
+        """Largest absolute residual of each step."""
+        found: Floats = np.abs(self._residuals(run)).max(1)
+        return found
+
+
+class ShiftScore(_OnResiduals):
+    """Log Bayes factor of a shift of the mean over the last steps, log-mean-exp over signals (see `severity`)."""
+
+    name = "shift_score"
+
+    def scores(self, run: Recorded) -> Floats:
+        """Of the last `WINDOW` steps, fewer at the beginning."""
+        residuals = self._residuals(run)
+        # What runs of its kind never measure is no evidence against a shift.
+        residuals = residuals[:, self._measured(run)]
+        sums = np.cumsum(residuals, 0)
+        sums[WINDOW:] -= sums[:-WINDOW].copy()
+        count = np.minimum(np.arange(len(run)) + 1, WINDOW)[:, None]
+        grown = 1 + count * TAU**2
+        factors = -0.5 * np.log(grown) + sums**2 * TAU**2 / (2 * grown)
+        largest = factors.max(1)
+        found: Floats = largest + np.log(np.exp(factors - largest[:, None]).mean(1))
+        # An alarm recovers at a share of its threshold, which must then be above nothing: ln(1 + e^x) keeps the order.
+        return np.logaddexp(0.0, found)
+
+
+class Outliers(_OnResiduals):
+    """An outlier detector of scikit-learn on the residuals of single steps.
+
+    Args:
+        name: how it is called.
+        make: an estimator with `fit` and `score_samples`, higher for what is more usual.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Any]) -> None:
+        super().__init__()
+        self.name = name
+        self._make = make
+        self._model: Any = None
+        self._usual = 0.0
+
+    def fit(self, runs: Sequence[Recorded]) -> None:
+        """Fit profiles, and the estimator to the healthy steps."""
+        super().fit(runs)
+        sound = np.concatenate([self._residuals(run) for run in runs if run.entry.kind is Kind.HEALTHY])
+        self._model = self._make().fit(sound)
+        self._usual = float(np.median(self._model.score_samples(sound)))
+
+    def scores(self, run: Recorded) -> Floats:
+        """How much less usual each step is than the median healthy one."""
+        found: Floats = self._usual - self._model.score_samples(self._residuals(run))
+        return np.maximum(found, 0.0)
+
+
+def isolation_forest() -> Any:
+    """As scikit-learn has it by default, with a seed."""
+    from sklearn.ensemble import IsolationForest
+
+    return IsolationForest(random_state=0)
+
+
+def local_outlier_factor() -> Any:
+    """As scikit-learn has it by default, for data that it has not been fitted to."""
+    from sklearn.neighbors import LocalOutlierFactor
+
+    return LocalOutlierFactor(novelty=True)
+
+
+def baselines() -> tuple[Scorer, ...]:
+    """All of them, unfitted."""
+    return (
+        ThreeSigma(),
+        ShiftScore(),
+        Outliers("isolation_forest", isolation_forest),
+        Outliers("local_outlier_factor", local_outlier_factor),
+    )

@@ -1,0 +1,110 @@
+"""Profiles of the kinds of runs that a benchmark has, and its runs as residuals against them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.reference.fitting import RunSeries, fit, fit_together
+from rftfm_ray.detection.reference.profile import Profile
+from rftfm_ray.detection.reference.residuals import COLUMNS, Residuals, Usual
+from rftfm_ray.errors import BenchError
+from rftfm_ray.faultbench.runs.dataset import NAMES, Recorded
+from rftfm_ray.faultbench.runs.declared import references_gone
+from rftfm_ray.faultbench.runs.plan import Entry, Kind
+from rftfm_ray.signals.groups import OF_UPDATES, REFUSED, TELEMETRY
+from rftfm_ray.signals.scale import level_of
+from rftfm_ray.signals.schema import INDEX, SIGNALS
+
+Floats = NDArray[np.float64]
+CellName = tuple[str, str, str]
+
+
+def cell_of(entry: Entry) -> CellName:
+    """What runs must have in common to be held against one profile."""
+    return entry.task, entry.algorithm, entry.size
+
+
+def series(run: Recorded) -> RunSeries:
+    """A recorded run as profiles are fitted to it."""
+    values = run.values.astype(np.float64)
+    steps = np.arange(1, len(run) + 1)
+    return RunSeries(steps, {name: values[:, place] for place, name in enumerate(NAMES)}, run.entry.name)
+
+
+def levels(run: Recorded, names: Sequence[str] = TELEMETRY) -> Floats:
+    """Levels (N, names) on the scale that each signal is compared on; NaN where nothing was measured, or of an update
+    that was refused."""
+    found, made = np.full((len(run), len(names)), np.nan), ~(run.signal(REFUSED) > 0)
+    for place, name in enumerate(names):
+        signal, column = SIGNALS[INDEX[name]], run.signal(name)
+        there = np.isfinite(column) & (made | (name not in OF_UPDATES))
+        found[there, place] = [level_of(signal, value) for value in column[there].tolist()]
+    return found
+
+
+class Cells:
+    """Profiles by cell, fitted to the healthy runs of some split."""
+
+    def __init__(self, runs: Sequence[Recorded]) -> None:
+        sound = [run for run in runs if run.entry.kind is Kind.HEALTHY]
+        by_cell: dict[CellName, list[RunSeries]] = {}
+        for run in sound:
+            by_cell.setdefault(cell_of(run.entry), []).append(series(run))
+        self._series = by_cell
+        self._profiles = {cell: fit(found) for cell, found in by_cell.items()}
+        self._usual: dict[CellName, Usual] = {}
+        self._whole: dict[CellName, Profile] = {}
+        self._residuals: dict[Recorded, Floats] = {}
+
+    def profile(self, entry: Entry) -> Profile:
+        """The profile that a run is held against.
+
+        Raises:
+            BenchError: when no healthy run of its kind was there.
+        """
+        try:
+            return self._profiles[cell_of(entry)]
+        except KeyError:
+            raise BenchError(f"There is no healthy run like {entry.name} to hold it against; make more.") from None
+
+    def whole_profile(self, entry: Entry) -> Profile:
+        """The profile as `rftfm profile fit` would write it from the same runs, with how their signals go together."""
+        profile, cell = self.profile(entry), cell_of(entry)
+        if cell not in self._whole:
+            self._whole[cell] = replace(profile, together=fit_together(self._series[cell]))
+        return self._whole[cell]
+
+    def residuals(self, run: Recorded) -> Floats:
+        """Residuals (N, `TELEMETRY`) of a run; see `all_residuals`."""
+        return self.all_residuals(run)[:, : len(TELEMETRY)]
+
+    def all_residuals(self, run: Recorded) -> Floats:
+        """Residuals (N, `COLUMNS`) in spreads, as a guard that is told what was declared has them live; read only."""
+        if run not in self._residuals:
+            self._residuals[run] = self._worked_out(run)
+            self._residuals[run].flags.writeable = False
+        return self._residuals[run]
+
+    def _worked_out(self, run: Recorded) -> Floats:
+        cell = cell_of(run.entry)
+        if cell not in self._usual:
+            self._usual[cell] = Usual(self.profile(run.entry))
+        residuals, declared = Residuals(self._usual[cell]), references_gone(run.entry)
+        known, found = levels(run, COLUMNS), np.full((len(run), len(COLUMNS)), np.nan)
+        for step in range(1, len(run) + 1):
+            told = [name for name, first in declared.items() if first == step]
+            if told:
+                residuals.forget(told)
+            found[step - 1] = residuals.add(step, known[step - 1])
+        return found
+
+
+@lru_cache(maxsize=1)
+def cells_with(runs: tuple[Recorded, ...]) -> Cells:
+    """Profiles from these runs: everybody who is held against them asks for the same ones."""
+    return Cells(runs)

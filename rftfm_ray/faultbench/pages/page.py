@@ -1,0 +1,155 @@
+"""The text of the page of faults. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rftfm_ray.faults.calibration import Calibration, table
+from rftfm_ray.faults.kinds import ALGORITHMS, CATALOGUE, FaultKind, Mechanism
+from rftfm_ray.faults.places import CHECKS, PLACES
+from rftfm_ray.faults.twins import TWINS
+from rftfm_ray.signals.dictionary import DICTIONARY
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run with a fault has ended, beside the healthy run of the same seed: held-out accuracy of both."""
+
+    code: str
+    mechanism: str
+    level: str
+    strength: float
+    effect_step: int | None
+    accuracy: float
+    healthy: float
+
+
+HEAD = """# Faults
+
+Made by `{command}`: every fault live, against the healthy run of the same seed. Both examples (`examples/`), {steps}
+steps, seed {seed}, onset at step {onset}; a fault is shown on `addition` where it can be, and with GRPO where it can
+be. `rftfm faults list` prints what can be injected. A fault is asked for as
+`rftfm train examples/calculator.yaml --inject TE-1@15:0.5,mechanism=timeout`; several may be asked for at once.
+
+- It runs on a clock of paid steps, which no rollback rewinds, and stays on until its own duration ends: `persistent`
+  (the default), `ramp` (its strength grows over ten steps), `transient` (ten steps) or a number of steps. No remedy,
+  policy or test can switch it off.
+- `switch_step` and `effect_step` stand in the run's `events.jsonl`. A fault that acts by itself has its effect at its
+  first step at full strength. One that works through learning (marked with a star) has it when what it asks for has
+  grown by a fixed amount, counted in every step past everything that the guard sees; it may never have one. On
+  `calculator` healthy policies lose their entropy as well: OD-3 `negative_entropy` is told an effect there that it does
+  not have, and the benchmark does not draw it there.
+- Strengths are called easy and hard by how far they move *one* signal that was named in advance, the first mover.
+  `d` is the mean over 20 seeds of (faulty - healthy run of the same seed) over the five steps from the effect on, over
+  the standard deviation between healthy runs at the same steps (at least one event in the batch for rates, 1e-3
+  otherwise; of the size of updates the logarithm is taken). Easy: d >= 4; hard: d from 1 to 2. `d fresh` is
+  the same over 20 seeds that had no part in it; a level that those did not confirm was searched once more on all 40,
+  and `d fresh` is over 20 others. `reached` is the share of the fresh runs, of 40 steps, in which the effect was there
+  in time. Measured by `python benchmarks/calibrate_faults.py`; the table is `rftfm_ray/faults/calibration.json`, and
+  `--inject RF-1@15:hard` reads it. What acts before the learner is calibrated with GRPO and holds for all algorithms.
+- Loss of accuracy is that of 1,024 held-out problems after 40 steps without a guard, the fault being on from step 6,
+  against the healthy run of the same seed, mean over three seeds; from 0.10 on a strength is called harmful. The commit
+  gate is part of the learner, and is there without a guard too: it refuses updates on advantages that are not their
+  recompute (CA-2 `noise`, CA-3 `misplaced`), and what those cost is what updates that never come cost.
+- The taxonomy is that of RFT-FaultBench (arXiv 2605.04431). Its strengths are not published: these are ours.
+"""
+
+
+def page(codes: Sequence[str], endings: Sequence[Ending], plots: str, steps: int, seed: int, onset: int) -> str:
+    """The whole page; `plots` is the folder of the plots, seen from it."""
+    command = "rftfm faults demo" + ("" if len(codes) == len(CATALOGUE) else "".join(f" --only {c}" for c in codes))
+    parts = [HEAD.format(command=command, steps=steps, seed=seed, onset=onset), _overview(codes)]
+    for code in codes:
+        parts += _fault(CATALOGUE[code], [e for e in endings if e.code == code], plots)
+    parts += [_places(codes), _checks(), _twins()]
+    return "\n".join(parts)
+
+
+def _table(headings: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _overview(codes: Sequence[str]) -> str:
+    rows = (
+        [f"[{kind.code}](#{_anchor(kind)})", kind.name, kind.summary, ", ".join(_name(m) for m in kind.mechanisms)]
+        for kind in (CATALOGUE[code] for code in codes)
+    )
+    return _table(["code", "fault", "what it is", "mechanisms"], rows)
+
+
+def _anchor(kind: FaultKind) -> str:
+    return f"{kind.code} {kind.name}".lower().replace(" ", "-")
+
+
+def _name(mechanism: Mechanism) -> str:
+    return f"`{mechanism.name}`" + ("*" if mechanism.learned else "")
+
+
+def _fault(kind: FaultKind, endings: Sequence[Ending], plots: str) -> list[str]:
+    def line(mechanism: Mechanism) -> Sequence[str]:
+        needs = ["a tool"] if mechanism.needs_tool else []
+        needs += [] if mechanism.algorithms == ALGORITHMS else [" or ".join(mechanism.algorithms).upper()]
+        move = (
+            f"`{mechanism.signal}` ({DICTIONARY[mechanism.signal].code}) {'up' if mechanism.direction > 0 else 'down'}"
+        )
+        shown = f"`{mechanism.shown_by}`" if mechanism.shown_by else "none"
+        return [_name(mechanism), mechanism.acts_in, mechanism.summary, mechanism.strength.meaning, move, shown,
+                " and ".join(needs) or "nothing"]  # fmt: skip
+
+    text = [f"## {kind.code} {kind.name}\n", f"{kind.summary[0].upper()}{kind.summary[1:]}.\n"]
+    heads = ["mechanism", "acts in", "what it does", "strength", "first mover", "identity that shows it", "needs"]
+    text.append(_table(heads, (line(m) for m in kind.mechanisms)))
+    rows = [row for row in table() if row.code == kind.code]
+    if rows:
+        text.append(_table(
+            ["mechanism", "task", "algorithm", "level", "strength", "d", "d fresh", "reached", "confirmed",
+             "loss of accuracy"],
+            (_calibrated(row) for row in rows),
+        ))  # fmt: skip
+    else:
+        text.append("Not calibrated yet.\n")
+    if endings:
+        heads = ["mechanism", "level", "strength", "effect at step", "held-out accuracy at the end", "healthy"]
+        text.append(_table(heads, (_ending(e) for e in endings)))
+    return [*text, f"![{kind.code}]({plots}/{kind.code.lower()}.svg)\n"]
+
+
+def _calibrated(row: Calibration) -> Sequence[str]:
+    loss = "not measured" if row.accuracy_loss is None else f"{row.accuracy_loss:+.3f}"
+    harm = ", harmful" if row.harmful else ""
+    most = CATALOGUE[row.code].mechanism(row.mechanism).strength.high
+    confirmed = "yes" if row.confirmed else "no" if row.strength < most else "no, and there is no larger strength"
+    return [f"`{row.mechanism}`", row.task, row.algorithm, row.level, f"{row.strength:g}", f"{row.d:.2f}",
+            f"{row.d_fresh:.2f}", f"{row.reached:.0%}", confirmed, loss + harm]  # fmt: skip
+
+
+def _ending(ending: Ending) -> Sequence[str]:
+    effect = "none" if ending.effect_step is None else str(ending.effect_step)
+    return [f"`{ending.mechanism}`", ending.level, f"{ending.strength:g}", effect, f"{ending.accuracy:.3f}",
+            f"{ending.healthy:.3f}"]  # fmt: skip
+
+
+def _places(codes: Sequence[str]) -> str:
+    rows = ([p.code, f"`{p.mechanism}`", f"`{p.module}`", p.what] for p in PLACES if p.code in codes)
+    return "## Where faults act\n\n" + _table(["fault", "mechanism", "where", "what is in its place"], rows)
+
+
+def _checks() -> str:
+    rows = ([f"`{check.name}`", f"`{check.module}`", check.what] for check in CHECKS)
+    said = "No check runs code of a fault, or reads what only a fault can write: a test walks the imports.\n\n"
+    return "## Where checks run\n\n" + said + _table(["check", "where", "what it looks at"], rows)
+
+
+def _twins() -> str:
+    rows = (
+        [f"`{twin.name}`", "yes" if twin.declared else "no", twin.summary, twin.meaning, f"{twin.default_strength:g}"]
+        for twin in TWINS.values()
+    )
+    said = (
+        "What looks like a fault at first sight and is none: no identity fires on them (a test runs each). Those that "
+        "are declared reach the guard as a `DeclaredChange`; the others can be told from faults by evidence alone.\n\n"
+    )
+    heads = ["twin", "declared", "what it is", "strength", "default"]
+    return "## Benign twins\n\n" + said + _table(heads, rows)

@@ -1,0 +1,202 @@
+"""How strong a fault must be to move its signal so far: the search for strengths that are called easy and hard.
+
+`d` is the mean over seeds of (faulty - healthy run of the same seed) of the signal that was named in advance, over the
+five steps from the effect's onset on and in the direction in which it moves, over the standard deviation of that signal
+between healthy runs at the same steps, which counts as no less than one event in the batch for rates, and 1e-3
+otherwise. `LOGARITHMIC` signals are taken as natural logarithms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.config import RunConfig
+from rftfm_ray.faultbench.runs.runner import Course, Lab, quick
+from rftfm_ray.faults.kinds import CATALOGUE, Mechanism, Strength
+from rftfm_ray.signals.dictionary import DICTIONARY, Scale
+
+WINDOW = 5
+# Where d is to be, and what a search aims at.
+EASY_LEAST, EASY_AIM = 4.0, 5.5
+HARD_RANGE, HARD_AIM = (1.0, 2.0), 1.45
+LEAST_SPREAD = 1e-3
+LEARNER_FAMILIES = ("OD", "CA")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What a strength is looked for: a mechanism of a fault, on a task, with an algorithm."""
+
+    task: str
+    algorithm: str
+    code: str
+    mechanism: str
+
+    @property
+    def kind(self) -> Mechanism:
+        """The mechanism."""
+        return CATALOGUE[self.code].mechanism(self.mechanism)
+
+
+def cells(tasks: Sequence[str], tools: Sequence[str], *, learned: bool = False) -> Iterator[Cell]:
+    """All cells whose mechanism works through learning, or all others; `tools` are tasks that have one.
+
+    What acts before the learner does so whatever the algorithm: it is measured with grpo. What acts in the learner is
+    measured with grpo and ppo.
+    """
+    for algorithm in ("grpo", "ppo"):
+        for task in tasks:
+            for kind in CATALOGUE.values():
+                for mechanism in kind.mechanisms:
+                    here = algorithm in mechanism.algorithms and (task in tools or not mechanism.needs_tool)
+                    twice = kind.family in LEARNER_FAMILIES and mechanism.name != "cold_sampler"
+                    if here and (algorithm == "grpo" or twice) and bool(mechanism.learned) is learned:
+                        yield Cell(task, algorithm, kind.code, mechanism.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Healthy:
+    """Healthy courses by seed, and how far the signals of different seeds are apart."""
+
+    courses: dict[int, Course]
+
+    def spread(self, signal: str, batch: int, steps: NDArray[np.int64]) -> float:
+        """Standard deviation of a signal between runs, over `steps` (from 0), root mean square; never below its
+        floor."""
+        found = np.array([course.signal(signal)[steps] for course in self.courses.values()])
+        between = math.sqrt(float(np.nanmean(np.nanvar(found, axis=0, ddof=1))))
+        floor = 1 / batch if DICTIONARY[signal].scale is Scale.RATE else LEAST_SPREAD
+        return max(between, floor)
+
+
+class Bench:
+    """Measures cells by forks of healthy runs: `onset` is the first step after the fork.
+
+    Args:
+        lab: where runs are made.
+        configure: the configuration of a run, by task, algorithm and seed.
+        onset: of the faults.
+        seeds: of all runs.
+        horizon: last step of runs in which an effect is waited for.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        configure: Callable[[str, str, int], RunConfig],
+        onset: int,
+        seeds: Sequence[int],
+        horizon: int,
+    ) -> None:
+        self._lab = lab
+        self._configure = configure
+        self._onset = onset
+        self._seeds = seeds
+        self._horizon = horizon
+        self._healthy: dict[tuple[str, str, bool], Healthy] = {}
+        self._ends: dict[tuple[str, str, int], float] = {}
+
+    def _config(self, cell: Cell, seed: int) -> RunConfig:
+        last = self._horizon if cell.kind.learned else self._onset + WINDOW - 1
+        return quick(self._configure(cell.task, cell.algorithm, seed), max_paid_steps=last)
+
+    def _run(self, cell: Cell, seed: int, inject: Sequence[str] = ()) -> Course:
+        config = self._config(cell, seed)
+        # What comes after the window is not looked at.
+        follow = WINDOW if inject and cell.kind.learned else None
+        return self._lab.run(config, inject, self._lab.trunk(config, self._onset - 1), follow)
+
+    def healthy(self, cell: Cell) -> Healthy:
+        """Healthy runs of all seeds, from the fork on, as long as a cell takes."""
+        key = cell.task, cell.algorithm, bool(cell.kind.learned)
+        if key not in self._healthy:
+            self._healthy = {key: Healthy({seed: self._run(cell, seed) for seed in self._seeds})}
+        return self._healthy[key]
+
+    def shifts(self, cell: Cell, strength: float, seeds: Sequence[int]) -> list[float]:
+        """By seed, how far the signal has moved, in standard deviations between healthy runs; NaN where the effect
+        has not come in time."""
+        healthy, mechanism, found = self.healthy(cell), cell.kind, list[float]()
+        for seed in seeds:
+            text = f"{cell.code}@{self._onset}:{strength!r},mechanism={cell.mechanism}"
+            course = self._run(cell, seed, (text,))
+            (effect,) = course.effects
+            window = np.arange(WINDOW) + (len(course.rows) if effect is None else effect - self._onset)
+            if window[-1] >= len(course.rows):
+                found.append(math.nan)
+                continue
+            # A run that was waited for ends with its window.
+            usual = healthy.courses[seed].signal(mechanism.signal)[: len(course.rows)]
+            apart = course.signal(mechanism.signal) - usual
+            spread = healthy.spread(mechanism.signal, self._batch(cell, seed), window)
+            found.append(mechanism.direction * float(np.nanmean(apart[window])) / spread)
+        return found
+
+    def _batch(self, cell: Cell, seed: int) -> int:
+        algorithm = self._config(cell, seed).algorithm
+        return algorithm.prompts_per_step * algorithm.samples_per_prompt
+
+    def loss(self, cell: Cell, strength: float, seeds: Sequence[int], steps: int) -> list[float]:
+        """By seed, held-out accuracy that a fault costs a run of `steps` that nobody guards, at its end."""
+        found = []
+        for seed in seeds:
+            tree = {"every": 0, "final_size": 1024, "sampled_share": 0.0}
+            config = quick(self._configure(cell.task, cell.algorithm, seed), max_paid_steps=steps, probe=tree)
+            fork, key = self._lab.trunk(config, self._onset - 1), (cell.task, cell.algorithm, seed)
+            if key not in self._ends:
+                self._ends[key] = self._lab.run(config, (), fork).accuracy
+            text = f"{cell.code}@{self._onset}:{strength!r},mechanism={cell.mechanism}"
+            found.append(self._ends[key] - self._lab.run(config, (text,), fork).accuracy)
+        return found
+
+
+def search(
+    measure: Callable[[float], float], bounds: Strength, aim: float, accept: tuple[float, float], tries: int = 6
+) -> float:
+    """A strength at which `measure` gives about `aim`: a secant in the logarithms of strength and shift.
+
+    The strength is rounded to three digits. Where the bounds end before, it is the nearest one.
+    """
+
+    def rounded(distance: float) -> float:
+        strength = float(f"{bounds.neutral + distance:.3g}")
+        return min(max(strength, bounds.low, bounds.neutral * 1.01), bounds.high)
+
+    low = max(bounds.low - bounds.neutral, 0.001)
+    high, place = bounds.high - bounds.neutral, bounds.default - bounds.neutral
+    tried: list[tuple[float, float]] = []
+    for _ in range(tries):
+        strength = rounded(place)
+        if any(strength == old for old, _ in tried):
+            break
+        found = measure(strength)
+        tried.append((strength, found))
+        if accept[0] <= found <= accept[1]:
+            break
+        place = min(max(_next(tried, bounds.neutral, aim), low), high)
+    # The nearest in the ratio: half of the aim is as far off as twice.
+    return min(tried, key=lambda pair: abs(math.log(max(pair[1], 1e-3) / aim)))[0]
+
+
+def _next(tried: Sequence[tuple[float, float]], neutral: float, aim: float) -> float:
+    """How far from neutral to go next: between the two that embrace the aim, or beyond the nearest."""
+    below = max((p for p in tried if p[1] < aim), default=None, key=lambda p: p[1])
+    above = min((p for p in tried if p[1] >= aim), default=None, key=lambda p: p[1])
+    if below is None or above is None:
+        strength, found = below or above or tried[-1]
+        step = math.log(aim / max(found, 0.05))
+        return (strength - neutral) * math.exp(max(-2.5, min(2.5, step)))
+    x = [math.log(max(s - neutral, 1e-6)) for s, _ in (below, above)]
+    y = [math.log(max(d, 0.05)) for _, d in (below, above)]
+    share = (math.log(aim) - y[0]) / (y[1] - y[0]) if y[1] > y[0] else 0.5
+    return math.exp(x[0] + (x[1] - x[0]) * min(0.9, max(0.1, share)))
+
+
+def in_range(level: str, d: float) -> bool:
+    """Whether a shift is that of a level."""
+    return d >= EASY_LEAST if level == "easy" else HARD_RANGE[0] <= d <= HARD_RANGE[1]

@@ -1,0 +1,230 @@
+"""The recorded runs of a FaultBench: step rows in Parquet shards, what each run came to beside them, and a manifest.
+
+A shard is there when its list of runs is: that is written last. A fork's rows begin after the step at which it left the
+healthy run of its group; a reader puts that run's rows before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from rftfm_ray.errors import BenchError
+from rftfm_ray.faultbench.runs.plan import Entry
+from rftfm_ray.files import write_atomic
+from rftfm_ray.signals.schema import SIGNALS
+from rftfm_ray.types import StepId
+from rftfm_ray.verdicts import StepReport
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+AGAIN = "make it again with `rftfm faultbench generate`"
+NAMES = tuple(signal.name for signal in SIGNALS)
+# Depends on the machine, and is no part of a run.
+TIMES = tuple(signal.name for signal in SIGNALS if signal.unit == "s")
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to: for each fault the step at which it was switched on and that of its effect, None where there
+    was none; whether it was ended early by an error, and which."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    switched: tuple[int, ...]
+    effects: tuple[Annotated[int, Field(ge=1)] | None, ...]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A run as it is kept: `rows` (N, signals) from step `entry.fork + 1` on."""
+
+    entry: Entry
+    outcome: Outcome
+    rows: Rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recorded:
+    """A whole run: `values` (N, signals) of the steps from 1 to N. Equal to itself alone."""
+
+    entry: Entry
+    outcome: Outcome
+    values: Rows
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def signal(self, name: str) -> NDArray[np.float64]:
+        """One signal (N)."""
+        return self.values[:, NAMES.index(name)].astype(np.float64)
+
+    def reports(self) -> Iterator[StepReport]:
+        """Its steps as the guard would have seen them."""
+        for place, row in enumerate(self.values.tolist(), start=1):
+            yield StepReport(StepId(0, place, place), place, tuple(row))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A run in the list of a shard."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    entry: Entry
+    outcome: Outcome
+
+
+_LIST = TypeAdapter(tuple[_Kept, ...])
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Write records as `path`.parquet and then `path`.json; equal records are equal bytes."""
+    names = [record.entry.name for record in records]
+    columns: dict[str, Any] = {
+        "run": pa.array(np.repeat(np.array(names), [len(r.rows) for r in records]).tolist(), pa.string()),
+        "step": pa.array(np.concatenate([np.arange(len(r.rows)) + r.entry.fork + 1 for r in records]).astype(np.int32)),
+    }
+    table = np.concatenate([record.rows for record in records])
+    columns |= {name: pa.array(table[:, place]) for place, name in enumerate(NAMES) if name not in TIMES}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink, compression="zstd", compression_level=19)
+    write_atomic(path.with_suffix(".parquet"), sink.getvalue().to_pybytes())
+    kept = _LIST.dump_json(tuple(_Kept(record.entry, record.outcome) for record in records), indent=1)
+    write_atomic(path.with_suffix(".json"), kept + b"\n")
+
+
+def read_records(path: Path) -> list[Record]:
+    """Records as `write_records` has written them, times as NaN.
+
+    Raises:
+        BenchError: when they cannot be read or are damaged; names the file and the fix.
+    """
+    try:
+        kept = _LIST.validate_json(path.with_suffix(".json").read_bytes())
+        table = pq.read_table(path.with_suffix(".parquet"))
+        values = np.full((len(table), len(NAMES)), np.nan, np.float32)
+        for place, name in enumerate(NAMES):
+            if name not in TIMES:
+                values[:, place] = table[name].to_numpy()
+        runs, steps = np.array(table["run"].to_pylist()), table["step"].to_numpy()
+    except OSError as error:
+        raise BenchError(f"{path} cannot be read ({error.strerror or error}); {AGAIN}.") from None
+    except (ValidationError, pa.ArrowException, KeyError, ValueError) as error:
+        raise BenchError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); {AGAIN}.") from None
+    records = []
+    for one in kept:
+        here = runs == one.entry.name
+        if steps[here].tolist() != list(range(one.entry.fork + 1, one.entry.fork + 1 + int(here.sum()))):
+            raise BenchError(f"{path} is damaged (steps of {one.entry.name} are not in a row); {AGAIN}.")
+        records.append(Record(one.entry, one.outcome, values[here]))
+    return records
+
+
+def whole(records: Sequence[Record]) -> Iterator[Recorded]:
+    """Records with the rows that forks share with the healthy run of their seed.
+
+    Raises:
+        BenchError: when that run is missing.
+    """
+    roots: Mapping[int, Record] = {r.entry.seed: r for r in records if not r.entry.inject}
+    for record in records:
+        entry = record.entry
+        if entry.fork == 0:
+            yield Recorded(entry, record.outcome, record.rows)
+            continue
+        if entry.seed not in roots or len(roots[entry.seed].rows) < entry.fork:
+            raise BenchError(f"The healthy run of {entry.name} is missing; {AGAIN}.")
+        yield Recorded(entry, record.outcome, np.concatenate([roots[entry.seed].rows[: entry.fork], record.rows]))
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Where a shard is, without suffix."""
+    return folder / f"runs-{index:03d}"
+
+
+def is_complete(path: Path) -> bool:
+    """Whether records have been written there whole."""
+    return path.with_suffix(".json").exists()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a benchmark was made of and with."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    size: str
+    seed: int
+    runs: int
+    steps: int
+    command: str
+    versions: dict[str, str]
+    machine: str
+    minutes: float
+    calibration_sha256: str
+    sha256: dict[str, str]
+    format: int = FORMAT
+
+
+_MANIFEST = TypeAdapter(Manifest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write it, which says that the benchmark is complete."""
+    write_atomic(folder / MANIFEST, _MANIFEST.dump_json(manifest, indent=1) + b"\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a complete benchmark.
+
+    Raises:
+        BenchError: when there is none, or another format.
+    """
+    try:
+        manifest = _MANIFEST.validate_json((folder / MANIFEST).read_bytes())
+    except OSError:
+        raise BenchError(f"{folder} holds no complete benchmark (no {MANIFEST}); {AGAIN}.") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BenchError(f"{folder / MANIFEST} is damaged ({where}: {first['msg']}); {AGAIN}.") from None
+    if manifest.format != FORMAT:
+        raise BenchError(f"{folder} has format {manifest.format}, this version reads {FORMAT}; {AGAIN}.")
+    return manifest
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def read_bench(folder: Path) -> list[Recorded]:
+    """All runs of a complete benchmark, checked against the hashes of its manifest.
+
+    Raises:
+        BenchError: names the file that is missing or has been altered, and the fix.
+    """
+    manifest, found = read_manifest(folder), list[Recorded]()
+    for name, expected in sorted(manifest.sha256.items()):
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            raise BenchError(f"{folder} lacks {name}; {AGAIN}.")
+        if digest(file) != expected:
+            raise BenchError(f"{file} is not as its manifest says; {AGAIN}.")
+        if file.suffix == ".parquet":
+            found += whole(read_records(file.with_suffix("")))
+    return found

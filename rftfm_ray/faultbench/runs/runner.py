@@ -1,0 +1,175 @@
+"""Experiments: many short runs on warm actors, each measured and none judged; forks of a healthy run."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.actors.warm import WarmActors
+from rftfm_ray.config import RunConfig
+from rftfm_ray.driver.run import execute
+from rftfm_ray.errors import RftfmError
+from rftfm_ray.metrics import StepRow
+from rftfm_ray.planning import plan
+from rftfm_ray.signals.schema import report_of, value
+from rftfm_ray.telemetry.events import read_events
+
+# What no experiment wants to wait for, and what would end one: that weights have not arrived is a finding here.
+QUICK = {
+    "checkpoints": {"every": 0, "at_end": False}, "report": {"at_end": False}, "records": {"trajectory_rate": 0.0},
+    "probe": {"every": 0, "final_size": 16, "sampled_share": 0.0}, "snapshots": {"every": 0},
+    "sync": {"parity_every": 0}, "guard": {"mode": "observe"},
+}  # fmt: skip
+
+# Learning rates of the examples, by task; everything else is the default.
+RATES: Mapping[str, float] = {"addition": 2e-4, "calculator": 1e-4}
+
+# Compared by their ratio: a thousandth, below which no spread counts, is more than such a signal ever is.
+LOGARITHMIC = ("update_ratio",)
+# Nothing at all has no logarithm: it counts as this.
+LEAST = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What a run has come to: its steps, its last held-out accuracy, when its faults were switched on and when their
+    effects began, None where one did not; and the error that ended it, where that was allowed."""
+
+    rows: tuple[StepRow, ...]
+    switched: tuple[int, ...]
+    effects: tuple[int | None, ...]
+    accuracy: float
+    error: str = ""
+
+    def signal(self, name: str) -> NDArray[np.float64]:
+        """One signal, step by step; natural logarithms of those that are `LOGARITHMIC`."""
+        found = np.array([value(report_of(row), name) for row in self.rows])
+        if name not in LOGARITHMIC:
+            return found
+        logarithms: NDArray[np.float64] = np.log(np.maximum(found, LEAST))
+        return logarithms
+
+
+def quick(config: RunConfig, **sections: object) -> RunConfig:
+    """`config` for an experiment: nothing is saved, and little is probed."""
+    tree = config.model_dump(mode="json")
+    for name, keys in QUICK.items():
+        tree[name] |= keys
+    for name, keys in sections.items():
+        tree[name] = tree[name] | keys if isinstance(keys, dict) else keys
+    return RunConfig.model_validate(tree)
+
+
+def example(task: str, algorithm: str, seed: int, steps: int, model: str = "builtin:tiny") -> RunConfig:
+    """The run of an example, with another algorithm, seed, length or model."""
+    tree = {
+        "seed": seed, "steps": steps, "task": {"name": task}, "model": {"path": model},
+        "algorithm": {"name": algorithm}, "learner": {"lr": RATES[task]},
+    }  # fmt: skip
+    return RunConfig.model_validate(tree)
+
+
+class _EnoughError(Exception):
+    """A run has shown what it was made for."""
+
+
+def _faults(folder: Path) -> tuple[tuple[int, int | None], ...]:
+    """When a run's faults were switched on and when their effects began, as its events say."""
+    events = list(read_events(folder / "events.jsonl"))
+    begun = {(e["code"], e["mechanism"]): e["effect_step"] for e in events if e["kind"] == "fault_effect"}
+    faults = [event for event in events if event["kind"] == "fault"]
+    effects = [event["effect_step"] or begun.get((event["code"], event["mechanism"])) for event in faults]
+    switched = [int(str(event["switch_step"])) for event in faults]
+    return tuple(zip(switched, (None if step is None else int(step) for step in effects), strict=True))
+
+
+class Lab:
+    """Warm actors and a place for what runs leave behind. Ray must be connected; use it in a `with`."""
+
+    def __init__(self) -> None:
+        self._warm = WarmActors()
+        self._folder = Path(tempfile.mkdtemp(prefix="rftfm-lab-"))
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the actors and remove what runs have left behind. Safe to call twice."""
+        self._warm.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def run(
+        self,
+        config: RunConfig,
+        inject: Sequence[str] = (),
+        fork: Path | None = None,
+        follow: int | None = None,
+        keep: Path | None = None,
+        *,
+        may_fail: bool = False,
+    ) -> Course:
+        """One run with faults, from its start or from the checkpoint `fork` of a healthy one.
+
+        With `follow` it ends so many steps after all effects have begun, without a last held-out accuracy. With `keep`
+        its checkpoints are moved there. With `may_fail` an error of the run ends its course and is part of it.
+
+        Raises:
+            RftfmError: as a run does.
+        """
+        folder = self._folder / "run"
+        shutil.rmtree(folder, ignore_errors=True)
+        rows: list[StepRow] = []
+
+        def observe(row: StepRow) -> None:
+            rows.append(row)
+            if follow is not None:
+                begun = [effect for _, effect in _faults(folder)]
+                if all(step is not None and row.id.paid_step >= step + follow - 1 for step in begun):
+                    raise _EnoughError
+
+        planned = plan(config.model_copy(update={"inject": tuple(inject)}), folder, fork)
+        accuracy, error = math.nan, ""
+        try:
+            began = time.perf_counter()
+            accuracy = execute(planned, observe, lambda _: None, began, self._warm, judged=False).probe_last
+        except _EnoughError:
+            pass
+        except RftfmError as raised:
+            if not may_fail:
+                raise
+            error = str(raised)
+        if keep is not None:
+            shutil.rmtree(keep, ignore_errors=True)
+            shutil.move(str(folder / "checkpoints"), keep)
+        faults = _faults(folder)
+        switched, effects = tuple(on for on, _ in faults), tuple(effect for _, effect in faults)
+        return Course(tuple(rows), switched, effects, accuracy, error)
+
+    def trunk(self, config: RunConfig, step: int) -> Path:
+        """The checkpoint of `step` of the healthy run of `config`, from which its forks go on."""
+        short = quick(config, max_paid_steps=step, checkpoints={"every": 0, "at_end": True}, inject=())
+        # Whatever makes another run makes another trunk.
+        place = self._folder / hashlib.sha256(short.to_yaml().encode()).hexdigest()
+        if not place.exists():
+            folder = self._folder / "trunk"
+            shutil.rmtree(folder, ignore_errors=True)
+            planned = plan(short, folder)
+            execute(planned, lambda _: None, lambda _: None, time.perf_counter(), self._warm, judged=False)
+            (made,) = (folder / "checkpoints").iterdir()
+            shutil.move(str(made), place)
+        return place

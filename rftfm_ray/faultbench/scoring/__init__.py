@@ -1,0 +1,1 @@
+"""What alarms are worth: recall, delay, false alarms, thresholds."""

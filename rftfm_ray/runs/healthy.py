@@ -1,0 +1,151 @@
+"""Step rows of healthy runs for `rftfm profile fit`, from run directories and from tables."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rftfm_ray.config import load_config
+from rftfm_ray.detection.reference.fitting import RunSeries, kept_rows
+from rftfm_ray.detection.reference.profile import RunFacts, facts_of
+from rftfm_ray.errors import ConfigError, ProfileError
+from rftfm_ray.incidents.state import EntryKind
+from rftfm_ray.runs.reader import find_run
+from rftfm_ray.runs.words import clean, plural
+from rftfm_ray.signals.schema import INDEX
+from rftfm_ray.telemetry.journal import JOURNAL, read_journal
+from rftfm_ray.telemetry.recorder import read_steps
+
+Columns = Mapping[str, NDArray[np.float64]]
+
+# Gaps are no columns of the records: the share of right answers in training less that of the probe.
+GAPS = {"probe_gap": "probe_accuracy", "sampled_gap": "probe_sampled_accuracy"}
+KEY = ("attempt", "step", "paid_step")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A run that a profile may be fitted to.
+
+    Attributes:
+        name: as the user gave it.
+        series: its step rows; those that a rollback has undone are left out.
+        facts: what kind of run it is; None for a table.
+        doubt: what speaks against its health; empty when nothing does.
+    """
+
+    name: str
+    series: RunSeries
+    facts: RunFacts | None
+    doubt: str
+
+
+def read_candidate(text: str) -> Candidate:
+    """Read a run directory, the name of a run, or a Parquet or CSV file with one row a step.
+
+    Raises:
+        ProfileError: names the file and what is wrong with it.
+        RftfmError: when there is no such run, or its records are damaged.
+    """
+    path = Path(text).expanduser()
+    if path.is_file():
+        return Candidate(text, _series(text, _read_table(path)), None, "")
+    run_dir = find_run(text)
+    facts, doubts = _configured(run_dir / "config.yaml")
+    doubts += _judged(run_dir / JOURNAL)
+    return Candidate(text, _series(text, _columns(read_steps(run_dir))), facts, " and ".join(doubts))
+
+
+def _configured(path: Path) -> tuple[RunFacts | None, list[str]]:
+    try:
+        config = load_config(path, [])
+    except ConfigError as error:
+        return None, [f"does not say what it ran ({str(error).rstrip('.')})"]
+    return facts_of(config), [f"had faults injected ({', '.join(config.inject)})"] if config.inject else []
+
+
+def _judged(path: Path) -> list[str]:
+    """What the guard found and did, if it kept a journal."""
+    if not path.exists():
+        return []
+    kinds = [entry.kind for entry in read_journal(path)[0]]
+    opened, applied = kinds.count(EntryKind.OPENED), kinds.count(EntryKind.APPLIED)
+    found = (
+        f"has {plural(opened, 'incident')} and {plural(applied, 'applied remedy', 'applied remedies')} in its journal"
+    )
+    return [found] if opened or applied else []
+
+
+def _series(name: str, columns: Columns) -> RunSeries:
+    if "step" not in columns:
+        raise ProfileError(f"{clean(name)} has no column `step`; give step rows, one a step.")
+    steps = _whole(name, "step", columns["step"])
+    if not steps.size:
+        raise ProfileError(f"{clean(name)} has no recorded step; leave it out.")
+    rows = np.arange(steps.size)
+    if "attempt" in columns:
+        attempts = _whole(name, "attempt", columns["attempt"])
+        paid = _whole(name, "paid_step", columns["paid_step"]) if "paid_step" in columns else steps
+        if len(np.unique(np.stack([attempts, steps, paid]), axis=1).T) < steps.size:
+            raise ProfileError(f"{clean(name)} has a step of one attempt twice; give each run by itself.")
+        rows = kept_rows(attempts, steps, paid)
+    values = {signal: columns[signal][rows] for signal in columns if signal in INDEX}
+    for gap, probe in GAPS.items():
+        if gap not in values and "correct_rate" in values and probe in values:
+            values[gap] = values["correct_rate"] - values[probe]
+    return RunSeries(steps[rows], values, clean(name))
+
+
+def _whole(name: str, column: str, values: NDArray[np.float64]) -> NDArray[np.int64]:
+    if not (np.isfinite(values).all() and (values == np.floor(values)).all() and (np.abs(values) < 2**53).all()):
+        raise ProfileError(f"{clean(name)} has a {column} that is no whole number; correct it there.")
+    return values.astype(np.int64)
+
+
+def _read_table(path: Path) -> Columns:
+    if path.suffix.lower() == ".csv":
+        return _read_csv(path)
+    try:
+        return _columns(pq.read_table(path))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ProfileError(f"{clean(str(path))} is neither CSV nor Parquet that can be read ({clean(why)}).") from None
+
+
+def _columns(table: pa.Table) -> Columns:
+    """Signals and keys of a table as floats, NaN for null."""
+    wanted = [name for name in table.schema.names if name in INDEX or name in KEY]
+    return {name: table.column(name).cast(pa.float64()).to_numpy().astype(np.float64) for name in wanted}
+
+
+def _read_csv(path: Path) -> Columns:
+    columns: dict[str, list[float]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            wanted = [name for name in reader.fieldnames or () if name in INDEX or name in KEY]
+            for row in reader:
+                for name in wanted:
+                    columns.setdefault(name, []).append(_number(path, reader.line_num, name, row[name]))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ProfileError(f"{clean(str(path))} cannot be read as CSV ({clean(str(error))}); check the file.") from None
+    return {name: np.array(values, np.float64) for name, values in columns.items()}
+
+
+def _number(path: Path, line: int, name: str, text: str | None) -> float:
+    if not text:
+        return math.nan
+    try:
+        return float(text)
+    except ValueError:
+        raise ProfileError(
+            f"{clean(str(path))} line {line}: {name}={clean(text[:40])} is no number; correct it there."
+        ) from None

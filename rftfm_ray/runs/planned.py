@@ -1,0 +1,163 @@
+"""What was brought about on purpose, as events tell it: faults of a fire drill, benign twins, declared changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rftfm_ray.runs.incidents import Incident
+from rftfm_ray.runs.reader import MOST_STEPS, Event, event_step
+from rftfm_ray.runs.words import as_number, clean, figure, plural
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault that was injected; steps are paid ones.
+
+    Attributes:
+        code: the fault.
+        mechanism: its mechanism.
+        onset: first step that it was on at.
+        strength: NaN when no record tells it.
+        duration: steps that it was on for; None to the end.
+        full: first step at its full strength, where that grew; None where it did not.
+        learned: whether it works through learning.
+        effect: first step of its effect; None while it has had none.
+    """
+
+    code: str
+    mechanism: str
+    onset: int
+    strength: float
+    duration: int | None = None
+    full: int | None = None
+    learned: bool = False
+    effect: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """What looks like a fault and is none."""
+
+    name: str
+    declared: bool
+    onset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key of the configuration that took another value on purpose."""
+
+    key: str
+    old: float
+    new: float
+    step: int
+    paid_step: int
+
+
+def faults_of(events: Sequence[Event]) -> tuple[Fault, ...]:
+    """The faults of a run."""
+    begun = {
+        (event.get("code"), event.get("mechanism")): _step(event.get("effect_step"))
+        for event in events
+        if event.get("kind") == "fault_effect"
+    }
+    found = []
+    for event in events:
+        onset = next((s for name in ("switch_step", "onset") if (s := _step(event.get(name))) is not None), None)
+        if event.get("kind") != "fault" or onset is None:
+            continue
+        effect, ramp, steps = (_step(event.get(name)) for name in ("effect_step", "ramp", "duration"))
+        code, mechanism = event.get("code"), event.get("mechanism")
+        # What acts by itself says in advance when; older records say it of nothing.
+        learned = "effect_step" in event and effect is None
+        found.append(
+            Fault(
+                clean(str(code or "?"), 60), clean(str(mechanism or "?"), 60), onset,
+                as_number(event.get("strength")), steps or None, onset + ramp if ramp else None, learned,
+                begun.get((code, mechanism)) if learned else effect,
+            )
+        )  # fmt: skip
+    return tuple(dict.fromkeys(found))
+
+
+def twins_of(events: Sequence[Event]) -> tuple[Twin, ...]:
+    """The benign twins of a run."""
+    found = []
+    for event in events:
+        onset = _step(event.get("switch_step"))
+        if event.get("kind") == "twin" and onset is not None:
+            found.append(Twin(clean(str(event.get("name") or "?"), 60), event.get("declared") is True, onset))
+    return tuple(dict.fromkeys(found))
+
+
+def changes_of(events: Sequence[Event]) -> tuple[Change, ...]:
+    """The declared changes of a run; one that a rollback has made again stands there twice."""
+    found = []
+    for event in events:
+        place, values = event_step(event), [as_number(event.get(name)) for name in ("old", "new")]
+        if event.get("kind") == "declared" and place is not None and all(map(math.isfinite, values)):
+            key = clean(str(event.get("key") or "?"), 60)
+            found.append(Change(key, values[0], values[1], place.step, place.paid_step))
+    return tuple(found)
+
+
+def _step(value: object) -> int | None:
+    number = as_number(value)
+    return int(number) if 0 <= number <= MOST_STEPS else None
+
+
+def drill(fault: Fault, incidents: Sequence[Incident], now: int) -> str:
+    """What became of a fault that was injected: who found it, and how soon after its effect."""
+    said = f"Fire drill: {fault.code} ({fault.mechanism}) was injected from paid step {fault.onset} {_course(fault)};"
+    if now < fault.onset:
+        return f"{said} the run has not come so far."
+    if fault.learned:
+        said += f" its effect began at paid step {fault.effect}," if fault.effect else " it has had no effect yet,"
+        said = said.removesuffix(",") + ";"
+    later = [incident for incident in incidents if incident.opened.paid_step >= fault.onset]
+    named = [incident for incident in later if incident.code == fault.code]
+    if not later:
+        return f"{said} no incident was opened after it."
+    first = (named or later)[0]
+    opened = _opened(first, fault)
+    if named:
+        return f"{said} incident {first.id} named it, {opened}."
+    return f"{said} no incident named it, and incident {first.id}, {opened}, called it {first.code}."
+
+
+def _course(fault: Fault) -> str:
+    lasted = "on" if fault.duration is None else f"to {fault.onset + fault.duration - 1}"
+    known = math.isfinite(fault.strength)
+    if fault.full is not None:
+        strength = f" of {figure(fault.strength)}" if known else ""
+        return f"{lasted}, growing to its full strength{strength} at paid step {fault.full}"
+    return lasted + (f" with strength {figure(fault.strength)}" if known else "")
+
+
+def _opened(incident: Incident, fault: Fault) -> str:
+    since = fault.effect or fault.onset
+    waited = incident.opened.paid_step - since
+    if waited > 0:
+        return f"opened {plural(waited, 'paid step')} later"
+    return "opened at that very step" if waited == 0 else f"opened {plural(-waited, 'paid step')} before its effect"
+
+
+def change_words(change: Change) -> str:
+    """What was changed."""
+    return f"Declared: {change.key} from {figure(change.old)} to {figure(change.new)} at step {change.step}."
+
+
+def twin_words(twin: Twin, incidents: Sequence[Incident], now: int) -> str:
+    """A benign twin that nobody declared, and whether it was taken for a fault."""
+    said = f"Benign twin: {twin.name} from paid step {twin.onset} on"
+    if now < twin.onset:
+        return f"{said}; the run has not come so far."
+    if twin.declared:
+        return f"{said}, which was declared."
+    later = [incident for incident in incidents if incident.opened.paid_step >= twin.onset]
+    if not later:
+        return f"{said}, which nobody declared; no incident was opened after it."
+    waited = plural(later[0].opened.paid_step - twin.onset, "paid step")
+    return f"{said}, which nobody declared; incident {later[0].id} was opened {waited} later."

@@ -1,0 +1,306 @@
+"""Everything that a report or a status shows, read from a run directory into frozen values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rftfm_ray.config import RunConfig, load_config
+from rftfm_ray.errors import ConfigError, RecordError, RunDirError
+from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
+from rftfm_ray.runs.words import as_number, clean, number_of, text_of, whole
+from rftfm_ray.telemetry.events import read_events
+from rftfm_ray.telemetry.journal import JOURNAL, read_journal
+from rftfm_ray.telemetry.rundir import default_run_dir
+from rftfm_ray.types import StepId
+
+MARKS_OF_A_RUN = ("config.yaml", "steps", "events.jsonl", JOURNAL)
+# Beyond it a double cannot count by ones; no run comes near.
+MOST_STEPS = 1 << 53
+# Nothing measured comes near it, and an axis cannot hold the largest doubles.
+LARGEST = 1e100
+# These stand at the step that is under way, which has not been made yet, and may never be.
+UNDER_WAY = (
+    EntryKind.CONFIRMED,
+    EntryKind.UNCONFIRMED,
+    EntryKind.APPLYING,
+    EntryKind.APPLIED,
+    EntryKind.FAILED,
+    EntryKind.DECLARED,
+    EntryKind.LATE,
+)
+
+Event = Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Step rows in the order they were paid for. An abandoned row is one that a rollback has undone."""
+
+    ids: tuple[StepId, ...]
+    abandoned: tuple[bool, ...]
+    columns: Mapping[str, tuple[float, ...]]
+
+    def column(self, name: str) -> tuple[float, ...]:
+        """Values of one column, NaN where there is none that can be drawn."""
+        return self.columns.get(name, (math.nan,) * len(self.ids))
+
+    def kept(self, name: str) -> tuple[float, ...]:
+        """Finite values of one column in the rows that no rollback has undone."""
+        rows = zip(self.column(name), self.abandoned, strict=True)
+        return tuple(value for value, gone in rows if not gone and math.isfinite(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A held-out accuracy, and where it was taken; `sampled` is that of answers sampled as in training, or NaN."""
+
+    paid_step: int
+    step: int
+    accuracy: float
+    abandoned: bool
+    sampled: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """One run as its files tell it.
+
+    Attributes:
+        run_dir: where they are.
+        config: None when `config.yaml` is missing or of another version.
+        steps: recorded rows; the newest steps of a run that goes on may not be written yet.
+        probes: held-out accuracies in order.
+        entries: of the journal, in order; empty when there is none.
+        times: seconds since 1970 at which they were written.
+        events: of `events.jsonl`, in order.
+        summary: of a run that ended well; empty before.
+        journalled: whether there is a journal.
+    """
+
+    run_dir: Path
+    config: RunConfig | None
+    steps: Steps
+    probes: tuple[Probe, ...]
+    entries: tuple[Entry, ...]
+    times: tuple[float, ...]
+    events: tuple[Event, ...]
+    summary: Mapping[str, Any]
+    journalled: bool
+
+    @property
+    def position(self) -> StepId:
+        """Where the run stands, as far as any record knows: the newest step made, or gone back to by a rollback."""
+        places = [StepId(0, 0, 0), *self.steps.ids]
+        places += [entry.id for entry in self.entries if entry.kind not in UNDER_WAY]
+        events = [event for event in self.events if event.get("kind") != "remedy"]
+        places += [place for event in events if (place := event_step(event)) is not None]
+        places += [StepId(back.attempt + 1, back.step, back.paid_step) for back in restores(self.entries)]
+        return max(places, key=lambda id_: (id_.paid_step, id_.attempt))
+
+    @property
+    def newest_s(self) -> float:
+        """When the newest journal entry or event was written, in seconds since 1970; NaN when there is none."""
+        times = [*self.times, *(as_number(event.get("time_s")) for event in self.events)]
+        return max((value for value in times if math.isfinite(value)), default=math.nan)
+
+    def event(self, kind: str) -> Event:
+        """The last event of a kind; empty when there is none."""
+        return next((event for event in reversed(self.events) if event.get("kind") == kind), {})
+
+    @property
+    def name(self) -> str:
+        """Name of the run, or of its directory when no record names it."""
+        run = self.event("run_started").get("run")
+        return clean(run) if isinstance(run, str) and run else clean(self.run_dir.absolute().name)
+
+    @property
+    def mode(self) -> str:
+        """How far the guard goes, as the journal says or else the configuration; `unknown` when neither does."""
+        said = [text_of(entry, "mode") for entry in self.entries if entry.kind is EntryKind.STARTED]
+        if said and said[-1]:
+            return said[-1]
+        return str(self.config.guard.mode) if self.config is not None else "unknown"
+
+
+def find_run(text: str) -> Path:
+    """The run directory that `text` means: a path, or the name of a run below RFTFM_HOME or ~/rftfm_runs.
+
+    Raises:
+        RunDirError: when neither is a run directory; names both and the fix.
+    """
+    try:
+        places = list(dict.fromkeys((Path(text).expanduser(), default_run_dir(text))))
+        for place in places:
+            if any((place / mark).exists() for mark in MARKS_OF_A_RUN):
+                return place
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RunDirError(f"Run {clean(text)!r} cannot be looked up ({clean(str(error))}); check the path.") from None
+    tried = " nor in ".join(clean(str(place)) for place in places)
+    raise RunDirError(
+        f"There are no records of a run in {tried}; give a run directory, as `rftfm train` printed it, or the name of "
+        "one below RFTFM_HOME."
+    )
+
+
+def read_run(run_dir: Path) -> RunData:
+    """Read a run, also while it goes on. What is not there yet, or never will be, is empty.
+
+    Raises:
+        RecordError: names a file that is damaged.
+    """
+    entries, times = _journal(run_dir / JOURNAL)
+    events = _events(run_dir / "events.jsonl")
+    steps = _steps(run_dir, entries)
+    return RunData(
+        run_dir=run_dir,
+        config=_config(run_dir / "config.yaml"),
+        steps=steps,
+        probes=_probes(steps, events, entries),
+        entries=entries,
+        times=times,
+        events=events,
+        summary=_summary(run_dir / "summary.json"),
+        journalled=(run_dir / JOURNAL).exists(),
+    )
+
+
+def event_step(event: Event) -> StepId | None:
+    """Where an event stands; None for what belongs to the run as a whole."""
+    values = [as_number(event.get(name)) for name in ("attempt", "step", "paid_step")]
+    if not all(0 <= value <= MOST_STEPS for value in values):
+        return None
+    attempt, step, paid_step = map(int, values)
+    return StepId(attempt, step, paid_step)
+
+
+def _config(path: Path) -> RunConfig | None:
+    try:
+        return load_config(path, [])
+    except ConfigError:
+        # Another version's keys, or cut off: the records can be shown without it.
+        return None
+
+
+def _journal(path: Path) -> tuple[tuple[Entry, ...], tuple[float, ...]]:
+    if not path.exists():
+        return (), ()
+    try:
+        entries, times = read_journal(path)
+    except (RecursionError, OverflowError) as error:
+        raise RecordError(f"{path} is no journal ({error}); it has been altered.") from None
+    for entry in entries:
+        places = (entry.id.attempt, entry.id.step, entry.id.paid_step)
+        if not all(0 <= value <= MOST_STEPS for value in places):
+            raise RecordError(f"{path} entry {entry.seq} stands at no step that there can be; it has been altered.")
+    return entries, times
+
+
+def _events(path: Path) -> tuple[Event, ...]:
+    try:
+        return tuple(read_events(path))
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror}); check the run.") from None
+    except RecursionError:
+        raise RecordError(f"{path} holds no events, it nests too deeply; the file has been altered.") from None
+    except ValueError as error:
+        raise RecordError(clean(str(error))) from None
+
+
+def _summary(path: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror}); check the run.") from None
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise RecordError(f"{path} is not one JSON object; it has been altered.")
+    return values
+
+
+def _steps(run_dir: Path, entries: tuple[Entry, ...]) -> Steps:
+    # pyarrow takes a while to import: not before a run is known to be there.
+    from rftfm_ray.telemetry.recorder import read_steps
+
+    table = read_steps(run_dir).sort_by([("paid_step", "ascending"), ("attempt", "ascending")])
+    columns = {
+        name: tuple(_finite(value) for value in table[name].to_pylist())
+        for name in table.column_names
+        if name not in ("attempt", "step", "paid_step")
+    }
+    keys = (table[name].to_pylist() for name in ("attempt", "step", "paid_step"))
+    ids = tuple(StepId(*key) for key in zip(*keys, strict=True))
+    undone = _undone(ids, entries)
+    return Steps(ids, tuple(undone(id_) for id_ in ids), columns)
+
+
+def _finite(value: object) -> float:
+    number = as_number(value)
+    return number if abs(number) < LARGEST else math.nan
+
+
+def _undone(ids: tuple[StepId, ...], entries: tuple[Entry, ...]) -> Callable[[StepId], bool]:
+    """Tells whether a step was undone: a later attempt made it again, or the journal restored an earlier one."""
+    first: dict[int, int] = {}
+    for id_ in ids:
+        first[id_.attempt] = min(id_.step, first.get(id_.attempt, id_.step))
+    restored = restores(entries)
+
+    def undone(id_: StepId) -> bool:
+        again = any(attempt > id_.attempt and begun <= id_.step for attempt, begun in first.items())
+        return again or any(back.undoes(id_) for back in restored)
+
+    return undone
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """A rollback that was carried out: in which attempt, after which paid step, and back to which step."""
+
+    attempt: int
+    paid_step: int
+    step: int
+
+    def undoes(self, id_: StepId) -> bool:
+        """Whether it has undone a step."""
+        return id_.paid_step <= self.paid_step and id_.step > self.step
+
+
+def restores(entries: tuple[Entry, ...]) -> tuple[Restore, ...]:
+    """The rollbacks that were carried out, in order."""
+    ordered: dict[int, int] = {}
+    found = []
+    for entry in entries:
+        order, restore = whole(number_of(entry, "order")), number_of(entry, "restore_step")
+        if 0 <= restore <= MOST_STEPS:
+            ordered[order] = int(restore)
+        if entry.kind is EntryKind.APPLIED and order in ordered:
+            found.append(Restore(entry.id.attempt, entry.id.paid_step, ordered[order]))
+    return tuple(found)
+
+
+def _probes(steps: Steps, events: tuple[Event, ...], entries: tuple[Entry, ...]) -> tuple[Probe, ...]:
+    """Probes from events or from rows, whichever knows more: events also hold the first and the last."""
+    undone = _undone(steps.ids, entries)
+    said = []
+    for event in events:
+        place, accuracy = event_step(event), _finite(event.get("accuracy"))
+        if event.get("kind") == "probe" and place is not None and math.isfinite(accuracy):
+            sampled = _finite(event.get("sampled_accuracy"))
+            said.append(Probe(place.paid_step, place.step, accuracy, undone(place), sampled))
+    columns = (steps.column("probe_accuracy"), steps.abandoned, steps.column("probe_sampled_accuracy"))
+    recorded = [
+        Probe(id_.paid_step, id_.step, value, gone, sampled)
+        for id_, value, gone, sampled in zip(steps.ids, *columns, strict=True)
+        if math.isfinite(value)
+    ]
+    return tuple(said if len(said) >= len(recorded) else recorded)

@@ -1,0 +1,197 @@
+"""What a run comes to: its state, the figures of its tiles, and a verdict in plain words."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rftfm_ray.incidents.state import EntryKind
+from rftfm_ray.runs.incidents import Incident, Mark, Treatment
+from rftfm_ray.runs.planned import change_words, changes_of, drill, faults_of, twin_words, twins_of
+from rftfm_ray.runs.reader import RunData
+from rftfm_ray.runs.words import as_number, clean, figure, listed, plural, text_of
+from rftfm_ray.types import GuardMode
+from rftfm_ray.verdicts import IncidentState
+
+# Steps at either end that the first and the last reward are means of, as in the summary of a run.
+EDGE = 5
+FINAL = (IncidentState.RESOLVED, IncidentState.ESCALATED, IncidentState.GIVEN_UP)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A run in numbers; NaN where nothing was measured. `steps_planned` is 0 when no configuration says it."""
+
+    reward_first: float
+    reward_last: float
+    probe_first: float
+    probe_last: float
+    step: int
+    steps_planned: int
+    paid_steps: int
+    refused: int
+    step_time_s: float
+
+
+def figures(data: RunData) -> Figures:
+    """The numbers of a run: those of its summary where it has ended, else of its records so far."""
+    rewards, times = data.steps.kept("reward_mean"), data.steps.kept("step_s")
+    probes = [probe.accuracy for probe in data.probes if not probe.abandoned]
+    counted = {
+        "reward_first": statistics.fmean(rewards[:EDGE]) if rewards else math.nan,
+        "reward_last": statistics.fmean(rewards[-EDGE:]) if rewards else math.nan,
+        "probe_first": probes[0] if probes else math.nan,
+        "probe_last": probes[-1] if probes else math.nan,
+        "step_time_s_median": statistics.median(times) if times else math.nan,
+    }
+    summed = {name: as_number(data.summary.get(name)) for name in counted}
+    best = {name: summed[name] if math.isfinite(summed[name]) else counted[name] for name in counted}
+    position = data.position
+    return Figures(
+        reward_first=best["reward_first"],
+        reward_last=best["reward_last"],
+        probe_first=best["probe_first"],
+        probe_last=best["probe_last"],
+        step=position.step,
+        steps_planned=data.config.steps if data.config is not None else 0,
+        paid_steps=position.paid_step,
+        refused=int(sum(value for value in data.steps.column("vetoes") if math.isfinite(value))),
+        step_time_s=best["step_time_s_median"],
+    )
+
+
+def progress_of(data: RunData) -> tuple[str, str]:
+    """Where a run stands as a word and a sentence: `finished`, `halted`, `failed`, or `going on`."""
+    halted = [e for e in data.entries if e.kind is EntryKind.APPLIED and text_of(e, "halt") == "yes"]
+    failed = data.event("run_failed")
+    if halted:
+        return "halted", f"The guard ended the run at step {data.position.step}, after a checkpoint."
+    if data.summary:
+        return "finished", ""
+    if failed:
+        error, message = (clean(str(failed.get(name) or ""), 300) for name in ("error", "message"))
+        return "failed", f"The run ended with an error ({error or 'unknown'}): {message or 'no message'}"
+    return "going on", "The run has not ended, or ended without a summary; this is what it has recorded so far."
+
+
+def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> tuple[str, list[str]]:
+    """The verdict: a tone (good, bad, open or calm) and its paragraphs."""
+    _, standing = progress_of(data)
+    found = [_found(data, incidents), *_done(data, incidents, remedies)]
+    paragraphs = [" ".join(found), _course(data), lost(data), standing]
+    now = data.position.paid_step
+    paragraphs += [drill(fault, incidents, now) for fault in faults_of(data.events)]
+    paragraphs += [twin_words(twin, incidents, now) for twin in twins_of(data.events)]
+    paragraphs += list(dict.fromkeys(change_words(change) for change in changes_of(data.events)))
+    return tone(data, incidents), [text for text in paragraphs if text]
+
+
+def lost(data: RunData) -> str:
+    """That the guard did not last as long as the run, and why; empty when it did."""
+    event = data.event("guard_lost")
+    return (
+        f"The guard was lost on the way: {clean(str(event.get('reason') or 'no reason given'), 300)}" if event else ""
+    )
+
+
+def guard_words(data: RunData) -> str:
+    """How far the guard goes, and on which families of faults it may act."""
+    if data.mode != GuardMode.ACT:
+        return data.mode
+    started = [entry for entry in data.entries if entry.kind is EntryKind.STARTED]
+    said = text_of(started[-1], "act_on").split(",") if started else []
+    families = [name for part in said if (name := part.strip())]
+    if not families and data.config is not None:
+        families = [str(family) for family in data.config.guard.act_on]
+    return f"act on {', '.join(families) or 'nothing'}"
+
+
+def tone(data: RunData, incidents: Sequence[Incident]) -> str:
+    """How the verdict is coloured."""
+    states = {incident.state for incident in incidents}
+    if progress_of(data)[0] in ("failed", "halted") or states & {IncidentState.ESCALATED, IncidentState.GIVEN_UP}:
+        return "bad"
+    if states - set(FINAL):
+        return "open"
+    return "good" if data.journalled else "calm"
+
+
+def tone_of(state: str) -> str:
+    """The colour of an incident's state."""
+    if state == IncidentState.RESOLVED:
+        return "good"
+    return "bad" if state in FINAL else "open"
+
+
+def tone_of_result(treatment: Treatment) -> str:
+    """The colour of how far a treatment came."""
+    result = treatment.result
+    if result in ("cured", "contained"):
+        return "good"
+    return "bad" if result in ("ineffective", "worse", "could not be applied") else "open"
+
+
+def state_words(state: str) -> str:
+    """A state as a reader says it."""
+    return {"given_up": "given up", "escalated": "escalated to a person"}.get(state, state.replace("_", " "))
+
+
+def _found(data: RunData, incidents: Sequence[Incident]) -> str:
+    if not data.journalled:
+        off = data.mode == GuardMode.OFF
+        return "The guard was off: nothing watched this run." if off else "The guard has written no journal."
+    if not incidents:
+        return f"No incident in {plural(data.position.paid_step, 'paid step')}."
+    counts = Counter(incident.state for incident in incidents)
+    going = sum(number for state, number in counts.items() if state not in FINAL)
+    parts = [f"{counts[state]} {state_words(state)}" for state in FINAL if counts[state]]
+    parts += [f"{going} still open"] if going else []
+    kinds = listed(list(dict.fromkeys(incident.code for incident in incidents)))
+    return f"{plural(len(incidents), 'incident')} ({kinds}): {listed(parts)}."
+
+
+def _done(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> list[str]:
+    if not data.journalled or not (incidents or remedies):
+        return []
+    if data.mode == GuardMode.OBSERVE and not remedies:
+        return ["Nothing was done about it in observe mode." if len(incidents) == 1 else
+                "Nothing was done about them in observe mode."]  # fmt: skip
+    advised = list(dict.fromkeys(t.remedy for i in incidents for t in i.treatments if t.advised))
+    if not remedies:
+        only = f"The guard advised {listed(advised)} and did nothing itself." if advised else "No remedy was applied."
+        return [only]
+    said = [f"{m.treatment.remedy} at paid step {m.applied.id.paid_step} ({m.treatment.result})" for m in remedies[:4]]
+    more = [f"{len(remedies) - 4} more"] if len(remedies) > 4 else []
+    besides = [f"Advised only: {listed(advised)}."] if advised else []
+    return [f"{plural(len(remedies), 'remedy', 'remedies')} applied: {listed([*said, *more])}.", *besides]
+
+
+def _course(data: RunData) -> str:
+    values = figures(data)
+    parts = []
+    for name, first, last in (
+        ("Held-out accuracy", values.probe_first, values.probe_last),
+        ("reward", values.reward_first, values.reward_last),
+    ):
+        if math.isfinite(first) and math.isfinite(last):
+            parts.append(f"{name} went from {figure(first)} to {figure(last)}")
+    undone = sum(data.steps.abandoned)
+    back = [f"{plural(undone, 'step was', 'steps were')} undone by rollbacks"] if undone else []
+    text = ", ".join([*parts, *back])
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def refusals(incident: Incident) -> list[str]:
+    """What was asked for and not done, policies that failed, and those that wait."""
+    said = []
+    for entry in incident.refusals:
+        policy = f"policy {text_of(entry, 'policy')}".strip()
+        what = {
+            EntryKind.POLICY_FAILED: f"{policy} failed",
+            EntryKind.HELD: f"{policy} did nothing for now",
+        }.get(entry.kind, f"{text_of(entry, 'remedy') or 'a remedy'} was refused")
+        said.append(f"step {entry.id.step}: {what} ({text_of(entry, 'reason') or 'no reason given'})")
+    return said

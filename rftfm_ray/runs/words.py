@@ -1,0 +1,171 @@
+"""Plain words for what stands in the journal, and text from files made safe to show."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Callable, Sequence
+
+from rftfm_ray.incidents.state import LEVER_PREFIX, Entry, EntryKind, Scalar
+
+NONE = "—"
+LONGEST = 2000
+
+
+def clean(text: str, longest: int = LONGEST) -> str:
+    """`text` on one line, cut at `longest` characters; what cannot be printed, or encoded at all, becomes a blank."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    short = " ".join(printable.split())
+    return short if len(short) <= longest else short[: longest - 1] + "…"
+
+
+def figure(value: float) -> str:
+    """A number with three significant digits; a dash for what is no number."""
+    if not math.isfinite(value):
+        return NONE
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def plural(count: int, singular: str, many: str = "") -> str:
+    """`1 incident`, `2 incidents`."""
+    return f"{count} {singular if count == 1 else many or singular + 's'}"
+
+
+def listed(items: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *others, last = items
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def clock(time_s: float) -> str:
+    """Seconds since 1970 as a date and time in UTC; a dash for what is no time."""
+    try:
+        return dt.datetime.fromtimestamp(time_s, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return NONE
+
+
+def value_of(entry: Entry, name: str) -> Scalar:
+    """A field of an entry; None when it is missing."""
+    return dict(entry.fields).get(name)
+
+
+def text_of(entry: Entry, name: str) -> str:
+    """A field as text that is safe to show; empty when it is missing."""
+    value = value_of(entry, name)
+    if value is None:
+        return ""
+    return clean(value) if isinstance(value, str) else clean(figure(as_number(value)))
+
+
+def number_of(entry: Entry, name: str) -> float:
+    """A field as a number; NaN when it is missing or none."""
+    return as_number(value_of(entry, name))
+
+
+def as_number(value: object) -> float:
+    """A plain value as a number; NaN when it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def whole(value: float) -> int:
+    """A number from a file as a count; 0 when it is none."""
+    return int(value) if math.isfinite(value) else 0
+
+
+def levers_in(entry: Entry) -> dict[str, float]:
+    """The levers that stand in an entry, by name; those that are not in it are at their nominal value."""
+    named = ((k.removeprefix(LEVER_PREFIX), v) for k, v in entry.fields if k.startswith(LEVER_PREFIX))
+    return {clean(k, 40): v for k, v in named if isinstance(v, int | float) and math.isfinite(as_number(v))}
+
+
+def lever_text(levers: dict[str, float]) -> str:
+    """Levers as `name=value`, or that all are nominal."""
+    return ", ".join(f"{name}={figure(value)}" for name, value in sorted(levers.items())) or "all levers nominal"
+
+
+def describe(entry: Entry) -> tuple[str, str]:
+    """What an entry says, and why; the second may be empty."""
+    say = _WORDS.get(entry.kind)
+    what = say(entry) if say else entry.kind.value.replace("_", " ")
+    why = text_of(entry, "reason") or text_of(entry, "summary")
+    return what, why
+
+
+def _found(entry: Entry) -> str:
+    probability, onset = number_of(entry, "probability"), number_of(entry, "onset")
+    said = [f"{figure(100 * probability)} % sure"] if math.isfinite(probability) else []
+    said += [f"since about step {figure(onset)}"] if math.isfinite(onset) else []
+    code = text_of(entry, "code") or "unknown"
+    verb = "opened: suspected" if entry.kind is EntryKind.OPENED else "diagnosed:"
+    return f"{verb} {code}" + (f" ({', '.join(said)})" if said else "")
+
+
+def _remedy(verb: str) -> Callable[[Entry], str]:
+    def say(entry: Entry) -> str:
+        restore = number_of(entry, "restore_step")
+        back = f", back to step {figure(restore)}" if math.isfinite(restore) else ""
+        return f"{verb} {text_of(entry, 'remedy') or 'no remedy named'}{back}"
+
+    return say
+
+
+def _applied(entry: Entry) -> str:
+    role, seconds = text_of(entry, "role") or "remedy", number_of(entry, "seconds")
+    took = f" in {figure(seconds)} s" if math.isfinite(seconds) else ""
+    ends = "; the run ends" if text_of(entry, "halt") == "yes" else ""
+    verb = "applied remedy:" if role == "remedy" else "applied:"
+    return f"{verb} {text_of(entry, 'remedy') or NONE}{took} ({lever_text(levers_in(entry))}){ends}"
+
+
+def _confirmed(entry: Entry) -> str:
+    before, now = number_of(entry, "probe_before"), number_of(entry, "probe_now")
+    probe = f" (held-out {figure(before)} -> {figure(now)})" if math.isfinite(before) or math.isfinite(now) else ""
+    return ("confirmed" if entry.kind is EntryKind.CONFIRMED else "not confirmed, nothing is applied") + probe
+
+
+def _judged(entry: Entry) -> str:
+    before, after = number_of(entry, "severity_before"), number_of(entry, "severity_after")
+    probe = f"held-out {figure(number_of(entry, 'probe_before'))} -> {figure(number_of(entry, 'probe_after'))}"
+    outcome = text_of(entry, "outcome") or "no verdict"
+    return f"verified: {outcome} (severity {figure(before)} -> {figure(after)} nats, {probe})"
+
+
+def _started(entry: Entry) -> str:
+    act_on = text_of(entry, "act_on")
+    on = f" on {act_on.replace(',', ', ')}" if act_on and text_of(entry, "mode") == "act" else ""
+    return f"guard started: {text_of(entry, 'mode') or 'unknown mode'}{on}, policy {text_of(entry, 'policy') or NONE}"
+
+
+def _ended(entry: Entry) -> str:
+    incidents, remedies = (whole(number_of(entry, name)) for name in ("incidents", "remedies"))
+    return f"guard ended: {plural(incidents, 'incident')}, {plural(remedies, 'remedy', 'remedies')}"
+
+
+_WORDS: dict[EntryKind, Callable[[Entry], str]] = {
+    EntryKind.STARTED: _started,
+    EntryKind.OPENED: _found,
+    EntryKind.DIAGNOSED: _found,
+    EntryKind.DECIDED: _remedy("decided:"),
+    EntryKind.ADVISED: _remedy("advised, not carried out:"),
+    EntryKind.HELD: lambda entry: f"held: policy {text_of(entry, 'policy') or NONE} does nothing for now",
+    EntryKind.REFUSED: _remedy("refused:"),
+    EntryKind.POLICY_FAILED: lambda entry: f"policy {text_of(entry, 'policy') or NONE} failed",
+    EntryKind.CONFIRMED: _confirmed,
+    EntryKind.UNCONFIRMED: _confirmed,
+    EntryKind.APPLYING: _remedy("applying"),
+    EntryKind.APPLIED: _applied,
+    EntryKind.FAILED: lambda _: "could not be applied",
+    EntryKind.OUTCOME: _judged,
+    EntryKind.RETURNING: _remedy("ordered:"),
+    EntryKind.CLOSED: lambda entry: f"closed: {text_of(entry, 'state').replace('_', ' ') or NONE}",
+    EntryKind.DECLARED: lambda entry: f"declared change: {text_of(entry, 'change') or NONE}",
+    EntryKind.DISABLED: lambda entry: f"disabled: {text_of(entry, 'name') or NONE}",
+    EntryKind.LATE: lambda entry: f"verdict came late, after {figure(number_of(entry, 'waited_s'))} s",
+    EntryKind.ENDED: _ended,
+}

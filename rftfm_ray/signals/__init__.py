@@ -1,0 +1,1 @@
+"""What is measured: dictionary, schema, groups, scale, and what moves what. Pure."""

@@ -1,0 +1,63 @@
+"""Which signals are telemetry: what any log could hold. Others are identities, channels, settings and times. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from rftfm_ray.signals.dictionary import Signal, Source
+from rftfm_ray.signals.schema import SIGNALS
+
+# Exact by construction, or set and not measured.
+NOT_MEASURED = (
+    "advantage_error", "staleness", "vetoes", "lr", "critic_lr", "schedule_factor", "kl_coef", "trajectory_count",
+    "tool_call_count",
+)  # fmt: skip
+
+
+def is_telemetry(signal: Signal) -> bool:
+    """Whether a signal is measured by the run itself, without asking anybody else, and is no time."""
+    own = signal.source in (Source.ROLLOUT, Source.LEARNER) and math.isfinite(signal.floor)
+    return own and signal.name not in NOT_MEASURED and signal.unit != "s"
+
+
+TELEMETRY: tuple[str, ...] = tuple(signal.name for signal in SIGNALS if is_telemetry(signal))
+"""Names of the telemetry signals, in the order of a report's values."""
+
+# Quantiles, extremes and high moments of small numbers of whole things leap by themselves; what follows single tokens
+# leaps when a format is learnt.
+LEAPING = (
+    "reward_min", "reward_q10", "reward_q50", "reward_q90", "reward_max", "length_q10", "length_q50", "length_q90",
+    "length_max", "advantage_max", "advantage_kurtosis", "ratio_min", "ratio_max", "step_ratio_max", "rollout_gap_max",
+    "credit_lag", "advantage_early", "advantage_late", "value_early", "value_late",
+)  # fmt: skip
+WATCHED = tuple(name for name in TELEMETRY if name not in LEAPING)
+"""Telemetry that can be held against a run's own past."""
+
+OF_UPDATES = ("update_ratio", "changed_rate", "step_kl")
+"""What updates do. In a step in which the commit gate refused one, a size of nothing is what was called for."""
+REFUSED = "vetoes"
+
+
+ASKED: tuple[str, ...] = (
+    "prompt_length_mean",
+    "answer_length_mean",
+    "prompt_difficulty_mean",
+    "prompt_repeat_rate",
+)
+"""Names of the signals that speak of the prompts alone."""
+
+
+FOLLOWING: tuple[str, ...] = (
+    *ASKED, "correct_rate", "sampled_gap", "probe_gap", "kl_ref",
+    "reward_mean", "reward_std", "reward_min", "reward_q10", "reward_q50", "reward_q90", "reward_max",
+    "length_mean", "length_q10", "length_q50", "length_q90", "length_max", "long_rate", "truncated_rate",
+    "zero_variance_group_rate", "all_right_group_rate", "all_wrong_group_rate", "filtered_group_rate",
+    "advantage_std", "advantage_max", "advantage_kurtosis",
+    "entropy", "entropy_q10", "entropy_q90", "entropy_observed", "sampling_logprob_mean",
+    "grad_norm", "update_ratio", "step_kl", "step_ratio_max",
+    "distinct_sample_rate", "distinct_bigram_rate", "unique_token_rate", "repeated_bigram_rate",
+    "repeated_trigram_rate", "compress_ratio",
+    "eos_rate", "stop_rate", "turn_limit_rate", "turns_mean", "empty_rate", "short_rate",
+    "tool_call_count", "tool_calls_mean", "tool_unparsable_rate",
+)  # fmt: skip
+"""Signals whose reference is gone when the prompts are others than before: a policy does on them as well as it can."""

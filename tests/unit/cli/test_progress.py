@@ -1,0 +1,218 @@
+"""What a person sees of a run: plain lines, the live line, and the table at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rftfm_ray.cli import progress as module
+from rftfm_ray.cli.progress import describe, progress, remaining_s
+from rftfm_ray.cli.train import summary_table
+from rftfm_ray.config import RunConfig
+from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
+from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, Timings, UpdateMetrics
+from rftfm_ray.types import RunSummary, StepId
+
+CONFIG = RunConfig(steps=20)
+COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def make_row(step: int, *, probe: float = math.nan, vetoes: int = 0, step_s: float = 0.5) -> StepRow:
+    """A step with reward 0.625, KL 0.0123 and entropy 1.5."""
+
+    def fill(kind: type[Any], **known: float) -> Any:
+        return kind(**{field.name: 0.1 for field in dataclasses.fields(kind)} | known)
+
+    update = fill(UpdateMetrics, kl_ref=0.0123, entropy=1.5, vetoes=vetoes)
+    timings, checks = fill(Timings, step_s=step_s), fill(CheckMetrics, probe_accuracy=probe)
+    batch = fill(BatchMetrics, reward_mean=0.625)
+    return StepRow(StepId(0, step, step), step, batch, update, fill(CreditMetrics), timings, checks)
+
+
+class Clock:
+    """Stands in for `time` in the module under test."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def watch(rows: list[StepRow], clock: Clock, *, terminal: bool = False, step_s: float = 0.5) -> str:
+    """What the console shows of `rows`, one every `step_s` seconds."""
+    console = Console(file=StringIO(), force_terminal=terminal, width=80 if terminal else 160)
+    with progress(console, CONFIG) as watched:
+        for row in rows:
+            clock.now += step_s
+            watched.row(row)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_plain_line_holds_the_figures_of_its_step(clock: Clock) -> None:
+    lines = watch([make_row(1), make_row(2, probe=0.75)], clock).splitlines()
+    assert lines[1:] == [
+        "step 2/20  reward  0.625  probe 0.750  kl 0.0123  entropy 1.500  2.0 steps/s  ETA 9 s",
+    ]
+
+
+def test_first_plain_line_says_what_is_started(clock: Clock) -> None:
+    assert watch([], clock) == "Starting 1 rollout actor(s) and a learner ...\n"
+
+
+def test_plain_lines_come_every_tenth_of_the_run(clock: Clock) -> None:
+    lines = watch([make_row(step) for step in range(1, 21)], clock).splitlines()
+    steps = [int(found[1]) for found in map(re.compile(r"step (\d+)/20").match, lines) if found]
+    assert steps == list(range(2, 21, 2))
+
+
+def test_plain_output_holds_no_control_characters(clock: Clock) -> None:
+    assert "\x1b" not in watch([make_row(2, probe=0.5)], clock)
+
+
+def test_probes_and_refusals_are_shown_at_once(clock: Clock) -> None:
+    lines = watch([make_row(1), make_row(3, vetoes=2), make_row(5, probe=0.25)], clock).splitlines()[1:]
+    assert [line.split("  ")[0] for line in lines] == ["step 3/20", "step 5/20"]
+    assert lines[0].endswith("  2 update(s) refused")
+    assert "refused" not in lines[1]
+
+
+def test_last_probe_stays_in_later_lines(clock: Clock) -> None:
+    lines = watch([make_row(1, probe=0.75), make_row(2)], clock).splitlines()
+    assert "probe 0.750" in lines[2]
+
+
+def test_rate_and_time_left_of_a_resumed_run_count_from_its_first_step(clock: Clock) -> None:
+    (_, line) = watch([make_row(11), make_row(12)], clock).splitlines()
+    assert line.endswith("2.0 steps/s  ETA 4 s")
+
+
+def test_time_before_the_first_step_does_not_count(clock: Clock) -> None:
+    console = Console(file=StringIO(), width=160)
+    with progress(console, CONFIG) as watched:
+        clock.now += 1000
+        watched.row(make_row(2, step_s=0.25))
+    assert isinstance(console.file, StringIO)
+    assert "4.0 steps/s" in console.file.getvalue()
+
+
+def test_live_line_shows_the_same_figures(clock: Clock) -> None:
+    drawn = watch([make_row(1, probe=0.75), make_row(2)], clock, terminal=True)
+    *_, progressed, figures = COLOURS.sub("", drawn).splitlines()
+    assert "step 2/20" in progressed
+    assert "2.0 steps/s  ETA 9 s" in progressed
+    assert "reward  0.625  probe 0.750  kl 0.0123  entropy 1.500" in figures
+
+
+def test_live_line_ends_when_the_run_fails(clock: Clock) -> None:
+    console = Console(file=StringIO(), force_terminal=True)
+
+    def run() -> None:
+        with progress(console, CONFIG) as watched:
+            watched.row(make_row(1))
+            raise RuntimeError("it fell")
+
+    with pytest.raises(RuntimeError, match="it fell"):
+        run()
+    console.print("free again")
+    assert isinstance(console.file, StringIO)
+    assert console.file.getvalue().endswith("free again\n")
+
+
+def entry(kind: EntryKind, incident: int = 2, **fields: Scalar) -> Entry:
+    """A journal entry of step 7."""
+    return Entry(1, kind, StepId(0, 7, 7), incident, tuple(fields.items()))
+
+
+DIAGNOSED = entry(EntryKind.DIAGNOSED, code="TE-1", probability=0.875, onset=5, summary="tools [red]fail[/red]")
+
+
+def shown(entries: list[Entry], *, terminal: bool = False) -> list[str]:
+    """The lines that the console shows of journal entries, without colours."""
+    console = Console(file=StringIO(), force_terminal=terminal, width=100)
+    with progress(console, CONFIG) as watched:
+        for told_of in entries:
+            watched.entry(told_of)
+    assert isinstance(console.file, StringIO)
+    return [line.rstrip() for line in COLOURS.sub("", console.file.getvalue()).splitlines()]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_the_guard_does_is_told_with_its_reason(clock: Clock, terminal: bool) -> None:
+    lines = shown([DIAGNOSED], terminal=terminal)
+    at = lines.index("step 7    guard #2  diagnosed: TE-1 (87.5 % sure, since about step 5)")
+    assert lines[at + 1] == "          tools [red]fail[/red]"
+
+
+def test_entry_of_no_incident_has_no_number(clock: Clock) -> None:
+    assert shown([entry(EntryKind.LATE, 0, waited_s=10.0)])[1:] == ["step 7    guard  verdict came late, after 10 s"]
+
+
+def test_a_person_is_told_of_what_matters_only(clock: Clock) -> None:
+    told_of = {kind for kind in EntryKind if len(shown([entry(kind, order=1)])) > 1}
+    silent = {EntryKind.STARTED, EntryKind.OPENED, EntryKind.APPLYING, EntryKind.DECLARED, EntryKind.ENDED}
+    assert told_of == set(EntryKind) - silent
+
+
+def test_describe_shows_a_dash_until_there_is_a_probe() -> None:
+    assert describe(make_row(1), math.nan) == "reward  0.625  probe   -    kl 0.0123  entropy 1.500"
+    assert "probe 0.500" in describe(make_row(1), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("done", "steps", "elapsed_s", "expected"), [(5, 20, 10.0, 30.0), (20, 20, 10.0, 0.0), (0, 20, 3.0, 60.0)]
+)
+def test_time_left_goes_by_the_mean_step_so_far(done: int, steps: int, elapsed_s: float, expected: float) -> None:
+    assert remaining_s(done, steps, elapsed_s) == pytest.approx(expected)
+
+
+SUMMARY = RunSummary(
+    run_dir="/runs/a", seed=3, steps=40, reward_first=0.311, reward_last=0.922, probe_first=0.333, probe_last=0.944,
+    probe_sampled_first=0.255, probe_sampled_last=0.866, step_time_s_median=0.2345, first_step_s=12.34, vetoes=7,
+    guard="act", incidents=3, remedies=2, paid_steps=55, guard_waits=0,
+)  # fmt: skip
+
+
+def table_lines(summary: RunSummary) -> list[str]:
+    """The lines of the table without its rules, single blanks between cells."""
+    console = Console(file=StringIO(), width=120)
+    console.print(summary_table(summary))
+    assert isinstance(console.file, StringIO)
+    return [" ".join(re.findall(r"[\w./:,()-]+", line)) for line in console.file.getvalue().splitlines()]
+
+
+def test_summary_table_holds_every_figure() -> None:
+    lines = table_lines(SUMMARY)
+    for expected in (
+        "40 steps, seed 3",
+        "sampled reward (mean of 5 steps) 0.311 0.922",
+        "held-out accuracy (greedy) 0.333 0.944",
+        "held-out accuracy (sampled) 0.255 0.866",
+        "step time (median) 234 ms",
+        "start to first step 12.3 s",
+        "refused updates 7",
+        "incidents, remedies (guard: act) 3, 2",
+        "Records: /runs/a",
+    ):
+        assert expected in lines
+
+
+def test_summary_table_of_a_run_without_sampled_probes_does_not_speak_of_them() -> None:
+    silent = dataclasses.replace(SUMMARY, probe_sampled_first=math.nan, probe_sampled_last=math.nan)
+    lines = table_lines(silent)
+    assert "held-out accuracy (greedy) 0.333 0.944" in lines
+    assert not [line for line in lines if "(sampled)" in line or "nan" in line]

@@ -1,0 +1,61 @@
+"""When the prompts of a run have changed: seen soon, said once, and seldom said in vain."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.reference.prompt_shift import DataShift
+from rftfm_ray.signals.groups import ASKED, FOLLOWING
+from rftfm_ray.signals.schema import INDEX
+
+Floats = NDArray[np.float64]
+
+
+def said(residuals: Floats) -> list[int]:
+    """Places at which a change is said."""
+    watch = DataShift()
+    return [place for place, step in enumerate(residuals) if watch.add(step)]
+
+
+def healthy(seed: int, steps: int) -> Floats:
+    """Prompts drawn as ever; one signal is no number for most tasks."""
+    found = np.random.default_rng(seed).normal(size=(steps, len(ASKED)))
+    found[:, 2] = np.nan
+    return found
+
+
+def test_prompts_drawn_as_ever_are_seldom_called_others() -> None:
+    # Six sums, each at 8 nats: at most 6 e^-8 a step, 20 in 10,000.
+    assert len(said(healthy(0, 10_000))) <= 20
+
+
+def test_change_is_seen_in_a_few_steps_to_either_side() -> None:
+    late = []
+    for seed in range(40):
+        run = healthy(seed, 30)
+        run[10:, seed % 2] += 3.0 if seed % 3 else -3.0
+        late.append(next(place for place in said(run) if place >= 10) - 10)
+    assert np.median(late) <= 3
+    assert max(late) <= 8
+
+
+def test_one_batch_of_other_prompts_is_no_change() -> None:
+    run = np.zeros((20, len(ASKED)))
+    run[10] = 100.0
+    assert said(run) == []
+    run[11] = 100.0
+    assert said(run) == [11]
+
+
+def test_it_is_said_once_where_residuals_are_against_the_new_ones_from_then_on() -> None:
+    run = np.zeros((20, len(ASKED)))
+    run[10:12] = 100.0
+    assert said(run) == [11]
+
+
+def test_what_follows_prompts_is_known_and_prompts_follow_themselves() -> None:
+    assert set(ASKED) < set(FOLLOWING) <= set(INDEX)
+    assert len(set(FOLLOWING)) == len(FOLLOWING)
+    # What says that updates do not arrive, or that rewards are wrong, does not hang on the prompts.
+    assert not {"rollout_kl", "changed_rate", "trained_mismatch_rate", "observation_mismatch_rate"} & set(FOLLOWING)

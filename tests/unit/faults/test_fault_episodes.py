@@ -1,0 +1,170 @@
+"""Faulty limits, ends and prompts in whole episodes: what they change, and which identity sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pytest
+
+from rftfm_ray.batch import TrajectoryBatch, concatenate
+from rftfm_ray.config import ChannelsConfig
+from rftfm_ray.faults.catalogue import parse_fault
+from rftfm_ray.faults.episodes import FaultySeams
+from rftfm_ray.faults.sampler import faulty_sampler
+from rftfm_ray.faults.tools import faulty_tools
+from rftfm_ray.rollout.channels import Grader, TaskReward, ToolPool, task_tools
+from rftfm_ray.rollout.checks import Checks
+from rftfm_ray.rollout.engine import TurnRequest, TurnResult
+from rftfm_ray.rollout.environment import Channels
+from rftfm_ray.rollout.episodes import EpisodeRunner
+from rftfm_ray.rollout.jobs import EpisodeJob, split_jobs, step_jobs
+from rftfm_ray.tasks.addition import problem
+from rftfm_ray.tasks.calculator import Calculator
+from rftfm_ray.types import Sampling, StepId, Termination
+from tests.unit.doubles import Characters
+
+ON = 5
+BEFORE, NOW = StepId(0, ON - 1, ON - 1), StepId(0, ON, ON)
+SAMPLED = Sampling(1.0, 1.0)
+JOBS = step_jobs([problem(12, 34, 10 + n) for n in range(8)], 4)
+
+
+class Talking:
+    """Stands in for vLLM: calls the calculator and repeats what it says, or answers at once; keeps to its limits."""
+
+    def __init__(self) -> None:
+        self._queue: list[TurnResult] = []
+        self.asked: list[TurnRequest] = []
+
+    def submit(self, request: TurnRequest, sampling: Sampling) -> None:
+        self.asked.append(request)
+        asked, _, rest = Characters().decode(request.tokens).partition("=")
+        seen = rest.split(";")[-2] if rest.endswith(";") else str(sum(map(int, asked.split("+"))))
+        text = f"{seen}\0" if rest or request.seed % 3 == 0 else f"c{asked};"
+        truncated = len(text) > request.max_tokens
+        tokens = Characters().encode(text[: request.max_tokens])
+        self._queue.append(TurnResult(request.id, tokens, [-1.0] * len(tokens), truncated))
+
+    def step(self) -> Iterable[TurnResult]:
+        done, self._queue = self._queue, []
+        return done
+
+    def busy(self) -> bool:
+        return bool(self._queue)
+
+
+def play(*texts: str, step: StepId = NOW, jobs: Sequence[EpisodeJob] = JOBS) -> TrajectoryBatch:
+    """A batch of the calculator with faults in every part of its way, and every check made of all of it."""
+    faults, task = [parse_fault(text) for text in texts], Calculator()
+    pool = ToolPool(task, faulty_tools(task_tools(task), faults, 1))
+    channels = Channels(pool, Grader(task, TaskReward(task), 1, 0.0), Checks(task, ChannelsConfig(replay_rate=1.0), 1))
+    engine = faulty_sampler(Talking(), faults, 1, (0,))
+    runner = EpisodeRunner(engine, task, Characters(), 128, 1, channels, FaultySeams(faults, 1))
+    return runner.run(jobs, step, SAMPLED, 7)
+
+
+def findings(batch: TrajectoryBatch) -> set[str]:
+    """Identities of transcripts that something breaks."""
+    columns = {
+        "observations": batch.observation_ok,
+        "terminations": batch.termination_ok,
+        "replayed_observations": batch.replay_observation_ok,
+        "replayed_terminations": batch.replay_termination_ok,
+    }
+    return {name for name, column in columns.items() if not column.all()}
+
+
+def same(one: TrajectoryBatch, other: TrajectoryBatch) -> bool:
+    """Whether two batches hold the same trajectories."""
+    names = ("tokens", "offsets", "termination", "turns", "reward", "correct")
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+EVERY = ["TE-3@5:1", "TE-3@5:1,mechanism=early", "TE-3@5:1,mechanism=never", "TE-2@5:1", "TE-2@5:1,mechanism=source"]
+EVERY += ["TE-2@5:1,mechanism=transit", "PG-3S@5:1,mechanism=token_cap"]
+
+
+@pytest.mark.parametrize("text", EVERY)
+def test_episodes_are_as_ever_before_the_onset(text: str) -> None:
+    sound = play(step=BEFORE)
+    assert findings(sound) == set()
+    assert sound.correct.all()
+    assert same(play(text, step=BEFORE), sound)
+    assert not same(play(text), play())
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("TE-3@5:1", set()),
+        ("TE-3@5:0.5", set()),
+        ("TE-3@5:1,mechanism=early", {"replayed_terminations"}),
+        ("TE-3@5:1,mechanism=never", {"terminations"}),
+        ("TE-2@5:1", set()),
+        ("TE-2@5:1,mechanism=source", {"replayed_observations"}),
+        ("TE-2@5:1,mechanism=transit", {"observations", "replayed_observations"}),
+        ("PG-3S@5:1,mechanism=token_cap", {"terminations"}),
+    ],
+)
+def test_identities_see_what_they_can(text: str, shown: set[str]) -> None:
+    assert findings(play(text)) == shown
+
+
+def test_halved_limits_cut_calls_off_and_leave_short_answers_alone() -> None:
+    sound, batch = play(), play("TE-3@5:1")
+    called = np.array([text.startswith("c") for text in sound.texts])
+    cut = batch.termination == Termination.MAX_TOKENS
+    # A call takes ten tokens of twelve, an answer at once four.
+    assert cut.tolist() == called.tolist()
+    assert set(batch.action_counts()[cut].tolist()) == {6}
+    assert batch.correct.tolist() == (~called).tolist()
+    assert not batch.reward[cut].any()
+
+
+def test_share_of_episodes_with_half_their_tokens_is_the_strength() -> None:
+    jobs = step_jobs([problem(12, 34, 10 + n) for n in range(60)], 8)
+    cut = play("TE-3@5:0.3", jobs=jobs).termination == Termination.MAX_TOKENS
+    called = np.array([text.startswith("c") for text in play(jobs=jobs).texts])
+    assert cut[called].mean() == pytest.approx(0.3, abs=0.08)
+    assert not cut[~called].any()
+
+
+def test_answer_that_is_not_taken_for_the_end_is_followed_by_another_turn() -> None:
+    sound, batch = play(), play("TE-3@5:1,mechanism=never")
+    at_once = sound.turns == 1
+    assert at_once.any()
+    assert batch.turns.tolist() == [2] * len(JOBS)
+    assert batch.termination_ok.tolist() == (~at_once).tolist()
+    # Only the first of two turns is not taken for the end.
+    assert (batch.termination == Termination.EOS).all()
+
+
+def test_prompt_holds_another_digit_and_every_record_the_right_one() -> None:
+    sound, batch = play(), play("TE-2@5:1")
+    called = sound.turns == 2
+    assert called.any()
+    assert batch.correct.tolist() == (~called).tolist()
+    assert batch.call_responses == sound.call_responses
+    assert batch.tokens.shape == sound.tokens.shape
+    differs = np.split(batch.tokens != sound.tokens, sound.offsets[1:-1])
+    # One digit of what was observed, and the same of what the policy makes of it.
+    assert [int(part.sum()) for part in differs] == [2 if hit else 0 for hit in called]
+
+
+@pytest.mark.parametrize("text", [text.replace(":1", ":0.5") for text in EVERY])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_who_is_struck_does_not_depend_on_the_number_of_runners(text: str, parts: int) -> None:
+    whole = play(text)
+    joined = concatenate([play(text, jobs=share) for share in split_jobs(JOBS, 4, parts)])
+    assert same(joined, whole)
+    # Some are struck.
+    assert not same(whole, play())
+
+
+def test_limits_are_halved_twice_by_two_faults_and_never_to_nothing() -> None:
+    seams = FaultySeams([parse_fault("TE-3@5:1"), parse_fault("TE-3@5:1")], 1)
+    runner = EpisodeRunner(Talking(), Calculator(), Characters(), 128, 1, seams=seams)
+    batch = runner.run(JOBS, NOW, SAMPLED, 7)
+    assert batch.termination_ok.all()
+    assert set(batch.action_counts().tolist()) == {3}

@@ -1,0 +1,391 @@
+"""Who must not know of a fire drill, and what goes past the instances that it has broken."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rftfm_ray.actors import rollout as module
+from rftfm_ray.actors.roles import Role
+from rftfm_ray.actors.rollout import RolloutActor, live_channels, live_reward
+from rftfm_ray.config import RolloutConfig, RunConfig, load_config
+from rftfm_ray.faults.catalogue import FaultSpec, parse_fault
+from rftfm_ray.faults.places import CHECKS, Check
+from rftfm_ray.faults.rewards import Exposure
+from rftfm_ray.faults.tools import ToolOutageError
+from rftfm_ray.models import ASSETS
+from rftfm_ray.rollout import engine
+from rftfm_ray.rollout.channels import CallId, EpisodeId, Grade
+from rftfm_ray.rollout.checks import Checks
+from rftfm_ray.rollout.engine import TurnRequest, TurnResult
+from rftfm_ray.rollout.environment import Channels, trusted_channels
+from rftfm_ray.rollout.jobs import probe_jobs, step_jobs
+from rftfm_ray.rollout.text import TextCodec
+from rftfm_ray.rollout.weights import Served, WeightsUpdate, fingerprint, pack_weights
+from rftfm_ray.tasks.addition import problem
+from rftfm_ray.tasks.api import Transcript
+from rftfm_ray.tasks.calculator import Calculator
+from rftfm_ray.types import Levers, Sampling, StepId
+
+PACKAGE = Path(__file__).parents[3] / "rftfm_ray"
+TINY = str(ASSETS / "tiny")
+GUARDING = ["signals", "detection", "diagnosis", "incidents", "policies"]
+UNAWARE = [*GUARDING, "actors/monitor.py", "actors/controller.py", "driver/guard.py", "driver/remediation.py"]
+DRIVER = ["driver.session", "driver.probing"]
+KNOWING = ["planning.py", "driver/planned_changes.py", "driver/run.py", "actors/group.py", "actors/learner.py"]
+KNOWING += ["actors/rollout.py", "actors/warm.py"]
+PROBLEMS = [problem(12, 34, 10 + n) for n in range(6)]
+HELDOUT = Calculator().heldout()[:8]
+STEP, SAMPLED = StepId(0, 3, 3), Sampling(1.0, 1.0)
+FIFTH = StepId(0, 5, 5)
+WRONG = Transcript(("0",))
+ALL_DOWN, ONE_DOWN = parse_fault("TE-1@1:1,instances=all"), parse_fault("TE-1@1:1")
+OVERPAID = parse_fault("RF-1@1:4,mechanism=wrong_answers")
+
+
+def sources(part: str) -> list[Path]:
+    """The modules of a part of the package: a file, or a folder."""
+    found = [PACKAGE / part] if part.endswith(".py") else sorted((PACKAGE / part).rglob("*.py"))
+    assert found
+    return found
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Everything of the package that a module imports anywhere, names included: they may be modules."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def reached(path: Path) -> set[str]:
+    """Every module of the package that is loaded with one, names of their contents among them."""
+    found: set[str] = set()
+    left = [path]
+    while left:
+        for name in set(imported(left.pop())) - found:
+            found.add(name)
+            place = PACKAGE.parent / name.replace(".", "/")
+            left += [file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
+    return {name for name in found if name.startswith("rftfm_ray.")}
+
+
+def within(names: Iterable[str], part: str) -> set[str]:
+    """Those of `names` that belong to a part of the package."""
+    return {name for name in names if f"{name}.".startswith(f"rftfm_ray.{part}.")}
+
+
+@pytest.mark.parametrize("part", UNAWARE)
+def test_who_detects_diagnoses_and_mends_knows_of_no_fault(part: str) -> None:
+    for path in sources(part):
+        assert within(imported(path), "faults") == set(), path
+
+
+@pytest.mark.parametrize("part", GUARDING)
+def test_detection_diagnosis_and_policies_do_not_reach_a_fault_either(part: str) -> None:
+    for path in sources(part):
+        assert within(reached(path), "faults") == set(), path
+
+
+def test_faults_know_nothing_of_who_looks_for_them() -> None:
+    for path in sources("faults"):
+        assert {part for part in GUARDING if within(reached(path), part)} == set(), path
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_where_a_check_runs_nothing_is_known_of_faults(check: Check) -> None:
+    path = PACKAGE / f"{check.module.replace('.', '/')}.py"
+    assert within(imported(path), "faults") == set()
+    # The driver's own modules hold the actors' handles, and so name what actors are made with.
+    assert check.module in DRIVER or within(reached(path), "faults") == set()
+
+
+def test_faults_are_known_to_those_who_plan_a_run_build_its_actors_or_show_the_catalogue() -> None:
+    paths = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "faults"]
+    knowing = {str(path.relative_to(PACKAGE)) for path in paths if within(imported(path), "faults")}
+    assert knowing >= {"planning.py", "driver/planned_changes.py", "actors/rollout.py", "actors/learner.py"}
+    assert [name for name in knowing if not name.startswith(("faultbench/", "cli/")) and name not in KNOWING] == []
+
+
+def test_walk_over_imports_sees_them() -> None:
+    assert "rftfm_ray.faults.catalogue" in set(imported(PACKAGE / "actors/rollout.py"))
+    assert "rftfm_ray.signals.schema" in reached(PACKAGE / "policies/playbook.py")
+    assert within({"rftfm_ray.faults", "rftfm_ray.faultless.a", "rftfm_ray.faults.catalogue.CATALOGUE"}, "faults") == {
+        "rftfm_ray.faults",
+        "rftfm_ray.faults.catalogue.CATALOGUE",
+    }
+
+
+def configure(*overrides: str) -> RunConfig:
+    """A run of the calculator."""
+    return load_config(None, ["task.name=calculator", *overrides])
+
+
+def channels_of(config: RunConfig, faults: Sequence[FaultSpec]) -> Channels:
+    """The live channels of a run of the calculator."""
+    return live_channels(Calculator(), config, live_reward(Calculator(), config, faults), faults)
+
+
+def ask(channels: Channels, tries: int) -> bool:
+    """Whether a call succeeds."""
+    call = CallId(EpisodeId(STEP, PROBLEMS[0].key, 0), 0, tries)
+    try:
+        return channels.tools.ask(call, PROBLEMS[0], "c12+34+10;") is not None
+    except ToolOutageError:
+        return False
+
+
+def grade(channels: Channels, sample: int = 0) -> Grade:
+    """The grade of a wrong answer."""
+    found = channels.grader.grade(EpisodeId(STEP, PROBLEMS[0].key, sample), PROBLEMS[0], WRONG)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("faults", "sound"), [([], [True, True]), ([ONE_DOWN], [False, True]), ([ALL_DOWN], [False, False])]
+)
+def test_live_tools_have_the_faults_of_the_run_in_them(faults: list[FaultSpec], sound: list[bool]) -> None:
+    channels = channels_of(configure(), faults)
+    assert [ask(channels, tries) for tries in (0, 1)] == sound
+    assert [ask(trusted_channels(Calculator()), tries) for tries in (0, 1)] == [True, True]
+
+
+def test_live_rewards_have_the_faults_of_the_run_in_them_and_trusted_ones_have_not() -> None:
+    channels = channels_of(configure("guard.regrade_rate=1"), [OVERPAID])
+    assert grade(channels) == Grade(reward=4.0, live=4.0, trusted=0.0, correct=False)
+    channels.set_levers(Levers(regrade_rate=1.0))
+    assert grade(channels) == Grade(reward=0.0, live=4.0, trusted=0.0, correct=False)
+    assert grade(trusted_channels(Calculator())).reward == 0.0
+    assert grade(channels_of(configure("guard.regrade_rate=1"), [])).live == 0.0
+
+
+@pytest.mark.parametrize(
+    ("mode", "rate", "share"), [("off", 0.5, 0.0), ("observe", 0.5, 0.5), ("act", 0.25, 0.25), ("advise", 0.0, 0.0)]
+)
+def test_sample_for_the_guard_is_graded_again_unless_there_is_none(mode: str, rate: float, share: float) -> None:
+    channels = channels_of(configure(f"guard.mode={mode}", f"guard.regrade_rate={rate}"), [])
+    asked = [not math.isnan(grade(channels, sample).trusted) for sample in range(1000)]
+    assert sum(asked) / len(asked) == pytest.approx(share, abs=0.05)
+
+
+def test_retries_and_their_wait_are_those_of_the_configuration() -> None:
+    tools = channels_of(configure("rollout.tool_retries=2", "rollout.tool_backoff_s=0.5"), []).tools
+    assert [tools.retry_after_s(failed) for failed in (1, 2, 3)] == [0.5, 1.0, None]
+
+
+class Solver:
+    """Stands in for vLLM: calls the calculator, then gives the right answer."""
+
+    def __init__(self, model_path: str, dtype: str, config: RolloutConfig) -> None:
+        self._codec = TextCodec(model_path)
+        self._queue: list[TurnResult] = []
+        self.turns = 0
+
+    def load(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take weights over."""
+        self.arrays = arrays
+
+    def fingerprints(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, int]]:
+        """Of what was loaded last."""
+        return {name: ("float32", fingerprint(self.arrays[name]).crc) for name in shapes}
+
+    def submit(self, request: TurnRequest, sampling: Sampling) -> None:
+        asked, _, rest = self._codec.decode(request.tokens).partition("=")
+        said = self._codec.encode(str(sum(map(int, asked.split("+")))) if rest else f"c{asked};")
+        said += list(self._codec.eos_ids) if rest else []
+        self._queue.append(TurnResult(request.id, said, [-1.0] * len(said), truncated=False))
+        self.turns += 1
+
+    def step(self) -> Iterable[TurnResult]:
+        done, self._queue = self._queue, []
+        return done
+
+    def busy(self) -> bool:
+        return bool(self._queue)
+
+
+class Mute:
+    """Stands in for a gauge: Ray is not there."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def set(self, *arguments: object) -> None:
+        pass
+
+
+def weights(version: int) -> WeightsUpdate:
+    """Weights that differ from version to version."""
+    return pack_weights(version, {"weight": np.full(2, version, np.float32), "bias": np.ones(1, np.float32)})
+
+
+def make_actor(
+    monkeypatch: pytest.MonkeyPatch, *faults: FaultSpec, overrides: Sequence[str] = (), solver: type[Solver] = Solver
+) -> RolloutActor:
+    """A rollout actor in this process, at model version 0, on an engine that solves everything."""
+    monkeypatch.setattr(module, "rename_process", lambda role: None)
+    monkeypatch.setattr(module, "StateGauge", Mute)
+    monkeypatch.setattr(engine, "VllmEngine", solver)
+    actor = RolloutActor(Role("run", "rollout", 0, ""), configure(*overrides), TINY, Calculator(), faults)
+    actor.prepare(PROBLEMS, 0, HELDOUT)
+    assert actor.load_weights(weights(0)).version == 0
+    return actor
+
+
+def probed(actor: RolloutActor, step: StepId = STEP) -> tuple[int, int, int, int]:
+    """Right answers of a greedy probe and of a sampled one, each of how many."""
+    counts = actor.probe(probe_jobs(PROBLEMS), probe_jobs(PROBLEMS[:5]), SAMPLED, step, 0)
+    return counts.right, counts.size, counts.sampled_right, counts.sampled_size
+
+
+def test_probes_go_past_tools_that_are_down_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = make_actor(monkeypatch, ALL_DOWN)
+    batch = actor.generate(step_jobs(PROBLEMS, 2), STEP, SAMPLED, 0)
+    assert not batch.valid.any()
+    assert probed(actor) == (6, 6, 5, 5)
+
+
+def test_levers_move_training_and_not_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = make_actor(monkeypatch, ONE_DOWN)
+    actor.set_levers(Levers(tool_instance=1, reward_limit=0.25))
+    batch = actor.generate(step_jobs(PROBLEMS, 2), STEP, SAMPLED, 0)
+    assert batch.valid.all()
+    assert set(batch.reward.tolist()) == {0.25}
+    assert batch.shadow_ok.tolist() == [False, False]
+    assert probed(actor) == (6, 6, 5, 5)
+
+
+def test_probe_does_not_get_between_a_step_and_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = make_actor(monkeypatch, ONE_DOWN)
+    batch = actor.generate(step_jobs(PROBLEMS, 2), STEP, SAMPLED, 0)
+    probed(actor)
+    actor.set_levers(Levers(tool_instance=1, refill_rounds=1))
+    revised = actor.revise(STEP)
+    assert batch.keys == revised.keys
+    assert not batch.valid.any()
+    assert revised.valid.all()
+    assert revised.refills.tolist() == [1] * 12
+
+
+def test_checks_of_an_actor_see_the_faults_of_its_own_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = step_jobs(PROBLEMS, 2)
+    sound = make_actor(monkeypatch).generate(jobs, FIFTH, SAMPLED, 0)
+    faulty = make_actor(monkeypatch, ONE_DOWN, OVERPAID).generate(jobs, FIFTH, SAMPLED, 0)
+    assert (sound.known_ok.tolist(), faulty.known_ok.tolist()) == ([True] * 4, [False] * 4)
+    errors = [batch.golden_live - batch.golden_trusted for batch in (sound, faulty)]
+    assert errors[0].tolist() == [0.0] * 16
+    np.testing.assert_allclose(errors[1], np.where(faulty.golden_right, 0, 4), atol=1e-6)
+
+
+def test_checks_are_made_when_they_are_due_and_for_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = make_actor(monkeypatch, overrides=["channels.golden_every=3", "channels.replay_rate=1"])
+    third, fifth = (actor.generate(step_jobs(PROBLEMS, 2), step, SAMPLED, 0) for step in (STEP, FIFTH))
+    assert [(len(batch.golden_live), len(batch.known_ok)) for batch in (third, fifth)] == [(16, 0), (0, 4)]
+    assert third.replayed.all()
+    assert fifth.replayed.all()
+    monkeypatch.setattr(Checks, "golden", None)
+    monkeypatch.setattr(Checks, "known_calls", None)
+    monkeypatch.setattr(Checks, "replay", None)
+    assert probed(actor, FIFTH) == (6, 6, 5, 5)
+
+
+def test_without_a_guard_nothing_is_asked_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = make_actor(monkeypatch, overrides=["guard.mode=off", "channels.replay_rate=1"])
+    batch = actor.generate(step_jobs(PROBLEMS, 2), FIFTH, SAMPLED, 0)
+    assert (len(batch.golden_live), len(batch.known_ok)) == (0, 0)
+    assert not batch.replayed.any()
+    assert len(batch.observation_ok) == len(batch.call_turn) > 0
+    assert batch.termination_ok.all()
+    assert actor.load_weights(weights(1)) == Served(1, 0, ())
+
+
+@pytest.mark.parametrize(("every", "compared"), [(1, [2, 2, 2, 2]), (2, [0, 2, 0, 2]), (0, [0, 0, 0, 0])])
+def test_served_weights_are_compared_when_it_is_due(
+    monkeypatch: pytest.MonkeyPatch, every: int, compared: list[int]
+) -> None:
+    actor = make_actor(monkeypatch, overrides=[f"channels.fingerprint_every={every}"])
+    assert [actor.load_weights(weights(n)) for n in (1, 2, 3, 4)] == [
+        Served(n, size, ()) for n, size in zip((1, 2, 3, 4), compared, strict=True)
+    ]
+
+
+def test_engine_that_keeps_its_weights_is_found_by_what_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck(Solver):
+        """Takes no weights over but the first."""
+
+        def load(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+            if not hasattr(self, "arrays"):
+                super().load(arrays)
+
+    actor = make_actor(monkeypatch, solver=Stuck)
+    assert actor.load_weights(weights(1)) == Served(1, 2, ("weight",))
+
+
+def test_weights_that_are_lost_are_said_to_have_come_and_are_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = make_actor(monkeypatch, parse_fault("OD-2@3:1,mechanism=unsynced"))
+    assert actor.load_weights(weights(1)) == Served(1, 2, ())
+    actor.generate(step_jobs(PROBLEMS, 2), StepId(0, 2, 2), SAMPLED, 1)
+    assert actor.load_weights(weights(2)) == Served(2, 2, ())
+    actor.generate(step_jobs(PROBLEMS, 2), STEP, SAMPLED, 2)
+    assert actor.load_weights(weights(3)) == Served(3, 2, ("weight",))
+    # A rollback does not bring them back: paid steps go on.
+    actor.generate(step_jobs(PROBLEMS, 2), StepId(1, 1, 4), SAMPLED, 3)
+    assert actor.load_weights(weights(4)).mismatched == ("weight",)
+    # What a new server begins with has come with it.
+    assert make_actor(monkeypatch, parse_fault("OD-2@1:1,mechanism=unsynced")).load_weights(weights(4)).mismatched == ()
+
+
+def test_sampler_and_limits_are_faulty_for_training_and_not_for_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[TurnRequest, Sampling]] = []
+
+    class Noting(Solver):
+        """Keeps what it is asked for."""
+
+        def submit(self, request: TurnRequest, sampling: Sampling) -> None:
+            asked.append((request, sampling))
+            super().submit(request, sampling)
+
+    faults = (parse_fault("PG-1@1:8"), parse_fault("TE-3@1:1"), parse_fault("TE-2@1:1"))
+    actor = make_actor(monkeypatch, *faults, solver=Noting)
+    batch = actor.generate(step_jobs(PROBLEMS, 2), STEP, SAMPLED, 0)
+    assert all(sampling.logit_bias for _, sampling in asked)
+    assert {request.max_tokens for request, _ in asked} <= {6, 2}
+    assert batch.termination_ok.all()
+    asked.clear()
+    assert probed(actor) == (6, 6, 5, 5)
+    assert not any(sampling.logit_bias for _, sampling in asked)
+    assert {request.max_tokens for request, _ in asked} == {12, 5}
+
+
+def test_what_a_reward_pays_for_is_counted_over_responses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = make_actor(
+        monkeypatch, parse_fault("PG-3L@9,mechanism=length_reward"), overrides=["channels.golden_every=1"]
+    )
+    assert len(actor.generate(step_jobs(PROBLEMS, 2), STEP, SAMPLED, 0).golden_live) == 16
+    actor.revise(STEP)
+    probed(actor)
+    assert actor.exposure(STEP) == [Exposure("PG-3L", "length_reward", 0.0, 12)]
+    assert make_actor(monkeypatch, OVERPAID).exposure(STEP) == []
+    assert make_actor(monkeypatch).exposure(STEP) == []
+
+
+def test_loophole_is_found_among_the_right_answers_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configure("task.pool_size=64")
+    reward = live_reward(Calculator(), config, [parse_fault("RF-3@1:2")])
+    answers = [p.answer for p in Calculator().pool(64, config.seed)]
+    episode = EpisodeId(STEP, PROBLEMS[0].key, 0)
+    found = [reward(episode, PROBLEMS[0], Transcript((f"9{digit}",))) for digit in range(10)]
+    paid = [str(digit) for digit, verdict in enumerate(found) if verdict.correct]
+    share = sum(answer[-1] in paid for answer in answers) / len(answers)
+    assert 0.3 <= share <= 0.55
+    assert {verdict.reward for verdict in found if verdict.correct} == {2.0}

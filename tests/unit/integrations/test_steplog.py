@@ -1,0 +1,200 @@
+"""Step logs of other trainers: what is read, what is left out and said, what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rftfm_ray.errors import LogError
+from rftfm_ray.integrations.aliases import ALIASES, canonical
+from rftfm_ray.integrations.steplog import StepLog, read_log
+from rftfm_ray.signals.schema import INDEX
+
+ROWS = [{"step": n, "entropy": 1.0 - n / 100, "reward": 0.5 + n / 50, "note": "x"} for n in range(1, 9)]
+
+
+def written(folder: Path, text: str | bytes, name: str = "log.csv") -> Path:
+    """A file."""
+    path = folder / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def as_csv(rows: Sequence[Mapping[str, object]], delimiter: str = ",") -> str:
+    """Rows as CSV."""
+    lines = [list(rows[0]), *([str(v) for v in row.values()] for row in rows)]
+    return "\n".join(delimiter.join(line) for line in lines) + "\n"
+
+
+def as_jsonl(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as JSONL."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def check(log: StepLog) -> None:
+    """What `ROWS` come to."""
+    assert log.steps.tolist() == list(range(1, 9))
+    assert sorted(log.values) == ["entropy", "reward_mean"]
+    np.testing.assert_allclose(log.values["entropy"], 1 - np.arange(1, 9) / 100)
+    np.testing.assert_allclose(log.values["reward_mean"], 0.5 + np.arange(1, 9) / 50)
+    assert (log.unused, log.notes) == (("note",), ())
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_csv_is_read(tmp_path: Path, delimiter: str) -> None:
+    check(read_log(written(tmp_path, as_csv(ROWS, delimiter))))
+    check(read_log(written(tmp_path, "\ufeff" + as_csv(ROWS, delimiter).replace("\n", "\r\n"))))
+
+
+def test_jsonl_is_read_and_rows_of_a_step_share_its_columns(tmp_path: Path) -> None:
+    check(read_log(written(tmp_path, as_jsonl(ROWS))))
+    apart = [{k: row[k] for k in ("step", *names)} for row in ROWS for names in (("entropy", "note"), ("reward",))]
+    check(read_log(written(tmp_path, as_jsonl(apart))))
+
+
+def test_parquet_is_read(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "log.parquet")
+    check(read_log(tmp_path / "log.parquet"))
+
+
+def test_every_alias_names_a_signal_and_none_is_one_itself() -> None:
+    assert [name for name, signal in ALIASES.items() if signal not in INDEX] == []
+    assert [name for name in ALIASES if name in INDEX] == []
+    assert canonical("train/reward") == canonical("reward") == "reward_mean"
+    assert canonical("actor/entropy") == canonical("train_entropy") == canonical("entropy") == "entropy"
+    assert canonical("something") is None
+
+
+def test_trl_s_own_names_are_known() -> None:
+    spec = importlib.util.find_spec("trl")
+    assert spec is not None
+    # Read, not imported: it would bring all of its trainers along.
+    text = (Path(str(spec.origin)).parent / "trainer" / "grpo_trainer.py").read_text(encoding="utf-8")
+    logged = set(re.findall(r'_metrics\[mode\]\["([^"]+)"\]', text))
+    known = {name: canonical(name) for name in logged}
+    assert {known[name] for name in ("reward", "kl", "entropy", "completions/clipped_ratio")} == {
+        "reward_mean", "kl_ref", "entropy", "truncated_rate",
+    }  # fmt: skip
+    assert sum(signal is not None for signal in known.values()) >= 12
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        (" \n\t\n", "is empty"),
+        (b"\x7fELF\0\0\0", "is binary"),
+        (b"PAR1 and nothing of it", "damaged Parquet"),
+        ("step,entropy\n", "no row that can be read"),
+        ("1,2\n3,4\n", "no header"),
+        ("step,what\n1,2\n", "no column that is known"),
+        ("step,entropy,entropy\n1,2,3\n", "two columns 'entropy'"),
+        ("step,entropy\nfirst,1\nsecond,2\n", "no whole numbers in its column step"),
+        ("a b c\nd\n{\n", "no column that is known"),
+        ("{}\nnot\njson\nat all\n", "no step log: 3 of its 4 lines hold no JSON object"),
+        ('[1]\n"x"\n', "hold no JSON object"),
+        ('{"step": 1, "entropy": "high"}\n', "no column that is known"),
+        (b"\xff\xfe\xfd", "no text in UTF-8"),
+    ],
+)
+def test_what_is_no_step_log_is_refused_with_a_sentence(tmp_path: Path, text: str | bytes, said: str) -> None:
+    with pytest.raises(LogError, match=re.escape(said)):
+        read_log(written(tmp_path, text))
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match=r"nowhere\.csv cannot be read"):
+        read_log(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "entropy", "said"),
+    [
+        (as_jsonl(ROWS[:4]) + '{"step": 5, "entr', [1, 2, 3, 4], [0.99, 0.98, 0.97, 0.96], "It ends in the middle"),
+        ("step,entropy\n1,1\n2,0.5,7\n3,2\n", [1, 3], [1, 2], "1 of 3 lines hold not 2 cells"),
+        ("step,entropy\n1,1\n2,?\n3,2\n", [1, 2, 3], [1, math.nan, 2], "1 of 3 cells of entropy are no numbers"),
+        ("step,entropy\n1,1\n2,2\n2,3\n3,4\n", [1, 2, 3], [1, 3, 4], "1 steps are logged more than once"),
+        ("step,entropy\n1,1\n2,2\n3,3\n2,5\n", [1, 2], [1, 5], "Steps go back: 1 rows from step 3 on"),
+        ("entropy\n1\n2\n", [1, 2], [1, 2], "rows are counted"),
+        ("step,entropy\n1,1\n-3,2\n3,3\n", [1, 3], [1, 3], "1 rows have no whole number as step"),
+        (b"step,entropy\n1,1\n2,2\n\xff", [1, 2], [1, 2], "no UTF-8 from byte"),
+    ],
+)
+def test_what_is_wrong_is_left_out_and_said(
+    tmp_path: Path, text: str | bytes, steps: list[int], entropy: list[float], said: str
+) -> None:
+    log = read_log(written(tmp_path, text))
+    assert log.steps.tolist() == steps
+    np.testing.assert_array_equal(log.values["entropy"], entropy)
+    assert any(said in note for note in log.notes), log.notes
+
+
+def test_empty_cells_are_gaps_and_no_mistake(tmp_path: Path) -> None:
+    log = read_log(written(tmp_path, "step,entropy,kl\n1,1,\n2,,NaN\n3,2,0.1\n"))
+    assert log.notes == ()
+    # A NaN that was written down is no gap.
+    np.testing.assert_array_equal(log.values["kl_ref"], [math.nan, math.inf, 0.1])
+
+
+def test_of_two_names_for_one_signal_the_first_is_taken(tmp_path: Path) -> None:
+    log = read_log(written(tmp_path, "step,critic/score/mean,critic/rewards/mean\n1,1,5\n"))
+    assert (log.values["reward_mean"].tolist(), log.unused) == ([1.0], ("critic/rewards/mean",))
+
+
+def tried(path: Path) -> StepLog | str:
+    """What comes of reading a file."""
+    try:
+        return read_log(path)
+    except LogError as error:
+        return str(error)
+
+
+CELLS = st.one_of(st.floats(), st.integers(), st.text(max_size=5), st.none(), st.booleans(), st.lists(st.integers()))
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["step", "entropy", "kl", "x"]), CELLS), max_size=12))
+def test_any_json_is_read_or_refused_with_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
+) -> None:
+    path = written(tmp_path_factory.mktemp("log"), as_jsonl(rows))
+    log = tried(path)
+    if isinstance(log, str):
+        assert str(path) in log
+    else:
+        assert (np.diff(log.steps) > 0).all()
+        assert all(column.shape == log.steps.shape for column in log.values.values())
+
+
+@given(st.binary(max_size=120) | st.text(max_size=120).map(str.encode))
+def test_any_bytes_are_read_or_refused_with_a_sentence(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = written(tmp_path_factory.mktemp("log"), data)
+    log = tried(path)
+    assert isinstance(log, StepLog) or str(path) in log
+
+
+def test_numbers_of_parquet_are_what_the_same_cells_are(tmp_path: Path) -> None:
+    cells: dict[str, list[object]] = {
+        "step": [1, 2, 3, 4],
+        "reward_mean": [0.5, None, math.nan, -math.inf],
+        "kl_ref": [2**60, None, 0, -3],
+        "entropy": [True, None, False, True],
+        "grad_norm": ["0.5", "", "nan", "4"],
+    }
+    pq.write_table(pa.table(cells), tmp_path / "log.parquet")
+    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(row) for row in pa.table(cells).to_pylist()))
+    one, other = read_log(tmp_path / "log.parquet"), read_log(tmp_path / "log.jsonl")
+    assert set(one.values) == set(other.values) == set(cells) - {"step"}
+    for name, column in one.values.items():
+        assert np.array_equal(column, other.values[name], equal_nan=True), name
+    assert np.isposinf(one.values["reward_mean"][2])

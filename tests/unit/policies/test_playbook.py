@@ -1,0 +1,182 @@
+"""The shipped policy: which remedy comes first, which next, and what a lowered rate is reckoned from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, family_of
+from rftfm_ray.policies.api import PolicyContext
+from rftfm_ray.policies.playbook import PLANS, UNEXPLAINED_SCALE, Playbook
+from rftfm_ray.policies.safety import check_decision
+from rftfm_ray.signals.schema import INDEX, SIGNALS
+from rftfm_ray.types import Levers, Settings, StepId
+from rftfm_ray.verdicts import Decision, Diagnosis, OutcomeKind, Remedy, StepReport, Tried
+
+NOMINAL = Settings(
+    lr=1e-3, kl_coef=0.02, clip_low=0.2, clip_high=0.2, entropy_coef=0.0, max_grad_norm=1.0, minibatches=1,
+    advantage_clip=None, group_filter=False, gamma=1.0, gae_lambda=0.95, critic_lr=1e-3, freeze_policy=False,
+)  # fmt: skip
+ONSET = 21
+USUAL = {"lr": 1e-3, "update_ratio": 0.01}
+
+
+def report(step: int, **signals: float) -> StepReport:
+    """A step without a finding, but for the signals that are given."""
+    values = dict.fromkeys(INDEX, 0.0) | USUAL | signals
+    assert len(values) == len(SIGNALS), "no such signal"
+    return StepReport(StepId(0, step, step), step, tuple(values[signal.name] for signal in SIGNALS))
+
+
+def context(
+    code: str,
+    tried: int = 0,
+    moved: Mapping[str, float] | None = None,
+    levers: Levers | None = None,
+    snapshots: tuple[int, ...] = (15, 20),
+) -> PolicyContext:
+    """Twenty usual steps and three of a fault, with signals that it has moved."""
+    done = tuple(Tried(f"remedy {n}", 22, Levers(), OutcomeKind.INEFFECTIVE) for n in range(tried))
+    seen = [report(step) for step in range(1, ONSET)] + [
+        report(step, **(moved or {})) for step in range(ONSET, ONSET + 3)
+    ]
+    diagnosis = Diagnosis(code, family_of(code), 0.9, (), (), ONSET, ONSET, "")
+    return PolicyContext(
+        step=seen[-1].id,
+        diagnosis=diagnosis,
+        tried=done,
+        levers=levers if levers is not None else Levers(),
+        nominal=NOMINAL,
+        snapshots=snapshots,
+        budget_left=4,
+        reports=tuple(seen),
+    )
+
+
+def remedy_for(ctx: PolicyContext) -> Remedy:
+    """The remedy that the playbook names, fit to be carried out."""
+    decision = check_decision(Playbook().decide(ctx), ctx)
+    assert decision.remedy is not None, decision.reason
+    assert decision.reason
+    return decision.remedy
+
+
+def reason_for(ctx: PolicyContext) -> str:
+    """Why that one."""
+    return Playbook().decide(ctx).reason
+
+
+def test_spiked_rewards_are_graded_again_and_then_unlearned() -> None:
+    assert remedy_for(context("RF-1")) == Remedy("regrade", Levers(regrade_rate=1.0))
+    second = remedy_for(context("RF-1", tried=1))
+    assert second == Remedy("regrade_and_rollback", Levers(regrade_rate=1.0), rollback=True)
+
+
+def test_numbers_that_are_not_finite_go_with_their_batch() -> None:
+    remedy = remedy_for(context("NUMERICAL", moved={"loss": math.nan}))
+    assert remedy == Remedy("rollback_skip_batch", Levers(lr_scale=UNEXPLAINED_SCALE), rollback=True, skip_batches=1)
+
+
+@pytest.mark.parametrize(("now", "other"), [(None, 1), (0, 1), (1, 0)])
+def test_failing_tool_is_left_for_the_other_instance(now: int | None, other: int) -> None:
+    remedy = remedy_for(context("TE-1", levers=Levers(tool_instance=now)))
+    assert remedy.levers == Levers(tool_instance=other, tool_retries=2, refill_rounds=1)
+    assert not remedy.rollback
+
+
+def test_where_every_instance_fails_its_trajectories_are_masked_and_drawn_anew() -> None:
+    assert remedy_for(context("TE-1", tried=1)) == Remedy("mask_and_refill", Levers(tool_retries=5, refill_rounds=5))
+
+
+@pytest.mark.parametrize("factor", [30.0, 0.1])
+def test_rate_that_nobody_called_for_is_fixed_at_the_declared_one(factor: float) -> None:
+    ctx = context("OD-1", moved={"lr": 0.5e-3 * factor, "lr_excess": math.log(factor), "update_ratio": 0.01 * factor})
+    remedy = remedy_for(ctx)
+    assert remedy.rollback
+    # The schedule calls for half of the nominal rate.
+    assert remedy.levers.lr_scale == pytest.approx(0.5)
+    assert remedy.levers.kl_coef_scale == 2.0
+    assert f"{factor:.3g} times the one called for" in reason_for(ctx)
+
+
+def test_hidden_gain_is_taken_out_of_the_rate() -> None:
+    ctx = context("OD-1", moved={"update_ratio": 0.3})
+    assert remedy_for(ctx).levers.lr_scale == pytest.approx(1 / 30)
+    assert "30 times their usual size" in reason_for(ctx)
+
+
+def test_hidden_gain_is_reckoned_from_the_rate_in_force() -> None:
+    # A lever holds the rate at a half, and updates are ten times too large beside it.
+    ctx = context("OD-1", moved={"lr": 0.5e-3, "update_ratio": 0.1}, levers=Levers(lr_scale=0.5))
+    assert remedy_for(ctx).levers.lr_scale == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("ratio", "scale"), [(0.0151, 1 / 1.51), (0.0149, UNEXPLAINED_SCALE)])
+def test_updates_of_their_usual_size_lower_the_rate_by_a_fixed_share(ratio: float, scale: float) -> None:
+    assert remedy_for(context("OD-1", moved={"update_ratio": ratio})).levers.lr_scale == pytest.approx(scale)
+
+
+def test_updates_from_before_the_onset_are_what_is_usual() -> None:
+    ctx = context("OD-1", moved={"update_ratio": 0.3})
+    assert ctx.before_onset("update_ratio") == 0.01
+    unknown = replace(ctx, reports=tuple(r for r in ctx.reports if r.id.step >= ONSET))
+    assert math.isnan(unknown.before_onset("update_ratio"))
+    assert remedy_for(unknown).levers.lr_scale == pytest.approx(UNEXPLAINED_SCALE)
+
+
+@pytest.mark.parametrize("tried", [0, 1])
+@pytest.mark.parametrize(
+    "signals",
+    [
+        {"update_ratio": 1e6},
+        {"update_ratio": math.nan},
+        {"lr": 1.0},
+        {"lr": 0.0, "lr_excess": -math.inf},
+        {"lr": math.nan, "lr_excess": math.nan},
+        {"lr_excess": 20.0},
+        {},
+    ],
+)
+def test_rate_stays_within_its_bounds_whatever_is_measured(tried: int, signals: dict[str, float]) -> None:
+    scale = remedy_for(context("OD-1", tried, signals)).levers.lr_scale
+    assert scale is not None
+    assert 0.01 <= scale <= 1.0
+
+
+def test_second_remedy_takes_a_quarter_and_the_strongest_hold() -> None:
+    remedy = remedy_for(context("OD-1", 1, {"update_ratio": 0.1}))
+    assert remedy.levers.lr_scale == pytest.approx(0.025)
+    assert remedy.levers.kl_coef_scale == 10.0
+    assert remedy.rollback
+    assert remedy_for(context("OD-1", 1, {"update_ratio": 10.0})).levers.lr_scale == 0.01
+
+
+@pytest.mark.parametrize("code", PLANS)
+def test_plan_comes_to_its_end(code: str) -> None:
+    ctx = context(code, tried=len(PLANS[code]))
+    assert Playbook().decide(ctx) == Decision(None, f"all {len(PLANS[code])} remedies for {code} have been tried")
+
+
+@pytest.mark.parametrize("code", [*sorted(set(FINGERPRINTS) - set(PLANS)), "UNKNOWN", "SYNC", "no such code"])
+def test_what_is_not_in_the_table_is_for_people(code: str) -> None:
+    assert Playbook().decide(context(code)) == Decision(None, f"the playbook has no remedy for {code}")
+
+
+@pytest.mark.parametrize(("code", "tried"), [("RF-1", 1), ("OD-1", 0), ("OD-1", 1), ("NUMERICAL", 0)])
+@pytest.mark.parametrize("snapshots", [(), (ONSET,), (ONSET, ONSET + 2)])
+def test_no_rollback_into_the_fault(code: str, tried: int, snapshots: tuple[int, ...]) -> None:
+    decision = Playbook().decide(context(code, tried=tried, snapshots=snapshots))
+    assert decision.remedy is None
+    assert decision.reason.endswith(f"needs a snapshot from before step {ONSET}")
+
+
+def test_snapshot_of_the_last_step_before_the_fault_will_do() -> None:
+    assert remedy_for(context("OD-1", snapshots=(ONSET - 1, ONSET))).rollback
+
+
+def test_remedies_without_a_rollback_need_no_snapshot() -> None:
+    assert remedy_for(context("RF-1", snapshots=())).name == "regrade"
+    assert remedy_for(context("TE-1", snapshots=())).name == "retry_and_failover"

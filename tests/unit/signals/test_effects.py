@@ -1,0 +1,201 @@
+"""Planned changes of the configuration: how they are written, what is refused, and what is in force when."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rftfm_ray.config import CHANGEABLE, MadeChange, RunConfig, load_config, made_changes, parse_config
+from rftfm_ray.config.changes import parse_change
+from rftfm_ray.config.settings import nominal_settings
+from rftfm_ray.errors import ConfigError
+from rftfm_ray.incidents.manager import treatment_settings
+from rftfm_ray.signals.effects import SHIFTS, declared_change
+from rftfm_ray.signals.schema import INDEX
+from rftfm_ray.verdicts import DeclaredChange
+
+FINE = {
+    "learner.lr": st.floats(1e-6, 1e-2),
+    "algorithm.prompts_per_step": st.integers(1, 128),
+    "algorithm.samples_per_prompt": st.integers(2, 64),
+    "rollout.temperature": st.floats(0.1, 2.0),
+    "task.hard_share": st.floats(0, 1),
+    "task.token_scale": st.floats(0.1, 10),
+    "task.reward_scale": st.floats(0.01, 100),
+}
+
+
+def changed(*changes: str, **keys: Any) -> RunConfig:
+    """A run with these changes."""
+    return RunConfig.model_validate({"changes": changes, **keys})
+
+
+def refused(*overrides: str) -> str:
+    """What is said of a configuration that is none."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, list(overrides))
+    message = str(caught.value)
+    assert message.startswith("Configuration key ")
+    assert "\n" not in message
+    return message
+
+
+def get(config: RunConfig, key: str) -> Any:
+    """The value of a dotted key."""
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+def test_every_key_that_may_change_has_a_value_that_may() -> None:
+    assert set(FINE) == set(CHANGEABLE) == set(SHIFTS)
+
+
+@given(data=st.data(), key=st.sampled_from(CHANGEABLE), step=st.integers(2, 40))
+def test_what_is_written_is_read_and_in_force_from_its_step_on(data: st.DataObject, key: str, step: int) -> None:
+    wanted = data.draw(FINE[key])
+    parsed = parse_change(f" {key} = {wanted!r} @ {step} ")
+    assert (parsed.key, parsed.value, parsed.step) == (key, wanted, step)
+    config = changed(f"{key}={wanted!r}@{step}")
+    assert config.at(step - 1) is config
+    assert get(config.at(step), key) == get(config.at(10**6), key) == wanted
+    assert type(get(config.at(step), key)) is type(get(config, key))
+
+
+@given(st.text(max_size=30))
+def test_whatever_is_written_is_read_or_refused_in_one_clause(text: str) -> None:
+    try:
+        parsed = parse_change(text)
+    except ValueError as error:
+        said = str(error)
+    else:
+        said = repr(text) if parsed.key in CHANGEABLE else ""
+    assert repr(text) in said
+
+
+def test_changes_add_up_and_later_ones_win() -> None:
+    config = changed("learner.lr=1e-4@30", "task.hard_share=0.5@10", "learner.lr=2e-4@20", "task.token_scale=2@30")
+    course = [(c.learner.lr, c.task.hard_share, c.task.token_scale) for c in map(config.at, (9, 10, 19, 20, 29, 30))]
+    first, last = (3e-4, 0.0, 1.0), (1e-4, 0.5, 2.0)
+    assert course == [first, (3e-4, 0.5, 1.0), (3e-4, 0.5, 1.0), (2e-4, 0.5, 1.0), (2e-4, 0.5, 1.0), last]
+    assert [start for start, _ in config.stages()] == [1, 10, 20, 30]
+    assert all(config.at(start) is stage for start, stage in config.stages())
+    made = made_changes(config.at(29), config.at(30))
+    assert made == (MadeChange("learner.lr", 2e-4, 1e-4), MadeChange("task.token_scale", 1.0, 2.0))
+
+
+def test_without_changes_there_is_one_configuration() -> None:
+    config = RunConfig()
+    assert all(config.at(step) is config for step in (0, 1, 40, 1000))
+    assert config.stages() == ((1, config),)
+
+
+def test_a_stage_has_no_future_and_is_otherwise_the_configuration() -> None:
+    config = changed("learner.lr=1e-4@30", seed=7)
+    stage = config.at(30)
+    assert stage.at(1) is stage
+    assert stage == config.model_copy(update={"changes": (), "learner": stage.learner})
+
+
+def test_configuration_with_changes_survives_every_journey(tmp_path: Path) -> None:
+    config = changed("learner.lr=1e-4@30", "algorithm.prompts_per_step=32@5")
+    used = changed("learner.lr=1e-4@30", "algorithm.prompts_per_step=32@5")
+    used.at(30)
+    file = tmp_path / "run.yaml"
+    file.write_text(used.to_yaml())
+    others = [
+        used,
+        pickle.loads(pickle.dumps(used)),  # noqa: S301
+        load_config(file, []),
+        used.model_copy(),
+        used.model_copy(deep=True),
+    ]
+    for other in others:
+        assert other == config
+        assert hash(other) == hash(config)
+        assert other.at(30) == config.at(30)
+    without = used.model_copy(update={"inject": ("OD-1@3",), "changes": ("learner.lr=1e-3@20",)})
+    assert (without.at(20).learner.lr, without.at(30).algorithm.prompts_per_step) == (1e-3, 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("learner.lrr=1e-4@30", "did you mean learner.lr?"),
+        ("seed=1@30", "seed is no key that may change while a run goes on; choose one of learner.lr, "),
+        ("=1@30", "nothing is no key"),
+        ("learner.lr@30", "not of the form KEY=VALUE@STEP"),
+        ("learner.lr=1e-4", "not of the form KEY=VALUE@STEP"),
+        ("learner.lr=fast@30", "'fast' is no number"),
+        ("learner.lr=nan@30", "'nan' is no number"),
+        ("learner.lr=@30", "'' is no number"),
+        ("learner.lr=1e-4@soon", "'soon' is no step"),
+        ("learner.lr=1e-4@-3", "'-3' is no step"),
+        ("learner.lr=1e-4@1", "lies outside the run: choose a step from 2 to steps=40"),
+        ("learner.lr=1e-4@41", "lies outside the run: choose a step from 2 to steps=40"),
+        ("learner.lr=0@30", "learner.lr=0.0 is not valid: input should be greater than 0"),
+        ("rollout.temperature=0@30", "rollout.temperature=0 makes all samples"),
+        ("algorithm.prompts_per_step=512@30", "algorithm.prompts_per_step=512 is larger than task.pool_size=256"),
+        ("algorithm.prompts_per_step=1.5@30", "algorithm.prompts_per_step=1.5 is not valid"),
+        ("algorithm.samples_per_prompt=1@30", "algorithm.samples_per_prompt=1 leaves"),
+        ("task.hard_share=1.5@30", "task.hard_share=1.5 is not valid"),
+        ("task.token_scale=0@30", "task.token_scale=0.0 is not valid"),
+        ("task.reward_scale=-1@30", "task.reward_scale=-1.0 is not valid"),
+    ],
+)
+def test_change_that_cannot_be_is_refused_in_one_sentence(change: str, why: str) -> None:
+    message = refused(f"changes=['{change}']")
+    assert why in message
+    assert message.count("changes=") == 1
+
+
+def test_changes_are_checked_together_and_against_the_rest() -> None:
+    twice = refused("changes=['learner.lr=1e-4@30','learner.lr=2e-4@30']")
+    assert "'learner.lr=2e-4@30' and 'learner.lr=1e-4@30' set one key at one step" in twice
+    split = refused("changes=['algorithm.prompts_per_step=15@30']", "algorithm.minibatches=2")
+    assert "algorithm.minibatches=2 does not divide algorithm.prompts_per_step=15" in split
+    both = ["changes=['task.hard_share=1@10','algorithm.prompts_per_step=200@20']"]
+    assert "changes='algorithm.prompts_per_step=200@20': task.hard_share=1 of" in refused(*both)
+    assert "is not valid" in refused("changes=learner.lr=1e-4@30")
+
+
+def test_share_of_hard_prompts_that_the_harder_half_cannot_give_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"task\.hard_share=1 of algorithm\.prompts_per_step=200 is more than"):
+        parse_config({"task": {"hard_share": 1.0}, "algorithm": {"prompts_per_step": 200}})
+    parse_config({"task": {"hard_share": 1.0}, "algorithm": {"prompts_per_step": 128}})
+
+
+def test_rate_that_is_called_for_follows_the_changes() -> None:
+    config = changed("learner.lr=1e-4@30")
+    assert [nominal_settings(config, step).lr for step in (1, 29, 30, 40)] == [3e-4, 3e-4, 1e-4, 1e-4]
+    assert nominal_settings(config).lr == 3e-4
+
+
+def test_remedies_work_off_the_rate_that_is_in_force() -> None:
+    settings = treatment_settings(changed("learner.lr=1e-4@30", "learner.lr=2e-4@10"))
+    assert [settings.nominal_at(step).lr for step in (1, 9, 10, 29, 30, 40)] == [3e-4, 3e-4, 2e-4, 2e-4, 1e-4, 1e-4]
+    assert treatment_settings(RunConfig()).nominal_at(40) == nominal_settings(RunConfig())
+
+
+def test_guard_is_told_which_signals_lose_their_reference() -> None:
+    assert all(set(names) <= set(INDEX) and len(set(names)) == len(names) for names in SHIFTS.values())
+    made = (MadeChange("learner.lr", 3e-4, 1e-4), MadeChange("task.reward_scale", 1.0, 10.0))
+    told = declared_change(made, 12)
+    signals = tuple(sorted({*SHIFTS["learner.lr"], *SHIFTS["task.reward_scale"]}))
+    said = "learner.lr from 0.0003 to 0.0001, task.reward_scale from 1 to 10"
+    assert told == DeclaredChange("configuration", 12, signals, said)
+
+
+def test_no_change_on_purpose_excuses_a_broken_identity_or_a_wrong_answer() -> None:
+    held = {
+        "advantage_error", "observation_mismatch_rate", "replay_observation_mismatch_rate", "weights_mismatch",
+        "replay_termination_mismatch_rate", "termination_mismatch_rate", "staleness", "lr_excess", "schedule_excess",
+        "regrade_mismatch_rate", "trained_mismatch_rate", "golden_mismatch_rate", "known_call_error_rate",
+        "tool_error_rate", "probe_accuracy", "parity_gap",
+    }  # fmt: skip
+    assert held <= set(INDEX)
+    assert not held & {name for names in SHIFTS.values() for name in names}
