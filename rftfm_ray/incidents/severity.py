@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
+import numpy as np
+
 from rftfm_ray.detection.statistics.bayes import log_bayes_factor
-from rftfm_ray.signals.scale import SMALL
+from rftfm_ray.signals.scale import level_of
 from rftfm_ray.signals.schema import INDEX, SIGNALS, Scale, value
 from rftfm_ray.verdicts import StepReport
 
@@ -43,10 +45,8 @@ def severity(
 
 
 def _levels(reports: Sequence[StepReport], name: str) -> list[float]:
-    raw = [value(report, name) for report in reports]
-    if SIGNALS[INDEX[name]].scale is Scale.RATIO:
-        return [math.log(max(x, 0.0) + SMALL.get(name, 1e-12)) for x in raw if math.isfinite(x)]
-    return [x for x in raw if math.isfinite(x)]
+    levels = level_of(SIGNALS[INDEX[name]], np.array([value(report, name) for report in reports], np.float64))
+    return [level for level in levels.tolist() if math.isfinite(level)]
 
 
 def _floor(name: str, level: float) -> float:

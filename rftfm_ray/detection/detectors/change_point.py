@@ -13,8 +13,8 @@ import numpy as np
 from rftfm_ray.detection.statistics.change_points import LONGEST, Floats, Jumps, Scored, levels_at
 from rftfm_ray.detection.statistics.trends import Alarm, Kind, trends_of
 from rftfm_ray.signals.groups import WATCHED
-from rftfm_ray.signals.scale import SMALL
-from rftfm_ray.signals.schema import INDEX, SIGNALS, Scale, Signal
+from rftfm_ray.signals.scale import level_of
+from rftfm_ray.signals.schema import INDEX, SIGNALS
 
 # Steps in a row that must be back within half of a jump for an alarm to have recovered, and steps after which what has
 # stayed is usual.
@@ -70,7 +70,7 @@ class ColdSignal:
         values = np.clip(values, -LARGEST, LARGEST)
         over = list[Alarm]()
         if self._jumps is not None:
-            levels = _levels_of(self._signal, values)
+            levels = level_of(self._signal, values)
             over += self._jumping(levels, self._jumps.add(levels[:, None]))
         for which, trend in enumerate(self._trends):
             for place, value in enumerate(values.tolist(), start=self._count):
@@ -124,11 +124,3 @@ class ColdSignal:
         self._jump = _Jump(Alarm(self._signal.name, Kind.JUMP, first, place, place), usual, level - usual)
         self._back = 0
         return over
-
-
-def _levels_of(signal: Signal, values: Floats) -> Floats:
-    """`level_of` for finite values (N)."""
-    if signal.scale is not Scale.RATIO:
-        return values
-    levels: Floats = np.log(np.maximum(values, 0.0) + SMALL.get(signal.name, 1e-12))
-    return levels

@@ -26,7 +26,7 @@ from rftfm_ray.detection.reference.profile import (
 )
 from rftfm_ray.detection.reference.residuals import Residuals, Usual, levels_of
 from rftfm_ray.errors import ProfileError
-from rftfm_ray.signals.scale import level_of
+from rftfm_ray.signals.scale import LARGEST, level_of
 from rftfm_ray.signals.schema import SIGNALS, Scale, Signal
 from rftfm_ray.verdicts import StepReport
 
@@ -175,8 +175,7 @@ def _grid(runs: Sequence[RunSeries], name: str, steps: int) -> Floats:
 
 
 def _levels(signal: Signal, grid: Floats) -> Floats:
-    levels = [level_of(signal, value) if math.isfinite(value) else math.nan for value in grid.ravel().tolist()]
-    return np.array(levels, np.float64).reshape(grid.shape)
+    return level_of(signal, grid)
 
 
 def _fit_signal(signal: Signal, levels: Floats, batch: float) -> SignalProfile | None:
@@ -190,7 +189,7 @@ def _fit_signal(signal: Signal, levels: Floats, batch: float) -> SignalProfile |
         scatter = _scatter(levels)
         correlation, ratio, bandwidth = _memory(levels)
     spread = max(scatter, _floor(signal, mean, batch))
-    if not math.isfinite(spread * spread * ratio):
+    if not math.isfinite(spread * spread * ratio) or np.nanmax(np.abs(levels)) >= LARGEST:
         raise ProfileError(f"Values of {signal.name} are too large for a profile; look at the runs.")
     measured = np.flatnonzero(known.any(0))
     places = np.arange(levels.shape[1])

@@ -16,19 +16,18 @@ from rftfm_ray.detection.reference.profile import Profile
 from rftfm_ray.detection.reference.prompt_shift import DataShift
 from rftfm_ray.detection.statistics.self_baseline import OwnPast
 from rftfm_ray.signals.groups import ASKED, FOLLOWING, OF_UPDATES, REFUSED, TELEMETRY, WATCHED
-from rftfm_ray.signals.scale import level_of
+from rftfm_ray.signals.scale import Scales
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 
 Floats = NDArray[np.float64]
 
-# Squares of larger values are no numbers any more.
-LARGEST = 1e100
 # A reference of the few steps before is worth less than one of many runs.
 OWN_WEIGHT = 0.85
 
 COLUMNS: tuple[str, ...] = (*TELEMETRY, *ASKED)
 """Signals of a residual: telemetry, and then the prompts."""
 _SIGNALS = [SIGNALS[INDEX[name]] for name in COLUMNS]
+_SCALES = Scales(COLUMNS)
 _PLACES = np.array([INDEX[name] for name in COLUMNS])
 _FOLLOWING = np.array([name in FOLLOWING for name in TELEMETRY])
 # A sum of parts: what each weighs in it depends on the run, and changes with the scale of rewards.
@@ -49,13 +48,10 @@ _FLOORS = np.array(
 def levels_of(values: Sequence[float] | Floats) -> Floats:
     """Levels (`COLUMNS`) on the scale that each signal is compared on, from a report's values; NaN where there is none,
     or it is no number, or it speaks of an update that was refused."""
-    found: Floats = np.asarray(values, np.float64)[_PLACES]
-    for place in np.flatnonzero(np.isfinite(found)).tolist():
-        found[place] = level_of(_SIGNALS[place], float(found[place]))
-    found[~np.isfinite(found)] = np.nan
+    found = _SCALES.levels(np.asarray(values, np.float64)[_PLACES])
     if values[INDEX[REFUSED]] > 0:
         found[_OF_UPDATES] = np.nan
-    return np.clip(found, -LARGEST, LARGEST)
+    return found
 
 
 class Usual:

@@ -17,8 +17,7 @@ from rftfm_ray.faultbench.runs.dataset import NAMES, Recorded
 from rftfm_ray.faultbench.runs.declared import references_gone
 from rftfm_ray.faultbench.runs.plan import Entry, Kind
 from rftfm_ray.signals.groups import OF_UPDATES, REFUSED, TELEMETRY
-from rftfm_ray.signals.scale import level_of
-from rftfm_ray.signals.schema import INDEX, SIGNALS
+from rftfm_ray.signals.scale import Scales
 
 Floats = NDArray[np.float64]
 CellName = tuple[str, str, str]
@@ -39,11 +38,9 @@ def series(run: Recorded) -> RunSeries:
 def levels(run: Recorded, names: Sequence[str] = TELEMETRY) -> Floats:
     """Levels (N, names) on the scale that each signal is compared on; NaN where nothing was measured, or of an update
     that was refused."""
-    found, made = np.full((len(run), len(names)), np.nan), ~(run.signal(REFUSED) > 0)
-    for place, name in enumerate(names):
-        signal, column = SIGNALS[INDEX[name]], run.signal(name)
-        there = np.isfinite(column) & (made | (name not in OF_UPDATES))
-        found[there, place] = [level_of(signal, value) for value in column[there].tolist()]
+    found = Scales(names).levels(np.stack([run.signal(name) for name in names], axis=1))
+    refused = run.signal(REFUSED) > 0
+    found[np.ix_(refused, np.array([name in OF_UPDATES for name in names]))] = np.nan
     return found
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rftfm_ray.detection.detectors.change_point import USUAL, ColdSignal, _levels_of
+from rftfm_ray.detection.detectors.change_point import USUAL, ColdSignal
 from rftfm_ray.detection.statistics.change_points import Floats, level_at
 from rftfm_ray.detection.statistics.trends import LASTING, Alarm, Kind, trends_of
 from rftfm_ray.signals.groups import WATCHED
-from rftfm_ray.signals.scale import level_of
-from rftfm_ray.signals.schema import INDEX, SIGNALS
 from tests.unit.doubles import recorded_runs
 
 STEPS: Floats = np.arange(200, dtype=np.float64)
@@ -119,9 +117,3 @@ def test_healthy_runs_of_the_real_stack_are_left_alone() -> None:
                 found[run.entry.name, name] = raised
     assert len(found) <= 1, found
     assert level_at(39) < 4.5
-
-
-@pytest.mark.parametrize("name", ["kl_ref", "entropy", "reward_mean"])
-def test_levels_of_many_values_are_those_of_each(name: str) -> None:
-    signal, values = SIGNALS[INDEX[name]], np.array([-1.0, 0.0, 1e-9, 0.3, 5e4])
-    assert np.allclose(_levels_of(signal, values), [level_of(signal, value) for value in values], rtol=1e-14)
