@@ -87,6 +87,16 @@ class ProfileError(RftfmError):
     exit_code: ClassVar[int] = 2
 
 
+class StateError(RftfmError):
+    """A saved state of the monitor that cannot be loaded: damaged, or of another monitor."""
+
+
+class DetectorError(RftfmError):
+    """A detector of the user's that cannot be loaded or breaks its contract."""
+
+    exit_code: ClassVar[int] = 2
+
+
 class LogError(RftfmError):
     """A step log of another trainer's run that cannot be read."""
 
