@@ -1,30 +1,127 @@
-"""Detectors: each watches one thing and says which symptoms stand now. Pure.
+"""What a detector is: it watches one thing, and says how much speaks for a fault, in units of its threshold. Pure; numpy.
 
-A detector must not raise, and says nothing when it is unsure; one that raises is disabled and the run goes on.
+A detector takes steps in chunks of any size; their size changes no score. It must not raise, and scores 0 when it is
+unsure; one that raises is disabled and the run goes on. Whether a score makes an alarm, and when that is over, is
+decided by the monitor's latch and by nobody else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
 
-from rftfm_ray.verdicts import StepReport, Symptom
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.state import Stateful
+from rftfm_ray.detection.view import Floats, Ints, StepView
+from rftfm_ray.verdicts import Evidence, Symptom
 
 
-class Detector(Protocol):
-    """Watches the reports of a run, one after the other."""
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One of the things that a detector scores.
+
+    Attributes:
+        signal: that it speaks of.
+        direction: +1 where the signal is too high, -1 where it is too low.
+        evidence: kind of the evidence.
+        alarm: False for a notice, which tells look-alikes apart and opens nothing.
+    """
+
+    signal: str
+    direction: int
+    evidence: Evidence
+    alarm: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a detector makes of N steps, by output (K).
+
+    Attributes:
+        score: (N, K) evidence in units of its threshold: at 1 an alarm is raised. Infinite for what needs no threshold,
+            NaN where nothing was measured: what stood then stands.
+        onset: (N, K) first step of the change, as estimated.
+        reference: (N, K) what the value was compared with.
+    """
+
+    score: Floats
+    onset: Ints
+    reference: Floats
+
+    @classmethod
+    def quiet(cls, view: StepView, outputs: int) -> Scores:
+        """No evidence: scores of 0, onsets at the steps themselves, references that are not known."""
+        shape = len(view), outputs
+        return cls(np.zeros(shape), np.repeat(view.steps[:, None], outputs, axis=1), np.full(shape, math.nan))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One output at one step: its value, what that was compared with, its score, and the onset of the change."""
+
+    step: int
+    value: float
+    reference: float
+    score: float
+    onset: int
+
+
+class Detector(Stateful):
+    """Watches the steps of a run.
+
+    Attributes:
+        name: unique among the detectors of a monitor.
+        outputs: what it scores (K).
+    """
 
     name: str
+    outputs: tuple[Output, ...]
 
-    def observe(self, report: StepReport) -> Sequence[Symptom]:
-        """Take one report; every symptom that stands now, alarms and notices."""
+    def observe(self, view: StepView) -> Scores:
+        """Take the next steps; their scores (N, K)."""
+        raise NotImplementedError(f"{type(self).__name__} has no method observe(view)")
 
-    def forget(self, signals: Sequence[str], step: int) -> None:
-        """A change was declared: what depends on one of `signals` has no reference from `step` on."""
+    def reason(self, output: int, reading: Reading) -> str:
+        """One sentence on what is seen."""
+        name = self.outputs[output].signal
+        return f"{name} is {reading.value:.3g}, where {reading.reference:.3g} is usual"
 
-    def settle(self, signals: Sequence[str]) -> None:
+    def symptom(self, output: int, reading: Reading) -> Symptom:
+        """The symptom of an output whose alarm or notice stands."""
+        one = self.outputs[output]
+        return Symptom(
+            self.name, one.signal, one.evidence, one.alarm, one.direction, reading.value, reading.reference,
+            reading.score, reading.onset, self.earliest(reading.onset), self.reason(output, reading),
+        )  # fmt: skip
+
+    def earliest(self, onset: int) -> int:
+        """The earliest step that a change may have begun with whose onset is estimated so."""
+        return onset
+
+    def forget(self, signals: Collection[str], step: int) -> Collection[int]:
+        """A change was declared: what depends on one of `signals` has no reference from `step` on.
+
+        Returns the outputs that begin anew: their alarms are over. None by default: an identity needs no reference.
+        """
+        del signals, step
+        return ()
+
+    def settle(self, signals: Collection[str]) -> Collection[int]:
         """Something has been done about `signals`: evidence against them begins anew, their reference stays.
 
-        Nothing by default: an identity weighs no evidence.
+        Returns the outputs that begin anew.
         """
         del signals
+        return ()
+
+    def speaking_of(self, signals: Collection[str]) -> list[int]:
+        """Outputs that speak of one of `signals`."""
+        return [place for place, output in enumerate(self.outputs) if output.signal in signals]
+
+
+def measured(values: Floats) -> NDArray[np.intp]:
+    """Rows at which a signal (N) has a finite value."""
+    return np.flatnonzero(np.isfinite(values))
