@@ -69,6 +69,10 @@ class ResumeError(CheckpointError):
     exit_code: ClassVar[int] = 2
 
 
+class StateError(RftfmError):
+    """A saved state that a detector cannot go on from: damaged, or of another configuration."""
+
+
 class FaultError(RftfmError):
     """A fault to inject that does not exist, or not in this run."""
 

@@ -1,0 +1,108 @@
+"""One view of a run's steps for all detectors: levels, residuals, and whether the prompts have changed. Pure; numpy.
+
+The monitor computes a view once per chunk of steps and hands it to every detector. Chunks of any length give the same
+views as the same steps one by one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.reference.mixture import Reference
+from rftfm_ray.detection.reference.residuals import COLUMNS, Prompts, Residuals, Usual, levels_of
+from rftfm_ray.detection.state import State
+from rftfm_ray.verdicts import StepReport
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """N steps of a run.
+
+    Attributes:
+        steps: (N) their numbers, from 1.
+        values: (N, signals) as reported, in the order of `signals.schema.SIGNALS`.
+        levels: (N, `COLUMNS`) on the scale that each signal is compared on; NaN where nothing was measured.
+        residuals: (N, `COLUMNS`) in standard deviations against the profile while it applies, else against the run's
+            own past; NaN where there is nothing to compare with.
+        own: (N, `COLUMNS`) the same against the run's own past throughout; equal to `residuals` without a profile.
+        prompts_changed: (N) whether a change of the prompts became certain at the step. Signals that depend on the
+            prompts (`signals.groups.FOLLOWING`) have lost their reference there, as by a declared change.
+    """
+
+    steps: Ints
+    values: Floats
+    levels: Floats
+    residuals: Floats
+    own: Floats
+    prompts_changed: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def part(self, rows: slice) -> StepView:
+        """Some of the steps."""
+        return StepView(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def pieces(self) -> Iterator[StepView]:
+        """The same steps in pieces: the prompts change at the first step of a piece or not at all in it."""
+        starts = [0, *(int(row) for row in np.flatnonzero(self.prompts_changed) if row), len(self)]
+        for first, end in itertools.pairwise(starts):
+            if end > first:
+                yield self.part(slice(first, end))
+
+
+def values_of(reports: Sequence[StepReport]) -> tuple[Ints, Floats]:
+    """Steps (N) and values (N, signals) of reports."""
+    steps = np.array([report.id.step for report in reports], np.int64)
+    return steps, np.array([report.values for report in reports], np.float64)
+
+
+class StepViews:
+    """Turns the values of one run into views, chunk by chunk.
+
+    Args:
+        reference: what the run is compared with.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        self._prompts = Prompts(Usual(reference.profile))
+        self._residuals = Residuals(Usual(reference.profile))
+        self._own = None if reference.profile is None else Residuals(Usual())
+
+    def observe(self, steps: Ints, values: Floats) -> StepView:
+        """Take the next steps (N) with their values (N, signals)."""
+        count = len(steps)
+        levels, residuals, own = (np.full((count, len(COLUMNS)), np.nan) for _ in range(3))
+        changed = np.zeros(count, bool)
+        for row, step in enumerate(steps.tolist()):
+            levels[row] = levels_of(values[row])
+            changed[row] = self._prompts.add(step, levels[row])[1]
+            residuals[row] = self._residuals.add(step, levels[row])
+            own[row] = residuals[row] if self._own is None else self._own.add(step, levels[row])
+        return StepView(steps, values, levels, residuals, own, changed)
+
+    def forget(self, signals: Sequence[str]) -> None:
+        """A change was declared: these signals have lost their reference from the next step on."""
+        for part in (self._prompts, self._residuals, self._own):
+            if part is not None:
+                part.forget(signals)
+
+    def state_dict(self) -> State:
+        """All that it remembers, as arrays and plain scalars."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            StateError: for anything that `state_dict` with the same reference would not have given.
+        """
+        raise NotImplementedError

@@ -1,0 +1,71 @@
+"""What detectors remember, as arrays and plain scalars, and its checks on the way back. Pure; numpy.
+
+`state_dict()` copies: what it returned does not change with the detector. `load_state_dict()` raises `StateError` for
+anything that `state_dict()` of the same class, made with the same arguments, would not have returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.errors import StateError
+
+Value: TypeAlias = "NDArray[np.float64] | NDArray[np.int64] | NDArray[np.bool_] | float | int | bool | str"
+State: TypeAlias = "Mapping[str, Value | State]"
+"""By name an array, a plain scalar, or the state of a part."""
+Kind = TypeVar("Kind", bound=np.generic)
+Scalar = TypeVar("Scalar", int, float, bool, str)
+
+
+def check_keys(state: State, names: tuple[str, ...]) -> None:
+    """Refuse a state that does not have exactly these names.
+
+    Raises:
+        StateError: names the first one too many or missing.
+    """
+    wrong = sorted(set(state) ^ set(names))
+    if wrong:
+        raise StateError(f"The saved state {'lacks' if wrong[0] in names else 'has an unknown'} {wrong[0]!r}.")
+
+
+def array_from(state: State, name: str, like: NDArray[Kind], *, finite: bool = True) -> NDArray[Kind]:
+    """An own copy of an array of the state, with the shape and type of `like`.
+
+    Raises:
+        StateError: when it is missing, has another shape or type, or is not finite where it must be.
+    """
+    value = state.get(name)
+    if not isinstance(value, np.ndarray) or value.dtype != like.dtype or value.shape != like.shape:
+        raise StateError(f"The saved state's {name!r} is not an array {like.dtype} {like.shape}.")
+    if finite and not np.isfinite(value).all():
+        raise StateError(f"The saved state's {name!r} has values that are not finite.")
+    copy: NDArray[Kind] = value.astype(like.dtype, copy=True)
+    return copy
+
+
+def scalar_from(state: State, name: str, kind: type[Scalar]) -> Scalar:
+    """A plain scalar of the state.
+
+    Raises:
+        StateError: when it is missing or of another type.
+    """
+    value = state.get(name)
+    if type(value) is not kind:
+        raise StateError(f"The saved state's {name!r} is not of type {kind.__name__}.")
+    return value
+
+
+def part_from(state: State, name: str) -> State:
+    """The state of a part.
+
+    Raises:
+        StateError: when it is missing.
+    """
+    value = state.get(name)
+    if not isinstance(value, Mapping):
+        raise StateError(f"The saved state's {name!r} is not the state of a part.")
+    return value
