@@ -69,10 +69,6 @@ class ResumeError(CheckpointError):
     exit_code: ClassVar[int] = 2
 
 
-class StateError(RftfmError):
-    """A saved state that a detector cannot go on from: damaged, or of another configuration."""
-
-
 class FaultError(RftfmError):
     """A fault to inject that does not exist, or not in this run."""
 
@@ -91,14 +87,14 @@ class ProfileError(RftfmError):
     exit_code: ClassVar[int] = 2
 
 
-class StateError(RftfmError):
-    """A saved state of the monitor that cannot be loaded: damaged, or of another monitor."""
-
-
 class DetectorError(RftfmError):
     """A detector of the user's that cannot be loaded or breaks its contract."""
 
     exit_code: ClassVar[int] = 2
+
+
+class StateError(RftfmError):
+    """A saved state that a detector cannot go on from: damaged, or of another configuration."""
 
 
 class LogError(RftfmError):

@@ -1,4 +1,4 @@
-"""What a detector is: it watches one thing, and says how much speaks for a fault, in units of its threshold. Pure; numpy.
+"""What a detector is: it watches one thing and scores what speaks for a fault in units of its threshold. Pure; numpy.
 
 A detector takes steps in chunks of any size; their size changes no score. It must not raise, and scores 0 when it is
 unsure; one that raises is disabled and the run goes on. Whether a score makes an alarm, and when that is over, is
@@ -8,14 +8,15 @@ decided by the monitor's latch and by nobody else.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.state import Stateful
-from rftfm_ray.detection.view import Floats, Ints, StepView
+from rftfm_ray.detection.reference.views import Floats, Ints, StepView
+from rftfm_ray.detection.stateful import Stateful
 from rftfm_ray.verdicts import Evidence, Symptom
 
 
@@ -69,7 +70,7 @@ class Reading:
     onset: int
 
 
-class Detector(Stateful):
+class Detector(Stateful, ABC):
     """Watches the steps of a run.
 
     Attributes:
@@ -80,9 +81,9 @@ class Detector(Stateful):
     name: str
     outputs: tuple[Output, ...]
 
+    @abstractmethod
     def observe(self, view: StepView) -> Scores:
         """Take the next steps; their scores (N, K)."""
-        raise NotImplementedError(f"{type(self).__name__} has no method observe(view)")
 
     def reason(self, output: int, reading: Reading) -> str:
         """One sentence on what is seen."""
@@ -96,6 +97,11 @@ class Detector(Stateful):
             self.name, one.signal, one.evidence, one.alarm, one.direction, reading.value, reading.reference,
             reading.score, reading.onset, self.earliest(reading.onset), self.reason(output, reading),
         )  # fmt: skip
+
+    def signal_at(self, output: int, step: int) -> str:
+        """The signal that an output speaks of at one of the steps that were observed last."""
+        del step
+        return self.outputs[output].signal
 
     def earliest(self, onset: int) -> int:
         """The earliest step that a change may have begun with whose onset is estimated so."""

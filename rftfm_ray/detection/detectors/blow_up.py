@@ -1,15 +1,17 @@
-"""A quantity that explodes, told from one that is large for a step now and then. Pure."""
+"""A quantity that explodes, told from one that is large for a step now and then. Pure; numpy."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from statistics import median
+from typing import ClassVar
 
-from rftfm_ray.detection.detectors.base import Detector
-from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Evidence, StepReport, Symptom
+from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores, measured
+from rftfm_ray.detection.reference.views import StepView
+from rftfm_ray.detection.stateful import Kind
+from rftfm_ray.verdicts import Evidence
 
 # A slow mean would follow an exponential ramp and never see it; what is so many steps old does not.
 AGO = 5
@@ -31,55 +33,81 @@ class BlowUpDetector(Detector):
         factor: times its median that count as far above.
     """
 
+    STATE: ClassVar[Mapping[str, Kind]] = {
+        "_values": Kind.FLOATS, "_high": Kind.FLOATS, "_since": Kind.INT, "_raised": Kind.BOOL,
+    }  # fmt: skip
+
     def __init__(self, signal: str, large: float, factor: float) -> None:
         self.name = f"blow_up:{signal}"
+        self.outputs = (Output(signal, 1, Evidence.TELEMETRY),)
         self._signal, self._large, self._factor = signal, large, factor
         self._values = deque[float](maxlen=WINDOW)
-        self._since: int | None = None
         self._high = list[float]()
-        self._alarm = False
+        self._since = 0
+        self._raised = False
 
-    def observe(self, report: StepReport) -> Sequence[Symptom]:
-        found, step = value(report, self._signal), report.id.step
-        if math.isnan(found):
-            return ()
-        earlier = sorted(list(self._values)[:-AGO] or list(self._values)[:1])
-        usual = median(earlier) if earlier else math.inf
-        rare = max(self._large, ABOVE_RARE * earlier[round(RARE * (len(earlier) - 1))]) if earlier else math.inf
-        if not found > max(rare, self._factor * usual):
-            self._over(found)
-            return ()
-        self._since = step if self._since is None else self._since
-        self._high.append(found)
-        by_far = len(self._high) > 1 and sum(math.log(one / rare) for one in self._high) >= BY_FAR
-        self._alarm = self._alarm or by_far or len(self._high) >= LASTING
-        return [self._symptom(found, usual, step, self._since)] if self._alarm else ()
+    def observe(self, view: StepView) -> Scores:
+        """1 and more while it has blown up: the share of what makes it certain, by lasting or by height."""
+        scores, values = Scores.quiet(view, 1), view.value(self._signal)
+        scores.score[:] = math.nan
+        for row in measured(values).tolist():
+            value, step = float(values[row]), int(view.steps[row])
+            usual, rare = self._limits()
+            scores.score[row, 0] = self._add(value, step, usual, rare)
+            scores.reference[row, 0] = usual
+            if self._since:
+                scores.onset[row, 0] = self._since
+        return scores
 
-    def _over(self, found: float) -> None:
+    def _limits(self) -> tuple[float, float]:
+        """What is usual, and what counts as more than a rare event: by values that are old enough to compare with."""
+        known = list(self._values)
+        earlier = sorted(known[:-AGO] or known[:1])
+        if not earlier:
+            return math.inf, math.inf
+        rare = ABOVE_RARE * earlier[round(RARE * (len(earlier) - 1))]
+        return median(earlier), max(self._large, rare)
+
+    def _add(self, value: float, step: int, usual: float, rare: float) -> float:
+        if not value > max(rare, self._factor * usual):
+            self._end(value)
+            return 0.0
+        self._since = self._since or step
+        self._high.append(value)
+        height = sum(math.log(one / rare) for one in self._high) / BY_FAR if len(self._high) > 1 else 0.0
+        share = max(height, len(self._high) / LASTING)
+        self._raised = self._raised or share >= 1.0
+        return max(share, 1.0) if self._raised else share
+
+    def _end(self, value: float) -> None:
         """What was large for a step is part of what is usual; what has blown up is nothing to compare with."""
-        if not self._alarm:
+        if not self._raised:
             self._values.extend(self._high)
-        self._values.append(found)
-        self._begin_anew()
-
-    def _begin_anew(self) -> None:
-        self._since, self._alarm = None, False
+        self._values.append(value)
+        self._since, self._raised = 0, False
         self._high.clear()
 
-    def _symptom(self, found: float, usual: float, step: int, since: int) -> Symptom:
-        times = found / max(usual, LEAST)
-        return Symptom(
-            self.name, self._signal, Evidence.TELEMETRY, alarm=True, direction=1, value=found, reference=usual,
-            score=math.log(times) * (step - since + 1), onset=since, onset_low=max(1, since - AGO),
-            reason=f"{self._signal} is {found:.3g}, {times:.0f} times what it was before",
-        )  # fmt: skip
+    def reason(self, output: int, reading: Reading) -> str:
+        """Says how many times its former value it is."""
+        times = reading.value / max(reading.reference, LEAST)
+        return f"{self.outputs[output].signal} is {reading.value:.3g}, {times:.0f} times what it was before"
 
-    def forget(self, signals: Sequence[str], step: int) -> None:
+    def earliest(self, onset: int) -> int:
+        """What grows exponentially began before it was large."""
+        return max(1, onset - AGO)
+
+    def forget(self, signals: Collection[str], step: int) -> Collection[int]:
+        """Nothing to compare with is left."""
         del step
-        if self._signal in signals:
-            self._values.clear()
-            self._begin_anew()
+        if self._signal not in signals:
+            return ()
+        self._values.clear()
+        return self.settle(signals)
 
-    def settle(self, signals: Sequence[str]) -> None:
-        if self._signal in signals:
-            self._begin_anew()
+    def settle(self, signals: Collection[str]) -> Collection[int]:
+        """What is large must be seen to stay so again."""
+        if self._signal not in signals:
+            return ()
+        self._since, self._raised = 0, False
+        self._high.clear()
+        return (0,)

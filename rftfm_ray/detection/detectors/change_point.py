@@ -1,126 +1,255 @@
-"""A whole run held against its own past: the detector of who has no healthy runs to compare with. Pure.
+"""Signals held against the run's own past, one by one: sudden and lasting changes. Pure; numpy.
 
-Every signal is watched by itself, for jumps and for trends that no healthy run takes; an alarm stands until its signal
-is back where it was, and none mutes another.
+An alarm stands until its signal is back where it was or has become usual, and none mutes another. No healthy run of the
+task is needed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rftfm_ray.detection.statistics.change_points import LONGEST, Floats, Jumps, Scored, levels_at
-from rftfm_ray.detection.statistics.trends import Alarm, Kind, trends_of
+from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
+from rftfm_ray.detection.reference.residuals import COLUMNS
+from rftfm_ray.detection.reference.views import Floats, Ints, StepView
+from rftfm_ray.detection.state import State, array_from, check_keys, part_from, scalar_from
+from rftfm_ray.detection.statistics.change_points import LONGEST, Jumps, Scored, levels_at
+from rftfm_ray.errors import StateError
 from rftfm_ray.signals.groups import WATCHED
-from rftfm_ray.signals.scale import level_of
 from rftfm_ray.signals.schema import INDEX, SIGNALS
+from rftfm_ray.verdicts import Evidence
 
-# Steps in a row that must be back within half of a jump for an alarm to have recovered, and steps after which what has
+# Values in a row that must be back within half of a jump for its alarm to be over, and values after which what has
 # stayed is usual.
 BACK, USUAL = 3, 100
-# Squares of larger values are no numbers any more.
-LARGEST = 1e100
 HALF = 0.5
+# Signals whose own past says nothing of the next step.
+_COLUMNS = np.array([COLUMNS.index(name) for name in WATCHED])
+_FLOORS = np.array([SIGNALS[INDEX[name]].floor for name in WATCHED])
+# Of each signal: whether a jump stands, its first value, the level before it and by how much it was left, the score and
+# step that it was raised with, values in a row that were back; and of the last jump: first and last value, level, size.
+_LIFE = (
+    "stands", "first", "usual", "size", "score", "onset", "back", "gone", "gone_first", "gone_last", "gone_usual",
+    "gone_size",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Group:
+    """Signals that have been measured at the same steps so far: which, their statistics, and their newest steps."""
+
+    signals: NDArray[np.int64]
+    jumps: Jumps
+    steps: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    count: int = 0
+
+    def only(self, which: NDArray[np.int64]) -> _Group:
+        """Some of the signals, with their past."""
+        return _Group(self.signals[which], self.jumps.only(which), self.steps, self.count)
+
+
+class ChangePointDetector(Detector):
+    """Sudden, lasting changes of single signals.
+
+    Args:
+        multiplier: of all thresholds.
+    """
+
+    name = "change_point"
+    outputs = tuple(Output(name, side, Evidence.TELEMETRY) for name in WATCHED for side in (1, -1))
+
+    def __init__(self, multiplier: float = 1.0) -> None:
+        self._multiplier = multiplier
+        everything = np.arange(len(WATCHED))
+        self._groups = [_Group(everything, Jumps(_FLOORS))]
+        self._life = {name: np.zeros(len(WATCHED)) for name in _LIFE}
+
+    def observe(self, view: StepView) -> Scores:
+        """Evidence for a jump that the step has made certain; of one that stands, the evidence that raised it."""
+        levels, scores = view.levels[:, _COLUMNS], Scores.quiet(view, len(self.outputs))
+        scores.score[:] = np.repeat(np.where(np.isfinite(levels), 0.0, math.nan), 2, axis=1)
+        self._split(np.isfinite(levels))
+        for group in self._groups:
+            rows = np.flatnonzero(np.isfinite(levels[:, group.signals[0]]))
+            if len(rows):
+                self._follow(group, rows, levels[np.ix_(rows, group.signals)], view, scores)
+        return scores
+
+    def _split(self, known: NDArray[np.bool_]) -> None:
+        """Part groups whose signals are not measured at the same steps any more."""
+        groups = list[_Group]()
+        for group in self._groups:
+            measured = known[:, group.signals]
+            if (measured == measured[:, :1]).all():
+                groups.append(group)
+                continue
+            kinds = np.unique(measured, axis=1, return_inverse=True)[1].ravel()
+            groups += [group.only(np.flatnonzero(kinds == kind)) for kind in np.unique(kinds)]
+        self._groups = groups
+
+    def _follow(self, group: _Group, rows: NDArray[np.intp], levels: Floats, view: StepView, scores: Scores) -> None:
+        scored = group.jumps.add(levels)
+        raw = scored.score / (self._multiplier * levels_at(group.count, len(rows)))[:, None]
+        steps = np.concatenate([group.steps, view.steps[rows]])
+        upper = 2 * group.signals + (scored.side < 0)
+        scores.score[rows[:, None], upper] = raw
+        eventful = (raw >= 1.0).any(0) | (self._life["stands"][group.signals] > 0)
+        for column in np.flatnonzero(eventful).tolist():
+            signal = int(group.signals[column])
+            course = _Course(scored, column, raw[:, column], levels[:, column], steps, group.count)
+            self._live(signal, course, rows, scores)
+        group.count += len(rows)
+        group.steps = steps[-LONGEST:]
+
+    def _live(self, signal: int, course: _Course, rows: NDArray[np.intp], scores: Scores) -> None:
+        """Follow a signal whose alarm stands or is raised, value by value."""
+        life = self._life
+        for place, row in enumerate(rows.tolist()):
+            if life["stands"][signal]:
+                self._stand(signal, course.count + place, float(course.levels[place]))
+            if course.raw[place] >= 1.0:
+                self._raise(signal, course, place)
+            both = slice(2 * signal, 2 * signal + 2)
+            if life["stands"][signal]:
+                scores.score[row, both] = 0.0
+                upper = 2 * signal + int(life["size"][signal] < 0)
+                scores.score[row, upper] = life["score"][signal]
+                scores.onset[row, upper] = int(life["onset"][signal])
+                scores.reference[row, upper] = life["usual"][signal]
+            elif course.raw[place] >= 1.0:
+                scores.score[row, both] = 0.0
+
+    def _stand(self, signal: int, place: int, level: float) -> None:
+        """One value of a signal whose alarm stands: it may be back, or become usual."""
+        life = self._life
+        near = (level - life["usual"][signal]) / life["size"][signal] < HALF if life["size"][signal] else True
+        life["back"][signal] = life["back"][signal] + 1 if near else 0
+        if life["back"][signal] == BACK or place - life["first"][signal] >= USUAL:
+            self._end(signal, place - life["back"][signal])
+
+    def _end(self, signal: int, last: float) -> None:
+        life = self._life
+        life["gone"][signal], life["gone_last"][signal] = 1.0, last
+        for name in ("first", "usual", "size"):
+            life[f"gone_{name}"][signal] = life[name][signal]
+        life["stands"][signal] = life["back"][signal] = 0.0
+
+    def _raise(self, signal: int, course: _Course, place: int) -> None:
+        """A jump is certain. It is a new alarm unless its windows reach over one that is known, or its way back."""
+        life, now = self._life, course.count + place
+        first, level = now - course.lag(place), float(course.levels[place])
+        reaches = life["stands"][signal] and first <= life["first"][signal] + LONGEST
+        if life["gone"][signal]:
+            size = life["gone_size"][signal]
+            is_back = (level - life["gone_usual"][signal]) / size < HALF if size else True
+            reaches = reaches or first <= life["gone_first"][signal] + LONGEST
+            reaches = reaches or (first <= life["gone_last"][signal] + LONGEST and is_back)
+        if reaches:
+            return
+        usual = course.usual(place)
+        life["stands"][signal], life["first"][signal], life["back"][signal] = 1.0, first, 0.0
+        life["usual"][signal], life["size"][signal] = usual, level - usual
+        life["score"][signal], life["onset"][signal] = course.raw[place], course.step(first)
+
+    def reason(self, output: int, reading: Reading) -> str:
+        """Says to which side the signal has jumped, and when."""
+        one = self.outputs[output]
+        way = "up" if one.direction > 0 else "down"
+        return f"{one.signal} has jumped {way} to {reading.value:.3g} at step {reading.onset} and stays there"
+
+    def earliest(self, onset: int) -> int:
+        """The line through a jump's last steps may reach one step too far."""
+        return max(1, onset - 1)
+
+    def forget(self, signals: Collection[str], step: int) -> Collection[int]:
+        """These signals have no past any more."""
+        del step
+        gone = np.flatnonzero([name in signals for name in WATCHED])
+        if not len(gone):
+            return ()
+        groups = [_Group(gone, Jumps(_FLOORS[gone]))]
+        for group in self._groups:
+            left = np.flatnonzero(~np.isin(group.signals, gone))
+            groups += [group.only(left)] if len(left) else []
+        self._groups = groups
+        for values in self._life.values():
+            values[gone] = 0.0
+        return self.speaking_of(signals)
+
+    def settle(self, signals: Collection[str]) -> Collection[int]:
+        """An alarm ends; what it was raised by is no new one."""
+        for signal in np.flatnonzero([name in signals for name in WATCHED]).tolist():
+            if self._life["stands"][signal]:
+                self._end(signal, self._life["first"][signal])
+        return self.speaking_of(signals)
+
+    def state_dict(self) -> State:
+        """A copy of groups and alarms."""
+        groups = {
+            str(number): {
+                "signals": group.signals.copy(), "steps": group.steps.copy(), "count": group.count,
+                "jumps": group.jumps.state_dict(),
+            }
+            for number, group in enumerate(self._groups)
+        }  # fmt: skip
+        return {"groups": groups, "life": {name: values.copy() for name, values in self._life.items()}}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a state.
+
+        Raises:
+            StateError: when groups do not hold every signal exactly once, or a part does not fit.
+        """
+        check_keys(state, ("groups", "life"))
+        life, groups = part_from(state, "life"), part_from(state, "groups")
+        check_keys(life, _LIFE)
+        self._life = {name: array_from(life, name, np.zeros(len(WATCHED))) for name in _LIFE}
+        self._groups = [_group_from(part_from(groups, number)) for number in groups]
+        held = np.concatenate([group.signals for group in self._groups])
+        if sorted(held.tolist()) != list(range(len(WATCHED))):
+            raise StateError("The saved state of the change-point detector does not hold every signal once.")
 
 
 @dataclass(frozen=True, slots=True)
-class _Jump:
-    """A jump that stands or has just recovered: the level from before it, and by how much it was left."""
+class _Course:
+    """What the newest values (N) of one signal were scored."""
 
-    alarm: Alarm
-    usual: float
-    size: float
+    scored: Scored
+    column: int
+    raw: Floats
+    levels: Floats
+    steps: Ints
+    count: int
 
-    def is_back(self, level: float) -> bool:
-        """Whether a level is nearer to where it was before."""
-        return (level - self.usual) / self.size < HALF if self.size else True
+    def lag(self, place: int) -> int:
+        """Values since the first one beyond the jump."""
+        return int(self.scored.lag[place, self.column])
+
+    def usual(self, place: int) -> float:
+        """What the values before it let expect."""
+        return float(self.scored.usual[place, self.column])
+
+    def step(self, first: int) -> int:
+        """The step of a value, counted from the run's first; `steps` ends with the newest."""
+        return int(self.steps[first - self.count - len(self.raw)])
 
 
-class ColdSignal:
-    """One signal of a run, gaps left out.
+def _group_from(state: State) -> _Group:
+    check_keys(state, ("signals", "steps", "count", "jumps"))
+    signals = _whole_numbers(state, "signals")
+    if not len(signals) or signals.min() < 0 or signals.max() >= len(WATCHED):
+        raise StateError("The saved state of the change-point detector speaks of signals that do not exist.")
+    jumps = Jumps(_FLOORS[signals])
+    jumps.load_state_dict(part_from(state, "jumps"))
+    return _Group(signals, jumps, _whole_numbers(state, "steps"), scalar_from(state, "count", int))
 
-    Args:
-        name: of a signal of the dictionary.
-    """
 
-    def __init__(self, name: str) -> None:
-        self._signal = SIGNALS[INDEX[name]]
-        self._jumps = Jumps(np.array([self._signal.floor])) if name in WATCHED else None
-        self._trends = trends_of(name)
-        self._count = 0
-        self._wrong: list[Alarm | None] = [None] * len(self._trends)
-        self._jump: _Jump | None = None
-        self._gone: _Jump | None = None
-        self._back = 0
-
-    @property
-    def watched(self) -> bool:
-        """Whether there is anything that it is watched for."""
-        return self._jumps is not None or bool(self._trends)
-
-    @property
-    def standing(self) -> tuple[Alarm, ...]:
-        """Alarms that stand."""
-        jump = [] if self._jump is None else [self._jump.alarm]
-        return (*jump, *(alarm for alarm in self._wrong if alarm is not None))
-
-    def add(self, values: Floats) -> list[Alarm]:
-        """Take the next finite values (N); alarms that are over since."""
-        values = np.clip(values, -LARGEST, LARGEST)
-        over = list[Alarm]()
-        if self._jumps is not None:
-            levels = level_of(self._signal, values)
-            over += self._jumping(levels, self._jumps.add(levels[:, None]))
-        for which, trend in enumerate(self._trends):
-            for place, value in enumerate(values.tolist(), start=self._count):
-                lag = trend.add(value)
-                if lag is not None or self._wrong[which] is not None:
-                    over += self._trending(which, trend.kind, place, lag)
-        self._count += len(values)
-        return over
-
-    def _trending(self, which: int, kind: Kind, place: int, lag: int | None) -> list[Alarm]:
-        stood = self._wrong[which]
-        if lag is None:
-            self._wrong[which] = None
-            return [] if stood is None else [stood]
-        first = Alarm(self._signal.name, kind, place - lag, place, place) if stood is None else stood
-        self._wrong[which] = replace(first, last=place)
-        return []
-
-    def _jumping(self, levels: Floats, scored: Scored) -> list[Alarm]:
-        raised, over, row = scored.score[:, 0] >= levels_at(self._count, len(levels)), list[Alarm](), 0
-        later = np.flatnonzero(raised)
-        while row < len(levels):
-            if self._jump is None:
-                # Nothing happens before the next one.
-                row = int(next(iter(later[later >= row]), len(levels)))
-            if row < len(levels):
-                over += self._at(self._count + row, float(levels[row]), scored, row if raised[row] else None)
-            row += 1
-        return over
-
-    def _at(self, place: int, level: float, scored: Scored, row: int | None) -> list[Alarm]:
-        """One step: an alarm may recover, become usual, or give way to another jump."""
-        over, jump = list[Alarm](), self._jump
-        if jump is not None:
-            self._back = self._back + 1 if jump.is_back(level) else 0
-            if self._back == BACK or place - jump.alarm.first >= USUAL:
-                over.append(replace(jump.alarm, last=place - self._back))
-                self._jump, self._gone, self._back = None, replace(jump, alarm=over[-1]), 0
-            else:
-                self._jump = replace(jump, alarm=replace(jump.alarm, last=place))
-        if row is None:
-            return over
-        first, usual = place - int(scored.lag[row, 0]), float(scored.usual[row, 0])
-        # The windows of a jump that is known reach this far, and so does its way back.
-        known = [each for each in (self._jump, self._gone) if each is not None and first <= each.alarm.first + LONGEST]
-        back = self._gone is not None and first <= self._gone.alarm.last + LONGEST and self._gone.is_back(level)
-        if known or back:
-            return over
-        if self._jump is not None:
-            over.append(replace(self._jump.alarm, last=first - 1))
-        self._jump = _Jump(Alarm(self._signal.name, Kind.JUMP, first, place, place), usual, level - usual)
-        self._back = 0
-        return over
+def _whole_numbers(state: State, name: str) -> Ints:
+    values = state[name]
+    if not isinstance(values, np.ndarray) or values.dtype != np.int64 or values.ndim != 1:
+        raise StateError(f"The saved state's {name!r} is not a list of whole numbers.")
+    return values.astype(np.int64)

@@ -1,40 +1,65 @@
-"""What needs no threshold: values are finite, and the rate in force is the one called for. Pure."""
+"""What needs no threshold: values are finite, and the rate in force is the one called for. Pure; numpy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import ClassVar
 
-from rftfm_ray.detection.detectors.base import Detector
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
+from rftfm_ray.detection.reference.views import Ints, StepView
+from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.signals.scale import safe_exp
-from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Evidence, StepReport, Symptom
+from rftfm_ray.verdicts import Evidence
+
+# As the commit gate has it: beyond this, advantages are not those that rewards, values and members lead to.
+ADVANTAGE_LIMIT = 1e-5
+
+
+def onsets(broken: NDArray[np.bool_], steps: Ints, since: int) -> tuple[Ints, int]:
+    """First steps (N) of the breaks that stand, and the first step of the one that stands at the end; 0 for none.
+
+    Args:
+        broken: (N) whether each step is broken.
+        steps: (N) their numbers.
+        since: first step of the break that stood before; 0 for none.
+    """
+    found = steps.copy()
+    for row in np.flatnonzero(broken).tolist():
+        before = since if row == 0 else (int(found[row - 1]) if broken[row - 1] else 0)
+        found[row] = before or steps[row]
+    return found, int(found[-1]) if len(found) and broken[-1] else (0 if len(found) else since)
 
 
 class FiniteDetector(Detector):
-    """An identity: what an update is made of is finite. NaN is a finding, never a gap."""
+    """An identity: what an update is made of is finite. NaN is a finding, never a gap.
+
+    The commit gate refuses an update on advantages that are not their recompute, and then there is no loss: that is the
+    finding of the advantages, not of the numbers.
+    """
 
     name = "finite"
-    WATCHED = ("loss", "grad_norm", "kl_ref", "entropy")
+    WATCHED = ("loss", "grad_norm", "kl_ref", "entropy", "reward_mean")
+    OF_UPDATES: ClassVar[frozenset[str]] = frozenset({"loss", "grad_norm", "kl_ref", "entropy"})
+    outputs = tuple(Output(name, 1, Evidence.IDENTITY) for name in WATCHED)
 
-    def observe(self, report: StepReport) -> Sequence[Symptom]:
-        if not value(report, "valid_rate") > 0:
-            # Nothing to learn from: the loss of no trajectory is no number, and no fault of the numbers.
-            return ()
-        wrong = [name for name in self.WATCHED if not math.isfinite(value(report, name))]
-        wrong += ["reward_mean"] if not math.isfinite(value(report, "reward_mean")) else []
-        step = report.id.step
-        return [
-            Symptom(
-                self.name, name, Evidence.IDENTITY, alarm=True, direction=1, value=value(report, name), reference=0.0,
-                score=math.inf, onset=step, onset_low=step, reason=f"{name} is {value(report, name)} at step {step}",
-            )
-            for name in wrong
-        ]  # fmt: skip
+    def observe(self, view: StepView) -> Scores:
+        """Infinite where a value is not finite though a trajectory was valid."""
+        scores = Scores.quiet(view, len(self.outputs))
+        trained = view.value("valid_rate") > 0
+        refused = (view.value("vetoes") > 0) & (np.abs(view.value("advantage_error")) > ADVANTAGE_LIMIT)
+        for column, name in enumerate(self.WATCHED):
+            counts = trained & ~(refused & np.isfinite(view.value("advantage_error")) & (name in self.OF_UPDATES))
+            scores.score[:, column] = np.where(counts & ~np.isfinite(view.value(name)), math.inf, 0.0)
+        scores.reference[:] = 0.0
+        return scores
 
-    def forget(self, signals: Sequence[str], step: int) -> None:
-        """An identity needs no reference."""
-        del signals, step
+    def reason(self, output: int, reading: Reading) -> str:
+        """Names the value and the step."""
+        return f"{self.outputs[output].signal} is {reading.value} at step {reading.step}"
 
 
 class DeclaredRateDetector(Detector):
@@ -42,25 +67,25 @@ class DeclaredRateDetector(Detector):
 
     name = "declared_rate"
     TOLERANCE = 1e-6
+    STATE: ClassVar[Mapping[str, Kind]] = {"_since": Kind.INT}
+    outputs = (Output("lr_excess", 1, Evidence.IDENTITY), Output("lr_excess", -1, Evidence.IDENTITY))
 
     def __init__(self) -> None:
-        self._since: int | None = None
+        self._since = 0
 
-    def observe(self, report: StepReport) -> Sequence[Symptom]:
-        excess, step = value(report, "lr_excess"), report.id.step
-        if abs(excess) <= self.TOLERANCE or math.isnan(excess):
-            self._since = None
-            return ()
-        self._since = step if self._since is None else self._since
-        rate = value(report, "lr")
-        return [
-            Symptom(
-                self.name, "lr_excess", Evidence.IDENTITY, alarm=True, direction=1 if excess > 0 else -1, value=excess,
-                reference=0.0, score=math.inf, onset=self._since, onset_low=self._since,
-                reason=f"the learning rate is {rate:.3g}, {safe_exp(excess):.3g} times the one called for",
-            )
-        ]  # fmt: skip
+    def observe(self, view: StepView) -> Scores:
+        """Infinite while the rate differs from the declared one by more than rounding."""
+        excess = view.value("lr_excess")
+        broken = np.abs(excess) > self.TOLERANCE
+        scores = Scores.quiet(view, 2)
+        found, self._since = onsets(broken, view.steps, self._since)
+        for column, output in enumerate(self.outputs):
+            scores.score[:, column] = np.where(broken & (output.direction * excess > 0), math.inf, 0.0)
+            scores.onset[:, column] = found
+        scores.reference[:] = 0.0
+        return scores
 
-    def forget(self, signals: Sequence[str], step: int) -> None:
-        """An identity needs no reference."""
-        del signals, step
+    def reason(self, output: int, reading: Reading) -> str:
+        """Says how many times the declared rate it is."""
+        del output
+        return f"the learning rate is {safe_exp(reading.value):.3g} times the one that is called for"

@@ -1,14 +1,22 @@
-"""Identities: what is so by construction. Each needs no threshold and no reference, and a break is a finding. Pure."""
+"""Identities: what holds by construction. Each needs no threshold and no reference, and a break is a finding. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
-from rftfm_ray.detection.detectors.base import Detector
-from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Evidence, StepReport, Symptom
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
+from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, onsets
+from rftfm_ray.detection.reference.views import StepView
+from rftfm_ray.detection.stateful import Kind
+from rftfm_ray.verdicts import Evidence
+
+Mask = NDArray[np.bool_]
 
 # Below this a float32 weight may not move by an update that was made.
 LEAST_RATE = 1e-7
@@ -16,41 +24,45 @@ LEAST_RATE = 1e-7
 LEAST_SHARE = 1e-9
 
 
-def _always(report: StepReport) -> bool:
-    del report
-    return True
+def _always(view: StepView) -> Mask:
+    return np.ones(len(view), bool)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One identity: the signal that tells, the most that it may be, and what a break means."""
+    """One identity: the signal that tells, the most that it may be, and what a break means.
+
+    Attributes:
+        name: of the identity.
+        signal: that tells.
+        limit: the most that `direction` times the signal may be.
+        meaning: of a break, as a sentence without its end.
+        applies: (N) whether it must hold at each step of a view.
+        direction: +1 where too much breaks it, -1 where too little does.
+    """
 
     name: str
     signal: str
     limit: float
     meaning: str
-    applies: Callable[[StepReport], bool] = _always
+    applies: Callable[[StepView], Mask] = _always
     direction: int = 1
 
-    def broken(self, report: StepReport) -> bool:
-        """Whether a step breaks it; where nothing was measured, it does not."""
-        found = value(report, self.signal)
-        return not math.isnan(found) and self.direction * found > self.limit and self.applies(report)
+    def broken(self, view: StepView) -> Mask:
+        """(N) whether each step breaks it; where nothing was measured, it does not."""
+        with np.errstate(invalid="ignore"):
+            return (self.direction * view.value(self.signal) > self.limit) & self.applies(view)
 
 
-def _was_updated(report: StepReport) -> bool:
-    """Whether a step has made every update it was to make, with something to learn from and a rate to do it at."""
-    return (
-        value(report, "vetoes") == 0
-        and value(report, "grad_norm") > 0
-        and value(report, "lr") >= LEAST_RATE
-        and value(report, "valid_rate") > 0
-    )
+def _was_updated(view: StepView) -> Mask:
+    """(N) whether a step has made every update that was due, with something to learn from and a rate to do it at."""
+    made = (view.value("vetoes") == 0) & (view.value("grad_norm") > 0) & (view.value("lr") >= LEAST_RATE)
+    return np.asarray(made & (view.value("valid_rate") > 0))
 
 
 IDENTITIES: tuple[Identity, ...] = (
     Identity(
-        "advantages", "advantage_error", 1e-5,
+        "advantages", "advantage_error", ADVANTAGE_LIMIT,
         "advantages differ from those that rewards, values and members lead to",
     ),
     Identity(
@@ -80,38 +92,34 @@ IDENTITIES: tuple[Identity, ...] = (
 
 
 class IdentityDetector(Detector):
-    """One identity over a run: its symptom stands while it is broken, and from a step that was measured to the next."""
+    """One identity over a run: it stays broken from a step at which it was measured to the next."""
+
+    STATE: ClassVar[Mapping[str, Kind]] = {"_since": Kind.INT}
 
     def __init__(self, identity: Identity) -> None:
         self.name = f"identity:{identity.name}"
+        self.outputs = (Output(identity.signal, identity.direction, Evidence.IDENTITY),)
         self._identity = identity
-        self._since: int | None = None
-        self._standing: tuple[Symptom, ...] = ()
+        self._since = 0
 
-    def observe(self, report: StepReport) -> Sequence[Symptom]:
-        identity, step = self._identity, report.id.step
-        found = value(report, identity.signal)
-        if math.isnan(found):
-            # Not measured in this step: what was found last holds.
-            return self._standing
-        if not identity.broken(report):
-            self._since, self._standing = None, ()
-            return ()
-        self._since = step if self._since is None else self._since
-        self._standing = (
-            Symptom(
-                self.name, identity.signal, Evidence.IDENTITY, alarm=True, direction=identity.direction, value=found,
-                reference=0.0, score=math.inf, onset=self._since, onset_low=self._since,
-                reason=f"{identity.meaning} ({identity.signal} is {found:.3g})",
-            ),
-        )  # fmt: skip
-        return self._standing
+    def observe(self, view: StepView) -> Scores:
+        """Infinite where it is broken, NaN where it was not measured."""
+        scores = Scores.quiet(view, 1)
+        rows = np.flatnonzero(~np.isnan(view.value(self._identity.signal)))
+        broken = self._identity.broken(view)[rows]
+        scores.score[:] = math.nan
+        scores.score[rows, 0] = np.where(broken, math.inf, 0.0)
+        scores.onset[rows, 0], self._since = onsets(broken, view.steps[rows], self._since)
+        scores.reference[:] = 0.0
+        return scores
 
-    def forget(self, signals: Sequence[str], step: int) -> None:
-        """An identity needs no reference."""
-        del signals, step
+    def reason(self, output: int, reading: Reading) -> str:
+        """What a break means, and the value that shows it."""
+        return f"{self._identity.meaning} ({self.outputs[output].signal} is {reading.value:.3g})"
 
-    def settle(self, signals: Sequence[str]) -> None:
+    def settle(self, signals: Collection[str]) -> Collection[int]:
         """Something has been done about it: it must be seen broken again."""
-        if self._identity.signal in signals:
-            self._since, self._standing = None, ()
+        if self._identity.signal not in signals:
+            return ()
+        self._since = 0
+        return (0,)

@@ -1,113 +1,220 @@
-"""The detector that watches how signals go together, live: against a profile that knows it, or against the run's own
-past by the shipped priors. Pure.
+"""How signals go together: raised when one, or what the others leave of it, departs from what is usual. Pure; numpy.
+
+What is usual is the reference's: healthy runs of the same kind, the run's own past by the shipped priors, or both.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Collection, Mapping
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rftfm_ray.detection.detectors.base import Detector
-from rftfm_ray.detection.reference.correlation import Together, restored
-from rftfm_ray.detection.reference.profile import Profile
-from rftfm_ray.detection.reference.residuals import COLUMNS, Residuals, Usual, levels_of
+from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
+from rftfm_ray.detection.reference.joint import JointContrast, JointCusums
+from rftfm_ray.detection.reference.mixture import Basis, Reference
+from rftfm_ray.detection.reference.residuals import COLUMNS
+from rftfm_ray.detection.reference.views import Floats, Ints, StepView
+from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.detection.statistics.cusum import RECOVERED
-from rftfm_ray.detection.statistics.matched_filters import Direction, Sort
-from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Evidence, StepReport, Symptom
+from rftfm_ray.detection.statistics.matched_filters import Sort
+from rftfm_ray.verdicts import Evidence, Symptom
 
-# Evidence over its level at which an alarm is raised: levels of a profile come from few runs, those of the priors from
-# many. A long run must stay as silent as a short one, so the limit grows with the logarithm of time.
-LIMIT, LIMIT_ALONE = 2.0, 1.1
+# A long run must stay as silent as a short one: the threshold grows with the logarithm of time.
 GROWTH, FIRST = 0.2, 60
 # Steps in a row in which the evidence that stands must fall for an alarm to be over: until it is gone takes far longer.
 BACK = 5
+# Share of its threshold from which a signal's own evidence is a notice, which may be wrong more often than an alarm.
+NOTICE = 0.4
+NOTICED: Mapping[str, tuple[int, ...]] = {
+    "reward_mean": (1, -1),
+    "reward_std": (1, -1),
+    "reward_max": (1,),
+    "length_mean": (1, -1),
+    "entropy": (1, -1),
+    "grad_norm": (1, -1),
+    "kl_ref": (1,),
+    "advantage_max": (1,),
+    "repeated_bigram_rate": (1,),
+    "empty_rate": (1,),
+    "truncated_rate": (1,),
+    "tool_unparsable_rate": (1,),
+    "zero_variance_group_rate": (1,),
+    "valid_rate": (-1,),
+}
+"""Sides of signals that tell look-alikes apart."""
 
 
-class DepartureDetector(Detector):
-    """Raised when a signal, or what the others leave of it, departs from healthy runs; over when all of it is back.
+class JointDetector(Detector):
+    """All contrasts of a reference, as one alarm, and notices on single signals.
 
-    While an alarm stands its one symptom names the direction that has most evidence.
+    While the alarm stands its symptom names the contrast that has most evidence.
 
     Args:
-        together: what healthy runs have shown.
-        profile: what is usual; None to hold a run against its own past.
+        reference: what the run is compared with.
+        false_alarm_steps: healthy steps to one false alarm.
     """
 
-    name = "departure"
+    name = "joint"
+    STATE: ClassVar[Mapping[str, Kind]] = {
+        "_cusums": Kind.PART, "_zero": Kind.ARRAY, "_raised": Kind.BOOL, "_falling": Kind.INT, "_count": Kind.INT,
+        "_before": Kind.ARRAY,
+    }  # fmt: skip
 
-    def __init__(self, together: Together, profile: Profile | None = None) -> None:
-        self._together, self._alone = together, profile is None
-        self._residuals, self._sums = Residuals(Usual(profile)), together.sums()
-        self._zero = np.zeros(len(together.levels), np.int64)
-        self._raised, self._falling, self._steps = False, 0, 0
+    def __init__(self, reference: Reference, false_alarm_steps: float) -> None:
+        self._cusums = JointCusums(reference, false_alarm_steps)
+        self._basis = reference.models[0].basis if reference.models else Basis.OWN_PAST
+        wanted = [self._notice(name, side) for name, sides in NOTICED.items() for side in sides]
+        self._notices = np.array([place for place in wanted if place is not None], np.int64)
+        contrasts = self._cusums.contrasts
+        beside = [contrasts[place].contrast for place in self._notices.tolist()]
+        self.outputs = (
+            Output("", 0, Evidence.TELEMETRY),
+            *(Output(one.name, one.side, Evidence.TELEMETRY, alarm=False) for one in beside),
+        )
+        self._zero, self._before = np.zeros(len(contrasts), np.int64), np.zeros(len(contrasts))
+        self._raised, self._falling, self._count = False, 0, 0
+        self._strongest: dict[int, tuple[int, float]] = {}
 
-    @classmethod
-    def of(cls, profile: Profile) -> Self:
-        """Against a profile with `together`."""
-        if profile.together is None:
-            raise ValueError("the profile does not know how signals go together")
-        return cls(restored(profile.together), profile)
+    def _notice(self, name: str, side: int) -> int | None:
+        for place, one in enumerate(self._cusums.contrasts):
+            if one.basis is self._basis and (one.contrast.sort, one.contrast.name, one.contrast.side) == (
+                Sort.SIGNAL, name, side,
+            ):  # fmt: skip
+                return place
+        return None
 
-    def observe(self, report: StepReport) -> Sequence[Symptom]:
-        step = report.id.step
-        residuals = self._residuals.add(step, levels_of(report.values))
-        before = self._sums.sums
-        over = self._sums.add(self._together.adjusted(residuals[None])[0]) / self._together.levels
-        self._zero = np.where(over > 0, self._zero, step)
-        limit = self._limit()
-        standing = over > RECOVERED * limit
-        falls = bool(self._sums.sums[standing].sum() < before[standing].sum())
-        self._falling = self._falling + 1 if falls else 0
-        if self._raised and self._falling >= BACK:
-            self._begin_anew()
-            return []
-        place = int(over.argmax())
-        self._raised = self._raised or bool(over[place] >= limit)
-        return [self._symptom(report, place, float(residuals[self._column(place)]))] if self._raised else []
+    def observe(self, view: StepView) -> Scores:
+        """The largest evidence of any contrast over its threshold; that of single signals, over that of a notice."""
+        scores = Scores.quiet(view, len(self.outputs))
+        self._strongest.clear()
+        start = 0
+        while start < len(view):
+            start += self._follow(view.part(slice(start, len(view))), scores, start)
+        return scores
 
-    def _limit(self) -> float:
-        self._steps += 1
-        return (LIMIT_ALONE if self._alone else LIMIT) * growth(self._steps)
+    def _follow(self, view: StepView, scores: Scores, start: int) -> int:
+        """Take steps up to the one with which an alarm is over, or all; how many were taken."""
+        before = self._cusums.state_dict() if len(view) > 1 else None
+        counts = self._count + np.arange(1, len(view) + 1)
+        over = self._cusums.observe(view) / growth(counts)[:, None]
+        end = self._over_at(over, growth(counts))
+        taken = len(view) if end is None else end + 1
+        if end is not None:
+            if before is not None and taken < len(view):
+                self._cusums.load_state_dict(before)
+                self._cusums.observe(view.part(slice(0, taken)))
+            over = over[:taken].copy()
+            over[-1] = 0.0
+            self._cusums.clear()
+            self._raised, self._falling = False, 0
+            self._before = np.zeros(len(self._before))
+        self._fill(view.part(slice(0, taken)), over[:taken], scores, start)
+        self._count += taken
+        return taken
 
-    def _begin_anew(self) -> None:
-        self._sums.clear()
-        self._raised, self._falling = False, 0
+    def _over_at(self, over: Floats, asked: Floats) -> int | None:
+        """The row at which the evidence that stands has fallen for long enough; None when it has not."""
+        highest = over.max(1, initial=0.0)
+        raw = over * (self._cusums.thresholds * asked[:, None])
+        if not self._raised and not (highest >= 1.0).any():
+            self._falling = 0
+            self._before = raw[-1]
+            return None
+        for row in range(len(over)):
+            standing = over[row] > RECOVERED
+            falls = bool(raw[row, standing].sum() < self._before[standing].sum())
+            self._falling = self._falling + 1 if falls and self._raised else 0
+            self._before = raw[row]
+            if self._raised and self._falling >= BACK:
+                return row
+            self._raised = (self._raised and highest[row] > RECOVERED) or bool(highest[row] >= 1.0)
+        return None
 
-    def _column(self, place: int) -> int:
-        return COLUMNS.index(self._together.bank.directions[place].name)
+    def _fill(self, view: StepView, over: Floats, scores: Scores, start: int) -> None:
+        rows = slice(start, start + len(view))
+        highest = over.max(1, initial=0.0)
+        scores.score[rows, 0] = highest
+        scores.score[rows, 1:] = over[:, self._notices] / NOTICE
+        for row in np.flatnonzero(highest >= RECOVERED).tolist():
+            strongest = int(over[row].argmax())
+            step = int(view.steps[row])
+            self._strongest[step] = strongest, float(self._residuals(view, strongest)[row])
+            scores.onset[start + row, 0] = self._onset(view.steps, over[:, strongest], row, strongest)
+        eventful = np.flatnonzero((scores.score[rows, 1:] >= 1.0).any(0))
+        for column in eventful.tolist():
+            place = int(self._notices[column])
+            for row in np.flatnonzero(scores.score[rows, 1 + column] >= RECOVERED).tolist():
+                scores.onset[start + row, 1 + column] = self._onset(view.steps, over[:, place], row, place)
+        at_zero = over <= 0.0
+        any_zero = at_zero.any(0)
+        last = len(over) - 1 - at_zero[::-1].argmax(0)
+        self._zero = np.where(any_zero, view.steps[last], self._zero)
 
-    def _symptom(self, report: StepReport, place: int, residual: float) -> Symptom:
-        direction = self._together.bank.directions[place]
-        # A sum that has just come down to nothing, while others still stand, has no step of its own to name.
-        onset = min(int(self._zero[place]) + 1, report.id.step)
+    def _onset(self, steps: Ints, over: Floats, row: int, place: int) -> int:
+        """The step after the evidence was last nothing; a sum that has just come down has no other to name."""
+        zeros = np.flatnonzero(over[: row + 1] <= 0.0)
+        last = int(steps[zeros[-1]]) if len(zeros) else int(self._zero[place])
+        return min(last + 1, int(steps[row]))
+
+    def _residuals(self, view: StepView, place: int) -> Floats:
+        one = self._cusums.contrasts[place]
+        table: NDArray[np.float64] = view.residuals if one.basis is Basis.PROFILE else view.own
+        return table[:, COLUMNS.index(one.contrast.name)]
+
+    def symptom(self, output: int, reading: Reading) -> Symptom:
+        """Names the contrast that has most evidence at the step."""
+        if output:
+            return super().symptom(output, reading)
+        place, residual = self._strongest.get(reading.step, (0, math.nan))
+        one = self._cusums.contrasts[place]
         return Symptom(
-            self.name, direction.name, Evidence.TELEMETRY, alarm=True, direction=direction.side,
-            value=value(report, direction.name), reference=float("nan"), score=float(self._sums.sums[place]),
-            onset=onset, onset_low=max(1, onset - 1), reason=_reason(direction, residual, onset, self._alone),
+            self.name, one.contrast.name, Evidence.TELEMETRY, True, one.contrast.side, reading.value, math.nan,
+            reading.score, reading.onset, self.earliest(reading.onset), _reason(one, residual, reading.onset),
         )  # fmt: skip
 
-    def forget(self, signals: Sequence[str], step: int) -> None:
+    def reason(self, output: int, reading: Reading) -> str:
+        """Says to which side a single signal is off."""
+        one = self.outputs[output]
+        way = "above" if one.direction > 0 else "below"
+        return f"{one.signal} is {reading.value:.3g}, {way} what is usual since step {reading.onset}"
+
+    def signal_at(self, output: int, step: int) -> str:
+        """The signal that an output speaks of at a step."""
+        if output:
+            return self.outputs[output].signal
+        return self._cusums.contrasts[self._strongest.get(step, (0, 0.0))[0]].contrast.name
+
+    def earliest(self, onset: int) -> int:
+        """The evidence may have begun to grow a step late."""
+        return max(1, onset - 1)
+
+    def forget(self, signals: Collection[str], step: int) -> Collection[int]:
+        """What goes together is held against another reference: evidence begins anew."""
         del step
-        self._residuals.forget(signals)
-        self.settle(signals)
+        return self.settle(signals)
 
-    def settle(self, signals: Sequence[str]) -> None:
-        if any(name in COLUMNS for name in signals):
-            self._begin_anew()
+    def settle(self, signals: Collection[str]) -> Collection[int]:
+        """Evidence begins anew."""
+        if not any(name in COLUMNS for name in signals):
+            return ()
+        self._cusums.clear()
+        self._before = np.zeros(len(self._before))
+        self._raised, self._falling = False, 0
+        return range(len(self.outputs))
 
 
-def growth(step: int) -> float:
-    """How much more evidence is asked for at a step (from 1) of a run than in its first steps."""
-    return 1 + GROWTH * math.log(max(1.0, step / FIRST))
+def growth(counts: NDArray[np.int64]) -> Floats:
+    """(N) how much more evidence is asked for at steps (from 1) of a run than in its first ones."""
+    found: Floats = 1 + GROWTH * np.log(np.maximum(1.0, counts / FIRST))
+    return found
 
 
-def _reason(direction: Direction, residual: float, onset: int, alone: bool) -> str:
-    way = "above" if direction.side > 0 else "below"
-    if direction.sort is Sort.RELATION:
-        return f"{direction.name} has been {way} what the other signals make one expect since step {onset}"
-    usual = "the run's own past" if alone else "healthy runs"
-    return f"{direction.name} is {abs(residual):.1f} spreads {way} {usual}, and has been {way} since step {onset}"
+def _reason(one: JointContrast, residual: float, onset: int) -> str:
+    way, name = "above" if one.contrast.side > 0 else "below", one.contrast.name
+    if one.contrast.sort is Sort.RELATION:
+        return f"{name} has been {way} what the other signals predict since step {onset}"
+    usual = "healthy runs" if one.basis is Basis.PROFILE else "the run's own past"
+    return f"{name} is {abs(residual):.1f} standard deviations {way} {usual}, and has been {way} since step {onset}"

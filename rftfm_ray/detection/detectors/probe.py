@@ -1,49 +1,65 @@
-"""Held-out accuracy against the best that the run has had. Pure."""
+"""Held-out accuracy against the best that the run has had. Pure; numpy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
+from typing import ClassVar
 
-from rftfm_ray.detection.detectors.base import Detector
-from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Evidence, StepReport, Symptom
+from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores, measured
+from rftfm_ray.detection.reference.views import StepView
+from rftfm_ray.detection.stateful import Kind
+from rftfm_ray.verdicts import Evidence
 
 
 class ProbeDetector(Detector):
-    """Held-out accuracy against the best of the lineage: two binomial shares of the same problems."""
+    """Held-out accuracy against the best of the lineage: two binomial shares of the same problems.
+
+    Args:
+        size: problems of a probe.
+    """
 
     name = "probe"
+    outputs = (Output("probe_accuracy", -1, Evidence.CHANNEL),)
     SIGMAS = 4.0
+    STATE: ClassVar[Mapping[str, Kind]] = {"_best": Kind.FLOAT, "_best_step": Kind.INT}
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._best, self._best_step = -1.0, 0
-        self._standing: tuple[Symptom, ...] = ()
 
-    def observe(self, report: StepReport) -> Sequence[Symptom]:
-        accuracy, step = value(report, "probe_accuracy"), report.id.step
-        if math.isnan(accuracy):
-            return self._standing
-        drop = probe_drop(self._best, accuracy, self._size)
-        self._standing = ()
-        if self._best >= 0 and drop > self.SIGMAS:
-            reason = f"held-out accuracy is {accuracy:.3f}, and was {self._best:.3f} at step {self._best_step}"
-            self._standing = (
-                Symptom(
-                    self.name, "probe_accuracy", Evidence.CHANNEL, alarm=True, direction=-1, value=accuracy,
-                    reference=self._best, score=drop**2 / 2, onset=self._best_step + 1, onset_low=self._best_step,
-                    reason=reason,
-                ),
-            )  # fmt: skip
-        elif accuracy >= self._best:
-            self._best, self._best_step = accuracy, step
-        return self._standing
+    def observe(self, view: StepView) -> Scores:
+        """Standard errors below the best, over those that make an alarm; NaN between probes."""
+        scores, accuracies = Scores.quiet(view, 1), view.value("probe_accuracy")
+        scores.score[:] = math.nan
+        for row in measured(accuracies).tolist():
+            accuracy = float(accuracies[row])
+            drop = probe_drop(self._best, accuracy, self._size) if self._best >= 0 else 0.0
+            over = max(0.0, drop / self.SIGMAS)
+            # An alarm ends with the next probe that is not far below: between them there is no other evidence.
+            scores.score[row, 0] = over if over > 1 else 0.0
+            scores.onset[row, 0], scores.reference[row, 0] = self._best_step + 1, self._best
+            if over <= 1 and accuracy >= self._best:
+                self._best, self._best_step = accuracy, int(view.steps[row])
+        return scores
 
-    def forget(self, signals: Sequence[str], step: int) -> None:
+    def reason(self, output: int, reading: Reading) -> str:
+        """Says what it was at its best, and when."""
+        del output
+        best_step = reading.onset - 1
+        return f"held-out accuracy is {reading.value:.3f}, and was {reading.reference:.3f} at step {best_step}"
+
+    def earliest(self, onset: int) -> int:
+        """A probe speaks of the weights of before its step."""
+        return onset - 1
+
+    def forget(self, signals: Collection[str], step: int) -> Collection[int]:
+        """The best is not known any more."""
         del step
-        if "probe_accuracy" in signals:
-            self._best, self._standing = -1.0, ()
+        if "probe_accuracy" not in signals:
+            return ()
+        self._best = -1.0
+        return (0,)
 
 
 def probe_drop(before: float, after: float, size: int) -> float:

@@ -1,63 +1,92 @@
-"""Shares of counted events against a share that is known beforehand. Pure."""
+"""Shares of counted events against a share that is known beforehand. Pure; numpy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
-from rftfm_ray.detection.detectors.base import Detector
+import numpy as np
+
+from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
+from rftfm_ray.detection.reference.views import StepView
+from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.detection.statistics.cusum import Cusum, bernoulli_ratio
-from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Evidence, StepReport, Symptom
+from rftfm_ray.verdicts import Evidence
 
 # Trajectories of one prompt fail together; half of the calls count (a Rao-Scott design effect of 2).
 CLUSTERED = 2.0
 
 
-class RateDetector(Detector):
-    """A share of counted events that should be near `usual`: a binomial CUSUM against `faulty`."""
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A share of events and what it should be.
 
-    def __init__(
-        self, signal: str, count: str, evidence: Evidence, usual: float, faulty: float, threshold: float,
-        clustered: float = CLUSTERED, companion: str | None = None, *, alarm: bool = True,
-    ) -> None:  # fmt: skip
-        self.name = f"rate:{signal}"
-        self._signal = signal
-        self._count = count
-        self._evidence = evidence
-        self._usual = usual
-        self._faulty = faulty
-        self._clustered = clustered
-        self._companion = companion
-        self._alarm = alarm
+    Attributes:
+        signal: the share.
+        count: signal that counts the events of a step.
+        evidence: kind of the evidence.
+        usual: share that is healthy.
+        faulty: share that is looked for.
+        clustered: events that count as one.
+        companion: signal whose sign says to which side the events are wrong; empty without one.
+    """
+
+    signal: str
+    count: str
+    evidence: Evidence
+    usual: float
+    faulty: float
+    clustered: float = 1.0
+    companion: str = ""
+
+
+class RateDetector(Detector):
+    """A share of counted events: a binomial CUSUM of the faulty share against the usual one.
+
+    Args:
+        rate: what is counted.
+        threshold: evidence for an alarm, in nats.
+    """
+
+    STATE: ClassVar[Mapping[str, Kind]] = {"_cusum": Kind.PART}
+
+    def __init__(self, rate: Rate, threshold: float) -> None:
+        self.name = f"rate:{rate.signal}"
+        beside = [Output(rate.companion, side, rate.evidence, alarm=False) for side in (1, -1) if rate.companion]
+        self.outputs = (Output(rate.signal, 1, rate.evidence), *beside)
+        self._rate = rate
+        self._threshold = threshold
         self._cusum = Cusum(threshold)
 
-    def observe(self, report: StepReport) -> Sequence[Symptom]:
-        rate, count = value(report, self._signal), value(report, self._count)
-        # Without an event nothing was learnt; the sum stays as it is.
-        if count > 0 and math.isfinite(rate):
-            self._cusum.add(bernoulli_ratio(rate, count / self._clustered, self._usual, self._faulty), report.id.step)
-        if not self._cusum.alarm:
+    def observe(self, view: StepView) -> Scores:
+        """The evidence after each step; a step without an event leaves it as it is."""
+        rate, shares, counts = self._rate, view.value(self._rate.signal), view.value(self._rate.count)
+        scores = Scores.quiet(view, len(self.outputs))
+        scores.score[:] = math.nan
+        for row in np.flatnonzero((counts > 0) & np.isfinite(shares)).tolist():
+            effective = float(counts[row]) / rate.clustered
+            ratio = bernoulli_ratio(float(shares[row]), effective, rate.usual, rate.faulty)
+            self._cusum.add(ratio, int(view.steps[row]))
+            scores.score[row] = self._cusum.sum / self._threshold
+            scores.onset[row] = self._cusum.onset
+        if rate.companion:
+            beside = view.value(rate.companion)
+            for column, side in ((1, 1), (2, -1)):
+                scores.score[~(side * beside > 0), column] = 0.0
+        scores.reference[:, 0], scores.reference[:, 1:] = rate.usual, 0.0
+        return scores
+
+    def reason(self, output: int, reading: Reading) -> str:
+        """The share and what is usual, or the side to which it is wrong."""
+        if output:
+            return f"{self._rate.companion} is {reading.value:+.3g}"
+        return f"{self._rate.signal} is {reading.value:.3g}, where {reading.reference:g} is usual"
+
+    def settle(self, signals: Collection[str]) -> Collection[int]:
+        """Evidence begins anew; a share is judged against a fixed one, which no declared change moves."""
+        if self._rate.signal not in signals:
             return ()
-        reason = f"{self._signal} is {rate:.3g} of {count:g}, where {self._usual:g} is usual"
-        symptoms = [self._symptom(self._signal, 1, rate, self._usual, alarm=self._alarm, reason=reason)]
-        beside = value(report, self._companion) if self._companion else math.nan
-        if self._companion and beside != 0 and math.isfinite(beside):
-            reason = f"{self._companion} is {beside:+.3g}"
-            direction = 1 if beside > 0 else -1
-            symptoms.append(self._symptom(self._companion, direction, beside, 0.0, alarm=False, reason=reason))
-        return symptoms
-
-    def _symptom(self, signal: str, direction: int, found: float, usual: float, *, alarm: bool, reason: str) -> Symptom:
-        onset = self._cusum.onset
-        return Symptom(
-            self.name, signal, self._evidence, alarm, direction, found, usual, self._cusum.sum, onset, onset, reason
-        )
-
-    def forget(self, signals: Sequence[str], step: int) -> None:
-        """Rates are judged against a fixed share, which no declared change moves."""
-        del signals, step
-
-    def settle(self, signals: Sequence[str]) -> None:
-        if self._signal in signals:
-            self._cusum.clear()
+        self._cusum.clear()
+        return range(len(self.outputs))

@@ -1,26 +1,33 @@
-"""How far updates go, against what they did before. Pure."""
+"""How far updates go, against what they did before. Pure; numpy."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
+from typing import ClassVar
 
-from rftfm_ray.detection.detectors.base import Detector
-from rftfm_ray.detection.detectors.shift import SHIFT
+import numpy as np
+
+from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
+from rftfm_ray.detection.reference.views import Floats, StepView
+from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.detection.statistics.cusum import Cusum, shift_ratio
-from rftfm_ray.signals.scale import safe_exp
-from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Evidence, StepReport, Symptom
+from rftfm_ray.verdicts import Evidence
+
+# A shift that is looked for, in spreads: smaller ones take longer.
+SHIFT = 3.0
 
 
-def update_size(report: StepReport) -> float:
-    """How far a step's updates went, in norms of the weights, over the share of the rate that the schedule calls for.
+def update_sizes(view: StepView) -> Floats:
+    """(N) how far a step's updates went, in norms of the weights, over the share of the rate that the schedule calls
+    for; NaN where there is none.
 
     A change that the schedule makes on purpose does not show in it; one that a lever, or a fault, makes does.
     """
-    declared = value(report, "schedule_factor") * safe_exp(-value(report, "schedule_excess"))
-    return value(report, "update_ratio") / declared if declared > 0 else math.nan
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        declared = view.value("schedule_factor") * np.exp(-view.value("schedule_excess"))
+        return np.where(declared > 0, view.value("update_ratio") / declared, math.nan)
 
 
 class UpdateSizeDetector(Detector):
@@ -30,12 +37,18 @@ class UpdateSizeDetector(Detector):
     run; a mean would call that a fault. The maximum does not move, and no healthy run goes far beyond it, because an
     AdamW update of one weight is hardly ever larger than the rate. Twice, because a run that is resumed when it has
     converged may begin with small updates and know no others.
+
+    Args:
+        threshold: evidence for an alarm, in nats.
+        warmup: steps before anything is judged.
     """
 
     name = "update_size"
+    outputs = (Output("update_ratio", 1, Evidence.TELEMETRY),)
     WINDOW = 100
     SPREAD = 0.1
     FACTOR = 2.0
+    STATE: ClassVar[Mapping[str, Kind]] = {"_seen": Kind.INT, "_sizes": Kind.FLOATS, "_cusum": Kind.PART}
 
     def __init__(self, threshold: float, warmup: int) -> None:
         self._threshold = threshold
@@ -44,37 +57,43 @@ class UpdateSizeDetector(Detector):
         self._sizes: deque[float] = deque(maxlen=self.WINDOW)
         self._cusum = Cusum(threshold)
 
-    def observe(self, report: StepReport) -> Sequence[Symptom]:
-        size, step = update_size(report), report.id.step
-        if not size > 0:
-            return ()
-        self._seen += 1
-        largest = max(self._sizes, default=math.nan)
-        if len(self._sizes) >= self._warmup:
-            # Not capped: an update this far has been made, and one is enough.
-            self._cusum.add(shift_ratio(math.log(size / (self.FACTOR * largest)) / self.SPREAD, SHIFT), step)
-        # The very first updates are the largest, before the optimizer's moments have settled.
-        if self._seen > self._warmup and self._cusum.sum < self._threshold / 2 and math.isfinite(size):
-            self._sizes.append(size)
-        if not self._cusum.alarm:
-            return ()
-        onset = self._cusum.onset
-        reason = f"updates are {size / largest:.3g} times as large as the largest of before step {onset}"
-        return [
-            Symptom(
-                self.name, "update_ratio", Evidence.TELEMETRY, alarm=True, direction=1,
-                value=value(report, "update_ratio"), reference=largest, score=self._cusum.sum, onset=onset,
-                onset_low=onset, reason=reason,
-            )
-        ]  # fmt: skip
+    def observe(self, view: StepView) -> Scores:
+        """The evidence after each step with an update."""
+        scores, sizes = Scores.quiet(view, 1), update_sizes(view)
+        scores.score[:] = math.nan
+        for row in np.flatnonzero(sizes > 0).tolist():
+            size, step = float(sizes[row]), int(view.steps[row])
+            self._seen += 1
+            largest = max(self._sizes, default=math.nan)
+            if len(self._sizes) >= self._warmup:
+                # Not capped: an update this far has been made, and one is enough.
+                self._cusum.add(shift_ratio(math.log(size / (self.FACTOR * largest)) / self.SPREAD, SHIFT), step)
+            # The very first updates are the largest, before the optimizer's moments have settled.
+            if self._seen > self._warmup and self._cusum.sum < self._threshold / 2 and math.isfinite(size):
+                self._sizes.append(size)
+            scores.score[row, 0] = self._cusum.sum / self._threshold
+            scores.onset[row, 0], scores.reference[row, 0] = self._cusum.onset, largest
+        return scores
 
-    def forget(self, signals: Sequence[str], step: int) -> None:
+    def reason(self, output: int, reading: Reading) -> str:
+        """Says how many times the largest update before it is."""
+        del output
+        times = reading.value / reading.reference
+        return f"updates are {times:.3g} times as large as the largest before step {reading.onset}"
+
+    def forget(self, signals: Collection[str], step: int) -> Collection[int]:
+        """The largest updates are not known any more."""
         del step
-        if "update_ratio" in signals:
-            self._sizes.clear()
-            self._seen = 0
-            self._cusum.clear()
+        if "update_ratio" not in signals:
+            return ()
+        self._sizes.clear()
+        self._seen = 0
+        self._cusum.clear()
+        return (0,)
 
-    def settle(self, signals: Sequence[str]) -> None:
-        if "update_ratio" in signals:
-            self._cusum.clear()
+    def settle(self, signals: Collection[str]) -> Collection[int]:
+        """Evidence begins anew."""
+        if "update_ratio" not in signals:
+            return ()
+        self._cusum.clear()
+        return (0,)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rftfm_ray.detection.reference.mixture import Reference
 from rftfm_ray.detection.reference.residuals import COLUMNS, Prompts, Residuals, Usual, levels_of
 from rftfm_ray.detection.state import State
+from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import StepReport
 
 Floats = NDArray[np.float64]
@@ -46,6 +47,20 @@ class StepView:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    @classmethod
+    def without_residuals(cls, steps: Ints, values: Floats) -> StepView:
+        """A view of steps that nothing is compared with: levels and residuals are not known."""
+        nothing = np.full((len(steps), len(COLUMNS)), np.nan)
+        return cls(steps, values, nothing, nothing, nothing, np.zeros(len(steps), bool))
+
+    def value(self, name: str) -> Floats:
+        """One signal (N), as reported."""
+        return self.values[:, INDEX[name]]
+
+    def residual(self, name: str) -> Floats:
+        """Residuals (N) of one of `COLUMNS`."""
+        return self.residuals[:, COLUMNS.index(name)]
 
     def part(self, rows: slice) -> StepView:
         """Some of the steps."""

@@ -12,12 +12,15 @@ same verdicts as its steps one by one.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from rftfm_ray.detection.stateful import Kind, Stateful
 from rftfm_ray.detection.statistics.student import normal_equivalents
 
 Floats = NDArray[np.float64]
@@ -43,13 +46,8 @@ HALF = 0.5
 LEVEL, GROWTH, FIRST = 4.4, 0.3, 40
 
 
-def level_at(index: int) -> float:
-    """What a score must reach at the given place (from 0) of a run for an alarm."""
-    return LEVEL + GROWTH * math.log(max(1.0, (index + 1) / FIRST))
-
-
 def levels_at(first: int, count: int) -> Floats:
-    """The same (count) for places from `first` on."""
+    """What a score must reach (count) at places from `first` on (from 0) of a run for an alarm."""
     found: Floats = LEVEL + GROWTH * np.log(np.maximum(1.0, np.arange(first + 1, first + count + 1) / FIRST))
     return found
 
@@ -91,8 +89,12 @@ def _line(places: Floats) -> Floats:
     return found
 
 
-class _Spread:
+class _Spread(Stateful):
     """Root mean square of the last `PAST` values of streams, without the largest, as it was `lag` values ago."""
+
+    STATE: ClassVar[Mapping[str, Kind]] = {
+        "_count": Kind.INT, "_values": Kind.ARRAY, "_found": Kind.ARRAY, "_last": Kind.ARRAY,
+    }  # fmt: skip
 
     def __init__(self, lag: int, size: int) -> None:
         self._lag = lag
@@ -143,7 +145,7 @@ def _held(values: Floats, before: Floats) -> Floats:
     return found
 
 
-class Jumps:
+class Jumps(Stateful):
     """Watches signals that are measured at the same steps.
 
     Args:
@@ -151,6 +153,9 @@ class Jumps:
     """
 
     FILTERS = tuple(_Filter(*scale) for scale in SCALES)
+    STATE: ClassVar[Mapping[str, Kind]] = {
+        "_count": Kind.INT, "_levels": Kind.ARRAY, "_spreads": Kind.ARRAY, "_noise": Kind.PART, "_gaps": Kind.PARTS,
+    }  # fmt: skip
 
     def __init__(self, floors: Floats) -> None:
         size = len(floors)
@@ -158,14 +163,17 @@ class Jumps:
         self._count = 0
         self._levels, self._spreads = np.zeros((0, size)), np.zeros((0, size))
         self._noise = _Spread(0, size)
-        self._gaps = [_Spread(after, size) for after, _ in SCALES]
+        self._gaps = {place: _Spread(after, size) for place, (after, _) in enumerate(SCALES)}
 
     def only(self, which: NDArray[np.int64]) -> Jumps:
         """Some of the signals, with their past: those that go on being measured at the same steps."""
         found = Jumps(self._floors[which])
         found._count = self._count
         found._levels, found._spreads = self._levels[:, which], self._spreads[:, which]
-        found._noise, found._gaps = self._noise.only(which), [gaps.only(which) for gaps in self._gaps]
+        found._noise, found._gaps = (
+            self._noise.only(which),
+            {place: gaps.only(which) for place, gaps in self._gaps.items()},
+        )
         return found
 
     def add(self, levels: Floats) -> Scored:
@@ -186,7 +194,7 @@ class Jumps:
         shape = new, known.shape[1]
         best = Scored(np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape))
         clean, first = _without_slips(known, spread), self._count + new - len(known)
-        for own, lines in zip(self._gaps, self.FILTERS, strict=True):
+        for own, lines in zip(self._gaps.values(), self.FILTERS, strict=True):
             length = lines.after + lines.before
             count = min(new, max(0, len(known) - length + 1))
             if not count:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import ClassVar
+
+from rftfm_ray.detection.stateful import Kind as StateKind
+from rftfm_ray.detection.stateful import Stateful
 
 # Steps to a mean, and means that are compared.
 BLOCK, BLOCKS = 5, 4
@@ -40,29 +43,35 @@ UNBEARABLE: Mapping[str, float] = {
 }
 
 
-class Kind(StrEnum):
-    """Kinds of alarms, as a verdict names them."""
+class Course(StrEnum):
+    """Kinds of courses that no healthy run takes."""
 
-    JUMP = "jump"
     BLOW_UP = "blow_up"
     COLLAPSE = "collapse"
     DECLINE = "decline"
-    RATE = "rate"
-    NOT_FINITE = "not_finite"
-    DEPARTURE = "departure"
+    UNBEARABLE = "rate"
 
 
-class Trend(Protocol):
-    """Watches one signal for one way to go wrong, value by value."""
+class Trend(Stateful, ABC):
+    """Watches one signal for one way to go wrong, value by value.
 
-    kind: Kind
+    Attributes:
+        course: what it looks for.
+        direction: in which the signal goes wrong.
+    """
 
+    course: ClassVar[Course]
+    direction: ClassVar[int]
+
+    @abstractmethod
     def add(self, value: float) -> int | None:
         """Take a finite value; while something is wrong, since how many values."""
 
 
-class _Means:
+class _Means(Stateful):
     """Means of the last blocks of values, counted from the oldest; on demand each without its largest value."""
+
+    STATE: ClassVar[Mapping[str, StateKind]] = {"_values": StateKind.FLOATS}
 
     def __init__(self, *, without_largest: bool = False) -> None:
         self._values: deque[float] = deque(maxlen=BLOCK * BLOCKS)
@@ -85,14 +94,16 @@ class _Means:
         return [math.log(after / before) for before, after in itertools.pairwise(map(self.of, range(BLOCKS)))]
 
 
-class BlowUp:
+class BlowUp(Trend):
     """A KL that grows exponentially to where it is large.
 
     One rare token that the policy has all but given up makes the KL of its step a hundred times as large: what grows
     must grow without the largest value of each mean.
     """
 
-    kind: Kind = Kind.BLOW_UP
+    course = Course.BLOW_UP
+    direction = 1
+    STATE: ClassVar[Mapping[str, StateKind]] = {"_means": StateKind.PART, "_since_large": StateKind.INT}
 
     def __init__(self, large: float) -> None:
         self._large = large
@@ -111,36 +122,46 @@ class BlowUp:
         return 2 * BLOCK - 1 if growing else None
 
 
-class Collapse:
+class Collapse(Trend):
     """An entropy that falls ever faster to next to nothing; one that converges falls ever slower."""
 
-    kind: Kind = Kind.COLLAPSE
+    course = Course.COLLAPSE
+    direction = -1
+    STATE: ClassVar[Mapping[str, StateKind]] = {
+        "_means": StateKind.PART, "_first": StateKind.FLOAT, "_since": StateKind.INT,
+    }  # fmt: skip
 
     def __init__(self) -> None:
         self._means = _Means()
-        self._first: float | None = None
-        self._since: int | None = None
+        self._first = math.nan
+        self._since = -1
 
     def add(self, value: float) -> int | None:
         """See `Trend`."""
         if not self._means.add(max(value, LEAST)):
             return None
-        self._first = self._means.of(0) if self._first is None else self._first
+        self._first = self._means.of(0) if math.isnan(self._first) else self._first
         if self._means.of(BLOCKS - 1) > LEFT * self._first:
-            self._since = None
-        elif self._since is not None:
+            self._since = -1
+        elif self._since >= 0:
             self._since += 1
         else:
             rises = self._means.rises()
             if rises[-1] <= FASTER * rises[-2] < 0 and sum(rises) <= -FALLEN:
                 self._since = 2 * BLOCK - 1
-        return self._since
+        return self._since if self._since >= 0 else None
 
 
-class Decline:
+class Decline(Trend):
     """A reward that is lost again: far below the best of the run, for long, by what the run itself varies by."""
 
-    kind: Kind = Kind.DECLINE
+    course = Course.DECLINE
+    direction = -1
+    STATE: ClassVar[Mapping[str, StateKind]] = {
+        "_count": StateKind.INT, "_below": StateKind.INT, "_level": StateKind.FLOAT, "_variance": StateKind.FLOAT,
+        "_best": StateKind.FLOAT, "_newest": StateKind.FLOATS, "_levels": StateKind.FLOATS,
+        "_spreads": StateKind.FLOATS,
+    }  # fmt: skip
 
     def __init__(self) -> None:
         self._count, self._below = 0, 0
@@ -173,26 +194,28 @@ class Decline:
         return self._below - 1 if self._below >= LASTING else None
 
 
-class Unbearable:
+class Unbearable(Trend):
     """A share of failures that is not to be borne."""
 
-    kind: Kind = Kind.RATE
+    course = Course.UNBEARABLE
+    direction = 1
+    STATE: ClassVar[Mapping[str, StateKind]] = {"_values": StateKind.FLOATS, "_since": StateKind.INT}
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
         self._values: deque[float] = deque(maxlen=BLOCK)
-        self._since: int | None = None
+        self._since = -1
 
     def add(self, value: float) -> int | None:
         """See `Trend`."""
         self._values.append(value)
         if len(self._values) < BLOCK or sum(self._values) / BLOCK < self._limit:
-            self._since = None
-        elif self._since is None:
+            self._since = -1
+        elif self._since < 0:
             self._since = BLOCK - 1 - next(place for place, one in enumerate(self._values) if one >= self._limit)
         else:
             self._since += 1
-        return self._since
+        return self._since if self._since >= 0 else None
 
 
 def trends_of(signal: str) -> tuple[Trend, ...]:
@@ -207,22 +230,3 @@ def trends_of(signal: str) -> tuple[Trend, ...]:
     if signal in UNBEARABLE:
         found.append(Unbearable(UNBEARABLE[signal]))
     return tuple(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """Something that is wrong with a signal.
-
-    Attributes:
-        signal: its name.
-        kind: one of `Kind`.
-        first: place (from 0) at which it began.
-        raised: place at which it was certain.
-        last: last place at which it stood.
-    """
-
-    signal: str
-    kind: Kind
-    first: int
-    raised: int
-    last: int

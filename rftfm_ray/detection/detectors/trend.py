@@ -1,0 +1,84 @@
+"""Slow ways to go wrong that no healthy run takes, one signal at a time. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection, Mapping
+from typing import ClassVar
+
+from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores, measured
+from rftfm_ray.detection.reference.views import StepView
+from rftfm_ray.detection.stateful import Kind
+from rftfm_ray.detection.statistics.trends import BLOCK, BLOCKS, LASTING, Course, Trend, trends_of
+from rftfm_ray.signals.schema import SIGNALS
+from rftfm_ray.verdicts import Evidence
+
+# Above any threshold that other telemetry is given: a trend that no healthy run takes is as good as certain.
+CERTAIN = 3.0
+# The longest time that a trend has lasted when it is certain.
+LONGEST = max(BLOCK * BLOCKS, LASTING)
+_SAID: Mapping[Course, str] = {
+    Course.BLOW_UP: "grows exponentially",
+    Course.COLLAPSE: "falls ever faster, to next to nothing",
+    Course.DECLINE: "has lost most of what it had reached, for long",
+    Course.UNBEARABLE: "is a share of failures that no training can bear",
+}
+
+
+class TrendDetector(Detector):
+    """One signal watched for one course.
+
+    Args:
+        signal: its name.
+        trend: what it is watched for, fresh.
+    """
+
+    STATE: ClassVar[Mapping[str, Kind]] = {"_trend": Kind.PART, "_steps": Kind.FLOATS, "_onset": Kind.INT}
+
+    def __init__(self, signal: str, trend: Trend) -> None:
+        self.name = f"{trend.course}:{signal}"
+        self.outputs = (Output(signal, trend.direction, Evidence.TELEMETRY),)
+        self._signal, self._trend = signal, trend
+        self._steps = deque[float](maxlen=LONGEST + 1)
+        self._onset = 0
+
+    def observe(self, view: StepView) -> Scores:
+        """`CERTAIN` while the signal takes the course, NaN where it was not measured."""
+        scores, values = Scores.quiet(view, 1), view.value(self._signal)
+        rows = measured(values)
+        scores.score[:] = math.nan
+        scores.score[rows] = 0.0
+        for row, step, value in zip(rows.tolist(), view.steps[rows].tolist(), values[rows].tolist(), strict=True):
+            self._steps.append(step)
+            lag = self._trend.add(value)
+            if lag is None:
+                self._onset = 0
+                continue
+            self._onset = self._onset or int(self._steps[max(0, len(self._steps) - 1 - lag)])
+            scores.score[row, 0], scores.onset[row, 0] = CERTAIN, self._onset
+        return scores
+
+    def reason(self, output: int, reading: Reading) -> str:
+        """What it does, and how far it has come."""
+        return f"{self.outputs[output].signal} {_SAID[self._trend.course]} ({reading.value:.3g} now)"
+
+    def forget(self, signals: Collection[str], step: int) -> Collection[int]:
+        """A change on purpose begins a new course."""
+        del step
+        if self._signal not in signals:
+            return ()
+        which = [type(trend) for trend in trends_of(self._signal)].index(type(self._trend))
+        self._trend = trends_of(self._signal)[which]
+        self._steps.clear()
+        self._onset = 0
+        return (0,)
+
+    def settle(self, signals: Collection[str]) -> Collection[int]:
+        """The course must be taken again."""
+        return self.forget(signals, 0)
+
+
+def trend_detectors() -> list[TrendDetector]:
+    """A detector for every course of every signal that has one."""
+    return [TrendDetector(signal.name, trend) for signal in SIGNALS for trend in trends_of(signal.name)]

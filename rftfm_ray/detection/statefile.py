@@ -1,0 +1,76 @@
+"""A state in a file: written whole or not at all, and read with checks. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.state import State
+from rftfm_ray.errors import StateError
+from rftfm_ray.files import write_atomic
+
+FORMAT = "1"
+LARGEST_FILE = 64 << 20
+REMOVE = "remove it, and the monitor starts afresh from the run's next step"
+_ARRAY = "__array__"
+
+
+def save_state(path: Path, state: State, owner: str) -> None:
+    """Write a state; a reader sees all of it or none. `owner` must be the same when it is loaded."""
+    from safetensors.numpy import save
+
+    arrays: dict[str, NDArray[Any]] = {}
+    tree = _without_arrays(state, (), arrays)
+    header = {"format": FORMAT, "owner": owner, "tree": json.dumps(tree)}
+    write_atomic(path, save(arrays, header))
+
+
+def load_state(path: Path, owner: str) -> State:
+    """Read a state that `save_state` has written for the same owner.
+
+    Raises:
+        StateError: when the file cannot be read, is damaged, or belongs to somebody else; names it and the fix.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise StateError(f"{path} is larger than any state of a monitor; {REMOVE}.")
+        with safe_open(path, "np") as file:
+            header = dict(file.metadata() or {})
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if header.get("format") != FORMAT:
+            raise StateError(f"{path} is not a state that this version of rftfm_ray reads; {REMOVE}.")
+        if header.get("owner") != owner:
+            raise StateError(f"{path} is the state of {header.get('owner', '')[:80]!r}, not of {owner!r}; {REMOVE}.")
+        tree = json.loads(header["tree"])
+        return _with_arrays(tree, arrays)
+    except OSError as error:
+        raise StateError(f"{path} cannot be read ({error.strerror or error}); check the path.") from None
+    except (SafetensorError, KeyError, ValueError, RecursionError, AttributeError) as error:
+        raise StateError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); {REMOVE}.") from None
+
+
+def _without_arrays(state: State, path: tuple[str, ...], arrays: MutableMapping[str, NDArray[Any]]) -> dict[str, Any]:
+    def plain(key: str, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            name = ".".join((*path, key))
+            arrays[name] = np.ascontiguousarray(value)
+            return {_ARRAY: name}
+        return _without_arrays(value, (*path, key), arrays) if isinstance(value, Mapping) else value
+
+    return {key: plain(key, value) for key, value in state.items()}
+
+
+def _with_arrays(tree: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    def whole(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return arrays[value[_ARRAY]] if set(value) == {_ARRAY} else _with_arrays(value, arrays)
+
+    return {key: whole(value) for key, value in tree.items()}
