@@ -19,7 +19,7 @@ from rftfm_ray.actors.monitor import MonitorActor
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.actors.rollout import RolloutActor
 from rftfm_ray.config import PlacementConfig, RunConfig
-from rftfm_ray.detection.suite import WatchSettings, battery
+from rftfm_ray.detection.monitor import MonitorPlan
 from rftfm_ray.errors import PlacementError
 from rftfm_ray.faults.catalogue import FaultSpec
 from rftfm_ray.faults.twins import TwinSpec
@@ -206,7 +206,7 @@ class GuardActors:
             ray.kill(actor)
 
 
-def start_guard(run: str, watch: WatchSettings, treatment: TreatmentSettings, policy: SafePolicy) -> GuardActors:
+def start_guard(run: str, watch: MonitorPlan, treatment: TreatmentSettings, policy: SafePolicy) -> GuardActors:
     """Create monitor and controller of `run`, to start beside the other actors. They are not told of a fire drill."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
@@ -216,7 +216,7 @@ def start_guard(run: str, watch: WatchSettings, treatment: TreatmentSettings, po
 
     acts = f"mode={treatment.mode}, act_on={'+'.join(treatment.act_on) or 'nothing'}, policy={policy.name}"
     return GuardActors(
-        start(MonitorActor, Role(run, "monitor", 0, f"detectors={len(battery(watch))}"), watch),
+        start(MonitorActor, Role(run, "monitor", 0, f"detectors={len(watch.build().active)}"), watch),
         start(ControllerActor, Role(run, "controller", 0, acts), treatment, policy),
     )
 

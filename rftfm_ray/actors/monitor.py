@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rftfm_ray.actors.roles import Role, rename_process
-from rftfm_ray.detection.suite import WatchSettings
+from rftfm_ray.detection.monitor import MonitorPlan
 from rftfm_ray.diagnosis.watch import Watch
 from rftfm_ray.telemetry.metrics import StateGauge
 from rftfm_ray.types import ActorState
@@ -15,10 +15,10 @@ from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, StepRepo
 class MonitorActor:
     """Judges step reports in their order."""
 
-    def __init__(self, role: Role, settings: WatchSettings) -> None:
+    def __init__(self, role: Role, plan: MonitorPlan) -> None:
         rename_process(role)
         self._role = role
-        self._watch = Watch(settings)
+        self._watch = Watch(plan.build(), plan.keep_every, plan.keep)
         self._attempt = self._newest = 0
         self._gauge = StateGauge(role.run, role.name)
         self._gauge.set(ActorState.IDLE)
@@ -43,7 +43,7 @@ class MonitorActor:
             # It was late: of an attempt that a rollback has ended, no part of the lineage that is watched.
             return Assessment(report, None)
         self._newest = report.id.attempt
-        return self._watch.assess(report)
+        return self._watch.assess([report])[0]
 
     def changed(self, change: DeclaredChange, rewound_to: int | None) -> None:
         """Something was changed on purpose; with `rewound_to` the run has gone back to that step as well."""

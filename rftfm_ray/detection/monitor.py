@@ -6,6 +6,7 @@ depends on what is known of healthy runs (the reference), never on where the rep
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
+from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.detectors.base import Detector, Reading, Scores
 from rftfm_ray.detection.latch import Latch, Mask
-from rftfm_ray.detection.reference.mixture import Reference
+from rftfm_ray.detection.reference.mixture import Reference, reference_of
+from rftfm_ray.detection.reference.priors import CRITIC, NO_CRITIC, shipped
+from rftfm_ray.detection.reference.profile import Profile
 from rftfm_ray.detection.reference.views import Floats, Ints, StepView, StepViews, values_of
 from rftfm_ray.detection.state import State, check_keys, part_from
 from rftfm_ray.detection.statefile import load_state, save_state
-from rftfm_ray.detection.suite import MonitorSettings, build_detectors
+from rftfm_ray.detection.suite import MonitorSettings, build_detectors, monitor_settings
 from rftfm_ray.errors import StateError
 from rftfm_ray.signals.groups import FOLLOWING
 from rftfm_ray.signals.schema import INDEX
@@ -58,6 +62,45 @@ class Observation:
     symptoms: tuple[Symptom, ...]
     scores: EvidenceScores = EvidenceScores()
     disabled: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorPlan:
+    """All that a monitor is made of, to be shipped by value and built where it works.
+
+    Attributes:
+        settings: how the run is watched.
+        profile: healthy runs of its kind; None without.
+        critic: whether the run's algorithm has a critic.
+        detectors: of the user's.
+        keep_every: steps between states that a rollback can go back to; 0 for none.
+        keep: how many of them are kept.
+    """
+
+    settings: MonitorSettings
+    profile: Profile | None = None
+    critic: bool = False
+    detectors: tuple[Detector, ...] = ()
+    keep_every: int = 0
+    keep: int = 0
+
+    def build(self) -> Monitor:
+        """A new monitor.
+
+        Raises:
+            ProfileError: when the profile or the installed priors are damaged.
+        """
+        reference = reference_of(self.profile, shipped(CRITIC if self.critic else NO_CRITIC))
+        return Monitor(self.settings, reference, copy.deepcopy(self.detectors))
+
+
+def monitor_plan(config: RunConfig, profile: Profile | None = None, detectors: Sequence[Detector] = ()) -> MonitorPlan:
+    """The monitor that a run's configuration calls for, with the profile and the detectors that it names."""
+    snapshots = config.snapshots
+    return MonitorPlan(
+        monitor_settings(config), profile, config.algorithm.name == "ppo", tuple(detectors), snapshots.every,
+        snapshots.keep,
+    )  # fmt: skip
 
 
 class Monitor:

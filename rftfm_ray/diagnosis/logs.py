@@ -7,17 +7,26 @@ the verdict incomplete: silence of a part that did not run is no health.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rftfm_ray.detection.detectors.change_point import ColdSignal
+from rftfm_ray.config import RunConfig
+from rftfm_ray.detection.detectors.change_point import ChangePointDetector
 from rftfm_ray.detection.detectors.exact import FiniteDetector
+from rftfm_ray.detection.detectors.joint import JointDetector
+from rftfm_ray.detection.monitor import CHUNK, Monitor
+from rftfm_ray.detection.reference.correlation import Together
+from rftfm_ray.detection.reference.mixture import reference_of
+from rftfm_ray.detection.reference.priors import among, enough, kind_with, shipped
 from rftfm_ray.detection.statistics.change_points import FEWEST, Floats
-from rftfm_ray.detection.statistics.trends import Alarm, Kind
-from rftfm_ray.diagnosis.log_departures import departures, known_together
+from rftfm_ray.detection.suite import monitor_settings
 from rftfm_ray.integrations.steplog import StepLog
+from rftfm_ray.signals.groups import WATCHED
+from rftfm_ray.signals.schema import INDEX, SIGNALS
+from rftfm_ray.types import StepId
+from rftfm_ray.verdicts import StepReport, Symptom
 
 EXPECTED: Mapping[str, tuple[str, ...]] = {
     "reward": ("reward_mean", "correct_rate"),
@@ -29,7 +38,8 @@ EXPECTED: Mapping[str, tuple[str, ...]] = {
     "update": ("policy_loss", "loss", "clip_high_rate", "clip_low_rate", "step_kl", "rollout_kl"),
 }
 """Checks that any run of reinforcement fine-tuning can have, and the signals that each asks for one of."""
-FINITE, OTHERS, TOGETHER = "finite", "others", "together"
+FINITE, OTHERS = "finite", "others"
+JUMP, NOT_FINITE = "jump", "not_finite"
 _NUMBERS = (*FiniteDetector.WATCHED, "reward_mean", "policy_loss", "value_loss", "kl_old", "advantage_mean")
 # Without them there is no update at all.
 _ESSENTIAL = ("loss", "policy_loss", "grad_norm")
@@ -44,7 +54,7 @@ class Finding:
     Attributes:
         signal: its name in the dictionary of signals.
         column: its name in the log.
-        kind: one of `detection.trends.Kind`.
+        kind: `jump`, `joint`, `not_finite`, or the name of the detector that raised it.
         first_step: at which it began, as far as can be told.
         raised_step: at which it was certain.
         last_step: last one at which it stood.
@@ -94,51 +104,116 @@ class LogVerdict:
 
 
 @dataclass(frozen=True, slots=True)
-class _Check:
-    """One check of a log: the signals that it reads, and what finds alarms in one of them."""
+class _Alarm:
+    """An alarm by places in the log: of a signal and a kind, from its onset to the last place at which it stood."""
 
-    name: str
-    signals: tuple[str, ...]
-    find: Callable[[str, Floats], list[Alarm]]
-    fewest: int
+    signal: str
+    kind: str
+    first: int
+    raised: int
+    last: int
 
 
 def judge_log(log: StepLog) -> LogVerdict:
-    """Look at every signal of a log that is known."""
-    checks, used = _checks(log.values), set[str]()
-    found, broken, missing = list[Finding](), list[str](), list[str]()
-    for check in checks:
-        signals = [name for name in check.signals if _length(log, name) >= check.fewest]
-        if not signals:
-            missing.append(check.name)
-            continue
-        used.update(signals)
-        for name in signals:
-            try:
-                alarms = check.find(name, log.values[name])
-            except Exception as error:  # noqa: BLE001 - whatever it is, silence of a check is no health
-                broken.append(f"{check.name} failed on {log.columns[name]} ({' '.join(str(error).split())[:120]})")
-            else:
-                found += (_told(log, alarm) for alarm in alarms)
-    together = _together(log, broken)
-    found += together or []
-    # What only some logs hold is no gap where it is missing.
-    possible = len(checks) + (together is not None)
-    coverage = Coverage(possible - len(missing), possible, tuple(missing))
-    unused = (*log.unused, *(column for name, column in log.columns.items() if name not in used))
-    ordered = tuple(sorted(found, key=lambda one: (one.first_step, one.signal, one.kind)))
-    partial = log.damaged or bool(broken)
-    verdict = _verdict(ordered, coverage, partial=partial)
-    return LogVerdict(verdict, partial, coverage, ordered, tuple(broken), unused, log.notes)
-
-
-def _together(log: StepLog, broken: list[str]) -> list[Finding] | None:
-    """Alarms of signals that go together; None where the log holds too little for that."""
+    """Put a log before the monitor, and look at what it has written as no number."""
+    values = {name: np.where(np.isfinite(column), column, np.nan) for name, column in log.values.items()}
+    found, broken = list[_Alarm](), list[str]()
     try:
-        return [_told(log, alarm) for alarm in departures(log.values)] if known_together(log.values) else None
+        watched = Watched(log)
+        found += watched.alarms()
+        broken += [f"{name} failed ({reason})" for name, reason in watched.disabled]
     except Exception as error:  # noqa: BLE001 - whatever it is, silence of a check is no health
-        broken.append(f"{TOGETHER} failed ({' '.join(str(error).split())[:120]})")
-        return []
+        broken.append(f"the monitor failed ({' '.join(str(error).split())[:120]})")
+    for name in _NUMBERS:
+        found += not_finite(name, log.values[name]) if name in log.values else ()
+    coverage = _coverage(log)
+    used = {name for name, column in values.items() if int(np.isfinite(column).sum()) >= FEWEST or name in _NUMBERS}
+    unused = (*log.unused, *(column for name, column in log.columns.items() if name not in used))
+    ordered = tuple(
+        sorted((_finding(log, one) for one in found), key=lambda one: (one.first_step, one.signal, one.kind))
+    )
+    partial = log.damaged or bool(broken)
+    return LogVerdict(
+        _verdict(ordered, coverage, partial=partial), partial, coverage, ordered, tuple(broken), unused, log.notes
+    )
+
+
+class Watched:
+    """A log before the monitor.
+
+    Attributes:
+        disabled: detectors that failed, and why.
+    """
+
+    def __init__(self, log: StepLog) -> None:
+        self.disabled: list[tuple[str, str]] = []
+        self._log = log
+        reference = reference_of(None, _priors(log.values))
+        self._monitor = Monitor(monitor_settings(RunConfig()), reference)
+
+    def _reports(self) -> Iterator[list[StepReport]]:
+        """The steps of the log in chunks: reports of all of them at once would fill the memory."""
+        names = [name for name in self._log.values if name in INDEX]
+        columns = np.array([INDEX[name] for name in names])
+        for start in range(0, len(self._log.steps), CHUNK):
+            rows = slice(start, min(start + CHUNK, len(self._log.steps)))
+            table = np.full((rows.stop - start, len(SIGNALS)), np.nan)
+            for column, name in zip(columns.tolist(), names, strict=True):
+                values = self._log.values[name][rows]
+                table[:, column] = np.where(np.isfinite(values), values, np.nan)
+            yield [
+                StepReport(StepId(0, place, place), place, tuple(row))
+                for place, row in enumerate(table.tolist(), start=start + 1)
+            ]
+
+    def alarms(self) -> list[_Alarm]:
+        """Alarms by places in the log, each under the signal that it named as it was raised."""
+        over, standing = list[_Alarm](), dict[tuple[str, str], _Alarm]()
+        for reports in self._reports():
+            for seen in self._monitor.observe(reports):
+                self.disabled += seen.disabled
+                place = seen.report.id.step - 1
+                now = {_key(one): one for one in seen.symptoms if one.alarm}
+                over += [standing.pop(key) for key in list(standing) if key not in now]
+                for key, one in now.items():
+                    first = _Alarm(one.signal, _kind(one), one.onset - 1, place, place)
+                    standing[key] = replace(standing.get(key, first), last=place)
+        return [*over, *standing.values()]
+
+
+def _key(symptom: Symptom) -> tuple[str, str]:
+    """What makes an alarm the same from step to step: the joint detector names another signal as evidence grows."""
+    return symptom.detector, "" if symptom.detector == JointDetector.name else f"{symptom.signal}{symptom.direction}"
+
+
+def _kind(symptom: Symptom) -> str:
+    if symptom.detector == ChangePointDetector.name:
+        return JUMP
+    return symptom.detector.removeprefix("trend:").partition(":")[0]
+
+
+def _priors(values: Mapping[str, Floats]) -> Together | None:
+    """How signals go together, for a log that holds enough of them; None for others."""
+    measured = [name for name, column in values.items() if int(np.isfinite(column).sum()) >= FEWEST]
+    priors = shipped(kind_with(measured))
+    return among(priors, measured) if enough(priors, measured) else None
+
+
+def _coverage(log: StepLog) -> Coverage:
+    """Checks that had their columns and steps. What only some logs hold is no gap where it is missing."""
+    checks: dict[str, tuple[Iterable[str], int]] = {FINITE: (_NUMBERS, 1)}
+    checks |= {name: (signals, FEWEST) for name, signals in EXPECTED.items()}
+    expected = {name for names in EXPECTED.values() for name in names}
+    others = [name for name in log.values if name not in expected and name in WATCHED]
+    checks |= {OTHERS: (others, FEWEST)} if others else {}
+    missing = [
+        name
+        for name, (signals, fewest) in checks.items()
+        if max((_length(log, one) for one in signals), default=0) < fewest
+    ]
+    together = _priors(log.values) is not None
+    possible = len(checks) + together
+    return Coverage(possible - len(missing), possible, tuple(missing))
 
 
 def _verdict(alarms: tuple[Finding, ...], coverage: Coverage, *, partial: bool) -> str:
@@ -149,49 +224,29 @@ def _verdict(alarms: tuple[Finding, ...], coverage: Coverage, *, partial: bool) 
     return "unknown" if 2 * coverage.run < coverage.possible else "healthy"
 
 
-def _checks(known: Iterable[str]) -> list[_Check]:
-    expected = {name for names in EXPECTED.values() for name in names}
-    others = tuple(name for name in known if name not in expected and ColdSignal(name).watched)
-    checks = [_Check(FINITE, _NUMBERS, not_finite, 1)]
-    checks += [_Check(name, signals, against_own_past, FEWEST) for name, signals in EXPECTED.items()]
-    # What only some runs have, as a critic or tools, is no gap where it is missing.
-    return checks + ([_Check(OTHERS, others, against_own_past, FEWEST)] if others else [])
-
-
 def _length(log: StepLog, name: str) -> int:
     return int((~np.isnan(log.values[name])).sum()) if name in log.values else 0
 
 
-def _told(log: StepLog, alarm: Alarm) -> Finding:
-    steps = [int(log.steps[place]) for place in (alarm.first, alarm.raised, alarm.last)]
-    values = log.values[alarm.signal]
-    later = np.flatnonzero(~np.isnan(values))
+def _finding(log: StepLog, alarm: _Alarm) -> Finding:
+    first, raised, last = (int(log.steps[place]) for place in (alarm.first, alarm.raised, alarm.last))
+    later = np.flatnonzero(~np.isnan(log.values[alarm.signal]))
     # What has departed from all others is usual after a while: that its evidence ends does not say that it came back.
-    recovered = alarm.kind != Kind.DEPARTURE and alarm.last < int(later[-1])
-    return Finding(alarm.signal, log.columns[alarm.signal], alarm.kind, steps[0], steps[1], steps[2], recovered)
+    recovered = alarm.kind != JointDetector.name and alarm.last < int(later[-1])
+    return Finding(alarm.signal, log.columns[alarm.signal], alarm.kind, first, raised, last, recovered)
 
 
-def against_own_past(name: str, values: Floats) -> list[Alarm]:
-    """Alarms of a signal (N, NaN for gaps) by the run's own past, by places in the log."""
-    there = np.flatnonzero(np.isfinite(values))
-    watch = ColdSignal(name)
-    return [
-        Alarm(name, alarm.kind, int(there[alarm.first]), int(there[alarm.raised]), int(there[alarm.last]))
-        for alarm in (*watch.add(values[there]), *watch.standing)
-    ]
-
-
-def not_finite(name: str, values: Floats) -> list[Alarm]:
+def not_finite(name: str, values: Floats) -> list[_Alarm]:
     """Runs of values that are no finite numbers, by places in the log: after sound ones, and lasting or to the end."""
     there = np.flatnonzero(~np.isnan(values))
-    found, place, sound = list[Alarm](), 0, 0
+    found, place, sound = list[_Alarm](), 0, 0
     for wrong, group in itertools.groupby(np.isinf(values[there]).tolist()):
         count = len(list(group))
         whole = name in _ESSENTIAL and count == len(there)
         ends = place + count == len(there)
         if wrong and ((sound >= SOUND and (count >= LASTING or ends)) or (whole and count >= LASTING)):
             first, last = int(there[place]), int(there[place + count - 1])
-            found.append(Alarm(name, Kind.NOT_FINITE, first, first, last))
+            found.append(_Alarm(name, NOT_FINITE, first, first, last))
         sound = 0 if wrong else count
         place += count
     return found

@@ -20,7 +20,7 @@ from rftfm_ray.actors.calls import wait_for
 from rftfm_ray.actors.group import START_TIMEOUT_S, ActorGroup, GuardActors, start_group, start_guard
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig
-from rftfm_ray.detection.suite import watch_settings
+from rftfm_ray.detection.monitor import monitor_plan
 from rftfm_ray.driver.cluster import check_shared, connect
 from rftfm_ray.driver.guard import Guard, LiveGuard, NoGuard, Tell
 from rftfm_ray.driver.loop import Curve, Observer, digest, loop
@@ -120,7 +120,7 @@ def _start_guard(planned: RunPlan, stack: contextlib.ExitStack) -> GuardActors |
     fallback = Playbook() if guard.fallback == "playbook" and guard.policy is not None else None
     policy = SafePolicy(planned.policy, guard.policy or PLAYBOOK, guard.policy_timeout_s, fallback)
     settings = treatment_settings(planned.config)
-    guards = start_guard(planned.name, watch_settings(planned.config, planned.profile), settings, policy)
+    guards = start_guard(planned.name, monitor_plan(planned.config, planned.profile), settings, policy)
     stack.callback(guards.stop)
     return guards
 

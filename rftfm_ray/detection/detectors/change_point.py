@@ -189,7 +189,7 @@ class ChangePointDetector(Detector):
 
     def state_dict(self) -> State:
         """A copy of groups and alarms."""
-        groups = {
+        groups: dict[str, State] = {
             str(number): {
                 "signals": group.signals.copy(), "steps": group.steps.copy(), "count": group.count,
                 "jumps": group.jumps.state_dict(),

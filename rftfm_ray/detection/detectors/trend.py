@@ -37,7 +37,7 @@ class TrendDetector(Detector):
     STATE: ClassVar[Mapping[str, Kind]] = {"_trend": Kind.PART, "_steps": Kind.FLOATS, "_onset": Kind.INT}
 
     def __init__(self, signal: str, trend: Trend) -> None:
-        self.name = f"{trend.course}:{signal}"
+        self.name = f"trend:{trend.course}:{signal}"
         self.outputs = (Output(signal, trend.direction, Evidence.TELEMETRY),)
         self._signal, self._trend = signal, trend
         self._steps = deque[float](maxlen=LONGEST + 1)

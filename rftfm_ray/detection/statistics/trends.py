@@ -49,7 +49,7 @@ class Course(StrEnum):
     BLOW_UP = "blow_up"
     COLLAPSE = "collapse"
     DECLINE = "decline"
-    UNBEARABLE = "rate"
+    UNBEARABLE = "unbearable"
 
 
 class Trend(Stateful, ABC):

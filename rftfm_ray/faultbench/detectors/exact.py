@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from rftfm_ray.detection.suite import battery, watch_settings
+from rftfm_ray.detection.monitor import monitor_plan
 from rftfm_ray.faultbench.detectors.strata import Floats
 from rftfm_ray.faultbench.runs.dataset import Recorded
 from rftfm_ray.faultbench.runs.generate import config_of
@@ -19,11 +19,10 @@ STRONG = (Evidence.IDENTITY, Evidence.CHANNEL)
 def exact_scores(run: Recorded) -> tuple[Floats, list[str]]:
     """Infinity (N) at the steps at which an identity is broken or a channel's evidence stands, 0 elsewhere; and the
     signal that says so."""
-    detectors = battery(watch_settings(config_of(run.entry)))
+    monitor = monitor_plan(config_of(run.entry)).build()
     scores, names = np.zeros(len(run)), [""] * len(run)
-    for place, report in enumerate(run.reports()):
-        for detector in detectors:
-            found = [symptom for symptom in detector.observe(report) if symptom.evidence in STRONG]
-            if found:
-                scores[place], names[place] = math.inf, found[0].signal
+    for place, seen in enumerate(monitor.observe(list(run.reports()))):
+        found = [symptom for symptom in seen.symptoms if symptom.evidence in STRONG and symptom.alarm]
+        if found:
+            scores[place], names[place] = math.inf, found[0].signal
     return scores, names

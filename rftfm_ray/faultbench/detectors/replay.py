@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rftfm_ray.detection.monitor import monitor_plan
 from rftfm_ray.detection.reference.profile import Profile
-from rftfm_ray.detection.suite import watch_settings
 from rftfm_ray.diagnosis.watch import Watch
 from rftfm_ray.faultbench.runs.dataset import Recorded
 from rftfm_ray.faultbench.runs.declared import SNAPSHOT_EVERY, declarations, watched
@@ -41,7 +41,7 @@ def replay(run: Recorded, profile: Profile | None) -> Replayed:
     """Put a run before the guard, in `act` on every family with the shipped playbook."""
     config, journal = watched(run.entry), list[JournalEntry]()
     told = {declaration.id.step: declaration for declaration in declarations(run.entry, config)}
-    watch, ledger = Watch(watch_settings(config, profile)), Ledger(journal.append)
+    watch, ledger = Watch(monitor_plan(config, profile).build(), 0, 0), Ledger(journal.append)
     step = 0
 
     def snapshots() -> tuple[int, ...]:
@@ -57,7 +57,7 @@ def replay(run: Recorded, profile: Profile | None) -> Replayed:
         if step in told:
             watch.declare(told[step].change)
             ledger.write(EntryKind.DECLARED, report.id, 0, (("change", told[step].change.kind),))
-        order = treatment.consider(watch.assess(report))
+        order = treatment.consider(watch.assess([report])[0])
         if order is not None:
             return Replayed(_incidents(journal), step, order.remedy)
     return Replayed(_incidents(journal), None, "")
