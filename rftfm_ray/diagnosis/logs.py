@@ -129,9 +129,8 @@ def judge_log(log: StepLog) -> LogVerdict:
     coverage = _coverage(log)
     used = {name for name, column in values.items() if int(np.isfinite(column).sum()) >= FEWEST or name in _NUMBERS}
     unused = (*log.unused, *(column for name, column in log.columns.items() if name not in used))
-    ordered = tuple(
-        sorted((_finding(log, one) for one in found), key=lambda one: (one.first_step, one.signal, one.kind))
-    )
+    findings = [_finding(log, alarm) for alarm in found]
+    ordered = tuple(sorted(findings, key=lambda one: (one.first_step, one.signal, one.kind)))
     partial = log.damaged or bool(broken)
     return LogVerdict(
         _verdict(ordered, coverage, partial=partial), partial, coverage, ordered, tuple(broken), unused, log.notes
@@ -206,11 +205,8 @@ def _coverage(log: StepLog) -> Coverage:
     expected = {name for names in EXPECTED.values() for name in names}
     others = [name for name in log.values if name not in expected and name in WATCHED]
     checks |= {OTHERS: (others, FEWEST)} if others else {}
-    missing = [
-        name
-        for name, (signals, fewest) in checks.items()
-        if max((_length(log, one) for one in signals), default=0) < fewest
-    ]
+    longest = {name: max((_length(log, one) for one in signals), default=0) for name, (signals, _) in checks.items()}
+    missing = [name for name, (_, fewest) in checks.items() if longest[name] < fewest]
     together = _priors(log.values) is not None
     possible = len(checks) + together
     return Coverage(possible - len(missing), possible, tuple(missing))

@@ -59,7 +59,7 @@ class BankScorer:
         if self._cells is None:
             raise ValueError("fit it first")
         learnt = self._learnt[kind_of(run.entry)]
-        asked = np.array([growth(step) for step in range(1, len(run) + 1)])[:, None]
+        asked = growth(np.arange(1, len(run) + 1))[:, None]
         over = learnt.sums().over(learnt.adjusted(self._cells.all_residuals(run))) / learnt.levels / asked
         names = [str(direction) for direction in learnt.bank.directions]
         return over.max(1), [names[place] for place in over.argmax(1).tolist()]

@@ -10,7 +10,7 @@ from rftfm_ray.detection.detectors.joint import growth
 from rftfm_ray.detection.reference.correlation import FEWEST_RUNS, Together
 from rftfm_ray.detection.reference.priors import TELLS, kind_with, learn_priors, own_residuals
 from rftfm_ray.detection.reference.residuals import COLUMNS
-from rftfm_ray.detection.statistics.change_points import Jumps, level_at
+from rftfm_ray.detection.statistics.change_points import Jumps, levels_at
 from rftfm_ray.detection.statistics.trends import trends_of
 from rftfm_ray.faultbench.detectors.strata import Floats, levels
 from rftfm_ray.faultbench.runs.dataset import Recorded
@@ -52,7 +52,7 @@ class ColdScorer:
         if together is None:
             return one_by_one
         over = together.sums().over(together.adjusted(_residuals(run))) / together.levels
-        asked = np.array([growth(step) for step in range(1, len(run) + 1)])
+        asked = growth(np.arange(1, len(run) + 1))
         both: Floats = np.maximum(one_by_one, over.max(1) / asked)
         return both
 
@@ -78,7 +78,7 @@ def _jumps_and_trends(run: Recorded) -> Floats:
         for part in (there[there < restart - 1], there[there >= restart - 1]):
             if len(part):
                 scored = Jumps(FLOORS[together]).add(known[np.ix_(part, together)]).score
-                asked = np.array([level_at(index) for index in np.searchsorted(there, part).tolist()])
+                asked = levels_at(int(np.searchsorted(there, part[0])), len(part))
                 found[part] = np.maximum(found[part], scored.max(1) / asked)
     for name in TELEMETRY:
         split = gone.get(name, 1) - 1
