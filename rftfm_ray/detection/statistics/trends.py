@@ -128,7 +128,7 @@ class Collapse(Trend):
     course = Course.COLLAPSE
     direction = -1
     STATE: ClassVar[Mapping[str, StateKind]] = {
-        "_means": StateKind.PART, "_first": StateKind.FLOAT, "_since": StateKind.INT,
+        "_means": StateKind.PART, "_first": StateKind.ANY_FLOAT, "_since": StateKind.INT,
     }  # fmt: skip
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class Decline(Trend):
     direction = -1
     STATE: ClassVar[Mapping[str, StateKind]] = {
         "_count": StateKind.INT, "_below": StateKind.INT, "_level": StateKind.FLOAT, "_variance": StateKind.FLOAT,
-        "_best": StateKind.FLOAT, "_newest": StateKind.FLOATS, "_levels": StateKind.FLOATS,
+        "_best": StateKind.ANY_FLOAT, "_newest": StateKind.FLOATS, "_levels": StateKind.FLOATS,
         "_spreads": StateKind.FLOATS,
     }  # fmt: skip
 
