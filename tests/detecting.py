@@ -137,18 +137,20 @@ class Watched:
 
     Args:
         detector: fresh, or with a past of its own.
-        known: what the run is compared with.
+        known: what the run is compared with; without it, its views have neither levels nor residuals.
     """
 
-    def __init__(self, detector: Detector, known: Reference = NO_REFERENCE) -> None:
+    def __init__(self, detector: Detector, known: Reference | None = None) -> None:
         self.detector = detector
         self._latch = Latch(len(detector.outputs))
-        self._views = StepViews(known)
+        self._views = None if known is None else StepViews(known)
 
     def observe(self, reports: Sequence[StepReport]) -> dict[int, list[Symptom]]:
         """Take the next steps at once; the symptoms of each step that has some."""
         symptoms: dict[int, list[Symptom]] = {}
-        for view in self._views.observe(*values_of(reports)).pieces():
+        steps, values = values_of(reports)
+        plain = [StepView.without_residuals(steps, values)]
+        for view in plain if self._views is None else self._views.observe(steps, values).pieces():
             scores = self.detector.observe(view)
             is_open = self._latch.add(scores.score)
             for row in np.flatnonzero(is_open.any(1)).tolist():
@@ -172,7 +174,8 @@ class Watched:
 
     def forget(self, signals: Collection[str], step: int) -> None:
         """A change was declared."""
-        self._views.forget(tuple(signals))
+        if self._views is not None:
+            self._views.forget(tuple(signals))
         self._latch.close(self.detector.forget(signals, step))
 
     def settle(self, signals: Collection[str]) -> None:

@@ -212,7 +212,9 @@ class Unbearable(Trend):
         if len(self._values) < BLOCK or sum(self._values) / BLOCK < self._limit:
             self._since = -1
         elif self._since < 0:
-            self._since = BLOCK - 1 - next(place for place, one in enumerate(self._values) if one >= self._limit)
+            # Their mean may be rounded up to the limit that none of them reaches.
+            first = next((place for place, one in enumerate(self._values) if one >= self._limit), 0)
+            self._since = BLOCK - 1 - first
         else:
             self._since += 1
         return self._since if self._since >= 0 else None
