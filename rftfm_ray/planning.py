@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rftfm_ray.config import RunConfig
+from rftfm_ray.detection.detectors.base import Detector
+from rftfm_ray.detection.detectors.custom import load_detectors
+from rftfm_ray.detection.monitor import monitor_plan
 from rftfm_ray.detection.reference.correlation import restored
 from rftfm_ray.detection.reference.profile import KEYS, Profile, differences, facts_of, read_profile
 from rftfm_ray.errors import CheckpointError, ProfileError, ResumeError
@@ -43,6 +46,7 @@ class RunPlan:
     policy: Policy
     profile: Profile | None
     twins: tuple[TwinSpec, ...] = ()
+    detectors: tuple[Detector, ...] = ()
 
     @property
     def golden(self) -> Sequence[Problem]:
@@ -81,7 +85,13 @@ def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = N
     faults = check_faults(config, task, [text for text in config.inject if not is_twin(text)])
     check_twins(config, twins, task, pool)
     policy, profile = load_policy(config.guard.policy), load_profile(config)
-    return RunPlan(name, config, folder, task, pool, heldout, facts, resume, faults, policy, profile, twins)
+    detectors = load_detectors(config.guard.detectors)
+    if detectors:
+        # Names that shipped detectors have are refused now, and not where the monitor is built.
+        monitor_plan(config, profile, detectors).build()
+    return RunPlan(
+        name, config, folder, task, pool, heldout, facts, resume, faults, policy, profile, twins, detectors
+    )  # fmt: skip
 
 
 def load_profile(config: RunConfig) -> Profile | None:

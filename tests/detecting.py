@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from rftfm_ray.detection.reference.mixture import Mode, Reference, reference_of
 from rftfm_ray.detection.reference.priors import NO_CRITIC, shipped
 from rftfm_ray.detection.reference.profile import Profile
 from rftfm_ray.detection.reference.views import StepView, StepViews, values_of
+from rftfm_ray.detection.state import State
 from rftfm_ray.detection.suite import MonitorSettings
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
@@ -75,7 +77,7 @@ def make_report(step: int, **values: float) -> StepReport:
     return report_of_values(step, {**USUAL, **values})
 
 
-def make_reports(first: int = 1, **series: Sequence[float]) -> list[StepReport]:
+def make_reports(first: int = 1, /, **series: Sequence[float]) -> list[StepReport]:
     """Reports from step `first` on: one series per signal, the usual values for all others."""
     rows = zip(*series.values(), strict=True)
     return [make_report(step, **dict(zip(series, row, strict=True))) for step, row in enumerate(rows, first)]
@@ -121,6 +123,11 @@ def view_of(reports: Sequence[StepReport], known: Reference = NO_REFERENCE) -> S
     return StepViews(known).observe(*values_of(reports))
 
 
+def tree(state: State) -> dict[str, Any]:
+    """A state as nested dictionaries that a test may change; arrays are shared."""
+    return {name: tree(value) if isinstance(value, Mapping) else value for name, value in state.items()}
+
+
 def joined(parts: Sequence[Scores]) -> Scores:
     """Scores of chunks as those of all their steps."""
     return Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in Scores.__slots__))
@@ -157,7 +164,7 @@ class Watched:
                 symptoms[int(view.steps[row])] = self._symptoms(view, scores, is_open, row)
         return symptoms
 
-    def show(self, first: int = 1, **series: Sequence[float]) -> dict[int, list[Symptom]]:
+    def show(self, first: int = 1, /, **series: Sequence[float]) -> dict[int, list[Symptom]]:
         """The same of one series per signal, from step `first` on."""
         return self.observe(make_reports(first, **series))
 

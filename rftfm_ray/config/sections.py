@@ -279,6 +279,8 @@ class GuardConfig(Section):
     """Healthy steps to one false alarm that a detector is set for."""
     profile: str | None = None
     """What healthy runs look like, a file of `rftfm profile fit`; null: a run is held against its own past."""
+    detectors: tuple[str, ...] = ()
+    """Your detectors beside the shipped ones, each as `module:Class` or `file.py:Class`."""
     regrade_rate: Annotated[Float, Field(ge=0, le=1)] = 0.25
     """Share of trajectories that the trusted verifier grades once more, chosen by a hash; 0: none."""
     regrade_noise: Annotated[Float, Field(gt=0, lt=0.05)] = 0.001

@@ -246,7 +246,8 @@ class Monitor:
                 self._disable(name, error)
 
     def _disable(self, name: str, error: Exception) -> None:
-        self._drop(name, f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
+        kind = "" if isinstance(error, DetectorError) else f"{type(error).__name__}: "
+        self._drop(name, f"{kind}{' '.join(str(error).split())}"[:300])
 
     def _drop(self, name: str, reason: str) -> None:
         logger.warning("detector %s is disabled: %s", name, reason)

@@ -61,7 +61,8 @@ def _without_arrays(state: State, arrays: MutableMapping[str, NDArray[Any]]) -> 
         if isinstance(value, np.ndarray):
             # By its number: names of parts may hold any character.
             name = str(len(arrays))
-            arrays[name] = np.ascontiguousarray(value)
+            # It makes an array without axes one of one axis.
+            arrays[name] = np.ascontiguousarray(value).reshape(value.shape)
             return {_ARRAY: name}
         return _without_arrays(value, arrays) if isinstance(value, Mapping) else value
 

@@ -1,10 +1,10 @@
-"""Objects whose state is some of their attributes: saved as plain values, and checked on the way back. Pure; numpy."""
+"""Objects whose state is some or all of their attributes: saved as plain values, and checked on the way back. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -17,8 +17,8 @@ from rftfm_ray.errors import StateError
 class Kind(StrEnum):
     """What an attribute holds. Numbers are finite, but for `ANY_FLOAT`, `ANY_ARRAY` and `ANY_ROWS`.
 
-    `FLOATS` is a list or deque of numbers. `ARRAY` keeps its type and shape, `ROWS` its type and all axes but the first.
-    `PART` is an object with a state of its own, and `PARTS` a mapping of such objects with the same keys.
+    `FLOATS` is a list or deque of numbers. `ARRAY` keeps its type and shape, `ROWS` its type and all axes but the
+    first. `PART` is an object with a state of its own, and `PARTS` a mapping of such objects with the same keys.
     """
 
     BOOL = "bool"
@@ -128,3 +128,78 @@ def _array(kind: Kind, current: Any, value: Any, where: str) -> Any:
             raise StateError(f"{where} of the saved state has {len(numbers)} values, more than {current.maxlen}.")
         return deque(numbers, current.maxlen)
     return numbers
+
+
+_SEQUENCES: Mapping[str, type[Any]] = {"list": list, "tuple": tuple, "deque": deque}
+_DTYPES: Mapping[type, type[Any]] = {bool: np.bool_, int: np.int64, float: np.float64}
+
+
+def attributes_of(owner: object) -> State:
+    """A copy of an object's attributes, as the state of a class that does not say what its state is.
+
+    Each has its kind beside its value, so that it comes back as what it was: a plain scalar, None, an array or scalar
+    of numpy, or a list, tuple or deque of numbers.
+
+    Raises:
+        StateError: names an attribute that is anything else.
+    """
+    return {name: _attribute(f"{type(owner).__name__}.{name}", value) for name, value in vars(owner).items()}
+
+
+def set_attributes(owner: object, state: State) -> None:
+    """Give an object the attributes that `attributes_of` has copied; those that it has beside them are removed.
+
+    Raises:
+        StateError: names an attribute that is not as `attributes_of` gives it; then the object is as before.
+    """
+    values = {name: _from_attribute(f"{type(owner).__name__}.{name}", part_from(state, name)) for name in state}
+    for name in set(vars(owner)) - set(values):
+        delattr(owner, name)
+    for name, value in values.items():
+        setattr(owner, name, value)
+
+
+def _attribute(where: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {"kind": "none"}
+    if type(value) in (bool, int, float, str):
+        return {"kind": "plain", "value": value}
+    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biuf":
+        scalar = isinstance(value, np.generic)
+        return {"kind": "scalar" if scalar else "array", "value": np.array([value]) if scalar else value.copy()}
+    for kind, sequence in _SEQUENCES.items():
+        if type(value) is sequence:
+            return {"kind": kind, "value": _numbers(where, value)} | (
+                {"most": -1 if value.maxlen is None else value.maxlen} if kind == "deque" else {}
+            )
+    raise StateError(f"{where} is a {type(value).__name__}, which cannot be saved as a number or an array of numbers.")
+
+
+def _numbers(where: str, values: Iterable[Any]) -> Any:
+    kinds = {type(value) for value in values}
+    dtype = _DTYPES.get(next(iter(kinds))) if len(kinds) == 1 else np.float64
+    if not kinds <= {bool, int, float} or dtype is None or (bool in kinds and len(kinds) > 1):
+        raise StateError(f"{where} has {' and '.join(sorted(kind.__name__ for kind in kinds))} in it, and not numbers.")
+    try:
+        return np.array(list(values), dtype)
+    except OverflowError:
+        raise StateError(f"{where} has integers that are too large to be saved.") from None
+
+
+def _from_attribute(where: str, part: State) -> Any:
+    kind, value = part.get("kind"), part.get("value")
+    if kind == "none":
+        return None
+    if kind == "plain" and type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, np.ndarray):
+        if kind == "array":
+            return value.copy()
+        if kind == "scalar" and value.shape == (1,):
+            return value[0]
+        if kind in ("list", "tuple") and value.ndim == 1:
+            return _SEQUENCES[str(kind)](value.tolist())
+        most = part.get("most")
+        if kind == "deque" and value.ndim == 1 and type(most) is int:
+            return deque(value.tolist(), None if most < 0 else most)
+    raise StateError(f"{where} of the saved state is not as it was saved.")

@@ -120,7 +120,9 @@ def _start_guard(planned: RunPlan, stack: contextlib.ExitStack) -> GuardActors |
     fallback = Playbook() if guard.fallback == "playbook" and guard.policy is not None else None
     policy = SafePolicy(planned.policy, guard.policy or PLAYBOOK, guard.policy_timeout_s, fallback)
     settings = treatment_settings(planned.config)
-    guards = start_guard(planned.name, monitor_plan(planned.config, planned.profile), settings, policy)
+    guards = start_guard(
+        planned.name, monitor_plan(planned.config, planned.profile, planned.detectors), settings, policy
+    )
     stack.callback(guards.stop)
     return guards
 

@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors.change_point import BACK, USUAL, ChangePointDetector
+from rftfm_ray.detection.state import State
 from rftfm_ray.detection.statistics.change_points import Floats, Jumps, levels_at
 from rftfm_ray.errors import StateError
 from rftfm_ray.signals.groups import WATCHED
 from rftfm_ray.verdicts import Evidence, StepReport, Symptom
-from tests.detecting import NO_REFERENCE, Watched, report_of_values
+from tests.detecting import NO_REFERENCE, Watched, report_of_values, tree
 from tests.unit.doubles import recorded_runs
 
 STEPS: Floats = np.arange(200, dtype=np.float64)
@@ -28,7 +29,7 @@ def noisy(levels: Floats, spread: float, seed: int = 0) -> Floats:
     return levels + spread * np.random.default_rng(seed).standard_normal(len(levels))
 
 
-def reports(first: int = FIRST, **series: Floats) -> list[StepReport]:
+def reports(first: int = FIRST, /, **series: Floats) -> list[StepReport]:
     """Reports in which only these signals were measured."""
     rows = zip(*series.values(), strict=True)
     return [report_of_values(step, dict(zip(series, row, strict=True))) for step, row in enumerate(rows, first)]
@@ -170,11 +171,12 @@ def test_multiplier_is_one_of_all_thresholds(multiplier: float) -> None:
     assert scores[1] == pytest.approx(scores[0] / multiplier) or (scores[1] == 0 and scores[0] < multiplier)
 
 
-def state_with(*groups: NDArray[np.int64]) -> dict[str, object]:
+def state_with(*groups: NDArray[np.int64]) -> State:
     """A state whose groups hold these signals."""
-    parts = {
+    parts: dict[str, State] = {
         str(number): {
-            "signals": which, "steps": np.zeros(0, np.int64), "count": 0, "jumps": Jumps(np.ones(len(which))).state_dict(),
+            "signals": which, "steps": np.zeros(0, np.int64), "count": 0,
+            "jumps": Jumps(np.ones(len(which))).state_dict(),
         }
         for number, which in enumerate(groups)
     }  # fmt: skip
@@ -206,14 +208,12 @@ def test_state_whose_steps_do_not_fit_its_values_is_refused(part: str, value: ob
     detector = ChangePointDetector()
     watch = Watched(detector, NO_REFERENCE)
     watch.observe(reports(length_mean=noisy(STEPS[:20], 0.1)))
-    state = detector.state_dict()
-    groups = state["groups"]
-    assert isinstance(groups, Mapping)
-    number = max(groups, key=lambda key: groups[key]["count"])
-    damaged = {**state, "groups": {**groups, number: {**groups[number], part: value}}}
-    with pytest.raises(StateError, match=part):
-        ChangePointDetector().load_state_dict(damaged)
+    state = tree(detector.state_dict())
+    measured = next(group for group in state["groups"].values() if group["count"])
     ChangePointDetector().load_state_dict(state)
+    measured[part] = value
+    with pytest.raises(StateError, match=part):
+        ChangePointDetector().load_state_dict(state)
 
 
 def test_healthy_runs_of_the_real_stack_are_left_alone() -> None:

@@ -123,9 +123,7 @@ def test_declared_change_excuses_no_break(make_report: Make, name: str) -> None:
     assert onsets(observe(watching, make_report, 2, math.nan, CASES[name][0])) == [[1], [1]]
 
 
-def diagnosed(
-    name: str, make: Make, value: float, steps: range = range(20, 24)
-) -> list[Diagnosis | None]:
+def diagnosed(name: str, make: Make, value: float, steps: range = range(20, 24)) -> list[Diagnosis | None]:
     """What the whole monitor leads to in a run in which one identity has this value in `steps`, step by step."""
     signal = BY_NAME[name].signal
     reports = [make(step, **({signal: value} if step in steps else {})) for step in range(1, 30)]
@@ -197,7 +195,9 @@ def test_smallest_rate_that_must_move_a_weight(make_report: Make) -> None:
 
 def test_condition_of_an_identity_is_asked_of_the_same_step(make_report: Make) -> None:
     identity = Identity("mine", "lr", 0.5, "it is broken", applies=lambda view: np.asarray(view.steps > 3))
-    view = view_of([make_report(3, lr=1.0), make_report(4, lr=1.0), make_report(5, lr=0.5), make_report(6, lr=math.nan)])
+    view = view_of(
+        [make_report(3, lr=1.0), make_report(4, lr=1.0), make_report(5, lr=0.5), make_report(6, lr=math.nan)]
+    )
     assert identity.broken(view).tolist() == [False, True, False, False]
 
 

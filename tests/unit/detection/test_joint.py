@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rftfm_ray.detection.detectors.joint import NOTICE, NOTICED, JointDetector, growth
 from rftfm_ray.detection.monitor import Monitor
 from rftfm_ray.detection.reference.correlation import restored
-from rftfm_ray.detection.reference.fitting import fit, fit_together, series_of
+from rftfm_ray.detection.reference.fitting import fit_together, series_of
 from rftfm_ray.detection.reference.mixture import Mode, Reference, reference_of
 from rftfm_ray.detection.reference.profile import Profile, parse_profile
 from rftfm_ray.detection.reference.residuals import COLUMNS

@@ -1,4 +1,4 @@
-"""Shares of counted events beside their healthy twins: what must be an alarm, and what looks like it and must not be."""
+"""Shares of counted events beside their healthy twins: what is an alarm, and what looks like one and is not."""
 
 from __future__ import annotations
 

