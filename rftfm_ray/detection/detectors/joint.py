@@ -130,7 +130,7 @@ class JointDetector(Detector):
             self._before = raw[row]
             if self._raised and self._falling >= BACK:
                 return row
-            self._raised = (self._raised and highest[row] > RECOVERED) or bool(highest[row] >= 1.0)
+            self._raised = bool(highest[row] >= 1.0 or (self._raised and highest[row] > RECOVERED))
         return None
 
     def _fill(self, view: StepView, over: Floats, scores: Scores, start: int) -> None:

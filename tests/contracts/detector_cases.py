@@ -1,0 +1,201 @@
+"""Every shipped detector in every mode, and one of the user's, with a course of steps that each must speak on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from rftfm_ray.detection.detectors.base import Detector, Scores
+from rftfm_ray.detection.detectors.custom import CustomDetector
+from rftfm_ray.detection.reference.mixture import Mode
+from rftfm_ray.detection.reference.views import Floats, StepView, StepViews, values_of
+from rftfm_ray.detection.suite import build_detectors
+from rftfm_ray.signals.groups import FOLLOWING
+from rftfm_ray.signals.schema import INDEX, SIGNALS
+from rftfm_ray.types import StepId
+from rftfm_ray.verdicts import StepReport
+from tests.detecting import LEARNT, SETTINGS, healthy_runs, make_report, recorded_faults, reference
+
+USER = "user"
+ONSET = 21
+Reports = list[StepReport]
+Case = tuple[Mode, str]
+
+
+class Rewards:
+    """A detector as a user writes it: rewards against a slow mean of their own."""
+
+    name = USER
+
+    def __init__(self) -> None:
+        self.level, self.seen = 0.0, 0
+
+    def observe(self, view: StepView) -> Floats:
+        """How far the reward is below its mean, in tenths of it."""
+        scores = np.full(len(view), math.nan)
+        for row, value in enumerate(view.value("reward_mean").tolist()):
+            if math.isfinite(value):
+                below = 5 * (self.level - value) / max(abs(self.level), 0.1)
+                scores[row] = below if self.seen >= 5 else 0.0
+                self.level += (value - self.level) / min(self.seen + 1, 20)
+                self.seen += 1
+        return scores
+
+
+def suite(mode: Mode) -> list[Detector]:
+    """All detectors of a run, fresh."""
+    return [*build_detectors(SETTINGS, reference(mode)), CustomDetector(Rewards())]
+
+
+CASES: tuple[Case, ...] = tuple((mode, detector.name) for mode in Mode for detector in suite(mode))
+NAMES = tuple(dict.fromkeys(name for _, name in CASES))
+
+
+def fresh(case: Case) -> Detector:
+    """The detector of a case, without a past."""
+    mode, name = case
+    return next(detector for detector in suite(mode) if detector.name == name)
+
+
+def identifier(case: Case) -> str:
+    """What a case is called."""
+    return f"{case[0]}-{case[1]}"
+
+
+def usual(steps: int = 30, **series: Sequence[float]) -> Reports:
+    """Usual steps in which some signals go on otherwise from `ONSET` on."""
+    rows = [{name: float(values[step]) for name, values in series.items()} for step in range(len(next(iter(series.values()))))]
+    return [make_report(step, **(rows[step - ONSET] if step >= ONSET else {})) for step in range(1, ONSET + len(rows))]
+
+
+def moved(run: Reports, since: int = ONSET, **by: float) -> Reports:
+    """A recorded run with some signals moved from a step on."""
+
+    def each() -> Iterator[StepReport]:
+        for report in run:
+            values = list(report.values)
+            for name, size in by.items():
+                values[INDEX[name]] += size if report.id.step >= since else 0.0
+            yield replace(report, values=tuple(values))
+
+    return list(each())
+
+
+def _course(name: str, values: Sequence[float]) -> Reports:
+    return [make_report(step, **{name: float(value)}) for step, value in enumerate(values, 1)]
+
+
+def _lost() -> Floats:
+    """A reward that is learnt and lost again."""
+    steps, noise = np.arange(170.0), np.random.default_rng(0).standard_normal(170)
+    lost: Floats = 0.8 * np.where(steps < 110, 1.0, np.exp(-(steps - 110) / 20)) + 0.01 * noise
+    return lost
+
+
+_STEPS = np.arange(140.0)
+_EXPLODING = 0.02 * np.exp(np.maximum(_STEPS - 100, 0) / 5)
+_COLLAPSING = np.exp(-((np.maximum(_STEPS - 100, 0) / 12) ** 2))
+_RATES = {
+    "rate:trained_mismatch_rate": {"trained_mismatch_rate": [0.3] * 4, "regrade_error_mean": [0.8, -0.8, 0.8, 0.8]},
+    "rate:tool_error_rate": {"tool_error_rate": [0.8] * 4},
+    "rate:golden_mismatch_rate": {"golden_mismatch_rate": [0.5] * 4, "golden_count": [16.0] * 4},
+    "rate:known_call_error_rate": {"known_call_error_rate": [1.0] * 4, "known_call_count": [8.0] * 4},
+}
+_IDENTITIES = {
+    "advantages": {"advantage_error": [1e-3]},
+    "observations": {"observation_mismatch_rate": [0.1]},
+    "replayed_observations": {"replay_observation_mismatch_rate": [0.1]},
+    "replayed_terminations": {"replay_termination_mismatch_rate": [0.1]},
+    "terminations": {"termination_mismatch_rate": [0.1]},
+    "served_weights": {"weights_mismatch": [1.0]},
+    "staleness": {"staleness": [1.0]},
+    "updates_land": {"changed_rate": [0.0]},
+}
+FAULTS: Mapping[str, Callable[[], Reports]] = {
+    "finite": lambda: usual(loss=[math.nan], entropy=[math.inf]),
+    "declared_rate": lambda: usual(lr_excess=[0.5, -0.5]),
+    **{f"identity:{name}": lambda series=series: usual(**series) for name, series in _IDENTITIES.items()},  # type: ignore[misc]
+    **{name: lambda series=series: usual(**series) for name, series in _RATES.items()},  # type: ignore[misc]
+    "probe": lambda: usual(probe_accuracy=[0.9, math.nan, 0.4, 0.4]),
+    "update_size": lambda: usual(update_ratio=[0.1] * 3),
+    "blow_up:kl_ref": lambda: usual(kl_ref=[4.0] * 4),
+    "trend:decline:reward_mean": lambda: _course("reward_mean", _lost().tolist()),
+    "trend:decline:correct_rate": lambda: _course("correct_rate", _lost().tolist()),
+    "trend:decline:probe_accuracy": lambda: _course("probe_accuracy", _lost().tolist()),
+    "trend:unbearable:truncated_rate": lambda: usual(truncated_rate=[1.0] * 6),
+    "trend:unbearable:failed_rate": lambda: usual(failed_rate=[0.5] * 6),
+    "trend:unbearable:empty_rate": lambda: usual(empty_rate=[0.9] * 6),
+    "trend:unbearable:tool_error_rate": lambda: usual(tool_error_rate=[0.9] * 6),
+    "trend:unbearable:tool_timeout_rate": lambda: usual(tool_timeout_rate=[0.9] * 6),
+    "trend:blow_up:kl_ref": lambda: _course("kl_ref", _EXPLODING.tolist()),
+    "trend:blow_up:kl_old": lambda: _course("kl_old", _EXPLODING.tolist()),
+    "trend:collapse:entropy": lambda: _course("entropy", _COLLAPSING.tolist()),
+    "joint": lambda: moved(healthy_runs()[-1], length_mean=3.0, reward_mean=-0.5),
+    "change_point": lambda: moved(healthy_runs()[-1], length_mean=3.0, reward_mean=-0.9, entropy=1.0),
+    USER: lambda: usual(reward_mean=[0.1] * 4),
+}
+"""By the name of a detector, a course of steps on which it must speak."""
+
+HEALTHY = ("calculator_300", "arithmetic_300", "calculator_1", "calculator_2", "arithmetic_1", "arithmetic_2")
+"""Recorded runs in which no detector may raise an alarm, without a profile of their kind."""
+
+
+def _wild(seed: int) -> Reports:
+    """A recorded run with gaps, leaps and values that are no numbers, more of them from step to step."""
+    rng, run = np.random.default_rng(seed), healthy_runs()[seed % len(healthy_runs())]
+    odd = np.array([0.0, math.nan, math.inf, -math.inf, 1e308, -1e308, 1.0, -1.0])
+    reports = []
+    for report in run:
+        values = np.array(report.values) * np.where(rng.random(len(SIGNALS)) < 0.02, rng.choice([0.3, 3.0]), 1.0)
+        wrong = rng.random(len(SIGNALS)) < 0.001 * report.id.step * (seed % 3)
+        values[wrong] = rng.choice(odd, int(wrong.sum()))
+        reports.append(replace(report, values=tuple(values.tolist())))
+    return reports
+
+
+@lru_cache(maxsize=None)
+def run_of(name: str) -> tuple[StepReport, ...]:
+    """A course of steps by its name: a recorded run, `new`, `wild-SEED`, `prompts`, or the fault of a detector."""
+    if name in recorded_faults():
+        return tuple(recorded_faults()[name])
+    if name == "new":
+        return tuple(healthy_runs()[-2])
+    if name == "prompts":
+        return tuple(moved(healthy_runs()[-1], answer_length_mean=0.4, prompt_difficulty_mean=0.6))
+    if name.startswith("wild-"):
+        return tuple(_wild(int(name.removeprefix("wild-"))))
+    return tuple(FAULTS[name]())
+
+
+@lru_cache(maxsize=None)
+def pieces_of(mode: Mode, name: str) -> tuple[StepView, ...]:
+    """The same as the detectors see it: in pieces that begin where the prompts have changed."""
+    return tuple(StepViews(reference(mode)).observe(*values_of(run_of(name))).pieces())
+
+
+def follow(detector: Detector, pieces: Sequence[StepView], sizes: Sequence[int] = (10**6,)) -> list[Scores]:
+    """Show a detector pieces in chunks of some sizes, over and over; its scores of each chunk."""
+    scores, turn = list[Scores](), 0
+    for piece in pieces:
+        if piece.prompts_changed[0]:
+            detector.forget(FOLLOWING, int(piece.steps[0]))
+        start = 0
+        while start < len(piece):
+            size = sizes[turn % len(sizes)]
+            scores.append(detector.observe(piece.part(slice(start, start + size))))
+            start, turn = start + size, turn + 1
+    return scores
+
+
+def renumbered(run: Sequence[StepReport], first: int) -> Reports:
+    """The same steps from another step on."""
+    return [replace(report, id=StepId(0, step, step)) for step, report in enumerate(run, first)]
+
+
+def learnt() -> int:
+    """Healthy runs from this one on are new to every profile."""
+    return max(LEARNT.values())
