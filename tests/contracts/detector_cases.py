@@ -35,11 +35,11 @@ class Rewards:
         self.level, self.seen = 0.0, 0
 
     def observe(self, view: StepView) -> Floats:
-        """How far the reward is below its mean, in tenths of it."""
+        """How far the reward is below its mean, in halves of it."""
         scores = np.full(len(view), math.nan)
         for row, value in enumerate(view.value("reward_mean").tolist()):
             if math.isfinite(value):
-                below = 5 * (self.level - value) / max(abs(self.level), 0.1)
+                below = 2 * (self.level - value) / max(abs(self.level), 0.2)
                 scores[row] = below if self.seen >= 5 else 0.0
                 self.level += (value - self.level) / min(self.seen + 1, 20)
                 self.seen += 1
@@ -136,7 +136,7 @@ FAULTS: Mapping[str, Callable[[], Reports]] = {
     "trend:collapse:entropy": lambda: _course("entropy", _COLLAPSING.tolist()),
     "joint": lambda: moved(healthy_runs()[-1], length_mean=3.0, reward_mean=-0.5),
     "change_point": lambda: moved(healthy_runs()[-1], length_mean=3.0, reward_mean=-0.9, entropy=1.0),
-    USER: lambda: usual(reward_mean=[0.1] * 4),
+    USER: lambda: usual(reward_mean=[0.0] * 4),
 }
 """By the name of a detector, a course of steps on which it must speak."""
 

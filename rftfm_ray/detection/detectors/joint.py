@@ -206,4 +206,7 @@ def _reason(one: JointContrast, residual: float, onset: int) -> str:
     if one.contrast.sort is Sort.RELATION:
         return f"{name} has been {way} what the other signals predict since step {onset}"
     usual = "healthy runs" if one.basis is Basis.PROFILE else "the run's own past"
+    if math.isnan(residual):
+        # It was not measured at the step; what it was before is enough.
+        return f"{name} has been {way} {usual} since step {onset}"
     return f"{name} is {abs(residual):.1f} standard deviations {way} {usual}, and has been {way} since step {onset}"

@@ -17,6 +17,8 @@ from rftfm_ray.verdicts import Evidence
 
 # A shift that is looked for, in spreads: smaller ones take longer.
 SHIFT = 3.0
+# Ratios need something above nothing.
+LEAST = 1e-300
 
 
 def declared_factors(view: StepView) -> Floats:
@@ -81,7 +83,7 @@ class UpdateSizeDetector(Detector):
     def reason(self, output: int, reading: Reading) -> str:
         """Says how many times the largest update before it is."""
         del output
-        times = reading.value / reading.reference
+        times = reading.value / max(reading.reference, LEAST)
         return f"updates are {times:.3g} times as large as the largest before step {reading.onset}"
 
     def forget(self, signals: Collection[str], step: int) -> Collection[int]:
