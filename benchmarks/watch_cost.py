@@ -36,7 +36,7 @@ from rftfm_ray.detection.suite import watch_settings
 from rftfm_ray.diagnosis.logs import judge_log
 from rftfm_ray.driver.cluster import connect
 from rftfm_ray.driver.guard import LiveGuard
-from rftfm_ray.incidents.manager import treatment_settings
+from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.integrations.steplog import read_log
 from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, UpdateMetrics
 from rftfm_ray.policies.playbook import Playbook
@@ -108,7 +108,7 @@ def live(steps: int, pace: float) -> dict[str, float]:
     config = load_config(ROOT / "examples" / "addition.yaml", ["guard.mode=observe"])
     rows = [row_of(values) for values in recorded()]
     policy = SafePolicy(Playbook(), "playbook", config.guard.policy_timeout_s)
-    guards = start_guard("watch-cost", watch_settings(config, None), treatment_settings(config), policy)
+    guards = start_guard("watch-cost", watch_settings(config, None), incident_settings(config), policy)
     lost: list[str] = []
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from rftfm_ray.detection.suite import WatchSettings
+from rftfm_ray.detection.monitor import MonitorPlan
+from rftfm_ray.detection.suite import MonitorSettings
 from rftfm_ray.signals.schema import SIGNALS
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport
@@ -81,6 +82,7 @@ def recorded() -> dict[str, list[StepReport]]:
 
 
 @pytest.fixture(scope="session")
-def watch_settings() -> WatchSettings:
-    """The settings that the recorded runs call for."""
-    return WatchSettings(warmup=5, false_alarm_steps=10_000, noise=0.001, probe_size=256, keep_every=5, keep=4)
+def plan() -> MonitorPlan:
+    """The monitor that the recorded runs call for."""
+    settings = MonitorSettings(warmup=5, false_alarm_steps=10_000, noise=0.001, probe_size=256)
+    return MonitorPlan(settings, keep_every=5, keep=4)

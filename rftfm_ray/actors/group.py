@@ -23,7 +23,7 @@ from rftfm_ray.detection.monitor import MonitorPlan
 from rftfm_ray.errors import PlacementError
 from rftfm_ray.faults.catalogue import FaultSpec
 from rftfm_ray.faults.twins import TwinSpec
-from rftfm_ray.incidents.manager import TreatmentSettings
+from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.rollout.engine import ENVIRONMENT
 from rftfm_ray.tasks.api import Problem, Task
@@ -206,7 +206,7 @@ class GuardActors:
             ray.kill(actor)
 
 
-def start_guard(run: str, watch: MonitorPlan, treatment: TreatmentSettings, policy: SafePolicy) -> GuardActors:
+def start_guard(run: str, watch: MonitorPlan, incidents: IncidentSettings, policy: SafePolicy) -> GuardActors:
     """Create monitor and controller of `run`, to start beside the other actors. They are not told of a fire drill."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
@@ -214,10 +214,10 @@ def start_guard(run: str, watch: MonitorPlan, treatment: TreatmentSettings, poli
         options = _options(role, 0.0, 0.0) | {"scheduling_strategy": here}
         return ray.remote(kind).options(**options).remote(role, *arguments)
 
-    acts = f"mode={treatment.mode}, act_on={'+'.join(treatment.act_on) or 'nothing'}, policy={policy.name}"
+    acts = f"mode={incidents.mode}, act_on={'+'.join(incidents.act_on) or 'nothing'}, policy={policy.name}"
     return GuardActors(
         start(MonitorActor, Role(run, "monitor", 0, f"detectors={len(watch.build().active)}"), watch),
-        start(ControllerActor, Role(run, "controller", 0, acts), treatment, policy),
+        start(ControllerActor, Role(run, "controller", 0, acts), incidents, policy),
     )
 
 

@@ -29,8 +29,8 @@ from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import RftfmError
 from rftfm_ray.faults.truth import effect_step
-from rftfm_ray.incidents.manager import treatment_settings
 from rftfm_ray.incidents.messages import GuardTotals
+from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.planning import RunPlan, plan
 from rftfm_ray.policies.loading import PLAYBOOK
 from rftfm_ray.policies.playbook import Playbook
@@ -119,7 +119,7 @@ def _start_guard(planned: RunPlan, stack: contextlib.ExitStack) -> GuardActors |
         return None
     fallback = Playbook() if guard.fallback == "playbook" and guard.policy is not None else None
     policy = SafePolicy(planned.policy, guard.policy or PLAYBOOK, guard.policy_timeout_s, fallback)
-    settings = treatment_settings(planned.config)
+    settings = incident_settings(planned.config)
     guards = start_guard(planned.name, monitor_plan(planned.config, planned.profile), settings, policy)
     stack.callback(guards.stop)
     return guards

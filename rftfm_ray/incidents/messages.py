@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.types import Levers, Position
 from rftfm_ray.verdicts import Order
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)

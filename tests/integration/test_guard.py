@@ -117,7 +117,7 @@ def test_an_explosion_is_rolled_back_verified_and_let_go(exploded: RunSummary) -
     assert incident.opened.paid_step == 12
     (tried,) = incident.tried
     # For half of the verification the source was still there.
-    assert (tried.remedy, tried.outcome) == ("rollback_lower_rate", OutcomeKind.CONTAINED)
+    assert (tried.remedy, tried.outcome) == ("rollback_lower_rate", OutcomeKind.MITIGATED)
     # The fault lasted four steps: once its source was silent, every lever has gone back to nominal.
     assert state.levers == Levers()
     applied = [entry for entry in journal(exploded) if entry.kind is EntryKind.APPLIED]
@@ -157,7 +157,7 @@ def test_the_same_guarded_run_twice_is_the_same(exploded: RunSummary, runs: Path
 def test_a_rate_that_the_schedule_got_wrong_is_fixed_where_it_was_called_for(runs: Path, warm: WarmActors) -> None:
     summary = train(config(*ACT, "inject=['OD-1@12:30,mechanism=schedule']"), runs / "schedule", warm=warm)
     (incident,) = state_of(summary).incidents
-    assert (incident.code, incident.tried[0].outcome) == ("OD-1", OutcomeKind.CONTAINED)
+    assert (incident.code, incident.tried[0].outcome) == ("OD-1", OutcomeKind.MITIGATED)
     assert state_of(summary).levers.lr_scale == pytest.approx(1.0)
     rows = columns(summary)
     assert rows["lr"][11] == pytest.approx(30 * 2e-4)
@@ -170,7 +170,7 @@ def test_spiked_rewards_are_graded_again_before_they_train(runs: Path, warm: War
     (incident,) = state_of(summary).incidents
     assert (incident.code, incident.state) == ("RF-1", IncidentState.RESOLVED)
     assert 12 <= incident.opened.paid_step <= 14
-    assert incident.tried[0].outcome is OutcomeKind.CONTAINED
+    assert incident.tried[0].outcome is OutcomeKind.MITIGATED
     rows, mended = columns(summary), incident.tried[0].paid_step
     after = [step >= mended for step in rows["paid_step"]]
     assert {m for m, late in zip(rows["trained_mismatch_rate"], after, strict=True) if late} == {0.0}
@@ -196,11 +196,11 @@ def test_tool_errors_are_masked_retried_failed_over_and_refilled(
     assert rows["valid_rate"][struck] < 0.9
     assert rows["reward_min"][struck] >= -0.2
     if everywhere:
-        assert remedies[-1] == ("mask_and_refill", OutcomeKind.CONTAINED)
+        assert remedies[-1] == ("mask_and_refill", OutcomeKind.MITIGATED)
         said = [entry.text("reason") for entry in journal(summary) if entry.kind is EntryKind.DECIDED]
         assert "every tool instance fails" in said[-1]
     else:
-        assert remedies == [("retry_and_failover", OutcomeKind.CONTAINED)]
+        assert remedies == [("retry_and_failover", OutcomeKind.MITIGATED)]
         assert min(rows["valid_rate"][struck + 1 :]) == 1.0
         # The idle instance is still ill, and is asked about known calls only.
         assert max(rows["tool_shadow_error_rate"][-3:]) > 0.5
@@ -236,7 +236,7 @@ def test_a_policy_that_misbehaves_is_named_and_the_playbook_mends(
     decided = next(entry for entry in entries if entry.kind is EntryKind.DECIDED)
     assert decided.text("policy") == "playbook"
     (incident,) = state_of(summary).incidents
-    assert incident.tried[0].outcome is OutcomeKind.CONTAINED
+    assert incident.tried[0].outcome is OutcomeKind.MITIGATED
     assert summary.steps == 22
 
 

@@ -27,7 +27,7 @@ from rftfm_ray.detection.statistics.matched_filters import (
 )
 from rftfm_ray.detection.statistics.thresholds import level_for, peaks
 from rftfm_ray.errors import ProfileError
-from rftfm_ray.signals.groups import ASKED, TELEMETRY
+from rftfm_ray.signals.groups import PROMPT_SIGNALS, TELEMETRY
 
 Floats = NDArray[np.float64]
 
@@ -66,7 +66,7 @@ class Together:
     """What healthy runs of one kind have shown.
 
     Attributes:
-        slopes: (`ASKED`, `TELEMETRY`) how residuals follow those of the prompts.
+        slopes: (`PROMPT_SIGNALS`, `TELEMETRY`) how residuals follow those of the prompts.
         bank: the directions of what can be measured in them.
         levels: of each direction, reached once in `FALSE_ALARM_STEPS` by all of them.
         believed: how many steps of a run its spreads are worth.
@@ -132,11 +132,11 @@ def restored(found: TogetherProfile, trust: Trust = OF_ITS_KIND) -> Together:
         ProfileError: when it is not what `kept` gives.
     """
     size = len(found.signals)
-    shapes = [len(row) for row in (*found.slopes, *found.covariance)] == [size] * (len(ASKED) + size)
+    shapes = [len(row) for row in (*found.slopes, *found.covariance)] == [size] * (len(PROMPT_SIGNALS) + size)
     if not size or not shapes or not set(found.signals) <= set(TELEMETRY) or len(set(found.signals)) < size:
         raise ProfileError(f"The profile's `together` is damaged (its sizes or signals do not fit); {AGAIN}.")
     places = [TELEMETRY.index(name) for name in found.signals]
-    slopes, covariance = np.zeros((len(ASKED), len(TELEMETRY))), np.eye(len(TELEMETRY))
+    slopes, covariance = np.zeros((len(PROMPT_SIGNALS), len(TELEMETRY))), np.eye(len(TELEMETRY))
     slopes[:, places], covariance[np.ix_(places, places)] = found.slopes, found.covariance
     if not np.allclose(covariance, covariance.T, atol=1e-9) or np.linalg.eigvalsh(covariance)[0] <= 0:
         raise ProfileError(f"The profile's `together` is damaged (its covariance is none); {AGAIN}.")
@@ -150,7 +150,7 @@ def restored(found: TogetherProfile, trust: Trust = OF_ITS_KIND) -> Together:
 
 
 def _fitted(residuals: Sequence[Floats], trust: Trust) -> tuple[Floats, Floats]:
-    """Slopes (`ASKED`, `TELEMETRY`), and the covariance (`TELEMETRY`, `TELEMETRY`) of what they leave."""
+    """Slopes (`PROMPT_SIGNALS`, `TELEMETRY`), and the covariance (`TELEMETRY`, `TELEMETRY`) of what they leave."""
     slopes = _slopes(np.concatenate(residuals))
     return slopes, covariance_of([_adjusted(run, slopes) for run in residuals], trust.shrunk)
 
@@ -158,11 +158,11 @@ def _fitted(residuals: Sequence[Floats], trust: Trust) -> tuple[Floats, Floats]:
 def _slopes(table: Floats) -> Floats:
     """Ridge regression of residuals on those of the prompts, over the steps at which a signal was measured."""
     asked = np.clip(np.nan_to_num(table[:, len(TELEMETRY) :], nan=0.0), -LARGEST, LARGEST)
-    found = np.zeros((len(ASKED), len(TELEMETRY)))
+    found = np.zeros((len(PROMPT_SIGNALS), len(TELEMETRY)))
     for place in range(len(TELEMETRY)):
         there = np.isfinite(table[:, place])
         x, y = asked[there], np.clip(table[there, place], -LARGEST, LARGEST)
-        found[:, place] = np.linalg.solve(x.T @ x + RIDGE * np.eye(len(ASKED)), x.T @ y)
+        found[:, place] = np.linalg.solve(x.T @ x + RIDGE * np.eye(len(PROMPT_SIGNALS)), x.T @ y)
     return found
 
 

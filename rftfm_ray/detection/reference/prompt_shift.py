@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.signals.groups import ASKED
+from rftfm_ray.signals.groups import PROMPT_SIGNALS
 
 Floats = NDArray[np.float64]
 
@@ -23,10 +23,10 @@ class DataShift:
     """Watches the prompts of one run."""
 
     def __init__(self) -> None:
-        self._sums = np.zeros((2, len(ASKED)))
+        self._sums = np.zeros((2, len(PROMPT_SIGNALS)))
 
     def add(self, residuals: Floats) -> bool:
-        """Take a step's residuals (`ASKED`), NaN where there are none; whether the prompts have changed by now.
+        """Take a step's residuals (`PROMPT_SIGNALS`), NaN where there are none; whether the prompts have changed by now.
 
         It is said once: the residuals that follow must be against what is usual since.
         """

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rftfm_ray.detection.reference.profile import Profile
 from rftfm_ray.detection.reference.prompt_shift import DataShift
 from rftfm_ray.detection.statistics.self_baseline import OwnPast
-from rftfm_ray.signals.groups import ASKED, FOLLOWING, OF_UPDATES, REFUSED, TELEMETRY, WATCHED
+from rftfm_ray.signals.groups import OF_UPDATES, PROMPT_DEPENDENT, PROMPT_SIGNALS, REFUSED, TELEMETRY, WATCHED
 from rftfm_ray.signals.scale import Scales
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 
@@ -24,16 +24,16 @@ Floats = NDArray[np.float64]
 # A reference of the few steps before is worth less than one of many runs.
 OWN_WEIGHT = 0.85
 
-COLUMNS: tuple[str, ...] = (*TELEMETRY, *ASKED)
+COLUMNS: tuple[str, ...] = (*TELEMETRY, *PROMPT_SIGNALS)
 """Signals of a residual: telemetry, and then the prompts."""
 _SIGNALS = [SIGNALS[INDEX[name]] for name in COLUMNS]
 _SCALES = Scales(COLUMNS)
 _PLACES = np.array([INDEX[name] for name in COLUMNS])
-_FOLLOWING = np.array([name in FOLLOWING for name in TELEMETRY])
+_PROMPT_DEPENDENT = np.array([name in PROMPT_DEPENDENT for name in TELEMETRY])
 # A sum of parts: what each weighs in it depends on the run, and changes with the scale of rewards.
 _SUMS = ("loss",)
 _OF_UPDATES = np.array([name in OF_UPDATES for name in COLUMNS])
-_BY_ITSELF = np.array([(name in WATCHED and name not in _SUMS) or name in ASKED for name in COLUMNS])
+_BY_ITSELF = np.array([(name in WATCHED and name not in _SUMS) or name in PROMPT_SIGNALS for name in COLUMNS])
 # Without healthy runs of the task nothing says how shares of answers beyond a length follow the length, or what AdamW's
 # moments remember of many steps.
 _OF_A_TASK = ("short_rate", "long_rate", "update_ratio")
@@ -119,23 +119,23 @@ class Prompts:
 
     def forget(self, signals: Sequence[str]) -> None:
         """A change was made on purpose. Prompts are drawn as before unless it was one of theirs."""
-        told = np.array([name in signals for name in ASKED])
+        told = np.array([name in signals for name in PROMPT_SIGNALS])
         if told.any():
             self._part.leave(told)
 
     def add(self, step: int, levels: Floats) -> tuple[Floats, bool]:
-        """Take the levels (`COLUMNS`) of a step: residuals (`ASKED`), and whether a change is certain by now. What
+        """Take the levels (`COLUMNS`) of a step: residuals (`PROMPT_SIGNALS`), and whether a change is certain by now. What
         follows is held against the prompts of since then."""
         found = self._part.add(step, levels[len(TELEMETRY) :])
         changed = self._shift.add(found)
         if changed:
-            self._part.leave(np.ones(len(ASKED), bool))
-            found = self._part.own = np.full(len(ASKED), np.nan)
+            self._part.leave(np.ones(len(PROMPT_SIGNALS), bool))
+            found = self._part.own = np.full(len(PROMPT_SIGNALS), np.nan)
         return found, changed
 
     @property
     def own(self) -> Floats:
-        """Residuals (`ASKED`) of the newest step against the run's own past, whatever else they are held against."""
+        """Residuals (`PROMPT_SIGNALS`) of the newest step against the run's own past, whatever else they are held against."""
         return self._part.own
 
 
@@ -163,7 +163,7 @@ class Residuals:
         found = self._part.add(step, levels[: len(TELEMETRY)])
         asked, changed = self._prompts.add(step, levels)
         if changed:
-            self._part.leave(_FOLLOWING)
-            found[_FOLLOWING] = np.nan
+            self._part.leave(_PROMPT_DEPENDENT)
+            found[_PROMPT_DEPENDENT] = np.nan
         # What the prompts explain must be measured by what it is taken from.
         return np.concatenate([found, self._prompts.own if self._part.alone else asked])

@@ -35,7 +35,7 @@ class StepView:
             own past; NaN where there is nothing to compare with.
         own: (N, `COLUMNS`) the same against the run's own past throughout; equal to `residuals` without a profile.
         prompts_changed: (N) whether a change of the prompts became certain at the step. Signals that depend on the
-            prompts (`signals.groups.FOLLOWING`) have lost their reference there, as by a declared change.
+            prompts (`signals.groups.PROMPT_DEPENDENT`) have lost their reference there, as by a declared change.
     """
 
     steps: Ints

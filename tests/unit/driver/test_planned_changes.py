@@ -24,8 +24,8 @@ from rftfm_ray.driver.planned_changes import Course
 from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.driver.session import Session
 from rftfm_ray.faults.twins import parse_twin
-from rftfm_ray.incidents.manager import treatment_settings
 from rftfm_ray.incidents.messages import GuardTotals, News
+from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
@@ -273,7 +273,7 @@ def test_without_a_guard_nobody_hears_of_it(group: ActorGroup) -> None:
 
 def test_declaration_stands_in_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller_module, "rename_process", lambda role: None)
-    settings = treatment_settings(RunConfig())
+    settings = incident_settings(RunConfig())
     actor = ControllerActor(Role("run", "controller", 0, ""), settings, SafePolicy(Playbook(), "playbook", 1.0))
     groups: list[Any] = []
     hands = SimpleNamespace(snapshots=tuple, regroup=groups.append)

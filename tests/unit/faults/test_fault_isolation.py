@@ -118,7 +118,7 @@ def test_faults_are_known_to_those_who_plan_a_run_build_its_actors_or_show_the_c
 
 def test_walk_over_imports_sees_them() -> None:
     assert "rftfm_ray.faults.catalogue" in set(imported(PACKAGE / "actors/rollout.py"))
-    assert "rftfm_ray.signals.schema" in reached(PACKAGE / "policies/playbook.py")
+    assert "rftfm_ray.signals.schema" in reached(PACKAGE / "policies/playbook/reward.py")
     assert within({"rftfm_ray.faults", "rftfm_ray.faultless.a", "rftfm_ray.faults.catalogue.CATALOGUE"}, "faults") == {
         "rftfm_ray.faults",
         "rftfm_ray.faults.catalogue.CATALOGUE",
