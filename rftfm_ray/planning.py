@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.detection.reference.correlation import restored
+from rftfm_ray.detection.reference.mixture import reference_of
 from rftfm_ray.detection.reference.profile import KEYS, Profile, differences, facts_of, read_profile
 from rftfm_ray.errors import CheckpointError, ProfileError, ResumeError
 from rftfm_ray.faults.catalogue import FaultSpec, check_faults
@@ -98,8 +98,7 @@ def load_profile(config: RunConfig) -> Profile | None:
     path = Path(config.guard.profile).expanduser()
     try:
         profile = read_profile(path)
-        if profile.together is not None:
-            restored(profile.together)
+        reference_of(profile, None)
     except ProfileError as error:
         raise ProfileError(f"guard.profile cannot be used: {error}") from None
     for key, theirs, ours in differences(profile.facts, facts_of(config)) if profile.facts is not None else ():

@@ -33,7 +33,7 @@ PLAIN = IncidentSettings(
     probe_size=256, nominal=Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 1e-3, False),
 )  # fmt: skip
 START = StepId(0, 0, 0)
-STAND, FOLLOWING = Position(StepId(0, 6, 6), 6, 96), StepId(0, 7, 7)
+STAND, PROMPT_DEPENDENT = Position(StepId(0, 6, 6), 6, 96), StepId(0, 7, 7)
 RESTORED = Position(StepId(1, 5, 7), 7, 80)
 RETRY = Remedy("retry", Levers(tool_retries=2))
 SLOW = Remedy("slow", Levers(lr_scale=0.5))
@@ -115,7 +115,7 @@ class Ward:
 
     def execute(self, number: int, stand: Position = STAND) -> News:
         """Reach a boundary with an order."""
-        news = self.actor.execute(number, stand, FOLLOWING)
+        news = self.actor.execute(number, stand, PROMPT_DEPENDENT)
         self.said += news.entries
         return news
 
@@ -205,8 +205,8 @@ def test_what_is_done_is_written_before_and_after(admit: Admit) -> None:
     assert ward.kinds == [K.OPENED, K.DIAGNOSED, K.DECIDED, K.APPLYING, K.APPLIED, K.DECLARED]
     assert ward.hands.seen == [("carry_out", K.APPLYING), ("tell_monitor", K.DECLARED)]
     ((order, stand, following),) = ward.hands.orders
-    assert (order.number, order.levers, stand, following) == (1, Levers(tool_retries=2), STAND, FOLLOWING)
-    assert {entry.id for entry in ward.entries[-3:]} == {FOLLOWING}
+    assert (order.number, order.levers, stand, following) == (1, Levers(tool_retries=2), STAND, PROMPT_DEPENDENT)
+    assert {entry.id for entry in ward.entries[-3:]} == {PROMPT_DEPENDENT}
     assert ward.last(K.APPLYING) == {"order": 1, "remedy": "retry", "restore_step": None}
     applied = ward.last(K.APPLIED)
     assert applied.pop("seconds") >= 0
@@ -347,9 +347,9 @@ def test_change_that_moves_no_signal_is_told_and_not_journalled(admit: Admit) ->
 
 def test_late_verdict_is_journalled(admit: Admit) -> None:
     ward = admit()
-    ward.actor.note_late(FOLLOWING, 0.123456)
+    ward.actor.note_late(PROMPT_DEPENDENT, 0.123456)
     assert ward.last(K.LATE) == {"waited_s": 0.123}
-    assert ward.entries[-1].id == FOLLOWING
+    assert ward.entries[-1].id == PROMPT_DEPENDENT
 
 
 def test_end_counts_what_there_was(admit: Admit) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rftfm_ray.diagnosis.watch import PROMPTS, Watch
 
 from rftfm_ray.detection.detectors.joint import DepartureDetector, growth
 from rftfm_ray.detection.reference.correlation import restored
@@ -20,7 +21,6 @@ from rftfm_ray.detection.reference.fitting import fit, fit_together, series_of
 from rftfm_ray.detection.reference.profile import Profile, parse_profile
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.detection.suite import WatchSettings, battery
-from rftfm_ray.diagnosis.watch import PROMPTS, Watch
 from rftfm_ray.errors import ProfileError
 from rftfm_ray.signals.groups import OF_UPDATES
 from rftfm_ray.signals.schema import INDEX
@@ -30,7 +30,7 @@ from tests.unit.doubles import recorded_runs
 
 LEARNT, ONSET = 12, 20
 # What other prompts look like.
-ASKED = {"answer_length_mean": 0.4, "prompt_difficulty_mean": 0.6}
+PROMPT_SIGNALS = {"answer_length_mean": 0.4, "prompt_difficulty_mean": 0.6}
 RUNS = [list(run.reports()) for run in recorded_runs(2)]
 
 
@@ -136,7 +136,10 @@ def test_what_follows_other_prompts_opens_nothing_and_what_does_not_does(profile
     for asked in (True, False):
         watch = Watch(replace(SETTINGS, profile=profile))
         run = moved(RUNS[-1], ONSET, **LONGER)
-        found = [watch.assess(report).diagnosis for report in (moved(list(run), ONSET - 1, **ASKED) if asked else run)]
+        found = [
+            watch.assess(report).diagnosis
+            for report in (moved(list(run), ONSET - 1, **PROMPT_SIGNALS) if asked else run)
+        ]
         named[asked] = [each.code for each in found if each is not None]
     assert named[True] == []
     assert "PG-3L" in named[False]
@@ -144,7 +147,7 @@ def test_what_follows_other_prompts_opens_nothing_and_what_does_not_does(profile
 
 def test_prompts_go_back_with_the_run(profile: Profile) -> None:
     watch = Watch(replace(SETTINGS, profile=profile))
-    for report in moved(RUNS[-1], ONSET, **ASKED):
+    for report in moved(RUNS[-1], ONSET, **PROMPT_SIGNALS):
         watch.assess(report)
     watch.rewind(ONSET - 5)
     # The same steps once more, as ever: against the profile again, which knows what is usual.

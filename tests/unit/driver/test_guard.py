@@ -23,7 +23,7 @@ from tests.unit.doubles import step_row
 # Never waited out, unless something hangs.
 LONG_S = 20.0
 SHORT_S = 0.05
-STAND, FOLLOWING = Position(StepId(0, 5, 5), 5, 80), StepId(0, 6, 6)
+STAND, PROMPT_DEPENDENT = Position(StepId(0, 5, 5), 5, 80), StepId(0, 6, 6)
 CHANGE = Change("retry", "because", Levers(tool_retries=2))
 SHIPPER = "rftfm-guard"
 
@@ -114,7 +114,7 @@ class Loop:
 
     def boundary(self) -> Change | None:
         """Reach a boundary."""
-        return self.guard.boundary(STAND, FOLLOWING)
+        return self.guard.boundary(STAND, PROMPT_DEPENDENT)
 
     def settle(self, count: int) -> None:
         """Wait until so many steps have been judged."""
@@ -195,7 +195,7 @@ def test_boundary_waits_for_the_verdict_on_the_last_report(begin: Begin) -> None
     assert loop.boundary() == CHANGE
     timer.join()
     assert loop.far.judged == [1, 2, 3]
-    assert loop.far.executed == [(7, STAND, FOLLOWING)]
+    assert loop.far.executed == [(7, STAND, PROMPT_DEPENDENT)]
     assert loop.far.late == []
 
 
@@ -233,7 +233,7 @@ def test_late_verdict_is_noted_and_takes_effect_at_the_next_boundary(begin: Begi
     loop.report(1)
     assert loop.boundary() is None
     ((step, waited),) = loop.far.late
-    assert step == FOLLOWING
+    assert step == PROMPT_DEPENDENT
     assert SHORT_S <= waited < LONG_S
     loop.far.gate.set()
     loop.settle(1)
@@ -299,7 +299,7 @@ def test_full_buffer_makes_the_loop_wait_and_drops_nothing(begin: Begin) -> None
     loop.far.gate.set()
     assert through.wait(LONG_S)
     loop.until(lambda: loop.far.judged == [1, 2, 3, 4])
-    assert loop.guard.finish(FOLLOWING).waits == 1
+    assert loop.guard.finish(PROMPT_DEPENDENT).waits == 1
 
 
 @pytest.mark.parametrize("buffer", [1, 256])
@@ -307,7 +307,7 @@ def test_end_waits_until_everything_is_judged(begin: Begin, buffer: int) -> None
     loop = begin(mode=GuardMode.OBSERVE, buffer=buffer)
     loop.far.news = lambda judged: News((entry(judged),))
     loop.report(*range(1, 20))
-    totals = loop.guard.finish(FOLLOWING)
+    totals = loop.guard.finish(PROMPT_DEPENDENT)
     assert (totals.incidents, totals.remedies) == (2, 1)
     assert loop.far.judged == list(range(1, 20))
     assert [seq for seq, _ in loop.told][-1] == 99, "the end of the journal comes last"
@@ -347,7 +347,7 @@ def test_end_without_a_guard_counts_nothing(begin: Begin) -> None:
     loop = begin()
     loop.report(1)
     loop.far.errors["ending the journal"] = RolloutError("It died at the end.")
-    assert loop.guard.finish(FOLLOWING) == GuardTotals(0, 0)
+    assert loop.guard.finish(PROMPT_DEPENDENT) == GuardTotals(0, 0)
     assert [why for why, _ in loop.lost] == ["It died at the end."]
 
 
@@ -366,7 +366,7 @@ def test_guard_that_is_lost_for_good_is_said_once(begin: Begin) -> None:
     lose(loop, RolloutError("An actor died."))
     loop.boundary()
     loop.far.errors["ending"] = RolloutError("An actor died.")
-    loop.guard.finish(FOLLOWING)
+    loop.guard.finish(PROMPT_DEPENDENT)
     assert len(loop.lost) == 1
 
 
@@ -392,5 +392,5 @@ def test_whatever_judging_raises_the_run_goes_on(begin: Begin) -> None:
 def test_no_guard_does_nothing() -> None:
     nobody = NoGuard()
     nobody.report(step_row(1))
-    assert nobody.boundary(STAND, FOLLOWING) is None
-    assert nobody.finish(FOLLOWING) == GuardTotals(0, 0)
+    assert nobody.boundary(STAND, PROMPT_DEPENDENT) is None
+    assert nobody.finish(PROMPT_DEPENDENT) == GuardTotals(0, 0)
