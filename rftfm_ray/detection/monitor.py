@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,10 @@ from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.priors import CRITIC, NO_CRITIC, shipped
 from rftfm_ray.detection.reference.profile import Profile
 from rftfm_ray.detection.reference.views import Floats, Ints, StepView, StepViews, values_of
-from rftfm_ray.detection.state import State, check_keys, part_from
-from rftfm_ray.detection.statefile import load_state, save_state
+from rftfm_ray.detection.state import State, check_keys, part_from, scalar_from
+from rftfm_ray.detection.statefile import REMOVE, load_state, save_state
 from rftfm_ray.detection.suite import MonitorSettings, build_detectors, monitor_settings
-from rftfm_ray.errors import StateError
+from rftfm_ray.errors import DetectorError, StateError
 from rftfm_ray.signals.groups import PROMPT_DEPENDENT
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import DeclaredChange, Evidence, StepReport, Symptom
@@ -110,18 +111,31 @@ class Monitor:
         settings: how it is watched.
         reference: what it is compared with.
         detectors: of the user's, beside those that `build_detectors` gives.
+
+    Raises:
+        DetectorError: when two detectors have the same name.
     """
 
     def __init__(self, settings: MonitorSettings, reference: Reference, detectors: Sequence[Detector] = ()) -> None:
         self._views: StepViews | None = StepViews(reference)
-        found = [*build_detectors(settings, reference), *detectors]
-        self._detectors = {detector.name: detector for detector in found}
-        if len(self._detectors) < len(found):
-            names = [detector.name for detector in found]
+        every = [*build_detectors(settings, reference), *detectors]
+        self._detectors = {detector.name: detector for detector in every}
+        if len(self._detectors) < len(every):
+            names = [detector.name for detector in every]
             twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"two detectors are called {twice!r}")
-        self._latches = {name: Latch(len(detector.outputs)) for name, detector in self._detectors.items()}
-        self._disabled: list[tuple[str, str]] = []
+            raise DetectorError(f"Two detectors of the monitor are named {twice!r}; rename one in guard.detectors.")
+        # The output of a detector that each column of the latch stands for, and the columns of each detector.
+        self._outputs = [(detector.name, number) for detector in every for number in range(len(detector.outputs))]
+        ends = np.cumsum([len(detector.outputs) for detector in every]).tolist()
+        self._columns = dict(zip(self._detectors, map(slice, [0, *ends], ends), strict=False))
+        outputs = [output for detector in every for output in detector.outputs]
+        self._alarms = {
+            evidence: np.flatnonzero([one.alarm and one.evidence is evidence for one in outputs])
+            for evidence in (Evidence.TELEMETRY, Evidence.CHANNEL, Evidence.IDENTITY)
+        }
+        self._latch = Latch(len(self._outputs))
+        self._disabled: dict[str, str] = {}
+        self._unsaid: list[tuple[str, str]] = []
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -130,13 +144,14 @@ class Monitor:
 
     def observe(self, reports: Sequence[StepReport]) -> list[Observation]:
         """Judge the next steps, in their order. Their number changes no verdict."""
-        found = list[Observation]()
+        observations = list[Observation]()
         for start in range(0, len(reports), CHUNK):
-            found += self._judge(reports[start : start + CHUNK])
-        return found
+            observations += self._judge(reports[start : start + CHUNK])
+        return observations
 
     def declare(self, change: DeclaredChange) -> None:
-        """A change was made on purpose: its signals lose their reference, and what was settled begins anew."""
+        """A change was made on purpose: its signals lose their reference, and evidence against settled ones begins from
+        nothing."""
         self._forget(change.signals, change.step)
         self._each(lambda detector: detector.settle(change.settled))
 
@@ -147,7 +162,7 @@ class Monitor:
             if view.prompts_changed[0]:
                 # Nobody declared it, and it is no fault: what follows from the prompts has no reference any more.
                 self._forget(PROMPT_DEPENDENT, int(view.steps[0]), views=False)
-            yield from self._seen(reports[done : done + len(view)], view)
+            yield from self._observed(reports[done : done + len(view)], view)
             done += len(view)
 
     def _viewed(self, steps: Ints, values: Floats) -> list[StepView]:
@@ -155,103 +170,140 @@ class Monitor:
             try:
                 return list(self._views.observe(steps, values).pieces())
             except Exception as error:  # noqa: BLE001 - whatever it is, what needs no reference goes on
-                self._views = None
-                self._say_disabled(VIEWS, error)
+                self._disable(VIEWS, error)
         return [StepView.without_residuals(steps, values)]
 
-    def _seen(self, reports: Sequence[StepReport], view: StepView) -> Iterator[Observation]:
-        scored = list[tuple[Detector, Scores, Mask]]()
-        for name, detector in list(self._detectors.items()):
-            try:
-                scores = detector.observe(view)
-                scored.append((detector, scores, self._latches[name].add(scores.score)))
-            except Exception as error:  # noqa: BLE001 - a detector's failure must not end a run
-                self._disable(name, error)
-        standing: list[list[tuple[Detector, Scores, list[int]]]] = [[] for _ in reports]
-        for detector, scores, opened in scored:
-            for row in np.flatnonzero(opened.any(1)).tolist():
-                standing[row].append((detector, scores, np.flatnonzero(opened[row]).tolist()))
-        highest = _highest(scored, len(view))
+    def _observed(self, reports: Sequence[StepReport], view: StepView) -> Iterator[Observation]:
+        scores = self._scored(view)
+        is_open = self._latch.add(scores.score)
+        highest = self._highest(scores.score, is_open)
+        alarmed = set(np.flatnonzero(is_open.any(1)).tolist())
         for row, report in enumerate(reports):
-            symptoms = tuple(self._symptoms(standing[row], view, row))
-            disabled, self._disabled = tuple(self._disabled), []
-            yield Observation(report, symptoms, highest[row], disabled)
+            symptoms = tuple(self._symptoms(scores, view, row, is_open[row])) if row in alarmed else ()
+            unsaid, self._unsaid = tuple(self._unsaid), []
+            yield Observation(report, symptoms, highest[row], unsaid)
 
-    def _symptoms(
-        self, standing: Sequence[tuple[Detector, Scores, list[int]]], view: StepView, row: int
-    ) -> Iterator[Symptom]:
+    def _scored(self, view: StepView) -> Scores:
+        """Scores (N, outputs) of all detectors; NaN for those that are disabled."""
+        scores = Scores.quiet(view, len(self._latch))
+        scores.score[:] = math.nan
+        for name, detector in list(self._detectors.items()):
+            columns = self._columns[name]
+            try:
+                with np.errstate(all="ignore"):
+                    self._take(scores, columns, detector.observe(view))
+            except Exception as error:  # noqa: BLE001 - a detector's failure must not end a run
+                scores.score[:, columns] = math.nan
+                self._disable(name, error)
+        return scores
+
+    def _take(self, scores: Scores, columns: slice, own: Scores) -> None:
+        if not isinstance(own, Scores):
+            raise TypeError(f"it observed a {type(own).__name__}, not Scores")
+        wanted = len(scores.score), columns.stop - columns.start
+        for table, part in ((scores.score, own.score), (scores.onset, own.onset), (scores.reference, own.reference)):
+            if np.shape(part) != wanted:
+                raise ValueError(f"its scores have shape {np.shape(part)}, and steps and outputs {wanted}")
+            table[:, columns] = part
+
+    def _highest(self, score: Floats, is_open: Mask) -> list[EvidenceScores]:
+        """The largest score of any alarm at each step, by evidence; an open one without a score counts as just
+        raised."""
+        known = np.where(np.isnan(score), is_open, score)
+        by_evidence = [known[:, columns].max(1, initial=0.0).tolist() for columns in self._alarms.values()]
+        return [EvidenceScores(*each) for each in zip(*by_evidence, strict=True)]
+
+    def _symptoms(self, scores: Scores, view: StepView, row: int, is_open: Mask) -> Iterator[Symptom]:
         step = int(view.steps[row])
-        for detector, scores, outputs in standing:
-            for output in outputs:
-                latch = self._latches.get(detector.name)
-                if latch is None:
-                    break
-                try:
-                    signal = detector.signal_at(output, step)
-                    value = float(view.values[row, INDEX[signal]])
-                    reference, score = float(scores.reference[row, output]), float(scores.score[row, output])
-                    now = Reading(step, value, reference, score, int(scores.onset[row, output]))
-                    yield detector.symptom(output, latch.reading(output, now))
-                except Exception as error:  # noqa: BLE001 - as above
-                    self._disable(detector.name, error)
-                    break
+        for column in np.flatnonzero(is_open).tolist():
+            name, output = self._outputs[column]
+            detector = self._detectors.get(name)
+            if detector is None:
+                continue
+            try:
+                value = float(view.values[row, INDEX[detector.signal_at(output, step)]])
+                reference, score = float(scores.reference[row, column]), float(scores.score[row, column])
+                now = Reading(step, value, reference, score, int(scores.onset[row, column]))
+                yield detector.symptom(output, self._latch.reading(column, now))
+            except Exception as error:  # noqa: BLE001 - as above
+                self._disable(name, error)
 
     def _forget(self, signals: Collection[str], step: int, *, views: bool = True) -> None:
         if views and self._views is not None:
             try:
                 self._views.forget(tuple(signals))
             except Exception as error:  # noqa: BLE001 - as above
-                self._views = None
-                self._say_disabled(VIEWS, error)
+                self._disable(VIEWS, error)
         self._each(lambda detector: detector.forget(signals, step))
 
-    def _each(self, do: Callable[[Detector], Collection[int]]) -> None:
-        """Ask every detector to begin something anew, and end the alarms that this ends."""
+    def _each(self, restart: Callable[[Detector], Collection[int]]) -> None:
+        """Let every detector restart something, and close the alarms that this ends."""
         for name, detector in list(self._detectors.items()):
             try:
-                self._latches[name].close(do(detector))
+                first = self._columns[name].start
+                self._latch.close([first + output for output in restart(detector)])
             except Exception as error:  # noqa: BLE001 - as above
                 self._disable(name, error)
 
     def _disable(self, name: str, error: Exception) -> None:
-        if self._detectors.pop(name, None) is not None:
-            del self._latches[name]
-            self._say_disabled(name, error)
+        self._drop(name, f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
 
-    def _say_disabled(self, name: str, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
+    def _drop(self, name: str, reason: str) -> None:
         logger.warning("detector %s is disabled: %s", name, reason)
-        self._disabled.append((name, reason[:300]))
+        self._disabled[name] = reason
+        self._unsaid.append((name, reason))
+        if name == VIEWS:
+            self._views = None
+            return
+        del self._detectors[name]
+        columns = self._columns[name]
+        self._latch.close(range(columns.start, columns.stop))
 
     def state_dict(self) -> State:
         """A copy of all that later verdicts depend on."""
-        return {
-            "views": {} if self._views is None else self._views.state_dict(),
-            "detectors": {name: detector.state_dict() for name, detector in self._detectors.items()},
-            "latches": {name: latch.state_dict() for name, latch in self._latches.items()},
-        }
+        parts: dict[str, State] = {}
+        for name, part in [(VIEWS, self._views), *self._detectors.items()]:
+            if part is None:
+                continue
+            try:
+                parts[name] = part.state_dict()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._disable(name, error)
+        return {"parts": parts, "latch": self._latch.state_dict(), "disabled": dict(self._disabled)}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from a state. A detector that has been disabled since then stays so, for it would fail again.
+        """Go on from a state. A detector that has been disabled, here or there, stays so: it would fail again.
 
         Raises:
             StateError: when it is not a state of such a monitor; then everything is as before.
         """
-        before = self.state_dict()
+        before, loaded = self.state_dict(), False
         try:
             self._load(state)
-        except StateError:
-            self._load(before)
-            raise
+            loaded = True
+        finally:
+            if not loaded:
+                self._load(before)
 
     def _load(self, state: State) -> None:
-        check_keys(state, ("views", "detectors", "latches"))
-        detectors, latches = part_from(state, "detectors"), part_from(state, "latches")
-        for name, detector in self._detectors.items():
-            detector.load_state_dict(part_from(detectors, name))
-            self._latches[name].load_state_dict(part_from(latches, name))
-        if self._views is not None:
-            self._views.load_state_dict(part_from(state, "views"))
+        check_keys(state, ("parts", "latch", "disabled"))
+        parts, disabled = part_from(state, "parts"), part_from(state, "disabled")
+        reasons = {name: scalar_from(disabled, name, str) for name in disabled}
+        check_keys({**parts, **disabled}, (VIEWS, *self._columns))
+        both = set(parts) & set(disabled)
+        if both:
+            raise StateError(f"The saved state has {min(both)!r} disabled and at work.")
+        own = {VIEWS: self._views, **self._detectors}
+        for name, part in own.items():
+            if part is not None and name in parts:
+                part.load_state_dict(part_from(parts, name))
+        self._latch.load_state_dict(part_from(state, "latch"))
+        for name, reason in reasons.items():
+            if own.get(name) is not None:
+                self._drop(name, reason)
+        for name in self._disabled:
+            if name != VIEWS:
+                self._latch.close(range(self._columns[name].start, self._columns[name].stop))
 
     def save(self, path: Path) -> None:
         """Write the state to a file, whole or not at all."""
@@ -263,20 +315,8 @@ class Monitor:
         Raises:
             StateError: when it cannot be read, is damaged, or is the state of another monitor; names it and the fix.
         """
+        state = load_state(path, STATE_FILE)
         try:
-            self.load_state_dict(load_state(path, STATE_FILE))
+            self.load_state_dict(state)
         except StateError as error:
-            raise StateError(f"{path} cannot be loaded: {error}") from None
-
-
-def _highest(scored: Sequence[tuple[Detector, Scores, Mask]], rows: int) -> list[EvidenceScores]:
-    """The largest score of any alarm at each step, by evidence; what stands unmeasured counts as just raised."""
-    best = {evidence: np.zeros(rows) for evidence in Evidence}
-    for detector, scores, opened in scored:
-        known = np.where(np.isnan(scores.score), np.where(opened, 1.0, 0.0), scores.score)
-        for evidence in Evidence:
-            columns = [k for k, one in enumerate(detector.outputs) if one.alarm and one.evidence is evidence]
-            if columns:
-                best[evidence] = np.maximum(best[evidence], known[:, columns].max(1))
-    kinds = (Evidence.TELEMETRY, Evidence.CHANNEL, Evidence.IDENTITY)
-    return [EvidenceScores(*three) for three in zip(*(best[kind].tolist() for kind in kinds), strict=True)]
+            raise StateError(f"{path} is not a state of this monitor ({str(error).rstrip('.')}); {REMOVE}.") from None

@@ -27,7 +27,7 @@ def check_keys(state: State, names: tuple[str, ...]) -> None:
     Raises:
         StateError: names the first one too many or missing.
     """
-    wrong = sorted(set(state) ^ set(names))
+    wrong = sorted(set(state) ^ set(names), key=str)
     if wrong:
         raise StateError(f"The saved state {'lacks' if wrong[0] in names else 'has an unknown'} {wrong[0]!r}.")
 

@@ -25,7 +25,7 @@ def save_state(path: Path, state: State, owner: str) -> None:
     from safetensors.numpy import save
 
     arrays: dict[str, NDArray[Any]] = {}
-    tree = _without_arrays(state, (), arrays)
+    tree = _without_arrays(state, arrays)
     header = {"format": FORMAT, "owner": owner, "tree": json.dumps(tree)}
     write_atomic(path, save(arrays, header))
 
@@ -52,19 +52,20 @@ def load_state(path: Path, owner: str) -> State:
         return _with_arrays(tree, arrays)
     except OSError as error:
         raise StateError(f"{path} cannot be read ({error.strerror or error}); check the path.") from None
-    except (SafetensorError, KeyError, ValueError, RecursionError, AttributeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
         raise StateError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); {REMOVE}.") from None
 
 
-def _without_arrays(state: State, path: tuple[str, ...], arrays: MutableMapping[str, NDArray[Any]]) -> dict[str, Any]:
-    def plain(key: str, value: Any) -> Any:
+def _without_arrays(state: State, arrays: MutableMapping[str, NDArray[Any]]) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
         if isinstance(value, np.ndarray):
-            name = ".".join((*path, key))
+            # By its number: names of parts may hold any character.
+            name = str(len(arrays))
             arrays[name] = np.ascontiguousarray(value)
             return {_ARRAY: name}
-        return _without_arrays(value, (*path, key), arrays) if isinstance(value, Mapping) else value
+        return _without_arrays(value, arrays) if isinstance(value, Mapping) else value
 
-    return {key: plain(key, value) for key, value in state.items()}
+    return {key: plain(value) for key, value in state.items()}
 
 
 def _with_arrays(tree: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

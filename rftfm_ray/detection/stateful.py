@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from enum import StrEnum
@@ -14,23 +15,34 @@ from rftfm_ray.errors import StateError
 
 
 class Kind(StrEnum):
-    """What an attribute holds."""
+    """What an attribute holds. Numbers are finite, but for `ANY_FLOAT`, `ANY_ARRAY` and `ANY_ROWS`.
+
+    `FLOATS` is a list or deque of numbers. `ARRAY` keeps its type and shape, `ROWS` its type and all axes but the first.
+    `PART` is an object with a state of its own, and `PARTS` a mapping of such objects with the same keys.
+    """
 
     BOOL = "bool"
     INT = "int"
     FLOAT = "float"
+    ANY_FLOAT = "any float"
     FLOATS = "floats"
     ARRAY = "array"
+    ANY_ARRAY = "any array"
+    ROWS = "rows"
+    ANY_ROWS = "any rows"
     PART = "part"
     PARTS = "parts"
+
+
+_ARRAYS = (Kind.ARRAY, Kind.ANY_ARRAY, Kind.ROWS, Kind.ANY_ROWS)
+_FINITE = (Kind.FLOAT, Kind.FLOATS, Kind.ARRAY, Kind.ROWS)
 
 
 class Stateful:
     """An object whose state is some of its attributes.
 
     Attributes:
-        STATE: what they hold, by name. `FLOATS` is a list or deque; `ARRAY` keeps its type and all axes but the first;
-            `PART` has a state of its own, and `PARTS` is a mapping of such objects with the same keys.
+        STATE: what they hold, by name.
     """
 
     STATE: ClassVar[Mapping[str, Kind]] = {}
@@ -57,7 +69,7 @@ class Stateful:
 
 
 def _saved(kind: Kind, value: Any) -> Any:
-    if kind is Kind.ARRAY:
+    if kind in _ARRAYS:
         return value.copy()
     if kind is Kind.FLOATS:
         return np.array(list(value), np.float64)
@@ -69,16 +81,14 @@ def _saved(kind: Kind, value: Any) -> Any:
 
 
 _PLAIN: Mapping[Kind, tuple[type, ...]] = {
-    Kind.BOOL: (bool,), Kind.INT: (int,), Kind.FLOAT: (float, int),
+    Kind.BOOL: (bool,), Kind.INT: (int,), Kind.FLOAT: (float, int), Kind.ANY_FLOAT: (float, int),
 }  # fmt: skip
 
 
 def _loaded(kind: Kind, current: Any, value: Any, where: str) -> Any:
     """The value as the attribute is to hold it; None where its parts were loaded in place."""
     if kind in _PLAIN:
-        if type(value) not in _PLAIN[kind]:
-            raise StateError(f"{where} of the saved state is {str(value)[:60]!r}, not of kind {kind}.")
-        return float(value) if kind is Kind.FLOAT else value
+        return _scalar(kind, value, where)
     if kind in (Kind.PART, Kind.PARTS) and not isinstance(value, Mapping):
         raise StateError(f"{where} of the saved state is not the state of a part.")
     if kind is Kind.PART:
@@ -92,18 +102,29 @@ def _loaded(kind: Kind, current: Any, value: Any, where: str) -> Any:
     return _array(kind, current, value, where)
 
 
+def _scalar(kind: Kind, value: Any, where: str) -> Any:
+    if type(value) not in _PLAIN[kind]:
+        raise StateError(f"{where} of the saved state is {str(value)[:60]!r}, which is not of kind {kind}.")
+    if kind is Kind.FLOAT and not math.isfinite(value):
+        raise StateError(f"{where} of the saved state is {value}, which is not finite.")
+    return value if kind in (Kind.BOOL, Kind.INT) else float(value)
+
+
 def _array(kind: Kind, current: Any, value: Any, where: str) -> Any:
-    wanted = np.dtype(np.float64) if kind is Kind.FLOATS else current.dtype
-    axes = (0,) if kind is Kind.FLOATS else current.shape
-    fits = isinstance(value, np.ndarray) and value.dtype == wanted and value.ndim == len(axes)
-    if not fits or value.shape[1:] != axes[1:]:
-        shape = getattr(value, "shape", type(value).__name__)
-        raise StateError(f"{where} of the saved state has shape {shape}, which does not fit {axes}.")
-    if kind is Kind.ARRAY:
+    dtype = np.dtype(np.float64) if kind is Kind.FLOATS else current.dtype
+    shape = (0,) if kind is Kind.FLOATS else current.shape
+    if not isinstance(value, np.ndarray) or value.dtype != dtype:
+        raise StateError(f"{where} of the saved state is not an array of {dtype}.")
+    fixed = 1 if kind in (Kind.ROWS, Kind.ANY_ROWS, Kind.FLOATS) else 0
+    if value.ndim != len(shape) or value.shape[fixed:] != shape[fixed:]:
+        raise StateError(f"{where} of the saved state has shape {value.shape}, which does not fit {shape}.")
+    if kind in _FINITE and not np.isfinite(value).all():
+        raise StateError(f"{where} of the saved state has values that are not finite.")
+    if kind is not Kind.FLOATS:
         return value.copy()
     numbers = value.tolist()
     if isinstance(current, deque):
         if current.maxlen is not None and len(numbers) > current.maxlen:
-            raise StateError(f"{where} of the saved state has {len(numbers)} values, not {current.maxlen}.")
+            raise StateError(f"{where} of the saved state has {len(numbers)} values, more than {current.maxlen}.")
         return deque(numbers, current.maxlen)
     return numbers

@@ -14,13 +14,13 @@ from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.tasks.api import ToolStatus
 from rftfm_ray.types import Termination
-from rftfm_ray.verdicts import StepReport, Symptom
+from rftfm_ray.verdicts import Symptom
+from tests.detecting import Watched
 
 # A loaded machine must not fail a test that is right.
 settings.register_profile("unit", deadline=None, max_examples=50)
 settings.load_profile("unit")
 
-Make = Callable[..., StepReport]
 Play = Callable[..., Mapping[int, Sequence[Symptom]]]
 
 Call = tuple[int, int, ToolStatus, float, str, str]
@@ -114,14 +114,15 @@ def make_batch() -> Callable[..., TrajectoryBatch]:
     return _batch
 
 
-@pytest.fixture(scope="module")
-def play(make_report: Make) -> Play:
-    """Show a detector one series per signal, from step `first` on; the symptoms by step."""
+@pytest.fixture(scope="session")
+def play() -> Play:
+    """Show a detector one series per signal, from step `first` on; the symptoms by step.
 
-    def show(detector: Detector, first: int = 1, **series: Sequence[float]) -> Mapping[int, Sequence[Symptom]]:
-        rows = zip(*series.values(), strict=True)
-        steps = {step: dict(zip(series, row, strict=True)) for step, row in enumerate(rows, first)}
-        found = {step: detector.observe(make_report(step, **row)) for step, row in steps.items()}
-        return {step: symptoms for step, symptoms in found.items() if symptoms}
+    A detector's alarms last from one call to the next when it is given as `Watched`.
+    """
+
+    def show(watched: Detector | Watched, first: int = 1, **series: Sequence[float]) -> Mapping[int, Sequence[Symptom]]:
+        each = watched if isinstance(watched, Watched) else Watched(watched)
+        return each.show(first, **series)
 
     return show

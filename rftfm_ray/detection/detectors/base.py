@@ -56,7 +56,9 @@ class Scores:
     def quiet(cls, view: StepView, outputs: int) -> Scores:
         """No evidence: scores of 0, onsets at the steps themselves, references that are not known."""
         shape = len(view), outputs
-        return cls(np.zeros(shape), np.repeat(view.steps[:, None], outputs, axis=1), np.full(shape, math.nan))
+        onset, reference = np.empty(shape, np.int64), np.empty(shape)
+        onset[:], reference[:] = view.steps[:, None], math.nan
+        return cls(np.zeros(shape), onset, reference)
 
 
 @dataclass(frozen=True, slots=True)

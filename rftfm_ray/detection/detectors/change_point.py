@@ -20,6 +20,7 @@ from rftfm_ray.detection.state import State, array_from, check_keys, part_from, 
 from rftfm_ray.detection.statistics.change_points import LONGEST, Jumps, Scored, levels_at
 from rftfm_ray.errors import StateError
 from rftfm_ray.signals.groups import WATCHED
+from rftfm_ray.signals.scale import raw_of
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.verdicts import Evidence
 
@@ -27,9 +28,9 @@ from rftfm_ray.verdicts import Evidence
 # stayed is usual.
 BACK, USUAL = 3, 100
 HALF = 0.5
-# Signals whose own past says nothing of the next step.
 _COLUMNS = np.array([COLUMNS.index(name) for name in WATCHED])
-_FLOORS = np.array([SIGNALS[INDEX[name]].floor for name in WATCHED])
+_SIGNALS = [SIGNALS[INDEX[name]] for name in WATCHED]
+_FLOORS = np.array([signal.floor for signal in _SIGNALS])
 # Of each signal: whether a jump stands, its first value, the level before it and by how much it was left, the score and
 # step that it was raised with, values in a row that were back; and of the last jump: first and last value, level, size.
 _LIFE = (
@@ -119,7 +120,7 @@ class ChangePointDetector(Detector):
                 upper = 2 * signal + int(life["size"][signal] < 0)
                 scores.score[row, upper] = life["score"][signal]
                 scores.onset[row, upper] = int(life["onset"][signal])
-                scores.reference[row, upper] = life["usual"][signal]
+                scores.reference[row, upper] = raw_of(_SIGNALS[signal], float(life["usual"][signal]))
             elif course.raw[place] >= 1.0:
                 scores.score[row, both] = 0.0
 
@@ -207,11 +208,11 @@ class ChangePointDetector(Detector):
         check_keys(state, ("groups", "life"))
         life, groups = part_from(state, "life"), part_from(state, "groups")
         check_keys(life, _LIFE)
-        self._life = {name: array_from(life, name, np.zeros(len(WATCHED))) for name in _LIFE}
-        self._groups = [_group_from(part_from(groups, number)) for number in groups]
-        held = np.concatenate([group.signals for group in self._groups])
-        if sorted(held.tolist()) != list(range(len(WATCHED))):
+        loaded = [_group_from(part_from(groups, number)) for number in groups]
+        if sorted(signal for group in loaded for signal in group.signals.tolist()) != list(range(len(WATCHED))):
             raise StateError("The saved state of the change-point detector does not hold every signal once.")
+        self._life = {name: array_from(life, name, np.zeros(len(WATCHED))) for name in _LIFE}
+        self._groups = loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,12 +241,18 @@ class _Course:
 
 def _group_from(state: State) -> _Group:
     check_keys(state, ("signals", "steps", "count", "jumps"))
-    signals = _whole_numbers(state, "signals")
+    signals, steps, count = (
+        _whole_numbers(state, "signals"),
+        _whole_numbers(state, "steps"),
+        scalar_from(state, "count", int),
+    )
     if not len(signals) or signals.min() < 0 or signals.max() >= len(WATCHED):
         raise StateError("The saved state of the change-point detector speaks of signals that do not exist.")
+    if len(steps) != min(count, LONGEST):
+        raise StateError(f"The saved state's 'steps' are {len(steps)} and its 'count' is {count}, which do not fit.")
     jumps = Jumps(_FLOORS[signals])
     jumps.load_state_dict(part_from(state, "jumps"))
-    return _Group(signals, jumps, _whole_numbers(state, "steps"), scalar_from(state, "count", int))
+    return _Group(signals, jumps, steps, count)
 
 
 def _whole_numbers(state: State, name: str) -> Ints:

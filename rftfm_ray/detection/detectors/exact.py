@@ -13,6 +13,7 @@ from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
 from rftfm_ray.detection.reference.views import Ints, StepView
 from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.signals.scale import safe_exp
+from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import Evidence
 
 # As the commit gate has it: beyond this, advantages are not those that rewards, values and members lead to.
@@ -27,11 +28,13 @@ def onsets(broken: NDArray[np.bool_], steps: Ints, since: int) -> tuple[Ints, in
         steps: (N) their numbers.
         since: first step of the break that stood before; 0 for none.
     """
-    found = steps.copy()
+    first = steps.copy()
     for row in np.flatnonzero(broken).tolist():
-        before = since if row == 0 else (int(found[row - 1]) if broken[row - 1] else 0)
-        found[row] = before or steps[row]
-    return found, int(found[-1]) if len(found) and broken[-1] else (0 if len(found) else since)
+        before = since if row == 0 else (int(first[row - 1]) if broken[row - 1] else 0)
+        first[row] = before or steps[row]
+    if not len(steps):
+        return first, since
+    return first, int(first[-1]) if broken[-1] else 0
 
 
 class FiniteDetector(Detector):
@@ -42,18 +45,20 @@ class FiniteDetector(Detector):
     """
 
     name = "finite"
-    WATCHED = ("loss", "grad_norm", "kl_ref", "entropy", "reward_mean")
-    OF_UPDATES: ClassVar[frozenset[str]] = frozenset({"loss", "grad_norm", "kl_ref", "entropy"})
+    OF_UPDATES = ("loss", "grad_norm", "kl_ref", "entropy")
+    WATCHED = (*OF_UPDATES, "reward_mean")
     outputs = tuple(Output(name, 1, Evidence.IDENTITY) for name in WATCHED)
+    _PLACES = np.array([INDEX[name] for name in WATCHED])
 
     def observe(self, view: StepView) -> Scores:
         """Infinite where a value is not finite though a trajectory was valid."""
         scores = Scores.quiet(view, len(self.outputs))
-        trained = view.value("valid_rate") > 0
-        refused = (view.value("vetoes") > 0) & (np.abs(view.value("advantage_error")) > ADVANTAGE_LIMIT)
-        for column, name in enumerate(self.WATCHED):
-            counts = trained & ~(refused & np.isfinite(view.value("advantage_error")) & (name in self.OF_UPDATES))
-            scores.score[:, column] = np.where(counts & ~np.isfinite(view.value(name)), math.inf, 0.0)
+        wrong = ~np.isfinite(view.values[:, self._PLACES]) & (view.value("valid_rate") > 0)[:, None]
+        if wrong.any():
+            error = np.abs(view.value("advantage_error"))
+            refused = (view.value("vetoes") > 0) & (error > ADVANTAGE_LIMIT) & np.isfinite(error)
+            wrong[:, : len(self.OF_UPDATES)] &= ~refused[:, None]
+            scores.score[wrong] = math.inf
         scores.reference[:] = 0.0
         return scores
 
@@ -78,10 +83,11 @@ class DeclaredRateDetector(Detector):
         excess = view.value("lr_excess")
         broken = np.abs(excess) > self.TOLERANCE
         scores = Scores.quiet(view, 2)
-        found, self._since = onsets(broken, view.steps, self._since)
-        for column, output in enumerate(self.outputs):
-            scores.score[:, column] = np.where(broken & (output.direction * excess > 0), math.inf, 0.0)
-            scores.onset[:, column] = found
+        first, self._since = onsets(broken, view.steps, self._since)
+        if broken.any():
+            for column, output in enumerate(self.outputs):
+                scores.score[broken & (output.direction * excess > 0), column] = math.inf
+            scores.onset[:] = first[:, None]
         scores.reference[:] = 0.0
         return scores
 

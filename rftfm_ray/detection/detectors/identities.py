@@ -24,10 +24,6 @@ LEAST_RATE = 1e-7
 LEAST_SHARE = 1e-9
 
 
-def _always(view: StepView) -> Mask:
-    return np.ones(len(view), bool)
-
-
 @dataclass(frozen=True, slots=True)
 class Identity:
     """One identity: the signal that tells, the most that it may be, and what a break means.
@@ -37,7 +33,7 @@ class Identity:
         signal: that tells.
         limit: the most that `direction` times the signal may be.
         meaning: of a break, as a sentence without its end.
-        applies: (N) whether it must hold at each step of a view.
+        applies: (N) whether it must hold at each step of a view; None where it always must.
         direction: +1 where too much breaks it, -1 where too little does.
     """
 
@@ -45,13 +41,13 @@ class Identity:
     signal: str
     limit: float
     meaning: str
-    applies: Callable[[StepView], Mask] = _always
+    applies: Callable[[StepView], Mask] | None = None
     direction: int = 1
 
     def broken(self, view: StepView) -> Mask:
         """(N) whether each step breaks it; where nothing was measured, it does not."""
-        with np.errstate(invalid="ignore"):
-            return (self.direction * view.value(self.signal) > self.limit) & self.applies(view)
+        broken = self.direction * view.value(self.signal) > self.limit
+        return broken if self.applies is None else broken & self.applies(view)
 
 
 def _was_updated(view: StepView) -> Mask:
@@ -104,13 +100,15 @@ class IdentityDetector(Detector):
 
     def observe(self, view: StepView) -> Scores:
         """Infinite where it is broken, NaN where it was not measured."""
-        scores = Scores.quiet(view, 1)
-        rows = np.flatnonzero(~np.isnan(view.value(self._identity.signal)))
-        broken = self._identity.broken(view)[rows]
-        scores.score[:] = math.nan
-        scores.score[rows, 0] = np.where(broken, math.inf, 0.0)
-        scores.onset[rows, 0], self._since = onsets(broken, view.steps[rows], self._since)
+        scores, broken = Scores.quiet(view, 1), self._identity.broken(view)
+        unknown = np.isnan(view.value(self._identity.signal))
+        scores.score[unknown] = math.nan
         scores.reference[:] = 0.0
+        rows = np.flatnonzero(~unknown)
+        first, self._since = onsets(broken[rows], view.steps[rows], self._since)
+        if broken.any():
+            scores.score[broken] = math.inf
+            scores.onset[rows, 0] = first
         return scores
 
     def reason(self, output: int, reading: Reading) -> str:

@@ -16,7 +16,7 @@ from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
 from rftfm_ray.detection.reference.joint import JointContrast, JointCusums, JointEvidence
 from rftfm_ray.detection.reference.mixture import Basis, Reference
 from rftfm_ray.detection.reference.residuals import COLUMNS
-from rftfm_ray.detection.reference.views import Floats, Ints, StepView
+from rftfm_ray.detection.reference.views import Floats, StepView
 from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.detection.statistics.cusum import RECOVERED
 from rftfm_ray.detection.statistics.matched_filters import Contrast, ContrastKind
@@ -127,30 +127,19 @@ class JointDetector(Detector):
         return None
 
     def _fill(self, view: StepView, over: Floats, scores: Scores, start: int) -> None:
-        rows = slice(start, start + len(view))
+        rows, steps = slice(start, start + len(view)), view.steps[:, None]
         highest = over.max(1, initial=0.0)
         scores.score[rows, 0] = highest
         scores.score[rows, 1:] = over[:, self._notices] / NOTICE
+        # A sum begins with the step after it was last nothing; one that has just come down has no other to name.
+        zero = np.maximum.accumulate(np.where(over <= 0.0, steps, self._zero), axis=0)
+        onset = np.minimum(zero + 1, steps)
+        scores.onset[rows, 1:] = onset[:, self._notices]
         for row in np.flatnonzero(highest >= RECOVERED).tolist():
             strongest = int(over[row].argmax())
-            step = int(view.steps[row])
-            self._strongest[step] = strongest, float(self._residuals(view, strongest)[row])
-            scores.onset[start + row, 0] = self._onset(view.steps, over[:, strongest], row, strongest)
-        eventful = np.flatnonzero((scores.score[rows, 1:] >= 1.0).any(0))
-        for column in eventful.tolist():
-            place = int(self._notices[column])
-            for row in np.flatnonzero(scores.score[rows, 1 + column] >= RECOVERED).tolist():
-                scores.onset[start + row, 1 + column] = self._onset(view.steps, over[:, place], row, place)
-        at_zero = over <= 0.0
-        any_zero = at_zero.any(0)
-        last = len(over) - 1 - at_zero[::-1].argmax(0)
-        self._zero = np.where(any_zero, view.steps[last], self._zero)
-
-    def _onset(self, steps: Ints, over: Floats, row: int, place: int) -> int:
-        """The step after the evidence was last nothing; a sum that has just come down has no other to name."""
-        zeros = np.flatnonzero(over[: row + 1] <= 0.0)
-        last = int(steps[zeros[-1]]) if len(zeros) else int(self._zero[place])
-        return min(last + 1, int(steps[row]))
+            self._strongest[int(view.steps[row])] = strongest, float(self._residuals(view, strongest)[row])
+            scores.onset[start + row, 0] = onset[row, strongest]
+        self._zero = zero[-1]
 
     def _residuals(self, view: StepView, place: int) -> Floats:
         one = self._cusums.contrasts[place]

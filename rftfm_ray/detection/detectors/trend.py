@@ -1,4 +1,4 @@
-"""Slow ways to go wrong that no healthy run takes, one signal at a time. Pure."""
+"""Slow ways to go wrong that no healthy run takes, one signal at a time. Pure; numpy."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from typing import ClassVar
 
+import numpy as np
+
 from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores, measured
 from rftfm_ray.detection.reference.views import StepView
 from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.detection.statistics.trends import BLOCK, BLOCKS, LASTING, Course, Trend, trends_of
+from rftfm_ray.signals.scale import LARGEST
 from rftfm_ray.signals.schema import SIGNALS
 from rftfm_ray.verdicts import Evidence
 
@@ -49,7 +52,8 @@ class TrendDetector(Detector):
         rows = measured(values)
         scores.score[:] = math.nan
         scores.score[rows] = 0.0
-        for row, step, value in zip(rows.tolist(), view.steps[rows].tolist(), values[rows].tolist(), strict=True):
+        known = np.clip(values[rows], -LARGEST, LARGEST).tolist()
+        for row, step, value in zip(rows.tolist(), view.steps[rows].tolist(), known, strict=True):
             self._steps.append(step)
             lag = self._trend.add(value)
             if lag is None:

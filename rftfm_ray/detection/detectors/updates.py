@@ -19,15 +19,15 @@ from rftfm_ray.verdicts import Evidence
 SHIFT = 3.0
 
 
-def update_sizes(view: StepView) -> Floats:
-    """(N) how far a step's updates went, in norms of the weights, over the share of the rate that the schedule calls
-    for; NaN where there is none.
+def declared_factors(view: StepView) -> Floats:
+    """(N) the share of the learning rate that the schedule calls for at each step; NaN where it calls for none.
 
-    A change that the schedule makes on purpose does not show in it; one that a lever, or a fault, makes does.
+    A change that the schedule makes on purpose does not show in an update over it; one that a lever, or a fault, makes
+    does.
     """
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         declared = view.value("schedule_factor") * np.exp(-view.value("schedule_excess"))
-        return np.where(declared > 0, view.value("update_ratio") / declared, math.nan)
+        return np.where(declared > 0, declared, math.nan)
 
 
 class UpdateSizeDetector(Detector):
@@ -59,7 +59,9 @@ class UpdateSizeDetector(Detector):
 
     def observe(self, view: StepView) -> Scores:
         """The evidence after each step with an update."""
-        scores, sizes = Scores.quiet(view, 1), update_sizes(view)
+        scores, declared = Scores.quiet(view, 1), declared_factors(view)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            sizes = view.value("update_ratio") / declared
         scores.score[:] = math.nan
         for row in np.flatnonzero(sizes > 0).tolist():
             size, step = float(sizes[row]), int(view.steps[row])
@@ -67,12 +69,13 @@ class UpdateSizeDetector(Detector):
             largest = max(self._sizes, default=math.nan)
             if len(self._sizes) >= self._warmup:
                 # Not capped: an update this far has been made, and one is enough.
-                self._cusum.add(shift_ratio(math.log(size / (self.FACTOR * largest)) / self.SPREAD, SHIFT), step)
+                beyond = math.log(size) - math.log(largest) - math.log(self.FACTOR)
+                self._cusum.add(shift_ratio(beyond / self.SPREAD, SHIFT), step)
             # The very first updates are the largest, before the optimizer's moments have settled.
             if self._seen > self._warmup and self._cusum.sum < self._threshold / 2 and math.isfinite(size):
                 self._sizes.append(size)
             scores.score[row, 0] = self._cusum.sum / self._threshold
-            scores.onset[row, 0], scores.reference[row, 0] = self._cusum.onset, largest
+            scores.onset[row, 0], scores.reference[row, 0] = self._cusum.onset, largest * float(declared[row])
         return scores
 
     def reason(self, output: int, reading: Reading) -> str:

@@ -41,15 +41,17 @@ WILD = 4.0
 # Overlapping differences count half as degrees of freedom.
 OVERLAP, LEAST_FREEDOM, MOST_FREEDOM = 2.0, 3.0, 40.0
 HALF = 0.5
+# A gap of so little of a signal's floor is rounding: signals that do not move have nothing else.
+NOTHING = 1e-6
 # Evidence for an alarm in a run's first steps, and what it grows by with the logarithm of time: a run of 20,000 steps
 # must stay as silent as one of 40.
 LEVEL, GROWTH, FIRST = 4.4, 0.3, 40
 
 
 def levels_at(first: int, count: int) -> Floats:
-    """What a score must reach (count) at places from `first` on (from 0) of a run for an alarm."""
-    found: Floats = LEVEL + GROWTH * np.log(np.maximum(1.0, np.arange(first + 1, first + count + 1) / FIRST))
-    return found
+    """What a score must reach (count) for an alarm at the values of a run from `first` on, counted from 0."""
+    levels: Floats = LEVEL + GROWTH * np.log(np.maximum(1.0, np.arange(first + 1, first + count + 1) / FIRST))
+    return levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,27 +75,38 @@ class _Filter:
     """The lines of one scale as weights of `after + before` values, the oldest first."""
 
     def __init__(self, after: int, before: int) -> None:
-        self.after, self.before = after, before
-        past = _line(np.arange(-before, 0, dtype=np.float64))
-        self.expect = np.outer(past[0], np.ones(after)) + np.outer(past[1], np.arange(after))
-        self.weights = np.concatenate([-past[0], _line(np.arange(after, dtype=np.float64))[0]])
-        places = np.arange(-before, 0, dtype=np.float64)
-        self.around = np.eye(before) - np.outer(past[0], np.ones(before)) - np.outer(past[1], places)
+        self.after, self.before, self.length = after, before, after + before
+        self.positions = np.arange(-before, 0, dtype=np.float64)
+        self.past = _line(self.positions)
+        self.weights = np.concatenate([-self.past[0], _line(np.arange(after, dtype=np.float64))[0]])
         # Spread of the gap when every value has one of 1.
         self.spread = float(np.sqrt((self.weights**2).sum()))
 
 
-def _line(places: Floats) -> Floats:
-    """Weights (2, N) of the values at some places that give the least-squares line: its value at 0, and its slope."""
-    found: Floats = np.linalg.pinv(np.stack([np.ones(len(places)), places], 1))
-    return found
+def _line(positions: Floats) -> Floats:
+    """Weights (2, N) of values at some positions that give the least-squares line: its value at 0, and its slope."""
+    weights: Floats = np.linalg.pinv(np.stack([np.ones(len(positions)), positions], 1))
+    return weights
+
+
+def _dot(windows: Floats, weights: Floats) -> Floats:
+    """Weighted sums (...) of windows (..., L). Not by BLAS, whose rounding depends on how many windows there are."""
+    sums: Floats = np.einsum("...l,l->...", windows, weights)
+    return sums
+
+
+def _windows(values: Floats, length: int, count: int) -> Floats:
+    """A copy (count, S, length) of the last windows of values (N, S)."""
+    if count == 1:
+        return np.ascontiguousarray(values[-length:].T)[None]
+    return sliding_window_view(values, length, axis=0)[len(values) - length + 1 - count :].copy()
 
 
 class _Spread(Stateful):
     """Root mean square of the last `PAST` values of streams, without the largest, as it was `lag` values ago."""
 
     STATE: ClassVar[Mapping[str, Kind]] = {
-        "_count": Kind.INT, "_values": Kind.ARRAY, "_found": Kind.ARRAY, "_last": Kind.ARRAY,
+        "_count": Kind.INT, "_values": Kind.ROWS, "_found": Kind.ANY_ROWS, "_last": Kind.ANY_ARRAY,
     }  # fmt: skip
 
     def __init__(self, lag: int, size: int) -> None:
@@ -105,28 +118,34 @@ class _Spread(Stateful):
     def add(self, values: Floats) -> Floats:
         """Take the next values (N, S); the spreads (N, S), NaN where nothing was known so long ago."""
         known, new = np.concatenate([self._values, values]), len(values)
-        places = np.arange(self._count, self._count + new)
-        found = np.full(values.shape, math.nan)
-        due = np.flatnonzero((places < PAST - 1) | (places % EVERY == EVERY - 1))
-        if len(due):
-            # What was never there is infinite, and so among the largest.
-            padded = np.concatenate([np.full((PAST, known.shape[1]), math.inf), known])
-            windows = sliding_window_view(padded, PAST, axis=0)[len(known) - new + 1 + due]
-            found[due] = _trimmed(windows, np.minimum(places[due] + 1, PAST))
-        every = np.concatenate([self._found, _held(found, self._last)])
+        numbers = np.arange(self._count, self._count + new)
+        due = np.flatnonzero((numbers < PAST - 1) | (numbers % EVERY == EVERY - 1))
+        spreads = np.concatenate([self._found, self._newest(known, numbers, due)])
         self._count += new
-        self._values, self._last = known[-(PAST - 1) :], every[-1] if len(every) else self._last
-        lost = np.full((max(0, self._lag + new - len(every)), known.shape[1]), math.nan)
-        lagged: Floats = np.concatenate([lost, every])[:new]
-        self._found = every[len(every) - min(self._lag, len(every)) :]
+        self._values, self._last = known[-(PAST - 1) :], spreads[-1] if len(spreads) else self._last
+        unknown = np.full((max(0, self._lag + new - len(spreads)), known.shape[1]), math.nan)
+        lagged: Floats = np.concatenate([unknown, spreads])[:new]
+        self._found = spreads[len(spreads) - min(self._lag, len(spreads)) :]
         return lagged
+
+    def _newest(self, known: Floats, numbers: NDArray[np.int64], due: NDArray[np.intp]) -> Floats:
+        """Spreads (N, S) after each of the newest N values; those between the due ones are as before."""
+        if not len(due):
+            return np.repeat(self._last[None], len(numbers), axis=0) if len(numbers) > 1 else self._last[None]
+        # Values from before the first one are infinite, and so among the largest.
+        lacking = max(0, PAST - 1 + len(numbers) - len(known))
+        padded = np.concatenate([np.full((lacking, known.shape[1]), math.inf), known])
+        windows = sliding_window_view(padded, PAST, axis=0)[len(padded) - len(numbers) - PAST + 1 + due]
+        spreads = np.concatenate([self._last[None], _trimmed(windows, np.minimum(numbers[due] + 1, PAST))])
+        newest: Floats = spreads[np.searchsorted(due, np.arange(len(numbers)), "right")]
+        return newest
 
     def only(self, which: NDArray[np.int64]) -> _Spread:
         """Some of the streams, with their past."""
-        found = _Spread(self._lag, len(which))
-        found._count, found._last = self._count, self._last[which]
-        found._values, found._found = self._values[:, which], self._found[:, which]
-        return found
+        part = _Spread(self._lag, len(which))
+        part._count, part._last = self._count, self._last[which]
+        part._values, part._found = self._values[:, which], self._found[:, which]
+        return part
 
 
 def _trimmed(windows: Floats, counts: NDArray[np.int64]) -> Floats:
@@ -134,15 +153,8 @@ def _trimmed(windows: Floats, counts: NDArray[np.int64]) -> Floats:
     for."""
     kept = np.maximum(1, (TRIM * counts).astype(np.int64))
     sums = np.cumsum(np.sort(windows**2, -1), -1)[np.arange(len(windows)), :, kept - 1]
-    found: Floats = np.sqrt(sums / kept[:, None] / TRIMMED)
-    return found
-
-
-def _held(values: Floats, before: Floats) -> Floats:
-    """Every row of NaN as the last one that was none."""
-    last = np.maximum.accumulate(np.where(np.isnan(values[:, 0]), -1, np.arange(len(values))))
-    found: Floats = np.where(last[:, None] >= 0, values[np.maximum(last, 0)], before)
-    return found
+    spreads: Floats = np.sqrt(sums / kept[:, None] / TRIMMED)
+    return spreads
 
 
 class Jumps(Stateful):
@@ -154,7 +166,7 @@ class Jumps(Stateful):
 
     FILTERS = tuple(_Filter(*scale) for scale in SCALES)
     STATE: ClassVar[Mapping[str, Kind]] = {
-        "_count": Kind.INT, "_levels": Kind.ARRAY, "_spreads": Kind.ARRAY, "_noise": Kind.PART, "_gaps": Kind.PARTS,
+        "_count": Kind.INT, "_levels": Kind.ROWS, "_spreads": Kind.ROWS, "_noise": Kind.PART, "_gaps": Kind.PARTS,
     }  # fmt: skip
 
     def __init__(self, floors: Floats) -> None:
@@ -163,18 +175,16 @@ class Jumps(Stateful):
         self._count = 0
         self._levels, self._spreads = np.zeros((0, size)), np.zeros((0, size))
         self._noise = _Spread(0, size)
-        self._gaps = {place: _Spread(after, size) for place, (after, _) in enumerate(SCALES)}
+        self._gaps = {number: _Spread(after, size) for number, (after, _) in enumerate(SCALES)}
 
     def only(self, which: NDArray[np.int64]) -> Jumps:
         """Some of the signals, with their past: those that go on being measured at the same steps."""
-        found = Jumps(self._floors[which])
-        found._count = self._count
-        found._levels, found._spreads = self._levels[:, which], self._spreads[:, which]
-        found._noise, found._gaps = (
-            self._noise.only(which),
-            {place: gaps.only(which) for place, gaps in self._gaps.items()},
-        )
-        return found
+        part = Jumps(self._floors[which])
+        part._count = self._count
+        part._levels, part._spreads = self._levels[:, which], self._spreads[:, which]
+        part._noise = self._noise.only(which)
+        part._gaps = {number: gaps.only(which) for number, gaps in self._gaps.items()}
+        return part
 
     def add(self, levels: Floats) -> Scored:
         """Take the next levels (N, S), all finite."""
@@ -182,65 +192,76 @@ class Jumps(Stateful):
         known = np.concatenate([self._levels, levels])
         # What second differences of independent values vary by is the root of six times as much.
         bends = (known[2:] - 2 * known[1:-1] + known[:-2])[-new:] / math.sqrt(6) if new else levels
-        none = np.full((new - len(bends), levels.shape[1]), math.nan)
-        noise = np.concatenate([none, self._noise.add(bends)])
+        noise = self._noise.add(bends)
+        if len(bends) < new:
+            noise = np.concatenate([np.full((new - len(bends), levels.shape[1]), math.nan), noise])
         spread = np.concatenate([self._spreads, np.fmax(noise, self._floors)])
-        found = self._judge(known, spread, new)
+        scored = self._judge(known, spread, new)
         self._count += new
         self._levels, self._spreads = known[-LONGEST:], spread[-LONGEST:]
-        return found
+        return scored
 
     def _judge(self, known: Floats, spread: Floats, new: int) -> Scored:
         shape = new, known.shape[1]
         best = Scored(np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape))
         clean, first = _without_slips(known, spread), self._count + new - len(known)
         for own, lines in zip(self._gaps.values(), self.FILTERS, strict=True):
-            length = lines.after + lines.before
-            count = min(new, max(0, len(known) - length + 1))
+            count = min(new, max(0, len(known) - lines.length + 1))
             if not count:
                 continue
-            window = sliding_window_view(clean, length, axis=0)[-count:].copy()
+            windows = _windows(clean, lines.length, count)
             # Whether the newest step is a slip is not known yet.
-            window[..., -1] = known[-count:]
-            gaps, at = window @ lines.weights, np.arange(len(known) - count, len(known)) - lines.after
+            windows[..., -1] = known[-count:]
+            gaps, before = _dot(windows, lines.weights), windows[..., : lines.before]
             usual = own.add(gaps)
-            usual[first + at < length + ENOUGH] = math.nan
-            # Noise that wanders hides from differences of neighbours, but not from the line through them.
-            scale = np.fmax(lines.spread * np.maximum(spread[at], _around(window, lines)), usual)
-            freedom = np.clip(np.minimum(first + at - 1, PAST) / OVERLAP, LEAST_FREEDOM, MOST_FREEDOM)[:, None]
-            _keep(best, _score(window, gaps, normal_equivalents(gaps / scale, freedom), lines), new - count)
+            size = np.abs(gaps)
+            rows, columns = np.nonzero((size >= before.max(-1) - before.min(-1)) & (size > NOTHING * self._floors))
+            if not len(rows):
+                continue
+            # Where each window's second line begins.
+            at = len(known) - count + rows - lines.after
+            usual = np.where(first + at < lines.length + ENOUGH, math.nan, usual[rows, columns])
+            freedom = np.clip(np.minimum(first + at - 1, PAST) / OVERLAP, LEAST_FREEDOM, MOST_FREEDOM)
+            wide = _Wide(windows[rows, columns], gaps[rows, columns], spread[at, columns], usual, freedom)
+            _keep(best, (new - count + rows, columns), wide, lines)
         return best
+
+
+@dataclass(frozen=True, slots=True)
+class _Wide:
+    """Windows whose gap is wider than all that the signal did in the steps before, each with what it is judged by."""
+
+    window: Floats
+    gap: Floats
+    noise: Floats
+    usual: Floats
+    freedom: Floats
 
 
 def _without_slips(known: Floats, spread: Floats) -> Floats:
     """Levels in which single wild values are as the middle one of three."""
     clean = known.copy()
     if len(known) >= 3:
-        middle = np.median(np.stack([known[:-2], known[1:-1], known[2:]]), 0)
-        wild = np.abs(known[1:-1] - middle) > WILD * spread[1:-1]
-        clean[1:-1] = np.where(wild, middle, known[1:-1])
+        left, middle, right = known[:-2], known[1:-1], known[2:]
+        low, high = np.minimum(left, right), np.maximum(left, right)
+        median = np.maximum(low, np.minimum(middle, high))
+        np.copyto(clean[1:-1], median, where=np.abs(middle - median) > WILD * spread[1:-1])
     return clean
 
 
-def _around(window: Floats, lines: _Filter) -> Floats:
-    """Spread of each window's earlier steps around their line."""
-    squares = (window[..., : lines.before] @ lines.around) ** 2
-    found: Floats = np.sqrt(squares.sum(-1) / (lines.before - 2))
-    return found
-
-
-def _score(window: Floats, gaps: Floats, evidence: Floats, lines: _Filter) -> Scored:
-    before, after = window[..., : lines.before], window[..., lines.before :]
-    expected, side = before @ lines.expect, np.sign(gaps)
-    beyond = side[..., None] * (after - expected) >= HALF * np.abs(gaps)[..., None]
-    wide = np.abs(gaps) >= np.ptp(before, axis=-1)
-    lasting = beyond.sum(-1) >= lines.after - 1
-    first = beyond.argmax(-1)
-    usual = np.take_along_axis(expected, first[..., None], -1)[..., 0]
-    return Scored(np.where(wide & lasting, np.abs(evidence), 0.0), side, lines.after - 1 - first, usual)
-
-
-def _keep(best: Scored, other: Scored, start: int) -> None:
-    better = other.score > best.score[start:]
-    for name in Scored.__slots__:
-        getattr(best, name)[start:][better] = getattr(other, name)[better]
+def _keep(best: Scored, where: tuple[NDArray[np.intp], NDArray[np.intp]], wide: _Wide, lines: _Filter) -> None:
+    """Score wide gaps, and keep what is better than the best of other scales at the same steps and signals."""
+    before, after = wide.window[:, : lines.before], wide.window[:, lines.before :]
+    level, slope = (_dot(before, weights)[:, None] for weights in lines.past)
+    # Noise that wanders hides from differences of neighbours, but not from the line through them.
+    left_over = ((before - level - slope * lines.positions) ** 2).sum(-1)
+    noise = np.maximum(wide.noise, np.sqrt(left_over / (lines.before - 2)))
+    evidence = normal_equivalents(wide.gap / np.fmax(lines.spread * noise, wide.usual), wide.freedom)
+    expected, side = level + slope * np.arange(lines.after), np.sign(wide.gap)
+    beyond = side[:, None] * (after - expected) >= HALF * np.abs(wide.gap)[:, None]
+    score, first = np.abs(evidence), beyond.argmax(-1)
+    better = (beyond.sum(-1) >= lines.after - 1) & (score > best.score[where])
+    kept = where[0][better], where[1][better]
+    best.score[kept], best.side[kept] = score[better], side[better]
+    best.lag[kept] = lines.after - 1 - first[better]
+    best.usual[kept] = expected[np.arange(len(first)), first][better]

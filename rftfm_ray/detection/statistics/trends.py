@@ -128,7 +128,7 @@ class Collapse(Trend):
     course = Course.COLLAPSE
     direction = -1
     STATE: ClassVar[Mapping[str, StateKind]] = {
-        "_means": StateKind.PART, "_first": StateKind.FLOAT, "_since": StateKind.INT,
+        "_means": StateKind.PART, "_first": StateKind.ANY_FLOAT, "_since": StateKind.INT,
     }  # fmt: skip
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class Decline(Trend):
     direction = -1
     STATE: ClassVar[Mapping[str, StateKind]] = {
         "_count": StateKind.INT, "_below": StateKind.INT, "_level": StateKind.FLOAT, "_variance": StateKind.FLOAT,
-        "_best": StateKind.FLOAT, "_newest": StateKind.FLOATS, "_levels": StateKind.FLOATS,
+        "_best": StateKind.ANY_FLOAT, "_newest": StateKind.FLOATS, "_levels": StateKind.FLOATS,
         "_spreads": StateKind.FLOATS,
     }  # fmt: skip
 
@@ -212,7 +212,9 @@ class Unbearable(Trend):
         if len(self._values) < BLOCK or sum(self._values) / BLOCK < self._limit:
             self._since = -1
         elif self._since < 0:
-            self._since = BLOCK - 1 - next(place for place, one in enumerate(self._values) if one >= self._limit)
+            # Their mean may be rounded up to the limit that none of them reaches.
+            first = next((place for place, one in enumerate(self._values) if one >= self._limit), 0)
+            self._since = BLOCK - 1 - first
         else:
             self._since += 1
         return self._since if self._since >= 0 else None

@@ -1,17 +1,26 @@
-"""A run against its own past: trends that no healthy run takes, and the life of an alarm."""
+"""Signals against the run's own past, one by one: how an alarm is raised, how it ends, and gaps of each signal."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from rftfm_ray.detection.detectors.change_point import USUAL, ColdSignal
-from rftfm_ray.detection.statistics.change_points import Floats, level_at
-from rftfm_ray.detection.statistics.trends import LASTING, Alarm, Kind, trends_of
+from rftfm_ray.detection.detectors.change_point import BACK, USUAL, ChangePointDetector
+from rftfm_ray.detection.statistics.change_points import Floats, Jumps, levels_at
+from rftfm_ray.errors import StateError
 from rftfm_ray.signals.groups import WATCHED
+from rftfm_ray.verdicts import Evidence, StepReport, Symptom
+from tests.detecting import NO_REFERENCE, Watched, report_of_values
 from tests.unit.doubles import recorded_runs
 
 STEPS: Floats = np.arange(200, dtype=np.float64)
+# Places of values from 0 are steps from 1.
+FIRST = 1
 
 
 def noisy(levels: Floats, spread: float, seed: int = 0) -> Floats:
@@ -19,101 +28,199 @@ def noisy(levels: Floats, spread: float, seed: int = 0) -> Floats:
     return levels + spread * np.random.default_rng(seed).standard_normal(len(levels))
 
 
-def alarms(name: str, values: Floats) -> list[Alarm]:
-    """All alarms of a signal, those that are over first."""
-    watch = ColdSignal(name)
-    return [*watch.add(values), *watch.standing]
+def reports(first: int = FIRST, **series: Floats) -> list[StepReport]:
+    """Reports in which only these signals were measured."""
+    rows = zip(*series.values(), strict=True)
+    return [report_of_values(step, dict(zip(series, row, strict=True))) for step, row in enumerate(rows, first)]
 
 
-def wrong(name: str, values: Floats) -> list[int]:
-    """Places at which a trend says that something is wrong."""
-    found = []
-    for trend in trends_of(name):
-        found += [place for place, value in enumerate(values.tolist()) if trend.add(value) is not None]
-    return sorted(found)
+@dataclass(frozen=True)
+class Alarm:
+    """An alarm by its steps: the estimated onset, the first and the last at which it was open."""
+
+    onset: int
+    raised: int
+    last: int
 
 
-def test_a_kl_that_explodes_is_no_kl_that_grows() -> None:
-    exploding = 0.02 * np.exp(np.maximum(STEPS - 100, 0) / 5)
-    (alarm,) = [alarm for alarm in alarms("kl_ref", exploding[:130]) if alarm.kind == Kind.BLOW_UP]
-    assert 100 <= alarm.first <= 112
-    assert alarm.raised <= 125
-    shapes: list[Floats] = [0.3 * (1 - np.exp(-STEPS / 10)), 0.004 * STEPS, np.zeros(200), 2 - 2 * np.exp(-STEPS / 40)]
-    for shape in shapes:
-        assert wrong("kl_ref", noisy(shape, 0.002)) == []
+def alarms(symptoms: Mapping[int, list[Symptom]], name: str) -> list[Alarm]:
+    """The alarms of one signal."""
+    found = list[Alarm]()
+    for step, each in symptoms.items():
+        for one in each:
+            if one.signal != name:
+                continue
+            if found and found[-1].onset == one.onset and found[-1].last == step - 1:
+                found[-1] = replace(found[-1], last=step)
+            else:
+                found.append(Alarm(one.onset, step, step))
+    return found
 
 
-def test_a_kl_with_a_wild_step_at_the_end_of_others_is_none_that_explodes() -> None:
-    # As converged runs have it: the level doubles twice in fifteen steps, and then comes one rare token.
-    values = np.array([0.05] * 50 + [0.1] * 5 + [0.2] * 4 + [6.6] + [0.1] * 20)
-    assert wrong("kl_ref", values) == []
+def watched() -> Watched:
+    """A fresh detector."""
+    return Watched(ChangePointDetector(), NO_REFERENCE)
 
 
-def test_an_entropy_that_collapses_is_none_that_converges() -> None:
-    collapsing = np.exp(-((np.maximum(STEPS - 100, 0) / 12) ** 2))
-    (alarm,) = [alarm for alarm in alarms("entropy", collapsing) if alarm.kind == Kind.COLLAPSE]
-    assert 100 <= alarm.first <= 115
-    assert alarm.last == 199
-    for tau in (5, 20, 60):
-        assert wrong("entropy", np.maximum(noisy(np.exp(-STEPS / tau) + 0.02, 0.002), 0)) == []
-
-
-@pytest.mark.parametrize("scale", [0.01, 1.0, 1000.0])
-def test_a_reward_that_is_lost_again_is_seen_on_any_scale(scale: float) -> None:
-    learnt = 0.2 + 0.6 / (1 + np.exp(-(STEPS - 50) / 10))
-    assert wrong("reward_mean", scale * noisy(learnt, 0.02)) == []
-    found = wrong("reward_mean", scale * noisy(learnt * np.exp(-np.maximum(STEPS - 120, 0) / 20), 0.02))
-    assert 120 + LASTING < found[0] < 150
-    # One that comes back has not been lost.
-    dip = learnt - 0.4 * ((STEPS >= 120) & (STEPS < 124))
-    assert wrong("reward_mean", scale * noisy(dip, 0.02)) == []
-
-
-def test_a_share_of_failures_is_borne_for_a_moment_only() -> None:
-    rates = np.where((STEPS >= 50) & (STEPS < 70), 0.8, 0.02)
-    (alarm,) = [alarm for alarm in alarms("tool_error_rate", rates) if alarm.kind == Kind.RATE]
-    assert (alarm.first, alarm.raised) == (50, 53)
-    assert 69 <= alarm.last <= 73
-    assert wrong("tool_error_rate", np.where(STEPS == 50, 1.0, 0.02)) == []
-
-
-def test_an_alarm_stands_until_its_signal_is_back() -> None:
+def test_an_alarm_is_open_until_its_signal_is_back() -> None:
     values = noisy(np.where((STEPS >= 80) & (STEPS < 120), 9.0, 5.0), 0.1)
-    watch = ColdSignal("length_mean")
-    assert watch.add(values[:82]) == []
-    assert not watch.standing
-    assert watch.add(values[82:110]) == []
-    (standing,) = watch.standing
-    assert (standing.kind, standing.first, standing.last) == (Kind.JUMP, 80, 109)
-    (over,) = watch.add(values[110:])
-    assert (over.first, over.last) == (80, 119)
-    # The way back is no fault of its own.
-    assert not watch.standing
+    watch = watched()
+    assert watch.observe(reports(length_mean=values[:82])) == {}
+    symptoms = watch.observe(reports(83, length_mean=values[82:]))
+    (alarm,) = alarms(symptoms, "length_mean")
+    assert alarm.onset == 81
+    assert 83 <= alarm.raised <= 86
+    # Not with the first value that is back: one could be a slip. The way back is no alarm of its own.
+    assert alarm.last == 120 + BACK - 1
+    symptom = symptoms[alarm.raised][0]
+    assert (symptom.signal, symptom.direction, symptom.alarm) == ("length_mean", 1, True)
+    assert (symptom.evidence, symptom.onset_low) == (Evidence.TELEMETRY, 80)
+    assert symptom.reference == pytest.approx(5.0, abs=0.2)
+    assert symptom.reason == f"length_mean has jumped up to {symptom.value:.3g} at step 81 and stays there"
 
 
 def test_what_stays_becomes_usual_and_a_later_jump_is_another_alarm() -> None:
     steps = np.arange(80.0 + 2 * USUAL)
     values = noisy(np.where(steps >= 80, 9.0, 5.0) + np.where(steps >= 130, 6.0, 0.0), 0.1)
-    first, second = alarms("length_mean", values)
-    assert (first.first, first.last) == (80, 129)
-    assert (second.first, second.last) == (130, 130 + USUAL)
+    first, second = alarms(watched().observe(reports(length_mean=values)), "length_mean")
+    assert (first.onset, second.onset) == (81, 131)
+    # The second jump takes over when it is certain, and what has been open for `USUAL` values is usual.
+    assert first.last == second.raised - 1
+    assert second.last == 130 + USUAL
 
 
-def test_values_one_by_one_give_the_same_alarms() -> None:
-    values = noisy(np.where((STEPS >= 60) & (STEPS < 90), 2.0, 1.0), 0.05)
-    watch, found = ColdSignal("entropy"), list[Alarm]()
-    for value in values:
-        found += watch.add(np.array([value]))
-    assert [*found, *watch.standing] == alarms("entropy", values) != []
+def test_one_side_at_a_time_is_open() -> None:
+    steps = np.arange(400.0)
+    values = noisy(np.where(steps < 80, 5.0, np.where(steps < 250, 9.0, 2.0)), 0.1)
+    symptoms = watched().observe(reports(length_mean=values))
+    assert {len(each) for each in symptoms.values()} == {1}
+    sides = {one.onset: one.direction for each in symptoms.values() for one in each}
+    assert sides == {81: 1, 251: -1}
+
+
+@pytest.mark.parametrize("name", ["length_mean", "grad_norm", "kl_ref"])
+def test_reference_has_the_unit_of_the_value(name: str) -> None:
+    """Some signals are compared by their logarithm."""
+    symptoms = watched().observe(reports(**{name: noisy(np.where(STEPS < 80, 5.0, 40.0), 0.1)}))
+    assert [one.reference for one in symptoms[90]] == [pytest.approx(5.0, abs=0.3)]
+
+
+def test_a_signal_that_leaps_hides_no_other() -> None:
+    one = noisy(np.where(STEPS >= 60, 9.0, 5.0), 0.1)
+    other = noisy(np.where(STEPS >= 64, 0.1, 0.4), 0.01, seed=1)
+    symptoms = watched().observe(reports(length_mean=one, entropy=other))
+    assert [alarm.onset for alarm in alarms(symptoms, "length_mean")] == [61]
+    assert [alarm.onset for alarm in alarms(symptoms, "entropy")] == [65]
+
+
+def test_gaps_of_a_signal_are_left_out_and_keep_what_is_open() -> None:
+    """Measured at every third step: values count, and not steps."""
+    values = np.full(300, math.nan)
+    values[::3] = noisy(np.where(np.arange(100) < 50, 5.0, 9.0), 0.1)
+    whole = noisy(np.where(np.arange(300) < 150, 1.0, 2.0), 0.05, seed=2)
+    symptoms = watched().observe(reports(length_mean=values, entropy=whole))
+    (alarm,) = alarms(symptoms, "length_mean")
+    assert alarm.onset == 151
+    assert alarm.last == 300, "open at the steps between too"
+    raised = [one for one in symptoms[alarm.raised] if one.signal == "length_mean"]
+    following = [one for one in symptoms[alarm.raised + 1] if one.signal == "length_mean"]
+    assert raised == following, "with the reading of the step that was measured last"
+    alone = alarms(watched().observe(reports(length_mean=values[::3])), "length_mean")
+    assert [alone[0].onset] == [51]
+
+
+def test_what_begins_to_be_measured_late_has_a_past_of_its_own() -> None:
+    late = np.where(STEPS < 60, math.nan, noisy(np.where(STEPS < 120, 5.0, 9.0), 0.1))
+    symptoms = watched().observe(reports(length_mean=late, entropy=noisy(np.ones(200), 0.05)))
+    assert [alarm.onset for alarm in alarms(symptoms, "length_mean")] == [121]
+    assert alarms(symptoms, "entropy") == []
+
+
+def test_declared_change_takes_the_past_of_its_signals_alone() -> None:
+    length, entropy = noisy(np.where(STEPS < 100, 5.0, 9.0), 0.1), noisy(np.where(STEPS < 100, 1.0, 0.5), 0.02, seed=1)
+    watch = watched()
+    assert watch.observe(reports(length_mean=length[:100], entropy=entropy[:100])) == {}
+    watch.forget(["length_mean", "lr"], 101)
+    symptoms = watch.observe(reports(101, length_mean=length[100:], entropy=entropy[100:]))
+    assert alarms(symptoms, "length_mean") == []
+    assert [alarm.onset for alarm in alarms(symptoms, "entropy")] == [101]
+    again = watch.observe(reports(201, length_mean=noisy(np.full(20, 30.0), 0.1), entropy=entropy[-20:]))
+    assert [alarm.onset for alarm in alarms(again, "length_mean")] == [201], "it judges on"
+
+
+def test_settled_alarm_is_over_and_its_jump_is_no_new_one() -> None:
+    values = noisy(np.where(STEPS < 100, 5.0, 9.0), 0.1)
+    watch = watched()
+    assert watch.observe(reports(length_mean=values[:110]))
+    watch.settle(["entropy"])
+    assert list(watch.observe(reports(111, length_mean=values[110:112]))) == [111, 112]
+    watch.settle(["length_mean"])
+    assert watch.observe(reports(113, length_mean=values[112:])) == {}
+    after = watch.observe(reports(201, length_mean=noisy(np.full(20, 30.0), 0.1)))
+    assert [alarm.onset for alarm in alarms(after, "length_mean")] == [201], "another jump is another alarm"
+
+
+@pytest.mark.parametrize("multiplier", [1.0, 3.0])
+def test_multiplier_is_one_of_all_thresholds(multiplier: float) -> None:
+    values = noisy(np.where(STEPS < 100, 5.0, 6.0), 0.1)[:110]
+    views = [Watched(ChangePointDetector(m), NO_REFERENCE) for m in (1.0, multiplier)]
+    plain, multiplied = (watch.observe(reports(length_mean=values)) for watch in views)
+    scores = [max((one.score for each in s.values() for one in each), default=0.0) for s in (plain, multiplied)]
+    assert scores[0] > 1
+    assert scores[1] == pytest.approx(scores[0] / multiplier) or (scores[1] == 0 and scores[0] < multiplier)
+
+
+def state_with(*groups: NDArray[np.int64]) -> dict[str, object]:
+    """A state whose groups hold these signals."""
+    parts = {
+        str(number): {
+            "signals": which, "steps": np.zeros(0, np.int64), "count": 0, "jumps": Jumps(np.ones(len(which))).state_dict(),
+        }
+        for number, which in enumerate(groups)
+    }  # fmt: skip
+    return {**ChangePointDetector().state_dict(), "groups": parts}
+
+
+EVERY = np.arange(len(WATCHED))
+
+
+def test_state_of_a_detector_that_has_seen_nothing_can_be_made_by_hand() -> None:
+    ChangePointDetector().load_state_dict(state_with(EVERY))
+    ChangePointDetector().load_state_dict(state_with(EVERY[:5], EVERY[5:]))
+
+
+@pytest.mark.parametrize(
+    "groups", [(), (EVERY[:3],), (EVERY, EVERY[4:5]), (EVERY + 1,), (EVERY - 1,), (EVERY, EVERY[:0])],
+    ids=["none", "some", "one twice", "unknown", "negative", "empty"],
+)  # fmt: skip
+def test_state_holds_every_signal_once(groups: tuple[NDArray[np.int64], ...]) -> None:
+    with pytest.raises(StateError, match="change-point detector"):
+        ChangePointDetector().load_state_dict(state_with(*groups))
+
+
+@pytest.mark.parametrize(
+    ("part", "value"), [("steps", np.arange(7)), ("steps", np.arange(20.0)), ("count", 21), ("count", 20.0)]
+)
+def test_state_whose_steps_do_not_fit_its_values_is_refused(part: str, value: object) -> None:
+    """An alarm would be dated by a step that is not there."""
+    detector = ChangePointDetector()
+    watch = Watched(detector, NO_REFERENCE)
+    watch.observe(reports(length_mean=noisy(STEPS[:20], 0.1)))
+    state = detector.state_dict()
+    groups = state["groups"]
+    assert isinstance(groups, Mapping)
+    number = max(groups, key=lambda key: groups[key]["count"])
+    damaged = {**state, "groups": {**groups, number: {**groups[number], part: value}}}
+    with pytest.raises(StateError, match=part):
+        ChangePointDetector().load_state_dict(damaged)
+    ChangePointDetector().load_state_dict(state)
 
 
 def test_healthy_runs_of_the_real_stack_are_left_alone() -> None:
-    found = {}
+    raised = {}
     for run in list(recorded_runs(10))[::3]:
-        for name in WATCHED:
-            values = run.signal(name)
-            raised = alarms(name, values[np.isfinite(values)])
-            if raised:
-                found[run.entry.name, name] = raised
-    assert len(found) <= 1, found
-    assert level_at(39) < 4.5
+        symptoms = watched().observe(list(run.reports()))
+        for one in (one for each in symptoms.values() for one in each):
+            raised[run.entry.name, one.signal] = one
+    assert len(raised) <= 1, raised
+    assert levels_at(39, 1)[0] < 4.5
