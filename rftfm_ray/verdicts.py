@@ -35,11 +35,15 @@ class Evidence(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step as the guard sees it: `values` in the order of `detection.signals.SIGNALS`; NaN is a value."""
+    """One step as the guard sees it: `values` in the order of `signals.schema.SIGNALS`; NaN is a value.
+
+    `snapshots` are the steps that the learner can go back to after it.
+    """
 
     id: StepId
     model_version: int
     values: tuple[float, ...]
+    snapshots: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,11 @@ class Order:
     restore_step: int | None = None
     skip_batches: int = 0
     halt: bool = False
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether a probe must confirm it first: a remedy that gives up steps or ends the run."""
+        return self.role is OrderRole.REMEDY and (self.restore_step is not None or self.halt)
 
 
 @dataclass(frozen=True, slots=True)
