@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.reference.mixture import reference_of
 from rftfm_ray.detection.reference.profile import KEYS, Profile, differences, facts_of, read_profile
 from rftfm_ray.errors import CheckpointError, ProfileError, ResumeError
-from rftfm_ray.faults.catalogue import FaultSpec, check_faults
-from rftfm_ray.faults.twins import TwinSpec, check_twins, data_parts, expand, is_twin, parse_twin
+from rftfm_ray.faults.drill import Drill, expanded, plan_drill
 from rftfm_ray.models import ModelFacts, check_model
 from rftfm_ray.policies.api import Policy
 from rftfm_ray.policies.loading import load_policy
@@ -39,10 +39,19 @@ class RunPlan:
     heldout: Sequence[Problem]
     facts: ModelFacts
     resume: Path | None
-    faults: tuple[FaultSpec, ...]
     policy: Policy
     profile: Profile | None
-    twins: tuple[TwinSpec, ...] = ()
+    drill: Drill = field(default_factory=Drill)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run's checkpoints go."""
+        return self.folder / "checkpoints"
+
+    @property
+    def config_sha256(self) -> str:
+        """What a checkpoint remembers of the configuration that it was made under."""
+        return hashlib.sha256(self.config.to_yaml().encode()).hexdigest()
 
     @property
     def golden(self) -> Sequence[Problem]:
@@ -53,7 +62,7 @@ class RunPlan:
     def parts(self) -> tuple[Part, ...]:
         """Parts of the pool that a share of the prompts comes from in some steps."""
         hard = any(stage.task.hard_share > 0 for _, stage in self.config.stages())
-        drawn = data_parts(self.twins, self.pool, self.config.seed)
+        drawn = self.drill.parts(self.pool)
         return (hard_part(self.task, self.pool, self.config), *drawn) if hard else drawn
 
 
@@ -69,8 +78,7 @@ def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = N
         RftfmError: one of its kinds, with one sentence that names the fix.
     """
     task = load_task(config.task.name)
-    twins = tuple(parse_twin(text) for text in config.inject if is_twin(text))
-    config = expand(config, twins)
+    config = expanded(config)
     pool, heldout = check_task(task, config)
     facts = check_model(config)
     name = f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -78,10 +86,9 @@ def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = N
     check_run_dir(folder)
     if resume is not None:
         check_resume(resume, config)
-    faults = check_faults(config, task, [text for text in config.inject if not is_twin(text)])
-    check_twins(config, twins, task, pool)
+    drill = plan_drill(config, task, pool)
     policy, profile = load_policy(config.guard.policy), load_profile(config)
-    return RunPlan(name, config, folder, task, pool, heldout, facts, resume, faults, policy, profile, twins)
+    return RunPlan(name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill)
 
 
 def load_profile(config: RunConfig) -> Profile | None:

@@ -35,11 +35,15 @@ class Evidence(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step as the guard sees it: `values` in the order of `signals.schema.SIGNALS`; NaN is a value."""
+    """One step as the guard sees it: `values` in the order of `signals.schema.SIGNALS`; NaN is a value.
+
+    `snapshots` are the steps that the learner can go back to after it.
+    """
 
     id: StepId
     model_version: int
     values: tuple[float, ...]
+    snapshots: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from rftfm_ray.incidents.manager import IncidentManager
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import GuardState
 from rftfm_ray.policies.safety import SafePolicy
-from rftfm_ray.types import Levers, StepId
+from rftfm_ray.types import IncidentSummary, Levers, StepId
 from rftfm_ray.verdicts import Assessment, Declaration, Order, StepReport
 
 
@@ -82,6 +82,6 @@ class Guardian:
             self._assessor.rewind(order.restore_step)
         self._assessor.declare(change)
 
-    def finish(self, last: StepId) -> tuple[int, int]:
-        """End the journal at the last step; the incidents of the run, and the remedies that were applied."""
+    def finish(self, last: StepId) -> tuple[tuple[IncidentSummary, ...], int]:
+        """End the journal at the last step; the incidents of the run, and how many remedies were applied."""
         return self._manager.finish(last)

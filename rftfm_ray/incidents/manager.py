@@ -25,7 +25,7 @@ from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.effects import lever_change
 from rftfm_ray.taxonomy import UNKNOWN
-from rftfm_ray.types import GuardMode, Levers, StepId
+from rftfm_ray.types import GuardMode, IncidentSummary, Levers, StepId
 from rftfm_ray.verdicts import (
     Assessment,
     Declaration,
@@ -286,13 +286,26 @@ class IncidentManager:
         """Note that a boundary went by without its verdict."""
         self._ledger.note(EntryKind.LATE, step, 0, waited_s=round(waited_s, 3))
 
-    def finish(self, last: StepId) -> tuple[int, int]:
-        """End the journal at the last step; the incidents of the run, and the remedies that were applied."""
+    def finish(self, last: StepId) -> tuple[tuple[IncidentSummary, ...], int]:
+        """End the journal at the last step; the incidents of the run, and how many remedies were applied."""
         incidents = self.state.incidents
         remedies = sum(len(incident.tried) for incident in incidents)
         still_open = len(self.state.open_incidents())
         self._ledger.note(EntryKind.ENDED, last, 0, incidents=len(incidents), remedies=remedies, open=still_open)
-        return len(incidents), remedies
+        return tuple(map(summarised, incidents)), remedies
+
+
+def summarised(incident: Incident) -> IncidentSummary:
+    """An incident as the summary of a run lists it."""
+    outcome = incident.tried[-1].outcome if incident.tried else None
+    return IncidentSummary(
+        fault=incident.code,
+        alarm_step=incident.opened.step,
+        onset=incident.onset,
+        state=incident.state.value,
+        remedies=tuple(tried.remedy for tried in incident.tried),
+        outcome=None if outcome is None else outcome.value,
+    )
 
 
 def mitigated_signals(state: GuardState) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rftfm_ray.actors.group import NAMESPACE
+from rftfm_ray.actors.placement import NAMESPACE
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.driver.run import train
@@ -102,7 +102,7 @@ def test_a_healthy_run_is_left_alone_and_equals_the_unguarded_one(runs: Path, wa
     off = train(config("guard.mode=off"), runs / "healthy-off", warm=warm)
     assert_same(guarded, off)
     assert guarded.probe_last == off.probe_last
-    assert (guarded.incidents, guarded.remedies, off.incidents) == (0, 0, 0)
+    assert (guarded.incidents, guarded.remedies, off.incidents) == ((), 0, ())
     assert kinds(journal(guarded)) == [EntryKind.STARTED, EntryKind.ENDED]
     assert not (Path(off.run_dir) / JOURNAL).exists()
     regraded = columns(guarded)
@@ -293,7 +293,7 @@ def test_levers_stay_in_force_after_a_resume_and_then_go_back(runs: Path, warm: 
     assert rows["regrade_count"][0] == 32
     assert rows["regrade_count"][-1] < 32
     assert state_of(second).levers == Levers()
-    assert second.incidents == 0
+    assert second.incidents == ()
 
 
 def test_a_lost_monitor_is_said_and_training_goes_on(runs: Path, warm: WarmActors) -> None:

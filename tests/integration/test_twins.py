@@ -146,7 +146,7 @@ def pair(run: Run, twin: str, *overrides: str) -> tuple[Ran, Ran]:
     assert len(ran.rows) == len(healthy.rows) == ran.config.steps
     assert broken(ran) == []
     assert wrong(ran) == {0.0}
-    assert ran.summary.incidents == 0
+    assert ran.summary.incidents == ()
     assert before(ran.determined) == before(healthy.determined)
     (event,) = ran.events("twin")
     told = {key: event[key] for key in ("name", "declared", "strength", "switch_step")}

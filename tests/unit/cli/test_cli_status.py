@@ -287,6 +287,14 @@ def test_how_a_run_stands_is_said(make_run: MakeRun) -> None:
     assert figures(finished).reward_last == pytest.approx(0.8), "means of the kept rows stand in for null"
 
 
+@pytest.mark.parametrize("incidents", [2, [{"fault": "OD-1", "alarm_step": 4}]], ids=["count", "objects"])
+def test_summary_is_read_whether_it_counts_incidents_or_lists_them(make_run: MakeRun, incidents: object) -> None:
+    run = make_run()
+    (run / "summary.json").write_text(json.dumps({"probe_last": 0.9, "incidents": incidents, "remedies": 1}))
+    facts = standing(read_run(run))
+    assert (facts["state"], len(facts["incidents"])) == ("finished", 2), "those of the journal"
+
+
 @pytest.mark.parametrize(
     ("mode", "kind", "sentence"),
     [
