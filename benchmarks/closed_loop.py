@@ -40,7 +40,7 @@ MAX_DELAY = 5
 TIMES = ("generate_s", "train_s", "sync_s", "verdict_s", "probe_s", "step_s", "tool_latency_s", "tool_latency_max_s",
          "tool_error_latency_s")  # fmt: skip
 # What nobody asks when nobody guards: 0 there, not NaN.
-ASKED = ("regrade_count", "golden_count", "known_call_count", "replay_count")
+PROMPT_SIGNALS = ("regrade_count", "golden_count", "known_call_count", "replay_count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def run(arm: Arm, folder: Path) -> Found:
 def rewards(folder: Path, arm: Arm) -> dict[str, list[Any]]:
     """All columns of a run that its seed determines."""
     table = read_steps(folder / arm.name)
-    columns = {name: table[name].to_pylist() for name in table.column_names if name not in (*TIMES, *ASKED)}
+    columns = {name: table[name].to_pylist() for name in table.column_names if name not in (*TIMES, *PROMPT_SIGNALS)}
     return {n: [None if isinstance(v, float) and math.isnan(v) else v for v in vs] for n, vs in columns.items()}
 
 

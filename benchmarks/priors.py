@@ -2,8 +2,8 @@
 
     python benchmarks/priors.py [--data benchmarks/data/healthy] [--out rftfm_ray/assets/priors.json]
 
-Runs of both tasks go in where there are both; the benchmark judges every task by priors of the other one alone, learnt
-from its own calibrate split.
+Runs of all tasks go in; the benchmark judges every task by priors of the other ones alone, learnt from its own
+calibrate split.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from rftfm_ray.detection.reference.priors import PRIORS, kind_with, own_residuals, priors_of
-from rftfm_ray.detection.reference.residuals import levels_of
+from rftfm_ray.detection.reference.fitting import RunSeries
+from rftfm_ray.detection.reference.priors import SHIPPED, ShippedPriors, kind_of
 from rftfm_ray.files import write_atomic
 from rftfm_ray.signals.schema import SIGNALS
 
@@ -25,17 +24,16 @@ ROOT = Path(__file__).parents[1]
 COMMAND = "python benchmarks/priors.py"
 
 
-def runs(folder: Path) -> Iterator[NDArray[np.float64]]:
-    """Values (N, signals) of every run of the healthy set, in the order of their names."""
+def runs(folder: Path) -> Iterator[RunSeries]:
+    """Every run of the healthy set, in the order of their names: task, algorithm, model size and seed."""
     for path in sorted(folder.glob("steps-*.parquet")):
         table = pq.read_table(path)
-        values = np.full((len(table), len(SIGNALS)), np.nan)
-        for place, signal in enumerate(SIGNALS):
-            if signal.name in table.column_names:
-                values[:, place] = table[signal.name].to_numpy()
         names = np.array(table["run"].to_pylist())
+        columns = {s.name: table[s.name].to_numpy().astype(np.float64) for s in SIGNALS if s.name in table.column_names}
         for name in sorted(set(names.tolist())):
-            yield values[names == name]
+            rows = names == name
+            steps = np.arange(1, int(rows.sum()) + 1)
+            yield RunSeries(steps, {signal: values[rows] for signal, values in columns.items()}, name)
 
 
 def main() -> None:
@@ -43,13 +41,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "benchmarks" / "data" / "healthy")
     parser.add_argument("--out", type=Path, default=ROOT / "rftfm_ray" / "assets" / "priors.json")
     options = parser.parse_args()
-    found: dict[str, list[NDArray[np.float64]]] = {}
-    for values in runs(options.data):
-        measured = [signal.name for place, signal in enumerate(SIGNALS) if np.isfinite(values[:, place]).any()]
-        levels = np.stack([levels_of(row) for row in values])
-        found.setdefault(kind_with(measured), []).append(own_residuals(levels))
-    write_atomic(options.out, PRIORS.dump_json(priors_of(COMMAND, found)) + b"\n")
-    print(", ".join(f"{len(some)} runs, {kind}" for kind, some in sorted(found.items())), f"-> {options.out}")
+    cells: dict[str, list[RunSeries]] = {}
+    for run in runs(options.data):
+        cells.setdefault(run.name.rpartition("-")[0], []).append(run)
+    kinds: dict[str, list[list[RunSeries]]] = {}
+    for cell in cells.values():
+        kinds.setdefault(kind_of(cell), []).append(cell)
+    priors = ShippedPriors.of(COMMAND, kinds)
+    write_atomic(options.out, SHIPPED.dump_json(priors) + b"\n")
+    print(", ".join(f"{count} runs, {kind}" for kind, count in sorted(priors.runs.items())), f"-> {options.out}")
 
 
 if __name__ == "__main__":

@@ -29,21 +29,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from rftfm_ray.actors.calls import wait_for
-from rftfm_ray.actors.group import ActorGroup, start_guard
+from rftfm_ray.actors.guards import start_guard
 from rftfm_ray.config import load_config
-from rftfm_ray.detection.suite import watch_settings
 from rftfm_ray.diagnosis.logs import judge_log
 from rftfm_ray.driver.cluster import connect
 from rftfm_ray.driver.guard import LiveGuard
-from rftfm_ray.incidents.manager import treatment_settings
 from rftfm_ray.integrations.steplog import read_log
 from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, UpdateMetrics
-from rftfm_ray.policies.playbook import Playbook
-from rftfm_ray.policies.safety import SafePolicy
+from rftfm_ray.planning import plan
 from rftfm_ray.signals.schema import SIGNALS
-from rftfm_ray.types import Levers, Position, StepId
-from rftfm_ray.verdicts import DeclaredChange, Order
+from rftfm_ray.types import Levers, StepId
 
 ROOT = Path(__file__).parents[1]
 RECORDED = ROOT / "benchmarks" / "data" / "healthy" / "steps-000.parquet"
@@ -54,28 +49,6 @@ LOGGED = (
 )  # fmt: skip
 PARTS = {"batch": BatchMetrics, "update": UpdateMetrics, "credit": CreditMetrics, "checks": CheckMetrics}
 TARGETS = {"hand_over_us": 10.0, "log_s": 5.0, "log_peak_gib": 1.0}
-
-
-class Watching:
-    """Carries nothing out: in `observe` nobody asks for it."""
-
-    def snapshots(self) -> tuple[int, ...]:
-        """None are kept."""
-        return ()
-
-    def probe(self, stand: Position) -> float:
-        """There is no model."""
-        raise NotImplementedError(f"nothing is probed at {stand}")
-
-    def carry_out(self, order: Order, stand: Position, following: StepId) -> tuple[Position | None, str]:
-        """There is nothing to act on."""
-        raise NotImplementedError(f"{order.remedy} is not carried out at {stand} before {following}")
-
-    def tell_monitor(self, change: DeclaredChange, rewound_to: int | None) -> None:
-        """Nothing is changed."""
-
-    def regroup(self, group: ActorGroup) -> None:
-        """There are no other actors."""
 
 
 def recorded() -> list[tuple[float, ...]]:
@@ -100,6 +73,7 @@ def row_of(values: tuple[float, ...]) -> Any:
     for name, kind in PARTS.items():
         object.__setattr__(row, name, part(kind))
     object.__setattr__(row, "model_version", 0)
+    object.__setattr__(row, "snapshots", ())
     return row
 
 
@@ -107,21 +81,18 @@ def live(steps: int, pace: float) -> dict[str, float]:
     """Steps at a pace through the guard of a live run: microseconds a step, and whether all of them were judged."""
     config = load_config(ROOT / "examples" / "addition.yaml", ["guard.mode=observe"])
     rows = [row_of(values) for values in recorded()]
-    policy = SafePolicy(Playbook(), "playbook", config.guard.policy_timeout_s)
-    guards = start_guard("watch-cost", watch_settings(config, None), treatment_settings(config), policy)
     lost: list[str] = []
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            journal = str(Path(folder) / "journal.jsonl")
-            asked = guards.controller.attach.remote(journal, Watching(), StepId(0, 0, 0), Levers())
-            wait_for([asked], 60.0, "starting the guard")
-            guard = LiveGuard(config.guard, guards.monitor, guards.controller, lost.append, lambda _: None)
+    with tempfile.TemporaryDirectory() as folder:
+        guards = start_guard(plan(config, Path(folder) / "run"))
+        try:
+            guards.attach(Path(folder) / "journal.jsonl", StepId(0, 0, 0), Levers())
+            guard = LiveGuard(config.guard, guards, lost.append, lambda _: None)
             handing = paced(guard, rows, steps, pace)
             began = time.perf_counter()
             totals = guard.finish(StepId(0, steps, steps))
             behind = time.perf_counter() - began
-    finally:
-        guards.stop()
+        finally:
+            guards.stop()
     quantiles = {"hand_over_us": 0.5, "hand_over_us_p90": 0.9, "hand_over_us_p99": 0.99}
     taken = {name: float(np.quantile(handing, share) * 1e6) for name, share in quantiles.items()}
     counted = {"waits": totals.waits, "lost": len(lost), "steps": steps}
@@ -144,7 +115,7 @@ def paced(guard: LiveGuard, rows: Sequence[Any], steps: int, pace: float) -> Any
 def with_id(row: Any, step: int) -> Any:
     """The row as that of a step; a copy, for the guard may not have read the last one yet."""
     made = StepRow.__new__(StepRow)
-    for name in (*PARTS, "model_version"):
+    for name in (*PARTS, "model_version", "snapshots"):
         object.__setattr__(made, name, getattr(row, name))
     object.__setattr__(made, "id", StepId(0, step, step))
     return made

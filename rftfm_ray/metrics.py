@@ -190,7 +190,10 @@ class CheckMetrics:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """One row of `steps/`: a step as it stands in the records."""
+    """One row of `steps/`: a step as it stands in the records.
+
+    `snapshots` are the steps that the learner can go back to after it; they are not recorded.
+    """
 
     id: StepId
     model_version: int
@@ -199,3 +202,4 @@ class StepRow:
     credit: CreditMetrics
     timings: Timings
     checks: CheckMetrics
+    snapshots: tuple[int, ...] = ()

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.detection.detectors.custom import load_detectors
 from rftfm_ray.detection.monitor import monitor_plan
-from rftfm_ray.detection.reference.correlation import restored
+from rftfm_ray.detection.reference.mixture import reference_of
 from rftfm_ray.detection.reference.profile import KEYS, Profile, differences, facts_of, read_profile
 from rftfm_ray.errors import CheckpointError, ProfileError, ResumeError
-from rftfm_ray.faults.catalogue import FaultSpec, check_faults
-from rftfm_ray.faults.twins import TwinSpec, check_twins, data_parts, expand, is_twin, parse_twin
+from rftfm_ray.faults.drill import Drill, expanded, plan_drill
 from rftfm_ray.models import ModelFacts, check_model
 from rftfm_ray.policies.api import Policy
 from rftfm_ray.policies.loading import load_policy
@@ -42,11 +42,20 @@ class RunPlan:
     heldout: Sequence[Problem]
     facts: ModelFacts
     resume: Path | None
-    faults: tuple[FaultSpec, ...]
     policy: Policy
     profile: Profile | None
-    twins: tuple[TwinSpec, ...] = ()
+    drill: Drill = field(default_factory=Drill)
     detectors: tuple[Detector, ...] = ()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run's checkpoints go."""
+        return self.folder / "checkpoints"
+
+    @property
+    def config_sha256(self) -> str:
+        """What a checkpoint remembers of the configuration that it was made under."""
+        return hashlib.sha256(self.config.to_yaml().encode()).hexdigest()
 
     @property
     def golden(self) -> Sequence[Problem]:
@@ -57,7 +66,7 @@ class RunPlan:
     def parts(self) -> tuple[Part, ...]:
         """Parts of the pool that a share of the prompts comes from in some steps."""
         hard = any(stage.task.hard_share > 0 for _, stage in self.config.stages())
-        drawn = data_parts(self.twins, self.pool, self.config.seed)
+        drawn = self.drill.parts(self.pool)
         return (hard_part(self.task, self.pool, self.config), *drawn) if hard else drawn
 
 
@@ -73,8 +82,7 @@ def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = N
         RftfmError: one of its kinds, with one sentence that names the fix.
     """
     task = load_task(config.task.name)
-    twins = tuple(parse_twin(text) for text in config.inject if is_twin(text))
-    config = expand(config, twins)
+    config = expanded(config)
     pool, heldout = check_task(task, config)
     facts = check_model(config)
     name = f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -82,16 +90,13 @@ def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = N
     check_run_dir(folder)
     if resume is not None:
         check_resume(resume, config)
-    faults = check_faults(config, task, [text for text in config.inject if not is_twin(text)])
-    check_twins(config, twins, task, pool)
+    drill = plan_drill(config, task, pool)
     policy, profile = load_policy(config.guard.policy), load_profile(config)
     detectors = load_detectors(config.guard.detectors)
     if detectors:
         # Names that shipped detectors have are refused now, and not where the monitor is built.
         monitor_plan(config, profile, detectors).build()
-    return RunPlan(
-        name, config, folder, task, pool, heldout, facts, resume, faults, policy, profile, twins, detectors
-    )  # fmt: skip
+    return RunPlan(name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors)
 
 
 def load_profile(config: RunConfig) -> Profile | None:
@@ -108,8 +113,7 @@ def load_profile(config: RunConfig) -> Profile | None:
     path = Path(config.guard.profile).expanduser()
     try:
         profile = read_profile(path)
-        if profile.together is not None:
-            restored(profile.together)
+        reference_of(profile, None)
     except ProfileError as error:
         raise ProfileError(f"guard.profile cannot be used: {error}") from None
     for key, theirs, ours in differences(profile.facts, facts_of(config)) if profile.facts is not None else ():

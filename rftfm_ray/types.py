@@ -169,9 +169,30 @@ class ProbeResult:
 
 
 @dataclass(frozen=True, slots=True)
+class IncidentSummary:
+    """One incident of a finished run.
+
+    Attributes:
+        fault: code of its newest diagnosis.
+        alarm_step: step whose report opened it.
+        onset: first step of the change, as estimated.
+        state: where it ended, for example resolved.
+        remedies: names of those that were applied, in order.
+        outcome: of the last of them; None where there was none, or where it had not been verified.
+    """
+
+    fault: str
+    alarm_step: int
+    onset: int
+    state: str
+    remedies: tuple[str, ...]
+    outcome: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a finished run comes to; `rftfm train --json` prints it. `guard_waits`: steps that had to wait because the
-    guard was `guard.buffer` reports behind."""
+    """What a finished run comes to; `rftfm train --json` prints it. `remedies` counts those that were applied;
+    `guard_waits`: steps that had to wait because the guard was `guard.buffer` reports behind."""
 
     run_dir: str
     seed: int
@@ -186,7 +207,7 @@ class RunSummary:
     first_step_s: float
     vetoes: int
     guard: str
-    incidents: int
+    incidents: tuple[IncidentSummary, ...]
     remedies: int
     paid_steps: int
     guard_waits: int

@@ -35,20 +35,30 @@ class Evidence(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step as the guard sees it: `values` in the order of `detection.signals.SIGNALS`; NaN is a value."""
+    """One step as the guard sees it: `values` in the order of `signals.schema.SIGNALS`; NaN is a value.
+
+    `snapshots` are the steps that the learner can go back to after it.
+    """
 
     id: StepId
     model_version: int
     values: tuple[float, ...]
+    snapshots: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class DeclaredChange:
     """A change that was made on purpose: `signals` lose their reference from `step` on, everything else is judged on.
 
-    `kind` says what was changed, for example resume, levers or schedule. `settled` are signals that something has just
-    been done about: their reference stays, and evidence against them begins anew, so that what is seen from now on
-    speaks of the remedy.
+    Attributes:
+        kind: what was changed, for example resume, levers or configuration.
+        step: first step under the change.
+        signals: whose reference it takes away.
+        reason: what was changed, in words.
+        settled: signals that a remedy was just carried out for: their reference stays, and evidence against them
+            starts again from nothing, so that it speaks of the remedy.
+        mitigated: signals that speak of a cause whose harm a lever keeps away from this step on: their alarms are
+            expected, and count as notices. None leaves the earlier ones in force.
     """
 
     kind: str
@@ -56,6 +66,7 @@ class DeclaredChange:
     signals: tuple[str, ...]
     reason: str
     settled: tuple[str, ...] = ()
+    mitigated: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +145,7 @@ class IncidentState(StrEnum):
 
     SUSPECTED = "suspected"
     DIAGNOSED = "diagnosed"
-    TREATING = "treating"
+    REMEDIATING = "remediating"
     VERIFYING = "verifying"
     RESOLVED = "resolved"
     ESCALATED = "escalated"
@@ -147,13 +158,18 @@ class IncidentState(StrEnum):
 
 
 class OutcomeKind(StrEnum):
-    """What verification found: the harm is gone; it is gone while its source persists, so that the levers must stay;
-    it is still there; or things got worse."""
+    """What verification says of a remedy: the harm and its cause are gone; the harm is gone while its cause is still
+    active, so that the levers must stay; the harm is still there; or the remedy does harm of its own."""
 
-    CURED = "cured"
-    CONTAINED = "contained"
+    RESOLVED = "resolved"
+    MITIGATED = "mitigated"
     INEFFECTIVE = "ineffective"
-    WORSE = "worse"
+    HARMFUL = "harmful"
+
+    @property
+    def helped(self) -> bool:
+        """Whether the harm is gone."""
+        return self in (OutcomeKind.RESOLVED, OutcomeKind.MITIGATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +227,7 @@ class Order:
 
     Attributes:
         number: counts the orders of a run; an order is carried out once.
-        incident: id of the incident that it treats; 0 for none.
+        incident: id of the incident that it is for; 0 for none.
         role: what it is for.
         remedy: its name in journal, metrics and report.
         reason: why, in one sentence.
@@ -230,6 +246,11 @@ class Order:
     restore_step: int | None = None
     skip_batches: int = 0
     halt: bool = False
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether a probe must confirm it first: a remedy that gives up steps or ends the run."""
+        return self.role is OrderRole.REMEDY and (self.restore_step is not None or self.halt)
 
 
 @dataclass(frozen=True, slots=True)

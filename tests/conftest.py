@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from rftfm_ray.detection.monitor import MonitorPlan
 from rftfm_ray.detection.suite import MonitorSettings
 from rftfm_ray.verdicts import StepReport
 from tests import detecting
@@ -25,6 +26,13 @@ def make_report() -> Callable[..., StepReport]:
 def recorded() -> dict[str, list[StepReport]]:
     """Reports of the recorded runs by the name of the run."""
     return detecting.recorded_faults()
+
+
+@pytest.fixture(scope="session")
+def plan() -> MonitorPlan:
+    """The monitor that the recorded runs call for."""
+    settings = MonitorSettings(warmup=5, false_alarm_steps=10_000, noise=0.001, probe_size=256)
+    return MonitorPlan(settings, keep_every=5, keep=4)
 
 
 @pytest.fixture(scope="session")

@@ -1,42 +1,106 @@
-"""Results of remote calls, with errors as the framework's own types."""
+"""Remote calls as typed values: who was asked, what for, and what went wrong in the framework's own errors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import ray
+from ray import ObjectRef
 
-from rftfm_ray.errors import LearnerError, RftfmError, RolloutError
+from rftfm_ray.actors.roles import Role
+from rftfm_ray.errors import GuardError, LearnerError, RftfmError, RolloutError
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+_ERRORS: dict[str, type[RftfmError]] = {
+    "learner": LearnerError,
+    "rollout": RolloutError,
+    "monitor": GuardError,
+    "controller": GuardError,
+}
 
 
-def wait_for(references: Sequence[Any], timeout_s: float, doing: str) -> list[Any]:
-    """Results of remote calls, with errors as the framework's own types.
+@dataclass(frozen=True, slots=True)
+class Pending(Generic[T_co]):
+    """The result of a remote call that may still be under way.
+
+    Attributes:
+        reference: Ray's reference to the result.
+        role: the actor that was asked.
+        inputs: calls whose results it was given: where one of them fails, so does this one, and the blame is theirs.
+    """
+
+    reference: ObjectRef[T_co]
+    role: Role
+    inputs: tuple[Pending[Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How long a result may take; `key` is the configuration's key that says so, empty for a fixed limit."""
+
+    seconds: float
+    key: str = ""
+
+
+def wait_for(calls: Sequence[Pending[T]], limit: Limit, doing: str) -> list[T]:
+    """Results of remote calls, in order.
+
+    Args:
+        calls: what to wait for.
+        limit: how long.
+        doing: what the actors do, for the sentence of an error: "while generating".
 
     Raises:
-        RftfmError: an actor's typed error as it was raised; a dead actor or a time-out as one sentence.
+        RftfmError: an actor's typed error as it was raised; for a dead actor, a bug or a time-out the error of the
+            role where it began, which is not always one that was waited for.
     """
     try:
-        results: list[Any] = ray.get(list(references), timeout=timeout_s)
+        results: list[T] = ray.get([call.reference for call in calls], timeout=limit.seconds)
         return results
     except ray.exceptions.GetTimeoutError:
-        raise RolloutError(
-            f"Nothing came back within {timeout_s:g} s of {doing}; look at `ray list actors`, or raise the timeout."
+        late = _origin(calls, lambda call: not _is_ready(call))
+        fix = f"raise {limit.key}, or see" if limit.key else "see"
+        raise _ERRORS[late.kind](
+            f"{late.name} did not answer within {limit.seconds:g} s while {doing}; {fix} `ray list actors`."
         ) from None
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, RftfmError) else None
-        if cause is not None:
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, RftfmError):
             raise cause from error
-        if isinstance(error.cause, ray.exceptions.RayActorError):
-            raise _death(error.cause, doing) from error
-        raise LearnerError(f"An actor failed while {doing}: {error.cause!r}.") from error
-    except ray.exceptions.RayActorError as error:
-        raise _death(error, doing) from error
+        failed = _origin(calls, _has_failed)
+        if isinstance(error, ray.exceptions.RayActorError):
+            raise _ERRORS[failed.kind](f"{failed.name} died while {doing}: {_death(cause or error)}") from error
+        raise _ERRORS[failed.kind](f"{failed.name} failed while {doing}: {cause or error!r}.") from error
 
 
-def _death(error: ray.exceptions.RayActorError, doing: str) -> RftfmError:
-    cause = error.__cause__ if isinstance(error.__cause__, Exception) else None
-    inner = getattr(cause, "cause", cause)
-    if isinstance(inner, RftfmError):
-        return inner
-    return RolloutError(f"An actor died while {doing}: {' '.join(str(error).split())[:600]}")
+def _origin(calls: Sequence[Pending[Any]], is_bad: Callable[[Pending[Any]], bool]) -> Role:
+    """The role of the first bad call none of whose inputs is bad."""
+    for call in calls:
+        if is_bad(call):
+            return _origin(call.inputs, is_bad) if any(map(is_bad, call.inputs)) else call.role
+    return calls[0].role
+
+
+def _is_ready(call: Pending[Any]) -> bool:
+    ready, _ = ray.wait([call.reference], timeout=0)
+    return bool(ready)
+
+
+def _has_failed(call: Pending[Any]) -> bool:
+    if not _is_ready(call):
+        return False
+    try:
+        ray.get(call.reference)
+    except ray.exceptions.RayError:
+        return True
+    return False
+
+
+def _death(error: ray.exceptions.RayActorError) -> str:
+    """What Ray says of a death. Of a failed start only the error itself, which ends its traceback."""
+    text = str(error).strip()
+    return " ".join((text.splitlines()[-1] if error.actor_init_failed else text).split())[:600]

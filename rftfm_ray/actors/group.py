@@ -1,275 +1,330 @@
-"""All actors of a run in one placement group: started together, checked, and ended together."""
+"""The learner and the rollout actors of a run: started together, called by typed methods, replaced, ended together.
+
+Nobody else calls them. Results come back as `Pending` values, which other calls take by reference.
+"""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray import ObjectRef
+from ray.actor import ActorHandle
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rftfm_ray.actors.calls import wait_for
-from rftfm_ray.actors.controller import ControllerActor
+from rftfm_ray.actors.calls import Limit, Pending, wait_for
 from rftfm_ray.actors.learner import LearnerActor
-from rftfm_ray.actors.monitor import MonitorActor
+from rftfm_ray.actors.placement import NAMESPACE, actor_options, reserve
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.actors.rollout import RolloutActor
-from rftfm_ray.config import PlacementConfig, RunConfig
-from rftfm_ray.detection.monitor import MonitorPlan
 from rftfm_ray.errors import PlacementError
-from rftfm_ray.faults.catalogue import FaultSpec
-from rftfm_ray.faults.twins import TwinSpec
-from rftfm_ray.incidents.manager import TreatmentSettings
-from rftfm_ray.policies.safety import SafePolicy
-from rftfm_ray.rollout.engine import ENVIRONMENT
-from rftfm_ray.tasks.api import Problem, Task
+from rftfm_ray.types import Levers, Position, Sampling, StepId
 
-NAMESPACE = "rftfm"
-START_TIMEOUT_S = 300.0
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rftfm_ray.batch import TrajectoryBatch
+    from rftfm_ray.planning import RunPlan
+    from rftfm_ray.rollout.jobs import EpisodeJob, ProbeCounts, ProbeOrder
+    from rftfm_ray.rollout.seams import Exposure
+    from rftfm_ray.rollout.weights import Served, WeightsUpdate
+    from rftfm_ray.tasks.api import Problem
+    from rftfm_ray.training.checkpoints import TrainerState
+    from rftfm_ray.training.learner import UpdateReport
+
+T = TypeVar("T")
+Encoded = Sequence[Sequence[int]]
+"""Token sequences."""
+Start = Callable[[], ActorHandle]
+"""Creates an actor."""
+
+START = Limit(300.0)
 PARITY_SEQUENCES = 8
 
 
-@dataclass(frozen=True, slots=True)
+def roles_of(plan: RunPlan) -> list[Role]:
+    """Roles of the learner and of every rollout actor of a run, in the order of their bundles."""
+    config, model = plan.config, plan.config.model.path
+    rollout = f"task={plan.task.name}, model={model}, temperature={config.rollout.temperature}"
+    learner = f"algorithm={config.algorithm.name}, model={model}, zero_stage={config.learner.zero_stage}"
+    others = [Role(plan.name, "rollout", index, rollout) for index in range(config.rollout.num_actors)]
+    return [Role(plan.name, "learner", 0, learner), *others]
+
+
+class LearnerGroup:
+    """The learner's actor, one rank. The only place with remote calls to it."""
+
+    def __init__(self, role: Role, handle: ActorHandle) -> None:
+        self.role = role
+        self._handle = handle
+
+    def train(
+        self, position: Position, trajectories: Sequence[Pending[TrajectoryBatch]], *, snapshot: bool
+    ) -> tuple[Pending[UpdateReport], Pending[WeightsUpdate]]:
+        """One step of learning once the trajectories are there; with `snapshot` the state after it can be restored."""
+        parts, inputs = [part.reference for part in trajectories], tuple(trajectories)
+        report, weights = self._handle.train.options(num_returns=2).remote(position, snapshot, *parts)
+        return Pending(report, self.role, inputs), Pending(weights, self.role, inputs)
+
+    def weights(self, version: int) -> Pending[WeightsUpdate]:
+        """The current weights, called `version`."""
+        return self._asked(self._handle.weights.remote(version))
+
+    def score(self, sequences: Encoded) -> Pending[list[NDArray[np.float32]]]:
+        """The learner's log-probs of given sequences, in nats."""
+        return self._asked(self._handle.score.remote(sequences))
+
+    def set_levers(self, levers: Levers) -> Pending[None]:
+        """Move levers from the next update on."""
+        return self._asked(self._handle.set_levers.remote(levers))
+
+    def take_snapshot(self, position: Position) -> Pending[None]:
+        """Copy the learner's state into its ring."""
+        return self._asked(self._handle.take_snapshot.remote(position))
+
+    def snapshot_steps(self) -> Pending[tuple[int, ...]]:
+        """Steps that the learner can go back to, oldest first."""
+        return self._asked(self._handle.snapshot_steps.remote())
+
+    def restore_snapshot(self, step: int, version: int) -> Pending[Position]:
+        """Go back to the snapshot of `step`; the weights are called `version` from then on."""
+        return self._asked(self._handle.restore_snapshot.remote(step, version))
+
+    def save(self, folder: Path, position: Position, config_sha256: str) -> Pending[str]:
+        """Write a durable checkpoint below `folder`; its path once it is complete."""
+        return self._asked(self._handle.save.remote(str(folder), position, config_sha256))
+
+    def load(self, checkpoint: Path | str) -> Pending[TrainerState]:
+        """Go to where a checkpoint was written."""
+        return self._asked(self._handle.load.remote(str(checkpoint)))
+
+    def reset(self, role: Role, plan: RunPlan) -> Pending[None]:
+        """Begin the run of `plan` on the running engine."""
+        self.role = role
+        return self._asked(self._handle.reset.remote(role, plan.config, plan.drill.learner_seams()))
+
+    def replace(self, start: Start) -> None:
+        """End the actor and start another in its place, which has the weights of the start and no levers.
+
+        Raises:
+            RftfmError: when the new one cannot start.
+        """
+        ray.kill(self._handle)
+        _wait_for_name(self.role.actor_name)
+        self._handle = start()
+        wait_for([self.snapshot_steps()], START, f"replacing {self.role.name}")
+
+    def stop(self) -> None:
+        """End the actor. Safe to call twice."""
+        ray.kill(self._handle)
+
+    def _asked(self, reference: ObjectRef[T]) -> Pending[T]:
+        return Pending(reference, self.role)
+
+
+class RolloutGroup:
+    """The rollout actors, in the order of their roles. The only place with remote calls to them."""
+
+    def __init__(self, roles: Sequence[Role], handles: Sequence[ActorHandle]) -> None:
+        self.roles = tuple(roles)
+        self._handles = list(handles)
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def prepare(self, problems: Sequence[Problem], golden: Sequence[Problem]) -> list[Pending[Encoded]]:
+        """Check that prompts fit, which the first actor does for all of them; it gives the parity probe's sequences.
+
+        `golden` are held-out problems for every actor's checks of its rewards and tools.
+        """
+        first, *others = self._handles
+        calls = [first.prepare.remote(problems, PARITY_SEQUENCES, golden)]
+        return self._pending([*calls, *(actor.prepare.remote(problems[:1], 0, golden) for actor in others)])
+
+    def generate(
+        self, shares: Sequence[Sequence[EpisodeJob]], step: StepId, sampling: Sampling, version: int
+    ) -> list[Pending[TrajectoryBatch]]:
+        """Each actor's share of a step's trajectories, generated and scored on exactly `version`."""
+        calls = zip(self._handles, shares, strict=True)
+        return self._pending(actor.generate.remote(share, step, sampling, version) for actor, share in calls)
+
+    def revise(self, step: StepId) -> list[Pending[TrajectoryBatch]]:
+        """The trajectories of `step`, generated last, graded and refilled again under the levers in force."""
+        return self._pending(actor.revise.remote(step) for actor in self._handles)
+
+    def load_weights(self, weights: Pending[WeightsUpdate]) -> list[Pending[Served]]:
+        """Take over the learner's weights; each actor refuses to serve until it holds them."""
+        return self._pending((actor.load_weights.remote(weights.reference) for actor in self._handles), weights)
+
+    def score(self, sequences: Encoded, version: int) -> list[Pending[list[NDArray[np.float32]]]]:
+        """vLLM's log-probs of given sequences on exactly `version`, in nats."""
+        return self._pending(actor.score.remote(sequences, version) for actor in self._handles)
+
+    def probe(self, orders: Sequence[ProbeOrder]) -> list[Pending[ProbeCounts]]:
+        """Each actor's share of a held-out probe."""
+        return self._pending(actor.probe.remote(order) for actor, order in zip(self._handles, orders, strict=True))
+
+    def set_levers(self, levers: Levers) -> list[Pending[None]]:
+        """Move levers from the next generation or revision on."""
+        return self._pending(actor.set_levers.remote(levers) for actor in self._handles)
+
+    def exposure(self, step: StepId) -> list[Pending[list[Exposure]]]:
+        """How much of what the actors' seams count the responses of `step` hold."""
+        return self._pending(actor.exposure.remote(step) for actor in self._handles)
+
+    def reset(self, roles: Sequence[Role], plan: RunPlan) -> list[Pending[None]]:
+        """Begin the run of `plan` on the running engines."""
+        self.roles = tuple(roles)
+        return self._pending(
+            actor.reset.remote(role, plan.config, plan.task, plan.drill.rollout_seams(plan.pool))
+            for role, actor in zip(self.roles, self._handles, strict=True)
+        )
+
+    def replace(self, role: Role, start: Start, golden: Sequence[Problem]) -> None:
+        """End the actor of `role` and start another in its place, which serves nothing before it is given weights.
+
+        `golden` holds at least one problem.
+
+        Raises:
+            RftfmError: when the new one cannot start.
+        """
+        index = self.roles.index(role)
+        ray.kill(self._handles[index])
+        _wait_for_name(role.actor_name)
+        # From here on it is ended with the others, whatever becomes of it.
+        self._handles[index] = start()
+        prepared: Pending[Encoded] = Pending(self._handles[index].prepare.remote(golden[:1], 0, golden), role)
+        wait_for([prepared], START, f"replacing {role.name}")
+
+    def stop(self) -> None:
+        """End all actors. Safe to call twice."""
+        for handle in self._handles:
+            ray.kill(handle)
+
+    def _pending(self, references: Iterable[ObjectRef[T]], *inputs: Pending[WeightsUpdate]) -> list[Pending[T]]:
+        """Calls to all actors, in their order."""
+        return [Pending(reference, role, inputs) for role, reference in zip(self.roles, references, strict=True)]
+
+
 class ActorGroup:
-    """Handles of a started run. `parity` are the token sequences that all actors score in a parity probe.
+    """All actors of a run that learn and generate. `parity` are the sequences that a parity probe scores."""
 
-    `rollouts` is a list: an actor that is replaced leaves its place to its successor, for everybody who holds it.
-    """
+    def __init__(
+        self,
+        plan: RunPlan,
+        learner: LearnerGroup,
+        rollouts: RolloutGroup,
+        placement: PlacementGroup,
+        *,
+        reusable: bool = False,
+    ) -> None:
+        self._plan = plan
+        self._placement = placement
+        self._reusable = reusable
+        self.learner = learner
+        self.rollouts = rollouts
+        self.parity: Encoded = ()
 
-    learner: Any
-    rollouts: list[Any]
-    parity: Sequence[Sequence[int]]
-    placement: PlacementGroup
+    def prepare(self) -> None:
+        """Wait until all actors can work, and check the prompts of the run.
+
+        Raises:
+            RftfmError: what an actor found wrong.
+        """
+        plan = self._plan
+        prepared = self.rollouts.prepare([*plan.pool, *plan.heldout], plan.golden)
+        # The learner is asked for something small only to learn that its constructor is through.
+        calls: list[Pending[object]] = [*prepared, self.learner.snapshot_steps()]
+        wait_for(calls, START, "starting")
+        self.parity = wait_for(prepared[:1], START, "starting")[0]
+
+    def reset(self, plan: RunPlan) -> None:
+        """Put the actors of a reusable group where new ones of `plan` would stand.
+
+        Raises:
+            RftfmError: when one of them has died, or what it found wrong.
+        """
+        self._plan = plan
+        own, *others = roles_of(plan)
+        wait_for([self.learner.reset(own, plan), *self.rollouts.reset(others, plan)], START, "starting another run")
+        self.prepare()
+
+    def replace(self, role: Role) -> None:
+        """End the actor of `role` and start another in its place: without levers, a rollout actor without weights too.
+
+        Raises:
+            RftfmError: when the new one cannot start.
+        """
+
+        def start() -> ActorHandle:
+            return _create(self._plan, self._placement, role, reusable=self._reusable)
+
+        if role.kind == "learner":
+            self.learner.replace(start)
+        else:
+            self.rollouts.replace(role, start, self._plan.golden)
 
     def stop(self) -> None:
         """End all actors and give their resources back. Safe to call twice."""
-        for actor in (self.learner, *self.rollouts):
-            ray.kill(actor)
-        remove_placement_group(self.placement)
+        self.learner.stop()
+        self.rollouts.stop()
+        remove_placement_group(self._placement)
 
 
-def environment(gpus: float) -> Mapping[str, str]:
-    """Environment of one actor; what the user has set for the driver wins."""
-    wanted = {
-        **ENVIRONMENT,
-        # Two threads and one busy neighbour make OpenMP's barrier spin: a 40 ms call takes 600.
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    if gpus == 0:
-        wanted |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+def start_group(plan: RunPlan, *, reusable: bool = False) -> ActorGroup:
+    """Start learner and rollout actors of a run and wait until all of them can work.
 
-
-def start_group(
-    run: str,
-    config: RunConfig,
-    model_path: str,
-    task: Task,
-    problems: Sequence[Problem],
-    faults: Sequence[FaultSpec] = (),
-    twins: Sequence[TwinSpec] = (),
-    golden: Sequence[Problem] = (),
-    *,
-    reusable: bool = False,
-) -> ActorGroup:
-    """Start learner and rollout actors of `run` and wait until all of them can work.
-
-    The prompts of `problems` are checked; `golden` are held-out ones for the checks of rewards and tools. A `reusable`
-    group keeps the learner's first state, so that other runs can follow on it (`reset_group`).
+    A `reusable` group keeps the learner's first state, so that other runs can follow on it (`ActorGroup.reset`).
 
     Raises:
         PlacementError: when the cluster cannot hold them within `placement.timeout_s`.
         RftfmError: what an actor found wrong while starting.
     """
-    placement = _reserve(config)
-    places = config.placement
-    own, *others = roles(run, config, task)
+    placement = reserve(plan.config)
+    own, *others = roles_of(plan)
     try:
-        learner = _actor(LearnerActor, placement, 0, own, places.cpus_per_learner, places.gpus_per_learner).remote(
-            own, config, model_path, faults, reusable=reusable
-        )
-        rollouts = [
-            _actor(RolloutActor, placement, 1 + i, role, places.cpus_per_rollout, places.gpus_per_rollout).remote(
-                role, config, model_path, task, faults, twins
-            )
-            for i, role in enumerate(others)
-        ]
-        group = ActorGroup(learner, rollouts, (), placement)
+        learner = LearnerGroup(own, _create(plan, placement, own, reusable=reusable))
+        rollouts = RolloutGroup(others, [_create(plan, placement, role, reusable=reusable) for role in others])
     except ValueError as error:
         remove_placement_group(placement)
-        raise PlacementError(f"The actors of run {run} cannot be created ({error}); start the run again.") from error
+        raise PlacementError(f"The actors of run {plan.name} cannot be created ({error}); start it again.") from error
+    group = ActorGroup(plan, learner, rollouts, placement, reusable=reusable)
     try:
-        return _prepared(group, problems, golden)
+        group.prepare()
     except BaseException:
         group.stop()
         raise
+    return group
 
 
-def reset_group(
-    group: ActorGroup,
-    run: str,
-    config: RunConfig,
-    task: Task,
-    problems: Sequence[Problem],
-    faults: Sequence[FaultSpec],
-    twins: Sequence[TwinSpec],
-    golden: Sequence[Problem],
-) -> ActorGroup:
-    """Put the actors of a reusable group where new ones of `run` would stand. Arguments as for `start_group`."""
-    own, *others = roles(run, config, task)
-    resets = [group.learner.reset.remote(own, config, faults)]
-    resets += [
-        a.reset.remote(role, config, task, faults, twins) for a, role in zip(group.rollouts, others, strict=True)
-    ]
-    wait_for(resets, START_TIMEOUT_S, "resetting the actors")
-    return _prepared(group, problems, golden)
+def _create(plan: RunPlan, placement: PlacementGroup, role: Role, *, reusable: bool) -> ActorHandle:
+    """The handle of a new actor of `role`, which starts in its bundle."""
+    config, path, places = plan.config, str(plan.facts.path), plan.config.placement
 
+    def options(bundle: int, cpus: float, gpus: float) -> dict[str, Any]:
+        strategy = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=bundle)
+        return actor_options(role, cpus, gpus) | {"scheduling_strategy": strategy}
 
-def replace_rollout(
-    group: ActorGroup,
-    index: int,
-    run: str,
-    config: RunConfig,
-    model_path: str,
-    task: Task,
-    faults: Sequence[FaultSpec],
-    twins: Sequence[TwinSpec],
-    golden: Sequence[Problem],
-) -> None:
-    """Kill a rollout actor and put a new one in its place. It serves nothing before it has levers and weights.
-
-    Other arguments as for `start_group`; `golden` holds at least one problem.
-
-    Raises:
-        RftfmError: when the new one cannot start.
-    """
-    role, places, old = roles(run, config, task)[1 + index], config.placement, group.rollouts[index]
-    ray.kill(old)
-    _wait_for_name(role.actor_name)
-    cpus, gpus = places.cpus_per_rollout, places.gpus_per_rollout
-    new = _actor(RolloutActor, group.placement, 1 + index, role, cpus, gpus).remote(
-        role, config, model_path, task, faults, twins
-    )
-    # From here on it is ended with the others, whatever becomes of it.
-    group.rollouts[index] = new
-    wait_for([new.prepare.remote(golden[:1], 0, golden)], START_TIMEOUT_S, "starting a rollout actor anew")
+    if role.kind == "learner":
+        learner = ray.remote(LearnerActor).options(**options(0, places.cpus_per_learner, places.gpus_per_learner))
+        return learner.remote(role, config, path, plan.drill.learner_seams(), reusable=reusable)
+    bundle = 1 + role.index
+    rollout = ray.remote(RolloutActor).options(**options(bundle, places.cpus_per_rollout, places.gpus_per_rollout))
+    return rollout.remote(role, config, path, plan.task, plan.drill.rollout_seams(plan.pool))
 
 
 def _wait_for_name(name: str) -> None:
     """A killed actor keeps its name until the cluster has seen it die."""
-    end = time.monotonic() + START_TIMEOUT_S
+    end = time.monotonic() + START.seconds
     while time.monotonic() < end:
         try:
             ray.get_actor(name, namespace=NAMESPACE)
         except ValueError:
             return
         time.sleep(0.01)
-
-
-def roles(run: str, config: RunConfig, task: Task) -> list[Role]:
-    """Roles of the learner and of every rollout actor of a run."""
-    model = config.model.path
-    rollout = f"task={task.name}, model={model}, temperature={config.rollout.temperature}"
-    learner = f"algorithm={config.algorithm.name}, model={model}, zero_stage={config.learner.zero_stage}"
-    others = [Role(run, "rollout", i, rollout) for i in range(config.rollout.num_actors)]
-    return [Role(run, "learner", 0, learner), *others]
-
-
-def _prepared(group: ActorGroup, problems: Sequence[Problem], golden: Sequence[Problem]) -> ActorGroup:
-    """The group once all of it can work, with its parity sequences."""
-    # The learner is asked for something small only to learn that its constructor is through.
-    first, *_ = wait_for(
-        [group.rollouts[0].prepare.remote(problems, PARITY_SEQUENCES, golden), group.learner.snapshot_steps.remote()]
-        + [actor.prepare.remote(problems[:1], 0, golden) for actor in group.rollouts[1:]],
-        START_TIMEOUT_S,
-        "starting the actors",
-    )
-    return ActorGroup(group.learner, group.rollouts, first, group.placement)
-
-
-@dataclass(frozen=True, slots=True)
-class GuardActors:
-    """Handles of monitor and controller. They take no CPU and live on the driver's node, whose disk they use."""
-
-    monitor: Any
-    controller: Any
-
-    def stop(self) -> None:
-        """End both. Safe to call twice."""
-        for actor in (self.monitor, self.controller):
-            ray.kill(actor)
-
-
-def start_guard(run: str, watch: MonitorPlan, treatment: TreatmentSettings, policy: SafePolicy) -> GuardActors:
-    """Create monitor and controller of `run`, to start beside the other actors. They are not told of a fire drill."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-
-    def start(kind: type, role: Role, *arguments: object) -> Any:
-        options = _options(role, 0.0, 0.0) | {"scheduling_strategy": here}
-        return ray.remote(kind).options(**options).remote(role, *arguments)
-
-    acts = f"mode={treatment.mode}, act_on={'+'.join(treatment.act_on) or 'nothing'}, policy={policy.name}"
-    return GuardActors(
-        start(MonitorActor, Role(run, "monitor", 0, f"detectors={len(watch.build().active)}"), watch),
-        start(ControllerActor, Role(run, "controller", 0, acts), treatment, policy),
-    )
-
-
-def _actor(kind: type, placement: PlacementGroup, bundle: int, role: Role, cpus: float, gpus: float) -> Any:
-    strategy = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=bundle)
-    return ray.remote(kind).options(**_options(role, cpus, gpus), scheduling_strategy=strategy)
-
-
-def _options(role: Role, cpus: float, gpus: float) -> dict[str, Any]:
-    return {
-        "name": role.actor_name,
-        "namespace": NAMESPACE,
-        "num_cpus": cpus,
-        "num_gpus": gpus,
-        "max_restarts": 0,
-        # A step must never be applied twice: nothing with an effect is retried behind our back.
-        "max_task_retries": 0,
-        "runtime_env": {"env_vars": dict(environment(gpus))},
-    }
-
-
-def bundles(config: RunConfig) -> list[dict[str, float]]:
-    """Resources of the learner and of every rollout actor, in the order of their bundles."""
-
-    def bundle(cpus: float, gpus: float) -> dict[str, float]:
-        wanted = {"CPU": cpus, "GPU": gpus}
-        # A bundle must ask for something, and an actor that asks for nothing fits everywhere.
-        return {name: amount for name, amount in wanted.items() if amount > 0} or {"CPU": 0.001}
-
-    places = config.placement
-    learner = bundle(places.cpus_per_learner, places.gpus_per_learner)
-    return [
-        learner,
-        *(bundle(places.cpus_per_rollout, places.gpus_per_rollout) for _ in range(config.rollout.num_actors)),
-    ]
-
-
-def _reserve(config: RunConfig) -> PlacementGroup:
-    wanted = bundles(config)
-    group = placement_group(wanted, strategy="PACK")
-    if group.wait(timeout_seconds=config.placement.timeout_s):
-        return group
-    remove_placement_group(group)
-    raise PlacementError(_misfit(wanted, config.placement))
-
-
-def _misfit(wanted: Sequence[Mapping[str, float]], places: PlacementConfig) -> str:
-    total = {name: sum(bundle.get(name, 0.0) for bundle in wanted) for name in ("CPU", "GPU")}
-    free, whole = ray.available_resources(), ray.cluster_resources()
-    needs = " and ".join(f"{amount:g} {name}" for name, amount in total.items() if amount)
-    has = ", ".join(f"{free.get(name, 0):g} of {whole.get(name, 0):g} {name} free" for name in total if total[name])
-    return (
-        f"The run needs {needs} in {len(wanted)} pieces, and after {places.timeout_s:g} s the cluster has {has}; lower "
-        "rollout.num_actors or placement.cpus_per_rollout, or add nodes."
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,7 @@ from typing import TYPE_CHECKING
 from rftfm_ray.actors.roles import Role, rename_process
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config import RunConfig
-from rftfm_ray.config.settings import config_schedule
 from rftfm_ray.errors import LearnerError
-from rftfm_ray.faults.catalogue import FaultSpec
-from rftfm_ray.faults.learning import faulty_learner, faulty_schedule
 from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.telemetry.metrics import StateGauge
 from rftfm_ray.types import ActorState, Levers, Position
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from rftfm_ray.rollout.weights import WeightsUpdate
     from rftfm_ray.training.checkpoints import TrainerState
     from rftfm_ray.training.learner import Learner, UpdateReport
+    from rftfm_ray.training.seams import LearnerSeams
 
 
 def engine_key(config: RunConfig) -> tuple[object, ...]:
@@ -36,25 +35,19 @@ class LearnerActor:
     """Learns from trajectories. One rank."""
 
     def __init__(
-        self,
-        role: Role,
-        config: RunConfig,
-        model_path: str,
-        faults: Sequence[FaultSpec] = (),
-        *,
-        reusable: bool = False,
+        self, role: Role, config: RunConfig, model_path: str, seams: LearnerSeams, *, reusable: bool = False
     ) -> None:
         rename_process(role)
         self._role = role
         self._model_path = Path(model_path)
         self._reusable = reusable
         self._config = config
-        self._begin(config, faults, None)
+        self._begin(config, seams, None)
 
     def __repr__(self) -> str:
         return repr(self._role)
 
-    def reset(self, role: Role, config: RunConfig, faults: Sequence[FaultSpec]) -> None:
+    def reset(self, role: Role, config: RunConfig, seams: LearnerSeams) -> None:
         """Begin another run on the same model, in every bit as a new actor would.
 
         Raises:
@@ -64,9 +57,9 @@ class LearnerActor:
             raise LearnerError(f"{self._role.name} has not kept its first state; create it with reusable=True.")
         rename_process(role)
         self._role = role
-        self._begin(config, faults, self._learner)
+        self._begin(config, seams, self._learner)
 
-    def _begin(self, config: RunConfig, faults: Sequence[FaultSpec], learner: Learner | None) -> None:
+    def _begin(self, config: RunConfig, seams: LearnerSeams, learner: Learner | None) -> None:
         import torch
 
         from rftfm_ray.training.learner import Learner
@@ -74,12 +67,11 @@ class LearnerActor:
 
         self._gauge = StateGauge(self._role.run, self._role.name)
         self._gauge.set(ActorState.STARTING)
-        schedule, seams = faulty_schedule(config_schedule(config), faults), faulty_learner(faults, config.seed)
         if learner is None or engine_key(config) != engine_key(self._config):
-            learner = Learner(config, str(self._model_path), schedule, seams)
+            learner = Learner(config, str(self._model_path), seams)
             self._first = learner.engine.state() if self._reusable else {}
         else:
-            learner.begin(config, schedule, seams)
+            learner.begin(config, seams)
             learner.engine.load_state(self._first)
         self._learner: Learner = learner
         torch.manual_seed(config.seed)
@@ -104,7 +96,7 @@ class LearnerActor:
             self.take_snapshot(position)
         update = self.weights(position.model_version)
         self._gauge.set(ActorState.IDLE)
-        return report, update
+        return dataclasses.replace(report, snapshots=self._ring.steps()), update
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """The learner's own log-probs of given sequences, for the parity probe."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rftfm_ray.actors.roles import Role, rename_process
 from rftfm_ray.detection.monitor import MonitorPlan
-from rftfm_ray.diagnosis.watch import Watch
+from rftfm_ray.diagnosis.assessor import assessor_of
 from rftfm_ray.telemetry.metrics import StateGauge
 from rftfm_ray.types import ActorState
 from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, StepReport
@@ -18,7 +18,7 @@ class MonitorActor:
     def __init__(self, role: Role, plan: MonitorPlan) -> None:
         rename_process(role)
         self._role = role
-        self._watch = Watch(plan.build(), plan.keep_every, plan.keep)
+        self._assessor = assessor_of(plan)
         self._attempt = self._newest = 0
         self._gauge = StateGauge(role.run, role.name)
         self._gauge.set(ActorState.IDLE)
@@ -35,19 +35,19 @@ class MonitorActor:
 
     def _declare(self, declaration: Declaration) -> Declaration:
         if declaration.id.attempt >= self._attempt:
-            self._watch.declare(declaration.change)
+            self._assessor.declare(declaration.change)
         return declaration
 
     def _assess(self, report: StepReport) -> Assessment:
         if report.id.attempt < self._attempt:
-            # It was late: of an attempt that a rollback has ended, no part of the lineage that is watched.
+            # It is late: its attempt was ended by a rollback, so it does not belong to the lineage that is watched.
             return Assessment(report, None)
         self._newest = report.id.attempt
-        return self._watch.assess([report])[0]
+        return self._assessor.assess([report])[0]
 
     def changed(self, change: DeclaredChange, rewound_to: int | None) -> None:
         """Something was changed on purpose; with `rewound_to` the run has gone back to that step as well."""
         if rewound_to is not None:
-            self._watch.rewind(rewound_to)
+            self._assessor.rewind(rewound_to)
             self._attempt = self._newest + 1
-        self._watch.declare(change)
+        self._assessor.declare(change)

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Role:
-    """One actor's place in a run. `kind` is learner or rollout; `detail` sums up its configuration."""
+    """One actor's place in a run.
+
+    `kind` is learner, rollout, monitor or controller; `detail` sums up its configuration.
+    """
 
     run: str
     kind: str

@@ -11,17 +11,12 @@ import numpy as np
 from rftfm_ray.actors.roles import Role, rename_process
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import ConfigError, SyncError
-from rftfm_ray.faults.catalogue import FaultSpec
-from rftfm_ray.faults.episodes import FaultySeams
-from rftfm_ray.faults.rewards import Exposure, FaultyReward, faulty_reward, needs_answers
-from rftfm_ray.faults.sampler import Transfer, faulty_sampler
-from rftfm_ray.faults.tools import faulty_tools
-from rftfm_ray.faults.twins import TwinSpec, slow_tools
 from rftfm_ray.policies.levers import check_levers
-from rftfm_ray.rollout.channels import Grader, RewardChannel, TaskReward, ToolPool, task_tools
+from rftfm_ray.rollout.channels import Grader, TaskReward, ToolPool, task_tools
 from rftfm_ray.rollout.checks import Checks
 from rftfm_ray.rollout.environment import Channels
-from rftfm_ray.rollout.jobs import ProbeCounts
+from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder
+from rftfm_ray.rollout.seams import Exposure, RolloutSeams
 from rftfm_ray.rollout.weights import Served, WeightsUpdate, check_weights, compare
 from rftfm_ray.tasks.api import Problem, Task, scaled_limits
 from rftfm_ray.telemetry.metrics import StateGauge
@@ -34,60 +29,37 @@ if TYPE_CHECKING:
     from rftfm_ray.rollout.jobs import EpisodeJob
 
 
-def live_channels(
-    task: Task, config: RunConfig, reward: RewardChannel, faults: Sequence[FaultSpec], twins: Sequence[TwinSpec] = ()
-) -> Channels:
-    """Tools of a run, with the faults and twins of a fire drill in them, the way to its rewards, and their checks."""
-    tools = slow_tools(faulty_tools(task_tools(task), faults, config.seed), twins, config.seed)
+def live_channels(task: Task, config: RunConfig, seams: RolloutSeams) -> Channels:
+    """Tools of a run, the way to its rewards, and their checks, with `seams` between them."""
     guarded = config.guard.mode is not GuardMode.OFF
     sampled = config.guard.regrade_rate if guarded else 0.0
+    tools = seams.tools(task_tools(task))
     pool = ToolPool(task, tools, config.rollout.tool_retries, config.rollout.tool_backoff_s)
     checks = Checks(task, config.channels, config.seed) if guarded else None
 
     def scale(step: StepId) -> float:
         return config.at(step.step).task.reward_scale
 
-    return Channels(pool, Grader(task, reward, config.seed, sampled, scale), checks)
-
-
-def live_reward(task: Task, config: RunConfig, faults: Sequence[FaultSpec]) -> RewardChannel:
-    """The live reward channel of a run, with the faults of a fire drill in it."""
-    pool = task.pool(config.task.pool_size, config.seed) if needs_answers(faults) else ()
-    return faulty_reward(TaskReward(task), faults, config.seed, [problem.answer for problem in pool])
+    return Channels(pool, Grader(task, seams.reward(TaskReward(task)), config.seed, sampled, scale), checks)
 
 
 class RolloutActor:
     """Generates trajectories. Holds no state that a step depends on besides the weights it was last given."""
 
-    def __init__(
-        self,
-        role: Role,
-        config: RunConfig,
-        model_path: str,
-        task: Task,
-        faults: Sequence[FaultSpec] = (),
-        twins: Sequence[TwinSpec] = (),
-    ) -> None:
+    def __init__(self, role: Role, config: RunConfig, model_path: str, task: Task, seams: RolloutSeams) -> None:
         rename_process(role)
         from rftfm_ray.rollout.engine import VllmEngine
         from rftfm_ray.rollout.text import TextCodec
 
         self._codec = TextCodec(model_path)
         self._engine = VllmEngine(model_path, config.model.dtype, config.rollout)
-        self.reset(role, config, task, faults, twins)
+        self.reset(role, config, task, seams)
 
     def __repr__(self) -> str:
         return repr(self._role)
 
-    def reset(
-        self,
-        role: Role,
-        config: RunConfig,
-        task: Task,
-        faults: Sequence[FaultSpec],
-        twins: Sequence[TwinSpec] = (),
-    ) -> None:
-        """Begin a run on the engine that there is, in every bit as a new actor would."""
+    def reset(self, role: Role, config: RunConfig, task: Task, seams: RolloutSeams) -> None:
+        """Begin a run on the running engine, in every bit as a new actor would. `seams` are this actor's own."""
         from rftfm_ray.rollout.episodes import EpisodeRunner
 
         rename_process(role)
@@ -98,13 +70,11 @@ class RolloutActor:
         self._first_turn = scaled_limits(task.max_new_tokens, scale)[0]
         self._task = task
         self._fingerprint_every = 0 if config.guard.mode is GuardMode.OFF else config.channels.fingerprint_every
-        self._reward = live_reward(task, config, faults)
-        self._transfer = Transfer(faults, config.seed)
+        self._seams = seams
         self._paid_step = 0
         self._episodes = EpisodeRunner(
-            faulty_sampler(self._engine, faults, config.seed, self._codec.eos_ids), task, self._codec, self._limit,
-            config.seed, live_channels(task, config, self._reward, faults, twins), FaultySeams(faults, config.seed),
-            lambda step: config.at(step.step).task.token_scale,
+            seams.sampler(self._engine, self._codec.eos_ids), task, self._codec, self._limit, config.seed,
+            live_channels(task, config, seams), seams.episodes(), lambda step: config.at(step.step).task.token_scale,
         )  # fmt: skip
         # What is held out is asked past every instance that a fault may sit in.
         self._probes = EpisodeRunner(self._engine, task, self._codec, self._limit, config.seed)
@@ -148,7 +118,7 @@ class RolloutActor:
         check_weights(update)
         # Whatever is half loaded when something fails here must not be served.
         self._version = -1
-        self._engine.load(self._transfer.arrived(update.arrays, self._paid_step))
+        self._engine.load(self._seams.arrived(update.arrays, self._paid_step))
         every = self._fingerprint_every
         due = every > 0 and update.version % every == 0
         shapes = {name: array.shape for name, array in update.arrays.items()} if due else {}
@@ -181,8 +151,8 @@ class RolloutActor:
         return batch
 
     def exposure(self, step: StepId) -> list[Exposure]:
-        """How much of what a fire drill's rewards pay for the responses of `step` hold: its ground truth."""
-        return self._reward.exposure(step) if isinstance(self._reward, FaultyReward) else []
+        """How much of what the seams count the responses of `step` hold."""
+        return self._seams.exposure(step)
 
     def set_levers(self, levers: Levers) -> None:
         """Move levers from the next generation or revision on.
@@ -193,28 +163,23 @@ class RolloutActor:
         check_levers(levers)
         self._episodes.set_levers(levers)
 
-    def probe(
-        self,
-        greedy: Sequence[EpisodeJob],
-        sampled: Sequence[EpisodeJob],
-        sampling: Sampling,
-        step: StepId,
-        model_version: int,
-        after_s: float = 0.0,
-    ) -> ProbeCounts:
-        """Right answers on exactly `model_version`, to jobs that are greedy, and to `sampled` ones drawn by `sampling`.
+    def probe(self, order: ProbeOrder) -> ProbeCounts:
+        """Right answers on exactly the model version that is asked for.
 
-        It begins `after_s` seconds later, when the learner's reference pass needs this actor's core no longer.
+        Raises:
+            SyncError: when this actor holds another version.
         """
-        self._check_version(model_version)
-        time.sleep(after_s)
+        self._check_version(order.model_version)
+        time.sleep(order.after_s)
         start = time.perf_counter()
         self._gauge.set(ActorState.PROBING)
         # In one run: each pass of the engine has a price of its own.
-        correct = self._probes.run([*greedy, *sampled], step, sampling, model_version).correct
-        right = [int(np.count_nonzero(part)) for part in (correct[: len(greedy)], correct[len(greedy) :])]
+        jobs = [*order.greedy, *order.sampled]
+        correct = self._probes.run(jobs, order.step, order.sampling, order.model_version).correct
+        size = len(order.greedy)
+        right = [int(np.count_nonzero(part)) for part in (correct[:size], correct[size:])]
         self._gauge.set(ActorState.IDLE)
-        return ProbeCounts(right[0], len(greedy), right[1], len(sampled), time.perf_counter() - start)
+        return ProbeCounts(right[0], size, right[1], len(order.sampled), time.perf_counter() - start)
 
     def score(self, sequences: Sequence[Sequence[int]], model_version: int) -> list[NDArray[np.float32]]:
         """vLLM's log-probs of given sequences on exactly `model_version`, for the parity probe."""

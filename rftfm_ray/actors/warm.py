@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from types import TracebackType
 
-from rftfm_ray.actors.group import ActorGroup, reset_group, start_group
+from rftfm_ray.actors.group import ActorGroup, start_group
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import RftfmError
 from rftfm_ray.planning import RunPlan
@@ -35,28 +35,25 @@ class WarmActors:
     ) -> None:
         self.close()
 
-    def take(self, planned: RunPlan) -> ActorGroup:
-        """A group for a planned run: the one that there is, or a new one where it does not fit or has died.
+    def take(self, plan: RunPlan) -> ActorGroup:
+        """A group for a run: the one at hand, or a new one where that does not fit or has died.
 
         Raises:
             RftfmError: as `start_group`.
         """
-        config, task = planned.config, planned.task
-        problems, golden = [*planned.pool, *planned.heldout], planned.golden
-        group, key = self._group, actors_key(config)
+        group, key = self._group, actors_key(plan.config)
         if group is not None and key == self._key:
             try:
-                return reset_group(group, planned.name, config, task, problems, planned.faults, planned.twins, golden)
+                group.reset(plan)
+                return group
             except RftfmError as error:
-                # One of them has died, or does not come back from where the last run has left it.
+                # One of them has died, or cannot leave the state that the last run has left it in.
                 logger.warning("the actors of an earlier run cannot be used again: %s", error)
             except BaseException:
                 self.close()
                 raise
         self.close()
-        path = str(planned.facts.path)
-        injected = planned.faults, planned.twins
-        started = start_group(planned.name, config, path, task, problems, *injected, golden, reusable=True)
+        started = start_group(plan, reusable=True)
         self._group, self._key = started, key
         return started
 

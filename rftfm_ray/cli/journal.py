@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rftfm_ray.incidents.state import Entry, Scalar
-from rftfm_ray.runs.incidents import tell
+from rftfm_ray.runs.incidents import incidents_of
 from rftfm_ray.runs.reader import RunData, find_run, read_run
 from rftfm_ray.runs.words import describe
 
@@ -33,7 +33,7 @@ def journal(
 
 def lines(data: RunData) -> list[str]:
     """The entries in plain words: where, about which incident, what, and why."""
-    codes = {incident.id: incident.code for incident in tell(data.entries)}
+    codes = {incident.id: incident.code for incident in incidents_of(data.entries)}
     places = [f"step {entry.id.step} (paid {entry.id.paid_step})" for entry in data.entries]
     abouts = [f"{codes[e.incident]} #{e.incident}" if e.incident in codes else "" for e in data.entries]
     widths = [max(map(len, column), default=0) for column in (places, abouts)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json as jsonlib
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,15 +38,15 @@ def fit(
 ) -> None:
     """Fit a profile to healthy runs of one kind and different seeds, for `guard.profile`."""
     # They load numpy and pyarrow, which no other command has to wait for.
-    from rftfm_ray.detection.reference.fitting import fit as fit_runs
-    from rftfm_ray.detection.reference.fitting import fit_together
+    from rftfm_ray.detection.reference.fitting import fit_profile
+    from rftfm_ray.detection.reference.priors import kind_of, shipped
     from rftfm_ray.runs.healthy import read_candidate
 
     candidates = [read_candidate(run) for run in runs]
     if not force:
         check_healthy(candidates)
     series = [candidate.series for candidate in candidates]
-    fitted = replace(fit_runs(series, common_facts(candidates, force=force)), together=fit_together(series))
+    fitted = fit_profile(series, common_facts(candidates, force=force), shipped(kind_of(series)).healthy)
     data = fitted.to_json().encode()
     try:
         write_atomic(out, data)
@@ -116,7 +116,7 @@ def _print(found: Profile, path: Path, digest: str, *, json: bool, whole: bool) 
         shape = f"{facts.prompts_per_step} x {facts.samples_per_prompt}"
         kind = f"{facts.task}, {facts.algorithm}, {facts.model}, {shape} trajectories a step"
     lines = [("runs", str(found.runs)), ("steps", str(found.steps)), ("signals", str(len(found.signals)))]
-    lines += [("together", "not known: fewer than eight runs" if found.together is None else "known")]
+    lines += [("joint", "unknown" if found.joint is None else f"{len(found.joint.signals)} signals")]
     for name, text in (*lines, ("kind", clean(kind)), ("file", clean(str(path))), ("sha256", digest)):
         print(f"{name:<9}{text}")
     print(f"\n{'signal':<34}{'spread':>10}{'long-run':>10}{'autocorr.':>11}  unit")
@@ -135,7 +135,7 @@ def summary(found: Profile, path: Path, digest: str) -> dict[str, Any]:
         "sha256": digest,
         "runs": found.runs,
         "steps": found.steps,
-        "together": found.together is not None,
+        "joint": found.joint is not None,
         "facts": None if found.facts is None else asdict(found.facts),
         "signals": {
             signal.name: {

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rftfm_ray.incidents.state import EntryKind
-from rftfm_ray.runs.incidents import Incident, levers_now, marks, tell
+from rftfm_ray.runs.incidents import Incident, incidents_of, levers_now, marks
 from rftfm_ray.runs.reader import RunData, find_run, read_run
 from rftfm_ray.runs.verdict import FINAL, figures, guard_words, lost, progress_of, state_words
 from rftfm_ray.runs.words import clean, describe, figure, lever_text, plural
@@ -37,7 +37,7 @@ def status(
 
 def standing(data: RunData) -> dict[str, Any]:
     """How a run stands, as plain values; null for what is not known. Times are seconds since 1970."""
-    values, incidents = figures(data), tell(data.entries)
+    values, incidents = figures(data), incidents_of(data.entries)
     state, why = progress_of(data)
     probe = next((probe for probe in reversed(data.probes) if not probe.abandoned), None)
     return {
@@ -95,7 +95,7 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("guard", guard_words(data) if data.journalled else f"{data.mode}; no journal"),
     ]
     if data.journalled:
-        lines += _incident_lines(tell(data.entries))
+        lines += _incident_lines(incidents_of(data.entries))
         lines += [("last action", facts["last_action"] or "none"), ("levers", lever_text(facts["levers"]))]
     lines += [("refused", plural(facts["refused_updates"], "update"))] if facts["refused_updates"] else []
     lines += [("note", facts[name]) for name in ("guard_lost", "note") if facts[name]]
@@ -112,7 +112,7 @@ def _incident_lines(incidents: tuple[Incident, ...]) -> list[tuple[str, str]]:
     over = len(incidents) - len(going)
     lines = [("incidents", f"{len(going)} open, {over} closed" if incidents else "none")]
     for incident in going:
-        last = incident.treatments[-1] if incident.treatments else None
+        last = incident.remediations[-1] if incident.remediations else None
         done = f"; {last.remedy}: {last.result}" if last is not None else ""
         where = f"since step {incident.opened.step}"
         lines.append(("", f"#{incident.id} {incident.code}  {state_words(incident.state)}, {where}{done}"))
@@ -129,7 +129,7 @@ def _incident(incident: Incident) -> dict[str, Any]:
         "opened_step": incident.opened.step,
         "opened_paid_step": incident.opened.paid_step,
         "closed_paid_step": None if incident.closed is None else incident.closed.id.paid_step,
-        "remedies": [{"remedy": t.remedy, "result": t.result} for t in incident.treatments],
+        "remedies": [{"remedy": r.remedy, "result": r.result} for r in incident.remediations],
         "reason": incident.reason or None,
     }
 

@@ -38,13 +38,14 @@ def train(
         config = config.model_copy(update={"inject": (*config.inject, *inject)})
     console = Console(stderr=True)
     # Ray takes a second to import: not before the configuration is known to be good.
+    from rftfm_ray.driver.loop import Listeners
     from rftfm_ray.driver.run import execute
     from rftfm_ray.planning import plan
     from rftfm_ray.telemetry.records import summary_json
 
     planned = plan(config, run_dir, resume)
     with progress(console, config) as watched:
-        summary = execute(planned, watched.row, watched.entry, began)
+        summary = execute(planned, Listeners(watched.row, watched.entry), began)
     if json:
         sys.stdout.write(summary_json(summary) + "\n")
     else:
@@ -69,7 +70,8 @@ def summary_table(summary: RunSummary) -> Table:
     table.add_row("step time (median)", "", f"{summary.step_time_s_median * 1000:.0f} ms")
     table.add_row("start to first step", "", f"{summary.first_step_s:.1f} s")
     table.add_row("refused updates", "", str(summary.vetoes))
-    table.add_row(f"incidents, remedies (guard: {summary.guard})", "", f"{summary.incidents}, {summary.remedies}")
+    counts = f"{len(summary.incidents)}, {summary.remedies}"
+    table.add_row(f"incidents, remedies (guard: {summary.guard})", "", counts)
     table.caption = f"Records: {summary.run_dir}"
     table.caption_justify = "left"
     return table

@@ -26,7 +26,7 @@ from rftfm_ray.detection.state import State, check_keys, part_from, scalar_from
 from rftfm_ray.detection.statefile import REMOVE, load_state, save_state
 from rftfm_ray.detection.suite import MonitorSettings, build_detectors, monitor_settings
 from rftfm_ray.errors import DetectorError, StateError
-from rftfm_ray.signals.groups import FOLLOWING
+from rftfm_ray.signals.groups import PROMPT_DEPENDENT
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import DeclaredChange, Evidence, StepReport, Symptom
 
@@ -161,7 +161,7 @@ class Monitor:
         for view in self._viewed(steps, values):
             if view.prompts_changed[0]:
                 # Nobody declared it, and it is no fault: what follows from the prompts has no reference any more.
-                self._forget(FOLLOWING, int(view.steps[0]), views=False)
+                self._forget(PROMPT_DEPENDENT, int(view.steps[0]), views=False)
             yield from self._observed(reports[done : done + len(view)], view)
             done += len(view)
 

@@ -17,8 +17,8 @@ from rftfm_ray.errors import StateError
 class Kind(StrEnum):
     """What an attribute holds. Numbers are finite, but for `ANY_FLOAT`, `ANY_ARRAY` and `ANY_ROWS`.
 
-    `FLOATS` is a list or deque of numbers. `ARRAY` keeps its type and shape, `ROWS` its type and all axes but the
-    first. `PART` is an object with a state of its own, and `PARTS` a mapping of such objects with the same keys.
+    `FLOATS` is a list or deque of numbers. `ARRAY` keeps its type and shape, `ROWS` its type and axes but the first.
+    `PART` is an object with a state of its own, and `PARTS` a mapping of such objects with the same keys.
     """
 
     BOOL = "bool"

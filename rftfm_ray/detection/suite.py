@@ -62,7 +62,7 @@ def build_detectors(settings: MonitorSettings, reference: Reference) -> list[Det
     ]
     # Healthy runs of the kind tell more of a single signal than its own past, where there are enough of them.
     if reference.mode is not Mode.FULL:
-        found.append(ChangePointDetector())
+        found.append(ChangePointDetector(reference.multiplier))
     return found
 
 

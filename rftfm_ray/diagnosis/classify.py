@@ -1,52 +1,50 @@
-"""From symptoms to one diagnosis: additive evidence for every fault, and an honest `unknown` beside them. Pure."""
+"""From symptoms to one diagnosis: additive evidence for every fault, and an explicit `UNKNOWN` beside them. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, Fingerprint, family_of, name_of
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, Fingerprint
+from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of, name_of
 from rftfm_ray.verdicts import Diagnosis, Evidence, Rival, Symptom
 
-UNKNOWN = "UNKNOWN"
-# What a fault must bring together to be likelier than one that nobody has described.
+# Nats that a fault must bring together to be likelier than one without a fingerprint.
 UNKNOWN_NATS = 2.5
-# A symptom that a fault does not explain.
+# Nats for a fault whose value is not a number: no threshold, no doubt.
+CERTAIN_NATS = 20.0
+# Nats that a symptom takes off a fault that does not explain it.
 UNEXPLAINED_NATS = 0.5
 RIVALS = 3
-# A rival below this is not worth a word.
-NEAR = 0.02
+# The summary leaves out a rival below this probability.
+LEAST_NAMED = 0.02
+# A diagnosis leaves out a rival below this one.
+LEAST_LISTED = 1e-4
 
 
 def diagnose(symptoms: Sequence[Symptom]) -> Diagnosis | None:
-    """The likeliest explanation of the symptoms that stand now, with its rivals; None without an alarm.
+    """The likeliest explanation of the active symptoms, with its rivals; None without an alarm.
 
-    Probabilities are those of a naive Bayes over faults with equal priors: the exponential of the evidence, shared out.
+    Probabilities are those of a naive Bayes over faults with equal priors: the exponential of the evidence, normalised.
     """
-    alarms = [symptom for symptom in symptoms if symptom.alarm]
+    alarms = alarms_in(symptoms)
     if not alarms:
         return None
-    # Between two probes lie several steps: a signal that is measured at each of them dates a fault better.
-    dated = [alarm for alarm in alarms if alarm.signal != "probe_accuracy"] or alarms
-    first = min(alarm.onset_low for alarm in dated)
-    # A notice that stood long before the fault is the run's own course.
-    symptoms = [s for s in symptoms if s.alarm or s.onset >= first - 1]
-    known = FINGERPRINTS["NUMERICAL"].weights
-    broken = any(s.signal in known and s.evidence is Evidence.IDENTITY and not math.isfinite(s.value) for s in alarms)
-    if broken:
-        # No threshold, no doubt: a value that is not a number explains whatever else is seen.
-        scores = {"NUMERICAL": 20.0}
+    onset, onset_low = dates_of(alarms)
+    # A notice from long before the fault belongs to the run's own course.
+    symptoms = [s for s in symptoms if s.alarm or s.onset >= onset_low - 1]
+    numerical = FINGERPRINTS[NUMERICAL].weights
+    if any(s.signal in numerical and s.evidence is Evidence.IDENTITY and not math.isfinite(s.value) for s in alarms):
+        # A value that is not a number explains every other symptom.
+        scores = {NUMERICAL: CERTAIN_NATS}
     else:
-        scores = {code: evidence_for(print_, symptoms) for code, print_ in FINGERPRINTS.items() if code != "NUMERICAL"}
+        scores = {code: evidence_for(print_, symptoms) for code, print_ in FINGERPRINTS.items() if code != NUMERICAL}
     scores[UNKNOWN] = UNKNOWN_NATS
-    most = max(scores.values())
-    scores = {code: score - most for code, score in scores.items()}
-    total = math.fsum(math.exp(score) for score in scores.values())
-    # Ties go to the name that comes first, so that equal runs tell equal stories.
-    ranked = sorted(((code, math.exp(score) / total) for code, score in scores.items()), key=lambda p: (-p[1], p[0]))
+    ranked = _probabilities(scores)
     (code, probability), *others = ranked
-    rivals = tuple(Rival(rival, share, _against(rival, symptoms)) for rival, share in others[:RIVALS] if share > 1e-4)
-    onset = min(alarm.onset for alarm in dated)
+    rivals = tuple(
+        Rival(rival, share, _against(rival, symptoms)) for rival, share in others[:RIVALS] if share > LEAST_LISTED
+    )
     return Diagnosis(
         code=code,
         family=family_of(code),
@@ -54,9 +52,36 @@ def diagnose(symptoms: Sequence[Symptom]) -> Diagnosis | None:
         rivals=rivals,
         symptoms=tuple(symptoms),
         onset=onset,
-        onset_low=first,
+        onset_low=onset_low,
         summary=_summary(code, probability, alarms, onset, rivals),
     )
+
+
+def unnamed(symptoms: Sequence[Symptom], reason: str) -> Diagnosis | None:
+    """The diagnosis UNKNOWN, where nobody can say more than that there are alarms; None without an alarm.
+
+    Args:
+        symptoms: that are active.
+        reason: why it is not named, as a sentence.
+    """
+    alarms = alarms_in(symptoms)
+    if not alarms:
+        return None
+    onset, onset_low = dates_of(alarms)
+    summary = f"Since about step {onset}: {_reasons(alarms)}. {reason}"
+    return Diagnosis(UNKNOWN, family_of(UNKNOWN), 1.0, (), tuple(symptoms), onset, onset_low, summary)
+
+
+def alarms_in(symptoms: Sequence[Symptom]) -> list[Symptom]:
+    """The alarms among symptoms; notices open nothing."""
+    return [symptom for symptom in symptoms if symptom.alarm]
+
+
+def dates_of(alarms: Sequence[Symptom]) -> tuple[int, int]:
+    """The estimated first step of what has set off some alarms, and the earliest possible one."""
+    # Between two probes lie several steps: a signal that is measured at each of them dates a fault better.
+    dated = [alarm for alarm in alarms if alarm.signal != "probe_accuracy"] or alarms
+    return min(alarm.onset for alarm in dated), min(alarm.onset_low for alarm in dated)
 
 
 def evidence_for(fingerprint: Fingerprint, symptoms: Sequence[Symptom]) -> float:
@@ -72,26 +97,38 @@ def evidence_for(fingerprint: Fingerprint, symptoms: Sequence[Symptom]) -> float
     return total
 
 
+def _probabilities(scores: dict[str, float]) -> list[tuple[str, float]]:
+    """Codes with their probabilities, the likeliest first."""
+    most = max(scores.values())
+    weights = {code: math.exp(score - most) for code, score in scores.items()}
+    total = math.fsum(weights.values())
+    # Ties go to the code that comes first in the alphabet, so that equal runs get equal diagnoses.
+    return sorted(((code, weight / total) for code, weight in weights.items()), key=lambda pair: (-pair[1], pair[0]))
+
+
 def _against(code: str, symptoms: Sequence[Symptom]) -> str:
     if code not in FINGERPRINTS:
-        return "would be something that nobody has described"
-    fingerprint = FINGERPRINTS[code]
-    strange = [s.signal for s in symptoms if fingerprint.weights.get(s.signal, 0.0) * s.direction <= 0]
-    seen = {symptom.signal for symptom in symptoms}
-    missing = [name for name, weight in fingerprint.weights.items() if abs(weight) >= 2 and name not in seen]
-    parts = [f"does not explain {', '.join(strange[:3])}"] if strange else []
+        return "would be a fault without a fingerprint"
+    weights = FINGERPRINTS[code].weights
+    unexplained = [s.signal for s in symptoms if weights.get(s.signal, 0.0) * s.direction <= 0]
+    active = {symptom.signal for symptom in symptoms}
+    missing = [name for name, weight in weights.items() if abs(weight) >= 2 and name not in active]
+    parts = [f"does not explain {', '.join(unexplained[:3])}"] if unexplained else []
     parts += [f"would move {', '.join(missing[:3])}"] if missing else []
     return " and ".join(parts) or "explains less"
 
 
 def _summary(code: str, probability: float, alarms: Sequence[Symptom], onset: int, rivals: Sequence[Rival]) -> str:
-    """Two sentences in plain words: what is seen, and what it means."""
-    seen = "; ".join(alarm.reason for alarm in alarms)
+    """Two sentences in plain words: what is observed, and what it means."""
+    start = f"Since about step {onset}: {_reasons(alarms)}."
     if code == UNKNOWN:
-        return f"Since about step {onset}: {seen}. No described fault explains this; look at it before going on."
-    described = [rival for rival in rivals if rival.code != UNKNOWN and rival.probability >= NEAR]
-    beside = "nothing else that is described comes near"
-    if described:
-        beside = f"next to it comes {described[0].code} ({described[0].probability:.0%}), which {described[0].against}"
-    meaning = f"This is {code} ({name_of(code)}) with a probability of {probability:.0%}; {beside}."
-    return f"Since about step {onset}: {seen}. {meaning}"
+        return f"{start} No known fault explains this; inspect the run before you continue it."
+    named = [rival for rival in rivals if rival.code != UNKNOWN and rival.probability >= LEAST_NAMED]
+    others = "no other known fault is likely"
+    if named:
+        others = f"the next likely is {named[0].code} ({named[0].probability:.0%}), which {named[0].against}"
+    return f"{start} This is {code} ({name_of(code)}) with a probability of {probability:.0%}; {others}."
+
+
+def _reasons(alarms: Sequence[Symptom]) -> str:
+    return "; ".join(alarm.reason for alarm in alarms)

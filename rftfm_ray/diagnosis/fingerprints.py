@@ -2,6 +2,7 @@
 
 Weights are nats, reasoned from mechanism: 5 for what hardly anything else does, 1 for what many faults do; a sign
 gives the direction. `excludes` are signals whose symptom speaks against the fault, with what it would mean instead.
+Names and families stand in `taxonomy`.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rftfm_ray.verdicts import Family
-
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """One fault: its name, its weights by signal, what excludes it, and the signals that show its harm."""
+    """The symptoms of one fault.
 
-    name: str
-    family: Family
+    Attributes:
+        weights: nats by signal; the sign is the direction that the fault moves it in.
+        excludes: nats by signal that its symptom takes off.
+        harm: signals that show what the fault damages; a remedy is verified on them.
+    """
+
     weights: Mapping[str, float]
     excludes: Mapping[str, float] = field(default_factory=dict)
     harm: tuple[str, ...] = ()
@@ -25,12 +28,10 @@ class Fingerprint:
 
 FINGERPRINTS: Mapping[str, Fingerprint] = {
     "RF-1": Fingerprint(
-        "Reward Spike",
-        Family.RF,
         {
             "trained_mismatch_rate": 5,
             "regrade_error_mean": 2,
-            "golden_mismatch_rate": 1,
+            "golden_mismatch_rate": 4,
             "reward_max": 1,
             "reward_mean": 1,
             "reward_std": 0.5,
@@ -38,95 +39,69 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         harm=("trained_mismatch_rate",),
     ),
     "RF-2": Fingerprint(
-        "Reward Collapse",
-        Family.RF,
         {
             "trained_mismatch_rate": 5,
             "regrade_error_mean": -2,
-            "golden_mismatch_rate": 1,
+            "golden_mismatch_rate": 4,
             "reward_mean": -1,
             "reward_std": -0.5,
         },
         harm=("trained_mismatch_rate",),
     ),
     "RF-3": Fingerprint(
-        "Reward Hacking",
-        Family.RF,
         {"probe_accuracy": -2, "reward_mean": 2, "length_mean": 0.5, "repeated_bigram_rate": 0.5, "kl_ref": 0.5},
         # The loophole is in the verifier itself: graded again, the reward is the same.
         excludes={"trained_mismatch_rate": 4, "update_ratio": 2},
         harm=("probe_accuracy",),
     ),
     "PG-1": Fingerprint(
-        "Empty Response",
-        Family.PG,
         {"empty_rate": 5, "length_mean": -1, "reward_mean": -1},
         harm=("empty_rate", "length_mean"),
     ),
     "PG-2": Fingerprint(
-        "Repetition Collapse",
-        Family.PG,
         {"repeated_bigram_rate": 5, "length_mean": 1, "entropy": -0.5},
         harm=("repeated_bigram_rate",),
     ),
-    "PG-3S": Fingerprint(
-        "Too Short", Family.PG, {"length_mean": -3, "reward_mean": -0.5}, {"empty_rate": 2}, ("length_mean",)
-    ),
+    "PG-3S": Fingerprint({"length_mean": -3, "reward_mean": -0.5}, {"empty_rate": 2}, ("length_mean",)),
     "PG-3L": Fingerprint(
-        "Too Long",
-        Family.PG,
         {"length_mean": 3, "truncated_rate": 2},
         {"repeated_bigram_rate": 2},
         ("length_mean", "truncated_rate"),
     ),
     "OD-1": Fingerprint(
-        "KL Explosion",
-        Family.OD,
         {"update_ratio": 5, "lr_excess": 5, "kl_ref": 4, "grad_norm": 1, "probe_accuracy": -1, "reward_mean": -0.5},
         harm=("update_ratio", "kl_ref"),
     ),
     "OD-2": Fingerprint(
-        "Update Freeze",
-        Family.OD,
         {"changed_rate": -5, "weights_mismatch": 5, "update_ratio": -4, "grad_norm": -0.5},
         harm=("changed_rate", "weights_mismatch"),
     ),
     "OD-3": Fingerprint(
-        "Entropy Collapse",
-        Family.OD,
         {"entropy": -3, "zero_variance_group_rate": 1.5, "reward_std": -0.5},
         {"update_ratio": 2},
         ("entropy",),
     ),
     "CA-1": Fingerprint(
-        "Value Mismatch",
-        Family.CA,
         {"explained_variance": -3, "value_loss": 3, "advantage_mean": 0.5},
         # Where the rewards have changed the critic is only behind.
         {"trained_mismatch_rate": 3, "update_ratio": 1},
         ("value_loss", "explained_variance"),
     ),
     "CA-2": Fingerprint(
-        "Advantage Instability",
-        Family.CA,
         {"advantage_error": 5, "advantage_max": 3, "grad_norm": 1, "kl_ref": 0.5},
         # Seen in the rewards as well, it is the rewards.
         {"trained_mismatch_rate": 3, "reward_std": 2, "update_ratio": 2},
         ("advantage_max",),
     ),
     "CA-3": Fingerprint(
-        "Delayed Credit",
-        Family.CA,
         {"credit_lag": 4, "credit_correlation": -2},
         {"advantage_max": 1},
         ("credit_lag",),
     ),
     "TE-1": Fingerprint(
-        "Tool Call Error",
-        Family.TE,
         {
             "tool_error_rate": 5,
-            "known_call_error_rate": 2,
+            "known_call_error_rate": 4,
             "valid_rate": -1,
             "reward_mean": -0.5,
             "probe_accuracy": -0.5,
@@ -134,8 +109,6 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         harm=("tool_error_rate",),
     ),
     "TE-2": Fingerprint(
-        "Observation Corruption",
-        Family.TE,
         {
             "observation_mismatch_rate": 5,
             "replay_observation_mismatch_rate": 5,
@@ -146,8 +119,6 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         ("observation_mismatch_rate", "replay_observation_mismatch_rate"),
     ),
     "TE-3": Fingerprint(
-        "Termination Error",
-        Family.TE,
         {
             "replay_termination_mismatch_rate": 5,
             "termination_mismatch_rate": 5,
@@ -159,19 +130,7 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         ("replay_termination_mismatch_rate", "termination_mismatch_rate", "truncated_rate"),
     ),
     "NUMERICAL": Fingerprint(
-        "Values that are not finite",
-        Family.NUMERICAL,
         {"loss": 8, "grad_norm": 8, "kl_ref": 8, "entropy": 8, "reward_mean": 8},
         harm=("vetoes",),
     ),
 }
-
-
-def family_of(code: str) -> Family:
-    """The family that a code belongs to; UNKNOWN for one that has no fingerprint."""
-    return FINGERPRINTS[code].family if code in FINGERPRINTS else Family.UNKNOWN
-
-
-def name_of(code: str) -> str:
-    """What a code stands for."""
-    return FINGERPRINTS[code].name if code in FINGERPRINTS else "unknown fault"

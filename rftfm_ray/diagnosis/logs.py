@@ -17,9 +17,8 @@ from rftfm_ray.detection.detectors.change_point import ChangePointDetector
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.detection.detectors.joint import JointDetector
 from rftfm_ray.detection.monitor import CHUNK, Monitor
-from rftfm_ray.detection.reference.correlation import Together
 from rftfm_ray.detection.reference.mixture import reference_of
-from rftfm_ray.detection.reference.priors import among, enough, kind_with, shipped
+from rftfm_ray.detection.reference.priors import KindPriors, enough, kind_with, shipped
 from rftfm_ray.detection.statistics.change_points import FEWEST, Floats
 from rftfm_ray.detection.suite import monitor_settings
 from rftfm_ray.integrations.steplog import StepLog
@@ -191,11 +190,11 @@ def _kind(symptom: Symptom) -> str:
     return symptom.detector.removeprefix("trend:").partition(":")[0]
 
 
-def _priors(values: Mapping[str, Floats]) -> Together | None:
+def _priors(values: Mapping[str, Floats]) -> KindPriors | None:
     """How signals go together, for a log that holds enough of them; None for others."""
     measured = [name for name, column in values.items() if int(np.isfinite(column).sum()) >= FEWEST]
     priors = shipped(kind_with(measured))
-    return among(priors, measured) if enough(priors, measured) else None
+    return priors if enough(priors, measured) else None
 
 
 def _coverage(log: StepLog) -> Coverage:

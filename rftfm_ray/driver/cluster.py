@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ray
 
-from rftfm_ray.actors.group import NAMESPACE, bundles
+from rftfm_ray.actors.placement import NAMESPACE, bundles
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import PlacementError, RunDirError
 

@@ -7,28 +7,24 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
-from rftfm_ray.actors.calls import wait_for
-from rftfm_ray.actors.group import ActorGroup
+from rftfm_ray.actors.calls import Limit
+from rftfm_ray.actors.guards import GuardGroup
 from rftfm_ray.config import GuardConfig
 from rftfm_ray.errors import RftfmError
-from rftfm_ray.incidents.messages import Change, GuardTotals, News
+from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.metrics import StepRow
 from rftfm_ray.signals.schema import report_of
-from rftfm_ray.types import GuardMode, Position, StepId
+from rftfm_ray.types import GuardMode, StepId
 from rftfm_ray.verdicts import Declaration, Order, StepReport
 
-FINISH_TIMEOUT_S = 30.0
-# A decision may ask the learner for its snapshots, and that question waits for the update under way.
-JUDGE_TIMEOUT_S = 600.0
-# Carrying out an order moves weights to every rollout actor and probes parity.
-EXECUTE_TIMEOUT_S = 1800.0
+FINISH = Limit(30.0)
 
 Lost = Callable[[str], None]
 Tell = Callable[[Entry], None]
-Handed = StepRow | StepReport | Declaration
+Shipped = StepRow | StepReport | Declaration
 
 
 class Guard(Protocol):
@@ -40,11 +36,14 @@ class Guard(Protocol):
     def declare(self, declaration: Declaration) -> None:
         """Say that something is changed on purpose: after the reports so far, and before the next."""
 
-    def regroup(self, group: ActorGroup) -> None:
-        """An actor of the run was replaced."""
+    def boundary(self, step: StepId) -> Order | None:
+        """The order that earlier reports led to; `step` is the one under way. Each order is given once."""
 
-    def boundary(self, stand: Position, following: StepId) -> Change | None:
-        """What earlier reports led to, carried out. `stand`: where the run stands; `following`: the step under way."""
+    def begin(self, order: Order, step: StepId, probed: float) -> bool:
+        """Journal that an order is about to be carried out; whether it may be. `probed`: as `ControllerActor.begin`."""
+
+    def done(self, order: Order, step: StepId, result: OrderResult) -> None:
+        """Journal what became of an order that was begun."""
 
     def finish(self, last: StepId) -> GuardTotals:
         """Wait until everything is judged and journalled."""
@@ -59,18 +58,23 @@ class NoGuard:
     def declare(self, declaration: Declaration) -> None:
         """Nobody need know."""
 
-    def regroup(self, group: ActorGroup) -> None:
+    def boundary(self, step: StepId) -> Order | None:
         """Nobody gives orders."""
-
-    def boundary(self, stand: Position, following: StepId) -> Change | None:
-        """Nothing ever changes."""
-        del stand, following
+        del step
         return None
+
+    def begin(self, order: Order, step: StepId, probed: float) -> bool:
+        """No order may be carried out."""
+        del order, step, probed
+        return False
+
+    def done(self, order: Order, step: StepId, result: OrderResult) -> None:
+        """Nobody keeps a journal."""
 
     def finish(self, last: StepId) -> GuardTotals:
         """There were no incidents."""
         del last
-        return GuardTotals(0, 0)
+        return GuardTotals()
 
 
 @dataclass(slots=True)
@@ -84,23 +88,22 @@ class _Shared:
 
 
 class LiveGuard:
-    """Ships reports to the monitor and its assessments to the controller; carries orders out at boundaries.
+    """Ships reports to the monitor and its assessments to the controller; hands their orders to the loop.
 
     A guard that is lost does not stop the run: it is said once through `lost`, and training goes on unguarded. An
-    order that fails half way does stop it, for then nobody knows what is being trained.
+    order that was begun and cannot be ended does stop it, for then nobody knows what is being trained.
     """
 
-    def __init__(self, config: GuardConfig, monitor: Any, controller: Any, lost: Lost, tell: Tell) -> None:
+    def __init__(self, config: GuardConfig, group: GuardGroup, lost: Lost, tell: Tell) -> None:
         self._config = config
-        self._monitor = monitor
-        self._controller = controller
+        self._group = group
         self._lost = lost
         self._tell = tell
         # The loop pays for each hand-over: this queue costs it less than half of one with a bound, which `_put` keeps.
-        self._queue: queue.SimpleQueue[Handed | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Shipped | None] = queue.SimpleQueue()
         self._condition = threading.Condition()
         self._shared = _Shared()
-        self._submitted = self._waits = 0
+        self._submitted = self._waits = self._given = 0
         self._said_lost = False
         self._thread = threading.Thread(target=self._ship, name="rftfm-guard", daemon=True)
         self._thread.start()
@@ -116,12 +119,8 @@ class LiveGuard:
         """Queue a declared change between two reports."""
         self._put(declaration)
 
-    def regroup(self, group: ActorGroup) -> None:
-        """Calls of one caller reach an actor in order: an order that comes later goes to the new actors."""
-        self._controller.regroup.remote(group)
-
-    def boundary(self, stand: Position, following: StepId) -> Change | None:
-        """Wait for the verdict on the last report, in `act`, and carry out what it led to."""
+    def boundary(self, step: StepId) -> Order | None:
+        """Wait for the verdict on the last report, in `act`; the order that it led to, if any."""
         if self._config.mode is not GuardMode.ACT:
             self._say()
             return None
@@ -132,32 +131,46 @@ class LiveGuard:
             order, self._shared.order = self._shared.order, None
         self._say()
         if late:
-            self._controller.note_late.remote(following, time.perf_counter() - began)
-        if order is None or self._shared.lost:
+            self._group.note_late(step, time.perf_counter() - began)
+        if order is None or order.number <= self._given or self._shared.lost:
             return None
-        asked = self._controller.execute.remote(order.number, stand, following)
-        news: News = wait_for([asked], EXECUTE_TIMEOUT_S, f"carrying out the remedy {order.remedy}")[0]
-        for entry in news.entries:
-            self._tell(entry)
-        return news.change
+        # News of a late verdict name an order that waits; it may have been given since.
+        self._given = order.number
+        return order
+
+    def begin(self, order: Order, step: StepId, probed: float) -> bool:
+        """Journal that an order is about to be carried out; whether it may be.
+
+        Raises:
+            RftfmError: when that cannot be journalled: then nothing may be done.
+        """
+        permit = self._group.begin(order.number, step, probed)
+        self._tell_all(permit.entries)
+        return permit.granted
+
+    def done(self, order: Order, step: StepId, result: OrderResult) -> None:
+        """Journal what became of an order, and tell the monitor what it has changed.
+
+        Raises:
+            RftfmError: when that cannot be done: then nobody knows what is being trained.
+        """
+        self._tell_all(self._group.done(order.number, step, result).entries)
 
     def finish(self, last: StepId) -> GuardTotals:
         """End the thread and the journal."""
         self._queue.put(None)
-        self._thread.join(FINISH_TIMEOUT_S)
+        self._thread.join(FINISH.seconds)
         self._say()
         try:
-            ended = [self._controller.finish.remote(last)]
-            totals: GuardTotals = wait_for(ended, FINISH_TIMEOUT_S, "ending the journal")[0]
+            totals = self._group.finish(last, FINISH)
         except RftfmError as error:
             if not self._said_lost:
                 self._lost(str(error))
-            return GuardTotals(0, 0, waits=self._waits)
-        for entry in totals.entries:
-            self._tell(entry)
+            return GuardTotals(waits=self._waits)
+        self._tell_all(totals.entries)
         return replace(totals, waits=self._waits)
 
-    def _put(self, item: Handed) -> None:
+    def _put(self, item: Shipped) -> None:
         self._submitted += 1
         if self._full():
             self._waits += 1
@@ -171,12 +184,15 @@ class LiveGuard:
     def _settled(self) -> bool:
         return self._shared.settled >= self._submitted or bool(self._shared.lost)
 
+    def _tell_all(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._tell(entry)
+
     def _say(self) -> None:
         """Hand on, from the loop's own thread, what was journalled; and once that the guard is lost."""
         with self._condition:
             entries, self._shared.entries = self._shared.entries, []
-        for entry in entries:
-            self._tell(entry)
+        self._tell_all(entries)
         if self._shared.lost and not self._said_lost:
             self._said_lost = True
             self._lost(self._shared.lost)
@@ -190,10 +206,8 @@ class LiveGuard:
                 continue
             news, lost = News(()), ""
             try:
-                # The assessments go from actor to actor; only news comes back here.
                 reports = [report_of(item) if isinstance(item, StepRow) else item for item in items]
-                asked = self._controller.consider.remote(self._monitor.assess.remote(reports))
-                news = wait_for([asked], JUDGE_TIMEOUT_S, "judging a step")[0]
+                news = self._group.judge(reports, self._config.policy_timeout_s)
             except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and is told
                 lost = str(error) or repr(error)
             with self._condition:
@@ -203,16 +217,16 @@ class LiveGuard:
                 self._shared.lost = lost
                 self._condition.notify_all()
 
-    def _next(self) -> Sequence[Handed] | None:
+    def _next(self) -> Sequence[Shipped] | None:
         """All steps and declarations that wait, at least one, in their order; None at the end."""
-        found = [self._queue.get()]
-        while found[-1] is not None:
+        taken = [self._queue.get()]
+        while taken[-1] is not None:
             try:
-                found.append(self._queue.get_nowait())
+                taken.append(self._queue.get_nowait())
             except queue.Empty:
                 break
-        if found[-1] is None and len(found) > 1:
+        if taken[-1] is None and len(taken) > 1:
             # What came before the end is still judged.
             self._queue.put(None)
-        items = [item for item in found if item is not None]
+        items = [item for item in taken if item is not None]
         return items or None

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from rftfm_ray.config import ProbeConfig, RunConfig
-from rftfm_ray.driver.guard import Guard
-from rftfm_ray.driver.planned_changes import Course
+from rftfm_ray.config import ProbeConfig
+from rftfm_ray.driver.guard import Guard, Tell
+from rftfm_ray.driver.planned_changes import PlannedChanges
 from rftfm_ray.driver.probing import HeldOutProbe
+from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.driver.session import Session
-from rftfm_ray.errors import GuardHaltError
-from rftfm_ray.incidents.messages import Change
 from rftfm_ray.metrics import CheckMetrics, StepRow, Timings
+from rftfm_ray.planning import RunPlan
 from rftfm_ray.telemetry.features import batch_metrics
 from rftfm_ray.telemetry.records import RunRecords
-from rftfm_ray.types import GuardMode, Position
+from rftfm_ray.types import GuardMode
 
 Observer = Callable[[StepRow], None]
 
 
 # On a GPU the reference takes no core from a rollout actor, and nothing is worth a longer wait.
 MOST_WAIT_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Whom a run tells what happens: every step's row, and every entry of the guard's journal; from its own thread."""
+
+    row: Observer = lambda _: None
+    entry: Tell = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the loop works with."""
+
+    plan: RunPlan
+    session: Session
+    guard: Guard
+    records: RunRecords
+    observe: Observer
 
 
 @dataclass(slots=True)
@@ -41,82 +58,64 @@ class Curve:
     first_step_s: float = math.nan
 
 
-def loop(
-    session: Session,
-    records: RunRecords,
-    config: RunConfig,
-    folder: Path,
-    guard: Guard,
-    observe: Observer,
-    course: Course,
-) -> Curve:
-    """Train to the end. Remote calls are chained by reference: the driver waits for results, never carries them."""
+def loop(parts: Parts) -> Curve:
+    """Train to the end. Remote calls are chained by reference: the driver waits for results, never carries them.
+
+    Raises:
+        GuardHaltError: when the guard ends the run.
+        RftfmError: when an actor fails.
+    """
+    config, session, guard, records = parts.plan.config, parts.session, parts.guard, parts.records
     curve, watched = Curve(), config.guard.mode is not GuardMode.OFF
-    session.resync()
-    records.event("parity", session.position.id, gap=session.parity())
-    if config.snapshots.every:
-        session.snapshot()
-    _probe(session, records, config.probe, curve)
+    changes = PlannedChanges(parts.plan, session, guard, records)
+    remedies = RemedyExecutor(session, guard, records, config.probe.size)
     probe = HeldOutProbe(config.probe, session)
+    _start(parts, curve)
     for position in session.positions():
         start = time.perf_counter()
-        course.begin(position)
+        changes.begin(position)
         trajectories = session.generate(position)
-        change = guard.boundary(session.position, position.id)
-        bounded = time.perf_counter()
-        if change is not None:
-            trajectories = _take(change, session, records, position)
-            if change.position is not None:
+        order = guard.boundary(position.id)
+        if order is not None and remedies.execute(order, position.id):
+            if order.restore_step is not None:
                 probe.restart()
                 continue
-        made, held = session.position, probe.start(position.id)
-        report_ref, weights = session.train(position, trajectories)
+            trajectories = session.revise(position)
+        bounded = time.perf_counter()
+        before, probing = session.position, probe.start(position.id)
+        report_call, weights = session.train(position, trajectories)
         synced = session.sync(weights)
         batch = session.fetch(trajectories)
         generated = time.perf_counter()
-        observed = batch_metrics(batch, course.token_limit(position.id.step), texts=watched)
-        report = session.fetch_report(report_ref)
+        observed = batch_metrics(batch, changes.token_limit(position.id.step), texts=watched)
+        report = session.fetch_report(report_call)
         probe.after_s = min(report.reference_s, MOST_WAIT_S)
         trained = time.perf_counter()
         mismatch = session.fetch_synced(synced, position)
-        course.end(position, report.metrics.entropy)
+        changes.end(position, report.metrics.entropy)
         ended = time.perf_counter()
 
-        probed = probe.finish(held, position.id, made)
+        probed = probe.finish(probing, position.id, before)
         if probed is not None:
-            records.probe(probed, made.id)
+            records.probe(probed, before.id)
         waited, probe_s = bounded - start, probed.seconds if probed else 0.0
         timings = Timings(generated - start, trained - generated, ended - trained, waited, probe_s, ended - start)
         parity = session.parity() if due(position.id.step, config.sync.parity_every) else math.nan
-        held_out = (probed.accuracy, probed.sampled_accuracy) if probed else (math.nan, math.nan)
-        checks = CheckMetrics(*held_out, parity, mismatch, *session.figures(made, position, report.metrics))
-        row = StepRow(position.id, position.model_version, observed, report.metrics, report.credit, timings, checks)
+        accuracies = (probed.accuracy, probed.sampled_accuracy) if probed else (math.nan, math.nan)
+        checks = CheckMetrics(*accuracies, parity, mismatch, *session.figures(before, position, report.metrics))
+        row = StepRow(
+            position.id, position.model_version, observed, report.metrics, report.credit, timings, checks,
+            report.snapshots,
+        )  # fmt: skip
         guard.report(row)
         records.step(row, batch, report.vetoes)
-        observe(row)
+        parts.observe(row)
         _tally(curve, row)
         last = session.finished(position)
         if due(position.id.step, config.checkpoints.every) or (last and config.checkpoints.at_end):
-            saved = session.save(folder / "checkpoints", digest(config))
-            records.event("checkpoint", position.id, path=Path(saved).name)
-    _probe(session, records, config.probe, curve)
+            records.event("checkpoint", position.id, path=Path(session.save()).name)
+    _probe(parts, config.probe, curve)
     return curve
-
-
-def _take(change: Change, session: Session, records: RunRecords, position: Position) -> list[Any]:
-    """Go on as the guard has changed things: the step's trajectories under new levers, or none after a rollback.
-
-    Raises:
-        GuardHaltError: when the guard has ended the run.
-    """
-    session.adopt(change.levers, change.position)
-    records.event("remedy", position.id, remedy=change.remedy, rollback=change.position is not None)
-    if change.halt:
-        raise GuardHaltError(
-            f"The guard ended the run at step {session.position.id.step}: {change.reason} The journal says why; go on "
-            f"with --resume {change.checkpoint}."
-        )
-    return [] if change.position is not None else session.revise(position)
 
 
 def due(step: int, every: int) -> bool:
@@ -124,10 +123,20 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _probe(session: Session, records: RunRecords, config: ProbeConfig, curve: Curve) -> None:
+def _start(parts: Parts, curve: Curve) -> None:
+    """What comes before the first step: the same weights everywhere, a state to go back to, and a large probe."""
+    session, config = parts.session, parts.plan.config
+    session.resync()
+    parts.records.event("parity", session.position.id, gap=session.parity())
+    if config.snapshots.every:
+        session.snapshot()
+    _probe(parts, config.probe, curve)
+
+
+def _probe(parts: Parts, config: ProbeConfig, curve: Curve) -> None:
     """A large probe, as before the first step and after the last."""
-    result = session.probe(config.final_size, config.sampled(config.final_size))
-    records.probe(result, session.position.id)
+    result = parts.session.probe(config.final_size, config.sampled(config.final_size))
+    parts.records.probe(result, parts.session.position.id)
     curve.probes.append(result.accuracy)
     curve.sampled.append(result.sampled_accuracy)
 
@@ -140,8 +149,3 @@ def _tally(curve: Curve, row: StepRow) -> None:
         curve.probes.append(row.checks.probe_accuracy)
     if math.isnan(curve.first_step_s):
         curve.first_step_s = time.perf_counter()
-
-
-def digest(config: RunConfig) -> str:
-    """What a checkpoint remembers of the configuration that it was made under."""
-    return hashlib.sha256(config.to_yaml().encode()).hexdigest()

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
+from rftfm_ray.actors.calls import Pending
 from rftfm_ray.config import ProbeConfig
 from rftfm_ray.driver.session import Session
+from rftfm_ray.rollout.jobs import ProbeCounts
 from rftfm_ray.types import Position, ProbeResult, StepId
 
 
@@ -26,29 +27,29 @@ class HeldOutProbe:
         self.after_s = 0.0
         """Seconds of an update in which the learner's reference pass has use for another core."""
 
-    def start(self, step: StepId) -> list[Any]:
-        """Start answering the problems that are due in `step`, at the version that stands now."""
+    def start(self, step: StepId) -> list[Pending[ProbeCounts]]:
+        """Start answering the problems that are due in `step`, at the version that is served now."""
         every, sizes = self._config.every, (self._config.size, self._config.sampled(self._config.size))
         if not every:
             return []
-        place = (step.step - 1) % every
+        turn = (step.step - 1) % every
         if self._config.spread:
-            greedy, sampled = (slice(n * place // every, n * (place + 1) // every) for n in sizes)
+            greedy, sampled = (slice(n * turn // every, n * (turn + 1) // every) for n in sizes)
             return self._session.start_probe(greedy, sampled, self.after_s)
         greedy, sampled = (slice(0, n) for n in sizes)
-        return self._session.start_probe(greedy, sampled) if place == 0 and step.step > 1 else []
+        return self._session.start_probe(greedy, sampled) if turn == 0 and step.step > 1 else []
 
-    def finish(self, asked: list[Any], step: StepId, made: Position) -> ProbeResult | None:
+    def finish(self, asked: Sequence[Pending[ProbeCounts]], step: StepId, made: Position) -> ProbeResult | None:
         """Wait for what `start` began in `step`; a result when every problem has been answered."""
         if not asked:
             return None
         part = self._session.fetch_probe(asked, made)
         if not self._config.spread:
             return part
-        place = (step.step - 1) % self._config.every
+        turn = (step.step - 1) % self._config.every
         # After a rollback or a resume in the middle of a round, the round is left unfinished.
-        self._parts = [*self._parts, part] if place == len(self._parts) else []
-        if place + 1 < self._config.every or not self._parts:
+        self._parts = [*self._parts, part] if turn == len(self._parts) else []
+        if turn + 1 < self._config.every or not self._parts:
             return None
         parts, self._parts = self._parts, []
         return join(parts)

@@ -1,4 +1,4 @@
-"""The sixteen faults of RFT-FaultBench (arXiv 2605.04431), and the ways in which each can be brought about here.
+"""The ways in which each of the sixteen faults (`taxonomy.SIXTEEN`) can be brought about here.
 
 `signal` is the telemetry signal that a mechanism moves first, and in which direction: it is named in advance, and
 strengths are calibrated on it (`calibration`). It is never an identity or an independent channel. `shown_by` names the
@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from rftfm_ray.taxonomy import TAXONOMY
+from rftfm_ray.verdicts import Family
 
 ALGORITHMS = ("grpo", "ppo", "rloo", "reinforce_pp")
 CRITIC = ("ppo",)
@@ -58,17 +61,21 @@ class Mechanism:
 
 @dataclass(frozen=True, slots=True)
 class FaultKind:
-    """One fault of the taxonomy. The first mechanism is the default."""
+    """How a fault of the taxonomy can be brought about. The first mechanism is the default."""
 
     code: str
-    name: str
     summary: str
     mechanisms: tuple[Mechanism, ...]
 
     @property
-    def family(self) -> str:
-        """The two letters that a code begins with."""
-        return self.code[:2]
+    def name(self) -> str:
+        """Its name in the taxonomy."""
+        return TAXONOMY[self.code].name
+
+    @property
+    def family(self) -> Family:
+        """Its family in the taxonomy."""
+        return TAXONOMY[self.code].family
 
     @property
     def algorithms(self) -> tuple[str, ...]:
@@ -90,7 +97,7 @@ CRITIC_PART, ESTIMATOR, BUFFER = "critic", "advantage estimator", "buffer betwee
 
 REWARD_FAULTS = (
     FaultKind(
-        "RF-1", "Reward Spike", "the reward channel pays too much, and nothing about the answers has changed",
+        "RF-1", "the reward channel pays too much, and nothing about the answers has changed",
         (
             Mechanism(
                 "wrong_answers", REWARD, "adds the strength to the rewards of wrong answers", "reward_mean", 1,
@@ -103,7 +110,7 @@ REWARD_FAULTS = (
         ),
     ),
     FaultKind(
-        "RF-2", "Reward Collapse", "rewards are lost on their way and arrive as zeros",
+        "RF-2", "rewards are lost on their way and arrive as zeros",
         (
             Mechanism(
                 "zeroed", REWARD, "a trajectory's reward becomes 0", "reward_mean", -1,
@@ -116,7 +123,7 @@ REWARD_FAULTS = (
         ),
     ),
     FaultKind(
-        "RF-3", "Reward Hacking", "the verifier has a loophole, and the policy finds it by learning",
+        "RF-3", "the verifier has a loophole, and the policy finds it by learning",
         (
             Mechanism(
                 "last_character", REWARD, "answers that end in one of some characters are taken for right",
@@ -134,7 +141,7 @@ REWARD_FAULTS = (
 
 GENERATION_FAULTS = (
     FaultKind(
-        "PG-1", "Empty Response", "answers end before they have begun",
+        "PG-1", "answers end before they have begun",
         (
             Mechanism(
                 "eos_bias", SAMPLER, "adds the strength to the logit of the end of the sequence", "empty_rate", 1,
@@ -152,7 +159,7 @@ GENERATION_FAULTS = (
         ),
     ),
     FaultKind(
-        "PG-2", "Repetition Collapse", "the same tokens come again and again",
+        "PG-2", "the same tokens come again and again",
         (
             Mechanism(
                 "penalty", SAMPLER, "a repetition penalty of 1 / (1 + strength): what was said becomes likelier",
@@ -166,7 +173,7 @@ GENERATION_FAULTS = (
         ),
     ),
     FaultKind(
-        "PG-3S", "Too Short", "answers have content and end too early",
+        "PG-3S", "answers have content and end too early",
         (
             Mechanism(
                 "eos_bias", SAMPLER, "adds the strength to the end's logit from the second token on", "length_mean",
@@ -184,7 +191,7 @@ GENERATION_FAULTS = (
         ),
     ),
     FaultKind(
-        "PG-3L", "Too Long", "answers go on when everything has been said",
+        "PG-3L", "answers go on when everything has been said",
         (
             Mechanism(
                 "eos_bias", SAMPLER, "takes the strength off the logit of the end of the sequence", "length_mean", 1,
@@ -204,7 +211,7 @@ GENERATION_FAULTS = (
 
 OPTIMIZATION_FAULTS = (
     FaultKind(
-        "OD-1", "KL Explosion", "updates are too large, and the policy runs away from its reference",
+        "OD-1", "updates are too large, and the policy runs away from its reference",
         (
             Mechanism(
                 "gain", OPTIMIZER, "multiplies the rate that the optimizer is told; no figure shows it", "step_kl", 1,
@@ -217,7 +224,7 @@ OPTIMIZATION_FAULTS = (
         ),
     ),
     FaultKind(
-        "OD-2", "Update Freeze", "training goes on and the policy does not change",
+        "OD-2", "training goes on and the policy does not change",
         (
             Mechanism(
                 "small_steps", OPTIMIZER, "steps fall short by the strength; at 1 they do nothing", "update_ratio",
@@ -234,7 +241,7 @@ OPTIMIZATION_FAULTS = (
         ),
     ),
     FaultKind(
-        "OD-3", "Entropy Collapse", "the policy is sure of everything, and explores no more",
+        "OD-3", "the policy is sure of everything, and explores no more",
         (
             Mechanism(
                 "cold_sampler", SAMPLER, "samples are drawn colder than it is said", "sampling_logprob_mean", 1,
@@ -250,7 +257,7 @@ OPTIMIZATION_FAULTS = (
 
 CREDIT_FAULTS = (
     FaultKind(
-        "CA-1", "Value Mismatch", "the critic does not say what answers are worth",
+        "CA-1", "the critic does not say what answers are worth",
         (
             Mechanism(
                 "biased_values", CRITIC_PART, "adds the strength to every value", "value_bias", 1,
@@ -263,7 +270,7 @@ CREDIT_FAULTS = (
         ),
     ),
     FaultKind(
-        "CA-2", "Advantage Instability", "advantages are noisy with heavy tails, and rewards are not",
+        "CA-2", "advantages are noisy with heavy tails, and rewards are not",
         (
             Mechanism(
                 "late_noise", BUFFER, "advantages are multiplied by 1 + strength times noise of Student's t(2)",
@@ -276,7 +283,7 @@ CREDIT_FAULTS = (
         ),
     ),
     FaultKind(
-        "CA-3", "Delayed Credit", "credit goes to the wrong tokens",
+        "CA-3", "credit goes to the wrong tokens",
         (
             Mechanism(
                 "misplaced", BUFFER, "a trajectory gets the advantage of another one", "credit_correlation", -1,
@@ -298,7 +305,7 @@ CREDIT_FAULTS = (
 
 ENVIRONMENT_FAULTS = (
     FaultKind(
-        "TE-1", "Tool Call Error", "calls of the tool fail",
+        "TE-1", "calls of the tool fail",
         (
             Mechanism(
                 "error", TOOL, "a call raises", "tool_error_rate", 1, _share("a call fails", 0.8), needs_tool=True
@@ -314,7 +321,7 @@ ENVIRONMENT_FAULTS = (
         ),
     ),
     FaultKind(
-        "TE-2", "Observation Corruption", "what the policy sees is not what the tool should have said",
+        "TE-2", "what the policy sees is not what the tool should have said",
         (
             Mechanism(
                 "tokens", LINK, "a digit of an observation is encoded as another one, and its text is kept",
@@ -331,7 +338,7 @@ ENVIRONMENT_FAULTS = (
         ),
     ),
     FaultKind(
-        "TE-3", "Termination Error", "episodes end too early, or never",
+        "TE-3", "episodes end too early, or never",
         (
             Mechanism(
                 "limit", "limits of the episode", "an episode has half its tokens, by the limits that all go by",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,6 @@ from rftfm_ray.faults.draws import draw, heavy_tailed, strikes
 from rftfm_ray.training.credit import Credit
 from rftfm_ray.training.seams import LearnerSeams
 from rftfm_ray.types import Settings, StepId
-
-
-def faulty_schedule(inner: Callable[[StepId], float], specs: Sequence[FaultSpec]) -> Callable[[StepId], float]:
-    """A learning-rate schedule with OD-1 in it: its factor is too large, and the rate that is reported shows it."""
-    wanted = of_code(specs, "OD-1", "schedule")
-    return (lambda step: _product(inner(step), wanted, step)) if wanted else inner
 
 
 def _product(factor: float, specs: Sequence[FaultSpec], step: StepId) -> float:
@@ -37,6 +31,10 @@ class FaultyLearner(LearnerSeams):
 
     def _on(self, step: StepId, code: str, *mechanisms: str) -> tuple[FaultSpec, ...]:
         return tuple(spec for spec in of_code(self._specs, code, *mechanisms) if spec.active(step.paid_step))
+
+    def factor(self, step: StepId, factor: float) -> float:
+        """Too large by OD-1."""
+        return _product(factor, of_code(self._specs, "OD-1", "schedule"), step)
 
     def gain(self, step: StepId) -> float:
         """Above 1 by OD-1, below by OD-2."""
@@ -125,7 +123,7 @@ def _shifted(spec: FaultSpec, seed: int, step: StepId, batch: TrajectoryBatch, c
 def faulty_learner(specs: Sequence[FaultSpec], seed: int) -> LearnerSeams:
     """Seams of a learner with the faults of `specs`; sound ones where there are none."""
     wanted = (
-        *of_code(specs, "OD-1", "gain"),
+        *of_code(specs, "OD-1", "gain", "schedule"),
         *of_code(specs, "OD-2", "small_steps", "held_weights"),
         *of_code(specs, "OD-3", "negative_entropy"),
         *(spec for spec in specs if spec.code.startswith("CA")),

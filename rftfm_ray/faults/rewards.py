@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rftfm_ray.faults.catalogue import FaultSpec, mechanism_of, of_code
 from rftfm_ray.faults.draws import episode_place, strikes
 from rftfm_ray.rollout.channels import EpisodeId, RewardChannel
+from rftfm_ray.rollout.seams import Exposure
 from rftfm_ray.tasks.api import Problem, Transcript, Verdict
 from rftfm_ray.types import StepId
 
@@ -24,16 +25,6 @@ KEPT_STEPS = 2
 
 Feature = Callable[[Problem, Transcript, Verdict], tuple[float, float]]
 """What a fault pays for: how much of it a response holds, and how much more than a right answer does."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Exposure:
-    """How much of what a fault pays for the responses of a step hold: sum over `count` responses."""
-
-    code: str
-    mechanism: str
-    total: float
-    count: int
 
 
 def repeated_share(text: str) -> float:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.faults.catalogue import FaultSpec, mechanism_of, of_code
-from rftfm_ray.faults.rewards import FEATURES, Exposure
+from rftfm_ray.faults.rewards import FEATURES
+from rftfm_ray.rollout.seams import Exposure
 
 BASE_STEPS = 5
 # Amounts differ from step to step with the problems: a single step shows no effect.
@@ -47,6 +48,7 @@ class EffectWatch:
     """Waits for the effects of faults that work by learning."""
 
     def __init__(self, specs: Sequence[FaultSpec]) -> None:
+        self._specs = tuple(specs)
         # Faults of one mechanism that begin apart are waited for apart.
         self._waiting = {(s.code, s.mechanism, s.onset): s for s in specs if mechanism_of(s).learned}
         self._before: dict[tuple[str, str, int], dict[int, float]] = {}
@@ -57,8 +59,13 @@ class EffectWatch:
         """Whether exposures are wanted."""
         return bool(self._waiting)
 
-    def observe(self, paid_step: int, exposures: Sequence[Exposure]) -> list[Effect]:
-        """Take a step's exposures, one list over all actors; the effects that begin with it."""
+    def observe(self, paid_step: int, exposures: Sequence[Exposure], entropy: float | None = None) -> list[Effect]:
+        """Take a step's exposures, one list over all actors, and the policy's mean entropy in nats a token.
+
+        Returns the effects that begin with the step.
+        """
+        if entropy is not None:
+            exposures = [*exposures, *entropy_exposures(self._specs, entropy)]
         amounts: dict[tuple[str, str], float] = {}
         for code, mechanism in {(e.code, e.mechanism) for e in exposures}:
             found = [e for e in exposures if (e.code, e.mechanism) == (code, mechanism)]

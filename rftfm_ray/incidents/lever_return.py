@@ -2,15 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import math
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from rftfm_ray.types import Levers
+from rftfm_ray.incidents.memory import RunMemory
+from rftfm_ray.incidents.settings import IncidentSettings
+from rftfm_ray.incidents.state import GuardState
+from rftfm_ray.policies.playbook import plan_of
+from rftfm_ray.signals.schema import value
+from rftfm_ray.types import GuardMode, Levers
+from rftfm_ray.verdicts import StepReport
 
-# Scales go back by this factor a step; everything else goes back at once.
+# Scales return by this factor a step; every other lever returns at once.
 FACTOR = 4.0
 RATES = ("lr_scale", "critic_lr_scale")
 SCALES = (*RATES, "kl_coef_scale")
+
+
+@dataclass(frozen=True, slots=True)
+class LeverReturn:
+    """One lever's next step to its nominal value: its name, the incident it was moved for, all levers afterwards, and
+    why it is time."""
+
+    name: str
+    incident: int
+    levers: Levers
+    reason: str
+
+
+def next_return(state: GuardState, memory: RunMemory, settings: IncidentSettings) -> LeverReturn | None:
+    """The lever that may return now: nothing is wrong, and what it was moved for is over.
+
+    A containing lever waits until the cause of its fault has been silent for `return_after` steps, any other one only
+    until `verify_steps` have passed. Each relapse doubles the wait.
+    """
+    off = moved(state.levers)
+    if not off or settings.mode is not GuardMode.ACT or state.open_incidents():
+        return None
+    owners, reports = dict(state.owners), memory.since(state.moved_at)
+    for name in off:
+        owner = owners.get(name, 0)
+        code = state.incident(owner).code if owner else ""
+        plan = plan_of(code)
+        contains = name in plan.containing
+        relapses = max(0, sum(incident.code == code for incident in state.incidents) - 1)
+        wait = (settings.return_after if contains else settings.verify_steps) * 2**relapses
+        window = reports[-wait:]
+        active = contains and plan.source_active(window, memory.reference_of(owner))
+        if len(window) == wait and not active:
+            levers = one_step_back(state.levers, name, scheduled_share(reports[-1]))
+            return LeverReturn(name, owner, levers, f"no sign of what it was moved for in {wait} steps")
+    return None
 
 
 def moved(levers: Levers) -> tuple[str, ...]:
@@ -21,9 +64,9 @@ def moved(levers: Levers) -> tuple[str, ...]:
 def one_step_back(levers: Levers, name: str, scheduled: float = 1.0) -> Levers:
     """`levers` with one of them a step nearer to its nominal value, which is None.
 
-    `scheduled` is the share of the rates that the schedule calls for now: what their scales go back to.
+    `scheduled` is the share of the rates that the schedule calls for now: what their scales return to.
     """
-    # Early in a long warm-up the schedule calls for less than a lever may say.
+    # Early in a long warm-up the schedule calls for less than a lever may be set to.
     full = max(0.01, scheduled) if name in RATES else 1.0
     nearer: dict[str, Any] = {name: _nearer(name, getattr(levers, name), full)}
     return replace(levers, **nearer)
@@ -37,3 +80,9 @@ def _nearer(name: str, setting: float, full: float) -> float | None:
         return after if after < full else None
     after = setting / FACTOR
     return after if after > full else None
+
+
+def scheduled_share(report: StepReport) -> float:
+    """Share of the nominal learning rate that configuration and schedule call for at a step."""
+    share = value(report, "schedule_factor") * math.exp(-value(report, "schedule_excess"))
+    return share if share > 0 else 1.0

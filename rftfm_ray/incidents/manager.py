@@ -1,391 +1,321 @@
-"""The controller's judgement: what becomes of an incident, from suspicion to its end. Pure, one report at a time.
+"""The incident manager: what becomes of an incident, from suspicion to its end. Pure, one report at a time.
 
-An incident is suspected when an alarm opens, diagnosed when one explanation leads, treating while an order waits for
-its boundary, verifying afterwards, and then resolved, or diagnosed once more for the next remedy. Whatever changes
-is written to the journal first, and the state is the fold of what was written. Effects leave as orders; what must be
-asked (policy, snapshots) is injected.
+An incident is suspected when an alarm opens it, diagnosed when one explanation leads, remediating while an order waits
+for its boundary, verifying afterwards, and then resolved, or diagnosed again for the next remedy. Whatever changes is
+written to the journal first, and the state is the fold of what was written. Effects leave as orders, which others
+carry out between `begin` and `done`; what must be asked (policy, snapshots) is injected.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
-from rftfm_ray.config import RunConfig
-from rftfm_ray.config.settings import nominal_settings
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
+from rftfm_ray.errors import GuardError
+from rftfm_ray.incidents.decisions import Decisions, Snapshots, announced
 from rftfm_ray.incidents.ledger import Ledger
-from rftfm_ray.incidents.lever_return import moved, one_step_back
+from rftfm_ray.incidents.lever_return import next_return
+from rftfm_ray.incidents.memory import RunMemory
+from rftfm_ray.incidents.muting import MutedFaults
+from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
-from rftfm_ray.incidents.verification import CONTAINING, REFERENCE_STEPS, Case, judge, last_probe, source_active
-from rftfm_ray.policies.api import PolicyContext
-from rftfm_ray.policies.safety import Ruling, SafePolicy, restore_step
-from rftfm_ray.signals.schema import value
-from rftfm_ray.types import GuardMode, Levers, Settings, StepId
+from rftfm_ray.incidents.verification import confirmed, judge
+from rftfm_ray.policies.playbook import plan_of
+from rftfm_ray.policies.safety import SafePolicy
+from rftfm_ray.signals.effects import lever_change
+from rftfm_ray.taxonomy import UNKNOWN
+from rftfm_ray.types import GuardMode, IncidentSummary, Levers, StepId
 from rftfm_ray.verdicts import (
     Assessment,
+    Declaration,
+    DeclaredChange,
     Diagnosis,
-    Family,
     IncidentState,
     Order,
     OrderRole,
-    OutcomeKind,
-    Remedy,
     StepReport,
 )
 
-# An explanation must reach this to be acted on; until then an incident is only suspected.
+# An explanation must reach this probability to be acted on; until then an incident is only suspected.
 SURE = 0.6
 # Steps that a suspicion may take to become a diagnosis.
 PATIENCE = 4
-MEMORY = 256
-# Costly remedies that may go unconfirmed before a person must look.
-UNCONFIRMED = 3
 
 
-@dataclass(frozen=True, slots=True)
-class TreatmentSettings:
-    """What the configuration says about treating; names as in `config.GuardConfig`."""
-
-    mode: GuardMode
-    act_on: tuple[Family, ...]
-    verify_steps: int
-    cooldown_steps: int
-    budget: int
-    return_after: int
-    halts: bool
-    probe_size: int
-    nominal: Settings
-    later: tuple[tuple[int, Settings], ...] = ()
-
-    def nominal_at(self, step: int) -> Settings:
-        """What the configuration calls for at a step: `nominal`, or the newest of the `later` ones."""
-        return next((settings for start, settings in reversed(self.later) if start <= step), self.nominal)
-
-
-def treatment_settings(config: RunConfig) -> TreatmentSettings:
-    """The settings that a run's configuration calls for."""
-    guard = config.guard
-    return TreatmentSettings(
-        mode=guard.mode,
-        act_on=guard.act_on,
-        verify_steps=guard.verify_steps,
-        cooldown_steps=guard.cooldown_steps,
-        budget=guard.budget,
-        return_after=guard.return_after,
-        halts=guard.on_give_up == "halt",
-        probe_size=config.probe.size,
-        nominal=nominal_settings(config),
-        later=tuple((start, nominal_settings(stage)) for start, stage in config.stages()[1:]),
-    )
-
-
-class Treatment:
-    """Takes assessments in order and gives orders.
+class IncidentManager:
+    """Takes assessments in order, gives orders, and keeps the books on them.
 
     Args:
-        settings: what it goes by.
+        settings: what it is set to.
         policy: asked for decisions.
         snapshots: steps that the learner can go back to; asked only when a decision is due.
-        ledger: where entries go before they count.
+        ledger: where entries are written before they count.
     """
 
-    def __init__(
-        self, settings: TreatmentSettings, policy: SafePolicy, snapshots: Callable[[], tuple[int, ...]], ledger: Ledger
-    ) -> None:
+    def __init__(self, settings: IncidentSettings, policy: SafePolicy, snapshots: Snapshots, ledger: Ledger) -> None:
         self._settings = settings
-        self._policy = policy
-        self._snapshots = snapshots
+        self._policy_name = policy.name
         self._ledger = ledger
-        # The lineage that is kept, and everything that was seen.
-        self._reports: list[StepReport] = []
-        self._history: list[StepReport] = []
-        self._references: dict[int, tuple[StepReport, ...]] = {}
-        self._diagnoses: dict[int, Diagnosis] = {}
-        self._policy_state: tuple[tuple[str, str | int | float | bool], ...] = ()
-        self._held: dict[int, int] = {}
+        self._memory = RunMemory()
+        self._muted = MutedFaults(settings.verify_steps)
+        self._decisions = Decisions(settings, policy, snapshots, ledger, self._memory)
+        # Steps since the last diagnosis, while an incident is open.
         self._quiet = 0
-        # A fault that nobody could mend opens no second incident while it lasts.
-        self._muted: dict[str, int] = {}
-        # Reports of an attempt that a rollback has ended may still come in.
-        self._attempt = 0
+        # The newest order until it has been carried out or dropped, and whether it has begun.
         self._pending: Order | None = None
+        self._begun = False
+        # The state that was last looked at, and whether anything in it needs attention at every step.
+        self._looked_at: GuardState | None = None
+        self._needs_attention = False
 
     @property
     def state(self) -> GuardState:
-        """What the journal comes to."""
+        """The fold of the journal."""
         return self._ledger.state
 
     @property
     def pending(self) -> Order | None:
-        """The order that waits for a boundary."""
-        return self._pending
+        """The order that waits for a boundary; None once it has begun."""
+        return None if self._begun else self._pending
+
+    def start(self, step: StepId, levers: Levers) -> None:
+        """Begin the journal, with the step that the run starts from and the levers that are in force."""
+        settings = self._settings
+        self._ledger.note(
+            EntryKind.STARTED, step, 0, mode=settings.mode.value, act_on=",".join(settings.act_on),
+            policy=self._policy_name, **dict(lever_fields(levers)),
+        )  # fmt: skip
+        if step.step:
+            self._ledger.note(EntryKind.DECLARED, step, 0, change="resume", reason=f"goes on from step {step.step}")
 
     def consider(self, assessment: Assessment) -> Order | None:
-        """Take one step's assessment; the order that it leads to, if any."""
+        """Take one step's assessment; the new order that it leads to, if any."""
         report, diagnosis = assessment.report, assessment.diagnosis
-        if report.id.attempt < self._attempt:
-            return self._pending
-        self._reports = [*self._reports[-MEMORY + 1 :], report]
-        self._history = [*self._history[-MEMORY + 1 :], report]
+        if self._memory.is_late(report):
+            return None
+        self._memory.add(report)
+        if diagnosis is None and not assessment.disabled and self._is_idle():
+            return None
         for name, reason in assessment.disabled:
-            self._write(EntryKind.DISABLED, report.id, 0, name=name, reason=reason)
+            self._ledger.note(EntryKind.DISABLED, report.id, 0, name=name, reason=reason)
         self._quiet = 0 if diagnosis is not None else self._quiet + 1
-        self._unmute(diagnosis)
+        self._muted.observe(diagnosis)
         self._open_or_name(report.id, diagnosis)
         for incident in self.state.open_incidents():
-            self._look_after(incident, report.id, diagnosis)
-        if self._pending is not None:
-            return None
-        for incident in self.state.open_incidents():
-            if incident.state is IncidentState.DIAGNOSED:
-                self._pending = self._treat(incident, report.id)
-                if self._pending is not None:
-                    return self._pending
-        self._pending = self._return_a_lever(report.id)
-        return self._pending
+            self._follow_up(incident, report.id, diagnosis)
+        if self._pending is None:
+            self._pending = self._next_order(report)
+            return self._pending
+        return None
 
-    def rewind(self, step: int) -> None:
-        """Forget the reports of an abandoned attempt, those after `step`."""
-        self._attempt = max([self._attempt, *(report.id.attempt for report in self._history[-1:])]) + 1
-        self._reports = [report for report in self._reports if report.id.step <= step]
-
-    def settle(self) -> None:
-        """The pending order has been carried out, or dropped."""
-        self._pending = None
-
-    def diagnosis_of(self, incident: int) -> Diagnosis | None:
-        """The newest diagnosis of an incident."""
-        return self._diagnoses.get(incident)
-
-    def newest_probe(self) -> float:
-        """The newest held-out accuracy from before the open incident with the pending order; NaN without one."""
-        if self._pending is None or not self._pending.incident:
-            return last_probe(self._reports)
-        onset = self.state.incident(self._pending.incident).onset_low
-        # The probe in a step's report is of the weights before that step's update.
-        return last_probe([report for report in self._reports if report.id.step <= onset])
-
-    def _write(self, kind: EntryKind, step: StepId, incident: int, **values: Scalar) -> None:
-        self._ledger.write(kind, step, incident, tuple(values.items()))
-
-    def _unmute(self, diagnosis: Diagnosis | None) -> None:
-        standing = _marks(diagnosis) if diagnosis is not None else set()
-        for mark in list(self._muted):
-            self._muted[mark] = 0 if mark in standing else self._muted[mark] + 1
-            if self._muted[mark] >= self._settings.verify_steps:
-                del self._muted[mark]
-
-    def _is_muted(self, diagnosis: Diagnosis) -> bool:
-        """Whether this is what nobody could mend: by its name, or by other names for the same alarms."""
-        alarms = {symptom.signal for symptom in diagnosis.symptoms if symptom.alarm}
-        same = bool(alarms) and alarms <= self._muted.keys()
-        return diagnosis.code in self._muted or same or (diagnosis.code == "UNKNOWN" and bool(self._muted))
+    def _is_idle(self) -> bool:
+        """Whether nothing is open, muted, pending or on its way back: then a step without a diagnosis changes
+        nothing."""
+        if self._looked_at is not self.state:
+            self._looked_at = self.state
+            returning = self.state.levers != Levers() and self._settings.mode is GuardMode.ACT
+            self._needs_attention = returning or bool(self.state.open_incidents())
+        return not (self._needs_attention or self._muted or self._pending)
 
     def _open_or_name(self, step: StepId, diagnosis: Diagnosis | None) -> None:
-        if diagnosis is None or self._is_muted(diagnosis):
+        """Take a diagnosis for an open incident where it can belong to one, else open a new one."""
+        if diagnosis is None or self._muted.covers(diagnosis):
             return
-        incidents = self.state.open_incidents()
-        same = [incident for incident in incidents if incident.code == diagnosis.code]
-        unnamed = [incident for incident in incidents if incident.state is IncidentState.SUSPECTED]
-        untreated = [i for i in incidents if i.state is IncidentState.DIAGNOSED and not i.tried and not i.advised]
-        known = [*same, *unnamed, *untreated]
-        if not known:
-            if any(incident.state is not IncidentState.DIAGNOSED or incident.tried for incident in incidents):
-                # What is seen beside an incident under treatment is taken for its after-effect until it is over.
+        incident = self._incident_for(diagnosis)
+        if incident is None:
+            if any(i.state is not IncidentState.DIAGNOSED or i.tried for i in self.state.open_incidents()):
+                # A diagnosis beside an incident that is being remedied is taken for its after-effect until it is over.
                 return
             number = len(self.state.incidents) + 1
             seen = "; ".join(symptom.reason for symptom in diagnosis.symptoms if symptom.alarm)
-            self._write(EntryKind.OPENED, step, number, **_named(diagnosis), reason=seen)
-            known = [self.state.incident(number)]
-        incident = known[0]
-        self._remember(incident.id, diagnosis)
+            self._ledger.note(EntryKind.OPENED, step, number, **_named(diagnosis), reason=seen)
+            incident = self.state.incident(number)
+        self._memory.diagnose(incident, diagnosis)
         waited = step.paid_step - incident.opened.paid_step
-        changed = incident.code != diagnosis.code and not incident.tried
         suspected = incident.state is IncidentState.SUSPECTED
-        if (suspected and (diagnosis.probability >= SURE or waited >= PATIENCE)) or (not suspected and changed):
-            told = {"summary": diagnosis.summary}
-            told["rivals"] = "; ".join(f"{r.code} {r.probability:.0%}, {r.against}" for r in diagnosis.rivals)
-            told["evidence"] = "; ".join(symptom.reason for symptom in diagnosis.symptoms)
-            self._write(EntryKind.DIAGNOSED, step, incident.id, **_named(diagnosis), **told)
+        is_due = suspected and (diagnosis.probability >= SURE or waited >= PATIENCE)
+        changed = incident.code != diagnosis.code and not incident.tried
+        if is_due or (not suspected and changed):
+            self._ledger.note(
+                EntryKind.DIAGNOSED, step, incident.id, **_named(diagnosis), summary=diagnosis.summary,
+                rivals="; ".join(f"{r.code} {r.probability:.0%}, {r.against}" for r in diagnosis.rivals),
+                evidence="; ".join(symptom.reason for symptom in diagnosis.symptoms),
+            )  # fmt: skip
 
-    def _look_after(self, incident: Incident, step: StepId, diagnosis: Diagnosis | None) -> None:
-        """Verify a treated incident; close one whose alarm has been silent for long."""
-        stands = diagnosis is not None and (diagnosis.code == incident.code or incident.code == "UNKNOWN")
+    def _incident_for(self, diagnosis: Diagnosis) -> Incident | None:
+        """The open incident that a diagnosis belongs to: of the same code, else one that nothing was done about."""
+        incidents = self.state.open_incidents()
+        same = [i for i in incidents if i.code == diagnosis.code]
+        unnamed = [i for i in incidents if i.state is IncidentState.SUSPECTED]
+        untouched = [i for i in incidents if i.state is IncidentState.DIAGNOSED and not i.tried and not i.advised]
+        return next(iter((*same, *unnamed, *untouched)), None)
+
+    def _follow_up(self, incident: Incident, step: StepId, diagnosis: Diagnosis | None) -> None:
+        """Verify an incident whose remedy is in force; close one whose alarm has been silent for long."""
+        active = diagnosis is not None and (diagnosis.code == incident.code or incident.code == UNKNOWN)
         if incident.state is IncidentState.VERIFYING:
-            self._verify(incident, step, alarm_stands=stands)
-        elif incident.state is not IncidentState.TREATING and self._quiet >= self._settings.verify_steps:
-            self._close(incident, step, IncidentState.RESOLVED, "the alarm has gone by itself")
+            self._verify(incident, step, alarm_active=active)
+        elif incident.state is not IncidentState.REMEDIATING and self._quiet >= self._settings.verify_steps:
+            self._close(incident, step, "the alarm cleared without a remedy")
 
-    def _verify(self, incident: Incident, step: StepId, *, alarm_stands: bool) -> None:
+    def _verify(self, incident: Incident, step: StepId, *, alarm_active: bool) -> None:
         outcome = judge(
-            incident, self._case(incident), alarm_stands=alarm_stands, probe_size=self._settings.probe_size,
+            incident, self._memory.case_of(incident), alarm_active=alarm_active, probe_size=self._settings.probe_size,
             window=self._settings.verify_steps,
         )  # fmt: skip
         if outcome is None:
             return
-        self._write(
-            EntryKind.OUTCOME, step, incident.id, outcome=outcome.kind.value, remedy=incident.tried[-1].remedy,
+        remedy = incident.tried[-1].remedy
+        self._ledger.note(
+            EntryKind.OUTCOME, step, incident.id, outcome=outcome.kind.value, remedy=remedy,
             severity_before=outcome.severity_before, severity_after=outcome.severity_after,
             probe_before=outcome.probe_before, probe_after=outcome.probe_after, reason=outcome.reason,
         )  # fmt: skip
-        if outcome.kind in (OutcomeKind.CURED, OutcomeKind.CONTAINED):
-            self._close(incident, step, IncidentState.RESOLVED, f"{outcome.kind.value} by {incident.tried[-1].remedy}")
+        if outcome.kind.helped:
+            self._close(incident, step, f"{outcome.kind.value} by {remedy}")
 
-    def _case(self, incident: Incident) -> Case:
-        first, newest = incident.tried[0].paid_step, incident.tried[-1].paid_step
-        attempt = incident.opened.attempt
-        under_fault = (
-            r
-            for r in self._history
-            if r.id.attempt == attempt and r.id.step >= incident.onset and r.id.paid_step < first
-        )
-        after = (r for r in self._reports if r.id.paid_step >= newest)
-        return Case(self._references.get(incident.id, ()), tuple(under_fault), tuple(after))
+    def _close(self, incident: Incident, step: StepId, reason: str) -> None:
+        self._ledger.note(EntryKind.CLOSED, step, incident.id, state=IncidentState.RESOLVED.value, reason=reason)
 
-    def _remember(self, incident: int, diagnosis: Diagnosis) -> None:
-        known = self.state.incident(incident)
-        if known.tried or known.code == diagnosis.code:
-            # What saw it first may have fallen silent; the fault is no younger for that.
-            onset, low = min(known.onset, diagnosis.onset), min(known.onset_low, diagnosis.onset_low)
-            diagnosis = replace(diagnosis, onset=onset, onset_low=low)
-        self._diagnoses[incident] = diagnosis
-        if not known.tried:
-            before = [r for r in self._reports if r.id.step < diagnosis.onset_low]
-            self._references[incident] = tuple(before[-REFERENCE_STEPS:])
-
-    def _treat(self, incident: Incident, step: StepId) -> Order | None:
-        settings, state = self._settings, self.state
-        if settings.mode is GuardMode.OBSERVE or incident.advised:
+    def _next_order(self, report: StepReport) -> Order | None:
+        """The order that is due: for the oldest incident that gets one, else for a lever that may return."""
+        for incident in self.state.open_incidents():
+            diagnosis = self._memory.diagnosis_of(incident.id)
+            if incident.state is not IncidentState.DIAGNOSED or diagnosis is None:
+                continue
+            order = self._decisions.order_for(incident, diagnosis, report.id)
+            if self.state.incident(incident.id).state.final:
+                self._muted.add(incident.code, diagnosis)
+            if order is not None:
+                return order
+        back = next_return(self.state, self._memory, self._settings)
+        if back is None:
             return None
-        tried = incident.tried
-        last = max([t.paid_step for t in tried[-1:]] + [incident.unconfirmed_at or 0])
-        if last and step.paid_step - last < settings.cooldown_steps:
-            return None
-        if incident.unconfirmed >= UNCONFIRMED:
-            reason = f"what was wanted was not confirmed {incident.unconfirmed} times"
-            return self._give_up(incident, step, IncidentState.ESCALATED, reason)
-        spent = dict(state.spent).get(incident.family, 0)
-        if spent >= settings.budget:
-            reason = f"guard.budget={settings.budget} remedies for {incident.family} are spent"
-            return self._give_up(incident, step, IncidentState.GIVEN_UP, reason)
-        ctx = self._context(incident, step, settings.budget - spent)
-        ruling = self._policy.decide(ctx)
-        for problem in ruling.problems:
-            told: dict[str, Scalar] = {"policy": problem.policy, "reason": problem.reason}
-            told |= {"remedy": problem.remedy} if problem.kind is EntryKind.REFUSED else {}
-            self._write(problem.kind, step, incident.id, **told)
-        self._policy_state = ruling.decision.state
-        remedy = ruling.decision.remedy
-        if remedy is None:
-            return self._hold(incident, step, ruling)
-        return self._order(incident, step, ruling, remedy, restore_step(ctx) if remedy.rollback else None)
+        number, name = self.state.orders + 1, f"return {back.name}"
+        order = Order(number, back.incident, OrderRole.RETURN, name, back.reason, back.levers)
+        return announced(self._ledger, report.id, order)
 
-    def _context(self, incident: Incident, step: StepId, left: int) -> PolicyContext:
-        return PolicyContext(
-            step=step,
-            diagnosis=self._diagnoses[incident.id],
-            tried=incident.tried,
-            levers=self.state.levers,
-            nominal=self._settings.nominal_at(step.step),
-            snapshots=self._snapshots(),
-            budget_left=left,
-            reports=tuple(self._reports),
-            state=self._policy_state,
-        )
+    def begin(self, order: Order, step: StepId, probed: float = math.nan) -> bool:
+        """Announce that the pending order is about to be carried out. An order begins once.
 
-    def _hold(self, incident: Incident, step: StepId, ruling: Ruling) -> Order | None:
-        """The policy does nothing for now; asked again at the next steps, and in the end somebody else must."""
-        reason = ruling.decision.reason
-        asked = self._held[incident.id] = self._held.get(incident.id, 0) + 1
-        if asked == 1:
-            self._write(EntryKind.HELD, step, incident.id, policy=ruling.policy, reason=reason)
-        if asked < self._settings.verify_steps and not incident.tried:
-            return None
-        return self._give_up(incident, step, IncidentState.ESCALATED, reason)
+        Args:
+            order: the pending one; no other one may be carried out.
+            step: the step under way.
+            probed: held-out accuracy of the weights in force, for a costly order; NaN for any other.
 
-    def _order(
-        self, incident: Incident, step: StepId, ruling: Ruling, remedy: Remedy, restore: int | None
-    ) -> Order | None:
-        base = self.state.levers
-        failed = incident.tried and incident.tried[-1].outcome in (OutcomeKind.INEFFECTIVE, OutcomeKind.WORSE)
-        if failed:
-            # What did not help is undone before the next thing is tried.
-            base = incident.tried[-1].before
-        levers = _merged(base, remedy.levers)
-        number = self.state.orders + 1
-        told: dict[str, Scalar] = {"order": number, "remedy": remedy.name, "reason": ruling.decision.reason}
-        told |= {"policy": ruling.policy, "restore_step": restore, "halt": remedy.halt, **dict(lever_fields(levers))}
-        if self._settings.mode is not GuardMode.ACT or incident.family not in self._settings.act_on:
-            self._write(EntryKind.ADVISED, step, incident.id, **told)
-            return None
-        self._write(EntryKind.DECIDED, step, incident.id, **told)
-        return Order(
-            number, incident.id, OrderRole.REMEDY, remedy.name, ruling.decision.reason, levers, restore,
-            remedy.skip_batches, remedy.halt,
+        Returns:
+            Whether it may be carried out. One that the probe does not confirm is dropped.
+        """
+        if self._begun or self._pending is None or self._pending.number != order.number:
+            return False
+        if order.is_costly and not self._confirm(order, step, probed):
+            self._pending = None
+            return False
+        self._ledger.note(
+            EntryKind.APPLYING, step, order.incident, order=order.number, remedy=order.remedy,
+            restore_step=order.restore_step,
         )  # fmt: skip
+        self._begun = True
+        return True
 
-    def _give_up(self, incident: Incident, step: StepId, final: IncidentState, reason: str) -> Order | None:
-        """Nothing is left to try: undo what did not help, and end the run if that is wanted."""
-        acts = self._settings.mode is GuardMode.ACT and incident.family in self._settings.act_on
-        failed = bool(incident.tried) and incident.tried[-1].outcome in (OutcomeKind.INEFFECTIVE, OutcomeKind.WORSE)
-        base = incident.tried[-1].before if failed else self.state.levers
-        self._close(incident, step, final, reason)
-        self._muted |= dict.fromkeys(_marks(self._diagnoses[incident.id]) | {incident.code}, 0)
-        if not acts or not (self._settings.halts or base != self.state.levers):
-            return None
-        role = OrderRole.HALT if self._settings.halts else OrderRole.UNDO
-        return self._returning(step, incident.id, role, role.value, base, reason)
+    def _confirm(self, order: Order, step: StepId, probed: float) -> bool:
+        before = self._memory.probe_before(self.state.incident(order.incident).onset_low)
+        diagnosis = self._memory.diagnosis_of(order.incident)
+        sure, reason = confirmed(diagnosis, before, probed, self._settings.probe_size)
+        kind = EntryKind.CONFIRMED if sure else EntryKind.UNCONFIRMED
+        self._ledger.note(
+            kind, step, order.incident, order=order.number, reason=reason, probe_before=before, probe_now=probed
+        )
+        return sure
 
-    def _return_a_lever(self, step: StepId) -> Order | None:
-        """Move one lever a step back to nominal, when nothing is wrong and what it was moved for is gone."""
-        state = self.state
-        off = moved(state.levers)
-        if not off or state.open_incidents() or self._settings.mode is not GuardMode.ACT:
-            return None
-        owners = dict(state.owners)
-        for name in off:
-            owner = owners.get(name, 0)
-            code = state.incident(owner).code if owner else ""
-            contains = name in CONTAINING.get(code, ())
-            # Each relapse doubles the wait.
-            relapses = max(0, sum(incident.code == code for incident in state.incidents) - 1)
-            wait = (self._settings.return_after if contains else self._settings.verify_steps) * 2**relapses
-            since = [r for r in self._reports if r.id.paid_step >= state.moved_at][-wait:]
-            active = contains and source_active(code, since, self._references.get(owner, ()))
-            if len(since) == wait and not active:
-                reason = f"nothing has been seen in {wait} steps of what it was moved for"
-                back = one_step_back(state.levers, name, scheduled_share(self._reports[-1]))
-                return self._returning(step, owner, OrderRole.RETURN, f"return {name}", back, reason)
-        return None
+    def fail(self, order: Order, step: StepId, reason: str) -> None:
+        """Note that the order that was begun failed half way: then nobody may train on.
 
-    def _returning(self, step: StepId, incident: int, role: OrderRole, what: str, levers: Levers, reason: str) -> Order:
-        number = self.state.orders + 1
-        self._write(EntryKind.RETURNING, step, incident, order=number, remedy=what, reason=reason)
-        return Order(number, incident, role, what, reason, levers, halt=role is OrderRole.HALT)
+        Raises:
+            GuardError: when it was not begun.
+        """
+        self._end(order)
+        self._ledger.note(EntryKind.FAILED, step, order.incident, order=order.number, reason=reason)
 
-    def _close(self, incident: Incident, step: StepId, final: IncidentState, reason: str) -> None:
-        self._write(EntryKind.CLOSED, step, incident.id, state=final.value, reason=reason)
+    def _end(self, order: Order) -> None:
+        if not self._begun or self._pending is None or self._pending.number != order.number:
+            raise GuardError(f"Order {order.number} ends and was not begun; the run cannot be trusted, start it again.")
+        self._pending, self._begun = None, False
+
+    def done(self, order: Order, step: StepId, seconds: float) -> DeclaredChange:
+        """Note that the order that was begun was carried out in some seconds, and take it into account.
+
+        Returns:
+            What the guard itself has changed, for the monitor: after a rollback it goes back to `order.restore_step`
+            first, and takes the change then.
+
+        Raises:
+            GuardError: when it was not begun.
+        """
+        self._end(order)
+        before = self.state.levers
+        mitigated = mitigated_signals(self.state)
+        values: dict[str, Scalar] = {"order": order.number, "remedy": order.remedy, "role": order.role.value}
+        values |= {"seconds": round(seconds, 3), "halt": "yes" if order.halt else "no"}
+        values |= {"restored": order.restore_step, **dict(lever_fields(order.levers))}
+        self._ledger.note(EntryKind.APPLIED, step, order.incident, **values)
+        if order.restore_step is not None:
+            self._memory.rewind(order.restore_step)
+        first = step.step if order.restore_step is None else order.restore_step + 1
+        change = lever_change(before, order.levers, first, f"order {order.number}: {order.remedy}")
+        still = mitigated_signals(self.state)
+        change = replace(change, mitigated=still)
+        if order.role is OrderRole.REMEDY and order.restore_step is None:
+            # After a rollback the detectors are where they were before the fault.
+            fingerprint = FINGERPRINTS.get(self.state.incident(order.incident).code)
+            change = replace(change, settled=fingerprint.harm if fingerprint else ())
+        elif order.role is OrderRole.RETURN:
+            # Evidence for the cause from under the lever must not bring the incident back.
+            change = replace(change, settled=tuple(name for name in mitigated if name not in still))
+        if change.signals:
+            self._ledger.note(EntryKind.DECLARED, step, order.incident, change=change.kind, reason=change.reason)
+        return change
+
+    def note_declared(self, declaration: Declaration) -> None:
+        """Note a change that was made on purpose."""
+        change = declaration.change
+        self._ledger.note(EntryKind.DECLARED, declaration.id, 0, change=change.kind, reason=change.reason)
+
+    def note_late(self, step: StepId, waited_s: float) -> None:
+        """Note that a boundary went by without its verdict."""
+        self._ledger.note(EntryKind.LATE, step, 0, waited_s=round(waited_s, 3))
+
+    def finish(self, last: StepId) -> tuple[tuple[IncidentSummary, ...], int]:
+        """End the journal at the last step; the incidents of the run, and how many remedies were applied."""
+        incidents = self.state.incidents
+        remedies = sum(len(incident.tried) for incident in incidents)
+        still_open = len(self.state.open_incidents())
+        self._ledger.note(EntryKind.ENDED, last, 0, incidents=len(incidents), remedies=remedies, open=still_open)
+        return tuple(map(summarised, incidents)), remedies
 
 
-def _merged(base: Levers, wanted: Levers) -> Levers:
-    """`base` with every lever that `wanted` sets."""
-    chosen = {item.name: getattr(wanted, item.name) for item in fields(Levers)}
-    return replace(base, **{name: setting for name, setting in chosen.items() if setting is not None})
+def summarised(incident: Incident) -> IncidentSummary:
+    """An incident as the summary of a run lists it."""
+    outcome = incident.tried[-1].outcome if incident.tried else None
+    return IncidentSummary(
+        fault=incident.code,
+        alarm_step=incident.opened.step,
+        onset=incident.onset,
+        state=incident.state.value,
+        remedies=tuple(tried.remedy for tried in incident.tried),
+        outcome=None if outcome is None else outcome.value,
+    )
 
 
-def _marks(diagnosis: Diagnosis) -> set[str]:
-    """What a fault is known by while it stands: its code, and the signals that are in alarm."""
-    return {diagnosis.code, *(symptom.signal for symptom in diagnosis.symptoms if symptom.alarm)}
-
-
-def scheduled_share(report: StepReport) -> float:
-    """Share of the nominal learning rate that configuration and schedule call for at a step."""
-    share = value(report, "schedule_factor") * math.exp(-value(report, "schedule_excess"))
-    return share if share > 0 else 1.0
+def mitigated_signals(state: GuardState) -> tuple[str, ...]:
+    """Signals of causes whose harm a lever in force keeps away: their alarms are expected, and open no incident."""
+    plans = ((name, plan_of(state.incident(owner).code)) for name, owner in state.owners if owner)
+    return tuple(sorted({signal for name, plan in plans if name in plan.containing for signal in plan.source_signals}))
 
 
 def _named(diagnosis: Diagnosis) -> dict[str, Scalar]:
+    """A diagnosis as fields of an entry."""
     return {
         "code": diagnosis.code,
         "family": diagnosis.family.value,

@@ -30,12 +30,12 @@ def severity(
     """
     factors = []
     for name in signals:
-        usual, found = _levels(reference, name), _levels(reports, name)
-        if not usual or not found:
+        usual, now = _levels(reference, name), _levels(reports, name)
+        if not usual or not now:
             continue
         mean = fmean(usual)
         spread = max(_floor(name, mean), stdev(usual) if len(usual) > 1 else 0.0)
-        residuals = [max(-LARGEST_Z, min(LARGEST_Z, (x - mean) / spread)) for x in found]
+        residuals = [max(-LARGEST_Z, min(LARGEST_Z, (x - mean) / spread)) for x in now]
         side = (directions or {}).get(name, 0.0)
         factors.append(log_bayes_factor([z if z * side > 0 or not side else 0.0 for z in residuals]))
     if not factors:

@@ -1,6 +1,6 @@
-"""What the controller knows, as a fold over its journal: read the journal again, and it knows the same.
+"""The incident manager's state as a fold over its journal: replaying the journal gives the same state.
 
-Nothing changes the state but an entry, and every entry is written before what it announces is done.
+Only an entry changes the state, and every entry is written before what it announces is done.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from rftfm_ray.errors import ConfigError, GuardError
 from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.types import Levers, StepId
-from rftfm_ray.verdicts import Family, IncidentState, OutcomeKind, Tried
+from rftfm_ray.verdicts import Family, IncidentState, OrderRole, OutcomeKind, Tried
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -49,7 +49,7 @@ LEVER_PREFIX = "lever_"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the journal. `incident` is 0 for what belongs to none; levers stand in fields `lever_<name>`."""
+    """One line of the journal. `incident` is 0 where it concerns none; levers are in fields `lever_<name>`."""
 
     seq: int
     kind: EntryKind
@@ -70,15 +70,32 @@ class Entry:
         """
         value = dict(self.fields).get(name)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise GuardError(f"Journal entry {self.seq} ({self.kind}) has no whole number {name}; it has been altered.")
+            raise GuardError(
+                f"Journal entry {self.seq} ({self.kind}) needs a whole number in {name}, not {value!r:.40}; "
+                "the journal has been altered."
+            )
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """One pass along the chain. `ordered` is the number of an order that has been given and not yet carried out,
-    `advised` says that a remedy was named and is not to be carried out, `unconfirmed_at` is the paid step at which
-    one was last dropped for want of confirmation, `unconfirmed` how often that was."""
+    """One pass along the chain.
+
+    Attributes:
+        id: counts the incidents of a run from 1.
+        state: how far it has come.
+        code: of the fault.
+        family: of the fault.
+        opened: step whose report opened it.
+        onset: estimated first step of the fault.
+        onset_low: earliest step that the fault may have begun with.
+        tried: remedies that were applied for it.
+        ordered: number of the order that has been given for it and not yet been carried out; 0 for none.
+        advised: whether a remedy was advised that is not to be carried out.
+        unconfirmed_at: paid step at which an order was last dropped because the probe did not confirm it.
+        unconfirmed: how often that was.
+        reason: why it was closed.
+    """
 
     id: int
     state: IncidentState
@@ -97,12 +114,12 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class GuardState:
-    """Everything the controller goes by, apart from the newest reports.
+    """Everything that decisions rest on, apart from the newest reports.
 
     Attributes:
         incidents: in the order of their opening.
         levers: in force.
-        owners: which incident a lever was moved for.
+        owners: incident that each lever was moved for.
         orders: number of the newest order.
         executed: number of the newest order that was carried out.
         spent: remedies decided on, by family.
@@ -127,15 +144,15 @@ class GuardState:
         """The incident with an id.
 
         Raises:
-            GuardError: when there is none.
+            GuardError: when it does not exist.
         """
         for incident in self.incidents:
             if incident.id == number:
                 return incident
-        raise GuardError(f"There is no incident {number} in the journal; it has been altered.")
+        raise GuardError(f"The journal names incident {number}, which was never opened; it has been altered.")
 
     def open_incidents(self) -> tuple[Incident, ...]:
-        """Incidents that are not over, oldest first."""
+        """Incidents that are not closed, oldest first."""
         return tuple(incident for incident in self.incidents if not incident.state.final)
 
 
@@ -146,10 +163,10 @@ def lever_fields(levers: Levers) -> tuple[tuple[str, Scalar], ...]:
 
 
 def levers_of(entry: Entry) -> Levers:
-    """Levers that stand in an entry.
+    """The levers of an entry.
 
     Raises:
-        GuardError: when one of them is unknown.
+        GuardError: when one of them is unknown or out of bounds.
     """
     values: dict[str, Any] = {k.removeprefix(LEVER_PREFIX): v for k, v in entry.fields if k.startswith(LEVER_PREFIX)}
     try:
@@ -157,7 +174,9 @@ def levers_of(entry: Entry) -> Levers:
         check_levers(levers)
         return levers
     except (TypeError, ConfigError) as error:
-        raise GuardError(f"Journal entry {entry.seq} moves levers that there are not ({error}).") from None
+        raise GuardError(
+            f"Journal entry {entry.seq} moves levers that do not exist or may not be set so ({error})."
+        ) from None
 
 
 def replay(entries: tuple[Entry, ...]) -> GuardState:
@@ -180,7 +199,38 @@ def fold(state: GuardState, entry: Entry) -> GuardState:
         ) from None
 
 
-def _with(state: GuardState, changed: Incident) -> GuardState:
+_NEXT: dict[EntryKind, IncidentState] = {
+    EntryKind.OPENED: IncidentState.SUSPECTED,
+    EntryKind.DIAGNOSED: IncidentState.DIAGNOSED,
+    EntryKind.DECIDED: IncidentState.REMEDIATING,
+    EntryKind.UNCONFIRMED: IncidentState.DIAGNOSED,
+}
+
+
+def carries_remedy(entry: Entry) -> bool:
+    """Whether an order's entry is about a policy's remedy, not about an undo, a lever's return or a halt."""
+    return entry.text("role") in ("", OrderRole.REMEDY)
+
+
+def next_state(state: IncidentState, entry: Entry) -> IncidentState:
+    """The state of an incident after one of its own entries. An entry that only informs leaves it as it is.
+
+    Raises:
+        ValueError: when the entry has an outcome or a final state that does not exist.
+    """
+    if entry.kind is EntryKind.APPLIED:
+        return IncidentState.VERIFYING if carries_remedy(entry) else state
+    if entry.kind is EntryKind.OUTCOME:
+        helped = OutcomeKind(entry.text("outcome")).helped
+        return IncidentState.VERIFYING if helped else IncidentState.DIAGNOSED
+    if entry.kind is EntryKind.CLOSED:
+        return IncidentState(entry.text("state"))
+    return _NEXT.get(entry.kind, state)
+
+
+def _with(state: GuardState, entry: Entry, incident: Incident) -> GuardState:
+    """The state with a changed incident, which the entry also takes to its next state."""
+    changed = replace(incident, state=next_state(incident.state, entry))
     return replace(state, incidents=tuple(changed if i.id == changed.id else i for i in state.incidents))
 
 
@@ -200,25 +250,28 @@ def _opened(state: GuardState, entry: Entry) -> GuardState:
 def _diagnosed(state: GuardState, entry: Entry) -> GuardState:
     diagnosed = replace(
         state.incident(entry.incident),
-        state=IncidentState.DIAGNOSED,
         code=entry.text("code"),
         family=Family(entry.text("family")),
         onset=entry.whole("onset"),
         onset_low=entry.whole("onset_low"),
     )
-    return _with(state, diagnosed)
+    return _with(state, entry, diagnosed)
 
 
 def _decided(state: GuardState, entry: Entry) -> GuardState:
     number, incident = entry.whole("order"), state.incident(entry.incident)
+    decided = _with(state, entry, replace(incident, ordered=number))
+    return replace(decided, orders=number, spent=_spent(state, incident.family, 1))
+
+
+def _spent(state: GuardState, family: Family, more: int) -> tuple[tuple[Family, int], ...]:
     spent = dict(state.spent)
-    spent[incident.family] = spent.get(incident.family, 0) + 1
-    changed = _with(state, replace(incident, state=IncidentState.TREATING, ordered=number))
-    return replace(changed, orders=number, spent=tuple(sorted(spent.items())))
+    spent[family] = max(0, spent.get(family, 0) + more)
+    return tuple(sorted(spent.items()))
 
 
 def _advised(state: GuardState, entry: Entry) -> GuardState:
-    return _with(state, replace(state.incident(entry.incident), advised=True))
+    return _with(state, entry, replace(state.incident(entry.incident), advised=True))
 
 
 def _returning(state: GuardState, entry: Entry) -> GuardState:
@@ -227,32 +280,33 @@ def _returning(state: GuardState, entry: Entry) -> GuardState:
 
 def _unconfirmed(state: GuardState, entry: Entry) -> GuardState:
     """Nothing was done, so nothing is spent."""
-    known = state.incident(entry.incident)
-    incident = replace(
-        known,
-        state=IncidentState.DIAGNOSED,
-        ordered=0,
-        unconfirmed_at=entry.id.paid_step,
-        unconfirmed=known.unconfirmed + 1,
-    )
-    spent = dict(state.spent)
-    spent[incident.family] = spent.get(incident.family, 1) - 1
-    return replace(_with(state, incident), executed=entry.whole("order"), spent=tuple(sorted(spent.items())))
+    incident = state.incident(entry.incident)
+    dropped = replace(incident, ordered=0, unconfirmed_at=entry.id.paid_step, unconfirmed=incident.unconfirmed + 1)
+    spent = _spent(state, incident.family, -1)
+    return replace(_with(state, entry, dropped), executed=entry.whole("order"), spent=spent)
+
+
+def levers_before(incident: Incident, levers: Levers) -> Levers:
+    """The levers that the next remedy of an incident starts from, where `levers` are in force.
+
+    A remedy that did not help is undone first, so the next one starts from where that one started.
+    """
+    last = incident.tried[-1] if incident.tried else None
+    if last is None or last.outcome is None or last.outcome.helped:
+        return levers
+    return last.before
 
 
 def _applied(state: GuardState, entry: Entry) -> GuardState:
-    """Levers are in force. A return to nominal, or an undo, moves them and treats nothing."""
+    """Levers are in force. A return to nominal, or an undo, moves them and remedies nothing."""
     levers, before = levers_of(entry), state.levers
     names = [item.name for item in fields(Levers)]
     owners = {name: owner for name, owner in state.owners if getattr(levers, name) is not None}
     moved = [name for name in names if getattr(levers, name) not in (None, getattr(before, name))]
-    if entry.text("role") == "remedy":
+    if carries_remedy(entry):
         incident = state.incident(entry.incident)
-        # What follows a remedy that did not help has undone it: what it can be undone to is what that one was.
-        failed = incident.tried and incident.tried[-1].outcome in (OutcomeKind.INEFFECTIVE, OutcomeKind.WORSE)
-        base = incident.tried[-1].before if failed else before
-        tried = (*incident.tried, Tried(entry.text("remedy"), entry.id.paid_step, base))
-        state = _with(state, replace(incident, state=IncidentState.VERIFYING, ordered=0, tried=tried))
+        tried = Tried(entry.text("remedy"), entry.id.paid_step, levers_before(incident, before))
+        state = _with(state, entry, replace(incident, ordered=0, tried=(*incident.tried, tried)))
         owners |= dict.fromkeys(moved, entry.incident)
     return replace(
         state,
@@ -267,14 +321,11 @@ def _applied(state: GuardState, entry: Entry) -> GuardState:
 def _judged(state: GuardState, entry: Entry) -> GuardState:
     incident, outcome = state.incident(entry.incident), OutcomeKind(entry.text("outcome"))
     tried = (*incident.tried[:-1], replace(incident.tried[-1], outcome=outcome))
-    good = outcome in (OutcomeKind.CURED, OutcomeKind.CONTAINED)
-    after = IncidentState.VERIFYING if good else IncidentState.DIAGNOSED
-    return _with(state, replace(incident, state=after, tried=tried))
+    return _with(state, entry, replace(incident, tried=tried))
 
 
 def _closed(state: GuardState, entry: Entry) -> GuardState:
-    final = IncidentState(entry.text("state"))
-    return _with(state, replace(state.incident(entry.incident), state=final, reason=entry.text("reason")))
+    return _with(state, entry, replace(state.incident(entry.incident), reason=entry.text("reason")))
 
 
 def _started(state: GuardState, entry: Entry) -> GuardState:

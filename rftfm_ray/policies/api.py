@@ -1,7 +1,7 @@
 """What a remediation policy is: it sees a frozen context and returns a decision. It never holds a handle.
 
 A policy is an object with `decide(ctx)`, or a plain function of `ctx`. The framework owns safety: bounds, budget,
-cooldown, timeout and confirmation are kept whatever a policy does, see `policies.safety`.
+cooldown, timeout and confirmation hold whatever a policy does, see `policies.safety`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Levers: what may be moved while a run goes on, within which bounds, and what comes of it. Pure."""
+"""Levers: what may be moved while a run goes on, and within which bounds. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rftfm_ray.errors import ConfigError
@@ -40,27 +39,7 @@ LEVERS: tuple[LeverSpec, ...] = (
     LeverSpec("critic_lr_scale", 0.01, 10.0),
     LeverSpec("freeze_policy", 0, 1, whole=True),
 )
-
-
-MOVES: Mapping[str, tuple[str, ...]] = {
-    "kl_coef_scale": ("kl_ref",),
-    "entropy_coef": ("entropy",),
-    "regrade_rate": ("reward_mean", "reward_std", "reward_max"),
-    "reward_limit": ("reward_mean", "reward_std", "reward_max"),
-    "tool_instance": ("valid_rate", "length_mean", "reward_mean"),
-    "tool_retries": ("valid_rate", "length_mean", "reward_mean"),
-    "refill_rounds": ("valid_rate", "length_mean", "reward_mean"),
-    "advantage_clip": ("advantage_max", "advantage_std", "advantage_kurtosis"),
-    "group_filter": ("advantage_std", "grad_norm", "loss", "policy_loss"),
-    "gamma": ("advantage_std", "value_loss", "explained_variance"),
-    "gae_lambda": ("advantage_std", "value_loss", "explained_variance"),
-    "critic_lr_scale": ("value_loss", "explained_variance"),
-    "freeze_policy": ("grad_norm", "loss"),
-}
-"""Signals that a lever moves by design, and whose reference is therefore gone when it has been moved.
-
-Not `update_ratio`: a lower rate makes it smaller, and coming back must not look like going too far.
-"""
+"""Every lever of `types.Levers`, in its order; which signals each moves stands in `signals.effects`."""
 
 
 def check_levers(levers: Levers) -> None:

@@ -1,11 +1,11 @@
-"""Finding a remediation policy by name, and checking at submit that it can be asked."""
+"""Finding a remediation policy by name, and checking at submit that it can be called."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from rftfm_ray.errors import PolicyError
 from rftfm_ray.plugins import load_attribute, ship_by_value
@@ -33,35 +33,34 @@ def load_policy(name: str | None) -> Policy:
     A policy of the user's travels to the controller by value.
 
     Raises:
-        PolicyError: one sentence that says what was not found or cannot be asked.
+        PolicyError: one sentence that says what cannot be found or called.
     """
     if name is None or name == PLAYBOOK:
         return Playbook()
-    found, attribute, module = load_attribute("guard.policy", name, PolicyError)
-    policy = _policy(found, attribute, name)
+    loaded, attribute, module = load_attribute("guard.policy", name, PolicyError)
+    policy = _policy(loaded, attribute, name)
     ship_by_value(module)
     return policy
 
 
-def _policy(found: Any, attribute: str, name: str) -> Policy:
-    if inspect.isfunction(found):
-        _check_call(found, name, attribute)
-        return FunctionPolicy(found)
-    if isinstance(found, type):
-        if not callable(getattr(found, "decide", None)):
+def _policy(loaded: object, attribute: str, name: str) -> Policy:
+    if inspect.isfunction(loaded):
+        _check_call(loaded, name, attribute)
+        return FunctionPolicy(loaded)
+    if isinstance(loaded, type):
+        if not callable(getattr(loaded, "decide", None)):
             raise PolicyError(f"guard.policy={name}: class {attribute} has no method decide(self, ctx); add it.")
         try:
-            found = found()
+            loaded = loaded()
         except Exception as error:  # the user's constructor may raise anything
             raise PolicyError(
                 f"guard.policy={name}: {attribute}() raised {type(error).__name__}: {error}; it must need no arguments."
             ) from error
-    decide = getattr(found, "decide", None)
+    decide = getattr(loaded, "decide", None)
     if not callable(decide):
         raise PolicyError(f"guard.policy={name}: {attribute} is neither a function nor has it a method decide(ctx).")
     _check_call(decide, name, f"{attribute}.decide")
-    policy: Policy = found
-    return policy
+    return cast(Policy, loaded)
 
 
 def _check_call(function: Callable[..., object], name: str, called: str) -> None:

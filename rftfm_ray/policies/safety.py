@@ -1,15 +1,15 @@
-"""What is kept whatever a policy does: bounds, a time limit, and a way on when it fails."""
+"""What holds whatever a policy does: bounds, a time limit, and a fallback when it fails."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 from numbers import Integral
 from typing import Any
 
 from rftfm_ray.errors import ConfigError, PolicyError
-from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.policies.api import Policy, PolicyContext
 from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.types import Levers
@@ -18,11 +18,18 @@ from rftfm_ray.verdicts import Decision, Remedy
 MAX_SKIP = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What was wrong with a policy's answer: `kind` is POLICY_FAILED or REFUSED."""
+class ProblemKind(StrEnum):
+    """What can go wrong with a policy: it gives no answer, or one that must not be carried out."""
 
-    kind: EntryKind
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyProblem:
+    """What was wrong with a policy's answer; `remedy` is the one that was refused, or empty."""
+
+    kind: ProblemKind
     policy: str
     remedy: str
     reason: str
@@ -30,18 +37,18 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """A decision that may be carried out, who made it, and what others did wrong on the way."""
+    """A decision that may be carried out, the policy that made it, and the problems of those asked before."""
 
     decision: Decision
     policy: str
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[PolicyProblem, ...] = ()
 
 
 def check_decision(decision: object, ctx: PolicyContext) -> Decision:
-    """Refuse what must not be carried out.
+    """Refuse a decision that must not be carried out.
 
     Raises:
-        PolicyError: one sentence that names what is wrong with it.
+        PolicyError: one sentence that says what is wrong with it.
     """
     if not isinstance(decision, Decision):
         raise PolicyError(f"decide returned {_shown(decision)}; it must return a Decision.")
@@ -69,7 +76,7 @@ def check_decision(decision: object, ctx: PolicyContext) -> Decision:
 
 
 def _plain(levers: Levers) -> Levers:
-    """The same values as Python's own numbers: those of numpy do not stand in a journal."""
+    """The same values as Python's own numbers: a journal takes no numbers of numpy."""
     values = {item.name: getattr(levers, item.name) for item in fields(Levers)}
     if all(v is None or type(v) in (int, float) for v in values.values()):
         return levers
@@ -81,18 +88,18 @@ def _plain(levers: Levers) -> Levers:
 def _check_rollback(remedy: Remedy, ctx: PolicyContext) -> None:
     if remedy.levers == Levers() and not (remedy.skip_batches or remedy.halt):
         raise PolicyError(
-            f"Remedy {remedy.name} goes back and changes nothing, so the same would happen again; set a lever, or "
+            f"Remedy {remedy.name} rolls back without a change, so the same would happen again; set a lever, or "
             "skip_batches."
         )
     if restore_step(ctx) is None:
         raise PolicyError(
-            f"Remedy {remedy.name} goes back to before step {ctx.diagnosis.onset_low}, and the snapshots are of steps "
+            f"Remedy {remedy.name} rolls back to before step {ctx.diagnosis.onset_low}, and the snapshots are of steps "
             f"{list(ctx.snapshots)}; raise snapshots.keep."
         )
 
 
 def _shown(value: object) -> str:
-    """What the user's code gave, as far as it can be shown."""
+    """A value of the user's code, as far as it can be shown."""
     try:
         return f"{value!r:.200}"
     except Exception:  # noqa: BLE001 - its repr is the user's code as well
@@ -106,13 +113,13 @@ def restore_step(ctx: PolicyContext) -> int | None:
 
 
 class SafePolicy:
-    """Asks a policy within a time limit and checks what it says; a fallback decides where it fails.
+    """Asks a policy within a time limit and checks its answer; a fallback decides where it fails.
 
     Args:
-        policy: whose decisions count.
+        policy: makes the decisions.
         name: of the policy, for the journal.
-        timeout_s: longest time it may take.
-        fallback: decides instead; None: nobody does.
+        timeout_s: longest time that a decision may take.
+        fallback: decides where the policy fails; None: nothing is done then.
     """
 
     def __init__(self, policy: Policy, name: str, timeout_s: float, fallback: Policy | None = None) -> None:
@@ -124,7 +131,7 @@ class SafePolicy:
 
     def decide(self, ctx: PolicyContext) -> Ruling:
         """A ruling for `ctx`. Never raises."""
-        problems: list[Problem] = []
+        problems: list[PolicyProblem] = []
         asked: list[tuple[str, Callable[[], object]]] = [(self.name, lambda: self._in_time(ctx))]
         if self._fallback is not None:
             fallback = self._fallback
@@ -135,19 +142,19 @@ class SafePolicy:
                 decision = ask()
             except Exception as error:  # noqa: BLE001 - the user's code: whatever it does, the run goes on
                 text = str(error) if isinstance(error, PolicyError) else f"it raised {type(error).__name__}: {error}"
-                problems.append(Problem(EntryKind.POLICY_FAILED, name, "", text[:500]))
+                problems.append(PolicyProblem(ProblemKind.FAILED, name, "", text[:500]))
                 continue
             try:
                 return Ruling(check_decision(decision, ctx), name, tuple(problems))
             except PolicyError as error:
                 remedy = decision.remedy if isinstance(decision, Decision) else None
                 named = str(remedy.name)[:100] if isinstance(remedy, Remedy) else ""
-                problems.append(Problem(EntryKind.REFUSED, name, named, str(error)[:500]))
+                problems.append(PolicyProblem(ProblemKind.REFUSED, name, named, str(error)[:500]))
         return Ruling(Decision(None, f"no policy gave a decision: {problems[-1].reason}"), self.name, tuple(problems))
 
     def _in_time(self, ctx: PolicyContext) -> object:
         if self._busy is not None and self._busy.is_alive():
-            raise PolicyError("it is still busy with an earlier question.")
+            raise PolicyError("it is still busy with an earlier decision.")
         answer: list[object] = []
         failure: list[BaseException] = []
 
@@ -157,7 +164,7 @@ class SafePolicy:
             except BaseException as error:  # noqa: BLE001 - handed on to the thread that asked
                 failure.append(error)
 
-        # A thread can be left behind, not ended; it holds nothing but its frozen context.
+        # A thread cannot be ended from outside; the one left behind holds nothing but its frozen context.
         self._busy = threading.Thread(target=ask, name="rftfm-policy", daemon=True)
         self._busy.start()
         self._busy.join(self._timeout_s)

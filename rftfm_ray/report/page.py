@@ -12,7 +12,7 @@ from rftfm_ray.report.markup import NOTHING, Html, badge, joined, table, tag
 from rftfm_ray.report.samples import samples_section
 from rftfm_ray.report.sections import incident_section
 from rftfm_ray.report.style import CSS
-from rftfm_ray.runs.incidents import Incident, Mark, lever_history, marks, tell
+from rftfm_ray.runs.incidents import Incident, Mark, incidents_of, lever_history, marks
 from rftfm_ray.runs.reader import RunData, read_run
 from rftfm_ray.runs.verdict import figures, guard_words, progress_of, tone_of_result, verdict
 from rftfm_ray.runs.words import NONE, clean, clock, describe, figure
@@ -34,7 +34,7 @@ def build_report(run_dir: Path, *, samples: bool = False) -> str:
         RecordError: names a file that is damaged.
     """
     data = read_run(run_dir)
-    incidents = tell(data.entries)
+    incidents = incidents_of(data.entries)
     remedies = marks(incidents)
     parts = [
         _header(data),
@@ -149,11 +149,11 @@ def _incidents(incidents: Sequence[Incident], remedies: Sequence[Mark]) -> list[
         rows = [
             (
                 str(m.number),
-                m.treatment.remedy,
+                m.remediation.remedy,
                 f"#{m.incident.id} {m.incident.code}",
                 str(m.applied.id.step),
                 str(m.applied.id.paid_step),
-                badge(m.treatment.result, tone_of_result(m.treatment)),
+                badge(m.remediation.result, tone_of_result(m.remediation)),
             )
             for m in remedies
         ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.report.markup import NOTHING, Html, badge, bullets, facts, joined, tag
-from rftfm_ray.runs.incidents import Incident, Mark, Treatment
+from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.verdict import refusals, state_words, tone_of, tone_of_result
 from rftfm_ray.runs.words import as_number, describe, figure, lever_text, levers_in, number_of, plural, text_of
 from rftfm_ray.types import StepId
@@ -15,7 +15,7 @@ from rftfm_ray.types import StepId
 
 def incident_section(incident: Incident, remedies: Sequence[Mark]) -> Html:
     """Everything about one incident."""
-    numbers = {id(m.treatment): m.number for m in remedies}
+    numbers = {id(m.remediation): m.number for m in remedies}
     head = tag(
         "div",
         tag("h3", f"#{incident.id} {incident.code}"),
@@ -23,11 +23,11 @@ def incident_section(incident: Incident, remedies: Sequence[Mark]) -> Html:
         tag("span", _extent(incident), class_="muted"),
         class_="head",
     )
-    treatments = [_treatment(t, numbers.get(id(t))) for t in incident.treatments]
+    remediations = [_remediation(r, numbers.get(id(r))) for r in incident.remediations]
     parts = [
         head,
         _finding(incident),
-        joined((tag("h4", "What was done"), *treatments)) if treatments else NOTHING,
+        joined((tag("h4", "What was done"), *remediations)) if remediations else NOTHING,
         tag("h4", "Course"),
         _course(incident),
     ]
@@ -45,19 +45,19 @@ def place(id_: StepId) -> str:
 
 
 def _finding(incident: Incident) -> Html:
-    probability = incident.finding("probability")
+    probability = incident.newest_with("probability")
     sure = number_of(probability, "probability") if probability is not None else math.nan
     refused = refusals(incident)
-    nothing = "" if incident.treatments or refused else "none: nothing was decided"
+    nothing = "" if incident.remediations or refused else "none: nothing was decided"
     return facts(
         [
             (
                 "Fault",
                 f"{incident.code}, family {incident.family}" + (f", {_percent(sure)} sure" if sure == sure else ""),
             ),
-            ("Summary", incident.found("summary")),
+            ("Summary", incident.text("summary")),
             ("What was seen", bullets(incident.evidence) if incident.evidence else ""),
-            ("Other explanations", incident.found("rivals")),
+            ("Other explanations", incident.text("rivals")),
             ("Onset, estimated", _onset(incident)),
             ("Decision", nothing),
             ("Not done", bullets(refused) if refused else ""),
@@ -80,17 +80,17 @@ def _onset(incident: Incident) -> str:
 
 
 def _number(incident: Incident, name: str) -> float:
-    entry = incident.finding(name)
+    entry = incident.newest_with(name)
     return number_of(entry, name) if entry is not None else math.nan
 
 
-def _treatment(treatment: Treatment, number: int | None) -> Html:
-    decision = treatment.decision
-    kind = "advised" if treatment.advised else "decided"
+def _remediation(remediation: Remediation, number: int | None) -> Html:
+    decision = remediation.decision
+    kind = "advised" if remediation.advised else "decided"
     title = tag(
         "h3",
-        f"{number}. {treatment.remedy}" if number else treatment.remedy,
-        badge(treatment.result, tone_of_result(treatment)),
+        f"{number}. {remediation.remedy}" if number else remediation.remedy,
+        badge(remediation.result, tone_of_result(remediation)),
     )
     by = text_of(decision, "policy")
     restore = number_of(decision, "restore_step")
@@ -99,12 +99,12 @@ def _treatment(treatment: Treatment, number: int | None) -> Html:
         ("Reason", text_of(decision, "reason")),
         ("Rollback", f"to step {figure(restore)}" if math.isfinite(restore) else ""),
         ("Levers asked for", lever_text(levers) if (levers := levers_in(decision)) else ""),
-        ("Confirmation", _confirmation(treatment.confirmation)),
-        ("Applied", _applied(treatment.applied)),
-        ("Failed", _failed(treatment.failed)),
-        ("Verification", _outcome(treatment.outcome)),
+        ("Confirmation", _confirmation(remediation.confirmation)),
+        ("Applied", _applied(remediation.applied)),
+        ("Failed", _failed(remediation.failed)),
+        ("Verification", _outcome(remediation.outcome)),
     ]
-    return tag("div", title, facts(pairs), class_="treatment")
+    return tag("div", title, facts(pairs), class_="remediation")
 
 
 def _confirmation(entry: Entry | None) -> str:

@@ -77,8 +77,8 @@ ol.line li { position: relative; display: grid; grid-template-columns: 140px min
 ol.line li::before { content: ""; position: absolute; left: -6px; top: 10px; width: 10px; height: 10px;
   border-radius: 50%; background: var(--accent); border: 2px solid var(--card); }
 ol.line .when { color: var(--muted); font-variant-numeric: tabular-nums; }
-.treatment { background: var(--soft); border-radius: 8px; padding: 12px 16px; margin-top: 10px; break-inside: avoid; }
-.treatment h3 { margin-bottom: 8px; font-size: 15px; display: flex; flex-wrap: wrap; gap: 6px 10px; }
+.remediation { background: var(--soft); border-radius: 8px; padding: 12px 16px; margin-top: 10px; break-inside: avoid; }
+.remediation h3 { margin-bottom: 8px; font-size: 15px; display: flex; flex-wrap: wrap; gap: 6px 10px; }
 summary { cursor: pointer; font-weight: 600; }
 details[open] > summary { margin-bottom: 12px; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); border-radius: 8px; padding: 10px 12px;

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.tasks.api import Problem
+from rftfm_ray.types import Sampling, StepId
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,27 @@ class EpisodeJob:
     sample: int
     problem: Problem
     greedy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeOrder:
+    """What one actor answers in a held-out probe.
+
+    Attributes:
+        greedy: jobs that are answered greedily.
+        sampled: jobs that are answered by sampling.
+        sampling: how those are drawn.
+        step: where the run stands.
+        model_version: the version that must answer.
+        after_s: seconds to wait first, until the learner's reference pass needs this actor's core no longer.
+    """
+
+    greedy: Sequence[EpisodeJob]
+    sampled: Sequence[EpisodeJob]
+    sampling: Sampling
+    step: StepId
+    model_version: int
+    after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

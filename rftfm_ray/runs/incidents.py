@@ -1,7 +1,7 @@
-"""Incidents as stories: the journal's entries sorted to what was found, decided, done and verified.
+"""The incidents of a journal: its entries sorted to what was diagnosed, decided, done and verified.
 
-Unlike `policies.state.replay`, which the controller goes by, this takes a journal as it is: a missing field leaves a
-gap, and never ends the reading.
+Unlike `incidents.state.replay`, which decisions rest on, this takes a journal as it is: a missing field leaves a gap,
+and never ends the reading.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rftfm_ray.incidents.state import Entry, EntryKind
+from rftfm_ray.incidents.state import Entry, EntryKind, carries_remedy, next_state
 from rftfm_ray.runs.words import clean, levers_in, number_of, text_of, value_of, whole
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import IncidentState, OrderRole, OutcomeKind
+from rftfm_ray.verdicts import IncidentState
 
 
 @dataclass(slots=True)
-class Treatment:
+class Remediation:
     """One remedy from the decision on. What has not happened, or is not recorded, is None."""
 
     decision: Entry
@@ -51,42 +51,42 @@ class Treatment:
 
 @dataclass(slots=True)
 class Incident:
-    """One incident as the journal tells it; `closed` is None while it is open."""
+    """One incident as the journal has it; `closed` is None while it is open."""
 
     id: int
     opened: StepId
     state: str = IncidentState.SUSPECTED.value
     closed: Entry | None = None
-    treatments: list[Treatment] = field(default_factory=list)
+    remediations: list[Remediation] = field(default_factory=list)
     refusals: list[Entry] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
 
     @property
     def code(self) -> str:
         """Code of the fault; `unknown` when no entry says it."""
-        return self.found("code") or "unknown"
+        return self.text("code") or "unknown"
 
     @property
     def family(self) -> str:
         """Family of the fault; `unknown` when no entry says it."""
-        return self.found("family") or "unknown"
+        return self.text("family") or "unknown"
 
     @property
     def evidence(self) -> tuple[str, ...]:
         """What was seen, item by item."""
-        entry = self.finding("evidence")
+        entry = self.newest_with("evidence")
         raw = value_of(entry, "evidence") if entry is not None else ""
         return tuple(item for part in str(raw).split("; ") if (item := clean(part)))
 
-    def finding(self, name: str) -> Entry | None:
+    def newest_with(self, name: str) -> Entry | None:
         """The newest diagnosis that has a field."""
         kinds = (EntryKind.OPENED, EntryKind.DIAGNOSED)
-        found = (e for e in reversed(self.entries) if e.kind in kinds and value_of(e, name) is not None)
-        return next(found, None)
+        having = (e for e in reversed(self.entries) if e.kind in kinds and value_of(e, name) is not None)
+        return next(having, None)
 
-    def found(self, name: str) -> str:
+    def text(self, name: str) -> str:
         """A field of the newest diagnosis that has it, as text; empty when none has."""
-        entry = self.finding(name)
+        entry = self.newest_with(name)
         return text_of(entry, name) if entry is not None else ""
 
     @property
@@ -101,32 +101,29 @@ class Mark:
 
     number: int
     incident: Incident
-    treatment: Treatment
+    remediation: Remediation
     applied: Entry
 
 
-def tell(entries: Iterable[Entry]) -> tuple[Incident, ...]:
+def incidents_of(entries: Iterable[Entry]) -> tuple[Incident, ...]:
     """The incidents of a journal, in the order of their opening."""
-    found: dict[int, Incident] = {}
+    incidents: dict[int, Incident] = {}
     for entry in entries:
         if entry.incident <= 0:
             continue
-        incident = found.setdefault(entry.incident, Incident(entry.incident, entry.id))
+        incident = incidents.setdefault(entry.incident, Incident(entry.incident, entry.id))
         incident.entries.append(entry)
         _take(incident, entry)
-    return tuple(found.values())
+    return tuple(incidents.values())
 
 
 def marks(incidents: Iterable[Incident]) -> tuple[Mark, ...]:
     """Remedies that were applied, numbered from 1 in the order of their application."""
     applied = [
-        (treatment.applied, incident, treatment)
-        for incident in incidents
-        for treatment in incident.treatments
-        if treatment.applied is not None
+        (r.applied, incident, r) for incident in incidents for r in incident.remediations if r.applied is not None
     ]
     applied.sort(key=lambda item: item[0].seq)
-    return tuple(Mark(n, incident, treatment, entry) for n, (entry, incident, treatment) in enumerate(applied, start=1))
+    return tuple(Mark(n, incident, r, entry) for n, (entry, incident, r) in enumerate(applied, start=1))
 
 
 def levers_now(entries: Iterable[Entry]) -> dict[str, float]:
@@ -142,48 +139,49 @@ def lever_history(entries: Iterable[Entry]) -> list[tuple[int, dict[str, float]]
 
 def _take(incident: Incident, entry: Entry) -> None:
     kind = entry.kind
-    if kind in (EntryKind.OPENED, EntryKind.DIAGNOSED):
-        incident.state = IncidentState.SUSPECTED if kind is EntryKind.OPENED else IncidentState.DIAGNOSED
-    elif kind in (EntryKind.DECIDED, EntryKind.ADVISED):
-        incident.treatments.append(Treatment(entry))
-        incident.state = IncidentState.TREATING if kind is EntryKind.DECIDED else incident.state
+    incident.state = _state_after(incident.state, entry)
+    if kind in (EntryKind.DECIDED, EntryKind.ADVISED):
+        incident.remediations.append(Remediation(entry))
     elif kind in (EntryKind.REFUSED, EntryKind.POLICY_FAILED, EntryKind.HELD):
         incident.refusals.append(entry)
     elif kind is EntryKind.CLOSED:
         incident.closed = entry
-        incident.state = text_of(entry, "state") or "closed"
-    else:
-        _treat(incident, entry)
+    elif carries_remedy(entry):
+        _add(incident, entry)
 
 
-def _treat(incident: Incident, entry: Entry) -> None:
-    """Add an entry to the treatment it belongs to. Returns and undos of levers, and a halt, are no treatment."""
-    kind, returns = entry.kind, text_of(entry, "role") not in ("", OrderRole.REMEDY)
-    treatment = None if returns else _ordered(incident, entry)
-    if treatment is None and kind is EntryKind.APPLIED and not returns:
+def _state_after(state: str, entry: Entry) -> str:
+    """The incident's next state, in the words of the entry where it has words of its own."""
+    try:
+        return next_state(IncidentState(state), entry).value
+    except ValueError:
+        # An odd journal: a state or an outcome that this version does not know.
+        return text_of(entry, "state") or "closed" if entry.kind is EntryKind.CLOSED else state
+
+
+def _add(incident: Incident, entry: Entry) -> None:
+    """Add an entry to the remediation that it belongs to."""
+    remediation = _ordered(incident, entry)
+    if remediation is None and entry.kind is EntryKind.APPLIED:
         # An odd journal, which lacks the decision: what was done is shown all the same.
-        treatment = Treatment(entry)
-        incident.treatments.append(treatment)
-    if treatment is None:
+        remediation = Remediation(entry)
+        incident.remediations.append(remediation)
+    if remediation is None:
         return
-    if kind in (EntryKind.CONFIRMED, EntryKind.UNCONFIRMED):
-        treatment.confirmation = entry
-        incident.state = IncidentState.DIAGNOSED if kind is EntryKind.UNCONFIRMED else incident.state
-    elif kind is EntryKind.APPLIED:
-        treatment.applied = entry
-        incident.state = IncidentState.VERIFYING
-    elif kind is EntryKind.FAILED:
-        treatment.failed = entry
-    elif kind is EntryKind.OUTCOME:
-        treatment.outcome = entry
-        good = text_of(entry, "outcome") in (OutcomeKind.CURED, OutcomeKind.CONTAINED)
-        incident.state = IncidentState.VERIFYING if good else IncidentState.DIAGNOSED
+    if entry.kind in (EntryKind.CONFIRMED, EntryKind.UNCONFIRMED):
+        remediation.confirmation = entry
+    elif entry.kind is EntryKind.APPLIED:
+        remediation.applied = entry
+    elif entry.kind is EntryKind.FAILED:
+        remediation.failed = entry
+    elif entry.kind is EntryKind.OUTCOME:
+        remediation.outcome = entry
 
 
-def _ordered(incident: Incident, entry: Entry) -> Treatment | None:
-    """The treatment with the entry's order; the last one for an entry that names none."""
+def _ordered(incident: Incident, entry: Entry) -> Remediation | None:
+    """The remediation with the entry's order; the last one for an entry that names none."""
     order = whole(number_of(entry, "order"))
     if not order:
-        return incident.treatments[-1] if incident.treatments else None
-    named = [t for t in incident.treatments if whole(number_of(t.decision, "order")) == order]
+        return incident.remediations[-1] if incident.remediations else None
+    named = [r for r in incident.remediations if whole(number_of(r.decision, "order")) == order]
     return named[-1] if named else None

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.incidents.state import EntryKind
-from rftfm_ray.runs.incidents import Incident, Mark, Treatment
+from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.planned import change_words, changes_of, drill, faults_of, twin_words, twins_of
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.words import as_number, clean, figure, listed, plural, text_of
 from rftfm_ray.types import GuardMode
-from rftfm_ray.verdicts import IncidentState
+from rftfm_ray.verdicts import IncidentState, OutcomeKind
 
 # Steps at either end that the first and the last reward are means of, as in the summary of a run.
 EDGE = 5
@@ -126,12 +126,12 @@ def tone_of(state: str) -> str:
     return "bad" if state in FINAL else "open"
 
 
-def tone_of_result(treatment: Treatment) -> str:
-    """The colour of how far a treatment came."""
-    result = treatment.result
-    if result in ("cured", "contained"):
+def tone_of_result(remediation: Remediation) -> str:
+    """The colour of how far a remedy came."""
+    result = remediation.result
+    if result in (OutcomeKind.RESOLVED, OutcomeKind.MITIGATED):
         return "good"
-    return "bad" if result in ("ineffective", "worse", "could not be applied") else "open"
+    return "bad" if result in (OutcomeKind.INEFFECTIVE, OutcomeKind.HARMFUL, "could not be applied") else "open"
 
 
 def state_words(state: str) -> str:
@@ -159,14 +159,18 @@ def _done(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]
     if data.mode == GuardMode.OBSERVE and not remedies:
         return ["Nothing was done about it in observe mode." if len(incidents) == 1 else
                 "Nothing was done about them in observe mode."]  # fmt: skip
-    advised = list(dict.fromkeys(t.remedy for i in incidents for t in i.treatments if t.advised))
+    advised = list(dict.fromkeys(r.remedy for i in incidents for r in i.remediations if r.advised))
     if not remedies:
         only = f"The guard advised {listed(advised)} and did nothing itself." if advised else "No remedy was applied."
         return [only]
-    said = [f"{m.treatment.remedy} at paid step {m.applied.id.paid_step} ({m.treatment.result})" for m in remedies[:4]]
+    said = [_said(mark) for mark in remedies[:4]]
     more = [f"{len(remedies) - 4} more"] if len(remedies) > 4 else []
     besides = [f"Advised only: {listed(advised)}."] if advised else []
     return [f"{plural(len(remedies), 'remedy', 'remedies')} applied: {listed([*said, *more])}.", *besides]
+
+
+def _said(mark: Mark) -> str:
+    return f"{mark.remediation.remedy} at paid step {mark.applied.id.paid_step} ({mark.remediation.result})"
 
 
 def _course(data: RunData) -> str:

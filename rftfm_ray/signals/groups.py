@@ -1,4 +1,4 @@
-"""Which signals are telemetry: what any log could hold. Others are identities, channels, settings and times. Pure."""
+"""Named groups of signals, each defined once. Pure."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ NOT_MEASURED = (
 
 
 def is_telemetry(signal: Signal) -> bool:
-    """Whether a signal is measured by the run itself, without asking anybody else, and is no time."""
+    """Whether a signal is measured by the run itself, without an independent channel, and is not a time."""
     own = signal.source in (Source.ROLLOUT, Source.LEARNER) and math.isfinite(signal.floor)
     return own and signal.name not in NOT_MEASURED and signal.unit != "s"
 
 
 TELEMETRY: tuple[str, ...] = tuple(signal.name for signal in SIGNALS if is_telemetry(signal))
-"""Names of the telemetry signals, in the order of a report's values."""
+"""Names of the telemetry signals, in the order of a report's values: what any training log could hold."""
 
 # Quantiles, extremes and high moments of small numbers of whole things leap by themselves; what follows single tokens
 # leaps when a format is learnt.
@@ -31,33 +31,32 @@ LEAPING = (
     "credit_lag", "advantage_early", "advantage_late", "value_early", "value_late",
 )  # fmt: skip
 WATCHED = tuple(name for name in TELEMETRY if name not in LEAPING)
-"""Telemetry that can be held against a run's own past."""
+"""Telemetry that can be compared with a run's own past."""
 
 OF_UPDATES = ("update_ratio", "changed_rate", "step_kl")
-"""What updates do. In a step in which the commit gate refused one, a size of nothing is what was called for."""
+"""What updates do. In a step in which the commit gate refused one, an update of size 0 is the right one."""
 REFUSED = "vetoes"
 
-
-ASKED: tuple[str, ...] = (
-    "prompt_length_mean",
-    "answer_length_mean",
-    "prompt_difficulty_mean",
-    "prompt_repeat_rate",
-)
-"""Names of the signals that speak of the prompts alone."""
-
-
-FOLLOWING: tuple[str, ...] = (
-    *ASKED, "correct_rate", "sampled_gap", "probe_gap", "kl_ref",
-    "reward_mean", "reward_std", "reward_min", "reward_q10", "reward_q50", "reward_q90", "reward_max",
-    "length_mean", "length_q10", "length_q50", "length_q90", "length_max", "long_rate", "truncated_rate",
-    "zero_variance_group_rate", "all_right_group_rate", "all_wrong_group_rate", "filtered_group_rate",
-    "advantage_std", "advantage_max", "advantage_kurtosis",
-    "entropy", "entropy_q10", "entropy_q90", "entropy_observed", "sampling_logprob_mean",
-    "grad_norm", "update_ratio", "step_kl", "step_ratio_max",
+REWARDS = ("reward_mean", "reward_std", "reward_min", "reward_q10", "reward_q50", "reward_q90", "reward_max")
+LENGTHS = ("length_mean", "length_q10", "length_q50", "length_q90", "length_max", "long_rate", "truncated_rate")
+GROUP_RATES = ("zero_variance_group_rate", "all_right_group_rate", "all_wrong_group_rate", "filtered_group_rate")
+ADVANTAGES = ("advantage_std", "advantage_max", "advantage_kurtosis")
+ENTROPIES = ("entropy", "entropy_q10", "entropy_q90", "entropy_observed", "sampling_logprob_mean")
+UPDATE_SIZES = ("grad_norm", "update_ratio", "step_kl", "step_ratio_max")
+REPETITION = (
     "distinct_sample_rate", "distinct_bigram_rate", "unique_token_rate", "repeated_bigram_rate",
     "repeated_trigram_rate", "compress_ratio",
-    "eos_rate", "stop_rate", "turn_limit_rate", "turns_mean", "empty_rate", "short_rate",
-    "tool_call_count", "tool_calls_mean", "tool_unparsable_rate",
 )  # fmt: skip
-"""Signals whose reference is gone when the prompts are others than before: a policy does on them as well as it can."""
+ENDINGS = ("eos_rate", "stop_rate", "turn_limit_rate", "turns_mean", "empty_rate", "short_rate")
+TOOL_CALLS = ("tool_call_count", "tool_calls_mean", "tool_unparsable_rate")
+
+PROMPT_SIGNALS: tuple[str, ...] = (
+    "prompt_length_mean", "answer_length_mean", "prompt_difficulty_mean", "prompt_repeat_rate",
+)  # fmt: skip
+"""Signals that describe the prompts alone."""
+
+PROMPT_DEPENDENT: tuple[str, ...] = (
+    *PROMPT_SIGNALS, "correct_rate", "sampled_gap", "probe_gap", "kl_ref", *REWARDS, *LENGTHS, *GROUP_RATES,
+    *ADVANTAGES, *ENTROPIES, *UPDATE_SIZES, *REPETITION, *ENDINGS, *TOOL_CALLS,
+)  # fmt: skip
+"""Signals that depend on which prompts are asked, as far as the policy does better on some than on others."""

@@ -35,4 +35,4 @@ def report_of(row: StepRow) -> StepReport:
     parts, right = (row.batch, row.update, row.credit, row.checks), row.batch.correct_rate
     measured = [figure for read, part in zip(_READ, parts, strict=True) for figure in read(part)]
     gaps = right - row.checks.probe_accuracy, right - row.checks.probe_sampled_accuracy
-    return StepReport(row.id, row.model_version, tuple(map(float, (*measured, *gaps))))
+    return StepReport(row.id, row.model_version, tuple(map(float, (*measured, *gaps))), row.snapshots)

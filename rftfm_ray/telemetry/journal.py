@@ -12,6 +12,7 @@ from typing import Any
 
 from rftfm_ray.errors import RecordError
 from rftfm_ray.files import PRIVATE_FILE
+from rftfm_ray.incidents.aliases import current_value
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
 from rftfm_ray.types import StepId
 
@@ -53,6 +54,8 @@ class Journal:
 def read_journal(path: Path) -> tuple[tuple[Entry, ...], tuple[float, ...]]:
     """Entries in order and the times they were written at. A last line that is cut off is left out.
 
+    Words of older versions come as those of today (`incidents.aliases`).
+
     Raises:
         RecordError: names file and line when any other line is not an entry, or is out of order.
     """
@@ -68,7 +71,7 @@ def read_journal(path: Path) -> tuple[tuple[Entry, ...], tuple[float, ...]]:
         try:
             entry, written = _from_json(json.loads(line))
             if entry.seq != len(entries) + 1:
-                raise ValueError(f"entry {entry.seq} stands in place {len(entries) + 1}")
+                raise ValueError(f"entry {entry.seq} comes as number {len(entries) + 1}")
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):
                 break
@@ -93,13 +96,13 @@ def _to_json(entry: Entry) -> dict[str, Scalar]:
 
 def _from_json(values: Any) -> tuple[Entry, float]:
     if not isinstance(values, dict):
-        raise ValueError("no object")
+        raise ValueError("it is not an object")
     whole = [values[name] for name in ("seq", "attempt", "step", "paid_step", "incident")]
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in whole):
-        raise ValueError("a count that is no whole number")
-    fields = {name: value for name, value in values.items() if name not in _FIXED}
+        raise ValueError("a count is not a whole number")
+    fields = {name: current_value(name, value) for name, value in values.items() if name not in _FIXED}
     if not all(value is None or isinstance(value, str | int | float) for value in fields.values()):
-        raise ValueError("a field that is no plain value")
+        raise ValueError("a field is not a plain value")
     seq, attempt, step, paid_step, incident = whole
     entry = Entry(seq, EntryKind(values["kind"]), StepId(attempt, step, paid_step), incident, tuple(fields.items()))
     return entry, float(values["time_s"])

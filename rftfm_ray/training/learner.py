@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
-from rftfm_ray.config.settings import Schedule, config_schedule, effective, nominal_settings
+from rftfm_ray.config.settings import config_schedule, effective, nominal_settings
 from rftfm_ray.metrics import CreditMetrics, UpdateMetrics
 from rftfm_ray.training.credit import Credit, Rule, assign, credit_metrics, members, rule_of
 from rftfm_ray.training.engine import LearnerEngine
@@ -32,12 +32,17 @@ from rftfm_ray.types import GuardMode, Levers, Settings, StepId, Veto, VetoRecor
 
 @dataclass(frozen=True, slots=True)
 class UpdateReport:
-    """What one step of learning did. `reference_s`: when, from its begin, the first pass of the reference was done."""
+    """What one step of learning did.
+
+    `reference_s`: when, from its begin, the first pass of the reference was done. `snapshots`: steps that the learner
+    can go back to after it.
+    """
 
     metrics: UpdateMetrics
     credit: CreditMetrics
     vetoes: tuple[VetoRecord, ...]
     reference_s: float = 0.0
+    snapshots: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -65,13 +70,7 @@ class _Sample:
 class Learner:
     """The policy that learns, with or without a critic, its frozen reference, and the gate in front of every update."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        model_path: str,
-        schedule: Schedule | None = None,
-        seams: LearnerSeams | None = None,
-    ) -> None:
+    def __init__(self, config: RunConfig, model_path: str, seams: LearnerSeams | None = None) -> None:
         critic = config.critic if config.algorithm.name == "ppo" else None
         self._critic = critic is not None
         self.engine = LearnerEngine(config.model, model_path, config.learner, critic)
@@ -80,14 +79,14 @@ class Learner:
         if config.algorithm.kl_coef > 0:
             self._reference = load_causal_lm(model_path, config.model.dtype).to(self.engine.device)
             self._reference.requires_grad_(False)
-        self.begin(config, schedule, seams)
+        self.begin(config, seams)
 
-    def begin(self, config: RunConfig, schedule: Schedule | None = None, seams: LearnerSeams | None = None) -> None:
+    def begin(self, config: RunConfig, seams: LearnerSeams | None = None) -> None:
         """Begin a run under `config`, which must call for the same engine; its state is the caller's to put back."""
         self._config = config
         self._reference_done = 0.0
         self._watched = config.guard.mode is not GuardMode.OFF
-        self._schedule = config_schedule(config) if schedule is None else schedule
+        self._schedule = config_schedule(config)
         self._seams = LearnerSeams() if seams is None else seams
         self._temperature = config.rollout.temperature
         gate = config.gate
@@ -98,8 +97,11 @@ class Learner:
 
     def settings(self, step: StepId) -> Settings:
         """The values in force at `step`."""
-        found = effective(nominal_settings(self._config, step.step), self._schedule(step), self.levers)
-        return self._seams.settings(step, found)
+        nominal = nominal_settings(self._config, step.step)
+        return self._seams.settings(step, effective(nominal, self._factor(step), self.levers))
+
+    def _factor(self, step: StepId) -> float:
+        return self._seams.factor(step, self._schedule(step))
 
     def update(self, batch: TrajectoryBatch, step: StepId, model_version: int | None = None) -> UpdateReport:
         """Learn from one step's trajectories: as many updates as minibatches, less those that the gate refuses.
@@ -107,7 +109,7 @@ class Learner:
         `model_version` is what the weights are called that learn, for the staleness of the trajectories.
         """
         began, self._reference_done = time.perf_counter(), 0.0
-        settings, factor = self.settings(step), self._schedule(step)
+        settings, factor = self.settings(step), self._factor(step)
         self._temperature = self._config.at(step.step).rollout.temperature
         rule = rule_of(self._config, settings)
         kept = members(batch, rule)

@@ -11,7 +11,13 @@ from rftfm_ray.types import Settings, StepId
 
 
 class LearnerSeams:
-    """Between settings, critic, estimator, loss and optimizer. A fire drill puts one with faults in its place."""
+    """Between schedule, settings, critic, estimator, loss and optimizer. Fault injection puts one with faults in its
+    place."""
+
+    def factor(self, step: StepId, factor: float) -> float:
+        """The schedule's factor as the learner reads it; the rate that is reported shows it."""
+        del step
+        return factor
 
     def gain(self, step: StepId) -> float:
         """What the optimizer makes of the rate that it is told."""

@@ -14,7 +14,7 @@ from rftfm_ray.detection.detectors.custom import CustomDetector
 from rftfm_ray.detection.reference.mixture import Mode
 from rftfm_ray.detection.reference.views import Floats, StepView, StepViews, values_of
 from rftfm_ray.detection.suite import build_detectors
-from rftfm_ray.signals.groups import FOLLOWING
+from rftfm_ray.signals.groups import PROMPT_DEPENDENT
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport
@@ -182,7 +182,7 @@ def follow(detector: Detector, pieces: Sequence[StepView], sizes: Sequence[int] 
     scores, turn = list[Scores](), 0
     for piece in pieces:
         if piece.prompts_changed[0]:
-            detector.forget(FOLLOWING, int(piece.steps[0]))
+            detector.forget(PROMPT_DEPENDENT, int(piece.steps[0]))
         start = 0
         while start < len(piece):
             size = sizes[turn % len(sizes)]

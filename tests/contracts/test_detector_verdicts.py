@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rftfm_ray.detection.detectors.base import Detector, Scores
 from rftfm_ray.detection.reference.mixture import Mode
 from rftfm_ray.detection.statistics.cusum import RECOVERED
-from rftfm_ray.signals.groups import FOLLOWING
+from rftfm_ray.signals.groups import PROMPT_DEPENDENT
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.verdicts import Evidence, StepReport, Symptom
 from tests.contracts.detector_cases import (
@@ -237,7 +237,7 @@ def test_what_follows_the_prompts_can_be_forgotten_at_any_step(case: Case) -> No
     for cut in (1, 6, 20):
         watching = watched(case)
         symptoms = watching.observe(run[:cut])
-        watching.forget(FOLLOWING, cut + 1)
+        watching.forget(PROMPT_DEPENDENT, cut + 1)
         assert_readable(symptoms | watching.observe(run[cut:]), fresh(case))
 
 

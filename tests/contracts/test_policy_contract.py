@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray import cloudpickle
 
-from rftfm_ray.diagnosis.classify import UNKNOWN
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, family_of
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.policies.api import Policy, PolicyContext
 from rftfm_ray.policies.loading import FunctionPolicy, load_policy
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy, check_decision
 from rftfm_ray.signals.schema import INDEX, SIGNALS
+from rftfm_ray.taxonomy import UNKNOWN, family_of
 from rftfm_ray.types import Levers, Settings, StepId
 from rftfm_ray.verdicts import Decision, Diagnosis, OutcomeKind, Remedy, StepReport, Tried
 

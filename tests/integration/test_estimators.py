@@ -40,7 +40,7 @@ def test_healthy_steps_break_no_identity(name: str, extra: list[str], runs: Path
     reports = [report_of(row) for row in rows]
     assert len(reports) == 8
     assert [(i.name, r.id.step) for i in IDENTITIES for r in reports if i.broken(r)] == []
-    assert summary.incidents == summary.vetoes == 0
+    assert (summary.incidents, summary.vetoes) == ((), 0)
     assert all(row.credit.advantage_error < 1e-6 for row in rows)
     assert all(math.isfinite(row.update.value_loss) == (name == "ppo") for row in rows)
     if extra:

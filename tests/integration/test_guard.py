@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rftfm_ray.actors.group import NAMESPACE
+from rftfm_ray.actors.placement import NAMESPACE
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.driver.run import train
@@ -44,7 +44,7 @@ SMALL = [
 ACT = ["guard.mode=act", "guard.act_on=[RF,OD,TE,NUMERICAL]"]
 # Times, and what is looked at only when somebody guards.
 UNEQUAL = {*Timings.__dataclass_fields__, "tool_latency_s", "tool_latency_max_s", "tool_error_latency_s"}
-ASKED = {"regrade_count", "golden_count", "known_call_count", "replay_count"}
+PROMPT_SIGNALS = {"regrade_count", "golden_count", "known_call_count", "replay_count"}
 
 
 def config(*overrides: str) -> RunConfig:
@@ -63,7 +63,7 @@ def columns(summary: RunSummary, *without: str) -> dict[str, list[Any]]:
 
 def assert_same(guarded: RunSummary, off: RunSummary) -> None:
     """Every figure that an unguarded run measures is that of the guarded one."""
-    found, wanted = columns(guarded, *ASKED), columns(off, *ASKED)
+    found, wanted = columns(guarded, *PROMPT_SIGNALS), columns(off, *PROMPT_SIGNALS)
     measured = {name: values for name, values in wanted.items() if any(v is not None for v in values)}
     assert len(measured) > 60
     assert {name: found[name] for name in measured} == measured
@@ -102,7 +102,7 @@ def test_a_healthy_run_is_left_alone_and_equals_the_unguarded_one(runs: Path, wa
     off = train(config("guard.mode=off"), runs / "healthy-off", warm=warm)
     assert_same(guarded, off)
     assert guarded.probe_last == off.probe_last
-    assert (guarded.incidents, guarded.remedies, off.incidents) == (0, 0, 0)
+    assert (guarded.incidents, guarded.remedies, off.incidents) == ((), 0, ())
     assert kinds(journal(guarded)) == [EntryKind.STARTED, EntryKind.ENDED]
     assert not (Path(off.run_dir) / JOURNAL).exists()
     regraded = columns(guarded)
@@ -117,7 +117,7 @@ def test_an_explosion_is_rolled_back_verified_and_let_go(exploded: RunSummary) -
     assert incident.opened.paid_step == 12
     (tried,) = incident.tried
     # For half of the verification the source was still there.
-    assert (tried.remedy, tried.outcome) == ("rollback_lower_rate", OutcomeKind.CONTAINED)
+    assert (tried.remedy, tried.outcome) == ("rollback_lower_rate", OutcomeKind.MITIGATED)
     # The fault lasted four steps: once its source was silent, every lever has gone back to nominal.
     assert state.levers == Levers()
     applied = [entry for entry in journal(exploded) if entry.kind is EntryKind.APPLIED]
@@ -157,7 +157,7 @@ def test_the_same_guarded_run_twice_is_the_same(exploded: RunSummary, runs: Path
 def test_a_rate_that_the_schedule_got_wrong_is_fixed_where_it_was_called_for(runs: Path, warm: WarmActors) -> None:
     summary = train(config(*ACT, "inject=['OD-1@12:30,mechanism=schedule']"), runs / "schedule", warm=warm)
     (incident,) = state_of(summary).incidents
-    assert (incident.code, incident.tried[0].outcome) == ("OD-1", OutcomeKind.CONTAINED)
+    assert (incident.code, incident.tried[0].outcome) == ("OD-1", OutcomeKind.MITIGATED)
     assert state_of(summary).levers.lr_scale == pytest.approx(1.0)
     rows = columns(summary)
     assert rows["lr"][11] == pytest.approx(30 * 2e-4)
@@ -170,7 +170,7 @@ def test_spiked_rewards_are_graded_again_before_they_train(runs: Path, warm: War
     (incident,) = state_of(summary).incidents
     assert (incident.code, incident.state) == ("RF-1", IncidentState.RESOLVED)
     assert 12 <= incident.opened.paid_step <= 14
-    assert incident.tried[0].outcome is OutcomeKind.CONTAINED
+    assert incident.tried[0].outcome is OutcomeKind.MITIGATED
     rows, mended = columns(summary), incident.tried[0].paid_step
     after = [step >= mended for step in rows["paid_step"]]
     assert {m for m, late in zip(rows["trained_mismatch_rate"], after, strict=True) if late} == {0.0}
@@ -196,11 +196,11 @@ def test_tool_errors_are_masked_retried_failed_over_and_refilled(
     assert rows["valid_rate"][struck] < 0.9
     assert rows["reward_min"][struck] >= -0.2
     if everywhere:
-        assert remedies[-1] == ("mask_and_refill", OutcomeKind.CONTAINED)
+        assert remedies[-1] == ("mask_and_refill", OutcomeKind.MITIGATED)
         said = [entry.text("reason") for entry in journal(summary) if entry.kind is EntryKind.DECIDED]
         assert "every tool instance fails" in said[-1]
     else:
-        assert remedies == [("retry_and_failover", OutcomeKind.CONTAINED)]
+        assert remedies == [("retry_and_failover", OutcomeKind.MITIGATED)]
         assert min(rows["valid_rate"][struck + 1 :]) == 1.0
         # The idle instance is still ill, and is asked about known calls only.
         assert max(rows["tool_shadow_error_rate"][-3:]) > 0.5
@@ -236,7 +236,7 @@ def test_a_policy_that_misbehaves_is_named_and_the_playbook_mends(
     decided = next(entry for entry in entries if entry.kind is EntryKind.DECIDED)
     assert decided.text("policy") == "playbook"
     (incident,) = state_of(summary).incidents
-    assert incident.tried[0].outcome is OutcomeKind.CONTAINED
+    assert incident.tried[0].outcome is OutcomeKind.MITIGATED
     assert summary.steps == 22
 
 
@@ -293,7 +293,7 @@ def test_levers_stay_in_force_after_a_resume_and_then_go_back(runs: Path, warm: 
     assert rows["regrade_count"][0] == 32
     assert rows["regrade_count"][-1] < 32
     assert state_of(second).levers == Levers()
-    assert second.incidents == 0
+    assert second.incidents == ()
 
 
 def test_a_lost_monitor_is_said_and_training_goes_on(runs: Path, warm: WarmActors) -> None:

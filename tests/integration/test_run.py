@@ -79,7 +79,7 @@ def test_a_run_leaves_its_records(straight: tuple[RunSummary, list[StepRow]]) ->
     assert steps["reward_mean"].to_pylist() == [row.batch.reward_mean for row in observed]
     assert summary.reward_first == pytest.approx(np.mean(steps["reward_mean"].to_pylist()[:5]))
     assert summary.reward_last == pytest.approx(np.mean(steps["reward_mean"].to_pylist()[-5:]))
-    assert (summary.vetoes, summary.guard, summary.incidents, summary.seed, summary.steps) == (0, "observe", 0, 3, 6)
+    assert (summary.vetoes, summary.guard, summary.incidents, summary.seed, summary.steps) == (0, "observe", (), 3, 6)
     assert 0 < summary.step_time_s_median < summary.first_step_s
 
 

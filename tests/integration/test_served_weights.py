@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -13,13 +13,16 @@ import ray
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rftfm_ray.actors.calls import Limit, Pending, wait_for
 from rftfm_ray.actors.group import ActorGroup, start_group
 from rftfm_ray.config import load_config
 from rftfm_ray.models import ASSETS
+from rftfm_ray.planning import plan
 from rftfm_ray.rollout.weights import Served, WeightsUpdate, pack_weights
-from rftfm_ray.tasks.loading import check_task, load_task
 
 pytestmark = pytest.mark.usefixtures("cluster")
+
+T = TypeVar("T")
 
 
 def tied_model(folder: Path) -> Path:
@@ -39,18 +42,21 @@ def tied_model(folder: Path) -> Path:
 def group(request: pytest.FixtureRequest, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Actors of a shipped model, and of one with tied embeddings."""
     path = ASSETS / "tiny" if request.param == "untied" else tied_model(tmp_path_factory.mktemp("tied"))
-    config = load_config(None, [f"model.path={path}", "probe.size=16"])
-    task = load_task("calculator")
-    pool, heldout = check_task(task, config)
-    started = start_group(f"served-{request.param}", config, str(path), task, pool[:4], (), (), heldout[:8])
+    config = load_config(None, [f"model.path={path}", "probe.size=16", "task.name=calculator"])
+    started = start_group(plan(config, tmp_path_factory.mktemp("run") / request.param))
     yield started
     started.stop()
 
 
 def load(group: ActorGroup, update: WeightsUpdate) -> Served:
     """What the rollout actor serves after a load."""
-    served: Served = ray.get(group.rollouts[0].load_weights.remote(update))
-    return served
+    (call,) = group.rollouts.load_weights(Pending(ray.put(update), group.learner.role))
+    return get(call)
+
+
+def get(call: Pending[T]) -> T:
+    """The result of a call."""
+    return wait_for([call], Limit(60.0), "being tested")[0]
 
 
 def moved(update: WeightsUpdate, version: int) -> dict[str, Any]:
@@ -60,7 +66,7 @@ def moved(update: WeightsUpdate, version: int) -> dict[str, Any]:
 
 
 def test_real_loads_are_served_as_the_learner_holds_them(group: ActorGroup) -> None:
-    update = ray.get(group.learner.weights.remote(0))
+    update = get(group.learner.weights(0))
     for version in range(4):
         served = load(group, pack_weights(version, moved(update, version)))
         assert (served.version, served.mismatched) == (version, ())
@@ -69,7 +75,7 @@ def test_real_loads_are_served_as_the_learner_holds_them(group: ActorGroup) -> N
 
 
 def test_other_weights_under_the_right_version_are_found(group: ActorGroup) -> None:
-    update = ray.get(group.learner.weights.remote(5))
+    update = get(group.learner.weights(5))
     newer = pack_weights(5, moved(update, 5))
     # As if the load had been skipped: the old arrays, under the fingerprints of the new ones.
     served = load(group, dataclasses.replace(update, fingerprints=newer.fingerprints))

@@ -1,21 +1,28 @@
-"""What stands in for a tokenizer, for the handle of an actor, and for a step row, in more than one file of tests; and
+"""What stands in for a tokenizer, for actors, for a plan and for a step row, in more than one file of tests; and
 recorded runs that some of them read."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from rftfm_ray.actors.calls import Pending
+from rftfm_ray.actors.group import ActorGroup, LearnerGroup, RolloutGroup, roles_of
+from rftfm_ray.config import RunConfig
 from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Recorded
 from rftfm_ray.faultbench.runs.plan import Entry, Kind, Split
 from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, Timings, UpdateMetrics
+from rftfm_ray.models import ASSETS
+from rftfm_ray.planning import RunPlan
 from rftfm_ray.rollout.text import TextCodec
+from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.telemetry.recorder import STEP_SCHEMA
 from rftfm_ray.types import StepId
 
@@ -67,13 +74,18 @@ class Characters(TextCodec):
 
 
 class Method:
-    """A remote method that says what it was called with."""
+    """A remote method that says what it was called with, once for every result that it has."""
 
-    def __init__(self, actor: str, name: str) -> None:
+    def __init__(self, actor: str, name: str, results: int = 0) -> None:
         self._called = (actor, name)
+        self._results = results
 
     def remote(self, *arguments: object) -> tuple[object, ...]:
-        return (*self._called, *arguments)
+        called = (*self._called, *arguments)
+        return (called,) * self._results if self._results else called
+
+    def options(self, num_returns: int) -> Method:
+        return Method(*self._called, num_returns)
 
 
 class Actor:
@@ -84,6 +96,25 @@ class Actor:
 
     def __getattr__(self, method: str) -> Method:
         return Method(self._name, method)
+
+
+def make_plan(config: RunConfig, **parts: Any) -> RunPlan:
+    """A plan of a run of addition that nobody has checked; `parts` are fields of it."""
+    facts, nobody = cast("Any", SimpleNamespace(path=ASSETS / "tiny", parameters=1)), cast("Any", None)
+    plan = RunPlan("run", config, Path("run"), Addition(), (), (), facts, None, nobody, None)
+    return dataclasses.replace(plan, **parts)
+
+
+def make_group(plan: RunPlan) -> ActorGroup:
+    """The actors of a run, each of which says what it was asked."""
+    own, *others = roles_of(plan)
+    rollouts = RolloutGroup(others, [Actor(role.name) for role in others])
+    return ActorGroup(plan, LearnerGroup(own, Actor(own.name)), rollouts, cast("Any", None))
+
+
+def asked(calls: Iterable[Pending[Any]]) -> list[Any]:
+    """What the actors of `make_group` say that they were asked."""
+    return [call.reference for call in calls]
 
 
 def row(id_: StepId, **values: float) -> dict[str, Any]:

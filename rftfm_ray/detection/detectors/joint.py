@@ -13,17 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
-from rftfm_ray.detection.reference.joint import JointContrast, JointCusums
+from rftfm_ray.detection.reference.joint import JointContrast, JointCusums, JointEvidence
 from rftfm_ray.detection.reference.mixture import Basis, Reference
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.detection.reference.views import Floats, StepView
 from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.detection.statistics.cusum import RECOVERED
-from rftfm_ray.detection.statistics.matched_filters import Sort
+from rftfm_ray.detection.statistics.matched_filters import Contrast, ContrastKind
 from rftfm_ray.verdicts import Evidence, Symptom
 
-# A long run must stay as silent as a short one: the threshold grows with the logarithm of time.
-GROWTH, FIRST = 0.2, 60
 # Steps in a row in which the evidence that stands must fall for an alarm to be over: until it is gone takes far longer.
 BACK = 5
 # Share of its threshold from which a signal's own evidence is a notice, which may be wrong more often than an alarm.
@@ -59,8 +57,7 @@ class JointDetector(Detector):
 
     name = "joint"
     STATE: ClassVar[Mapping[str, Kind]] = {
-        "_cusums": Kind.PART, "_zero": Kind.ARRAY, "_raised": Kind.BOOL, "_falling": Kind.INT, "_count": Kind.INT,
-        "_before": Kind.ARRAY,
+        "_cusums": Kind.PART, "_zero": Kind.ARRAY, "_raised": Kind.BOOL, "_falling": Kind.INT, "_before": Kind.ARRAY,
     }  # fmt: skip
 
     def __init__(self, reference: Reference, false_alarm_steps: float) -> None:
@@ -72,17 +69,15 @@ class JointDetector(Detector):
         beside = [contrasts[place].contrast for place in self._notices.tolist()]
         self.outputs = (
             Output("", 0, Evidence.TELEMETRY),
-            *(Output(one.name, one.side, Evidence.TELEMETRY, alarm=False) for one in beside),
+            *(Output(one.signal, one.side, Evidence.TELEMETRY, alarm=False) for one in beside),
         )
         self._zero, self._before = np.zeros(len(contrasts), np.int64), np.zeros(len(contrasts))
-        self._raised, self._falling, self._count = False, 0, 0
+        self._raised, self._falling = False, 0
         self._strongest: dict[int, tuple[int, float]] = {}
 
     def _notice(self, name: str, side: int) -> int | None:
         for place, one in enumerate(self._cusums.contrasts):
-            if one.basis is self._basis and (one.contrast.sort, one.contrast.name, one.contrast.side) == (
-                Sort.SIGNAL, name, side,
-            ):  # fmt: skip
+            if one.basis is self._basis and one.contrast == Contrast(ContrastKind.SIGNAL, name, side):
                 return place
         return None
 
@@ -98,9 +93,8 @@ class JointDetector(Detector):
     def _follow(self, view: StepView, scores: Scores, start: int) -> int:
         """Take steps up to the one with which an alarm is over, or all; how many were taken."""
         before = self._cusums.state_dict() if len(view) > 1 else None
-        counts = self._count + np.arange(1, len(view) + 1)
-        over = self._cusums.observe(view) / growth(counts)[:, None]
-        end = self._over_at(over, growth(counts))
+        evidence = self._cusums.observe(view)
+        over, end = evidence.over, self._over_at(evidence)
         taken = len(view) if end is None else end + 1
         if end is not None:
             if before is not None and taken < len(view):
@@ -112,13 +106,12 @@ class JointDetector(Detector):
             self._raised, self._falling = False, 0
             self._before = np.zeros(len(self._before))
         self._fill(view.part(slice(0, taken)), over[:taken], scores, start)
-        self._count += taken
         return taken
 
-    def _over_at(self, over: Floats, asked: Floats) -> int | None:
+    def _over_at(self, evidence: JointEvidence) -> int | None:
         """The row at which the evidence that stands has fallen for long enough; None when it has not."""
+        over, raw = evidence.over, evidence.nats
         highest = over.max(1, initial=0.0)
-        raw = over * (self._cusums.thresholds * asked[:, None])
         if not self._raised and not (highest >= 1.0).any():
             self._falling = 0
             self._before = raw[-1]
@@ -151,7 +144,7 @@ class JointDetector(Detector):
     def _residuals(self, view: StepView, place: int) -> Floats:
         one = self._cusums.contrasts[place]
         table: NDArray[np.float64] = view.residuals if one.basis is Basis.PROFILE else view.own
-        return table[:, COLUMNS.index(one.contrast.name)]
+        return table[:, COLUMNS.index(one.contrast.signal)]
 
     def symptom(self, output: int, reading: Reading) -> Symptom:
         """Names the contrast that has most evidence at the step."""
@@ -160,7 +153,7 @@ class JointDetector(Detector):
         place, residual = self._strongest.get(reading.step, (0, math.nan))
         one = self._cusums.contrasts[place]
         return Symptom(
-            self.name, one.contrast.name, Evidence.TELEMETRY, True, one.contrast.side, reading.value, math.nan,
+            self.name, one.contrast.signal, Evidence.TELEMETRY, True, one.contrast.side, reading.value, math.nan,
             reading.score, reading.onset, self.earliest(reading.onset), _reason(one, residual, reading.onset),
         )  # fmt: skip
 
@@ -174,7 +167,7 @@ class JointDetector(Detector):
         """The signal that an output speaks of at a step."""
         if output:
             return self.outputs[output].signal
-        return self._cusums.contrasts[self._strongest.get(step, (0, 0.0))[0]].contrast.name
+        return self._cusums.contrasts[self._strongest.get(step, (0, 0.0))[0]].contrast.signal
 
     def earliest(self, onset: int) -> int:
         """The evidence may have begun to grow a step late."""
@@ -195,15 +188,9 @@ class JointDetector(Detector):
         return range(len(self.outputs))
 
 
-def growth(counts: NDArray[np.int64]) -> Floats:
-    """(N) how much more evidence is asked for at steps (from 1) of a run than in its first ones."""
-    found: Floats = 1 + GROWTH * np.log(np.maximum(1.0, counts / FIRST))
-    return found
-
-
 def _reason(one: JointContrast, residual: float, onset: int) -> str:
-    way, name = "above" if one.contrast.side > 0 else "below", one.contrast.name
-    if one.contrast.sort is Sort.RELATION:
+    way, name = "above" if one.contrast.side > 0 else "below", one.contrast.signal
+    if one.contrast.kind is ContrastKind.CONDITIONAL:
         return f"{name} has been {way} what the other signals predict since step {onset}"
     usual = "healthy runs" if one.basis is Basis.PROFILE else "the run's own past"
     if math.isnan(residual):

@@ -1,7 +1,8 @@
 """How healthy runs' signals go together, learnt from their residuals, and what departs from that. Pure; numpy.
 
-The bank of directions (`detection.bank`) needs the covariance of healthy residuals, how they follow the prompts, and a
-level for each direction. All three come from a few healthy runs.
+A correlation model holds all that the CUSUMs of a run need: the covariance of healthy residuals, how they follow the
+prompts, by how much sums of contrasts vary more than the covariance says, and a level for each contrast. It is learnt
+from healthy runs of the same kind, mixed with what those of other tasks have shown, or from the latter alone.
 """
 
 from __future__ import annotations
@@ -14,159 +15,294 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.reference.profile import AGAIN, TogetherProfile
-from rftfm_ray.detection.statistics.matched_filters import (
+from rftfm_ray.detection.reference.profile import REFIT, JointProfile, PriorProfile
+from rftfm_ray.detection.statistics.correlations import (
     LARGEST,
-    SHRUNK,
-    Bank,
-    Sort,
-    Sums,
-    Template,
-    build,
-    covariance_of,
+    Moments,
+    long_run_variances,
+    mixed,
+    ridge_slopes,
+    shrunken,
 )
-from rftfm_ray.detection.statistics.thresholds import level_for, peaks
+from rftfm_ray.detection.statistics.matched_filters import Cusums, FilterBank
+from rftfm_ray.detection.statistics.thresholds import FALSE_ALARM_STEPS, level_for, peaks
 from rftfm_ray.errors import ProfileError
-from rftfm_ray.signals.groups import ASKED, TELEMETRY
+from rftfm_ray.signals.groups import PROMPT_SIGNALS, TELEMETRY
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
-# Steps to a block of a run whose peaks are counted, and healthy steps to one false alarm of all directions together.
-BLOCK, FALSE_ALARM_STEPS = 10, 2000.0
+# Steps that a correlation of other tasks is worth beside the profile's own, and share of the identity in the mixture.
+PRIOR_STEPS, SHRUNK = 100.0, 0.1
+# Share of the identity in a correlation of other tasks alone; steps of a run that its variances are worth.
+SHRUNK_OTHERS, BELIEVED = 0.2, 7.0
 # Steps' worth of prompts that change nothing: what few runs show of how residuals follow them is not all true.
 RIDGE = 50.0
+# Spreads of residuals: a profile's holds as the largest, and a signal that hardly moves is judged by this at least.
+LEAST_SPREAD, LARGEST_SPREAD = 0.3, 1.0
+# Steps of a sum whose variance is the long-run one; sums and single steps of variance 1 that are added.
+SUMMED, PRIOR_SUMS, PRIOR_SINGLE = 6, 10.0, 20.0
 # Parts of the runs that are left out in turn: a covariance is too good for the runs that it was learnt from.
-FOLDS = 4
+PARTS = 8
+# Steps to a block of a run whose peaks are counted.
+PEAK_STEPS = 10
+# Evidence in nats that all contrasts against a profile reach once in `FALSE_ALARM_STEPS` healthy steps. It is half as
+# much again as theory says of as many independent normal ones: healthy runs are not normal, and differ as wholes.
+PROFILE_LEVEL = 20.0
+# Degrees of freedom that a run is worth at most: runs differ as wholes too, in how fast they learn.
+FREE_PER_RUN = 4.0
+# Shifts that are looked for, in standard deviations: against a profile they last; a run's own past learns them in time.
+SIZE, SIZE_OWN = 1.5, 2.0
 FEWEST_RUNS = 3
+"""Healthy runs of other tasks without which nothing is learnt from them."""
 # Digits after the point that a file keeps.
 DIGITS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """How far what some runs have shown is believed in others.
+@dataclass(frozen=True, slots=True, eq=False)
+class CorrelationModel:
+    """What healthy runs have shown of S signals.
 
     Attributes:
-        shrunk: share of the identity in a correlation.
-        believed: how many steps of a run its spreads are worth; see `bank.Sums`.
-    """
-
-    shrunk: float
-    believed: float
-
-
-OF_ITS_KIND = Trust(SHRUNK, math.inf)
-"""Of the same task, algorithm and size."""
-OF_OTHERS = Trust(0.5, 4.0)
-"""Of another task."""
-
-
-@dataclass(frozen=True, slots=True)
-class Together:
-    """What healthy runs of one kind have shown.
-
-    Attributes:
-        slopes: (`ASKED`, `TELEMETRY`) how residuals follow those of the prompts.
-        bank: the directions of what can be measured in them.
-        levels: of each direction, reached once in `FALSE_ALARM_STEPS` by all of them.
-        believed: how many steps of a run its spreads are worth.
+        slopes: (`PROMPT_SIGNALS`, S) how residuals follow those of the prompts.
+        bank: the contrasts (K = 2 S) of the signals.
+        levels: (K) evidence in nats that all contrasts together reach once in `FALSE_ALARM_STEPS` healthy steps.
+        size: the shift that is looked for, in standard deviations.
+        believed: steps of a run that the bank's variances are worth; infinity for runs of the bank's own kind.
+        freedom: degrees of freedom of the spreads that residuals were divided by.
     """
 
     slopes: Floats
-    bank: Bank
+    bank: FilterBank
     levels: Floats
+    size: float
     believed: float = math.inf
+    freedom: float = math.inf
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        # Detectors are copied every few steps; what never changes need not be.
+        # What never changes need not be copied.
         del memo
         return self
 
     def adjusted(self, residuals: Floats) -> Floats:
-        """Residuals (N, `TELEMETRY`) less what the prompts of each step explain, from (N, `COLUMNS`)."""
-        return _adjusted(residuals, self.slopes)
+        """Residuals (N, S) less what the prompts of each step explain, from (N, `COLUMNS`)."""
+        columns = [TELEMETRY.index(name) for name in self.bank.signals]
+        own: Floats = residuals[:, columns] - _prompts(residuals) @ self.slopes
+        return own
 
-    def sums(self) -> Sums:
-        """The sums of a new run."""
-        return Sums(self.bank, self.levels, self.believed)
+    def cusums(self) -> Cusums:
+        """The CUSUMs of a new run."""
+        return Cusums(self.bank, self.size, self.believed, self.freedom)
+
+    def to_profile(self) -> JointProfile:
+        """What a file holds of it."""
+        return JointProfile(
+            signals=self.bank.signals, slopes=_rows(self.slopes), covariance=_rows(self.bank.covariance),
+            variances=_row(self.bank.variances), levels=_row(self.levels), size=self.size,
+            believed=_finite(self.believed), freedom=_finite(self.freedom),
+        )  # fmt: skip
+
+    @classmethod
+    def from_profile(cls, joint: JointProfile) -> Self:
+        """From a file.
+
+        Raises:
+            ProfileError: when it is not what `to_profile` gives.
+        """
+        slopes, covariance = _tables(joint)
+        variances, levels = np.array(joint.variances), np.array(joint.levels)
+        if not len(variances) == len(levels) == 2 * len(joint.signals):
+            raise ProfileError(f"The profile's `joint` is damaged (its variances or levels do not fit); {REFIT}.")
+        bank = FilterBank(joint.signals, covariance, variances)
+        believed, freedom = (math.inf if one is None else one for one in (joint.believed, joint.freedom))
+        return cls(slopes, bank, levels, joint.size, believed, freedom)
 
 
-def learn(residuals: Sequence[Floats], templates: Sequence[Template], trust: Trust = OF_ITS_KIND) -> Together:
-    """From residuals (N, `COLUMNS`) of at least `FEWEST_RUNS` healthy runs, measured as those of a new run will be."""
+@dataclass(frozen=True, slots=True, eq=False)
+class PriorCorrelation:
+    """What healthy runs of other tasks have shown of residuals against a profile, for all of `TELEMETRY`.
+
+    Attributes:
+        slopes: (`PROMPT_SIGNALS`, `TELEMETRY`) how residuals follow those of the prompts.
+        correlation: (`TELEMETRY`, `TELEMETRY`) of what that leaves.
+        variances: (`TELEMETRY`) of it.
+        known: (`TELEMETRY`) which signals those runs measured.
+    """
+
+    slopes: Floats
+    correlation: Floats
+    variances: Floats
+    known: Mask
+
+    @classmethod
+    def nothing(cls) -> Self:
+        """What is known without any."""
+        size = len(TELEMETRY)
+        return cls(np.zeros((len(PROMPT_SIGNALS), size)), np.eye(size), np.ones(size), np.zeros(size, bool))
+
+    @classmethod
+    def of(cls, residuals: Sequence[Floats]) -> Self:
+        """From residuals (N, `COLUMNS`) of healthy runs against profiles that they are not part of."""
+        start = cls.nothing()
+        slopes = _slopes(residuals, start.slopes)
+        moments = Moments.of([_adjusted(run, slopes) for run in residuals])
+        known = np.diag(moments.counts) > 0
+        return cls(slopes, moments.correlation(), np.where(known, moments.variances(), 1.0), known)
+
+    def to_profile(self) -> PriorProfile:
+        """What a file holds of it."""
+        columns = np.flatnonzero(self.known)
+        return PriorProfile(
+            signals=tuple(TELEMETRY[column] for column in columns), slopes=_rows(self.slopes[:, columns]),
+            covariance=_rows(self.correlation[np.ix_(columns, columns)]), variances=_row(self.variances[columns]),
+        )  # fmt: skip
+
+    @classmethod
+    def from_profile(cls, prior: PriorProfile) -> Self:
+        """From a file.
+
+        Raises:
+            ProfileError: when it is not what `to_profile` gives.
+        """
+        slopes, correlation = _tables(prior)
+        if len(prior.variances) != len(prior.signals):
+            raise ProfileError(f"The prior's variances do not fit its signals; {REFIT}.")
+        found, columns = cls.nothing(), [TELEMETRY.index(name) for name in prior.signals]
+        found.slopes[:, columns], found.correlation[np.ix_(columns, columns)] = slopes, correlation
+        found.variances[columns], found.known[columns] = prior.variances, True
+        return found
+
+
+def learn_of_kind(residuals: Sequence[Floats], prior: PriorCorrelation) -> CorrelationModel:
+    """From healthy runs of the same kind, two or more, and what runs of other tasks have shown.
+
+    Args:
+        residuals: (N, `COLUMNS`) of each run against the mean of the others.
+        prior: `PriorCorrelation.nothing()` without any.
+    """
+    runs = len(residuals)
+    measured = np.asarray(np.isfinite(np.concatenate(residuals)[:, : len(TELEMETRY)]).any(0))
+    slopes, covariance = _mixed(residuals, prior, measured)
+    left_out = list[Floats]()
+    for part in range(min(PARTS, runs)):
+        known = [run for place, run in enumerate(residuals) if place % PARTS != part]
+        theirs, found = _mixed(known, prior, measured)
+        bank = _unscaled(measured, found)
+        left_out += [bank.along(_adjusted(run, theirs)[:, measured]) for run in residuals[part::PARTS]]
+    bank = FilterBank(_names(measured), covariance, _variances(left_out))
+    levels = np.full(len(bank.variances), PROFILE_LEVEL)
+    return CorrelationModel(slopes[:, measured], bank, levels, SIZE, freedom=FREE_PER_RUN * runs)
+
+
+def learn_of_others(residuals: Sequence[Floats]) -> CorrelationModel:
+    """From healthy runs of other tasks alone.
+
+    Args:
+        residuals: (N, `COLUMNS`) of each run against its own past.
+
+    Raises:
+        ValueError: for fewer than `FEWEST_RUNS`.
+    """
     if len(residuals) < FEWEST_RUNS:
         raise ValueError(f"{FEWEST_RUNS} healthy runs are needed, and there are {len(residuals)}")
     measured = np.asarray(np.isfinite(np.concatenate(residuals)[:, : len(TELEMETRY)]).any(0))
-    slopes, covariance = _fitted(residuals, trust)
-    bank = build(TELEMETRY, measured, covariance, templates)
-    highest = []
-    for fold in range(min(FOLDS, len(residuals))):
-        known = [run for place, run in enumerate(residuals) if place % FOLDS != fold]
-        left_out = [run for place, run in enumerate(residuals) if place % FOLDS == fold]
-        theirs, found = _fitted(known, trust)
-        other = build(TELEMETRY, measured, found, templates, like=bank)
-        highest += [peaks(Sums(other, believed=trust.believed).over(_adjusted(run, theirs)), BLOCK) for run in left_out]
-    table, per_step = np.concatenate(highest), 1 / FALSE_ALARM_STEPS / len(bank.directions)
-    levels = [level_for(table[:, place], BLOCK, per_step) for place in range(len(bank.directions))]
-    return Together(slopes, bank, np.array(levels), trust.believed)
+    slopes, covariance = _alone(residuals, measured)
+    left_out = list[tuple[FilterBank, Floats]]()
+    for part in range(min(PARTS, len(residuals))):
+        theirs, found = _alone([run for place, run in enumerate(residuals) if place % PARTS != part], measured)
+        bank = _unscaled(measured, found)
+        left_out += [(bank, _adjusted(run, theirs)[:, measured]) for run in residuals[part::PARTS]]
+    variances = _variances([bank.along(run) for bank, run in left_out])
+    highest = [
+        peaks(Cusums(FilterBank(bank.signals, bank.covariance, variances), SIZE_OWN, BELIEVED).over(run), PEAK_STEPS)
+        for bank, run in left_out
+    ]
+    # Both sides of a contrast are as seldom wrong.
+    table = np.concatenate(highest).reshape(-1, 2, len(variances))
+    per_step = 1 / FALSE_ALARM_STEPS / (2 * len(variances))
+    levels = [level_for(table[:, :, place].ravel(), PEAK_STEPS, per_step) for place in range(len(variances))]
+    bank = FilterBank(_names(measured), covariance, variances)
+    return CorrelationModel(slopes[:, measured], bank, np.array(levels), SIZE_OWN, BELIEVED)
 
 
-def kept(found: Together) -> TogetherProfile:
-    """What a profile file holds of it. Faults' directions stay out: they are no property of healthy runs."""
-    bank = found.bank
-    measured = {direction.name for direction in bank.directions}
-    places = [place for place, name in enumerate(bank.signals) if name in measured]
-    table, slopes = bank.covariance[np.ix_(places, places)], found.slopes[:, places]
-    levels = zip(bank.directions, found.levels.tolist(), strict=True)
-    return TogetherProfile(
-        signals=tuple(bank.signals[place] for place in places),
-        slopes=tuple(map(tuple, np.round(slopes, DIGITS).tolist())),
-        covariance=tuple(map(tuple, np.round(table, DIGITS).tolist())),
-        levels={str(one): round(level, DIGITS) for one, level in levels if one.sort is not Sort.FAULT},
-    )
+def _names(measured: Mask) -> tuple[str, ...]:
+    return tuple(name for name, there in zip(TELEMETRY, measured, strict=True) if there)
 
 
-def restored(found: TogetherProfile, trust: Trust = OF_ITS_KIND) -> Together:
-    """From a file.
-
-    Raises:
-        ProfileError: when it is not what `kept` gives.
-    """
-    size = len(found.signals)
-    shapes = [len(row) for row in (*found.slopes, *found.covariance)] == [size] * (len(ASKED) + size)
-    if not size or not shapes or not set(found.signals) <= set(TELEMETRY) or len(set(found.signals)) < size:
-        raise ProfileError(f"The profile's `together` is damaged (its sizes or signals do not fit); {AGAIN}.")
-    places = [TELEMETRY.index(name) for name in found.signals]
-    slopes, covariance = np.zeros((len(ASKED), len(TELEMETRY))), np.eye(len(TELEMETRY))
-    slopes[:, places], covariance[np.ix_(places, places)] = found.slopes, found.covariance
-    if not np.allclose(covariance, covariance.T, atol=1e-9) or np.linalg.eigvalsh(covariance)[0] <= 0:
-        raise ProfileError(f"The profile's `together` is damaged (its covariance is none); {AGAIN}.")
-    measured = np.isin(np.arange(len(TELEMETRY)), places)
-    bank = build(TELEMETRY, measured, covariance, ())
-    try:
-        levels = np.array([found.levels[str(direction)] for direction in bank.directions])
-    except KeyError as error:
-        raise ProfileError(f"The profile's `together` is damaged (no level of {error}); {AGAIN}.") from None
-    return Together(slopes, bank, levels, trust.believed)
+def _unscaled(measured: Mask, covariance: Floats) -> FilterBank:
+    return FilterBank(_names(measured), covariance, np.ones(2 * len(covariance)))
 
 
-def _fitted(residuals: Sequence[Floats], trust: Trust) -> tuple[Floats, Floats]:
-    """Slopes (`ASKED`, `TELEMETRY`), and the covariance (`TELEMETRY`, `TELEMETRY`) of what they leave."""
-    slopes = _slopes(np.concatenate(residuals))
-    return slopes, covariance_of([_adjusted(run, slopes) for run in residuals], trust.shrunk)
+def _mixed(residuals: Sequence[Floats], prior: PriorCorrelation, measured: Mask) -> tuple[Floats, Floats]:
+    """Slopes (`PROMPT_SIGNALS`, `TELEMETRY`) and the covariance (S, S) of what they leave of the measured signals."""
+    slopes = _slopes(residuals, prior.slopes)
+    moments = Moments.of([_adjusted(run, slopes) for run in residuals])
+    steps = PRIOR_STEPS * np.outer(prior.known, prior.known).astype(np.float64)
+    correlation = mixed(moments.correlation(), moments.counts, prior.correlation, steps)
+    squares, counts = np.diag(moments.squares), np.diag(moments.counts)
+    variances = (PRIOR_STEPS * prior.variances + squares) / (PRIOR_STEPS + counts)
+    return slopes, _covariance(correlation, variances, SHRUNK, measured)
 
 
-def _slopes(table: Floats) -> Floats:
-    """Ridge regression of residuals on those of the prompts, over the steps at which a signal was measured."""
-    asked = np.clip(np.nan_to_num(table[:, len(TELEMETRY) :], nan=0.0), -LARGEST, LARGEST)
-    found = np.zeros((len(ASKED), len(TELEMETRY)))
-    for place in range(len(TELEMETRY)):
-        there = np.isfinite(table[:, place])
-        x, y = asked[there], np.clip(table[there, place], -LARGEST, LARGEST)
-        found[:, place] = np.linalg.solve(x.T @ x + RIDGE * np.eye(len(ASKED)), x.T @ y)
-    return found
+def _alone(residuals: Sequence[Floats], measured: Mask) -> tuple[Floats, Floats]:
+    """The same without a prior."""
+    slopes = _slopes(residuals, np.zeros((len(PROMPT_SIGNALS), len(TELEMETRY))))
+    moments = Moments.of([_adjusted(run, slopes) for run in residuals])
+    return slopes, _covariance(moments.correlation(), moments.variances(), SHRUNK_OTHERS, measured)
+
+
+def _covariance(correlation: Floats, variances: Floats, shrunk: float, measured: Mask) -> Floats:
+    spreads = np.clip(np.sqrt(variances), LEAST_SPREAD, LARGEST_SPREAD)[measured]
+    covariance: Floats = shrunken(correlation[np.ix_(measured, measured)], shrunk) * np.outer(spreads, spreads)
+    return covariance
+
+
+def _variances(left_out: Sequence[Floats]) -> Floats:
+    """Long-run variance (K) of contrasts (N, K) of runs that were left out, never below that of a single step."""
+    single = long_run_variances(left_out, 1, PRIOR_SINGLE)
+    return np.maximum(single, long_run_variances(left_out, SUMMED, PRIOR_SUMS))
+
+
+def _slopes(residuals: Sequence[Floats], prior: Floats) -> Floats:
+    table = np.concatenate(residuals)
+    return ridge_slopes(_prompts(table), table[:, : len(TELEMETRY)], prior, RIDGE)
+
+
+def _prompts(residuals: Floats) -> Floats:
+    """Residuals (N, `PROMPT_SIGNALS`) of the prompts; 0 where they explain nothing."""
+    prompts: Floats = np.clip(np.nan_to_num(residuals[:, len(TELEMETRY) :], nan=0.0), -LARGEST, LARGEST)
+    return prompts
 
 
 def _adjusted(residuals: Floats, slopes: Floats) -> Floats:
-    own, asked = residuals[:, : len(TELEMETRY)], residuals[:, len(TELEMETRY) :]
-    explained: Floats = np.clip(np.nan_to_num(asked, nan=0.0), -LARGEST, LARGEST) @ slopes
-    return own - explained
+    own: Floats = residuals[:, : len(TELEMETRY)] - _prompts(residuals) @ slopes
+    return own
+
+
+def _tables(found: JointProfile | PriorProfile) -> tuple[Floats, Floats]:
+    """Slopes and covariance of a file.
+
+    Raises:
+        ProfileError: when their sizes or signals do not fit, or no runs have such a covariance.
+    """
+    size = len(found.signals)
+    fits = [len(row) for row in (*found.slopes, *found.covariance)] == [size] * (len(PROMPT_SIGNALS) + size)
+    if not size or not fits or not set(found.signals) <= set(TELEMETRY) or len(set(found.signals)) < size:
+        raise ProfileError(f"The profile's `joint` is damaged (its sizes or signals do not fit); {REFIT}.")
+    slopes, covariance = np.array(found.slopes), np.array(found.covariance)
+    definite = isinstance(found, PriorProfile) or np.linalg.eigvalsh(covariance)[0] > 0
+    if not np.allclose(covariance, covariance.T, atol=1e-9) or not definite or np.diag(covariance).min() <= 0:
+        raise ProfileError(f"The profile's `joint` is damaged (no runs have such a covariance); {REFIT}.")
+    return slopes, covariance
+
+
+def _rows(table: Floats) -> tuple[tuple[float, ...], ...]:
+    return tuple(_row(row) for row in table)
+
+
+def _row(values: Floats) -> tuple[float, ...]:
+    return tuple(np.round(values, DIGITS).tolist())
+
+
+def _finite(value: float) -> float | None:
+    return None if math.isinf(value) else value

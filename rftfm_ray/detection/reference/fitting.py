@@ -1,6 +1,6 @@
 """How a profile is fitted to healthy runs. Pure; numpy.
 
-Each run is held against the mean of the others, as a new run will be against all of them: so the spread holds the error
+Each run is compared with the mean of the others, as a new run will be with all of them: so the spread holds the error
 of the mean and what smoothing leaves behind, with the right degrees of freedom. How residuals of neighbouring steps
 depend on each other is taken from residuals around the plain step-matched mean, which smoothing has not touched.
 """
@@ -10,22 +10,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.reference.correlation import kept, learn
+from rftfm_ray.detection.reference.correlation import PriorCorrelation, learn_of_kind
 from rftfm_ray.detection.reference.profile import (
     MOST_RUNS,
     MOST_STEPS,
     Profile,
     RunFacts,
     SignalProfile,
-    TogetherProfile,
 )
-from rftfm_ray.detection.reference.residuals import Residuals, Usual, levels_of
+from rftfm_ray.detection.reference.residuals import COLUMNS, levels_of
 from rftfm_ray.errors import ProfileError
+from rftfm_ray.signals.groups import TELEMETRY
 from rftfm_ray.signals.scale import LARGEST, level_of
 from rftfm_ray.signals.schema import SIGNALS, Scale, Signal
 from rftfm_ray.verdicts import StepReport
@@ -41,10 +41,8 @@ FEWEST = 3
 """Residuals without which a signal is left out."""
 LATEST = 10
 """Step that runs must have begun by: what is before their first one is taken to be like it."""
-FEWEST_TOGETHER = 8
-"""Runs without which it is not said how signals go together; and parts that are left out in turn."""
-FREE_PER_RUN = 4
-"""Independent values that a run is worth at most for the spread: runs differ as wholes too, in how fast they learn."""
+JOINT_RUNS, JOINT_STEPS = 64, 1000
+"""Runs, and first steps of each, that say how signals go together: more would say no more, and fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,27 +109,71 @@ def fit(runs: Sequence[RunSeries], facts: RunFacts | None = None) -> Profile:
     return Profile(len(runs), steps, facts, tuple(fitted))
 
 
-def fit_together(runs: Sequence[RunSeries]) -> TogetherProfile | None:
-    """How the signals of healthy runs go together; None for fewer than `FEWEST_TOGETHER`.
+def fit_profile(
+    runs: Sequence[RunSeries], facts: RunFacts | None = None, prior: PriorCorrelation | None = None
+) -> Profile:
+    """The profile of healthy runs of one kind, with how their signals go together.
 
-    Each run is held against a profile of others, as a new one will be: an eighth of them is left out in turn.
+    Args:
+        runs: two or more.
+        facts: what kind of runs they are.
+        prior: what healthy runs of other tasks have shown; a profile of few runs is mostly that.
+
+    Raises:
+        ProfileError: for fewer than two runs, and for steps or values that cannot be profiled.
     """
-    if len(runs) < FEWEST_TOGETHER:
-        return None
-    residuals: list[Floats] = []
-    for part in range(FEWEST_TOGETHER):
-        usual = Usual(fit([run for place, run in enumerate(runs) if place % FEWEST_TOGETHER != part]))
-        for run in runs[part::FEWEST_TOGETHER]:
-            table, watch, order = _table(run), Residuals(usual), np.argsort(run.steps)
-            found = [watch.add(int(run.steps[place]), levels_of(table[place])) for place in order.tolist()]
-            residuals.append(np.stack(found))
-    return kept(learn(residuals, ()))
+    profile = fit(runs, facts)
+    residuals = left_out_residuals(runs[:JOINT_RUNS], profile)
+    if not any(np.isfinite(run[:, : len(TELEMETRY)]).any() for run in residuals):
+        return profile
+    model = learn_of_kind(residuals, PriorCorrelation.nothing() if prior is None else prior)
+    return replace(profile, joint=model.to_profile())
+
+
+def left_out_residuals(runs: Sequence[RunSeries], profile: Profile) -> list[Floats]:
+    """Residuals (N, `COLUMNS`) of each run against the mean of the others, over the profile's spreads.
+
+    Args:
+        runs: two or more of those that the profile was fitted to.
+        profile: of them.
+    """
+    steps = min(profile.steps, JOINT_STEPS)
+    spreads = {signal.name: signal.spread for signal in profile.signals}
+    grids = np.full((len(runs), steps, len(COLUMNS)), np.nan)
+    for grid, run in zip(grids, runs, strict=True):
+        within = run.steps <= steps
+        grid[run.steps[within] - 1] = levels_of(_table(run)[within])
+    residuals = np.full(grids.shape, np.nan)
+    for column, name in enumerate(COLUMNS):
+        if name not in spreads:
+            continue
+        for row in range(len(runs)):
+            mean, support = _filled(*_smoothed(np.delete(grids[:, :, column], row, 0)))
+            scale = spreads[name] * np.sqrt(1 + 1 / support)
+            residuals[row, :, column] = (grids[row, :, column] - mean) / scale
+    return [table[np.sort(run.steps[run.steps <= steps]) - 1] for table, run in zip(residuals, runs, strict=True)]
+
+
+def table_of(run: RunSeries) -> tuple[Ints, Floats]:
+    """Steps (N) of a run in their order, and its values (N, signals) in the order of a report."""
+    order = np.argsort(run.steps)
+    return run.steps[order], _table(run)[order]
 
 
 def _table(run: RunSeries) -> Floats:
     """Values (N, signals) of a run in the order of a report."""
     nothing = np.full(len(run.steps), np.nan)
     return np.stack([run.values.get(signal.name, nothing) for signal in SIGNALS], axis=1)
+
+
+def _filled(mean: Floats, support: Ints) -> tuple[Floats, Ints]:
+    """A mean (T) with its gaps interpolated, and the support (T) of the nearest step that has one."""
+    measured = np.flatnonzero(support > 0)
+    if not measured.size:
+        return mean, np.ones(len(mean), np.int64)
+    places = np.arange(len(mean))
+    nearest = measured[np.rint(np.interp(places, measured, np.arange(measured.size))).astype(np.int64)]
+    return np.interp(places, measured, mean[measured]), support[nearest]
 
 
 def _check_steps(run: RunSeries) -> None:
@@ -187,7 +229,8 @@ def _fit_signal(signal: Signal, levels: Floats, batch: float) -> SignalProfile |
     with np.errstate(over="ignore", invalid="ignore"):
         mean, support = _smoothed(levels)
         scatter = _scatter(levels)
-        correlation, ratio, bandwidth = _memory(levels)
+        correlation, ratio = _memory(levels)
+    filled, counts = _filled(mean, support)
     spread = max(scatter, _floor(signal, mean, batch))
     if not math.isfinite(spread * spread * ratio) or np.nanmax(np.abs(levels)) >= LARGEST:
         raise ProfileError(f"Values of {signal.name} are too large for a profile; look at the runs.")
@@ -196,13 +239,12 @@ def _fit_signal(signal: Signal, levels: Floats, batch: float) -> SignalProfile |
     nearest = measured[np.rint(np.interp(places, measured, np.arange(measured.size))).astype(np.int64)]
     return SignalProfile(
         name=signal.name,
-        mean=tuple(np.interp(places, measured, mean[measured]).tolist()),
+        mean=tuple(filled.tolist()),
         runs=tuple(known.sum(0)[nearest].tolist()),
-        support=tuple(support[nearest].tolist()),
+        support=tuple(counts.tolist()),
         spread=spread,
         autocorrelation=correlation,
         long_run_variance=max(spread * spread, scatter * scatter * ratio),
-        freedom=_freedom(free, bandwidth, int(known.any(1).sum())),
         values=int(known.sum()),
     )
 
@@ -236,13 +278,13 @@ def _scatter(levels: Floats) -> float:
     return math.sqrt(math.fsum(squares) / len(squares)) if squares else 0.0
 
 
-def _memory(levels: Floats) -> tuple[float | None, float, float]:
-    """Autocorrelation at lag 1, long-run over plain variance, and the bandwidth that it was found with.
+def _memory(levels: Floats) -> tuple[float | None, float]:
+    """Autocorrelation at lag 1, and long-run over plain variance.
 
     Newey and West's estimate with Bartlett weights 1 - j/M, pooled over runs; M = 1.1447 (a N)^(1/3) with
     a = 4 r^2 / (1 - r^2)^2 from the autocorrelation r: Andrews, Econometrica 59 (1991), equations 6.2 and 6.4. N is the
-    number of residuals that are free. At frequency zero its degrees of freedom are 1.5 N/M (variance 4/3 M/N).
-    Residuals of n runs around their common mean are too small by n/(n-1) at every lag, which cancels out.
+    number of residuals that are free. Residuals of n runs around their common mean are too small by n/(n-1) at every
+    lag, which cancels out.
     """
     known = np.isfinite(levels)
     counts = known.sum(0)
@@ -251,7 +293,7 @@ def _memory(levels: Floats) -> tuple[float | None, float, float]:
     rows = [(row - means)[shared & np.isfinite(row)] for row in levels]
     plain = sum(float(row @ row) for row in rows)
     if plain <= 0.0 or not math.isfinite(plain):
-        return None, 1.0, 1.0
+        return None, 1.0
     free = int((counts[shared] - 1).sum())
     first = max(-1.0, min(1.0, _lagged(rows, 1) / plain))
     # Near a unit root the formula leaves the range in which it means anything.
@@ -261,12 +303,7 @@ def _memory(levels: Floats) -> tuple[float | None, float, float]:
     total = 1.0
     for lag in range(1, math.ceil(bandwidth)):
         total += 2 * (1 - lag / bandwidth) * _lagged(rows, lag) / plain
-    return first, total, bandwidth
-
-
-def _freedom(free: int, bandwidth: float, runs: int) -> float:
-    """Degrees of freedom of a long-run variance from `free` residuals: 1.5 N/M, or fewer when there are few runs."""
-    return max(1.0, min(free / max(1.0, bandwidth / 1.5), FREE_PER_RUN * (runs - 1.0)))
+    return first, total
 
 
 def _lagged(rows: Sequence[Floats], lag: int) -> float:

@@ -1,20 +1,22 @@
 """Evidence that signals, or what the others leave of them, depart from the reference: all CUSUMs of a run. Pure; numpy.
 
-The state of the joint detector without its alarms: one matched-filter bank per basis of the reference, followed chunk
-by chunk.
+The state of the joint detector without its alarms: the contrasts of each basis of the reference, followed chunk by
+chunk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.reference.mixture import MULTIPLIERS, Basis, Reference
+from rftfm_ray.detection.reference.mixture import MOST, Basis, Reference
 from rftfm_ray.detection.reference.views import StepView
-from rftfm_ray.detection.state import State
-from rftfm_ray.detection.statistics.matched_filters import Direction
+from rftfm_ray.detection.stateful import Kind, Stateful
+from rftfm_ray.detection.statistics.matched_filters import Contrast
 
 Floats = NDArray[np.float64]
 
@@ -22,13 +24,26 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class JointContrast:
     """One of the K contrasts that are followed: what it is taken against, and the contrast of that basis' bank (its
-    sort, signal and side)."""
+    kind, signal and side)."""
 
     basis: Basis
-    contrast: Direction
+    contrast: Contrast
 
 
-class JointCusums:
+@dataclass(frozen=True, slots=True)
+class JointEvidence:
+    """What N steps say.
+
+    Attributes:
+        over: (N, K) evidence of each contrast over its threshold at the step: 1 is an alarm.
+        nats: (N, K) the same in nats.
+    """
+
+    over: Floats
+    nats: Floats
+
+
+class JointCusums(Stateful):
     """The CUSUMs of all contrasts of a reference over one run.
 
     Args:
@@ -36,43 +51,35 @@ class JointCusums:
         false_alarm_steps: healthy steps to one false alarm of all contrasts together.
     """
 
+    STATE: ClassVar[Mapping[str, Kind]] = {"_cusums": Kind.PARTS, "_count": Kind.INT}
+
     def __init__(self, reference: Reference, false_alarm_steps: float) -> None:
-        self._models = reference.models
-        multiplier = MULTIPLIERS[reference.mode]
-        self._thresholds = [multiplier * model.thresholds(false_alarm_steps) for model in self._models]
-        self._sums = [model.correlation.sums() for model in self._models]
+        self._models = {str(model.basis): model for model in reference.models}
+        self._multiplier = reference.multiplier
+        self._thresholds = {name: model.thresholds(false_alarm_steps) for name, model in self._models.items()}
+        self._cusums = {name: model.correlation.cusums() for name, model in self._models.items()}
+        self._count = 0
         self.contrasts = tuple(
             JointContrast(model.basis, contrast)
-            for model in self._models
-            for contrast in model.correlation.bank.directions
+            for model in reference.models
+            for contrast in model.correlation.bank.contrasts()
         )
 
-    @property
-    def thresholds(self) -> Floats:
-        """(K) in nats."""
-        return np.concatenate([*self._thresholds, np.zeros(0)])
-
-    def observe(self, view: StepView) -> Floats:
-        """Evidence (N, K) over its threshold after each step of a view: 1 is an alarm."""
-        parts = [np.zeros((len(view), 0))]
-        for model, sums, thresholds in zip(self._models, self._sums, self._thresholds, strict=True):
+    def observe(self, view: StepView) -> JointEvidence:
+        """Take the next steps (N)."""
+        counts = self._count + np.arange(1, len(view) + 1)
+        over, nats = ([np.zeros((len(view), 0))] for _ in range(2))
+        for name, model in self._models.items():
             residuals = view.residuals if model.basis is Basis.PROFILE else view.own
-            parts.append(sums.over(model.correlation.adjusted(residuals)) / thresholds)
-        return np.concatenate(parts, axis=1)
+            thresholds = self._thresholds[name] * model.asked(counts)[:, None]
+            # Whatever the multiplier, the evidence is the same: multipliers can be tuned on evidence over another one.
+            sums = self._cusums[name].over(model.correlation.adjusted(residuals), MOST * thresholds)
+            over.append(sums / (self._multiplier * thresholds))
+            nats.append(sums)
+        self._count += len(view)
+        return JointEvidence(np.concatenate(over, axis=1), np.concatenate(nats, axis=1))
 
     def clear(self) -> None:
         """Forget the evidence; how widely the run varies stays known. After a declared change or a remedy."""
-        for sums in self._sums:
-            sums.clear()
-
-    def state_dict(self) -> State:
-        """All that it remembers, as arrays and plain scalars."""
-        raise NotImplementedError
-
-    def load_state_dict(self, state: State) -> None:
-        """Go on from what `state_dict` gave.
-
-        Raises:
-            StateError: for anything that `state_dict` with the same reference would not have given.
-        """
-        raise NotImplementedError
+        for cusums in self._cusums.values():
+            cusums.clear()

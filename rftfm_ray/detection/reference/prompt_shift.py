@@ -6,33 +6,47 @@ entropies) has changed for a good reason, whether or not somebody has declared i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.signals.groups import ASKED
+from rftfm_ray.detection.stateful import Kind, Stateful
+from rftfm_ray.signals.groups import PROMPT_SIGNALS
 
 Floats = NDArray[np.float64]
 
-# The shift that is looked for, in spreads, and the evidence in nats that makes it certain.
+# The shift that is looked for, in standard deviations, and the evidence in nats that makes it certain.
 SIZE, CERTAIN = 2.0, 8.0
-# A surprise beyond this says no more than this: one batch alone is no change.
+# A residual beyond this says no more than this: one batch alone is no change.
 LARGEST = 4.0
 
 
-class DataShift:
+class DataShift(Stateful):
     """Watches the prompts of one run."""
 
+    STATE: ClassVar[Mapping[str, Kind]] = {"_sums": Kind.ARRAY}
+
     def __init__(self) -> None:
-        self._sums = np.zeros((2, len(ASKED)))
+        self._sums = np.zeros((2, len(PROMPT_SIGNALS)))
 
-    def add(self, residuals: Floats) -> bool:
-        """Take a step's residuals (`ASKED`), NaN where there are none; whether the prompts have changed by now.
+    def first(self, residuals: Floats) -> int | None:
+        """Take steps' residuals (N, `PROMPT_SIGNALS`) up to the one with which a change of the prompts is certain.
 
-        It is said once: the residuals that follow must be against what is usual since.
+        NaN stands for no residual. Returns the row; None when all steps were taken and there was none.
+
+        The residuals that follow must be against what is usual since.
         """
+        if not np.isfinite(residuals).any():
+            # What is not measured speaks against a change, as what is not moved does.
+            self._sums = np.maximum(0.0, self._sums - len(residuals) * SIZE * SIZE / 2)
+            return None
         z = np.clip(np.nan_to_num(residuals, nan=0.0), -LARGEST, LARGEST)
-        self._sums = np.maximum(0.0, self._sums + SIZE * (np.stack([z, -z]) - SIZE / 2))
-        certain = bool((self._sums >= CERTAIN).any())
-        if certain:
-            self._sums[:] = 0.0
-        return certain
+        ratios = SIZE * (np.stack([z, -z], axis=1) - SIZE / 2)
+        for row, ratio in enumerate(ratios):
+            self._sums = np.maximum(0.0, self._sums + ratio)
+            if self._sums.max() >= CERTAIN:
+                self._sums = np.zeros(self._sums.shape)
+                return row
+        return None

@@ -7,15 +7,16 @@ views as the same steps one by one.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.reference.mixture import Reference
-from rftfm_ray.detection.reference.residuals import COLUMNS, Prompts, Residuals, Usual, levels_of
-from rftfm_ray.detection.state import State
+from rftfm_ray.detection.reference.residuals import COLUMNS, Residuals, Usual, levels_of
+from rftfm_ray.detection.stateful import Kind, Stateful
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import StepReport
 
@@ -35,7 +36,7 @@ class StepView:
             own past; NaN where there is nothing to compare with.
         own: (N, `COLUMNS`) the same against the run's own past throughout; equal to `residuals` without a profile.
         prompts_changed: (N) whether a change of the prompts became certain at the step. Signals that depend on the
-            prompts (`signals.groups.FOLLOWING`) have lost their reference there, as by a declared change.
+            prompts (`signals.groups.PROMPT_DEPENDENT`) have lost their reference there, as by a declared change.
     """
 
     steps: Ints
@@ -80,44 +81,24 @@ def values_of(reports: Sequence[StepReport]) -> tuple[Ints, Floats]:
     return steps, np.array([report.values for report in reports], np.float64)
 
 
-class StepViews:
+class StepViews(Stateful):
     """Turns the values of one run into views, chunk by chunk.
 
     Args:
         reference: what the run is compared with.
     """
 
+    STATE: ClassVar[Mapping[str, Kind]] = {"_residuals": Kind.PART}
+
     def __init__(self, reference: Reference) -> None:
-        self._prompts = Prompts(Usual(reference.profile))
         self._residuals = Residuals(Usual(reference.profile))
-        self._own = None if reference.profile is None else Residuals(Usual())
 
     def observe(self, steps: Ints, values: Floats) -> StepView:
         """Take the next steps (N) with their values (N, signals)."""
-        count = len(steps)
-        levels, residuals, own = (np.full((count, len(COLUMNS)), np.nan) for _ in range(3))
-        changed = np.zeros(count, bool)
-        for row, step in enumerate(steps.tolist()):
-            levels[row] = levels_of(values[row])
-            changed[row] = self._prompts.add(step, levels[row])[1]
-            residuals[row] = self._residuals.add(step, levels[row])
-            own[row] = residuals[row] if self._own is None else self._own.add(step, levels[row])
-        return StepView(steps, values, levels, residuals, own, changed)
+        levels = levels_of(values)
+        table = self._residuals.over(steps, levels)
+        return StepView(steps, values, levels, table.residuals, table.own, table.prompts_changed)
 
     def forget(self, signals: Sequence[str]) -> None:
         """A change was declared: these signals have lost their reference from the next step on."""
-        for part in (self._prompts, self._residuals, self._own):
-            if part is not None:
-                part.forget(signals)
-
-    def state_dict(self) -> State:
-        """All that it remembers, as arrays and plain scalars."""
-        raise NotImplementedError
-
-    def load_state_dict(self, state: State) -> None:
-        """Go on from what `state_dict` gave.
-
-        Raises:
-            StateError: for anything that `state_dict` with the same reference would not have given.
-        """
-        raise NotImplementedError
+        self._residuals.forget(signals)

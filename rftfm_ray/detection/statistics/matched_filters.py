@@ -1,253 +1,243 @@
 """Many directions in which a run can depart from healthy ones, watched at once. Pure; numpy.
 
-A step is a vector of residuals against the profile. A direction is a weighted sum of them with a spread of at most
-one in healthy runs, and a CUSUM that looks for a shift of it:
+A step is a vector of residuals against what is usual. A contrast is a weighted sum of them with a standard deviation of
+about 1 in healthy runs, and a CUSUM looks for a shift of it to either side:
 
-- `signal`: one residual, to either side;
-- `relation`: what is left of one residual when all others are given. Rewards that rise where the share of right answers
-  does not are within their own spread long after they are out of this one;
-- `fault`: the matched filter of a known fault, the inverse correlation times its shift, to one side. A shift that is
-  small in every signal is large along the line that joins them.
+- `signal`: one residual;
+- `conditional`: what is left of one residual when all others that were measured at the step are given. Rewards that
+  rise where the share of right answers does not are within their own spread long after they are out of this one.
 
-Each CUSUM has a level of its own, found from how healthy runs' sums are distributed, so that all are wrong equally
-seldom; the score of a step is the largest sum over its level.
+Each CUSUM has a level of its own, so that all are wrong equally seldom.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from rftfm_ray.detection.stateful import Kind, Stateful
+from rftfm_ray.detection.statistics.correlations import LARGEST
+from rftfm_ray.detection.statistics.recursions import BLOCK, decayed_sums, lagged
+from rftfm_ray.detection.statistics.student import normal_equivalents
 
-# Shifts that are looked for, in spreads: of a signal or relation, and the most of a fault.
-SIZE, LARGEST_SIZE = 2.0, 3.0
-# A residual beyond this says no more than this: healthy ones are not normal that far out.
-LARGEST = 8.0
-# What a fault moves by less than this may be chance.
-LEAST_SHIFT = 0.3
-# A signal that healthy runs hardly move, against the spread that it is judged by: less would make an event an alarm.
-LEAST_SPREAD = 0.3
-# Share of the identity in a correlation: what is left of a signal when all others are given is never nothing.
-SHRUNK = 0.1
-# Sums beyond this many levels say no more.
-CAP = 3.0
-# Steps of a run that say how widely it varies; a surprise beyond so many spreads says no more than this.
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+# Steps of a run that say how widely it varies; a residual beyond so many standard deviations says no more than this.
 MEMORY, WILD = 60, 3.0
 # Neighbours that are more alike than this would never have departed from anything.
 MOST_ALIKE, TINY = 0.8, 1e-9
+# Change of a block's clipped residuals at which they have settled.
+SETTLED = 1e-14
+# Sets of measured signals whose weights are remembered.
+REMEMBERED_SETS = 64
 
 
-class Sort(StrEnum):
-    """Where a direction comes from."""
+class ContrastKind(StrEnum):
+    """What a contrast compares."""
 
     SIGNAL = "signal"
-    RELATION = "relation"
-    FAULT = "fault"
+    CONDITIONAL = "conditional"
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
-    """How a fault moves the residuals (signals), in spreads."""
+class Contrast:
+    """One contrast: its kind, the signal that it speaks of, and its side."""
 
-    name: str
-    shift: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Direction:
-    """One of the directions: its sort, the signal or fault that it speaks of, and its side."""
-
-    sort: Sort
-    name: str
+    kind: ContrastKind
+    signal: str
     side: int
 
     def __str__(self) -> str:
-        return f"{self.sort}:{self.name}" + ("" if self.sort is Sort.FAULT else "+" if self.side > 0 else "-")
+        return f"{self.kind}:{self.signal}{'+' if self.side > 0 else '-'}"
 
 
-@dataclass(frozen=True, slots=True)
-class Bank:
-    """Directions (K) over signals (S).
+@dataclass(frozen=True, slots=True, eq=False)
+class FilterBank:
+    """Contrasts of S signals: first those of the signals by themselves, then the conditional ones (K = 2 S).
 
     Attributes:
         signals: S names.
-        directions: K of them.
-        weights: (K, S), each of a spread of at most one in healthy runs.
-        sizes: (K) the shift that each looks for, in spreads.
-        covariance: (S, S) of healthy residuals; the identity where a signal is not measured.
+        covariance: (S, S) of healthy residuals.
+        variances: (K) long-run variance of each contrast in healthy runs, where their own is taken for 1.
     """
 
     signals: tuple[str, ...]
-    directions: tuple[Direction, ...]
-    weights: Floats
-    sizes: Floats
     covariance: Floats
+    variances: Floats
+    _weights: dict[bytes, Floats] = field(default_factory=dict, repr=False)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        # Detectors are copied every few steps; what never changes need not be.
+        # What never changes need not be copied.
         del memo
         return self
 
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """The contrasts (2 K) as `Cusums` has them: all to above, and then all to below."""
+        return tuple(Contrast(kind, name, side) for side in (1, -1) for kind in ContrastKind for name in self.signals)
+
     def along(self, residuals: Floats) -> Floats:
-        """Steps' residuals (N, S) along the directions (N, K); a residual that is NaN says nothing."""
-        found: Floats = self.filled(residuals) @ self.weights.T
-        return found
+        """Contrasts (N, K) of steps' residuals (N, S), over their long-run standard deviation; NaN where the signal
+        was not measured (NaN).
 
-    def filled(self, residuals: Floats) -> Floats:
-        """Residuals (N, S), and where one is missing (NaN) what the others of its step make one expect.
-
-        A gap is no zero: what goes together with the missing signal would seem to have left it behind.
+        A gap is no zero: what is conditional is so on what was measured at the step.
         """
         known = np.isfinite(residuals)
-        found: Floats = np.where(known, np.clip(residuals, -LARGEST, LARGEST), 0.0)
-        for mask in np.unique(known, axis=0):
-            if mask.any() and not mask.all():
-                steps = np.flatnonzero((known == mask).all(1))
-                share = np.linalg.solve(self.covariance[np.ix_(mask, mask)], self.covariance[np.ix_(mask, ~mask)])
-                found[np.ix_(steps, np.flatnonzero(~mask))] = found[np.ix_(steps, np.flatnonzero(mask))] @ share
-        return found
+        bounded = np.where(known, np.minimum(np.maximum(residuals, -LARGEST), LARGEST), 0.0)
+        contrasts = np.full((len(residuals), len(self.variances)), np.nan)
+        for rows, mask in _groups(known):
+            both = np.concatenate([mask, mask])
+            product = bounded[np.ix_(rows, mask)] @ self._weights_of(mask).T
+            contrasts[np.ix_(rows, both)] = product / np.sqrt(self.variances[both])
+        return contrasts
+
+    def _weights_of(self, mask: Mask) -> Floats:
+        """Weights (2 M, M) of the M signals that were measured."""
+        key = mask.tobytes()
+        if key not in self._weights:
+            if len(self._weights) >= REMEMBERED_SETS:
+                self._weights.clear()
+            inverse = np.linalg.inv(self.covariance[np.ix_(mask, mask)])
+            conditional = inverse / np.sqrt(np.diag(inverse))[:, None]
+            self._weights[key] = np.concatenate([np.eye(len(inverse)), conditional])
+        return self._weights[key]
 
 
-class Sums:
-    """The CUSUMs of a bank over one run, in nats: O(1) memory, one product of a matrix a step.
+def _groups(known: Mask) -> list[tuple[NDArray[np.intp], Mask]]:
+    """Rows that were measured in the same signals, and which; without those in which nothing was."""
+    if len(known) == 1 or bool((known == known[:1]).all()):
+        groups = [(np.arange(len(known)), known[0])] if len(known) else []
+    else:
+        masks, group_of = np.unique(known, axis=0, return_inverse=True)
+        groups = [(np.flatnonzero(group_of.ravel() == place), mask) for place, mask in enumerate(masks)]
+    return [(rows, mask) for rows, mask in groups if mask.any()]
+
+
+class LongRun(Stateful):
+    """By how much sums of contrasts (K) vary more in this run than the bank says.
 
     A bank that was learnt from runs of another kind does not know how widely those of this one vary, and for how long
-    they stay on one side. A direction is then judged by what sums of it vary by in this run, where that is more than in
-    the bank: its variance times (1 + r) / (1 - r), with r the correlation of neighbours.
+    they stay on one side: a contrast is then judged by its variance times (1 + r) / (1 - r), with r the correlation of
+    neighbours, where that is above 1.
 
     Args:
-        bank: its directions.
-        levels: (K) of them; no sum grows beyond `CAP` times its level, so that what has gone is seen to go. Without
-            levels sums grow without end.
-        believed: how many steps of the run the bank's spreads are worth; infinity for runs of the bank's own kind.
+        contrasts: K.
+        believed: steps of the run that the bank's variances are worth; infinity for runs of the bank's own kind.
     """
 
-    def __init__(self, bank: Bank, levels: Floats | None = None, believed: float = math.inf) -> None:
-        self._bank, self._believed = bank, believed
-        self._most = np.inf if levels is None else CAP * levels
-        self._count = 0
-        self._variance = np.ones(len(bank.directions))
-        self._lagged, self._last, self.sums = (np.zeros(len(bank.directions)) for _ in range(3))
+    STATE: ClassVar[Mapping[str, Kind]] = {
+        "_count": Kind.ARRAY, "_variance": Kind.ARRAY, "_lagged": Kind.ARRAY, "_last": Kind.ARRAY,
+    }  # fmt: skip
 
-    def add(self, residuals: Floats) -> Floats:
-        """Take a step's residuals (S); the sums (K)."""
-        self.over(residuals[None])
-        return self.sums
+    def __init__(self, contrasts: int, believed: float) -> None:
+        self._believed = believed
+        self._variance = np.ones(contrasts)
+        self._count, self._lagged, self._last = (np.zeros(contrasts) for _ in range(3))
+
+    def scaled(self, contrasts: Floats) -> Floats:
+        """Contrasts (N, K) over the standard deviations that were known before each step; NaN stays."""
+        if math.isinf(self._believed):
+            return contrasts
+        scaled = np.empty(contrasts.shape)
+        known = np.isfinite(contrasts)
+        row, columns = 0, np.flatnonzero(known.any(0))
+        blocks = len(contrasts) >= BLOCK and len(columns) > 0 and bool(known[:, columns].all())
+        while row < len(contrasts):
+            if blocks and self._count[columns].min() >= MEMORY:
+                part = slice(row, row + BLOCK)
+                scaled[part] = contrasts[part]
+                scaled[part, columns] = self._block(contrasts[part, columns], columns)
+                row += BLOCK
+            else:
+                scaled[row] = self._step(contrasts[row], known[row])
+                row += 1
+        return scaled
+
+    def _step(self, contrast: Floats, known: Mask) -> Floats:
+        scaled: Floats = contrast / np.sqrt(_long_run(self._variance, self._lagged))
+        limit = WILD * np.sqrt(self._variance)
+        residual = np.minimum(np.maximum(np.where(known, contrast, 0.0), -limit), limit)
+        self._count = np.minimum(self._count + known, MEMORY)
+        share = np.where(known, 1 / (self._believed + np.maximum(self._count, 1)), 0.0)
+        self._variance = self._variance + share * (residual * residual - self._variance)
+        self._lagged = self._lagged + share * (residual * self._last - self._lagged)
+        self._last = np.where(known, residual, self._last)
+        return scaled
+
+    def _block(self, contrasts: Floats, columns: NDArray[np.intp]) -> Floats:
+        """`_step` for all steps of a block, of contrasts that have long been measured and are so at every step.
+
+        What is clipped at a step follows from the steps before alone: so it settles, one step a round or faster.
+        """
+        variance, lag, last = self._variance[columns], self._lagged[columns], self._last[columns]
+        share = 1 / (self._believed + MEMORY)
+        residual = contrasts
+        for _ in range(len(contrasts) + 1):
+            variances = decayed_sums(share * residual**2, variance, 1 - share)
+            limit = WILD * np.sqrt(lagged(variances, variance))
+            clipped = np.clip(contrasts, -limit, limit)
+            moved = bool((np.abs(clipped - residual) > SETTLED * limit).any())
+            residual = clipped
+            if not moved:
+                break
+        lags = decayed_sums(share * residual * lagged(residual, last), lag, 1 - share)
+        self._variance[columns], self._lagged[columns], self._last[columns] = variances[-1], lags[-1], residual[-1]
+        scaled: Floats = contrasts / np.sqrt(_long_run(lagged(variances, variance), lagged(lags, lag)))
+        return scaled
+
+
+def _long_run(variance: Floats, lag: Floats) -> Floats:
+    alike = np.minimum(np.maximum(lag / np.maximum(variance, TINY), 0.0), MOST_ALIKE)
+    long_run: Floats = np.maximum(1.0, variance) * (1 + alike) / (1 - alike)
+    return long_run
+
+
+class Cusums(Stateful):
+    """The CUSUMs of a bank over one run, to both sides (2 K), in nats: O(1) memory.
+
+    A contrast that was not measured at a step holds its sums.
+
+    Args:
+        bank: its contrasts.
+        size: the shift that is looked for, in standard deviations.
+        believed: see `LongRun`.
+        freedom: degrees of freedom of the spreads that residuals were divided by; infinity when they are certain.
+    """
+
+    STATE: ClassVar[Mapping[str, Kind]] = {"_long_run": Kind.PART, "sums": Kind.ARRAY}
+
+    def __init__(self, bank: FilterBank, size: float, believed: float = math.inf, freedom: float = math.inf) -> None:
+        self._bank, self._size, self._freedom = bank, size, freedom
+        self._long_run = LongRun(len(bank.variances), believed)
+        self.sums = np.zeros(2 * len(bank.variances))
+
+    def over(self, residuals: Floats, most: Floats | float = math.inf) -> Floats:
+        """The sums (N, 2 K) after each of the next steps, from their residuals (N, S).
+
+        Args:
+            residuals: NaN where nothing was measured.
+            most: that sums grow to, so that what has gone is seen to go; of a shape that fits (N, 2 K).
+        """
+        shift = self._long_run.scaled(self._bank.along(residuals))
+        if math.isfinite(self._freedom):
+            shift = normal_equivalents(shift, self._freedom)
+        shift = np.where(np.isfinite(shift), np.minimum(np.maximum(shift, -LARGEST), LARGEST), np.nan)
+        both = np.concatenate([shift, -shift], axis=1)
+        sums = np.where(np.isnan(both), 0.0, self._size * (both - self._size / 2))
+        limits = np.broadcast_to(most, sums.shape)
+        now = self.sums
+        for row in range(len(sums)):
+            now = np.minimum(np.maximum(now + sums[row], 0.0), limits[row])
+            sums[row] = now
+        self.sums = now
+        return sums
 
     def clear(self) -> None:
-        """Begin anew; how widely the run varies stays known."""
-        self.sums = np.zeros(len(self._bank.directions))
-
-    def over(self, residuals: Floats) -> Floats:
-        """The sums (N, K) of many steps (N, S), as `add` gives them one by one."""
-        found, sizes = self._bank.along(residuals), self._bank.sizes
-        measured = [bool(there.any()) for there in np.isfinite(residuals)]
-        for place, along in enumerate(found):
-            shift = np.clip(along / np.sqrt(self._long_run()), -LARGEST, LARGEST)
-            self.sums = np.clip(self.sums + sizes * (shift - sizes / 2), 0.0, self._most)
-            if measured[place]:
-                self._learn(along)
-            found[place] = self.sums
-        return found
-
-    def _long_run(self) -> Floats:
-        alike = np.clip(self._lagged / np.maximum(self._variance, TINY), 0.0, MOST_ALIKE)
-        found: Floats = np.maximum(1.0, self._variance) * (1 + alike) / (1 - alike)
-        return found
-
-    def _learn(self, along: Floats) -> None:
-        limit = WILD * np.sqrt(self._variance)
-        self._count = min(self._count + 1, MEMORY)
-        share, surprise = 1 / (self._believed + self._count), np.clip(along, -limit, limit)
-        self._variance = self._variance + share * (surprise**2 - self._variance)
-        self._lagged = self._lagged + share * (surprise * self._last - self._lagged)
-        self._last = surprise
-
-
-def covariance_of(residuals: Sequence[Floats], shrunk: float = SHRUNK) -> Floats:
-    """Covariance (S, S) of healthy residuals (steps, S): their correlation, and spreads that are judged as at most 1,
-    because a profile's spread holds, and as at least `LEAST_SPREAD`."""
-    table = np.concatenate(residuals)
-    known = np.isfinite(table)
-    squares = np.where(known, table, 0.0) ** 2
-    spreads = np.clip(np.sqrt(squares.sum(0) / np.maximum(known.sum(0), 1)), LEAST_SPREAD, 1.0)
-    return correlation_of(residuals, shrunk) * np.outer(spreads, spreads)
-
-
-def correlation_of(residuals: Sequence[Floats], shrunk: float = SHRUNK) -> Floats:
-    """Correlation (S, S) of healthy residuals (steps, S), over the steps in which both were measured, shrunk a little
-    towards none. Where a pair was never measured together, or does not vary, it is 0."""
-    table = np.clip(np.concatenate(residuals), -LARGEST, LARGEST)
-    known = np.isfinite(table)
-    values = np.where(known, table, 0.0)
-    products = values.T @ values
-    counts = known.astype(np.float64).T @ known.astype(np.float64)
-    squares = np.where(known, table**2, 0.0)
-    # Spreads over the steps that a pair shares.
-    both = squares.T @ known.astype(np.float64)
-    scale = np.sqrt(both * both.T)
-    found = np.divide(products, scale, out=np.zeros_like(products), where=scale > 1e-9 * np.maximum(counts, 1))
-    found = (1 - shrunk) * found
-    np.fill_diagonal(found, 1.0)
-    return _positive(found, shrunk)
-
-
-def _positive(matrix: Floats, shrunk: float) -> Floats:
-    """The nearest correlation that has no negative variance anywhere: pairs with gaps of their own may not fit."""
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    if values[0] >= shrunk / 2:
-        return matrix
-    mended = (vectors * np.maximum(values, shrunk / 2)) @ vectors.T
-    scale = np.sqrt(np.diag(mended))
-    found: Floats = mended / np.outer(scale, scale)
-    return found
-
-
-def build(
-    signals: Sequence[str], measured: NDArray[np.bool_], covariance: Floats, templates: Sequence[Template],
-    like: Bank | None = None,
-) -> Bank:  # fmt: skip
-    """The bank of a run.
-
-    Args:
-        signals: S names.
-        measured: (S) which of them the run has.
-        covariance: (S, S) of healthy residuals.
-        templates: of the faults that are known.
-        like: a bank with the same directions; a template that it has is kept however small.
-    """
-    places = np.flatnonzero(measured)
-    among, whole = covariance[np.ix_(places, places)], np.eye(len(signals))
-    inverse = np.linalg.inv(among)
-    whole[np.ix_(places, places)] = among
-    directions, rows, sizes = list[Direction](), list[Floats](), list[float]()
-
-    def add(direction: Direction, weights: Floats, size: float) -> None:
-        row = np.zeros(len(signals))
-        row[places] = weights
-        directions.append(direction)
-        rows.append(row)
-        sizes.append(size)
-
-    for place, at in enumerate(places.tolist()):
-        own = np.zeros(len(places))
-        own[place] = 1.0
-        left = inverse[place] / np.sqrt(inverse[place, place])
-        for side in (1, -1):
-            add(Direction(Sort.SIGNAL, signals[at], side), side * own, SIZE)
-            add(Direction(Sort.RELATION, signals[at], side), side * left, SIZE)
-    for template in templates:
-        shift = np.where(np.abs(template.shift) < LEAST_SHIFT, 0.0, template.shift)[places]
-        weighted, direction = inverse @ shift, Direction(Sort.FAULT, template.name, 1)
-        length = float(np.sqrt(weighted @ shift))
-        wanted = length > LEAST_SHIFT if like is None else direction in like.directions
-        if wanted:
-            add(direction, weighted / length, min(length, LARGEST_SIZE))
-    return Bank(tuple(signals), tuple(directions), np.stack(rows), np.array(sizes), whole)
+        """Forget the evidence; how widely the run varies stays known."""
+        self.sums = np.zeros(len(self.sums))

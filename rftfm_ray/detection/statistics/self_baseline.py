@@ -1,50 +1,100 @@
-"""Residuals of a run against its own past, for who has no healthy runs to compare with. Pure; numpy, O(1) a step.
+"""Residuals of a run against its own past, for who has no healthy runs to compare with. Pure; numpy.
 
 Every signal is followed by several filters at once, from one that takes it for level to one that follows its trend
 closely. Each says what it expects and how surely; a residual is what all of them leave, weighted by how well each has
-foretold the steps before. So what never moves is held against all of its past, and what a policy learns against its
+predicted the steps before. So what never moves is compared with all of its past, and what a policy learns with its
 trend, whatever the scale (Raftery, Karny and Ettler, Technometrics 52, 2010, on averaging models that take turns).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
 
+from rftfm_ray.detection.stateful import Kind, Stateful
+from rftfm_ray.detection.statistics.recursions import BLOCK, decayed_sums, lagged
 from rftfm_ray.detection.statistics.student import normal_equivalents
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 WARMUP = 5
-# Shares of a surprise that the level and the trend of each filter take up; one that takes up nothing has a plain mean.
+# Shares of a residual that the level and the trend of each filter take up; one that takes up nothing has a plain mean.
 LEVELS, TRENDS = np.array([0.0, 0.1, 0.2, 0.4])[:, None], np.array([0.0, 0.0, 0.02, 0.1])[:, None]
 # Share of the slope of the first steps that is believed to go on.
 GOES_ON = 0.5
 UNSURE = np.where(TRENDS > 0, 2.25, 1.0)
-# A surprise beyond so many spreads moves level and spread no further.
+# What a level that takes up a share of every residual is off by, over the spread of one.
+_LAGGING = LEVELS / (2 - LEVELS)
+# A residual beyond so many standard deviations moves level and spread no further.
 WILD = 3.0
 # Steps that a spread remembers, and the fewest and most degrees of freedom that it is given.
 MEMORY, FEWEST, MOST = 60, 3, 40
-# Share of a filter's merits that is left a step later.
+# Share of a filter's log weight that is left a step later.
 REMEMBERED = 0.95
-# Squares of larger surprises are no numbers any more.
-LARGEST = 1e50
+# Squares of larger residuals overflow. Values up to `CALM` are far enough from that to be worked out in blocks.
+LARGEST, CALM = 1e50, 1e30
+# Change of a block's clipped residuals, against the spread, at which they have settled.
+SETTLED = 1e-14
 
 
-class OwnPast:
+class OwnPast(Stateful):
     """One run's signals (S).
 
     Args:
         floors: (S) the smallest spread that each is judged against, on its own scale.
     """
 
+    STATE: ClassVar[Mapping[str, Kind]] = {
+        "_level": Kind.ARRAY, "_trend": Kind.ARRAY, "_variance": Kind.ARRAY, "_log_weights": Kind.ARRAY,
+        "_count": Kind.ARRAY, "_newest": Kind.ARRAY, "_sum": Kind.ARRAY, "_moment": Kind.ARRAY,
+        "_differences": Kind.ARRAY,
+    }  # fmt: skip
+
     def __init__(self, floors: Floats) -> None:
         size = len(floors)
         self._floors = floors
-        self._level, self._trend, self._variance, self._merits = (np.zeros((len(LEVELS), size)) for _ in range(4))
+        self._level, self._trend, self._variance, self._log_weights = (np.zeros((len(LEVELS), size)) for _ in range(4))
         self._count, self._newest = np.zeros(size), np.full(size, np.nan)
         self._sum, self._moment, self._differences = (np.zeros(size) for _ in range(3))
+
+    def over(self, levels: Floats) -> Floats:
+        """Residuals (N, S) of many steps, as `add` gives them one by one.
+
+        Args:
+            levels: (N, S) values on the scale that each signal is compared on; NaN says nothing.
+        """
+        residuals = np.full(levels.shape, np.nan)
+        if len(levels) < BLOCK:
+            for row, step in enumerate(levels):
+                residuals[row] = self.add(step)
+            return residuals
+        known = np.isfinite(levels)
+        masks, group_of = np.unique(known, axis=1, return_inverse=True)
+        for group, mask in enumerate(masks.T):
+            columns, rows = np.flatnonzero(group_of.ravel() == group), np.flatnonzero(mask)
+            if len(rows):
+                part = self.only(columns)
+                residuals[np.ix_(rows, columns)] = part._measured(levels[np.ix_(rows, columns)])
+                self._take(columns, part)
+        return residuals
+
+    def _measured(self, levels: Floats) -> Floats:
+        """The same for signals that were all measured at all steps."""
+        residuals, row = np.empty(levels.shape), 0
+        while row < len(levels):
+            block = levels[row : row + BLOCK]
+            if self._count.min() >= MEMORY and np.abs(block).max() < CALM:
+                residuals[row : row + len(block)] = self._block(block)
+                row += len(block)
+            else:
+                residuals[row] = self.add(levels[row])
+                row += 1
+        return residuals
 
     def add(self, levels: Floats) -> Floats:
         """Residuals (S) of a step as standard normal ones; NaN where nothing was measured or the warm-up is not over.
@@ -54,37 +104,35 @@ class OwnPast:
         """
         known = np.isfinite(levels)
         ready = known & (self._count >= WARMUP)
-        freedom = np.clip(self._count - 1, FEWEST, MOST)
-        spread = np.sqrt(np.maximum(self._variance, self._floors**2))
-        surprise = np.clip(np.where(known, levels, 0.0) - self._level - self._trend, -LARGEST, LARGEST)
-        # What is expected is off itself: by as much as a mean of so few steps is, or the end of a line through them.
-        inflated = 1 + np.maximum(LEVELS / (2 - LEVELS), UNSURE / np.maximum(self._count, 1))
-        scale = spread * np.sqrt(inflated)
-        weights = np.exp(self._merits - self._merits.max(0))
-        residuals = (weights * normal_equivalents(surprise / scale, freedom)).sum(0) / weights.sum(0)
-        self._judge(ready, surprise / scale, scale, freedom)
-        self._learn(ready, np.clip(surprise, -WILD * spread, WILD * spread), inflated)
-        self._warm_up(known & ~ready, levels)
-        found: Floats = np.where(ready, residuals, np.nan)
-        return found
+        residuals = np.full(len(levels), np.nan)
+        if ready.any():
+            residual = np.where(known, levels, 0.0) - self._level - self._trend
+            residual = np.minimum(np.maximum(residual, -LARGEST), LARGEST)
+            spread = np.sqrt(np.maximum(self._variance, self._floors**2))
+            # What is expected is off itself, by as much as a mean of so few steps is, or the end of a line.
+            inflated = 1 + np.maximum(_LAGGING, UNSURE / np.maximum(self._count, 1))
+            scale = spread * np.sqrt(inflated)
+            ratio, freedom = residual / scale, np.minimum(np.maximum(self._count - 1, FEWEST), MOST)
+            residuals[ready] = _mixed(ratio, self._log_weights, freedom)[ready]
+            density = _log_density(ratio, scale, freedom)
+            self._log_weights = np.where(ready, REMEMBERED * self._log_weights + density, self._log_weights)
+            limit = WILD * spread
+            self._learn(ready, np.minimum(np.maximum(residual, -limit), limit), inflated)
+        warming = known & ~ready
+        if warming.any():
+            self._warm_up(warming, levels)
+        return residuals
 
-    def _judge(self, which: Mask, surprise: Floats, scale: Floats, freedom: Floats) -> None:
-        """Give each filter its merits: the logarithm of Student's density of what it was surprised by."""
-        density = -np.log(scale) - (freedom + 1) / 2 * np.log1p(surprise**2 / freedom)
-        self._merits = np.where(which, REMEMBERED * self._merits + density, self._merits)
-
-    def _learn(self, which: Mask, surprise: Floats, inflated: Floats) -> None:
+    def _learn(self, which: Mask, residual: Floats, inflated: Floats) -> None:
         share = np.maximum(LEVELS, 1 / (self._count + 1))
-        self._level += np.where(which, self._trend + share * surprise, 0.0)
-        self._trend += np.where(which, TRENDS * surprise, 0.0)
-        share = 1 / np.clip(self._count, WARMUP, MEMORY)
-        self._variance += np.where(which, share * (surprise**2 / inflated - self._variance), 0.0)
+        self._level += np.where(which, self._trend + share * residual, 0.0)
+        self._trend += np.where(which, TRENDS * residual, 0.0)
+        share = 1 / np.minimum(np.maximum(self._count, WARMUP), MEMORY)
+        self._variance += np.where(which, share * (residual * residual / inflated - self._variance), 0.0)
         self._count += which
 
     def _warm_up(self, which: Mask, levels: Floats) -> None:
         """A straight line, and a spread from differences of neighbours, which a trend hardly touches."""
-        if not which.any():
-            return
         there = np.clip(np.where(which, levels, 0.0), -LARGEST, LARGEST)
         apart = np.where(which & np.isfinite(self._newest), there - np.nan_to_num(self._newest), 0.0)
         self._differences += apart**2
@@ -101,10 +149,113 @@ class OwnPast:
         self._trend = np.where(done, np.where(trends, GOES_ON * slope, 0.0), self._trend)
         self._variance = np.where(done, self._differences / (2 * (WARMUP - 1)), self._variance)
 
+    def _block(self, levels: Floats) -> Floats:
+        """`add` for all steps of a block at once, of signals that have long been measured and are so at every step.
+
+        All shares but that of the plain mean are constant by then, and the filters are linear but for residuals beyond
+        `WILD`, which are clipped. What is clipped at a step follows from the steps before alone: so it settles, from
+        none on, one step a round or faster.
+        """
+        steps = len(levels)
+        solve, shares, slopes, inflated = _matrices(steps, self._count)
+        ahead = np.arange(1, steps + 1)[:, None, None]
+        open_loop = levels[:, None, :] - self._level - ahead * self._trend
+        clipped, spread = np.zeros(open_loop.shape), np.zeros(open_loop.shape)
+        for _ in range(steps + 1):
+            taken = _apply(solve, open_loop - clipped)
+            variance = decayed_sums(taken**2 / inflated / MEMORY, self._variance, 1 - 1 / MEMORY)
+            spread = np.sqrt(np.maximum(lagged(variance, self._variance), self._floors**2))
+            beyond = taken + clipped
+            beyond = beyond - np.clip(beyond, -WILD * spread, WILD * spread)
+            moved = bool((np.abs(beyond - clipped) > SETTLED * spread).any())
+            clipped = beyond
+            if not moved:
+                break
+        residual = taken + clipped
+        scale = spread * np.sqrt(inflated)
+        ratio, freedom = residual / scale, np.full(levels.shape[1], float(MOST))
+        weights = decayed_sums(_log_density(ratio, scale, freedom), self._log_weights, REMEMBERED)
+        residuals = _mixed(ratio, lagged(weights, self._log_weights), freedom)
+        left = np.arange(steps - 1, -1, -1)[:, None, None]
+        self._level = self._level + steps * self._trend + ((shares + slopes * left) * taken).sum(0)
+        self._trend = self._trend + (slopes * taken).sum(0)
+        self._variance, self._log_weights = variance[-1].copy(), weights[-1].copy()
+        self._count = self._count + steps
+        return residuals
+
+    def only(self, columns: NDArray[np.intp]) -> OwnPast:
+        """A copy of some of the signals, with their past."""
+        part = OwnPast(self._floors[columns])
+        for name in self.STATE:
+            setattr(part, name, getattr(self, name)[..., columns])
+        return part
+
+    def _take(self, columns: NDArray[np.intp], part: OwnPast) -> None:
+        for name in self.STATE:
+            getattr(self, name)[..., columns] = getattr(part, name)
+
     def restart(self, which: Mask) -> None:
-        """Forget some signals: a change that was made on purpose has taken their past away."""
+        """Forget some signals (S): a change that was made on purpose has taken their past away."""
         for state in (self._count, self._sum, self._moment, self._differences):
             state[which] = 0.0
-        for filters in (self._level, self._trend, self._variance, self._merits):
+        for filters in (self._level, self._trend, self._variance, self._log_weights):
             filters[:, which] = 0.0
         self._newest[which] = np.nan
+
+
+def _log_density(ratio: Floats, scale: Floats, freedom: Floats) -> Floats:
+    """Logarithm of Student's density of residuals over their scale, up to a constant."""
+    density: Floats = -np.log(scale) - (freedom + 1) / 2 * np.log1p(ratio * ratio / freedom)
+    return density
+
+
+def _mixed(ratio: Floats, log_weights: Floats, freedom: Floats) -> Floats:
+    """Residuals of the filters (..., filters, S) as one (..., S), weighted by how well each has predicted."""
+    weights = np.exp(log_weights - log_weights.max(-2, keepdims=True))
+    mixed: Floats = (weights * normal_equivalents(ratio, freedom)).sum(-2) / weights.sum(-2)
+    return mixed
+
+
+def _matrices(steps: int, count: Floats) -> tuple[list[Floats], Floats, Floats, Floats]:
+    """What takes a block of open-loop residuals to what the filters take up of it, by filter.
+
+    A filter that has taken up u_i at step i expects at a later step t by F_ti u_i more: the share of the level, and
+    that of the trend once for each step since. What is left of open-loop residuals r is u = (I + F)^-1 r.
+
+    Returns:
+        by filter the inverse, (steps, steps) or, for the plain mean, whose share falls, one for each count (S, steps,
+        steps); shares of levels (steps, filters, S); shares of trends (filters, 1); the inflation (steps, filters, S).
+    """
+    counts = count + np.arange(steps)[:, None]
+    inflated = 1 + np.maximum(_LAGGING, UNSURE / counts[:, None, :])
+    shares = np.maximum(LEVELS, 1 / (counts[:, None, :] + 1))
+    same = np.unique(count)
+    means = np.stack([_plain_mean(steps, float(first)) for first in same])[np.searchsorted(same, count)]
+    solve = [means[0] if len(same) == 1 else means]
+    solve += [_constant_gain(steps, float(a), float(b)) for a, b in zip(LEVELS[1:, 0], TRENDS[1:, 0], strict=True)]
+    return solve, shares, TRENDS, inflated
+
+
+@lru_cache(maxsize=256)
+def _constant_gain(steps: int, share: float, slope: float) -> Floats:
+    since = np.arange(steps)[:, None] - np.arange(steps)
+    inverse: Floats = np.linalg.inv(np.eye(steps) + np.where(since > 0, share + slope * since, 0.0))
+    return inverse
+
+
+@lru_cache(maxsize=8)
+def _plain_mean(steps: int, count: float) -> Floats:
+    since = np.arange(steps)[:, None] - np.arange(steps)
+    inverse: Floats = np.linalg.inv(np.eye(steps) + np.where(since > 0, 1 / (count + np.arange(steps) + 1), 0.0))
+    return inverse
+
+
+def _apply(solve: list[Floats], residuals: Floats) -> Floats:
+    """Each filter's inverse on its open-loop residuals (steps, filters, S)."""
+    taken = np.empty(residuals.shape)
+    for place, inverse in enumerate(solve):
+        if inverse.ndim == 2:
+            taken[:, place] = inverse @ residuals[:, place]
+        else:
+            taken[:, place] = np.einsum("sij,js->is", inverse, residuals[:, place])
+    return taken

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+FALSE_ALARM_STEPS = 2000.0
+"""Healthy steps to one false alarm that levels are learnt for: 0.5 in 1,000."""
+# What a threshold rises by, over its level, for each e-fold of the healthy steps to one false alarm; and the least that
+# it falls to. On 120 healthy and long runs of two tasks evidence falls by e with every 0.15 to 0.2 levels between 30
+# and 0.5 false alarms in 1,000 steps, whatever it is held against; theory, for independent normal ones, says 0.06.
+PER_FOLD, LEAST = 0.18, 0.3
 
 # Peaks above this quantile of theirs tell how they go on.
 TAIL = 0.8
@@ -17,6 +23,11 @@ SLOWEST = 1.0
 FEWEST = 20
 # A level that few peaks are held against, over the largest of them.
 SEEN = 2.0
+
+
+def budget_factor(false_alarm_steps: float) -> float:
+    """What levels are multiplied by for one false alarm in so many healthy steps; 1 at `FALSE_ALARM_STEPS`."""
+    return max(LEAST, 1 + PER_FOLD * math.log(false_alarm_steps / FALSE_ALARM_STEPS))
 
 
 def peaks(sums: Floats, block: int) -> Floats:
@@ -43,9 +54,3 @@ def level_for(found: Floats, block: int, per_step: float) -> float:
     mean = max(SLOWEST, float(excess.mean()) if len(excess) else 0.0)
     share = max(len(excess), 1) / len(found)
     return max(start + mean * math.log(share / (per_step * block)), math.log(1 / (per_step * block)))
-
-
-def levels_for(runs: Sequence[Floats], block: int, per_step: float) -> Floats:
-    """Levels (K) of all sums of healthy runs (steps, K), each exceeded `per_step` times a step."""
-    found = np.concatenate([peaks(run, block) for run in runs])
-    return np.array([level_for(found[:, place], block, per_step) for place in range(found.shape[1])])

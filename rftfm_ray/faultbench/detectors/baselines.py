@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rftfm_ray.detection.statistics.bayes import TAU
+from rftfm_ray.detection.statistics.bayes import shift_factors
 from rftfm_ray.faultbench.detectors.strata import Cells, Floats, cells_with
 from rftfm_ray.faultbench.runs.dataset import Recorded
 from rftfm_ray.faultbench.runs.plan import Kind
@@ -82,8 +82,7 @@ class ShiftScore(_OnResiduals):
         sums = np.cumsum(residuals, 0)
         sums[WINDOW:] -= sums[:-WINDOW].copy()
         count = np.minimum(np.arange(len(run)) + 1, WINDOW)[:, None]
-        grown = 1 + count * TAU**2
-        factors = -0.5 * np.log(grown) + sums**2 * TAU**2 / (2 * grown)
+        factors = shift_factors(sums, count.astype(np.float64))
         largest = factors.max(1)
         found: Floats = largest + np.log(np.exp(factors - largest[:, None]).mean(1))
         # An alarm recovers at a share of its threshold, which must then be above nothing: ln(1 + e^x) keeps the order.

@@ -1,6 +1,6 @@
-"""A recorded run put before the guard once more, up to its first order: what comes after, an order would have changed.
+"""A recorded run put before the guard again, up to its first order: an order would have changed what comes after.
 
-The guard is the one that stands beside a run, without its actors: the same watch, the same treatment, the same policy.
+The guard is the one that runs beside training (`incidents.guardian`), without its actors.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from dataclasses import dataclass
 
 from rftfm_ray.detection.monitor import monitor_plan
 from rftfm_ray.detection.reference.profile import Profile
-from rftfm_ray.diagnosis.watch import Watch
+from rftfm_ray.diagnosis.assessor import Assessor
+from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
 from rftfm_ray.faultbench.runs.dataset import Recorded
 from rftfm_ray.faultbench.runs.declared import SNAPSHOT_EVERY, declarations, watched
-from rftfm_ray.incidents.ledger import Ledger
-from rftfm_ray.incidents.manager import Treatment, treatment_settings
+from rftfm_ray.incidents.guardian import Guardian
+from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.incidents.state import Entry as JournalEntry
-from rftfm_ray.incidents.state import EntryKind, lever_fields
+from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
-from rftfm_ray.types import Levers, StepId
+from rftfm_ray.types import StepId
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,9 @@ class Replayed:
     """What the guard made of a run.
 
     Attributes:
-        incidents: step and code of every incident that was opened, as it was first called.
+        incidents: step of every incident that was opened, and the code that it was given first.
         acted: step of the first order, None when there was none.
-        remedy: what it was to do.
+        remedy: of the first order; empty when there was none.
     """
 
     incidents: tuple[tuple[int, str], ...]
@@ -40,8 +41,7 @@ class Replayed:
 def replay(run: Recorded, profile: Profile | None) -> Replayed:
     """Put a run before the guard, in `act` on every family with the shipped playbook."""
     config, journal = watched(run.entry), list[JournalEntry]()
-    told = {declaration.id.step: declaration for declaration in declarations(run.entry, config)}
-    watch, ledger = Watch(monitor_plan(config, profile).build(), 0, 0), Ledger(journal.append)
+    declared = {declaration.id.step: declaration for declaration in declarations(run.entry, config)}
     step = 0
 
     def snapshots() -> tuple[int, ...]:
@@ -50,14 +50,15 @@ def replay(run: Recorded, profile: Profile | None) -> Replayed:
         return tuple(sorted(kept))
 
     policy = SafePolicy(Playbook(), "playbook", config.guard.policy_timeout_s)
-    treatment = Treatment(treatment_settings(config), policy, snapshots, ledger)
-    ledger.write(EntryKind.STARTED, StepId(0, 0, 0), 0, lever_fields(Levers()))
+    # Nothing is carried out, so nothing is rewound and no states need be kept.
+    assessor = Assessor(monitor_plan(config, profile).build(), FingerprintDiagnoser(), keep_every=0, keep=0)
+    guardian = Guardian(assessor, incident_settings(config), policy, snapshots, journal.append)
+    guardian.start(StepId(0, 0, 0))
     for report in run.reports():
         step = report.id.step
-        if step in told:
-            watch.declare(told[step].change)
-            ledger.write(EntryKind.DECLARED, report.id, 0, (("change", told[step].change.kind),))
-        order = treatment.consider(watch.assess([report])[0])
+        if step in declared:
+            guardian.declare(declared[step])
+        _, order = guardian.step(report)
         if order is not None:
             return Replayed(_incidents(journal), step, order.remedy)
     return Replayed(_incidents(journal), None, "")
@@ -65,4 +66,4 @@ def replay(run: Recorded, profile: Profile | None) -> Replayed:
 
 def _incidents(journal: Sequence[JournalEntry]) -> tuple[tuple[int, str], ...]:
     opened = [entry for entry in journal if entry.kind is EntryKind.OPENED]
-    return tuple((entry.id.step, str(dict(entry.fields).get("code", ""))) for entry in opened)
+    return tuple((entry.id.step, entry.text("code")) for entry in opened)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.reference.fitting import RunSeries, fit, fit_together
+from rftfm_ray.detection.reference.correlation import FEWEST_RUNS
+from rftfm_ray.detection.reference.fitting import RunSeries, fit, fit_profile
+from rftfm_ray.detection.reference.priors import KindPriors, kind_of, learn_priors
 from rftfm_ray.detection.reference.profile import Profile
-from rftfm_ray.detection.reference.residuals import COLUMNS, Residuals, Usual
+from rftfm_ray.detection.reference.residuals import COLUMNS, Residuals, ResidualTable, Usual
+from rftfm_ray.detection.reference.views import StepView
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.runs.dataset import NAMES, Recorded
 from rftfm_ray.faultbench.runs.declared import references_gone
@@ -56,6 +59,7 @@ class Cells:
         self._profiles = {cell: fit(found) for cell, found in by_cell.items()}
         self._usual: dict[CellName, Usual] = {}
         self._whole: dict[CellName, Profile] = {}
+        self._priors: dict[tuple[str, str], KindPriors | None] = {}
         self._residuals: dict[Recorded, Floats] = {}
 
     def profile(self, entry: Entry) -> Profile:
@@ -71,10 +75,19 @@ class Cells:
 
     def whole_profile(self, entry: Entry) -> Profile:
         """The profile as `rftfm profile fit` would write it from the same runs, with how their signals go together."""
-        profile, cell = self.profile(entry), cell_of(entry)
+        cell = cell_of(entry)
         if cell not in self._whole:
-            self._whole[cell] = replace(profile, together=fit_together(self._series[cell]))
+            priors, facts = self.priors(entry), self.profile(entry).facts
+            self._whole[cell] = fit_profile(self._series[cell], facts, None if priors is None else priors.healthy)
         return self._whole[cell]
+
+    def priors(self, entry: Entry) -> KindPriors | None:
+        """What the healthy runs of the other tasks show of the algorithm's kind; None for too few."""
+        key = entry.task, kind_of(self._series.get(cell_of(entry), ()))
+        if key not in self._priors:
+            others = [some for (task, _, _), some in self._series.items() if task != key[0] and kind_of(some) == key[1]]
+            self._priors[key] = learn_priors(others) if sum(map(len, others)) >= FEWEST_RUNS else None
+        return self._priors[key]
 
     def residuals(self, run: Recorded) -> Floats:
         """Residuals (N, `TELEMETRY`) of a run; see `all_residuals`."""
@@ -83,22 +96,26 @@ class Cells:
     def all_residuals(self, run: Recorded) -> Floats:
         """Residuals (N, `COLUMNS`) in spreads, as a guard that is told what was declared has them live; read only."""
         if run not in self._residuals:
-            self._residuals[run] = self._worked_out(run)
+            cell = cell_of(run.entry)
+            if cell not in self._usual:
+                self._usual[cell] = Usual(self.profile(run.entry))
+            self._residuals[run] = view_of(run, Residuals(self._usual[cell])).residuals
             self._residuals[run].flags.writeable = False
         return self._residuals[run]
 
-    def _worked_out(self, run: Recorded) -> Floats:
-        cell = cell_of(run.entry)
-        if cell not in self._usual:
-            self._usual[cell] = Usual(self.profile(run.entry))
-        residuals, declared = Residuals(self._usual[cell]), references_gone(run.entry)
-        known, found = levels(run, COLUMNS), np.full((len(run), len(COLUMNS)), np.nan)
-        for step in range(1, len(run) + 1):
-            told = [name for name, first in declared.items() if first == step]
-            if told:
-                residuals.forget(told)
-            found[step - 1] = residuals.add(step, known[step - 1])
-        return found
+
+def view_of(run: Recorded, residuals: Residuals) -> StepView:
+    """All steps of a run as a guard that is told what was declared views them."""
+    declared, known = references_gone(run.entry), levels(run, COLUMNS)
+    steps, tables = np.arange(1, len(run) + 1), list[ResidualTable]()
+    bounds = sorted({1, *declared.values(), len(run) + 1})
+    for first, end in itertools.pairwise(bounds):
+        gone = [name for name, step in declared.items() if step == first]
+        residuals.forget(gone)
+        tables.append(residuals.over(steps[first - 1 : end - 1], known[first - 1 : end - 1]))
+    parts = zip(*((table.residuals, table.own, table.prompts_changed) for table in tables), strict=True)
+    against, own, changed = (np.concatenate(part) for part in parts)
+    return StepView(steps, run.values.astype(np.float64), known, against, own, changed)
 
 
 @lru_cache(maxsize=1)

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rftfm_ray.detection.detectors.joint import growth
-from rftfm_ray.detection.reference.correlation import FEWEST_RUNS, Together
-from rftfm_ray.detection.reference.priors import TELLS, kind_with, learn_priors, own_residuals
-from rftfm_ray.detection.reference.residuals import COLUMNS
+from rftfm_ray.detection.reference.joint import JointCusums
+from rftfm_ray.detection.reference.mixture import reference_of
+from rftfm_ray.detection.reference.residuals import Residuals, Usual
 from rftfm_ray.detection.statistics.change_points import Jumps, levels_at
+from rftfm_ray.detection.statistics.thresholds import FALSE_ALARM_STEPS
 from rftfm_ray.detection.statistics.trends import trends_of
-from rftfm_ray.faultbench.detectors.strata import Floats, levels
+from rftfm_ray.faultbench.detectors.strata import Cells, Floats, cells_with, levels, view_of
 from rftfm_ray.faultbench.runs.dataset import Recorded
 from rftfm_ray.faultbench.runs.declared import references_gone
-from rftfm_ray.faultbench.runs.plan import Kind
 from rftfm_ray.signals.groups import TELEMETRY, WATCHED
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 
@@ -25,7 +24,7 @@ FLOORS = np.array([SIGNALS[INDEX[name]].floor for name in WATCHED])
 
 
 class ColdScorer:
-    """Score: the best evidence of any signal or direction over the level that is asked of it, or `CERTAIN` for a trend.
+    """Score: the best evidence of any signal or contrast over its threshold, or `CERTAIN` for a trend.
 
     How signals go together is learnt from healthy runs of the other tasks alone: a newcomer's task is none of ours.
     """
@@ -33,36 +32,20 @@ class ColdScorer:
     name = "rftfm_cold"
 
     def __init__(self) -> None:
-        self._others: dict[tuple[str, str], Together] = {}
+        self._cells: Cells | None = None
 
     def fit(self, runs: Sequence[Recorded]) -> None:
         """Learn for each task from the healthy runs of the others; without any, signals are watched one by one."""
-        sound = [run for run in runs if run.entry.kind is Kind.HEALTHY]
-        self._others.clear()
-        residuals = {run.entry.name: _residuals(run) for run in sound}
-        for task, kind in {(run.entry.task, _kind(run)) for run in runs}:
-            some = [residuals[r.entry.name] for r in sound if r.entry.task != task and _kind(r) == kind]
-            if len(some) >= FEWEST_RUNS:
-                self._others[task, kind] = learn_priors(some)
+        self._cells = cells_with(tuple(runs))
 
     def scores(self, run: Recorded) -> Floats:
-        """Scores (N) of a run; 1 is where a jump or a direction is at its level."""
-        together = self._others.get((run.entry.task, _kind(run)))
-        one_by_one = _jumps_and_trends(run)
-        if together is None:
-            return one_by_one
-        over = together.sums().over(together.adjusted(_residuals(run))) / together.levels
-        asked = growth(np.arange(1, len(run) + 1))
-        both: Floats = np.maximum(one_by_one, over.max(1) / asked)
+        """Scores (N) of a run; 1 is where a jump or a contrast is at its threshold."""
+        if self._cells is None:
+            raise ValueError("fit it first")
+        cusums = JointCusums(reference_of(None, self._cells.priors(run.entry)), FALSE_ALARM_STEPS)
+        joint = cusums.observe(view_of(run, Residuals(Usual()))).over.max(1, initial=0.0)
+        both: Floats = np.maximum(_jumps_and_trends(run), joint)
         return both
-
-
-def _kind(run: Recorded) -> str:
-    return kind_with(name for name in (TELLS,) if np.isfinite(run.signal(name)).any())
-
-
-def _residuals(run: Recorded) -> Floats:
-    return own_residuals(levels(run, COLUMNS), references_gone(run.entry))
 
 
 def _jumps_and_trends(run: Recorded) -> Floats:

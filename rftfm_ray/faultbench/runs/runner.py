@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig
+from rftfm_ray.driver.loop import Listeners
 from rftfm_ray.driver.run import execute
 from rftfm_ray.errors import RftfmError
 from rftfm_ray.metrics import StepRow
@@ -146,7 +147,7 @@ class Lab:
         accuracy, error = math.nan, ""
         try:
             began = time.perf_counter()
-            accuracy = execute(planned, observe, lambda _: None, began, self._warm, judged=False).probe_last
+            accuracy = execute(planned, Listeners(row=observe), began, self._warm, judged=False).probe_last
         except _EnoughError:
             pass
         except RftfmError as raised:
@@ -169,7 +170,7 @@ class Lab:
             folder = self._folder / "trunk"
             shutil.rmtree(folder, ignore_errors=True)
             planned = plan(short, folder)
-            execute(planned, lambda _: None, lambda _: None, time.perf_counter(), self._warm, judged=False)
+            execute(planned, Listeners(), time.perf_counter(), self._warm, judged=False)
             (made,) = (folder / "checkpoints").iterdir()
             shutil.move(str(made), place)
         return place

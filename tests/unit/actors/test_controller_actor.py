@@ -12,76 +12,31 @@ import pytest
 
 from rftfm_ray.actors import controller as controller_module
 from rftfm_ray.actors.controller import ControllerActor, declared
-from rftfm_ray.actors.group import ActorGroup
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, family_of
-from rftfm_ray.errors import LearnerError, RecordError
-from rftfm_ray.incidents.manager import TreatmentSettings
-from rftfm_ray.incidents.messages import GuardTotals, News
+from rftfm_ray.errors import GuardError, RecordError
+from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Settlement
+from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.policies.levers import LEVERS, MOVES
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.telemetry.journal import JOURNAL, Journal, read_journal
-from rftfm_ray.types import GuardMode, Levers, Position, Settings, StepId
-from rftfm_ray.verdicts import Assessment, Decision, DeclaredChange, Diagnosis, Family, Order, Remedy, StepReport
+from rftfm_ray.types import GuardMode, IncidentSummary, Levers, Settings, StepId
+from rftfm_ray.verdicts import Assessment, Decision, DeclaredChange, Diagnosis, Family, Remedy, StepReport
 
 K = EntryKind
-PLAIN = TreatmentSettings(
+PLAIN = IncidentSettings(
     mode=GuardMode.ACT, act_on=tuple(Family), verify_steps=2, cooldown_steps=0, budget=9, return_after=5, halts=False,
     probe_size=256, nominal=Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 1e-3, False),
 )  # fmt: skip
 START = StepId(0, 0, 0)
-STAND, FOLLOWING = Position(StepId(0, 6, 6), 6, 96), StepId(0, 7, 7)
-RESTORED = Position(StepId(1, 5, 7), 7, 80)
+FOLLOWING = StepId(0, 7, 7)
+DONE = OrderResult(0.25)
 RETRY = Remedy("retry", Levers(tool_retries=2))
 SLOW = Remedy("slow", Levers(lr_scale=0.5))
 BACK = Remedy("back", Levers(lr_scale=0.5, kl_coef_scale=2.0), rollback=True)
-
-
-@dataclass
-class Hands:
-    """An executor that does nothing, and remembers what the journal held when it was asked to."""
-
-    journal: Path
-    accuracy: float = 0.2
-    error: Exception | None = None
-    orders: list[tuple[Order, Position, StepId]] = field(default_factory=list)
-    told: list[tuple[DeclaredChange, int | None]] = field(default_factory=list)
-    groups: list[ActorGroup] = field(default_factory=list)
-    probed: list[Position] = field(default_factory=list)
-    seen: list[tuple[str, EntryKind]] = field(default_factory=list)
-
-    def _look(self, call: str) -> None:
-        self.seen.append((call, read_journal(self.journal)[0][-1].kind))
-
-    def snapshots(self) -> tuple[int, ...]:
-        """Two of them."""
-        return (0, 5)
-
-    def probe(self, stand: Position) -> float:
-        """Held-out accuracy, as it was set."""
-        self._look("probe")
-        self.probed.append(stand)
-        return self.accuracy
-
-    def carry_out(self, order: Order, stand: Position, following: StepId) -> tuple[Position | None, str]:
-        """Remember it."""
-        self._look("carry_out")
-        self.orders.append((order, stand, following))
-        if self.error is not None:
-            raise self.error
-        return (None if order.restore_step is None else RESTORED), "checkpoint-6" if order.halt else ""
-
-    def tell_monitor(self, change: DeclaredChange, rewound_to: int | None) -> None:
-        """Remember it."""
-        self._look("tell_monitor")
-        self.told.append((change, rewound_to))
-
-    def regroup(self, group: ActorGroup) -> None:
-        """Remember it."""
-        self.groups.append(group)
 
 
 @dataclass
@@ -99,11 +54,10 @@ class Ask:
 
 @dataclass
 class Ward:
-    """A controller, its hands, and its journal."""
+    """A controller, its policy, and its journal."""
 
     actor: ControllerActor
     policy: Ask
-    hands: Hands
     journal: Path
     said: list[Entry] = field(default_factory=list)
 
@@ -113,11 +67,22 @@ class Ward:
         self.said += news.entries
         return news
 
-    def execute(self, number: int, stand: Position = STAND) -> News:
-        """Reach a boundary with an order."""
-        news = self.actor.execute(number, stand, FOLLOWING)
-        self.said += news.entries
-        return news
+    def begin(self, number: int, probed: float = math.nan) -> Permit:
+        """Ask whether an order may be carried out, with the held-out accuracy of now."""
+        permit = self.actor.begin(number, FOLLOWING, probed)
+        self.said += permit.entries
+        return permit
+
+    def done(self, number: int, result: OrderResult = DONE) -> Settlement:
+        """Say what became of it."""
+        settlement = self.actor.done(number, FOLLOWING, result)
+        self.said += settlement.entries
+        return settlement
+
+    def carry_out(self, number: int, probed: float = math.nan) -> Settlement:
+        """Take an order from its beginning to its end."""
+        assert self.begin(number, probed).granted
+        return self.done(number)
 
     def fall_ill(self, code: str = "TE-1", probability: float = 0.9) -> News:
         """Five steps of health, with a probe in the fifth, and one of a fault."""
@@ -156,18 +121,17 @@ def admit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Admit:
         role = Role("run-1", "controller", 0, "a test")
         policy = Ask(remedy)
         actor = ControllerActor(role, settings, SafePolicy(policy, "ask", 30.0))
-        hands = Hands(journal)
-        actor.attach(str(journal), hands, start, levers if levers is not None else Levers())
-        return Ward(actor, policy, hands, journal)
+        actor.attach(str(journal), start, levers if levers is not None else Levers())
+        return Ward(actor, policy, journal)
 
     return make
 
 
 def report(step: int, attempt: int = 0, **signals: float) -> StepReport:
-    """A step without a finding, but for the signals that are given."""
+    """A step without a finding, but for the signals that are given, after which steps 0 and 5 can be gone back to."""
     values = dict.fromkeys(INDEX, 0.0) | {"probe_accuracy": math.nan} | signals
     assert len(values) == len(SIGNALS), "no such signal"
-    return StepReport(StepId(attempt, step, step), step, tuple(values[signal.name] for signal in SIGNALS))
+    return StepReport(StepId(attempt, step, step), step, tuple(values[signal.name] for signal in SIGNALS), (0, 5))
 
 
 def test_journal_begins_with_who_guards_and_how(admit: Admit) -> None:
@@ -194,101 +158,121 @@ def test_news_tell_every_entry_once_and_the_order_that_waits(admit: Admit) -> No
     assert (ill.order.number, ill.order.remedy) == (1, "retry")
     again = ward.judge(Assessment(report(7), None))
     assert (again.entries, again.order) == ((), ill.order), "it waits still"
-    ward.execute(1)
+    ward.carry_out(1)
     assert tuple(ward.said) == ward.entries
 
 
-def test_what_is_done_is_written_before_and_after(admit: Admit) -> None:
+def test_order_is_written_before_it_is_carried_out_and_after(admit: Admit) -> None:
     ward = admit()
     ward.fall_ill()
-    news = ward.execute(1)
-    assert ward.kinds == [K.OPENED, K.DIAGNOSED, K.DECIDED, K.APPLYING, K.APPLIED, K.DECLARED]
-    assert ward.hands.seen == [("carry_out", K.APPLYING), ("tell_monitor", K.APPLIED)]
-    ((order, stand, following),) = ward.hands.orders
-    assert (order.number, order.levers, stand, following) == (1, Levers(tool_retries=2), STAND, FOLLOWING)
-    assert {entry.id for entry in ward.entries[-3:]} == {FOLLOWING}
+    assert ward.begin(1).granted
+    assert ward.kinds == [K.OPENED, K.DIAGNOSED, K.DECIDED, K.APPLYING]
     assert ward.last(K.APPLYING) == {"order": 1, "remedy": "retry", "restore_step": None}
-    applied = ward.last(K.APPLIED)
-    assert applied.pop("seconds") >= 0
-    assert applied == {
-        "order": 1, "remedy": "retry", "role": "remedy", "halt": "no", "restored": None, "lever_tool_retries": 2,
+    settlement = ward.done(1)
+    assert ward.kinds[4:] == [K.APPLIED, K.DECLARED]
+    assert {entry.id for entry in ward.entries[-3:]} == {FOLLOWING}
+    assert ward.last(K.APPLIED) == {
+        "order": 1, "remedy": "retry", "role": "remedy", "seconds": 0.25, "halt": "no", "restored": None,
+        "lever_tool_retries": 2,
     }  # fmt: skip
-    assert news.change is not None
-    assert (news.change.remedy, news.change.reason, news.change.levers) == ("retry", "because", Levers(tool_retries=2))
-    assert (news.change.position, news.change.halt, news.change.checkpoint) == (None, False, "")
+    assert settlement.change is not None
+    assert settlement.change.signals == tuple(sorted(MOVES["tool_retries"]))
+    assert settlement.rewound_to is None
 
 
 def test_order_is_carried_out_once(admit: Admit) -> None:
     ward = admit()
     ward.fall_ill()
-    ward.execute(1)
+    assert ward.begin(1).granted
+    assert not ward.begin(1).granted, "it is under way"
+    ward.done(1)
     kinds = ward.kinds
-    assert ward.execute(1) == News(())
-    assert (len(ward.hands.orders), ward.kinds) == (1, kinds)
+    assert not ward.begin(1).granted
+    with pytest.raises(GuardError, match="Order 1 ends and was not begun"):
+        ward.done(1)
+    assert ward.kinds == kinds
+
+
+def test_order_that_is_under_way_is_not_given_again(admit: Admit) -> None:
+    """A verdict that was late is considered while the order of an earlier one is being carried out."""
+    ward = admit()
+    order = ward.fall_ill().order
+    assert ward.judge(Assessment(report(7), None)).order == order
+    ward.begin(1)
+    assert ward.judge(Assessment(report(8), None)).order is None
 
 
 @pytest.mark.parametrize("number", [0, 2, 99])
 def test_wrong_number_does_nothing(admit: Admit, number: int) -> None:
     ward = admit()
-    assert ward.execute(number).change is None
+    assert not ward.begin(number).granted
     order = ward.fall_ill().order
     kinds = ward.kinds
-    assert ward.execute(number).change is None
-    assert (ward.hands.orders, ward.kinds) == ([], kinds)
-    assert ward.judge().order == order, "it waits still"
+    assert not ward.begin(number).granted
+    ward.begin(1)
+    with pytest.raises(GuardError, match=f"Order {number} ends and was not begun"):
+        ward.done(number)
+    assert ward.kinds == [*kinds, K.APPLYING]
+    assert order is not None
 
 
-def test_order_that_fails_half_way_is_written_down_and_the_error_goes_on(admit: Admit) -> None:
+def test_end_of_an_order_that_was_not_begun_is_refused(admit: Admit) -> None:
     ward = admit()
     ward.fall_ill()
-    ward.hands.error = LearnerError("The learner is gone.")
-    with pytest.raises(LearnerError, match="gone"):
-        ward.execute(1)
+    kinds = ward.kinds
+    with pytest.raises(GuardError, match="Order 1 ends and was not begun"):
+        ward.done(1)
+    assert ward.kinds == kinds
+
+
+def test_order_that_fails_half_way_is_written_down_and_changes_nothing(admit: Admit) -> None:
+    ward = admit()
+    ward.fall_ill()
+    ward.begin(1)
+    settlement = ward.done(1, OrderResult(0.5, "The learner is gone."))
     assert ward.kinds[-2:] == [K.APPLYING, K.FAILED]
     assert ward.last(K.FAILED) == {"order": 1, "reason": "The learner is gone."}
-    assert ward.hands.told == []
-
-
-def test_any_error_is_written_down(admit: Admit) -> None:
-    ward = admit()
-    ward.fall_ill()
-    ward.hands.error = KeyError("a bug")
-    with pytest.raises(KeyError):
-        ward.execute(1)
-    assert ward.kinds[-1] is K.FAILED
+    assert (settlement.change, settlement.rewound_to) == (None, None)
 
 
 def test_failed_order_is_not_tried_again(admit: Admit) -> None:
     ward = admit()
     ward.fall_ill()
-    ward.hands.error = LearnerError("The learner is gone.")
-    with pytest.raises(LearnerError):
-        ward.execute(1)
-    ward.hands.error = None
-    ward.execute(1)
-    assert len(ward.hands.orders) == 1
+    ward.begin(1)
+    ward.done(1, OrderResult(0.5, "The learner is gone."))
+    assert not ward.begin(1).granted
+    assert ward.judge().order is None
 
 
-def test_rollback_is_confirmed_told_and_hands_back_where_the_run_stands(admit: Admit) -> None:
+def test_rollback_is_confirmed_and_says_how_far_the_monitor_goes_back(admit: Admit) -> None:
     ward = admit(BACK)
     ward.fall_ill("OD-1", 0.7)
-    news = ward.execute(1)
+    settlement = ward.carry_out(1, probed=0.2)
     assert ward.kinds == [K.OPENED, K.DIAGNOSED, K.DECIDED, K.CONFIRMED, K.APPLYING, K.APPLIED, K.DECLARED]
-    assert [call for call, _ in ward.hands.seen] == ["probe", "carry_out", "tell_monitor"]
-    assert ward.hands.probed == [STAND]
     confirmed = ward.last(K.CONFIRMED)
     assert (confirmed["order"], confirmed["probe_before"], confirmed["probe_now"]) == (1, 0.8, 0.2)
     assert (ward.last(K.APPLYING)["restore_step"], ward.last(K.APPLIED)["restored"]) == (5, 5)
-    assert news.change is not None
-    assert news.change.position == RESTORED
-    change = DeclaredChange("levers", 6, ("kl_ref",), "order 1: back")
-    assert ward.hands.told == [(change, 5)], "from the first step after the snapshot; rewound detectors are not settled"
+    # From the first step after the snapshot; rewound detectors are not settled.
+    assert settlement.change == DeclaredChange("levers", 6, ("kl_ref",), "order 1: back")
+    assert settlement.rewound_to == 5
+
+
+def test_rollback_goes_to_a_snapshot_that_the_learner_held_when_the_step_was_made(admit: Admit) -> None:
+    ward = admit(BACK)
+    ward.fall_ill("OD-1")
+    assert ward.policy.seen[-1].snapshots == (0, 5)
+    ward = admit(BACK)
+    diagnosis = Diagnosis("OD-1", Family.OD, 0.9, (), (), 6, 6, "")
+    order = ward.judge(Assessment(replace(report(6), snapshots=(0, 2, 4, 6)), diagnosis)).order
+    assert ward.policy.seen[-1].snapshots == (0, 2, 4, 6)
+    assert order is not None
+    assert order.restore_step == 4
 
 
 def test_steps_that_a_rollback_undoes_are_no_evidence_any_more(admit: Admit) -> None:
     ward = admit(BACK)
     ward.fall_ill("OD-1")
-    ward.execute(1)
+    ward.carry_out(1, probed=0.2)
     diagnosis = Diagnosis("OD-1", Family.OD, 0.9, (), (), 6, 6, "")
     again = [replace(report(step, 1), id=StepId(1, step, step + 2)) for step in (6, 7)]
     ward.judge(*(Assessment(each, diagnosis) for each in again))
@@ -298,50 +282,50 @@ def test_steps_that_a_rollback_undoes_are_no_evidence_any_more(admit: Admit) -> 
 
 
 @pytest.mark.parametrize("remedy", [BACK, Remedy("stop", halt=True)])
-def test_costly_order_that_is_not_confirmed_is_not_carried_out(admit: Admit, remedy: Remedy) -> None:
+def test_costly_order_that_is_not_confirmed_may_not_be_carried_out(admit: Admit, remedy: Remedy) -> None:
     ward = admit(remedy)
-    ward.fall_ill("OD-1", 0.7)
-    ward.hands.accuracy = 0.8
-    news = ward.execute(1)
-    assert news.change is None
-    assert (ward.hands.orders, ward.hands.told) == ([], [])
+    order = ward.fall_ill("OD-1", 0.7).order
+    assert order is not None
+    assert order.is_costly
+    assert not ward.begin(1, probed=0.8).granted
     assert ward.kinds[-1] is K.UNCONFIRMED
     assert "not enough" in ward.last(K.UNCONFIRMED)["reason"]
     assert ward.judge().order is None
-    assert ward.execute(1).change is None
+    assert not ward.begin(1, probed=0.2).granted
 
 
 def test_clear_evidence_needs_no_fallen_probe(admit: Admit) -> None:
     ward = admit(BACK)
     ward.fall_ill("OD-1", 0.95)
-    ward.hands.accuracy = 0.8
-    assert ward.execute(1).change is not None
+    assert ward.begin(1, probed=0.8).granted
 
 
-def test_gentle_order_is_not_probed(admit: Admit) -> None:
+def test_gentle_order_is_not_confirmed(admit: Admit) -> None:
     ward = admit(RETRY)
-    ward.fall_ill(probability=0.7)
-    ward.hands.accuracy = 0.8
-    assert ward.execute(1).change is not None
-    assert ward.hands.probed == []
+    order = ward.fall_ill(probability=0.7).order
+    assert order is not None
+    assert not order.is_costly
+    assert ward.begin(1).granted
+    assert K.CONFIRMED not in ward.kinds
 
 
 def test_end_that_the_guard_orders_is_not_asked_to_be_confirmed(admit: Admit) -> None:
     ward = admit(None, verify_steps=1, halts=True)
-    ward.fall_ill()
-    news = ward.execute(1)
-    assert news.change is not None
-    assert (news.change.halt, news.change.checkpoint, ward.hands.probed) == (True, "checkpoint-6", [])
+    order = ward.fall_ill().order
+    assert order is not None
+    assert (order.halt, order.is_costly) == (True, False)
+    ward.carry_out(1)
     assert ward.last(K.APPLIED)["halt"] == "yes"
 
 
 def test_change_that_moves_no_signal_is_told_and_not_journalled(admit: Admit) -> None:
     ward = admit(SLOW)
     ward.fall_ill("OD-1")
-    ward.execute(1)
+    settlement = ward.carry_out(1)
+    change = settlement.change
     assert ward.kinds[-1] is K.APPLIED
-    ((change, rewound),) = ward.hands.told
-    assert (change.step, change.signals, change.reason, rewound) == (7, (), "order 1: slow", None)
+    assert change is not None
+    assert (change.step, change.signals, change.reason, settlement.rewound_to) == (7, (), "order 1: slow", None)
     assert change.settled == FINGERPRINTS["OD-1"].harm, "what is seen of it from now on speaks of the remedy"
 
 
@@ -365,15 +349,16 @@ def test_late_verdict_is_journalled(admit: Admit) -> None:
 def test_end_counts_what_there_was(admit: Admit) -> None:
     ward = admit()
     ward.fall_ill()
-    ward.execute(1)
+    ward.carry_out(1)
     ward.judge(Assessment(report(7), None), Assessment(report(8), None))
     diagnosis = Diagnosis("OD-1", Family.OD, 0.3, (), (), 9, 9, "")
     ward.judge(Assessment(report(9), diagnosis))
     totals = ward.actor.finish(StepId(0, 9, 9))
-    assert (totals.incidents, totals.remedies) == (2, 1)
     assert [entry.kind for entry in totals.entries] == [K.ENDED]
     assert dict(totals.entries[0].fields) == {"incidents": 2, "remedies": 1, "open": 1}
-    assert totals == GuardTotals(2, 1, ward.entries[-1:])
+    resolved = IncidentSummary("TE-1", 6, 6, "resolved", ("retry",), "cured")
+    suspected = IncidentSummary("OD-1", 9, 9, "suspected", (), None)
+    assert totals == GuardTotals((resolved, suspected), 1, ward.entries[-1:])
 
 
 def test_nothing_is_done_that_cannot_be_journalled(admit: Admit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,5 +370,7 @@ def test_nothing_is_done_that_cannot_be_journalled(admit: Admit, monkeypatch: py
 
     monkeypatch.setattr(Journal, "write", full)
     with pytest.raises(RecordError):
-        ward.execute(1)
-    assert (ward.hands.orders, ward.hands.told) == ([], [])
+        ward.begin(1)
+    monkeypatch.undo()
+    with pytest.raises(GuardError, match="was not begun"):
+        ward.done(1)

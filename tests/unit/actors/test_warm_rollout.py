@@ -16,11 +16,13 @@ from rftfm_ray.actors.rollout import RolloutActor
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RolloutConfig, RunConfig, load_config
 from rftfm_ray.errors import ConfigError, SyncError
-from rftfm_ray.faults.catalogue import FaultSpec, parse_fault
+from rftfm_ray.faults.catalogue import parse_fault
+from rftfm_ray.faults.drill import Drill
 from rftfm_ray.models import ASSETS
 from rftfm_ray.rollout import engine
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
-from rftfm_ray.rollout.jobs import probe_jobs, step_jobs
+from rftfm_ray.rollout.jobs import ProbeOrder, probe_jobs, step_jobs
+from rftfm_ray.rollout.seams import RolloutSeams
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.rollout.weights import Served, WeightsUpdate, fingerprint, pack_weights
 from rftfm_ray.tasks.addition import Addition
@@ -82,13 +84,17 @@ class Run:
     name: str
     task: Task
     config: RunConfig
-    faults: tuple[FaultSpec, ...]
+    drill: Drill
+
+    def seams(self) -> RolloutSeams:
+        """What a rollout actor of it is given."""
+        return self.drill.rollout_seams(self.task.pool(self.config.task.pool_size, self.config.seed))
 
 
 def run(name: str, *overrides: str, faults: Sequence[str] = (), task: type[Task] = Calculator) -> Run:
-    """A run of a task, with faults as they are written for a fire drill."""
+    """A run of a task, with faults as they are written for `inject`."""
     config = load_config(None, [f"task.name={task.name}", "guard.regrade_rate=0.5", *overrides])
-    return Run(name, task(), config, tuple(map(parse_fault, faults)))
+    return Run(name, task(), config, Drill(config.seed, tuple(map(parse_fault, faults))))
 
 
 SOUND = run("sound", "seed=1", "channels.golden_every=1", "channels.replay_rate=0.5", "channels.fingerprint_every=2")
@@ -113,12 +119,12 @@ def make_actor(monkeypatch: pytest.MonkeyPatch) -> MakeActor:
     monkeypatch.setattr(module, "StateGauge", Mute)
     monkeypatch.setattr(engine, "VllmEngine", Seeded)
     monkeypatch.setattr(Seeded, "made", 0)
-    return lambda of: RolloutActor(Role(of.name, "rollout", 0, ""), of.config, TINY, of.task, of.faults)
+    return lambda of: RolloutActor(Role(of.name, "rollout", 0, ""), of.config, TINY, of.task, of.seams())
 
 
 def reset(actor: RolloutActor, to: Run) -> RolloutActor:
     """Begin a run on an actor that is there."""
-    actor.reset(Role(to.name, "rollout", 0, ""), to.config, to.task, to.faults)
+    actor.reset(Role(to.name, "rollout", 0, ""), to.config, to.task, to.seams())
     return actor
 
 
@@ -129,7 +135,7 @@ def made(actor: RolloutActor, of: Run) -> dict[str, Any]:
     served = [actor.load_weights(weights(version)) for version in (1, 2)]
     batch = actor.generate(step_jobs(problems, 8), STEP, SAMPLED, 2)
     revised = actor.revise(STEP)
-    probed = actor.probe(probe_jobs(problems), probe_jobs(problems[:4]), SAMPLED, STEP, 2)
+    probed = actor.probe(ProbeOrder(probe_jobs(problems), probe_jobs(problems[:4]), SAMPLED, STEP, 2))
     return {
         "name": repr(actor), "parity": prepared, "served": served, "batch": columns(batch), "revised": columns(revised),
         "probed": dataclasses.replace(probed, seconds=0.0),

@@ -22,7 +22,7 @@ from rftfm_ray.config import parse_config
 from rftfm_ray.errors import RecordError, RftfmError, RunDirError
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar, replay
 from rftfm_ray.report.sections import incident_section
-from rftfm_ray.runs.incidents import levers_now, marks, tell
+from rftfm_ray.runs.incidents import incidents_of, levers_now, marks
 from rftfm_ray.runs.planned import Fault, drill
 from rftfm_ray.runs.reader import find_run, read_run
 from rftfm_ray.runs.verdict import figures, progress_of, verdict
@@ -51,7 +51,7 @@ STORY: tuple[Line, ...] = (
     (K.DECIDED, StepId(1, 3, 6), 1, {"order": 3, "remedy": "regrade"}),
     (K.APPLIED, StepId(1, 3, 6), 1,
      {"order": 3, "remedy": "regrade", "role": "remedy", "lever_regrade_rate": 1.0, "lever_tool_retries": 1}),
-    (K.OUTCOME, StepId(1, 5, 8), 1, {"outcome": "contained", "remedy": "regrade"}),
+    (K.OUTCOME, StepId(1, 5, 8), 1, {"outcome": "mitigated", "remedy": "regrade"}),
     (K.CLOSED, StepId(1, 6, 9), 1, {"state": "resolved", "reason": "harm is gone"}),
     (K.OPENED, StepId(1, 6, 9), 2, TE),
     (K.DIAGNOSED, StepId(1, 6, 9), 2, TE),
@@ -119,7 +119,9 @@ def test_status_of_a_run_that_goes_on(make_run: MakeRun) -> None:
     assert lines["held-out"] == "0.6, at step 5"
     assert lines["guard"] == "act on RF, TE"
     assert lines["incidents"] == "1 open, 1 closed"
-    assert "             #2 TE-1  treating, since step 6; fail_over: could not be applied" in done.output.splitlines()
+    assert (
+        "             #2 TE-1  remediating, since step 6; fail_over: could not be applied" in done.output.splitlines()
+    )
     assert lines["last action"] == "step 7: could not be applied"
     assert lines["levers"] == "regrade_rate=1, tool_retries=1"
     assert lines["refused"] == "1 update"
@@ -136,14 +138,14 @@ def test_status_as_json_holds_the_same(make_run: MakeRun) -> None:
     assert facts["probe"] == {"step": 5, "accuracy": 0.6}
     assert [(i["id"], i["code"], i["state"], i["open"]) for i in facts["incidents"]] == [
         (1, "RF-1", "resolved", False),
-        (2, "TE-1", "treating", True),
+        (2, "TE-1", "remediating", True),
     ]
     undone = make_run("undone", probes={2: 0.3, 5: 0.1})
     assert json.loads(rftfm("status", undone, "--json").output)["probe"] == {"step": 2, "accuracy": 0.3}
     assert facts["incidents"][0]["remedies"] == [
         {"remedy": "clip", "result": "not confirmed"},
         {"remedy": "go_back", "result": "ineffective"},
-        {"remedy": "regrade", "result": "contained"},
+        {"remedy": "regrade", "result": "mitigated"},
     ]
 
 
@@ -273,14 +275,24 @@ def test_how_a_run_stands_is_said(make_run: MakeRun) -> None:
     last: Line = (K.APPLIED, StepId(1, 7, 10), 2, {"order": 5, "remedy": "halt", "role": "halt", "halt": "yes"})
     halted = read_run(make_run("halted", story=(*STORY, last)))
     assert progress_of(halted) == ("halted", "The guard ended the run at step 7, after a checkpoint.")
-    assert verdict(halted, tell(halted.entries), ())[0] == "bad"
-    assert [m.treatment.remedy for m in marks(tell(halted.entries))] == ["go_back", "regrade"], "a halt is no remedy"
+    assert verdict(halted, incidents_of(halted.entries), ())[0] == "bad"
+    assert [m.remediation.remedy for m in marks(incidents_of(halted.entries))] == ["go_back", "regrade"], (
+        "a halt is no remedy"
+    )
     (halted.run_dir / "summary.json").write_text('{"probe_last": 0.9}')
     assert progress_of(read_run(halted.run_dir))[0] == "halted"
     (going / "summary.json").write_text('{"probe_last": 0.9, "reward_last": null}')
     finished = read_run(going)
     assert (progress_of(finished)[0], figures(finished).probe_last) == ("finished", 0.9)
     assert figures(finished).reward_last == pytest.approx(0.8), "means of the kept rows stand in for null"
+
+
+@pytest.mark.parametrize("incidents", [2, [{"fault": "OD-1", "alarm_step": 4}]], ids=["count", "objects"])
+def test_summary_is_read_whether_it_counts_incidents_or_lists_them(make_run: MakeRun, incidents: object) -> None:
+    run = make_run()
+    (run / "summary.json").write_text(json.dumps({"probe_last": 0.9, "incidents": incidents, "remedies": 1}))
+    facts = standing(read_run(run))
+    assert (facts["state"], len(facts["incidents"])) == ("finished", 2), "those of the journal"
 
 
 @pytest.mark.parametrize(
@@ -295,9 +307,9 @@ def test_verdict_says_what_was_done(make_run: MakeRun, mode: str, kind: EntryKin
     started: Line = (K.STARTED, StepId(0, 0, 0), 0, {"mode": mode})
     advised: tuple[Line, ...] = ((kind, StepId(0, 4, 4), 1, {"order": 1, "remedy": "clip"}),) if kind else ()
     data = read_run(make_run(story=(started, STORY[1], *advised)))
-    (incident,) = tell(data.entries)
+    (incident,) = incidents_of(data.entries)
     assert verdict(data, [incident], ())[1][0] == sentence
-    assert [t.result for t in incident.treatments] == (["advised only"] if kind else [])
+    assert [t.result for t in incident.remediations] == (["advised only"] if kind else [])
 
 
 @pytest.mark.parametrize(
@@ -316,27 +328,29 @@ def test_verdict_says_what_was_done(make_run: MakeRun, mode: str, kind: EntryKin
     ids=["named", "misnamed", "open before it", "for a while", "missed", "to come"],
 )  # fmt: skip
 def test_fire_drill_is_judged_by_the_truth(fault: Fault, sentence: str) -> None:
-    assert drill(fault, tell(entries_of(STORY)), 16).endswith(sentence)
+    assert drill(fault, incidents_of(entries_of(STORY)), 16).endswith(sentence)
 
 
 @pytest.mark.parametrize("size", range(1, len(STORY) + 1))
 def test_states_agree_with_what_the_controller_goes_by(size: int) -> None:
     entries = entries_of(STORY)[:size]
     state = replay(tuple(entries))
-    assert [(i.id, i.state, i.code) for i in tell(entries)] == [(i.id, i.state, i.code) for i in state.incidents]
+    assert [(i.id, i.state, i.code) for i in incidents_of(entries)] == [
+        (i.id, i.state, i.code) for i in state.incidents
+    ]
     assert Levers(**levers_now(entries)) == state.levers  # type: ignore[arg-type]
     tried = [t.remedy for i in state.incidents for t in i.tried]
-    assert [m.treatment.remedy for m in marks(tell(entries))] == tried
+    assert [m.remediation.remedy for m in marks(incidents_of(entries))] == tried
 
 
 def test_remedy_whose_decision_is_missing_is_marked_all_the_same() -> None:
-    (incident,) = tell(entries_of((STORY[1], STORY[7])))
-    assert [(m.number, m.treatment.remedy) for m in marks([incident])] == [(1, "go_back")]
+    (incident,) = incidents_of(entries_of((STORY[1], STORY[7])))
+    assert [(m.number, m.remediation.remedy) for m in marks([incident])] == [(1, "go_back")]
 
 
 def test_return_of_a_lever_is_no_remedy_even_without_an_order() -> None:
     returned: Line = (K.APPLIED, StepId(1, 9, 12), 1, {"remedy": "return regrade_rate", "role": "return"})
-    (incident,) = tell(entries_of((*STORY[1:8], returned)))
+    (incident,) = incidents_of(entries_of((*STORY[1:8], returned)))
     assert [m.applied.id.paid_step for m in marks([incident])] == [5]
 
 
@@ -353,8 +367,8 @@ FIELDS = st.dictionaries(NAMES, SCALARS, max_size=6)
 @given(st.lists(st.tuples(st.sampled_from(EntryKind), st.integers(-1, 3), FIELDS), max_size=12))
 def test_no_journal_ends_the_reading(found: list[tuple[EntryKind, int, dict[str, Scalar]]]) -> None:
     entries = entries_of(tuple((kind, StepId(0, 1, 1), about, fields) for kind, about, fields in found))
-    incidents = tell(entries)
-    assert all(incident.state and all(t.result for t in incident.treatments) for incident in incidents)
+    incidents = incidents_of(entries)
+    assert all(incident.state and all(t.result for t in incident.remediations) for incident in incidents)
     for incident in incidents:
         incident_section(incident, marks(incidents)).encode()
     assert all(math.isfinite(value) for value in levers_now(entries).values())

@@ -17,7 +17,7 @@ from rftfm_ray.cli.train import summary_table
 from rftfm_ray.config import RunConfig
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
 from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, Timings, UpdateMetrics
-from rftfm_ray.types import RunSummary, StepId
+from rftfm_ray.types import IncidentSummary, RunSummary, StepId
 
 CONFIG = RunConfig(steps=20)
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -180,10 +180,11 @@ def test_time_left_goes_by_the_mean_step_so_far(done: int, steps: int, elapsed_s
     assert remaining_s(done, steps, elapsed_s) == pytest.approx(expected)
 
 
+INCIDENT = IncidentSummary("OD-1", 12, 11, "resolved", ("rollback",), "cured")
 SUMMARY = RunSummary(
     run_dir="/runs/a", seed=3, steps=40, reward_first=0.311, reward_last=0.922, probe_first=0.333, probe_last=0.944,
     probe_sampled_first=0.255, probe_sampled_last=0.866, step_time_s_median=0.2345, first_step_s=12.34, vetoes=7,
-    guard="act", incidents=3, remedies=2, paid_steps=55, guard_waits=0,
+    guard="act", incidents=(INCIDENT,) * 3, remedies=2, paid_steps=55, guard_waits=0,
 )  # fmt: skip
 
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from rftfm_ray.detection.reference.correlation import BLOCK, FALSE_ALARM_STEPS, Together, learn
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.detection.statistics.matched_filters import Direction, Sort, Template
-from rftfm_ray.signals.groups import ASKED, TELEMETRY
+from rftfm_ray.signals.groups import PROMPT_SIGNALS, TELEMETRY
 
 Floats = NDArray[np.float64]
 STEPS, MEASURED, RUNS = 40, 40, 8
-ANSWERS = len(TELEMETRY) + ASKED.index("answer_length_mean")
+ANSWERS = len(TELEMETRY) + PROMPT_SIGNALS.index("answer_length_mean")
 LENGTH = 5
 SHIFT = np.zeros(len(TELEMETRY))
 SHIFT[10:20] = 0.8
@@ -47,7 +47,7 @@ def test_what_the_prompts_explain_is_taken_away(together: Together) -> None:
     adjusted = together.adjusted(run)
     assert abs(np.corrcoef(run[:, LENGTH], run[:, ANSWERS])[0, 1]) > 0.85
     assert abs(np.corrcoef(adjusted[:, LENGTH], run[:, ANSWERS])[0, 1]) < 0.3
-    assert together.slopes[ASKED.index("answer_length_mean"), LENGTH] == pytest.approx(0.83, abs=0.08)
+    assert together.slopes[PROMPT_SIGNALS.index("answer_length_mean"), LENGTH] == pytest.approx(0.83, abs=0.08)
     # A gap among the prompts' own figures explains nothing.
     run[:, ANSWERS] = np.nan
     np.testing.assert_array_equal(together.adjusted(run)[:, LENGTH], run[:, LENGTH])

@@ -30,7 +30,7 @@ from tests.detecting import LEARNT, SETTINGS, Watched, healthy_runs, make_report
 
 ONSET = 20
 # What other prompts look like.
-ASKED = {"answer_length_mean": 0.4, "prompt_difficulty_mean": 0.6}
+PROMPT_SIGNALS = {"answer_length_mean": 0.4, "prompt_difficulty_mean": 0.6}
 RUNS = healthy_runs()
 NEW = RUNS[LEARNT[Mode.FULL] :]
 
@@ -151,14 +151,16 @@ def test_what_follows_other_prompts_opens_nothing_and_what_does_not_does() -> No
     named = {}
     for asked in (True, False):
         run = moved(RUNS[-1], ONSET, **LONGER)
-        named[asked] = codes(Monitor(SETTINGS, reference(Mode.FULL)), moved(run, ONSET - 1, **ASKED) if asked else run)
+        named[asked] = codes(
+            Monitor(SETTINGS, reference(Mode.FULL)), moved(run, ONSET - 1, **PROMPT_SIGNALS) if asked else run
+        )
     assert named[True] == []
     assert "PG-3L" in named[False]
 
 
 def test_prompts_go_back_with_the_run() -> None:
     monitor = Monitor(SETTINGS, reference(Mode.FULL))
-    other = moved(RUNS[-1], ONSET, **ASKED)
+    other = moved(RUNS[-1], ONSET, **PROMPT_SIGNALS)
     monitor.observe(other[: ONSET - 5])
     before = monitor.state_dict()
     monitor.observe(other[ONSET - 5 :])

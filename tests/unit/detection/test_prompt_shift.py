@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.reference.prompt_shift import DataShift
-from rftfm_ray.signals.groups import ASKED, FOLLOWING
+from rftfm_ray.signals.groups import PROMPT_DEPENDENT, PROMPT_SIGNALS
 from rftfm_ray.signals.schema import INDEX
 
 Floats = NDArray[np.float64]
@@ -20,7 +20,7 @@ def said(residuals: Floats) -> list[int]:
 
 def healthy(seed: int, steps: int) -> Floats:
     """Prompts drawn as ever; one signal is no number for most tasks."""
-    found = np.random.default_rng(seed).normal(size=(steps, len(ASKED)))
+    found = np.random.default_rng(seed).normal(size=(steps, len(PROMPT_SIGNALS)))
     found[:, 2] = np.nan
     return found
 
@@ -41,7 +41,7 @@ def test_change_is_seen_in_a_few_steps_to_either_side() -> None:
 
 
 def test_one_batch_of_other_prompts_is_no_change() -> None:
-    run = np.zeros((20, len(ASKED)))
+    run = np.zeros((20, len(PROMPT_SIGNALS)))
     run[10] = 100.0
     assert said(run) == []
     run[11] = 100.0
@@ -49,13 +49,15 @@ def test_one_batch_of_other_prompts_is_no_change() -> None:
 
 
 def test_it_is_said_once_where_residuals_are_against_the_new_ones_from_then_on() -> None:
-    run = np.zeros((20, len(ASKED)))
+    run = np.zeros((20, len(PROMPT_SIGNALS)))
     run[10:12] = 100.0
     assert said(run) == [11]
 
 
 def test_what_follows_prompts_is_known_and_prompts_follow_themselves() -> None:
-    assert set(ASKED) < set(FOLLOWING) <= set(INDEX)
-    assert len(set(FOLLOWING)) == len(FOLLOWING)
+    assert set(PROMPT_SIGNALS) < set(PROMPT_DEPENDENT) <= set(INDEX)
+    assert len(set(PROMPT_DEPENDENT)) == len(PROMPT_DEPENDENT)
     # What says that updates do not arrive, or that rewards are wrong, does not hang on the prompts.
-    assert not {"rollout_kl", "changed_rate", "trained_mismatch_rate", "observation_mismatch_rate"} & set(FOLLOWING)
+    assert not {"rollout_kl", "changed_rate", "trained_mismatch_rate", "observation_mismatch_rate"} & set(
+        PROMPT_DEPENDENT
+    )

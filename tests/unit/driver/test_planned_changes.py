@@ -12,25 +12,24 @@ from typing import Any, cast
 import pytest
 
 from rftfm_ray.actors import controller as controller_module
+from rftfm_ray.actors.calls import Limit
 from rftfm_ray.actors.controller import ControllerActor
-from rftfm_ray.actors.group import ActorGroup
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.config import GuardConfig, RunConfig
-from rftfm_ray.driver import guard as guard_module
-from rftfm_ray.driver import planned_changes as course_module
-from rftfm_ray.driver import session as session_module
 from rftfm_ray.driver.guard import LiveGuard, NoGuard
-from rftfm_ray.driver.planned_changes import Course
-from rftfm_ray.driver.remediation import RemedyExecutor
-from rftfm_ray.driver.session import Session
+from rftfm_ray.driver.planned_changes import PlannedChanges
+from rftfm_ray.driver.session import START, Session
+from rftfm_ray.faults.catalogue import parse_fault
+from rftfm_ray.faults.drill import Drill
 from rftfm_ray.faults.twins import parse_twin
-from rftfm_ray.incidents.manager import treatment_settings
 from rftfm_ray.incidents.messages import GuardTotals, News
+from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.rollout.channels import EpisodeId, Grader, TaskReward
 from rftfm_ray.rollout.checks import Checks
+from rftfm_ray.rollout.seams import Exposure
 from rftfm_ray.signals.effects import declared_change
 from rftfm_ray.tasks.addition import Addition, problem
 from rftfm_ray.tasks.api import Problem, Transcript, Verdict
@@ -38,9 +37,8 @@ from rftfm_ray.tasks.calculator import Calculator
 from rftfm_ray.telemetry.journal import JOURNAL, read_journal
 from rftfm_ray.types import GuardMode, Levers, Position, StepId
 from rftfm_ray.verdicts import Declaration, DeclaredChange, StepReport
-from tests.unit.doubles import Actor
+from tests.unit.doubles import asked, make_group, make_plan
 
-START = Position(StepId(0, 0, 0), 0, 0)
 POOL = tuple(Addition().pool(64, 0))
 LONG_S = 20.0
 
@@ -60,61 +58,50 @@ def declaration(step: int) -> Declaration:
     return Declaration(at(step), DeclaredChange("configuration", step, ("entropy",), "why"))
 
 
-@pytest.fixture
-def group() -> ActorGroup:
-    """A learner and two rollout actors that say what they were asked."""
-    return ActorGroup(Actor("learner"), [Actor("first"), Actor("second")], (), cast("Any", None))
+def make_session(config: RunConfig) -> Session:
+    """A session of two rollout actors, all of whose actors say what they were asked."""
+    sized = config.model_copy(update={"rollout": config.rollout.model_copy(update={"num_actors": 2})})
+    plan = make_plan(sized, pool=POOL, heldout=POOL)
+    return Session(plan, make_group(plan))
 
 
-@pytest.fixture(autouse=True)
-def waited(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What a session has waited for; waiting gives it back as it is."""
-    found: list[Any] = []
-
-    def wait(references: Any, timeout_s: float, doing: str) -> list[Any]:
-        found.extend(references)
-        return list(references)
-
-    monkeypatch.setattr(session_module, "wait_for", wait)
-    return found
-
-
-def test_session_asks_for_what_is_in_force_at_the_step(group: ActorGroup) -> None:
+def test_session_asks_for_what_is_in_force_at_the_step() -> None:
     config = changed(
         "algorithm.prompts_per_step=4@3", "algorithm.samples_per_prompt=2@4", "rollout.temperature=0.5@3", steps=4
     )
-    session, shapes = Session(config, group, POOL, (), START), []
+    session, shapes = make_session(config), []
     for position in session.positions():
-        asked = session.generate(position)
-        jobs, (step, sampling) = [job for call in asked for job in call[2]], (asked[0][3], asked[0][4])
+        calls = asked(session.generate(position))
+        jobs, (step, sampling) = [job for call in calls for job in call[2]], (calls[0][3], calls[0][4])
         assert step == position.id
         shapes.append((len(jobs), len({job.group for job in jobs}), sampling.temperature, position.cursor))
         session.position = position
     assert shapes == [(128, 16, 1.0, 16), (128, 16, 1.0, 32), (32, 4, 0.5, 36), (8, 4, 0.5, 40)]
 
 
-def test_rollback_over_a_change_undoes_it_until_its_step_comes_again(group: ActorGroup) -> None:
-    session = Session(changed("algorithm.prompts_per_step=4@3", steps=4), group, POOL, (), START)
+def test_rollback_over_a_change_undoes_it_until_its_step_comes_again() -> None:
+    session = make_session(changed("algorithm.prompts_per_step=4@3", steps=4))
     cursors = []
     for position in session.positions():
         cursors.append(position.cursor)
         session.position = position
         if position.id.paid_step == 3:
-            session.adopt(Levers(), Position(StepId(1, 1, 3), 4, 16))
+            session.position = Position(StepId(1, 1, 3), 4, 16)
     assert cursors == [16, 32, 36, 32, 36, 40]
 
 
-def test_probe_samples_as_the_step_that_these_weights_train_on(group: ActorGroup) -> None:
-    session = Session(changed("rollout.temperature=0.5@3"), group, POOL, POOL, START)
+def test_probe_samples_as_the_step_that_these_weights_train_on() -> None:
+    session = make_session(changed("rollout.temperature=0.5@3"))
     temperatures = []
     for step in (0, 1, 2, 3, 40):
         session.position = Position(at(step), step, 0)
-        temperatures.append(session.start_probe(slice(0, 4), slice(0, 4))[0][4].temperature)
+        (_, _, order), *_ = asked(session.start_probe(slice(0, 4), slice(0, 4)))
+        temperatures.append(order.sampling.temperature)
     assert temperatures == [1.0, 1.0, 0.5, 0.5, 0.5]
 
 
-def test_rate_that_is_called_for_is_the_changed_one(group: ActorGroup) -> None:
-    session = Session(changed("learner.lr=1e-4@3"), group, POOL, (), START)
+def test_rate_that_is_called_for_is_the_changed_one() -> None:
+    session = make_session(changed("learner.lr=1e-4@3"))
 
     def excess(step: int, lr: float) -> float:
         update = cast("Any", SimpleNamespace(lr=lr, schedule_factor=1.0))
@@ -122,23 +109,6 @@ def test_rate_that_is_called_for_is_the_changed_one(group: ActorGroup) -> None:
 
     assert [excess(2, 3e-4), excess(3, 1e-4)] == [0.0, 0.0]
     assert excess(3, 3e-4) == pytest.approx(math.log(3))
-
-
-def test_skipped_batches_have_the_size_of_their_step(group: ActorGroup, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = changed("algorithm.prompts_per_step=4@6")
-    executor = RemedyExecutor(config, group, POOL, START, None, Path(), "")
-    stand, cursors = Position(at(9), 9, 92), []
-    for restored in (Position(at(4), 4, 64), Position(at(5), 5, 80)):
-        monkeypatch.setattr(executor._session, "restore", lambda *_, found=restored: found)
-        cursors.append(executor._restore(restored.id.step, 1, stand, at(10)).cursor)
-    assert cursors == [80, 84]
-
-
-def test_orders_go_to_the_actors_that_there_are(group: ActorGroup, waited: list[Any]) -> None:
-    executor = RemedyExecutor(RunConfig(), group, POOL, START, None, Path(), "")
-    executor.regroup(ActorGroup(group.learner, [Actor("new"), Actor("second")], (), group.placement))
-    executor._session.move_levers(Levers())
-    assert [call[0] for call in waited] == ["learner", "new", "second"]
 
 
 class Noting:
@@ -156,25 +126,20 @@ class Noting:
         return note
 
 
-def make_course(
-    config: RunConfig, group: ActorGroup, monkeypatch: pytest.MonkeyPatch, *twins: str
-) -> tuple[Course, list[tuple[Any, ...]]]:
-    """A course, and where everything that it does is noted."""
+def make_changes(config: RunConfig, *inject: str) -> tuple[PlannedChanges, list[tuple[Any, ...]]]:
+    """The planned changes of a run of the calculator, and where everything that they do is noted."""
     journey: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(course_module, "replace_rollout", lambda *told: journey.append(("replace", *told)))
-    planned = SimpleNamespace(
-        config=config, twins=tuple(map(parse_twin, twins)), task=Calculator(), folder=Path("run"), name="run",
-        faults=(), facts=SimpleNamespace(path=Path("model")), golden=POOL[:2],
-    )  # fmt: skip
+    faults = tuple(parse_fault(text) for text in inject if text[0].isupper())
+    drill = Drill(0, faults, tuple(parse_twin(text) for text in inject if not text[0].isupper()))
     noting = cast("Any", Noting(journey, Position(at(5), 5, 80)))
-    return Course(cast("Any", planned), noting, group, noting, noting, "digest"), journey
+    return PlannedChanges(make_plan(config, task=Calculator(), drill=drill), noting, noting, noting), journey
 
 
-def test_change_is_recorded_and_declared_at_its_step_only(group: ActorGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_change_is_recorded_and_declared_at_its_step_only() -> None:
     config = changed("learner.lr=1e-4@3", "task.token_scale=2@3", "learner.lr=2e-4@5")
-    course, journey = make_course(config, group, monkeypatch)
+    changes, journey = make_changes(config)
     for step in range(1, 7):
-        course.begin(Position(at(step), step, 0))
+        changes.begin(Position(at(step), step, 0))
     assert [entry[0] for entry in journey] == ["event", "event", "declare", "event", "declare"]
     assert journey[0] == ("event", "declared", at(3), {"key": "learner.lr", "old": 3e-4, "new": 1e-4})
     told = journey[2][1]
@@ -182,34 +147,49 @@ def test_change_is_recorded_and_declared_at_its_step_only(group: ActorGroup, mon
     assert told.change.reason == "learner.lr from 0.0003 to 0.0001, task.token_scale from 1 to 2"
     assert journey[4][1].change.signals == declared_change([SimpleNamespace(key="learner.lr", old=1, new=2)], 5).signals  # type: ignore[list-item]
     journey.clear()
-    course.begin(Position(StepId(1, 5, 9), 10, 0))
+    changes.begin(Position(StepId(1, 5, 9), 10, 0))
     assert [entry[0] for entry in journey] == ["event", "declare"], "a step that comes again declares again"
 
 
-def test_token_limit_is_that_of_the_step(group: ActorGroup, monkeypatch: pytest.MonkeyPatch) -> None:
-    course, _ = make_course(changed("task.token_scale=1.5@3", "task.token_scale=0.01@5"), group, monkeypatch)
-    assert [course.token_limit(step) for step in (1, 2, 3, 4, 5)] == [17, 17, 26, 26, 2]
+def test_token_limit_is_that_of_the_step() -> None:
+    changes, _ = make_changes(changed("task.token_scale=1.5@3", "task.token_scale=0.01@5"))
+    assert [changes.token_limit(step) for step in (1, 2, 3, 4, 5)] == [17, 17, 26, 26, 2]
 
 
-def test_restarted_actor_gets_levers_and_weights_and_the_controller_hears_of_it(
-    group: ActorGroup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    course, journey = make_course(RunConfig(), group, monkeypatch, "restart_rollout@6")
+def test_rollout_actor_is_restarted_at_its_paid_step() -> None:
+    changes, journey = make_changes(RunConfig(), "restart_rollout@6")
     for paid in (5, 6, 7):
-        # The clock is that of paid steps.
-        course.begin(Position(StepId(1, 3, paid), paid, 0))
-    assert [entry[0] for entry in journey] == ["replace", "regroup", "move_levers", "resync"]
-    assert journey[0][1:4] == (group, 0, "run")
-    assert journey[2] == ("move_levers", Levers(tool_retries=2))
+        changes.begin(Position(StepId(1, 3, paid), paid, 0))
+        assert [entry[0] for entry in journey] == ["restart_rollout"] * (paid >= 6)
 
 
-def test_resume_saves_restores_and_declares(group: ActorGroup, monkeypatch: pytest.MonkeyPatch) -> None:
-    course, journey = make_course(RunConfig(), group, monkeypatch, "resume@6")
-    course.begin(Position(at(6), 6, 96))
+def test_resume_saves_restores_and_declares() -> None:
+    changes, journey = make_changes(RunConfig(), "resume@6")
+    changes.begin(Position(at(6), 6, 96))
     assert [entry[0] for entry in journey] == ["save", "resume", "resync", "parity", "event", "declare"]
-    assert journey[0] == ("save", Path("run/twins"), "digest")
+    assert journey[0] == ("save", Path("run/twins"))
     assert journey[4] == ("event", "resumed", at(5), {"checkpoint": "saved"})
     assert journey[5] == ("declare", Declaration(at(6), DeclaredChange("resume", 6, (), "goes on from step 5")))
+
+
+def test_effects_are_asked_for_as_long_as_one_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes, journey = make_changes(RunConfig(), "OD-3@2,mechanism=negative_entropy")
+
+    def exposures(step: StepId) -> list[Exposure]:
+        journey.append(("exposures", step))
+        return []
+
+    monkeypatch.setattr(changes._session, "exposures", exposures)
+    for step in range(1, 9):
+        changes.end(Position(at(step), step, 0), entropy=1.0 if step < 2 else 0.25)
+    counted = [entry[1].step for entry in journey if entry[0] == "exposures"]
+    (effect,) = [entry for entry in journey if entry[0] == "event"]
+    assert (effect[1], effect[2].step) == ("fault_effect", counted[-1])
+    assert effect[3]["code"] == "OD-3"
+    assert 4 <= effect[3]["effect_step"] == counted[-1] < 8
+    sound, silent = make_changes(RunConfig(), "OD-1@2")
+    sound.end(Position(at(2), 2, 0), entropy=1.0)
+    assert silent == [], "what acts at once is not counted"
 
 
 @dataclass
@@ -218,69 +198,45 @@ class Far:
 
     gate: threading.Event = field(default_factory=threading.Event)
     seen: list[int] = field(default_factory=list)
-    groups: list[Any] = field(default_factory=list)
 
-    @property
-    def assess(self) -> Any:
-        return SimpleNamespace(remote=lambda items: items)
+    def judge(self, items: list[StepReport | Declaration], policy_timeout_s: float) -> News:
+        assert self.gate.wait(LONG_S)
+        self.seen += [-item.id.step if isinstance(item, Declaration) else item.id.step for item in items]
+        return News(())
 
-    @property
-    def consider(self) -> Any:
-        def take(items: list[StepReport | Declaration]) -> News:
-            assert self.gate.wait(LONG_S)
-            self.seen += [-item.id.step if isinstance(item, Declaration) else item.id.step for item in items]
-            return News(())
-
-        return SimpleNamespace(remote=take)
-
-    @property
-    def regroup(self) -> Any:
-        return SimpleNamespace(remote=self.groups.append)
-
-    @property
-    def finish(self) -> Any:
-        return SimpleNamespace(remote=lambda last: GuardTotals(0, 0))
+    def finish(self, last: StepId, limit: Limit) -> GuardTotals:
+        return GuardTotals()
 
 
 @pytest.mark.parametrize("mode", [GuardMode.OBSERVE, GuardMode.ACT])
 @pytest.mark.parametrize("held", [True, False], ids=["together", "one-by-one"])
-def test_declaration_comes_between_the_reports_around_it(
-    mode: GuardMode, held: bool, group: ActorGroup, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_declaration_comes_between_the_reports_around_it(mode: GuardMode, held: bool) -> None:
     far = Far()
-    monkeypatch.setattr(guard_module, "wait_for", lambda references, *_: references)
-    guard = LiveGuard(GuardConfig(mode=mode), far, far, lambda _: None, lambda _: None)
+    guard = LiveGuard(GuardConfig(mode=mode), cast("Any", far), lambda _: None, lambda _: None)
     if not held or mode is GuardMode.ACT:
         far.gate.set()
     for step in range(1, 7):
         if step in (3, 4):
             guard.declare(declaration(step))
-        assert guard.boundary(START, at(step)) is None
+        assert guard.boundary(at(step)) is None
         guard.report(StepReport(at(step), step, ()))
     far.gate.set()
-    guard.regroup(group)
     guard.finish(at(6))
     assert far.seen == [1, 2, -3, 3, -4, 4, 5, 6]
-    assert far.groups == [group]
 
 
-def test_without_a_guard_nobody_hears_of_it(group: ActorGroup) -> None:
+def test_without_a_guard_nobody_hears_of_it() -> None:
     nobody = NoGuard()
     nobody.declare(declaration(3))
-    nobody.regroup(group)
-    assert nobody.boundary(START, at(3)) is None
+    assert nobody.boundary(at(3)) is None
 
 
 def test_declaration_stands_in_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller_module, "rename_process", lambda role: None)
-    settings = treatment_settings(RunConfig())
+    settings = incident_settings(RunConfig())
     actor = ControllerActor(Role("run", "controller", 0, ""), settings, SafePolicy(Playbook(), "playbook", 1.0))
-    groups: list[Any] = []
-    hands = SimpleNamespace(snapshots=tuple, regroup=groups.append)
-    actor.attach(str(tmp_path / JOURNAL), cast("Any", hands), at(0), Levers())
-    news = actor.consider([declaration(3)])
-    actor.regroup(cast("Any", "the others"))
-    assert (news.order, groups) == (None, ["the others"])
+    actor.attach(str(tmp_path / JOURNAL), at(0), Levers())
+    assert actor.consider([declaration(3)]).order is None
     entry = read_journal(tmp_path / JOURNAL)[0][-1]
     assert (entry.kind, entry.id, entry.incident) == (EntryKind.DECLARED, at(3), 0)
     assert dict(entry.fields) == {"change": "configuration", "reason": "why"}

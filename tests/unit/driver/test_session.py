@@ -5,30 +5,38 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from rftfm_ray.actors.group import ActorGroup
+from rftfm_ray.actors.calls import Limit, Pending
+from rftfm_ray.actors.roles import Role
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.config.settings import config_schedule
 from rftfm_ray.driver import session as module
-from rftfm_ray.driver.session import Session
+from rftfm_ray.driver.session import START, Session
+from rftfm_ray.errors import SyncError
 from rftfm_ray.metrics import UpdateMetrics
-from rftfm_ray.rollout.jobs import ProbeCounts
+from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder
+from rftfm_ray.rollout.weights import Served
 from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.types import Levers, Position, ProbeResult, Sampling, StepId
-from tests.unit.doubles import Actor
+from tests.unit.doubles import asked, make_group, make_plan
 
 POOL = tuple(Addition().pool(32, 0))
 HELDOUT = Addition().heldout()[:64]
-START = Position(StepId(attempt=0, step=0, paid_step=0), model_version=0, cursor=0)
 
 
 def make_session(config: RunConfig, start: Position = START, rollouts: int = 2) -> Session:
     """A session whose actors say what they were asked."""
-    group = ActorGroup(Actor("learner"), [Actor(f"rollout-{n}") for n in range(rollouts)], (), cast("Any", None))
-    return Session(config, group, POOL, HELDOUT, start)
+    sized = config.model_copy(update={"rollout": config.rollout.model_copy(update={"num_actors": rollouts})})
+    plan = make_plan(sized, pool=POOL, heldout=HELDOUT)
+    return Session(plan, make_group(plan), start)
+
+
+def pending(*results: Any) -> list[Pending[Any]]:
+    """Calls with these results."""
+    return [Pending(result, Role("run", "rollout", index, "")) for index, result in enumerate(results)]
 
 
 @pytest.fixture
@@ -36,9 +44,9 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was waited for; waiting gives it back as it is."""
     found: list[Any] = []
 
-    def wait(references: Sequence[Any], timeout_s: float, doing: str) -> list[Any]:
-        found.extend(references)
-        return list(references)
+    def wait(calls: Sequence[Pending[Any]], limit: Limit, doing: str) -> list[Any]:
+        found.extend(asked(calls))
+        return asked(calls)
 
     monkeypatch.setattr(module, "wait_for", wait)
     return found
@@ -58,7 +66,7 @@ def made(session: Session, rewind_at: int = 0, rewind_to: int = 0) -> list[Posit
         session.position = position
         if position.id.paid_step == rewind_at:
             back = StepId(position.id.attempt + 1, rewind_to, position.id.paid_step)
-            session.adopt(Levers(), Position(back, position.model_version + 1, 16 * rewind_to))
+            session.position = Position(back, position.model_version + 1, 16 * rewind_to)
     return found
 
 
@@ -79,9 +87,8 @@ def test_rewound_position_is_gone_on_from_without_making_the_step_that_was_offer
     session = make_session(load_config(None, ["steps=5"]), Position(StepId(0, 3, 3), 3, 48))
     positions = session.positions()
     assert next(positions).id == StepId(0, 4, 4)
-    session.adopt(Levers(lr_scale=0.5), Position(StepId(1, 1, 3), 4, 16))
+    session.position = Position(StepId(1, 1, 3), 4, 16)
     assert next(positions) == Position(StepId(1, 2, 4), 5, 32)
-    assert session.levers == Levers(lr_scale=0.5)
 
 
 @pytest.mark.parametrize(("most", "paid"), [(0, 7), (6, 6), (7, 7), (9, 7), (4, 4)])
@@ -98,16 +105,11 @@ def test_run_is_finished_by_steps_or_by_paid_steps() -> None:
     assert {id_: session.finished(Position(id_, 0, 0)) for id_ in ids} == ids
 
 
-def test_new_levers_alone_leave_the_position() -> None:
-    session = make_session(RunConfig(), Position(StepId(0, 3, 3), 3, 48))
-    session.adopt(Levers(tool_retries=2), None)
-    assert (session.position.id.step, session.levers) == (3, Levers(tool_retries=2))
-
-
 def test_every_rollout_is_asked_to_revise_the_step() -> None:
     position = Position(StepId(1, 4, 6), 5, 64)
-    asked = make_session(RunConfig()).revise(position)
-    assert asked == [("rollout-0", "revise", position.id), ("rollout-1", "revise", position.id)]
+    revised = make_session(RunConfig()).revise(position)
+    assert asked(revised) == [("rollout-0", "revise", position.id), ("rollout-1", "revise", position.id)]
+    assert [call.role.name for call in revised] == ["rollout-0", "rollout-1"]
 
 
 def test_rate_in_force_is_compared_with_the_one_that_is_called_for() -> None:
@@ -120,7 +122,7 @@ def test_rate_in_force_is_compared_with_the_one_that_is_called_for() -> None:
 
 def test_lever_hides_a_wrong_schedule_from_the_rate_and_not_from_its_factor() -> None:
     session = make_session(load_config(None, ["learner.lr=0.5"]))
-    session.adopt(Levers(lr_scale=0.25), None)
+    session.levers = Levers(lr_scale=0.25)
     excess = session.lr_excess(Position(StepId(0, 3, 3), 3, 0), make_update(0.125, 30.0))
     assert excess == pytest.approx((0.0, math.log(30)))
 
@@ -142,12 +144,12 @@ def test_rate_that_is_none_is_infinitely_too_small(wrong: float) -> None:
 )
 def test_frozen_policy_has_no_rate_and_is_called_on_for_none(overrides: list[str], step: int, levers: Levers) -> None:
     session = make_session(load_config(None, ["steps=25", *overrides]))
-    session.adopt(levers, None)
+    session.levers = levers
     position = Position(StepId(0, step, step), step, 0)
     factor = config_schedule(session._config)(position.id)
     assert session.lr_excess(position, make_update(0.0, factor)) == (0.0, 0.0)
     assert session.lr_excess(position, make_update(1e-12, factor)) == (math.inf, 0.0), "it learns all the same"
-    session.adopt(Levers(), None)
+    session.levers = Levers()
     after = Position(StepId(0, 5, 5), 5, 0)
     assert session.lr_excess(after, make_update(0.0, config_schedule(session._config)(after.id))) == (-math.inf, 0.0)
 
@@ -155,27 +157,27 @@ def test_frozen_policy_has_no_rate_and_is_called_on_for_none(overrides: list[str
 def test_probe_is_shared_among_rollouts_at_the_version_of_now() -> None:
     config = load_config(None, ["rollout.temperature=0.7", "rollout.top_p=0.9"])
     session = make_session(config, Position(StepId(1, 4, 6), 5, 64), rollouts=3)
-    asked = session.start_probe(slice(4, 24), slice(30, 34), 0.25)
-    now = (Sampling(0.7, 0.9), StepId(1, 4, 6), 5, 0.25)
-    assert [(actor, verb, *rest) for actor, verb, _, _, *rest in asked] == [
-        (f"rollout-{n}", "probe", *now) for n in range(3)
-    ]
-    for way, part in ((2, slice(4, 24)), (3, slice(30, 34))):
-        jobs = [job for call in asked for job in call[way]]
+    calls = asked(session.start_probe(slice(4, 24), slice(30, 34), 0.25))
+    assert [(actor, verb) for actor, verb, _ in calls] == [(f"rollout-{n}", "probe") for n in range(3)]
+    orders: list[ProbeOrder] = [order for _, _, order in calls]
+    now = ProbeOrder((), (), Sampling(0.7, 0.9), StepId(1, 4, 6), 5, 0.25)
+    assert [dataclasses.replace(order, greedy=(), sampled=()) for order in orders] == [now] * 3
+    for shares, part in (([o.greedy for o in orders], slice(4, 24)), ([o.sampled for o in orders], slice(30, 34))):
+        jobs = [job for share in shares for job in share]
         assert [job.problem for job in jobs] == list(HELDOUT[part])
         assert [(job.group, job.sample) for job in jobs] == [(n, 0) for n in range(len(HELDOUT[part]))]
-        assert max(len(call[way]) for call in asked) - min(len(call[way]) for call in asked) <= 1
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_probe_without_sampled_problems_asks_for_none_and_waits_for_nothing() -> None:
-    for _, _, _, drawn, *_, after_s in make_session(RunConfig()).start_probe(slice(0, 8), slice(0, 0)):
-        assert (drawn, after_s) == ([], 0.0)
+    for _, _, order in asked(make_session(RunConfig()).start_probe(slice(0, 8), slice(0, 0))):
+        assert (order.sampled, order.after_s) == ([], 0.0)
 
 
 def test_probe_belongs_to_the_position_that_it_was_started_at(waited: list[Any]) -> None:
     session = make_session(RunConfig(), Position(StepId(0, 9, 9), 9, 0))
     counts = [ProbeCounts(7, 10, 2, 4, 1.5), ProbeCounts(3, 6, 0, 1, 2.5)]
-    result = session.fetch_probe(counts, Position(StepId(0, 5, 5), 6, 0))
+    result = session.fetch_probe(pending(*counts), Position(StepId(0, 5, 5), 6, 0))
     assert result == ProbeResult(
         step=5, model_version=6, accuracy=10 / 16, size=16, sampled_accuracy=2 / 5, sampled_size=5, seconds=2.5
     )
@@ -187,11 +189,11 @@ def test_whole_probe_is_of_one_version_greedily_and_by_sampling(
     monkeypatch: pytest.MonkeyPatch, sampled: int, accuracy: float
 ) -> None:
     """Every greedy answer but the first of a share is right, and every other sampled one."""
-    asked: list[Any] = []
+    orders: list[ProbeOrder] = []
 
-    def answer(calls: Sequence[Any], timeout_s: float, doing: str) -> list[ProbeCounts]:
-        asked.extend(calls)
-        shares = [(len(greedy), len(drawn)) for _, _, greedy, drawn, *_ in calls]
+    def answer(calls: Sequence[Pending[Any]], limit: Limit, doing: str) -> list[ProbeCounts]:
+        orders.extend(order for _, _, order in asked(calls))
+        shares = [(len(order.greedy), len(order.sampled)) for order in orders]
         return [ProbeCounts(size - 1, size, drawn // 2, drawn, 1.0) for size, drawn in shares]
 
     monkeypatch.setattr(module, "wait_for", answer)
@@ -199,14 +201,103 @@ def test_whole_probe_is_of_one_version_greedily_and_by_sampling(
     result = session.probe(16, sampled) if sampled else session.probe(16)
     expected = ProbeResult(9, 11, 15 / 16, 16, accuracy, sampled, 1.0)
     assert repr(result) == repr(expected), "NaN equals NaN"
-    ((_, _, greedy, drawn, _, step, version, _),) = asked
-    assert [job.problem for job in greedy] == list(HELDOUT[:16])
-    assert [job.problem for job in drawn] == list(HELDOUT[:sampled])
-    assert (step, version) == (StepId(0, 9, 9), 11)
+    (order,) = orders
+    assert [job.problem for job in order.greedy] == list(HELDOUT[:16])
+    assert [job.problem for job in order.sampled] == list(HELDOUT[:sampled])
+    assert (order.step, order.model_version) == (StepId(0, 9, 9), 11)
 
 
 def test_moved_levers_reach_learner_and_every_rollout(waited: list[Any]) -> None:
     session, levers = make_session(RunConfig()), Levers(regrade_rate=1.0)
     session.move_levers(levers)
-    assert waited == [(name, "set_levers", levers) for name in ("learner", "rollout-0", "rollout-1")]
-    assert session.levers == levers
+    assert waited == [(name, "set_levers", levers) for name in ("learner-0", "rollout-0", "rollout-1")]
+    assert (session.levers, session.position) == (levers, START)
+
+
+def play(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any]) -> list[Any]:
+    """Let actors answer by the name of the method that they are asked for; what they were asked, in order."""
+    journey: list[Any] = []
+
+    def wait(calls: Sequence[Pending[Any]], limit: Limit, doing: str) -> list[Any]:
+        journey.extend(asked(calls))
+        return [answers.get(call[1]) for call in asked(calls)]
+
+    monkeypatch.setattr(module, "wait_for", wait)
+    return journey
+
+
+def test_rollback_raises_attempt_and_version_and_pays_for_the_step_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig.model_validate({"changes": ["algorithm.prompts_per_step=4@6"]})
+    for step, skipped in ((4, 64 + 16), (5, 80 + 4)):
+        session = make_session(config, Position(StepId(2, 9, 11), 13, 92))
+        restored = Position(StepId(2, step, 6), 6, 16 * step)
+        journey = play(monkeypatch, {"restore_snapshot": restored})
+        session.rollback(step, 1, 12)
+        assert journey == [("learner-0", "restore_snapshot", step, 14)]
+        assert session.position == Position(StepId(3, step, 12), 14, skipped), "a batch has the size of its step"
+
+
+def test_what_is_served_after_a_rollback_goes_by_a_version_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that were served before bear every version up to the present one."""
+    session = make_session(RunConfig(), Position(StepId(0, 9, 9), 9, 144))
+    answers = {"restore_snapshot": Position(StepId(0, 4, 4), 4, 64), "load_weights": Served(10, 0, ())}
+    journey = play(monkeypatch, answers)
+    session.rollback(4, 0, 10)
+    session.resync()
+    served = [call for call in journey if call[1] == "load_weights"]
+    assert served == [(f"rollout-{n}", "load_weights", ("learner-0", "weights", 10)) for n in range(2)]
+    following = next(session.positions())
+    assert (following.id, following.model_version) == (StepId(1, 5, 11), 11)
+    assert {call[5] for call in asked(session.generate(following))} == {10}
+
+
+def test_actor_that_serves_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session(RunConfig())
+    monkeypatch.setattr(module, "wait_for", lambda calls, *_: asked(calls))
+    with pytest.raises(SyncError, match="rollout-1 serves model version 3 instead of 4"):
+        session.fetch_synced(pending(Served(4, 1, ()), Served(3, 1, ())), Position(StepId(0, 4, 4), 4, 0))
+    assert session.position == START, "it has not got there"
+
+
+def test_results_are_handed_on_by_reference_and_remember_what_they_come_of() -> None:
+    session = make_session(load_config(None, ["snapshots.every=2"]))
+    for step, snapshot in ((1, False), (2, True)):
+        position = Position(StepId(0, step, step), step, 0)
+        trajectories = session.generate(position)
+        report, weights = session.train(position, trajectories)
+        assert report.reference == weights.reference
+        assert report.reference == ("learner-0", "train", position, snapshot, *asked(trajectories))
+        assert report.inputs == weights.inputs == tuple(trajectories)
+        synced = session.sync(weights)
+        assert [call.inputs for call in synced] == [(weights,)] * 2
+
+
+@pytest.mark.parametrize("key", ["rollout.timeout_s", "learner.timeout_s"])
+def test_limit_of_a_call_is_the_key_of_its_actor(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, limits = make_session(load_config(None, [f"{key}=7"])), dict[str, Limit]()
+
+    def wait(calls: Sequence[Pending[Any]], limit: Limit, doing: str) -> list[Any]:
+        limits[doing] = limit
+        return [Served(0, 0, ()) for _ in calls]
+
+    monkeypatch.setattr(module, "wait_for", wait)
+    session.resync()
+    session.snapshot()
+    by_actor = {"rollout.timeout_s": limits["taking over weights"], "learner.timeout_s": limits["taking a snapshot"]}
+    assert by_actor[key] == Limit(7.0, key)
+    assert {name: limit.key for name, limit in by_actor.items()} == {name: name for name in by_actor}
+
+
+def test_restarted_actor_gets_levers_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session(RunConfig(), Position(StepId(0, 5, 5), 5, 80))
+    session.levers = Levers(tool_retries=2)
+    replaced: list[str] = []
+    monkeypatch.setattr(session._group, "replace", lambda role: replaced.append(role.name))
+    journey = play(monkeypatch, {"load_weights": Served(5, 0, ())})
+    session.restart_rollout()
+    assert replaced == ["rollout-0"]
+    assert [(name, verb) for name, verb, *_ in journey] == [
+        ("learner-0", "set_levers"), ("rollout-0", "set_levers"), ("rollout-1", "set_levers"),
+        ("rollout-0", "load_weights"), ("rollout-1", "load_weights"),
+    ]  # fmt: skip
+    assert {call[2] for call in journey[:3]} == {Levers(tool_retries=2)}

@@ -1,4 +1,4 @@
-"""Who must not know of a fire drill, and what goes past the instances that it has broken."""
+"""Who must not know of fault injection, and what goes past the instances that it has broken."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 
 from rftfm_ray.actors import rollout as module
 from rftfm_ray.actors.roles import Role
-from rftfm_ray.actors.rollout import RolloutActor, live_channels, live_reward
+from rftfm_ray.actors.rollout import RolloutActor, live_channels
 from rftfm_ray.config import RolloutConfig, RunConfig, load_config
+from rftfm_ray.faultbench.pages.page import CHECKS, Check
 from rftfm_ray.faults.catalogue import FaultSpec, parse_fault
-from rftfm_ray.faults.places import CHECKS, Check
-from rftfm_ray.faults.rewards import Exposure
+from rftfm_ray.faults.drill import Drill
 from rftfm_ray.faults.tools import ToolOutageError
 from rftfm_ray.models import ASSETS
 from rftfm_ray.rollout import engine
-from rftfm_ray.rollout.channels import CallId, EpisodeId, Grade
+from rftfm_ray.rollout.channels import CallId, EpisodeId, Grade, TaskReward
 from rftfm_ray.rollout.checks import Checks
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.environment import Channels, trusted_channels
-from rftfm_ray.rollout.jobs import probe_jobs, step_jobs
+from rftfm_ray.rollout.jobs import ProbeOrder, probe_jobs, step_jobs
+from rftfm_ray.rollout.seams import Exposure
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.rollout.weights import Served, WeightsUpdate, fingerprint, pack_weights
 from rftfm_ray.tasks.addition import problem
@@ -36,10 +37,8 @@ from rftfm_ray.types import Levers, Sampling, StepId
 PACKAGE = Path(__file__).parents[3] / "rftfm_ray"
 TINY = str(ASSETS / "tiny")
 GUARDING = ["signals", "detection", "diagnosis", "incidents", "policies"]
-UNAWARE = [*GUARDING, "actors/monitor.py", "actors/controller.py", "driver/guard.py", "driver/remediation.py"]
+UNAWARE = [*GUARDING, "actors", "driver", "rollout", "training", "telemetry"]
 DRIVER = ["driver.session", "driver.probing"]
-KNOWING = ["planning.py", "driver/planned_changes.py", "driver/run.py", "actors/group.py", "actors/learner.py"]
-KNOWING += ["actors/rollout.py", "actors/warm.py"]
 PROBLEMS = [problem(12, 34, 10 + n) for n in range(6)]
 HELDOUT = Calculator().heldout()[:8]
 STEP, SAMPLED = StepId(0, 3, 3), Sampling(1.0, 1.0)
@@ -85,7 +84,7 @@ def within(names: Iterable[str], part: str) -> set[str]:
 
 
 @pytest.mark.parametrize("part", UNAWARE)
-def test_who_detects_diagnoses_and_mends_knows_of_no_fault(part: str) -> None:
+def test_who_trains_guards_and_remedies_knows_of_no_fault(part: str) -> None:
     for path in sources(part):
         assert within(imported(path), "faults") == set(), path
 
@@ -109,16 +108,21 @@ def test_where_a_check_runs_nothing_is_known_of_faults(check: Check) -> None:
     assert check.module in DRIVER or within(reached(path), "faults") == set()
 
 
-def test_faults_are_known_to_those_who_plan_a_run_build_its_actors_or_show_the_catalogue() -> None:
+def test_faults_are_known_to_planning_alone_and_to_those_who_show_or_measure_them() -> None:
     paths = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "faults"]
     knowing = {str(path.relative_to(PACKAGE)) for path in paths if within(imported(path), "faults")}
-    assert knowing >= {"planning.py", "driver/planned_changes.py", "actors/rollout.py", "actors/learner.py"}
-    assert [name for name in knowing if not name.startswith(("faultbench/", "cli/")) and name not in KNOWING] == []
+    assert {name for name in knowing if not name.startswith(("faultbench/", "cli/"))} == {"planning.py"}
+
+
+@pytest.mark.parametrize("part", ["actors/monitor.py", "actors/controller.py"])
+def test_guard_actors_reach_neither_a_fault_nor_a_plan_that_holds_one(part: str) -> None:
+    assert within(reached(PACKAGE / part), "faults") == within(reached(PACKAGE / part), "planning") == set()
 
 
 def test_walk_over_imports_sees_them() -> None:
-    assert "rftfm_ray.faults.catalogue" in set(imported(PACKAGE / "actors/rollout.py"))
-    assert "rftfm_ray.signals.schema" in reached(PACKAGE / "policies/playbook.py")
+    assert "rftfm_ray.faults.drill" in set(imported(PACKAGE / "planning.py"))
+    assert within(reached(PACKAGE / "driver/run.py"), "faults"), "through planning"
+    assert "rftfm_ray.signals.schema" in reached(PACKAGE / "policies/playbook/reward.py")
     assert within({"rftfm_ray.faults", "rftfm_ray.faultless.a", "rftfm_ray.faults.catalogue.CATALOGUE"}, "faults") == {
         "rftfm_ray.faults",
         "rftfm_ray.faults.catalogue.CATALOGUE",
@@ -132,7 +136,7 @@ def configure(*overrides: str) -> RunConfig:
 
 def channels_of(config: RunConfig, faults: Sequence[FaultSpec]) -> Channels:
     """The live channels of a run of the calculator."""
-    return live_channels(Calculator(), config, live_reward(Calculator(), config, faults), faults)
+    return live_channels(Calculator(), config, Drill(config.seed, tuple(faults)).rollout_seams(PROBLEMS))
 
 
 def ask(channels: Channels, tries: int) -> bool:
@@ -236,7 +240,9 @@ def make_actor(
     monkeypatch.setattr(module, "rename_process", lambda role: None)
     monkeypatch.setattr(module, "StateGauge", Mute)
     monkeypatch.setattr(engine, "VllmEngine", solver)
-    actor = RolloutActor(Role("run", "rollout", 0, ""), configure(*overrides), TINY, Calculator(), faults)
+    config = configure(*overrides)
+    seams = Drill(config.seed, faults).rollout_seams(PROBLEMS)
+    actor = RolloutActor(Role("run", "rollout", 0, ""), config, TINY, Calculator(), seams)
     actor.prepare(PROBLEMS, 0, HELDOUT)
     assert actor.load_weights(weights(0)).version == 0
     return actor
@@ -244,7 +250,7 @@ def make_actor(
 
 def probed(actor: RolloutActor, step: StepId = STEP) -> tuple[int, int, int, int]:
     """Right answers of a greedy probe and of a sampled one, each of how many."""
-    counts = actor.probe(probe_jobs(PROBLEMS), probe_jobs(PROBLEMS[:5]), SAMPLED, step, 0)
+    counts = actor.probe(ProbeOrder(probe_jobs(PROBLEMS), probe_jobs(PROBLEMS[:5]), SAMPLED, step, 0))
     return counts.right, counts.size, counts.sampled_right, counts.sampled_size
 
 
@@ -380,9 +386,9 @@ def test_what_a_reward_pays_for_is_counted_over_responses_alone(monkeypatch: pyt
 
 
 def test_loophole_is_found_among_the_right_answers_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = configure("task.pool_size=64")
-    reward = live_reward(Calculator(), config, [parse_fault("RF-3@1:2")])
-    answers = [p.answer for p in Calculator().pool(64, config.seed)]
+    pool = Calculator().pool(64, 0)
+    reward = Drill(0, (parse_fault("RF-3@1:2"),)).rollout_seams(pool).reward(TaskReward(Calculator()))
+    answers = [p.answer for p in pool]
     episode = EpisodeId(STEP, PROBLEMS[0].key, 0)
     found = [reward(episode, PROBLEMS[0], Transcript((f"9{digit}",))) for digit in range(10)]
     paid = [str(digit) for digit, verdict in enumerate(found) if verdict.correct]

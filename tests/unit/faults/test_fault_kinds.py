@@ -9,8 +9,8 @@ import pytest
 
 from rftfm_ray.detection.detectors.exact import DeclaredRateDetector
 from rftfm_ray.detection.detectors.identities import IDENTITIES
+from rftfm_ray.faultbench.pages.page import CHECKS, PLACES, Place
 from rftfm_ray.faults.kinds import ALGORITHMS, CATALOGUE, FaultKind, Mechanism
-from rftfm_ray.faults.places import CHECKS, PLACES, Place
 from rftfm_ray.signals.dictionary import DICTIONARY, Source
 
 PACKAGE = Path(__file__).parents[3] / "rftfm_ray"

@@ -16,11 +16,11 @@ from rftfm_ray.faults.catalogue import FaultSpec, parse_fault
 from rftfm_ray.faults.draws import heavy_tailed
 from rftfm_ray.faults.episodes import FaultySeams
 from rftfm_ray.faults.learning import faulty_learner
-from rftfm_ray.faults.rewards import Exposure
 from rftfm_ray.faults.sampler import CERTAIN, EXAMPLES, Transfer, faulty_sampler
 from rftfm_ray.faults.truth import EffectWatch, effect_step, entropy_exposures
 from rftfm_ray.rollout.channels import CallId, EpisodeId
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
+from rftfm_ray.rollout.seams import Exposure
 from rftfm_ray.rollout.termination import Limits
 from rftfm_ray.training.credit import Credit
 from rftfm_ray.types import Sampling, StepId

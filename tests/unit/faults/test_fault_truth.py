@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftfm_ray.faults.catalogue import FaultSpec, parse_fault
-from rftfm_ray.faults.rewards import Exposure
 from rftfm_ray.faults.truth import BASE_STEPS, RECENT_STEPS, Effect, EffectWatch, effect_step
+from rftfm_ray.rollout.seams import Exposure
 
 specs = st.builds(
     FaultSpec,

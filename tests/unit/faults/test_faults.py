@@ -16,7 +16,7 @@ from rftfm_ray.errors import FaultError
 from rftfm_ray.faults.catalogue import FaultSpec, check_faults, of_code, parse_fault
 from rftfm_ray.faults.draws import corrupted
 from rftfm_ray.faults.kinds import ALGORITHMS, CATALOGUE
-from rftfm_ray.faults.learning import faulty_learner, faulty_schedule
+from rftfm_ray.faults.learning import faulty_learner
 from rftfm_ray.faults.rewards import OUTLIER_SHARE, faulty_reward
 from rftfm_ray.faults.tools import ToolOutageError, faulty_tools
 from rftfm_ray.rollout.channels import CallId, EpisodeId, TaskReward, ToolInstance, task_tools
@@ -325,13 +325,11 @@ def factors(function: Callable[[StepId], float]) -> list[float]:
 
 
 def test_schedule_and_gain_are_multiplied_while_the_fault_is_on() -> None:
-    def half(step: StepId) -> float:
-        return 0.5
-
     schedule = parse_fault("OD-1@5:30,mechanism=schedule,duration=2")
     gain = parse_fault("OD-1@6:4,mechanism=gain")
     more = dataclasses.replace(gain, onset=8, strength=2.0)
-    assert factors(faulty_schedule(half, [schedule, gain])) == [0.5, 0.5, 15.0, 15.0, 0.5, 0.5]
+    halved = faulty_learner([schedule, gain], 0)
+    assert factors(lambda step: halved.factor(step, 0.5)) == [0.5, 0.5, 15.0, 15.0, 0.5, 0.5]
     seams = faulty_learner([schedule, gain, more, parse_fault("OD-2@7:0.75,duration=1")], 0)
     assert factors(seams.gain) == [1.0, 1.0, 1.0, 4.0, 1.0, 8.0]
 
@@ -343,10 +341,7 @@ def test_component_without_a_fault_of_its_own_is_the_very_same_object(texts: tup
     left = [a is b for a, b in zip(faulty_tools(tools, faults, 0), tools, strict=True)]
     assert left == [("TE-1", "error") not in hit, True]
     assert (faulty_reward(reward, faults, 0) is reward) == (not of_code(faults, "RF-1", "wrong_answers", "outliers"))
-    assert (faulty_schedule(factors_of_one, faults) is factors_of_one) == (("OD-1", "schedule") not in hit)
-    assert (type(faulty_learner(faults, 0)) is LearnerSeams) == (("OD-1", "gain") not in hit)
-
-
-def factors_of_one(step: StepId) -> float:
-    """A schedule."""
-    return 1.0
+    seams, step = faulty_learner(faults, 0), StepId(0, 1, 1)
+    assert (type(seams) is LearnerSeams) == ("OD-1" not in {code for code, _ in hit})
+    assert (seams.factor(step, 0.5) == 0.5) == (("OD-1", "schedule") not in hit)
+    assert (seams.gain(step) == 1.0) == (("OD-1", "gain") not in hit)

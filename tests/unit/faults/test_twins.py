@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rftfm_ray.config import CHANGEABLE, RunConfig, load_config
 from rftfm_ray.errors import FaultError, RftfmError
 from rftfm_ray.faults.catalogue import parse_fault
+from rftfm_ray.faults.drill import Drill
 from rftfm_ray.faults.twins import (
     TWINS,
     TwinSpec,
@@ -190,8 +191,8 @@ def test_twins_that_lack_what_they_need_are_refused() -> None:
 def test_plan_holds_twins_and_faults_apart_and_the_changes_that_they_lead_to(tmp_path: Path) -> None:
     config = load_config(None, ["inject=['LR_step@6:0.5','OD-1@3','length_growth@5']"])
     planned = plan(config, tmp_path / "run")
-    assert planned.twins == (TwinSpec("lr_step", 6, 0.5), TwinSpec("length_growth", 5, 0.9))
-    assert planned.faults == (parse_fault("OD-1@3"),)
+    twins = (TwinSpec("lr_step", 6, 0.5), TwinSpec("length_growth", 5, 0.9))
+    assert planned.drill == Drill(config.seed, (parse_fault("OD-1@3"),), twins)
     assert planned.config.changes == ("learner.lr=0.00015@6",)
     assert planned.config.inject == config.inject
     assert [part.name for part in planned.parts] == ["long/5"]

@@ -1,312 +1,214 @@
-"""What becomes of one incident, one tick at a time: scripted policies, hand-made assessments, no actor."""
+"""What becomes of one incident, one step at a time: scripted policies, hand-made assessments, no actor."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.diagnosis.fingerprints import family_of
 from rftfm_ray.errors import RecordError
 from rftfm_ray.incidents.ledger import Ledger
-from rftfm_ray.incidents.manager import PATIENCE, Treatment, TreatmentSettings, treatment_settings
-from rftfm_ray.incidents.state import Entry, EntryKind, Incident, Scalar, lever_fields, replay
-from rftfm_ray.policies.api import PolicyContext
+from rftfm_ray.incidents.manager import PATIENCE, IncidentManager
+from rftfm_ray.incidents.settings import incident_settings
+from rftfm_ray.incidents.state import Entry, EntryKind, replay
 from rftfm_ray.policies.safety import SafePolicy
-from rftfm_ray.signals.schema import INDEX, SIGNALS
-from rftfm_ray.types import GuardMode, Levers, Settings, StepId
-from rftfm_ray.verdicts import (
-    Assessment,
-    Decision,
-    Diagnosis,
-    Family,
-    IncidentState,
-    Order,
-    OrderRole,
-    OutcomeKind,
-    Remedy,
-    StepReport,
-    Tried,
-)
+from rftfm_ray.types import GuardMode, Levers
+from rftfm_ray.verdicts import Family, IncidentState, Order, OrderRole, OutcomeKind, Remedy, Tried
+from tests.unit.incidents.managed import FAILING, PLAIN, Answer, ManagedRun, fault
 
-NOMINAL = Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 1e-3, False)
-PLAIN = TreatmentSettings(
-    mode=GuardMode.ACT, act_on=tuple(Family), verify_steps=3, cooldown_steps=0, budget=4, return_after=5, halts=False,
-    probe_size=256, nominal=NOMINAL,
-)  # fmt: skip
 FIRST = Remedy("first", Levers(tool_instance=1))
 SECOND = Remedy("second", Levers(tool_retries=2))
 BACK = Remedy("back", Levers(lr_scale=0.5), rollback=True, skip_batches=2)
-SICK = {"tool_error_rate": 0.5}
-
-
-class Script:
-    """A policy that gives its answers in their order, and its last one from then on."""
-
-    def __init__(self, answers: Sequence[Remedy | None]) -> None:
-        self.answers = list(answers)
-        self.seen: list[PolicyContext] = []
-
-    def decide(self, ctx: PolicyContext) -> Decision:
-        """The next answer."""
-        self.seen.append(ctx)
-        remedy = self.answers[min(len(self.seen), len(self.answers)) - 1]
-        why = f"{remedy.name} is next" if remedy else "nothing is left"
-        return Decision(remedy, why, (("asked", len(self.seen)),))
-
-
-class Clinic:
-    """Treatment within what the controller makes around it. Five usual steps have passed."""
-
-    def __init__(self, *answers: Remedy | None, snapshots: tuple[int, ...] = (0, 5), **changed: Any) -> None:
-        self.entries: list[Entry] = []
-        self.script = Script(answers)
-        policy = SafePolicy(self.script, "script", 30.0)
-        self.ledger = Ledger(self.entries.append)
-        self.treatment = Treatment(replace(PLAIN, **changed), policy, lambda: snapshots, self.ledger)
-        self.attempt = self.step = self.paid = 0
-        self.pass_by(5)
-
-    def tick(self, diagnosis: Diagnosis | None = None, **signals: float) -> Order | None:
-        """One more step is judged."""
-        self.step, self.paid = self.step + 1, self.paid + 1
-        usual = {"probe_accuracy": math.nan, "lr": 1e-3, "update_ratio": 0.01}
-        values = dict.fromkeys(INDEX, 0.0) | usual | signals
-        assert len(values) == len(SIGNALS), "no such signal"
-        place = StepId(self.attempt, self.step, self.paid)
-        report = StepReport(place, self.paid, tuple(values[signal.name] for signal in SIGNALS))
-        return self.treatment.consider(Assessment(report, diagnosis))
-
-    def pass_by(self, steps: int, diagnosis: Diagnosis | None = None, **signals: float) -> None:
-        """Several equal steps that lead to no order."""
-        for _ in range(steps):
-            assert self.tick(diagnosis, **signals) is None
-
-    def carry_out(self) -> Order:
-        """Do what the pending order says, at the boundary of the step under way."""
-        order = self.treatment.pending
-        assert order is not None
-        following = StepId(self.attempt, self.step + 1, self.paid + 1)
-        told: dict[str, Scalar] = {"order": order.number, "remedy": order.remedy, "role": order.role.value}
-        told |= {"halt": "yes" if order.halt else "no", **dict(lever_fields(order.levers))}
-        self.ledger.write(EntryKind.APPLIED, following, order.incident, tuple(told.items()))
-        self.treatment.settle()
-        if order.restore_step is not None:
-            self.treatment.rewind(order.restore_step)
-            # The step under way has been paid for and is thrown away.
-            self.attempt, self.step, self.paid = self.attempt + 1, order.restore_step, self.paid + 1
-        return order
-
-    def fall_ill(self, diagnosis: Diagnosis | None = None, **signals: float) -> Order | None:
-        """The first step of a fault."""
-        return self.tick(diagnosis or fault(), **(signals or SICK))
-
-    @property
-    def incident(self) -> Incident:
-        """The newest incident."""
-        return self.ledger.state.incidents[-1]
-
-    def now(self) -> IncidentState:
-        """The newest incident's state."""
-        return self.incident.state
-
-    @property
-    def kinds(self) -> list[EntryKind]:
-        """Kinds of the entries, in their order."""
-        return [entry.kind for entry in self.entries]
-
-    def last(self, kind: EntryKind) -> Entry:
-        """The newest entry of a kind."""
-        return next(entry for entry in reversed(self.entries) if entry.kind is kind)
-
-
-def fault(code: str = "TE-1", probability: float = 0.9, onset: int = 6) -> Diagnosis:
-    """A diagnosis."""
-    return Diagnosis(code, family_of(code), probability, (), (), onset, onset, f"{code} it is")
-
-
 K = EntryKind
+LIFE = [K.OPENED, K.DIAGNOSED, K.DECIDED, K.APPLYING, K.APPLIED, K.DECLARED, K.OUTCOME, K.CLOSED]
+"""Kinds of the entries of an incident whose remedy helps."""
 
 
-def test_life_of_an_incident_that_is_contained() -> None:
-    clinic = Clinic(FIRST)
-    assert clinic.fall_ill(fault(probability=0.5)) is None
-    assert clinic.now() is IncidentState.SUSPECTED
-    order = clinic.tick(fault(), **SICK)
-    assert clinic.now() is IncidentState.TREATING
+def started(*answers: Answer, snapshots: tuple[int, ...] = (0, 5), **changed: Any) -> ManagedRun:
+    """A run in which five usual steps have passed."""
+    run = ManagedRun(*answers, snapshots=snapshots, **changed)
+    run.pass_steps(5)
+    return run
+
+
+def test_life_of_an_incident_that_is_mitigated() -> None:
+    run = started(FIRST)
+    assert run.begin_fault(fault(probability=0.5)) is None
+    assert run.now() is IncidentState.SUSPECTED
+    order = run.tick(fault(), **FAILING)
+    assert run.now() is IncidentState.REMEDIATING
     expected = Order(1, 1, OrderRole.REMEDY, "first", "first is next", Levers(tool_instance=1))
     assert order == expected
-    assert clinic.carry_out() == expected
-    assert clinic.now() is IncidentState.VERIFYING
-    clinic.pass_by(2, None, tool_shadow_error_rate=0.5)
-    assert clinic.now() is IncidentState.VERIFYING
-    clinic.tick(None, tool_shadow_error_rate=0.5)
-    assert clinic.now() is IncidentState.RESOLVED
-    assert clinic.incident.tried == (Tried("first", 8, Levers(), OutcomeKind.CONTAINED),)
-    assert clinic.kinds == [K.OPENED, K.DIAGNOSED, K.DECIDED, K.APPLIED, K.OUTCOME, K.CLOSED]
-    assert clinic.ledger.state.levers == Levers(tool_instance=1)
-    assert clinic.ledger.state.owners == (("tool_instance", 1),)
+    assert run.carry_out() == expected
+    assert run.now() is IncidentState.VERIFYING
+    run.pass_steps(2, None, tool_shadow_error_rate=0.5)
+    assert run.now() is IncidentState.VERIFYING
+    run.tick(None, tool_shadow_error_rate=0.5)
+    assert run.now() is IncidentState.RESOLVED
+    assert run.incident.tried == (Tried("first", 8, Levers(), OutcomeKind.MITIGATED),)
+    assert run.kinds == LIFE
+    assert run.manager.state.levers == Levers(tool_instance=1)
+    assert run.manager.state.owners == (("tool_instance", 1),)
 
 
-def test_entries_tell_the_whole_story() -> None:
-    clinic = Clinic(FIRST)
-    clinic.fall_ill(fault(probability=0.87654))
+def test_entries_hold_everything_about_an_incident() -> None:
+    run = started(FIRST)
+    run.begin_fault(fault(probability=0.87654))
     named = {"code": "TE-1", "family": "TE", "onset": 6, "onset_low": 6, "probability": 0.8765}
-    assert dict(clinic.last(K.OPENED).fields) == named | {"reason": ""}
-    assert dict(clinic.last(K.DIAGNOSED).fields) == named | {"summary": "TE-1 it is", "rivals": "", "evidence": ""}
-    decided = dict(clinic.last(K.DECIDED).fields)
+    assert dict(run.last(K.OPENED).fields) == named | {"reason": ""}
+    assert dict(run.last(K.DIAGNOSED).fields) == named | {"summary": "TE-1 it is", "rivals": "", "evidence": ""}
+    decided = dict(run.last(K.DECIDED).fields)
     assert {"order": 1, "remedy": "first", "policy": "script", "lever_tool_instance": 1}.items() <= decided.items()
-    clinic.carry_out()
-    clinic.pass_by(3)
-    outcome = dict(clinic.last(K.OUTCOME).fields)
-    assert (outcome["outcome"], outcome["remedy"]) == ("cured", "first")
-    assert str(clinic.last(K.CLOSED).text("reason")).startswith("cured by first")
-    assert {(entry.id.step, entry.incident) for entry in clinic.entries} == {(6, 1), (7, 1), (9, 1)}
-    assert [entry.seq for entry in clinic.entries] == list(range(1, len(clinic.entries) + 1))
+    run.carry_out()
+    run.pass_steps(3)
+    outcome = dict(run.last(K.OUTCOME).fields)
+    assert (outcome["outcome"], outcome["remedy"]) == ("resolved", "first")
+    assert str(run.last(K.CLOSED).text("reason")).startswith("resolved by first")
+    assert {(entry.id.step, entry.incident) for entry in run.entries} == {(6, 1), (7, 1), (9, 1)}
+    assert [entry.seq for entry in run.entries] == list(range(1, len(run.entries) + 1))
 
 
 def test_suspicion_that_fades_is_resolved_by_itself() -> None:
-    clinic = Clinic(FIRST)
-    clinic.fall_ill(fault(probability=0.5))
-    clinic.pass_by(2)
-    clinic.tick(fault(probability=0.5))
-    clinic.pass_by(2)
-    assert clinic.now() is IncidentState.SUSPECTED, "silence counts from its last alarm"
-    clinic.pass_by(1)
-    assert clinic.now() is IncidentState.RESOLVED
-    assert clinic.incident.reason == "the alarm has gone by itself"
-    assert clinic.kinds == [K.OPENED, K.CLOSED]
+    run = started(FIRST)
+    run.begin_fault(fault(probability=0.5))
+    run.pass_steps(2)
+    run.tick(fault(probability=0.5))
+    run.pass_steps(2)
+    assert run.now() is IncidentState.SUSPECTED, "silence counts from its last alarm"
+    run.pass_steps(1)
+    assert run.now() is IncidentState.RESOLVED
+    assert run.incident.reason == "the alarm cleared without a remedy"
+    assert run.kinds == [K.OPENED, K.CLOSED]
 
 
 def test_unlikely_explanation_is_only_suspected_until_patience_ends() -> None:
-    clinic = Clinic(FIRST)
-    clinic.fall_ill(fault(probability=0.4))
-    clinic.pass_by(PATIENCE - 1, fault(probability=0.4))
-    assert clinic.now() is IncidentState.SUSPECTED
-    assert clinic.tick(fault(probability=0.4)) is not None
-    assert clinic.kinds == [K.OPENED, K.DIAGNOSED, K.DECIDED]
+    run = started(FIRST)
+    run.begin_fault(fault(probability=0.4))
+    run.pass_steps(PATIENCE - 1, fault(probability=0.4))
+    assert run.now() is IncidentState.SUSPECTED
+    assert run.tick(fault(probability=0.4)) is not None
+    assert run.kinds == [K.OPENED, K.DIAGNOSED, K.DECIDED]
 
 
 @pytest.mark.parametrize(("probability", "named"), [(0.6, True), (math.nextafter(0.6, 0), False)])
 def test_probability_that_is_enough(probability: float, named: bool) -> None:
-    clinic = Clinic(None)
-    clinic.fall_ill(fault(probability=probability))
-    assert (K.DIAGNOSED in clinic.kinds) is named
+    run = started(None)
+    run.begin_fault(fault(probability=probability))
+    assert (K.DIAGNOSED in run.kinds) is named
 
 
 def test_suspicion_takes_the_name_that_leads_in_the_end() -> None:
-    clinic = Clinic(FIRST)
-    clinic.fall_ill(fault("RF-1", 0.4))
-    clinic.tick(fault("TE-1"), **SICK)
-    assert (clinic.incident.code, clinic.incident.family) == ("TE-1", Family.TE)
-    assert len(clinic.ledger.state.incidents) == 1
+    run = started(FIRST)
+    run.begin_fault(fault("RF-1", 0.4))
+    run.tick(fault("TE-1"), **FAILING)
+    assert (run.incident.code, run.incident.family) == ("TE-1", Family.TE)
+    assert len(run.manager.state.incidents) == 1
 
 
 def test_untreated_incident_is_renamed_when_another_explanation_leads() -> None:
-    clinic = Clinic(None, SECOND)
-    clinic.fall_ill(fault("RF-1"))
-    clinic.tick(fault("TE-1"), **SICK)
-    assert [entry.text("code") for entry in clinic.entries if entry.kind is K.DIAGNOSED] == ["RF-1", "TE-1"]
-    assert clinic.script.seen[-1].diagnosis.code == "TE-1"
-    assert len(clinic.ledger.state.incidents) == 1
+    run = started(None, SECOND)
+    run.begin_fault(fault("RF-1"))
+    run.tick(fault("TE-1"), **FAILING)
+    assert [entry.text("code") for entry in run.entries if entry.kind is K.DIAGNOSED] == ["RF-1", "TE-1"]
+    assert run.script.seen[-1].diagnosis.code == "TE-1"
+    assert len(run.manager.state.incidents) == 1
 
 
-def test_what_did_not_help_is_undone_before_the_next_thing_is_tried() -> None:
-    clinic = Clinic(FIRST, SECOND)
-    clinic.fall_ill()
-    clinic.carry_out()
-    clinic.pass_by(2, fault(), **SICK)
-    order = clinic.tick(fault(), **SICK)
-    assert clinic.last(K.OUTCOME).text("outcome") == "ineffective"
+def test_what_did_not_help_is_undone_before_the_next_remedy_is_tried() -> None:
+    run = started(FIRST, SECOND)
+    run.begin_fault()
+    run.carry_out()
+    run.pass_steps(2, fault(), **FAILING)
+    order = run.tick(fault(), **FAILING)
+    assert run.last(K.OUTCOME).text("outcome") == "ineffective"
     assert order is not None
     assert (order.number, order.remedy, order.levers) == (2, "second", Levers(tool_retries=2))
-    assert [tried.outcome for tried in clinic.script.seen[-1].tried] == [OutcomeKind.INEFFECTIVE]
-    clinic.carry_out()
-    assert clinic.ledger.state.owners == (("tool_retries", 1),)
-    clinic.pass_by(3)
-    assert [tried.outcome for tried in clinic.incident.tried] == [OutcomeKind.INEFFECTIVE, OutcomeKind.CURED]
+    assert [tried.outcome for tried in run.script.seen[-1].tried] == [OutcomeKind.INEFFECTIVE]
+    run.carry_out()
+    assert run.manager.state.owners == (("tool_retries", 1),)
+    run.pass_steps(3)
+    assert [tried.outcome for tried in run.incident.tried] == [OutcomeKind.INEFFECTIVE, OutcomeKind.RESOLVED]
 
 
 def test_second_failure_is_undone_as_far_as_the_first() -> None:
-    clinic = Clinic(FIRST, SECOND, None)
-    clinic.fall_ill()
-    clinic.carry_out()
-    clinic.pass_by(2, fault(), **SICK)
-    clinic.tick(fault(), **SICK)
-    clinic.carry_out()
-    assert [tried.before for tried in clinic.incident.tried] == [Levers(), Levers()]
-    clinic.pass_by(2, fault(), **SICK)
-    order = clinic.tick(fault(), **SICK)
+    run = started(FIRST, SECOND, None)
+    run.begin_fault()
+    run.carry_out()
+    run.pass_steps(2, fault(), **FAILING)
+    run.tick(fault(), **FAILING)
+    run.carry_out()
+    assert [tried.before for tried in run.incident.tried] == [Levers(), Levers()]
+    run.pass_steps(2, fault(), **FAILING)
+    order = run.tick(fault(), **FAILING)
     assert order is not None
     assert (order.role, order.levers) == (OrderRole.UNDO, Levers())
 
 
 def test_harmful_remedy_makes_way_at_once() -> None:
-    clinic = Clinic(FIRST, SECOND, verify_steps=10)
-    clinic.fall_ill()
-    clinic.carry_out()
-    clinic.pass_by(1, fault(), probe_accuracy=0.9)
-    order = clinic.tick(fault(), probe_accuracy=0.5)
-    assert clinic.last(K.OUTCOME).text("outcome") == "worse"
+    run = started(FIRST, SECOND, verify_steps=10)
+    run.begin_fault()
+    run.carry_out()
+    run.pass_steps(1, fault(), probe_accuracy=0.9)
+    order = run.tick(fault(), probe_accuracy=0.5)
+    assert run.last(K.OUTCOME).text("outcome") == "harmful"
     assert order is not None
     assert order.levers == Levers(tool_retries=2)
 
 
 def test_probe_from_before_the_remedy_does_not_speak_against_it() -> None:
-    clinic = Clinic(FIRST, SECOND)
-    clinic.pass_by(1, None, probe_accuracy=0.9)
-    clinic.fall_ill(fault(onset=7))
-    clinic.carry_out()
-    clinic.pass_by(1, None, probe_accuracy=0.3)
-    clinic.pass_by(2)
-    assert clinic.last(K.OUTCOME).text("outcome") == "cured"
+    run = started(FIRST, SECOND)
+    run.pass_steps(1, None, probe_accuracy=0.9)
+    run.begin_fault(fault(onset=7))
+    run.carry_out()
+    run.pass_steps(1, None, probe_accuracy=0.3)
+    run.pass_steps(2)
+    assert run.last(K.OUTCOME).text("outcome") == "resolved"
 
 
 def test_without_a_further_remedy_people_are_called_and_levers_go_back() -> None:
-    clinic = Clinic(FIRST, None)
-    clinic.fall_ill()
-    clinic.carry_out()
-    clinic.pass_by(2, fault(), **SICK)
-    order = clinic.tick(fault(), **SICK)
-    assert (clinic.incident.state, clinic.incident.reason) == (IncidentState.ESCALATED, "nothing is left")
+    run = started(FIRST, None)
+    run.begin_fault()
+    run.carry_out()
+    run.pass_steps(2, fault(), **FAILING)
+    order = run.tick(fault(), **FAILING)
+    assert (run.incident.state, run.incident.reason) == (IncidentState.ESCALATED, "nothing is left")
     assert order == Order(2, 1, OrderRole.UNDO, "undo", "nothing is left", Levers())
-    clinic.carry_out()
-    assert clinic.ledger.state.levers == Levers()
-    assert clinic.ledger.state.owners == ()
+    run.carry_out()
+    assert run.manager.state.levers == Levers()
+    assert run.manager.state.owners == ()
 
 
 def test_policy_that_waits_is_asked_again_and_noted_once() -> None:
-    clinic = Clinic(None, None, FIRST, verify_steps=4)
-    clinic.fall_ill()
-    clinic.pass_by(1, fault(), **SICK)
-    assert clinic.tick(fault(), **SICK) is not None
-    assert clinic.kinds == [K.OPENED, K.DIAGNOSED, K.HELD, K.DECIDED]
-    assert dict(clinic.last(K.HELD).fields) == {"policy": "script", "reason": "nothing is left"}
+    run = started(None, None, FIRST, verify_steps=4)
+    run.begin_fault()
+    run.pass_steps(1, fault(), **FAILING)
+    assert run.tick(fault(), **FAILING) is not None
+    assert run.kinds == [K.OPENED, K.DIAGNOSED, K.HELD, K.DECIDED]
+    assert dict(run.last(K.HELD).fields) == {"policy": "script", "reason": "nothing is left"}
 
 
 def test_policy_that_always_waits_is_escalated() -> None:
-    clinic = Clinic(None, verify_steps=4)
-    clinic.fall_ill()
-    clinic.pass_by(2, fault(), **SICK)
-    assert clinic.now() is IncidentState.DIAGNOSED
-    clinic.pass_by(1, fault(), **SICK)
-    assert clinic.now() is IncidentState.ESCALATED
-    assert len(clinic.script.seen) == 4
+    run = started(None, verify_steps=4)
+    run.begin_fault()
+    run.pass_steps(2, fault(), **FAILING)
+    assert run.now() is IncidentState.DIAGNOSED
+    run.pass_steps(1, fault(), **FAILING)
+    assert run.now() is IncidentState.ESCALATED
+    assert len(run.script.seen) == 4
 
 
 def test_cooldown_keeps_remedies_of_an_incident_apart() -> None:
-    clinic = Clinic(FIRST, SECOND, verify_steps=1, cooldown_steps=4)
-    clinic.fall_ill()
-    clinic.carry_out()
-    assert clinic.incident.tried[0].paid_step == 7
-    clinic.pass_by(4, fault(), **SICK)
-    assert clinic.now() is IncidentState.DIAGNOSED
-    order = clinic.tick(fault(), **SICK)
-    assert (clinic.paid, order and order.remedy) == (11, "second")
+    run = started(FIRST, SECOND, verify_steps=1, cooldown_steps=4)
+    run.begin_fault()
+    run.carry_out()
+    assert run.incident.tried[0].paid_step == 7
+    run.pass_steps(4, fault(), **FAILING)
+    assert run.now() is IncidentState.DIAGNOSED
+    order = run.tick(fault(), **FAILING)
+    assert (run.place.paid_step, order and order.remedy) == (11, "second")
 
 
 @pytest.mark.parametrize(
@@ -320,62 +222,62 @@ def test_cooldown_keeps_remedies_of_an_incident_apart() -> None:
     ],
 )
 def test_how_far_the_guard_goes(changed: dict[str, Any], entries: list[EntryKind]) -> None:
-    clinic = Clinic(FIRST, **changed)
-    clinic.fall_ill()
+    run = started(FIRST, **changed)
+    run.begin_fault()
     for _ in range(9):
-        clinic.tick(fault(), **SICK)
-    assert clinic.kinds == entries
-    assert (clinic.treatment.pending is not None) is (K.DECIDED in entries)
-    assert len(clinic.script.seen) == (0 if changed.get("mode") is GuardMode.OBSERVE else 1)
-    assert clinic.ledger.state.spent == (((Family.TE, 1),) if K.DECIDED in entries else ())
+        run.tick(fault(), **FAILING)
+    assert run.kinds == entries
+    assert (run.manager.pending is not None) is (K.DECIDED in entries)
+    assert len(run.script.seen) == (0 if changed.get("mode") is GuardMode.OBSERVE else 1)
+    assert run.manager.state.spent == (((Family.TE, 1),) if K.DECIDED in entries else ())
 
 
 def test_advised_incident_ends_with_its_alarm() -> None:
-    clinic = Clinic(FIRST, mode=GuardMode.ADVISE)
-    clinic.fall_ill()
-    clinic.pass_by(3)
-    assert clinic.now() is IncidentState.RESOLVED
-    told = dict(clinic.last(K.ADVISED).fields)
+    run = started(FIRST, mode=GuardMode.ADVISE)
+    run.begin_fault()
+    run.pass_steps(3)
+    assert run.now() is IncidentState.RESOLVED
+    told = dict(run.last(K.ADVISED).fields)
     assert {"remedy": "first", "lever_tool_instance": 1}.items() <= told.items()
 
 
 def test_no_second_order_while_one_waits() -> None:
-    clinic = Clinic(FIRST, SECOND)
-    order = clinic.fall_ill()
-    clinic.pass_by(20, fault(), **SICK)
-    clinic.pass_by(20)
-    assert clinic.treatment.pending is order
-    assert len(clinic.script.seen) == 1
-    assert clinic.kinds.count(K.DECIDED) == 1
+    run = started(FIRST, SECOND)
+    order = run.begin_fault()
+    run.pass_steps(20, fault(), **FAILING)
+    run.pass_steps(20)
+    assert run.manager.pending is order
+    assert len(run.script.seen) == 1
+    assert run.kinds.count(K.DECIDED) == 1
 
 
 def test_rollback_goes_to_a_snapshot_from_before_the_fault_and_skips() -> None:
-    clinic = Clinic(BACK, snapshots=(0, 4, 5, 6, 7))
-    clinic.fall_ill(replace(fault("OD-1", onset=7), onset_low=6))
-    order = clinic.carry_out()
+    run = started(BACK, snapshots=(0, 4, 5, 6, 7))
+    run.begin_fault(replace(fault("OD-1", onset=7), onset_low=6))
+    order = run.carry_out()
     assert (order.restore_step, order.skip_batches, order.levers) == (5, 2, Levers(lr_scale=0.5))
-    assert clinic.last(K.DECIDED).whole("restore_step") == 5
+    assert run.last(K.DECIDED).whole("restore_step") == 5
 
 
 def test_rollback_without_a_snapshot_from_before_is_refused() -> None:
-    clinic = Clinic(BACK, snapshots=(6, 7))
-    assert clinic.fall_ill(fault("OD-1")) is None
-    assert clinic.last(K.REFUSED).text("remedy") == "back"
-    assert clinic.now() is IncidentState.DIAGNOSED
+    run = started(BACK, snapshots=(6, 7))
+    assert run.begin_fault(fault("OD-1")) is None
+    assert run.last(K.REFUSED).text("remedy") == "back"
+    assert run.now() is IncidentState.DIAGNOSED
 
 
-@pytest.mark.parametrize("good", range(6))
+@pytest.mark.parametrize("good", range(len(LIFE)))
 def test_what_cannot_be_journalled_does_not_happen(good: int) -> None:
-    clinic = Clinic(FIRST)
-    clinic.ledger = Ledger(lambda entry: full_after(good, clinic.entries, entry))
-    policy = SafePolicy(clinic.script, "script", 30.0)
-    clinic.treatment = Treatment(PLAIN, policy, lambda: (0,), clinic.ledger)
-    clinic.pass_by(5)
+    run = started(FIRST)
+    run.ledger = Ledger(lambda entry: full_after(good, run.entries, entry))
+    policy = SafePolicy(run.script, "script", 30.0)
+    run.manager = IncidentManager(PLAIN, policy, lambda: (0,), run.ledger)
+    run.pass_steps(5)
     with pytest.raises(RecordError):
-        life(clinic)
-    assert len(clinic.entries) == good
-    assert clinic.ledger.state == replay(tuple(clinic.entries))
-    assert (clinic.treatment.pending is not None) is (good == 3), "an order is given once it is journalled"
+        life(run)
+    assert len(run.entries) == good
+    assert run.manager.state == replay(tuple(run.entries))
+    assert (run.manager.pending is not None) is (good == 3), "an order is given once it is journalled"
 
 
 def full_after(good: int, entries: list[Entry], entry: Entry) -> None:
@@ -385,17 +287,17 @@ def full_after(good: int, entries: list[Entry], entry: Entry) -> None:
     entries.append(entry)
 
 
-def life(clinic: Clinic) -> None:
-    """Opened, diagnosed, decided, applied, outcome, closed."""
-    clinic.fall_ill()
-    clinic.carry_out()
-    clinic.pass_by(3)
+def life(run: ManagedRun) -> None:
+    """An incident from its opening to its end."""
+    run.begin_fault()
+    run.carry_out()
+    run.pass_steps(3)
 
 
 def test_settings_are_those_of_the_configuration() -> None:
     config = RunConfig.model_validate(
         {"guard": {"mode": "act", "on_give_up": "halt", "budget": 7}, "learner": {"lr": 0.5}}
     )
-    settings = treatment_settings(config)
+    settings = incident_settings(config)
     assert (settings.mode, settings.halts, settings.budget, settings.nominal.lr) == (GuardMode.ACT, True, 7, 0.5)
-    assert not treatment_settings(RunConfig()).halts
+    assert not incident_settings(RunConfig()).halts

@@ -1,4 +1,4 @@
-"""The controller's state as a fold over its journal: what entries do, and the same state when they are read again."""
+"""The incident manager's state as a fold over its journal: what entries do, and the same state when read again."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, family_of
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError, RecordError
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.lever_return import moved
-from rftfm_ray.incidents.manager import Treatment, TreatmentSettings
+from rftfm_ray.incidents.manager import IncidentManager
+from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import (
     Entry,
     EntryKind,
@@ -33,6 +34,7 @@ from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.schema import INDEX, SIGNALS
+from rftfm_ray.taxonomy import family_of
 from rftfm_ray.telemetry.journal import Journal, read_journal
 from rftfm_ray.types import GuardMode, Levers, Settings, StepId
 from rftfm_ray.verdicts import (
@@ -56,7 +58,7 @@ LIFE: tuple[tuple[EntryKind, dict[str, Scalar]], ...] = (
     (K.DIAGNOSED, NAMED),
     (K.DECIDED, {"order": 1}),
     (K.APPLIED, APPLIED),
-    (K.OUTCOME, {"outcome": "contained"}),
+    (K.OUTCOME, {"outcome": "mitigated"}),
     (K.CLOSED, {"state": "resolved", "reason": "better"}),
 )
 
@@ -82,15 +84,15 @@ def test_life_of_an_incident() -> None:
     opened = Incident(1, IncidentState.SUSPECTED, "TE-1", Family.TE, AT, 6, 5)
     assert after(1) == GuardState(incidents=(opened,))
     assert after(2) == GuardState(incidents=(replace(opened, state=IncidentState.DIAGNOSED),))
-    treating = replace(opened, state=IncidentState.TREATING, ordered=1)
-    assert after(3) == GuardState(incidents=(treating,), orders=1, spent=((Family.TE, 1),))
+    remediating = replace(opened, state=IncidentState.REMEDIATING, ordered=1)
+    assert after(3) == GuardState(incidents=(remediating,), orders=1, spent=((Family.TE, 1),))
     tried = Tried("retry", 9, Levers())
     verifying = replace(opened, state=IncidentState.VERIFYING, tried=(tried,))
     acted = GuardState(
         (verifying,), Levers(tool_retries=2), (("tool_retries", 1),), 1, 1, ((Family.TE, 1),), moved_at=9
     )
     assert after(4) == acted
-    judged = replace(verifying, tried=(replace(tried, outcome=OutcomeKind.CONTAINED),))
+    judged = replace(verifying, tried=(replace(tried, outcome=OutcomeKind.MITIGATED),))
     assert after(5) == replace(acted, incidents=(judged,))
     closed = replace(judged, state=IncidentState.RESOLVED, reason="better")
     assert after(6) == replace(acted, incidents=(closed,))
@@ -107,13 +109,13 @@ def test_diagnosis_may_rename() -> None:
 @pytest.mark.parametrize(
     ("outcome", "state"),
     [
-        ("cured", IncidentState.VERIFYING),
-        ("contained", IncidentState.VERIFYING),
+        ("resolved", IncidentState.VERIFYING),
+        ("mitigated", IncidentState.VERIFYING),
         ("ineffective", IncidentState.DIAGNOSED),
-        ("worse", IncidentState.DIAGNOSED),
+        ("harmful", IncidentState.DIAGNOSED),
     ],
 )
-def test_only_a_good_outcome_ends_a_treatment(outcome: str, state: IncidentState) -> None:
+def test_only_a_good_outcome_ends_a_remediation(outcome: str, state: IncidentState) -> None:
     incident = after(4, entry(K.OUTCOME, {"outcome": outcome})).incident(1)
     assert (incident.state, incident.tried[-1].outcome) == (state, OutcomeKind(outcome))
 
@@ -130,7 +132,7 @@ def test_advice_is_remembered_and_costs_nothing() -> None:
     assert (state.orders, state.spent) == (0, ())
 
 
-def test_return_moves_levers_and_treats_nothing() -> None:
+def test_return_moves_levers_and_remedies_nothing() -> None:
     back = entry(K.APPLIED, {"order": 2, "role": "return"}, at=StepId(1, 20, 22))
     state = after(6, entry(K.RETURNING, {"order": 2}), back)
     assert (state.levers, state.owners, state.orders, state.executed, state.moved_at) == (Levers(), (), 2, 2, 22)
@@ -189,7 +191,7 @@ ALTERED: list[tuple[str, int, Entry]] = [
     ("incident diagnosed", 2, entry(K.DIAGNOSED, NAMED, 7)),
     ("incident decided", 2, entry(K.DECIDED, {"order": 1}, 7)),
     ("incident treated", 3, entry(K.APPLIED, APPLIED, 7)),
-    ("incident judged", 4, entry(K.OUTCOME, {"outcome": "cured"}, 7)),
+    ("incident judged", 4, entry(K.OUTCOME, {"outcome": "resolved"}, 7)),
     ("incident closed", 5, entry(K.CLOSED, {"state": "resolved"}, 7)),
 ]
 
@@ -208,7 +210,7 @@ def test_altered_entry_is_refused_in_one_sentence(count: int, wrong: Entry) -> N
     [
         (0, entry(K.OPENED, NAMED | {"family": "XX"})),
         (4, entry(K.OUTCOME, {"outcome": "splendid"})),
-        (2, entry(K.OUTCOME, {"outcome": "cured"})),
+        (2, entry(K.OUTCOME, {"outcome": "resolved"})),
         (5, entry(K.CLOSED, {"state": "gone"})),
     ],
     ids=["family", "outcome", "nothing tried", "final state"],
@@ -287,11 +289,11 @@ spells = st.tuples(
     st.one_of(st.none(), faults, faults),
     st.sampled_from([0.0, 0.5]),
     st.sampled_from([math.nan, math.nan, 0.2, 0.9]),
-    st.sampled_from(["carry out", "carry out", "carry out", "leave", "not confirmed"]),
+    st.sampled_from(["carry out", "carry out", "carry out", "leave"]),
     st.integers(1, 6),
 )
-treatments = st.builds(
-    TreatmentSettings,
+settings_of_a_run = st.builds(
+    IncidentSettings,
     mode=st.sampled_from([*6 * [GuardMode.ACT], GuardMode.ADVISE, GuardMode.OBSERVE]),
     act_on=st.sampled_from([tuple(Family), tuple(Family), (Family.TE,)]),
     verify_steps=st.integers(1, 3),
@@ -307,43 +309,39 @@ treatments = st.builds(
 class Run:
     """A run in which anything may happen, and what must always hold in it."""
 
-    def __init__(self, how: TreatmentSettings, answers: Sequence[Answer], levers: Levers) -> None:
+    def __init__(self, how: IncidentSettings, answers: Sequence[Answer], levers: Levers) -> None:
         self.entries: list[Entry] = []
         self.ledger = Ledger(self.entries.append)
         self._settings = how
-        self._treatment = Treatment(how, SafePolicy(Mood(answers), "mood", 30.0), lambda: (0, 4, 8), self.ledger)
+        self._manager = IncidentManager(how, SafePolicy(Mood(answers), "mood", 30.0), lambda: (0, 4, 8), self.ledger)
         self._place = StepId(0, 0, 0)
-        self._write(K.STARTED, 0, dict(lever_fields(levers)))
-
-    def _write(self, kind: EntryKind, incident: int, told: dict[str, Scalar]) -> None:
-        following = StepId(self._place.attempt, self._place.step + 1, self._place.paid_step + 1)
-        self.ledger.write(kind, following, incident, tuple(told.items()))
+        self._manager.start(self._place, levers)
 
     def step(self, diagnosis: Diagnosis | None, rate: float, probe: float, boundary: str) -> None:
         """A step is judged, and a boundary passed."""
         place = self._place = StepId(self._place.attempt, self._place.step + 1, self._place.paid_step + 1)
         values = dict.fromkeys(INDEX, 0.0) | {"tool_error_rate": rate, "probe_accuracy": probe}
         report = StepReport(place, place.paid_step, tuple(values[signal.name] for signal in SIGNALS))
-        waiting = self._treatment.pending
-        order = self._treatment.consider(Assessment(report, diagnosis))
-        assert waiting is None or (order is None and self._treatment.pending is waiting)
-        pending = self._treatment.pending
-        if pending is not None and boundary != "leave":
-            told: dict[str, Scalar] = {"order": pending.number, "remedy": pending.remedy, "role": pending.role.value}
-            told |= {"probe_now": probe, "halt": "yes" if pending.halt else "no", **dict(lever_fields(pending.levers))}
-            done = boundary == "carry out" or pending.role != "remedy"
-            self._write(K.APPLIED if done else K.UNCONFIRMED, pending.incident, told)
-            self._treatment.settle()
-            if done and pending.restore_step is not None:
-                self._treatment.rewind(pending.restore_step)
+        waiting = self._manager.pending
+        order = self._manager.consider(Assessment(report, diagnosis))
+        assert waiting is None or (order is None and self._manager.pending is waiting)
+        pending = self._manager.pending
+        if pending is None or boundary == "leave":
+            return
+        following = StepId(place.attempt, place.step + 1, place.paid_step + 1)
+        if not self._manager.begin(pending, following, probe):
+            assert self._manager.pending is None
+        else:
+            self._manager.done(pending, following, 0.1)
+            if pending.restore_step is not None:
                 self._place = StepId(place.attempt + 1, pending.restore_step, place.paid_step + 1)
 
     def check(self) -> None:
         """What holds at every moment."""
-        state, pending = self.ledger.state, self._treatment.pending
+        state, pending = self.ledger.state, self._manager.pending
         check_levers(state.levers)
         assert {name for name, _ in state.owners} <= set(moved(state.levers))
-        ordered = [incident.ordered for incident in state.incidents if incident.state is IncidentState.TREATING]
+        ordered = [incident.ordered for incident in state.incidents if incident.state is IncidentState.REMEDIATING]
         assert ordered == ([pending.number] if pending is not None and pending.role == "remedy" else [])
         assert state.orders - state.executed == (pending is not None)
         assert all(count <= self._settings.budget for _, count in state.spent)
@@ -358,10 +356,12 @@ def same(levers: Any) -> Any:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    treatments, st.lists(st.sampled_from(REMEDIES), min_size=1, max_size=4), st.lists(spells, min_size=3, max_size=12)
+    settings_of_a_run,
+    st.lists(st.sampled_from(REMEDIES), min_size=1, max_size=4),
+    st.lists(spells, min_size=3, max_size=12),
 )
 def test_state_is_what_the_journal_says(
-    how: TreatmentSettings, answers: list[Answer], course: list[tuple[Diagnosis | None, float, float, str, int]]
+    how: IncidentSettings, answers: list[Answer], course: list[tuple[Diagnosis | None, float, float, str, int]]
 ) -> None:
     run = Run(how, answers, Levers(max_grad_norm=0.5))
     for diagnosis, rate, probe, boundary, steps in course:

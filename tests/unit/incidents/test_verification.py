@@ -40,7 +40,7 @@ def reports(first: int, count: int, **signals: float) -> tuple[StepReport, ...]:
     return tuple(report(step, **signals) for step in range(first, first + count))
 
 
-def treated(code: str) -> Incident:
+def remedied(code: str) -> Incident:
     """An incident whose first remedy is in force."""
     tried = (Tried("remedy", 15, Levers()),)
     return Incident(1, IncidentState.VERIFYING, code, Family.TE, StepId(0, 11, 11), 11, 11, tried)
@@ -51,9 +51,9 @@ def case(under: dict[str, float], after: dict[str, float], window: int = WINDOW)
     return Case(reports(1, 10), reports(11, 4, **under), reports(15, window, **after))
 
 
-def verdict(code: str, found: Case, *, stands: bool = False) -> Outcome | None:
+def verdict(code: str, found: Case, *, active: bool = False) -> Outcome | None:
     """What `judge` says."""
-    return judge(treated(code), found, alarm_stands=stands, probe_size=SIZE, window=WINDOW)
+    return judge(remedied(code), found, alarm_active=active, probe_size=SIZE, window=WINDOW)
 
 
 def kind(outcome: Outcome | None) -> OutcomeKind | None:
@@ -61,17 +61,17 @@ def kind(outcome: Outcome | None) -> OutcomeKind | None:
     return outcome.kind if outcome else None
 
 
-def test_harm_and_source_gone_is_a_cure() -> None:
+def test_harm_and_cause_gone_is_resolved() -> None:
     outcome = verdict("TE-1", case({"tool_error_rate": 0.5}, {}))
-    assert kind(outcome) is OutcomeKind.CURED
+    assert kind(outcome) is OutcomeKind.RESOLVED
     assert outcome is not None
     assert outcome.severity_before > 100 > 0 > outcome.severity_after
-    assert outcome.reason.endswith("and the source is silent")
+    assert outcome.reason.endswith("and its cause is no longer active")
 
 
-def test_harm_gone_while_its_source_persists_is_contained() -> None:
+def test_harm_gone_while_its_cause_is_active_is_mitigated() -> None:
     outcome = verdict("TE-1", case({"tool_error_rate": 0.5}, {"tool_shadow_error_rate": 0.5}))
-    assert kind(outcome) is OutcomeKind.CONTAINED
+    assert kind(outcome) is OutcomeKind.MITIGATED
     assert outcome is not None
     assert "the levers stay" in outcome.reason
 
@@ -79,23 +79,23 @@ def test_harm_gone_while_its_source_persists_is_contained() -> None:
 def test_source_is_looked_at_in_the_window_only() -> None:
     found = case({"tool_error_rate": 0.5}, {})
     early = Case(found.reference, found.under_fault, (report(15, tool_shadow_error_rate=1.0), *reports(16, WINDOW)))
-    assert kind(verdict("TE-1", early)) is OutcomeKind.CURED
+    assert kind(verdict("TE-1", early)) is OutcomeKind.RESOLVED
 
 
 def test_nothing_is_said_before_the_window_is_full() -> None:
     under, after = {"tool_error_rate": 0.5}, {"tool_error_rate": 0.5}
-    assert verdict("TE-1", case(under, after, WINDOW - 1), stands=True) is None
-    assert verdict("TE-1", case(under, after, WINDOW), stands=True) is not None
+    assert verdict("TE-1", case(under, after, WINDOW - 1), active=True) is None
+    assert verdict("TE-1", case(under, after, WINDOW), active=True) is not None
 
 
-def test_standing_alarm_means_that_it_did_not_help() -> None:
-    outcome = verdict("TE-1", case({"tool_error_rate": 0.5}, {}), stands=True)
+def test_active_alarm_means_that_it_did_not_help() -> None:
+    outcome = verdict("TE-1", case({"tool_error_rate": 0.5}, {}), active=True)
     assert kind(outcome) is OutcomeKind.INEFFECTIVE
     assert outcome is not None
-    assert outcome.reason == f"after {WINDOW} steps the alarm still stands"
+    assert outcome.reason == f"the alarm is still active after {WINDOW} steps"
 
 
-@pytest.mark.parametrize(("rate", "expected"), [(0.5, OutcomeKind.INEFFECTIVE), (0.02, OutcomeKind.CURED)])
+@pytest.mark.parametrize(("rate", "expected"), [(0.5, OutcomeKind.INEFFECTIVE), (0.02, OutcomeKind.RESOLVED)])
 def test_severity_must_have_fallen(rate: float, expected: OutcomeKind) -> None:
     assert kind(verdict("TE-1", case({"tool_error_rate": 0.5}, {"tool_error_rate": rate}))) is expected
 
@@ -104,7 +104,7 @@ def test_severity_below_one_nat_must_go_altogether() -> None:
     slight = {"tool_error_rate": 0.013}
     assert 0 < severity(reports(11, 4, **slight), reports(1, 10), ["tool_error_rate"]) < 1
     assert kind(verdict("TE-1", case(slight, slight))) is OutcomeKind.INEFFECTIVE
-    assert kind(verdict("TE-1", case(slight, {}))) is OutcomeKind.CURED
+    assert kind(verdict("TE-1", case(slight, {}))) is OutcomeKind.RESOLVED
 
 
 def test_severities_and_probes_of_the_outcome_are_those_of_the_case() -> None:
@@ -125,16 +125,16 @@ def fell(accuracy: float, steps: int = 2) -> Case:
     return Case(reports(1, 10), reports(11, 4, tool_error_rate=0.5), after)
 
 
-def test_probe_that_falls_under_a_remedy_makes_it_worse_at_once() -> None:
+def test_probe_that_falls_under_a_remedy_makes_it_harmful_at_once() -> None:
     outcome = verdict("TE-1", fell(0.7))
-    assert kind(outcome) is OutcomeKind.WORSE
+    assert kind(outcome) is OutcomeKind.HARMFUL
     assert outcome is not None
-    assert outcome.reason == "held-out accuracy fell from 0.900 to 0.700 under it"
+    assert outcome.reason == "held-out accuracy fell from 0.900 to 0.700 under the remedy"
 
 
 def test_probe_wins_over_a_fallen_severity() -> None:
-    assert kind(verdict("TE-1", fell(0.7, WINDOW))) is OutcomeKind.WORSE
-    assert kind(verdict("TE-1", fell(0.88, WINDOW))) is OutcomeKind.CURED
+    assert kind(verdict("TE-1", fell(0.7, WINDOW))) is OutcomeKind.HARMFUL
+    assert kind(verdict("TE-1", fell(0.88, WINDOW))) is OutcomeKind.RESOLVED
 
 
 def test_fall_within_the_noise_of_a_probe_is_none() -> None:
@@ -142,27 +142,27 @@ def test_fall_within_the_noise_of_a_probe_is_none() -> None:
     last = next(accuracy for accuracy, drop in reversed(known) if drop <= HARMFUL_DROP)
     first = next(accuracy for accuracy, drop in known if drop > HARMFUL_DROP)
     assert verdict("TE-1", fell(last)) is None
-    assert kind(verdict("TE-1", fell(first))) is OutcomeKind.WORSE
+    assert kind(verdict("TE-1", fell(first))) is OutcomeKind.HARMFUL
 
 
 def test_first_probe_under_a_remedy_shows_the_fault_and_is_not_held_against_it() -> None:
     reference = (report(1, probe_accuracy=0.9), *reports(2, 9))
     after = (report(15, probe_accuracy=0.3), *reports(16, WINDOW - 1))
-    assert kind(verdict("TE-1", Case(reference, reports(11, 4, tool_error_rate=0.5), after))) is OutcomeKind.CURED
+    assert kind(verdict("TE-1", Case(reference, reports(11, 4, tool_error_rate=0.5), after))) is OutcomeKind.RESOLVED
 
 
-def test_remedy_of_a_fault_from_the_first_step_on_can_be_a_cure() -> None:
+def test_fault_from_the_first_step_on_can_be_resolved() -> None:
     found = Case((), reports(1, 4, tool_error_rate=0.5), reports(5, WINDOW))
-    assert kind(verdict("TE-1", found)) is OutcomeKind.CURED
+    assert kind(verdict("TE-1", found)) is OutcomeKind.RESOLVED
 
 
-def test_remedy_of_an_unknown_fault_can_be_a_cure() -> None:
-    assert kind(verdict("UNKNOWN", case({"entropy": 9.0}, {}))) is OutcomeKind.CURED
+def test_unknown_fault_can_be_resolved() -> None:
+    assert kind(verdict("UNKNOWN", case({"entropy": 9.0}, {}))) is OutcomeKind.RESOLVED
 
 
-def test_harm_that_can_no_longer_be_measured_is_no_cure() -> None:
+def test_harm_that_can_no_longer_be_measured_is_not_resolved() -> None:
     found = case({"tool_error_rate": 0.5}, {"tool_error_rate": math.nan})
-    assert kind(verdict("TE-1", found)) is not OutcomeKind.CURED
+    assert kind(verdict("TE-1", found)) is not OutcomeKind.RESOLVED
 
 
 def test_probe_is_the_newest_that_there_is() -> None:

@@ -113,7 +113,7 @@ def test_types_import_only_the_standard_library() -> None:
 @pytest.mark.parametrize(
     "module",
     ["rftfm_ray", "rftfm_ray.policies.levers", "rftfm_ray.incidents.manager", "rftfm_ray.policies.loading",
-     "rftfm_ray.diagnosis.watch", "rftfm_ray.incidents.severity", "rftfm_ray.tasks.calculator",
+     "rftfm_ray.incidents.guardian", "rftfm_ray.incidents.severity", "rftfm_ray.tasks.calculator",
      "rftfm_ray.training.gate", "rftfm_ray.training.advantages", "rftfm_ray.training.credit",
      "rftfm_ray.telemetry.features", "rftfm_ray.cli.app", "rftfm_ray.cli.faults", FAULTS],
 )  # fmt: skip

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from rftfm_ray.config import load_config
 from rftfm_ray.config.settings import config_schedule, effective, nominal_settings, schedule_factor
 from rftfm_ray.errors import ConfigError
-from rftfm_ray.policies.levers import LEVERS, MOVES, LeverSpec, check_levers
+from rftfm_ray.policies.levers import LEVERS, LeverSpec, check_levers
 from rftfm_ray.rollout.channels import INSTANCES
-from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.types import Levers, Settings, StepId
 
 NOMINAL = Settings(
@@ -93,12 +92,6 @@ def test_whole_levers_are_those_that_count_or_choose() -> None:
     assert whole == {
         "minibatches", "tool_instance", "tool_retries", "refill_rounds", "group_filter", "freeze_policy",
     }  # fmt: skip
-
-
-def test_levers_that_move_signals_and_the_signals_are_there() -> None:
-    assert set(MOVES) <= {spec.name for spec in LEVERS}
-    assert {name for names in MOVES.values() for name in names} <= set(INDEX)
-    assert all(names and len(set(names)) == len(names) for names in MOVES.values())
 
 
 def test_one_bad_lever_among_good_ones_is_refused() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, family_of
 from rftfm_ray.policies.api import PolicyContext
-from rftfm_ray.policies.playbook import PLANS, UNEXPLAINED_SCALE, Playbook
+from rftfm_ray.policies.levers import LEVERS
+from rftfm_ray.policies.playbook import PLANS, Playbook, RemedyPlan, plan_of
+from rftfm_ray.policies.playbook.optimization import UNEXPLAINED_SCALE
 from rftfm_ray.policies.safety import check_decision
 from rftfm_ray.signals.schema import INDEX, SIGNALS
+from rftfm_ray.taxonomy import NUMERICAL, SIXTEEN, family_of
 from rftfm_ray.types import Levers, Settings, StepId
 from rftfm_ray.verdicts import Decision, Diagnosis, OutcomeKind, Remedy, StepReport, Tried
 
@@ -87,7 +89,7 @@ def test_failing_tool_is_left_for_the_other_instance(now: int | None, other: int
     assert not remedy.rollback
 
 
-def test_where_every_instance_fails_its_trajectories_are_masked_and_drawn_anew() -> None:
+def test_where_every_instance_fails_trajectories_are_masked_and_generated_again() -> None:
     assert remedy_for(context("TE-1", tried=1)) == Remedy("mask_and_refill", Levers(tool_retries=5, refill_rounds=5))
 
 
@@ -99,7 +101,7 @@ def test_rate_that_nobody_called_for_is_fixed_at_the_declared_one(factor: float)
     # The schedule calls for half of the nominal rate.
     assert remedy.levers.lr_scale == pytest.approx(0.5)
     assert remedy.levers.kl_coef_scale == 2.0
-    assert f"{factor:.3g} times the one called for" in reason_for(ctx)
+    assert f"{factor:.3g} times the declared one" in reason_for(ctx)
 
 
 def test_hidden_gain_is_taken_out_of_the_rate() -> None:
@@ -154,14 +156,42 @@ def test_second_remedy_takes_a_quarter_and_the_strongest_hold() -> None:
     assert remedy_for(context("OD-1", 1, {"update_ratio": 10.0})).levers.lr_scale == 0.01
 
 
+REMEDIED = [code for code, plan in PLANS.items() if plan.steps]
+
+
+def test_faults_with_remedies_are_these() -> None:
+    assert sorted(REMEDIED) == ["NUMERICAL", "OD-1", "RF-1", "TE-1"]
+
+
+def test_every_fault_of_the_taxonomy_has_a_plan() -> None:
+    assert set(PLANS) == {fault.code for fault in SIXTEEN} | {NUMERICAL}
+    assert plan_of("UNKNOWN") == plan_of("no such code") == RemedyPlan()
+
+
 @pytest.mark.parametrize("code", PLANS)
+def test_plan_names_levers_and_signals_that_exist(code: str) -> None:
+    plan = PLANS[code]
+    assert set(plan.containing) <= {spec.name for spec in LEVERS}
+    assert set(plan.source_signals) <= set(INDEX)
+    # What contains a fault must be moved by one of its own remedies.
+    moved = {
+        item.name
+        for step in plan.steps
+        for item in fields(Levers)
+        if getattr(step(context(code))[0].levers, item.name) is not None
+    }
+    assert set(plan.containing) <= moved
+
+
+@pytest.mark.parametrize("code", REMEDIED)
 def test_plan_comes_to_its_end(code: str) -> None:
-    ctx = context(code, tried=len(PLANS[code]))
-    assert Playbook().decide(ctx) == Decision(None, f"all {len(PLANS[code])} remedies for {code} have been tried")
+    count = len(PLANS[code].steps)
+    ctx = context(code, tried=count)
+    assert Playbook().decide(ctx) == Decision(None, f"all {count} remedies for {code} have been tried")
 
 
-@pytest.mark.parametrize("code", [*sorted(set(FINGERPRINTS) - set(PLANS)), "UNKNOWN", "SYNC", "no such code"])
-def test_what_is_not_in_the_table_is_for_people(code: str) -> None:
+@pytest.mark.parametrize("code", [*sorted(set(PLANS) - set(REMEDIED)), "UNKNOWN", "SYNC", "no such code"])
+def test_fault_without_remedies_is_left_to_people(code: str) -> None:
     assert Playbook().decide(context(code)) == Decision(None, f"the playbook has no remedy for {code}")
 
 

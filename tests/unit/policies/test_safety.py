@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from rftfm_ray.errors import PolicyError
-from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.policies.api import PolicyContext
-from rftfm_ray.policies.safety import MAX_SKIP, SafePolicy, check_decision, restore_step
+from rftfm_ray.policies.safety import MAX_SKIP, ProblemKind, SafePolicy, check_decision, restore_step
 from rftfm_ray.types import Levers, Settings, StepId
 from rftfm_ray.verdicts import Decision, Diagnosis, Family, Remedy
 
@@ -110,7 +109,7 @@ def test_policy_that_raises_is_a_problem_and_no_more(error: BaseException, told:
     assert ruling.decision.reason == f"no policy gave a decision: {told}"
     assert ruling.policy == "mine"
     (problem,) = ruling.problems
-    assert (problem.kind, problem.policy, problem.remedy) == (EntryKind.POLICY_FAILED, "mine", "")
+    assert (problem.kind, problem.policy, problem.remedy) == (ProblemKind.FAILED, "mine", "")
     assert problem.reason == told
 
 
@@ -118,7 +117,7 @@ def test_policy_that_raises_is_a_problem_and_no_more(error: BaseException, told:
 def test_fallback_decides_where_a_policy_raises(error: BaseException) -> None:
     ruling = safe(raises(error), says(OTHER)).decide(context())
     assert (ruling.decision, ruling.policy) == (OTHER, "playbook")
-    assert [(p.kind, p.policy) for p in ruling.problems] == [(EntryKind.POLICY_FAILED, "mine")]
+    assert [(p.kind, p.policy) for p in ruling.problems] == [(ProblemKind.FAILED, "mine")]
 
 
 class Slow:
@@ -142,8 +141,8 @@ def test_slow_policy_is_left_behind_and_busy_until_it_is_done() -> None:
     first, second = policy.decide(context()), policy.decide(context())
     assert time.perf_counter() - began < LONG_S / 2
     assert [problem.reason for problem in first.problems] == [f"it took longer than guard.policy_timeout_s={SHORT_S}."]
-    assert [problem.reason for problem in second.problems] == ["it is still busy with an earlier question."]
-    assert {problem.kind for problem in (*first.problems, *second.problems)} == {EntryKind.POLICY_FAILED}
+    assert [problem.reason for problem in second.problems] == ["it is still busy with an earlier decision."]
+    assert {problem.kind for problem in (*first.problems, *second.problems)} == {ProblemKind.FAILED}
     assert first.decision == second.decision == OTHER
     assert slow.asked == 1, "a busy policy is not asked once more"
     slow.release.set()
@@ -206,7 +205,7 @@ def test_what_must_not_be_carried_out_is_refused(answer: object, told: str, reme
     ruling = safe(says(answer), says(OTHER)).decide(context(5))
     assert (ruling.decision, ruling.policy) == (OTHER, "playbook")
     (problem,) = ruling.problems
-    assert (problem.kind, problem.policy, problem.reason) == (EntryKind.REFUSED, "mine", str(caught.value))
+    assert (problem.kind, problem.policy, problem.reason) == (ProblemKind.REFUSED, "mine", str(caught.value))
     assert problem.remedy == remedy
 
 
@@ -218,8 +217,8 @@ def test_without_a_fallback_nothing_is_done() -> None:
 def test_fallback_is_checked_like_any_other() -> None:
     ruling = safe(raises(ValueError("no")), says(Decision(Remedy("high", Levers(lr_scale=2.0)), ""))).decide(context())
     assert [(p.kind, p.policy, p.remedy) for p in ruling.problems] == [
-        (EntryKind.POLICY_FAILED, "mine", ""),
-        (EntryKind.REFUSED, "playbook", "high"),
+        (ProblemKind.FAILED, "mine", ""),
+        (ProblemKind.REFUSED, "playbook", "high"),
     ]
     assert ruling.decision.remedy is None
     broken = safe(raises(ValueError("no")), raises(KeyError("gone"))).decide(context())
@@ -239,7 +238,7 @@ def test_rollback_goes_to_the_newest_snapshot_before_the_fault(snapshots: tuple[
         return
     assert ruling.decision.remedy is None
     (problem,) = ruling.problems
-    assert (problem.kind, problem.remedy) == (EntryKind.REFUSED, "back")
+    assert (problem.kind, problem.remedy) == (ProblemKind.REFUSED, "back")
     assert f"before step 11, and the snapshots are of steps {list(snapshots)}; raise snapshots.keep" in problem.reason
 
 
@@ -261,7 +260,7 @@ UNFIT = {
 @pytest.mark.parametrize("answer", UNFIT.values(), ids=UNFIT)
 def test_what_cannot_be_journalled_or_shown_is_refused_as_well(answer: object) -> None:
     ruling = safe(says(answer)).decide(context(5))
-    assert [problem.kind for problem in ruling.problems] == [EntryKind.REFUSED]
+    assert [problem.kind for problem in ruling.problems] == [ProblemKind.REFUSED]
 
 
 def test_number_of_another_library_is_refused_or_made_plain() -> None:

@@ -52,7 +52,7 @@ STORY: tuple[Line, ...] = (
     (K.APPLIED, StepId(0, 9, 9), 1,
      {"order": 1, "remedy": "go_back", "role": "remedy", "seconds": 0.2, "halt": "no", "lever_lr_scale": 0.5}),
     (K.OUTCOME, StepId(1, 8, 13), 1,
-     {"outcome": "cured", "remedy": "go_back", "severity_before": 87.5, "severity_after": 0.25, "probe_before": 0.24,
+     {"outcome": "resolved", "remedy": "go_back", "severity_before": 87.5, "severity_after": 0.25, "probe_before": 0.24,
       "probe_after": 0.64, "reason": "calm again"}),
     (K.RETURNING, StepId(1, 9, 14), 1, {"order": 2, "remedy": "return lr_scale", "reason": "clean"}),
     (K.APPLIED, StepId(1, 10, 15), 1, {"order": 2, "remedy": "return lr_scale", "role": "return", "halt": "no"}),
@@ -186,10 +186,10 @@ def test_every_fact_of_an_incident_is_told(make_run: MakeRun) -> None:
     for part in (
         "#1 OD-1", "family OD", "90 % sure", "suspiciously large updates", "kl_ref high", "update_ratio high",
         "PG-9 unlikely", "step 5, not before step 4", "go_back", "accuracy fell", "by playbook", "probe agrees",
-        "0.61 → 0.23", "to step 4", "at step 9, took 0.2 s", "cured at step 8 (paid 13)", "87.5 → 0.25 nats",
+        "0.61 → 0.23", "to step 4", "at step 9, took 0.2 s", "resolved at step 8 (paid 13)", "87.5 → 0.25 nats",
         "0.24 → 0.64", "calm again", "resolved: clean for long enough", "too_bold was refused (budget spent)",
         "confirmed (held-out 0.61 -> 0.23)", "lr_scale=0.5",
-        "1 incident (OD-1): 1 resolved.", "1 remedy applied: go_back at paid step 9 (cured).", "return lr_scale",
+        "1 incident (OD-1): 1 resolved.", "1 remedy applied: go_back at paid step 9 (resolved).", "return lr_scale",
         "0.125 → 0.875", "500 ms", "act on OD, TE",
     ):  # fmt: skip
         assert part in text, part

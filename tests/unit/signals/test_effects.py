@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from rftfm_ray.config import CHANGEABLE, MadeChange, RunConfig, load_config, mad
 from rftfm_ray.config.changes import parse_change
 from rftfm_ray.config.settings import nominal_settings
 from rftfm_ray.errors import ConfigError
-from rftfm_ray.incidents.manager import treatment_settings
-from rftfm_ray.signals.effects import SHIFTS, declared_change
+from rftfm_ray.incidents.settings import incident_settings
+from rftfm_ray.policies.levers import LEVERS
+from rftfm_ray.signals.effects import EFFECTS, PROMPTS, declared_change, lever_change, signals_of
+from rftfm_ray.signals.groups import PROMPT_DEPENDENT, PROMPT_SIGNALS
 from rftfm_ray.signals.schema import INDEX
+from rftfm_ray.types import Levers
 from rftfm_ray.verdicts import DeclaredChange
 
 FINE = {
@@ -52,7 +56,7 @@ def get(config: RunConfig, key: str) -> Any:
 
 
 def test_every_key_that_may_change_has_a_value_that_may() -> None:
-    assert set(FINE) == set(CHANGEABLE) == set(SHIFTS)
+    assert set(FINE) == set(CHANGEABLE)
 
 
 @given(data=st.data(), key=st.sampled_from(CHANGEABLE), step=st.integers(2, 40))
@@ -176,16 +180,15 @@ def test_rate_that_is_called_for_follows_the_changes() -> None:
 
 
 def test_remedies_work_off_the_rate_that_is_in_force() -> None:
-    settings = treatment_settings(changed("learner.lr=1e-4@30", "learner.lr=2e-4@10"))
+    settings = incident_settings(changed("learner.lr=1e-4@30", "learner.lr=2e-4@10"))
     assert [settings.nominal_at(step).lr for step in (1, 9, 10, 29, 30, 40)] == [3e-4, 3e-4, 2e-4, 2e-4, 1e-4, 1e-4]
-    assert treatment_settings(RunConfig()).nominal_at(40) == nominal_settings(RunConfig())
+    assert incident_settings(RunConfig()).nominal_at(40) == nominal_settings(RunConfig())
 
 
 def test_guard_is_told_which_signals_lose_their_reference() -> None:
-    assert all(set(names) <= set(INDEX) and len(set(names)) == len(names) for names in SHIFTS.values())
     made = (MadeChange("learner.lr", 3e-4, 1e-4), MadeChange("task.reward_scale", 1.0, 10.0))
     told = declared_change(made, 12)
-    signals = tuple(sorted({*SHIFTS["learner.lr"], *SHIFTS["task.reward_scale"]}))
+    signals = tuple(sorted({*EFFECTS["learner.lr"].signals, *EFFECTS["task.reward_scale"].signals}))
     said = "learner.lr from 0.0003 to 0.0001, task.reward_scale from 1 to 10"
     assert told == DeclaredChange("configuration", 12, signals, said)
 
@@ -198,4 +201,36 @@ def test_no_change_on_purpose_excuses_a_broken_identity_or_a_wrong_answer() -> N
         "tool_error_rate", "probe_accuracy", "parity_gap",
     }  # fmt: skip
     assert held <= set(INDEX)
-    assert not held & {name for names in SHIFTS.values() for name in names}
+    assert not held & set(signals_of(EFFECTS))
+
+
+def test_every_lever_and_changeable_key_has_its_row() -> None:
+    assert set(EFFECTS) == {PROMPTS, *CHANGEABLE, *(spec.name for spec in LEVERS)}
+
+
+@pytest.mark.parametrize("cause", EFFECTS)
+def test_row_names_signals_that_exist_or_a_reason(cause: str) -> None:
+    effect = EFFECTS[cause]
+    assert set(effect.signals) <= set(INDEX)
+    assert len(set(effect.signals)) == len(effect.signals)
+    assert bool(effect.signals) is not bool(effect.reason), "either signals, or why there are none"
+
+
+def test_other_prompts_move_what_depends_on_them() -> None:
+    assert set(PROMPT_SIGNALS) < set(PROMPT_DEPENDENT)
+    assert signals_of([PROMPTS]) == signals_of(["task.hard_share"]) == tuple(sorted(PROMPT_DEPENDENT))
+    with pytest.raises(KeyError):
+        signals_of(["no such cause"])
+
+
+@pytest.mark.parametrize("lever", [spec.name for spec in LEVERS])
+def test_lever_that_is_moved_takes_its_signals_with_it(lever: str) -> None:
+    on = replace(Levers(), **{lever: 1})
+    for before, after in ((Levers(), on), (on, Levers()), (on, replace(Levers(), **{lever: 2}))):
+        change = lever_change(before, after, 7, "why")
+        assert change == DeclaredChange("levers", 7, signals_of([lever]), "why")
+    assert lever_change(on, on, 7, "why").signals == ()
+
+
+def test_levers_that_change_the_size_of_updates_hide_none() -> None:
+    assert "update_ratio" not in signals_of(spec.name for spec in LEVERS)

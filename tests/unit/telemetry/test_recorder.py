@@ -28,7 +28,7 @@ from rftfm_ray.tasks.api import ToolStatus
 from rftfm_ray.telemetry.parts import BackgroundWriter, PartFolder, read_parts
 from rftfm_ray.telemetry.recorder import StepRecorder, TrajectoryRecorder, read_steps, read_trajectories, step_record
 from rftfm_ray.telemetry.records import summary_json
-from rftfm_ray.types import RunSummary, StepId, Termination
+from rftfm_ray.types import IncidentSummary, RunSummary, StepId, Termination
 
 MakeBatch = Callable[..., TrajectoryBatch]
 SCHEMA = pa.schema([("value", pa.int64())])
@@ -345,7 +345,7 @@ def test_summary_is_one_line_of_strict_json() -> None:
         steps=40,
         vetoes=1,
         guard="act",
-        incidents=4,
+        incidents=(IncidentSummary("OD-1", 12, 11, "resolved", ("a", "b"), "cured"),),
         remedies=2,
         paid_steps=44,
         guard_waits=0,
@@ -354,4 +354,8 @@ def test_summary_is_one_line_of_strict_json() -> None:
     text = summary_json(summary)
     values = json.loads(text, parse_constant=refuse)
     assert "\n" not in text
-    assert values == dataclasses.asdict(summary) | {"reward_last": None, "probe_last": None}
+    listed = {
+        "fault": "OD-1", "alarm_step": 12, "onset": 11, "state": "resolved", "remedies": ["a", "b"], "outcome": "cured",
+    }  # fmt: skip
+    unknown = {"reward_last": None, "probe_last": None}
+    assert values == dataclasses.asdict(summary) | unknown | {"incidents": [listed]}

@@ -1,0 +1,184 @@
+"""From reports to assessments: a monitor and a diagnoser, with states that a rollback can return to. Pure."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from rftfm_ray.detection.monitor import Monitor, MonitorPlan, Observation
+from rftfm_ray.detection.state import State, check_keys, part_from, scalar_from
+from rftfm_ray.detection.statefile import load_state, save_state
+from rftfm_ray.diagnosis.classify import unnamed
+from rftfm_ray.diagnosis.diagnoser import Diagnoser, FingerprintDiagnoser
+from rftfm_ray.errors import StateError
+from rftfm_ray.verdicts import Assessment, DeclaredChange, Diagnosis, StepReport
+
+logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+NO_DIAGNOSER = "The diagnoser is disabled, so the fault has no name; inspect the run before you continue it."
+STATE_FILE = "assessor"
+_PARTS = ("monitor", "diagnoser")
+# A reason in the journal is one line.
+LONGEST_REASON = 300
+
+
+class Assessor:
+    """Watches a run and names what is wrong in it.
+
+    Its state is kept at the steps at which the learner keeps snapshots, so that both can be rewound together.
+
+    Args:
+        monitor: finds symptoms.
+        diagnoser: names the fault behind them.
+        keep_every: steps between two states that are kept; 0 keeps the first one only.
+        keep: number of states that are kept.
+    """
+
+    def __init__(self, monitor: Monitor, diagnoser: Diagnoser, keep_every: int, keep: int) -> None:
+        self._monitor = monitor
+        self._diagnoser: Diagnoser | None = diagnoser
+        self._keep_every, self._most = keep_every, keep
+        self._disabled: list[tuple[str, str]] = []
+        # Signals whose alarms count as notices, because a lever keeps the harm of their cause away.
+        self._mitigated: frozenset[str] = frozenset()
+        self._kept: OrderedDict[int, State] = OrderedDict()
+        self._keep(0)
+
+    def assess(self, reports: Sequence[StepReport]) -> list[Assessment]:
+        """Judge the next reports, in their order. Their number changes no verdict."""
+        assessments = list[Assessment]()
+        for piece in self._pieces(reports):
+            assessments += map(self._assessment, self._monitor.observe(piece))
+            if self._is_kept(piece[-1]):
+                self._keep(piece[-1].id.step)
+        return assessments
+
+    def declare(self, change: DeclaredChange) -> None:
+        """Take note of a deliberate change: its signals lose their reference, everything else is judged on."""
+        if change.mitigated is not None:
+            self._mitigated = frozenset(change.mitigated)
+        self._monitor.declare(change)
+
+    def rewind(self, step: int) -> None:
+        """Return to the state after `step`, or else to the newest kept one before it."""
+        kept = [at for at in self._kept if at <= step]
+        state = self._kept[max(kept) if kept else min(self._kept)]
+        for later in [at for at in self._kept if at > step]:
+            del self._kept[later]
+        self._monitor.load_state_dict(part_from(state, "monitor"))
+        self._ask(lambda diagnoser: diagnoser.load_state_dict(part_from(state, "diagnoser")))
+
+    def state_dict(self) -> State:
+        """A copy of everything that later assessments depend on, kept states included."""
+        kept = {str(step): state for step, state in self._kept.items()}
+        return {**self._parts(), "kept": kept, "mitigated": " ".join(sorted(self._mitigated))}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue from a state. A detector or a diagnoser that has been disabled since stays disabled.
+
+        Raises:
+            StateError: when it is not a state of such an assessor; then nothing has changed.
+        """
+        before = self._parts()
+        try:
+            check_keys(state, (*_PARTS, "kept", "mitigated"))
+            mitigated, kept = scalar_from(state, "mitigated", str), part_from(state, "kept")
+            if not kept or not all(step.isdecimal() for step in kept):
+                raise StateError("The saved state's 'kept' does not name the steps of its states.")
+            states = {int(step): part_from(kept, step) for step in kept}
+            # Each is loaded once, so that a damaged one is found now and not at a rollback.
+            for part in (*states.values(), {name: part_from(state, name) for name in _PARTS}):
+                check_keys(part, _PARTS)
+                self._load(part)
+        except StateError:
+            self._load(before)
+            raise
+        self._kept = OrderedDict(sorted(states.items()))
+        self._mitigated = frozenset(mitigated.split())
+
+    def save(self, path: Path) -> None:
+        """Write the state to a file, completely or not at all."""
+        save_state(path, self.state_dict(), STATE_FILE)
+
+    def load(self, path: Path) -> None:
+        """Continue from a file that `save` has written.
+
+        Raises:
+            StateError: when it cannot be read, is damaged, or is the state of something else; names it and the fix.
+        """
+        try:
+            self.load_state_dict(load_state(path, STATE_FILE))
+        except StateError as error:
+            raise StateError(f"{path} cannot be loaded: {error}") from None
+
+    def _pieces(self, reports: Sequence[StepReport]) -> Iterator[Sequence[StepReport]]:
+        """The reports in pieces, each of which ends where a state is kept."""
+        start = 0
+        for end, report in enumerate(reports, start=1):
+            if end == len(reports) or self._is_kept(report):
+                yield reports[start:end]
+                start = end
+
+    def _is_kept(self, report: StepReport) -> bool:
+        return bool(self._keep_every) and report.id.step % self._keep_every == 0
+
+    def _keep(self, step: int) -> None:
+        self._kept[step] = self._parts()
+        self._kept.move_to_end(step)
+        # One more than the learner keeps: its snapshot of a step is taken before the step is judged.
+        while len(self._kept) > self._most + 1:
+            self._kept.popitem(last=False)
+
+    def _parts(self) -> State:
+        diagnoser = self._ask(lambda diagnoser: diagnoser.state_dict())
+        return {"monitor": self._monitor.state_dict(), "diagnoser": {} if diagnoser is None else diagnoser}
+
+    def _load(self, state: State) -> None:
+        self._monitor.load_state_dict(part_from(state, "monitor"))
+        if self._diagnoser is not None:
+            self._diagnoser.load_state_dict(part_from(state, "diagnoser"))
+
+    def _assessment(self, observation: Observation) -> Assessment:
+        if self._mitigated:
+            observation = self._without_expected_alarms(observation)
+        diagnosis = self._ask(lambda diagnoser: _diagnosed(diagnoser, observation))
+        if self._diagnoser is None:
+            diagnosis = unnamed(observation.symptoms, NO_DIAGNOSER)
+        disabled, self._disabled = (*observation.disabled, *self._disabled), []
+        return Assessment(observation.report, diagnosis, disabled)
+
+    def _without_expected_alarms(self, observation: Observation) -> Observation:
+        symptoms = (replace(s, alarm=False) if s.signal in self._mitigated else s for s in observation.symptoms)
+        return replace(observation, symptoms=tuple(symptoms))
+
+    def _ask(self, question: Callable[[Diagnoser], Answer]) -> Answer | None:
+        """Ask the diagnoser, and disable it where it raises; None without one."""
+        if self._diagnoser is None:
+            return None
+        try:
+            return question(self._diagnoser)
+        except Exception as error:  # noqa: BLE001 - a diagnoser's failure must not end a run
+            reason = f"{type(error).__name__}: {error}"
+            logger.warning("diagnoser %s is disabled: %s", self._diagnoser.name, reason)
+            self._disabled.append((self._diagnoser.name, reason[:LONGEST_REASON]))
+            self._diagnoser = None
+            return None
+
+
+def _diagnosed(diagnoser: Diagnoser, observation: Observation) -> Diagnosis | None:
+    diagnoser.observe(observation)
+    return diagnoser.diagnose()
+
+
+def assessor_of(plan: MonitorPlan) -> Assessor:
+    """The assessor that a plan of the monitor calls for, with the shipped diagnoser.
+
+    Raises:
+        ProfileError: when the profile or the installed priors are damaged.
+    """
+    return Assessor(plan.build(), FingerprintDiagnoser(), plan.keep_every, plan.keep)

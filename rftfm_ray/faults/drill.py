@@ -1,0 +1,133 @@
+"""A drill: all faults and benign twins of a run as one value, and everything that the run makes of them.
+
+Planning builds it from `inject`, the run hands it on by value, and nobody else knows what is in it. The default holds
+nothing and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from rftfm_ray.config import RunConfig
+from rftfm_ray.faults.catalogue import FaultSpec, check_faults
+from rftfm_ray.faults.episodes import FaultySeams
+from rftfm_ray.faults.learning import faulty_learner
+from rftfm_ray.faults.rewards import FaultyReward, faulty_reward, needs_answers
+from rftfm_ray.faults.sampler import Transfer, faulty_sampler
+from rftfm_ray.faults.tools import faulty_tools
+from rftfm_ray.faults.truth import EffectWatch, effect_step
+from rftfm_ray.faults.twins import TwinSpec, check_twins, data_parts, expand, is_twin, parse_twin, slow_tools
+from rftfm_ray.rollout.channels import RewardChannel, ToolInstance
+from rftfm_ray.rollout.seams import Engine, EpisodeSeams, Exposure, RolloutSeams
+from rftfm_ray.tasks.api import Problem, Task
+from rftfm_ray.tasks.stream import Part
+from rftfm_ray.training.seams import LearnerSeams
+from rftfm_ray.types import StepId
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """What is injected into a run: faults, benign twins, and the seed that they draw by."""
+
+    seed: int = 0
+    faults: tuple[FaultSpec, ...] = ()
+    twins: tuple[TwinSpec, ...] = ()
+
+    def rollout_seams(self, pool: Sequence[Problem]) -> RolloutSeams:
+        """The seams of one rollout actor; `pool` are the training problems, whose answers some faults go by."""
+        answers = tuple(problem.answer for problem in pool) if needs_answers(self.faults) else ()
+        return _DrilledRollout(self, answers) if self.faults or self.twins else RolloutSeams()
+
+    def learner_seams(self) -> LearnerSeams:
+        """The seams of a learner."""
+        return faulty_learner(self.faults, self.seed)
+
+    def parts(self, pool: Sequence[Problem]) -> tuple[Part, ...]:
+        """Parts of `pool` that a share of the prompts comes from in some steps."""
+        return data_parts(self.twins, pool, self.seed)
+
+    def events(self) -> Iterator[tuple[str, Mapping[str, Scalar]]]:
+        """What the records say at the beginning: the kind of an event and its fields."""
+        for spec in self.faults:
+            yield "fault", {
+                "code": spec.code, "mechanism": spec.mechanism, "strength": spec.strength,
+                "all_instances": spec.all_instances, "duration": spec.duration, "ramp": spec.ramp,
+                "switch_step": spec.onset, "effect_step": effect_step(spec),
+            }  # fmt: skip
+        for twin in self.twins:
+            yield "twin", {
+                "name": twin.name, "declared": twin.kind.declared, "strength": twin.strength, "switch_step": twin.onset,
+            }  # fmt: skip
+
+    def before_step(self, paid_step: int, restart_rollout: Callable[[], None], resume: Callable[[], None]) -> None:
+        """Make the twins that are due before a step and that the run's own process brings about."""
+        acts = {"restart_rollout": restart_rollout, "resume": resume}
+        for twin in self.twins:
+            if twin.onset == paid_step and twin.name in acts:
+                acts[twin.name]()
+
+    def effects(self) -> EffectWatch:
+        """Waits for the effects of faults that work by learning."""
+        return EffectWatch(self.faults)
+
+
+class _DrilledRollout(RolloutSeams):
+    """The seams of a rollout actor with the faults and twins of a drill in them."""
+
+    def __init__(self, drill: Drill, answers: Sequence[str]) -> None:
+        self._faults = drill.faults
+        self._twins = drill.twins
+        self._seed = drill.seed
+        self._answers = answers
+        self._transfer = Transfer(drill.faults, drill.seed)
+        self._reward: RewardChannel | None = None
+
+    def tools(self, instances: Sequence[ToolInstance]) -> tuple[ToolInstance, ...]:
+        return slow_tools(faulty_tools(instances, self._faults, self._seed), self._twins, self._seed)
+
+    def reward(self, channel: RewardChannel) -> RewardChannel:
+        self._reward = faulty_reward(channel, self._faults, self._seed, self._answers)
+        return self._reward
+
+    def sampler(self, engine: Engine, eos_ids: Sequence[int]) -> Engine:
+        return faulty_sampler(engine, self._faults, self._seed, eos_ids)
+
+    def episodes(self) -> EpisodeSeams:
+        return FaultySeams(self._faults, self._seed)
+
+    def arrived(self, arrays: Mapping[str, NDArray[Any]], paid_step: int) -> Mapping[str, NDArray[Any]]:
+        return self._transfer.arrived(arrays, paid_step)
+
+    def exposure(self, step: StepId) -> list[Exposure]:
+        return self._reward.exposure(step) if isinstance(self._reward, FaultyReward) else []
+
+
+def expanded(config: RunConfig) -> RunConfig:
+    """`config` with the changes that the twins of its `inject` call for.
+
+    Raises:
+        FaultError: when a twin cannot be read, or leads to an invalid configuration.
+    """
+    return expand(config, _twins(config))
+
+
+def plan_drill(config: RunConfig, task: Task, pool: Sequence[Problem]) -> Drill:
+    """The drill that `inject` asks for; `config` is `expanded`.
+
+    Raises:
+        FaultError: when a fault or twin cannot be read, begins after the end, or needs what run, task or data lack.
+    """
+    faults = check_faults(config, task, [text for text in config.inject if not is_twin(text)])
+    twins = _twins(config)
+    check_twins(config, twins, task, pool)
+    return Drill(config.seed, faults, twins)
+
+
+def _twins(config: RunConfig) -> tuple[TwinSpec, ...]:
+    return tuple(parse_twin(text) for text in config.inject if is_twin(text))

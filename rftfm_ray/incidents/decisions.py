@@ -1,0 +1,140 @@
+"""What is to be done about a diagnosed incident: the policy is asked within budget and cooldown, and its remedy
+becomes an order; when nothing is left to try, the incident goes to people. Pure: what must be asked is injected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import TypeAlias
+
+from rftfm_ray.incidents.ledger import Ledger
+from rftfm_ray.incidents.memory import RunMemory
+from rftfm_ray.incidents.settings import IncidentSettings
+from rftfm_ray.incidents.state import EntryKind, Incident, Scalar, lever_fields, levers_before
+from rftfm_ray.policies.api import PolicyContext
+from rftfm_ray.policies.safety import PolicyProblem, ProblemKind, Ruling, SafePolicy, restore_step
+from rftfm_ray.types import GuardMode, Levers, StepId
+from rftfm_ray.verdicts import Diagnosis, IncidentState, Order, OrderRole, Remedy
+
+# Costly remedies that may go unconfirmed before a person must look.
+UNCONFIRMED = 3
+
+Snapshots: TypeAlias = Callable[[], tuple[int, ...]]
+"""Steps that the learner can go back to."""
+
+
+class Decisions:
+    """Makes orders for diagnosed incidents.
+
+    Args:
+        settings: what it is set to.
+        policy: asked for decisions.
+        snapshots: asked only when a decision is due.
+        ledger: where entries are written before they count.
+        memory: of the run.
+    """
+
+    def __init__(
+        self, settings: IncidentSettings, policy: SafePolicy, snapshots: Snapshots, ledger: Ledger, memory: RunMemory
+    ) -> None:
+        self._settings = settings
+        self._policy = policy
+        self._snapshots = snapshots
+        self._ledger = ledger
+        self._memory = memory
+        self._policy_state: tuple[tuple[str, str | int | float | bool], ...] = ()
+        # How often a policy has been asked about an incident and has waited.
+        self._waited: dict[int, int] = {}
+
+    def order_for(self, incident: Incident, diagnosis: Diagnosis, step: StepId) -> Order | None:
+        """The order for a diagnosed incident, if it is time for one; may close the incident."""
+        settings, state = self._settings, self._ledger.state
+        if settings.mode is GuardMode.OBSERVE or incident.advised:
+            return None
+        last = max([tried.paid_step for tried in incident.tried[-1:]] + [incident.unconfirmed_at or 0])
+        if last and step.paid_step - last < settings.cooldown_steps:
+            return None
+        if incident.unconfirmed >= UNCONFIRMED:
+            reason = f"the remedy was not confirmed {incident.unconfirmed} times"
+            return self._give_up(incident, step, IncidentState.ESCALATED, reason)
+        spent = dict(state.spent).get(incident.family, 0)
+        if spent >= settings.budget:
+            reason = f"guard.budget={settings.budget} remedies for family {incident.family} are used up"
+            return self._give_up(incident, step, IncidentState.GIVEN_UP, reason)
+        ctx = self._context(incident, diagnosis, step, settings.budget - spent)
+        ruling = self._policy.decide(ctx)
+        for problem in ruling.problems:
+            self._note_problem(problem, incident, step)
+        self._policy_state = ruling.decision.state
+        remedy = ruling.decision.remedy
+        return self._wait(incident, step, ruling) if remedy is None else self._order(incident, ruling, remedy, ctx)
+
+    def _context(self, incident: Incident, diagnosis: Diagnosis, step: StepId, budget_left: int) -> PolicyContext:
+        return PolicyContext(
+            step=step,
+            diagnosis=diagnosis,
+            tried=incident.tried,
+            levers=self._ledger.state.levers,
+            nominal=self._settings.nominal_at(step.step),
+            snapshots=self._snapshots(),
+            budget_left=budget_left,
+            reports=self._memory.reports,
+            state=self._policy_state,
+        )
+
+    def _note_problem(self, problem: PolicyProblem, incident: Incident, step: StepId) -> None:
+        values: dict[str, Scalar] = {"policy": problem.policy, "reason": problem.reason}
+        if problem.kind is ProblemKind.REFUSED:
+            self._ledger.note(EntryKind.REFUSED, step, incident.id, **values, remedy=problem.remedy)
+        else:
+            self._ledger.note(EntryKind.POLICY_FAILED, step, incident.id, **values)
+
+    def _wait(self, incident: Incident, step: StepId, ruling: Ruling) -> Order | None:
+        """The policy does nothing for now; it is asked again at the next steps, and in the end people must decide."""
+        reason = ruling.decision.reason
+        waited = self._waited[incident.id] = self._waited.get(incident.id, 0) + 1
+        if waited == 1:
+            self._ledger.note(EntryKind.HELD, step, incident.id, policy=ruling.policy, reason=reason)
+        if waited < self._settings.verify_steps and not incident.tried:
+            return None
+        return self._give_up(incident, step, IncidentState.ESCALATED, reason)
+
+    def _order(self, incident: Incident, ruling: Ruling, remedy: Remedy, ctx: PolicyContext) -> Order | None:
+        reason = ruling.decision.reason
+        restore = restore_step(ctx) if remedy.rollback else None
+        # What did not help is undone before the next remedy is tried.
+        levers = _merged(levers_before(incident, ctx.levers), remedy.levers)
+        number = self._ledger.state.orders + 1
+        values: dict[str, Scalar] = {"order": number, "remedy": remedy.name, "reason": reason}
+        values |= {"policy": ruling.policy, "restore_step": restore, "halt": remedy.halt, **dict(lever_fields(levers))}
+        if not self._settings.acts_on(incident.family):
+            self._ledger.note(EntryKind.ADVISED, ctx.step, incident.id, **values)
+            return None
+        self._ledger.note(EntryKind.DECIDED, ctx.step, incident.id, **values)
+        return Order(
+            number, incident.id, OrderRole.REMEDY, remedy.name, reason, levers, restore, remedy.skip_batches,
+            remedy.halt,
+        )  # fmt: skip
+
+    def _give_up(self, incident: Incident, step: StepId, final: IncidentState, reason: str) -> Order | None:
+        """Nothing is left to try: undo what did not help, and end the run if that is configured."""
+        levers, now = levers_before(incident, self._ledger.state.levers), self._ledger.state.levers
+        self._ledger.note(EntryKind.CLOSED, step, incident.id, state=final.value, reason=reason)
+        halts = self._settings.halts
+        if not self._settings.acts_on(incident.family) or (levers == now and not halts):
+            return None
+        role = OrderRole.HALT if halts else OrderRole.UNDO
+        number = self._ledger.state.orders + 1
+        return announced(self._ledger, step, Order(number, incident.id, role, role.value, reason, levers, halt=halts))
+
+
+def announced(ledger: Ledger, step: StepId, order: Order) -> Order:
+    """An order that no policy has asked for, once the journal holds it."""
+    ledger.note(EntryKind.RETURNING, step, order.incident, order=order.number, remedy=order.remedy, reason=order.reason)
+    return order
+
+
+def _merged(base: Levers, wanted: Levers) -> Levers:
+    """`base` with every lever that `wanted` sets."""
+    chosen = {item.name: getattr(wanted, item.name) for item in fields(Levers)}
+    return replace(base, **{name: setting for name, setting in chosen.items() if setting is not None})

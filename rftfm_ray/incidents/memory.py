@@ -1,0 +1,87 @@
+"""What the incident manager remembers of a run: newest reports, and what each incident is measured against. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+
+from rftfm_ray.incidents.state import Incident
+from rftfm_ray.incidents.verification import Case, last_probe
+from rftfm_ray.verdicts import Diagnosis, StepReport
+
+# Reports that are remembered: the longest window that anything here looks at.
+REPORTS = 256
+# Reports from before a fault that its harm is measured against.
+REFERENCE_STEPS = 10
+
+
+class RunMemory:
+    """The newest reports and, by incident, the newest diagnosis and the reports from before its fault."""
+
+    def __init__(self) -> None:
+        # The lineage that is kept, and everything that was seen.
+        self._lineage: deque[StepReport] = deque(maxlen=REPORTS)
+        self._history: deque[StepReport] = deque(maxlen=REPORTS)
+        self._references: dict[int, tuple[StepReport, ...]] = {}
+        self._diagnoses: dict[int, Diagnosis] = {}
+        self._attempt = 0
+
+    @property
+    def reports(self) -> tuple[StepReport, ...]:
+        """The newest reports of the lineage that is kept, newest last."""
+        return tuple(self._lineage)
+
+    def is_late(self, report: StepReport) -> bool:
+        """Whether a report is of an attempt that a rollback has ended."""
+        return report.id.attempt < self._attempt
+
+    def add(self, report: StepReport) -> None:
+        """Remember a step."""
+        self._lineage.append(report)
+        self._history.append(report)
+
+    def rewind(self, step: int) -> None:
+        """Forget the steps of the lineage after `step`, and end its attempt."""
+        newest = self._history[-1].id.attempt if self._history else 0
+        self._attempt = max(self._attempt, newest) + 1
+        self._lineage = deque((report for report in self._lineage if report.id.step <= step), maxlen=REPORTS)
+
+    def diagnose(self, incident: Incident, diagnosis: Diagnosis) -> None:
+        """Take a diagnosis as the newest one of an incident."""
+        if incident.tried or incident.code == diagnosis.code:
+            # The alarm that was raised first may have cleared, which makes the fault no younger.
+            onset = min(incident.onset, diagnosis.onset)
+            diagnosis = replace(diagnosis, onset=onset, onset_low=min(incident.onset_low, diagnosis.onset_low))
+        self._diagnoses[incident.id] = diagnosis
+        if not incident.tried:
+            before = [report for report in self._lineage if report.id.step < diagnosis.onset_low]
+            self._references[incident.id] = tuple(before[-REFERENCE_STEPS:])
+
+    def diagnosis_of(self, incident: int) -> Diagnosis | None:
+        """The newest diagnosis of an incident."""
+        return self._diagnoses.get(incident)
+
+    def reference_of(self, incident: int) -> tuple[StepReport, ...]:
+        """Reports from before the fault of an incident; none where they are not known."""
+        return self._references.get(incident, ())
+
+    def case_of(self, incident: Incident) -> Case:
+        """The reports that speak about the last remedy of an incident."""
+        first, newest = incident.tried[0].paid_step, incident.tried[-1].paid_step
+        attempt = incident.opened.attempt
+        under_fault = (
+            r
+            for r in self._history
+            if r.id.attempt == attempt and r.id.step >= incident.onset and r.id.paid_step < first
+        )
+        after = (r for r in self._lineage if r.id.paid_step >= newest)
+        return Case(self.reference_of(incident.id), tuple(under_fault), tuple(after))
+
+    def since(self, paid_step: int) -> list[StepReport]:
+        """Reports of the lineage from a paid step on."""
+        return [report for report in self._lineage if report.id.paid_step >= paid_step]
+
+    def probe_before(self, onset: int) -> float:
+        """The newest held-out accuracy from before a fault; NaN without one."""
+        # The probe in a step's report is of the weights before that step's update.
+        return last_probe([report for report in self._lineage if report.id.step <= onset])

@@ -1,0 +1,64 @@
+"""What the configuration says about incidents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rftfm_ray.config import RunConfig
+from rftfm_ray.config.settings import nominal_settings
+from rftfm_ray.types import GuardMode, Settings
+from rftfm_ray.verdicts import Family
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentSettings:
+    """What the incident manager is set to.
+
+    Attributes:
+        mode: how far the guard goes.
+        act_on: families of faults that remedies are carried out for.
+        verify_steps: steps that a remedy is verified over, and steps of silence after which an alarm is over.
+        cooldown_steps: steps between two remedies of one incident.
+        budget: remedies that one family may have in a run.
+        return_after: steps without a sign of the fault after which a containing lever returns.
+        halts: whether the run ends when nothing is left to try.
+        probe_size: problems of a held-out probe.
+        nominal: the settings that the configuration calls for at the first step.
+        later: first steps of later stages of the configuration, with the settings from then on.
+    """
+
+    mode: GuardMode
+    act_on: tuple[Family, ...]
+    verify_steps: int
+    cooldown_steps: int
+    budget: int
+    return_after: int
+    halts: bool
+    probe_size: int
+    nominal: Settings
+    later: tuple[tuple[int, Settings], ...] = ()
+
+    def nominal_at(self, step: int) -> Settings:
+        """The settings that the configuration calls for at a step."""
+        return next((settings for start, settings in reversed(self.later) if start <= step), self.nominal)
+
+    def acts_on(self, family: Family) -> bool:
+        """Whether remedies for a family are carried out."""
+        return self.mode is GuardMode.ACT and family in self.act_on
+
+
+def incident_settings(config: RunConfig) -> IncidentSettings:
+    """The settings that a run's configuration calls for."""
+    guard = config.guard
+    return IncidentSettings(
+        mode=guard.mode,
+        act_on=guard.act_on,
+        verify_steps=guard.verify_steps,
+        cooldown_steps=guard.cooldown_steps,
+        budget=guard.budget,
+        return_after=guard.return_after,
+        halts=guard.on_give_up == "halt",
+        probe_size=config.probe.size,
+        nominal=nominal_settings(config),
+        later=tuple((start, nominal_settings(stage)) for start, stage in config.stages()[1:]),
+    )

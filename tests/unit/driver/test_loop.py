@@ -1,0 +1,168 @@
+"""The loop with its real session on actors that are none: what a step is made of, and what an order does to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from rftfm_ray.actors.calls import Limit, Pending
+from rftfm_ray.batch import TrajectoryBatch
+from rftfm_ray.config import load_config
+from rftfm_ray.driver import session as session_module
+from rftfm_ray.driver.loop import Curve, Parts, loop
+from rftfm_ray.driver.session import Session
+from rftfm_ray.incidents.messages import OrderResult
+from rftfm_ray.metrics import CreditMetrics, StepRow, UpdateMetrics
+from rftfm_ray.rollout.jobs import ProbeCounts
+from rftfm_ray.rollout.weights import Served
+from rftfm_ray.signals.schema import report_of
+from rftfm_ray.tasks.addition import Addition
+from rftfm_ray.training.learner import UpdateReport
+from rftfm_ray.types import Levers, Position, StepId
+from rftfm_ray.verdicts import Order, OrderRole
+from tests.unit.doubles import make_group, make_plan
+
+MakeBatch = Callable[..., TrajectoryBatch]
+SHORT = ["steps=4", "probe.size=16", "probe.final_size=16", "probe.every=0", "checkpoints.at_end=false"]
+SLOW = Order(1, 1, OrderRole.REMEDY, "slow", "because", Levers(lr_scale=0.5))
+BACK = dataclasses.replace(SLOW, number=2, remedy="back", restore_step=1)
+
+
+def fill(kind: type[Any], **values: float) -> Any:
+    """Figures of which nothing but `values` matters."""
+    return kind(**({field.name: 0.5 for field in dataclasses.fields(kind)} | values))
+
+
+class Stage:
+    """Actors, records and a guard with its orders by paid step: everything that they are asked for, in order."""
+
+    def __init__(self, batch: TrajectoryBatch, orders: Mapping[int, Order], granted: bool) -> None:
+        self.journey: list[tuple[Any, ...]] = []
+        self.rows: list[StepRow] = []
+        self._batch = batch
+        self._orders = orders
+        self._granted = granted
+
+    def wait(self, calls: Sequence[Pending[Any]], limit: Limit, doing: str) -> list[Any]:
+        """In place of waiting: every actor answers."""
+        for call in calls:
+            actor, verb, *_ = cast("Any", call.reference)
+            self.journey.append((verb, actor))
+        return [self._answer(cast("Any", call.reference)) for call in calls]
+
+    def _answer(self, call: tuple[Any, ...]) -> Any:
+        match call[1]:
+            case "generate" | "revise":
+                return self._batch
+            case "train":
+                return UpdateReport(fill(UpdateMetrics, vetoes=0), fill(CreditMetrics), (), 0.0, (0, call[2].id.step))
+            case "load_weights":
+                source = call[2][2]
+                return Served(source if isinstance(source, int) else source.model_version, 0, ())
+            case "score":
+                return [np.zeros(2, np.float32)]
+            case "probe":
+                return ProbeCounts(1, 2, 0, 0, 0.1)
+            case "restore_snapshot":
+                return Position(StepId(0, call[2], call[2]), call[2], 16 * call[2])
+        return None
+
+    def event(self, kind: str, step: StepId | None, **fields: Any) -> None:
+        """A line of the records."""
+
+    def probe(self, *_: Any) -> None:
+        """A probe in the records."""
+
+    def step(self, row: StepRow, *_: Any) -> None:
+        """A row in the records."""
+        self.rows.append(row)
+
+    def report(self, row: StepRow) -> None:
+        """A row for the guard."""
+        self.journey.append(("report", report_of(row)))
+
+    def boundary(self, step: StepId) -> Order | None:
+        """What the guard orders."""
+        return self._orders.get(step.paid_step)
+
+    def begin(self, order: Order, step: StepId, probed: float) -> bool:
+        """Whether it may be carried out."""
+        self.journey.append(("begin", order.number, math.isnan(probed)))
+        return self._granted
+
+    def done(self, order: Order, step: StepId, result: OrderResult) -> None:
+        """What became of it."""
+        self.journey.append(("done", order.number))
+
+
+@pytest.fixture
+def play(make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Stage, Curve]]:
+    """Make a run of four steps with these orders."""
+
+    def run(orders: Mapping[int, Order] | None = None, *, granted: bool = True) -> tuple[Stage, Curve]:
+        stage = Stage(make_batch([1.0, 0.0]), orders or {}, granted)
+        monkeypatch.setattr(session_module, "wait_for", stage.wait)
+        pool = tuple(Addition().pool(64, 0))
+        plan = make_plan(load_config(None, SHORT), pool=pool, heldout=pool)
+        parts = cast("Any", stage)
+        return stage, loop(Parts(plan, Session(plan, make_group(plan)), parts, parts, lambda _: None))
+
+    return run
+
+
+def steps(stage: Stage) -> list[tuple[int, int, int, int]]:
+    """The steps that were made: attempt, step, paid step, version."""
+    return [(row.id.attempt, row.id.step, row.id.paid_step, row.model_version) for row in stage.rows]
+
+
+def between(stage: Stage, number: int) -> list[str]:
+    """What was asked for while an order was carried out."""
+    names = [name for name, *_ in stage.journey]
+    first = stage.journey.index(next(call for call in stage.journey if call[:2] == ("begin", number)))
+    return names[first + 1 : names.index("done", first)]
+
+
+def test_run_without_orders_makes_each_step_once(play: Callable[..., tuple[Stage, Curve]]) -> None:
+    stage, curve = play()
+    assert steps(stage) == [(0, step, step, step) for step in range(1, 5)]
+    assert (curve.rewards, curve.probes) == ([0.5] * 4, [0.5, 0.5])
+    assert [name for name, *_ in stage.journey][:4] == ["load_weights", "score", "score", "take_snapshot"]
+
+
+def test_guard_is_told_what_the_learner_can_go_back_to(play: Callable[..., tuple[Stage, Curve]]) -> None:
+    stage, _ = play()
+    reports = [call[1] for call in stage.journey if call[0] == "report"]
+    assert [report.snapshots for report in reports] == [(0, step) for step in range(1, 5)]
+
+
+def test_levers_that_move_have_the_step_under_way_revised(play: Callable[..., tuple[Stage, Curve]]) -> None:
+    stage, _ = play({3: SLOW})
+    assert between(stage, 1) == ["set_levers"] * 2
+    fetched = [name for name, *_ in stage.journey if name in ("generate", "revise")]
+    assert fetched == ["generate", "generate", "revise", "generate"]
+    assert steps(stage) == [(0, step, step, step) for step in range(1, 5)]
+
+
+def test_rollback_throws_the_step_under_way_away_and_goes_on_at_a_new_version(
+    play: Callable[..., tuple[Stage, Curve]],
+) -> None:
+    stage, _ = play({4: BACK})
+    assert between(stage, 2) == ["restore_snapshot", "set_levers", "set_levers", "load_weights", "score", "score"]
+    # Step 4 was being generated when the order came: paid, and never trained on.
+    assert steps(stage) == [(0, 1, 1, 1), (0, 2, 2, 2), (0, 3, 3, 3), (1, 2, 5, 5), (1, 3, 6, 6), (1, 4, 7, 7)]
+    assert "revise" not in [name for name, *_ in stage.journey]
+
+
+def test_costly_order_is_probed_and_one_that_is_not_granted_changes_nothing(
+    play: Callable[..., tuple[Stage, Curve]],
+) -> None:
+    stage, _ = play({4: BACK}, granted=False)
+    assert [call for call in stage.journey if call[0] == "begin"] == [("begin", 2, False)]
+    assert [name for name, *_ in stage.journey].count("probe") == 3
+    assert steps(stage) == [(0, step, step, step) for step in range(1, 5)]
+    assert not {"restore_snapshot", "set_levers", "revise"} & {name for name, *_ in stage.journey}

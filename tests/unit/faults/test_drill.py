@@ -1,0 +1,157 @@
+"""A drill as one value: what a run makes of it, that it travels by value, and that an empty one changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+from ray import cloudpickle
+
+from rftfm_ray.config import RunConfig, load_config
+from rftfm_ray.errors import FaultError
+from rftfm_ray.faults.catalogue import parse_fault
+from rftfm_ray.faults.drill import Drill, expanded, plan_drill
+from rftfm_ray.faults.episodes import FaultySeams
+from rftfm_ray.faults.twins import parse_twin
+from rftfm_ray.rollout.channels import EpisodeId, TaskReward, task_tools
+from rftfm_ray.rollout.engine import TurnRequest, TurnResult
+from rftfm_ray.rollout.seams import EpisodeSeams, Exposure, RolloutSeams
+from rftfm_ray.tasks.api import Transcript
+from rftfm_ray.tasks.calculator import Calculator
+from rftfm_ray.training.seams import LearnerSeams
+from rftfm_ray.types import Sampling, StepId
+
+TASK = Calculator()
+POOL = TASK.pool(64, 0)
+STEP = StepId(0, 3, 3)
+ARRAYS = {"weight": np.ones(2, np.float32)}
+
+
+def drill(*inject: str, seed: int = 0) -> Drill:
+    """A drill of faults and twins as `inject` names them."""
+    faults = tuple(parse_fault(text) for text in inject if text[0].isupper())
+    return Drill(seed, faults, tuple(parse_twin(text) for text in inject if not text[0].isupper()))
+
+
+class Idle:
+    """An engine that is never asked for anything."""
+
+    def submit(self, request: TurnRequest, sampling: Sampling) -> None: ...
+
+    def step(self) -> Iterable[TurnResult]:
+        return ()
+
+    def busy(self) -> bool:
+        return False
+
+
+def test_empty_drill_hands_on_what_it_is_given() -> None:
+    nothing = Drill()
+    rollout, learner = nothing.rollout_seams(POOL), nothing.learner_seams()
+    assert (type(rollout), type(learner)) == (RolloutSeams, LearnerSeams)
+    tools, reward, engine = task_tools(TASK), TaskReward(TASK), Idle()
+    assert rollout.tools(tools) == tuple(tools)
+    assert rollout.reward(reward) is reward
+    assert rollout.sampler(engine, (0,)) is engine
+    assert type(rollout.episodes()) is EpisodeSeams
+    assert rollout.arrived(ARRAYS, 3) is ARRAYS
+    assert rollout.exposure(STEP) == []
+    assert learner.factor(STEP, 0.25) == 0.25
+    assert (list(nothing.events()), nothing.parts(POOL), nothing.effects().waits) == ([], (), False)
+
+
+def test_each_fault_stands_in_its_own_seam() -> None:
+    tools, reward, engine = task_tools(TASK), TaskReward(TASK), Idle()
+    inject = ("TE-1@1", "RF-1@1", "PG-1@1", "OD-2@1,mechanism=unsynced", "OD-1@1:4", "OD-1@1:4,mechanism=schedule")
+    moved = {}
+    for text in inject:
+        rollout, learner = drill(text).rollout_seams(POOL), drill(text).learner_seams()
+        rollout.arrived(ARRAYS, 0)
+        sent = {"weight": np.zeros(2, np.float32)}
+        moved[text] = (
+            rollout.tools(tools)[0] is not tools[0], rollout.reward(reward) is not reward,
+            rollout.sampler(engine, (0,)) is not engine, rollout.arrived(sent, 3)["weight"] is not sent["weight"],
+            learner.gain(STEP) != 1, learner.factor(STEP, 1.0) != 1,
+        )  # fmt: skip
+    for place, text in enumerate(inject):
+        assert [index for index, is_moved in enumerate(moved[text]) if is_moved] == [place], text
+    assert type(drill("TE-3@1").rollout_seams(POOL).episodes()) is FaultySeams
+
+
+def test_actors_of_one_run_do_not_share_what_they_count() -> None:
+    asked = drill("PG-3L@9,mechanism=length_reward")
+    first, second = asked.rollout_seams(POOL), asked.rollout_seams(POOL)
+    for seams, answers in ((first, ["1", "22"]), (second, ["333"])):
+        reward = seams.reward(TaskReward(TASK))
+        for sample, answer in enumerate(answers):
+            reward(EpisodeId(STEP, POOL[0].key, sample), POOL[0], Transcript((answer,)))
+    right = len(POOL[0].answer)
+    assert first.exposure(STEP) == [Exposure("PG-3L", "length_reward", 3.0 - 2 * right, 2)]
+    assert second.exposure(STEP) == [Exposure("PG-3L", "length_reward", 3.0 - right, 1)]
+
+
+@pytest.mark.parametrize("text", ["RF-3@1:2", "OD-2@1,mechanism=unsynced", "CA-2@1", "TE-1@1", "slow_tool@2"])
+def test_drill_and_its_seams_travel_by_value(text: str) -> None:
+    asked = drill(text, seed=5)
+    copy: Drill = cloudpickle.loads(cloudpickle.dumps(asked))
+    assert copy == asked
+    rollout: RolloutSeams = cloudpickle.loads(cloudpickle.dumps(asked.rollout_seams(POOL)))
+    learner: LearnerSeams = cloudpickle.loads(cloudpickle.dumps(asked.learner_seams()))
+    answers = [str(digit) * 2 for digit in range(10)]
+
+    def paid(seams: RolloutSeams) -> list[float]:
+        reward = seams.reward(TaskReward(TASK))
+        return [reward(EpisodeId(STEP, POOL[0].key, 0), POOL[0], Transcript((a,))).reward for a in answers]
+
+    assert paid(rollout) == paid(asked.rollout_seams(POOL))
+    assert learner.gain(STEP) == asked.learner_seams().gain(STEP)
+
+
+def test_events_say_what_is_injected_and_when_it_has_its_effect() -> None:
+    events = list(drill("OD-1@5:30,duration=ramp", "RF-3@7:2", "lr_step@9:0.5").events())
+    assert [kind for kind, _ in events] == ["fault", "fault", "twin"]
+    ramp, learnt, twin = (fields for _, fields in events)
+    assert ramp == {
+        "code": "OD-1", "mechanism": "gain", "strength": 30.0, "all_instances": False, "duration": None, "ramp": 9,
+        "switch_step": 5, "effect_step": 14,
+    }  # fmt: skip
+    assert (learnt["switch_step"], learnt["effect_step"]) == (7, None)
+    assert twin == {"name": "lr_step", "declared": True, "strength": 0.5, "switch_step": 9}
+
+
+def test_acts_of_the_run_s_own_process_are_made_at_their_paid_step_in_order() -> None:
+    made: list[str] = []
+    asked = drill("resume@3", "lr_step@3", "restart_rollout@3", "restart_rollout@5")
+    for paid_step in range(1, 7):
+        asked.before_step(paid_step, lambda: made.append("restart"), lambda: made.append("resume"))
+        made.append(str(paid_step))
+    assert made == ["1", "2", "resume", "restart", "3", "4", "restart", "5", "6"]
+
+
+def planned(*inject: str, **keys: Any) -> Drill:
+    """The drill of a configuration."""
+    config = expanded(RunConfig.model_validate({"inject": inject, "task": {"name": "calculator"}, **keys}))
+    return plan_drill(config, TASK, POOL)
+
+
+def test_planned_drill_draws_by_the_seed_of_the_run() -> None:
+    found = planned("TE-1@3:0.5", "slow_tool@4", seed=7)
+    assert found == drill("TE-1@3:0.5", "slow_tool@4", seed=7)
+
+
+def test_twins_become_changes_of_the_configuration_once() -> None:
+    config = load_config(None, ["inject=['lr_step@6:0.5']"])
+    once = expanded(config)
+    assert once.changes == ("learner.lr=0.00015@6",)
+    assert expanded(once) == once
+
+
+@pytest.mark.parametrize(
+    ("inject", "words"),
+    [("OD-1@999", "after the last one"), ("nothing@3", "there is no fault"), ("resume@1", "step 2")],
+)
+def test_drill_that_cannot_be_had_is_refused(inject: str, words: str) -> None:
+    with pytest.raises(FaultError, match=words):
+        planned(inject)

@@ -1,0 +1,79 @@
+"""What is remembered of a run: the lineage that is kept, and what the harm of a fault is measured against."""
+
+from __future__ import annotations
+
+import math
+
+from rftfm_ray.incidents.memory import REFERENCE_STEPS, REPORTS, RunMemory
+from rftfm_ray.incidents.state import Incident
+from rftfm_ray.signals.schema import INDEX, SIGNALS
+from rftfm_ray.types import Levers, StepId
+from rftfm_ray.verdicts import Family, IncidentState, StepReport, Tried
+from tests.unit.incidents.managed import USUAL, fault
+
+
+def report(attempt: int, step: int, paid: int, probe: float = math.nan) -> StepReport:
+    """A usual step."""
+    values = dict.fromkeys(INDEX, 0.0) | USUAL | {"probe_accuracy": probe}
+    return StepReport(StepId(attempt, step, paid), paid, tuple(values[signal.name] for signal in SIGNALS))
+
+
+def incident(opened: StepId, onset: int, *tried: int) -> Incident:
+    """An incident whose remedies were applied at these paid steps."""
+    remedies = tuple(Tried("remedy", paid, Levers()) for paid in tried)
+    return Incident(1, IncidentState.DIAGNOSED, "TE-1", Family.TE, opened, onset, onset, remedies)
+
+
+def paid_steps(reports: tuple[StepReport, ...]) -> list[int]:
+    """Their paid steps."""
+    return [item.id.paid_step for item in reports]
+
+
+def test_case_of_an_incident_leaves_out_attempts_that_were_abandoned() -> None:
+    memory = RunMemory()
+    for step in range(1, 11):
+        memory.add(report(0, step, step))
+    memory.rewind(5)
+    for step in range(6, 13):
+        memory.add(report(1, step, step + 5))
+    opened = incident(StepId(1, 9, 14), 8)
+    memory.diagnose(opened, fault(onset=8))
+    case = memory.case_of(incident(StepId(1, 9, 14), 8, 15))
+    assert paid_steps(case.reference) == [1, 2, 3, 4, 5, 11, 12]
+    assert paid_steps(case.under_fault) == [13, 14], "steps 8 to 10 of the first attempt were undone"
+    assert paid_steps(case.after) == [15, 16, 17]
+
+
+def test_reference_is_the_last_steps_before_the_fault_and_lasts() -> None:
+    memory, opened = RunMemory(), incident(StepId(0, 21, 21), 21)
+    for step in range(1, 22):
+        memory.add(report(0, step, step))
+    memory.diagnose(opened, fault(onset=21))
+    assert paid_steps(memory.reference_of(1)) == list(range(21 - REFERENCE_STEPS, 21))
+    for step in range(22, 22 + REPORTS):
+        memory.add(report(0, step, step))
+    memory.diagnose(incident(StepId(0, 21, 21), 21, 22), fault(onset=21))
+    assert paid_steps(memory.reference_of(1)) == list(range(21 - REFERENCE_STEPS, 21))
+    assert len(memory.reports) == REPORTS
+    assert memory.reference_of(2) == ()
+    assert memory.diagnosis_of(2) is None
+
+
+def test_report_of_an_attempt_that_has_ended_is_late() -> None:
+    memory = RunMemory()
+    memory.rewind(0)
+    assert memory.is_late(report(0, 1, 1))
+    memory.add(report(1, 1, 2))
+    memory.rewind(0)
+    assert memory.is_late(report(1, 2, 3))
+    assert not memory.is_late(report(2, 1, 4))
+    assert memory.reports == ()
+
+
+def test_probe_before_a_fault_is_of_weights_that_it_has_not_reached() -> None:
+    memory = RunMemory()
+    assert math.isnan(memory.probe_before(9))
+    for step, probe in ((1, 0.5), (2, math.nan), (3, 0.7), (4, 0.2)):
+        memory.add(report(0, step, step, probe))
+    assert [memory.probe_before(onset) for onset in (1, 2, 3, 4)] == [0.5, 0.5, 0.7, 0.2]
+    assert paid_steps(tuple(memory.since(3))) == [3, 4]
