@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from rftfm_ray.detection.detectors.base import Detector, Reading, Scores
 from rftfm_ray.detection.latch import Latch, Mask
-from rftfm_ray.detection.reference.fitting import fit, fit_together, series_of
+from rftfm_ray.detection.reference.fitting import fit_profile, series_of
 from rftfm_ray.detection.reference.mixture import Mode, Reference, reference_of
 from rftfm_ray.detection.reference.priors import NO_CRITIC, shipped
 from rftfm_ray.detection.reference.profile import Profile
@@ -29,7 +28,7 @@ from tests.unit.doubles import recorded_runs
 DATA = Path(__file__).parent / "data"
 SETTINGS = MonitorSettings(warmup=5, false_alarm_steps=10_000, noise=0.001, probe_size=256)
 """The settings that the recorded runs call for."""
-NO_REFERENCE = Reference(None, ())
+NO_REFERENCE = Reference(None, (), 1.0)
 """Levels are all that a view has: enough for detectors that compare with nothing, or with the run's own past."""
 LEARNT = {Mode.SMALL: 3, Mode.FULL: 12}
 """Healthy runs that the profile of each mode is fitted to."""
@@ -106,7 +105,7 @@ def healthy_runs() -> list[list[StepReport]]:
 def profile_of(count: int) -> Profile:
     """The profile that is fitted to so many healthy runs."""
     series = [series_of(run) for run in healthy_runs()[:count]]
-    return replace(fit(series), together=fit_together(series))
+    return fit_profile(series, prior=shipped(NO_CRITIC).healthy)
 
 
 @lru_cache(maxsize=3)
@@ -133,10 +132,14 @@ def joined(parts: Sequence[Scores]) -> Scores:
     return Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in Scores.__slots__))
 
 
-def assert_same(left: Scores, right: Scores) -> None:
-    """Equal bit for bit, where NaN equals NaN."""
+def assert_same(left: Scores, right: Scores, rounding: float = 0.0) -> None:
+    """Equal bit for bit, or up to a relative error by rounding; NaN equals NaN."""
     for name in Scores.__slots__:
-        np.testing.assert_array_equal(getattr(left, name), getattr(right, name), name)
+        one, other = getattr(left, name), getattr(right, name)
+        if rounding and one.dtype.kind == "f":
+            np.testing.assert_allclose(one, other, rounding, rounding, err_msg=name)
+        else:
+            np.testing.assert_array_equal(one, other, name)
 
 
 class Watched:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -68,7 +68,10 @@ def identifier(case: Case) -> str:
 
 def usual(steps: int = 30, **series: Sequence[float]) -> Reports:
     """Usual steps in which some signals go on otherwise from `ONSET` on."""
-    rows = [{name: float(values[step]) for name, values in series.items()} for step in range(len(next(iter(series.values()))))]
+    rows = [
+        {name: float(values[step]) for name, values in series.items()}
+        for step in range(len(next(iter(series.values()))))
+    ]
     return [make_report(step, **(rows[step - ONSET] if step >= ONSET else {})) for step in range(1, ONSET + len(rows))]
 
 
@@ -157,7 +160,7 @@ def _wild(seed: int) -> Reports:
     return reports
 
 
-@lru_cache(maxsize=None)
+@cache
 def run_of(name: str) -> tuple[StepReport, ...]:
     """A course of steps by its name: a recorded run, `new`, `wild-SEED`, `prompts`, or the fault of a detector."""
     if name in recorded_faults():
@@ -171,7 +174,7 @@ def run_of(name: str) -> tuple[StepReport, ...]:
     return tuple(FAULTS[name]())
 
 
-@lru_cache(maxsize=None)
+@cache
 def pieces_of(mode: Mode, name: str) -> tuple[StepView, ...]:
     """The same as the detectors see it: in pieces that begin where the prompts have changed."""
     return tuple(StepViews(reference(mode)).observe(*values_of(run_of(name))).pieces())

@@ -22,6 +22,8 @@ from tests.contracts.detector_cases import CASES, FAULTS, NAMES, Case, follow, f
 from tests.detecting import assert_same, joined, tree
 
 every_detector = pytest.mark.parametrize("case", CASES, ids=map(identifier, CASES))
+# Chunks of residuals are worked out at once: they settle within this of what their steps come to one by one.
+ROUNDING = {"joint": 1e-9}
 RUNS = ("calculator_od1", "arithmetic_od1", "calculator_te1", "new", "prompts", "wild-1", "wild-2")
 
 
@@ -40,7 +42,7 @@ def test_steps_one_by_one_and_all_at_once_are_scored_the_same(case: Case) -> Non
     for course in courses(case):
         pieces = pieces_of(case[0], course)
         at_once, one_by_one = (joined(follow(fresh(case), pieces, sizes)) for sizes in ((10**6,), (1,)))
-        assert_same(one_by_one, at_once)
+        assert_same(one_by_one, at_once, ROUNDING.get(case[1], 0.0))
 
 
 @every_detector
@@ -48,7 +50,8 @@ def test_steps_one_by_one_and_all_at_once_are_scored_the_same(case: Case) -> Non
 @given(sizes=st.lists(st.integers(1, 25), min_size=1, max_size=6), course=st.integers(0, len(RUNS)))
 def test_chunks_of_any_size_are_scored_the_same(case: Case, sizes: list[int], course: int) -> None:
     pieces = pieces_of(case[0], courses(case)[course])
-    assert_same(joined(follow(fresh(case), pieces, sizes)), joined(follow(fresh(case), pieces)))
+    in_chunks, at_once = joined(follow(fresh(case), pieces, sizes)), joined(follow(fresh(case), pieces))
+    assert_same(in_chunks, at_once, ROUNDING.get(case[1], 0.0))
 
 
 def halves(case: Case, course: str, cut: int) -> tuple[Any, Any]:
