@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from rftfm_ray.detection.detectors.base import Detector, Reading, Scores
 from rftfm_ray.detection.latch import Latch, Mask
-from rftfm_ray.detection.reference.fitting import fit, fit_together, series_of
+from rftfm_ray.detection.reference.fitting import fit_profile, series_of
 from rftfm_ray.detection.reference.mixture import Mode, Reference, reference_of
 from rftfm_ray.detection.reference.priors import NO_CRITIC, shipped
 from rftfm_ray.detection.reference.profile import Profile
@@ -27,7 +26,7 @@ from tests.unit.doubles import recorded_runs
 DATA = Path(__file__).parent / "data"
 SETTINGS = MonitorSettings(warmup=5, false_alarm_steps=10_000, noise=0.001, probe_size=256)
 """The settings that the recorded runs call for."""
-NO_REFERENCE = Reference(None, ())
+NO_REFERENCE = Reference(None, (), 1.0)
 """Levels are all that a view has: enough for detectors that compare with nothing, or with the run's own past."""
 LEARNT = {Mode.SMALL: 3, Mode.FULL: 12}
 """Healthy runs that the profile of each mode is fitted to."""
@@ -104,7 +103,7 @@ def healthy_runs() -> list[list[StepReport]]:
 def profile_of(count: int) -> Profile:
     """The profile that is fitted to so many healthy runs."""
     series = [series_of(run) for run in healthy_runs()[:count]]
-    return replace(fit(series), together=fit_together(series))
+    return fit_profile(series, prior=shipped(NO_CRITIC).healthy)
 
 
 @lru_cache(maxsize=3)

@@ -29,6 +29,7 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 _Count = Annotated[int, Field(ge=1, le=MOST_RUNS)]
 _Values = Annotated[int, Field(ge=1, le=MOST_RUNS * MOST_STEPS)]
 _Positive = Annotated[float, Field(gt=0)]
+_NotNegative = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class PriorProfile:
     signals: tuple[str, ...]
     slopes: tuple[tuple[float, ...], ...]
     covariance: tuple[tuple[float, ...], ...]
-    variances: tuple[_Positive, ...]
+    variances: tuple[_NotNegative, ...]
 
 
 @dataclass(frozen=True, slots=True)
