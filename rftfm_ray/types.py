@@ -170,8 +170,10 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a finished run comes to; `rftfm train --json` prints it. `guard_waits`: steps that had to wait because the
-    guard was `guard.buffer` reports behind."""
+    """What a finished run comes to; `rftfm train --json` prints it.
+
+    `guard_waits` counts the steps that had to wait because the guard was `guard.buffer` reports behind.
+    """
 
     run_dir: str
     seed: int

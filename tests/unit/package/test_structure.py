@@ -77,25 +77,21 @@ def documented_methods() -> set[str]:
 
 
 def undocumented(tree: ast.Module) -> Iterator[str]:
-    """Public definitions without a docstring."""
+    """Public methods without a docstring; ruff looks at modules, classes and functions."""
     inherited = documented_methods()
-    if not ast.get_docstring(tree):
-        yield "the module"
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            if not ast.get_docstring(node):
-                yield node.name
-            if isinstance(node, ast.ClassDef):
-                for method in node.body:
-                    if not isinstance(method, ast.FunctionDef) or method.name.startswith("_"):
-                        continue
-                    overrides = bool(node.bases) and method.name in inherited
-                    if not ast.get_docstring(method) and not overrides:
-                        yield f"{node.name}.{method.name}"
+        if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
+            continue
+        for method in node.body:
+            if not isinstance(method, ast.FunctionDef) or method.name.startswith("_"):
+                continue
+            overrides = bool(node.bases) and method.name in inherited
+            if not ast.get_docstring(method) and not overrides:
+                yield f"{node.name}.{method.name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: name_of(path) or "rftfm_ray")
-def test_every_public_name_is_documented(path: Path) -> None:
+def test_every_public_method_is_documented_or_overrides_one(path: Path) -> None:
     assert list(undocumented(ast.parse(path.read_text(encoding="utf-8")))) == []
 
 
