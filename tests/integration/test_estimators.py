@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +21,6 @@ SHORT = [
     "probe.every=0", "probe.final_size=64", "checkpoints.at_end=false", "report.at_end=false", "channels.replay_rate=1",
 ]  # fmt: skip
 HARDER = ["algorithm.minibatches=2", "algorithm.advantage_clip=1.5", "algorithm.group_filter=true"]
-
-
-@pytest.fixture(scope="module")
-def warm(cluster: None) -> Iterator[WarmActors]:
-    """Actors that the runs of this module share."""
-    with WarmActors() as actors:
-        yield actors
 
 
 @pytest.mark.parametrize("extra", [[], HARDER], ids=["plain", "harder"])

@@ -29,7 +29,14 @@ Run = Callable[..., Course]
 
 
 @pytest.fixture(scope="module")
-def run(cluster: None) -> Iterator[Run]:
+def lab(cluster: None) -> Iterator[Lab]:
+    """Actors that all runs of the file share."""
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def run(lab: Lab) -> Run:
     """Make a run of a second or two; one that has been made is not made again."""
     made: dict[tuple[str, ...], Course] = {}
 
@@ -39,8 +46,7 @@ def run(cluster: None) -> Iterator[Run]:
             made[key] = lab.run(config, inject)
         return made[key]
 
-    with Lab() as lab:
-        yield make
+    return make
 
 
 def configure(mechanism: Mechanism, steps: int, lr: float = 2e-4) -> RunConfig:
@@ -112,12 +118,11 @@ def test_what_a_reward_pays_for_is_learnt(run: Run, code: str, name: str) -> Non
     assert broken(faulty) == set()
 
 
-def test_fork_of_a_healthy_run_is_that_run(cluster: None) -> None:
+def test_fork_of_a_healthy_run_is_that_run(lab: Lab, run: Run) -> None:
     config = configure(CATALOGUE["RF-1"].mechanisms[0], STEPS)
-    with Lab() as lab:
-        whole, fork = lab.run(config), lab.run(config, (), lab.trunk(config, ONSET - 1))
-        struck = lab.run(config, (f"RF-1@{ONSET}:1",), lab.trunk(config, ONSET - 1))
-        same = lab.run(config, (f"RF-1@{ONSET}:1",))
+    whole, fork = run(config), lab.run(config, (), lab.trunk(config, ONSET - 1))
+    struck = lab.run(config, (f"RF-1@{ONSET}:1",), lab.trunk(config, ONSET - 1))
+    same = run(config, f"RF-1@{ONSET}:1")
     np.testing.assert_array_equal(values(fork), values(whole)[ONSET - 1 :])
     np.testing.assert_array_equal(values(struck), values(same)[ONSET - 1 :])
 

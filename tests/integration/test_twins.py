@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ Run = Callable[..., Ran]
 
 
 @pytest.fixture(scope="module")
-def run(cluster: None, runs: Path) -> Iterator[Run]:
+def run(runs: Path, warm: WarmActors) -> Run:
     """Make a run of a few seconds, or give the one of the same configuration that has been made."""
     made: dict[tuple[str, ...], Ran] = {}
     numbers = itertools.count()
@@ -105,13 +105,12 @@ def run(cluster: None, runs: Path) -> Iterator[Run]:
         if found is None:
             rows: list[StepRow] = []
             config, folder = load_config(None, [*SMALL, *overrides]), runs / f"twin-{next(numbers)}"
-            found = Ran(train(config, folder, resume, observe=rows.append, warm=actors), config, rows)
+            found = Ran(train(config, folder, resume, observe=rows.append, warm=warm), config, rows)
             if resume is None:
                 made.setdefault(overrides, found)
         return found
 
-    with WarmActors() as actors:
-        yield make
+    return make
 
 
 def broken(ran: Ran) -> list[tuple[str, int]]:
