@@ -21,9 +21,20 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 ONSET, STEPS = 4, 7
 SECONDS = {signal.name for signal in SIGNALS if signal.unit == "s"}
-EVERY = [(code, mechanism.name) for code, kind in CATALOGUE.items() for mechanism in kind.mechanisms]
-AT_ONCE = [(code, name) for code, name in EVERY if not CATALOGUE[code].mechanism(name).learned]
-LEARNED = [(code, name) for code, name in EVERY if CATALOGUE[code].mechanism(name).learned]
+
+
+def mechanisms(*, learned: bool) -> list[pytest.ParameterSet]:
+    """Every mechanism of every fault, those that have to be learnt or the others; all but a fault's first are slow."""
+    return [
+        pytest.param(code, mechanism.name, marks=[pytest.mark.slow] if learned or mechanism is not first else [])
+        for code, kind in CATALOGUE.items()
+        for first in [next((m for m in kind.mechanisms if not m.learned), None)]
+        for mechanism in kind.mechanisms
+        if (mechanism.learned > 0) == learned
+    ]
+
+
+AT_ONCE, LEARNED = mechanisms(learned=False), mechanisms(learned=True)
 
 Run = Callable[..., Course]
 

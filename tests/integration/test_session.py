@@ -185,6 +185,7 @@ def test_a_group_that_does_not_fit_is_refused_in_a_sentence() -> None:
         start_group("too-large", config, str(resolve_model(config.model.path)), task, [])
 
 
+@pytest.mark.slow
 def test_a_prompt_that_does_not_fit_is_refused_and_nothing_stays() -> None:
     config = configure("rollout.max_model_len=16", "task.name=calculator")
     task = load_task("calculator")

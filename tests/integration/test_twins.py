@@ -224,6 +224,7 @@ def test_resumed_run_goes_on_to_the_bit(run: Run) -> None:
     assert Path(str(event["checkpoint"])).parent == ran.folder / "twins"
 
 
+@pytest.mark.slow
 def test_restarted_rollout_actor_changes_nothing_and_can_be_used_again(run: Run) -> None:
     ran, healthy = pair(run, "restart_rollout@6")
     assert ran.determined == healthy.determined
@@ -249,6 +250,7 @@ def test_slow_tool_answers_as_ever(run: Run) -> None:
     assert min(latency[ONSET - 1 :]) > 0.003
 
 
+@pytest.mark.slow
 def test_answers_grow_longer_where_longer_ones_are_right(run: Run) -> None:
     ran, healthy = pair(run, "length_growth@6:1", "steps=18")
     long = {problem.key for problem in longer_answers(Addition().pool(256, 5))}
@@ -259,6 +261,7 @@ def test_answers_grow_longer_where_longer_ones_are_right(run: Run) -> None:
     assert set(ran.columns["truncated_rate"]) == {0.0}
 
 
+@pytest.mark.slow
 def test_entropy_decays_where_few_problems_are_mastered(run: Run) -> None:
     ran, healthy = pair(run, "entropy_decay@6:8", "steps=30", "learner.lr=3e-4")
     prompts = {frozenset(ran.prompts(step)) for step in range(ONSET, 31)}
@@ -284,6 +287,7 @@ def test_rollback_over_a_change_makes_it_again_at_its_step(run: Run) -> None:
     assert {name for name, _ in broken(ran)} <= {"lr_excess"}
 
 
+@pytest.mark.slow
 def test_resume_past_a_change_has_it_in_force_and_declares_nothing(run: Run) -> None:
     changes = "changes=['algorithm.prompts_per_step=16@4']"
     first = run("steps=6", changes, "checkpoints.every=3")
