@@ -110,3 +110,9 @@ def test_nothing_from_outside_is_executed_or_unpickled(path: Path) -> None:
 def test_the_public_interface_is_small_and_complete() -> None:
     assert len(rftfm_ray.__all__) <= 20
     assert all(getattr(rftfm_ray, name, None) is not None for name in rftfm_ray.__all__)
+
+
+def test_every_room_is_on_the_page_about_the_architecture() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+    assert [room for room in rooms if f"| `{room}/` |" not in page] == []
