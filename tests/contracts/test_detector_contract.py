@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rftfm_ray.detection.detectors.shift import ProfileDetector
 
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.detection.detectors.identities import IDENTITIES
-from rftfm_ray.detection.detectors.shift import ProfileDetector
 from rftfm_ray.detection.reference.fitting import RunSeries, fit
 from rftfm_ray.detection.reference.profile import Profile
 from rftfm_ray.detection.suite import NOTICED, WatchSettings, battery

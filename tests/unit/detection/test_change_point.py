@@ -174,7 +174,10 @@ def state_with(*groups: NDArray[np.int64]) -> dict[str, object]:
     """A state whose groups hold these signals."""
     parts = {
         str(number): {
-            "signals": which, "steps": np.zeros(0, np.int64), "count": 0, "jumps": Jumps(np.ones(len(which))).state_dict(),
+            "signals": which,
+            "steps": np.zeros(0, np.int64),
+            "count": 0,
+            "jumps": Jumps(np.ones(len(which))).state_dict(),
         }
         for number, which in enumerate(groups)
     }  # fmt: skip

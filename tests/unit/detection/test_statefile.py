@@ -72,10 +72,12 @@ def test_no_changed_byte_raises_anything_else(path: Path, place: int, byte: int)
     content = bytearray(path.read_bytes())
     content[place % len(content)] = byte
     path.write_bytes(bytes(content))
+    said = ""
     try:
         load_state(path, "monitor")
     except StateError as error:
-        assert str(path) in str(error)
+        said = str(error)
+    assert not said or str(path) in said
 
 
 @pytest.mark.parametrize(

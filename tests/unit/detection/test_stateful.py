@@ -100,7 +100,7 @@ def test_every_value_of_another_kind_is_refused_by_name(name: str, wrong: Any) -
 def test_missing_and_unknown_names_are_refused(change: Callable[[dict[str, Any]], object]) -> None:
     state = dict(Whole().state_dict())
     change(state)
-    with pytest.raises(StateError, match="'int'|'more'"):
+    with pytest.raises(StateError, match=r"'int'|'more'"):
         Whole().load_state_dict(state)
 
 
