@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: run setup test lint lock clean
+.PHONY: run setup test test-all lint lock clean
 
 run: setup
 	$(BIN)/rftfm train examples/calculator.yaml steps=50 --inject OD-1@20:30 --guard act 'guard.act_on=[RF,OD,TE]'
@@ -18,15 +18,19 @@ $(STAMP): requirements/cpu.lock requirements/install.py pyproject.toml
 	@touch $@
 
 test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
 	$(BIN)/python -m pytest
 
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 lock: setup
 	$(BIN)/python requirements/lock.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -37,6 +37,7 @@ def runs(folder: Path) -> Iterator[RunSeries]:
 
 
 def main() -> None:
+    """Fit the priors to the recorded healthy runs and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "benchmarks" / "data" / "healthy")
     parser.add_argument("--out", type=Path, default=ROOT / "rftfm_ray" / "assets" / "priors.json")

@@ -2,7 +2,6 @@
 
 One pip spends most of its time unpacking on one core; the lock names every package, so it can be dealt to
 as many pips as there are cores.
-
 """
 
 from __future__ import annotations
@@ -46,12 +45,13 @@ def install(hands: list[list[str]], folder: Path, *options: str) -> bool:
 
 
 def main() -> None:
+    """Install, from the configured index and, where that fails, from PyTorch's as well."""
     lines = [line for line in (HERE / "cpu.lock").read_text().splitlines() if line and not line.startswith("#")]
     with tempfile.TemporaryDirectory() as name:
         hands = deal(lines, max(2, min(4, os.cpu_count() or 2)))
         if install(hands, Path(name)):
             return
-        print("Once more, with PyTorch's own index of CPU wheels.", file=sys.stderr)
+        print("Trying again with PyTorch's own index of CPU wheels.", file=sys.stderr)
         if not install(hands, Path(name), "--extra-index-url", TORCH_CPU_INDEX):
             sys.exit("The environment could not be installed: pip's message above names the package.")
 

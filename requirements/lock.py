@@ -28,6 +28,7 @@ def canonical(name: str) -> str:
 
 
 def pip(*args: str) -> None:
+    """Run pip of this interpreter; it must succeed."""
     subprocess.run([sys.executable, "-m", "pip", "--quiet", *args], check=True)
 
 
@@ -50,6 +51,7 @@ def resolve(requirements: list[str], folder: Path, *options: str) -> list[dict[s
 
 
 def main() -> None:
+    """Write cpu.lock."""
     lines = [line.split("#")[0].strip() for line in (HERE / "cpu.in").read_text().splitlines()]
     wanted = [line for line in lines if line]
     alone = [line for line in wanted if line.startswith(WITHOUT_DEPS)]

@@ -121,8 +121,10 @@ class UpdateMetrics:
 
 @dataclass(frozen=True, slots=True)
 class CreditMetrics:
-    """How one step's rewards became advantages, over what the estimator works on: tokens with a critic, else
-    trajectories; what the update leaves out does not count.
+    """How one step's rewards became advantages.
+
+    Figures are over what the estimator works on: tokens with a critic, else trajectories; what the update leaves out
+    does not count.
 
     `advantage_error` is the largest difference to the independent recompute, relative above 1. `credit_correlation` is
     that of a trajectory's last advantage with its reward; `credit_lag` counts back from the last token to the one whose

@@ -191,8 +191,11 @@ class IncidentSummary:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a finished run comes to; `rftfm train --json` prints it. `remedies` counts those that were applied;
-    `guard_waits`: steps that had to wait because the guard was `guard.buffer` reports behind."""
+    """What a finished run comes to; `rftfm train --json` prints it.
+
+    `remedies` counts those that were applied, `guard_waits` the steps that had to wait because the guard was
+    `guard.buffer` reports behind.
+    """
 
     run_dir: str
     seed: int

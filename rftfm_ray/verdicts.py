@@ -158,8 +158,11 @@ class IncidentState(StrEnum):
 
 
 class OutcomeKind(StrEnum):
-    """What verification says of a remedy: the harm and its cause are gone; the harm is gone while its cause is still
-    active, so that the levers must stay; the harm is still there; or the remedy does harm of its own."""
+    """What verification says of a remedy.
+
+    The harm and its cause are gone; the harm is gone while its cause is still active, so that the levers must stay; the
+    harm is still there; or the remedy does harm of its own.
+    """
 
     RESOLVED = "resolved"
     MITIGATED = "mitigated"

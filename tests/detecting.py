@@ -28,7 +28,7 @@ from tests.unit.doubles import recorded_runs
 DATA = Path(__file__).parent / "data"
 SETTINGS = MonitorSettings(warmup=5, false_alarm_steps=10_000, noise=0.001, probe_size=256)
 """The settings that the recorded runs call for."""
-NO_REFERENCE = Reference(None, (), 1.0)
+NO_REFERENCE = reference_of(None, None)
 """Levels are all that a view has: enough for detectors that compare with nothing, or with the run's own past."""
 LEARNT = {Mode.SMALL: 3, Mode.FULL: 12}
 """Healthy runs that the profile of each mode is fitted to."""
@@ -105,7 +105,7 @@ def healthy_runs() -> list[list[StepReport]]:
 def profile_of(count: int) -> Profile:
     """The profile that is fitted to so many healthy runs."""
     series = [series_of(run) for run in healthy_runs()[:count]]
-    return fit_profile(series, prior=shipped(NO_CRITIC).healthy)
+    return fit_profile(series, None, shipped(NO_CRITIC).healthy)
 
 
 @lru_cache(maxsize=3)

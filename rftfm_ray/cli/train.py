@@ -17,7 +17,7 @@ from rftfm_ray.config import load_config
 from rftfm_ray.types import RunSummary
 
 
-def train(
+def train(  # noqa: PLR0913 - the parameters of a command are its options
     file: Annotated[Path, typer.Argument(help="YAML configuration, for example examples/calculator.yaml.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Keys to change, for example steps=100 seed=1.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where the records go; must not exist yet.")] = None,

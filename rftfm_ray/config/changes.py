@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, Self, TypeVar
 
 from pydantic import ValidationError
-
-if TYPE_CHECKING:
-    from rftfm_ray.config.tree import RunConfig
 
 CHANGEABLE: tuple[str, ...] = (
     "learner.lr",
@@ -24,6 +20,28 @@ CHANGEABLE: tuple[str, ...] = (
     "task.reward_scale",
 )
 """Keys that may change while a run goes on."""
+
+
+class Changing(Protocol):
+    """A configuration that says itself what changes in it, and at which step."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of training."""
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Planned changes, each as `KEY=VALUE@STEP`."""
+
+    def model_dump(self) -> dict[str, Any]:
+        """All values by section and key."""
+
+    @classmethod
+    def model_validate(cls, obj: Any) -> Self:
+        """A checked configuration with the values of `obj`."""
+
+
+ConfigT = TypeVar("ConfigT", bound=Changing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +92,8 @@ def _number(text: str, number: str) -> float:
     return value
 
 
-def check_changes(config: RunConfig) -> None:
-    """Refuse changes that cannot be read, lie outside the run, or lead to a configuration that is none.
+def check_changes(config: Changing) -> None:
+    """Refuse changes that cannot be read, lie outside the run, or lead to a configuration that is not valid.
 
     Raises:
         ValueError: one clause that names the change and the fix.
@@ -93,19 +111,17 @@ def check_changes(config: RunConfig) -> None:
                 f"changes={text!r} and {planned[change.key, change.step]!r} set one key at one step; leave one out"
             )
         planned[change.key, change.step] = text
-    for _ in _stages(config):
+    for _ in later_stages(config):
         # Building one is what checks it.
         pass
 
 
-# A hash of a configuration costs microseconds, and a cache outside of it leaves comparing, copying and pickling alone.
-@functools.lru_cache(maxsize=64)
-def stages(config: RunConfig) -> tuple[tuple[int, RunConfig], ...]:
-    """The steps at which changes come into force, in order, each with the configuration from then on."""
-    return tuple(_stages(config))
+def later_stages(config: ConfigT) -> Iterator[tuple[int, ConfigT]]:
+    """The steps at which changes come into force, in order, each with the configuration from then on.
 
-
-def _stages(config: RunConfig) -> Iterator[tuple[int, RunConfig]]:
+    Raises:
+        ValueError: when a change leads to a configuration that is not valid.
+    """
     planned = sorted(map(parse_change, config.changes), key=lambda change: change.step)
     tree = config.model_dump()
     # A configuration in force at a step has no future of its own.
@@ -132,13 +148,13 @@ def _clause(error: ValidationError) -> str:
     return f"{key}={first['input']!r} is not valid: {message[0].lower()}{message[1:]}"
 
 
-def made_changes(before: RunConfig, after: RunConfig) -> tuple[MadeChange, ...]:
+def made_changes(before: Changing, after: Changing) -> tuple[MadeChange, ...]:
     """What differs between two stages of one configuration, in the order of `CHANGEABLE`."""
     pairs = ((key, _value(before, key), _value(after, key)) for key in CHANGEABLE)
     return tuple(MadeChange(key, old, new) for key, old, new in pairs if old != new)
 
 
-def _value(config: RunConfig, key: str) -> float:
+def _value(config: Changing, key: str) -> float:
     section, _, name = key.partition(".")
     value: float = getattr(getattr(config, section), name)
     return value

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated
 
 import yaml
 from pydantic import Field, model_validator
 
-from rftfm_ray.config.changes import check_changes, stages
+from rftfm_ray.config.changes import check_changes, later_stages
 from rftfm_ray.config.sections import (
     AlgorithmConfig,
     Cadence,
@@ -132,7 +133,7 @@ class RunConfig(Section):
         """The configuration in force at `step`: this one until the first of `changes`, and without changes to come."""
         found = self
         if self.changes:
-            for start, stage in stages(self):
+            for start, stage in _later_stages(self):
                 if start > step:
                     break
                 found = stage
@@ -140,7 +141,7 @@ class RunConfig(Section):
 
     def stages(self) -> tuple[tuple[int, RunConfig], ...]:
         """The first step of every configuration that is in force for a part of the run, with it."""
-        return ((1, self), *stages(self)) if self.changes else ((1, self),)
+        return ((1, self), *_later_stages(self)) if self.changes else ((1, self),)
 
     @property
     def normalizes_std(self) -> bool:
@@ -151,3 +152,9 @@ class RunConfig(Section):
     def to_yaml(self) -> str:
         """The resolved configuration as YAML that `load_config` reads back to the same value."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+# A hash of a configuration costs microseconds, and a cache outside of it leaves comparing, copying and pickling alone.
+@functools.lru_cache(maxsize=64)
+def _later_stages(config: RunConfig) -> tuple[tuple[int, RunConfig], ...]:
+    return tuple(later_stages(config))

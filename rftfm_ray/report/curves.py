@@ -39,6 +39,15 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Stroke:
+    """How a line is drawn; its width in points."""
+
+    colour: str
+    dash: str | tuple[int, tuple[float, ...]]
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     """One figure. `only_if` names columns of which one must exceed zero somewhere, or the panel is left out."""
 
@@ -155,8 +164,9 @@ def _lines(axes: Axes, panel: Panel, data: RunData) -> None:
         axes.fill_between(x, low, high, where=kept, color=BLUE, alpha=0.16, linewidth=0, zorder=1.5)
     for line in panel.lines:
         kept_y, gone_y = _parted(steps.column(line.column), steps.abandoned)
-        _line(axes, x, gone_y, GREY, _DASH if line.dash == "-" else (0, (1.5, 1.5)), 1.2, f"abandoned-{line.column}")
-        _line(axes, x, kept_y, line.colour, line.dash, 1.6, f"kept-{line.column}")
+        abandoned = Stroke(GREY, _DASH if line.dash == "-" else (0, (1.5, 1.5)), 1.2)
+        _line(axes, x, gone_y, abandoned, f"abandoned-{line.column}")
+        _line(axes, x, kept_y, Stroke(line.colour, line.dash, 1.6), f"kept-{line.column}")
 
 
 def _parted(values: Sequence[float], abandoned: Sequence[bool]) -> tuple[list[float], list[float]]:
@@ -169,18 +179,14 @@ def _parted(values: Sequence[float], abandoned: Sequence[bool]) -> tuple[list[fl
     return kept, undone
 
 
-def _line(
-    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, dash: object, width: float, gid: str
-) -> None:
+def _line(axes: Axes, x: Sequence[float], y: Sequence[float], stroke: Stroke, gid: str) -> None:
     """A line with gaps at NaN; a value between two gaps, which no line would show, is a dot."""
     if not any(map(math.isfinite, y)):
         return
     padded = [math.nan, *y, math.nan]
     alone = [i for i, v in enumerate(y) if math.isfinite(v) and math.isnan(padded[i]) and math.isnan(padded[i + 2])]
-    (line,) = axes.plot(
-        x, y, color=colour, linestyle=dash, linewidth=width, marker="o", markersize=2.6, markevery=alone, zorder=2.2
-    )
-    line.set_gid(gid)
+    (line,) = axes.plot(x, y, color=stroke.colour, marker="o", markersize=2.6, markevery=alone, zorder=2.2)
+    line.set(linestyle=stroke.dash, linewidth=stroke.width, gid=gid)
 
 
 def _probes(axes: Axes, data: RunData) -> None:

@@ -45,8 +45,11 @@ STATUS_CODE = {status: code for code, status in enumerate(ToolStatus)}
 
 @dataclass(slots=True)
 class Episode:
-    """A trajectory under way. `observations` are those that stand in it, one for every call but perhaps the last;
-    `withheld` is how many tokens one took that came and had no place any more."""
+    """A trajectory under way.
+
+    `observations` holds those that are part of it, one for every call but perhaps the last; `withheld` counts the
+    tokens of one that came and did not fit any more.
+    """
 
     job: EpisodeJob
     tokens: list[int]
@@ -102,8 +105,11 @@ def start(job: EpisodeJob, prompt: Sequence[int], refill: int = 0) -> Episode:
 
 @dataclass(slots=True)
 class Batch:
-    """Episodes of one call, and what they were asked with. `retries` holds tool calls that wait to be tried again:
-    when, which episode, how many tries there were, and when the first one began."""
+    """Episodes of one call, and what they were asked with.
+
+    `retries` holds tool calls that wait to be tried again: when, which episode, how many tries there were, and when the
+    first one began.
+    """
 
     episodes: list[Episode]
     step: StepId

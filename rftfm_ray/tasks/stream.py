@@ -45,8 +45,10 @@ class PromptStream:
     def figures(
         self, cursor: int, count: int, step: StepId, difficulty: Callable[[Problem], float]
     ) -> tuple[float, float, float, float]:
-        """What is asked at a step: mean length of its prompts and of their right answers in characters, their mean
-        difficulty, and the share of them that the ten batches before it hold too, as the data are drawn at this step.
+        """What is asked at a step.
+
+        Mean length of its prompts and of their right answers in characters, their mean difficulty, and the share of
+        them that the ten batches before it hold too, as the data are drawn at this step.
 
         A function of seed and position like the prompts themselves: a run that goes on from a checkpoint needs no past.
         """

@@ -31,7 +31,7 @@ def layout_in_force(layout: Layout) -> Iterator[None]:
         _active.reset(token)
 
 
-def packed_attention(
+def packed_attention(  # noqa: PLR0913 - transformers calls it with these
     module: Any,
     query: Tensor,
     key: Tensor,

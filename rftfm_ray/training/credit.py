@@ -170,9 +170,12 @@ def _surprise(
 def _placement(
     credit: Credit, reward: NDArray[np.float64], surprise: NDArray[np.float64], counts: NDArray[np.int64]
 ) -> tuple[float, float]:
-    """Correlation of the last chosen token's advantage with the reward, and how many tokens before the last the
-    advantage goes most with the last token's surprise. A critic that knows the end makes earlier tokens go better with
-    the reward itself. Over one set of trajectories, long enough for every lag, so that lengths make no difference."""
+    """Correlation of the last chosen token's advantage with the reward, and the lag of the last token's surprise.
+
+    The lag is how many tokens before the last the advantage goes most with that surprise: a critic that knows the end
+    makes earlier tokens go better with the reward itself. Over one set of trajectories, long enough for every lag, so
+    that lengths make no difference.
+    """
     lengths = counts[credit.kept]
     if not len(lengths):
         return NAN, NAN

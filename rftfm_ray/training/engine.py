@@ -135,8 +135,11 @@ class LearnerEngine:
         return math.sqrt(math.fsum(norm * norm for norm in groups))
 
     def commit(self, lr: float, max_grad_norm: float, critic_lr: float = 0.0) -> None:
-        """Clip, step, and clear the gradient; the critic's head steps at a rate of its own. At rate 0 the optimizer
-        forgets nothing about the policy: moments that had decayed under it would make the next update too large."""
+        """Clip, step, and clear the gradient; the critic's head steps at a rate of its own.
+
+        At rate 0 the optimizer forgets nothing about the policy: moments that had decayed under it would make the next
+        update too large.
+        """
         kept = [(m, {k: v.clone() for k, v in self._inner.state[m].items()}) for m in self._policy_masters() if lr == 0]
         for group, rate in zip(self._optimizer.param_groups, (lr, critic_lr), strict=False):
             group["lr"] = rate

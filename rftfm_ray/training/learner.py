@@ -18,15 +18,15 @@ from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
 from rftfm_ray.config.settings import config_schedule, effective, nominal_settings
 from rftfm_ray.metrics import CreditMetrics, UpdateMetrics
+from rftfm_ray.training.accumulator import MetricAccumulator, change_of, moved_by
 from rftfm_ray.training.credit import Credit, Rule, assign, credit_metrics, members, rule_of
 from rftfm_ray.training.engine import LearnerEngine
 from rftfm_ray.training.forward import load_causal_lm, predict
 from rftfm_ray.training.gate import CommitGate, RawStep, Recipe
 from rftfm_ray.training.losses import token_logprobs
-from rftfm_ray.training.objective import Forward, Goal, goal_of, terms
+from rftfm_ray.training.objective import Anchors, Forward, LossWeights, Targets, targets_of, terms
 from rftfm_ray.training.packing import MicroBatch, pack, pack_sequences, split_groups, split_rows, token_weights
 from rftfm_ray.training.seams import LearnerSeams
-from rftfm_ray.training.tally import Tally, change_of, moved_by
 from rftfm_ray.types import GuardMode, Levers, Settings, StepId, Veto, VetoRecord
 
 
@@ -47,16 +47,16 @@ class UpdateReport:
 
 @dataclass(slots=True)
 class _Step:
-    """One step under way: what it goes by, and what has been looked at before its first update."""
+    """One step under way: what it goes by, and forward passes from before its first update."""
 
     id: StepId
     batch: TrajectoryBatch
     settings: Settings
     minibatches: list[list[MicroBatch]]
-    looks: list[list[Forward]] | None
-    ahead: Forward | None
-    goals: list[list[Goal]]
-    tally: Tally
+    old_forwards: list[list[Forward]] | None
+    precomputed: Forward | None
+    targets: list[list[Targets]]
+    metrics: MetricAccumulator
 
 
 @dataclass(slots=True)
@@ -114,23 +114,25 @@ class Learner:
         rule = rule_of(self._config, settings)
         kept = members(batch, rule)
         # With top_p the rollout samples from a cut distribution, which the learner does not know.
-        tally = Tally(comparable=self._config.rollout.top_p >= 1)
+        metrics = MetricAccumulator(comparable=self._config.rollout.top_p >= 1)
         self.engine.freeze_policy(settings.freeze_policy)
         minibatches = [self._pack(batch, rows, kept) for rows in split_groups(batch.group, settings.minibatches)]
-        looks, ahead = self._look(minibatches, settings)
-        values = self._values(batch, minibatches, looks, ahead)
+        old_forwards, precomputed = self._forwards_before(minibatches, settings)
+        values = self._values(batch, minibatches, old_forwards, precomputed)
         if values is not None:
             values = self._seams.values(step, batch, values)
         credit = self._seams.assigned(step, batch, assign(batch, rule, values))
         error, refused = self._check(batch, kept, credit, rule, values)
         credit = self._seams.delivered(step, batch, credit)
         if refused is None:
-            goals = [[goal_of(micro, credit, values) for micro in micros] for micros in minibatches]
-            vetoes = self._updates(_Step(step, batch, settings, minibatches, looks, ahead, goals, tally))
+            targets = [[targets_of(micro, credit, values) for micro in micros] for micros in minibatches]
+            vetoes = self._updates(
+                _Step(step, batch, settings, minibatches, old_forwards, precomputed, targets, metrics)
+            )
         else:
             vetoes = [refused]
         stale = float(np.mean(model_version - batch.model_version)) if model_version is not None else 0.0
-        figures = tally.metrics(settings, factor, stale, len(vetoes), critic=self._critic)
+        figures = metrics.metrics(settings, factor, stale, len(vetoes), critic=self._critic)
         reference_s = max(0.0, self._reference_done - began)
         return UpdateReport(figures, credit_metrics(batch, credit, rule, error, values), tuple(vetoes), reference_s)
 
@@ -155,7 +157,7 @@ class Learner:
         parts = split_rows(chosen, self._config.learner.micro_batch_size)
         return [pack(batch, part, weights, self.engine.device) for part in parts]
 
-    def _look(
+    def _forwards_before(
         self, minibatches: Sequence[Sequence[MicroBatch]], settings: Settings
     ) -> tuple[list[list[Forward]] | None, Forward | None]:
         """The policy of before the step's first update, where its log-probs or values are needed later.
@@ -178,14 +180,14 @@ class Learner:
         self,
         batch: TrajectoryBatch,
         minibatches: Sequence[Sequence[MicroBatch]],
-        looks: Sequence[Sequence[Forward]] | None,
-        ahead: Forward | None,
+        old_forwards: Sequence[Sequence[Forward]] | None,
+        precomputed: Forward | None,
     ) -> NDArray[np.float32] | None:
         """(A,) the critic's values before the step, 0 for tokens that take no part; None without a critic."""
         if not self._critic:
             return None
         found = np.zeros(int(batch.action.sum()), np.float32)
-        seen = [[ahead]] if ahead is not None else looks or []
+        seen = [[precomputed]] if precomputed is not None else old_forwards or []
         for micros, forwards in zip(minibatches, seen, strict=False):
             for micro, forward in zip(micros, forwards, strict=True):
                 if forward.values is not None:
@@ -234,10 +236,10 @@ class Learner:
             record = self._one_update(index, step, sample)
             if record is not None:
                 vetoes.append(record)
-        step.tally.change = (math.nan, math.nan) if before is None else change_of(before, self.engine.sample())
+        step.metrics.change = (math.nan, math.nan) if before is None else change_of(before, self.engine.sample())
         if sample is not None and sample.before is not None:
             with torch.no_grad():
-                step.tally.moved = moved_by(sample.before, self._forward(sample.micro).logprobs)
+                step.metrics.moved = moved_by(sample.before, self._forward(sample.micro).logprobs)
         return vetoes
 
     def _sample(self, step: _Step) -> _Sample | None:
@@ -250,26 +252,27 @@ class Learner:
         return _Sample(pack(step.batch, rows, np.zeros(len(step.batch), np.float32), self.engine.device))
 
     def _one_update(self, index: int, step: _Step, sample: _Sample | None) -> VetoRecord | None:
-        micros, settings, tally = step.minibatches[index], step.settings, step.tally
+        micros, settings, metrics = step.minibatches[index], step.settings, step.metrics
         if not micros:
             return VetoRecord(index, Veto.EMPTY_BATCH, "no trajectory of the minibatch takes part")
         references = [self._thread.submit(self._reference_logprobs, m) for m in micros] if self._reference else None
         total_loss, critic = 0.0, self._config.critic
+        weights = LossWeights(settings, critic.value_coef, critic.value_clip)
         for i, micro in enumerate(micros):
-            now = step.ahead or self._forward(micro, entropy_gradient=settings.entropy_coef != 0)
-            old = step.looks[index][i].logprobs if step.looks is not None else now.logprobs.detach()
+            now = step.precomputed or self._forward(micro, entropy_gradient=settings.entropy_coef != 0)
+            old = step.old_forwards[index][i].logprobs if step.old_forwards is not None else now.logprobs.detach()
             if sample is not None and sample.before is None:
                 sample.before = old[: len(sample.micro.targets)]
             reference = references[i].result() if references else None
-            goal = step.goals[index][i]
-            parts = terms(micro, now, old, reference, goal, settings, critic.value_coef, critic.value_clip)
+            targets = step.targets[index][i]
+            parts = terms(micro, now, Anchors(old, reference), targets, weights)
             total_loss += float(parts.loss.detach())
             self.engine.backward(parts.loss, last=i == len(micros) - 1)
             with torch.no_grad():
-                tally.add(micro, settings, now.detached(), old, goal, parts)
+                metrics.add(micro, settings, targets, parts)
         grad_norm = self.engine.grad_norm()
-        tally.losses.append(total_loss)
-        tally.norms.append(grad_norm)
+        metrics.losses.append(total_loss)
+        metrics.norms.append(grad_norm)
         record = self.gate.check_update(index, total_loss, grad_norm)
         if record is not None:
             self.engine.discard()

@@ -23,15 +23,17 @@ class Forward:
     entropy: Tensor
     values: Tensor | None
 
-    def detached(self) -> Forward:
-        """The same without its graph."""
-        return Forward(
-            self.logprobs.detach(), self.entropy.detach(), None if self.values is None else self.values.detach()
-        )
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """Log-probs (A,), without gradient, of the policies that a loss is measured from; no reference without KL."""
+
+    old: Tensor
+    reference: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class Targets:
     """What a micro batch's tokens are to learn; all (A,). `returns` and `values` are empty without a critic."""
 
     advantage: Tensor
@@ -40,8 +42,20 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
+class LossWeights:
+    """How the parts of a loss are weighed: the settings in force, and the critic's share and clip range."""
+
+    settings: Settings
+    value_coef: float = 0.0
+    value_clip: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
-    """The loss of a micro batch, its share of the minibatch's, and its parts per token (A,)."""
+    """The loss of a micro batch, its share of the minibatch's, and its parts per token (A,).
+
+    `old` and `entropy` are what it was computed from, without gradient.
+    """
 
     loss: Tensor
     policy: Tensor
@@ -50,9 +64,11 @@ class Terms:
     ratio: Tensor
     value: Tensor
     value_clipped: Tensor
+    old: Tensor
+    entropy: Tensor
 
 
-def goal_of(micro: MicroBatch, credit: Credit, values: NDArray[np.float32] | None) -> Goal:
+def targets_of(micro: MicroBatch, credit: Credit, values: NDArray[np.float32] | None) -> Targets:
     """Credit, and the critic's values of before the step, of a micro batch's tokens; on its device."""
 
     def picked(array: NDArray[np.float32] | None) -> Tensor:
@@ -60,29 +76,22 @@ def goal_of(micro: MicroBatch, credit: Credit, values: NDArray[np.float32] | Non
             return torch.zeros(0)
         return torch.from_numpy(array)[micro.chosen].to(micro.weight.device)
 
-    return Goal(picked(credit.advantages), picked(credit.returns), picked(values))
+    return Targets(picked(credit.advantages), picked(credit.returns), picked(values))
 
 
-def terms(
-    micro: MicroBatch,
-    now: Forward,
-    old: Tensor,
-    reference: Tensor | None,
-    goal: Goal,
-    settings: Settings,
-    value_coef: float,
-    value_clip: float | None,
-) -> Terms:
-    """The loss of a micro batch under `settings`; `old` and `reference` are log-probs (A,) without gradient."""
-    policy, ratio = clipped_policy_loss(now.logprobs, old, goal.advantage, settings.clip_low, settings.clip_high)
+def terms(micro: MicroBatch, now: Forward, anchors: Anchors, targets: Targets, weights: LossWeights) -> Terms:
+    """The loss of a micro batch from one forward pass of the policy."""
+    settings, old, reference = weights.settings, anchors.old, anchors.reference
+    policy, ratio = clipped_policy_loss(now.logprobs, old, targets.advantage, settings.clip_low, settings.clip_high)
     kl_ref = torch.zeros_like(policy) if reference is None else k3(now.logprobs, reference)
     per_token = policy + settings.kl_coef * kl_ref - settings.entropy_coef * now.entropy
     # A frozen policy still takes part with weight 0: every parameter has a gradient, whatever shards it.
     per_token = per_token * 0 if settings.freeze_policy else per_token
     value, clipped = torch.zeros_like(policy), torch.zeros_like(policy, dtype=torch.bool)
     if now.values is not None:
-        value, clipped = clipped_value_loss(now.values, goal.values, goal.returns, value_clip)
-        per_token = per_token + value_coef * value
+        value, clipped = clipped_value_loss(now.values, targets.values, targets.returns, weights.value_clip)
+        per_token = per_token + weights.value_coef * value
     with torch.no_grad():
         kl_old = k3(now.logprobs, old)
-    return Terms((per_token * micro.weight).sum(), policy, kl_ref, kl_old, ratio, value, clipped)
+    loss = (per_token * micro.weight).sum()
+    return Terms(loss, policy, kl_ref, kl_old, ratio, value, clipped, old, now.entropy.detach())

@@ -11,8 +11,7 @@ from rftfm_ray.types import Settings, StepId
 
 
 class LearnerSeams:
-    """Between schedule, settings, critic, estimator, loss and optimizer. Fault injection puts one with faults in its
-    place."""
+    """Between schedule, settings, critic, estimator, loss and optimizer; fault injection puts others in its place."""
 
     def factor(self, step: StepId, factor: float) -> float:
         """The schedule's factor as the learner reads it; the rate that is reported shows it."""

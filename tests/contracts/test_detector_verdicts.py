@@ -1,5 +1,4 @@
-"""What every detector keeps to, shipped or the user's, in every mode: it never raises, it is quiet on healthy runs, it
-speaks on its fault, and what it says can be read."""
+"""What every detector keeps to, shipped or the user's, in every mode: scores, healthy runs, faults, readable words."""
 
 from __future__ import annotations
 

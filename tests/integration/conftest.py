@@ -1,4 +1,4 @@
-"""One Ray for all integration tests of a session, in this process, with a directory of its own."""
+"""One Ray for all integration tests of a session, in this process; one set of actors, and one directory of runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import ray
+
+from rftfm_ray.actors.warm import WarmActors
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where runs of the session leave their records."""
     return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def warm(cluster: None) -> Iterator[WarmActors]:
+    """Actors that runs share, one run after the other: starting some takes ten times as long as a short run.
+
+    A run on them is, bit for bit, the run that new ones make (`test_warm`, `test_run`).
+    """
+    with WarmActors() as actors:
+        yield actors

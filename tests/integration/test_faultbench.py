@@ -15,6 +15,8 @@ from rftfm_ray.faultbench.runs.dataset import is_complete, read_bench, read_mani
 from rftfm_ray.faultbench.runs.generate import Job
 from rftfm_ray.faultbench.runs.plan import Kind
 
+pytestmark = pytest.mark.slow
+
 # Two seeds at a time on two cores; a busy machine takes twice as long.
 GENERATE_S = 900.0
 

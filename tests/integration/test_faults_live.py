@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.detectors.exact import DeclaredRateDetector
 from rftfm_ray.detection.detectors.identities import IDENTITIES
+from rftfm_ray.detection.reference.views import StepView, values_of
 from rftfm_ray.faultbench.runs.calibrate import LEAST_SPREAD
 from rftfm_ray.faultbench.runs.runner import Course, Lab, quick
 from rftfm_ray.faults.kinds import CATALOGUE, Mechanism
@@ -21,15 +22,33 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 ONSET, STEPS = 4, 7
 SECONDS = {signal.name for signal in SIGNALS if signal.unit == "s"}
-EVERY = [(code, mechanism.name) for code, kind in CATALOGUE.items() for mechanism in kind.mechanisms]
-AT_ONCE = [(code, name) for code, name in EVERY if not CATALOGUE[code].mechanism(name).learned]
-LEARNED = [(code, name) for code, name in EVERY if CATALOGUE[code].mechanism(name).learned]
+
+
+def mechanisms(*, learned: bool) -> list[pytest.ParameterSet]:
+    """Every mechanism of every fault, those that have to be learnt or the others; all but a fault's first are slow."""
+    return [
+        pytest.param(code, mechanism.name, marks=[pytest.mark.slow] if learned or mechanism is not first else [])
+        for code, kind in CATALOGUE.items()
+        for first in [next((m for m in kind.mechanisms if not m.learned), None)]
+        for mechanism in kind.mechanisms
+        if (mechanism.learned > 0) == learned
+    ]
+
+
+AT_ONCE, LEARNED = mechanisms(learned=False), mechanisms(learned=True)
 
 Run = Callable[..., Course]
 
 
 @pytest.fixture(scope="module")
-def run(cluster: None) -> Iterator[Run]:
+def lab(cluster: None) -> Iterator[Lab]:
+    """Actors that all runs of the file share."""
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def run(lab: Lab) -> Run:
     """Make a run of a second or two; one that has been made is not made again."""
     made: dict[tuple[str, ...], Course] = {}
 
@@ -39,8 +58,7 @@ def run(cluster: None) -> Iterator[Run]:
             made[key] = lab.run(config, inject)
         return made[key]
 
-    with Lab() as lab:
-        yield make
+    return make
 
 
 def configure(mechanism: Mechanism, steps: int, lr: float = 2e-4) -> RunConfig:
@@ -62,10 +80,10 @@ def values(course: Course) -> NDArray[np.float64]:
 
 def broken(course: Course) -> set[str]:
     """Identities that a step breaks."""
-    reports = [report_of(row) for row in course.rows]
+    view = StepView.without_residuals(*values_of([report_of(row) for row in course.rows]))
     rate = DeclaredRateDetector()
-    found = {i.name for report in reports for i in IDENTITIES if i.broken(report)}
-    return found | {rate.name for report in reports if rate.observe(report)}
+    found = {identity.name for identity in IDENTITIES if identity.broken(view).any()}
+    return found | ({rate.name} if (rate.observe(view).score > 0).any() else set())
 
 
 def moved(course: Course, healthy: Course, mechanism: Mechanism, first: int) -> float:
@@ -112,12 +130,11 @@ def test_what_a_reward_pays_for_is_learnt(run: Run, code: str, name: str) -> Non
     assert broken(faulty) == set()
 
 
-def test_fork_of_a_healthy_run_is_that_run(cluster: None) -> None:
+def test_fork_of_a_healthy_run_is_that_run(lab: Lab, run: Run) -> None:
     config = configure(CATALOGUE["RF-1"].mechanisms[0], STEPS)
-    with Lab() as lab:
-        whole, fork = lab.run(config), lab.run(config, (), lab.trunk(config, ONSET - 1))
-        struck = lab.run(config, (f"RF-1@{ONSET}:1",), lab.trunk(config, ONSET - 1))
-        same = lab.run(config, (f"RF-1@{ONSET}:1",))
+    whole, fork = run(config), lab.run(config, (), lab.trunk(config, ONSET - 1))
+    struck = lab.run(config, (f"RF-1@{ONSET}:1",), lab.trunk(config, ONSET - 1))
+    same = run(config, f"RF-1@{ONSET}:1")
     np.testing.assert_array_equal(values(fork), values(whole)[ONSET - 1 :])
     np.testing.assert_array_equal(values(struck), values(same)[ONSET - 1 :])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +81,6 @@ def state_of(summary: RunSummary) -> GuardState:
 def kinds(entries: tuple[Entry, ...]) -> list[EntryKind]:
     """Kinds of entries in order."""
     return [entry.kind for entry in entries]
-
-
-@pytest.fixture(scope="module")
-def warm(cluster: None) -> Iterator[WarmActors]:
-    """Actors that the runs of this module share; a run on new ones would be the same (test_warm)."""
-    with WarmActors() as actors:
-        yield actors
 
 
 @pytest.fixture(scope="module")

@@ -102,6 +102,7 @@ def submit(head: dict[str, str], job: list[str]) -> tuple[subprocess.CompletedPr
     return subprocess.CompletedProcess(command, process.returncode, out, err), seen
 
 
+@pytest.mark.slow
 def test_a_submitted_job_trains_in_the_cluster_and_leaves_its_records(head: dict[str, str]) -> None:
     overrides = ["steps=30", "probe.size=16", "probe.final_size=16", "algorithm.prompts_per_step=8"]
     job = ["rftfm", "train", "examples/calculator.yaml", "--json", *overrides]

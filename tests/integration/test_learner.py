@@ -387,13 +387,11 @@ def test_checkpoint_with_a_critic_goes_on_bit_for_bit_and_fits_no_other_algorith
 
 
 @pytest.mark.parametrize("name", ["grpo", "rloo", "reinforce_pp", "ppo"])
-@pytest.mark.parametrize(
-    ("minibatches", "micro", "samples", "passes"), [(1, 128, 0, 1), (1, 128, 8, 2), (2, 128, 0, 4)]
-)
+@pytest.mark.parametrize(("minibatches", "samples", "passes"), [(1, 0, 1), (1, 8, 2), (2, 0, 4)])
 def test_step_of_one_update_takes_one_forward_pass(
-    name: str, minibatches: int, micro: int, samples: int, passes: int, monkeypatch: pytest.MonkeyPatch
+    name: str, minibatches: int, samples: int, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = {"micro_batch_size": micro, "step_kl_samples": samples}
+    sizes = {"micro_batch_size": 128, "step_kl_samples": samples}
     learner = Learner(configure(algorithm={"name": name, "minibatches": minibatches}, learner=sizes), str(TINY))
     counted = Mock(side_effect=learner.engine.forward)
     monkeypatch.setattr(learner.engine, "forward", counted)

@@ -40,6 +40,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_another_architecture_trains_with_parity(llama: Path, runs: Path) -> None:
     overrides = ["steps=3", "task.name=calculator", f"model.path={llama}", "probe.size=16", "sync.parity_every=1"]
     overrides += ["algorithm.prompts_per_step=4", "records.text=full", "records.trajectory_rate=1", "learner.lr=1e-2"]

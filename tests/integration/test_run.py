@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.driver.run import train
 from rftfm_ray.errors import ResumeError
@@ -47,7 +48,7 @@ def config(*overrides: str) -> RunConfig:
 
 @pytest.fixture(scope="session")
 def straight(cluster: None, runs: Path) -> tuple[RunSummary, list[StepRow]]:
-    """The run that others are compared with."""
+    """The run that others are compared with: on actors of its own, as `rftfm train` makes it."""
     rows: list[StepRow] = []
     return train(config(), runs / "straight", observe=rows.append), rows
 
@@ -110,14 +111,18 @@ def test_all_trajectories_are_recorded_without_texts(straight: tuple[RunSummary,
     assert versions == {step: step - 1 for step in range(1, 7)}
 
 
-def test_the_same_seed_gives_the_same_run(straight: tuple[RunSummary, list[StepRow]], runs: Path) -> None:
-    again = train(config(), runs / "again")
+def test_the_same_seed_gives_the_same_run(
+    straight: tuple[RunSummary, list[StepRow]], runs: Path, warm: WarmActors
+) -> None:
+    again = train(config(), runs / "again", warm=warm)
     first, second = (without_times(read_steps(folder_of(s))) for s in (straight[0], again))
     assert first == second
 
 
-def test_another_seed_gives_another_run(straight: tuple[RunSummary, list[StepRow]], runs: Path) -> None:
-    other = train(config("seed=4", "steps=2", "probe.every=0"), runs / "other")
+def test_another_seed_gives_another_run(
+    straight: tuple[RunSummary, list[StepRow]], runs: Path, warm: WarmActors
+) -> None:
+    other = train(config("seed=4", "steps=2", "probe.every=0"), runs / "other", warm=warm)
     first, second = (read_steps(folder_of(s))["loss"].to_pylist() for s in (straight[0], other))
     assert first[:2] != second
 
@@ -133,10 +138,12 @@ def test_two_rollout_actors_give_the_same_run(straight: tuple[RunSummary, list[S
     assert first == second
 
 
-def test_a_resumed_run_goes_on_bit_for_bit(straight: tuple[RunSummary, list[StepRow]], runs: Path) -> None:
+def test_a_resumed_run_goes_on_bit_for_bit(
+    straight: tuple[RunSummary, list[StepRow]], runs: Path, warm: WarmActors
+) -> None:
     summary, _ = straight
     saved = folder_of(summary) / "checkpoints" / "step-000003"
-    resumed = train(config(), runs / "resumed", resume=saved)
+    resumed = train(config(), runs / "resumed", resume=saved, warm=warm)
     first, second = (without_times(read_steps(folder_of(s))) for s in (summary, resumed))
     assert second["step"] == [4, 5, 6]
     assert {name: values[3:] for name, values in first.items()} == second
@@ -161,8 +168,8 @@ def test_a_checkpoint_holds_a_model_that_loads(straight: tuple[RunSummary, list[
 CALCULATOR = ["task.name=calculator", "steps=2", "probe.every=0", "checkpoints.at_end=false", "records.text=full"]
 
 
-def test_calculator_episodes_hold_calls_and_masked_observations(runs: Path) -> None:
-    folder = folder_of(train(config(*CALCULATOR), runs / "calculator"))
+def test_calculator_episodes_hold_calls_and_masked_observations(runs: Path, warm: WarmActors) -> None:
+    folder = folder_of(train(config(*CALCULATOR), runs / "calculator", warm=warm))
     table = read_trajectories(folder).to_pylist()
     called = [row for row in table if row["calls"]]
     assert called
@@ -180,16 +187,16 @@ def test_calculator_episodes_hold_calls_and_masked_observations(runs: Path) -> N
     [("learner.zero_stage=3", "learner.micro_batch_size=7"), ("learner.zero_stage=0", "algorithm.minibatches=3")],
     ids=["stage-3-micro-batches", "stage-0-minibatches"],
 )
-def test_other_layouts_of_learning_train(overrides: tuple[str, ...], runs: Path) -> None:
+def test_other_layouts_of_learning_train(overrides: tuple[str, ...], runs: Path, warm: WarmActors) -> None:
     name = overrides[0].replace("=", "-")
-    steps = read_steps(folder_of(train(config(*CALCULATOR, *overrides), runs / name)))
+    steps = read_steps(folder_of(train(config(*CALCULATOR, *overrides), runs / name, warm=warm)))
     assert steps["vetoes"].to_pylist() == [0, 0]
     assert max(steps["rollout_gap_max"].to_pylist()) < 1e-4
     assert steps["grad_norm"].to_pylist()[0] > 0
 
 
-def test_stages_learn_the_same(runs: Path, straight: tuple[RunSummary, list[StepRow]]) -> None:
-    zero = train(config("learner.zero_stage=0", "steps=3", "checkpoints.at_end=false"), runs / "zero")
+def test_stages_learn_the_same(straight: tuple[RunSummary, list[StepRow]], runs: Path, warm: WarmActors) -> None:
+    zero = train(config("learner.zero_stage=0", "steps=3", "checkpoints.at_end=false"), runs / "zero", warm=warm)
     first, second = (read_steps(folder_of(s)) for s in (straight[0], zero))
     assert first["reward_mean"].to_pylist()[:3] == second["reward_mean"].to_pylist()
     np.testing.assert_allclose(first["loss"].to_numpy()[:3], second["loss"].to_numpy(), atol=1e-5)

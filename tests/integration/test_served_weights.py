@@ -38,7 +38,7 @@ def tied_model(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["untied", "tied"])
+@pytest.fixture(scope="module", params=["untied", pytest.param("tied", marks=pytest.mark.slow)])
 def group(request: pytest.FixtureRequest, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Actors of a shipped model, and of one with tied embeddings."""
     path = ASSETS / "tiny" if request.param == "untied" else tied_model(tmp_path_factory.mktemp("tied"))

@@ -202,6 +202,7 @@ def test_a_group_that_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> N
         start_group(planned("too-large", config, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_prompt_that_does_not_fit_is_refused_and_nothing_stays(tmp_path: Path) -> None:
     config = configure("rollout.max_model_len=16", "task.name=calculator")
     with pytest.raises(ConfigError, match=r"takes 9 tokens and its first turn up to 12, more than .*max_model_len=16"):

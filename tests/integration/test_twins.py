@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.detection.detectors.identities import IDENTITIES
+from rftfm_ray.detection.reference.views import StepView, values_of
 from rftfm_ray.driver.run import train
 from rftfm_ray.faults.twins import TWINS, longer_answers, parse_twin
 from rftfm_ray.incidents.state import EntryKind
@@ -95,7 +96,7 @@ Run = Callable[..., Ran]
 
 
 @pytest.fixture(scope="module")
-def run(cluster: None, runs: Path) -> Iterator[Run]:
+def run(runs: Path, warm: WarmActors) -> Run:
     """Make a run of a few seconds, or give the one of the same configuration that has been made."""
     made: dict[tuple[str, ...], Ran] = {}
     numbers = itertools.count()
@@ -105,18 +106,19 @@ def run(cluster: None, runs: Path) -> Iterator[Run]:
         if found is None:
             rows: list[StepRow] = []
             config, folder = load_config(None, [*SMALL, *overrides]), runs / f"twin-{next(numbers)}"
-            found = Ran(train(config, folder, resume, observe=rows.append, warm=actors), config, rows)
+            found = Ran(train(config, folder, resume, observe=rows.append, warm=warm), config, rows)
             if resume is None:
                 made.setdefault(overrides, found)
         return found
 
-    with WarmActors() as actors:
-        yield make
+    return make
 
 
 def broken(ran: Ran) -> list[tuple[str, int]]:
     """Every identity that a step breaks."""
-    found = [(i.name, row.id.step) for row in ran.rows for i in IDENTITIES if i.broken(report_of(row))]
+    steps, values = values_of([report_of(row) for row in ran.rows])
+    view = StepView.without_residuals(steps, values)
+    found = [(i.name, step) for i in IDENTITIES for step in steps[i.broken(view)].tolist()]
     excess = ("lr_excess", "schedule_excess")
     return found + [(name, row.id.step) for row in ran.rows for name in excess if getattr(row.checks, name) != 0]
 
@@ -225,6 +227,7 @@ def test_resumed_run_goes_on_to_the_bit(run: Run) -> None:
     assert Path(str(event["checkpoint"])).parent == ran.folder / "twins"
 
 
+@pytest.mark.slow
 def test_restarted_rollout_actor_changes_nothing_and_can_be_used_again(run: Run) -> None:
     ran, healthy = pair(run, "restart_rollout@6")
     assert ran.determined == healthy.determined
@@ -250,6 +253,7 @@ def test_slow_tool_answers_as_ever(run: Run) -> None:
     assert min(latency[ONSET - 1 :]) > 0.003
 
 
+@pytest.mark.slow
 def test_answers_grow_longer_where_longer_ones_are_right(run: Run) -> None:
     ran, healthy = pair(run, "length_growth@6:1", "steps=18")
     long = {problem.key for problem in longer_answers(Addition().pool(256, 5))}
@@ -260,6 +264,7 @@ def test_answers_grow_longer_where_longer_ones_are_right(run: Run) -> None:
     assert set(ran.columns["truncated_rate"]) == {0.0}
 
 
+@pytest.mark.slow
 def test_entropy_decays_where_few_problems_are_mastered(run: Run) -> None:
     ran, healthy = pair(run, "entropy_decay@6:8", "steps=30", "learner.lr=3e-4")
     prompts = {frozenset(ran.prompts(step)) for step in range(ONSET, 31)}
@@ -285,6 +290,7 @@ def test_rollback_over_a_change_makes_it_again_at_its_step(run: Run) -> None:
     assert {name for name, _ in broken(ran)} <= {"lr_excess"}
 
 
+@pytest.mark.slow
 def test_resume_past_a_change_has_it_in_force_and_declares_nothing(run: Run) -> None:
     changes = "changes=['algorithm.prompts_per_step=16@4']"
     first = run("steps=6", changes, "checkpoints.every=3")

@@ -42,11 +42,10 @@ def rows(folder: Path) -> dict[str, list[float | None]]:
     return {name: [None if isinstance(v, float) and math.isnan(v) else v for v in c] for name, c in columns.items()}
 
 
-def test_warm_actors_make_the_runs_that_new_ones_make(runs: Path) -> None:
+def test_warm_actors_make_the_runs_that_new_ones_make(runs: Path, warm: WarmActors) -> None:
     order = [("a", ADDITION), ("b", CALCULATOR), ("c", DIVERGED), ("b-again", CALCULATOR), ("a-again", ADDITION)]
-    with WarmActors() as warm:
-        for name, wanted in order:
-            train(wanted, runs / f"warm-{name}", warm=warm)
+    for name, wanted in order:
+        train(wanted, runs / f"warm-{name}", warm=warm)
     train(CALCULATOR, runs / "cold-b")
     found = {name: rows(runs / f"warm-{name}") for name, _ in order}
     assert found["b"] == found["b-again"] == rows(runs / "cold-b")
@@ -56,8 +55,8 @@ def test_warm_actors_make_the_runs_that_new_ones_make(runs: Path) -> None:
     assert (found["c"]["kl_ref"][-1] or 0) > 10 * (found["b"]["kl_ref"][-1] or 1)
 
 
-def test_more_prompt_tokens_than_one_pass_takes_can_be_sampled(runs: Path) -> None:
+def test_more_prompt_tokens_than_one_pass_takes_can_be_sampled(runs: Path, warm: WarmActors) -> None:
     """Prompts of nine tokens, 512 of them at once: none may be cut over two passes."""
     wide = config("task.name=calculator", "steps=1", "probe.final_size=512", "probe.sampled_share=1", "probe.every=0")
-    summary = train(wide, runs / "wide")
+    summary = train(wide, runs / "wide", warm=warm)
     assert 0.1 < summary.probe_sampled_first < summary.probe_first < 0.7

@@ -1,5 +1,4 @@
-"""What stands in for a tokenizer, for actors, for a plan and for a step row, in more than one file of tests; and
-recorded runs that some of them read."""
+"""Doubles that several files of tests share: a tokenizer, the handle of an actor, a step row; and recorded runs."""
 
 from __future__ import annotations
 

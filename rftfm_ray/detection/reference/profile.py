@@ -29,6 +29,7 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 _Count = Annotated[int, Field(ge=1, le=MOST_RUNS)]
 _Values = Annotated[int, Field(ge=1, le=MOST_RUNS * MOST_STEPS)]
 _Positive = Annotated[float, Field(gt=0)]
+_Share = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,8 @@ class PriorProfile:
     signals: tuple[str, ...]
     slopes: tuple[tuple[float, ...], ...]
     covariance: tuple[tuple[float, ...], ...]
-    variances: tuple[_Positive, ...]
+    # What never varied in them has none.
+    variances: tuple[_Share, ...]
 
 
 @dataclass(frozen=True, slots=True)

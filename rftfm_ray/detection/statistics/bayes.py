@@ -27,6 +27,7 @@ def shift_factors(totals: Floats | np.float64, counts: Floats | np.float64, tau:
     Args:
         totals: sums of standard normal residuals, of any shape.
         counts: how many residuals are in each, of a shape that fits.
+        tau: standard deviation of the shift, before any residual is seen.
     """
     inflated = 1 + np.asarray(counts) * tau**2
     factors: Floats = -0.5 * np.log(inflated) + np.square(totals) * tau**2 / (2 * inflated)

@@ -51,7 +51,7 @@ class OwnPast(Stateful):
 
     STATE: ClassVar[Mapping[str, Kind]] = {
         "_level": Kind.ARRAY, "_trend": Kind.ARRAY, "_variance": Kind.ARRAY, "_log_weights": Kind.ARRAY,
-        "_count": Kind.ARRAY, "_newest": Kind.ARRAY, "_sum": Kind.ARRAY, "_moment": Kind.ARRAY,
+        "_count": Kind.ARRAY, "_newest": Kind.ANY_ARRAY, "_sum": Kind.ARRAY, "_moment": Kind.ARRAY,
         "_differences": Kind.ARRAY,
     }  # fmt: skip
 

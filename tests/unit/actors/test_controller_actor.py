@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 
 from rftfm_ray.actors import controller as controller_module
-from rftfm_ray.actors.controller import ControllerActor, declared
+from rftfm_ray.actors.controller import ControllerActor
 from rftfm_ray.actors.roles import Role
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, family_of
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError, RecordError
 from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Settlement
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.policies.api import PolicyContext
-from rftfm_ray.policies.levers import LEVERS, MOVES
 from rftfm_ray.policies.safety import SafePolicy
+from rftfm_ray.signals.effects import signals_of
 from rftfm_ray.signals.schema import INDEX, SIGNALS
+from rftfm_ray.taxonomy import family_of
 from rftfm_ray.telemetry.journal import JOURNAL, Journal, read_journal
 from rftfm_ray.types import GuardMode, IncidentSummary, Levers, Settings, StepId
 from rftfm_ray.verdicts import Assessment, Decision, DeclaredChange, Diagnosis, Family, Remedy, StepReport
@@ -176,7 +177,7 @@ def test_order_is_written_before_it_is_carried_out_and_after(admit: Admit) -> No
         "lever_tool_retries": 2,
     }  # fmt: skip
     assert settlement.change is not None
-    assert settlement.change.signals == tuple(sorted(MOVES["tool_retries"]))
+    assert settlement.change.signals == signals_of(["tool_retries"])
     assert settlement.rewound_to is None
 
 
@@ -253,7 +254,7 @@ def test_rollback_is_confirmed_and_says_how_far_the_monitor_goes_back(admit: Adm
     assert (confirmed["order"], confirmed["probe_before"], confirmed["probe_now"]) == (1, 0.8, 0.2)
     assert (ward.last(K.APPLYING)["restore_step"], ward.last(K.APPLIED)["restored"]) == (5, 5)
     # From the first step after the snapshot; rewound detectors are not settled.
-    assert settlement.change == DeclaredChange("levers", 6, ("kl_ref",), "order 1: back")
+    assert settlement.change == DeclaredChange("levers", 6, ("kl_ref",), "order 1: back", mitigated=())
     assert settlement.rewound_to == 5
 
 
@@ -329,16 +330,6 @@ def test_change_that_moves_no_signal_is_told_and_not_journalled(admit: Admit) ->
     assert change.settled == FINGERPRINTS["OD-1"].harm, "what is seen of it from now on speaks of the remedy"
 
 
-@pytest.mark.parametrize("lever", [spec.name for spec in LEVERS])
-def test_declared_change_names_the_signals_that_a_lever_moves(lever: str) -> None:
-    on = replace(Levers(), **{lever: 1})
-    for before, after in ((Levers(), on), (on, Levers()), (on, replace(Levers(), **{lever: 2}))):
-        change = declared(before, after, 7, "why")
-        assert change == DeclaredChange("levers", 7, tuple(sorted(MOVES.get(lever, ()))), "why")
-    assert declared(on, on, 7, "why").signals == ()
-    assert set(MOVES.get(lever, ())) <= set(INDEX)
-
-
 def test_late_verdict_is_journalled(admit: Admit) -> None:
     ward = admit()
     ward.actor.note_late(FOLLOWING, 0.123456)
@@ -356,7 +347,7 @@ def test_end_counts_what_there_was(admit: Admit) -> None:
     totals = ward.actor.finish(StepId(0, 9, 9))
     assert [entry.kind for entry in totals.entries] == [K.ENDED]
     assert dict(totals.entries[0].fields) == {"incidents": 2, "remedies": 1, "open": 1}
-    resolved = IncidentSummary("TE-1", 6, 6, "resolved", ("retry",), "cured")
+    resolved = IncidentSummary("TE-1", 6, 6, "resolved", ("retry",), "resolved")
     suspected = IncidentSummary("OD-1", 9, 9, "suspected", (), None)
     assert totals == GuardTotals((resolved, suspected), 1, ward.entries[-1:])
 

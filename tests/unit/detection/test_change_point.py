@@ -175,7 +175,9 @@ def state_with(*groups: NDArray[np.int64]) -> State:
     """A state whose groups hold these signals."""
     parts: dict[str, State] = {
         str(number): {
-            "signals": which, "steps": np.zeros(0, np.int64), "count": 0,
+            "signals": which,
+            "steps": np.zeros(0, np.int64),
+            "count": 0,
             "jumps": Jumps(np.ones(len(which))).state_dict(),
         }
         for number, which in enumerate(groups)

@@ -1,5 +1,4 @@
-"""Values that are not finite and rates that nobody called for: every break is dated, and what only looks like one is
-left alone."""
+"""Values that are not finite and rates that nobody called for: breaks are dated, look-alikes are left alone."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_monitor_names_a_break_and_nothing_before_or_after(make_report: Make, na
     assert min(codes) == 20
     first = diagnoses[19]
     assert first is not None
-    assert (first.onset, first.onset_low) == (20, 19 if name in TELEMETRY_TOO else 20)
+    assert (first.onset, first.onset_low) == (20, 20)
     assert [symptom.detector for symptom in first.symptoms if symptom.evidence is Evidence.IDENTITY] == [
         f"identity:{name}"
     ]

@@ -1,4 +1,4 @@
-"""Shares of counted events beside their healthy twins: what is an alarm, and what looks like one and is not."""
+"""Shares of counted events beside their healthy twins: what must be an alarm, and what only looks like it."""
 
 from __future__ import annotations
 

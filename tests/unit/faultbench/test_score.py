@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from rftfm_ray.cli.app import app
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.detectors.peers import RlWatch
 from rftfm_ray.faultbench.reproduce import Again, Watching
-from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Record, Rows, read_bench, write_records
+from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Record, Recorded, Rows, read_bench, write_records
 from rftfm_ray.faultbench.runs.generate import Job
-from rftfm_ray.faultbench.runs.plan import SIZES, Entry, Kind, Size
+from rftfm_ray.faultbench.runs.plan import SIZES, Entry, Kind, Size, Split
 from rftfm_ray.faultbench.scoring.frozen import FROZEN, freeze, read_frozen
 from rftfm_ray.faultbench.scoring.score import evaluate
 from rftfm_ray.faultbench.scoring.summary import figures
@@ -153,3 +157,39 @@ def test_score_is_shown_in_the_terminal(bench: Path) -> None:
     assert "the bound" in done.stdout
     assert "three_sigma" in done.stdout
     assert "no profile" in done.stdout
+
+
+SPY_SCORES = {Split.CALIBRATE: 4.0, Split.TUNE: 1.0, Split.REPORT: 2.0}
+
+
+@dataclass
+class Spy:
+    """A detector that notes what it learns from, and whose score gives the split of a run away."""
+
+    name = "spy"
+    learned_from: list[Split] = field(default_factory=list)
+
+    def fit(self, runs: Sequence[Recorded]) -> None:
+        """Note the splits of the runs."""
+        self.learned_from += [run.entry.split for run in runs]
+
+    def scores(self, run: Recorded) -> NDArray[np.float64]:
+        """The same for all steps of a split."""
+        return np.full(len(run), SPY_SCORES[run.entry.split])
+
+
+@pytest.mark.parametrize("entry_point", ["tune", "score"])
+def test_a_detector_learns_from_calibrate_and_its_threshold_from_tune_alone(
+    entry_point: str, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = Spy()
+    if entry_point == "tune":
+        folder = shutil.copytree(bench, tmp_path / "bench")
+        monkeypatch.setattr("rftfm_ray.faultbench.scoring.frozen.baselines", lambda: (spy,))
+        threshold = freeze(folder, lambda _: None).thresholds["spy"]
+    else:
+        threshold = evaluate(bench, lambda _: None, lambda: spy).ours.threshold
+    assert set(spy.learned_from) == {Split.CALIBRATE}
+    assert len(spy.learned_from) == sum(run.entry.split is Split.CALIBRATE for run in read_bench(bench))
+    # Between the scores of tune and those of report: runs that are reported had no say in it.
+    assert SPY_SCORES[Split.TUNE] < threshold < SPY_SCORES[Split.REPORT] / 1.5

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ast
+import importlib.util
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,14 @@ from rftfm_ray.tasks.api import Transcript
 from rftfm_ray.tasks.calculator import Calculator
 from rftfm_ray.types import Levers, Sampling, StepId
 
-PACKAGE = Path(__file__).parents[3] / "rftfm_ray"
+ROOT = Path(__file__).parents[3]
 TINY = str(ASSETS / "tiny")
-GUARDING = ["signals", "detection", "diagnosis", "incidents", "policies"]
-UNAWARE = [*GUARDING, "actors", "driver", "rollout", "training", "telemetry"]
-DRIVER = ["driver.session", "driver.probing"]
+CONTRACTS = {
+    contract["id"]: contract
+    for contract in tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+}
 PROBLEMS = [problem(12, 34, 10 + n) for n in range(6)]
 HELDOUT = Calculator().heldout()[:8]
 STEP, SAMPLED = StepId(0, 3, 3), Sampling(1.0, 1.0)
@@ -48,85 +52,15 @@ ALL_DOWN, ONE_DOWN = parse_fault("TE-1@1:1,instances=all"), parse_fault("TE-1@1:
 OVERPAID = parse_fault("RF-1@1:4,mechanism=wrong_answers")
 
 
-def sources(part: str) -> list[Path]:
-    """The modules of a part of the package: a file, or a folder."""
-    found = [PACKAGE / part] if part.endswith(".py") else sorted((PACKAGE / part).rglob("*.py"))
-    assert found
-    return found
-
-
-def imported(path: Path) -> Iterator[str]:
-    """Everything of the package that a module imports anywhere, names included: they may be modules."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            yield str(node.module)
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def reached(path: Path) -> set[str]:
-    """Every module of the package that is loaded with one, names of their contents among them."""
-    found: set[str] = set()
-    left = [path]
-    while left:
-        for name in set(imported(left.pop())) - found:
-            found.add(name)
-            place = PACKAGE.parent / name.replace(".", "/")
-            left += [file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
-    return {name for name in found if name.startswith("rftfm_ray.")}
-
-
-def within(names: Iterable[str], part: str) -> set[str]:
-    """Those of `names` that belong to a part of the package."""
-    return {name for name in names if f"{name}.".startswith(f"rftfm_ray.{part}.")}
-
-
-@pytest.mark.parametrize("part", UNAWARE)
-def test_who_trains_guards_and_remedies_knows_of_no_fault(part: str) -> None:
-    for path in sources(part):
-        assert within(imported(path), "faults") == set(), path
-
-
-@pytest.mark.parametrize("part", GUARDING)
-def test_detection_diagnosis_and_policies_do_not_reach_a_fault_either(part: str) -> None:
-    for path in sources(part):
-        assert within(reached(path), "faults") == set(), path
-
-
-def test_faults_know_nothing_of_who_looks_for_them() -> None:
-    for path in sources("faults"):
-        assert {part for part in GUARDING if within(reached(path), part)} == set(), path
-
-
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-def test_where_a_check_runs_nothing_is_known_of_faults(check: Check) -> None:
-    path = PACKAGE / f"{check.module.replace('.', '/')}.py"
-    assert within(imported(path), "faults") == set()
-    # The driver's own modules hold the actors' handles, and so name what actors are made with.
-    assert check.module in DRIVER or within(reached(path), "faults") == set()
-
-
-def test_faults_are_known_to_planning_alone_and_to_those_who_show_or_measure_them() -> None:
-    paths = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "faults"]
-    knowing = {str(path.relative_to(PACKAGE)) for path in paths if within(imported(path), "faults")}
-    assert {name for name in knowing if not name.startswith(("faultbench/", "cli/"))} == {"planning.py"}
-
-
-@pytest.mark.parametrize("part", ["actors/monitor.py", "actors/controller.py"])
-def test_guard_actors_reach_neither_a_fault_nor_a_plan_that_holds_one(part: str) -> None:
-    assert within(reached(PACKAGE / part), "faults") == within(reached(PACKAGE / part), "planning") == set()
-
-
-def test_walk_over_imports_sees_them() -> None:
-    assert "rftfm_ray.faults.drill" in set(imported(PACKAGE / "planning.py"))
-    assert within(reached(PACKAGE / "driver/run.py"), "faults"), "through planning"
-    assert "rftfm_ray.signals.schema" in reached(PACKAGE / "policies/playbook/reward.py")
-    assert within({"rftfm_ray.faults", "rftfm_ray.faultless.a", "rftfm_ray.faults.catalogue.CATALOGUE"}, "faults") == {
-        "rftfm_ray.faults",
-        "rftfm_ray.faults.catalogue.CATALOGUE",
-    }
+def test_where_a_check_runs_a_contract_keeps_faults_out(check: Check) -> None:
+    # The driver holds the actors' handles, and so names what actors are made with: it may not import a fault itself.
+    watched = [*CONTRACTS["guard-is-blind"]["source_modules"], *CONTRACTS["who-knows-faults"]["source_modules"]]
+    allowed = [line.split(" -> ")[0] for line in CONTRACTS["who-knows-faults"].get("ignore_imports", [])]
+    module = f"rftfm_ray.{check.module}"
+    assert importlib.util.find_spec(module) is not None
+    assert any(f"{module}.".startswith(f"{part}.") for part in watched)
+    assert module not in allowed
 
 
 def configure(*overrides: str) -> RunConfig:

@@ -106,7 +106,8 @@ def test_order_is_announced_and_done_and_the_monitor_learns_of_it() -> None:
     assert not guard.begin(order, following)
     with pytest.raises(GuardError, match="Order 1 ends and was not begun"):
         guard.done(order, following, 0.25)
-    assert guard.finish(StepId(0, 7, 7)) == (1, 1)
+    incidents, remedies = guard.finish(StepId(0, 7, 7))
+    assert ([incident.fault for incident in incidents], remedies) == (["TE-1"], 1)
     assert [entry.kind for entry in entries[len(kinds) :]] == [K.ENDED]
     assert dict(entries[-1].fields) == {"incidents": 1, "remedies": 1, "open": 1}
 

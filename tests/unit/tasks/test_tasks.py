@@ -1,4 +1,4 @@
-"""The shipped tasks: problems, verifiers, the calculator's answers; and the order of training prompts."""
+"""The shipped tasks: problems, verifiers, the calculator's answers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rftfm_ray.errors import TaskError
 from rftfm_ray.tasks.addition import Addition, problem
 from rftfm_ray.tasks.api import Problem, ToolCall, ToolStatus, Transcript, Verdict
 from rftfm_ray.tasks.calculator import PRICE_PER_CALL, Calculator
-from rftfm_ray.tasks.stream import PromptStream
 
 SUM = problem(17, 58)
 TRIPLE = problem(12, 34, 56)
@@ -176,45 +173,3 @@ def test_demonstrations_of_a_call_show_what_the_calculator_would_answer() -> Non
         seen["call"] += 1
     assert min(seen["direct"], seen["call"]) > 500
     assert 0 < seen["unreadable"] < 200
-
-
-POOL = tuple(problem(10, n) for n in range(10, 17))
-
-
-def keys(problems: tuple[Problem, ...]) -> list[str]:
-    """Keys of problems, in order."""
-    return [p.key for p in problems]
-
-
-@settings(max_examples=100, deadline=None)
-@given(seed=st.integers(0, 2**31 - 1), cursor=st.integers(0, 100), count=st.integers(0, 30))
-def test_stream_is_a_function_of_seed_and_cursor(seed: int, cursor: int, count: int) -> None:
-    whole = PromptStream(POOL, seed).take(0, 130)
-    assert PromptStream(POOL, seed).take(cursor, count) == whole[cursor : cursor + count]
-
-
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**31 - 1), number=st.integers(0, 1000))
-def test_every_pass_is_a_permutation_of_the_pool(seed: int, number: int) -> None:
-    taken = PromptStream(POOL, seed).take(number * len(POOL), len(POOL))
-    assert sorted(keys(taken)) == sorted(keys(POOL))
-
-
-@settings(max_examples=50, deadline=None)
-@given(cursors=st.lists(st.integers(0, 60), max_size=8), cursor=st.integers(0, 60))
-def test_stream_does_not_depend_on_what_was_taken_before(cursors: list[int], cursor: int) -> None:
-    used = PromptStream(POOL, seed=5)
-    for earlier in cursors:
-        used.take(earlier, 9)
-    assert used.take(cursor, 9) == PromptStream(POOL, seed=5).take(cursor, 9)
-
-
-def test_take_crosses_the_border_between_passes() -> None:
-    stream, size = PromptStream(POOL, seed=0), len(POOL)
-    assert stream.take(size - 2, 4) == stream.take(0, size)[-2:] + stream.take(size, size)[:2]
-
-
-def test_passes_and_seeds_are_ordered_differently() -> None:
-    pool = tuple(problem(10, n) for n in range(10, 60))
-    orders = {PromptStream(pool, seed).take(number * 50, 50) for seed in range(3) for number in range(3)}
-    assert len(orders) == 9

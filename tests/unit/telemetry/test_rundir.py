@@ -1,18 +1,15 @@
-"""The run directory: its default place, what is refused, who may read it, and atomic files."""
+"""The run directory: its default place, what is refused, and who may read it."""
 
 from __future__ import annotations
 
 import errno
-import os
 import stat
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from rftfm_ray import files
 from rftfm_ray.errors import RunDirError
-from rftfm_ray.files import write_atomic
 from rftfm_ray.telemetry.rundir import check_run_dir, create_run_dir, default_run_dir
 
 
@@ -88,44 +85,3 @@ def test_empty_directory_is_used_and_closed_to_others(tmp_path: Path) -> None:
     (tmp_path / "run").chmod(0o755)
     create_run_dir(tmp_path / "run")
     assert _mode(tmp_path / "run") == 0o700
-
-
-def test_atomic_write_replaces_the_file_and_is_private(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    write_atomic(path, b"old")
-    write_atomic(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert _mode(path) == 0o600
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("failing", ["fsync", "open"])
-def test_failing_write_leaves_the_old_file_and_no_other(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failing: str
-) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    path = tmp_path / "config.yaml"
-    write_atomic(path, b"old")
-    monkeypatch.setattr(os, failing, fail)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomic(path, b"new")
-    monkeypatch.undo()
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_interrupted_write_leaves_the_old_file_and_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def interrupt(temporary: Path, final: Path) -> None:
-        assert temporary.read_bytes() == b"new"
-        assert final.read_bytes() == b"old"
-        raise KeyboardInterrupt
-
-    path = tmp_path / "config.yaml"
-    write_atomic(path, b"old")
-    monkeypatch.setattr(files, "publish", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]

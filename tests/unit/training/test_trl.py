@@ -17,13 +17,13 @@ from torch import Tensor
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.models import ASSETS
+from rftfm_ray.training.accumulator import MetricAccumulator
 from rftfm_ray.training.advantages import group_advantages, leave_one_out_advantages
 from rftfm_ray.training.credit import Credit
 from rftfm_ray.training.forward import load_causal_lm, predict
 from rftfm_ray.training.losses import token_logprobs
-from rftfm_ray.training.objective import Forward, goal_of, terms
+from rftfm_ray.training.objective import Anchors, Forward, LossWeights, targets_of, terms
 from rftfm_ray.training.packing import pack, token_weights
-from rftfm_ray.training.tally import Tally
 from rftfm_ray.types import Settings
 
 TINY = str(ASSETS / "tiny")
@@ -144,13 +144,13 @@ def ours(
     (logprobs, entropy), (ref, _) = looks
     old, now = logprobs.detach() - shift, Forward(logprobs, entropy, None)
     tokens = np.repeat(advantages.numpy(), counts)
-    goal = goal_of(micro, Credit(batch.valid, tokens, np.zeros(0, np.float32)), None)
-    parts = terms(micro, now, old, ref.detach(), goal, settings, 0.0, None)
+    targets = targets_of(micro, Credit(batch.valid, tokens, np.zeros(0, np.float32)), None)
+    parts = terms(micro, now, Anchors(old, ref.detach()), targets, LossWeights(settings))
     torch.autograd.backward(parts.loss)
-    tally = Tally(comparable=False)
+    metrics = MetricAccumulator(comparable=False)
     with torch.no_grad():
-        tally.add(micro, settings, now.detached(), old, goal, parts)
-    figures = tally.metrics(settings, 1.0, 0.0, 0, critic=False)
+        metrics.add(micro, settings, targets, parts)
+    figures = metrics.metrics(settings, 1.0, 0.0, 0, critic=False)
     return float(parts.loss.detach()), {name: p.grad for name, p in model.named_parameters()}, figures
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rftfm_ray.metrics import UpdateMetrics
 from rftfm_ray.training.losses import k3
-from rftfm_ray.training.objective import Forward, Goal, Terms
+from rftfm_ray.training.objective import Targets, Terms
 from rftfm_ray.training.packing import MicroBatch
 from rftfm_ray.types import Settings
 
@@ -25,7 +25,7 @@ _SUMS = (
 )  # fmt: skip
 
 
-class Tally:
+class MetricAccumulator:
     """What the micro batches of a step add up to.
 
     Args:
@@ -44,14 +44,14 @@ class Tally:
         self.change = (0.0, 0.0)
         self.moved = (NAN, NAN)
 
-    def add(self, micro: MicroBatch, settings: Settings, now: Forward, old: Tensor, goal: Goal, parts: Terms) -> None:
+    def add(self, micro: MicroBatch, settings: Settings, targets: Targets, parts: Terms) -> None:
         """Count one micro batch. One transfer from the device."""
-        ratio, drift = parts.ratio, old - micro.sampled
-        low = (ratio < 1 - settings.clip_low) & (goal.advantage < 0)
-        high = (ratio > 1 + settings.clip_high) & (goal.advantage > 0)
+        ratio, old, drift = parts.ratio, parts.old, parts.old - micro.sampled
+        low = (ratio < 1 - settings.clip_low) & (targets.advantage < 0)
+        high = (ratio > 1 + settings.clip_high) & (targets.advantage > 0)
         rollout_kl = k3(micro.sampled.clamp_min(-LARGEST_LOG_RATIO), old.clamp_min(-LARGEST_LOG_RATIO))
         rollout_ratio = drift.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
-        columns = (parts.policy, parts.kl_ref, parts.kl_old, now.entropy, low, high, parts.value, parts.value_clipped)
+        columns = (parts.policy, parts.kl_ref, parts.kl_old, parts.entropy, low, high, parts.value, parts.value_clipped)
         sums = torch.stack([t.double().sum() for t in (*columns, rollout_kl, rollout_ratio)])
         peaks = torch.stack([ratio.max(), -ratio.min(), drift.abs().max()]).double()
         found = torch.cat([sums, peaks]).tolist()
@@ -59,8 +59,8 @@ class Tally:
         self._sums += found[: len(_SUMS)]
         # numpy's maximum keeps NaN, which is a finding; Python's max would drop it.
         self._peaks = np.maximum(self._peaks, found[len(_SUMS) :])
-        self._entropies.append(now.entropy)
-        self._observed.append(now.entropy[micro.observed])
+        self._entropies.append(parts.entropy)
+        self._observed.append(parts.entropy[micro.observed])
 
     def metrics(
         self, settings: Settings, factor: float, staleness: float, vetoes: int, *, critic: bool

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.metrics import UpdateMetrics
-from rftfm_ray.training.objective import Forward, Goal, terms
+from rftfm_ray.training.accumulator import LARGEST_LOG_RATIO, MetricAccumulator, change_of, moved_by
+from rftfm_ray.training.objective import Anchors, Forward, LossWeights, Targets, terms
 from rftfm_ray.training.packing import MicroBatch, pack
-from rftfm_ray.training.tally import LARGEST_LOG_RATIO, Tally, change_of, moved_by
 from rftfm_ray.types import Settings
 
 MakeBatch = Callable[..., TrajectoryBatch]
@@ -44,23 +44,23 @@ def _columns() -> dict[str, Tensor]:
     return {name: torch.randn(TOKENS, generator=draw) * 0.5 for name in names}
 
 
-def _add(tally: Tally, micro: MicroBatch, columns: dict[str, Tensor], critic: bool = True) -> None:
+def _add(metrics: MetricAccumulator, micro: MicroBatch, columns: dict[str, Tensor], critic: bool = True) -> None:
     at = {name: column[micro.chosen] for name, column in columns.items()}
     now = Forward(at["logprobs"], at["entropy"], at["values"] if critic else None)
-    goal = Goal(at["advantage"], at["returns"], at["before"])
-    parts = terms(micro, now, at["old"], at["reference"], goal, SETTINGS, 0.5, 0.2)
-    tally.add(micro, SETTINGS, now, at["old"], goal, parts)
+    targets = Targets(at["advantage"], at["returns"], at["before"])
+    parts = terms(micro, now, Anchors(at["old"], at["reference"]), targets, LossWeights(SETTINGS, 0.5, 0.2))
+    metrics.add(micro, SETTINGS, targets, parts)
 
 
-def _tallied(batch: TrajectoryBatch, *micros: list[int], comparable: bool = True, critic: bool = True) -> UpdateMetrics:
-    tally = Tally(comparable=comparable)
+def _figures(batch: TrajectoryBatch, *micros: list[int], comparable: bool = True, critic: bool = True) -> UpdateMetrics:
+    metrics = MetricAccumulator(comparable=comparable)
     for rows in micros:
-        _add(tally, _micro(batch, rows), _columns(), critic)
-    return tally.metrics(SETTINGS, 0.5, 2.0, 1, critic=critic)
+        _add(metrics, _micro(batch, rows), _columns(), critic)
+    return metrics.metrics(SETTINGS, 0.5, 2.0, 1, critic=critic)
 
 
 def test_figures_are_means_over_tokens(batch: TrajectoryBatch) -> None:
-    found, c = _tallied(batch, [0, 1, 2, 3]), {name: column.double() for name, column in _columns().items()}
+    found, c = _figures(batch, [0, 1, 2, 3]), {name: column.double() for name, column in _columns().items()}
     ratio, sampled = (c["logprobs"] - c["old"]).exp(), torch.from_numpy(batch.logprobs[batch.action]).double()
     policy = -torch.minimum(ratio * c["advantage"], ratio.clamp(0.8, 1.3) * c["advantage"])
     moved = c["before"] + (c["values"] - c["before"]).clamp(-0.2, 0.2)
@@ -94,12 +94,12 @@ def test_figures_are_means_over_tokens(batch: TrajectoryBatch) -> None:
 
 @pytest.mark.parametrize("micros", [[[0], [1], [2], [3]], [[0, 1], [2, 3]], [[3, 2, 1, 0]]])
 def test_figures_add_up_over_micro_batches(batch: TrajectoryBatch, micros: list[list[int]]) -> None:
-    whole, parts = (dataclasses.asdict(_tallied(batch, *m)) for m in ([[0, 1, 2, 3]], micros))
+    whole, parts = (dataclasses.asdict(_figures(batch, *m)) for m in ([[0, 1, 2, 3]], micros))
     assert parts == pytest.approx(whole, rel=1e-5, nan_ok=True)
 
 
 def test_without_a_critic_or_a_comparable_rollout_there_is_nothing_to_say(batch: TrajectoryBatch) -> None:
-    found = dataclasses.asdict(_tallied(batch, [0, 1, 2, 3], comparable=False, critic=False))
+    found = dataclasses.asdict(_figures(batch, [0, 1, 2, 3], comparable=False, critic=False))
     none = {name for name, value in found.items() if math.isnan(value)}
     assert none == {
         "value_loss", "value_clip_rate", "critic_lr", "rollout_gap_max", "rollout_kl", "rollout_ratio_mean", "loss",
@@ -108,28 +108,28 @@ def test_without_a_critic_or_a_comparable_rollout_there_is_nothing_to_say(batch:
 
 
 def test_step_of_which_nothing_was_counted_has_no_figures() -> None:
-    found = Tally(comparable=True).metrics(SETTINGS, 1.0, 0.0, 1, critic=True)
+    found = MetricAccumulator(comparable=True).metrics(SETTINGS, 1.0, 0.0, 1, critic=True)
     for name in ("policy_loss", "entropy", "entropy_q90", "entropy_observed", "ratio_max", "ratio_min", "loss"):
         assert math.isnan(getattr(found, name)), name
     assert (found.lr, found.update_ratio, found.vetoes) == (1e-3, 0.0, 1)
 
 
 def test_figure_that_is_not_a_number_is_kept(batch: TrajectoryBatch) -> None:
-    columns, tally = _columns(), Tally(comparable=True)
+    columns, metrics = _columns(), MetricAccumulator(comparable=True)
     columns["logprobs"][2] = math.nan
     for rows in ([0, 1], [2, 3]):
-        _add(tally, _micro(batch, rows), columns)
-    found = tally.metrics(SETTINGS, 1.0, 0.0, 0, critic=True)
+        _add(metrics, _micro(batch, rows), columns)
+    found = metrics.metrics(SETTINGS, 1.0, 0.0, 0, critic=True)
     assert math.isnan(found.ratio_max)
     assert math.isnan(found.ratio_min)
     assert math.isnan(found.policy_loss)
 
 
 def test_tokens_that_the_rollout_or_the_learner_cannot_draw_do_not_swamp_the_rest(batch: TrajectoryBatch) -> None:
-    columns, tally = _columns(), Tally(comparable=True)
+    columns, metrics = _columns(), MetricAccumulator(comparable=True)
     columns["old"][0], columns["logprobs"][0] = -1e4, -1e4
-    _add(tally, _micro(batch, [0, 1, 2, 3]), columns)
-    found = tally.metrics(SETTINGS, 1.0, 0.0, 0, critic=True)
+    _add(metrics, _micro(batch, [0, 1, 2, 3]), columns)
+    found = metrics.metrics(SETTINGS, 1.0, 0.0, 0, critic=True)
     assert found.rollout_gap_max == pytest.approx(1e4, rel=1e-3)
     assert math.isfinite(found.rollout_kl)
     assert found.rollout_kl < 2 * LARGEST_LOG_RATIO

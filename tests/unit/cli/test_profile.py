@@ -102,8 +102,7 @@ def test_runs_are_fitted_and_shown(make_run: Run, tmp_path: Path) -> None:
     found = read_profile(out)
     assert (found.runs, found.steps) == (2, 10)
     assert {"reward_mean", "entropy", "probe_accuracy", "probe_gap"} <= {signal.name for signal in found.signals}
-    entropy = found.find("entropy")
-    assert entropy is not None
+    (entropy,) = (signal for signal in found.signals if signal.name == "entropy")
     assert max(entropy.mean) < 1, "undone steps are no part of it"
     assert found.facts is not None
     assert (found.facts.task, found.facts.samples_per_prompt) == ("addition", 8)
@@ -249,7 +248,7 @@ def test_profile_that_cannot_be_written_leaves_nothing(make_run: Run, tmp_path: 
 
 def test_damaged_profile_is_not_shown(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text("{}")
-    assert "p.json is no profile" in refusal("profile", "show", tmp_path / "p.json")
+    assert "p.json is not a profile" in refusal("profile", "show", tmp_path / "p.json")
     assert "cannot be read" in refusal("profile", "show", tmp_path / "none.json")
 
 

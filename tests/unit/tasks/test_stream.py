@@ -1,4 +1,4 @@
-"""Prompts of which a share comes from a part of the pool: hard ones, long ones, few ones."""
+"""The order of training prompts; a share of them from a part of the pool: hard ones, long ones, few ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rftfm_ray.config import RunConfig, load_config
@@ -23,6 +23,46 @@ POOL = tuple(Addition().pool(64, 0))
 HALF = harder_half(Addition(), POOL)
 STEP = StepId(0, 3, 5)
 seeds, cursors, counts, shares = st.integers(0, 99), st.integers(0, 300), st.integers(1, 32), st.floats(0, 1)
+FEW = tuple(problem(10, n) for n in range(10, 17))
+
+
+def keys(problems: tuple[Problem, ...]) -> list[str]:
+    """Keys of problems, in order."""
+    return [p.key for p in problems]
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), cursor=st.integers(0, 100), count=st.integers(0, 30))
+def test_stream_is_a_function_of_seed_and_cursor(seed: int, cursor: int, count: int) -> None:
+    whole = PromptStream(FEW, seed).take(0, 130)
+    assert PromptStream(FEW, seed).take(cursor, count) == whole[cursor : cursor + count]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), number=st.integers(0, 1000))
+def test_every_pass_is_a_permutation_of_the_pool(seed: int, number: int) -> None:
+    taken = PromptStream(FEW, seed).take(number * len(FEW), len(FEW))
+    assert sorted(keys(taken)) == sorted(keys(FEW))
+
+
+@settings(max_examples=50, deadline=None)
+@given(cursors=st.lists(st.integers(0, 60), max_size=8), cursor=st.integers(0, 60))
+def test_stream_does_not_depend_on_what_was_taken_before(cursors: list[int], cursor: int) -> None:
+    used = PromptStream(FEW, seed=5)
+    for earlier in cursors:
+        used.take(earlier, 9)
+    assert used.take(cursor, 9) == PromptStream(FEW, seed=5).take(cursor, 9)
+
+
+def test_take_crosses_the_border_between_passes() -> None:
+    stream, size = PromptStream(FEW, seed=0), len(FEW)
+    assert stream.take(size - 2, 4) == stream.take(0, size)[-2:] + stream.take(size, size)[:2]
+
+
+def test_passes_and_seeds_are_ordered_differently() -> None:
+    pool = tuple(problem(10, n) for n in range(10, 60))
+    orders = {PromptStream(pool, seed).take(number * 50, 50) for seed in range(3) for number in range(3)}
+    assert len(orders) == 9
 
 
 def mixed(share: float, seed: int = 0, part: Sequence[Problem] = HALF) -> PromptStream:
