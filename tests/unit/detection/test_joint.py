@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rftfm_ray.detection.detectors.joint import NOTICE, NOTICED, JointDetector, growth
+from rftfm_ray.detection.detectors.joint import NOTICE, NOTICED, JointDetector
 from rftfm_ray.detection.monitor import Monitor
-from rftfm_ray.detection.reference.correlation import restored
-from rftfm_ray.detection.reference.fitting import fit_together, series_of
+from rftfm_ray.detection.reference.correlation import CorrelationModel
 from rftfm_ray.detection.reference.mixture import Mode, Reference, reference_of
 from rftfm_ray.detection.reference.profile import Profile, parse_profile
 from rftfm_ray.detection.reference.residuals import COLUMNS
@@ -133,11 +132,6 @@ def test_refused_updates_are_not_lost_ones() -> None:
         assert ONSET <= min(alarms(fresh(), without_updates(run, vetoes=0.0))) <= ONSET + 3
 
 
-def test_a_long_run_must_say_more() -> None:
-    assert set(growth(np.arange(1, 61)).tolist()) == {1.0}
-    assert [round(value, 3) for value in growth(np.array([600, 6_000])).tolist()] == [1.461, 1.921]
-
-
 LONGER = {"length_mean": 0.5, "length_q50": 0.5, "length_q90": 0.5}
 
 
@@ -246,13 +240,8 @@ def test_file_keeps_what_is_needed(profile: Profile) -> None:
     assert len(profile.to_json()) < 400_000
 
 
-def test_few_runs_do_not_tell_how_signals_go_together() -> None:
-    series = [series_of(run) for run in RUNS[:7]]
-    assert fit_together(series) is None
-
-
 def test_without_a_model_there_is_nothing_to_say() -> None:
-    known = Reference(None, ())
+    known = Reference(None, (), 1.0)
     watched = fresh(known)
     assert watched.observe([make_report(step, reward_mean=0.5 if step < 30 else 90.0) for step in range(1, 60)]) == {}
     assert len(watched.detector.outputs) == 1
@@ -269,18 +258,18 @@ def damage(tree: dict[str, Any], how: str) -> None:
     elif how == "covariance":
         tree["covariance"][0][0] = -1.0
     else:
-        tree["levels"].popitem()
+        tree[how].pop()
 
 
-@pytest.mark.parametrize("how", ["sizes", "signals", "covariance", "no level"])
+@pytest.mark.parametrize("how", ["sizes", "signals", "covariance", "levels", "variances"])
 def test_damaged_file_is_refused(profile: Profile, how: str) -> None:
     tree = json.loads(profile.to_json())
-    damage(tree["together"], how)
+    damage(tree["joint"], how)
     damaged = parse_profile(json.dumps(tree), "it")
-    assert damaged.together is not None
-    match = f"{how if how in ('sizes', 'signals', 'covariance') else 'level'}.*fit it"
+    assert damaged.joint is not None
+    match = f"{how}.*fit it"
     with pytest.raises(ProfileError, match=match):
-        restored(damaged.together)
+        CorrelationModel.from_profile(damaged.joint)
     with pytest.raises(ProfileError, match=match):
         reference_of(damaged, None)
 
