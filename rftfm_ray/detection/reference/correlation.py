@@ -32,6 +32,7 @@ from rftfm_ray.signals.groups import PROMPT_SIGNALS, TELEMETRY
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+_TELEMETRY = tuple(range(len(TELEMETRY)))
 # Steps that a correlation of other tasks is worth beside the profile's own, and share of the identity in the mixture.
 PRIOR_STEPS, SHRUNK = 100.0, 0.1
 # Share of the identity in a correlation of other tasks alone; steps of a run that its variances are worth.
@@ -87,8 +88,7 @@ class CorrelationModel:
     def adjusted(self, residuals: Floats) -> Floats:
         """Residuals (N, S) less what the prompts of each step explain, from (N, `COLUMNS`)."""
         columns = [TELEMETRY.index(name) for name in self.bank.signals]
-        own: Floats = residuals[:, columns] - _prompts(residuals) @ self.slopes
-        return own
+        return _adjusted(residuals, self.slopes, columns)
 
     def cusums(self) -> Cusums:
         """The CUSUMs of a new run."""
@@ -274,8 +274,12 @@ def _prompts(residuals: Floats) -> Floats:
     return prompts
 
 
-def _adjusted(residuals: Floats, slopes: Floats) -> Floats:
-    own: Floats = residuals[:, : len(TELEMETRY)] - _prompts(residuals) @ slopes
+def _adjusted(residuals: Floats, slopes: Floats, columns: Sequence[int] = _TELEMETRY) -> Floats:
+    """Residuals (N, columns) less what the prompts explain by slopes (`PROMPT_SIGNALS`, columns)."""
+    own: Floats = residuals[:, columns]
+    # Signal by signal: a product of whole matrices would round in a way that depends on how many steps there are.
+    for prompt, slope in zip(_prompts(residuals).T, slopes, strict=True):
+        own = own - prompt[:, None] * slope
     return own
 
 

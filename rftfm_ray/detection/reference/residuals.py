@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rftfm_ray.detection.reference.profile import Profile
 from rftfm_ray.detection.reference.prompt_shift import DataShift
 from rftfm_ray.detection.stateful import Kind, Stateful
+from rftfm_ray.detection.statistics.recursions import MANY
 from rftfm_ray.detection.statistics.self_baseline import OwnPast
 from rftfm_ray.signals.groups import OF_UPDATES, PROMPT_DEPENDENT, PROMPT_SIGNALS, REFUSED, TELEMETRY, WATCHED
 from rftfm_ray.signals.scale import Scales
@@ -29,7 +30,7 @@ Mask = NDArray[np.bool_]
 # A reference of the few steps before is worth less than one of many runs.
 OWN_WEIGHT = 0.85
 # Steps after which it is looked at whether the prompts have changed: what comes after such a step is worked out again.
-SEGMENT = 512
+SEGMENT = MANY
 
 COLUMNS: tuple[str, ...] = (*TELEMETRY, *PROMPT_SIGNALS)
 """Signals of a residual: telemetry, and then the prompts."""

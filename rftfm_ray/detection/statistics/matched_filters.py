@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.detection.stateful import Kind, Stateful
 from rftfm_ray.detection.statistics.correlations import LARGEST
-from rftfm_ray.detection.statistics.recursions import BLOCK, decayed_sums, lagged
+from rftfm_ray.detection.statistics.recursions import BLOCK, MANY, decayed_sums, lagged
 from rftfm_ray.detection.statistics.student import normal_equivalents
 
 Floats = NDArray[np.float64]
@@ -93,8 +93,10 @@ class FilterBank:
         contrasts = np.full((len(residuals), len(self.variances)), np.nan)
         for rows, mask in _groups(known):
             both = np.concatenate([mask, mask])
-            product = bounded[np.ix_(rows, mask)] @ self._weights_of(mask).T
-            contrasts[np.ix_(rows, both)] = product / np.sqrt(self.variances[both])
+            weights, scale = self._weights_of(mask), np.sqrt(self.variances[both])
+            # Step by step: one product of whole matrices would round in a way that depends on how many steps there are.
+            for row in rows.tolist():
+                contrasts[row, both] = (weights @ bounded[row, mask]) / scale
         return contrasts
 
     def _weights_of(self, mask: Mask) -> Floats:
@@ -147,7 +149,7 @@ class LongRun(Stateful):
         scaled = np.empty(contrasts.shape)
         known = np.isfinite(contrasts)
         row, columns = 0, np.flatnonzero(known.any(0))
-        blocks = len(contrasts) >= BLOCK and len(columns) > 0 and bool(known[:, columns].all())
+        blocks = len(contrasts) >= MANY and len(columns) > 0 and bool(known[:, columns].all())
         while row < len(contrasts):
             if blocks and self._count[columns].min() >= MEMORY:
                 part = slice(row, row + BLOCK)

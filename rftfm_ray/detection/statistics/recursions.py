@@ -14,6 +14,9 @@ Floats = NDArray[np.float64]
 
 BLOCK = 64
 """Steps that are worked out at once: matrices stay small, and a recursion that is not linear settles in few rounds."""
+MANY = 512
+"""Steps in one chunk from which they are worked out in blocks: ten times as fast, and equal to the same steps one by
+one to about 1e-13. Shorter chunks are equal to the last digit."""
 
 
 @lru_cache(maxsize=64)

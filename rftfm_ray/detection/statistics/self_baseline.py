@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.stateful import Kind, Stateful
-from rftfm_ray.detection.statistics.recursions import BLOCK, decayed_sums, lagged
+from rftfm_ray.detection.statistics.recursions import BLOCK, MANY, decayed_sums, lagged
 from rftfm_ray.detection.statistics.student import normal_equivalents
 
 Floats = NDArray[np.float64]
@@ -63,13 +63,13 @@ class OwnPast(Stateful):
         self._sum, self._moment, self._differences = (np.zeros(size) for _ in range(3))
 
     def over(self, levels: Floats) -> Floats:
-        """Residuals (N, S) of many steps, as `add` gives them one by one.
+        """Residuals (N, S) of many steps, as `add` gives them one by one; from `MANY` on to about 1e-13.
 
         Args:
             levels: (N, S) values on the scale that each signal is compared on; NaN says nothing.
         """
         residuals = np.full(levels.shape, np.nan)
-        if len(levels) < BLOCK:
+        if len(levels) < MANY:
             for row, step in enumerate(levels):
                 residuals[row] = self.add(step)
             return residuals

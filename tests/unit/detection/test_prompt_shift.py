@@ -14,8 +14,14 @@ Floats = NDArray[np.float64]
 
 def said(residuals: Floats) -> list[int]:
     """Places at which a change is said."""
-    watch = DataShift()
-    return [place for place, step in enumerate(residuals) if watch.add(step)]
+    watch, places, start = DataShift(), list[int](), 0
+    while start < len(residuals):
+        row = watch.first(residuals[start:])
+        if row is None:
+            break
+        places.append(start + row)
+        start += row + 1
+    return places
 
 
 def healthy(seed: int, steps: int) -> Floats:
@@ -61,3 +67,25 @@ def test_what_follows_prompts_is_known_and_prompts_follow_themselves() -> None:
     assert not {"rollout_kl", "changed_rate", "trained_mismatch_rate", "observation_mismatch_rate"} & set(
         PROMPT_DEPENDENT
     )
+
+
+def test_single_steps_say_the_same_as_many_at_once() -> None:
+    run = healthy(3, 400)
+    run[100:, 0] += 2.5
+    run[200:260] = np.nan
+    watch, places = DataShift(), []
+    for place, step in enumerate(run):
+        if watch.first(step[None]) is not None:
+            places.append(place)
+        assert np.isfinite(watch.state_dict()["sums"]).all()
+    assert places == said(run) != []
+
+
+def test_state_goes_on_where_it_was_saved() -> None:
+    run = healthy(4, 60)
+    run[20:, 1] -= 2.5
+    watch, other = DataShift(), DataShift()
+    assert watch.first(run[:21]) is None
+    other.load_state_dict(watch.state_dict())
+    assert watch.first(run[21:]) == other.first(run[21:])
+    assert DataShift().first(run[21:]) != other.first(run[21:]) or watch.state_dict()["sums"] is not None
