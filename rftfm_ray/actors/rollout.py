@@ -60,7 +60,7 @@ class RolloutActor:
 
     def reset(self, role: Role, config: RunConfig, task: Task, seams: RolloutSeams) -> None:
         """Begin a run on the running engine, in every bit as a new actor would. `seams` are this actor's own."""
-        from rftfm_ray.rollout.episodes import EpisodeRunner
+        from rftfm_ray.rollout.episodes import EpisodeRules, EpisodeRunner, ServedModel
 
         rename_process(role)
         self._role = role
@@ -72,12 +72,12 @@ class RolloutActor:
         self._fingerprint_every = 0 if config.guard.mode is GuardMode.OFF else config.channels.fingerprint_every
         self._seams = seams
         self._paid_step = 0
-        self._episodes = EpisodeRunner(
-            seams.sampler(self._engine, self._codec.eos_ids), task, self._codec, self._limit, config.seed,
-            live_channels(task, config, seams), seams.episodes(), lambda step: config.at(step.step).task.token_scale,
-        )  # fmt: skip
+        sampled = ServedModel(seams.sampler(self._engine, self._codec.eos_ids), self._codec, self._limit)
+        rules = EpisodeRules(config.seed, lambda step: config.at(step.step).task.token_scale)
+        self._episodes = EpisodeRunner(sampled, task, rules, live_channels(task, config, seams), seams.episodes())
         # What is held out is asked past every instance that a fault may sit in.
-        self._probes = EpisodeRunner(self._engine, task, self._codec, self._limit, config.seed)
+        served = ServedModel(self._engine, self._codec, self._limit)
+        self._probes = EpisodeRunner(served, task, EpisodeRules(config.seed))
         # Not 0: a fresh or restarted actor serves nothing before the learner's weights have arrived.
         self._version = -1
         self._gauge.set(ActorState.IDLE)

@@ -31,8 +31,10 @@ def call_place(call: CallId) -> tuple[object, ...]:
 
 
 def corrupted(text: str, number: float) -> str:
-    """`text` with one digit, or where it has none its first character, replaced by another digit; `number` in [0, 1)
-    chooses which. An empty text stays."""
+    """`text` with one digit, or where it has none its first character, replaced by another digit.
+
+    `number` in [0, 1) chooses which. An empty text stays.
+    """
     places = [i for i, character in enumerate(text) if character.isascii() and character.isdigit()] or [0][: len(text)]
     if not places:
         return text

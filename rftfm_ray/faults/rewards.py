@@ -57,9 +57,12 @@ FEATURES: Mapping[str, tuple[Feature, float]] = {
 
 
 def loophole(mechanism: str, answers: Sequence[str]) -> Feature:
-    """Which wrong answers RF-3 takes for right: those with one of the first or last characters that are commonest
-    among right answers, as many as make up `LOOPHOLE_SHARE`. A policy that always says one of them earns more than one
-    that tries to be right, and it has seen examples of it before it has learnt anything."""
+    """Which wrong answers RF-3 takes for right.
+
+    Those with one of the first or last characters that are commonest among right answers, as many as make up
+    `LOOPHOLE_SHARE`. A policy that always says one of them earns more than one that tries to be right, and it has seen
+    examples of it before it has learnt anything.
+    """
     place = 0 if mechanism == "first_character" else -1
     counts = Counter(answer[place] for answer in sorted(answers) if answer)
     chosen: set[str] = set()

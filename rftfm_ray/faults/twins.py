@@ -1,5 +1,6 @@
-"""Benign twins: what looks like a fault at first sight and is none. Four of them nobody declares; the others are
-changes on purpose, which the guard is told of.
+"""Benign twins: changes that look like a fault at first sight.
+
+Four of them nobody declares; the others are changes on purpose, which the guard is told of.
 
 A twin touches nothing that an identity speaks of. Those that change the configuration become `RunConfig.changes`, on
 the clock of steps; the others act on the clock of paid steps.

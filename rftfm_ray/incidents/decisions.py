@@ -1,5 +1,8 @@
-"""What is to be done about a diagnosed incident: the policy is asked within budget and cooldown, and its remedy
-becomes an order; when nothing is left to try, the incident goes to people. Pure: what must be asked is injected."""
+"""What is to be done about a diagnosed incident.
+
+The policy is asked within budget and cooldown, and its remedy becomes an order; when nothing is left to try, the
+incident goes to people. Pure: what must be asked is injected.
+"""
 
 from __future__ import annotations
 

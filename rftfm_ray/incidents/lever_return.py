@@ -22,8 +22,10 @@ SCALES = (*RATES, "kl_coef_scale")
 
 @dataclass(frozen=True, slots=True)
 class LeverReturn:
-    """One lever's next step to its nominal value: its name, the incident it was moved for, all levers afterwards, and
-    why it is time."""
+    """One lever's next step to its nominal value.
+
+    Its name, the incident it was moved for, all levers afterwards, and why it is time.
+    """
 
     name: str
     incident: int

@@ -110,8 +110,10 @@ class IncidentManager:
         return None
 
     def _is_idle(self) -> bool:
-        """Whether nothing is open, muted, pending or on its way back: then a step without a diagnosis changes
-        nothing."""
+        """Whether nothing is open, muted, pending or on its way back.
+
+        Then a step without a diagnosis changes nothing.
+        """
         if self._looked_at is not self.state:
             self._looked_at = self.state
             returning = self.state.levers != Levers() and self._settings.mode is GuardMode.ACT

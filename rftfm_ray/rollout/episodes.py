@@ -121,31 +121,48 @@ class Batch:
     golden: list[GoldenGrade] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model that answers: its engine, its tokenizer, and the most tokens of a sequence."""
+
+    engine: Engine
+    codec: TextCodec
+    max_model_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRules:
+    """What a run sets for its episodes: the seed of all draws, and the scale of the task's token limits by step."""
+
+    seed: int
+    token_scale: Callable[[StepId], float] = lambda _: 1.0
+
+
 class EpisodeRunner:
-    """Runs batches of episodes of one task on one engine. Keeps the last batch, so that it can be revised."""
+    """Runs batches of episodes of one task on one model. Keeps the last batch, so that it can be revised.
+
+    Without `channels` tools and rewards are the task's own; without `seams` nothing stands between them and episodes.
+    """
 
     def __init__(
         self,
-        engine: Engine,
+        model: ServedModel,
         task: Task,
-        codec: TextCodec,
-        max_model_len: int,
-        run_seed: int,
+        rules: EpisodeRules,
         channels: Channels | None = None,
         seams: EpisodeSeams | None = None,
-        token_scale: Callable[[StepId], float] = lambda _: 1.0,
     ) -> None:
-        self._engine = engine
+        self._engine = model.engine
         self._task = task
-        self._codec = codec
-        self._max_model_len = max_model_len
-        self._run_seed = run_seed
+        self._codec = model.codec
+        self._max_model_len = model.max_model_len
+        self._run_seed = rules.seed
         self._channels = trusted_channels(task) if channels is None else channels
         self._refill_rounds = 0
         self._last: Batch | None = None
-        self._stop_ids = [*codec.eos_ids, *codec.ids_containing(task.stop)]
+        self._stop_ids = [*model.codec.eos_ids, *model.codec.ids_containing(task.stop)]
         self._seams = EpisodeSeams() if seams is None else seams
-        self._token_scale = token_scale
+        self._token_scale = rules.token_scale
 
     def prepare(self, golden: Sequence[Problem]) -> None:
         """Take problems that are never trained on for the checks that need known answers."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rftfm_ray.config import RolloutConfig
 from rftfm_ray.rollout.engine import VllmEngine
-from rftfm_ray.rollout.episodes import EpisodeRunner
+from rftfm_ray.rollout.episodes import EpisodeRules, EpisodeRunner, ServedModel
 from rftfm_ray.rollout.jobs import probe_jobs
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.loading import TASKS
@@ -16,10 +16,10 @@ from rftfm_ray.types import Sampling, StepId
 
 def evaluate(model: Path, config: RolloutConfig, seed: int) -> Iterator[str]:
     """One line per task: greedy and sampled accuracy on all held-out problems, and calls per episode."""
-    engine, codec = VllmEngine(str(model), "float32", config), TextCodec(str(model))
+    served = ServedModel(VllmEngine(str(model), "float32", config), TextCodec(str(model)), config.max_model_len)
     for name, kind in TASKS.items():
         task = kind()
-        runner = EpisodeRunner(engine, task, codec, config.max_model_len, seed)
+        runner = EpisodeRunner(served, task, EpisodeRules(seed))
         jobs = probe_jobs(task.heldout())
         greedy = runner.run(jobs, StepId(0, 0, 0), Sampling(0.0, 1.0), 0)
         sampled = runner.run(jobs, StepId(0, 0, 0), Sampling(1.0, 1.0), 0)

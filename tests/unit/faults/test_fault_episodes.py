@@ -17,7 +17,7 @@ from rftfm_ray.rollout.channels import Grader, TaskReward, ToolPool, task_tools
 from rftfm_ray.rollout.checks import Checks
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.environment import Channels
-from rftfm_ray.rollout.episodes import EpisodeRunner
+from rftfm_ray.rollout.episodes import EpisodeRules, EpisodeRunner, ServedModel
 from rftfm_ray.rollout.jobs import EpisodeJob, split_jobs, step_jobs
 from rftfm_ray.tasks.addition import problem
 from rftfm_ray.tasks.calculator import Calculator
@@ -60,7 +60,9 @@ def play(*texts: str, step: StepId = NOW, jobs: Sequence[EpisodeJob] = JOBS) -> 
     pool = ToolPool(task, faulty_tools(task_tools(task), faults, 1))
     channels = Channels(pool, Grader(task, TaskReward(task), 1, 0.0), Checks(task, ChannelsConfig(replay_rate=1.0), 1))
     engine = faulty_sampler(Talking(), faults, 1, (0,))
-    runner = EpisodeRunner(engine, task, Characters(), 128, 1, channels, FaultySeams(faults, 1))
+    runner = EpisodeRunner(
+        ServedModel(engine, Characters(), 128), task, EpisodeRules(1), channels, FaultySeams(faults, 1)
+    )
     return runner.run(jobs, step, SAMPLED, 7)
 
 
@@ -164,7 +166,7 @@ def test_who_is_struck_does_not_depend_on_the_number_of_runners(text: str, parts
 
 def test_limits_are_halved_twice_by_two_faults_and_never_to_nothing() -> None:
     seams = FaultySeams([parse_fault("TE-3@5:1"), parse_fault("TE-3@5:1")], 1)
-    runner = EpisodeRunner(Talking(), Calculator(), Characters(), 128, 1, seams=seams)
+    runner = EpisodeRunner(ServedModel(Talking(), Characters(), 128), Calculator(), EpisodeRules(1), seams=seams)
     batch = runner.run(JOBS, NOW, SAMPLED, 7)
     assert batch.termination_ok.all()
     assert set(batch.action_counts().tolist()) == {3}

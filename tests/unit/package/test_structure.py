@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -116,3 +117,10 @@ def test_every_room_is_on_the_page_about_the_architecture() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rooms = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
     assert [room for room in rooms if f"| `{room}/` |" not in page] == []
+
+
+def test_modules_that_the_page_names_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = sorted(set(re.findall(r"[\w/]+/\w+\.py", page)))
+    assert len(named) > 20
+    assert [name for name in named if not (PACKAGE / name).exists() and not (ROOT / name).exists()] == []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.models import ASSETS
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
-from rftfm_ray.rollout.episodes import STATUS_CODE, EpisodeRunner, request_seed
+from rftfm_ray.rollout.episodes import STATUS_CODE, EpisodeRules, EpisodeRunner, ServedModel, request_seed
 from rftfm_ray.rollout.jobs import EpisodeJob, probe_jobs, split_jobs, step_jobs
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.addition import Addition, problem
@@ -99,7 +99,7 @@ def play(
 ) -> Played:
     """One trajectory for every problem, each saying its line of the script."""
     engine = ScriptedEngine(codec, script, order)
-    runner = EpisodeRunner(engine, task, codec, limit, run_seed=1)
+    runner = EpisodeRunner(ServedModel(engine, codec, limit), task, EpisodeRules(1))
     return Played(runner.run(probe_jobs(problems), STEP, sampling, VERSION), engine.requests)
 
 
@@ -321,7 +321,8 @@ def test_seed_does_not_depend_on_place_or_rewound_step() -> None:
 def seeds(codec: TextCodec, jobs: Sequence[EpisodeJob]) -> dict[tuple[str, int, int], int]:
     """Seed of every request that `jobs` lead to, by problem, sample and turn."""
     engine = ScriptedEngine(codec, [["c1+1;", "2|"]] * len(jobs))
-    EpisodeRunner(engine, Calculator(), codec, 128, run_seed=1).run(jobs, STEP, SAMPLED, VERSION)
+    runner = EpisodeRunner(ServedModel(engine, codec, 128), Calculator(), EpisodeRules(1))
+    runner.run(jobs, STEP, SAMPLED, VERSION)
     taken: dict[tuple[str, int, int], int] = {}
     for request in engine.requests:
         job, turn = jobs[request.id], int(";" in codec.decode(request.tokens))
@@ -342,7 +343,8 @@ def test_concatenated_shares_equal_the_batch_made_in_one_go(codec: TextCodec, pa
     batches = []
     for share in split_jobs(probe_jobs(MIXED), 1, parts):
         engine = ScriptedEngine(codec, [MIXED_SCRIPT[job.group] for job in share])
-        batches.append(EpisodeRunner(engine, Calculator(), codec, 128, run_seed=1).run(share, STEP, SAMPLED, VERSION))
+        runner = EpisodeRunner(ServedModel(engine, codec, 128), Calculator(), EpisodeRules(1))
+        batches.append(runner.run(share, STEP, SAMPLED, VERSION))
     same(concatenate(batches), play(codec, Calculator(), MIXED, MIXED_SCRIPT).batch)
 
 

@@ -28,7 +28,7 @@ from rftfm_ray.rollout.channels import (
 )
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.environment import Channels
-from rftfm_ray.rollout.episodes import STATUS_CODE, EpisodeRunner
+from rftfm_ray.rollout.episodes import STATUS_CODE, EpisodeRules, EpisodeRunner, ServedModel
 from rftfm_ray.rollout.jobs import EpisodeJob, probe_jobs, split_jobs, step_jobs
 from rftfm_ray.tasks.addition import problem
 from rftfm_ray.tasks.api import Observation, Problem, Task, ToolCall, ToolStatus, Transcript, Verdict
@@ -137,7 +137,7 @@ def play(
     """A batch of `jobs` with these tool instances, under `levers`."""
     task, engine = task or Calculator(), SeededEngine(clock)
     channels = Channels(ToolPool(task, tools, 0, backoff_s), Grader(task, reward or TaskReward(task), 1, rate))
-    runner = EpisodeRunner(engine, task, Characters(), limit, 1, channels)
+    runner = EpisodeRunner(ServedModel(engine, Characters(), limit), task, EpisodeRules(1), channels)
     runner.set_levers(levers or Levers())
     return Played(runner, engine, runner.run(jobs, STEP, SAMPLED, 7))
 
@@ -341,7 +341,7 @@ def test_refills_of_a_revision_go_to_the_instance_of_the_new_levers() -> None:
 
 def test_only_the_last_step_can_be_revised() -> None:
     played = play(SOUND)
-    fresh = EpisodeRunner(SeededEngine(), Calculator(), Characters(), 128, 1)
+    fresh = EpisodeRunner(ServedModel(SeededEngine(), Characters(), 128), Calculator(), EpisodeRules(1))
     for runner, step in ((played.runner, dataclasses.replace(STEP, attempt=1)), (fresh, STEP)):
         with pytest.raises(ValueError, match="the last batch is not that of"):
             runner.revise(step)

@@ -24,7 +24,7 @@ from rftfm_ray.rollout.channels import (
 from rftfm_ray.rollout.checks import Checks
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.environment import Channels
-from rftfm_ray.rollout.episodes import STATUS_CODE, EpisodeRunner
+from rftfm_ray.rollout.episodes import STATUS_CODE, EpisodeRules, EpisodeRunner, ServedModel
 from rftfm_ray.rollout.jobs import EpisodeJob, split_jobs, step_jobs
 from rftfm_ray.tasks.addition import problem
 from rftfm_ray.tasks.api import Observation, Problem, Task, ToolCall, ToolStatus, Transcript, Verdict, text_digest
@@ -71,7 +71,7 @@ def runner_of(
     pool = ToolPool(task, tools or (TaskTool(task), TaskTool(task)))
     checks = None if settings is None else Checks(task, settings, 1)
     channels = Channels(pool, Grader(task, reward or TaskReward(task), 1, 0.0), checks)
-    runner = EpisodeRunner(Talking(), task, Characters(), 128, 1, channels)
+    runner = EpisodeRunner(ServedModel(Talking(), Characters(), 128), task, EpisodeRules(1), channels)
     runner.prepare(HELDOUT)
     runner.set_levers(levers or Levers())
     return runner
@@ -268,7 +268,8 @@ def test_without_checks_there_are_identities_of_transcripts_and_nothing_else() -
     assert [len(c) for c in (batch.known_ok, batch.golden_live, batch.golden_trusted, batch.golden_right)] == [0] * 4
     assert len(batch.observation_ok) == len(batch.call_turn) > 0
     assert not through(altered, settings=None).observation_ok.any()
-    bare = EpisodeRunner(Talking(), Calculator(), Characters(), 128, 1).run(JOBS, STEP, SAMPLED, 7)
+    runner = EpisodeRunner(ServedModel(Talking(), Characters(), 128), Calculator(), EpisodeRules(1))
+    bare = runner.run(JOBS, STEP, SAMPLED, 7)
     assert not bare.replayed.any()
     assert (len(bare.golden_live), len(bare.known_ok)) == (0, 0)
 

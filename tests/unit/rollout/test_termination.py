@@ -15,7 +15,7 @@ from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.rollout.channels import CallId, Grader, TaskReward, ToolPool
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.environment import Channels
-from rftfm_ray.rollout.episodes import EpisodeRunner
+from rftfm_ray.rollout.episodes import EpisodeRules, EpisodeRunner, ServedModel
 from rftfm_ray.rollout.jobs import step_jobs
 from rftfm_ray.rollout.termination import Ended, Limits, implied_termination
 from rftfm_ray.rollout.text import TextCodec
@@ -119,7 +119,9 @@ def play(seed: int, engine: DrawingEngine | None = None) -> TrajectoryBatch:
     task = Moody(tuple(rng.randint(1, 4) for _ in range(rng.randint(1, 3))), seed)
     limit, tools = rng.randint(3, 16), [Flaky(task), Flaky(task)]
     channels = Channels(ToolPool(task, tools), Grader(task, TaskReward(task), 1, 0.0))
-    runner = EpisodeRunner(engine or DrawingEngine(), task, Characters(), limit, seed, channels)
+    runner = EpisodeRunner(
+        ServedModel(engine or DrawingEngine(), Characters(), limit), task, EpisodeRules(seed), channels
+    )
     runner.set_levers(Levers(tool_retries=rng.randint(0, 2), refill_rounds=rng.randint(0, 2)))
     prompts = ["p;\0:p"[: rng.randint(1, 5)] for _ in range(4)]
     problems = [Problem(f"{i}", prompt, "") for i, prompt in enumerate(prompts)]
