@@ -57,8 +57,8 @@ class DeclaredChange:
         reason: what was changed, in words.
         settled: signals that a remedy was just carried out for: their reference stays, and evidence against them
             starts again from nothing, so that it speaks of the remedy.
-        mitigated: signals that speak of a cause whose harm a lever keeps away from this step on: their alarms are
-            expected, and count as notices. None leaves the earlier ones in force.
+        expected: signals with the sides (+1 above, -1 below) on which alarms are expected from this step on, because
+            of the levers in force; they count as notices. None leaves the earlier ones in force.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class DeclaredChange:
     signals: tuple[str, ...]
     reason: str
     settled: tuple[str, ...] = ()
-    mitigated: tuple[str, ...] | None = None
+    expected: tuple[tuple[str, int], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from rftfm_ray.detection.statefile import load_state, save_state
 from rftfm_ray.diagnosis.classify import unnamed
 from rftfm_ray.diagnosis.diagnoser import Diagnoser, FingerprintDiagnoser
 from rftfm_ray.errors import StateError
-from rftfm_ray.verdicts import Assessment, DeclaredChange, Diagnosis, StepReport
+from rftfm_ray.verdicts import Assessment, DeclaredChange, Diagnosis, Evidence, StepReport, Symptom
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -23,6 +23,7 @@ Answer = TypeVar("Answer")
 NO_DIAGNOSER = "The diagnoser is disabled, so the fault has no name; inspect the run before you continue it."
 STATE_FILE = "assessor"
 _PARTS = ("monitor", "diagnoser")
+_SIDES = (("above", 1), ("below", -1))
 # A reason in the journal is one line.
 LONGEST_REASON = 300
 
@@ -44,8 +45,8 @@ class Assessor:
         self._diagnoser: Diagnoser | None = diagnoser
         self._keep_every, self._most = keep_every, keep
         self._disabled: list[tuple[str, str]] = []
-        # Signals whose alarms count as notices, because a lever keeps the harm of their cause away.
-        self._mitigated: frozenset[str] = frozenset()
+        # Signals and sides on which alarms count as notices, because of the levers in force.
+        self._expected: frozenset[tuple[str, int]] = frozenset()
         self._kept: OrderedDict[int, State] = OrderedDict()
         self._keep(0)
 
@@ -60,8 +61,8 @@ class Assessor:
 
     def declare(self, change: DeclaredChange) -> None:
         """Take note of a deliberate change: its signals lose their reference, everything else is judged on."""
-        if change.mitigated is not None:
-            self._mitigated = frozenset(change.mitigated)
+        if change.expected is not None:
+            self._expected = frozenset(change.expected)
         self._monitor.declare(change)
 
     def rewind(self, step: int) -> None:
@@ -76,7 +77,10 @@ class Assessor:
     def state_dict(self) -> State:
         """A copy of everything that later assessments depend on, kept states included."""
         kept = {str(step): state for step, state in self._kept.items()}
-        return {**self._parts(), "kept": kept, "mitigated": " ".join(sorted(self._mitigated))}
+        return {**self._parts(), "kept": kept, "expected": {side: self._names_on(value) for side, value in _SIDES}}
+
+    def _names_on(self, side: int) -> str:
+        return " ".join(sorted(signal for signal, way in self._expected if way == side))
 
     def load_state_dict(self, state: State) -> None:
         """Continue from a state. A detector or a diagnoser that has been disabled since stays disabled.
@@ -86,8 +90,8 @@ class Assessor:
         """
         before = self._parts()
         try:
-            check_keys(state, (*_PARTS, "kept", "mitigated"))
-            mitigated, kept = scalar_from(state, "mitigated", str), part_from(state, "kept")
+            check_keys(state, (*_PARTS, "kept", "expected"))
+            expected, kept = _sides_from(part_from(state, "expected")), part_from(state, "kept")
             if not kept or not all(step.isdecimal() for step in kept):
                 raise StateError("The saved state's 'kept' does not name the steps of its states.")
             states = {int(step): part_from(kept, step) for step in kept}
@@ -99,7 +103,7 @@ class Assessor:
             self._load(before)
             raise
         self._kept = OrderedDict(sorted(states.items()))
-        self._mitigated = frozenset(mitigated.split())
+        self._expected = expected
 
     def save(self, path: Path) -> None:
         """Write the state to a file, completely or not at all."""
@@ -144,7 +148,7 @@ class Assessor:
             self._diagnoser.load_state_dict(part_from(state, "diagnoser"))
 
     def _assessment(self, observation: Observation) -> Assessment:
-        if self._mitigated:
+        if self._expected:
             observation = self._without_expected_alarms(observation)
         diagnosis = self._ask(lambda diagnoser: _diagnosed(diagnoser, observation))
         if self._diagnoser is None:
@@ -153,8 +157,12 @@ class Assessor:
         return Assessment(observation.report, diagnosis, disabled)
 
     def _without_expected_alarms(self, observation: Observation) -> Observation:
-        symptoms = (replace(s, alarm=False) if s.signal in self._mitigated else s for s in observation.symptoms)
+        symptoms = (replace(s, alarm=s.alarm and not self._is_expected(s)) for s in observation.symptoms)
         return replace(observation, symptoms=tuple(symptoms))
+
+    def _is_expected(self, symptom: Symptom) -> bool:
+        # No lever breaks an identity.
+        return (symptom.signal, symptom.direction) in self._expected and symptom.evidence is not Evidence.IDENTITY
 
     def _ask(self, question: Callable[[Diagnoser], Answer]) -> Answer | None:
         """Ask the diagnoser, and disable it where it raises; None without one."""
@@ -168,6 +176,11 @@ class Assessor:
             self._disabled.append((self._diagnoser.name, reason[:LONGEST_REASON]))
             self._diagnoser = None
             return None
+
+
+def _sides_from(state: State) -> frozenset[tuple[str, int]]:
+    check_keys(state, tuple(side for side, _ in _SIDES))
+    return frozenset((name, value) for side, value in _SIDES for name in scalar_from(state, side, str).split())
 
 
 def _diagnosed(diagnoser: Diagnoser, observation: Observation) -> Diagnosis | None:

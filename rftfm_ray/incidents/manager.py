@@ -9,6 +9,7 @@ carry out between `begin` and `done`; what must be asked (policy, snapshots) is 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
@@ -23,7 +24,7 @@ from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, l
 from rftfm_ray.incidents.verification import confirmed, judge
 from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.policies.safety import SafePolicy
-from rftfm_ray.signals.effects import lever_change
+from rftfm_ray.signals.effects import expected_sides, lever_change
 from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import GuardMode, IncidentSummary, Levers, StepId
 from rftfm_ray.verdicts import (
@@ -256,8 +257,7 @@ class IncidentManager:
             GuardError: when it was not begun.
         """
         self._end(order)
-        before = self.state.levers
-        mitigated = mitigated_signals(self.state)
+        before, expected = self.state.levers, expected_alarms(self.state)
         values: dict[str, Scalar] = {"order": order.number, "remedy": order.remedy, "role": order.role.value}
         values |= {"seconds": round(seconds, 3), "halt": "yes" if order.halt else "no"}
         values |= {"restored": order.restore_step, **dict(lever_fields(order.levers))}
@@ -266,18 +266,23 @@ class IncidentManager:
             self._memory.rewind(order.restore_step)
         first = step.step if order.restore_step is None else order.restore_step + 1
         change = lever_change(before, order.levers, first, f"order {order.number}: {order.remedy}")
-        still = mitigated_signals(self.state)
-        change = replace(change, mitigated=still)
-        if order.role is OrderRole.REMEDY and order.restore_step is None:
+        change = replace(change, expected=expected_alarms(self.state))
+        if order.restore_step is None:
             # After a rollback the detectors are where they were before the fault.
-            fingerprint = FINGERPRINTS.get(self.state.incident(order.incident).code)
-            change = replace(change, settled=fingerprint.harm if fingerprint else ())
-        elif order.role is OrderRole.RETURN:
-            # Evidence for the cause from under the lever must not bring the incident back.
-            change = replace(change, settled=tuple(name for name in mitigated if name not in still))
+            change = replace(change, settled=self._settled(order, expected))
         if change.signals:
             self._ledger.note(EntryKind.DECLARED, step, order.incident, change=change.kind, reason=change.reason)
         return change
+
+    def _settled(self, order: Order, expected: Sequence[tuple[str, int]]) -> tuple[str, ...]:
+        """Signals whose evidence starts again: of the harm that a remedy is for, and of alarms expected no longer.
+
+        What a lever has caused, or a cause under it, must not raise an alarm once the lever is gone.
+        """
+        fingerprint = FINGERPRINTS.get(self.state.incident(order.incident).code) if order.incident else None
+        harm = fingerprint.harm if fingerprint and order.role is OrderRole.REMEDY else ()
+        still = expected_alarms(self.state)
+        return tuple(dict.fromkeys((*harm, *(signal for signal, side in expected if (signal, side) not in still))))
 
     def note_declared(self, declaration: Declaration) -> None:
         """Note a change that was made on purpose."""
@@ -310,10 +315,14 @@ def summarised(incident: Incident) -> IncidentSummary:
     )
 
 
-def mitigated_signals(state: GuardState) -> tuple[str, ...]:
-    """Signals of causes whose harm a lever in force keeps away: their alarms are expected, and open no incident."""
-    plans = ((name, plan_of(state.incident(owner).code)) for name, owner in state.owners if owner)
-    return tuple(sorted({signal for name, plan in plans if name in plan.containing for signal in plan.source_signals}))
+def expected_alarms(state: GuardState) -> tuple[tuple[str, int], ...]:
+    """Signals and sides on which alarms are expected while the levers in force are: they open no incident.
+
+    Those are what a lever moves by design, and the signals of a cause whose harm it keeps away.
+    """
+    plans = [(name, plan_of(state.incident(owner).code)) for name, owner in state.owners if owner]
+    sources = {(signal, 1) for name, plan in plans if name in plan.containing for signal in plan.source_signals}
+    return tuple(sorted({*expected_sides(state.levers), *sources}))
 
 
 def _named(diagnosis: Diagnosis) -> dict[str, Scalar]:

@@ -1,7 +1,9 @@
-"""What moves what: one table from every deliberate cause to the signals that lose their reference by it. Pure.
+"""What moves what: one table from every deliberate cause to the signals that it moves. Pure.
 
-Detectors forget these signals when their cause is declared. Signals of an identity or of an independent channel are
-left out, except where the cause itself defines them: a deliberate change makes no reward wrong, and no held-out answer.
+Detectors forget signals that lose their reference when their cause is declared; signals that a lever holds above or
+below keep it, and alarms on that side are expected while it is in force. Signals of an identity or of an independent
+channel are left out, except where the cause itself defines them: a deliberate change makes no reward wrong, and no
+held-out answer.
 """
 
 from __future__ import annotations
@@ -28,18 +30,26 @@ from rftfm_ray.verdicts import DeclaredChange
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a cause moves. A row without signals says why in `reason`."""
+    """What a cause moves.
+
+    Attributes:
+        signals: that lose their reference.
+        raises: signals that a lever holds above their reference while it is in force.
+        lowers: signals that a lever holds below their reference while it is in force.
+        reason: why the row has no signals.
+    """
 
     signals: tuple[str, ...] = ()
+    raises: tuple[str, ...] = ()
+    lowers: tuple[str, ...] = ()
     reason: str = ""
 
 
 PROMPTS = "prompts"
 """The cause of a run whose prompts are no longer those of its reference."""
 
-# `update_ratio` is not forgotten where a lever changes the size of updates: a smaller update raises no alarm, and an
-# update that is too large when the lever returns must raise one.
-_SIZE = "changes the size of updates, whose reference must stay: a lever that returns must not hide updates too large"
+# No lever takes the reference of `update_ratio` away: an update that is too large when it returns must raise an alarm.
+_SMALLER = ("update_ratio", "changed_rate", "step_kl", "kl_old", "clip_low_rate", "clip_high_rate")
 _REWARD_SPREAD = ("reward_mean", "reward_std", "reward_max")
 _TOOL = ("valid_rate", "length_mean", "reward_mean")
 _ESTIMATOR = ("advantage_std", "value_loss", "explained_variance")
@@ -73,30 +83,30 @@ EFFECTS: Mapping[str, Effect] = {
         "value_clip_rate", "loss", "policy_loss", "kl_ref", *REWARDS, *ADVANTAGES, *UPDATE_SIZES,
     )),
     # Levers.
-    "lr_scale": Effect(reason=_SIZE),
-    "kl_coef_scale": Effect(("kl_ref",)),
-    "clip_low": Effect(reason=_SIZE),
-    "clip_high": Effect(reason=_SIZE),
-    "entropy_coef": Effect(("entropy",)),
-    "max_grad_norm": Effect(reason=_SIZE),
-    "minibatches": Effect(reason=_SIZE),
+    "lr_scale": Effect(lowers=_SMALLER),
+    "kl_coef_scale": Effect(("kl_ref", "loss")),
+    "clip_low": Effect(("clip_low_rate",)),
+    "clip_high": Effect(("clip_high_rate",)),
+    "entropy_coef": Effect((*ENTROPIES, "loss")),
+    "max_grad_norm": Effect(reason="the gradient norm is measured before it is clipped, and AdamW divides it out"),
+    "minibatches": Effect(("changed_rate", "step_kl", "kl_old", "clip_low_rate", "clip_high_rate")),
     "regrade_rate": Effect(_REWARD_SPREAD),
     "reward_limit": Effect(_REWARD_SPREAD),
     "tool_instance": Effect(_TOOL),
-    "tool_retries": Effect(_TOOL),
-    "refill_rounds": Effect(_TOOL),
+    "tool_retries": Effect(_TOOL, raises=("tool_retry_rate",)),
+    "refill_rounds": Effect(_TOOL, raises=("refilled_rate",)),
     "advantage_clip": Effect(("advantage_max", "advantage_std", "advantage_kurtosis")),
-    "group_filter": Effect(("advantage_std", "grad_norm", "loss", "policy_loss")),
+    "group_filter": Effect(("advantage_std", "filtered_group_rate", "grad_norm", "loss", "policy_loss")),
     "gamma": Effect(_ESTIMATOR),
     "gae_lambda": Effect(_ESTIMATOR),
     "critic_lr_scale": Effect(("value_loss", "explained_variance")),
-    "freeze_policy": Effect(("grad_norm", "loss")),
+    "freeze_policy": Effect(("grad_norm", "loss"), lowers=_SMALLER),
 }  # fmt: skip
-"""Signals by cause: a change of the prompts, a changeable key of the configuration, or a lever."""
+"""By cause: a change of the prompts, a changeable key of the configuration, or a lever."""
 
 
 def signals_of(causes: Iterable[str]) -> tuple[str, ...]:
-    """The signals that some causes move, sorted.
+    """The signals that lose their reference by some causes, sorted.
 
     Raises:
         KeyError: for a cause that has no row.
@@ -114,3 +124,10 @@ def lever_change(before: Levers, after: Levers, step: int, reason: str) -> Decla
     """The declaration of levers that are moved from `before` to `after` at `step`."""
     moved = (item.name for item in fields(Levers) if getattr(before, item.name) != getattr(after, item.name))
     return DeclaredChange("levers", step, signals_of(moved), reason)
+
+
+def expected_sides(levers: Levers) -> tuple[tuple[str, int], ...]:
+    """Signals that levers hold above (+1) or below (-1) their reference while they are in force, sorted."""
+    effects = [EFFECTS[item.name] for item in fields(Levers) if getattr(levers, item.name) is not None]
+    above = {(signal, 1) for effect in effects for signal in effect.raises}
+    return tuple(sorted(above | {(signal, -1) for effect in effects for signal in effect.lowers}))

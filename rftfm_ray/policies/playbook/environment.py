@@ -46,7 +46,7 @@ PLANS: Mapping[str, RemedyPlan] = {
         steps=(retry_and_failover, mask_and_refill),
         containing=("tool_instance", "tool_retries", "refill_rounds"),
         source_active=tool_fails,
-        source_signals=("known_call_error_rate",),
+        source_signals=("known_call_error_rate", "tool_shadow_error_rate", "tool_retry_rate"),
     ),
     "TE-2": NO_PLAN,
     "TE-3": NO_PLAN,

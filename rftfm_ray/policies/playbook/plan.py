@@ -31,8 +31,8 @@ class RemedyPlan:
         containing: levers that keep the fault's harm away while its cause is active. Any other lever that was moved
             for it only helped recovery, and returns as soon as the remedy is verified.
         source_active: whether the cause is still active, looked at past the containing levers.
-        source_signals: signals that speak of the cause alone. Their alarms open incidents, but are expected while a
-            containing lever is in force.
+        source_signals: signals that are high because of the cause alone, whatever becomes of the harm. Their alarms
+            open incidents, but are expected while a containing lever is in force.
     """
 
     steps: tuple[Step, ...] = ()

@@ -13,6 +13,8 @@ from rftfm_ray.verdicts import Remedy, StepReport
 
 # Share of verdicts in which an honest reward channel may disagree with the verifier.
 HONEST_SHARE = 0.005
+# What the live channel says, whichever rewards are trained on.
+SOURCE = ("golden_mismatch_rate", "regrade_mismatch_rate")
 
 
 def regrade(ctx: PolicyContext) -> tuple[Remedy, str]:
@@ -46,9 +48,9 @@ PLANS: Mapping[str, RemedyPlan] = {
         steps=(regrade, regrade_and_rollback),
         containing=("regrade_rate",),
         source_active=channel_disagrees,
-        source_signals=("golden_mismatch_rate",),
+        source_signals=SOURCE,
     ),
-    "RF-2": RemedyPlan(source_active=channel_disagrees, source_signals=("golden_mismatch_rate",)),
+    "RF-2": RemedyPlan(source_active=channel_disagrees, source_signals=SOURCE),
     "RF-3": NO_PLAN,
 }
 """By code of the fault."""

@@ -20,7 +20,7 @@ from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.policies.safety import SafePolicy
-from rftfm_ray.signals.effects import signals_of
+from rftfm_ray.signals.effects import expected_sides, signals_of
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.taxonomy import family_of
 from rftfm_ray.telemetry.journal import JOURNAL, Journal, read_journal
@@ -254,7 +254,9 @@ def test_rollback_is_confirmed_and_says_how_far_the_monitor_goes_back(admit: Adm
     assert (confirmed["order"], confirmed["probe_before"], confirmed["probe_now"]) == (1, 0.8, 0.2)
     assert (ward.last(K.APPLYING)["restore_step"], ward.last(K.APPLIED)["restored"]) == (5, 5)
     # From the first step after the snapshot; rewound detectors are not settled.
-    assert settlement.change == DeclaredChange("levers", 6, ("kl_ref",), "order 1: back", mitigated=())
+    expected = expected_sides(Levers(lr_scale=0.5, kl_coef_scale=2.0))
+    change = DeclaredChange("levers", 6, ("kl_ref", "loss"), "order 1: back", expected=expected)
+    assert settlement.change == change
     assert settlement.rewound_to == 5
 
 

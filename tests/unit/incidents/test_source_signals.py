@@ -7,6 +7,7 @@ import math
 from rftfm_ray.diagnosis.assessor import Assessor
 from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
 from rftfm_ray.incidents.guardian import Guardian
+from rftfm_ray.incidents.manager import expected_alarms
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
@@ -17,6 +18,7 @@ from tests.unit.diagnosis.scripted import ScriptedMonitor, alarm
 from tests.unit.incidents.managed import FAILING, PLAIN, RETURN_AFTER, USUAL, VERIFY, ManagedRun, fault
 
 GOLDEN, TRAINED = "golden_mismatch_rate", "trained_mismatch_rate"
+SOURCE = ((GOLDEN, 1), ("regrade_mismatch_rate", 1))
 REGRADE = Remedy("regrade", Levers(regrade_rate=1.0))
 K = EntryKind
 
@@ -27,7 +29,7 @@ def test_containing_lever_makes_alarms_of_the_cause_expected() -> None:
     run.tick(fault("RF-1", signals=[TRAINED, GOLDEN]), trained_mismatch_rate=0.5)
     assert run.begin()
     change = run.done()
-    assert change.mitigated == (GOLDEN,)
+    assert change.expected == SOURCE
     assert TRAINED in change.settled
 
 
@@ -37,7 +39,7 @@ def test_lever_that_contains_nothing_leaves_alarms_as_they_are() -> None:
         run = ManagedRun(remedy)
         run.tick(fault(code, signals=[GOLDEN]))
         assert run.begin()
-        assert run.done().mitigated == ()
+        assert not set(run.done().expected or ()) & set(SOURCE)
 
 
 def test_lever_that_returns_ends_the_expectation_and_the_evidence() -> None:
@@ -49,7 +51,7 @@ def test_lever_that_returns_ends_the_expectation_and_the_evidence() -> None:
     assert run.pending.role is OrderRole.RETURN
     assert run.begin()
     change = run.done()
-    assert (change.mitigated, change.settled) == ((), (GOLDEN,))
+    assert (change.expected, change.settled) == ((), (GOLDEN, "regrade_mismatch_rate"))
 
 
 def test_levers_of_a_tool_end_the_expectation_with_the_last_of_them() -> None:
@@ -62,8 +64,34 @@ def test_levers_of_a_tool_end_the_expectation_with_the_last_of_them() -> None:
         if run.manager.pending is not None:
             assert run.begin()
             changes.append(run.done())
-    signal = "known_call_error_rate"
-    assert [(c.mitigated, c.settled) for c in changes] == [((signal,), ()), ((), (signal,))]
+    signals = ("known_call_error_rate", "tool_retry_rate", "tool_shadow_error_rate")
+    sides = tuple((signal, 1) for signal in signals)
+    assert [(c.expected, c.settled) for c in changes] == [(sides, ()), ((), signals)]
+
+
+def test_what_a_lever_does_by_design_is_expected_while_it_is_in_force() -> None:
+    run = ManagedRun(Remedy("slow", Levers(lr_scale=0.2, refill_rounds=1)), None)
+    run.pass_steps(5)
+    run.tick(fault("OD-1"))
+    assert run.begin()
+    change = run.done()
+    assert {("update_ratio", -1), ("refilled_rate", 1)} <= set(change.expected or ())
+    # Updates that are too large are never expected, and the size of updates keeps its reference.
+    assert ("update_ratio", 1) not in (change.expected or ())
+    assert "update_ratio" not in change.signals
+    # It did not help and is undone: what it did is no evidence.
+    run.pass_steps(VERIFY - 1, fault("OD-1"))
+    assert run.tick(fault("OD-1")) is not None
+    assert run.pending.role is OrderRole.UNDO
+    assert run.begin()
+    undone = run.done()
+    assert undone.expected == ()
+    assert {"update_ratio", "refilled_rate"} <= set(undone.settled)
+
+
+def test_lever_that_is_in_force_from_the_start_moves_its_signals_too() -> None:
+    run = ManagedRun(None, levers=Levers(lr_scale=0.2, tool_retries=2))
+    assert ("update_ratio", -1) in expected_alarms(run.manager.state)
 
 
 def test_fault_left_to_people_is_not_opened_again_by_its_cause() -> None:
@@ -135,7 +163,7 @@ def test_lever_returns_when_the_cause_is_over_and_a_relapse_is_seen() -> None:
         run.tick()
     assert run.guardian.state.levers == Levers()
     assert run.incidents() == [(6, "RF-1")]
-    assert [c.mitigated for c in run.monitor.changes] == [(GOLDEN,), ()]
+    assert [c.expected for c in run.monitor.changes] == [SOURCE, ()]
     # The cause comes back, and nothing keeps its harm away.
     run.last = 100
     run.tick()

@@ -17,7 +17,7 @@ from rftfm_ray.config.settings import nominal_settings
 from rftfm_ray.errors import ConfigError
 from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.policies.levers import LEVERS
-from rftfm_ray.signals.effects import EFFECTS, PROMPTS, declared_change, lever_change, signals_of
+from rftfm_ray.signals.effects import EFFECTS, PROMPTS, declared_change, expected_sides, lever_change, signals_of
 from rftfm_ray.signals.groups import PROMPT_DEPENDENT, PROMPT_SIGNALS
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.types import Levers
@@ -211,9 +211,10 @@ def test_every_lever_and_changeable_key_has_its_row() -> None:
 @pytest.mark.parametrize("cause", EFFECTS)
 def test_row_names_signals_that_exist_or_a_reason(cause: str) -> None:
     effect = EFFECTS[cause]
-    assert set(effect.signals) <= set(INDEX)
-    assert len(set(effect.signals)) == len(effect.signals)
-    assert bool(effect.signals) is not bool(effect.reason), "either signals, or why there are none"
+    named = (*effect.signals, *effect.raises, *effect.lowers)
+    assert set(named) <= set(INDEX)
+    assert len(set(named)) == len(named), "a signal loses its reference, or is held above it, or below it"
+    assert bool(named) is not bool(effect.reason), "either signals, or why there are none"
 
 
 def test_other_prompts_move_what_depends_on_them() -> None:
@@ -232,5 +233,15 @@ def test_lever_that_is_moved_takes_its_signals_with_it(lever: str) -> None:
     assert lever_change(on, on, 7, "why").signals == ()
 
 
-def test_levers_that_change_the_size_of_updates_hide_none() -> None:
+def test_no_lever_hides_updates_that_are_too_large() -> None:
+    everything = Levers(**{spec.name: 1 for spec in LEVERS})
     assert "update_ratio" not in signals_of(spec.name for spec in LEVERS)
+    assert ("update_ratio", 1) not in expected_sides(everything)
+
+
+def test_levers_in_force_hold_signals_on_one_side() -> None:
+    assert expected_sides(Levers()) == ()
+    assert expected_sides(Levers(tool_retries=0)) == (("tool_retry_rate", 1),), "set is in force, whatever the value"
+    both = expected_sides(Levers(lr_scale=0.5, refill_rounds=1))
+    assert {("update_ratio", -1), ("refilled_rate", 1)} <= set(both)
+    assert both == tuple(sorted(set(both)))
