@@ -43,7 +43,7 @@ SMALL = [
 ACT = ["guard.mode=act", "guard.act_on=[RF,OD,TE,NUMERICAL]"]
 # Times, and what is looked at only when somebody guards.
 UNEQUAL = {*Timings.__dataclass_fields__, "tool_latency_s", "tool_latency_max_s", "tool_error_latency_s"}
-PROMPT_SIGNALS = {"regrade_count", "golden_count", "known_call_count", "replay_count"}
+ASKED = {"regrade_count", "golden_count", "known_call_count", "replay_count"}
 
 
 def config(*overrides: str) -> RunConfig:
@@ -62,7 +62,7 @@ def columns(summary: RunSummary, *without: str) -> dict[str, list[Any]]:
 
 def assert_same(guarded: RunSummary, off: RunSummary) -> None:
     """Every figure that an unguarded run measures is that of the guarded one."""
-    found, wanted = columns(guarded, *PROMPT_SIGNALS), columns(off, *PROMPT_SIGNALS)
+    found, wanted = columns(guarded, *ASKED), columns(off, *ASKED)
     measured = {name: values for name, values in wanted.items() if any(v is not None for v in values)}
     assert len(measured) > 60
     assert {name: found[name] for name in measured} == measured
