@@ -31,7 +31,7 @@ def recorded() -> dict[str, list[StepReport]]:
 @pytest.fixture(scope="session")
 def plan() -> MonitorPlan:
     """The monitor that the recorded runs call for."""
-    settings = MonitorSettings(warmup=5, false_alarm_steps=10_000, noise=0.001, probe_size=256)
+    settings = MonitorSettings(warmup=5, false_alarm_steps=1_000, noise=0.001, probe_size=256)
     return MonitorPlan(settings, keep_every=5, keep=4)
 
 

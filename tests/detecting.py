@@ -26,7 +26,7 @@ from rftfm_ray.verdicts import StepReport, Symptom
 from tests.unit.doubles import recorded_runs
 
 DATA = Path(__file__).parent / "data"
-SETTINGS = MonitorSettings(warmup=5, false_alarm_steps=10_000, noise=0.001, probe_size=256)
+SETTINGS = MonitorSettings(warmup=5, false_alarm_steps=1_000, noise=0.001, probe_size=256)
 """The settings that the recorded runs call for."""
 NO_REFERENCE = reference_of(None, None)
 """Levels are all that a view has: enough for detectors that compare with nothing, or with the run's own past."""

@@ -275,8 +275,8 @@ class GuardConfig(Section):
     """Longest wait for a verdict at a step's boundary; a later one takes effect at the next."""
     warmup_steps: Annotated[Integer, Field(ge=3)] = 5
     """Steps that the run's own reference is taken from before telemetry is judged."""
-    false_alarm_steps: Annotated[Integer, Field(ge=100)] = 10_000
-    """Healthy steps to one false alarm that a detector is set for."""
+    false_alarm_steps: Annotated[Integer, Field(ge=100)] = 1_000
+    """Healthy steps to one false alarm of the whole guard; thresholds are set for half as many alarms."""
     profile: str | None = None
     """What healthy runs look like, a file of `rftfm profile fit`; null: a run is held against its own past."""
     detectors: tuple[str, ...] = ()

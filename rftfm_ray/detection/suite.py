@@ -17,10 +17,13 @@ from rftfm_ray.detection.detectors.rates import CLUSTERED, Rate, RateDetector
 from rftfm_ray.detection.detectors.trend import trend_detectors
 from rftfm_ray.detection.detectors.updates import UpdateSizeDetector
 from rftfm_ray.detection.reference.mixture import Mode, Reference
+from rftfm_ray.detection.statistics.thresholds import budget_factor
 from rftfm_ray.verdicts import Evidence
 
-# Detectors whose thresholds follow from theory; each may alarm as seldom as all of them together may.
+# Detectors whose thresholds follow from theory share the budget.
 SEQUENTIAL = 6
+# Thresholds are set for so many times fewer false alarms than promised: what is set on some runs must hold on others.
+SAFETY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ def monitor_settings(config: RunConfig) -> MonitorSettings:
 
 def build_detectors(settings: MonitorSettings, reference: Reference) -> list[Detector]:
     """All detectors of a run, strongest evidence first."""
-    threshold = math.log(SEQUENTIAL * settings.false_alarm_steps)
+    budget = SAFETY * settings.false_alarm_steps
+    threshold = math.log(SEQUENTIAL * budget)
     found: list[Detector] = [
         FiniteDetector(),
         DeclaredRateDetector(),
@@ -58,11 +62,11 @@ def build_detectors(settings: MonitorSettings, reference: Reference) -> list[Det
         UpdateSizeDetector(threshold, settings.warmup),
         BlowUpDetector("kl_ref", large=0.5, factor=3.0),
         *trend_detectors(),
-        JointDetector(reference, settings.false_alarm_steps),
+        JointDetector(reference, budget),
     ]
     # Healthy runs of the kind tell more of a single signal than its own past, where there are enough of them.
     if reference.mode is not Mode.FULL:
-        found.append(ChangePointDetector(reference.multiplier))
+        found.append(ChangePointDetector(reference.multiplier * budget_factor(budget)))
     return found
 
 
