@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.detection.detectors.change_point import ChangePointDetector
+from rftfm_ray.detection.detectors.change_point import CHANGE_SIGNALS, ChangePointDetector
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.detection.detectors.joint import JointDetector
 from rftfm_ray.detection.monitor import CHUNK, Monitor
@@ -22,7 +22,6 @@ from rftfm_ray.detection.reference.priors import KindPriors, enough, kind_with, 
 from rftfm_ray.detection.statistics.change_points import FEWEST, Floats
 from rftfm_ray.detection.suite import monitor_settings
 from rftfm_ray.integrations.steplog import StepLog
-from rftfm_ray.signals.groups import WATCHED
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport, Symptom
@@ -33,7 +32,7 @@ EXPECTED: Mapping[str, tuple[str, ...]] = {
     "kl": ("kl_ref", "kl_old"),
     "entropy": ("entropy", "sampling_logprob_mean"),
     "length": ("length_mean", "truncated_rate", "eos_rate"),
-    "gradient": ("grad_norm", "update_ratio"),
+    "gradient": ("grad_norm",),
     "update": ("policy_loss", "loss", "clip_high_rate", "clip_low_rate", "step_kl", "rollout_kl"),
 }
 """Checks that any run of reinforcement fine-tuning can have, and the signals that each asks for one of."""
@@ -202,7 +201,7 @@ def _coverage(log: StepLog) -> Coverage:
     checks: dict[str, tuple[Iterable[str], int]] = {FINITE: (_NUMBERS, 1)}
     checks |= {name: (signals, FEWEST) for name, signals in EXPECTED.items()}
     expected = {name for names in EXPECTED.values() for name in names}
-    others = [name for name in log.values if name not in expected and name in WATCHED]
+    others = [name for name in log.values if name not in expected and name in CHANGE_SIGNALS]
     checks |= {OTHERS: (others, FEWEST)} if others else {}
     longest = {name: max((_length(log, one) for one in signals), default=0) for name, (signals, _) in checks.items()}
     missing = [name for name, (_, fewest) in checks.items() if longest[name] < fewest]
