@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from rftfm_ray.detection.reference.profile import Profile
 from rftfm_ray.detection.reference.views import StepView, StepViews, values_of
 from rftfm_ray.detection.state import State
 from rftfm_ray.detection.suite import MonitorSettings
+from rftfm_ray.signals.groups import PROMPT_DEPENDENT
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport, Symptom
@@ -157,10 +158,17 @@ class Watched:
 
     def observe(self, reports: Sequence[StepReport]) -> dict[int, list[Symptom]]:
         """Take the next steps at once; the symptoms of each step that has some."""
-        symptoms: dict[int, list[Symptom]] = {}
         steps, values = values_of(reports)
-        plain = [StepView.without_residuals(steps, values)]
-        for view in plain if self._views is None else self._views.observe(steps, values).pieces():
+        if self._views is None:
+            return self.see([StepView.without_residuals(steps, values)])
+        return self.see(self._views.observe(steps, values).pieces())
+
+    def see(self, pieces: Iterable[StepView]) -> dict[int, list[Symptom]]:
+        """The same of pieces of views, which begin where the prompts have changed."""
+        symptoms: dict[int, list[Symptom]] = {}
+        for view in pieces:
+            if view.prompts_changed[0]:
+                self._latch.close(self.detector.forget(PROMPT_DEPENDENT, int(view.steps[0])))
             scores = self.detector.observe(view)
             is_open = self._latch.add(scores.score)
             for row in np.flatnonzero(is_open.any(1)).tolist():

@@ -13,16 +13,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.detection.detectors.change_point import ChangePointDetector
+from rftfm_ray.detection.detectors.change_point import CHANGE_SIGNALS, ChangePointDetector
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.detection.detectors.joint import JointDetector
 from rftfm_ray.detection.monitor import CHUNK, Monitor
-from rftfm_ray.detection.reference.mixture import reference_of
+from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.priors import KindPriors, enough, kind_with, shipped
 from rftfm_ray.detection.statistics.change_points import FEWEST, Floats
-from rftfm_ray.detection.suite import monitor_settings
+from rftfm_ray.detection.suite import build_detectors, monitor_settings, rates
 from rftfm_ray.integrations.steplog import StepLog
-from rftfm_ray.signals.groups import WATCHED
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport, Symptom
@@ -33,7 +32,7 @@ EXPECTED: Mapping[str, tuple[str, ...]] = {
     "kl": ("kl_ref", "kl_old"),
     "entropy": ("entropy", "sampling_logprob_mean"),
     "length": ("length_mean", "truncated_rate", "eos_rate"),
-    "gradient": ("grad_norm", "update_ratio"),
+    "gradient": ("grad_norm",),
     "update": ("policy_loss", "loss", "clip_high_rate", "clip_low_rate", "step_kl", "rollout_kl"),
 }
 """Checks that any run of reinforcement fine-tuning can have, and the signals that each asks for one of."""
@@ -42,6 +41,9 @@ JUMP, NOT_FINITE = "jump", "not_finite"
 _NUMBERS = (*FiniteDetector.WATCHED, "reward_mean", "policy_loss", "value_loss", "kl_old", "advantage_mean")
 # Without them there is no update at all.
 _ESSENTIAL = ("loss", "policy_loss", "grad_norm")
+_SETTINGS = monitor_settings(RunConfig())
+# What the size of updates is taken over.
+_BESIDE = ("schedule_factor", "schedule_excess")
 # Finite values in a row before one that is none, and such ones in a row: mixed precision skips a step now and then.
 SOUND, LASTING = 3, 3
 
@@ -115,25 +117,45 @@ class _Alarm:
 
 def judge_log(log: StepLog) -> LogVerdict:
     """Put a log before the monitor, and look at what it has written as no number."""
-    values = {name: np.where(np.isfinite(column), column, np.nan) for name, column in log.values.items()}
-    found, broken = list[_Alarm](), list[str]()
+    alarms, broken, priors = list[_Alarm](), list[str](), None
     try:
-        watched = Watched(log)
-        found += watched.alarms()
-        broken += [f"{name} failed ({reason})" for name, reason in watched.disabled]
+        priors = _priors(log.values)
     except Exception as error:  # noqa: BLE001 - whatever it is, silence of a check is no health
-        broken.append(f"the monitor failed ({' '.join(str(error).split())[:120]})")
+        broken.append(_failure(JointDetector.name, str(error)))
+    try:
+        watched = Watched(log, reference_of(None, priors))
+        alarms += watched.alarms()
+        broken += [_failure(name, reason) for name, reason in watched.disabled]
+    except Exception as error:  # noqa: BLE001 - as above
+        broken.append(_failure("the monitor", str(error)))
     for name in _NUMBERS:
-        found += not_finite(name, log.values[name]) if name in log.values else ()
-    coverage = _coverage(log)
-    used = {name for name, column in values.items() if int(np.isfinite(column).sum()) >= FEWEST or name in _NUMBERS}
-    unused = (*log.unused, *(column for name, column in log.columns.items() if name not in used))
-    findings = [_finding(log, alarm) for alarm in found]
-    ordered = tuple(sorted(findings, key=lambda one: (one.first_step, one.signal, one.kind)))
-    partial = log.damaged or bool(broken)
-    return LogVerdict(
-        _verdict(ordered, coverage, partial=partial), partial, coverage, ordered, tuple(broken), unused, log.notes
+        alarms += not_finite(name, log.values[name]) if name in log.values else ()
+    judged = _judged(log, priors)
+    unused = (*log.unused, *(column for name, column in log.columns.items() if name not in judged))
+    findings = sorted(
+        (_finding(log, alarm) for alarm in alarms), key=lambda one: (one.first_step, one.signal, one.kind)
     )
+    partial = log.damaged or bool(broken)
+    coverage = _coverage(log, joint=priors is not None)
+    verdict = _verdict(tuple(findings), coverage, partial=partial)
+    return LogVerdict(verdict, partial, coverage, tuple(findings), tuple(broken), unused, log.notes)
+
+
+def _failure(name: str, reason: str) -> str:
+    return f"{name} failed ({' '.join(reason.split())[:120]})"
+
+
+def _judged(log: StepLog, priors: KindPriors | None) -> set[str]:
+    """Signals of the log that something looks at, and that are long enough for it."""
+    detectors = build_detectors(_SETTINGS, reference_of(None, priors))
+    watched = {output.signal for detector in detectors for output in detector.outputs}
+    # What the joint detector expects from all others it also judges by them, where it knows how they go together.
+    watched |= set(priors.own_past.bank.signals) if priors is not None else set()
+    watched |= {*_BESIDE, *(rate.count for rate in rates(_SETTINGS.noise))}
+    if not set(_BESIDE) <= set(log.values):
+        # Nothing says which sizes of updates are those that a schedule called for.
+        watched.discard("update_ratio")
+    return {name for name in log.values if name in _NUMBERS or (name in watched and _length(log, name) >= FEWEST)}
 
 
 class Watched:
@@ -143,11 +165,10 @@ class Watched:
         disabled: detectors that failed, and why.
     """
 
-    def __init__(self, log: StepLog) -> None:
+    def __init__(self, log: StepLog, reference: Reference) -> None:
         self.disabled: list[tuple[str, str]] = []
         self._log = log
-        reference = reference_of(None, _priors(log.values))
-        self._monitor = Monitor(monitor_settings(RunConfig()), reference)
+        self._monitor = Monitor(_SETTINGS, reference)
 
     def _reports(self) -> Iterator[list[StepReport]]:
         """The steps of the log in chunks: reports of all of them at once would fill the memory."""
@@ -170,6 +191,8 @@ class Watched:
         for reports in self._reports():
             for seen in self._monitor.observe(reports):
                 self.disabled += seen.disabled
+                if not seen.symptoms and not standing:
+                    continue
                 place = seen.report.id.step - 1
                 now = {_key(one): one for one in seen.symptoms if one.alarm}
                 over += [standing.pop(key) for key in list(standing) if key not in now]
@@ -197,17 +220,16 @@ def _priors(values: Mapping[str, Floats]) -> KindPriors | None:
     return priors if enough(priors, measured) else None
 
 
-def _coverage(log: StepLog) -> Coverage:
+def _coverage(log: StepLog, *, joint: bool) -> Coverage:
     """Checks that had their columns and steps. What only some logs hold is no gap where it is missing."""
     checks: dict[str, tuple[Iterable[str], int]] = {FINITE: (_NUMBERS, 1)}
     checks |= {name: (signals, FEWEST) for name, signals in EXPECTED.items()}
     expected = {name for names in EXPECTED.values() for name in names}
-    others = [name for name in log.values if name not in expected and name in WATCHED]
+    others = [name for name in log.values if name not in expected and name in CHANGE_SIGNALS]
     checks |= {OTHERS: (others, FEWEST)} if others else {}
     longest = {name: max((_length(log, one) for one in signals), default=0) for name, (signals, _) in checks.items()}
     missing = [name for name, (_, fewest) in checks.items() if longest[name] < fewest]
-    together = _priors(log.values) is not None
-    possible = len(checks) + together
+    possible = len(checks) + joint
     return Coverage(possible - len(missing), possible, tuple(missing))
 
 

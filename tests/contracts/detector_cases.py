@@ -52,6 +52,9 @@ def suite(mode: Mode) -> list[Detector]:
 
 
 CASES: tuple[Case, ...] = tuple((mode, detector.name) for mode in Mode for detector in suite(mode))
+BY_REFERENCE = ("joint", "change_point")
+DISTINCT = tuple(case for case in CASES if case[0] is Mode.NONE or case[1] in BY_REFERENCE)
+"""The same without those that are made alike, and see the same, in every mode."""
 NAMES = tuple(dict.fromkeys(name for _, name in CASES))
 
 
@@ -147,6 +150,10 @@ HEALTHY = ("calculator_300", "arithmetic_300", "calculator_1", "calculator_2", "
 """Recorded runs in which no detector may raise an alarm, without a profile of their kind."""
 
 
+NEW = tuple(f"new-{number}" for number in range(max(LEARNT.values()), len(healthy_runs())))
+"""Healthy runs that are new to every profile, and of its kind."""
+
+
 def _wild(seed: int) -> Reports:
     """A recorded run with gaps, leaps and values that are no numbers, more of them from step to step."""
     rng, run = np.random.default_rng(seed), healthy_runs()[seed % len(healthy_runs())]
@@ -162,11 +169,11 @@ def _wild(seed: int) -> Reports:
 
 @cache
 def run_of(name: str) -> tuple[StepReport, ...]:
-    """A course of steps by its name: a recorded run, `new`, `wild-SEED`, `prompts`, or the fault of a detector."""
+    """A course of steps by its name: a recorded run, one of `NEW`, `wild-SEED`, `prompts`, or a detector's fault."""
     if name in recorded_faults():
         return tuple(recorded_faults()[name])
-    if name == "new":
-        return tuple(healthy_runs()[-2])
+    if name in NEW:
+        return tuple(healthy_runs()[int(name.removeprefix("new-"))])
     if name == "prompts":
         return tuple(moved(healthy_runs()[-1], answer_length_mean=0.4, prompt_difficulty_mean=0.6))
     if name.startswith("wild-"):
@@ -197,8 +204,3 @@ def follow(detector: Detector, pieces: Sequence[StepView], sizes: Sequence[int] 
 def renumbered(run: Sequence[StepReport], first: int) -> Reports:
     """The same steps from another step on."""
     return [replace(report, id=StepId(0, step, step)) for step, report in enumerate(run, first)]
-
-
-def learnt() -> int:
-    """Healthy runs from this one on are new to every profile."""
-    return max(LEARNT.values())

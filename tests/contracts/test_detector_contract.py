@@ -23,7 +23,7 @@ from tests.detecting import assert_same, joined, tree
 every_detector = pytest.mark.parametrize("case", CASES, ids=map(identifier, CASES))
 # Chunks of residuals are worked out at once: they settle within this of what their steps come to one by one.
 ROUNDING = {"joint": 1e-9}
-RUNS = ("calculator_od1", "arithmetic_od1", "calculator_te1", "new", "prompts", "wild-1", "wild-2")
+RUNS = ("calculator_od1", "arithmetic_od1", "calculator_te1", "new-18", "prompts", "wild-1", "wild-2")
 
 
 def courses(case: Case) -> list[str]:

@@ -52,6 +52,11 @@ class BlowUpDetector(Detector):
         scores.score[:] = math.nan
         for row in measured(values).tolist():
             value, step = float(values[row]), int(view.steps[row])
+            if value <= self._large:
+                # Whatever it was before: most steps of most runs.
+                self._end(value)
+                scores.score[row, 0] = 0.0
+                continue
             usual, rare = self._limits()
             scores.score[row, 0] = self._add(value, step, usual, rare)
             scores.reference[row, 0] = usual

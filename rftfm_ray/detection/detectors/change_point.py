@@ -28,8 +28,12 @@ from rftfm_ray.verdicts import Evidence
 # stayed is usual.
 BACK, USUAL = 3, 100
 HALF = 0.5
-_COLUMNS = np.array([COLUMNS.index(name) for name in WATCHED])
-_SIGNALS = [SIGNALS[INDEX[name]] for name in WATCHED]
+# The size of AdamW's updates leaps up in healthy runs, whenever something to learn comes back after it was rare: it is
+# held against its largest value by a detector of its own.
+CHANGE_SIGNALS = tuple(name for name in WATCHED if name != "update_ratio")
+"""Signals whose jumps are looked for."""
+_COLUMNS = np.array([COLUMNS.index(name) for name in CHANGE_SIGNALS])
+_SIGNALS = [SIGNALS[INDEX[name]] for name in CHANGE_SIGNALS]
 _FLOORS = np.array([signal.floor for signal in _SIGNALS])
 # Of each signal: whether a jump stands, its first value, the level before it and by how much it was left, the score and
 # step that it was raised with, values in a row that were back; and of the last jump: first and last value, level, size.
@@ -61,13 +65,13 @@ class ChangePointDetector(Detector):
     """
 
     name = "change_point"
-    outputs = tuple(Output(name, side, Evidence.TELEMETRY) for name in WATCHED for side in (1, -1))
+    outputs = tuple(Output(name, side, Evidence.TELEMETRY) for name in CHANGE_SIGNALS for side in (1, -1))
 
     def __init__(self, multiplier: float = 1.0) -> None:
         self._multiplier = multiplier
-        everything = np.arange(len(WATCHED))
+        everything = np.arange(len(CHANGE_SIGNALS))
         self._groups = [_Group(everything, Jumps(_FLOORS))]
-        self._life = {name: np.zeros(len(WATCHED)) for name in _LIFE}
+        self._life = {name: np.zeros(len(CHANGE_SIGNALS)) for name in _LIFE}
 
     def observe(self, view: StepView) -> Scores:
         """Evidence for a jump that the step has made certain; of one that stands, the evidence that raised it."""
@@ -169,7 +173,7 @@ class ChangePointDetector(Detector):
     def forget(self, signals: Collection[str], step: int) -> Collection[int]:
         """These signals have no past any more."""
         del step
-        gone = np.flatnonzero([name in signals for name in WATCHED])
+        gone = np.flatnonzero([name in signals for name in CHANGE_SIGNALS])
         if not len(gone):
             return ()
         groups = [_Group(gone, Jumps(_FLOORS[gone]))]
@@ -183,7 +187,7 @@ class ChangePointDetector(Detector):
 
     def settle(self, signals: Collection[str]) -> Collection[int]:
         """An alarm ends; what it was raised by is no new one."""
-        for signal in np.flatnonzero([name in signals for name in WATCHED]).tolist():
+        for signal in np.flatnonzero([name in signals for name in CHANGE_SIGNALS]).tolist():
             if self._life["stands"][signal]:
                 self._end(signal, self._life["first"][signal])
         return self.speaking_of(signals)
@@ -209,9 +213,9 @@ class ChangePointDetector(Detector):
         life, groups = part_from(state, "life"), part_from(state, "groups")
         check_keys(life, _LIFE)
         loaded = [_group_from(part_from(groups, number)) for number in groups]
-        if sorted(signal for group in loaded for signal in group.signals.tolist()) != list(range(len(WATCHED))):
+        if sorted(signal for group in loaded for signal in group.signals.tolist()) != list(range(len(CHANGE_SIGNALS))):
             raise StateError("The saved state of the change-point detector does not hold every signal once.")
-        self._life = {name: array_from(life, name, np.zeros(len(WATCHED))) for name in _LIFE}
+        self._life = {name: array_from(life, name, np.zeros(len(CHANGE_SIGNALS))) for name in _LIFE}
         self._groups = loaded
 
 
@@ -246,7 +250,7 @@ def _group_from(state: State) -> _Group:
         _whole_numbers(state, "steps"),
         scalar_from(state, "count", int),
     )
-    if not len(signals) or signals.min() < 0 or signals.max() >= len(WATCHED):
+    if not len(signals) or signals.min() < 0 or signals.max() >= len(CHANGE_SIGNALS):
         raise StateError("The saved state of the change-point detector speaks of signals that do not exist.")
     if len(steps) != min(count, LONGEST):
         raise StateError(f"The saved state's 'steps' are {len(steps)} and its 'count' is {count}, which do not fit.")

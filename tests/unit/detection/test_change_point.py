@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.detectors.change_point import BACK, USUAL, ChangePointDetector
+from rftfm_ray.detection.detectors.change_point import BACK, CHANGE_SIGNALS, USUAL, ChangePointDetector
 from rftfm_ray.detection.state import State
 from rftfm_ray.detection.statistics.change_points import Floats, Jumps, levels_at
 from rftfm_ray.errors import StateError
-from rftfm_ray.signals.groups import WATCHED
 from rftfm_ray.verdicts import Evidence, StepReport, Symptom
 from tests.detecting import NO_REFERENCE, Watched, report_of_values, tree
 from tests.unit.doubles import recorded_runs
@@ -185,7 +184,7 @@ def state_with(*groups: NDArray[np.int64]) -> State:
     return {**ChangePointDetector().state_dict(), "groups": parts}
 
 
-EVERY = np.arange(len(WATCHED))
+EVERY = np.arange(len(CHANGE_SIGNALS))
 
 
 def test_state_of_a_detector_that_has_seen_nothing_can_be_made_by_hand() -> None:

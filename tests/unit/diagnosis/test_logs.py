@@ -6,7 +6,6 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +14,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from rftfm_ray.cli.app import app, run_guarded
+from rftfm_ray.detection.detectors.base import Detector
+from rftfm_ray.detection.detectors.change_point import BACK, ChangePointDetector
+from rftfm_ray.detection.detectors.exact import FiniteDetector
+from rftfm_ray.detection.detectors.joint import JointDetector
 from rftfm_ray.detection.statistics.change_points import Floats
-from rftfm_ray.detection.statistics.trends import Kind
-from rftfm_ray.diagnosis import logs as diagnosis
-from rftfm_ray.diagnosis.logs import LogVerdict, judge_log, not_finite
+from rftfm_ray.detection.statistics.trends import Course
+from rftfm_ray.diagnosis import logs
+from rftfm_ray.diagnosis.logs import JUMP, NOT_FINITE, LogVerdict, judge_log, not_finite
 from rftfm_ray.faultbench.runs.dataset import NAMES
 from rftfm_ray.integrations.steplog import StepLog
 from tests.unit.doubles import recorded_runs
@@ -83,13 +86,13 @@ AFTER = np.arange(80.0)
 @pytest.mark.parametrize(
     ("name", "values", "kind", "latest"),
     [
-        ("reward_mean", 1.4 + 0.03 * np.sin(9 * AFTER), Kind.JUMP, 2),
-        ("length_mean", 30 + 2 * np.sin(9 * AFTER), Kind.JUMP, 2),
-        ("grad_norm", 20 + np.sin(9 * AFTER), Kind.JUMP, 2),
-        ("kl_ref", 0.1 * np.exp(AFTER / 4), Kind.BLOW_UP, 10),
-        ("entropy", 0.4 * np.exp(-((AFTER / 10) ** 2)), Kind.COLLAPSE, 12),
-        ("reward_mean", 0.8 * np.exp(-AFTER / 15), Kind.DECLINE, 12),
-        ("loss", np.full(80, math.inf), Kind.NOT_FINITE, 0),
+        ("reward_mean", 1.4 + 0.03 * np.sin(9 * AFTER), JUMP, 2),
+        ("length_mean", 30 + 2 * np.sin(9 * AFTER), JUMP, 2),
+        ("grad_norm", 20 + np.sin(9 * AFTER), JUMP, 2),
+        ("kl_ref", 0.1 * np.exp(AFTER / 4), Course.BLOW_UP, 10),
+        ("entropy", 0.4 * np.exp(-((AFTER / 10) ** 2)), Course.COLLAPSE, 12),
+        ("reward_mean", 0.8 * np.exp(-AFTER / 15), Course.DECLINE, 12),
+        ("loss", np.full(80, math.inf), NOT_FINITE, 0),
     ],
 )
 def test_what_goes_wrong_is_named_with_its_step(name: str, values: Floats, kind: str, latest: int) -> None:
@@ -107,7 +110,8 @@ def test_an_episode_is_reported_as_over() -> None:
     columns = healthy(1, 200)
     columns["length_mean"][100:120] = 900.0
     (alarm,) = judge_log(log_of(columns)).alarms
-    assert (alarm.first_step, alarm.last_step, alarm.recovered) == (101, 120, True)
+    # It is over when the signal was seen to be back.
+    assert (alarm.first_step, alarm.last_step, alarm.recovered) == (101, 120 + BACK - 1, True)
 
 
 def test_checks_without_columns_lower_coverage_and_below_half_nothing_is_known() -> None:
@@ -124,15 +128,28 @@ def test_checks_without_columns_lower_coverage_and_below_half_nothing_is_known()
     assert judge_log(log_of(spiked)).verdict == "faulty"
 
 
-def test_a_check_that_breaks_makes_the_verdict_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks(name: str, values: Floats) -> list[Any]:
+@pytest.mark.parametrize("detector", [ChangePointDetector, JointDetector, FiniteDetector])
+def test_a_detector_that_breaks_makes_the_verdict_incomplete(
+    monkeypatch: pytest.MonkeyPatch, detector: type[Detector]
+) -> None:
+    def breaks(*_: object) -> None:
         raise RuntimeError("no more memory")
 
-    monkeypatch.setattr(diagnosis, "against_own_past", breaks)
+    monkeypatch.setattr(detector, "observe", breaks)
     verdict = judge_log(log_of(healthy(1, 60)))
     assert verdict.verdict == "incomplete"
-    assert "kl failed on its kl_ref (no more memory)" in verdict.broken
+    assert verdict.broken == (f"{detector.name} failed (RuntimeError: no more memory)",)
     assert verdict.coverage.run == 8
+    # What others find is found all the same.
+    spiked = healthy(1, 60)
+    spiked["loss"][40:] = math.inf
+    assert judge_log(log_of(spiked)).verdict == "faulty"
+
+
+def test_a_monitor_that_breaks_makes_the_verdict_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs.Watched, "alarms", lambda _: 1 / 0)
+    verdict = judge_log(log_of(healthy(1, 60)))
+    assert (verdict.verdict, verdict.broken) == ("incomplete", ("the monitor failed (division by zero)",))
 
 
 def test_a_log_of_which_a_part_is_lost_is_never_called_healthy() -> None:
@@ -149,6 +166,11 @@ def test_columns_that_no_check_reads_are_told() -> None:
     verdict = judge_log(log_of(columns))
     assert verdict.unused_columns == ("note", "its reward_max")
     assert verdict.coverage.possible == 9
+    # An update's size says something only beside what its schedule called for.
+    sized = columns | {"update_ratio": np.ones(60)}
+    assert judge_log(log_of(sized)).unused_columns == ("note", "its reward_max", "its update_ratio")
+    scheduled = sized | {"schedule_factor": np.ones(60), "schedule_excess": np.zeros(60)}
+    assert judge_log(log_of(scheduled)).unused_columns == ("note", "its reward_max")
 
 
 def whole_log(**moved: float) -> StepLog:
@@ -167,7 +189,7 @@ def test_a_log_that_holds_enough_is_judged_by_how_its_signals_go_together() -> N
     assert verdict.coverage.possible == few.coverage.possible + 2, "what others measure, and all of it together"
     found = judge_log(whole_log(entropy=0.25))
     assert found.verdict == "faulty"
-    departed = [alarm for alarm in found.alarms if alarm.kind == Kind.DEPARTURE]
+    departed = [alarm for alarm in found.alarms if alarm.kind == JointDetector.name]
     assert [(alarm.signal, alarm.recovered) for alarm in departed] == [("entropy", False)]
     assert 20 <= departed[0].first_step <= departed[0].raised_step <= 25
 
@@ -180,17 +202,14 @@ def test_what_a_log_lacks_is_no_finding_although_the_others_make_one_expect_it()
         verdict = judge_log(log_of(values))
         assert (verdict.verdict, verdict.broken) == ("faulty", ())
         assert {alarm.signal for alarm in verdict.alarms} <= set(values)
-        assert any(alarm.kind == Kind.DEPARTURE for alarm in verdict.alarms)
+        assert any(alarm.kind == JointDetector.name for alarm in verdict.alarms)
 
 
-@pytest.mark.parametrize("part", ["departures", "known_together"])
-def test_a_failure_to_judge_signals_together_makes_the_verdict_incomplete(
-    monkeypatch: pytest.MonkeyPatch, part: str
-) -> None:
-    monkeypatch.setattr(diagnosis, part, lambda _: 1 / 0)
+def test_a_failure_to_judge_signals_together_makes_the_verdict_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_priors", lambda _: 1 / 0)
     verdict = judge_log(whole_log())
     assert verdict.verdict == "incomplete"
-    assert verdict.broken == ("together failed (division by zero)",)
+    assert verdict.broken == ("joint failed (division by zero)",)
 
 
 @pytest.mark.parametrize(
