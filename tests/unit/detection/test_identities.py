@@ -144,7 +144,8 @@ def test_monitor_names_a_break_and_nothing_before_or_after(make_report: Make, na
     assert min(codes) == 20
     first = diagnoses[19]
     assert first is not None
-    assert (first.onset, first.onset_low) == (20, 20)
+    assert first.onset == 20
+    assert first.onset_low == 20 or (name in TELEMETRY_TOO and first.onset_low == 19)
     assert [symptom.detector for symptom in first.symptoms if symptom.evidence is Evidence.IDENTITY] == [
         f"identity:{name}"
     ]

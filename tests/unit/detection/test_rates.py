@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from rftfm_ray.detection.detectors.rates import RateDetector
-from rftfm_ray.detection.suite import SEQUENTIAL, MonitorSettings, build_detectors, rates
+from rftfm_ray.detection.suite import SAFETY, SEQUENTIAL, MonitorSettings, build_detectors, rates
 from rftfm_ray.verdicts import Evidence, Symptom
 from tests.detecting import NO_REFERENCE, SETTINGS, Watched, make_report, view_of
 
 Play = Callable[..., Mapping[int, Sequence[Symptom]]]
 
-THRESHOLD = math.log(SEQUENTIAL * 10_000)
+THRESHOLD = math.log(SEQUENTIAL * SAFETY * SETTINGS.false_alarm_steps)
 MISMATCH, TOOLS = "rate:trained_mismatch_rate", "rate:tool_error_rate"
 GOLDEN, CALLS = "rate:golden_mismatch_rate", "rate:known_call_error_rate"
 
@@ -82,9 +82,11 @@ def test_malformed_calls_of_the_policy_are_not_the_tools_fault(play: Play) -> No
 
 
 def test_few_calls_say_little(play: Play) -> None:
-    watched = Watched(shipped(TOOLS))
-    assert not play(watched, tool_error_rate=[1.0] * 5, tool_call_count=[2.0] * 5)
-    assert play(watched, 6, tool_error_rate=[1.0], tool_call_count=[2.0])
+    watched, steps = Watched(shipped(TOOLS)), math.ceil(THRESHOLD / math.log(0.15 / 0.02))
+    assert steps > 4
+    assert list(play(watched, tool_error_rate=[1.0] * (steps + 1), tool_call_count=[2.0] * (steps + 1))) == [
+        steps, steps + 1,
+    ]  # fmt: skip
 
 
 def test_step_without_a_call_changes_nothing(play: Play) -> None:
@@ -130,14 +132,14 @@ def test_source_that_fails_its_checks_is_an_alarm_until_the_next_ones(
     assert list(play(watched, 5, **{signal: [math.nan], count: [0.0]})) == [5], "nothing was asked in between"
 
 
-@pytest.mark.parametrize("budget", [1_000, 100_000])
+@pytest.mark.parametrize("budget", [300, 100_000])
 def test_budget_sets_the_threshold(budget: int) -> None:
-    settings = replace(SETTINGS, false_alarm_steps=budget)
-    view = [make_report(1, tool_error_rate=0.12, tool_call_count=100.0)]
-    score = {b: Watched(shipped(TOOLS, s)) for b, s in ((10_000, SETTINGS), (budget, settings))}
-    raw = {b: watched.detector.observe(view_of(view)).score[0, 0] for b, watched in score.items()}
-    ratio = math.log(SEQUENTIAL * 10_000) / math.log(SEQUENTIAL * budget)
-    assert raw[budget] == pytest.approx(ratio * raw[10_000])
+    view = view_of([make_report(1, tool_error_rate=0.12, tool_call_count=100.0)])
+    usual, other = (
+        shipped(TOOLS, settings).observe(view).score[0, 0]
+        for settings in (SETTINGS, replace(SETTINGS, false_alarm_steps=budget))
+    )
+    assert other == pytest.approx(usual * THRESHOLD / math.log(SEQUENTIAL * SAFETY * budget))
 
 
 def test_every_rate_is_of_a_count_and_looks_for_more_than_is_usual() -> None:
