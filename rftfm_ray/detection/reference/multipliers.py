@@ -49,7 +49,9 @@ def shipped_thresholds() -> ShippedThresholds:
     try:
         return SHIPPED_THRESHOLDS.validate_json(files("rftfm_ray").joinpath(ASSET).read_bytes())
     except (OSError, ValidationError) as error:
-        raise ProfileError(f"The installed {ASSET} is damaged ({type(error).__name__}); install rftfm_ray again.") from None
+        raise ProfileError(
+            f"The installed {ASSET} is damaged ({type(error).__name__}); install rftfm_ray again."
+        ) from None
 
 
 def shipped_multipliers() -> Mapping[str, float]:

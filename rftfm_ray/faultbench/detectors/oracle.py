@@ -1,10 +1,10 @@
 """The oracle detector: a CUSUM of the likelihood ratio that is told which fault to expect and what it shifts.
 
 It knows the mean shift of the mechanism at its level and the covariance of healthy residuals, both from the calibrate
-split, and looks for nothing else: its whole budget of false alarms goes to one fault. No detector of telemetry that must
-watch for all faults can do better on normal residuals, up to the error of what the oracle was told. A shift larger than
-`LARGEST_SIZE` standard deviations along its line is looked for from that size on: a fault that still grows, or that is
-smaller on another task, would otherwise be evidence against itself.
+split, and looks for nothing else: its whole budget of false alarms goes to one fault. No detector of telemetry that
+must watch for all faults can do better on normal residuals, up to the error of what the oracle was told. A shift larger
+than `LARGEST_SIZE` standard deviations along its line is looked for from that size on: a fault that still grows, or
+that is smaller on another task, would otherwise be evidence against itself.
 """
 
 from __future__ import annotations

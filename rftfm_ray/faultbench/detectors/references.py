@@ -138,7 +138,7 @@ class References:
 
     @cached_property
     def _priors(self) -> Mapping[tuple[str, str], KindPriors]:
-        """What the other tasks show, by task and kind of algorithm; learnt with all signals, as the shipped ones are."""
+        """What the other tasks show, by task and kind of algorithm; learnt with all signals, as shipped ones are."""
         cells: dict[tuple[str, str], list[list[RunSeries]]] = {}
         for (task, algorithm, _), healthy in self._whole.items():
             cells.setdefault((task, _kind_of(algorithm)), []).append([series(run) for run in healthy])

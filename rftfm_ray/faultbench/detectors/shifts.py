@@ -1,4 +1,4 @@
-"""What faults shift: the mean difference of a faulty run and the healthy run of its seed, in standard deviations. Pure."""
+"""What faults shift: the mean difference of a faulty and the healthy run of a seed, in standard deviations. Pure."""
 
 from __future__ import annotations
 

@@ -101,14 +101,6 @@ class Strata:
                 f"The calibrate split has no healthy run like {entry.name} to compare with; generate more runs."
             ) from None
 
-    def priors(self, entry: Entry) -> KindPriors | None:
-        """What the healthy runs of the other tasks show of the algorithm's kind; None for too few."""
-        key = entry.task, kind_of(self._series.get(cell_of(entry), ()))
-        if key not in self._priors:
-            others = [some for (task, _, _), some in self._series.items() if task != key[0] and kind_of(some) == key[1]]
-            self._priors[key] = learn_priors(others) if sum(map(len, others)) >= FEWEST_RUNS else None
-        return self._priors[key]
-
     def residuals(self, run: Recorded) -> Floats:
         """Residuals (N, `TELEMETRY`) of a run in standard deviations, as a live monitor has them; read only."""
         if run not in self._residuals:

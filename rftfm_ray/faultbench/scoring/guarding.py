@@ -152,8 +152,8 @@ def _inherited_trace(task: tuple[int, int]) -> GuardTrace:
 class MultiplierSearch:
     """Results of runs without a fault at any multiplier of the guard's thresholds.
 
-    Until its first alarm a run has the same evidence at all multipliers. So all runs are judged once, at a multiplier at
-    which few of them alarm, and at another one only those that may alarm at it.
+    Until its first alarm a run has the same evidence at all multipliers. So all runs are judged once, at a multiplier
+    at which few of them alarm, and at another one only those that may alarm at it.
 
     Args:
         sound: runs without a fault, all of which have a reference in the mode.
