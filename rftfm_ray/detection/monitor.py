@@ -111,14 +111,22 @@ class Monitor:
         settings: how it is watched.
         reference: what it is compared with.
         detectors: of the user's, beside those that `build_detectors` gives.
+        shipped: False leaves out those that `build_detectors` gives.
 
     Raises:
         DetectorError: when two detectors have the same name.
     """
 
-    def __init__(self, settings: MonitorSettings, reference: Reference, detectors: Sequence[Detector] = ()) -> None:
+    def __init__(
+        self,
+        settings: MonitorSettings,
+        reference: Reference,
+        detectors: Sequence[Detector] = (),
+        *,
+        shipped: bool = True,
+    ) -> None:
         self._views: StepViews | None = StepViews(reference)
-        every = [*build_detectors(settings, reference), *detectors]
+        every = [*(build_detectors(settings, reference) if shipped else ()), *detectors]
         self._detectors = {detector.name: detector for detector in every}
         if len(self._detectors) < len(every):
             names = [detector.name for detector in every]

@@ -8,7 +8,6 @@ and with levels that fall with the number of runs. What counts is the larger evi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.reference.correlation import CorrelationModel
+from rftfm_ray.detection.reference.multipliers import shipped_multipliers
 from rftfm_ray.detection.reference.priors import KindPriors
 from rftfm_ray.detection.reference.profile import Profile
 from rftfm_ray.detection.statistics.thresholds import budget_factor
@@ -51,8 +51,6 @@ class Mode(StrEnum):
 
 FULL_RUNS = 8
 """Healthy runs from which a profile is full."""
-MULTIPLIERS: Mapping[Mode, float] = {Mode.NONE: 1.0, Mode.SMALL: 1.0, Mode.FULL: 1.0}
-"""Of the thresholds of the joint detector, as `rftfm faultbench tune` has frozen them."""
 
 
 def mode_of(profile: Profile | None) -> Mode:
@@ -119,11 +117,11 @@ def reference_of(profile: Profile | None, priors: KindPriors | None) -> Referenc
             `priors.shipped(kind)`, or what a benchmark learnt from other tasks. None without any.
 
     Raises:
-        ProfileError: when the profile is damaged.
+        ProfileError: when the profile or the installed thresholds are damaged.
     """
     models = list[JointModel]()
     if profile is not None and profile.joint is not None:
         models.append(JointModel(Basis.PROFILE, CorrelationModel.from_profile(profile.joint)))
     if priors is not None:
         models.append(JointModel(Basis.OWN_PAST, priors.own_past, BESIDE if models else ALONE))
-    return Reference(profile, tuple(models), MULTIPLIERS[mode_of(profile)])
+    return Reference(profile, tuple(models), shipped_multipliers()[mode_of(profile)])
