@@ -28,8 +28,9 @@ GROWTH, FIRST = 0.3, 60
 # A run's own past says little in its first steps, in which most is learnt: thresholds begin twice as high.
 EARLY, SETTLED = 1.0, 20
 # Thresholds of the own-past model over its levels, which were learnt on other tasks: with nothing else to go by, and
-# beside a profile, where what it finds must not cost what the profile finds.
-ALONE, BESIDE = 1.3, 2.0
+# beside a profile, where what it finds must not cost what the profile's model finds. That goes on against the run's own
+# past where the profile ends or a change has taken it away.
+ALONE, BESIDE = 1.3, 2.3
 # Evidence grows to so many thresholds at most: a fault that has gone must be seen to go.
 MOST = 2.0
 
