@@ -90,6 +90,7 @@ class MonitorPlan:
 
         Raises:
             ProfileError: when the profile or the installed priors are damaged.
+            DetectorError: when two detectors have the same name.
         """
         reference = reference_of(self.profile, shipped(CRITIC if self.critic else NO_CRITIC))
         return Monitor(self.settings, reference, copy.deepcopy(self.detectors))
@@ -114,7 +115,7 @@ class Monitor:
         shipped: False leaves out those that `build_detectors` gives.
 
     Raises:
-        DetectorError: when two detectors have the same name.
+        DetectorError: when two detectors have the same name, or one has that of the views.
     """
 
     def __init__(
@@ -128,10 +129,10 @@ class Monitor:
         self._views: StepViews | None = StepViews(reference)
         every = [*(build_detectors(settings, reference) if shipped else ()), *detectors]
         self._detectors = {detector.name: detector for detector in every}
-        if len(self._detectors) < len(every):
-            names = [detector.name for detector in every]
+        names = [VIEWS, *(detector.name for detector in every)]
+        if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise DetectorError(f"Two detectors of the monitor are named {twice!r}; rename one in guard.detectors.")
+            raise DetectorError(f"Two parts of the monitor are named {twice!r}; rename the one in guard.detectors.")
         # The output of a detector that each column of the latch stands for, and the columns of each detector.
         self._outputs = [(detector.name, number) for detector in every for number in range(len(detector.outputs))]
         ends = np.cumsum([len(detector.outputs) for detector in every]).tolist()
@@ -248,8 +249,9 @@ class Monitor:
         """Let every detector restart something, and close the alarms that this ends."""
         for name, detector in list(self._detectors.items()):
             try:
-                first = self._columns[name].start
-                self._latch.close([first + output for output in restart(detector)])
+                columns, outputs = self._columns[name], restart(detector)
+                # One that is not there raises, and none is that of another detector.
+                self._latch.close([range(columns.start, columns.stop)[output] for output in outputs])
             except Exception as error:  # noqa: BLE001 - as above
                 self._disable(name, error)
 
@@ -258,11 +260,15 @@ class Monitor:
         self._drop(name, f"{kind}{' '.join(str(error).split())}"[:300])
 
     def _drop(self, name: str, reason: str) -> None:
+        if name in self._disabled:
+            return
         logger.warning("detector %s is disabled: %s", name, reason)
         self._disabled[name] = reason
         self._unsaid.append((name, reason))
         if name == VIEWS:
             self._views = None
+            for other in [one.name for one in self._detectors.values() if one.needs_views]:
+                self._drop(other, "it judges levels and residuals, and nothing works them out any more")
             return
         del self._detectors[name]
         columns = self._columns[name]
@@ -308,8 +314,7 @@ class Monitor:
                 part.load_state_dict(part_from(parts, name))
         self._latch.load_state_dict(part_from(state, "latch"))
         for name, reason in reasons.items():
-            if own.get(name) is not None:
-                self._drop(name, reason)
+            self._drop(name, reason)
         for name in self._disabled:
             if name != VIEWS:
                 self._latch.close(range(self._columns[name].start, self._columns[name].stop))

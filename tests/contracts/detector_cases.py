@@ -78,7 +78,7 @@ def usual(steps: int = 30, **series: Sequence[float]) -> Reports:
     return [make_report(step, **(rows[step - ONSET] if step >= ONSET else {})) for step in range(1, ONSET + len(rows))]
 
 
-def moved(run: Reports, since: int = ONSET, **by: float) -> Reports:
+def moved(run: Reports, since: int = ONSET, /, **by: float) -> Reports:
     """A recorded run with some signals moved from a step on."""
 
     def each() -> Iterator[StepReport]:

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,10 +79,12 @@ class Detector(Stateful, ABC):
     Attributes:
         name: unique among the detectors of a monitor.
         outputs: what it scores (K).
+        needs_views: whether it judges levels or residuals: without them it has nothing to say.
     """
 
     name: str
     outputs: tuple[Output, ...]
+    needs_views: ClassVar[bool] = False
 
     @abstractmethod
     def observe(self, view: StepView) -> Scores:

@@ -65,6 +65,7 @@ class ChangePointDetector(Detector):
     """
 
     name = "change_point"
+    needs_views = True
     outputs = tuple(Output(name, side, Evidence.TELEMETRY) for name in CHANGE_SIGNALS for side in (1, -1))
 
     def __init__(self, multiplier: float = 1.0) -> None:

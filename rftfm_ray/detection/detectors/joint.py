@@ -58,6 +58,7 @@ class JointDetector(Detector):
     """
 
     name = "joint"
+    needs_views = True
     STATE: ClassVar[Mapping[str, Kind]] = {
         "_cusums": Kind.PART, "_zero": Kind.ARRAY, "_raised": Kind.BOOL, "_falling": Kind.INT, "_before": Kind.ARRAY,
     }  # fmt: skip

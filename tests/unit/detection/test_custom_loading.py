@@ -189,5 +189,5 @@ def test_two_of_one_name_are_refused(folder: Path) -> None:
 
 def test_name_of_a_shipped_one_is_refused(folder: Path) -> None:
     detectors = load_detectors(["detecting_mine:Joint"])
-    with pytest.raises(DetectorError, match=f"Two detectors of the monitor are named 'joint'; rename one in {KEY}"):
+    with pytest.raises(DetectorError, match=f"Two parts of the monitor are named .joint.; rename the one in {KEY}"):
         monitor_plan(parse_config({}), None, detectors).build()
