@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,20 +61,21 @@ def verify(
 
 
 def _line(run: Reproduced) -> str:
-    equal = "bit for bit" if run.is_exact else f"equal but for rounding ({run.distance:.2g} of what counts)"
-    rows = f"differs in {run.differs}" if run.differs else equal
-    recorded, repeated = (_listed(steps) for steps in run.alarms)
-    alarms = (
-        f"alarms {recorded}" if run.alarms[0] == run.alarms[1] else f"alarms {recorded}, and {repeated} when repeated"
+    rows = f"equal but for rounding ({run.rows.distance:.2g} of what counts)"
+    rows = "equal bit for bit" if run.rows.is_exact else rows
+    parts = [f"differs in {run.rows.where}" if run.rows.where else rows]
+    for one in run.alarms:
+        raised = f"alarms with {one.mode.label} {_listed(one.recorded)}"
+        parts.append(raised if one.recorded == one.live else f"{raised}, but live {_listed(one.live)}")
+    recorded, live = (
+        _listed([f"{one.step} ({one.code})" for one in incidents])
+        for incidents in (run.recorded_incidents, run.live_incidents)
     )
-    recorded, live = (_listed([f"{one.step} ({one.code})" for one in some]) for some in run.incidents)
-    incidents = (
-        f"incidents {live}" if run.incidents[0] == run.incidents[1] else f"incidents {recorded}, but {live} live"
-    )
-    return f"{run.name}: {rows}; {alarms}; {incidents}"
+    parts.append(f"incidents {recorded}" if recorded == live else f"incidents {recorded}, but live {live}")
+    return f"{run.name}: {'; '.join(parts)}"
 
 
-def _listed(steps: list[str] | tuple[int, ...]) -> str:
+def _listed(steps: Sequence[int | str]) -> str:
     return f"at {', '.join(map(str, steps))}" if steps else "none"
 
 

@@ -7,7 +7,7 @@ them, the run is judged again in `act`, up to its first order, as an order would
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,12 @@ class GuardTrace:
         return self.telemetry_scores if evidence == "telemetry" else self.every_scores
 
 
+def opened_incidents(journal: Iterable[JournalEntry]) -> tuple[OpenedIncident, ...]:
+    """The incidents of a journal, in order."""
+    opened = [entry for entry in journal if entry.kind is EntryKind.OPENED]
+    return tuple(OpenedIncident(entry.id.step, entry.text("code")) for entry in opened)
+
+
 class RecordingMonitor(Monitor):
     """A monitor that keeps its observations."""
 
@@ -127,8 +133,7 @@ class RecordedGuard:
     @property
     def incidents(self) -> tuple[OpenedIncident, ...]:
         """That were opened so far."""
-        opened = [entry for entry in self._journal if entry.kind is EntryKind.OPENED]
-        return tuple(OpenedIncident(entry.id.step, entry.text("code")) for entry in opened)
+        return opened_incidents(self._journal)
 
     def follow(self) -> None:
         """Judge all steps, in pieces between declared changes."""

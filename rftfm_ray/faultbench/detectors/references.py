@@ -124,7 +124,9 @@ class References:
             if mode is ReferenceMode.THREE:
                 healthy = random.Random(f"{' '.join(stratum)} {draw}").sample(healthy, SMALL_RUNS)
             priors = self._priors_of(entry)
-            self._profiles[key] = fit_profile([series(run) for run in healthy], None, priors and priors.healthy)
+            self._profiles[key] = fit_profile(
+                [series(run) for run in healthy], None, None if priors is None else priors.healthy
+            )
         return self._profiles[key]
 
     def _priors_of(self, entry: Entry) -> KindPriors | None:

@@ -46,7 +46,8 @@ def scored(summary: Figures) -> dict[str, Figures]:
         found[f"{summary['detector']}, no profile, shipped priors"] = summary["shipped_priors"]
     for trainer, modes in summary.get("columns", {}).items():
         found |= _named(summary, modes, f", {trainer} columns")
-    return {name: one for name, one in found.items() if one.get("runs") != 0} | summary["baselines"]
+    baselines: dict[str, Figures] = summary["baselines"]
+    return {name: one for name, one in found.items() if one.get("runs") != 0} | baselines
 
 
 def _named(summary: Figures, modes: Figures, suffix: str = "") -> dict[str, Figures]:
