@@ -53,6 +53,11 @@ _SMALLER = ("update_ratio", "changed_rate", "step_kl", "kl_old", "clip_low_rate"
 _REWARD_SPREAD = ("reward_mean", "reward_std", "reward_max")
 _TOOL = ("valid_rate", "length_mean", "reward_mean")
 _ESTIMATOR = ("advantage_std", "value_loss", "explained_variance")
+# What a critic learns, and what it is judged by, are the returns of the episodes that are sampled.
+_RETURNS = (
+    "return_early", "return_late", "value_early", "value_late", "value_bias", "value_loss", "explained_variance",
+    "value_clip_rate",
+)  # fmt: skip
 _BATCH = ("trajectory_count", "tool_call_count", "regrade_count", "reward_std", "reward_max", "length_max")
 _BATCH_CHECKS = ("observation_count", "replay_count", "rollout_gap_max")
 
@@ -72,6 +77,7 @@ EFFECTS: Mapping[str, Effect] = {
     "rollout.temperature": Effect((
         "correct_rate", "probe_sampled_accuracy", "sampled_gap", "probe_gap", "valid_rate", "kl_ref", *REWARDS,
         *LENGTHS, *GROUP_RATES, *ADVANTAGES, *ENTROPIES, *UPDATE_SIZES, *REPETITION, *ENDINGS, *TOOL_CALLS,
+        *_RETURNS, "credit_correlation",
     )),
     "task.hard_share": Effect(PROMPT_DEPENDENT),
     "task.token_scale": Effect((
@@ -79,8 +85,7 @@ EFFECTS: Mapping[str, Effect] = {
         *REPETITION, *ENDINGS, *TOOL_CALLS,
     )),
     "task.reward_scale": Effect((
-        "return_early", "return_late", "value_early", "value_late", "value_bias", "value_loss", "explained_variance",
-        "value_clip_rate", "loss", "policy_loss", "kl_ref", *REWARDS, *ADVANTAGES, *UPDATE_SIZES,
+        *_RETURNS, "loss", "policy_loss", "kl_ref", *REWARDS, *ADVANTAGES, *UPDATE_SIZES,
     )),
     # Levers.
     "lr_scale": Effect(lowers=_SMALLER),
