@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import ray
 from ray import ObjectRef
@@ -35,7 +35,7 @@ class Pending(Generic[T_co]):
 
     reference: ObjectRef[T_co]
     role: Role
-    inputs: tuple[Pending[Any], ...] = ()
+    inputs: tuple[Pending[object], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def wait_for(calls: Sequence[Pending[T]], limit: Limit, doing: str) -> list[T]:
         raise _ERRORS[failed.kind](f"{failed.name} failed while {doing}: {cause or error!r}.") from error
 
 
-def _origin(calls: Sequence[Pending[Any]], is_bad: Callable[[Pending[Any]], bool]) -> Role:
+def _origin(calls: Sequence[Pending[object]], is_bad: Callable[[Pending[object]], bool]) -> Role:
     """The role of the first bad call none of whose inputs is bad."""
     for call in calls:
         if is_bad(call):
@@ -85,12 +85,12 @@ def _origin(calls: Sequence[Pending[Any]], is_bad: Callable[[Pending[Any]], bool
     return calls[0].role
 
 
-def _is_ready(call: Pending[Any]) -> bool:
+def _is_ready(call: Pending[object]) -> bool:
     ready, _ = ray.wait([call.reference], timeout=0)
     return bool(ready)
 
 
-def _has_failed(call: Pending[Any]) -> bool:
+def _has_failed(call: Pending[object]) -> bool:
     if not _is_ready(call):
         return False
     try:

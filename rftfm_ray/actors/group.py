@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import ray
 from ray import ObjectRef
@@ -307,7 +307,7 @@ def _create(plan: RunPlan, placement: PlacementGroup, role: Role, *, reusable: b
     """The handle of a new actor of `role`, which starts in its bundle."""
     config, path, places = plan.config, str(plan.facts.path), plan.config.placement
 
-    def options(bundle: int, cpus: float, gpus: float) -> dict[str, Any]:
+    def options(bundle: int, cpus: float, gpus: float) -> dict[str, object]:
         strategy = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=bundle)
         return actor_options(role, cpus, gpus) | {"scheduling_strategy": strategy}
 

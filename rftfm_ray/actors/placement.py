@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -31,7 +30,7 @@ def environment(gpus: float) -> Mapping[str, str]:
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
-def actor_options(role: Role, cpus: float, gpus: float) -> dict[str, Any]:
+def actor_options(role: Role, cpus: float, gpus: float) -> dict[str, object]:
     """Options that Ray creates the actor of `role` with, but for its scheduling."""
     return {
         "name": role.actor_name,

@@ -1,21 +1,28 @@
-"""`rftfm faultbench`: the benchmark of faults, made, verified and scored."""
+"""`rftfm faultbench`: the benchmark of faults: generate it, verify it, tune and score a detector on it."""
 
 from __future__ import annotations
 
 import json as jsonlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from rftfm_ray.errors import ConfigError
 
-faultbench = typer.Typer(help="The benchmark of faults: make it, verify it, score a detector.", no_args_is_help=True)
-Data = Annotated[Path, typer.Option("--data", help="Where the benchmark is.", file_okay=False)]
+if TYPE_CHECKING:
+    from rftfm_ray.faultbench.reproduce import Reproduced
+
+faultbench = typer.Typer(
+    help="The benchmark of faults: generate it, verify it, tune and score a detector on it.", no_args_is_help=True
+)
+Data = Annotated[Path, typer.Option("--data", help="Folder of the benchmark.", file_okay=False)]
 Peers = Annotated[bool, typer.Option("--peers", help="Compare with rlwatch, rlprobe and rldoctor too; minutes more.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0: one for every core, at most 4.")]
 HERE = Path("benchmarks/data/faultbench")
 
 
@@ -23,10 +30,10 @@ HERE = Path("benchmarks/data/faultbench")
 def generate(
     size: Annotated[str, typer.Option(help="full: hours; smoke: minutes.")] = "smoke",
     data: Data = HERE,
-    seed: Annotated[int, typer.Option(min=0, help="What the runs are drawn from.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that the runs are drawn from.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Runs at a time; 0: one for every core, at most 8.")] = 0,
 ) -> None:
-    """Make the runs that are missing; can be stopped at any moment, and goes on where it stood."""
+    """Make the runs that are missing; can be stopped at any moment, and continues where it stopped."""
     from rftfm_ray.faultbench.runs.generate import Job
     from rftfm_ray.faultbench.runs.plan import SIZES
     from rftfm_ray.faultbench.runs.sweep import generate as make
@@ -39,24 +46,36 @@ def generate(
 @faultbench.command()
 def verify(
     data: Data = HERE,
-    sample: Annotated[int, typer.Option(min=1, help="Runs to make once more.")] = 20,
-    draw: Annotated[int, typer.Option(min=0, help="What they are drawn by.")] = 0,
+    sample: Annotated[int, typer.Option(min=1, help="Number of runs to repeat.")] = 20,
+    draw: Annotated[int, typer.Option(min=0, help="Seed that they are drawn with.")] = 0,
 ) -> None:
-    """Make recorded runs once more and compare every figure and alarm; exit code 1 when one differs."""
-    from rftfm_ray.faultbench.reproduce import verify as compare
+    """Repeat recorded runs with a live guard; exit code 1 when a signal, an alarm or an incident differs."""
+    from rftfm_ray.faultbench.reproduce import reproduce
 
-    console, wrong = Console(), 0
-    for one in compare(data, sample, draw):
-        wrong += not one.is_same
-        alarms = "" if one.alarms is None else f", alarms {_listed(one.alarms[0])} and {_listed(one.alarms[1])}"
-        rounded = f" but for rounding ({one.apart:.2g} of what counts)" if one.apart else ", bit for bit"
-        said = f"differs in {one.differs}" if one.differs else f"the same rows{rounded}"
-        console.print(f"{one.name}: {said}{alarms}", highlight=False)
-    if wrong:
+    console, different = Console(), 0
+    for run in reproduce(data, sample, draw):
+        different += not run.is_same
+        console.print(_line(run), highlight=False)
+    if different:
         raise typer.Exit(1)
 
 
-def _listed(steps: tuple[int, ...]) -> str:
+def _line(run: Reproduced) -> str:
+    rows = f"equal but for rounding ({run.rows.distance:.2g} of what counts)"
+    rows = "equal bit for bit" if run.rows.is_exact else rows
+    parts = [f"differs in {run.rows.where}" if run.rows.where else rows]
+    for one in run.alarms:
+        raised = f"alarms with {one.mode.label} {_listed(one.recorded)}"
+        parts.append(raised if one.recorded == one.live else f"{raised}, but live {_listed(one.live)}")
+    recorded, live = (
+        _listed([f"{one.step} ({one.code})" for one in incidents])
+        for incidents in (run.recorded_incidents, run.live_incidents)
+    )
+    parts.append(f"incidents {recorded}" if recorded == live else f"incidents {recorded}, but live {live}")
+    return f"{run.name}: {'; '.join(parts)}"
+
+
+def _listed(steps: Sequence[int | str]) -> str:
     return f"at {', '.join(map(str, steps))}" if steps else "none"
 
 
@@ -77,20 +96,20 @@ def score(
         str | None, typer.Option(help="Yours, as module:Class or file.py:Class; see examples/custom_detector.py.")
     ] = None,
     peers: Peers = False,
+    workers: Workers = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score a detector on the report split, with the frozen thresholds."""
-    from rftfm_ray.faultbench.scoring.score import evaluate
-    from rftfm_ray.faultbench.scoring.summary import figures
-    from rftfm_ray.plugins import load_attribute
+    """Score the guard, or a detector of yours, on the report split, with the frozen thresholds."""
+    from rftfm_ray.detection.detectors.custom import load_detectors
+    from rftfm_ray.faultbench.scoring.score import ScoreOptions, score_benchmark
+    from rftfm_ray.faultbench.scoring.summary import summary_of
 
     aside = Console(stderr=True)
-    made = None if detector is None else load_attribute("--detector", detector, ConfigError)[0]
-    evaluated = evaluate(data, lambda text: aside.print(text, highlight=False), made, with_peers=peers)
-    found = figures(evaluated)
+    options = ScoreOptions(() if detector is None else load_detectors([detector]), with_peers=peers, workers=workers)
+    summary = summary_of(score_benchmark(data, lambda text: aside.print(text, highlight=False), options))
     if json:
-        sys.stdout.write(jsonlib.dumps(found, indent=1) + "\n")
+        sys.stdout.write(jsonlib.dumps(summary, indent=1) + "\n")
         return
     from rftfm_ray.faultbench.scoring.tables import show
 
-    show(found, Console())
+    show(summary, Console())

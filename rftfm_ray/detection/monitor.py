@@ -76,6 +76,7 @@ class MonitorPlan:
         detectors: of the user's.
         keep_every: steps between states that a rollback can go back to; 0 for none.
         keep: how many of them are kept.
+        reference: that the run is compared with, instead of the profile and the installed priors; None for those.
     """
 
     settings: MonitorSettings
@@ -84,6 +85,7 @@ class MonitorPlan:
     detectors: tuple[Detector, ...] = ()
     keep_every: int = 0
     keep: int = 0
+    reference: Reference | None = None
 
     def build(self) -> Monitor:
         """A new monitor.
@@ -92,7 +94,9 @@ class MonitorPlan:
             ProfileError: when the profile or the installed priors are damaged.
             DetectorError: when two detectors have the same name.
         """
-        reference = reference_of(self.profile, shipped(CRITIC if self.critic else NO_CRITIC))
+        reference = self.reference
+        if reference is None:
+            reference = reference_of(self.profile, shipped(CRITIC if self.critic else NO_CRITIC))
         return Monitor(self.settings, reference, copy.deepcopy(self.detectors))
 
 
@@ -112,14 +116,22 @@ class Monitor:
         settings: how it is watched.
         reference: what it is compared with.
         detectors: of the user's, beside those that `build_detectors` gives.
+        shipped: False leaves out those that `build_detectors` gives.
 
     Raises:
         DetectorError: when two detectors have the same name, or one has that of the views.
     """
 
-    def __init__(self, settings: MonitorSettings, reference: Reference, detectors: Sequence[Detector] = ()) -> None:
+    def __init__(
+        self,
+        settings: MonitorSettings,
+        reference: Reference,
+        detectors: Sequence[Detector] = (),
+        *,
+        shipped: bool = True,
+    ) -> None:
         self._views: StepViews | None = StepViews(reference)
-        every = [*build_detectors(settings, reference), *detectors]
+        every = [*(build_detectors(settings, reference) if shipped else ()), *detectors]
         self._detectors = {detector.name: detector for detector in every}
         names = [VIEWS, *(detector.name for detector in every)]
         if len(set(names)) < len(names):

@@ -15,7 +15,7 @@ STEPS = ("step", "global_step", "training/global_step", "train/global_step", "_s
 PREFIXES = ("train/", "train_")
 """What loggers put before a name."""
 
-_TRL = {
+TRL: Mapping[str, str] = {
     "reward": "reward_mean",
     "frac_reward_zero_std": "zero_variance_group_rate",
     "completions/mean_length": "length_mean",
@@ -37,7 +37,8 @@ _TRL = {
     "loss/policy_avg": "policy_loss",
     "loss/value_avg": "value_loss",
 }
-_VERL = {
+"""Name of a signal by TRL's name of it."""
+VERL: Mapping[str, str] = {
     "critic/score/mean": "reward_mean",
     "critic/score/max": "reward_max",
     "critic/score/min": "reward_min",
@@ -64,8 +65,9 @@ _VERL = {
     "actor/grad_norm": "grad_norm",
     "actor/lr": "lr",
 }
+"""Name of a signal by verl's name of it."""
 
-ALIASES: Mapping[str, str] = {**_TRL, **_VERL}
+ALIASES: Mapping[str, str] = {**TRL, **VERL}
 """Name of a signal by another trainer's name of it."""
 
 

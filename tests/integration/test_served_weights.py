@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,10 @@ from rftfm_ray.actors.group import ActorGroup, start_group
 from rftfm_ray.config import load_config
 from rftfm_ray.models import ASSETS
 from rftfm_ray.planning import plan
+from rftfm_ray.rollout.jobs import step_jobs
 from rftfm_ray.rollout.weights import Served, WeightsUpdate, pack_weights
+from rftfm_ray.tasks.addition import problem
+from rftfm_ray.types import Sampling, StepId
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -82,3 +86,26 @@ def test_other_weights_under_the_right_version_are_found(group: ActorGroup) -> N
     assert served.version == 5
     assert {"model.embed_tokens.weight", "model.norm.weight"} <= set(served.mismatched)
     assert len(served.mismatched) == served.compared
+
+
+def largest_gap(group: ActorGroup, version: int) -> float:
+    """Of sampled log-probs against those of a pass without a cache, in nats, after prompts longer than a block."""
+    # Thirteen operands are 39 tokens, a block of the cache holds 32.
+    problems = [problem(*range(first, first + 13)) for first in (11, 37, 62)]
+    step, sampling = StepId(0, 1, 1), Sampling(1.0, 1.0)
+    (call,) = group.rollouts.generate([step_jobs(problems, 2)], step, sampling, version)
+    batch = get(call)
+    rows = [slice(*ends) for ends in itertools.pairwise(batch.offsets.tolist())]
+    (scored,) = group.rollouts.score([batch.tokens[row].tolist() for row in rows], version)
+    return max(
+        float(np.abs(batch.logprobs[row][1:] - scores)[batch.action[row][1:]].max())
+        for row, scores in zip(rows, get(scored), strict=True)
+    )
+
+
+def test_prefixes_that_were_cached_under_the_old_weights_are_not_sampled_from(group: ActorGroup) -> None:
+    update = get(group.learner.weights(0))
+    for version, scale in ((20, 1.0), (21, 1.2), (22, 0.8)):
+        arrays = {name: array * np.float32(scale) for name, array in update.arrays.items()}
+        load(group, pack_weights(version, arrays))
+        assert largest_gap(group, version) < 1e-4

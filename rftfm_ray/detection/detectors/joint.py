@@ -24,6 +24,8 @@ from rftfm_ray.verdicts import Evidence, Symptom
 
 # Steps in a row in which the evidence that stands must fall for an alarm to be over: until it is gone takes far longer.
 BACK = 5
+# Evidence over its threshold that healthy steps leave behind now and then, and that a change does not begin with.
+FAINT = 0.05
 # Share of its threshold from which a signal's own evidence is a notice, which may be wrong more often than an alarm.
 NOTICE = 0.4
 NOTICED: Mapping[str, tuple[int, ...]] = {
@@ -132,8 +134,8 @@ class JointDetector(Detector):
         highest = over.max(1, initial=0.0)
         scores.score[rows, 0] = highest
         scores.score[rows, 1:] = over[:, self._notices] / NOTICE
-        # A sum begins with the step after it was last nothing; one that has just come down has no other to name.
-        zero = np.maximum.accumulate(np.where(over <= 0.0, steps, self._zero), axis=0)
+        # A sum begins with the step after it was last faint; one that has just come down has no other to name.
+        zero = np.maximum.accumulate(np.where(over <= FAINT, steps, self._zero), axis=0)
         onset = np.minimum(zero + 1, steps)
         scores.onset[rows, 1:] = onset[:, self._notices]
         for row in np.flatnonzero(highest >= RECOVERED).tolist():

@@ -41,8 +41,8 @@ SHRUNK_OTHERS, BELIEVED = 0.2, 7.0
 RIDGE = 50.0
 # Spreads of residuals: a profile's holds as the largest, and a signal that hardly moves is judged by this at least.
 LEAST_SPREAD, LARGEST_SPREAD = 0.3, 1.0
-# Steps of a sum whose variance is the long-run one; sums and single steps of variance 1 that are added.
-SUMMED, PRIOR_SUMS, PRIOR_SINGLE = 6, 10.0, 20.0
+# Steps of a sum whose variance is the long-run one; sums, and single steps, that what is expected beforehand is worth.
+SUMMED, PRIOR_SUMS, PRIOR_SINGLE = 6, 30.0, 20.0
 # Parts of the runs that are left out in turn: a covariance is too good for the runs that it was learnt from.
 PARTS = 8
 # Steps to a block of a run whose peaks are counted.
@@ -126,19 +126,23 @@ class PriorCorrelation:
         slopes: (`PROMPT_SIGNALS`, `TELEMETRY`) how residuals follow those of the prompts.
         correlation: (`TELEMETRY`, `TELEMETRY`) of what that leaves.
         variances: (`TELEMETRY`) of it.
+        long_run: (2, `TELEMETRY`) long-run variance of contrasts, of the signals by themselves and conditional ones.
         known: (`TELEMETRY`) which signals those runs measured.
     """
 
     slopes: Floats
     correlation: Floats
     variances: Floats
+    long_run: Floats
     known: Mask
 
     @classmethod
     def nothing(cls) -> Self:
         """What is known without any."""
         size = len(TELEMETRY)
-        return cls(np.zeros((len(PROMPT_SIGNALS), size)), np.eye(size), np.ones(size), np.zeros(size, bool))
+        return cls(
+            np.zeros((len(PROMPT_SIGNALS), size)), np.eye(size), np.ones(size), np.ones((2, size)), np.zeros(size, bool)
+        )
 
     @classmethod
     def of(cls, residuals: Sequence[Floats]) -> Self:
@@ -147,7 +151,10 @@ class PriorCorrelation:
         slopes = _slopes(residuals, start.slopes)
         moments = Moments.of([_adjusted(run, slopes) for run in residuals])
         known = np.diag(moments.counts) > 0
-        return cls(slopes, moments.correlation(), np.where(known, moments.variances(), 1.0), known)
+        start.long_run[:, known] = _variances(_left_out(residuals, start, known), np.ones(2 * known.sum())).reshape(
+            2, -1
+        )
+        return cls(slopes, moments.correlation(), np.where(known, moments.variances(), 1.0), start.long_run, known)
 
     def to_profile(self) -> PriorProfile:
         """What a file holds of it."""
@@ -155,6 +162,7 @@ class PriorCorrelation:
         return PriorProfile(
             signals=tuple(TELEMETRY[column] for column in columns), slopes=_rows(self.slopes[:, columns]),
             covariance=_rows(self.correlation[np.ix_(columns, columns)]), variances=_row(self.variances[columns]),
+            long_run=_rows(self.long_run[:, columns]),
         )  # fmt: skip
 
     @classmethod
@@ -165,11 +173,13 @@ class PriorCorrelation:
             ProfileError: when it is not what `to_profile` gives.
         """
         slopes, correlation = _tables(prior)
-        if len(prior.variances) != len(prior.signals):
+        size = len(prior.signals)
+        if len(prior.variances) != size or [len(row) for row in prior.long_run] != [size, size]:
             raise ProfileError(f"The prior's variances do not fit its signals; {REFIT}.")
         found, columns = cls.nothing(), [TELEMETRY.index(name) for name in prior.signals]
         found.slopes[:, columns], found.correlation[np.ix_(columns, columns)] = slopes, correlation
         found.variances[columns], found.known[columns] = prior.variances, True
+        found.long_run[:, columns] = prior.long_run
         return found
 
 
@@ -183,13 +193,8 @@ def learn_of_kind(residuals: Sequence[Floats], prior: PriorCorrelation) -> Corre
     runs = len(residuals)
     measured = np.asarray(np.isfinite(np.concatenate(residuals)[:, : len(TELEMETRY)]).any(0))
     slopes, covariance = _mixed(residuals, prior, measured)
-    left_out = list[Floats]()
-    for part in range(min(PARTS, runs)):
-        known = [run for place, run in enumerate(residuals) if place % PARTS != part]
-        theirs, found = _mixed(known, prior, measured)
-        bank = _unscaled(measured, found)
-        left_out += [bank.along(_adjusted(run, theirs)[:, measured]) for run in residuals[part::PARTS]]
-    bank = FilterBank(_names(measured), covariance, _variances(left_out))
+    variances = _variances(_left_out(residuals, prior, measured), prior.long_run[:, measured].ravel())
+    bank = FilterBank(_names(measured), covariance, variances)
     levels = np.full(len(bank.variances), PROFILE_LEVEL)
     return CorrelationModel(slopes[:, measured], bank, levels, SIZE, freedom=FREE_PER_RUN * runs)
 
@@ -212,7 +217,7 @@ def learn_of_others(residuals: Sequence[Floats]) -> CorrelationModel:
         theirs, found = _alone([run for place, run in enumerate(residuals) if place % PARTS != part], measured)
         bank = _unscaled(measured, found)
         left_out += [(bank, _adjusted(run, theirs)[:, measured]) for run in residuals[part::PARTS]]
-    variances = _variances([bank.along(run) for bank, run in left_out])
+    variances = _variances([bank.along(run) for bank, run in left_out], np.ones(2 * int(measured.sum())))
     highest = [
         peaks(Cusums(FilterBank(bank.signals, bank.covariance, variances), SIZE_OWN, BELIEVED).over(run), PEAK_STEPS)
         for bank, run in left_out
@@ -223,6 +228,17 @@ def learn_of_others(residuals: Sequence[Floats]) -> CorrelationModel:
     levels = [level_for(table[:, :, place].ravel(), PEAK_STEPS, per_step) for place in range(len(variances))]
     bank = FilterBank(_names(measured), covariance, variances)
     return CorrelationModel(slopes[:, measured], bank, np.array(levels), SIZE_OWN, BELIEVED)
+
+
+def _left_out(residuals: Sequence[Floats], prior: PriorCorrelation, measured: Mask) -> list[Floats]:
+    """Contrasts (N, K) of each run by what the others and a prior say, over the variances that those say."""
+    contrasts = list[Floats]()
+    for part in range(min(PARTS, len(residuals))):
+        others = [run for place, run in enumerate(residuals) if place % PARTS != part]
+        slopes, covariance = _mixed(others, prior, measured)
+        bank = _unscaled(measured, covariance)
+        contrasts += [bank.along(_adjusted(run, slopes)[:, measured]) for run in residuals[part::PARTS]]
+    return contrasts
 
 
 def _names(measured: Mask) -> tuple[str, ...]:
@@ -257,10 +273,10 @@ def _covariance(correlation: Floats, variances: Floats, shrunk: float, measured:
     return covariance
 
 
-def _variances(left_out: Sequence[Floats]) -> Floats:
+def _variances(left_out: Sequence[Floats], prior: Floats) -> Floats:
     """Long-run variance (K) of contrasts (N, K) of runs that were left out, never below that of a single step."""
-    single = long_run_variances(left_out, 1, PRIOR_SINGLE)
-    return np.maximum(single, long_run_variances(left_out, SUMMED, PRIOR_SUMS))
+    single = long_run_variances(left_out, 1, np.ones(len(prior)), PRIOR_SINGLE)
+    return np.maximum(single, long_run_variances(left_out, SUMMED, prior, PRIOR_SUMS))
 
 
 def _slopes(residuals: Sequence[Floats], prior: Floats) -> Floats:

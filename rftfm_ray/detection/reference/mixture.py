@@ -8,7 +8,6 @@ and with levels that fall with the number of runs. What counts is the larger evi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.reference.correlation import CorrelationModel
+from rftfm_ray.detection.reference.multipliers import shipped_multipliers
 from rftfm_ray.detection.reference.priors import KindPriors
 from rftfm_ray.detection.reference.profile import Profile
 from rftfm_ray.detection.statistics.thresholds import budget_factor
@@ -28,8 +28,9 @@ GROWTH, FIRST = 0.3, 60
 # A run's own past says little in its first steps, in which most is learnt: thresholds begin twice as high.
 EARLY, SETTLED = 1.0, 20
 # Thresholds of the own-past model over its levels, which were learnt on other tasks: with nothing else to go by, and
-# beside a profile, where what it finds must not cost what the profile finds.
-ALONE, BESIDE = 1.3, 2.0
+# beside a profile, where what it finds must not cost what the profile's model finds. That goes on against the run's own
+# past where the profile ends or a change has taken it away.
+ALONE, BESIDE = 1.3, 2.3
 # Evidence grows to so many thresholds at most: a fault that has gone must be seen to go.
 MOST = 2.0
 
@@ -51,8 +52,6 @@ class Mode(StrEnum):
 
 FULL_RUNS = 8
 """Healthy runs from which a profile is full."""
-MULTIPLIERS: Mapping[Mode, float] = {Mode.NONE: 1.0, Mode.SMALL: 1.0, Mode.FULL: 1.0}
-"""Of the thresholds of the joint detector, as `rftfm faultbench tune` has frozen them."""
 
 
 def mode_of(profile: Profile | None) -> Mode:
@@ -119,11 +118,11 @@ def reference_of(profile: Profile | None, priors: KindPriors | None) -> Referenc
             `priors.shipped(kind)`, or what a benchmark learnt from other tasks. None without any.
 
     Raises:
-        ProfileError: when the profile is damaged.
+        ProfileError: when the profile or the installed thresholds are damaged.
     """
     models = list[JointModel]()
     if profile is not None and profile.joint is not None:
         models.append(JointModel(Basis.PROFILE, CorrelationModel.from_profile(profile.joint)))
     if priors is not None:
         models.append(JointModel(Basis.OWN_PAST, priors.own_past, BESIDE if models else ALONE))
-    return Reference(profile, tuple(models), MULTIPLIERS[mode_of(profile)])
+    return Reference(profile, tuple(models), shipped_multipliers()[mode_of(profile)])

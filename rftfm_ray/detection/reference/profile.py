@@ -113,6 +113,7 @@ class PriorProfile:
         slopes: of each signal of the prompts, S numbers: how residuals follow it.
         covariance: (S, S) of what that leaves.
         variances: S of it.
+        long_run: (2, S) long-run variance of contrasts, of the signals by themselves and conditional ones.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -122,6 +123,7 @@ class PriorProfile:
     covariance: tuple[tuple[float, ...], ...]
     # What never varied in them has none.
     variances: tuple[_Share, ...]
+    long_run: tuple[tuple[_Positive, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)

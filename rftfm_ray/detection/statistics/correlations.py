@@ -101,13 +101,14 @@ def ridge_slopes(explaining: Floats, explained: Floats, prior: Floats, steps: fl
     return slopes
 
 
-def long_run_variances(runs: Sequence[Floats], block: int, prior_blocks: float) -> Floats:
+def long_run_variances(runs: Sequence[Floats], block: int, prior: Floats, prior_blocks: float) -> Floats:
     """Variance (K) of means over many steps, times their number, from sums over blocks of steps; never below 1.
 
     Args:
-        runs: (steps, K) of what has a variance of 1 at a step, NaN where nothing was measured.
+        runs: (steps, K) of what has a variance of about 1 at a step, NaN where nothing was measured.
         block: steps to a sum.
-        prior_blocks: blocks of variance 1 that are added.
+        prior: (K) what is expected beforehand.
+        prior_blocks: blocks of steps that this is worth.
     """
     total, count = np.zeros(runs[0].shape[1]), np.zeros(runs[0].shape[1])
     for run in runs:
@@ -117,5 +118,5 @@ def long_run_variances(runs: Sequence[Floats], block: int, prior_blocks: float) 
         sums = np.where(np.isfinite(pieces), pieces, 0.0).sum(1)
         total += np.where(measured > 0, sums**2 / np.maximum(measured, 1), 0.0).sum(0)
         count += (measured > 0).sum(0)
-    variances: Floats = np.maximum(1.0, (prior_blocks + total) / (prior_blocks + count))
+    variances: Floats = np.maximum(1.0, (prior_blocks * prior + total) / (prior_blocks + count))
     return variances

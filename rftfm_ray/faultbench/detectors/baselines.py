@@ -1,7 +1,7 @@
 """Detectors to compare with: outlier detection by scikit-learn, a three-sigma rule and the closed-form shift score.
 
 All of them see telemetry only, as residuals against the same profiles, and give a score for every step; their
-thresholds are set as ours are.
+thresholds are set as the guard's are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rftfm_ray.detection.statistics.bayes import shift_factors
-from rftfm_ray.faultbench.detectors.strata import Cells, Floats, cells_with
+from rftfm_ray.faultbench.detectors.strata import Floats, Strata, strata_of
 from rftfm_ray.faultbench.runs.dataset import Recorded
 from rftfm_ray.faultbench.runs.plan import Kind
 from rftfm_ray.signals.groups import TELEMETRY
@@ -38,24 +38,24 @@ class _OnResiduals:
     """What all baselines share: residuals against profiles, gaps and wild values made harmless."""
 
     def __init__(self) -> None:
-        self._cells: Cells | None = None
+        self._strata: Strata | None = None
 
     def fit(self, runs: Sequence[Recorded]) -> None:
         """Fit the profiles."""
-        self._cells = cells_with(tuple(runs))
+        self._strata = strata_of(tuple(runs))
 
     def _residuals(self, run: Recorded) -> Floats:
         return np.clip(np.nan_to_num(self._fitted().residuals(run), nan=0.0), -LARGEST, LARGEST)
 
-    def _fitted(self) -> Cells:
-        if self._cells is None:
+    def _fitted(self) -> Strata:
+        if self._strata is None:
             raise ValueError("fit it first")
-        return self._cells
+        return self._strata
 
     def _measured(self, run: Recorded) -> list[int]:
-        """Places of the signals that runs of its kind have."""
+        """Columns of the signals that runs of its kind have."""
         known = {signal.name for signal in self._fitted().profile(run.entry).signals}
-        return [place for place, name in enumerate(TELEMETRY) if name in known]
+        return [column for column, name in enumerate(TELEMETRY) if name in known]
 
 
 class ThreeSigma(_OnResiduals):
@@ -65,8 +65,8 @@ class ThreeSigma(_OnResiduals):
 
     def scores(self, run: Recorded) -> Floats:
         """Largest absolute residual of each step."""
-        found: Floats = np.abs(self._residuals(run)).max(1)
-        return found
+        largest: Floats = np.abs(self._residuals(run)).max(1)
+        return largest
 
 
 class ShiftScore(_OnResiduals):
@@ -77,16 +77,16 @@ class ShiftScore(_OnResiduals):
     def scores(self, run: Recorded) -> Floats:
         """Of the last `WINDOW` steps, fewer at the beginning."""
         residuals = self._residuals(run)
-        # What runs of its kind never measure is no evidence against a shift.
+        # What runs of its kind never measure does not speak against a shift.
         residuals = residuals[:, self._measured(run)]
         sums = np.cumsum(residuals, 0)
         sums[WINDOW:] -= sums[:-WINDOW].copy()
         count = np.minimum(np.arange(len(run)) + 1, WINDOW)[:, None]
         factors = shift_factors(sums, count.astype(np.float64))
         largest = factors.max(1)
-        found: Floats = largest + np.log(np.exp(factors - largest[:, None]).mean(1))
-        # An alarm recovers at a share of its threshold, which must then be above nothing: ln(1 + e^x) keeps the order.
-        return np.logaddexp(0.0, found)
+        factor: Floats = largest + np.log(np.exp(factors - largest[:, None]).mean(1))
+        # An alarm recovers at a share of its threshold, which must be positive for that: ln(1 + e^x) keeps the order.
+        return np.logaddexp(0.0, factor)
 
 
 class Outliers(_OnResiduals):
@@ -113,8 +113,8 @@ class Outliers(_OnResiduals):
 
     def scores(self, run: Recorded) -> Floats:
         """How much less usual each step is than the median healthy one."""
-        found: Floats = self._usual - self._model.score_samples(self._residuals(run))
-        return np.maximum(found, 0.0)
+        unusual: Floats = self._usual - self._model.score_samples(self._residuals(run))
+        return np.maximum(unusual, 0.0)
 
 
 def isolation_forest() -> Any:

@@ -1,10 +1,10 @@
-"""The bound for telemetry: a CUSUM of the likelihood ratio that is told which fault to expect and what it shifts.
+"""The oracle detector: a CUSUM of the likelihood ratio that is told which fault to expect and what it shifts.
 
 It knows the mean shift of the mechanism at its level and the covariance of healthy residuals, both from the calibrate
-split, and looks for nothing else: its whole budget of false alarms goes to one fault. No detector that must watch for
-all of them can do better on normal residuals than this, up to the error of what it was told. What is told as larger
-than `LARGEST_SIZE` spreads along its line is looked for from that size on: a fault that still grows, or that is less on
-another task, would else be evidence against itself.
+split, and looks for nothing else: its whole budget of false alarms goes to one fault. No detector of telemetry that
+must watch for all faults can do better on normal residuals, up to the error of what the oracle was told. A shift larger
+than `LARGEST_SIZE` standard deviations along its line is looked for from that size on: a fault that still grows, or
+that is smaller on another task, would otherwise be evidence against itself.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.faultbench.detectors.shifts import LARGEST, Fault, Kinds, kind_of, mean_shifts
-from rftfm_ray.faultbench.detectors.strata import Floats, cells_with
+from rftfm_ray.faultbench.detectors.strata import Floats, strata_of
 from rftfm_ray.faultbench.runs.dataset import Recorded
 from rftfm_ray.faultbench.runs.plan import Entry, Kind
 
-# The longest shift that is looked for, in spreads.
+# The longest shift that is looked for, in standard deviations.
 LARGEST_SIZE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A shift (signals) in spreads, weighted by the inverse covariance (signals), and half of its squared length, both
-    for a shift of at most `LARGEST_SIZE`."""
+class ExpectedShift:
+    """A shift (signals) in standard deviations, weighted by the inverse covariance (signals), and half of its squared
+    length, both for a shift of at most `LARGEST_SIZE`."""
 
     weighted: Floats
     half: float
 
 
-class Clairvoyant:
+class Oracle:
     """Scores runs for one fault at a time.
 
     Args:
@@ -41,29 +41,29 @@ class Clairvoyant:
     """
 
     def __init__(self, runs: Sequence[Recorded]) -> None:
-        self._cells = cells_with(tuple(runs))
+        self._strata = strata_of(tuple(runs))
         sound = [run for run in runs if run.entry.kind is Kind.HEALTHY]
         self._precision: Mapping[Kinds, Floats] = {
             kind: _precision([self.residuals(run) for run in sound if kind_of(run.entry) == kind])
             for kind in sorted({kind_of(run.entry) for run in sound})
         }
-        self._shifts = mean_shifts(runs, self._cells.residuals)
+        self._shifts = mean_shifts(runs, self._strata.residuals)
 
     def residuals(self, run: Recorded) -> Floats:
-        """What it reads of a run (N, signals): residuals in spreads, 0 where there is nothing to say."""
-        return np.clip(np.nan_to_num(self._cells.residuals(run), nan=0.0), -LARGEST, LARGEST)
+        """What it reads of a run (N, signals): residuals in standard deviations, 0 where nothing was measured."""
+        return np.clip(np.nan_to_num(self._strata.residuals(run), nan=0.0), -LARGEST, LARGEST)
 
     def knows(self, fault: Fault) -> bool:
         """Whether the calibrate split has a run with it."""
         return fault in self._shifts
 
-    def told(self, fault: Fault, entry: Entry) -> Told:
+    def expected(self, fault: Fault, entry: Entry) -> ExpectedShift:
         """What it looks for in a run."""
         shift = self._shifts[fault]
         weighted: Floats = self._precision[kind_of(entry)] @ shift
         length = float(np.sqrt(weighted @ shift))
         size = min(length, LARGEST_SIZE)
-        return Told(weighted * (size / length if length else 0.0), 0.5 * size * size)
+        return ExpectedShift(weighted * (size / length if length else 0.0), 0.5 * size * size)
 
     def scores(self, run: Recorded, fault: Fault) -> Floats:
         """Page's sum (N) of the log-likelihood ratios of the fault against health, in nats."""
@@ -71,16 +71,16 @@ class Clairvoyant:
 
     def sums(self, entry: Entry, residuals: Floats, fault: Fault) -> Floats:
         """The same by residuals that are known: they are those of any fault."""
-        told, found, total = self.told(fault, entry), np.zeros(len(residuals)), 0.0
-        for place, ratio in enumerate((residuals @ told.weighted - told.half).tolist()):
+        expected, sums, total = self.expected(fault, entry), np.zeros(len(residuals)), 0.0
+        for row, ratio in enumerate((residuals @ expected.weighted - expected.half).tolist()):
             total = max(0.0, total + ratio)
-            found[place] = total
-        return found
+            sums[row] = total
+        return sums
 
 
 def _precision(residuals: Sequence[Floats]) -> Floats:
     """Inverse of the shrunken covariance of healthy residuals (Ledoit and Wolf, Journal of Multivariate Analysis 88,
-    2004); what never varies gets the spread of 1 that it is judged by."""
+    2004); what never varies gets the standard deviation of 1 that it is judged by."""
     from sklearn.covariance import LedoitWolf
 
     table = np.concatenate(residuals)

@@ -1,7 +1,7 @@
 """Other packages that watch training by reinforcement: rlwatch, rlprobe and rldoctor, on recorded runs.
 
-Each is told every step as it comes, in its own words, all that a recorded run holds of what it asks for; its rules and
-their thresholds are those that it ships. Nothing is sent and nothing is kept.
+Each is given every step as it comes, under its own names, all that a recorded run holds of what it asks for; its rules
+and their thresholds are those that it ships. Nothing is sent and nothing is kept.
 
 An alert belongs to the step that raises it: none of the three says when it is over. Any of them scores `AS_SHIPPED` or
 more, warnings as well as critical ones, so that this threshold takes their rules as they are. A threshold that is tuned

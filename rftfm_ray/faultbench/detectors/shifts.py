@@ -1,4 +1,4 @@
-"""What faults shift: the mean difference of a faulty run and the healthy run of its seed, in spreads. Pure."""
+"""What faults shift: the mean difference of a faulty and the healthy run of a seed, in standard deviations. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mean_shifts(runs: Sequence[Recorded], residuals: Callable[[Recorded], Floats
     A signal that only one run of a pair has measured at a step does not count at that step.
     """
     healthy = {run.entry.seed: run for run in runs if run.entry.kind is Kind.HEALTHY}
-    found: dict[Fault, list[Floats]] = {}
+    shifts: dict[Fault, list[Floats]] = {}
     for run in runs:
         effect = run.outcome.effects[0] if run.entry.kind is Kind.FAULT else None
         if effect is None or effect > len(run):
@@ -43,5 +43,5 @@ def mean_shifts(runs: Sequence[Recorded], residuals: Callable[[Recorded], Floats
         one, other = (np.clip(residuals(each), -LARGEST, LARGEST) for each in (run, healthy[run.entry.seed]))
         steps = slice(effect - 1, min(effect - 1 + WINDOW, len(one), len(other)))
         apart: Floats = np.nan_to_num(one[steps] - other[steps], nan=0.0).mean(0)
-        found.setdefault(fault_of(run.entry), []).append(apart)
-    return {fault: np.stack(some).mean(0) for fault, some in sorted(found.items())}
+        shifts.setdefault(fault_of(run.entry), []).append(apart)
+    return {fault: np.stack(some).mean(0) for fault, some in sorted(shifts.items())}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Iterator
 
 from rftfm_ray.config import RunConfig, made_changes
 from rftfm_ray.faultbench.runs.generate import config_of
 from rftfm_ray.faultbench.runs.plan import Entry
-from rftfm_ray.faults.twins import TWINS, expand, is_twin, parse_twin
+from rftfm_ray.faults.twins import expand, is_twin, parse_twin
 from rftfm_ray.signals.effects import declared_change
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import Declaration, DeclaredChange
@@ -34,13 +33,3 @@ def declarations(entry: Entry, config: RunConfig) -> Iterator[Declaration]:
         if twin.name == "resume":
             change = DeclaredChange("resume", twin.onset, (), f"goes on from step {twin.onset - 1}")
             yield Declaration(StepId(0, twin.onset, twin.onset), change)
-
-
-@lru_cache(maxsize=4096)
-def references_gone(entry: Entry) -> Mapping[str, int]:
-    """Signals whose reference a declared change has taken away in a run, and the first step of the last such change."""
-    twins = [parse_twin(text) for text in entry.inject if is_twin(text)]
-    if not any(TWINS[twin.name].declared for twin in twins):
-        return {}
-    told = declarations(entry, watched(entry))
-    return {signal: one.id.step for one in told for signal in one.change.signals}

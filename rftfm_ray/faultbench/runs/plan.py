@@ -331,3 +331,8 @@ def duration_of(entry: Entry) -> str:
 def mechanism_of(entry: Entry) -> str:
     """Mechanism of an entry's fault."""
     return entry.inject[-1].partition("mechanism=")[2].partition(",")[0]
+
+
+def is_without_fault(entry: Entry) -> bool:
+    """Whether nothing is wrong in a run: a healthy one, or one with a benign control."""
+    return entry.kind in (Kind.HEALTHY, Kind.LONG, Kind.TWIN)

@@ -1,4 +1,4 @@
-"""Experiments: many short runs on warm actors, each measured and none judged; forks of a healthy run."""
+"""Experiments: many short runs on warm actors, measured and, where asked, judged; forks of a healthy run."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.driver.loop import Listeners
 from rftfm_ray.driver.run import execute
 from rftfm_ray.errors import RftfmError
+from rftfm_ray.incidents.state import Entry
 from rftfm_ray.metrics import StepRow
 from rftfm_ray.planning import plan
 from rftfm_ray.signals.schema import report_of, value
@@ -44,13 +45,15 @@ LEAST = 1e-9
 @dataclass(frozen=True, slots=True)
 class Course:
     """What a run has come to: its steps, its last held-out accuracy, when its faults were switched on and when their
-    effects began, None where one did not; and the error that ended it, where that was allowed."""
+    effects began, None where one did not; the error that ended it, where that was allowed; and the journal of its
+    guard, where it had one."""
 
     rows: tuple[StepRow, ...]
     switched: tuple[int, ...]
     effects: tuple[int | None, ...]
     accuracy: float
     error: str = ""
+    journal: tuple[Entry, ...] = ()
 
     def signal(self, name: str) -> NDArray[np.float64]:
         """One signal, step by step; natural logarithms of those that are `LOGARITHMIC`."""
@@ -123,11 +126,13 @@ class Lab:
         keep: Path | None = None,
         *,
         may_fail: bool = False,
+        judged: bool = False,
     ) -> Course:
         """One run with faults, from its start or from the checkpoint `fork` of a healthy one.
 
         With `follow` it ends so many steps after all effects have begun, without a last held-out accuracy. With `keep`
-        its checkpoints are moved there. With `may_fail` an error of the run ends its course and is part of it.
+        its checkpoints are moved there. With `may_fail` an error of the run ends its course and is part of it. With
+        `judged` it has a guard, as `guard.mode` asks for.
 
         Raises:
             RftfmError: as a run does.
@@ -135,6 +140,7 @@ class Lab:
         folder = self._folder / "run"
         shutil.rmtree(folder, ignore_errors=True)
         rows: list[StepRow] = []
+        journal: list[Entry] = []
 
         def observe(row: StepRow) -> None:
             rows.append(row)
@@ -147,7 +153,8 @@ class Lab:
         accuracy, error = math.nan, ""
         try:
             began = time.perf_counter()
-            accuracy = execute(planned, Listeners(row=observe), began, self._warm, judged=False).probe_last
+            listeners = Listeners(row=observe, entry=journal.append)
+            accuracy = execute(planned, listeners, began, self._warm, judged=judged).probe_last
         except _EnoughError:
             pass
         except RftfmError as raised:
@@ -159,7 +166,7 @@ class Lab:
             shutil.move(str(folder / "checkpoints"), keep)
         faults = _faults(folder)
         switched, effects = tuple(on for on, _ in faults), tuple(effect for _, effect in faults)
-        return Course(tuple(rows), switched, effects, accuracy, error)
+        return Course(tuple(rows), switched, effects, accuracy, error, tuple(journal))
 
     def trunk(self, config: RunConfig, step: int) -> Path:
         """The checkpoint of `step` of the healthy run of `config`, from which its forks go on."""

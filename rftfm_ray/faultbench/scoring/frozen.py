@@ -12,14 +12,21 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.detectors.baselines import Scorer, baselines
-from rftfm_ray.faultbench.detectors.oracle import Clairvoyant
-from rftfm_ray.faultbench.detectors.ours import BankScorer
+from rftfm_ray.faultbench.detectors.oracle import Oracle
 from rftfm_ray.faultbench.detectors.peers import missing, peers
+from rftfm_ray.faultbench.detectors.references import ReferenceMode, References
 from rftfm_ray.faultbench.detectors.shifts import Fault, fault_of
-from rftfm_ray.faultbench.detectors.unprofiled import ColdScorer
 from rftfm_ray.faultbench.runs.dataset import MANIFEST, Recorded, digest, read_bench
-from rftfm_ray.faultbench.runs.plan import Kind, Split
-from rftfm_ray.faultbench.scoring.thresholds import BENIGN_BUDGET, HEALTHY_BUDGET, Scored, score_all, tuned
+from rftfm_ray.faultbench.runs.plan import Kind, Split, is_without_fault
+from rftfm_ray.faultbench.scoring.guarding import MultiplierSearch
+from rftfm_ray.faultbench.scoring.thresholds import (
+    BENIGN_BUDGET,
+    HEALTHY_BUDGET,
+    ScoredRun,
+    score_all,
+    tuned_multiplier,
+    tuned_threshold,
+)
 from rftfm_ray.files import write_atomic
 
 FROZEN = "frozen.json"
@@ -29,15 +36,26 @@ _Positive = Annotated[float, Field(gt=0)]
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """Thresholds by detector, and of the bound by fault, as the tune split of one benchmark has set them."""
+    """Thresholds as the tune split of one benchmark has set them.
+
+    Attributes:
+        manifest_sha256: hash of the manifest of the benchmark.
+        healthy_per_1000: budget of false alarms in 1,000 healthy steps.
+        benign_per_1000: the same for steps with a benign control.
+        multipliers: of the guard's thresholds, by the name of a mode of the monitor's reference. A mode that no run of
+            the benchmark has a reference for is missing, and has the shipped one.
+        thresholds: of scores, by detector.
+        oracle: of the oracle detector, by fault.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     manifest_sha256: str
     healthy_per_1000: float
     benign_per_1000: float
+    multipliers: dict[str, _Positive]
     thresholds: dict[str, _Positive]
-    clairvoyant: dict[str, _Positive]
+    oracle: dict[str, _Positive]
 
 
 _FROZEN = TypeAdapter(Frozen)
@@ -53,8 +71,8 @@ def name_of(fault: Fault) -> str:
     return " ".join(fault)
 
 
-def others(*, with_peers: bool) -> tuple[Scorer, ...]:
-    """What ours is compared with, unfitted.
+def compared_detectors(*, with_peers: bool) -> tuple[Scorer, ...]:
+    """What the guard is compared with, unfitted.
 
     Raises:
         BenchError: when peers are asked for that are not installed.
@@ -70,27 +88,43 @@ def freeze(folder: Path, tell: Callable[[str], None], *, with_peers: bool = Fals
     Raises:
         BenchError: when the benchmark is not complete, or a peer is not installed.
     """
-    compared, runs = others(with_peers=with_peers), read_bench(folder)
+    compared, runs = compared_detectors(with_peers=with_peers), read_bench(folder)
     calibrate, tune = split_of(runs, Split.CALIBRATE), split_of(runs, Split.TUNE)
+    multipliers = dict[str, float]()
+    references = References(calibrate)
+    for mode in ReferenceMode:
+        sound = [run for run in tune if is_without_fault(run.entry) and references.covers(run.entry, mode)]
+        if sound:
+            name = mode.threshold_mode.value
+            multipliers[name] = tuned_multiplier(MultiplierSearch(sound, references, mode))
+            tell(f"guard, {mode.label}: {multipliers[name]:.4g}")
     thresholds = dict[str, float]()
-    scorers: tuple[Scorer, ...] = (BankScorer(), ColdScorer(), *compared)
-    for scorer in scorers:
+    for scorer in compared:
         scorer.fit(calibrate)
-        thresholds[scorer.name] = tuned(score_all(scorer, tune))
+        thresholds[scorer.name] = tuned_threshold([score_all(scorer, tune)])
         tell(f"{scorer.name}: {thresholds[scorer.name]:.4g}")
-    bound = Clairvoyant(calibrate)
-    sound = [
-        (run, bound.residuals(run)) for run in tune if run.entry.kind in (Kind.HEALTHY, Kind.LONG, Kind.TWIN)
-    ]  # fmt: skip
-    wanted = sorted({fault_of(run.entry) for run in runs if run.entry.kind is Kind.FAULT})
-    told = {
-        name_of(fault): tuned([Scored(run, bound.sums(run.entry, residuals, fault)) for run, residuals in sound])
-        for fault in wanted
-        if bound.knows(fault)
-    }
-    frozen = Frozen(digest(folder / MANIFEST), HEALTHY_BUDGET, BENIGN_BUDGET, thresholds, told)
+    frozen = Frozen(
+        digest(folder / MANIFEST), HEALTHY_BUDGET, BENIGN_BUDGET, multipliers, thresholds,
+        _oracle_thresholds(runs, calibrate, tune),
+    )  # fmt: skip
     write_atomic(folder / FROZEN, _FROZEN.dump_json(frozen, indent=1) + b"\n")
     return frozen
+
+
+def _oracle_thresholds(
+    runs: Sequence[Recorded], calibrate: Sequence[Recorded], tune: Sequence[Recorded]
+) -> dict[str, float]:
+    """One for each fault that the oracle can be told of."""
+    oracle = Oracle(calibrate)
+    sound = [(run, oracle.residuals(run)) for run in tune if is_without_fault(run.entry)]
+    faults = sorted({fault_of(run.entry) for run in runs if run.entry.kind is Kind.FAULT})
+    return {
+        name_of(fault): tuned_threshold(
+            [[ScoredRun(run, oracle.sums(run.entry, residuals, fault)) for run, residuals in sound]]
+        )
+        for fault in faults
+        if oracle.knows(fault)
+    }
 
 
 def read_frozen(folder: Path) -> tuple[Frozen, str]:

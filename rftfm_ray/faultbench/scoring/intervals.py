@@ -1,4 +1,4 @@
-"""Shares and rates with honest limits: exact intervals for counts, and a bootstrap over seeds where runs share them."""
+"""Shares and rates with intervals: exact ones for counts, and a bootstrap over seeds where runs share them."""
 
 from __future__ import annotations
 
@@ -14,80 +14,85 @@ DRAWS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """`found` of `total`, with a 95 % interval; NaN where there is nothing to count."""
+    """`count` of `total`, with a 95 % interval; NaN where there is nothing to count. A mean count over several draws of
+    a reference need not be whole."""
 
-    found: int
-    total: int
+    count: float
+    total: float
     low95: float
     high95: float
 
     @property
     def rate(self) -> float:
         """The share as a fraction."""
-        return self.found / self.total if self.total else math.nan
+        return self.count / self.total if self.total else math.nan
 
 
-def clopper_pearson(found: int, total: int, level: float = 0.95) -> tuple[float, float]:
+def clopper_pearson(count: float, total: float, level: float = 0.95) -> tuple[float, float]:
     """Exact two-sided limits of a binomial share (Clopper and Pearson, Biometrika 26, 1934)."""
     if total == 0:
         return math.nan, math.nan
     tail = (1 - level) / 2
-    low = 0.0 if found == 0 else float(stats.beta.ppf(tail, found, total - found + 1))
-    high = 1.0 if found == total else float(stats.beta.ppf(1 - tail, found + 1, total - found))
+    low = 0.0 if count == 0 else float(stats.beta.ppf(tail, count, total - count + 1))
+    high = 1.0 if count == total else float(stats.beta.ppf(1 - tail, count + 1, total - count))
     return low, high
 
 
-def exact(found: int, total: int) -> Share:
+def exact(count: float, total: float) -> Share:
     """A share with exact limits."""
-    return Share(found, total, *clopper_pearson(found, total))
+    return Share(count, total, *clopper_pearson(count, total))
 
 
-def rate_upper(events: int, exposure: float, level: float = 0.95) -> float:
+def rate_upper(events: float, exposure: float, level: float = 0.95) -> float:
     """One-sided upper limit of the rate of independent events (Garwood, Biometrika 28, 1936)."""
     return float(stats.chi2.ppf(level, 2 * (events + 1))) / 2 / exposure if exposure > 0 else math.nan
 
 
-def by_seed(outcomes: Sequence[tuple[int, bool]], seed: int = 0) -> Share:
-    """A share over runs whose seeds are drawn anew: runs of a seed come or stay away together. `outcomes` are pairs of
-    a seed and whether its run counts.
+def by_seed(outcomes: Sequence[tuple[int, bool]], draws: int = 1) -> Share:
+    """A share over runs whose seeds are resampled: runs of a seed are drawn together or not at all.
 
-    Where all runs agree a bootstrap knows no doubt; the limits are then the exact ones for as many seeds.
+    Where all runs agree a bootstrap sees no variance; the limits are then the exact ones for as many seeds.
+
+    Args:
+        outcomes: pairs of a seed and whether its run counts.
+        draws: how often each run is among them, once for every draw of its reference; counts are means over draws.
     """
-    found, total = sum(hit for _, hit in outcomes), len(outcomes)
+    count, total = sum(hit for _, hit in outcomes), len(outcomes)
     groups: dict[int, list[bool]] = {}
-    for number, hit in outcomes:
-        groups.setdefault(number, []).append(hit)
-    if found in (0, total):
-        low, high = clopper_pearson(len(groups) if found else 0, len(groups))
-        return Share(found, total, low, high)
+    for seed, hit in outcomes:
+        groups.setdefault(seed, []).append(hit)
+    if count in (0, total):
+        low, high = clopper_pearson(len(groups) if count else 0, len(groups))
+        return Share(count / draws, total / draws, low, high)
     hits = np.array([sum(group) for group in groups.values()], np.float64)
     counts = np.array([len(group) for group in groups.values()], np.float64)
-    drawn = np.random.default_rng(seed).integers(len(groups), size=(DRAWS, len(groups)))
+    drawn = np.random.default_rng(0).integers(len(groups), size=(DRAWS, len(groups)))
     low, high = np.quantile(hits[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
-    return Share(found, total, float(low), float(high))
+    return Share(count / draws, total / draws, float(low), float(high))
 
 
 @dataclass(frozen=True, slots=True)
 class Delay:
     """Steps from an effect to its alarm: quantiles over all runs, those without an alarm at the end of the order.
 
-    `median` and `p90` are infinite where so many runs have had no alarm; `censored` is how many.
+    `median` and `p90` are infinite where so many runs have had no alarm; `censored` is their number.
     """
 
     median: float
     p90: float
-    censored: int
-    total: int
+    censored: float
+    total: float
 
 
-def delays(found: Sequence[float | None]) -> Delay:
-    """Delays of runs, None for one without an alarm."""
-    steps = np.sort([math.inf if delay is None else float(delay) for delay in found])
-    if not len(steps):
+def delays(steps: Sequence[float | None], draws: int = 1) -> Delay:
+    """Delays of runs, None for one without an alarm; each run is among them `draws` times."""
+    ordered = np.sort([math.inf if delay is None else float(delay) for delay in steps])
+    if not len(ordered):
         return Delay(math.nan, math.nan, 0, 0)
-    # The value that half of the runs, or nine in ten, do not exceed: none is made up between two of them.
-    places = [max(0, math.ceil(share * len(steps)) - 1) for share in (0.5, 0.9)]
-    return Delay(float(steps[places[0]]), float(steps[places[1]]), int(np.isinf(steps).sum()), len(steps))
+    # The value that half of the runs, or nine in ten, do not exceed: nothing is interpolated between two of them.
+    ranks = [max(0, math.ceil(share * len(ordered)) - 1) for share in (0.5, 0.9)]
+    median, p90 = (float(ordered[rank]) for rank in ranks)
+    return Delay(median, p90, float(np.isinf(ordered).sum()) / draws, len(ordered) / draws)
 
 
 def f1(precision: float, recall: float) -> float:

@@ -1,62 +1,41 @@
-"""What a detector's alarms are worth: found, false, late. Pure.
+"""What the alarms of a detector are worth: found, false, late. Pure.
 
-A run is found by the first alarm that is raised between the fault and the end, when none was open as it began; an
-alarm from before is false, and never a find. Delay counts from the effect. Between the switch and the effect, while a
-fault grows or is being learnt, there is something to be seen: an alarm there is a find without delay, and the share
-that is found at the effect or later only is given beside it (`strict`).
+A fault is found by the first alarm that is raised between its switch and the end of the run, where none was open as it
+began; an alarm from before is false, and never finds anything. Delay counts from the effect. Between the switch and the
+effect, while a fault grows or is being learnt, there is something to see: an alarm there finds the fault without delay,
+and whether one is raised at the effect or later is judged as well (`found_from_effect`).
+
+Results are kept by draw of the reference: shares and rates are means over draws, with intervals over runs.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from rftfm_ray.faultbench.detectors.alarms import Alarm
 from rftfm_ray.faultbench.runs.dataset import Recorded
-from rftfm_ray.faultbench.runs.plan import Entry, Kind, duration_of, mechanism_of
+from rftfm_ray.faultbench.runs.plan import Entry, Kind, duration_of, is_without_fault, mechanism_of
 from rftfm_ray.faultbench.scoring.intervals import Delay, Share, by_seed, delays, exact, precision_recall, rate_upper
+from rftfm_ray.faults.calibration import table
 from rftfm_ray.faults.kinds import CATALOGUE
 
-# An alarm is over when the score has fallen to this share of the threshold.
-RECOVERED = 0.25
 PER = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Alarm:
-    """One alarm: the step that raised it, and the last one at which it was open."""
-
-    raised: int
-    last: int
-
-
-def alarms_of(scores: NDArray[np.float64], threshold: float) -> list[Alarm]:
-    """Alarms of a run by its scores (N), from step 1 on; NaN says nothing, and leaves an open alarm open."""
-    found, since = list[Alarm](), 0
-    for step, score in enumerate(scores.tolist(), start=1):
-        if not since and score >= threshold:
-            since = step
-        elif since and score <= RECOVERED * threshold:
-            found.append(Alarm(since, step - 1))
-            since = 0
-    return found + ([Alarm(since, len(scores))] if since else [])
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A run with what was made of it.
+class RunResult:
+    """What the alarms of one run are worth.
 
     Attributes:
         entry: the run.
         healthy_steps: steps of its own in which an alarm is a false one.
         false_alarms: alarms raised in them.
         counts: whether it has a fault with an effect in time.
-        found: whether that was found.
-        strict: whether it was found at the effect or later.
+        found: whether that was found, from the switch on.
+        found_from_effect: whether that was found by an alarm at the effect or later.
         delay: steps from the effect to the alarm, None where there was none.
         flagged: whether there was any alarm from the fault on; in a run without one, any at all.
     """
@@ -66,17 +45,20 @@ class Judged:
     false_alarms: int
     counts: bool
     found: bool
-    strict: bool
+    found_from_effect: bool
     delay: int | None
     flagged: bool
 
 
-def judge(run: Recorded, alarms: Sequence[Alarm]) -> Judged:
-    """Hold the alarms of a run against what is true of it."""
+def result_of(run: Recorded, alarms: Sequence[Alarm]) -> RunResult:
+    """Compare the alarms of a run with what is true of it."""
     entry, raised = run.entry, [alarm.raised for alarm in alarms]
-    if entry.kind in (Kind.HEALTHY, Kind.LONG, Kind.TWIN):
+    if is_without_fault(entry):
         own = [step for step in raised if step > entry.fork]
-        return Judged(entry, len(run) - entry.fork, len(own), False, False, False, None, bool(own))
+        return RunResult(
+            entry, len(run) - entry.fork, len(own), counts=False, found=False, found_from_effect=False, delay=None,
+            flagged=bool(own),
+        )  # fmt: skip
     switch = min(run.outcome.switched)
     effects = [effect for effect in run.outcome.effects if effect is not None and effect <= len(run)]
     effect = min(effects, default=0)
@@ -85,55 +67,83 @@ def judge(run: Recorded, alarms: Sequence[Alarm]) -> Judged:
     is_open = any(alarm.raised < switch <= alarm.last for alarm in alarms)
     first = after[0] if after and not is_open else None
     late = [step for step in after if step >= effect] if not is_open else []
-    # What is open at the effect was raised before it, and no later one is a find in the strict sense.
-    strict = bool(late) and not any(alarm.raised < effect <= alarm.last for alarm in alarms)
-    return Judged(
+    # What is open at the effect was raised before it, and no later alarm counts from the effect.
+    from_effect = bool(late) and not any(alarm.raised < effect <= alarm.last for alarm in alarms)
+    return RunResult(
         entry,
         switch - 1 - entry.fork,
         len(before),
         counts=effect > 0,
         found=effect > 0 and first is not None,
-        strict=effect > 0 and strict,
+        found_from_effect=effect > 0 and from_effect,
         delay=None if first is None or not effect else max(0, first - effect),
         flagged=bool(after),
     )
 
 
-Judgements = Sequence[Judged]
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Results of the same runs by draw of their reference: one draw for what has one reference only."""
+
+    draws: tuple[tuple[RunResult, ...], ...]
+
+    @classmethod
+    def single(cls, results: Sequence[RunResult]) -> Results:
+        """Of one draw."""
+        return cls((tuple(results),))
+
+    @property
+    def pooled(self) -> list[RunResult]:
+        """All draws one after the other."""
+        return list(itertools.chain.from_iterable(self.draws))
+
+    def where(self, wanted: Callable[[RunResult], bool]) -> Results:
+        """Those of some runs."""
+        return Results(tuple(tuple(filter(wanted, draw)) for draw in self.draws))
+
+    def by_draw(self) -> list[Results]:
+        """Every draw by itself."""
+        return [Results((draw,)) for draw in self.draws]
 
 
-def false_alarms(judged: Iterable[Judged]) -> dict[str, float]:
-    """False alarms in 1,000 steps, with the one-sided upper limit of 95 %."""
-    runs = list(judged)
-    steps, count = sum(run.healthy_steps for run in runs), sum(run.false_alarms for run in runs)
+def healthy(results: Results) -> Results:
+    """Runs in which nothing happens."""
+    return results.where(lambda one: one.entry.kind in (Kind.HEALTHY, Kind.LONG))
+
+
+def benign(results: Results) -> Results:
+    """Runs with a benign control."""
+    return results.where(lambda one: one.entry.kind is Kind.TWIN)
+
+
+def faulty(results: Results, level: str | None = None) -> Results:
+    """Runs with one fault that had its effect, of one level or all."""
+    return results.where(
+        lambda one: one.entry.kind is Kind.FAULT and one.counts and level in (None, one.entry.level)
+    )  # fmt: skip
+
+
+def false_alarms(results: Results) -> dict[str, float]:
+    """False alarms in 1,000 steps, with the one-sided upper limit of 95 %; counts are means over draws."""
+    runs, draws = results.pooled, len(results.draws)
+    steps, count = sum(run.healthy_steps for run in runs) / draws, sum(run.false_alarms for run in runs) / draws
     rate = count / steps * PER if steps else math.nan
     return {"rate": rate, "upper95": rate_upper(count, steps / PER), "alarms": count, "steps": steps}
 
 
-def healthy(judged: Judgements) -> list[Judged]:
-    """Runs in which nothing happens."""
-    return [run for run in judged if run.entry.kind in (Kind.HEALTHY, Kind.LONG)]
+def recall(results: Results) -> Share:
+    """The share that was found from the switch on, limits over seeds."""
+    return by_seed([(run.entry.seed, run.found) for run in results.pooled], len(results.draws))
 
 
-def benign(judged: Judgements) -> list[Judged]:
-    """Runs with a benign twin."""
-    return [run for run in judged if run.entry.kind is Kind.TWIN]
+def recall_from_effect(results: Results) -> Share:
+    """The share that was found at the effect or later, limits over seeds."""
+    return by_seed([(run.entry.seed, run.found_from_effect) for run in results.pooled], len(results.draws))
 
 
-def faulty(judged: Judgements, level: str | None = None) -> list[Judged]:
-    """Runs with one fault that had its effect, of one level or all."""
-    wanted = [run for run in judged if run.entry.kind is Kind.FAULT and run.counts]
-    return [run for run in wanted if level is None or run.entry.level == level]
-
-
-def recall(judged: Iterable[Judged]) -> Share:
-    """The share that was found, limits over seeds."""
-    return by_seed([(run.entry.seed, run.found) for run in judged])
-
-
-def delay(judged: Iterable[Judged]) -> Delay:
+def delay(results: Results) -> Delay:
     """Delays of the runs with an effect."""
-    return delays([run.delay if run.found else None for run in judged])
+    return delays([run.delay if run.found else None for run in results.pooled], len(results.draws))
 
 
 ROWS: Mapping[str, Callable[[Entry], str]] = {
@@ -149,53 +159,96 @@ ROWS: Mapping[str, Callable[[Entry], str]] = {
 """What recall is given by."""
 
 
+def is_learnt_first(entry: Entry) -> bool:
+    """Whether the fault of a run must be learnt by the policy before it has an effect."""
+    return entry.kind is Kind.FAULT and CATALOGUE[entry.code].mechanism(mechanism_of(entry)).learned > 0
+
+
+def is_harmful(entry: Entry) -> bool:
+    """Whether the fault of a run costs held-out accuracy at its strength, as the calibration has measured it.
+
+    A mechanism that was measured with GRPO alone is taken to be as harmful with other algorithms.
+    """
+    if entry.kind is not Kind.FAULT:
+        return False
+    key = entry.task, entry.code, mechanism_of(entry), entry.level
+    rows = [row for row in table() if (row.task, row.code, row.mechanism, row.level) == key]
+    own = [row for row in rows if row.algorithm == entry.algorithm] or [row for row in rows if row.algorithm == "grpo"]
+    return any(bool(row.harmful) for row in own or rows)
+
+
+GROUPS: Mapping[str, Callable[[Entry], bool]] = {
+    "on a declared change": lambda entry: entry.kind is Kind.DECLARED_FAULT,
+    "two faults": lambda entry: entry.kind is Kind.TWO_FAULTS,
+    "learnt first": is_learnt_first,
+    "harmful": is_harmful,
+}
+"""Groups of runs that recall is given for besides."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Recall of some runs at one level, with exact limits; `strict` is found at the effect or later."""
+    """Recall of some runs at one level, with exact limits, from the switch and from the effect on."""
 
     group: str
     name: str
     level: str
     share: Share
-    strict: Share
+    from_effect: Share
     delay: Delay
-    without_effect: int
+    without_effect: float
 
 
-def rows(judged: Judgements, group: str) -> list[Row]:
+def rows(results: Results, group: str) -> list[Row]:
     """Recall by one of `ROWS`, level by level."""
-    runs = [run for run in judged if run.entry.kind is Kind.FAULT]
-    key = ROWS[group]
-    found = []
-    ordered = sorted(runs, key=lambda run: (key(run.entry), run.entry.level))
-    for (name, level), some in itertools.groupby(ordered, key=lambda run: (key(run.entry), run.entry.level)):
-        every = list(some)
-        with_effect = [run for run in every if run.counts]
-        hits, strict = (sum(getattr(run, what) for run in with_effect) for what in ("found", "strict"))
-        total = len(with_effect)
-        found.append(
-            Row(
-                group, name, level, exact(hits, total), exact(strict, total), delay(with_effect),
-                len(every) - total,
-            )
-        )  # fmt: skip
+    key, runs = ROWS[group], results.where(lambda one: one.entry.kind is Kind.FAULT)
+    names = sorted({key(one.entry) for one in runs.pooled})
+    return [row for name in names for row in _by_level(group, name, runs.where(_with(key, name)))]
+
+
+def group_rows(results: Results) -> list[Row]:
+    """Recall of each of `GROUPS`: by level, and of all of its runs where they have several levels or there are none."""
+    found = list[Row]()
+    for name, belongs in GROUPS.items():
+        runs = results.where(_with(belongs, value=True))
+        by_level = _by_level("group", name, runs)
+        found += by_level if len(by_level) == 1 else [*by_level, _row("group", name, "all", runs)]
     return found
 
 
-def as_in_the_paper(judged: Judgements, level: str) -> dict[str, dict[str, float]]:
+def _by_level(group: str, name: str, runs: Results) -> list[Row]:
+    levels = sorted({one.entry.level for one in runs.pooled})
+    return [_row(group, name, level, runs.where(_with(lambda entry: entry.level, level))) for level in levels]
+
+
+def _with(key: Callable[[Entry], object], value: object) -> Callable[[RunResult], bool]:
+    return lambda one: key(one.entry) == value
+
+
+def _row(group: str, name: str, level: str, runs: Results) -> Row:
+    draws, counted = len(runs.draws), runs.where(lambda one: one.counts)
+    some, total = counted.pooled, len(counted.pooled) / draws
+    return Row(
+        group, name, level, exact(sum(one.found for one in some) / draws, total),
+        exact(sum(one.found_from_effect for one in some) / draws, total), delay(counted),
+        len(runs.pooled) / draws - total,
+    )  # fmt: skip
+
+
+def as_in_the_paper(results: Results, level: str) -> dict[str, dict[str, float]]:
     """Precision, recall and F1 of whole runs, pooled over types and as the mean of the families' F1; and what flagging
     every run would score by both."""
-    sound = [run for run in healthy(judged) if run.entry.kind is Kind.HEALTHY]
-    ill = [run for run in judged if run.entry.kind is Kind.FAULT and run.entry.level == level]
-    families = sorted({CATALOGUE[run.entry.code].family for run in ill})
+    sound = [one for one in results.pooled if one.entry.kind is Kind.HEALTHY]
+    ill = [one for one in results.pooled if one.entry.kind is Kind.FAULT and one.entry.level == level]
+    families = sorted({CATALOGUE[one.entry.code].family for one in ill})
 
-    def scored(flag: Callable[[Judged], bool]) -> dict[str, float]:
-        def over(some: Sequence[Judged]) -> Mapping[str, float]:
+    def scored(flag: Callable[[RunResult], bool]) -> dict[str, float]:
+        def over(some: Sequence[RunResult]) -> Mapping[str, float]:
             every = [*some, *sound]
-            return precision_recall([flag(run) for run in every], [run.entry.kind is Kind.FAULT for run in every])
+            return precision_recall([flag(one) for one in every], [one.entry.kind is Kind.FAULT for one in every])
 
-        parts = [over([run for run in ill if CATALOGUE[run.entry.code].family == family]) for family in families]
+        parts = [over([one for one in ill if CATALOGUE[one.entry.code].family == family]) for family in families]
         mean = sum(part["f1"] for part in parts) / len(parts) if parts else math.nan
         return {**over(ill), "family_mean_f1": mean}
 
-    return {"ours": scored(lambda run: run.flagged), "flag_everything": scored(lambda _: True)}
+    return {"guard": scored(lambda one: one.flagged), "flag_everything": scored(lambda _: True)}

@@ -1,148 +1,191 @@
-"""Scores detectors on a benchmark: fitted on calibrate, thresholds from tune and then frozen, reported on report."""
+"""Scores detectors on a benchmark: fitted on calibrate, thresholds from tune and then frozen, reported on report.
+
+The guard is scored in three modes of its reference; what it is compared with sees telemetry against full profiles.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.errors import BenchError
-from rftfm_ray.faultbench.detectors.baselines import Scorer
-from rftfm_ray.faultbench.detectors.exact import exact_scores
-from rftfm_ray.faultbench.detectors.oracle import Clairvoyant
-from rftfm_ray.faultbench.detectors.ours import BankScorer
+from rftfm_ray.faultbench.detectors.alarms import alarms_of
+from rftfm_ray.faultbench.detectors.oracle import Oracle
 from rftfm_ray.faultbench.detectors.peers import AS_SHIPPED, Peer
-from rftfm_ray.faultbench.detectors.replay import replay
+from rftfm_ray.faultbench.detectors.references import ReferenceMode, References, restricted_to
 from rftfm_ray.faultbench.detectors.shifts import fault_of
-from rftfm_ray.faultbench.detectors.strata import Cells, Floats, cells_with
-from rftfm_ray.faultbench.detectors.unprofiled import ColdScorer
 from rftfm_ray.faultbench.runs.dataset import Recorded, read_bench
 from rftfm_ray.faultbench.runs.plan import Kind, Split
-from rftfm_ray.faultbench.scoring.frozen import FROZEN, Frozen, name_of, others, read_frozen, split_of
-from rftfm_ray.faultbench.scoring.judging import Judged, alarms_of, judge
-from rftfm_ray.faultbench.scoring.thresholds import Scored, score_all, tuned
+from rftfm_ray.faultbench.scoring.frozen import FROZEN, Frozen, compared_detectors, name_of, read_frozen, split_of
+from rftfm_ray.faultbench.scoring.guarding import GuardScore, GuardSetup, watch_runs
+from rftfm_ray.faultbench.scoring.judging import Results, RunResult, result_of
+from rftfm_ray.faultbench.scoring.thresholds import ScoredRun, score_all, tuned_threshold
+from rftfm_ray.integrations.aliases import TRL, VERL
 
-EVIDENCE = ("telemetry", "all")
-
-
-@dataclass(frozen=True, slots=True)
-class Verdicts:
-    """The report split as one detector sees it, by level of evidence."""
-
-    telemetry: list[Judged]
-    every: list[Judged]
-
-    def of(self, evidence: str) -> list[Judged]:
-        """By the name of the level."""
-        return self.telemetry if evidence == "telemetry" else self.every
+GUARD = "rftfm"
+COLUMNS: Mapping[str, frozenset[str]] = {"trl": frozenset(TRL.values()), "verl": frozenset(VERL.values())}
+"""Signals that another trainer logs, by its name."""
+RESTRICTED_MODES = (ReferenceMode.NONE, ReferenceMode.PROFILE)
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A detector with its scores of the report split, its threshold, and what is exact about each run by its name."""
+class ScoreOptions:
+    """What is scored.
+
+    Attributes:
+        detectors: of the user's, which watch alone instead of the shipped ones; empty for the guard.
+        with_peers: compare with other packages as well.
+        split: that is reported; another one than `Split.REPORT` is for work on the detector.
+        workers: processes that share the work; 0 for one a core.
+    """
+
+    detectors: tuple[Detector, ...] = ()
+    with_peers: bool = False
+    split: Split = Split.REPORT
+    workers: int = 0
+
+    def make_detectors(self) -> Callable[[], Sequence[Detector]] | None:
+        """Makes a copy of the user's detectors for a run; None without any."""
+        return (lambda: copy.deepcopy(self.detectors)) if self.detectors else None
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorScore:
+    """A detector that the guard is compared with: its scores of the reported runs, and its threshold."""
 
     name: str
-    scored: list[Scored]
+    scored: list[ScoredRun]
     threshold: float
-    exact: Mapping[str, Floats]
 
-    def verdicts(self, threshold: float | None = None) -> Verdicts:
-        """Alarms by telemetry alone, and by telemetry or what is exact; at another threshold than its own if asked."""
+    def results(self, threshold: float | None = None) -> Results:
+        """Its alarms compared with what is true of the runs; at another threshold than its own if asked."""
         limit = self.threshold if threshold is None else threshold
-        telemetry, every = list[Judged](), list[Judged]()
-        for one in self.scored:
-            telemetry.append(judge(one.run, alarms_of(one.scores, limit)))
-            both = np.maximum(one.scores, self.exact[one.run.entry.name])
-            every.append(judge(one.run, alarms_of(both, limit)))
-        return Verdicts(telemetry, every)
-
-
-@dataclass(frozen=True, slots=True)
-class Acted:
-    """An order that the guard gave in a run that has no fault."""
-
-    run: str
-    step: int
-    remedy: str
+        return Results.single([result_of(one.run, alarms_of(one.scores, limit)) for one in self.scored])
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The report split of a benchmark, judged by everybody.
+    """The reported runs of a benchmark, judged by every detector.
 
     Attributes:
+        name: of the detector that is scored.
+        split: that is reported.
         thresholds_sha256: hash of the file of frozen thresholds.
-        ours: the detector that is scored.
-        cold: ours without a profile.
-        compared: the others; peers once with their rules as shipped and once tuned.
-        bound: what the bound makes of the faults that it was told of.
-        acted: orders of the guard in runs without a fault.
+        multipliers: of the guard's thresholds, by the name of a mode of the monitor's reference.
+        runs: number of reported runs.
+        modes: the detector in each mode, at its own thresholds.
+        tuned: thresholds of a user's detector that keep to the budget, in units of its own; empty for the guard.
+        shipped_priors: the guard without a profile, with the installed priors, which know the tasks of the benchmark.
+        restricted: the guard with only the signals that another trainer logs, by its name and mode.
+        compared: other detectors; peers once with their rules as shipped and once tuned.
+        oracle: results of the oracle detector on the faults that it was told of.
     """
 
+    name: str
+    split: Split
     thresholds_sha256: str
-    ours: Held
-    cold: Held
-    compared: tuple[Held, ...]
-    bound: list[Judged]
-    acted: list[Acted]
+    multipliers: Mapping[str, float]
+    runs: int
+    modes: Mapping[ReferenceMode, GuardScore]
+    tuned: Mapping[ReferenceMode, float]
+    shipped_priors: GuardScore | None
+    restricted: Mapping[str, Mapping[ReferenceMode, GuardScore]]
+    compared: tuple[DetectorScore, ...]
+    oracle: Results
+
+    def guard_scores(self) -> list[GuardScore]:
+        """Everything that the guard, or a user's detector, was scored on."""
+        columns = [score for scores in self.restricted.values() for score in scores.values()]
+        return [*self.modes.values(), *([] if self.shipped_priors is None else [self.shipped_priors]), *columns]
 
 
-def evaluate(
-    folder: Path, tell: Callable[[str], None], detector: Callable[[], Scorer] | None = None, *, with_peers: bool = False
-) -> Evaluation:
-    """Judge the report split of a benchmark.
-
-    A detector that is none of ours is fitted and tuned as ours was, on the same splits and to the same budget.
+def score_benchmark(folder: Path, tell: Tell, options: ScoreOptions = ScoreOptions()) -> Evaluation:
+    """Judge the reported runs of a benchmark.
 
     Raises:
         BenchError: when benchmark or thresholds are missing or damaged, or a peer is not installed.
     """
-    scorers = others(with_peers=with_peers)
+    scorers = compared_detectors(with_peers=options.with_peers)
     frozen, digest = read_frozen(folder)
     untuned = [other.name for other in scorers if other.name not in frozen.thresholds]
     if untuned:
         names = " and ".join(untuned)
-        raise BenchError(f"{folder / FROZEN} has no threshold of {names}; give `rftfm faultbench tune --peers`.")
+        raise BenchError(f"{folder / FROZEN} has no threshold of {names}; run `rftfm faultbench tune --peers`.")
     runs = read_bench(folder)
-    calibrate, report = split_of(runs, Split.CALIBRATE), split_of(runs, Split.REPORT)
-    exact = {run.entry.name: exact_scores(run)[0] for run in report}
-
-    def held(scorer: Scorer, threshold: float | None = None) -> Held:
+    calibrate, reported = split_of(runs, Split.CALIBRATE), split_of(runs, options.split)
+    guard = _Guard(calibrate, reported, frozen, options)
+    modes = dict(_told(guard.modes(), tell))
+    tuned = dict(guard.tuned(split_of(runs, Split.TUNE))) if options.detectors else {}
+    ours = not options.detectors
+    shipped_priors = guard.shipped_priors() if ours else None
+    restricted = {name: dict(guard.restricted(columns)) for name, columns in COLUMNS.items()} if ours else {}
+    compared = list[DetectorScore]()
+    for scorer in scorers:
         scorer.fit(calibrate)
-        limit = tuned(score_all(scorer, split_of(runs, Split.TUNE))) if threshold is None else threshold
-        found = Held(scorer.name, score_all(scorer, report), limit, exact)
+        one = DetectorScore(scorer.name, score_all(scorer, reported), frozen.thresholds[scorer.name])
+        if isinstance(scorer, Peer):
+            compared.append(DetectorScore(f"{scorer.name}_as_shipped", one.scored, AS_SHIPPED))
+        compared.append(one)
         tell(f"{scorer.name} is scored")
-        return found
-
-    ours = held(BankScorer(), frozen.thresholds[BankScorer.name]) if detector is None else held(detector())
-    cold = held(ColdScorer(), frozen.thresholds[ColdScorer.name])
-    acted = list(_acted(report, cells_with(tuple(calibrate))))
-    tell("the guard has seen healthy runs and twins once more")
-    compared = tuple(
-        one for other in scorers for one in _as_shipped_too(other, held(other, frozen.thresholds[other.name]))
-    )
-    return Evaluation(digest, ours, cold, compared, list(_bound(Clairvoyant(calibrate), frozen, report)), acted)
+    return Evaluation(
+        options.detectors[0].name if options.detectors else GUARD, options.split, digest, dict(frozen.multipliers),
+        len(reported), modes, tuned, shipped_priors, restricted, tuple(compared),
+        Results.single(list(_oracle_results(Oracle(calibrate), frozen, reported))),
+    )  # fmt: skip
 
 
-def _as_shipped_too(scorer: Scorer, tuned_one: Held) -> Iterator[Held]:
-    if isinstance(scorer, Peer):
-        yield Held(f"{scorer.name}_as_shipped", tuned_one.scored, AS_SHIPPED, tuned_one.exact)
-    yield tuned_one
+class _Guard:
+    """The guard, or the user's detectors in its place, on the reported runs."""
+
+    def __init__(
+        self, calibrate: Sequence[Recorded], reported: Sequence[Recorded], frozen: Frozen, options: ScoreOptions
+    ) -> None:
+        self._calibrate, self._reported = calibrate, reported
+        self._references = References(calibrate)
+        self._multipliers, self._workers = frozen.multipliers, options.workers
+        self._detectors = options.make_detectors()
+
+    def _watch(self, runs: Sequence[Recorded], references: References, mode: ReferenceMode) -> GuardScore:
+        multiplier = self._multipliers.get(mode.threshold_mode.value)
+        return watch_runs(runs, GuardSetup(references, mode, multiplier, self._detectors), self._workers)
+
+    def modes(self) -> Iterator[tuple[ReferenceMode, GuardScore]]:
+        """In every mode."""
+        for mode in ReferenceMode:
+            yield mode, self._watch(self._reported, self._references, mode)
+
+    def tuned(self, tune: Sequence[Recorded]) -> Iterator[tuple[ReferenceMode, float]]:
+        """Thresholds of scores that keep to the budget on the tune split."""
+        for mode in ReferenceMode:
+            scored = self._watch(tune, self._references, mode).scored("all")
+            if any(scored):
+                yield mode, tuned_threshold(scored)
+
+    def shipped_priors(self) -> GuardScore:
+        """Without a profile, with the installed priors."""
+        return self._watch(self._reported, References(self._calibrate, shipped_priors=True), ReferenceMode.NONE)
+
+    def restricted(self, columns: frozenset[str]) -> Iterator[tuple[ReferenceMode, GuardScore]]:
+        """With some signals alone."""
+        references = References(self._calibrate, columns=columns)
+        runs = [restricted_to(run, columns) for run in self._reported]
+        for mode in RESTRICTED_MODES:
+            yield mode, self._watch(runs, references, mode)
 
 
-def _acted(report: Sequence[Recorded], cells: Cells) -> Iterator[Acted]:
-    for run in report:
-        if run.entry.kind in (Kind.HEALTHY, Kind.LONG, Kind.TWIN):
-            done = replay(run, cells.whole_profile(run.entry))
-            if done.acted is not None:
-                yield Acted(run.entry.name, done.acted, done.remedy)
+def _told(scores: Iterator[tuple[ReferenceMode, GuardScore]], tell: Tell) -> Iterator[tuple[ReferenceMode, GuardScore]]:
+    for mode, score in scores:
+        tell(f"{mode.label} is scored")
+        yield mode, score
 
 
-def _bound(bound: Clairvoyant, frozen: Frozen, report: Sequence[Recorded]) -> Iterator[Judged]:
-    """What the bound makes of the faults that it was told of."""
-    for run in report:
+def _oracle_results(oracle: Oracle, frozen: Frozen, reported: Sequence[Recorded]) -> Iterator[RunResult]:
+    """Of the faults that the oracle was told of."""
+    for run in reported:
         fault = fault_of(run.entry) if run.entry.kind is Kind.FAULT else None
-        if fault is not None and name_of(fault) in frozen.clairvoyant and bound.knows(fault):
-            yield judge(run, alarms_of(bound.scores(run, fault), frozen.clairvoyant[name_of(fault)]))
+        if fault is not None and name_of(fault) in frozen.oracle and oracle.knows(fault):
+            yield result_of(run, alarms_of(oracle.scores(run, fault), frozen.oracle[name_of(fault)]))

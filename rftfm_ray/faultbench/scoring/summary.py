@@ -3,93 +3,165 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
-from rftfm_ray.faultbench.runs.plan import Split
+from rftfm_ray.faultbench.detectors.references import ReferenceMode
+from rftfm_ray.faultbench.scoring.guarding import EVIDENCE, GuardScore, disabled_detectors
 from rftfm_ray.faultbench.scoring.intervals import Delay, Share
 from rftfm_ray.faultbench.scoring.judging import (
     ROWS,
-    Judged,
+    Results,
+    Row,
     as_in_the_paper,
     benign,
     delay,
     false_alarms,
     faulty,
+    group_rows,
     healthy,
     recall,
+    recall_from_effect,
     rows,
 )
-from rftfm_ray.faultbench.scoring.score import EVIDENCE, Evaluation, Verdicts
+from rftfm_ray.faultbench.scoring.score import Evaluation
 from rftfm_ray.faults.calibration import LEVELS
 
+Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | float | int | bool | None"
+ByEvidence: TypeAlias = Mapping[str, Results]
+_RUNS: Mapping[str, Callable[[Results], Results]] = {"healthy": healthy, "benign": benign}
 
-def figures(found: Evaluation) -> dict[str, Any]:
-    """Everything there is to say; numbers that are infinite or unknown are None."""
-    ours, cold = found.ours.verdicts(), found.cold.verdicts()
-    said: dict[str, Any] = {
-        "split": Split.REPORT.value,
-        "detector": found.ours.name,
-        "thresholds_sha256": found.thresholds_sha256,
-        "runs": len(found.ours.scored),
-        "healthy_steps": sum(run.healthy_steps for run in healthy(ours.telemetry)),
-        **summary(ours),
-        "actions_on_healthy": len(found.acted),
-        "actions": [{"run": one.run, "step": one.step, "remedy": one.remedy} for one in found.acted],
-        "clairvoyant": {level: {"telemetry": _both(found.bound, level)} for level in LEVELS},
-        "by_fault": _rows(ours),
-        "cold": summary(cold) | {"by_fault": _rows(cold)},
-        "paper": {name: {level: as_in_the_paper(ours.of(name), level) for level in LEVELS} for name in EVIDENCE},
-        "baselines": {one.name: summary(one.verdicts(), ("telemetry",)) for one in found.compared},
+
+def summary_of(evaluation: Evaluation) -> dict[str, Json]:
+    """Everything that there is to say; numbers that are infinite or unknown are None."""
+    modes = {mode.value: mode_summary(score) for mode, score in evaluation.modes.items()}
+    first = evaluation.modes[ReferenceMode.NONE]
+    found: dict[str, Json] = {
+        "split": evaluation.split.value,
+        "detector": evaluation.name,
+        "thresholds_sha256": evaluation.thresholds_sha256,
+        "multipliers": dict(evaluation.multipliers),
+        "runs": evaluation.runs,
+        "healthy_steps": false_alarms(healthy(first.results("all")))["steps"],
+        "modes": modes,
+        "disabled": dict(disabled_detectors(evaluation.guard_scores())),
+        "oracle": {level: {"telemetry": _recall_and_delay(faulty(evaluation.oracle, level))} for level in LEVELS},
+        "baselines": {one.name: figures_of({"telemetry": one.results()}) for one in evaluation.compared},
     }
-    return {key: _plain(value) for key, value in said.items()}
+    if evaluation.tuned:
+        found["tuned"] = {
+            mode.value: {"threshold": threshold, **figures_of(_at(evaluation.modes[mode], threshold))}
+            for mode, threshold in evaluation.tuned.items()
+        }
+    if evaluation.shipped_priors is not None:
+        found["shipped_priors"] = figures_of(_by_evidence(evaluation.shipped_priors))
+    if evaluation.restricted:
+        found["columns"] = {
+            name: {mode.value: figures_of({"telemetry": score.results("telemetry")}) for mode, score in scores.items()}
+            for name, scores in evaluation.restricted.items()
+        }
+    return {key: _plain(value) for key, value in found.items()}
 
 
-def _both(judged: Sequence[Judged], level: str) -> dict[str, Any]:
-    return _share(recall(faulty(judged, level))) | _delay(delay(faulty(judged, level)))
+def _by_evidence(score: GuardScore) -> ByEvidence:
+    return {evidence: score.results(evidence) for evidence in EVIDENCE}
 
 
-def summary(judged: Verdicts, evidence: Sequence[str] = EVIDENCE) -> dict[str, Any]:
-    """False alarms, recall and delay."""
+def _at(score: GuardScore, threshold: float) -> ByEvidence:
+    return {evidence: score.results_at(evidence, threshold) for evidence in EVIDENCE}
+
+
+def mode_summary(score: GuardScore) -> dict[str, Json]:
+    """The guard in one mode."""
+    results = _by_evidence(score)
+    return {
+        "runs": len(score.runs),
+        "draws": len(score.traces),
+        **figures_of(results),
+        "by_fault": [_row(name, row) for name in results for group in ROWS for row in rows(results[name], group)],
+        "groups": [_row(name, row) for name in results for row in group_rows(results[name])],
+        "worst_draw": _worst_draw(results),
+        **_actions(score),
+        "paper": {name: {level: as_in_the_paper(results[name], level) for level in LEVELS} for name in results},
+    }
+
+
+def figures_of(results: ByEvidence) -> dict[str, Json]:
+    """False alarms, recall and delay by the name of the evidence."""
+
+    def by_level(figure: Callable[[Results], Json]) -> dict[str, Json]:
+        return {level: {name: figure(faulty(some, level)) for name, some in results.items()} for level in LEVELS}
+
     return {
         "false_alarms_per_1000": {
-            "healthy": {name: false_alarms(healthy(judged.of(name))) for name in evidence},
-            "benign": {name: false_alarms(benign(judged.of(name))) for name in evidence},
+            kind: {name: false_alarms(chosen(some)) for name, some in results.items()} for kind, chosen in _RUNS.items()
         },
-        "recall": {
-            level: {name: _share(recall(faulty(judged.of(name), level))) for name in evidence} for level in LEVELS
-        },
-        "delay": {
-            level: {name: _delay(delay(faulty(judged.of(name), level))) for name in evidence} for level in LEVELS
+        "recall": by_level(lambda some: _share(recall(some))),
+        "recall_from_effect": by_level(lambda some: _share(recall_from_effect(some))),
+        "delay": by_level(lambda some: _delay(delay(some))),
+    }
+
+
+def _worst_draw(results: ByEvidence) -> dict[str, Json]:
+    """The smallest recall and the most false alarms of any draw of the references, each by itself."""
+    draws = {name: some.by_draw() for name, some in results.items()}
+
+    def least(share: Callable[[Results], Share]) -> dict[str, Json]:
+        return {
+            level: {name: min(share(faulty(one, level)).rate for one in some) for name, some in draws.items()}
+            for level in LEVELS
+        }
+
+    return {
+        "recall": least(recall),
+        "recall_from_effect": least(recall_from_effect),
+        "false_alarms_per_1000": {
+            kind: {name: max(false_alarms(chosen(one))["rate"] for one in some) for name, some in draws.items()}
+            for kind, chosen in _RUNS.items()
         },
     }
 
 
-def _share(share: Share) -> dict[str, Any]:
-    return {"rate": share.rate, "low95": share.low95, "high95": share.high95, "n": share.total}
+def _actions(score: GuardScore) -> dict[str, Json]:
+    """Orders in runs without a fault: of how many draws of each run, and the first of them."""
+    orders: dict[str, list[Json]] = {}
+    for trace in (trace for draw in score.traces for trace in draw if trace.orders):
+        order = trace.orders[0]
+        orders.setdefault(trace.name, []).append({"run": trace.name, "step": order.step, "remedy": order.remedy})
+    actions: list[Json] = [{**given[0], "draws": len(given)} for given in orders.values() if isinstance(given[0], dict)]
+    return {"actions_on_healthy": len(actions), "actions": actions}
 
 
-def _delay(found: Delay) -> dict[str, Any]:
-    return {"median": found.median, "p90": found.p90, "censored": found.censored, "n": found.total}
-
-
-def _rows(judged: Verdicts) -> list[dict[str, Any]]:
-    return [_row(name, row) for name in EVIDENCE for group in ROWS for row in rows(judged.of(name), group)]
-
-
-def _row(evidence: str, row: Any) -> dict[str, Any]:
+def _recall_and_delay(results: Results) -> dict[str, Json]:
     return {
-        "evidence": evidence, "by": row.group, "name": row.name, "level": row.level, "recall": _share(row.share),
-        "strict": _share(row.strict), "delay": _delay(row.delay), "without_effect": row.without_effect,
+        "recall": _share(recall(results)), "recall_from_effect": _share(recall_from_effect(results)),
+        "delay": _delay(delay(results)),
     }  # fmt: skip
 
 
-def _plain(value: Any) -> Any:
-    """What JSON can hold: a number that is none is null."""
+def _share(share: Share) -> dict[str, Json]:
+    return {"rate": share.rate, "low95": share.low95, "high95": share.high95, "n": share.total}
+
+
+def _delay(found: Delay) -> dict[str, Json]:
+    return {"median": found.median, "p90": found.p90, "censored": found.censored, "n": found.total}
+
+
+def _row(evidence: str, row: Row) -> dict[str, Json]:
+    return {
+        "evidence": evidence, "by": row.group, "name": row.name, "level": row.level, "recall": _share(row.share),
+        "recall_from_effect": _share(row.from_effect), "delay": _delay(row.delay), "without_effect": row.without_effect,
+    }  # fmt: skip
+
+
+def _plain(value: Json) -> Json:
+    """What JSON can hold: a number that is infinite or unknown is null, a whole one has no fraction."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
+        if not math.isfinite(value):
+            return None
+        return int(value) if value.is_integer() and abs(value) < 1e15 else round(value, 6)
     return value

@@ -2,67 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from rftfm_ray.faultbench.detectors.references import ReferenceMode
 from rftfm_ray.faults.calibration import LEVELS
 
+Figures = Mapping[str, Any]
 
-def show(found: Mapping[str, Any], console: Console) -> None:
-    """Print recall and delay, false alarms, the bound, and what the baselines reach."""
+
+def show(summary: Figures, console: Console) -> None:
+    """Print recall and delay, false alarms, what other detectors reach, and recall by mechanism."""
+    acted = sum(one["actions_on_healthy"] for one in summary["modes"].values())
     console.print(
-        f"{found['detector']} on {found['runs']} runs of the {found['split']} split, thresholds "
-        f"{found['thresholds_sha256'][:12]}; actions of the guard on healthy runs and twins: "
-        f"{found['actions_on_healthy']}",
+        f"{summary['detector']} on {summary['runs']} runs of the {summary['split']} split, thresholds "
+        f"{summary['thresholds_sha256'][:12]}; runs without a fault in which the guard gives an order: {acted}",
         highlight=False,
     )
-    table = Table("detector", "evidence", "level", "recall", "95 %", "n", "delay median", "p90", "not found")
-    for evidence in ("telemetry", "all"):
-        for level in LEVELS:
-            _add(table, found["detector"], evidence, level, found)
-    for level in LEVELS:
-        bound = found["clairvoyant"][level]["telemetry"]
-        _line(table, "the bound", "telemetry", level, bound, bound)
-    for name, theirs in _beside(found).items():
-        for evidence in theirs["recall"][LEVELS[0]]:
+    for name, reason in summary["disabled"].items():
+        console.print(f"[red]Detector {name} was disabled in {reason}[/red]", highlight=False)
+    heads = "detector", "evidence", "level", "recall", "95 %", "from effect", "n", "delay median", "p90", "not found"
+    table = Table(*heads)
+    for name, figures in scored(summary).items():
+        for evidence in figures["recall"][LEVELS[0]]:
             for level in LEVELS:
-                _add(table, name, evidence, level, theirs)
+                table.add_row(name, evidence, level, *_cells(figures, level, evidence))
+    for level in LEVELS:
+        table.add_row("oracle", "telemetry", level, *_cells(_oracle(summary, level), level, "telemetry"))
     console.print(table)
-    console.print(_false_alarms(found))
-    worst = Table("fault", "level", "recall, telemetry", "recall, all")
-    rows = {(r["name"], r["level"], r["evidence"]): r["recall"] for r in found["by_fault"] if r["by"] == "mechanism"}
-    for name, level in sorted({key[:2] for key in rows}):
-        pair = [rows[name, level, evidence] for evidence in ("telemetry", "all")]
-        worst.add_row(name, level, *(f"{figure(share['rate'])} ({share['n']})" for share in pair))
-    console.print(worst)
+    console.print(_false_alarms(summary))
+    for mode in summary["modes"]:
+        console.print(_mechanisms(summary, mode))
 
 
-def _false_alarms(found: Mapping[str, Any]) -> Table:
+def scored(summary: Figures) -> dict[str, Figures]:
+    """Figures by the name of the detector: the guard in its modes, and then what it is compared with."""
+    found = dict[str, Figures](_named(summary, summary["modes"]))
+    found |= _named(summary, summary.get("tuned", {}), ", tuned")
+    if "shipped_priors" in summary:
+        found[f"{summary['detector']}, no profile, shipped priors"] = summary["shipped_priors"]
+    for trainer, modes in summary.get("columns", {}).items():
+        found |= _named(summary, modes, f", {trainer} columns")
+    baselines: dict[str, Figures] = summary["baselines"]
+    return {name: one for name, one in found.items() if one.get("runs") != 0} | baselines
+
+
+def _named(summary: Figures, modes: Figures, suffix: str = "") -> dict[str, Figures]:
+    return {mode_name(summary, mode) + suffix: one for mode, one in modes.items()}
+
+
+def mode_name(summary: Figures, mode: str) -> str:
+    """What a detector is called in one of its modes."""
+    return f"{summary['detector']}, {ReferenceMode(mode).label}"
+
+
+def _oracle(summary: Figures, level: str) -> Figures:
+    figures = summary["oracle"][level]["telemetry"]
+    return {what: {level: {"telemetry": figures[what]}} for what in ("recall", "recall_from_effect", "delay")}
+
+
+def _cells(figures: Figures, level: str, evidence: str) -> Iterator[str]:
+    share, late = figures["recall"][level][evidence], figures["delay"][level][evidence]
+    yield figure(share["rate"])
+    yield f"{figure(share['low95'])} to {figure(share['high95'])}"
+    yield figure(figures["recall_from_effect"][level][evidence]["rate"])
+    yield figure(share["n"])
+    yield from (figure(late["median"]), figure(late["p90"]), figure(late["censored"]))
+
+
+def _false_alarms(summary: Figures) -> Table:
     table = Table("detector", "evidence", "runs", "false alarms in 1,000 steps", "95 % below")
-    for name, one in {found["detector"]: found, **_beside(found)}.items():
-        for kind, by_evidence in one["false_alarms_per_1000"].items():
+    for name, figures in scored(summary).items():
+        for kind, by_evidence in figures["false_alarms_per_1000"].items():
             for evidence, rate in by_evidence.items():
                 table.add_row(name, evidence, kind, figure(rate["rate"]), figure(rate["upper95"]))
     return table
 
 
-def _beside(found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {"rftfm, no profile": found["cold"], **found["baselines"]}
-
-
-def _add(table: Table, name: str, evidence: str, level: str, found: Mapping[str, Any]) -> None:
-    _line(table, name, evidence, level, found["recall"][level][evidence], found["delay"][level][evidence])
-
-
-def _line(
-    table: Table, name: str, evidence: str, level: str, share: Mapping[str, Any], delay: Mapping[str, Any]
-) -> None:
-    limits = f"{figure(share['low95'])} to {figure(share['high95'])}"
-    late = figure(delay["median"]), figure(delay["p90"]), str(delay["censored"])
-    table.add_row(name, evidence, level, figure(share["rate"]), limits, str(share["n"]), *late)
+def _mechanisms(summary: Figures, mode: str) -> Table:
+    table = Table("fault", "level", "recall, telemetry", "recall, all", title=mode_name(summary, mode))
+    found = [row for row in summary["modes"][mode]["by_fault"] if row["by"] == "mechanism"]
+    rows = {(row["name"], row["level"], row["evidence"]): row["recall"] for row in found}
+    for name, level in sorted({key[:2] for key in rows}):
+        pair = [rows[name, level, evidence] for evidence in ("telemetry", "all")]
+        table.add_row(name, level, *(f"{figure(share['rate'])} ({figure(share['n'])})" for share in pair))
+    return table
 
 
 def figure(value: float | None) -> str:

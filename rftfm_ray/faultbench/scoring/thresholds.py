@@ -1,45 +1,57 @@
-"""Thresholds: set on the tune split to a budget of false alarms, and the same way for every detector. Pure."""
+"""Thresholds: set on the tune split to half of the promised budget of false alarms, the same way for every detector."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from rftfm_ray.faultbench.detectors.alarms import alarms_of
 from rftfm_ray.faultbench.detectors.baselines import Scorer
 from rftfm_ray.faultbench.detectors.strata import Floats
 from rftfm_ray.faultbench.runs.dataset import Recorded
-from rftfm_ray.faultbench.runs.plan import Kind
-from rftfm_ray.faultbench.scoring.judging import alarms_of, benign, false_alarms, healthy, judge
+from rftfm_ray.faultbench.runs.plan import is_without_fault
+from rftfm_ray.faultbench.scoring.judging import Results, benign, false_alarms, healthy, result_of
 
-# Half of what is promised for 1,000 steps: what is set on a few thousand steps must hold on others.
+# False alarms in 1,000 steps: half of what is promised, as what is set on a few thousand steps must hold on others.
 HEALTHY_BUDGET, BENIGN_BUDGET = 0.5, 1.0
+# Multipliers that are tried: from a quarter to sixteen times the thresholds that theory gives, one percent apart.
+MULTIPLIERS = np.exp(np.arange(math.log(0.25), math.log(16.0), 0.01))
+# First by steps of so many of them.
+STRIDE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredRun:
     """A run with its scores (N)."""
 
     run: Recorded
     scores: Floats
 
 
-def score_all(scorer: Scorer, runs: Sequence[Recorded]) -> list[Scored]:
+def score_all(scorer: Scorer, runs: Sequence[Recorded]) -> list[ScoredRun]:
     """Scores of all runs."""
-    return [Scored(run, scorer.scores(run)) for run in runs]
+    return [ScoredRun(run, scorer.scores(run)) for run in runs]
 
 
-def tuned(scored: Sequence[Scored]) -> float:
-    """The smallest threshold at which healthy runs and twins stay within their budgets; positive."""
-    sound = [one for one in scored if one.run.entry.kind in (Kind.HEALTHY, Kind.LONG, Kind.TWIN)]
+def tuned_threshold(draws: Sequence[Sequence[ScoredRun]]) -> float:
+    """The smallest threshold of scores at which healthy runs and benign controls stay within their budgets; positive.
+
+    Args:
+        draws: scores of the same runs by draw of their reference; one for a detector that has one reference only.
+    """
+    sound = [[one for one in draw if is_without_fault(one.run.entry)] for draw in draws]
     # An alarm is raised at a score that some step has: nothing between two of them changes anything.
-    candidates = np.unique(np.concatenate([one.scores[np.isfinite(one.scores)] for one in sound]))
+    candidates = np.unique(np.concatenate([one.scores[np.isfinite(one.scores)] for draw in sound for one in draw]))
     candidates = candidates[candidates > 0]
     low, high = 0, len(candidates)
     while low < high:
         middle = (low + high) // 2
-        if _within(sound, _above(candidates, middle)):
+        threshold = _above(candidates, middle)
+        results = [tuple(result_of(one.run, alarms_of(one.scores, threshold)) for one in draw) for draw in sound]
+        if is_within_budget(Results(tuple(results))):
             high = middle
         else:
             low = middle + 1
@@ -52,9 +64,31 @@ def _above(candidates: Floats, place: int) -> float:
     return float((candidates[place] + following) / 2)
 
 
-def _within(scored: Sequence[Scored], threshold: float) -> bool:
-    judged = [judge(one.run, alarms_of(one.scores, threshold)) for one in scored]
+def tuned_multiplier(results_at: Callable[[float], Results]) -> float:
+    """The smallest of `MULTIPLIERS` at and above which healthy runs and benign controls stay within their budgets.
+
+    Where alarms that no multiplier changes exceed a budget, it is the smallest one with no more false alarms than the
+    largest. The search begins with the largest: the more runs alarm, the longer a multiplier takes.
+
+    Args:
+        results_at: results of the runs without a fault at a multiplier.
+    """
+    least = results_at(float(MULTIPLIERS[-1]))
+    high = len(MULTIPLIERS) - 1
+    for stride in (STRIDE, 1):
+        while high >= stride and is_within_budget(results_at(float(MULTIPLIERS[high - stride])), least):
+            high -= stride
+    return round(float(MULTIPLIERS[high]), 3)
+
+
+def is_within_budget(results: Results, least: Results | None = None) -> bool:
+    """Whether false alarms keep to both budgets, or are no more than the `least` that can be had."""
     return all(
-        not some or false_alarms(some)["rate"] <= budget
-        for some, budget in ((healthy(judged), HEALTHY_BUDGET), (benign(judged), BENIGN_BUDGET))
-    )
+        not chosen(results).pooled
+        or false_alarms(chosen(results))["rate"] <= max(budget, _rate(chosen, least))
+        for chosen, budget in ((healthy, HEALTHY_BUDGET), (benign, BENIGN_BUDGET))
+    )  # fmt: skip
+
+
+def _rate(chosen: Callable[[Results], Results], least: Results | None) -> float:
+    return 0.0 if least is None or not chosen(least).pooled else false_alarms(chosen(least))["rate"]

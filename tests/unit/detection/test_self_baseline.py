@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from rftfm_ray.detection.state import State
+from rftfm_ray.detection.statistics.recursions import MANY
 from rftfm_ray.detection.statistics.self_baseline import WARMUP, OwnPast
-from rftfm_ray.detection.statistics.student import normal_equivalent, normal_equivalents
+from rftfm_ray.detection.statistics.student import normal_equivalents
+from rftfm_ray.errors import StateError
 
 Floats = NDArray[np.float64]
 
@@ -111,6 +117,76 @@ def test_no_input_breaks_it(values: list[float], floor: float) -> None:
     assert not np.isfinite(found[~np.isfinite(np.array(values))]).any()
 
 
-def test_normal_equivalent_is_the_one_of_profiles() -> None:
-    values, freedom = np.array([-12.0, 0.0, 0.5, 3.0, 40.0]), np.full(5, 7.0)
-    assert normal_equivalents(values, freedom) == pytest.approx([normal_equivalent(float(v), 7.0) for v in values])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_chunks_give_what_single_steps_give(*, gaps: bool) -> None:
+    table = noise(300, 6) + np.cumsum(0.2 * noise(300, 6, 2), 0)
+    table[40, 2], table[120:, 3] = 50.0, table[120:, 3] + 5
+    if gaps:
+        table[::3, 1], table[60:, 4] = np.nan, np.nan
+    one_by_one, past = residuals(table), OwnPast(np.full(6, 1e-9))
+    chunks = [past.over(table[start:end]) for start, end in itertools.pairwise([0, 1, 7, 120, 121, 300])]
+    np.testing.assert_array_equal(np.concatenate(chunks), one_by_one)
+
+
+def test_long_chunks_are_worked_out_in_blocks_to_the_same() -> None:
+    """Heavy tails are clipped in every other block; gaps, restarts and odd scales have groups of their own."""
+    rng = np.random.default_rng(3)
+    table = rng.standard_t(2, size=(3 * MANY, 5)) * np.array([1e-6, 1.0, 1e4, 1.0, 1.0])
+    table += np.cumsum(0.1 * rng.normal(size=table.shape), 0)
+    table[::7, 1], table[rng.random(len(table)) < 0.2, 3] = np.nan, np.nan
+    single, blocks = OwnPast(np.full(5, 1e-9)), OwnPast(np.full(5, 1e-9))
+    for part in np.split(table, 3):
+        one_by_one = np.stack([single.add(row) for row in part])
+        found = blocks.over(part)
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(one_by_one))
+        np.testing.assert_allclose(found, one_by_one, atol=1e-9)
+        for past in (single, blocks):
+            past.restart(np.arange(5) == 4)
+
+
+def test_values_too_large_for_blocks_are_worked_out_step_by_step() -> None:
+    table = noise(MANY, 2)
+    table[200, 0] = 1e40
+    single, whole = residuals(table), OwnPast(np.full(2, 1e-9)).over(table)
+    np.testing.assert_allclose(whole, single, rtol=1e-9, atol=1e-9)
+
+
+def test_some_of_the_signals_go_on_with_their_past() -> None:
+    table, past = noise(60, 4), OwnPast(np.full(4, 1e-9))
+    past.over(table[:30])
+    part = past.only(np.array([2, 0]))
+    np.testing.assert_array_equal(part.over(table[30:][:, [2, 0]]), past.over(table[30:])[:, [2, 0]])
+
+
+def test_state_goes_on_where_it_was_saved() -> None:
+    table, past, other = noise(60, 3), OwnPast(np.full(3, 1e-9)), OwnPast(np.full(3, 1e-9))
+    past.over(table[:3])
+    other.load_state_dict(past.state_dict())
+    np.testing.assert_array_equal(other.over(table[3:40]), past.over(table[3:40]))
+    other.load_state_dict(past.state_dict())
+    np.testing.assert_array_equal(other.over(table[40:]), past.over(table[40:]))
+    saved = past.state_dict()
+    level = saved["level"]
+    assert isinstance(level, np.ndarray)
+    wrong: tuple[State, ...] = {**saved, "level": level[:, :2]}, {**saved, "level": np.full(level.shape, np.inf)}, {}
+    for damaged in wrong:
+        with pytest.raises(StateError):
+            other.load_state_dict(damaged)
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom", "z"),
+    [(17.0 / math.sqrt(1.2), 4, 3.89), (5.0 / math.sqrt(1.05), 19, 3.89), (2.776, 4, 1.96), (2.0, 1e6, 2.0)],
+)
+def test_rare_residual_is_as_rare_as_its_normal_equivalent(t: float, freedom: float, z: float) -> None:
+    """Multipliers for 1 in 10,000 at n = 5 and 20, and the 97.5 % quantile of Student's t."""
+    both = normal_equivalents(np.array([t, -t]), freedom)
+    assert both == pytest.approx([z, -z], rel=0.025)
+
+
+@given(st.floats(allow_nan=False), st.floats(1, 1e6))
+def test_no_residual_is_too_large(residual: float, freedom: float) -> None:
+    normal = float(normal_equivalents(np.array([residual]), freedom)[0])
+    assert math.isfinite(normal)
+    # Squares of smaller ones are lost in a float.
+    assert abs(normal) <= abs(residual) * 1.01 + 1e-150

@@ -235,6 +235,7 @@ def test_assessor_continues_from_a_file(make_report: Make, tmp_path: Path) -> No
     monitor, diagnoser = ScriptedMonitor({13: [TOOL]}), Counting()
     second = Assessor(monitor, diagnoser, 5, 4)
     second.load(file)
+    assert second.state_dict() == first.state_dict()
     assert (monitor.count, diagnoser.count) == (12, 12)
     assert same(second.assess(reports[12:]), first.assess(reports[12:]))
     second.rewind(11)

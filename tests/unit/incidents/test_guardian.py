@@ -123,7 +123,7 @@ def test_rollback_takes_the_guard_back_as_well() -> None:
     assert dict(next(e.fields for e in entries if e.kind is K.CONFIRMED))["probe_now"] == 0.4
     guard.done(order, following, 1.0)
     assert monitor.count == 5
-    assert monitor.changes[-1].step == 6
+    assert (monitor.changes[-1].step, monitor.changes[-1].settled) == (6, ()), "rewound detectors are not settled"
     # A report of the abandoned attempt counts no more, and those of the new one do.
     assert guard.step(report(9, 0, 9))[1] is None
     before = len(entries)
