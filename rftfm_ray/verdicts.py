@@ -89,7 +89,7 @@ class Symptom:
         direction: +1 where the signal is too high, -1 where it is too low.
         value: of the newest step.
         reference: what it was compared with.
-        score: evidence in nats for a change.
+        score: evidence in units of its threshold: an alarm is raised at 1; infinite for what needs no threshold.
         onset: first step of the change, as estimated.
         onset_low: earliest step that the change may have begun with.
         reason: one sentence.

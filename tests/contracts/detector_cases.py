@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -58,10 +59,15 @@ DISTINCT = tuple(case for case in CASES if case[0] is Mode.NONE or case[1] in BY
 NAMES = tuple(dict.fromkeys(name for _, name in CASES))
 
 
+@cache
+def _by_name(mode: Mode) -> Mapping[str, Detector]:
+    return {detector.name: detector for detector in suite(mode)}
+
+
 def fresh(case: Case) -> Detector:
     """The detector of a case, without a past."""
     mode, name = case
-    return next(detector for detector in suite(mode) if detector.name == name)
+    return copy.deepcopy(_by_name(mode)[name])
 
 
 def identifier(case: Case) -> str:

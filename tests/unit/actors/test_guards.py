@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,10 +14,12 @@ from rftfm_ray.actors.calls import Limit, Pending
 from rftfm_ray.actors.guards import GuardGroup, start_guard
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.config import load_config
+from rftfm_ray.detection.detectors.custom import CustomDetector
 from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Settlement
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.types import Levers, StepId
 from rftfm_ray.verdicts import DeclaredChange, StepReport
+from tests.unit.detection.user_detectors import Shift
 from tests.unit.doubles import Actor, make_plan
 
 STEP = StepId(0, 6, 6)
@@ -111,3 +114,20 @@ def test_guard_is_made_of_settings_that_name_no_drill(monkeypatch: pytest.Monkey
     assert made[1][1].detail == "mode=act, act_on=OD+TE, policy=playbook"
     assert "OD-1" not in repr([arguments for _, _, *arguments in made])
     assert "lr_step" not in repr([arguments for _, _, *arguments in made])
+
+
+def test_monitor_has_the_detectors_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def create(kind: type, role: Role, *arguments: object) -> Actor:
+        made.append((role, *arguments))
+        return Actor(role.name)
+
+    monkeypatch.setattr(module, "_create", create)
+    plain, mine = make_plan(load_config(None, []), policy=Playbook()), CustomDetector(Shift())
+    start_guard(plain)
+    start_guard(replace(plain, detectors=(mine,)))
+    (before, _), _, (role, watched), _ = made
+    assert watched.detectors == (mine,)
+    assert watched.build().active[-1] == mine.name
+    assert int(role.detail.removeprefix("detectors=")) == int(before.detail.removeprefix("detectors=")) + 1

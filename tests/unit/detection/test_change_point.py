@@ -148,6 +148,14 @@ def test_declared_change_takes_the_past_of_its_signals_alone() -> None:
     assert [alarm.onset for alarm in alarms(again, "length_mean")] == [201], "it judges on"
 
 
+def test_declared_change_ends_an_alarm_that_would_have_stayed() -> None:
+    values = noisy(np.where(STEPS < 100, 5.0, 9.0), 0.1)
+    watch = watched()
+    assert max(watch.observe(reports(length_mean=values[:110]))) == 110
+    watch.forget(["length_mean"], 111)
+    assert watch.observe(reports(111, length_mean=values[110:])) == {}
+
+
 def test_settled_alarm_is_over_and_its_jump_is_no_new_one() -> None:
     values = noisy(np.where(STEPS < 100, 5.0, 9.0), 0.1)
     watch = watched()

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from ray import cloudpickle
 
-from rftfm_ray.config import parse_config
+from rftfm_ray.config import load_config, parse_config
 from rftfm_ray.detection.detectors.custom import KEY, load_detectors
 from rftfm_ray.detection.monitor import monitor_plan
 from rftfm_ray.errors import DetectorError
+from rftfm_ray.planning import plan
 from tests.detecting import make_report, view_of
 from tests.unit.detection.user_detectors import Shift, Two, refusal, sentence
 
@@ -191,3 +192,19 @@ def test_name_of_a_shipped_one_is_refused(folder: Path) -> None:
     detectors = load_detectors(["detecting_mine:Joint"])
     with pytest.raises(DetectorError, match=f"Two parts of the monitor are named .joint.; rename the one in {KEY}"):
         monitor_plan(parse_config({}), None, detectors).build()
+
+
+def test_plan_of_a_run_has_its_detectors(folder: Path) -> None:
+    config = load_config(None, ["guard.detectors=[detecting_mine.py:Mine]"])
+    assert config.guard.detectors == ("detecting_mine.py:Mine",)
+    assert [detector.name for detector in plan(config, folder / "run").detectors] == ["mine"]
+    assert plan(load_config(None, []), folder / "run").detectors == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("Joint", "are named 'joint'; rename the one in guard.detectors"), ("Silent", "has no method")]
+)
+def test_run_with_a_detector_that_cannot_be_used_is_refused_at_submit(folder: Path, name: str, told: str) -> None:
+    config = load_config(None, [f"guard.detectors=[detecting_mine.py:{name}]"])
+    with pytest.raises(DetectorError, match=told):
+        plan(config, folder / "run")

@@ -16,13 +16,13 @@ from rftfm_ray.detection.reference.mixture import (
     BESIDE,
     FULL_RUNS,
     MOST,
-    MULTIPLIERS,
     Basis,
     JointModel,
     Mode,
     Reference,
     reference_of,
 )
+from rftfm_ray.detection.reference.multipliers import shipped_multipliers
 from rftfm_ray.detection.reference.priors import NO_CRITIC, shipped
 from rftfm_ray.detection.reference.views import StepView, StepViews, values_of
 from rftfm_ray.detection.statistics.thresholds import FALSE_ALARM_STEPS
@@ -72,8 +72,8 @@ def test_modes_are_by_the_number_of_runs() -> None:
     modes = [reference_of(replace(profile, runs=runs), None).mode for runs in (2, FULL_RUNS - 1, FULL_RUNS, 100)]
     assert modes == [Mode.SMALL, Mode.SMALL, Mode.FULL, Mode.FULL]
     assert reference_of(None, None).mode is Mode.NONE
-    assert set(MULTIPLIERS) == set(Mode)
-    assert reference(Mode.SMALL).multiplier == MULTIPLIERS[Mode.SMALL]
+    assert set(shipped_multipliers()) == set(Mode)
+    assert reference(Mode.SMALL).multiplier == shipped_multipliers()[Mode.SMALL]
 
 
 def test_thresholds_follow_the_budget_and_time() -> None:
