@@ -175,11 +175,11 @@ def names() -> str:
         f"""## Step logs of other trainers
 
 `rftfm diagnose` reads a step log (CSV, JSONL or Parquet, a row a step) whose columns are called as above, or as TRL and
-verl call them. An empty cell is a gap; a NaN that is written down is a number that is none. Steps are
+verl call them. An empty cell is a gap; a NaN that is written down counts as a value that is not a number. Steps are
 counted by the first of {steps} that is there, else by rows; before a name {prefixes} does not matter. Columns that
 nobody knows are left out and listed. A log with half of the telemetry that `rftfm_ray/assets/priors.json` knows, or
-more, is also judged by how its signals go together: alarms of the kind `departure`, under the signal that has left the
-others most clearly.
+more, is also judged by how its signals go together: alarms of the kind `joint`, under the signal that departs most
+from what the others predict.
 
 | column | signal |
 |---|---|
