@@ -34,9 +34,7 @@ from rftfm_ray.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "python -m benchmarks.detection"
-POINTS = 30
-# Quantiles of scores that thresholds are tried at: few steps alarm at any threshold of interest, so they lie near one.
-QUANTILES = 1 - np.geomspace(1e-5, 0.7, POINTS)
+POINTS = 60
 MOST_ALARMS = 20.0
 """False alarms in 1,000 healthy steps at which a curve ends."""
 LATEST = 30
@@ -71,10 +69,10 @@ def _compared_curve(score: DetectorScore) -> dict[str, Any]:
 
 
 def _thresholds(scores: Sequence[Any]) -> Iterator[float]:
-    """Thresholds from high to low."""
-    every = np.concatenate(scores)
-    positive = every[np.isfinite(every) & (every > 0)]
-    return map(float, np.quantile(positive, QUANTILES)) if len(positive) else iter(())
+    """Thresholds from high to low: quantiles of the largest score of each run, as a run alarms below that."""
+    largest = np.array([max(run[np.isfinite(run)], default=0.0) for run in scores])
+    positive = largest[largest > 0]
+    return map(float, np.quantile(positive, np.linspace(1, 0, POINTS))) if len(positive) else iter(())
 
 
 def _curve(tried: Iterator[Results], in_force: Results) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import detection, detection_page
@@ -177,3 +178,11 @@ def test_rendering_twice_gives_the_same_files(summary: dict[str, Any], tmp_path:
     second = {path.relative_to(tmp_path / "b"): path.read_bytes() for path in (tmp_path / "b").rglob("*.*")}
     assert first == second
     assert {path.name for path in first} == {"detection.md", "curves.svg", "delays.svg", "faults.svg"}
+
+
+def test_curves_try_the_largest_scores_of_runs_from_high_to_low() -> None:
+    scores = [np.array([0.1, 3.0]), np.array([np.nan, 1.0]), np.array([0.0, 0.0]), np.array([2.0, np.inf])]
+    tried = list(detection._thresholds(scores))
+    assert tried == sorted(tried, reverse=True)
+    assert (tried[0], tried[-1], len(tried)) == (3.0, 1.0, detection.POINTS)
+    assert list(detection._thresholds([np.zeros(3)])) == []
