@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rftfm_ray.config import load_config
-from rftfm_ray.detection.reference.fitting import RunSeries, kept_rows
+from rftfm_ray.detection.reference.fitting import RunSeries, surviving_rows
 from rftfm_ray.detection.reference.profile import RunFacts, facts_of
 from rftfm_ray.errors import ConfigError, ProfileError
 from rftfm_ray.incidents.state import EntryKind
@@ -96,7 +96,7 @@ def _series(name: str, columns: Columns) -> RunSeries:
         paid = _whole(name, "paid_step", columns["paid_step"]) if "paid_step" in columns else steps
         if len(np.unique(np.stack([attempts, steps, paid]), axis=1).T) < steps.size:
             raise ProfileError(f"{clean(name)} has a step of one attempt twice; give each run by itself.")
-        rows = kept_rows(attempts, steps, paid)
+        rows = surviving_rows(attempts, steps, paid)
     values = {signal: columns[signal][rows] for signal in columns if signal in INDEX}
     for gap, probe in GAPS.items():
         if gap not in values and "correct_rate" in values and probe in values:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -32,7 +33,7 @@ from rftfm_ray.signals.groups import PROMPT_SIGNALS, TELEMETRY
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_TELEMETRY = tuple(range(len(TELEMETRY)))
+_TELEMETRY = slice(len(TELEMETRY))
 # Steps that a correlation of other tasks is worth beside the profile's own, and share of the identity in the mixture.
 PRIOR_STEPS, SHRUNK = 100.0, 0.1
 # Share of the identity in a correlation of other tasks alone; steps of a run that its variances are worth.
@@ -87,8 +88,7 @@ class CorrelationModel:
 
     def adjusted(self, residuals: Floats) -> Floats:
         """Residuals (N, S) less what the prompts of each step explain, from (N, `COLUMNS`)."""
-        columns = [TELEMETRY.index(name) for name in self.bank.signals]
-        return _adjusted(residuals, self.slopes, columns)
+        return _adjusted(residuals, self.slopes, _columns(self.bank.signals))
 
     def cusums(self) -> Cusums:
         """The CUSUMs of a new run."""
@@ -176,11 +176,11 @@ class PriorCorrelation:
         size = len(prior.signals)
         if len(prior.variances) != size or [len(row) for row in prior.long_run] != [size, size]:
             raise ProfileError(f"The prior's variances do not fit its signals; {REFIT}.")
-        found, columns = cls.nothing(), [TELEMETRY.index(name) for name in prior.signals]
-        found.slopes[:, columns], found.correlation[np.ix_(columns, columns)] = slopes, correlation
-        found.variances[columns], found.known[columns] = prior.variances, True
-        found.long_run[:, columns] = prior.long_run
-        return found
+        learnt, columns = cls.nothing(), [TELEMETRY.index(name) for name in prior.signals]
+        learnt.slopes[:, columns], learnt.correlation[np.ix_(columns, columns)] = slopes, correlation
+        learnt.variances[columns], learnt.known[columns] = prior.variances, True
+        learnt.long_run[:, columns] = prior.long_run
+        return learnt
 
 
 def learn_of_kind(residuals: Sequence[Floats], prior: PriorCorrelation) -> CorrelationModel:
@@ -214,9 +214,10 @@ def learn_of_others(residuals: Sequence[Floats]) -> CorrelationModel:
     slopes, covariance = _alone(residuals, measured)
     left_out = list[tuple[FilterBank, Floats]]()
     for part in range(min(PARTS, len(residuals))):
-        theirs, found = _alone([run for place, run in enumerate(residuals) if place % PARTS != part], measured)
-        bank = _unscaled(measured, found)
-        left_out += [(bank, _adjusted(run, theirs)[:, measured]) for run in residuals[part::PARTS]]
+        others = [run for index, run in enumerate(residuals) if index % PARTS != part]
+        part_slopes, part_covariance = _alone(others, measured)
+        bank = _unscaled(measured, part_covariance)
+        left_out += [(bank, _adjusted(run, part_slopes)[:, measured]) for run in residuals[part::PARTS]]
     variances = _variances([bank.along(run) for bank, run in left_out], np.ones(2 * int(measured.sum())))
     highest = [
         peaks(Cusums(FilterBank(bank.signals, bank.covariance, variances), SIZE_OWN, BELIEVED).over(run), PEAK_STEPS)
@@ -225,7 +226,7 @@ def learn_of_others(residuals: Sequence[Floats]) -> CorrelationModel:
     # Both sides of a contrast are as seldom wrong.
     table = np.concatenate(highest).reshape(-1, 2, len(variances))
     per_step = 1 / FALSE_ALARM_STEPS / (2 * len(variances))
-    levels = [level_for(table[:, :, place].ravel(), PEAK_STEPS, per_step) for place in range(len(variances))]
+    levels = [level_for(table[:, :, column].ravel(), PEAK_STEPS, per_step) for column in range(len(variances))]
     bank = FilterBank(_names(measured), covariance, variances)
     return CorrelationModel(slopes[:, measured], bank, np.array(levels), SIZE_OWN, BELIEVED)
 
@@ -234,7 +235,7 @@ def _left_out(residuals: Sequence[Floats], prior: PriorCorrelation, measured: Ma
     """Contrasts (N, K) of each run by what the others and a prior say, over the variances that those say."""
     contrasts = list[Floats]()
     for part in range(min(PARTS, len(residuals))):
-        others = [run for place, run in enumerate(residuals) if place % PARTS != part]
+        others = [run for index, run in enumerate(residuals) if index % PARTS != part]
         slopes, covariance = _mixed(others, prior, measured)
         bank = _unscaled(measured, covariance)
         contrasts += [bank.along(_adjusted(run, slopes)[:, measured]) for run in residuals[part::PARTS]]
@@ -242,7 +243,7 @@ def _left_out(residuals: Sequence[Floats], prior: PriorCorrelation, measured: Ma
 
 
 def _names(measured: Mask) -> tuple[str, ...]:
-    return tuple(name for name, there in zip(TELEMETRY, measured, strict=True) if there)
+    return tuple(name for name, is_measured in zip(TELEMETRY, measured, strict=True) if is_measured)
 
 
 def _unscaled(measured: Mask, covariance: Floats) -> FilterBank:
@@ -290,7 +291,12 @@ def _prompts(residuals: Floats) -> Floats:
     return prompts
 
 
-def _adjusted(residuals: Floats, slopes: Floats, columns: Sequence[int] = _TELEMETRY) -> Floats:
+@lru_cache(maxsize=8)
+def _columns(signals: tuple[str, ...]) -> NDArray[np.intp]:
+    return np.array([TELEMETRY.index(name) for name in signals], np.intp)
+
+
+def _adjusted(residuals: Floats, slopes: Floats, columns: NDArray[np.intp] | slice = _TELEMETRY) -> Floats:
     """Residuals (N, columns) less what the prompts explain by slopes (`PROMPT_SIGNALS`, columns)."""
     own: Floats = residuals[:, columns]
     # Signal by signal: a product of whole matrices would round in a way that depends on how many steps there are.
@@ -299,18 +305,18 @@ def _adjusted(residuals: Floats, slopes: Floats, columns: Sequence[int] = _TELEM
     return own
 
 
-def _tables(found: JointProfile | PriorProfile) -> tuple[Floats, Floats]:
+def _tables(joint: JointProfile | PriorProfile) -> tuple[Floats, Floats]:
     """Slopes and covariance of a file.
 
     Raises:
         ProfileError: when their sizes or signals do not fit, or no runs have such a covariance.
     """
-    size = len(found.signals)
-    fits = [len(row) for row in (*found.slopes, *found.covariance)] == [size] * (len(PROMPT_SIGNALS) + size)
-    if not size or not fits or not set(found.signals) <= set(TELEMETRY) or len(set(found.signals)) < size:
+    size = len(joint.signals)
+    fits = [len(row) for row in (*joint.slopes, *joint.covariance)] == [size] * (len(PROMPT_SIGNALS) + size)
+    if not size or not fits or not set(joint.signals) <= set(TELEMETRY) or len(set(joint.signals)) < size:
         raise ProfileError(f"The profile's `joint` is damaged (its sizes or signals do not fit); {REFIT}.")
-    slopes, covariance = np.array(found.slopes), np.array(found.covariance)
-    definite = isinstance(found, PriorProfile) or np.linalg.eigvalsh(covariance)[0] > 0
+    slopes, covariance = np.array(joint.slopes), np.array(joint.covariance)
+    definite = isinstance(joint, PriorProfile) or np.linalg.eigvalsh(covariance)[0] > 0
     if not np.allclose(covariance, covariance.T, atol=1e-9) or not definite or np.diag(covariance).min() <= 0:
         raise ProfileError(f"The profile's `joint` is damaged (no runs have such a covariance); {REFIT}.")
     return slopes, covariance

@@ -61,22 +61,22 @@ def series_of(reports: Sequence[StepReport]) -> RunSeries:
     """Step reports of one run, each step once, as a series."""
     table = np.array([report.values for report in reports], np.float64).reshape(len(reports), len(SIGNALS))
     steps = np.array([report.id.step for report in reports], np.int64)
-    return RunSeries(steps, {signal.name: table[:, place] for place, signal in enumerate(SIGNALS)})
+    return RunSeries(steps, {signal.name: table[:, column] for column, signal in enumerate(SIGNALS)})
 
 
-def kept_rows(attempts: Ints, steps: Ints, paid_steps: Ints) -> Ints:
-    """Places (K) of the rows that no rollback has undone, by step; all arguments (N).
+def surviving_rows(attempts: Ints, steps: Ints, paid_steps: Ints) -> Ints:
+    """Indices (K) of the rows that no rollback has undone, by step; all arguments (N).
 
     A later attempt undoes what earlier ones made of its first step and of all that follow.
     """
     order = np.lexsort((paid_steps, steps, attempts))
-    kept: list[int] = []
+    surviving: list[int] = []
     first = math.inf
-    for place in order[::-1]:
-        if steps[place] < first:
-            kept.append(int(place))
-            first = steps[place]
-    return np.array(kept[::-1], np.int64)
+    for row in order[::-1]:
+        if steps[row] < first:
+            surviving.append(int(row))
+            first = steps[row]
+    return np.array(surviving[::-1], np.int64)
 
 
 def fit(runs: Sequence[RunSeries], facts: RunFacts | None = None) -> Profile:
@@ -99,8 +99,8 @@ def fit(runs: Sequence[RunSeries], facts: RunFacts | None = None) -> Profile:
     count = float(np.median(batch[np.isfinite(batch)])) if np.isfinite(batch).any() else math.nan
     fitted = []
     for signal in SIGNALS:
-        found = _fit_signal(signal, _levels(signal, _grid(runs, signal.name, steps)), count)
-        fitted += [] if found is None else [found]
+        course = _fit_signal(signal, _levels(signal, _grid(runs, signal.name, steps)), count)
+        fitted += [] if course is None else [course]
     if not fitted:
         raise ProfileError(
             "The runs have no signal in common that was measured at the same steps; give step rows of runs of one kind."
@@ -171,9 +171,9 @@ def _filled(mean: Floats, support: Ints) -> tuple[Floats, Ints]:
     measured = np.flatnonzero(support > 0)
     if not measured.size:
         return mean, np.ones(len(mean), np.int64)
-    places = np.arange(len(mean))
-    nearest = measured[np.rint(np.interp(places, measured, np.arange(measured.size))).astype(np.int64)]
-    return np.interp(places, measured, mean[measured]), support[nearest]
+    columns = np.arange(len(mean))
+    nearest = measured[np.rint(np.interp(columns, measured, np.arange(measured.size))).astype(np.int64)]
+    return np.interp(columns, measured, mean[measured]), support[nearest]
 
 
 def _check_steps(run: RunSeries) -> None:
@@ -191,14 +191,14 @@ def _check_different(runs: Sequence[RunSeries]) -> None:
     shared = min(int(run.steps.max()) for run in runs)
     seen: dict[bytes, str] = {}
     grids = [_grid(runs, signal.name, shared) for signal in SIGNALS if math.isfinite(signal.floor)]
-    for place, run in enumerate(runs):
-        found = hashlib.sha256(b"".join(grid[place].tobytes() for grid in grids)).digest()
-        if found in seen:
+    for row, run in enumerate(runs):
+        digest = hashlib.sha256(b"".join(grid[row].tobytes() for grid in grids)).digest()
+        if digest in seen:
             raise ProfileError(
-                f"{seen[found]} and {run.name} are the same up to step {shared}: they have one seed, and say nothing "
+                f"{seen[digest]} and {run.name} are the same up to step {shared}: they have one seed, and say nothing "
                 "of chance; give runs of different seeds."
             )
-        seen[found] = run.name
+        seen[digest] = run.name
 
 
 def _twice(steps: Ints) -> int:
@@ -235,8 +235,8 @@ def _fit_signal(signal: Signal, levels: Floats, batch: float) -> SignalProfile |
     if not math.isfinite(spread * spread * ratio) or np.nanmax(np.abs(levels)) >= LARGEST:
         raise ProfileError(f"Values of {signal.name} are too large for a profile; look at the runs.")
     measured = np.flatnonzero(known.any(0))
-    places = np.arange(levels.shape[1])
-    nearest = measured[np.rint(np.interp(places, measured, np.arange(measured.size))).astype(np.int64)]
+    columns = np.arange(levels.shape[1])
+    nearest = measured[np.rint(np.interp(columns, measured, np.arange(measured.size))).astype(np.int64)]
     return SignalProfile(
         name=signal.name,
         mean=tuple(filled.tolist()),
@@ -256,11 +256,11 @@ def _smoothed(levels: Floats) -> tuple[Floats, Ints]:
     """
     known = np.isfinite(levels)
     sums, support = np.where(known, levels, 0.0).sum(0), known.sum(0)
-    places = np.arange(levels.shape[1])
-    half = np.minimum(WINDOW // 2, np.minimum(places, places[::-1]))
+    columns = np.arange(levels.shape[1])
+    half = np.minimum(WINDOW // 2, np.minimum(columns, columns[::-1]))
     total, count = sums.copy(), support.copy()
     for offset in range(1, WINDOW // 2 + 1):
-        wide = places[half >= offset]
+        wide = columns[half >= offset]
         total[wide] += sums[wide - offset] + sums[wide + offset]
         count[wide] += support[wide - offset] + support[wide + offset]
     # A step that was not measured has no mean of its own; it is interpolated, or the nearest one holds.
@@ -313,7 +313,7 @@ def _lagged(rows: Sequence[Floats], lag: int) -> float:
 def _floor(signal: Signal, mean: Floats, batch: float) -> float:
     """The larger of 1 % of the level, the signal's own floor, one trajectory of the batch for rates, and 1e-3.
 
-    `batch` is how many trajectories a step has, NaN when unknown. A held-out probe is no share of the batch.
+    `batch` is how many trajectories a step has, NaN when unknown. A held-out probe is not a share of the batch.
     """
     floors = [signal.floor, SMALLEST]
     if signal.scale is Scale.RATIO:

@@ -1,7 +1,7 @@
 """A run's telemetry as residuals in standard deviations, in chunks of any length, live as in a recording. Pure; numpy.
 
 Against the profile for as long as that says what is usual; against the run's own past beyond the profile's last step,
-and from a change on of which the guard was told, or which the prompts show.
+and from a change on that was declared, or that the prompts show.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ COLUMNS: tuple[str, ...] = (*TELEMETRY, *PROMPT_SIGNALS)
 """Signals of a residual: telemetry, and then the prompts."""
 _SIGNALS = [SIGNALS[INDEX[name]] for name in COLUMNS]
 _SCALES = Scales(COLUMNS)
-_PLACES = np.array([INDEX[name] for name in COLUMNS])
+_INDICES = np.array([INDEX[name] for name in COLUMNS])
 _TELEMETRY, _ASKED = slice(len(TELEMETRY)), slice(len(TELEMETRY), None)
 _MOVED_BY_PROMPTS = np.array([name in PROMPT_DEPENDENT or name in PROMPT_SIGNALS for name in COLUMNS])
 # A sum of parts: what each weighs in it depends on the run, and changes with the scale of rewards.
 _SUMS = ("loss",)
 _OF_UPDATES = np.array([name in OF_UPDATES for name in COLUMNS])
-_BY_ITSELF = np.array([(name in WATCHED and name not in _SUMS) or name in PROMPT_SIGNALS for name in COLUMNS])
+_HAS_OWN_PAST = np.array([(name in WATCHED and name not in _SUMS) or name in PROMPT_SIGNALS for name in COLUMNS])
 # Without healthy runs of the task nothing says how shares of answers beyond a length follow the length, or what AdamW's
 # moments remember of many steps.
-_OF_A_TASK = ("short_rate", "long_rate", "update_ratio")
+_TASK_SPECIFIC = ("short_rate", "long_rate", "update_ratio")
 _FLOORS = np.array(
     [
-        one.floor if by_itself and one.name not in _OF_A_TASK and np.isfinite(one.floor) else np.nan
-        for one, by_itself in zip(_SIGNALS, _BY_ITSELF, strict=True)
+        one.floor if has_past and one.name not in _TASK_SPECIFIC and np.isfinite(one.floor) else np.nan
+        for one, has_past in zip(_SIGNALS, _HAS_OWN_PAST, strict=True)
     ]
 )
 
@@ -58,7 +58,7 @@ def levels_of(values: Sequence[float] | Floats) -> Floats:
     """Levels (..., `COLUMNS`) on the scale that each signal is compared on, from values (..., signals) of reports; NaN
     where there is none, or it is not a number, or it speaks of an update that was refused."""
     table = np.asarray(values, np.float64)
-    levels = _SCALES.levels(table[..., _PLACES])
+    levels = _SCALES.levels(table[..., _INDICES])
     refused = table[..., INDEX[REFUSED]] > 0
     levels[refused[..., None] & _OF_UPDATES] = np.nan
     return levels
@@ -155,7 +155,7 @@ class Residuals(Stateful):
         """Take steps up to the one with which a change of the prompts is certain, or all; how many were taken."""
         taken = len(steps) if len(steps) == 1 else self._until_prompts_change(steps, levels)
         steps, levels = steps[:taken], levels[:taken]
-        own: Floats = np.where(_BY_ITSELF, OWN_WEIGHT * self._past.over(levels), np.nan)
+        own: Floats = np.where(_HAS_OWN_PAST, OWN_WEIGHT * self._past.over(levels), np.nan)
         residuals = self._against(steps, levels, own)
         changed = self._shift.first(residuals[:, _ASKED]) is not None
         beyond = np.logical_or.accumulate(steps > self._usual.steps)
@@ -183,9 +183,9 @@ class Residuals(Stateful):
         for columns, alone in ((_TELEMETRY, self._telemetry_alone), (_ASKED, self._prompts_alone)):
             rows = np.flatnonzero(~beyond) if not alone else beyond[:0]
             if len(rows):
-                places = steps[rows] - 1
-                apart = levels[rows, columns] - self._usual.means[places, columns]
-                residuals[rows, columns] = apart / self._usual.scales[places, columns]
+                profiled = steps[rows] - 1
+                deviation = levels[rows, columns] - self._usual.means[profiled, columns]
+                residuals[rows, columns] = deviation / self._usual.scales[profiled, columns]
         return residuals
 
     def _until_prompts_change(self, steps: Ints, levels: Floats) -> int:

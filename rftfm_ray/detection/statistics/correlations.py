@@ -112,8 +112,8 @@ def long_run_variances(runs: Sequence[Floats], block: int, prior: Floats, prior_
     """
     total, count = np.zeros(runs[0].shape[1]), np.zeros(runs[0].shape[1])
     for run in runs:
-        whole = len(run) // block * block
-        pieces = np.clip(run[:whole], -LARGEST, LARGEST).reshape(whole // block, block, run.shape[1])
+        used = len(run) // block * block
+        pieces = np.clip(run[:used], -LARGEST, LARGEST).reshape(used // block, block, run.shape[1])
         measured = np.isfinite(pieces).sum(1)
         sums = np.where(np.isfinite(pieces), pieces, 0.0).sum(1)
         total += np.where(measured > 0, sums**2 / np.maximum(measured, 1), 0.0).sum(0)

@@ -117,7 +117,7 @@ def _groups(known: Mask) -> list[tuple[NDArray[np.intp], Mask]]:
         groups = [(np.arange(len(known)), known[0])] if len(known) else []
     else:
         masks, group_of = np.unique(known, axis=0, return_inverse=True)
-        groups = [(np.flatnonzero(group_of.ravel() == place), mask) for place, mask in enumerate(masks)]
+        groups = [(np.flatnonzero(group_of.ravel() == group), mask) for group, mask in enumerate(masks)]
     return [(rows, mask) for rows, mask in groups if mask.any()]
 
 

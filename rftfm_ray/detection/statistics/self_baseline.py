@@ -133,12 +133,12 @@ class OwnPast(Stateful):
 
     def _warm_up(self, which: Mask, levels: Floats) -> None:
         """A straight line, and a spread from differences of neighbours, which a trend hardly touches."""
-        there = np.clip(np.where(which, levels, 0.0), -LARGEST, LARGEST)
-        apart = np.where(which & np.isfinite(self._newest), there - np.nan_to_num(self._newest), 0.0)
-        self._differences += apart**2
-        self._sum += there
-        self._moment += there * self._count
-        self._newest = np.where(which, there, self._newest)
+        values = np.clip(np.where(which, levels, 0.0), -LARGEST, LARGEST)
+        step = np.where(which & np.isfinite(self._newest), values - np.nan_to_num(self._newest), 0.0)
+        self._differences += step**2
+        self._sum += values
+        self._moment += values * self._count
+        self._newest = np.where(which, values, self._newest)
         self._count += which
         done = which & (self._count >= WARMUP)
         mean, middle = self._sum / WARMUP, (WARMUP - 1) / 2
@@ -253,9 +253,9 @@ def _plain_mean(steps: int, count: float) -> Floats:
 def _apply(solve: list[Floats], residuals: Floats) -> Floats:
     """Each filter's inverse on its open-loop residuals (steps, filters, S)."""
     taken = np.empty(residuals.shape)
-    for place, inverse in enumerate(solve):
+    for number, inverse in enumerate(solve):
         if inverse.ndim == 2:
-            taken[:, place] = inverse @ residuals[:, place]
+            taken[:, number] = inverse @ residuals[:, number]
         else:
-            taken[:, place] = np.einsum("sij,js->is", inverse, residuals[:, place])
+            taken[:, number] = np.einsum("sij,js->is", inverse, residuals[:, number])
     return taken

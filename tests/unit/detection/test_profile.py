@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftfm_ray.config import parse_config
-from rftfm_ray.detection.reference.fitting import RunSeries, fit, kept_rows, series_of
+from rftfm_ray.detection.reference.fitting import RunSeries, fit, surviving_rows, series_of
 from rftfm_ray.detection.reference.profile import (
     FORMAT,
     Profile,
@@ -205,9 +205,9 @@ def test_rows_of_abandoned_attempts_are_dropped() -> None:
     """Back from step 6 to step 3, and again from step 5 to step 4."""
     attempts = np.array([0] * 6 + [1] * 3 + [2] * 2)
     steps = np.array([1, 2, 3, 4, 5, 6, 3, 4, 5, 4, 5])
-    assert kept_rows(attempts, steps, np.arange(1, 12)).tolist() == [0, 1, 6, 9, 10]
+    assert surviving_rows(attempts, steps, np.arange(1, 12)).tolist() == [0, 1, 6, 9, 10]
     shuffled = np.random.default_rng(8).permutation(11)
-    kept = kept_rows(attempts[shuffled], steps[shuffled], np.arange(1, 12)[shuffled])
+    kept = surviving_rows(attempts[shuffled], steps[shuffled], np.arange(1, 12)[shuffled])
     assert shuffled[kept].tolist() == [0, 1, 6, 9, 10]
 
 
