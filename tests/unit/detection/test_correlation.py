@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from rftfm_ray.detection.reference.correlation import (
     BELIEVED,
+    PRIOR_STEPS,
     PROFILE_LEVEL,
+    SHRUNK,
     CorrelationModel,
     PriorCorrelation,
     learn_of_kind,
     learn_of_others,
 )
 from rftfm_ray.detection.reference.residuals import COLUMNS
+from rftfm_ray.detection.statistics.correlations import Moments
 from rftfm_ray.detection.statistics.matched_filters import ContrastKind
 from rftfm_ray.detection.statistics.thresholds import FALSE_ALARM_STEPS
 from rftfm_ray.errors import ProfileError
@@ -113,6 +116,25 @@ def test_shift_that_parts_signals_that_go_together_is_seen_with_two_runs_and_wha
             late[told].append(steps[0] - 15 if len(steps) and steps[0] >= 15 else 99)
     assert np.median(late[True]) <= 10
     assert np.mean(late[True]) < np.mean(late[False])
+
+
+def test_correlation_is_the_priors_and_the_runs_own_by_the_steps_behind_each() -> None:
+    def noise(seed: int) -> Floats:
+        run = np.full((STEPS, len(COLUMNS)), np.nan)
+        run[:, :3] = np.random.default_rng(seed).normal(size=(STEPS, 3))
+        return run
+
+    told = PriorCorrelation.nothing()
+    told.known[:2], told.correlation[0, 1], told.correlation[1, 0] = True, 0.8, 0.8
+    runs = [noise(seed) for seed in range(4)]
+    own = Moments.of([run[:, :3] for run in runs]).correlation()
+    covariance = learn_of_kind(runs, told).bank.covariance
+    spreads = np.sqrt(np.diag(covariance))
+    correlation = covariance / np.outer(spreads, spreads)
+    steps = len(runs) * STEPS
+    mixture = (PRIOR_STEPS * 0.8 + steps * own[0, 1]) / (PRIOR_STEPS + steps)
+    assert correlation[0, 1] == pytest.approx((1 - SHRUNK) * mixture, abs=0.01)
+    assert correlation[0, 2] == pytest.approx((1 - SHRUNK) * own[0, 2], abs=0.01), "the prior knows nothing of it"
 
 
 def test_variances_are_those_of_runs_that_were_left_out(prior: PriorCorrelation) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftfm_ray.config import parse_config
-from rftfm_ray.detection.reference.fitting import RunSeries, fit, surviving_rows, series_of
+from rftfm_ray.detection.reference.fitting import RunSeries, fit, series_of, surviving_rows
 from rftfm_ray.detection.reference.profile import (
     FORMAT,
     Profile,

@@ -67,6 +67,14 @@ def test_chunks_give_what_single_steps_give(mode: Mode) -> None:
         assert_same(taken(Residuals(usual(mode)), table, bounds), single)
 
 
+def test_evidence_of_other_prompts_is_counted_once_however_it_is_cut() -> None:
+    table = moved(levels(), 10, answer_length_mean=0.2)
+    single = taken(Residuals(usual(Mode.FULL)), table, range(LAST + 1))
+    assert 12 <= np.flatnonzero(single.prompts_changed)[0] <= 25
+    for bounds in ([0, LAST], [*range(0, LAST, 2), LAST], [*range(0, LAST, 3), LAST]):
+        assert_same(taken(Residuals(usual(Mode.FULL)), table, bounds), single)
+
+
 def test_long_chunks_give_the_same_to_a_few_digits() -> None:
     rng = np.random.default_rng(0)
     table = levels()[rng.integers(LAST, size=2 * MANY)] + 0.01 * rng.normal(size=(2 * MANY, len(COLUMNS)))
@@ -117,6 +125,8 @@ def test_declared_change_takes_references_away(mode: Mode) -> None:
     assert np.isnan(after.residuals[0, ENTROPY]) == (mode is Mode.NONE)
     np.testing.assert_array_equal(after.residuals[:, ENTROPY], after.own[:, ENTROPY])
     assert np.isfinite(after.residuals[0, ANSWERS]), "prompts are drawn as before"
+    # What they explain is taken from residuals against the run's own past, and must be measured by the same.
+    np.testing.assert_array_equal(after.residuals[:, ANSWERS], after.own[:, ANSWERS])
 
 
 def test_change_of_other_things_changes_nothing() -> None:
