@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rftfm_ray.faultbench.detectors.ours import BankScorer
 
 from rftfm_ray.faultbench.detectors.baselines import ThreeSigma
 from rftfm_ray.faultbench.detectors.oracle import Clairvoyant
+from rftfm_ray.faultbench.detectors.ours import BankScorer
 from rftfm_ray.faultbench.detectors.shifts import fault_of
 from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Recorded
 from rftfm_ray.faultbench.runs.plan import Entry, Kind, Split

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rftfm_ray.faultbench.detectors.replay import replay
 
+from rftfm_ray.faultbench.detectors.replay import replay
 from rftfm_ray.faultbench.runs.dataset import NAMES, Recorded
 from rftfm_ray.faultbench.runs.declared import declarations, watched
 from rftfm_ray.faultbench.runs.plan import Kind

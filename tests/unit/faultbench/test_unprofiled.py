@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rftfm_ray.faultbench.detectors.unprofiled import ColdScorer
 
+from rftfm_ray.faultbench.detectors.unprofiled import ColdScorer
 from rftfm_ray.faultbench.runs.dataset import NAMES, Recorded
 from rftfm_ray.faultbench.scoring.judging import alarms_of
 from tests.unit.doubles import recorded_runs
