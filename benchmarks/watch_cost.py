@@ -151,8 +151,8 @@ def long_log(steps: int) -> dict[str, float]:
         pq.write_table(pa.table({"step": np.arange(1, steps + 1), **values}), path)
         command = [sys.executable, __file__, "--judge", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    costs: dict[str, float] = json.loads(done.stdout)
+    return costs
 
 
 def judge(path: Path) -> None:
@@ -178,18 +178,18 @@ def main() -> None:
         return
     connect(load_config(ROOT / "examples" / "addition.yaml", []))
     try:
-        found: dict[str, Any] = live(arguments.steps, arguments.pace)
+        costs: dict[str, Any] = live(arguments.steps, arguments.pace)
     finally:
         ray.shutdown()
-    found |= monitor_steps(min(arguments.steps, MONITOR_STEPS))
-    found |= long_log(arguments.log_steps)
-    for name, value in found.items():
+    costs |= monitor_steps(min(arguments.steps, MONITOR_STEPS))
+    costs |= long_log(arguments.log_steps)
+    for name, value in costs.items():
         aim = f"  (target {TARGETS[name]:g})" if name in TARGETS else ""
         print(f"{name} {value:.4g}{aim}")
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}"
-    found |= {"versions": {name: version(name) for name in PACKAGES}, "machine": machine}
+    costs |= {"versions": {name: version(name) for name in PACKAGES}, "machine": machine}
     if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(costs, indent=1) + "\n")
 
 
 if __name__ == "__main__":
