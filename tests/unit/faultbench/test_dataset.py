@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftfm_ray.errors import BenchError
-from rftfm_ray.faultbench.reproduce import difference
+from rftfm_ray.faultbench.reproduce import DIVERGENCES, ROUNDING, Difference, difference
 from rftfm_ray.faultbench.runs.dataset import (
     MANIFEST,
     NAMES,
@@ -162,28 +162,53 @@ def test_manifest_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
         read_bench(tmp_path)
 
 
+def of(values: Rows, *effects: int | None) -> Recorded:
+    """A run of given rows."""
+    return Recorded(HEALTHY, Outcome((7,) * len(effects), effects), values)
+
+
 def test_first_difference_of_two_runs_is_named_and_rounding_is_none() -> None:
     rows, entropy = np.full((8, len(NAMES)), 0.5, np.float32), NAMES.index("entropy")
-
-    def of(values: Rows) -> Recorded:
-        return Recorded(HEALTHY, Outcome((), ()), values)
-
-    assert difference(of(rows), of(rows.copy())) == ("", 0.0)
-    assert difference(of(rows), of(rows[:-1])) == ("its steps, 8 and 7", math.inf)
+    assert difference(of(rows), of(rows.copy())) == Difference("", 0.0, is_exact=True)
+    shorter = difference(of(rows), of(rows[:-1]))
+    assert shorter == Difference("the number of steps, 8 and 7", math.inf, is_exact=False)
     other = rows.copy()
     other[:, NAMES.index(TIMES[0])] = 5
-    assert difference(of(rows), of(other)) == ("", 0.0)
+    assert difference(of(rows), of(other)) == Difference("", 0.0, is_exact=True)
     # Another processor adds in another order.
     other[4, entropy] += np.float32(1e-6)
-    differs, apart = difference(of(rows), of(other))
-    assert differs == ""
-    assert 0 < apart < 1e-3
+    rounded = difference(of(rows), of(other))
+    assert (rounded.where, rounded.is_exact) == ("", False)
+    assert 0 < rounded.distance < 1e-3
     # One trajectory of 128 is an event.
     other[5, NAMES.index("correct_rate")] += 1 / 128
-    assert difference(of(rows), of(other))[0] == "correct_rate from step 6 on"
+    assert difference(of(rows), of(other)).where == "correct_rate from step 6 on"
     for nothing in (np.nan, np.inf):
         other = rows.copy()
         other[2, entropy] = nothing
-        assert difference(of(rows), of(other))[0] == "entropy from step 3 on"
+        assert difference(of(rows), of(other)).where == "entropy from step 3 on"
     rows[2, entropy] = np.nan
-    assert difference(of(rows), of(other))[0] == "entropy from step 3 on", "infinite is not the same as none"
+    assert difference(of(rows), of(other)).where == "entropy from step 3 on", "infinite is not the same as none"
+    assert difference(of(rows, 5), of(rows, 6)).where == "the steps of its effects"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_rounding"),
+    [
+        # What is left of a KL of zero is rounding, and its logarithm says nothing.
+        (0.0, 1e-13, True), (1e-13, 2e-13, True), (-1e-13, 1e-13, True), (4e-3, 4e-3 + 1e-9, True),
+        (0.0, 1e-6, False), (1e-6, 4e-6, False), (4e-3, 8e-3, False), (0.0, math.nan, False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_rounding_of_a_divergence_is_that_of_its_log_probs(
+    name: str, before: float, after: float, is_rounding: bool
+) -> None:
+    rows = np.full((8, len(NAMES)), 0.5, np.float32)
+    rows[:, NAMES.index(name)] = before
+    other = rows.copy()
+    other[3, NAMES.index(name)] = after
+    found = difference(of(rows), of(other))
+    assert found.where == ("" if is_rounding else f"{name} from step 4 on")
+    assert (found.distance <= ROUNDING) is is_rounding
+    assert not found.is_exact
