@@ -17,8 +17,8 @@ SHIFTS: Mapping[str, tuple[float, ...]] = {"relation": (1.2, 0, 0, 0, 0, 0), "te
 _COLUMNS = [NAMES.index(name) for name in MEASURED]
 
 
-def simulated(seed: int, fault: str = "", steps: int = STEPS, onset: int = ONSET) -> Recorded:
-    """A run in which rewards follow the share of right answers closely; a fault moves some signals.
+def simulated(seed: int, fault: str = "", steps: int = STEPS, onset: int = ONSET, size: float = 1.0) -> Recorded:
+    """A run in which rewards follow the share of right answers closely; a fault moves some signals by `size` shifts.
 
     Beyond the steps that other runs have, all signals rise slowly.
     """
@@ -27,7 +27,7 @@ def simulated(seed: int, fault: str = "", steps: int = STEPS, onset: int = ONSET
     table[:, 0] = 0.98 * table[:, 1] + 0.2 * table[:, 0]
     table += 0.02 * np.maximum(0, np.arange(steps) - STEPS)[:, None]
     if fault:
-        table[onset - 1 :] += 4 * np.array(SHIFTS[fault]) if steps > STEPS else np.array(SHIFTS[fault])
+        table[onset - 1 :] += size * np.array(SHIFTS[fault])
     values = np.full((steps, len(NAMES)), np.nan, np.float32)
     values[:, _COLUMNS] = 1 + 0.2 * table
     entry = Entry(f"healthy-{seed}", Kind.HEALTHY, Split.CALIBRATE, seed, "addition", "grpo", "tiny", steps)

@@ -16,7 +16,7 @@ from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Recorded
 from rftfm_ray.faultbench.runs.plan import Entry, Kind, Split
 from rftfm_ray.faultbench.scoring.judging import false_alarms, recall
 from rftfm_ray.faultbench.scoring.score import DetectorScore
-from rftfm_ray.faultbench.scoring.thresholds import score_all, tuned_threshold
+from rftfm_ray.faultbench.scoring.thresholds import ScoredRun, score_all, tuned_threshold
 from rftfm_ray.signals.groups import TELEMETRY
 
 MEASURED = ("reward_mean", "entropy", "length_mean", "empty_rate", "grad_norm")
@@ -51,13 +51,19 @@ def scorer(request: pytest.FixtureRequest) -> Scorer:
     return found
 
 
+@pytest.fixture(scope="module")
+def tune(scorer: Scorer) -> list[ScoredRun]:
+    """Its scores of the runs that thresholds are tuned on."""
+    return score_all(scorer, TUNE)
+
+
 def found(scorer: Scorer, threshold: float, runs: Sequence[Recorded]) -> float:
     """The share of runs that is found."""
     return recall(DetectorScore(scorer.name, score_all(scorer, runs), threshold).results()).rate
 
 
-def test_large_shift_is_found_at_a_threshold_that_keeps_to_its_budget(scorer: Scorer) -> None:
-    threshold = tuned_threshold([score_all(scorer, TUNE)])
+def test_large_shift_is_found_at_a_threshold_that_keeps_to_its_budget(scorer: Scorer, tune: list[ScoredRun]) -> None:
+    threshold = tuned_threshold([tune])
     fresh = score_all(scorer, [simulated(seed) for seed in range(2000, 2100)])
     assert false_alarms(DetectorScore(scorer.name, fresh, threshold).results())["rate"] < 2.0
     faulty = [simulated(seed, 12.0, Kind.FAULT) for seed in range(300, 310)]
@@ -71,13 +77,12 @@ def test_scores_know_nothing_of_later_steps(scorer: Scorer) -> None:
     np.testing.assert_allclose(scorer.scores(run)[:ONSET], scorer.scores(early))
 
 
-def test_threshold_is_the_smallest_that_will_do(scorer: Scorer) -> None:
-    scored = score_all(scorer, TUNE)
-    threshold = tuned_threshold([scored])
-    alarms = [len(alarms_of(one.scores, threshold)) for one in scored]
+def test_threshold_is_the_smallest_that_will_do(tune: list[ScoredRun]) -> None:
+    threshold = tuned_threshold([tune])
+    alarms = [len(alarms_of(one.scores, threshold)) for one in tune]
     # Two in 4,000 steps are all that half of the budget allows.
     assert sum(alarms) <= 2
-    lower = [len(alarms_of(one.scores, threshold * 0.8)) for one in scored]
+    lower = [len(alarms_of(one.scores, threshold * 0.8)) for one in tune]
     assert sum(lower) > 2
 
 

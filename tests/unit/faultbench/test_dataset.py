@@ -192,23 +192,34 @@ def test_first_difference_of_two_runs_is_named_and_rounding_is_none() -> None:
     assert difference(of(rows, 5), of(rows, 6)).where == "the steps of its effects"
 
 
+@pytest.mark.parametrize("name", DIVERGENCES)
 @pytest.mark.parametrize(
-    ("before", "after", "is_rounding"),
+    ("before", "after"), [(0.0, 1e-13), (1e-13, 2e-13), (-1e-13, 1e-13), (1e-10, 1.2e-10), (4e-3, 4e-3 + 1e-9)]
+)
+def test_rounding_of_a_divergence_is_that_of_its_log_probs(name: str, before: float, after: float) -> None:
+    """What is left of a KL of zero is rounding, and its logarithm says nothing."""
+    found = divergences_apart(name, before, after)
+    assert (found.where, found.is_exact) == ("", False)
+    assert found.distance <= ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
     [
-        # What is left of a KL of zero is rounding, and its logarithm says nothing.
-        (0.0, 1e-13, True), (1e-13, 2e-13, True), (-1e-13, 1e-13, True), (4e-3, 4e-3 + 1e-9, True),
-        (0.0, 1e-6, False), (1e-6, 4e-6, False), (4e-3, 8e-3, False), (0.0, math.nan, False),
+        ("rollout_kl", 0.0, 1e-6), ("rollout_kl", 1e-6, 4e-6), ("rollout_kl", 4e-3, 8e-3),
+        ("rollout_kl", 0.0, math.nan), ("kl_old", 4e-3, 8e-3), ("kl_ref", 4e-3, 0.1),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("name", DIVERGENCES)
-def test_rounding_of_a_divergence_is_that_of_its_log_probs(
-    name: str, before: float, after: float, is_rounding: bool
-) -> None:
+def test_what_rounding_cannot_do_to_a_divergence_is_a_difference(name: str, before: float, after: float) -> None:
+    found = divergences_apart(name, before, after)
+    assert found.where == f"{name} from step 4 on"
+    assert found.distance > ROUNDING
+
+
+def divergences_apart(name: str, before: float, after: float) -> Difference:
+    """How far two runs are apart in which one signal has another value at step 4."""
     rows = np.full((8, len(NAMES)), 0.5, np.float32)
     rows[:, NAMES.index(name)] = before
     other = rows.copy()
     other[3, NAMES.index(name)] = after
-    found = difference(of(rows), of(other))
-    assert found.where == ("" if is_rounding else f"{name} from step 4 on")
-    assert (found.distance <= ROUNDING) is is_rounding
-    assert not found.is_exact
+    return difference(of(rows), of(other))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -111,7 +110,7 @@ def test_beyond_the_profile_a_run_is_compared_with_its_own_past() -> None:
     healthy = watch_runs([simulated(seed, steps=200) for seed in range(4000, 4020)], setup, workers=1)
     # 4,000 steps that rise by 3 standard deviations; against the profile's last step all of them would alarm.
     assert false_alarms(healthy.results("telemetry"))["rate"] < 4.0
-    faulty = [simulated(seed, "template", steps=200, onset=150) for seed in range(4100, 4110)]
+    faulty = [simulated(seed, "relation", steps=200, onset=150, size=8) for seed in range(4100, 4110)]
     found = watch_runs(faulty, setup, workers=1).results("telemetry").pooled
     assert sum(run.delay is not None and run.delay <= 2 for run in found if run.found) >= 9
 
@@ -185,11 +184,10 @@ class _Silent:
 
 
 @pytest.fixture
-def _no_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Actors neither rename this process nor show gauges."""
     for name in ("rename_process", "StateGauge"):
         monkeypatch.setattr(f"rftfm_ray.actors.monitor.{name}", lambda *_: _Silent())
-    yield
 
 
 @pytest.mark.usefixtures("_no_ray")
