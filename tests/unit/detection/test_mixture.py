@@ -23,7 +23,6 @@ from rftfm_ray.detection.reference.mixture import (
     reference_of,
 )
 from rftfm_ray.detection.reference.multipliers import shipped_multipliers
-from rftfm_ray.detection.reference.multipliers import shipped_multipliers
 from rftfm_ray.detection.reference.priors import NO_CRITIC, shipped
 from rftfm_ray.detection.reference.views import StepView, StepViews, values_of
 from rftfm_ray.detection.statistics.thresholds import FALSE_ALARM_STEPS

@@ -115,7 +115,7 @@ def test_beyond_the_profile_a_run_is_compared_with_its_own_past() -> None:
     assert sum(run.delay is not None and run.delay <= 2 for run in found if run.found) >= 9
 
 
-def moved(run: Recorded, since: int, inject: tuple[str, ...] = (), **shifts: float) -> Recorded:
+def moved(run: Recorded, since: int, *inject: str, **shifts: float) -> Recorded:
     """A run of which some signals are set from a step on, and to which something was done on purpose."""
     values = run.values.copy()
     for name, value in shifts.items():
@@ -129,10 +129,10 @@ CASES = {
     "healthy": RECORDED[0],
     "channel": moved(RECORDED[0], 20, **MISMATCH),
     "telemetry": moved(RECORDED[1], 20, reward_mean=-1.0, entropy=0.01, grad_norm=40.0),
-    "declared": moved(RECORDED[2], 12, ("lr_step@12",), update_ratio=0.1),
+    "declared": moved(RECORDED[2], 12, "lr_step@12", update_ratio=0.1),
     "undeclared": moved(RECORDED[2], 12, update_ratio=0.1),
-    "declared and faulty": moved(RECORDED[3], 25, ("batch_size@9",), entropy=0.01, grad_norm=40.0),
-    "resumed": moved(RECORDED[4], 7, ("resume@7",), **MISMATCH),
+    "declared and faulty": moved(RECORDED[3], 25, "batch_size@9", entropy=0.01, grad_norm=40.0),
+    "resumed": moved(RECORDED[4], 7, "resume@7", **MISMATCH),
 }
 
 
@@ -230,7 +230,7 @@ def test_a_run_with_a_fault_is_not_judged_in_act() -> None:
     [(("lr_step@12",), 12, "update_ratio"), (("batch_size@9",), 9, "trajectory_count"), (("resume@7",), 7, None)],
 )
 def test_guard_is_told_of_what_is_declared(inject: tuple[str, ...], step: int, signal: str | None) -> None:
-    run = moved(RECORDED[0], 1, inject)
+    run = moved(RECORDED[0], 1, *inject)
     (declaration,) = declarations(run.entry, watched(run.entry))
     assert declaration.id.step == declaration.change.step == step
     assert signal is None or signal in declaration.change.signals
