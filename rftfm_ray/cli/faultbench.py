@@ -55,7 +55,7 @@ def verify(
     console, different = Console(), 0
     for run in reproduce(data, sample, draw):
         different += not run.is_same
-        console.print(_line(run), highlight=False)
+        console.print(_line(run), soft_wrap=True, highlight=False)
     if different:
         raise typer.Exit(1)
 
