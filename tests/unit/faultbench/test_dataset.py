@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftfm_ray.errors import BenchError
-from rftfm_ray.faultbench.reproduce import DIVERGENCES, ROUNDING, Difference, difference
+from rftfm_ray.faultbench.reproduce import DIVERGENCES, ROUNDING, SHARED_STEPS, Difference, difference
 from rftfm_ray.faultbench.runs.dataset import (
     MANIFEST,
     NAMES,
@@ -190,6 +190,31 @@ def test_first_difference_of_two_runs_is_named_and_rounding_is_none() -> None:
     rows[2, entropy] = np.nan
     assert difference(of(rows), of(other)).where == "entropy from step 3 on", "infinite is not the same as none"
     assert difference(of(rows, 5), of(rows, 6)).where == "the steps of its effects"
+
+
+@pytest.mark.parametrize(
+    ("rounded_from", "apart_from", "where", "branch"),
+    [
+        (1, 80, "", 80),
+        (1, SHARED_STEPS + 1, "", SHARED_STEPS + 1),
+        # An ordinary run is shared whole.
+        (1, SHARED_STEPS, f"entropy from step {SHARED_STEPS} on", None),
+        # One processor, whose bits must stay equal.
+        (80, 80, "entropy from step 80 on", None),
+    ],
+)
+def test_rounding_may_at_last_make_a_long_run_another_one(
+    rounded_from: int, apart_from: int, where: str, branch: int | None
+) -> None:
+    rows, entropy = np.full((100, len(NAMES)), 0.5, np.float32), NAMES.index("entropy")
+    other = rows.copy()
+    other[rounded_from - 1 :, entropy] += np.float32(1e-6)
+    other[apart_from - 1 :, entropy] += 1
+    difference_ = difference(of(rows), of(other))
+    assert (difference_.where, difference_.branch) == (where, branch)
+    if branch is not None:
+        assert difference_.distance < 1e-3
+        assert [difference_.shares(step) for step in (branch - 1, branch)] == [True, False]
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
