@@ -1,4 +1,4 @@
-"""The closed loop, measured: healthy runs that must be left alone, three faults that must be found and mended.
+"""The closed loop, measured: healthy runs that must be left alone, three faults that must be found and fixed.
 
     python benchmarks/closed_loop.py [--seeds 1 2 3] [--folder DIR] [--out docs/closed_loop]
 
@@ -71,7 +71,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ArmResult:
     """What came of an arm."""
 
     arm: Arm
@@ -100,27 +100,27 @@ def arms(seeds: list[int]) -> list[Arm]:
     return [*healthy, *faulty, *long]
 
 
-def run(arm: Arm, folder: Path) -> Found:
+def run(arm: Arm, folder: Path) -> ArmResult:
     """Make one run, unless it has been made, and read what it left."""
-    place = folder / arm.name
-    if not (place / "summary.json").exists():
+    run_dir = folder / arm.name
+    if not (run_dir / "summary.json").exists():
         # Left by a run that was broken off.
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(run_dir, ignore_errors=True)
         overrides = [f"seed={arm.seed}", f"steps={arm.steps}", f"max_paid_steps={arm.steps}", "report.at_end=false"]
         overrides += list(ACT) if arm.guarded else ["guard.mode=off"]
         config = load_config(ROOT / "examples" / f"{arm.task}.yaml", overrides)
         config = config.model_copy(update={"inject": (arm.fault,) if arm.fault else ()})
-        train(config, place)
-    summary = json.loads((place / "summary.json").read_text())
+        train(config, run_dir)
+    summary = json.loads((run_dir / "summary.json").read_text())
     if not arm.guarded:
-        return Found(arm, summary)
-    entries, _ = read_journal(place / JOURNAL)
+        return ArmResult(arm, summary)
+    entries, _ = read_journal(run_dir / JOURNAL)
     state = replay(entries)
     opened = tuple((incident.opened.paid_step, incident.code) for incident in state.incidents)
     applied = [e for e in entries if e.kind is EntryKind.APPLIED]
     remedies = tuple((e.id.paid_step, e.text("remedy")) for e in applied if e.text("role") == "remedy")
     outcomes = [tried.outcome.value for i in state.incidents for tried in i.tried if tried.outcome is not None]
-    return Found(arm, summary, opened, remedies, len(applied), ", ".join(outcomes))
+    return ArmResult(arm, summary, opened, remedies, len(applied), ", ".join(outcomes))
 
 
 def rewards(folder: Path, arm: Arm) -> dict[str, list[Any]]:
@@ -135,10 +135,10 @@ def same(guarded: dict[str, list[Any]], off: dict[str, list[Any]]) -> bool:
     return all(guarded[name] == values for name, values in off.items() if any(v is not None for v in values))
 
 
-def judge(found: list[Found], folder: Path) -> None:
+def judge(results: list[ArmResult], folder: Path) -> None:
     """Write every miss into its run."""
-    by_arm = {f.arm: f for f in found}
-    for f in found:
+    by_arm = {f.arm: f for f in results}
+    for f in results:
         arm = f.arm
         healthy = by_arm.get(Arm(arm.task, arm.seed, guarded=False))
         if not arm.fault and arm.guarded:
@@ -154,26 +154,26 @@ def judge(found: list[Found], folder: Path) -> None:
             f.misses.append(f"harmless: {f.accuracy:.3f} against {healthy.accuracy:.3f}")
 
 
-def missed(f: Found, healthy: float) -> list[str]:
+def missed(f: ArmResult, healthy: float) -> list[str]:
     """What a guarded faulty run falls short in."""
-    found = []
+    misses = []
     if not f.alarms or f.alarms[0][0] < f.arm.onset or f.alarms[0][0] > f.arm.onset + MAX_DELAY:
-        found.append(f"alarms at {f.alarms}")
+        misses.append(f"alarms at {f.alarms}")
     elif any(code != f.arm.code for _, code in f.alarms):
-        found.append(f"wrong code among {f.alarms}")
+        misses.append(f"wrong code among {f.alarms}")
     if not f.accuracy >= healthy - NEAR[f.arm.code]:
-        found.append(f"{f.accuracy:.3f} at the end against {healthy:.3f}")
-    return found
+        misses.append(f"{f.accuracy:.3f} at the end against {healthy:.3f}")
+    return misses
 
 
-def table(found: list[Found]) -> list[str]:
+def table(results: list[ArmResult]) -> list[str]:
     """One row a faulty pair, one a healthy run."""
-    by_arm = {f.arm: f for f in found}
+    by_arm = {f.arm: f for f in results}
     lines = [
         "| task | seed | fault | alarm (delay) | code | remedy (step) | outcome | healthy | guarded | off | reached |",
         "|---" * 11 + "|",
     ]
-    for f in found:
+    for f in results:
         arm = f.arm
         if not (arm.fault and arm.guarded):
             continue
@@ -187,37 +187,38 @@ def table(found: list[Found]) -> list[str]:
             f"{f.accuracy:.3f} | {off.accuracy:.3f} | {'; '.join(misses) or 'yes'} |"
         )
     lines += ["", "| task | seed | steps | alarms | actions | held-out: guarded | off | reached |", "|---" * 8 + "|"]
-    for f in found:
+    for f in results:
         if f.arm.fault or not f.arm.guarded:
             continue
-        twin = by_arm.get(Arm(f.arm.task, f.arm.seed, guarded=False)) if f.arm.steps == STEPS else None
+        unguarded = by_arm.get(Arm(f.arm.task, f.arm.seed, guarded=False)) if f.arm.steps == STEPS else None
         lines.append(
             f"| {f.arm.task} | {f.arm.seed} | {f.arm.steps} | {len(f.alarms)} | {f.actions} | {f.accuracy:.3f} | "
-            f"{f'{twin.accuracy:.3f}' if twin else '-'} | {'; '.join(f.misses) or 'yes'} |"
+            f"{f'{unguarded.accuracy:.3f}' if unguarded else '-'} | {'; '.join(f.misses) or 'yes'} |"
         )
     return lines
 
 
-def page(found: list[Found], seeds: list[int]) -> str:
+def page(results: list[ArmResult], seeds: list[int]) -> str:
     """The document."""
     stack = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    steps = sum(f.arm.steps for f in found if not f.arm.fault and f.arm.guarded)
+    steps = sum(f.arm.steps for f in results if not f.arm.fault and f.arm.guarded)
     return f"""# The closed loop
 
 Made by `python benchmarks/closed_loop.py --seeds {" ".join(map(str, seeds))}` on {os.cpu_count()} CPU cores
 ({platform.machine()}), Python {platform.python_version()}, {stack}.
 
 GRPO, 16 prompts x 8 samples a step, the shipped policy, {STEPS} paid steps, `guard.mode=act` with every family named,
-the shipped playbook, the run's own early window as its only reference. Held-out: greedy accuracy on 1,024 problems
-after the last step; `healthy` and `off` are unguarded runs of the same seed, without and with the fault.
+the shipped playbook, no profile: a run is compared with its own past, by the shipped priors. Held-out: greedy
+accuracy on 1,024 problems after the last step; `healthy` and `off` are unguarded runs of the same seed, without and
+with the fault.
 
-A fault is mended when the alarm comes within {MAX_DELAY} steps of its onset, the diagnosis names it, and the run ends
+A fault is fixed when the alarm comes within {MAX_DELAY} steps of its onset, the diagnosis names it, and the run ends
 within {NEAR["RF-1"]} (RF-1, TE-1) or {NEAR["OD-1"]} (OD-1) of the healthy run after as many paid steps. It is harmful
 when the unguarded run ends at least {HARM} lower; that is asked of RF-1 and OD-1, for a failed tool call is masked
 without a guard, too. `instances=all` breaks both instances of the tool. Healthy runs under `act` must raise no alarm
 at all, and equal the unguarded ones in every recorded figure; {steps} healthy steps were watched.
 
-{chr(10).join(table(found))}
+{chr(10).join(table(results))}
 """
 
 
@@ -231,22 +232,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        found = []
+        results = []
         # One Ray for all runs: each of them would start its own.
         connect(load_config(None, []))
         for arm in arms(arguments.seeds):
-            found.append(run(arm, folder))
-            print(f"{arm.name}: {found[-1].accuracy:.3f} {found[-1].alarms} {found[-1].remedies}", flush=True)
-        judge(found, folder)
-    arguments.out.with_suffix(".md").write_text(page(found, arguments.seeds))
+            results.append(run(arm, folder))
+            print(f"{arm.name}: {results[-1].accuracy:.3f} {results[-1].alarms} {results[-1].remedies}", flush=True)
+        judge(results, folder)
+    arguments.out.with_suffix(".md").write_text(page(results, arguments.seeds))
     with arguments.out.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["run", "held_out", "reward_last", "alarms", "remedies", "actions", "outcome", "misses"])
-        for f in found:
+        for f in results:
             told = [";".join(f"{step}:{name}" for step, name in pairs) for pairs in (f.alarms, f.remedies)]
             last = f"{f.summary['reward_last']:.6g}"
             writer.writerow([f.arm.name, f"{f.accuracy:.6g}", last, *told, f.actions, f.outcome, "; ".join(f.misses)])
-    misses = [f"{f.arm.name}: {miss}" for f in found for miss in f.misses]
+    misses = [f"{f.arm.name}: {miss}" for f in results for miss in f.misses]
     print("\n".join(misses) or "all reached")
     sys.exit(1 if misses else 0)
 

@@ -83,11 +83,11 @@ class Turns:
     def leave(self, name: str) -> None:
         """A run is over: nobody waits for it."""
         with self._condition:
-            place = self._names.index(name)
+            turn = self._names.index(name)
             waiting = self._names[self._turn % len(self._names)] if self._names else name
             self._names.remove(name)
             if self._names:
-                following = self._names[place % len(self._names)] if waiting == name else waiting
+                following = self._names[turn % len(self._names)] if waiting == name else waiting
                 self._turn = self._names.index(following)
             self._condition.notify_all()
 

@@ -1,10 +1,11 @@
-"""What watching costs: a step in the loop's own thread, steps at a pace that no training has, a long log at once.
+"""What watching costs: a step in the loop's own thread and in the monitor, steps at a high pace, a long log at once.
 
     python benchmarks/watch_cost.py [--steps 10000] [--pace 1000] [--log-steps 100000] [--out FILE.json]
 
 Steps of a recorded healthy run, over and over, go through the guard of a live run (`observe`, monitor and controller
-in actors of their own) at a fixed pace; taken is the time of handing one over, as the loop does. Then a log of twelve
-signals is read from Parquet and judged in a process of its own.
+in actors of their own) at a fixed pace, which no training has; measured is the time of handing one over, as the loop
+does. The same steps, with all signals, go one by one through a monitor in this process. Then a log of twelve signals is
+read from Parquet and judged in a process of its own.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import ray
 
 from rftfm_ray.actors.guards import start_guard
 from rftfm_ray.config import load_config
+from rftfm_ray.detection.monitor import monitor_plan
 from rftfm_ray.diagnosis.logs import judge_log
 from rftfm_ray.driver.cluster import connect
 from rftfm_ray.driver.guard import LiveGuard
@@ -39,6 +41,7 @@ from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow
 from rftfm_ray.planning import plan
 from rftfm_ray.signals.schema import SIGNALS
 from rftfm_ray.types import Levers, StepId
+from rftfm_ray.verdicts import StepReport
 
 ROOT = Path(__file__).parents[1]
 RECORDED = ROOT / "benchmarks" / "data" / "healthy" / "steps-000.parquet"
@@ -48,7 +51,9 @@ LOGGED = (
     "clip_high_rate", "advantage_std", "truncated_rate", "zero_variance_group_rate",
 )  # fmt: skip
 PARTS = {"batch": BatchMetrics, "update": UpdateMetrics, "credit": CreditMetrics, "checks": CheckMetrics}
-TARGETS = {"hand_over_us": 10.0, "log_s": 5.0, "log_peak_gib": 1.0}
+TARGETS = {"hand_over_us": 10.0, "monitor_ms": 1.0, "log_s": 5.0, "log_peak_gib": 1.0}
+# Steps of one run in the monitor, after which it begins again: as long as a long run of the benchmark.
+RUN_STEPS, MONITOR_STEPS = 500, 2000
 
 
 def recorded() -> list[tuple[float, ...]]:
@@ -121,6 +126,22 @@ def with_id(row: Any, step: int) -> Any:
     return made
 
 
+def monitor_steps(steps: int) -> dict[str, float]:
+    """Milliseconds that a monitor needs for one step with all signals, without a profile, as it ships."""
+    watching = monitor_plan(load_config(ROOT / "examples" / "addition.yaml", ["guard.mode=observe"]))
+    values, seconds = recorded(), np.empty(steps)
+    monitor = watching.build()
+    for index in range(steps):
+        step = index % RUN_STEPS + 1
+        if step == 1:
+            monitor = watching.build()
+        report = StepReport(StepId(0, step, step), 0, values[index % len(values)])
+        start = time.perf_counter()
+        monitor.observe([report])
+        seconds[index] = time.perf_counter() - start
+    return {"monitor_ms": float(np.median(seconds) * 1e3), "monitor_ms_p90": float(np.quantile(seconds, 0.9) * 1e3)}
+
+
 def long_log(steps: int) -> dict[str, float]:
     """Seconds and GiB of reading and judging a log in a process of its own."""
     rng = np.random.default_rng(0)
@@ -130,8 +151,8 @@ def long_log(steps: int) -> dict[str, float]:
         pq.write_table(pa.table({"step": np.arange(1, steps + 1), **values}), path)
         command = [sys.executable, __file__, "--judge", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    costs: dict[str, float] = json.loads(done.stdout)
+    return costs
 
 
 def judge(path: Path) -> None:
@@ -157,17 +178,18 @@ def main() -> None:
         return
     connect(load_config(ROOT / "examples" / "addition.yaml", []))
     try:
-        found: dict[str, Any] = live(arguments.steps, arguments.pace)
+        costs: dict[str, Any] = live(arguments.steps, arguments.pace)
     finally:
         ray.shutdown()
-    found |= long_log(arguments.log_steps)
-    for name, value in found.items():
+    costs |= monitor_steps(min(arguments.steps, MONITOR_STEPS))
+    costs |= long_log(arguments.log_steps)
+    for name, value in costs.items():
         aim = f"  (target {TARGETS[name]:g})" if name in TARGETS else ""
         print(f"{name} {value:.4g}{aim}")
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}"
-    found |= {"versions": {name: version(name) for name in PACKAGES}, "machine": machine}
+    costs |= {"versions": {name: version(name) for name in PACKAGES}, "machine": machine}
     if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(costs, indent=1) + "\n")
 
 
 if __name__ == "__main__":

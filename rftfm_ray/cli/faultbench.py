@@ -55,7 +55,7 @@ def verify(
     console, different = Console(), 0
     for run in reproduce(data, sample, draw):
         different += not run.is_same
-        console.print(_line(run), highlight=False)
+        console.print(_line(run), soft_wrap=True, highlight=False)
     if different:
         raise typer.Exit(1)
 
@@ -63,6 +63,8 @@ def verify(
 def _line(run: Reproduced) -> str:
     rows = f"equal but for rounding ({run.rows.distance:.2g} of what counts)"
     rows = "equal bit for bit" if run.rows.is_exact else rows
+    if run.rows.branch is not None:
+        rows += f" before step {run.rows.branch}, from which on another token makes it another run"
     parts = [f"differs in {run.rows.where}" if run.rows.where else rows]
     for one in run.alarms:
         raised = f"alarms with {one.mode.label} {_listed(one.recorded)}"

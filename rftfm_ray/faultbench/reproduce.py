@@ -46,6 +46,9 @@ LOGPROB_ROUNDING = 1e-5
 DIVERGENCES = ("kl_ref", "kl_old", "step_kl", "rollout_kl")
 """Signals that are a mean KL: about half the mean square of differences of log-probs."""
 Assessed = tuple[Assessment | Declaration, ...]
+SHARED_STEPS = 60
+"""Steps that processors must agree in, all steps of an ordinary run. Rounding builds up in the weights: in a longer run
+two processors may at last draw another token, and what follows is another run."""
 JUDGING = Limit(300.0)
 
 
@@ -57,17 +60,24 @@ class Difference:
         where: the first thing that differs by more than rounding; empty where nothing does.
         distance: the largest difference, in floors of the signals.
         is_exact: whether all is the same bit for bit.
+        branch: first step of another run, where rounding has led to another token after `SHARED_STEPS`: it and what
+            follows is not compared. None where all steps are.
     """
 
     where: str
     distance: float
     is_exact: bool
+    branch: int | None = None
+
+    def shares(self, step: int) -> bool:
+        """Whether the runs have a step in common."""
+        return self.branch is None or step < self.branch
 
 
 @dataclass(frozen=True, slots=True)
 class Alarms:
     """Steps at which alarms were raised in one mode: of the guard adapter on the recorded run, and of a live monitor on
-    the repeated one."""
+    the repeated one; those that both runs share."""
 
     mode: ReferenceMode
     recorded: tuple[int, ...]
@@ -82,8 +92,8 @@ class Reproduced:
         name: of the run.
         rows: how far its rows and effects are from the recorded ones.
         alarms: in every mode that the run has a reference for; empty before thresholds have been set.
-        recorded_incidents: of the guard adapter on the recorded run.
-        live_incidents: of the live guard.
+        recorded_incidents: of the guard adapter on the recorded run, in the steps that both share.
+        live_incidents: of the live guard, in the same steps.
     """
 
     name: str
@@ -114,10 +124,13 @@ def reproduce(folder: Path, sample: int, draw: int) -> Iterator[Reproduced]:
             with Lab() as lab:
                 course = lab.run(config_of(run.entry), run.entry.inject, may_fail=True, judged=True)
             repeated = Recorded(run.entry, outcome_of(course), rows_of(course))
-            yield Reproduced(
-                run.entry.name, difference(run, repeated), tuple(_alarms(run, repeated, setups)),
-                guard_trace(run, live_reference(run)).incidents, opened_incidents(course.journal),
-            )  # fmt: skip
+            rows = difference(run, repeated)
+            recorded_incidents, live_incidents = (
+                tuple(incident for incident in incidents if rows.shares(incident.step))
+                for incidents in (guard_trace(run, live_reference(run)).incidents, opened_incidents(course.journal))
+            )
+            alarms = tuple(_alarms(run, repeated, setups, rows))
+            yield Reproduced(run.entry.name, rows, alarms, recorded_incidents, live_incidents)
     finally:
         if ours:
             ray.shutdown()
@@ -131,15 +144,12 @@ def _setups(folder: Path, recorded: Sequence[Recorded]) -> list[GuardSetup]:
     ]  # fmt: skip
 
 
-def _alarms(run: Recorded, repeated: Recorded, setups: Sequence[GuardSetup]) -> Iterator[Alarms]:
+def _alarms(run: Recorded, repeated: Recorded, setups: Sequence[GuardSetup], rows: Difference) -> Iterator[Alarms]:
     for setup in setups:
         if setup.references.covers(run.entry, setup.mode):
-            live = live_alarms(repeated, setup.reference(run.entry, 0))
-            yield Alarms(setup.mode, _raised(setup.trace(run, 0).every), _raised(live))
-
-
-def _raised(alarms: Sequence[Alarm]) -> tuple[int, ...]:
-    return tuple(alarm.raised for alarm in alarms)
+            both = setup.trace(run, 0).every, live_alarms(repeated, setup.reference(run.entry, 0))
+            recorded, live = (tuple(alarm.raised for alarm in alarms if rows.shares(alarm.raised)) for alarms in both)
+            yield Alarms(setup.mode, recorded, live)
 
 
 def live_reference(run: Recorded) -> Reference:
@@ -170,7 +180,8 @@ def difference(one: Recorded, other: Recorded) -> Difference:
     """How far two runs are apart in what their seed determines, all but times.
 
     A processor of another kind adds in another order. As long as it draws the same tokens, only the last digits differ:
-    by less than `ROUNDING` of the smallest change that ever counts.
+    by less than `ROUNDING` of the smallest change that ever counts. It must do so for `SHARED_STEPS`; equal bits are
+    those of one processor, and must stay equal.
     """
     if len(one) != len(other):
         return Difference(f"the number of steps, {len(one)} and {len(other)}", math.inf, is_exact=False)
@@ -188,8 +199,10 @@ def difference(one: Recorded, other: Recorded) -> Difference:
     is_exact, largest = np.array_equal(raw[0], raw[1], equal_nan=True), float(distance.max(initial=0.0))
     wrong = np.argwhere(distance > ROUNDING)
     if len(wrong):
-        step, column = wrong[0].tolist()
-        return Difference(f"{names[column]} from step {step + 1} on", largest, is_exact)
+        row, column = wrong[0].tolist()
+        if row >= SHARED_STEPS and not np.array_equal(raw[0][:row], raw[1][:row], equal_nan=True):
+            return Difference("", float(distance[:row].max()), is_exact, branch=row + 1)
+        return Difference(f"{names[column]} from step {row + 1} on", largest, is_exact)
     where = "the steps of its effects" if one.outcome != other.outcome else ""
     return Difference(where, largest, is_exact)
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from rftfm_ray.errors import BenchError
+from rftfm_ray.faultbench.detectors.alarms import alarms_of
 from rftfm_ray.faultbench.detectors.baselines import Scorer, baselines
-from rftfm_ray.faultbench.detectors.strata import Cells
+from rftfm_ray.faultbench.detectors.strata import Strata
 from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Recorded
 from rftfm_ray.faultbench.runs.plan import Entry, Kind, Split
-from rftfm_ray.faultbench.scoring.judging import alarms_of, false_alarms, judge
-from rftfm_ray.faultbench.scoring.thresholds import score_all, tuned
+from rftfm_ray.faultbench.scoring.judging import false_alarms, recall
+from rftfm_ray.faultbench.scoring.score import DetectorScore
+from rftfm_ray.faultbench.scoring.thresholds import ScoredRun, score_all, tuned_threshold
 from rftfm_ray.signals.groups import TELEMETRY
 
 MEASURED = ("reward_mean", "entropy", "length_mean", "empty_rate", "grad_norm")
@@ -49,17 +51,21 @@ def scorer(request: pytest.FixtureRequest) -> Scorer:
     return found
 
 
+@pytest.fixture(scope="module")
+def tune(scorer: Scorer) -> list[ScoredRun]:
+    """Its scores of the runs that thresholds are tuned on."""
+    return score_all(scorer, TUNE)
+
+
 def found(scorer: Scorer, threshold: float, runs: Sequence[Recorded]) -> float:
     """The share of runs that is found."""
-    judged = [judge(one.run, alarms_of(one.scores, threshold)) for one in score_all(scorer, runs)]
-    return sum(run.found for run in judged) / len(judged)
+    return recall(DetectorScore(scorer.name, score_all(scorer, runs), threshold).results()).rate
 
 
-def test_large_shift_is_found_at_a_threshold_that_keeps_to_its_budget(scorer: Scorer) -> None:
-    threshold = tuned(score_all(scorer, TUNE))
-    fresh = [simulated(seed) for seed in range(2000, 2100)]
-    rates = [judge(one.run, alarms_of(one.scores, threshold)) for one in score_all(scorer, fresh)]
-    assert false_alarms(rates)["rate"] < 2.0
+def test_large_shift_is_found_at_a_threshold_that_keeps_to_its_budget(scorer: Scorer, tune: list[ScoredRun]) -> None:
+    threshold = tuned_threshold([tune])
+    fresh = score_all(scorer, [simulated(seed) for seed in range(2000, 2100)])
+    assert false_alarms(DetectorScore(scorer.name, fresh, threshold).results())["rate"] < 2.0
     faulty = [simulated(seed, 12.0, Kind.FAULT) for seed in range(300, 310)]
     assert found(scorer, threshold, faulty) > 0.8
     assert found(scorer, threshold, [simulated(seed, 0.3, Kind.FAULT) for seed in range(300, 310)]) < 0.5
@@ -71,26 +77,25 @@ def test_scores_know_nothing_of_later_steps(scorer: Scorer) -> None:
     np.testing.assert_allclose(scorer.scores(run)[:ONSET], scorer.scores(early))
 
 
-def test_threshold_is_the_smallest_that_will_do(scorer: Scorer) -> None:
-    scored = score_all(scorer, TUNE)
-    threshold = tuned(scored)
-    alarms = [len(alarms_of(one.scores, threshold)) for one in scored]
+def test_threshold_is_the_smallest_that_will_do(tune: list[ScoredRun]) -> None:
+    threshold = tuned_threshold([tune])
+    alarms = [len(alarms_of(one.scores, threshold)) for one in tune]
     # Two in 4,000 steps are all that half of the budget allows.
     assert sum(alarms) <= 2
-    lower = [len(alarms_of(one.scores, threshold * 0.8)) for one in scored]
+    lower = [len(alarms_of(one.scores, threshold * 0.8)) for one in tune]
     assert sum(lower) > 2
 
 
 def test_residuals_are_those_of_the_profile() -> None:
-    cells = Cells(HEALTHY)
-    residuals = np.concatenate([cells.residuals(run) for run in TUNE])
+    strata = Strata(HEALTHY)
+    residuals = np.concatenate([strata.residuals(run) for run in TUNE])
     place = TELEMETRY.index("entropy")
     assert np.nanmean(residuals[:, place]) == pytest.approx(0.0, abs=0.1)
     assert np.nanstd(residuals[:, place]) == pytest.approx(1.0, abs=0.1)
     assert np.isnan(residuals[:, TELEMETRY.index("value_loss")]).all()
     other = replace(TUNE[0], entry=replace(TUNE[0].entry, algorithm="ppo"))
     with pytest.raises(BenchError, match="no healthy run like"):
-        cells.residuals(other)
+        strata.residuals(other)
 
 
 def test_what_nobody_measures_on_its_own_is_no_telemetry() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftfm_ray.errors import BenchError
-from rftfm_ray.faultbench.reproduce import difference
+from rftfm_ray.faultbench.reproduce import DIVERGENCES, ROUNDING, SHARED_STEPS, Difference, difference
 from rftfm_ray.faultbench.runs.dataset import (
     MANIFEST,
     NAMES,
@@ -162,28 +162,89 @@ def test_manifest_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
         read_bench(tmp_path)
 
 
+def of(values: Rows, *effects: int | None) -> Recorded:
+    """A run of given rows."""
+    return Recorded(HEALTHY, Outcome((7,) * len(effects), effects), values)
+
+
 def test_first_difference_of_two_runs_is_named_and_rounding_is_none() -> None:
     rows, entropy = np.full((8, len(NAMES)), 0.5, np.float32), NAMES.index("entropy")
-
-    def of(values: Rows) -> Recorded:
-        return Recorded(HEALTHY, Outcome((), ()), values)
-
-    assert difference(of(rows), of(rows.copy())) == ("", 0.0)
-    assert difference(of(rows), of(rows[:-1])) == ("its steps, 8 and 7", math.inf)
+    assert difference(of(rows), of(rows.copy())) == Difference("", 0.0, is_exact=True)
+    shorter = difference(of(rows), of(rows[:-1]))
+    assert shorter == Difference("the number of steps, 8 and 7", math.inf, is_exact=False)
     other = rows.copy()
     other[:, NAMES.index(TIMES[0])] = 5
-    assert difference(of(rows), of(other)) == ("", 0.0)
+    assert difference(of(rows), of(other)) == Difference("", 0.0, is_exact=True)
     # Another processor adds in another order.
     other[4, entropy] += np.float32(1e-6)
-    differs, apart = difference(of(rows), of(other))
-    assert differs == ""
-    assert 0 < apart < 1e-3
+    rounded = difference(of(rows), of(other))
+    assert (rounded.where, rounded.is_exact) == ("", False)
+    assert 0 < rounded.distance < 1e-3
     # One trajectory of 128 is an event.
     other[5, NAMES.index("correct_rate")] += 1 / 128
-    assert difference(of(rows), of(other))[0] == "correct_rate from step 6 on"
+    assert difference(of(rows), of(other)).where == "correct_rate from step 6 on"
     for nothing in (np.nan, np.inf):
         other = rows.copy()
         other[2, entropy] = nothing
-        assert difference(of(rows), of(other))[0] == "entropy from step 3 on"
+        assert difference(of(rows), of(other)).where == "entropy from step 3 on"
     rows[2, entropy] = np.nan
-    assert difference(of(rows), of(other))[0] == "entropy from step 3 on", "infinite is not the same as none"
+    assert difference(of(rows), of(other)).where == "entropy from step 3 on", "infinite is not the same as none"
+    assert difference(of(rows, 5), of(rows, 6)).where == "the steps of its effects"
+
+
+@pytest.mark.parametrize(
+    ("rounded_from", "apart_from", "where", "branch"),
+    [
+        (1, 80, "", 80),
+        (1, SHARED_STEPS + 1, "", SHARED_STEPS + 1),
+        # An ordinary run is shared whole.
+        (1, SHARED_STEPS, f"entropy from step {SHARED_STEPS} on", None),
+        # One processor, whose bits must stay equal.
+        (80, 80, "entropy from step 80 on", None),
+    ],
+)
+def test_rounding_may_at_last_make_a_long_run_another_one(
+    rounded_from: int, apart_from: int, where: str, branch: int | None
+) -> None:
+    rows, entropy = np.full((100, len(NAMES)), 0.5, np.float32), NAMES.index("entropy")
+    other = rows.copy()
+    other[rounded_from - 1 :, entropy] += np.float32(1e-6)
+    other[apart_from - 1 :, entropy] += 1
+    difference_ = difference(of(rows), of(other))
+    assert (difference_.where, difference_.branch) == (where, branch)
+    if branch is not None:
+        assert difference_.distance < 1e-3
+        assert [difference_.shares(step) for step in (branch - 1, branch)] == [True, False]
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+@pytest.mark.parametrize(
+    ("before", "after"), [(0.0, 1e-13), (1e-13, 2e-13), (-1e-13, 1e-13), (1e-10, 1.2e-10), (4e-3, 4e-3 + 1e-9)]
+)
+def test_rounding_of_a_divergence_is_that_of_its_log_probs(name: str, before: float, after: float) -> None:
+    """What is left of a KL of zero is rounding, and its logarithm says nothing."""
+    found = divergences_apart(name, before, after)
+    assert (found.where, found.is_exact) == ("", False)
+    assert found.distance <= ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("rollout_kl", 0.0, 1e-6), ("rollout_kl", 1e-6, 4e-6), ("rollout_kl", 4e-3, 8e-3),
+        ("rollout_kl", 0.0, math.nan), ("kl_old", 4e-3, 8e-3), ("kl_ref", 4e-3, 0.1),
+    ],
+)  # fmt: skip
+def test_what_rounding_cannot_do_to_a_divergence_is_a_difference(name: str, before: float, after: float) -> None:
+    found = divergences_apart(name, before, after)
+    assert found.where == f"{name} from step 4 on"
+    assert found.distance > ROUNDING
+
+
+def divergences_apart(name: str, before: float, after: float) -> Difference:
+    """How far two runs are apart in which one signal has another value at step 4."""
+    rows = np.full((8, len(NAMES)), 0.5, np.float32)
+    rows[:, NAMES.index(name)] = before
+    other = rows.copy()
+    other[3, NAMES.index(name)] = after
+    return difference(of(rows), of(other))

@@ -1,19 +1,21 @@
-"""The bound: it finds what it is told of sooner than who must watch for everything, within the same budget."""
+"""The oracle: it finds what it is told of sooner than what must watch for everything, within the same budget."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rftfm_ray.faultbench.detectors.baselines import ShiftScore, ThreeSigma
-from rftfm_ray.faultbench.detectors.oracle import Clairvoyant
-from rftfm_ray.faultbench.detectors.shifts import fault_of
+from rftfm_ray.faultbench.detectors.oracle import LARGEST_SIZE, Oracle
+from rftfm_ray.faultbench.detectors.shifts import Fault, fault_of
 from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Recorded
 from rftfm_ray.faultbench.runs.plan import Entry, Kind, Split
-from rftfm_ray.faultbench.scoring.judging import alarms_of, false_alarms, judge
-from rftfm_ray.faultbench.scoring.thresholds import Scored, score_all, tuned
+from rftfm_ray.faultbench.scoring.judging import Results, delay, false_alarms, recall
+from rftfm_ray.faultbench.scoring.score import DetectorScore
+from rftfm_ray.faultbench.scoring.thresholds import ScoredRun, score_all, tuned_threshold
 from rftfm_ray.signals.groups import TELEMETRY
 
 MEASURED = ("reward_mean", "correct_rate", "entropy", "length_mean")
@@ -45,45 +47,52 @@ TUNE = [simulated(seed) for seed in range(1000, 1100)]
 FAULTY = [simulated(seed, 1.5) for seed in range(3000, 3040)]
 
 
-def test_it_finds_at_once_what_nobody_else_sees_in_time() -> None:
-    bound = Clairvoyant(CALIBRATE)
-    fault = fault_of(FAULTY[0].entry)
-    threshold = tuned([Scored(run, bound.scores(run, fault)) for run in TUNE])
-    judged = [judge(run, alarms_of(bound.scores(run, fault), threshold)) for run in FAULTY]
-    assert sum(run.found and run.delay is not None and run.delay <= 2 for run in judged) >= 38
-    fresh = [simulated(seed) for seed in range(2000, 2100)]
-    sound = [judge(run, alarms_of(bound.scores(run, fault), threshold)) for run in fresh]
-    assert false_alarms(sound)["rate"] < 3.0
+FAULT = fault_of(FAULTY[0].entry)
+
+
+def scored(oracle: Oracle, runs: Sequence[Recorded], fault: Fault = FAULT) -> list[ScoredRun]:
+    """Scores of runs by an oracle that was told of one fault."""
+    return [ScoredRun(run, oracle.scores(run, fault)) for run in runs]
+
+
+def soon(results: Results) -> int:
+    """How many runs are found at most two steps after the effect."""
+    return sum(run.delay is not None and run.delay <= 2 for run in results.pooled if run.found)
+
+
+def test_it_finds_at_once_what_no_other_detector_sees_in_time() -> None:
+    oracle = Oracle(CALIBRATE)
+    threshold = tuned_threshold([scored(oracle, TUNE)])
+    assert soon(DetectorScore("oracle", scored(oracle, FAULTY), threshold).results()) >= 38
+    fresh = scored(oracle, [simulated(seed) for seed in range(2000, 2100)])
+    assert false_alarms(DetectorScore("oracle", fresh, threshold).results())["rate"] < 3.0
     for other in (ThreeSigma(), ShiftScore()):
         other.fit(CALIBRATE)
-        level = tuned(score_all(other, TUNE))
-        found = [judge(one.run, alarms_of(one.scores, level)) for one in score_all(other, FAULTY)]
-        late = [run.delay for run in found if run.delay is not None]
-        assert sum(run.found for run in found) < 38 or np.median(late) > 2
+        limit = tuned_threshold([score_all(other, TUNE)])
+        results = DetectorScore(other.name, score_all(other, FAULTY), limit).results()
+        assert recall(results).count < 38 or delay(results).median > 2
 
 
 def test_it_knows_what_the_calibrate_split_has() -> None:
-    bound = Clairvoyant(CALIBRATE)
-    assert bound.knows(("RF-1", "outliers", "hard"))
-    assert not bound.knows(("RF-1", "outliers", "easy"))
-    told = bound.told(("RF-1", "outliers", "hard"), FAULTY[0].entry)
+    oracle = Oracle(CALIBRATE)
+    assert oracle.knows(("RF-1", "outliers", "hard"))
+    assert not oracle.knows(("RF-1", "outliers", "easy"))
+    expected = oracle.expected(("RF-1", "outliers", "hard"), FAULTY[0].entry)
     # Rewards alone have moved, and what goes with them has not.
-    assert told.half > 5
-    weights = dict(zip(MEASURED, told.weighted[[TELEMETRY.index(name) for name in MEASURED]], strict=True))
+    assert 5 < expected.half <= 0.5 * LARGEST_SIZE**2
+    weights = dict(zip(MEASURED, expected.weighted[[TELEMETRY.index(name) for name in MEASURED]], strict=True))
     assert weights["reward_mean"] > 5 * abs(weights["entropy"])
 
 
 def test_scores_know_nothing_of_later_steps() -> None:
-    bound, run = Clairvoyant(CALIBRATE), FAULTY[0]
+    oracle, run = Oracle(CALIBRATE), FAULTY[0]
     early = replace(run, values=run.values[:20])
-    fault = fault_of(run.entry)
-    assert bound.scores(run, fault)[:20] == pytest.approx(bound.scores(early, fault))
+    assert oracle.scores(run, FAULT)[:20] == pytest.approx(oracle.scores(early, FAULT))
 
 
-def test_a_fault_that_is_less_than_was_told_is_found_all_the_same() -> None:
-    """Told of twelve spreads, as of another task: half of that would be evidence against it."""
-    told = Clairvoyant([simulated(seed) for seed in range(12)] + [simulated(seed, 2.4) for seed in range(4)])
-    fault, small = fault_of(FAULTY[0].entry), [simulated(seed, 0.8) for seed in range(3000, 3020)]
-    threshold = tuned([Scored(run, told.scores(run, fault)) for run in TUNE])
-    judged = [judge(run, alarms_of(told.scores(run, fault), threshold)) for run in small]
-    assert sum(run.found for run in judged) >= 18
+def test_a_fault_that_is_smaller_than_expected_is_found_all_the_same() -> None:
+    """Told of twelve standard deviations, as of another task: half of that would be evidence against it."""
+    oracle = Oracle([simulated(seed) for seed in range(12)] + [simulated(seed, 2.4) for seed in range(4)])
+    small = [simulated(seed, 0.8) for seed in range(3000, 3020)]
+    threshold = tuned_threshold([scored(oracle, TUNE)])
+    assert recall(DetectorScore("oracle", scored(oracle, small), threshold).results()).count >= 18

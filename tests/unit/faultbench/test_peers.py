@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rftfm_ray.faultbench.detectors.alarms import alarms_of
 from rftfm_ray.faultbench.detectors.baselines import Scorer
 from rftfm_ray.faultbench.detectors.peers import (
     AS_SHIPPED,
@@ -30,8 +31,8 @@ from rftfm_ray.faultbench.detectors.peers import (
 )
 from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Recorded
 from rftfm_ray.faultbench.runs.plan import Kind
-from rftfm_ray.faultbench.scoring.judging import alarms_of, judge
-from rftfm_ray.faultbench.scoring.thresholds import score_all, tuned
+from rftfm_ray.faultbench.scoring.judging import result_of
+from rftfm_ray.faultbench.scoring.thresholds import score_all, tuned_threshold
 from tests.unit.doubles import recorded_runs
 
 HEALTHY = list(recorded_runs(1))
@@ -218,14 +219,14 @@ def test_any_alert_is_an_alarm_as_shipped(peer: Peer) -> None:
 
 def test_threshold_that_is_tuned_leaves_the_rules_that_healthy_runs_are_silent_in(peer: Peer) -> None:
     scored = score_all(peer, HEALTHY)
-    threshold = tuned(scored)
+    threshold = tuned_threshold([scored])
     assert not any(alarms_of(one.scores, threshold) for one in scored)
     run = broken(loss=after(NAN), grad_norm=after(NAN))
     entry = replace(run.entry, kind=Kind.FAULT, onset=ONSET, inject=("OD-1@21:easy,mechanism=unnoticed_rate",))
     fault = replace(run, entry=entry, outcome=Outcome((ONSET,), (ONSET,)))
-    judged = judge(fault, alarms_of(peer.scores(fault), threshold))
-    assert judged.found
-    assert judged.false_alarms == 0
+    result = result_of(fault, alarms_of(peer.scores(fault), threshold))
+    assert result.found
+    assert result.false_alarms == 0
 
 
 def test_scores_need_healthy_runs_to_count(peer: Peer) -> None:

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 from typer.testing import CliRunner
 
 from rftfm_ray.cli.app import app
 from rftfm_ray.errors import BenchError
+from rftfm_ray.faultbench.detectors.baselines import ThreeSigma
+from rftfm_ray.faultbench.detectors.guard import GuardTrace, OpenedIncident
 from rftfm_ray.faultbench.detectors.peers import RlWatch
-from rftfm_ray.faultbench.reproduce import Again, Watching
+from rftfm_ray.faultbench.detectors.references import ReferenceMode, References
+from rftfm_ray.faultbench.reproduce import Alarms, Difference, Reproduced
 from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Record, Recorded, Rows, read_bench, write_records
 from rftfm_ray.faultbench.runs.generate import Job
 from rftfm_ray.faultbench.runs.plan import SIZES, Entry, Kind, Size, Split
 from rftfm_ray.faultbench.scoring.frozen import FROZEN, freeze, read_frozen
-from rftfm_ray.faultbench.scoring.score import evaluate
-from rftfm_ray.faultbench.scoring.summary import figures
+from rftfm_ray.faultbench.scoring.guarding import GuardSetup
+from rftfm_ray.faultbench.scoring.score import COLUMNS, ScoreOptions, score_benchmark
+from rftfm_ray.faultbench.scoring.summary import summary_of
+from rftfm_ray.faultbench.scoring.tables import show
 from tests.unit.doubles import recorded_runs
 
 SIZE = Size(
@@ -46,6 +53,24 @@ def record(entry: Entry, rows: Rows) -> Record:
     return Record(entry, Outcome((entry.onset,), (entry.onset,)), values)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _five_runs_are_a_full_profile() -> Iterator[None]:
+    """So that a benchmark of twenty seeds, five of them for calibrate, has all modes; and two draws will do."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("detectors.references", "scoring.guarding"):
+            patch.setattr(f"rftfm_ray.faultbench.{module}.DRAWS", 2)
+        patch.setattr("rftfm_ray.faultbench.detectors.references.FULL_RUNS", 5)
+        yield
+
+
+@pytest.fixture
+def _little_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared with the guard is one rule, its columns are those of one trainer, its multipliers not tuned."""
+    monkeypatch.setattr("rftfm_ray.faultbench.scoring.frozen.baselines", lambda: (ThreeSigma(),))
+    monkeypatch.setattr("rftfm_ray.faultbench.scoring.frozen.tuned_multiplier", lambda _: 1.0)
+    monkeypatch.setattr("rftfm_ray.faultbench.scoring.score.COLUMNS", {"trl": COLUMNS["trl"]})
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete benchmark with thresholds."""
@@ -66,97 +91,165 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(bench: Path) -> dict[str, Any]:
     """The score, as it is printed."""
-    printed: dict[str, Any] = json.loads(json.dumps(figures(evaluate(bench, lambda _: None)), allow_nan=False))
+    summary = summary_of(score_benchmark(bench, lambda _: None))
+    printed: dict[str, Any] = json.loads(json.dumps(summary, allow_nan=False))
     return printed
 
 
-def test_score_has_the_form_that_is_promised(found: dict[str, Any], bench: Path) -> None:
-    assert found["split"] == "report"
-    assert found["thresholds_sha256"] == read_frozen(bench)[1]
-    assert found["healthy_steps"] == found["false_alarms_per_1000"]["healthy"]["telemetry"]["steps"] > 300
+def with_key(printed: object, key: str) -> list[object]:
+    """All that a key stands for anywhere in what is printed."""
+    if isinstance(printed, Mapping):
+        here = [printed[key]] if key in printed else []
+        return [*here, *(one for value in printed.values() for one in with_key(value, key))]
+    return [one for value in printed for one in with_key(value, key)] if isinstance(printed, list) else []
+
+
+@pytest.mark.parametrize("mode", ["none", "three", "profile"])
+def test_each_mode_has_the_form_that_is_promised(mode: str, found: dict[str, Any]) -> None:
+    one = found["modes"][mode]
+    assert one["runs"] == found["runs"]
+    assert one["draws"] == (2 if mode == "three" else 1)
     for evidence in ("telemetry", "all"):
         for kind in ("healthy", "benign"):
-            assert {"rate", "upper95"} <= set(found["false_alarms_per_1000"][kind][evidence])
+            assert {"rate", "upper95", "steps"} <= set(one["false_alarms_per_1000"][kind][evidence])
         for level in ("easy", "hard"):
-            assert {"rate", "low95", "high95", "n"} <= set(found["recall"][level][evidence])
-            assert {"median", "p90", "censored"} <= set(found["delay"][level][evidence])
-    assert {row["by"] for row in found["by_fault"]} >= {"fault", "mechanism", "onset", "duration", "family"}
+            for what in ("recall", "recall_from_effect"):
+                assert set(one[what][level][evidence]) == {"rate", "low95", "high95", "n"}
+            assert set(one["delay"][level][evidence]) == {"median", "p90", "censored", "n"}
+            from_effect, from_switch = (one[what][level][evidence] for what in ("recall_from_effect", "recall"))
+            assert from_effect["n"] == from_switch["n"] == 16
+            assert from_effect["rate"] <= from_switch["rate"]
+    assert {row["by"] for row in one["by_fault"]} >= {"fault", "mechanism", "onset", "duration", "family"}
+    assert {row["evidence"] for row in one["by_fault"]} == {"telemetry", "all"}
+    assert {"name", "level", "recall", "recall_from_effect", "delay"} <= set(one["by_fault"][0])
+    assert one["paper"]["telemetry"]["easy"]["flag_everything"]["recall"] == 1.0
+    for what in ("recall", "recall_from_effect"):
+        assert one["worst_draw"][what]["easy"]["all"] <= one[what]["easy"]["all"]["rate"] + 1e-6
+
+
+def test_score_has_the_form_that_is_promised(found: dict[str, Any], bench: Path) -> None:
+    frozen, digest = read_frozen(bench)
+    assert (found["split"], found["detector"]) == ("report", "rftfm")
+    assert with_key(found, "thresholds_sha256") == [digest], "once, as all modes have it from one file"
+    assert found["multipliers"] == frozen.multipliers
+    assert set(frozen.multipliers) == {"none", "small", "full"}
+    assert set(found["modes"]) == {"none", "three", "profile"}
+    rates = found["modes"]["none"]["false_alarms_per_1000"]["healthy"]
+    assert found["healthy_steps"] == rates["telemetry"]["steps"] == rates["all"]["steps"] > 300
     assert set(found["baselines"]) == {"three_sigma", "shift_score", "isolation_forest", "local_outlier_factor"}
-    assert set(found["cold"]) == {"false_alarms_per_1000", "recall", "delay", "by_fault"}
-    assert found["paper"]["telemetry"]["easy"]["flag_everything"]["recall"] == 1.0
+    assert set(found["shipped_priors"]) == {"false_alarms_per_1000", "recall", "recall_from_effect", "delay"}
+    assert {name: set(modes) for name, modes in found["columns"].items()} == {
+        "trl": {"none", "profile"}, "verl": {"none", "profile"},
+    }  # fmt: skip
+    assert found["disabled"] == {}
+    assert "tuned" not in found, "the guard has its own thresholds alone"
 
 
 def test_what_is_plain_is_found_and_healthy_runs_are_left_alone(found: dict[str, Any]) -> None:
-    assert found["recall"]["easy"]["telemetry"]["rate"] >= 0.9
-    assert found["recall"]["easy"]["telemetry"]["rate"] >= found["recall"]["hard"]["telemetry"]["rate"]
-    assert found["clairvoyant"]["easy"]["telemetry"]["rate"] >= 0.9
-    assert found["actions_on_healthy"] == 0
+    full = found["modes"]["profile"]
+    assert full["recall"]["easy"]["telemetry"]["rate"] >= 0.9
+    assert (full["actions_on_healthy"], full["actions"]) == (0, [])
+    assert found["oracle"]["easy"]["telemetry"]["recall"]["rate"] >= 0.9
+    for mode in found["modes"].values():
+        assert mode["recall"]["easy"]["telemetry"]["rate"] >= mode["recall"]["hard"]["telemetry"]["rate"]
     best = max(one["recall"]["hard"]["telemetry"]["rate"] for one in found["baselines"].values())
     # With five runs to learn from, how they go together is hardly known: one run of sixteen may be lost by it.
-    assert found["recall"]["hard"]["telemetry"]["rate"] >= best - 1 / 16
+    assert full["recall"]["hard"]["telemetry"]["rate"] >= best - 1 / 16
 
 
+@pytest.mark.usefixtures("_little_else")
 def test_peers_are_compared_with_when_asked(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rftfm_ray.faultbench.scoring.frozen.peers", lambda: (RlWatch(),))
+    asked = ScoreOptions(with_peers=True)
     with pytest.raises(BenchError, match="no threshold of rlwatch"):
-        evaluate(bench, lambda _: None, with_peers=True)
-    for file in bench.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    freeze(tmp_path, lambda _: None, with_peers=True)
-    theirs = figures(evaluate(tmp_path, lambda _: None, with_peers=True))["baselines"]
+        score_benchmark(bench, lambda _: None, asked)
+    folder = shutil.copytree(bench, tmp_path / "bench")
+    freeze(folder, lambda _: None, with_peers=True)
+    theirs: Any = summary_of(score_benchmark(folder, lambda _: None, asked))["baselines"]
     shipped, tuned = theirs["rlwatch_as_shipped"], theirs["rlwatch"]
-    # What is tuned to our budget says less, and is wrong less often.
+    # What is tuned to the budget says less, and is wrong less often.
     rates = [one["false_alarms_per_1000"]["healthy"]["telemetry"]["rate"] for one in (shipped, tuned)]
     assert rates[0] > 2 * rates[1]
     monkeypatch.setattr("rftfm_ray.faultbench.scoring.frozen.missing", lambda: ("rlwatch",))
     with pytest.raises(BenchError, match=r"rlwatch cannot be compared with; `pip install rftfm_ray\[peers\]`"):
-        evaluate(bench, lambda _: None, with_peers=True)
+        score_benchmark(bench, lambda _: None, asked)
 
 
 def test_thresholds_of_other_runs_are_refused(bench: Path, tmp_path: Path) -> None:
-    for file in bench.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    manifest = tmp_path / "manifest.json"
+    folder = shutil.copytree(bench, tmp_path / "bench")
+    manifest = folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"minutes": 0.0', '"minutes": 0.5'))
     with pytest.raises(BenchError, match="made from other runs"):
-        evaluate(tmp_path, lambda _: None)
-    (tmp_path / FROZEN).write_text("{}")
+        score_benchmark(folder, lambda _: None)
+    (folder / FROZEN).write_text("{}")
     with pytest.raises(BenchError, match="damaged"):
-        read_frozen(tmp_path)
-    (tmp_path / FROZEN).unlink()
+        read_frozen(folder)
+    (folder / FROZEN).unlink()
     with pytest.raises(BenchError, match="has no frozen"):
-        read_frozen(tmp_path)
+        read_frozen(folder)
 
 
-def test_a_run_made_once_more_is_compared_by_its_alarms_too(bench: Path) -> None:
-    runs = read_bench(bench)
-    watching = Watching(bench, runs)
-    healthy = {run.entry.seed: run.values for run in runs if run.entry.kind is Kind.HEALTHY}
-    run = next(run for run in runs if run.entry.level == "easy" and run.entry.onset > 10 and watching.alarms(run))
-    name, raised = run.entry.name, watching.alarms(run)
-    assert watching.alarms(replace(run, values=healthy[run.entry.seed])) != raised
-    assert Again(name, "", 0.0, (raised, raised)).is_same
-    assert not Again(name, "", 0.0, (raised, ())).is_same
-    assert not Again(name, "its steps, 8 and 7", 0.0, None).is_same
+def test_a_repeated_run_is_the_same_by_rows_alarms_and_incidents() -> None:
+    equal, apart = Difference("", 0.0, is_exact=True), Difference("entropy from step 3 on", 2.0, is_exact=False)
+    alarms, other = (Alarms(ReferenceMode.NONE, (12,), live) for live in ((12,), (13,)))
+    incident = (OpenedIncident(12, "RF-1"),)
+    assert Reproduced("run", equal, (alarms,), incident, incident).is_same
+    assert Reproduced("run", equal, (), (), ()).is_same
+    assert not Reproduced("run", apart, (alarms,), incident, incident).is_same
+    assert not Reproduced("run", equal, (alarms, other), incident, incident).is_same
+    assert not Reproduced("run", equal, (alarms,), incident, ()).is_same
+    assert not Reproduced("run", equal, (alarms,), incident, (OpenedIncident(12, "OD-3"),)).is_same
 
 
+def scored_from_the_command_line(bench: Path, detector: str) -> dict[str, Any]:
+    """What `rftfm faultbench score --json` prints for a detector of the user's."""
+    arguments = ["faultbench", "score", "--data", str(bench), "--detector", detector, "--workers", "1", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+@pytest.mark.usefixtures("_little_else")
 def test_a_detector_of_one_s_own_is_scored_from_the_command_line(bench: Path) -> None:
     mine = f"{Path(__file__).parents[3] / 'examples' / 'custom_detector.py'}:RewardShift"
-    done = CliRunner().invoke(app, ["faultbench", "score", "--data", str(bench), "--detector", mine, "--json"])
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert found["detector"] == "reward_shift"
-    rows = [row for row in found["by_fault"] if row["by"] == "fault" and row["level"] == "easy"]
+    printed = scored_from_the_command_line(bench, mine)
+    assert (printed["detector"], printed["disabled"]) == ("reward_shift", {})
+    full = printed["modes"]["profile"]
+    rows = [row for row in full["by_fault"] if row["by"] == "fault" and row["level"] == "easy"]
     shown = {row["name"]: row["recall"]["rate"] for row in rows}
-    assert shown["RF-1"] > shown["OD-3"]
+    assert shown["RF-1"] > shown["OD-3"], "it watches rewards alone"
+    assert set(printed["tuned"]) == set(printed["modes"])
+    assert printed["tuned"]["profile"]["threshold"] > 0
+    assert not {"shipped_priors", "columns"} & set(printed), "they are the guard's"
 
 
+@pytest.mark.usefixtures("_little_else")
+def test_a_detector_that_raises_is_reported_as_disabled(bench: Path, tmp_path: Path) -> None:
+    lines = (
+        "class Fragile:",
+        "    name = 'fragile'",
+        "    def observe(self, view):",
+        "        raise OSError('no disk')",
+    )
+    file = tmp_path / "fragile_detector.py"
+    file.write_text("\n".join(lines) + "\n")
+    printed = scored_from_the_command_line(bench, f"{file}:Fragile")
+    assert list(printed["disabled"]) == ["fragile"]
+    assert "no disk" in printed["disabled"]["fragile"]
+    assert printed["modes"]["none"]["recall"]["easy"]["all"]["rate"] == 0
+    console = Console(file=StringIO(), width=200)
+    show(printed, console)
+    assert isinstance(console.file, StringIO)
+    assert "Detector fragile was disabled in" in console.file.getvalue()
+
+
+@pytest.mark.usefixtures("_little_else")
 def test_score_is_shown_in_the_terminal(bench: Path) -> None:
     done = CliRunner().invoke(app, ["faultbench", "score", "--data", str(bench)], env={"COLUMNS": "160"})
     assert done.exit_code == 0, done.output
-    assert "the bound" in done.stdout
-    assert "three_sigma" in done.stdout
-    assert "no profile" in done.stdout
+    for name in ("oracle", "three_sigma", "no profile", "profile of 3 runs", "trl columns"):
+        assert name in done.stdout
 
 
 SPY_SCORES = {Split.CALIBRATE: 4.0, Split.TUNE: 1.0, Split.REPORT: 2.0}
@@ -178,18 +271,54 @@ class Spy:
         return np.full(len(run), SPY_SCORES[run.entry.split])
 
 
+@pytest.mark.usefixtures("_little_else")
 @pytest.mark.parametrize("entry_point", ["tune", "score"])
 def test_a_detector_learns_from_calibrate_and_its_threshold_from_tune_alone(
     entry_point: str, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spy = Spy()
-    if entry_point == "tune":
-        folder = shutil.copytree(bench, tmp_path / "bench")
-        monkeypatch.setattr("rftfm_ray.faultbench.scoring.frozen.baselines", lambda: (spy,))
-        threshold = freeze(folder, lambda _: None).thresholds["spy"]
-    else:
-        threshold = evaluate(bench, lambda _: None, lambda: spy).ours.threshold
+    spy, folder = Spy(), shutil.copytree(bench, tmp_path / "bench")
+    monkeypatch.setattr("rftfm_ray.faultbench.scoring.score.COLUMNS", {})
+    monkeypatch.setattr("rftfm_ray.faultbench.scoring.frozen.baselines", lambda: (spy,))
+    threshold = freeze(folder, lambda _: None).thresholds["spy"]
+    if entry_point == "score":
+        spy.learned_from.clear()
+        (one,) = score_benchmark(folder, lambda _: None).compared
+        assert {scored.run.entry.split for scored in one.scored} == {Split.REPORT}
+        assert one.threshold == threshold
     assert set(spy.learned_from) == {Split.CALIBRATE}
     assert len(spy.learned_from) == sum(run.entry.split is Split.CALIBRATE for run in read_bench(bench))
     # Between the scores of tune and those of report: runs that are reported had no say in it.
     assert SPY_SCORES[Split.TUNE] < threshold < SPY_SCORES[Split.REPORT] / 1.5
+
+
+class Watched:
+    """Notes the splits of what the guard's references are learnt from, and of the runs that it judges."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.learned_from, self.judged = set[Split](), set[Split]()
+        learn, trace = References.__init__, GuardSetup.trace
+
+        def learning(references: References, calibrate: Sequence[Recorded], **how: Any) -> None:
+            self.learned_from |= {run.entry.split for run in calibrate}
+            learn(references, calibrate, **how)
+
+        def tracing(setup: GuardSetup, run: Recorded, draw: int) -> GuardTrace:
+            self.judged.add(run.entry.split)
+            return trace(setup, run, draw)
+
+        monkeypatch.setattr(References, "__init__", learning)
+        monkeypatch.setattr(GuardSetup, "trace", tracing)
+        monkeypatch.setattr("rftfm_ray.faultbench.scoring.guarding._workers", lambda: 1)
+
+
+def test_multipliers_of_the_guard_are_set_on_tune_and_reported_on_report(
+    bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rftfm_ray.faultbench.scoring.frozen.baselines", tuple)
+    monkeypatch.setattr("rftfm_ray.faultbench.scoring.score.COLUMNS", {})
+    folder, watched = shutil.copytree(bench, tmp_path / "bench"), Watched(monkeypatch)
+    assert freeze(folder, lambda _: None).multipliers == read_frozen(bench)[0].multipliers
+    assert (watched.learned_from, watched.judged) == ({Split.CALIBRATE}, {Split.TUNE})
+    watched.judged.clear()
+    score_benchmark(folder, lambda _: None)
+    assert (watched.learned_from, watched.judged) == ({Split.CALIBRATE}, {Split.REPORT})
