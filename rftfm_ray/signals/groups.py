@@ -24,11 +24,11 @@ TELEMETRY: tuple[str, ...] = tuple(signal.name for signal in SIGNALS if is_telem
 """Names of the telemetry signals, in the order of a report's values: what any training log could hold."""
 
 # Quantiles, extremes and high moments of small numbers of whole things leap by themselves; what follows single tokens
-# leaps when a format is learnt; a correlation leaps when a policy has converged and hardly any reward differs.
+# leaps when a format is learnt.
 LEAPING = (
     "reward_min", "reward_q10", "reward_q50", "reward_q90", "reward_max", "length_q10", "length_q50", "length_q90",
     "length_max", "advantage_max", "advantage_kurtosis", "ratio_min", "ratio_max", "step_ratio_max", "rollout_gap_max",
-    "credit_lag", "credit_correlation", "advantage_early", "advantage_late", "value_early", "value_late",
+    "credit_lag", "advantage_early", "advantage_late", "value_early", "value_late",
 )  # fmt: skip
 WATCHED = tuple(name for name in TELEMETRY if name not in LEAPING)
 """Telemetry that can be compared with a run's own past."""
