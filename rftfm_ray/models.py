@@ -47,7 +47,7 @@ def resolve_model(name: str) -> Path:
         return ASSETS / name.removeprefix(BUILTIN)
     shipped = " or ".join(BUILTIN_NAMES)
     if name.startswith(BUILTIN):
-        raise ModelError(f"model.path={name} is no model that ships; use {shipped}, or give a directory or a hub id.")
+        raise ModelError(f"model.path={name} is not a shipped model; use {shipped}, or give a directory or a hub id.")
     directory = Path(name).expanduser()
     if directory.is_dir():
         return directory.resolve()

@@ -49,7 +49,7 @@ def _import(key: str, name: str, error: type[RftfmError]) -> ModuleType:
         unique = f"rftfm_plugin_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
         spec = importlib.util.spec_from_file_location(unique, path)
         if spec is None or spec.loader is None or not path.is_file():
-            raise error(f"{key}: there is no file {path}; check the path.")
+            raise error(f"{key}: file {path} does not exist; check the path.")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         try:

@@ -39,7 +39,7 @@ def generate(
     from rftfm_ray.faultbench.runs.sweep import generate as make
 
     if size not in SIZES:
-        raise ConfigError(f"There is no size {size}; choose one of {', '.join(SIZES)}.")
+        raise ConfigError(f"Unknown size {size}; choose one of {', '.join(SIZES)}.")
     make(Job(str(data.absolute()), size, seed), workers or min(8, os.cpu_count() or 1), Console())
 
 

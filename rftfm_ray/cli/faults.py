@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rftfm_ray.faults import catalogue, twins
+from rftfm_ray.faults import catalogue, controls
+from rftfm_ray.faults.controls import CONTROLS
 from rftfm_ray.faults.kinds import ALGORITHMS, CATALOGUE, FaultKind, Mechanism
-from rftfm_ray.faults.twins import TWINS
 
 faults = typer.Typer(help="What can be injected in a fire drill, and what it does.", no_args_is_help=True)
 
@@ -22,16 +22,16 @@ faults = typer.Typer(help="What can be injected in a fire drill, and what it doe
 def list_faults(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """The sixteen faults with their mechanisms, and the benign twins, for `rftfm train --inject`."""
+    """The sixteen faults with their mechanisms, and the benign controls, for `rftfm train --inject`."""
     if json:
         sys.stdout.write(jsonlib.dumps(listing(), indent=1) + "\n")
         return
     console = Console()
     console.print(_fault_table())
-    console.print(_twin_table())
+    console.print(_control_table())
     console.print(
-        f"A fault: --inject {catalogue.SYNTAX}\nA twin:  --inject {twins.SYNTAX}\nSteps are paid steps: no rollback "
-        "rewinds them. The first mechanism is the default. Several may be injected at once.",
+        f"A fault:   --inject {catalogue.SYNTAX}\nA control: --inject {controls.SYNTAX}\nSteps are paid steps: no "
+        "rollback rewinds them. The first mechanism is the default. Several may be injected at once.",
         markup=False, highlight=False,
     )  # fmt: skip
 
@@ -50,8 +50,9 @@ def listing() -> dict[str, list[dict[str, object]]]:
             }
             for kind in CATALOGUE.values()
         ],
-        "twins": [
-            {"name": twin.name, "declared": twin.declared, "summary": twin.summary} for twin in TWINS.values()
+        "controls": [
+            {"name": control.name, "declared": control.declared, "summary": control.summary}
+            for control in CONTROLS.values()
         ],
     }  # fmt: skip
 
@@ -79,14 +80,14 @@ def _strength(kind: FaultKind, mechanism: Mechanism) -> str:
     return f"{said}; needs {' and '.join(needs)}" if needs else said
 
 
-def _twin_table() -> Table:
-    table = Table(title="Benign twins", title_justify="left", expand=True)
-    for heading, ratio in (("twin", 3), ("what it is", 5), ("strength: default, from, to", 6)):
+def _control_table() -> Table:
+    table = Table(title="Benign controls", title_justify="left", expand=True)
+    for heading, ratio in (("control", 3), ("what it is", 5), ("strength: default, from, to", 6)):
         table.add_column(heading, ratio=ratio)
-    for twin in TWINS.values():
-        said = "declared: " if twin.declared else "undeclared: "
-        strength = f"{twin.meaning}: {twin.default_strength:g}, {twin.low:g}, {twin.high:g}"
-        table.add_row(f"[bold]{twin.name}[/]", said + twin.summary, strength)
+    for control in CONTROLS.values():
+        said = "declared: " if control.declared else "undeclared: "
+        strength = f"{control.meaning}: {control.default_strength:g}, {control.low:g}, {control.high:g}"
+        table.add_row(f"[bold]{control.name}[/]", said + control.summary, strength)
     return table
 
 

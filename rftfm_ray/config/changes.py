@@ -76,9 +76,9 @@ def parse_change(text: str) -> PlannedChange:
     if key not in CHANGEABLE:
         near = difflib.get_close_matches(key, CHANGEABLE, n=1, cutoff=0.6)
         known = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(CHANGEABLE)}"
-        raise ValueError(f"changes={text!r}: {key or 'nothing'} is no key that may change while a run goes on; {known}")
+        raise ValueError(f"changes={text!r}: {key or 'nothing'} is not a key that may change during a run; {known}")
     if not when.strip().isdecimal():
-        raise ValueError(f"changes={text!r}: {when!r} is no step; write a whole number after the @")
+        raise ValueError(f"changes={text!r}: {when!r} is not a step; write a whole number after the @")
     return PlannedChange(key, _number(text, number), int(when))
 
 
@@ -88,7 +88,7 @@ def _number(text: str, number: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"changes={text!r}: {number!r} is no number; write one between = and @")
+        raise ValueError(f"changes={text!r}: {number!r} is not a number; write one between = and @")
     return value
 
 

@@ -62,7 +62,7 @@ class TaskConfig(Section):
     name: str = "addition"
     """`addition`, `calculator`, or your own as `module:Class` or `file.py:Class`."""
     pool_size: Count = 256
-    """Distinct training problems; each is seen once per pass, in an order drawn anew for each pass."""
+    """Distinct training problems; each is seen once per pass, in a new order each pass."""
     hard_share: Annotated[Float, Field(ge=0, le=1)] = 0.0
     """Share of a step's prompts that come from the harder half of the pool, by `Task.difficulty`; the others come from
     all of it."""
@@ -151,7 +151,7 @@ class LearnerConfig(Section):
     micro_batch_size: Count = 128
     """Sequences per forward and backward pass; lower it when memory is short."""
     step_kl_samples: Cadence = 8
-    """Trajectories that are looked at once more after a step's last update: how far has the policy moved? 0: none."""
+    """Trajectories whose log-probs are taken again after a step's last update, to see how far it moved. 0: none."""
     timeout_s: Positive = 600.0
 
 
@@ -208,7 +208,7 @@ class ProbeConfig(Section):
     final_size: Annotated[Integer, Field(ge=16)] = 1024
     """Held-out problems before the first and after the last step."""
     sampled_share: Annotated[Float, Field(ge=0, le=1)] = 0.25
-    """Share of a probe's problems that are answered once more, by sampling as in training: greedy answers may all be
+    """Share of a probe's problems that are answered again, by sampling as in training: greedy answers may all be
     right long before that. 0: none."""
 
     @model_validator(mode="after")
@@ -282,7 +282,7 @@ class GuardConfig(Section):
     detectors: tuple[str, ...] = ()
     """Your detectors beside the shipped ones, each as `module:Class` or `file.py:Class`."""
     regrade_rate: Annotated[Float, Field(ge=0, le=1)] = 0.25
-    """Share of trajectories that the trusted verifier grades once more, chosen by a hash; 0: none."""
+    """Share of trajectories that the trusted verifier grades again, chosen by a hash; 0: none."""
     regrade_noise: Annotated[Float, Field(gt=0, lt=0.05)] = 0.001
     """Share of verdicts in which an honest reward channel and the trusted verifier may disagree."""
     verify_steps: Count = 6
@@ -310,7 +310,7 @@ class ChannelsConfig(Section):
     golden_size: Annotated[Integer, Field(ge=2)] = 8
     """Held-out problems of a golden set; each gives one known-right and one known-wrong response."""
     replay_rate: Annotated[Float, Field(ge=0, le=1)] = 0.125
-    """Share of trajectories whose turns are put to the task's own environment once more, chosen by a hash; 0: none."""
+    """Share of trajectories whose turns are put to the task's own environment again, chosen by a hash; 0: none."""
     known_calls_every: Cadence = 5
     """Steps between recorded tool calls, with known answers, to the tool instance that is asked first; 0: never."""
     known_calls: Count = 4

@@ -52,7 +52,7 @@ class PlannedChanges:
 
     def _resume(self, position: Position) -> None:
         # Not among the run's checkpoints: one of this step may be there, and none of them is to be removed for it.
-        saved = self._session.save(self._plan.folder / "twins")
+        saved = self._session.save(self._plan.folder / "controls")
         self._session.resume(saved)
         self._session.resync()
         self._session.parity()

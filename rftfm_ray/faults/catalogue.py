@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import FaultError
 from rftfm_ray.faults.calibration import LEVELS, calibrated
+from rftfm_ray.faults.controls import CONTROLS
 from rftfm_ray.faults.kinds import CATALOGUE, FaultKind, Mechanism
-from rftfm_ray.faults.twins import TWINS
 from rftfm_ray.tasks.api import Task
 
 SYNTAX = (
@@ -85,7 +85,7 @@ def parse_fault(text: str, levels: Calibrated | None = None) -> FaultSpec:
     for option in options:
         key, _, value = option.partition("=")
         if key not in values or not value:
-            raise FaultError(f"inject={text!r}: {option!r} is no option; write {SYNTAX}.")
+            raise FaultError(f"inject={text!r}: {option!r} is not an option; write {SYNTAX}.")
         values[key] = value
     names = [mechanism.name for mechanism in kind.mechanisms]
     if values["mechanism"] not in names:
@@ -117,7 +117,7 @@ def kind_of(code: str, said: str = "") -> FaultKind:
     """
     kind = CATALOGUE.get(code.upper())
     if kind is None:
-        near = difflib.get_close_matches(code.upper(), CATALOGUE, n=1) or difflib.get_close_matches(code, TWINS, n=1)
+        near = difflib.get_close_matches(code.upper(), CATALOGUE, n=1) or difflib.get_close_matches(code, CONTROLS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise FaultError(f"{said}there is no fault {code}{hint}; there are {', '.join(CATALOGUE)}.")
     return kind

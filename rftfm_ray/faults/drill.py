@@ -1,4 +1,4 @@
-"""A drill: all faults and benign twins of a run as one value, and everything that the run makes of them.
+"""A drill: all faults and benign controls of a run as one value, and everything that the run makes of them.
 
 Planning builds it from `inject`, the run hands it on by value, and nobody else knows what is in it. The default holds
 nothing and changes nothing.
@@ -14,13 +14,21 @@ from numpy.typing import NDArray
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.faults.catalogue import FaultSpec, check_faults
+from rftfm_ray.faults.controls import (
+    ControlSpec,
+    check_controls,
+    data_parts,
+    expand,
+    is_control,
+    parse_control,
+    slow_tools,
+)
 from rftfm_ray.faults.episodes import FaultySeams
 from rftfm_ray.faults.learning import faulty_learner
 from rftfm_ray.faults.rewards import FaultyReward, faulty_reward, needs_answers
 from rftfm_ray.faults.sampler import Transfer, faulty_sampler
 from rftfm_ray.faults.tools import faulty_tools
 from rftfm_ray.faults.truth import EffectWatch, effect_step
-from rftfm_ray.faults.twins import TwinSpec, check_twins, data_parts, expand, is_twin, parse_twin, slow_tools
 from rftfm_ray.rollout.channels import RewardChannel, ToolInstance
 from rftfm_ray.rollout.seams import Engine, EpisodeSeams, Exposure, RolloutSeams
 from rftfm_ray.tasks.api import Problem, Task
@@ -33,16 +41,16 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Drill:
-    """What is injected into a run: faults, benign twins, and the seed that they draw by."""
+    """What is injected into a run: faults, benign controls, and the seed that they draw by."""
 
     seed: int = 0
     faults: tuple[FaultSpec, ...] = ()
-    twins: tuple[TwinSpec, ...] = ()
+    controls: tuple[ControlSpec, ...] = ()
 
     def rollout_seams(self, pool: Sequence[Problem]) -> RolloutSeams:
         """The seams of one rollout actor; `pool` are the training problems, whose answers some faults go by."""
         answers = tuple(problem.answer for problem in pool) if needs_answers(self.faults) else ()
-        return _DrilledRollout(self, answers) if self.faults or self.twins else RolloutSeams()
+        return _DrilledRollout(self, answers) if self.faults or self.controls else RolloutSeams()
 
     def learner_seams(self) -> LearnerSeams:
         """The seams of a learner."""
@@ -50,7 +58,7 @@ class Drill:
 
     def parts(self, pool: Sequence[Problem]) -> tuple[Part, ...]:
         """Parts of `pool` that a share of the prompts comes from in some steps."""
-        return data_parts(self.twins, pool, self.seed)
+        return data_parts(self.controls, pool, self.seed)
 
     def events(self) -> Iterator[tuple[str, Mapping[str, Scalar]]]:
         """What the records say at the beginning: the kind of an event and its fields."""
@@ -60,17 +68,18 @@ class Drill:
                 "all_instances": spec.all_instances, "duration": spec.duration, "ramp": spec.ramp,
                 "switch_step": spec.onset, "effect_step": effect_step(spec),
             }  # fmt: skip
-        for twin in self.twins:
-            yield "twin", {
-                "name": twin.name, "declared": twin.kind.declared, "strength": twin.strength, "switch_step": twin.onset,
+        for control in self.controls:
+            yield "control", {
+                "name": control.name, "declared": control.kind.declared,
+                "strength": control.strength, "switch_step": control.onset,
             }  # fmt: skip
 
     def before_step(self, paid_step: int, restart_rollout: Callable[[], None], resume: Callable[[], None]) -> None:
-        """Make the twins that are due before a step and that the run's own process brings about."""
+        """Make the controls that are due before a step and that the run's own process brings about."""
         acts = {"restart_rollout": restart_rollout, "resume": resume}
-        for twin in self.twins:
-            if twin.onset == paid_step and twin.name in acts:
-                acts[twin.name]()
+        for control in self.controls:
+            if control.onset == paid_step and control.name in acts:
+                acts[control.name]()
 
     def effects(self) -> EffectWatch:
         """Waits for the effects of faults that work by learning."""
@@ -78,18 +87,18 @@ class Drill:
 
 
 class _DrilledRollout(RolloutSeams):
-    """The seams of a rollout actor with the faults and twins of a drill in them."""
+    """The seams of a rollout actor with the faults and controls of a drill in them."""
 
     def __init__(self, drill: Drill, answers: Sequence[str]) -> None:
         self._faults = drill.faults
-        self._twins = drill.twins
+        self._controls = drill.controls
         self._seed = drill.seed
         self._answers = answers
         self._transfer = Transfer(drill.faults, drill.seed)
         self._reward: RewardChannel | None = None
 
     def tools(self, instances: Sequence[ToolInstance]) -> tuple[ToolInstance, ...]:
-        return slow_tools(faulty_tools(instances, self._faults, self._seed), self._twins, self._seed)
+        return slow_tools(faulty_tools(instances, self._faults, self._seed), self._controls, self._seed)
 
     def reward(self, channel: RewardChannel) -> RewardChannel:
         self._reward = faulty_reward(channel, self._faults, self._seed, self._answers)
@@ -109,25 +118,25 @@ class _DrilledRollout(RolloutSeams):
 
 
 def expanded(config: RunConfig) -> RunConfig:
-    """`config` with the changes that the twins of its `inject` call for.
+    """`config` with the changes that the controls of its `inject` call for.
 
     Raises:
-        FaultError: when a twin cannot be read, or leads to an invalid configuration.
+        FaultError: when a control cannot be read, or leads to an invalid configuration.
     """
-    return expand(config, _twins(config))
+    return expand(config, _controls(config))
 
 
 def plan_drill(config: RunConfig, task: Task, pool: Sequence[Problem]) -> Drill:
     """The drill that `inject` asks for; `config` is `expanded`.
 
     Raises:
-        FaultError: when a fault or twin cannot be read, begins after the end, or needs what run, task or data lack.
+        FaultError: when a fault or control cannot be read, begins after the end, or needs what run, task or data lack.
     """
-    faults = check_faults(config, task, [text for text in config.inject if not is_twin(text)])
-    twins = _twins(config)
-    check_twins(config, twins, task, pool)
-    return Drill(config.seed, faults, twins)
+    faults = check_faults(config, task, [text for text in config.inject if not is_control(text)])
+    controls = _controls(config)
+    check_controls(config, controls, task, pool)
+    return Drill(config.seed, faults, controls)
 
 
-def _twins(config: RunConfig) -> tuple[TwinSpec, ...]:
-    return tuple(parse_twin(text) for text in config.inject if is_twin(text))
+def _controls(config: RunConfig) -> tuple[ControlSpec, ...]:
+    return tuple(parse_control(text) for text in config.inject if is_control(text))

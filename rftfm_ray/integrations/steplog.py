@@ -111,10 +111,10 @@ def _text(path: Path, data: bytes, notes: _Notes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        notes.lost(f"The file is no UTF-8 from byte {error.start} on.")
+        notes.lost(f"The file is not UTF-8 from byte {error.start} on.")
         found = data[: error.start].decode("utf-8-sig")
         if not found.strip():
-            raise LogError(f"{path} is no text in UTF-8; {FIX}.") from None
+            raise LogError(f"{path} is not UTF-8 text; {FIX}.") from None
         return found
 
 
@@ -170,7 +170,7 @@ def _read_csv(path: Path, data: bytes) -> _Table:
     try:
         lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
     except csv.Error as error:
-        raise LogError(f"{path} is no CSV file ({error}); {FIX}.") from None
+        raise LogError(f"{path} is not a CSV file ({error}); {FIX}.") from None
     header, *rows = lines
     names = [name.strip() for name in header]
     if len(set(names)) < len(names):
@@ -194,7 +194,7 @@ _READERS: dict[str, Callable[[Path, bytes], _Table]] = {
 
 def _note_broken(path: Path, notes: _Notes, broken: Sequence[int], total: int, what: str) -> None:
     if len(broken) > MOST_BROKEN * total:
-        raise LogError(f"{path} is no step log: {len(broken)} of its {total} lines hold {what}; {FIX}.")
+        raise LogError(f"{path} is not a step log: {len(broken)} of its {total} lines hold {what}; {FIX}.")
     if broken:
         last = " It ends in the middle of one." if broken == [total] or broken == [total + 1] else ""
         notes.lost(f"{len(broken)} of {total} lines hold {what}, the first of them is line {broken[0]}.{last}")
@@ -256,7 +256,7 @@ def _steps(path: Path, table: _Table, notes: _Notes) -> NDArray[np.int64]:
     """Steps of all rows; those without one that counts are numbered by their place."""
     name = next((name for name in STEPS if name in table.columns), None)
     if name is None:
-        notes.said.append("There is no column of steps: rows are counted.")
+        notes.said.append("No column of steps: rows are numbered.")
         return np.arange(1, table.rows + 1)
     numbers = [_number(cell) for cell in table.columns[name]]
     steps = [int(n) if n is not None and 0 <= n <= LARGEST_STEP and n == int(n) else -1 for n in numbers]
@@ -277,7 +277,7 @@ def _kept(steps: NDArray[np.int64], notes: _Notes) -> NDArray[np.bool_]:
     if undone:
         first = int(steps[(steps >= 0) & ~kept][0])
         notes.said.append(
-            f"Steps go back: {undone} rows from step {first} on are made once more later, and that holds."
+            f"Steps go back: {undone} rows from step {first} on are repeated later; the later rows are used."
         )
     return kept
 

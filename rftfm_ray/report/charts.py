@@ -58,7 +58,7 @@ class Marks:
         spans: incidents as label, opening and closing.
         remedies: remedies as label and place.
         faults: injected faults as label and onset.
-        planned: declared changes and benign twins as label and place.
+        planned: declared changes and benign controls as label and place.
     """
 
     limits: tuple[float, float]

@@ -13,7 +13,7 @@ from rftfm_ray.report import charts as canvas
 from rftfm_ray.report.charts import BLACK, BLUE, GREEN, GREY, SPAN, VERMILION, Marks
 from rftfm_ray.report.markup import Html, joined, tag
 from rftfm_ray.runs.incidents import Incident, Mark
-from rftfm_ray.runs.planned import changes_of, faults_of, twins_of
+from rftfm_ray.runs.planned import changes_of, controls_of, faults_of
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.words import figure as shown
 
@@ -101,13 +101,13 @@ def marks_of(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Ma
 
 
 def _planned(data: RunData) -> Iterator[tuple[str, float]]:
-    """Declared changes, and twins that are none of them."""
+    """Declared changes, and controls that are none of them."""
     changes = changes_of(data.events)
     for change in changes:
         yield _ascii(change.key.rpartition(".")[2]), float(change.paid_step)
-    for twin in twins_of(data.events):
-        if not any(change.paid_step == twin.onset for change in changes):
-            yield f"twin {_ascii(twin.name)}", float(twin.onset)
+    for control in controls_of(data.events):
+        if not any(change.paid_step == control.onset for change in changes):
+            yield f"control {_ascii(control.name)}", float(control.onset)
 
 
 def _ascii(text: str) -> str:
@@ -307,7 +307,7 @@ def key(data: RunData, marks: Marks) -> Html:
         (
             bool(marks.planned),
             f'd="M13 0V12" stroke="{GREY}" stroke-width="2" stroke-dasharray="5 1.5 1 1.5"',
-            "declared change, or benign twin of a fire drill",
+            "declared change, or benign control of a fire drill",
         ),
     ]
     drawn = (tag("span", Html(_icon(path)), text) for occurs, path, text in items if occurs)

@@ -106,7 +106,7 @@ def _series(name: str, columns: Columns) -> RunSeries:
 
 def _whole(name: str, column: str, values: NDArray[np.float64]) -> NDArray[np.int64]:
     if not (np.isfinite(values).all() and (values == np.floor(values)).all() and (np.abs(values) < 2**53).all()):
-        raise ProfileError(f"{clean(name)} has a {column} that is no whole number; correct it there.")
+        raise ProfileError(f"{clean(name)} has a {column} that is not a whole number; correct it there.")
     return values.astype(np.int64)
 
 
@@ -147,5 +147,5 @@ def _number(path: Path, line: int, name: str, text: str | None) -> float:
         return float(text)
     except ValueError:
         raise ProfileError(
-            f"{clean(str(path))} line {line}: {name}={clean(text[:40])} is no number; correct it there."
+            f"{clean(str(path))} line {line}: {name}={clean(text[:40])} is not a number; correct it there."
         ) from None

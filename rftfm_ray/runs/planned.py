@@ -1,4 +1,4 @@
-"""What was brought about on purpose, as events tell it: faults of a fire drill, benign twins, declared changes."""
+"""What was brought about on purpose, as events tell it: faults of a fire drill, benign controls, declared changes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from rftfm_ray.runs.incidents import Incident
 from rftfm_ray.runs.reader import MOST_STEPS, Event, event_step
 from rftfm_ray.runs.words import as_number, clean, figure, plural
+
+# Kind of the event of a benign control, and what older records call it.
+CONTROL_KINDS = ("control", "twin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Twin:
+class Control:
     """What looks like a fault and is none."""
 
     name: str
@@ -82,13 +85,13 @@ def faults_of(events: Sequence[Event]) -> tuple[Fault, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def twins_of(events: Sequence[Event]) -> tuple[Twin, ...]:
-    """The benign twins of a run."""
+def controls_of(events: Sequence[Event]) -> tuple[Control, ...]:
+    """The benign controls of a run."""
     found = []
     for event in events:
         onset = _step(event.get("switch_step"))
-        if event.get("kind") == "twin" and onset is not None:
-            found.append(Twin(clean(str(event.get("name") or "?"), 60), event.get("declared") is True, onset))
+        if event.get("kind") in CONTROL_KINDS and onset is not None:
+            found.append(Control(clean(str(event.get("name") or "?"), 60), event.get("declared") is True, onset))
     return tuple(dict.fromkeys(found))
 
 
@@ -149,15 +152,15 @@ def change_words(change: Change) -> str:
     return f"Declared: {change.key} from {figure(change.old)} to {figure(change.new)} at step {change.step}."
 
 
-def twin_words(twin: Twin, incidents: Sequence[Incident], now: int) -> str:
-    """A benign twin that nobody declared, and whether it was taken for a fault."""
-    said = f"Benign twin: {twin.name} from paid step {twin.onset} on"
-    if now < twin.onset:
+def control_words(control: Control, incidents: Sequence[Incident], now: int) -> str:
+    """A benign control that nobody declared, and whether it was taken for a fault."""
+    said = f"Benign control: {control.name} from paid step {control.onset} on"
+    if now < control.onset:
         return f"{said}; the run has not come so far."
-    if twin.declared:
+    if control.declared:
         return f"{said}, which was declared."
-    later = [incident for incident in incidents if incident.opened.paid_step >= twin.onset]
+    later = [incident for incident in incidents if incident.opened.paid_step >= control.onset]
     if not later:
         return f"{said}, which nobody declared; no incident was opened after it."
-    waited = plural(later[0].opened.paid_step - twin.onset, "paid step")
+    waited = plural(later[0].opened.paid_step - control.onset, "paid step")
     return f"{said}, which nobody declared; incident {later[0].id} was opened {waited} later."

@@ -192,7 +192,7 @@ def _journal(path: Path) -> tuple[tuple[Entry, ...], tuple[float, ...]]:
     try:
         entries, times = read_journal(path)
     except (RecursionError, OverflowError) as error:
-        raise RecordError(f"{path} is no journal ({error}); it has been altered.") from None
+        raise RecordError(f"{path} is not a journal ({error}); it has been altered.") from None
     for entry in entries:
         places = (entry.id.attempt, entry.id.step, entry.id.paid_step)
         if not all(0 <= value <= MOST_STEPS for value in places):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
-from rftfm_ray.runs.planned import change_words, changes_of, drill, faults_of, twin_words, twins_of
+from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.words import as_number, clean, figure, listed, plural, text_of
 from rftfm_ray.types import GuardMode
@@ -84,7 +84,7 @@ def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mar
     paragraphs = [" ".join(found), _course(data), lost(data), standing]
     now = data.position.paid_step
     paragraphs += [drill(fault, incidents, now) for fault in faults_of(data.events)]
-    paragraphs += [twin_words(twin, incidents, now) for twin in twins_of(data.events)]
+    paragraphs += [control_words(control, incidents, now) for control in controls_of(data.events)]
     paragraphs += list(dict.fromkeys(change_words(change) for change in changes_of(data.events)))
     return tone(data, incidents), [text for text in paragraphs if text]
 

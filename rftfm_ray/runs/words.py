@@ -20,7 +20,7 @@ def clean(text: str, longest: int = LONGEST) -> str:
 
 
 def figure(value: float) -> str:
-    """A number with three significant digits; a dash for what is no number."""
+    """A number with three significant digits; a dash where it is not a number."""
     if not math.isfinite(value):
         return NONE
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
@@ -38,7 +38,7 @@ def listed(items: Sequence[str]) -> str:
 
 
 def clock(time_s: float) -> str:
-    """Seconds since 1970 as a date and time in UTC; a dash for what is no time."""
+    """Seconds since 1970 as a date and time in UTC; a dash where it is not a time."""
     try:
         return dt.datetime.fromtimestamp(time_s, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):

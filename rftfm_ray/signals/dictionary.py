@@ -63,7 +63,7 @@ _REWARDS: tuple[_Row, ...] = (
     ("correct_rate", "s1", RATE, "fraction", ONE, ROLLOUT, 0, "valid trajectories that the verifier calls right"),
     ("valid_rate", "s1", RATE, "fraction", ONE, ROLLOUT, 0, "trajectories that may train"),
     ("failed_rate", "s19", RATE, "fraction", ONE, ROLLOUT, 0, "trajectories ended by a failure not the model's"),
-    ("refilled_rate", "s19", RATE, "fraction", ONE, ROLLOUT, 0, "valid trajectories that were drawn anew"),
+    ("refilled_rate", "s19", RATE, "fraction", ONE, ROLLOUT, 0, "valid trajectories that were sampled again"),
     ("zero_variance_group_rate", "s2", RATE, "fraction", ONE, ROLLOUT, 0, "groups whose rewards are all equal"),
     ("all_right_group_rate", "s2", RATE, "fraction", ONE, ROLLOUT, 0, "such groups with every answer right"),
     ("all_wrong_group_rate", "s2", RATE, "fraction", ONE, ROLLOUT, 0, "such groups with every answer wrong"),

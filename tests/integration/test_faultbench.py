@@ -60,7 +60,7 @@ def test_all_runs_are_there_and_faults_have_their_effects(bench: Path) -> None:
     assert all(len(run) == run.entry.steps for run in runs)
     faults = [run for run in runs if run.entry.kind is Kind.FAULT]
     assert all(run.outcome.effects == run.outcome.switched for run in faults if "ramp" not in run.entry.inject[0])
-    assert all(not run.outcome.switched for run in runs if run.entry.kind in (Kind.HEALTHY, Kind.TWIN))
+    assert all(not run.outcome.switched for run in runs if run.entry.kind in (Kind.HEALTHY, Kind.CONTROL))
 
 
 @pytest.mark.timeout(GENERATE_S)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.faults.calibration import Calibration, table
+from rftfm_ray.faults.controls import CONTROLS
 from rftfm_ray.faults.kinds import ALGORITHMS, CATALOGUE, FaultKind, Mechanism
-from rftfm_ray.faults.twins import TWINS
 from rftfm_ray.signals.dictionary import DICTIONARY
 
 
@@ -79,10 +79,10 @@ PLACES: tuple[Place, ...] = tuple(
 CHECKS: tuple[Check, ...] = (
     Check(
         "advantages", "training.gate",
-        "advantages as the estimator gives them, computed once more from rewards, values, members and rule",
+        "advantages as the estimator gives them, computed again from rewards, values, members and rule",
     ),
     Check("observations", "rollout.episodes", "the text of an observation against the hash that its tool has signed"),
-    Check("replayed_observations", "rollout.checks", "turns put once more to the task's own environment"),
+    Check("replayed_observations", "rollout.checks", "turns put again to the task's own environment"),
     Check("replayed_terminations", "rollout.checks", "the same: where that environment ends the episode"),
     Check("terminations", "rollout.termination", "the recorded termination against tokens, calls and limits"),
     Check("served_weights", "rollout.weights", "hashes of what vLLM serves against the learner's"),
@@ -117,7 +117,7 @@ be. `rftfm faults list` prints what can be injected. A fault is asked for as
   `d` is the mean over 20 seeds of (faulty - healthy run of the same seed) over the five steps from the effect on, over
   the standard deviation between healthy runs at the same steps (at least one event in the batch for rates, 1e-3
   otherwise; of the size of updates the logarithm is taken). Easy: d >= 4; hard: d from 1 to 2. `d fresh` is
-  the same over 20 seeds that had no part in it; a level that those did not confirm was searched once more on all 40,
+  the same over 20 seeds that had no part in it; a level that those did not confirm was searched again on all 40,
   and `d fresh` is over 20 others. `reached` is the share of the fresh runs, of 40 steps, in which the effect was there
   in time. Measured by `python benchmarks/calibrate_faults.py`; the table is `rftfm_ray/faults/calibration.json`, and
   `--inject RF-1@15:hard` reads it. What acts before the learner is calibrated with GRPO and holds for all algorithms.
@@ -135,7 +135,7 @@ def page(codes: Sequence[str], endings: Sequence[Ending], plots: str, steps: int
     parts = [HEAD.format(command=command, steps=steps, seed=seed, onset=onset), _overview(codes)]
     for code in codes:
         parts += _fault(CATALOGUE[code], [e for e in endings if e.code == code], plots)
-    parts += [_places(codes), _checks(), _twins()]
+    parts += [_places(codes), _checks(), _controls()]
     return "\n".join(parts)
 
 
@@ -215,14 +215,20 @@ def _checks() -> str:
     return "## Where checks run\n\n" + said + _table(["check", "where", "what it looks at"], rows)
 
 
-def _twins() -> str:
+def _controls() -> str:
     rows = (
-        [f"`{twin.name}`", "yes" if twin.declared else "no", twin.summary, twin.meaning, f"{twin.default_strength:g}"]
-        for twin in TWINS.values()
+        [
+            f"`{control.name}`",
+            "yes" if control.declared else "no",
+            control.summary,
+            control.meaning,
+            f"{control.default_strength:g}",
+        ]
+        for control in CONTROLS.values()
     )
     said = (
         "What looks like a fault at first sight and is none: no identity fires on them (a test runs each). Those that "
         "are declared reach the guard as a `DeclaredChange`; the others can be told from faults by evidence alone.\n\n"
     )
-    heads = ["twin", "declared", "what it is", "strength", "default"]
-    return "## Benign twins\n\n" + said + _table(heads, rows)
+    heads = ["control", "declared", "what it is", "strength", "default"]
+    return "## Benign controls\n\n" + said + _table(heads, rows)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rftfm_ray.config import RunConfig, made_changes
 from rftfm_ray.faultbench.runs.generate import config_of
 from rftfm_ray.faultbench.runs.plan import Entry
-from rftfm_ray.faults.twins import expand, is_twin, parse_twin
+from rftfm_ray.faults.controls import expand, is_control, parse_control
 from rftfm_ray.signals.effects import declared_change
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import Declaration, DeclaredChange
@@ -20,7 +20,7 @@ def watched(entry: Entry) -> RunConfig:
     """The configuration of an entry as a run with a guard that may do everything has it."""
     guard = {"mode": "act", "act_on": ["RF", "PG", "OD", "CA", "TE", "NUMERICAL", "SYNC"]}
     config = config_of(entry, guard=guard, snapshots={"every": SNAPSHOT_EVERY})
-    return expand(config, [parse_twin(text) for text in entry.inject if is_twin(text)])
+    return expand(config, [parse_control(text) for text in entry.inject if is_control(text)])
 
 
 def declarations(entry: Entry, config: RunConfig) -> Iterator[Declaration]:
@@ -29,7 +29,7 @@ def declarations(entry: Entry, config: RunConfig) -> Iterator[Declaration]:
         made = made_changes(config.at(step - 1), config.at(step))
         if made:
             yield Declaration(StepId(0, step, step), declared_change(made, step))
-    for twin in (parse_twin(text) for text in entry.inject if is_twin(text)):
-        if twin.name == "resume":
-            change = DeclaredChange("resume", twin.onset, (), f"goes on from step {twin.onset - 1}")
-            yield Declaration(StepId(0, twin.onset, twin.onset), change)
+    for control in (parse_control(text) for text in entry.inject if is_control(text)):
+        if control.name == "resume":
+            change = DeclaredChange("resume", control.onset, (), f"goes on from step {control.onset - 1}")
+            yield Declaration(StepId(0, control.onset, control.onset), change)

@@ -40,7 +40,7 @@ from rftfm_ray.faultbench.runs.plan import CHECKPOINT_EVERY, SIZES, Entry, entri
 from rftfm_ray.faultbench.runs.runner import Course, Lab, example, quick
 from rftfm_ray.faults.calibration import TABLE
 from rftfm_ray.faults.catalogue import check_faults
-from rftfm_ray.faults.twins import is_twin
+from rftfm_ray.faults.controls import is_control
 from rftfm_ray.files import write_atomic
 from rftfm_ray.signals.schema import report_of
 from rftfm_ray.tasks.loading import load_task
@@ -82,7 +82,7 @@ class Job:
             FaultError: for a fault without a strength of its level, or one that its run cannot have.
         """
         for entry in self.entries:
-            faults = [text for text in entry.inject if not is_twin(text)]
+            faults = [text for text in entry.inject if not is_control(text)]
             check_faults(config_of(entry), load_task(entry.task), faults)
 
     def groups(self) -> dict[int, list[Entry]]:
@@ -162,9 +162,9 @@ class Job:
 
 
 def config_of(entry: Entry, **sections: object) -> RunConfig:
-    """The configuration of an entry's run, without its faults and twins: as shipped, with everything measured, but for
-    the gate. It would refuse every update on advantages that are not their recompute, and a policy that stands still is
-    too easy to see for a comparison with who has no gate; the difference is measured all the same."""
+    """The configuration of an entry's run, without its faults and controls: as shipped, with everything measured, but
+    for the gate. It would refuse every update on advantages that are not their recompute, and a policy that stands
+    still is too easy to see for a comparison with detectors that have no gate; the difference is still measured."""
     probed = {"every": CHECKPOINT_EVERY, "size": 256, "final_size": 16, "sampled_share": 0.25}
     run = example(entry.task, entry.algorithm, entry.seed, entry.steps, f"builtin:{entry.size}")
     return quick(run, probe=probed, gate={"advantage_tolerance": ANY_ADVANTAGE}, **sections)

@@ -15,8 +15,8 @@ from typing import TypeVar
 from rftfm_ray.faultbench.runs.calibrate import HARD_RANGE, WINDOW
 from rftfm_ray.faults.calibration import LEVELS, Calibration, table
 from rftfm_ray.faults.catalogue import RAMP_STEPS
+from rftfm_ray.faults.controls import CONTROLS
 from rftfm_ray.faults.kinds import CATALOGUE, FaultKind, Mechanism
-from rftfm_ray.faults.twins import TWINS
 
 FIRST_SEED = 10_000
 Cell = tuple[str, str]
@@ -49,7 +49,7 @@ class Kind(StrEnum):
 
     HEALTHY = "healthy"
     LONG = "long"
-    TWIN = "twin"
+    CONTROL = "twin"  # As it stands in the committed plans of the benchmark.
     FAULT = "fault"
     DECLARED_FAULT = "declared_fault"
     TWO_FAULTS = "two_faults"
@@ -68,9 +68,9 @@ class Entry:
         algorithm: name of the algorithm.
         size: of the shipped model.
         steps: of the run.
-        inject: faults and twins, as `rftfm train --inject` takes them.
+        inject: faults and controls, as `rftfm train --inject` takes them.
         level: `easy` or `hard`; empty without a fault.
-        onset: first step with a fault or twin; 0 without.
+        onset: first step with a fault or control; 0 without.
         fork: last step that it shares with the healthy run of its group; 0 for a run of its own.
     """
 
@@ -89,7 +89,7 @@ class Entry:
 
     @property
     def code(self) -> str:
-        """Code of its fault, the name of its twin, or nothing."""
+        """Code of its fault, the name of its control, or nothing."""
         faults = [text for text in self.inject if text.partition("@")[0] in CATALOGUE]
         return next(iter(faults or self.inject), "").partition("@")[0]
 
@@ -103,7 +103,7 @@ class Size:
         long: healthy runs of `long_steps`.
         easy: runs of each fault.
         hard: runs of each fault.
-        twins: runs with a benign twin.
+        controls: runs with a benign control.
         declared: runs with a fault on top of a declared change.
         pairs: runs with two faults, half at once and half `APART` steps apart.
         steps: fewest and most steps of a run.
@@ -116,7 +116,7 @@ class Size:
     long: int
     easy: int
     hard: int
-    twins: int
+    controls: int
     declared: int
     pairs: int
     steps: tuple[int, int] = (30, 60)
@@ -126,9 +126,9 @@ class Size:
 
 
 SIZES = {
-    "full": Size({"tiny": 48, "small": 12}, long=16, easy=20, hard=28, twins=152, declared=32, pairs=60),
+    "full": Size({"tiny": 48, "small": 12}, long=16, easy=20, hard=28, controls=152, declared=32, pairs=60),
     "smoke": Size(
-        {"tiny": 12}, long=0, easy=4, hard=0, twins=4, declared=0, pairs=0, steps=(12, 16),
+        {"tiny": 12}, long=0, easy=4, hard=0, controls=4, declared=0, pairs=0, steps=(12, 16),
         cells=(("calculator", "grpo"),), codes=("RF-1", "PG-1", "OD-2", "CA-2", "TE-1"),
     ),
 }  # fmt: skip
@@ -140,7 +140,7 @@ def entries_of(size: Size, seed: int = 1) -> tuple[Entry, ...]:
     """All runs of a benchmark, group by group; the same for the same arguments."""
     groups = _groups(size, seed)
     dealer = _Dealer(groups, random.Random(f"dealer-{seed}"))
-    entries = [*groups, *_long(size, len(groups)), *_twins(size, dealer), *_declared(size, dealer)]
+    entries = [*groups, *_long(size, len(groups)), *_controls(size, dealer), *_declared(size, dealer)]
     for code in size.codes:
         for level, count in zip(LEVELS, (size.easy, size.hard), strict=True):
             entries += _faults(size, dealer, code, level, count)
@@ -275,15 +275,15 @@ def _fork(
     return replace(group, name=name, kind=kind, inject=inject, level=level, onset=onset, fork=fork)
 
 
-def _twins(size: Size, dealer: _Dealer) -> Iterator[Entry]:
+def _controls(size: Size, dealer: _Dealer) -> Iterator[Entry]:
     calling = any(task in CALLING for task, _ in size.cells)
-    names = [name for name, twin in TWINS.items() if calling or not twin.needs_tool]
-    for place in range(size.twins):
-        twin = TWINS[names[place % len(names)]]
+    names = [name for name, control in CONTROLS.items() if calling or not control.needs_tool]
+    for place in range(size.controls):
+        control = CONTROLS[names[place % len(names)]]
         split = _DEALT[(place // len(names) + place) % len(_DEALT)]
-        group = dealer.group(split, [c for c in size.cells if c[0] in CALLING or not twin.needs_tool])
+        group = dealer.group(split, [c for c in size.cells if c[0] in CALLING or not control.needs_tool])
         onset = dealer.between(0.25 * group.steps, 0.75 * group.steps)
-        yield _fork(group, f"{twin.name}-{place}", Kind.TWIN, (f"{twin.name}@{onset}",), "", onset, None)
+        yield _fork(group, f"{control.name}-{place}", Kind.CONTROL, (f"{control.name}@{onset}",), "", onset, None)
 
 
 def _at_once(code: str) -> list[Mechanism]:
@@ -293,7 +293,7 @@ def _at_once(code: str) -> list[Mechanism]:
 
 def _declared(size: Size, dealer: _Dealer) -> Iterator[Entry]:
     """Easy faults on top of a declared change."""
-    changes = [name for name, twin in TWINS.items() if twin.declared]
+    changes = [name for name, control in CONTROLS.items() if control.declared]
     codes = [code for code in size.codes if _at_once(code)]
     for place, split in enumerate(_shares(size.declared)):
         kind = CATALOGUE[codes[place % len(codes)]]
@@ -335,4 +335,4 @@ def mechanism_of(entry: Entry) -> str:
 
 def is_without_fault(entry: Entry) -> bool:
     """Whether nothing is wrong in a run: a healthy one, or one with a benign control."""
-    return entry.kind in (Kind.HEALTHY, Kind.LONG, Kind.TWIN)
+    return entry.kind in (Kind.HEALTHY, Kind.LONG, Kind.CONTROL)

@@ -113,7 +113,7 @@ def healthy(results: Results) -> Results:
 
 def benign(results: Results) -> Results:
     """Runs with a benign control."""
-    return results.where(lambda one: one.entry.kind is Kind.TWIN)
+    return results.where(lambda one: one.entry.kind is Kind.CONTROL)
 
 
 def faulty(results: Results, level: str | None = None) -> Results:

@@ -14,8 +14,8 @@ from rftfm_ray.actors.roles import Role
 from rftfm_ray.config import load_config
 from rftfm_ray.errors import PlacementError, RolloutError
 from rftfm_ray.faults.catalogue import parse_fault
+from rftfm_ray.faults.controls import parse_control
 from rftfm_ray.faults.drill import Drill
-from rftfm_ray.faults.twins import parse_twin
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.rollout.seams import RolloutSeams
 from rftfm_ray.tasks.addition import Addition
@@ -23,7 +23,7 @@ from rftfm_ray.training.seams import LearnerSeams
 from tests.unit.doubles import Actor, asked, make_group, make_plan
 
 POOL, HELDOUT = tuple(Addition().pool(8, 0)), tuple(Addition().heldout()[:8])
-DRILL = Drill(4, (parse_fault("RF-1@1:2"), parse_fault("OD-1@1:4")), (parse_twin("slow_tool@3"),))
+DRILL = Drill(4, (parse_fault("RF-1@1:2"), parse_fault("OD-1@1:4")), (parse_control("slow_tool@3"),))
 
 
 def planned(name: str = "run", drill: Drill = DRILL) -> RunPlan:

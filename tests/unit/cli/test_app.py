@@ -141,7 +141,7 @@ def test_fault_that_cannot_be_is_refused(rftfm: Rftfm, tmp_path: Path, fault: st
 @pytest.mark.parametrize(
     ("policy", "parts"),
     [
-        ("absent.py:Mine", ["there is no file", "absent.py"]),
+        ("absent.py:Mine", ["does not exist", "absent.py"]),
         ("raising.py:Mine", ["does not import", "RuntimeError: not today"]),
         ("mine.py:Undecided", ["Undecided has no method decide(self, ctx)"]),
         ("mine.py:TooManyArguments", ["TooManyArguments.decide must take one argument", "'more'"]),

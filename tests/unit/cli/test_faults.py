@@ -20,8 +20,8 @@ from rftfm_ray.faultbench.pages.page import Ending, page
 from rftfm_ray.faults import calibration
 from rftfm_ray.faults.calibration import Calibration, calibrated
 from rftfm_ray.faults.catalogue import check_faults, parse_fault
+from rftfm_ray.faults.controls import CONTROLS, parse_control
 from rftfm_ray.faults.kinds import CATALOGUE
-from rftfm_ray.faults.twins import TWINS, parse_twin
 from rftfm_ray.tasks.addition import Addition
 
 ROW = Calibration(
@@ -36,15 +36,15 @@ def invoke(*arguments: str) -> str:
     return done.stdout
 
 
-def test_json_lists_faults_and_twins_with_the_keys_that_were_promised() -> None:
+def test_json_lists_faults_and_controls_with_the_keys_that_were_promised() -> None:
     found = json.loads(invoke("list", "--json"))
-    assert set(found) == {"faults", "twins"}
+    assert set(found) == {"faults", "controls"}
     assert [fault["code"] for fault in found["faults"]] == list(CATALOGUE)
     assert {tuple(fault) for fault in found["faults"]} == {
         ("code", "name", "family", "mechanisms", "algorithms", "summary")
     }
-    assert {tuple(twin) for twin in found["twins"]} == {("name", "declared", "summary")}
-    assert len([twin for twin in found["twins"] if not twin["declared"]]) >= 4
+    assert {tuple(control) for control in found["controls"]} == {("name", "declared", "summary")}
+    assert len([control for control in found["controls"] if not control["declared"]]) >= 4
     assert [f["algorithms"] for f in found["faults"] if f["code"] == "CA-1"] == [["ppo"]]
 
 
@@ -53,14 +53,14 @@ def test_what_is_listed_can_be_asked_for() -> None:
     for fault in found["faults"]:
         for mechanism in fault["mechanisms"]:
             assert parse_fault(f"{fault['code']}@5,mechanism={mechanism}").mechanism == mechanism
-    for twin in found["twins"]:
-        assert parse_twin(f"{twin['name']}@5").name == twin["name"]
+    for control in found["controls"]:
+        assert parse_control(f"{control['name']}@5").name == control["name"]
 
 
 def test_listing_names_everything_and_how_to_write_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     text = invoke("list")
-    named = [*CATALOGUE, *TWINS, *(m.name for kind in CATALOGUE.values() for m in kind.mechanisms)]
+    named = [*CATALOGUE, *CONTROLS, *(m.name for kind in CATALOGUE.values() for m in kind.mechanisms)]
     assert [name for name in named if name not in text] == []
     assert "CODE@STEP" in text
     assert "mechanism=NAME" in text

@@ -198,8 +198,8 @@ def test_one_run_is_no_profile(make_run: Run, tmp_path: Path) -> None:
     [
         ({"step": None}, "has no column `step`"),
         ({"step": [1, 2, 3, 4, 4, 5, 6, 7]}, "has step 4 more than once"),
-        ({"step": [1.5] * 8}, "has a step that is no whole number"),
-        ({"step": [None] * 8}, "has a step that is no whole number"),
+        ({"step": [1.5] * 8}, "has a step that is not a whole number"),
+        ({"step": [None] * 8}, "has a step that is not a whole number"),
         ({"step": [1] * 8, "attempt": [0] * 8}, "has a step of one attempt twice"),
         ({"reward_mean": None}, "no signal in common"),
     ],
@@ -213,7 +213,7 @@ def test_table_that_cannot_be_used_is_refused(tmp_path: Path, kind: str, changed
 @pytest.mark.parametrize(
     ("name", "data", "part"),
     [
-        ("a.csv", b"step,reward_mean\n1,0.5\n2,half\n", "a.csv line 3: reward_mean=half is no number"),
+        ("a.csv", b"step,reward_mean\n1,0.5\n2,half\n", "a.csv line 3: reward_mean=half is not a number"),
         ("a.csv", b"step,reward_mean\n\xff,1\n", "cannot be read as CSV"),
         ("a.csv", b"", "has no column `step`"),
         ("a.csv", b"step,reward_mean\n", "has no column `step`"),

@@ -20,8 +20,8 @@ from rftfm_ray.driver.guard import LiveGuard, NoGuard
 from rftfm_ray.driver.planned_changes import PlannedChanges
 from rftfm_ray.driver.session import START, Session
 from rftfm_ray.faults.catalogue import parse_fault
+from rftfm_ray.faults.controls import parse_control
 from rftfm_ray.faults.drill import Drill
-from rftfm_ray.faults.twins import parse_twin
 from rftfm_ray.incidents.messages import GuardTotals, News
 from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.incidents.state import EntryKind
@@ -130,7 +130,7 @@ def make_changes(config: RunConfig, *inject: str) -> tuple[PlannedChanges, list[
     """The planned changes of a run of the calculator, and where everything that they do is noted."""
     journey: list[tuple[Any, ...]] = []
     faults = tuple(parse_fault(text) for text in inject if text[0].isupper())
-    drill = Drill(0, faults, tuple(parse_twin(text) for text in inject if not text[0].isupper()))
+    drill = Drill(0, faults, tuple(parse_control(text) for text in inject if not text[0].isupper()))
     noting = cast("Any", Noting(journey, Position(at(5), 5, 80)))
     return PlannedChanges(make_plan(config, task=Calculator(), drill=drill), noting, noting, noting), journey
 
@@ -167,7 +167,7 @@ def test_resume_saves_restores_and_declares() -> None:
     changes, journey = make_changes(RunConfig(), "resume@6")
     changes.begin(Position(at(6), 6, 96))
     assert [entry[0] for entry in journey] == ["save", "resume", "resync", "parity", "event", "declare"]
-    assert journey[0] == ("save", Path("run/twins"))
+    assert journey[0] == ("save", Path("run/controls"))
     assert journey[4] == ("event", "resumed", at(5), {"checkpoint": "saved"})
     assert journey[5] == ("declare", Declaration(at(6), DeclaredChange("resume", 6, (), "goes on from step 5")))
 

@@ -100,7 +100,7 @@ def test_growth_that_is_asked_for_is_not_held_against_the_policy(threshold: floa
 def test_what_was_declared_has_no_reference_any_more(setup: GuardSetup, threshold: float) -> None:
     run = simulated(6000)
     run.values[ONSET - 1 :, [NAMES.index(name) for name in ("reward_mean", "grad_norm")]] *= 10
-    declared = replace(run, entry=replace(run.entry, inject=(f"reward_scale@{ONSET}",), kind=Kind.TWIN))
+    declared = replace(run, entry=replace(run.entry, inject=(f"reward_scale@{ONSET}",), kind=Kind.CONTROL))
     assert setup.trace(run, 0).telemetry_scores.max() > 3 * threshold
     assert setup.trace(declared, 0).telemetry_scores.max() * 2 < 3 * threshold
 
@@ -120,7 +120,7 @@ def moved(run: Recorded, since: int, *inject: str, **shifts: float) -> Recorded:
     values = run.values.copy()
     for name, value in shifts.items():
         values[since - 1 :, NAMES.index(name)] = value
-    entry = replace(run.entry, kind=Kind.TWIN if inject else run.entry.kind, inject=inject)
+    entry = replace(run.entry, kind=Kind.CONTROL if inject else run.entry.kind, inject=inject)
     return replace(run, entry=entry, values=values)
 
 

@@ -35,7 +35,7 @@ FAULT = Entry(
     ("RF-1@11:easy,mechanism=outliers,duration=ramp",), "easy", 11, 10,
 )  # fmt: skip
 HEALTHY = replace(FAULT, name="healthy-1", kind=Kind.HEALTHY, inject=(), level="", onset=0, fork=0)
-TWIN = replace(FAULT, name="twin-1", kind=Kind.TWIN, inject=("slow_tool@11",), level="")
+CONTROL = replace(FAULT, name="control-1", kind=Kind.CONTROL, inject=("slow_tool@11",), level="")
 
 
 def run(entry: Entry, effect: int | None = 11, steps: int = 30) -> Recorded:
@@ -110,15 +110,15 @@ def test_fault_without_an_effect_does_not_count(effect: int | None) -> None:
 
 
 def test_false_alarms_are_counted_over_healthy_steps() -> None:
-    twin = result_of(run(TWIN), [Alarm(5, 6), Alarm(12, 30)])
-    assert (twin.false_alarms, twin.healthy_steps) == (1, 20)
+    control = result_of(run(CONTROL), [Alarm(5, 6), Alarm(12, 30)])
+    assert (control.false_alarms, control.healthy_steps) == (1, 20)
     results = Results.single(
-        [result_of(run(HEALTHY), [Alarm(3, 4), Alarm(9, 30)]), result_of(run(HEALTHY, steps=470), []), twin]
+        [result_of(run(HEALTHY), [Alarm(3, 4), Alarm(9, 30)]), result_of(run(HEALTHY, steps=470), []), control]
     )
     counted = false_alarms(healthy(results))
     assert (counted["rate"], counted["steps"], counted["alarms"]) == (4.0, 500, 2)
     assert counted["upper95"] == pytest.approx(6.2958 / 0.5, abs=1e-3)
-    assert benign(results).pooled == [twin]
+    assert benign(results).pooled == [control]
 
 
 def test_recall_and_delay_are_taken_over_runs_with_an_effect() -> None:

@@ -10,8 +10,8 @@ from rftfm_ray.faultbench.runs.generate import Job
 from rftfm_ray.faultbench.runs.plan import CHECKPOINT_EVERY, COUNTED_BEFORE, SIZES, Entry, Kind, Split, entries_of
 from rftfm_ray.faults.calibration import table
 from rftfm_ray.faults.catalogue import parse_fault
+from rftfm_ray.faults.controls import CONTROLS, is_control, parse_control
 from rftfm_ray.faults.kinds import CATALOGUE
-from rftfm_ray.faults.twins import TWINS, is_twin, parse_twin
 
 FULL = entries_of(SIZES["full"])
 FAULTS = [entry for entry in FULL if entry.kind is Kind.FAULT]
@@ -24,7 +24,7 @@ def of_kind(kind: Kind) -> list[Entry]:
 
 def test_there_are_as_many_runs_as_promised() -> None:
     assert len(of_kind(Kind.HEALTHY)) >= 240
-    assert len(of_kind(Kind.TWIN)) >= 150
+    assert len(of_kind(Kind.CONTROL)) >= 150
     assert [entry.steps for entry in of_kind(Kind.LONG)] == [500] * 16
     assert len(of_kind(Kind.DECLARED_FAULT)) >= 30
     assert Counter((entry.code, entry.level) for entry in FAULTS) == Counter(
@@ -34,8 +34,8 @@ def test_there_are_as_many_runs_as_promised() -> None:
     assert all(30 <= entry.steps <= 60 for entry in FULL if entry.kind is not Kind.LONG)
 
 
-@pytest.mark.parametrize("kind", [Kind.HEALTHY, Kind.TWIN])
-def test_half_of_the_healthy_runs_and_twins_have_a_critic(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [Kind.HEALTHY, Kind.CONTROL])
+def test_half_of_the_healthy_runs_and_controls_have_a_critic(kind: Kind) -> None:
     algorithms = Counter(entry.algorithm for entry in of_kind(kind))
     assert 0.4 < algorithms["ppo"] / sum(algorithms.values()) < 0.6
     assert len({entry.task for entry in of_kind(kind)}) == 2
@@ -111,7 +111,8 @@ def test_a_seed_belongs_to_one_split_and_kind_of_run() -> None:
 def test_forks_leave_before_anything_happens_and_at_a_checkpoint() -> None:
     for entry in FULL:
         first = min(
-            [parse_twin(t).onset if is_twin(t) else int(t.partition("@")[2].split(":")[0]) for t in entry.inject] or [0]
+            [parse_control(t).onset if is_control(t) else int(t.partition("@")[2].split(":")[0]) for t in entry.inject]
+            or [0]
         )
         assert entry.fork % CHECKPOINT_EVERY == 0
         assert entry.fork < max(first, 1)
@@ -119,10 +120,10 @@ def test_forks_leave_before_anything_happens_and_at_a_checkpoint() -> None:
             assert entry.fork < entry.onset - COUNTED_BEFORE
 
 
-def test_twins_and_declared_changes_are_all_there() -> None:
-    assert {entry.code for entry in of_kind(Kind.TWIN)} == set(TWINS)
+def test_controls_and_declared_changes_are_all_there() -> None:
+    assert {entry.code for entry in of_kind(Kind.CONTROL)} == set(CONTROLS)
     declared = {entry.inject[0].partition("@")[0] for entry in of_kind(Kind.DECLARED_FAULT)}
-    assert declared == {name for name, twin in TWINS.items() if twin.declared}
+    assert declared == {name for name, control in CONTROLS.items() if control.declared}
 
 
 def test_pairs_are_of_two_families_and_half_of_them_apart() -> None:

@@ -34,8 +34,8 @@ from rftfm_ray.faultbench.scoring.tables import show
 from tests.unit.doubles import recorded_runs
 
 SIZE = Size(
-    {"tiny": 20}, long=0, easy=16, hard=16, twins=8, declared=0, pairs=4, steps=(30, 40), cells=(("addition", "grpo"),),
-    codes=("RF-1", "OD-3"),
+    {"tiny": 20}, long=0, easy=16, hard=16, controls=8, declared=0, pairs=4, steps=(30, 40),
+    cells=(("addition", "grpo"),), codes=("RF-1", "OD-3"),
 )  # fmt: skip
 # What each fault moves in this simulation, in units of the signal, at its easy level; hard is a quarter of it.
 MOVES = {"RF-1": {"reward_mean": 0.3, "reward_max": 2.0}, "OD-3": {"entropy": -0.5, "sampling_logprob_mean": 0.3}}

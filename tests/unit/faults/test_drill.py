@@ -12,9 +12,9 @@ from ray import cloudpickle
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.errors import FaultError
 from rftfm_ray.faults.catalogue import parse_fault
+from rftfm_ray.faults.controls import parse_control
 from rftfm_ray.faults.drill import Drill, expanded, plan_drill
 from rftfm_ray.faults.episodes import FaultySeams
-from rftfm_ray.faults.twins import parse_twin
 from rftfm_ray.rollout.channels import EpisodeId, TaskReward, task_tools
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.seams import EpisodeSeams, Exposure, RolloutSeams
@@ -30,9 +30,9 @@ ARRAYS = {"weight": np.ones(2, np.float32)}
 
 
 def drill(*inject: str, seed: int = 0) -> Drill:
-    """A drill of faults and twins as `inject` names them."""
+    """A drill of faults and controls as `inject` names them."""
     faults = tuple(parse_fault(text) for text in inject if text[0].isupper())
-    return Drill(seed, faults, tuple(parse_twin(text) for text in inject if not text[0].isupper()))
+    return Drill(seed, faults, tuple(parse_control(text) for text in inject if not text[0].isupper()))
 
 
 class Idle:
@@ -111,14 +111,14 @@ def test_drill_and_its_seams_travel_by_value(text: str) -> None:
 
 def test_events_say_what_is_injected_and_when_it_has_its_effect() -> None:
     events = list(drill("OD-1@5:30,duration=ramp", "RF-3@7:2", "lr_step@9:0.5").events())
-    assert [kind for kind, _ in events] == ["fault", "fault", "twin"]
-    ramp, learnt, twin = (fields for _, fields in events)
+    assert [kind for kind, _ in events] == ["fault", "fault", "control"]
+    ramp, learnt, control = (fields for _, fields in events)
     assert ramp == {
         "code": "OD-1", "mechanism": "gain", "strength": 30.0, "all_instances": False, "duration": None, "ramp": 9,
         "switch_step": 5, "effect_step": 14,
     }  # fmt: skip
     assert (learnt["switch_step"], learnt["effect_step"]) == (7, None)
-    assert twin == {"name": "lr_step", "declared": True, "strength": 0.5, "switch_step": 9}
+    assert control == {"name": "lr_step", "declared": True, "strength": 0.5, "switch_step": 9}
 
 
 def test_acts_of_the_run_s_own_process_are_made_at_their_paid_step_in_order() -> None:
@@ -141,7 +141,7 @@ def test_planned_drill_draws_by_the_seed_of_the_run() -> None:
     assert found == drill("TE-1@3:0.5", "slow_tool@4", seed=7)
 
 
-def test_twins_become_changes_of_the_configuration_once() -> None:
+def test_controls_become_changes_of_the_configuration_once() -> None:
     config = load_config(None, ["inject=['lr_step@6:0.5']"])
     once = expanded(config)
     assert once.changes == ("learner.lr=0.00015@6",)

@@ -112,7 +112,7 @@ def test_tool_is_sound_before_the_onset_and_after_the_duration(text: str) -> Non
 
 @pytest.mark.parametrize("text", FAULTS)
 @pytest.mark.parametrize("instances", ["one", "all"])
-def test_twin_instance_is_clean_unless_all_are_struck(text: str, instances: str) -> None:
+def test_control_instance_is_clean_unless_all_are_struck(text: str, instances: str) -> None:
     tools, plain = struck(f"{text},instances={instances}"), task_tools(Calculator())
     first, second = (answers(tool, calls(count=200)) for tool in tools)
     sound = answers(plain[0], calls(count=200))

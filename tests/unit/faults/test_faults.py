@@ -143,9 +143,9 @@ def test_any_text_is_a_fault_or_refused_in_one_sentence(text: str) -> None:
         ("TE-1@3,duration=-1", ["duration"]),
         ("TE-1@3,duration=2.5", ["duration"]),
         ("TE-1@3,duration=" + "9" * 5000, ["duration"]),
-        ("TE-1@3,duration=", ["'duration=' is no option"]),
-        ("TE-1@3,speed=2", ["'speed=2' is no option"]),
-        ("TE-1@3,", ["'' is no option"]),
+        ("TE-1@3,duration=", ["'duration=' is not an option"]),
+        ("TE-1@3,speed=2", ["'speed=2' is not an option"]),
+        ("TE-1@3,", ["'' is not an option"]),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",
 )

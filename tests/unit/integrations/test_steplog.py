@@ -102,10 +102,10 @@ def test_trl_s_own_names_are_known() -> None:
         ("step,entropy,entropy\n1,2,3\n", "two columns 'entropy'"),
         ("step,entropy\nfirst,1\nsecond,2\n", "no whole numbers in its column step"),
         ("a b c\nd\n{\n", "no column that is known"),
-        ("{}\nnot\njson\nat all\n", "no step log: 3 of its 4 lines hold no JSON object"),
+        ("{}\nnot\njson\nat all\n", "not a step log: 3 of its 4 lines hold no JSON object"),
         ('[1]\n"x"\n', "hold no JSON object"),
         ('{"step": 1, "entropy": "high"}\n', "no column that is known"),
-        (b"\xff\xfe\xfd", "no text in UTF-8"),
+        (b"\xff\xfe\xfd", "not UTF-8 text"),
     ],
 )
 def test_what_is_no_step_log_is_refused_with_a_sentence(tmp_path: Path, text: str | bytes, said: str) -> None:
@@ -126,9 +126,9 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ("step,entropy\n1,1\n2,?\n3,2\n", [1, 2, 3], [1, math.nan, 2], "1 of 3 cells of entropy are no numbers"),
         ("step,entropy\n1,1\n2,2\n2,3\n3,4\n", [1, 2, 3], [1, 3, 4], "1 steps are logged more than once"),
         ("step,entropy\n1,1\n2,2\n3,3\n2,5\n", [1, 2], [1, 5], "Steps go back: 1 rows from step 3 on"),
-        ("entropy\n1\n2\n", [1, 2], [1, 2], "rows are counted"),
+        ("entropy\n1\n2\n", [1, 2], [1, 2], "rows are numbered"),
         ("step,entropy\n1,1\n-3,2\n3,3\n", [1, 3], [1, 3], "1 rows have no whole number as step"),
-        (b"step,entropy\n1,1\n2,2\n\xff", [1, 2], [1, 2], "no UTF-8 from byte"),
+        (b"step,entropy\n1,1\n2,2\n\xff", [1, 2], [1, 2], "not UTF-8 from byte"),
     ],
 )
 def test_what_is_wrong_is_left_out_and_said(

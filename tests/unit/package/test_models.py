@@ -66,7 +66,7 @@ def test_unknown_builtin_name_is_refused_with_those_that_there_are(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch_nothing)
     with pytest.raises(ModelError) as caught:
         resolve_model(name)
-    assert str(caught.value).startswith(f"model.path={name} is no model that ships; use builtin:tiny or builtin:small,")
+    assert str(caught.value).startswith(f"model.path={name} is not a shipped model; use builtin:tiny or builtin:small,")
 
 
 def test_directory_is_made_absolute(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,8 +95,8 @@ def test_name_of_another_form_is_refused_with_the_form(name: str) -> None:
 
 
 def test_missing_file_module_and_attribute_are_refused_by_name(source: Path, tmp_path: Path) -> None:
-    assert f"there is no file {tmp_path / 'absent.py'}" in refused(f"{tmp_path / 'absent.py'}:answer")
-    assert f"there is no file {tmp_path / 'folder.py'}" in refused(f"{tmp_path / 'folder.py'}:answer")
+    assert f"file {tmp_path / 'absent.py'} does not exist" in refused(f"{tmp_path / 'absent.py'}:answer")
+    assert f"file {tmp_path / 'folder.py'} does not exist" in refused(f"{tmp_path / 'folder.py'}:answer")
     assert "no_such_module_anywhere does not import (ModuleNotFoundError" in refused("no_such_module_anywhere:x")
     assert f"{source} defines no Absent" in refused(f"{source}:Absent")
 

@@ -197,7 +197,7 @@ def test_name_of_the_wrong_form_says_what_form_it_has(folder: Path, name: str) -
 
 
 def test_missing_file_and_module_are_named(folder: Path) -> None:
-    assert f"there is no file {folder / 'gone.py'}; check the path" in refused("gone.py:Mine")
+    assert f"file {folder / 'gone.py'} does not exist; check the path" in refused("gone.py:Mine")
     assert "guarding_gone does not import (ModuleNotFoundError" in refused("guarding_gone:Mine")
 
 

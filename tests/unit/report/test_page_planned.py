@@ -1,4 +1,4 @@
-"""What a report says of what was brought about on purpose: faults that grow or are learnt, twins, declared changes."""
+"""What a report says of what was brought about on purpose: faults that grow or are learnt, controls and changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rftfm_ray.config import parse_config
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
 from rftfm_ray.report import build_report
 from rftfm_ray.runs.incidents import Incident
-from rftfm_ray.runs.planned import change_words, changes_of, drill, faults_of, twin_words, twins_of
+from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of
 from rftfm_ray.telemetry.events import EventLog
 from rftfm_ray.telemetry.parts import PartFolder
 from rftfm_ray.telemetry.recorder import STEP_SCHEMA
@@ -24,7 +24,7 @@ RAMP: Event = {
 }  # fmt: skip
 LEARNED: Event = {"kind": "fault", "code": "RF-3", "mechanism": "last_character", "switch_step": 3, "effect_step": None}
 BEGUN: Event = {"kind": "fault_effect", "code": "RF-3", "mechanism": "last_character", "effect_step": 14}
-TWIN: Event = {"kind": "twin", "name": "slow_tool", "declared": False, "strength": 0.005, "switch_step": 6}
+CONTROL: Event = {"kind": "control", "name": "slow_tool", "declared": False, "strength": 0.005, "switch_step": 6}
 CHANGE: Event = {
     "kind": "declared", "key": "learner.lr", "old": 2e-4, "new": 6e-5, "attempt": 0, "step": 9, "paid_step": 9,
 }  # fmt: skip
@@ -57,15 +57,16 @@ def test_fault_that_is_learnt_says_when_its_effect_began_and_whether_it_did() ->
     assert "opened 3 paid steps later" in drill(begun, [incident(17, "RF-3")], 30)
 
 
-def test_twin_that_nobody_declared_says_whether_it_was_taken_for_a_fault() -> None:
-    (twin,) = twins_of([TWIN, TWIN])
-    assert twin_words(twin, [], 30) == (
-        "Benign twin: slow_tool from paid step 6 on, which nobody declared; no incident was opened after it."
+def test_control_that_nobody_declared_says_whether_it_was_taken_for_a_fault() -> None:
+    (control,) = controls_of([CONTROL, CONTROL])
+    assert control_words(control, [], 30) == (
+        "Benign control: slow_tool from paid step 6 on, which nobody declared; no incident was opened after it."
     )
-    assert "incident 1 was opened 3 paid steps later" in twin_words(twin, [incident(9)], 30)
-    assert "has not come so far" in twin_words(twin, [], 5)
-    (declared,) = twins_of([TWIN | {"declared": True}])
-    assert twin_words(declared, [], 30).endswith("which was declared.")
+    assert "incident 1 was opened 3 paid steps later" in control_words(control, [incident(9)], 30)
+    assert "has not come so far" in control_words(control, [], 5)
+    assert controls_of([CONTROL | {"kind": "twin"}]) == (control,), "as older records call it"
+    (declared,) = controls_of([CONTROL | {"declared": True}])
+    assert control_words(declared, [], 30).endswith("which was declared.")
 
 
 def test_declared_change_is_told_in_full() -> None:
@@ -75,18 +76,18 @@ def test_declared_change_is_told_in_full() -> None:
 
 @pytest.mark.parametrize(
     "event",
-    [RAMP | {"switch_step": "soon"}, TWIN | {"switch_step": -1}, CHANGE | {"old": "much"}, CHANGE | {"step": None},
-     {"kind": "fault"}, {"kind": "twin"}, {"kind": "declared"}],
+    [RAMP | {"switch_step": "soon"}, CONTROL | {"switch_step": -1}, CHANGE | {"old": "much"}, CHANGE | {"step": None},
+     {"kind": "fault"}, {"kind": "control"}, {"kind": "declared"}],
 )  # fmt: skip
 def test_records_that_tell_nothing_are_left_out(event: Event) -> None:
-    assert (faults_of([event]), twins_of([event]), changes_of([event])) == ((), (), ())
+    assert (faults_of([event]), controls_of([event]), changes_of([event])) == ((), (), ())
 
 
 def test_marks_and_sentences_stand_in_the_report(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(parse_config({"steps": 12}).to_yaml())
     PartFolder(tmp_path / "steps", STEP_SCHEMA).write([row(StepId(0, n, n)) for n in range(1, 18)])
     log = EventLog(tmp_path / "events.jsonl")
-    for event in (RAMP, LEARNED, BEGUN, TWIN):
+    for event in (RAMP, LEARNED, BEGUN, CONTROL):
         log.append(str(event["kind"]), None, **{key: value for key, value in event.items() if key != "kind"})
     log.append("declared", StepId(0, 9, 9), key="<b>learner.lr", old=2e-4, new=6e-5)
     log.close()
@@ -94,7 +95,7 @@ def test_marks_and_sentences_stand_in_the_report(tmp_path: Path) -> None:
     assert html.count('id="reward-injected-') == 2
     assert html.count('id="reward-planned-') == 2
     # They would run into each other, and stand there as one.
-    assert ">injected RF-3, injected RF-1, twin slow_tool, lr</text>" in html.replace("&lt;b&gt;learner.", "")
-    assert "declared change, or benign twin of a fire drill" in html
+    assert ">injected RF-3, injected RF-1, control slow_tool, lr</text>" in html.replace("&lt;b&gt;learner.", "")
+    assert "declared change, or benign control of a fire drill" in html
     assert "Declared: &lt;b&gt;learner.lr from 0.0002 to 6e-05 at step 9." in html
     assert "its effect began at paid step 14" in html

@@ -178,7 +178,7 @@ def test_half_a_name_is_refused_with_its_form(name: str) -> None:
 
 def test_missing_file_is_refused_by_path(tmp_path: Path) -> None:
     path = tmp_path / "absent.py"
-    assert f"there is no file {path}" in sentence(lambda: load_task(f"{path}:Echo"))
+    assert f"file {path} does not exist" in sentence(lambda: load_task(f"{path}:Echo"))
 
 
 def test_missing_module_is_refused_by_name() -> None:

@@ -1,4 +1,4 @@
-"""Benign twins: how they are asked for, what is refused, what they do to a configuration, to data and to tools."""
+"""Benign controls: how they are asked for, what is refused, what they do to a configuration, to data and to tools."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from rftfm_ray.config import CHANGEABLE, RunConfig, load_config
 from rftfm_ray.errors import FaultError, RftfmError
 from rftfm_ray.faults.catalogue import parse_fault
-from rftfm_ray.faults.drill import Drill
-from rftfm_ray.faults.twins import (
-    TWINS,
-    TwinSpec,
-    check_twins,
+from rftfm_ray.faults.controls import (
+    CONTROLS,
+    ControlSpec,
+    check_controls,
     data_parts,
     expand,
-    is_twin,
+    is_control,
     longer_answers,
-    parse_twin,
+    parse_control,
     slow_tools,
 )
+from rftfm_ray.faults.drill import Drill
 from rftfm_ray.planning import plan
 from rftfm_ray.rollout.channels import CallId, EpisodeId, task_tools
 from rftfm_ray.tasks.addition import Addition
@@ -44,17 +44,17 @@ def paid(step: int) -> StepId:
 
 
 def refused(text: str) -> str:
-    """What is said of a twin that cannot be read."""
+    """What is said of a control that cannot be read."""
     with pytest.raises(FaultError) as caught:
-        parse_twin(text)
+        parse_control(text)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_there_are_twelve_and_four_of_them_are_not_declared() -> None:
-    assert {name for name, kind in TWINS.items() if not kind.declared} == UNDECLARED
-    assert {name for name, kind in TWINS.items() if kind.declared} == DECLARED
-    for name, kind in TWINS.items():
+    assert {name for name, kind in CONTROLS.items() if not kind.declared} == UNDECLARED
+    assert {name for name, kind in CONTROLS.items() if kind.declared} == DECLARED
+    for name, kind in CONTROLS.items():
         assert kind.name == name
         assert kind.summary
         assert kind.meaning
@@ -63,38 +63,38 @@ def test_there_are_twelve_and_four_of_them_are_not_declared() -> None:
         assert not kind.key or kind.declared
 
 
-@given(name=st.sampled_from(sorted(TWINS)), onset=st.integers(2, 999), share=st.floats(0, 1))
-def test_twin_is_read_as_it_is_written(name: str, onset: int, share: float) -> None:
-    kind = TWINS[name]
+@given(name=st.sampled_from(sorted(CONTROLS)), onset=st.integers(2, 999), share=st.floats(0, 1))
+def test_control_is_read_as_it_is_written(name: str, onset: int, share: float) -> None:
+    kind = CONTROLS[name]
     strength = min(kind.high, max(kind.low, kind.low + share * (kind.high - kind.low)))
-    assert parse_twin(f"{name}@{onset}") == TwinSpec(name, onset, kind.default_strength)
-    assert parse_twin(f" {name.upper()}@{onset}:{strength!r} ") == TwinSpec(name, onset, strength)
-    assert is_twin(f"{name}@{onset}")
-    spec = TwinSpec(name, onset, kind.default_strength)
-    assert parse_twin(str(spec)) == spec
+    assert parse_control(f"{name}@{onset}") == ControlSpec(name, onset, kind.default_strength)
+    assert parse_control(f" {name.upper()}@{onset}:{strength!r} ") == ControlSpec(name, onset, strength)
+    assert is_control(f"{name}@{onset}")
+    spec = ControlSpec(name, onset, kind.default_strength)
+    assert parse_control(str(spec)) == spec
     assert spec.kind is kind
 
 
 @given(st.text(max_size=20))
 def test_whatever_is_written_is_read_or_refused(text: str) -> None:
     try:
-        found = parse_twin(text)
+        found = parse_control(text)
     except FaultError as error:
         said = str(error)
     else:
-        said = repr(text) if found.name in TWINS else ""
+        said = repr(text) if found.name in CONTROLS else ""
     assert repr(text) in said
 
 
 @pytest.mark.parametrize("text", ["OD-1@3", "rf-1@2:3", "TE-1@5,mechanism=error", "", "lr@3"])
-def test_faults_are_no_twins(text: str) -> None:
-    assert not is_twin(text)
+def test_faults_are_no_controls(text: str) -> None:
+    assert not is_control(text)
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("lr_stp@5", "there is no twin lr_stp (did you mean lr_step?); there are slow_tool, "),
+        ("lr_stp@5", "there is no control lr_stp (did you mean lr_step?); there are slow_tool, "),
         ("lr_step", "cannot be read; write NAME@STEP[:strength], for example lr_step@15:0.3"),
         ("lr_step@five", "cannot be read"),
         ("lr_step@5:", "cannot be read"),
@@ -108,7 +108,7 @@ def test_faults_are_no_twins(text: str) -> None:
         ("slow_tool@0", "slow_tool begins at step 1 at the earliest, because steps count from 1"),
     ],
 )
-def test_twin_that_cannot_be_read_is_refused_in_one_sentence(text: str, why: str) -> None:
+def test_control_that_cannot_be_read_is_refused_in_one_sentence(text: str, why: str) -> None:
     assert why in refused(text)
 
 
@@ -126,23 +126,23 @@ def test_twin_that_cannot_be_read_is_refused_in_one_sentence(text: str, why: str
         ("reward_scale@6", "task.reward_scale=10.0@6"),
     ],
 )
-def test_declared_twin_of_the_configuration_becomes_a_change(text: str, change: str) -> None:
+def test_declared_control_of_the_configuration_becomes_a_change(text: str, change: str) -> None:
     config = load_config(None, [f"inject=['{text}']"])
-    expanded = expand(config, [parse_twin(text)])
+    expanded = expand(config, [parse_control(text)])
     assert expanded == config.model_copy(update={"changes": (change,)})
     assert expanded.at(5) is expanded
-    assert expand(expanded, [parse_twin(text)]) == expanded, "a recorded configuration can be run again"
+    assert expand(expanded, [parse_control(text)]) == expanded, "a recorded configuration can be run again"
 
 
 @pytest.mark.parametrize("name", ["slow_tool", "restart_rollout", "length_growth", "entropy_decay", "resume"])
-def test_other_twins_leave_the_configuration_alone(name: str) -> None:
+def test_other_controls_leave_the_configuration_alone(name: str) -> None:
     config = RunConfig()
-    assert expand(config, [parse_twin(f"{name}@6")]) is config
+    assert expand(config, [parse_control(f"{name}@6")]) is config
 
 
 def test_factors_work_on_what_is_in_force_in_the_order_of_their_steps() -> None:
     config = load_config(None, ["learner.lr=1e-3", "changes=['learner.lr=5e-4@10']"])
-    expanded = expand(config, [parse_twin("lr_step@30:0.5"), parse_twin("lr_step@20:0.5"), parse_twin("batch_size@20")])
+    expanded = expand(config, [parse_control(text) for text in ("lr_step@30:0.5", "lr_step@20:0.5", "batch_size@20")])
     rates = [expanded.at(step).learner.lr for step in (9, 10, 20, 30)]
     assert rates == [1e-3, 5e-4, 2.5e-4, 1.25e-4]
     assert expanded.at(20).algorithm.prompts_per_step == 32
@@ -151,7 +151,7 @@ def test_factors_work_on_what_is_in_force_in_the_order_of_their_steps() -> None:
 @pytest.mark.parametrize(
     ("text", "why", "overrides"),
     [
-        ("batch_size@6:16", "'batch_size@6:16' cannot be had in this run: .*pool_size=128", ["task.pool_size=128"]),
+        ("batch_size@6:16", "'batch_size@6:16' does not fit this run: .*pool_size=128", ["task.pool_size=128"]),
         ("batch_size@6:0.5", "minibatches=16 does not divide", ["algorithm.minibatches=16"]),
         ("group_size@6:0.125", "samples_per_prompt=1 leaves", []),
         ("lr_step@99", "lies outside the run", []),
@@ -160,20 +160,20 @@ def test_factors_work_on_what_is_in_force_in_the_order_of_their_steps() -> None:
         ("lr_step@6", "set one key at one step", ["changes=['learner.lr=1e-5@6']"]),
     ],
 )
-def test_twin_that_the_configuration_cannot_have_is_refused(text: str, why: str, overrides: list[str]) -> None:
+def test_control_that_the_configuration_cannot_have_is_refused(text: str, why: str, overrides: list[str]) -> None:
     config = load_config(None, overrides)
     with pytest.raises(FaultError, match=why):
-        expand(config, [parse_twin(text)])
+        expand(config, [parse_control(text)])
 
 
 def unfit(text: str, task: Any = None, pool: tuple[Problem, ...] = POOL, *overrides: str) -> str:
-    """What is said of a twin that the run cannot have."""
+    """What is said of a control that the run cannot have."""
     with pytest.raises(FaultError) as caught:
-        check_twins(load_config(None, [*overrides]), [parse_twin(text)], task or Addition(), pool)
+        check_controls(load_config(None, [*overrides]), [parse_control(text)], task or Addition(), pool)
     return str(caught.value)
 
 
-def test_twins_that_lack_what_they_need_are_refused() -> None:
+def test_controls_that_lack_what_they_need_are_refused() -> None:
     assert "task addition calls no tool; use task.name=calculator" in unfit("slow_tool@6")
     level = tuple(problem for problem in POOL if len(problem.answer) == 3)
     assert "are equally long" in unfit("length_growth@6", pool=level)
@@ -183,16 +183,16 @@ def test_twins_that_lack_what_they_need_are_refused() -> None:
     assert "prompts_per_step=64" in unfit("entropy_decay@6", None, POOL, "changes=['algorithm.prompts_per_step=64@3']")
     assert "after the last one (steps=40)" in unfit("resume@41")
     assert "after the last one (steps=5)" in unfit("restart_rollout@6", None, POOL, "max_paid_steps=5")
-    fine = [parse_twin(f"{name}@6") for name in TWINS if name != "slow_tool"]
-    check_twins(RunConfig(), fine, Addition(), POOL)
-    check_twins(RunConfig(), [parse_twin("slow_tool@6")], Calculator(), POOL)
+    fine = [parse_control(f"{name}@6") for name in CONTROLS if name != "slow_tool"]
+    check_controls(RunConfig(), fine, Addition(), POOL)
+    check_controls(RunConfig(), [parse_control("slow_tool@6")], Calculator(), POOL)
 
 
-def test_plan_holds_twins_and_faults_apart_and_the_changes_that_they_lead_to(tmp_path: Path) -> None:
+def test_plan_holds_controls_and_faults_apart_and_the_changes_that_they_lead_to(tmp_path: Path) -> None:
     config = load_config(None, ["inject=['LR_step@6:0.5','OD-1@3','length_growth@5']"])
     planned = plan(config, tmp_path / "run")
-    twins = (TwinSpec("lr_step", 6, 0.5), TwinSpec("length_growth", 5, 0.9))
-    assert planned.drill == Drill(config.seed, (parse_fault("OD-1@3"),), twins)
+    controls = (ControlSpec("lr_step", 6, 0.5), ControlSpec("length_growth", 5, 0.9))
+    assert planned.drill == Drill(config.seed, (parse_fault("OD-1@3"),), controls)
     assert planned.config.changes == ("learner.lr=0.00015@6",)
     assert planned.config.inject == config.inject
     assert [part.name for part in planned.parts] == ["long/5"]
@@ -201,34 +201,34 @@ def test_plan_holds_twins_and_faults_apart_and_the_changes_that_they_lead_to(tmp
     assert plan(RunConfig(), tmp_path / "run").parts == ()
 
 
-@pytest.mark.parametrize("inject", ["slow_tool@6", "lr_step@1", "lr_step@41", "harder_prompts@6:2", "no_twin@3"])
+@pytest.mark.parametrize("inject", ["slow_tool@6", "lr_step@1", "lr_step@41", "harder_prompts@6:2", "no_control@3"])
 def test_plan_refuses_what_cannot_be(inject: str, tmp_path: Path) -> None:
     with pytest.raises(RftfmError):
         plan(load_config(None, [f"inject=['{inject}']"]), tmp_path / "run")
 
 
 def test_length_growth_draws_more_and_more_of_the_longer_answers() -> None:
-    (part,) = data_parts([parse_twin("length_growth@6:0.8")], POOL, 3)
+    (part,) = data_parts([parse_control("length_growth@6:0.8")], POOL, 3)
     course = [part.share(paid(step)) for step in (1, 5, 6, 7, 15, 16, 99)]
     assert course == pytest.approx([0, 0, 0.08, 0.16, 0.8, 0.8, 0.8])
     assert part.problems == longer_answers(POOL) == tuple(p for p in POOL if len(p.answer) == 3)
 
 
 def test_entropy_decay_draws_from_few_problems_of_the_pool() -> None:
-    (part,) = data_parts([parse_twin("entropy_decay@6:20")], POOL, 3)
+    (part,) = data_parts([parse_control("entropy_decay@6:20")], POOL, 3)
     assert [part.share(paid(step)) for step in (1, 5, 6, 7, 99)] == [0, 0, 1, 1, 1]
     assert len({found.key for found in part.problems}) == 20
     assert set(part.problems) <= set(POOL)
-    (again,) = data_parts([parse_twin("entropy_decay@6:20")], POOL, 3)
-    (other,) = data_parts([parse_twin("entropy_decay@6:20")], POOL, 4)
+    (again,) = data_parts([parse_control("entropy_decay@6:20")], POOL, 3)
+    (other,) = data_parts([parse_control("entropy_decay@6:20")], POOL, 4)
     assert again.problems == part.problems != other.problems
 
 
 def test_slow_tool_answers_the_same_and_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("rftfm_ray.faults.twins.time.sleep", slept.append)
+    monkeypatch.setattr("rftfm_ray.faults.controls.time.sleep", slept.append)
     task, problems = Calculator(), Calculator().pool(64, 0)
-    sound, slow = task_tools(task), slow_tools(task_tools(task), [parse_twin("slow_tool@6:0.02")], 3)
+    sound, slow = task_tools(task), slow_tools(task_tools(task), [parse_control("slow_tool@6:0.02")], 3)
     assert len(slow) == len(sound)
 
     def ask(step: int) -> None:
@@ -253,7 +253,7 @@ def test_slow_tool_answers_the_same_and_takes_its_time(monkeypatch: pytest.Monke
 
 def test_without_a_slow_tool_the_instances_are_those_that_there_were() -> None:
     tools = task_tools(Calculator())
-    assert slow_tools(tools, [parse_twin("restart_rollout@3")], 3) == tools
+    assert slow_tools(tools, [parse_control("restart_rollout@3")], 3) == tools
 
 
 def test_harder_prompts_need_a_task_that_can_tell_them(tmp_path: Path) -> None:

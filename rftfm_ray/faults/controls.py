@@ -1,8 +1,8 @@
-"""Benign twins: changes that look like a fault at first sight.
+"""Benign controls: changes that look like a fault at first sight.
 
 Four of them nobody declares; the others are changes on purpose, which the guard is told of.
 
-A twin touches nothing that an identity speaks of. Those that change the configuration become `RunConfig.changes`, on
+A control touches nothing that an identity speaks of. Those that change the configuration become `RunConfig.changes`, on
 the clock of steps; the others act on the clock of paid steps.
 """
 
@@ -31,8 +31,8 @@ _TEXT = re.compile(r"([A-Za-z0-9_-]+)@([0-9]{1,9})(?::(.+))?")
 
 
 @dataclass(frozen=True, slots=True)
-class TwinKind:
-    """One twin; strengths lie in [low, high].
+class ControlKind:
+    """One control; strengths lie in [low, high].
 
     Attributes:
         name: its name.
@@ -60,76 +60,76 @@ class TwinKind:
 
 
 _UNDECLARED = (
-    TwinKind(
+    ControlKind(
         "slow_tool", False, "every tool call takes longer, and its answer is right",
         0.005, 0.0001, 10.0, "mean of the seconds that a call takes longer", needs_tool=True,
     ),
-    TwinKind(
+    ControlKind(
         "restart_rollout", False, "the first rollout actor is killed and a new one takes its place",
         1.0, 1.0, 1.0, "1: there is one way only",
     ),
-    TwinKind(
+    ControlKind(
         "length_growth", False, "prompts whose right answers are longer come more and more often, over ten steps",
         0.9, 0.05, 1.0, "share of the prompts that are drawn from those, in the end",
     ),
-    TwinKind(
+    ControlKind(
         "entropy_decay", False, "the data come back to few problems, which the policy masters",
         32.0, 2.0, 1e6, "number of problems",
     ),
 )  # fmt: skip
 
 _DECLARED = (
-    TwinKind(
+    ControlKind(
         "lr_step", True, "the learning rate takes a step",
         0.3, 0.01, 3.0, "factor on learner.lr", "learner.lr", is_factor=True,
     ),
-    TwinKind(
+    ControlKind(
         "batch_size", True, "a step takes another number of prompts",
         2.0, 0.125, 16.0, "factor on algorithm.prompts_per_step", "algorithm.prompts_per_step", is_factor=True,
     ),
-    TwinKind(
+    ControlKind(
         "group_size", True, "a prompt gets another number of samples",
         2.0, 0.125, 16.0, "factor on algorithm.samples_per_prompt", "algorithm.samples_per_prompt", is_factor=True,
     ),
-    TwinKind(
+    ControlKind(
         "resume", True, "a checkpoint is written and everything is restored from it",
         1.0, 1.0, 1.0, "1: there is one way only",
     ),
-    TwinKind(
+    ControlKind(
         "harder_prompts", True, "prompts come from the harder half of the pool",
         1.0, 0.05, 1.0, "task.hard_share", "task.hard_share",
     ),
-    TwinKind(
+    ControlKind(
         "longer_tokens", True, "turns may take more tokens",
         2.0, 1.0, 16.0, "task.token_scale", "task.token_scale",
     ),
-    TwinKind(
+    ControlKind(
         "temperature", True, "sampling gets cooler or hotter",
         0.8, 0.3, 1.5, "factor on rollout.temperature", "rollout.temperature", is_factor=True,
     ),
-    TwinKind(
+    ControlKind(
         "reward_scale", True, "all rewards are worth more, the trusted verifier's too",
         10.0, 0.01, 1000.0, "task.reward_scale", "task.reward_scale",
     ),
 )  # fmt: skip
 
-TWINS: dict[str, TwinKind] = {kind.name: kind for kind in (*_UNDECLARED, *_DECLARED)}
-"""Every twin by its name."""
+CONTROLS: dict[str, ControlKind] = {kind.name: kind for kind in (*_UNDECLARED, *_DECLARED)}
+"""Every control by its name."""
 WHOLE_KEYS = ("algorithm.prompts_per_step", "algorithm.samples_per_prompt")
 
 
 @dataclass(frozen=True, slots=True)
-class TwinSpec:
-    """One twin to bring about."""
+class ControlSpec:
+    """One control to bring about."""
 
     name: str
     onset: int
     strength: float
 
     @property
-    def kind(self) -> TwinKind:
-        """What there is to say about twins of this name."""
-        return TWINS[self.name]
+    def kind(self) -> ControlKind:
+        """What there is to say about controls of this name."""
+        return CONTROLS[self.name]
 
     def active(self, paid_step: int) -> bool:
         """Whether it is on at a paid step."""
@@ -139,13 +139,13 @@ class TwinSpec:
         return f"{self.name}@{self.onset}:{self.strength:g}"
 
 
-def is_twin(text: str) -> bool:
-    """Whether an entry of `inject` names a twin."""
-    return text.partition("@")[0].strip().lower() in TWINS
+def is_control(text: str) -> bool:
+    """Whether an entry of `inject` names a control."""
+    return text.partition("@")[0].strip().lower() in CONTROLS
 
 
-def parse_twin(text: str) -> TwinSpec:
-    """Read one twin.
+def parse_control(text: str) -> ControlSpec:
+    """Read one control.
 
     Raises:
         FaultError: one sentence that names what is wrong and what there is.
@@ -153,19 +153,19 @@ def parse_twin(text: str) -> TwinSpec:
     match = _TEXT.fullmatch(text.strip())
     if match is None:
         raise FaultError(f"inject={text!r} cannot be read; write {SYNTAX}, for example lr_step@15:0.3.")
-    kind = TWINS.get(match[1].lower())
+    kind = CONTROLS.get(match[1].lower())
     if kind is None:
-        near = difflib.get_close_matches(match[1].lower(), TWINS, n=1)
+        near = difflib.get_close_matches(match[1].lower(), CONTROLS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise FaultError(f"inject={text!r}: there is no twin {match[1]}{hint}; there are {', '.join(TWINS)}.")
+        raise FaultError(f"inject={text!r}: there is no control {match[1]}{hint}; there are {', '.join(CONTROLS)}.")
     onset, first = int(match[2]), 2 if kind.declared else 1
     if onset < first:
         why = "it needs a step before it" if kind.declared else "steps count from 1"
         raise FaultError(f"inject={text!r}: {kind.name} begins at step {first} at the earliest, because {why}.")
-    return TwinSpec(kind.name, onset, _strength(text, match[3], kind))
+    return ControlSpec(kind.name, onset, _strength(text, match[3], kind))
 
 
-def _strength(text: str, number: str | None, kind: TwinKind) -> float:
+def _strength(text: str, number: str | None, kind: ControlKind) -> float:
     if number is None:
         return kind.default_strength
     try:
@@ -179,58 +179,60 @@ def _strength(text: str, number: str | None, kind: TwinKind) -> float:
     return strength
 
 
-def expand(config: RunConfig, twins: Sequence[TwinSpec]) -> RunConfig:
-    """`config` with those of `twins` that change a key of it among its changes; expanding it again adds nothing.
+def expand(config: RunConfig, controls: Sequence[ControlSpec]) -> RunConfig:
+    """`config` with those of `controls` that change a key of it among its changes; expanding it again adds nothing.
 
     Raises:
-        FaultError: when one changes nothing, lies outside of the run, or leads to a configuration that is none.
+        FaultError: when one changes nothing, lies outside of the run, or leads to an invalid configuration.
     """
-    for twin in sorted(twins, key=lambda twin: twin.onset):
-        if not twin.kind.key:
+    for control in sorted(controls, key=lambda control: control.onset):
+        if not control.kind.key:
             continue
-        section, _, name = twin.kind.key.partition(".")
-        before: float = getattr(getattr(config.at(twin.onset - 1), section), name)
-        wanted = before * twin.strength if twin.kind.is_factor else twin.strength
-        wanted = round(wanted) if twin.kind.key in WHOLE_KEYS else wanted
+        section, _, name = control.kind.key.partition(".")
+        before: float = getattr(getattr(config.at(control.onset - 1), section), name)
+        wanted = before * control.strength if control.kind.is_factor else control.strength
+        wanted = round(wanted) if control.kind.key in WHOLE_KEYS else wanted
         if wanted == before:
-            raise FaultError(f"inject={str(twin)!r} leaves {twin.kind.key} at {before:g}; choose another strength.")
-        change = f"{twin.kind.key}={wanted!r}@{twin.onset}"
+            raise FaultError(
+                f"inject={str(control)!r} leaves {control.kind.key} at {before:g}; choose another strength."
+            )
+        change = f"{control.kind.key}={wanted!r}@{control.onset}"
         if change in config.changes:
             continue
         try:
             config = RunConfig.model_validate({**config.model_dump(), "changes": (*config.changes, change)})
         except ValidationError as error:
             why = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise FaultError(f"inject={str(twin)!r} cannot be had in this run: {why}.") from None
+            raise FaultError(f"inject={str(control)!r} does not fit this run: {why}.") from None
     return config
 
 
-def check_twins(config: RunConfig, twins: Sequence[TwinSpec], task: Task, pool: Sequence[Problem]) -> None:
-    """Refuse twins that begin after the run's end, or that need what task or data lack.
+def check_controls(config: RunConfig, controls: Sequence[ControlSpec], task: Task, pool: Sequence[Problem]) -> None:
+    """Refuse controls that begin after the run's end, or that need what task or data lack.
 
     Where the task cannot tell hard problems from easy ones, `check_task` refuses the configuration that they lead to.
 
     Raises:
-        FaultError: one sentence that names the twin and the fix.
+        FaultError: one sentence that names the control and the fix.
     """
     last = min(config.steps, config.max_paid_steps or config.steps)
-    for twin in twins:
-        if twin.onset > last:
+    for control in controls:
+        if control.onset > last:
             raise FaultError(
-                f"inject={str(twin)!r} begins at step {twin.onset}, after the last one (steps={last}); raise steps, or "
-                "max_paid_steps."
+                f"inject={str(control)!r} begins at step {control.onset}, after the last one (steps={last}); "
+                "raise steps, or max_paid_steps."
             )
-        if twin.kind.needs_tool and len(task.max_new_tokens) < 2:
-            raise FaultError(f"inject={str(twin)!r}: task {task.name} calls no tool; use task.name=calculator.")
-        if twin.name == "length_growth" and not longer_answers(pool):
+        if control.kind.needs_tool and len(task.max_new_tokens) < 2:
+            raise FaultError(f"inject={str(control)!r}: task {task.name} calls no tool; use task.name=calculator.")
+        if control.name == "length_growth" and not longer_answers(pool):
             raise FaultError(
-                f"inject={str(twin)!r}: all right answers of task {task.name} are equally long; use another task."
+                f"inject={str(control)!r}: all right answers of task {task.name} are equally long; use another task."
             )
         most = max(stage.algorithm.prompts_per_step for _, stage in config.stages())
-        if twin.name == "entropy_decay" and not most <= round(twin.strength) < len(pool):
+        if control.name == "entropy_decay" and not most <= round(control.strength) < len(pool):
             raise FaultError(
-                f"inject={str(twin)!r}: the few problems must be at least algorithm.prompts_per_step={most} and fewer "
-                f"than task.pool_size={len(pool)}; choose a strength between, or raise task.pool_size."
+                f"inject={str(control)!r}: the few problems must be at least algorithm.prompts_per_step={most} and "
+                f"fewer than task.pool_size={len(pool)}; choose a strength between, or raise task.pool_size."
             )
 
 
@@ -240,45 +242,47 @@ def longer_answers(pool: Sequence[Problem]) -> tuple[Problem, ...]:
     return tuple(problem for problem in pool if len(problem.answer) > mean)
 
 
-def data_parts(twins: Sequence[TwinSpec], pool: Sequence[Problem], seed: int) -> tuple[Part, ...]:
-    """The parts of the pool that twins draw from, each with its share of the prompts at a step."""
+def data_parts(controls: Sequence[ControlSpec], pool: Sequence[Problem], seed: int) -> tuple[Part, ...]:
+    """The parts of the pool that controls draw from, each with its share of the prompts at a step."""
     found = []
-    for twin in twins:
-        if twin.name == "length_growth":
-            found.append(Part(f"long/{twin.onset}", longer_answers(pool), _share_of(twin, GROWTH_STEPS)))
-        if twin.name == "entropy_decay":
-            few = random.Random(f"few/{seed}/{twin.onset}").sample(list(pool), round(twin.strength))
-            found.append(Part(f"few/{twin.onset}", few, _share_of(replace(twin, strength=1.0), 1)))
+    for control in controls:
+        if control.name == "length_growth":
+            found.append(Part(f"long/{control.onset}", longer_answers(pool), _share_of(control, GROWTH_STEPS)))
+        if control.name == "entropy_decay":
+            few = random.Random(f"few/{seed}/{control.onset}").sample(list(pool), round(control.strength))
+            found.append(Part(f"few/{control.onset}", few, _share_of(replace(control, strength=1.0), 1)))
     return tuple(found)
 
 
-def _share_of(twin: TwinSpec, steps: int) -> Callable[[StepId], float]:
-    """A share that grows to the twin's strength over so many steps from its onset on."""
-    return lambda step: twin.strength * min(1.0, max(0, step.paid_step - twin.onset + 1) / steps)
+def _share_of(control: ControlSpec, steps: int) -> Callable[[StepId], float]:
+    """A share that grows to the control's strength over so many steps from its onset on."""
+    return lambda step: control.strength * min(1.0, max(0, step.paid_step - control.onset + 1) / steps)
 
 
 class SlowTool:
     """A tool instance that takes its time: from half of the strength to one and a half of it, and then the answer."""
 
-    def __init__(self, inner: ToolInstance, twins: Sequence[TwinSpec], seed: int, instance: int) -> None:
+    def __init__(self, inner: ToolInstance, controls: Sequence[ControlSpec], seed: int, instance: int) -> None:
         self._inner = inner
-        self._twins = twins
+        self._controls = controls
         self._seed = seed
         self._instance = instance
 
     def __call__(self, call: CallId, problem: Problem, text: str) -> Observation | None:
         observation = self._inner(call, problem, text)
         episode = call.episode
-        for twin in self._twins:
-            if observation is not None and twin.active(episode.step.paid_step):
+        for control in self._controls:
+            if observation is not None and control.active(episode.step.paid_step):
                 place = (self._instance, episode.step.paid_step, episode.key, episode.sample, call.turn, call.tries)
-                time.sleep(twin.strength * (0.5 + unit_hash(twin.name, self._seed, *place)))
+                time.sleep(control.strength * (0.5 + unit_hash(control.name, self._seed, *place)))
         return observation
 
 
-def slow_tools(instances: Sequence[ToolInstance], twins: Sequence[TwinSpec], seed: int) -> tuple[ToolInstance, ...]:
-    """Tool instances that are slow by the twins called slow_tool, every one of them."""
-    slow = [twin for twin in twins if twin.name == "slow_tool"]
+def slow_tools(
+    instances: Sequence[ToolInstance], controls: Sequence[ControlSpec], seed: int
+) -> tuple[ToolInstance, ...]:
+    """Tool instances that are slow by the controls called slow_tool, every one of them."""
+    slow = [control for control in controls if control.name == "slow_tool"]
     if not slow:
         return tuple(instances)
     return tuple(SlowTool(instance, slow, seed, index) for index, instance in enumerate(instances))

@@ -1,4 +1,4 @@
-"""Benign twins on the real stack: identities hold, nothing differs before the onset, and each does what it says."""
+"""Benign controls on the real stack: identities hold, nothing differs before the onset, and each does what it says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.detection.detectors.identities import IDENTITIES
 from rftfm_ray.detection.reference.views import StepView, values_of
 from rftfm_ray.driver.run import train
-from rftfm_ray.faults.twins import TWINS, longer_answers, parse_twin
+from rftfm_ray.faults.controls import CONTROLS, longer_answers, parse_control
 from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.metrics import StepRow, Timings
 from rftfm_ray.signals.schema import report_of
@@ -105,7 +105,7 @@ def run(runs: Path, warm: WarmActors) -> Run:
         found = None if anew or resume else made.get(overrides)
         if found is None:
             rows: list[StepRow] = []
-            config, folder = load_config(None, [*SMALL, *overrides]), runs / f"twin-{next(numbers)}"
+            config, folder = load_config(None, [*SMALL, *overrides]), runs / f"control-{next(numbers)}"
             found = Ran(train(config, folder, resume, observe=rows.append, warm=warm), config, rows)
             if resume is None:
                 made.setdefault(overrides, found)
@@ -141,16 +141,16 @@ def mean(ran: Ran, name: str, since: int = ONSET) -> float:
     return float(sum(values) / len(values))
 
 
-def pair(run: Run, twin: str, *overrides: str) -> tuple[Ran, Ran]:
-    """A run with a twin and its healthy one; what must be so of every twin has been checked."""
-    spec = parse_twin(twin)
-    ran, healthy = run(*overrides, f"inject=['{twin}']"), run(*overrides)
+def pair(run: Run, control: str, *overrides: str) -> tuple[Ran, Ran]:
+    """A run with a control and its healthy one; what must be so of every control has been checked."""
+    spec = parse_control(control)
+    ran, healthy = run(*overrides, f"inject=['{control}']"), run(*overrides)
     assert len(ran.rows) == len(healthy.rows) == ran.config.steps
     assert broken(ran) == []
     assert wrong(ran) == {0.0}
     assert ran.summary.incidents == ()
     assert before(ran.determined) == before(healthy.determined)
-    (event,) = ran.events("twin")
+    (event,) = ran.events("control")
     told = {key: event[key] for key in ("name", "declared", "strength", "switch_step")}
     assert told == {
         "name": spec.name, "declared": spec.kind.declared, "strength": spec.strength, "switch_step": ONSET,
@@ -163,7 +163,7 @@ def pair(run: Run, twin: str, *overrides: str) -> tuple[Ran, Ran]:
 
 
 @pytest.mark.parametrize(
-    ("twin", "column", "old", "new"),
+    ("control", "column", "old", "new"),
     [
         ("lr_step@6", "lr", 2e-4, 6e-5),
         ("batch_size@6", "trajectory_count", 32, 64),
@@ -173,9 +173,9 @@ def pair(run: Run, twin: str, *overrides: str) -> tuple[Ran, Ran]:
     ],
 )
 def test_declared_change_is_made_at_its_step_and_breaks_nothing(
-    run: Run, twin: str, column: str, old: float, new: float
+    run: Run, control: str, column: str, old: float, new: float
 ) -> None:
-    ran, healthy = pair(run, twin)
+    ran, healthy = pair(run, control)
     assert ran.columns[column] == pytest.approx([old] * (ONSET - 1) + [new] * (STEPS - ONSET + 1))
     assert healthy.columns[column] == pytest.approx([old] * STEPS)
 
@@ -224,7 +224,7 @@ def test_resumed_run_goes_on_to_the_bit(run: Run) -> None:
     assert ran.determined == healthy.determined
     (event,) = ran.events("resumed")
     assert event["step"] == ONSET - 1
-    assert Path(str(event["checkpoint"])).parent == ran.folder / "twins"
+    assert Path(str(event["checkpoint"])).parent == ran.folder / "controls"
 
 
 @pytest.mark.slow
@@ -274,9 +274,9 @@ def test_entropy_decays_where_few_problems_are_mastered(run: Run) -> None:
     assert mean(ran, "correct_rate", 26) > mean(healthy, "correct_rate", 26) + 0.2
 
 
-def test_every_twin_is_tried() -> None:
+def test_every_control_is_tried() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
-    assert [name for name in TWINS if f'"{name}@{ONSET}' not in text] == []
+    assert [name for name in CONTROLS if f'"{name}@{ONSET}' not in text] == []
 
 
 def test_rollback_over_a_change_makes_it_again_at_its_step(run: Run) -> None:
