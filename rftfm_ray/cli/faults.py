@@ -15,7 +15,7 @@ from rftfm_ray.faults import catalogue, controls
 from rftfm_ray.faults.controls import CONTROLS
 from rftfm_ray.faults.kinds import ALGORITHMS, CATALOGUE, FaultKind, Mechanism
 
-faults = typer.Typer(help="What can be injected in a fire drill, and what it does.", no_args_is_help=True)
+faults = typer.Typer(help="Faults that can be injected, and what each does.", no_args_is_help=True)
 
 
 @faults.command("list")

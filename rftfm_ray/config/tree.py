@@ -42,7 +42,7 @@ class RunConfig(Section):
     max_paid_steps: Cadence = 0
     """Steps at most, undone ones included; 0: as many as it takes."""
     inject: tuple[str, ...] = ()
-    """Faults to inject, each as `CODE@STEP[:strength]`, for example `OD-1@15:30`: a fire drill."""
+    """Faults to inject, each as `CODE@STEP[:strength]`, for example `OD-1@15:30`; see `rftfm faults list`."""
     changes: tuple[str, ...] = ()
     """Changes while the run goes on, each as `KEY=VALUE@STEP`, for example `learner.lr=1e-4@30`: in force from that
     step on, and declared to the guard."""

@@ -1,1 +1,1 @@
-"""Fire drills: faults put into a live run on purpose. Nothing that detects, diagnoses or mends knows of them."""
+"""Fault injection: faults put into a live run on purpose. No detector, diagnosis or remedy knows of them."""

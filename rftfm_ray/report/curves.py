@@ -302,12 +302,12 @@ def key(data: RunData, marks: Marks) -> Html:
         (
             bool(marks.faults),
             f'd="M13 0V12" stroke="{BLACK}" stroke-width="2" stroke-dasharray="1.5 2"',
-            "injected fault: the truth of a fire drill",
+            "injected fault (ground truth)",
         ),
         (
             bool(marks.planned),
             f'd="M13 0V12" stroke="{GREY}" stroke-width="2" stroke-dasharray="5 1.5 1 1.5"',
-            "declared change, or benign control of a fire drill",
+            "declared change, or injected benign control",
         ),
     ]
     drawn = (tag("span", Html(_icon(path)), text) for occurs, path, text in items if occurs)

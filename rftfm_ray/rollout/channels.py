@@ -1,6 +1,6 @@
 """Where tools and rewards are reached: instances that may fail, and beside them the trusted verifier that must not.
 
-A tool has two instances and a reward one live channel; each is a plain callable, so that a fire drill can put a
+A tool has two instances and a reward one live channel; each is a plain callable, so that a drill can put a
 faulty one in its place. The trusted verifier is the task itself, called past all of them.
 """
 

@@ -1,4 +1,4 @@
-"""What was brought about on purpose, as events tell it: faults of a fire drill, benign controls, declared changes."""
+"""What was brought about on purpose, as events tell it: injected faults and benign controls, declared changes."""
 
 from __future__ import annotations
 

@@ -96,6 +96,6 @@ def test_marks_and_sentences_stand_in_the_report(tmp_path: Path) -> None:
     assert html.count('id="reward-planned-') == 2
     # They would run into each other, and stand there as one.
     assert ">injected RF-3, injected RF-1, control slow_tool, lr</text>" in html.replace("&lt;b&gt;learner.", "")
-    assert "declared change, or benign control of a fire drill" in html
+    assert "declared change, or injected benign control" in html
     assert "Declared: &lt;b&gt;learner.lr from 0.0002 to 6e-05 at step 9." in html
     assert "its effect began at paid step 14" in html
