@@ -134,7 +134,7 @@ class IncidentManager:
             seen = "; ".join(symptom.reason for symptom in diagnosis.symptoms if symptom.alarm)
             self._ledger.note(EntryKind.OPENED, step, number, **_named(diagnosis), reason=seen)
             incident = self.state.incident(number)
-        self._memory.diagnose(incident, diagnosis)
+        diagnosis = self._memory.diagnose(incident, diagnosis)
         waited = step.paid_step - incident.opened.paid_step
         suspected = incident.state is IncidentState.SUSPECTED
         is_due = suspected and (diagnosis.probability >= SURE or waited >= PATIENCE)

@@ -117,6 +117,17 @@ def test_untreated_incident_is_renamed_when_another_explanation_leads() -> None:
     assert len(run.manager.state.incidents) == 1
 
 
+@pytest.mark.parametrize("code", ["RF-1", "TE-1"])
+def test_incident_does_not_begin_after_its_alarm_whatever_is_raised_later(code: str) -> None:
+    run = started(None)
+    run.begin_fault(fault(code, 0.4))
+    opened, began = run.incident.opened.step, run.incident.onset
+    run.tick(fault("TE-1", onset=opened + 4), **FAILING)
+    named = next(entry for entry in run.entries if entry.kind is K.DIAGNOSED)
+    assert run.incident.onset == named.whole("onset") == (began if code == "TE-1" else opened)
+    assert run.incident.onset_low <= run.incident.onset
+
+
 def test_what_did_not_help_is_undone_before_the_next_remedy_is_tried() -> None:
     run = started(FIRST, SECOND)
     run.begin_fault()
