@@ -37,7 +37,7 @@ class Assessor:
         monitor: finds symptoms.
         diagnoser: names the fault behind them.
         keep_every: steps between two states that are kept; 0 keeps the first one only.
-        keep: number of states that are kept.
+        keep: number of states that are kept, beside the initial one.
     """
 
     def __init__(self, monitor: Monitor, diagnoser: Diagnoser, keep_every: int, keep: int) -> None:
@@ -49,6 +49,8 @@ class Assessor:
         self._expected: frozenset[tuple[str, int]] = frozenset()
         self._kept: OrderedDict[int, State] = OrderedDict()
         self._keep(0)
+        # Outside the ring: a rollback may go further back than the oldest state in it.
+        self._initial = self._kept[0]
 
     def assess(self, reports: Sequence[StepReport]) -> list[Assessment]:
         """Judge the next reports, in their order. Their number changes no verdict."""
@@ -66,11 +68,12 @@ class Assessor:
         self._monitor.declare(change)
 
     def rewind(self, step: int) -> None:
-        """Return to the state after `step`, or else to the newest kept one before it."""
-        kept = [at for at in self._kept if at <= step]
-        state = self._kept[max(kept) if kept else min(self._kept)]
+        """Return to the state after `step`, or else to the newest kept one before it; without one to the initial."""
         for later in [at for at in self._kept if at > step]:
             del self._kept[later]
+        if not self._kept:
+            self._kept[0] = self._initial
+        state = self._kept[max(self._kept)]
         self._monitor.load_state_dict(part_from(state, "monitor"))
         self._ask(lambda diagnoser: diagnoser.load_state_dict(part_from(state, "diagnoser")))
 

@@ -123,6 +123,21 @@ def test_kept_states_are_bounded_and_reach_as_far_as_the_snapshots(make_report: 
         assert monitor.count == step
 
 
+def test_rewinding_beyond_the_kept_states_goes_to_the_initial_one(make_report: Make) -> None:
+    monitor, diagnoser = ScriptedMonitor({12: [TOOL]}), Counting()
+    assessor = Assessor(monitor, diagnoser, 1, 1)
+    reports = [make_report(step) for step in range(1, 15)]
+    first = assessor.assess(reports)
+    assert "3" not in assessor.state_dict()["kept"]  # type: ignore[operator]
+    for _ in range(2):
+        assessor.rewind(3)
+        assert (monitor.count, diagnoser.count) == (0, 0)
+        # What was kept of later steps is gone, and the state can be saved and loaded.
+        assert list(assessor.state_dict()["kept"]) == ["0"]  # type: ignore[arg-type]
+        assessor.load_state_dict(assessor.state_dict())
+    assert same(assessor.assess(reports), first)
+
+
 def test_without_snapshots_only_the_start_is_kept(make_report: Make) -> None:
     monitor = ScriptedMonitor({})
     assessor = Assessor(monitor, FingerprintDiagnoser(), 0, 4)
