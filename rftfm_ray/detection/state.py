@@ -7,7 +7,7 @@ anything that `state_dict()` of the same class, made with the same arguments, wo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,24 @@ from rftfm_ray.errors import StateError
 Value: TypeAlias = "NDArray[np.float64] | NDArray[np.int64] | NDArray[np.bool_] | float | int | bool | str"
 State: TypeAlias = "Mapping[str, Value | State]"
 """By name an array, a plain scalar, or the state of a part."""
+ARRAY_KEY = "__array__"
+"""What stands for an array in a file; nothing in a state may have this name."""
+# Of the numbers that a file can hold; a long double is wider.
+_WIDEST_BYTES = 8
 Kind = TypeVar("Kind", bound=np.generic)
 Scalar = TypeVar("Scalar", int, float, bool, str)
+
+
+def can_be_saved(value: object) -> bool:
+    """Whether a value of a state is written to a file, and read back as it was."""
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and name != ARRAY_KEY and can_be_saved(part) for name, part in value.items())
+    return type(value) in (bool, int, float, str) or (isinstance(value, np.ndarray) and has_savable_type(value))
+
+
+def has_savable_type(value: NDArray[Any] | np.generic) -> bool:
+    """Whether an array or a scalar of numpy is of numbers that a file can hold."""
+    return value.dtype.kind in "biuf" and value.dtype.itemsize <= _WIDEST_BYTES
 
 
 def check_keys(state: State, names: tuple[str, ...]) -> None:

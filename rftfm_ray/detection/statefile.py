@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.state import State
+from rftfm_ray.detection.state import ARRAY_KEY, State, has_savable_type
 from rftfm_ray.errors import StateError
 from rftfm_ray.files import write_atomic
 
 FORMAT = "1"
 LARGEST_FILE = 64 << 20
 REMOVE = "remove it, and the monitor starts afresh from the run's next step"
-_ARRAY = "__array__"
 
 
 def save_state(path: Path, state: State, owner: str) -> None:
-    """Write a state; a reader sees all of it or none. `owner` must be the same when it is loaded."""
+    """Write a state; a reader sees all of it or none. `owner` must be the same when it is loaded.
+
+    Raises:
+        StateError: when something in it would not come back as it was; then nothing is written.
+    """
     from safetensors.numpy import save
 
     arrays: dict[str, NDArray[Any]] = {}
@@ -57,22 +60,27 @@ def load_state(path: Path, owner: str) -> State:
 
 
 def _without_arrays(state: State, arrays: MutableMapping[str, NDArray[Any]]) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
+    if ARRAY_KEY in state:
+        raise StateError(f"A state has the name {ARRAY_KEY!r}, which stands for arrays in files; rename it.")
+
+    def plain(key: str, value: Any) -> Any:
         if isinstance(value, np.ndarray):
+            if not has_savable_type(value):
+                raise StateError(f"{key} of a state is an array of {value.dtype}, which no file holds; use float64.")
             # By its number: names of parts may hold any character.
             name = str(len(arrays))
             # It makes an array without axes one of one axis.
             arrays[name] = np.ascontiguousarray(value).reshape(value.shape)
-            return {_ARRAY: name}
+            return {ARRAY_KEY: name}
         return _without_arrays(value, arrays) if isinstance(value, Mapping) else value
 
-    return {key: plain(value) for key, value in state.items()}
+    return {key: plain(key, value) for key, value in state.items()}
 
 
 def _with_arrays(tree: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     def whole(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return arrays[value[_ARRAY]] if set(value) == {_ARRAY} else _with_arrays(value, arrays)
+        return arrays[value[ARRAY_KEY]] if set(value) == {ARRAY_KEY} else _with_arrays(value, arrays)
 
     return {key: whole(value) for key, value in tree.items()}

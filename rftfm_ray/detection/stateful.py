@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rftfm_ray.detection.state import State, check_keys, part_from
+from rftfm_ray.detection.state import ARRAY_KEY, State, check_keys, has_savable_type, part_from
 from rftfm_ray.errors import StateError
 
 
@@ -141,9 +141,21 @@ def attributes_of(owner: object) -> State:
     of numpy, or a list, tuple or deque of numbers.
 
     Raises:
-        StateError: names an attribute that is anything else.
+        StateError: names an attribute that is anything else, or a class whose attributes are in slots.
     """
-    return {name: _attribute(f"{type(owner).__name__}.{name}", value) for name, value in vars(owner).items()}
+    return {name: _attribute(f"{type(owner).__name__}.{name}", value) for name, value in _attributes(owner).items()}
+
+
+def _attributes(owner: object) -> dict[str, Any]:
+    """The attributes of an object themselves, by name."""
+    for class_ in type(owner).__mro__:
+        slots = class_.__dict__.get("__slots__", ())
+        if set((slots,) if isinstance(slots, str) else slots) - {"__dict__", "__weakref__"}:
+            raise StateError(f"Class {class_.__name__} has __slots__, and attributes in slots cannot be saved.")
+    attributes = vars(owner) if hasattr(owner, "__dict__") else {}
+    if ARRAY_KEY in attributes:
+        raise StateError(f"{type(owner).__name__}.{ARRAY_KEY} has the name that stands for arrays in files.")
+    return attributes
 
 
 def set_attributes(owner: object, state: State) -> None:
@@ -153,7 +165,7 @@ def set_attributes(owner: object, state: State) -> None:
         StateError: names an attribute that is not as `attributes_of` gives it; then the object is as before.
     """
     values = {name: _from_attribute(f"{type(owner).__name__}.{name}", part_from(state, name)) for name in state}
-    for name in set(vars(owner)) - set(values):
+    for name in set(_attributes(owner)) - set(values):
         delattr(owner, name)
     for name, value in values.items():
         setattr(owner, name, value)
@@ -164,7 +176,9 @@ def _attribute(where: str, value: Any) -> dict[str, Any]:
         return {"kind": "none"}
     if type(value) in (bool, int, float, str):
         return {"kind": "plain", "value": value}
-    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biuf":
+    if isinstance(value, np.generic | np.ndarray):
+        if not has_savable_type(value):
+            raise StateError(f"{where} is of numpy's type {value.dtype}, which cannot be saved as numbers of 64 bits.")
         scalar = isinstance(value, np.generic)
         return {"kind": "scalar" if scalar else "array", "value": np.array([value]) if scalar else value.copy()}
     for kind, sequence in _SEQUENCES.items():
@@ -181,9 +195,12 @@ def _numbers(where: str, values: Iterable[Any]) -> Any:
     if not kinds <= {bool, int, float} or dtype is None or (bool in kinds and len(kinds) > 1):
         raise StateError(f"{where} has {' and '.join(sorted(kind.__name__ for kind in kinds))} in it, and not numbers.")
     try:
-        return np.array(list(values), dtype)
+        array = np.array(list(values), dtype)
     except OverflowError:
         raise StateError(f"{where} has integers that are too large to be saved.") from None
+    if len(kinds) > 1 and any(type(value) is int and int(float(value)) != value for value in values):
+        raise StateError(f"{where} has integers that are too large to be saved beside fractions.")
+    return array
 
 
 def _from_attribute(where: str, part: State) -> Any:

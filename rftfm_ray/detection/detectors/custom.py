@@ -2,7 +2,7 @@
 
 A class of the user's has a `name` and `observe(view)`. It takes the next steps as a `StepView` and gives one score for
 each of them, (N), or one for each of its signals, (N, K), in units of its own threshold: 1 is an alarm, and NaN says
-that nothing was measured. The number of steps at a time is not its own: what it needs of earlier ones it must keep.
+that nothing was measured. The monitor shows it one step at a time: what it needs of earlier ones it must keep.
 
 It may have
 
@@ -23,13 +23,13 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
 from rftfm_ray.detection.reference.views import Floats, StepView
-from rftfm_ray.detection.state import State, array_from, check_keys, part_from, scalar_from
+from rftfm_ray.detection.state import ARRAY_KEY, State, array_from, can_be_saved, check_keys, part_from, scalar_from
 from rftfm_ray.detection.stateful import attributes_of, set_attributes
 from rftfm_ray.detection.statistics.cusum import RECOVERED
 from rftfm_ray.errors import DetectorError, StateError
@@ -61,6 +61,7 @@ class CustomDetector(Detector):
     """A detector of the user's as the monitor runs it.
 
     Its evidence is telemetry: it opens incidents, and nothing that cannot be undone is done by its word alone.
+    The monitor shows it each step by itself, so that a log is scored as a live run is.
 
     Args:
         user: what the user has written, fresh.
@@ -68,6 +69,8 @@ class CustomDetector(Detector):
     Raises:
         DetectorError: one sentence on what it lacks.
     """
+
+    step_by_step: ClassVar[bool] = True
 
     def __init__(self, user: UserDetector) -> None:
         self._user = user
@@ -186,13 +189,13 @@ class CustomDetector(Detector):
 
     def _saved(self) -> State:
         if self._has["state_dict"]:
-            state = copy.deepcopy(self._call("state_dict"))
-            if not _is_state(state):
+            state = self._call("state_dict")
+            if not isinstance(state, Mapping) or not can_be_saved(state):
                 raise DetectorError(
                     f"state_dict of {self._class} returned something else than names with arrays, plain scalars and "
-                    "mappings of these; return only such values."
+                    f"mappings of these; return only such values, of 64 bits at most and not named {ARRAY_KEY!r}."
                 )
-            return dict(state)
+            return dict(copy.deepcopy(state))
         try:
             return attributes_of(self._user)
         except StateError as error:
@@ -248,23 +251,19 @@ def _read_only(view: StepView) -> StepView:
     return copy_
 
 
-def _is_state(state: object) -> bool:
-    if isinstance(state, Mapping):
-        return all(isinstance(name, str) and _is_state(value) for name, value in state.items())
-    return type(state) in (bool, int, float, str) or (isinstance(state, np.ndarray) and state.dtype.kind in "biuf")
-
-
 def _checked_name(user: object, class_: str) -> str:
-    name = getattr(user, "name", None)
+    name = _attribute(user, "name", None, class_)
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise DetectorError(f"class {class_} has no name; give it one, as name = 'reward_shift'.")
+    if name == ARRAY_KEY:
+        raise DetectorError(f"class {class_} is named {name!r}, which stands for arrays in files; rename it.")
     return name
 
 
 def _checked_signals(user: object, class_: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
     signals = _listed(user, "signals", DEFAULT_SIGNALS, class_)
     for name in signals:
-        if name not in INDEX:
+        if not isinstance(name, str) or name not in INDEX:
             near = difflib.get_close_matches(str(name), INDEX, n=1, cutoff=0.6)
             fix = f"the nearest is {near[0]}" if near else "name signals of the dictionary"
             raise DetectorError(f"class {class_} speaks of a signal {str(name)[:80]!r} that does not exist; {fix}.")
@@ -275,15 +274,23 @@ def _checked_signals(user: object, class_: str) -> tuple[tuple[str, ...], tuple[
 
 
 def _listed(user: object, attribute: str, default: Sequence[Any], class_: str) -> Sequence[Any]:
-    values = getattr(user, attribute, default)
+    values = _attribute(user, attribute, default, class_)
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise DetectorError(f"{attribute} of class {class_} must be a list that is not empty.")
     return values
 
 
+def _attribute(user: object, name: str, default: Any, class_: str) -> Any:
+    """An attribute of the user's, or the default where it has none."""
+    try:
+        return getattr(user, name, default)
+    except (Exception, SystemExit) as error:  # a property of the user's may raise anything
+        raise DetectorError(f"{name} of class {class_} raised {_said(error)}; make it a plain attribute.") from error
+
+
 def _has(user: object, method: str, class_: str) -> bool:
     """Whether it has a method, which can then be called as it will be."""
-    function = getattr(user, method, None)
+    function = _attribute(user, method, None, class_)
     if function is None and method != "observe":
         return False
     wanted = f"{method}({', '.join(('self', *_ARGUMENTS[method]))})"
@@ -329,6 +336,10 @@ def _adapted(name: str, attribute: Any, called: str) -> CustomDetector:
         detector = CustomDetector(user)
     except DetectorError as error:
         raise DetectorError(f"{KEY}={name}: {error}") from None
+    except (Exception, SystemExit) as error:  # what the user's class holds may raise when it is looked at
+        raise DetectorError(
+            f"{KEY}={name}: checking {called} raised {_said(error)}; give it plain attributes and methods."
+        ) from error
     try:
         return copy.deepcopy(detector)
     except Exception as error:  # what the user's class holds may refuse to be copied

@@ -32,6 +32,10 @@ def without(attribute: str) -> Any:
     return Mine()
 
 
+# A property that fails.
+RAISES = property(lambda self: 1 / 0)
+
+
 def with_class(**attributes: Any) -> Any:
     """A class with other class attributes."""
     return type("Mine", (Shift,), attributes)()
@@ -46,6 +50,11 @@ def with_class(**attributes: Any) -> Any:
         (with_class(name=""), "has no name"),
         (with_class(name=3), "has no name"),
         (with_class(name="two\nlines"), "has no name"),
+        (with_class(name="__array__"), "class Mine is named '__array__', which stands for arrays in files; rename it"),
+        (with_class(name=RAISES), "name of class Mine raised ZeroDivisionError: division by zero; make it a plain"),
+        (with_class(signals=RAISES), "signals of class Mine raised ZeroDivisionError"),
+        (with_class(forget=RAISES), "forget of class Mine raised ZeroDivisionError"),
+        (with_class(signals=[["reward_mean"]]), "does not exist; the nearest is reward_mean"),
         (with_class(observe="never"), "class Mine has no method observe(self, view); add it"),
         (with_class(observe=lambda self: 0), "method observe of class Mine must be observe(self, view)"),
         (with_class(forget=lambda self, signals: 0), "must be forget(self, signals, step)"),
@@ -102,6 +111,13 @@ class Holding(Mine):
 
     def load_state_dict(self, state):
         pass
+
+class Side:
+    def __eq__(self, other):
+        raise OSError("no such side.")
+
+class Sided(Mine):
+    directions = [Side()]
 
 class Silent:
     name = "silent"
@@ -161,6 +177,7 @@ def test_detector_travels_to_where_its_file_is_not(folder: Path) -> None:
         ("Wanting", "Wanting() raised TypeError"),
         ("Failing", "Failing() raised OSError: no such disk; it must need no arguments"),
         ("Holding", "Holding cannot be copied (TypeError: "),
+        ("Sided", "checking Sided raised OSError: no such side; give it plain attributes and methods"),
         ("Silent", "class Silent has no method observe(self, view); add it"),
         ("function", "function is not a class; name a class with a method observe(self, view)"),
         ("ready", "ready is not a class"),

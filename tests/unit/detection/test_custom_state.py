@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,22 @@ def test_state_that_its_own_method_refuses_is_a_state_error() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [{"a": 1}, object(), [[1.0]], ["a"], [None], {1.0}, np.array(["a"]), np.array([1j]), [1, True], [2**70]],
+    [
+        {"a": 1},
+        object(),
+        [[1.0]],
+        ["a"],
+        [None],
+        {1.0},
+        np.array(["a"]),
+        np.array([1j]),
+        [1, True],
+        [2**70],
+        [1, 2.5, 2**60 + 1],
+        (2**53 + 1, math.nan),
+        np.zeros(2, np.longdouble),
+        np.longdouble(1),
+    ],
     ids=str,
 )
 def test_attribute_that_cannot_be_saved_is_named_at_submit(value: Any) -> None:
@@ -138,7 +154,64 @@ def test_attribute_that_cannot_be_saved_is_named_at_submit(value: Any) -> None:
     assert "add methods state_dict and load_state_dict to Shift" in refusal(user)
 
 
-@pytest.mark.parametrize("state", [None, [1], {"a": None}, {1: 2}, {"a": [1]}, {"a": np.array(["x"])}], ids=str)
+def test_large_integers_are_saved_where_nothing_is_rounded() -> None:
+    user = Attributes()
+    user.counts, user.mixed = [2**60 + 1], [2**60, 0.5]
+    CustomDetector(user).load_state_dict(CustomDetector(user).state_dict())
+    assert (user.counts, user.mixed) == ([2**60 + 1], [2**60, 0.5])
+
+
+class Slots:
+    """Keeps what it has in slots, beside attributes elsewhere."""
+
+    __slots__ = ("count",)
+    name = "slots"
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def observe(self, view: StepView) -> Floats:
+        """Nothing."""
+        return np.zeros(len(view))
+
+
+@dataclass(slots=True)
+class SlotsOfData(Shift):
+    """The same by its decorator; its base class has attributes elsewhere."""
+
+    more: float = 0.0
+
+
+@pytest.mark.parametrize(("user", "owner"), [(Slots(), "Slots"), (SlotsOfData(), "SlotsOfData")])
+def test_attributes_in_slots_are_said_at_submit(user: Any, owner: str) -> None:
+    told = f"Class {owner} has __slots__, and attributes in slots cannot be saved; add methods state_dict and"
+    assert told in refusal(user)
+
+
+def test_attribute_with_the_name_that_stands_for_arrays_is_said_at_submit() -> None:
+    user = Shift()
+    vars(user)["__array__"] = 3
+    assert "Shift.__array__ has the name that stands for arrays in files; add methods state_dict" in refusal(user)
+
+
+def test_class_without_any_attributes_has_nothing_to_save() -> None:
+    class Bare:
+        __slots__ = ()
+        name = "bare"
+        observe = Slots.observe
+
+    detector = CustomDetector(Bare())
+    assert detector.state_dict()["own"] == {}
+    detector.load_state_dict(detector.state_dict())
+
+
+NOT_STATES: list[Any] = [
+    None, [1], {"a": None}, {1: 2}, {"a": [1]}, {"a": np.array(["x"])}, {"a": np.zeros(2, np.longdouble)},
+    {"a": {"__array__": 3}}, {"__array__": np.zeros(2)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("state", NOT_STATES, ids=str)
 def test_state_of_other_values_is_said_at_submit(state: Any) -> None:
     user = Two()
     user.state_dict = lambda: state  # type: ignore[method-assign]

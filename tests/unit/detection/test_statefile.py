@@ -110,6 +110,22 @@ def test_file_is_replaced_whole(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ({"a": {"__array__": 3}}, "has the name '__array__', which stands for arrays in files; rename it"),
+        ({"__array__": np.zeros(2)}, "has the name '__array__'"),
+        ({"a": {"b": np.zeros(2, np.longdouble)}}, "b of a state is an array of .*; use float64"),
+        ({"a": np.array(["x"])}, "a of a state is an array of <U1"),
+    ],
+)
+def test_what_would_not_come_back_is_not_written(path: Path, state: State, told: str) -> None:
+    before = path.read_bytes()
+    with pytest.raises(StateError, match=told):
+        save_state(path, state, "monitor")
+    assert path.read_bytes() == before
+
+
 def test_names_may_hold_dots(path: Path) -> None:
     state: State = {"a.b": np.array([1.0]), "a": {"b": np.array([2.0])}}
     save_state(path, state, "monitor")
