@@ -7,9 +7,10 @@ depends on what is known of healthy runs (the reference), never on where the rep
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import DeclaredChange, Evidence, StepReport, Symptom
 
 logger = logging.getLogger(__name__)
+# By row, the detectors that failed there, and with what.
+Failures = dict[int, list[tuple[str, Exception]]]
 
 VIEWS = "views"
 """What works out residuals is called in `Observation.disabled`."""
@@ -133,6 +136,7 @@ class Monitor:
         self._views: StepViews | None = StepViews(reference)
         every = [*(build_detectors(settings, reference) if shipped else ()), *detectors]
         self._detectors = {detector.name: detector for detector in every}
+        self._has_user_detectors = bool(detectors)
         names = [VIEWS, *(detector.name for detector in every)]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -154,6 +158,11 @@ class Monitor:
     def active(self) -> tuple[str, ...]:
         """Names of the detectors that are at work."""
         return tuple(self._detectors)
+
+    @property
+    def has_user_detectors(self) -> bool:
+        """Whether it was given detectors of the user's, whose state may turn out to be one that cannot be saved."""
+        return self._has_user_detectors
 
     def observe(self, reports: Sequence[StepReport]) -> list[Observation]:
         """Judge the next steps, in their order. Their number changes no verdict."""
@@ -187,7 +196,17 @@ class Monitor:
         return [StepView.without_residuals(steps, values)]
 
     def _observed(self, reports: Sequence[StepReport], view: StepView) -> Iterator[Observation]:
-        scores = self._scored(view)
+        scores, failures = self._scored(view)
+        if not failures:
+            yield from self._latched(reports, view, scores)
+            return
+        # A detector is disabled at the step at which it failed: what it said before stands.
+        for first, end in itertools.pairwise((*sorted({0, *failures}), len(reports))):
+            for name, error in failures.get(first, ()):
+                self._disable(name, error)
+            yield from self._latched(reports[first:end], view.part(slice(first, end)), scores.part(slice(first, end)))
+
+    def _latched(self, reports: Sequence[StepReport], view: StepView, scores: Scores) -> Iterator[Observation]:
         is_open = self._latch.add(scores.score)
         highest = self._highest(scores.score, is_open)
         alarmed = set(np.flatnonzero(is_open.any(1)).tolist())
@@ -196,28 +215,30 @@ class Monitor:
             unsaid, self._unsaid = tuple(self._unsaid), []
             yield Observation(report, symptoms, highest[row], unsaid)
 
-    def _scored(self, view: StepView) -> Scores:
-        """Scores (N, outputs) of all detectors; NaN for those that are disabled."""
-        scores = Scores.quiet(view, len(self._latch))
+    def _scored(self, view: StepView) -> tuple[Scores, Failures]:
+        """Scores (N, outputs) of all detectors; NaN for those that are disabled, and from where they fail."""
+        scores, failures = Scores.quiet(view, len(self._latch)), Failures()
         scores.score[:] = math.nan
-        for name, detector in list(self._detectors.items()):
+        for name, detector in self._detectors.items():
             columns = self._columns[name]
-            try:
-                with np.errstate(all="ignore"):
-                    self._take(scores, columns, detector.observe(view))
-            except Exception as error:  # noqa: BLE001 - a detector's failure must not end a run
-                scores.score[:, columns] = math.nan
-                self._disable(name, error)
-        return scores
+            for rows, part in _shown_at_once(detector, view):
+                try:
+                    with np.errstate(all="ignore"):
+                        self._take(scores, rows, columns, detector.observe(part))
+                except Exception as error:  # noqa: BLE001 - a detector's failure must not end a run
+                    scores.score[rows, columns] = math.nan
+                    failures.setdefault(rows.start, []).append((name, error))
+                    break
+        return scores, failures
 
-    def _take(self, scores: Scores, columns: slice, own: Scores) -> None:
+    def _take(self, scores: Scores, rows: slice, columns: slice, own: Scores) -> None:
         if not isinstance(own, Scores):
             raise TypeError(f"it observed a {type(own).__name__}, not Scores")
-        wanted = len(scores.score), columns.stop - columns.start
+        wanted = rows.stop - rows.start, columns.stop - columns.start
         for table, part in ((scores.score, own.score), (scores.onset, own.onset), (scores.reference, own.reference)):
             if np.shape(part) != wanted:
                 raise ValueError(f"its scores have shape {np.shape(part)}, and steps and outputs {wanted}")
-            table[:, columns] = part
+            table[rows, columns] = part
 
     def _highest(self, score: Floats, is_open: Mask) -> list[EvidenceScores]:
         """The largest score of any alarm at each step, by evidence; an open one without a score counts as just
@@ -338,3 +359,10 @@ class Monitor:
             self.load_state_dict(state)
         except StateError as error:
             raise StateError(f"{path} is not a state of this monitor ({str(error).rstrip('.')}); {REMOVE}.") from None
+
+
+def _shown_at_once(detector: Detector, view: StepView) -> Iterable[tuple[slice, StepView]]:
+    """The steps in the portions in which a detector is shown them, with their rows."""
+    if not detector.step_by_step:
+        return ((slice(0, len(view)), view),)
+    return ((rows, view.part(rows)) for rows in (slice(row, row + 1) for row in range(len(view))))

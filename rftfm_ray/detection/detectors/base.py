@@ -61,6 +61,10 @@ class Scores:
         onset[:], reference[:] = view.steps[:, None], math.nan
         return cls(np.zeros(shape), onset, reference)
 
+    def part(self, rows: slice) -> Scores:
+        """Those of some of the steps, in the same memory."""
+        return Scores(self.score[rows], self.onset[rows], self.reference[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -80,11 +84,14 @@ class Detector(Stateful, ABC):
         name: unique among the detectors of a monitor.
         outputs: what it scores (K).
         needs_views: whether it judges levels or residuals: without them it has nothing to say.
+        step_by_step: whether the monitor shows it one step at a time, however many it judges at once. A detector that
+            fails then keeps the scores that it gave before, and chunks cannot change what it says.
     """
 
     name: str
     outputs: tuple[Output, ...]
     needs_views: ClassVar[bool] = False
+    step_by_step: ClassVar[bool] = False
 
     @abstractmethod
     def observe(self, view: StepView) -> Scores:

@@ -124,8 +124,10 @@ class RecordedGuard:
         self._step = 0
         self._reports = list(run.reports())
         self._declared = {declaration.id.step: declaration for declaration in declarations(run.entry, config)}
-        # Nothing is carried out, so nothing is rewound and no states need be kept.
-        assessor = Assessor(monitor, FingerprintDiagnoser(), keep_every=0, keep=0)
+        # Nothing is carried out, so nothing is rewound. States are kept only to disable a detector of the user's whose
+        # state cannot be saved where a live run would; those of the shipped detectors always can.
+        keep_every = config.snapshots.every if monitor.has_user_detectors else 0
+        assessor = Assessor(monitor, FingerprintDiagnoser(), keep_every, self._keep)
         policy = SafePolicy(Playbook(), PLAYBOOK, config.guard.policy_timeout_s)
         self._guardian = Guardian(assessor, incident_settings(config), policy, self._snapshots, self._journal.append)
         self._guardian.start(StepId(0, 0, 0))

@@ -9,8 +9,11 @@ import pytest
 
 from rftfm_ray.actors.monitor import MonitorActor
 from rftfm_ray.actors.roles import Role
+from rftfm_ray.detection.detectors.custom import CustomDetector
 from rftfm_ray.detection.monitor import Monitor, MonitorPlan
 from rftfm_ray.detection.reference.mixture import Reference
+from rftfm_ray.detection.reference.views import Floats, StepView
+from rftfm_ray.detection.state import State
 from rftfm_ray.detection.suite import monitor_settings
 from rftfm_ray.diagnosis.assessor import Assessor
 from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
@@ -22,7 +25,7 @@ from rftfm_ray.faultbench.detectors.references import ReferenceMode, References
 from rftfm_ray.faultbench.detectors.shifts import fault_of
 from rftfm_ray.faultbench.reproduce import live_reference
 from rftfm_ray.faultbench.runs.dataset import NAMES, Recorded
-from rftfm_ray.faultbench.runs.declared import declarations, watched
+from rftfm_ray.faultbench.runs.declared import SNAPSHOT_EVERY, declarations, watched
 from rftfm_ray.faultbench.runs.plan import Kind
 from rftfm_ray.faultbench.scoring.guarding import GuardSetup, watch_runs
 from rftfm_ray.faultbench.scoring.judging import false_alarms, recall
@@ -217,6 +220,41 @@ def test_guard_acts_on_rewards_that_the_verifier_does_not_confirm() -> None:
     trace = guard_trace(CASES["channel"], live_reference(CASES["channel"]))
     assert [(order.step, order.remedy) for order in trace.orders] == [(20, "regrade")]
     assert trace.incidents == (OpenedIncident(20, "RF-1"),)
+
+
+class Unsavable:
+    """A user's detector that keeps what cannot be saved once it has seen a step, and speaks at step 20."""
+
+    name = "unsavable"
+
+    def observe(self, view: StepView) -> Floats:
+        """Twice the threshold from step 20 on."""
+        self.rows = [view.values[-1]]
+        return np.where(view.steps >= 20, 2.0, 0.0)
+
+
+def test_detector_whose_state_cannot_be_saved_is_disabled_where_a_live_run_would() -> None:
+    run, reference = RECORDED[0], live_reference(RECORDED[0])
+    config = watched(run.entry)
+    monitor = Monitor(monitor_settings(config), reference, [CustomDetector(Unsavable())], shipped=False)
+    live = Assessor(monitor, FingerprintDiagnoser(), config.snapshots.every, config.snapshots.keep)
+    said = [(one.report.id.step, one.disabled) for r in run.reports() for one in live.assess([r]) if one.disabled]
+    trace = guard_trace(run, reference, lambda: [CustomDetector(Unsavable())])
+    assert said == [(SNAPSHOT_EVERY + 1, trace.disabled)]
+    assert (trace.every, trace.incidents) == ((), ())
+    assert "Unsavable.rows" in trace.disabled[0][1]
+
+
+def test_no_states_of_the_shipped_detectors_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, state_dict = list[Monitor](), Monitor.state_dict
+
+    def counted(monitor: Monitor) -> State:
+        asked.append(monitor)
+        return state_dict(monitor)
+
+    monkeypatch.setattr(Monitor, "state_dict", counted)
+    guard_trace(RECORDED[0], live_reference(RECORDED[0]))
+    assert len(asked) == 1, "the initial one"
 
 
 def test_a_run_with_a_fault_is_not_judged_in_act() -> None:
