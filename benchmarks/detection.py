@@ -113,7 +113,7 @@ def delays_of(evaluation: Evaluation, summary: Figures) -> dict[str, dict[str, l
 
 
 def _found_by_step(results: Results) -> list[float]:
-    late = [run.delay if run.found else None for run in results.pooled]
+    late = [run.delay if run.is_detected else None for run in results.pooled]
     if not late:
         return []
     counts = (sum(delay is not None and delay <= step for delay in late) for step in range(LATEST + 1))
