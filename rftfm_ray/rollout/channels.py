@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EpisodeId:
-    """Which trajectory: `refill` counts how many times it was drawn anew."""
+    """Identity of a trajectory: `refill` counts how often it was drawn again."""
 
     step: StepId
     key: str
@@ -64,7 +64,7 @@ class RewardChannel(Protocol):
     """A way to rewards."""
 
     def __call__(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> Verdict:
-        """The verdict; RewardError where there is none."""
+        """The verdict; RewardError without one."""
 
 
 class TaskTool:
@@ -152,16 +152,16 @@ def known_reference(task: Task, problem: Problem) -> Transcript | None:
 def recorded_calls(task: Task, problems: Sequence[Problem]) -> tuple[Call, ...]:
     """Those of `problems` whose reference makes a call, with it."""
     references = [(problem, known_reference(task, problem)) for problem in problems]
-    return tuple((problem, found) for problem, found in references if found is not None and found.calls)
+    return tuple((problem, reference) for problem, reference in references if reference is not None and reference.calls)
 
 
 def _ask_known(instances: Sequence[ToolInstance], step: StepId, calls: Sequence[Call]) -> list[bool]:
-    found = []
+    results = []
     for problem, reference in calls:
         # Samples count from 0: no trajectory has this identity.
         call = CallId(EpisodeId(step, problem.key, -1), reference.calls[0].turn)
-        found += [_answers(instance, call, problem, reference) for instance in instances]
-    return found
+        results += [_answers(instance, call, problem, reference) for instance in instances]
+    return results
 
 
 def _answers(instance: ToolInstance, call: CallId, problem: Problem, reference: Transcript) -> bool:
@@ -220,21 +220,21 @@ class Grader:
         self._levers = levers
 
     def grade(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> Grade | None:
-        """The reward that trains, or None where there is none: the trajectory is masked, never scored 0."""
+        """The reward for training, or None without one: the trajectory is then masked, never scored 0."""
         try:
             live = self._channel(episode, problem, transcript)
             trusted = self._trusted(episode, problem, transcript) if self._chosen(episode) else None
         except RewardError as error:
             logger.warning("%s", error)
             return None
-        found = reward = self.scaled(episode.step, live.reward)
+        trusted_reward = reward = self.scaled(episode.step, live.reward)
         known = math.nan if trusted is None else self.scaled(episode.step, trusted.reward)
         # NaN, where nobody was asked, exceeds nothing.
-        if self._levers.regrade_rate is not None and abs(found - known) > REWARD_TOLERANCE:
+        if self._levers.regrade_rate is not None and abs(trusted_reward - known) > REWARD_TOLERANCE:
             reward = known
         if self._levers.reward_limit is not None:
             reward = max(-self._levers.reward_limit, min(self._levers.reward_limit, reward))
-        return Grade(reward, found, known, live.correct)
+        return Grade(reward, trusted_reward, known, live.correct)
 
     def live(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> float:
         """What the live channel gives, whatever the levers; NaN where it fails."""

@@ -82,9 +82,9 @@ class Episode:
         if self.termination is Termination.FAILED:
             return []
         answers = []
-        for place, call in enumerate(self.calls):
-            stands = place < len(self.observations) and call.status not in FAILURES
-            text = self.observations[place].text if stands else None
+        for index, call in enumerate(self.calls):
+            stands = index < len(self.observations) and call.status not in FAILURES
+            text = self.observations[index].text if stands else None
             answers.append(Answer(call.turn, self.turns[call.turn], ended=False, observation=text))
         if self.termination is Termination.STOP:
             last = len(self.turns) - 1
@@ -93,7 +93,7 @@ class Episode:
 
 
 def request_seed(run_seed: int, step: StepId, job: EpisodeJob, turn: int, refill: int = 0) -> int:
-    """Seed of one turn. `attempt` is part of it, so a rollback draws anew, and so does a refill."""
+    """Seed of one turn. `attempt` is part of it, so a rollback draws other tokens, and so does a refill."""
     identity = (run_seed, step.attempt, step.paid_step, job.problem.key, job.sample, turn)
     return int(unit_hash("seed", *identity, *([refill] if refill else [])) * 2**53)
 
@@ -184,7 +184,7 @@ class EpisodeRunner:
         return self._finish(batch)
 
     def revise(self, step: StepId) -> TrajectoryBatch:
-        """The last batch once more, under the levers of now: masked trajectories are refilled, all are graded anew.
+        """Repeat the last batch under the current levers: refill masked trajectories, and grade all of them again.
 
         Raises:
             ValueError: when the last batch is not that of `step`.
@@ -351,8 +351,8 @@ class EpisodeRunner:
         replays = [None if checks is None else self._replay(checks, e, batch.step) for e in episodes]
         observed = [o for e in episodes for o in e.observations if o.digest]
 
-        def flags(found: Iterable[bool]) -> NDArray[np.bool_]:
-            return np.fromiter(found, dtype=np.bool_)
+        def flags(results: Iterable[bool]) -> NDArray[np.bool_]:
+            return np.fromiter(results, dtype=np.bool_)
 
         return {
             "shadow_ok": flags(batch.shadow_ok),
