@@ -97,8 +97,8 @@ def _point(results: Results) -> list[float]:
     """False alarms in 1,000 healthy steps, and recall by level."""
     shares = (recall(faulty(results, level)) for level in LEVELS)
     # Where a split has no runs of a level there is nothing to find.
-    found = [share.rate if share.total else 0.0 for share in shares]
-    return [round(value, DIGITS) for value in (false_alarms(healthy(results))["rate"], *found)]
+    rates = [share.rate if share.total else 0.0 for share in shares]
+    return [round(value, DIGITS) for value in (false_alarms(healthy(results))["rate"], *rates)]
 
 
 def delays_of(evaluation: Evaluation, summary: Figures) -> dict[str, dict[str, list[float]]]:
