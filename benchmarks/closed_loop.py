@@ -39,7 +39,7 @@ HARM = 0.10
 MAX_DELAY = 5
 TIMES = ("generate_s", "train_s", "sync_s", "verdict_s", "probe_s", "step_s", "tool_latency_s", "tool_latency_max_s",
          "tool_error_latency_s")  # fmt: skip
-# What nobody asks when nobody guards: 0 there, not NaN.
+# Counts of checks that only a guard asks for: 0 without a guard, not NaN.
 PROMPT_SIGNALS = ("regrade_count", "golden_count", "known_call_count", "replay_count")
 
 
@@ -244,9 +244,9 @@ def main() -> None:
         writer = csv.writer(file)
         writer.writerow(["run", "held_out", "reward_last", "alarms", "remedies", "actions", "outcome", "misses"])
         for f in results:
-            told = [";".join(f"{step}:{name}" for step, name in pairs) for pairs in (f.alarms, f.remedies)]
+            texts = [";".join(f"{step}:{name}" for step, name in pairs) for pairs in (f.alarms, f.remedies)]
             last = f"{f.summary['reward_last']:.6g}"
-            writer.writerow([f.arm.name, f"{f.accuracy:.6g}", last, *told, f.actions, f.outcome, "; ".join(f.misses)])
+            writer.writerow([f.arm.name, f"{f.accuracy:.6g}", last, *texts, f.actions, f.outcome, "; ".join(f.misses)])
     misses = [f"{f.arm.name}: {miss}" for f in results for miss in f.misses]
     print("\n".join(misses) or "all reached")
     sys.exit(1 if misses else 0)

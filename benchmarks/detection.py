@@ -96,9 +96,9 @@ def _curve(tried: Iterator[Results], in_force: Results) -> dict[str, Any]:
 def _point(results: Results) -> list[float]:
     """False alarms in 1,000 healthy steps, and recall by level."""
     shares = (recall(faulty(results, level)) for level in LEVELS)
-    # Where a split has no runs of a level there is nothing to find.
-    found = [share.rate if share.total else 0.0 for share in shares]
-    return [round(value, DIGITS) for value in (false_alarms(healthy(results))["rate"], *found)]
+    # A split without runs of a level has recall 0 there.
+    rates = [share.rate if share.total else 0.0 for share in shares]
+    return [round(value, DIGITS) for value in (false_alarms(healthy(results))["rate"], *rates)]
 
 
 def delays_of(evaluation: Evaluation, summary: Figures) -> dict[str, dict[str, list[float]]]:
@@ -113,7 +113,7 @@ def delays_of(evaluation: Evaluation, summary: Figures) -> dict[str, dict[str, l
 
 
 def _found_by_step(results: Results) -> list[float]:
-    late = [run.delay if run.found else None for run in results.pooled]
+    late = [run.delay if run.is_detected else None for run in results.pooled]
     if not late:
         return []
     counts = (sum(delay is not None and delay <= step for delay in late) for step in range(LATEST + 1))

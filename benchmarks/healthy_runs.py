@@ -80,24 +80,24 @@ def run(algorithm: str, task: str, seed: int, steps: int, folder: Path) -> Run:
     return Run(algorithm, task, seed, json.loads(done.stdout), {name: table[name].to_pylist() for name in COLUMNS})
 
 
-def probes(found: Run) -> str:
+def probes(run: Run) -> str:
     """The greedy held-out accuracies in order."""
-    later = [p for p in found.steps["probe_accuracy"] if not math.isnan(p)]
-    return " ".join(f"{p:.3f}" for p in [found.summary["probe_first"], *later, found.summary["probe_last"]])
+    later = [p for p in run.steps["probe_accuracy"] if not math.isnan(p)]
+    return " ".join(f"{p:.3f}" for p in [run.summary["probe_first"], *later, run.summary["probe_last"]])
 
 
 def rows(runs: list[Run]) -> list[str]:
     """One table row a run."""
     lines = []
-    for found in runs:
-        s = found.summary
+    for run in runs:
+        s = run.summary
         lines.append(
-            f"| {found.algorithm} | {found.task} | {found.seed} | "
-            f"{s['reward_first']:.3f} -> {s['reward_last']:.3f} | {probes(found)} | "
-            f"{s['probe_last'] - s['probe_first']:+.3f} | {found.steps['kl_ref'][-1]:.3f} | "
-            f"{found.steps['entropy'][0]:.2f} -> {found.steps['entropy'][-1]:.2f} | "
-            f"{found.steps['tool_calls_mean'][0]:.2f} -> {found.steps['tool_calls_mean'][-1]:.2f} | "
-            f"{s['vetoes']:.0f} | {'yes' if found.reaches() else 'NO'} |"
+            f"| {run.algorithm} | {run.task} | {run.seed} | "
+            f"{s['reward_first']:.3f} -> {s['reward_last']:.3f} | {probes(run)} | "
+            f"{s['probe_last'] - s['probe_first']:+.3f} | {run.steps['kl_ref'][-1]:.3f} | "
+            f"{run.steps['entropy'][0]:.2f} -> {run.steps['entropy'][-1]:.2f} | "
+            f"{run.steps['tool_calls_mean'][0]:.2f} -> {run.steps['tool_calls_mean'][-1]:.2f} | "
+            f"{s['vetoes']:.0f} | {'yes' if run.reaches() else 'NO'} |"
         )
     return lines
 
@@ -146,10 +146,12 @@ def main() -> None:
     with arguments.out.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["algorithm", "task", "seed", *COLUMNS])
-        for found in runs:
-            for values in zip(*(found.steps[name] for name in COLUMNS), strict=True):
-                writer.writerow([found.algorithm, found.task, found.seed, *(f"{v:.6g}" for v in values)])
-    sys.exit(0 if all(found.reaches() for found in runs) else 1)
+        for healthy_run in runs:
+            for values in zip(*(healthy_run.steps[name] for name in COLUMNS), strict=True):
+                writer.writerow(
+                    [healthy_run.algorithm, healthy_run.task, healthy_run.seed, *(f"{v:.6g}" for v in values)]
+                )
+    sys.exit(0 if all(healthy_run.reaches() for healthy_run in runs) else 1)
 
 
 if __name__ == "__main__":

@@ -75,10 +75,10 @@ class Arm:
 def arms() -> list[Arm]:
     """All runs, in an order in which actors and engines change as seldom as can be; every run has a seed of its own."""
     kinds = [(size, algorithm, task) for size in SEEDS for algorithm in ALGORITHMS for task in TASKS]
-    found: list[Arm] = []
+    result: list[Arm] = []
     for size, algorithm, task in kinds:
-        found += [Arm(size, algorithm, task, FIRST_SEED + len(found) + i) for i in range(SEEDS[size])]
-    return found
+        result += [Arm(size, algorithm, task, FIRST_SEED + len(result) + i) for i in range(SEEDS[size])]
+    return result
 
 
 def rows_of(arm: Arm, folder: Path) -> pa.Table:
@@ -94,16 +94,16 @@ def rows_of(arm: Arm, folder: Path) -> pa.Table:
 
 def make(arm: Arm, folder: Path, warm: WarmActors | None) -> pa.Table:
     """Make one run."""
-    place = folder / arm.name
-    shutil.rmtree(place, ignore_errors=True)
-    train(arm.config(), place, warm=warm)
-    rows = rows_of(arm, place)
-    shutil.rmtree(place)
+    run_dir = folder / arm.name
+    shutil.rmtree(run_dir, ignore_errors=True)
+    train(arm.config(), run_dir, warm=warm)
+    rows = rows_of(arm, run_dir)
+    shutil.rmtree(run_dir)
     return rows
 
 
 def write_shard(path: Path, tables: list[pa.Table]) -> None:
-    """Write a shard whole."""
+    """Write a complete shard."""
     sink = pa.BufferOutputStream()
     table = pa.concat_tables([t.cast(t.schema.set(0, pa.field("run", pa.string()))) for t in tables])
     pq.write_table(table, sink, compression="zstd", compression_level=19, use_byte_stream_split=False)
@@ -154,21 +154,21 @@ def write_manifest(out: Path, every: list[Arm], shards: int, minutes: float | No
 
 
 def verify(out: Path, count: int, seed: int) -> bool:
-    """Make `count` runs once more, each on actors of its own, and compare their rows bit for bit."""
+    """Repeat `count` runs, each on actors of its own, and compare their rows bit for bit."""
     every = arms()
     drawn = random.Random(seed).sample(range(len(every)), count)
     same = True
     with tempfile.TemporaryDirectory() as temporary:
-        for place in sorted(drawn):
-            arm = every[place]
-            kept = pq.read_table(shard_path(out, place // SHARD))
-            kept = kept.filter(pa.compute.equal(kept["run"], arm.name))
+        for index in sorted(drawn):
+            arm = every[index]
+            stored = pq.read_table(shard_path(out, index // SHARD))
+            stored = stored.filter(pa.compute.equal(stored["run"], arm.name))
             again = make(arm, Path(temporary), None)
             wrong = [
                 name for name in again.column_names
-                if name != "run" and again[name].to_numpy().tobytes() != kept[name].to_numpy().tobytes()
+                if name != "run" and again[name].to_numpy().tobytes() != stored[name].to_numpy().tobytes()
             ]  # fmt: skip
-            same = same and not wrong and len(kept) == STEPS
+            same = same and not wrong and len(stored) == STEPS
             print(f"{arm.name}: {'differs in ' + ', '.join(wrong[:5]) if wrong else 'the same'}", flush=True)
     return same
 

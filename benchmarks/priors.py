@@ -42,12 +42,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "benchmarks" / "data" / "healthy")
     parser.add_argument("--out", type=Path, default=ROOT / "rftfm_ray" / "assets" / "priors.json")
     options = parser.parse_args()
-    cells: dict[str, list[RunSeries]] = {}
+    runs_by_stratum: dict[str, list[RunSeries]] = {}
     for run in runs(options.data):
-        cells.setdefault(run.name.rpartition("-")[0], []).append(run)
+        runs_by_stratum.setdefault(run.name.rpartition("-")[0], []).append(run)
     kinds: dict[str, list[list[RunSeries]]] = {}
-    for cell in cells.values():
-        kinds.setdefault(kind_of(cell), []).append(cell)
+    for stratum_runs in runs_by_stratum.values():
+        kinds.setdefault(kind_of(stratum_runs), []).append(stratum_runs)
     priors = ShippedPriors.of(COMMAND, kinds)
     write_atomic(options.out, SHIPPED.dump_json(priors) + b"\n")
     print(", ".join(f"{count} runs, {kind}" for kind, count in sorted(priors.runs.items())), f"-> {options.out}")

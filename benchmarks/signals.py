@@ -49,24 +49,24 @@ def read(folder: Path) -> pa.Table:
 def courses(table: pa.Table) -> dict[tuple[str, str], dict[str, NDArray[np.float64]]]:
     """For each condition and signal an array (runs, steps) of the tiny size."""
     runs = np.array(table["run"].to_pylist())
-    found: dict[tuple[str, str], dict[str, NDArray[np.float64]]] = {}
+    result: dict[tuple[str, str], dict[str, NDArray[np.float64]]] = {}
     for task, algorithm, *_ in CONDITIONS:
         names = sorted({run for run in runs if run.startswith(f"{task}-{algorithm}-tiny-")})
-        places = [np.flatnonzero(runs == name) for name in names]
-        found[task, algorithm] = {
-            name: np.stack([table[name].to_numpy()[rows].astype(float) for rows in places])
+        row_indices = [np.flatnonzero(runs == name) for name in names]
+        result[task, algorithm] = {
+            name: np.stack([table[name].to_numpy()[rows].astype(float) for rows in row_indices])
             for name in DICTIONARY
-            if name in table.column_names and places
+            if name in table.column_names and row_indices
         }
-    return found
+    return result
 
 
-def with_gaps(found: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+def with_gaps(signals: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
     """The two gaps, which rows do not hold because they follow from others."""
-    right = found["correct_rate"]
-    return found | {
-        "probe_gap": right - found["probe_accuracy"],
-        "sampled_gap": right - found["probe_sampled_accuracy"],
+    right = signals["correct_rate"]
+    return signals | {
+        "probe_gap": right - signals["probe_accuracy"],
+        "sampled_gap": right - signals["probe_sampled_accuracy"],
     }
 
 
@@ -75,8 +75,8 @@ def plot(names: list[str], every: dict[tuple[str, str], dict[str, NDArray[np.flo
     lines = -(-len(names) // COLUMNS)
     with mpl.rc_context({"svg.hashsalt": "signals", "svg.fonttype": "none", "font.size": 7}):
         figure = Figure((9.6, 1.35 * lines + 0.2))
-        for place, name in enumerate(names):
-            axes = figure.add_subplot(lines, COLUMNS, place + 1)
+        for index, name in enumerate(names):
+            axes = figure.add_subplot(lines, COLUMNS, index + 1)
             axes.set_title(name, fontsize=7, pad=2, loc="left")
             axes.tick_params(length=2, pad=1, labelsize=6)
             for task, algorithm, colour, dash in CONDITIONS:
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "benchmarks" / "data" / "healthy")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "signals.md")
     arguments = parser.parse_args()
-    every = {key: with_gaps(found) for key, found in courses(read(arguments.data)).items()}
+    every = {key: with_gaps(series) for key, series in courses(read(arguments.data)).items()}
     manifest = json.loads((arguments.data / "manifest.json").read_text())
     folder = arguments.out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)

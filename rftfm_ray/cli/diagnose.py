@@ -46,8 +46,8 @@ def diagnose(
 
 def plain(verdict: LogVerdict) -> dict[str, Any]:
     """A verdict as plain values."""
-    found: dict[str, Any] = jsonlib.loads(jsonlib.dumps(dataclasses.asdict(verdict)))
-    return found
+    tree: dict[str, Any] = jsonlib.loads(jsonlib.dumps(dataclasses.asdict(verdict)))
+    return tree
 
 
 def _show(verdict: LogVerdict, console: Console) -> None:

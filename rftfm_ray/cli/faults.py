@@ -37,7 +37,7 @@ def list_faults(
 
 
 def listing() -> dict[str, list[dict[str, object]]]:
-    """What there is, as `--json` prints it."""
+    """All faults and controls, as `--json` prints them."""
     return {
         "faults": [
             {
@@ -62,22 +62,22 @@ def _fault_table() -> Table:
     for heading, ratio in (("fault", 3), ("mechanism, where it acts", 5), ("strength: default, from, to", 6)):
         table.add_column(heading, ratio=ratio)
     for kind in CATALOGUE.values():
-        for place, mechanism in enumerate(kind.mechanisms):
-            name = f"[bold]{kind.code}[/] {kind.name}" if place == 0 else ""
+        for index, mechanism in enumerate(kind.mechanisms):
+            name = f"[bold]{kind.code}[/] {kind.name}" if index == 0 else ""
             table.add_row(name, f"[bold]{mechanism.name}[/]: {mechanism.acts_in}", _strength(kind, mechanism))
         table.add_section()
     return table
 
 
 def _strength(kind: FaultKind, mechanism: Mechanism) -> str:
-    found, needs = mechanism.strength, []
+    strength, needs = mechanism.strength, []
     if mechanism.needs_tool:
         needs.append("a task with a tool")
     if mechanism.algorithms != ALGORITHMS:
         needs.append(f"algorithm.name={' or '.join(mechanism.algorithms)}")
     del kind
-    said = f"{found.meaning}: {found.default:g}, {found.low:g}, {found.high:g}"
-    return f"{said}; needs {' and '.join(needs)}" if needs else said
+    text = f"{strength.meaning}: {strength.default:g}, {strength.low:g}, {strength.high:g}"
+    return f"{text}; needs {' and '.join(needs)}" if needs else text
 
 
 def _control_table() -> Table:
@@ -85,9 +85,9 @@ def _control_table() -> Table:
     for heading, ratio in (("control", 3), ("what it is", 5), ("strength: default, from, to", 6)):
         table.add_column(heading, ratio=ratio)
     for control in CONTROLS.values():
-        said = "declared: " if control.declared else "undeclared: "
+        prefix = "declared: " if control.declared else "undeclared: "
         strength = f"{control.meaning}: {control.default_strength:g}, {control.low:g}, {control.high:g}"
-        table.add_row(f"[bold]{control.name}[/]", said + control.summary, strength)
+        table.add_row(f"[bold]{control.name}[/]", prefix + control.summary, strength)
     return table
 
 

@@ -34,14 +34,14 @@ def journal(
 def lines(data: RunData) -> list[str]:
     """The entries in plain words: where, about which incident, what, and why."""
     codes = {incident.id: incident.code for incident in incidents_of(data.entries)}
-    places = [f"step {entry.id.step} (paid {entry.id.paid_step})" for entry in data.entries]
+    positions = [f"step {entry.id.step} (paid {entry.id.paid_step})" for entry in data.entries]
     abouts = [f"{codes[e.incident]} #{e.incident}" if e.incident in codes else "" for e in data.entries]
-    widths = [max(map(len, column), default=0) for column in (places, abouts)]
-    said = []
-    for entry, place, about in zip(data.entries, places, abouts, strict=True):
+    widths = [max(map(len, column), default=0) for column in (positions, abouts)]
+    texts = []
+    for entry, position, about in zip(data.entries, positions, abouts, strict=True):
         what, why = describe(entry)
-        said.append(f"{place:<{widths[0]}}  {about:<{widths[1]}}  {what}" + (f" -- {why}" if why else ""))
-    return said
+        texts.append(f"{position:<{widths[0]}}  {about:<{widths[1]}}  {what}" + (f" -- {why}" if why else ""))
+    return texts
 
 
 def plain(entry: Entry, written: float) -> dict[str, Scalar]:

@@ -52,7 +52,7 @@ def fit(
         write_atomic(out, data)
     except OSError as error:
         raise ProfileError(f"Profile {out} cannot be written ({error.strerror}); give another --out.") from None
-    _print(fitted, out, hashlib.sha256(data).hexdigest(), json=json, whole=False)
+    _print(fitted, out, hashlib.sha256(data).hexdigest(), json=json, all_signals=False)
 
 
 @profile.command()
@@ -63,8 +63,8 @@ def show(
     """Show a profile: the runs it was fitted to, and how much each signal varies among them."""
     from rftfm_ray.detection.reference.profile import read_profile
 
-    found = read_profile(file)
-    _print(found, file, hashlib.sha256(file.read_bytes()).hexdigest(), json=json, whole=True)
+    fitted = read_profile(file)
+    _print(fitted, file, hashlib.sha256(file.read_bytes()).hexdigest(), json=json, all_signals=True)
 
 
 def check_healthy(candidates: list[Candidate]) -> None:
@@ -94,11 +94,11 @@ def common_facts(candidates: list[Candidate], *, force: bool) -> RunFacts | None
     if first is None or first.facts is None:
         return None
     for other in known[1:]:
-        found = differences(first.facts, other.facts) if other.facts is not None else []
-        if found and force:
+        different = differences(first.facts, other.facts) if other.facts is not None else []
+        if different and force:
             return None
-        if found:
-            key, one, two = map(clean, found[0])
+        if different:
+            key, one, two = map(clean, different[0])
             raise ProfileError(
                 f"{clean(first.name)} has {key}={one}, and {clean(other.name)} has {key}={two}; give runs of one kind, "
                 "or use --force."
@@ -106,37 +106,37 @@ def common_facts(candidates: list[Candidate], *, force: bool) -> RunFacts | None
     return first.facts
 
 
-def _print(found: Profile, path: Path, digest: str, *, json: bool, whole: bool) -> None:
+def _print(profile: Profile, path: Path, digest: str, *, json: bool, all_signals: bool) -> None:
     if json:
-        print(jsonlib.dumps(summary(found, path, digest), allow_nan=False))
+        print(jsonlib.dumps(summary(profile, path, digest), allow_nan=False))
         return
     kind = "unknown"
-    if found.facts is not None:
-        facts = found.facts
+    if profile.facts is not None:
+        facts = profile.facts
         shape = f"{facts.prompts_per_step} x {facts.samples_per_prompt}"
         kind = f"{facts.task}, {facts.algorithm}, {facts.model}, {shape} trajectories a step"
-    lines = [("runs", str(found.runs)), ("steps", str(found.steps)), ("signals", str(len(found.signals)))]
-    lines += [("joint", "unknown" if found.joint is None else f"{len(found.joint.signals)} signals")]
+    lines = [("runs", str(profile.runs)), ("steps", str(profile.steps)), ("signals", str(len(profile.signals)))]
+    lines += [("joint", "unknown" if profile.joint is None else f"{len(profile.joint.signals)} signals")]
     for name, text in (*lines, ("kind", clean(kind)), ("file", clean(str(path))), ("sha256", digest)):
         print(f"{name:<9}{text}")
     print(f"\n{'signal':<34}{'spread':>10}{'long-run':>10}{'autocorr.':>11}  unit")
-    ranked = sorted(found.signals, key=_width, reverse=True)
-    if whole or len(ranked) <= 2 * SHOWN:
+    ranked = sorted(profile.signals, key=_width, reverse=True)
+    if all_signals or len(ranked) <= 2 * SHOWN:
         print("\n".join(map(_line, ranked)))
     else:
         rest = len(ranked) - 2 * SHOWN
         print("\n".join([*map(_line, ranked[:SHOWN]), f"... {rest} more", *map(_line, ranked[-SHOWN:])]))
 
 
-def summary(found: Profile, path: Path, digest: str) -> dict[str, Any]:
+def summary(profile: Profile, path: Path, digest: str) -> dict[str, Any]:
     """A profile without its courses, as plain values; spreads on the scale that a signal is compared on."""
     return {
         "file": str(path),
         "sha256": digest,
-        "runs": found.runs,
-        "steps": found.steps,
-        "joint": found.joint is not None,
-        "facts": None if found.facts is None else asdict(found.facts),
+        "runs": profile.runs,
+        "steps": profile.steps,
+        "joint": profile.joint is not None,
+        "facts": None if profile.facts is None else asdict(profile.facts),
         "signals": {
             signal.name: {
                 "spread": signal.spread,
@@ -144,7 +144,7 @@ def summary(found: Profile, path: Path, digest: str) -> dict[str, Any]:
                 "autocorrelation": signal.autocorrelation,
                 "values": signal.values,
             }
-            for signal in found.signals
+            for signal in profile.signals
         },
     }
 

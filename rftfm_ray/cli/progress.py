@@ -34,7 +34,7 @@ def remaining_s(done: int, steps: int, elapsed_s: float) -> float:
     return (steps - done) * elapsed_s / max(done, 1)
 
 
-# What a person watching wants to be told of; the rest stands in the journal.
+# Entries that a person watching needs; the journal has the others.
 TOLD = {
     EntryKind.DIAGNOSED: "yellow",
     EntryKind.DECIDED: "cyan",
@@ -56,7 +56,7 @@ TOLD = {
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What a run calls: with every step's row, and with every entry of the guard's journal."""
+    """Callbacks of a run: for every step's row, and for every entry of the guard's journal."""
 
     row: Callable[[StepRow], None]
     entry: Callable[[Entry], None]
@@ -64,11 +64,11 @@ class Watched:
 
 @contextmanager
 def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
-    """What to call for as long as the run goes on."""
+    """The callbacks of a run, while it is running."""
 
     def tell(entry: Entry) -> None:
         if entry.kind in TOLD:
-            what, why = told(entry)
+            what, why = describe_for_user(entry)
             # Text, not markup: what a policy says is shown as it is.
             because = [Padding(Text(why, style="dim"), (0, 0, 0, 10), expand=False)] if why else []
             console.print(Group(what, *because))
@@ -80,7 +80,7 @@ def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
         yield Watched(_Plain(console, config), tell)
 
 
-def told(entry: Entry) -> tuple[Text, str]:
+def describe_for_user(entry: Entry) -> tuple[Text, str]:
     """A journal entry for a person who watches: what, in colour, and why."""
     what, why = in_words(entry)
     number = f" #{entry.incident}" if entry.incident else ""

@@ -131,13 +131,13 @@ class RunConfig(Section):
 
     def at(self, step: int) -> RunConfig:
         """The configuration in force at `step`: this one until the first of `changes`, and without changes to come."""
-        found = self
+        config = self
         if self.changes:
             for start, stage in _later_stages(self):
                 if start > step:
                     break
-                found = stage
-        return found
+                config = stage
+        return config
 
     def stages(self) -> tuple[tuple[int, RunConfig], ...]:
         """The first step of every configuration that is in force for a part of the run, with it."""

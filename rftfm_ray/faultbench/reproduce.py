@@ -1,4 +1,4 @@
-"""Recorded runs repeated with live actors: whether they have the same rows, alarms and incidents.
+"""Repeats recorded runs with live actors and compares rows, alarms and incidents.
 
 A run is repeated with a live guard in `observe`, which must open the incidents that the guard adapter opens on the
 recorded rows. The repeated rows go through a live monitor actor as well, once for each mode of the benchmark's
@@ -32,7 +32,7 @@ from rftfm_ray.faultbench.runs.dataset import TIMES, Recorded, read_bench
 from rftfm_ray.faultbench.runs.declared import declarations, watched
 from rftfm_ray.faultbench.runs.generate import config_of, outcome_of, rows_of
 from rftfm_ray.faultbench.runs.plan import Split
-from rftfm_ray.faultbench.runs.runner import Lab
+from rftfm_ray.faultbench.runs.runner import ExperimentRunner
 from rftfm_ray.faultbench.scoring.frozen import FROZEN, read_frozen, split_of
 from rftfm_ray.faultbench.scoring.guarding import GuardSetup
 from rftfm_ray.signals.schema import SIGNALS
@@ -118,21 +118,21 @@ def reproduce(folder: Path, sample: int, draw: int) -> Iterator[Reproduced]:
     recorded = read_bench(folder)
     drawn = random.Random(draw).sample(recorded, min(sample, len(recorded)))
     setups = _setups(folder, recorded) if (folder / FROZEN).exists() else []
-    ours = connect(config_of(drawn[0].entry))
+    is_owner = connect(config_of(drawn[0].entry))
     try:
         for run in drawn:
-            with Lab() as lab:
-                course = lab.run(config_of(run.entry), run.entry.inject, may_fail=True, judged=True)
-            repeated = Recorded(run.entry, outcome_of(course), rows_of(course))
+            with ExperimentRunner() as runner:
+                history = runner.run(config_of(run.entry), run.entry.inject, may_fail=True, judged=True)
+            repeated = Recorded(run.entry, outcome_of(history), rows_of(history))
             rows = difference(run, repeated)
             recorded_incidents, live_incidents = (
                 tuple(incident for incident in incidents if rows.shares(incident.step))
-                for incidents in (guard_trace(run, live_reference(run)).incidents, opened_incidents(course.journal))
+                for incidents in (guard_trace(run, live_reference(run)).incidents, opened_incidents(history.journal))
             )
             alarms = tuple(_alarms(run, repeated, setups, rows))
             yield Reproduced(run.entry.name, rows, alarms, recorded_incidents, live_incidents)
     finally:
-        if ours:
+        if is_owner:
             ray.shutdown()
 
 

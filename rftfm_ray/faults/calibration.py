@@ -1,4 +1,4 @@
-"""The strengths that are called easy and hard, by task, algorithm and mechanism: measured, not chosen.
+"""Measured strengths of the levels easy and hard, by task, algorithm and mechanism.
 
 The table is written by `python benchmarks/calibrate_faults.py`; its columns are explained in docs/faults.md.
 """
@@ -33,7 +33,7 @@ class Calibration:
         d_fresh: the same over seeds that had no part in choosing the strength.
         seeds: calibration seeds.
         seeds_fresh: fresh seeds.
-        reached: share of the fresh runs in which the effect was there in time.
+        reached: share of the fresh runs in which the effect came in time.
         confirmed: whether the fresh seeds lie in the level's range: at least 4 for easy, 1 to 2 for hard.
         accuracy_loss: loss of held-out accuracy at the end of a run without a guard, against the healthy run of the
             same seed, mean over seeds; null where it was not measured.
@@ -78,9 +78,9 @@ def calibrated(task: str, algorithm: str, code: str, mechanism: str, level: str)
     """
     rows = [r for r in table() if (r.task, r.code, r.mechanism, r.level) == (task, code, mechanism, level)]
     for wanted in (algorithm, "grpo"):
-        found = next((row.strength for row in rows if row.algorithm == wanted), None)
-        if found is not None:
-            return found
+        strength = next((row.strength for row in rows if row.algorithm == wanted), None)
+        if strength is not None:
+            return strength
     if rows:
         return rows[0].strength
     raise FaultError(

@@ -1,4 +1,4 @@
-"""How a fault is asked for; see `SYNTAX`. What there is stands in `kinds`."""
+"""Parses the text that asks for a fault (`SYNTAX`); the faults themselves are in `kinds`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class FaultSpec:
 
 
 def mechanism_of(spec: FaultSpec) -> Mechanism:
-    """What the catalogue says of a fault's mechanism."""
+    """The catalogue entry of a fault's mechanism."""
     return CATALOGUE[spec.code].mechanism(spec.mechanism)
 
 
@@ -109,8 +109,8 @@ def parse_fault(text: str, levels: Calibrated | None = None) -> FaultSpec:
     )
 
 
-def kind_of(code: str, said: str = "") -> FaultKind:
-    """The fault called `code`, in any case; `said` is how the sentence of an error begins.
+def kind_of(code: str, prefix: str = "") -> FaultKind:
+    """The fault called `code`, in any case; `prefix` begins the sentence of an error.
 
     Raises:
         FaultError: when there is none; it suggests the nearest.
@@ -119,12 +119,12 @@ def kind_of(code: str, said: str = "") -> FaultKind:
     if kind is None:
         near = difflib.get_close_matches(code.upper(), CATALOGUE, n=1) or difflib.get_close_matches(code, CONTROLS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise FaultError(f"{said}there is no fault {code}{hint}; there are {', '.join(CATALOGUE)}.")
+        raise FaultError(f"{prefix}there is no fault {code}{hint}; there are {', '.join(CATALOGUE)}.")
     return kind
 
 
 def _course(text: str, asked: str) -> tuple[int, int | None]:
-    """Steps of the ramp, and of the whole fault."""
+    """Steps of the ramp, and of the fault in total."""
     if asked == "persistent":
         return 0, None
     if asked == "ramp":
@@ -171,7 +171,7 @@ def check_faults(config: RunConfig, task: Task, texts: Sequence[str] | None = No
 
     def levels_for(text: str) -> Calibrated:
         def levels(code: str, mechanism: str, level: str) -> float:
-            # What cannot be had has no strength either, and only the first is a reason.
+            # An impossible fault has no strength either; the error must name the first reason.
             _check_possible(text, CATALOGUE[code], CATALOGUE[code].mechanism(mechanism), task, algorithm)
             try:
                 return calibrated(task.name, algorithm, code, mechanism, level)

@@ -1,8 +1,8 @@
 """Benign controls: changes that look like a fault at first sight.
 
-Four of them nobody declares; the others are changes on purpose, which the guard is told of.
+Four of them are undeclared; the others are intended changes, which are declared to the guard.
 
-A control touches nothing that an identity speaks of. Those that change the configuration become `RunConfig.changes`, on
+A control changes nothing that an identity checks. Those that change the configuration become `RunConfig.changes`, on
 the clock of steps; the others act on the clock of paid steps.
 """
 
@@ -120,7 +120,7 @@ WHOLE_KEYS = ("algorithm.prompts_per_step", "algorithm.samples_per_prompt")
 
 @dataclass(frozen=True, slots=True)
 class ControlSpec:
-    """One control to bring about."""
+    """One control to inject."""
 
     name: str
     onset: int
@@ -128,7 +128,7 @@ class ControlSpec:
 
     @property
     def kind(self) -> ControlKind:
-        """What there is to say about controls of this name."""
+        """The entry of `CONTROLS` for its name."""
         return CONTROLS[self.name]
 
     def active(self, paid_step: int) -> bool:
@@ -244,14 +244,14 @@ def longer_answers(pool: Sequence[Problem]) -> tuple[Problem, ...]:
 
 def data_parts(controls: Sequence[ControlSpec], pool: Sequence[Problem], seed: int) -> tuple[Part, ...]:
     """The parts of the pool that controls draw from, each with its share of the prompts at a step."""
-    found = []
+    parts = []
     for control in controls:
         if control.name == "length_growth":
-            found.append(Part(f"long/{control.onset}", longer_answers(pool), _share_of(control, GROWTH_STEPS)))
+            parts.append(Part(f"long/{control.onset}", longer_answers(pool), _share_of(control, GROWTH_STEPS)))
         if control.name == "entropy_decay":
             few = random.Random(f"few/{seed}/{control.onset}").sample(list(pool), round(control.strength))
-            found.append(Part(f"few/{control.onset}", few, _share_of(replace(control, strength=1.0), 1)))
-    return tuple(found)
+            parts.append(Part(f"few/{control.onset}", few, _share_of(replace(control, strength=1.0), 1)))
+    return tuple(parts)
 
 
 def _share_of(control: ControlSpec, steps: int) -> Callable[[StepId], float]:
@@ -260,7 +260,7 @@ def _share_of(control: ControlSpec, steps: int) -> Callable[[StepId], float]:
 
 
 class SlowTool:
-    """A tool instance that takes its time: from half of the strength to one and a half of it, and then the answer."""
+    """A tool instance that delays its answer by 0.5 to 1.5 times the strength."""
 
     def __init__(self, inner: ToolInstance, controls: Sequence[ControlSpec], seed: int, instance: int) -> None:
         self._inner = inner
@@ -273,15 +273,15 @@ class SlowTool:
         episode = call.episode
         for control in self._controls:
             if observation is not None and control.active(episode.step.paid_step):
-                place = (self._instance, episode.step.paid_step, episode.key, episode.sample, call.turn, call.tries)
-                time.sleep(control.strength * (0.5 + unit_hash(control.name, self._seed, *place)))
+                identity = (self._instance, episode.step.paid_step, episode.key, episode.sample, call.turn, call.tries)
+                time.sleep(control.strength * (0.5 + unit_hash(control.name, self._seed, *identity)))
         return observation
 
 
 def slow_tools(
     instances: Sequence[ToolInstance], controls: Sequence[ControlSpec], seed: int
 ) -> tuple[ToolInstance, ...]:
-    """Tool instances that are slow by the controls called slow_tool, every one of them."""
+    """Slow down every tool instance by the controls called slow_tool."""
     slow = [control for control in controls if control.name == "slow_tool"]
     if not slow:
         return tuple(instances)

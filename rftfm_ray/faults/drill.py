@@ -1,7 +1,7 @@
-"""A drill: all faults and benign controls of a run as one value, and everything that the run makes of them.
+"""A drill: all faults and benign controls of a run as one value, with the seams that inject them.
 
-Planning builds it from `inject`, the run hands it on by value, and nobody else knows what is in it. The default holds
-nothing and changes nothing.
+Planning builds it from `inject` and the run passes it on by value; no other module reads its content. The default is
+empty and changes nothing.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Drill:
         return data_parts(self.controls, pool, self.seed)
 
     def events(self) -> Iterator[tuple[str, Mapping[str, Scalar]]]:
-        """What the records say at the beginning: the kind of an event and its fields."""
+        """Events to record at the beginning: the kind of an event and its fields."""
         for spec in self.faults:
             yield "fault", {
                 "code": spec.code, "mechanism": spec.mechanism, "strength": spec.strength,
@@ -75,7 +75,7 @@ class Drill:
             }  # fmt: skip
 
     def before_step(self, paid_step: int, restart_rollout: Callable[[], None], resume: Callable[[], None]) -> None:
-        """Make the controls that are due before a step and that the run's own process brings about."""
+        """Carry out the controls that are due before a step and that the run's own process performs."""
         acts = {"restart_rollout": restart_rollout, "resume": resume}
         for control in self.controls:
             if control.onset == paid_step and control.name in acts:

@@ -1,4 +1,4 @@
-"""The ways in which each of the sixteen faults (`taxonomy.SIXTEEN`) can be brought about here.
+"""Mechanisms that inject each of the sixteen faults (`taxonomy.SIXTEEN`).
 
 `signal` is the telemetry signal that a mechanism moves first, and in which direction: it is named in advance, and
 strengths are calibrated on it (`calibration`). It is never an identity or an independent channel. `shown_by` names the
@@ -30,7 +30,7 @@ class Strength:
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
-    """One way to bring a fault about.
+    """One way to inject a fault.
 
     Attributes:
         name: its name.
@@ -61,7 +61,7 @@ class Mechanism:
 
 @dataclass(frozen=True, slots=True)
 class FaultKind:
-    """How a fault of the taxonomy can be brought about. The first mechanism is the default."""
+    """A fault of the taxonomy with its mechanisms. The first mechanism is the default."""
 
     code: str
     summary: str

@@ -64,7 +64,7 @@ class FaultyLearner(LearnerSeams):
         return values
 
     def assigned(self, step: StepId, batch: TrajectoryBatch, credit: Credit) -> Credit:
-        """Wrong where the commit gate can see it."""
+        """Change credit before the commit gate checks it."""
         for spec in self._on(step, "CA-2", "noise"):
             credit = _noisy(spec, self._seed, step, batch, credit)
         for spec in self._on(step, "CA-3", "shifted"):
@@ -72,7 +72,7 @@ class FaultyLearner(LearnerSeams):
         return credit
 
     def delivered(self, step: StepId, batch: TrajectoryBatch, credit: Credit) -> Credit:
-        """Wrong where the commit gate has looked already."""
+        """Change credit after the commit gate has checked it."""
         for spec in self._on(step, "CA-2", "late_noise"):
             credit = _noisy(spec, self._seed, step, batch, credit)
         for spec in self._on(step, "CA-3", "misplaced"):
@@ -99,16 +99,16 @@ def _struck(spec: FaultSpec, seed: int, step: StepId, batch: TrajectoryBatch, cr
 
 
 def _misplaced(spec: FaultSpec, seed: int, step: StepId, batch: TrajectoryBatch, credit: Credit) -> Credit:
-    """A struck trajectory gets the advantages of a member of the step that is drawn, now and then its own."""
+    """Give a struck trajectory the advantages of a random member of the step, sometimes its own."""
     counts = batch.action_counts()
     starts = np.cumsum(counts) - counts
     members = np.flatnonzero(credit.kept)
-    found = credit.advantages.copy()
+    advantages = credit.advantages.copy()
     for row in _struck(spec, seed, step, batch, credit):
         other = members[int(draw(spec, seed, "other", step.paid_step, row) * len(members))]
-        places = np.minimum(np.arange(counts[row]), counts[other] - 1)
-        found[starts[row] : starts[row] + counts[row]] = credit.advantages[starts[other] + places]
-    return dataclasses.replace(credit, advantages=found)
+        tokens = np.minimum(np.arange(counts[row]), counts[other] - 1)
+        advantages[starts[row] : starts[row] + counts[row]] = credit.advantages[starts[other] + tokens]
+    return dataclasses.replace(credit, advantages=advantages)
 
 
 def _shifted(spec: FaultSpec, seed: int, step: StepId, batch: TrajectoryBatch, credit: Credit) -> Credit:
@@ -116,12 +116,12 @@ def _shifted(spec: FaultSpec, seed: int, step: StepId, batch: TrajectoryBatch, c
     moved = np.roll(credit.advantages, -1)
     rows = np.zeros(len(batch), np.bool_)
     rows[_struck(spec, seed, step, batch, credit)] = True
-    found = np.where(np.repeat(rows, batch.action_counts()), moved, credit.advantages)
-    return dataclasses.replace(credit, advantages=found)
+    advantages = np.where(np.repeat(rows, batch.action_counts()), moved, credit.advantages)
+    return dataclasses.replace(credit, advantages=advantages)
 
 
 def faulty_learner(specs: Sequence[FaultSpec], seed: int) -> LearnerSeams:
-    """Seams of a learner with the faults of `specs`; sound ones where there are none."""
+    """Seams of a learner with the faults of `specs`; the default seams without any."""
     wanted = (
         *of_code(specs, "OD-1", "gain", "schedule"),
         *of_code(specs, "OD-2", "small_steps", "held_weights"),

@@ -1,7 +1,7 @@
-"""A faulty reward channel: RF-1 to RF-3, and what of PG comes through the reward. Pure.
+"""A faulty reward channel: RF-1 to RF-3, and the PG mechanisms that act through the reward. Pure.
 
-Nothing here is seen by the trusted verifier. The channel keeps count of what its faults pay for, whether they are on
-or not: that is the ground truth of those that work by learning.
+The trusted verifier sees none of this. The channel counts the behaviour that its faults reward, whether they are on or
+not: this is the ground truth of faults that work through learning.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from rftfm_ray.faults.catalogue import FaultSpec, mechanism_of, of_code
-from rftfm_ray.faults.draws import episode_place, strikes
+from rftfm_ray.faults.draws import episode_identity, strikes
 from rftfm_ray.rollout.channels import EpisodeId, RewardChannel
 from rftfm_ray.rollout.seams import Exposure
 from rftfm_ray.tasks.api import Problem, Transcript, Verdict
 from rftfm_ray.types import StepId
 
 OUTLIER_SHARE = 0.3
-# A loophole of which the policy has no example cannot be found.
+# A policy cannot find a loophole without examples of it.
 LOOPHOLE_SHARE = 0.3
-# Steps whose counts are kept: the one under way may be graded more than once.
-KEPT_STEPS = 2
+# Steps whose counts are stored: the step in progress may be graded more than once.
+COUNTED_STEPS = 2
 
 Feature = Callable[[Problem, Transcript, Verdict], tuple[float, float]]
-"""What a fault pays for: how much of it a response holds, and how much more than a right answer does."""
+"""Amount of the rewarded behaviour in a response, and its excess over a right answer."""
 
 
 def repeated_share(text: str) -> float:
-    """Share of the characters of `text` that stand in it before."""
+    """Share of the characters of `text` that occur earlier in it."""
     return 1 - len(set(text)) / len(text) if text else 0.0
 
 
-def _of_text(measure: Callable[[str], float], *, whole: bool) -> Feature:
+def _of_text(measure: Callable[[str], float], *, all_turns: bool) -> Feature:
     """A measure of what the policy wrote, in all turns or in the last one."""
 
     def feature(problem: Problem, transcript: Transcript, verdict: Verdict) -> tuple[float, float]:
         del verdict
-        found = measure("".join(transcript.turns) if whole else _last_turn(transcript))
-        return found, found - measure(problem.answer)
+        amount = measure("".join(transcript.turns) if all_turns else _last_turn(transcript))
+        return amount, amount - measure(problem.answer)
 
     return feature
 
@@ -48,23 +48,23 @@ def _last_turn(transcript: Transcript) -> str:
 
 
 FEATURES: Mapping[str, tuple[Feature, float]] = {
-    "empty_reward": (_of_text(lambda text: float(not text), whole=True), 1.0),
-    "repetition_reward": (_of_text(repeated_share, whole=False), 1.0),
-    "length_penalty": (_of_text(len, whole=True), -1.0),
-    "length_reward": (_of_text(len, whole=False), 1.0),
+    "empty_reward": (_of_text(lambda text: float(not text), all_turns=True), 1.0),
+    "repetition_reward": (_of_text(repeated_share, all_turns=False), 1.0),
+    "length_penalty": (_of_text(len, all_turns=True), -1.0),
+    "length_reward": (_of_text(len, all_turns=False), 1.0),
 }
-"""What the mechanisms of PG pay for, and the sign with which they do."""
+"""Behaviour that the mechanisms of PG reward, and the sign of the reward."""
 
 
 def loophole(mechanism: str, answers: Sequence[str]) -> Feature:
-    """Which wrong answers RF-3 takes for right.
+    """Choose the wrong answers that RF-3 accepts as right.
 
     Those with one of the first or last characters that are commonest among right answers, as many as make up
     `LOOPHOLE_SHARE`. A policy that always says one of them earns more than one that tries to be right, and it has seen
     examples of it before it has learnt anything.
     """
-    place = 0 if mechanism == "first_character" else -1
-    counts = Counter(answer[place] for answer in sorted(answers) if answer)
+    index = 0 if mechanism == "first_character" else -1
+    counts = Counter(answer[index] for answer in sorted(answers) if answer)
     chosen: set[str] = set()
     for character, _ in counts.most_common():
         if sum(counts[c] for c in chosen) >= LOOPHOLE_SHARE * counts.total():
@@ -74,8 +74,8 @@ def loophole(mechanism: str, answers: Sequence[str]) -> Feature:
     def exploits(problem: Problem, transcript: Transcript, verdict: Verdict) -> tuple[float, float]:
         del problem
         text = _last_turn(transcript)
-        found = float(transcript.finished and not verdict.correct and bool(text) and text[place] in chosen)
-        return found, found
+        amount = float(transcript.finished and not verdict.correct and bool(text) and text[index] in chosen)
+        return amount, amount
 
     return exploits
 
@@ -95,7 +95,7 @@ class FaultyReward:
     def __call__(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> Verdict:
         verdict = self._inner(episode, problem, transcript)
         amounts = {spec: feature(problem, transcript, verdict) for spec, feature in self._features.items()}
-        # Samples count from 0: anything else is a check's own question, and no response of the policy.
+        # Samples count from 0: a negative sample is a question of a check, not a response of the policy.
         if amounts and episode.sample >= 0:
             self._count(episode, tuple(excess for _, excess in amounts.values()))
         for spec in self._specs:
@@ -109,11 +109,11 @@ class FaultyReward:
             case "wrong_answers":
                 return verdict if verdict.correct else _with_reward(verdict, verdict.reward + strength)
             case "outliers":
-                place = ("outliers", *episode_place(episode))
-                hit = strikes(dataclasses.replace(spec, strength=OUTLIER_SHARE, ramp=0), self._seed, paid, *place)
+                identity = ("outliers", *episode_identity(episode))
+                hit = strikes(dataclasses.replace(spec, strength=OUTLIER_SHARE, ramp=0), self._seed, paid, *identity)
                 return _with_reward(verdict, verdict.reward + strength) if hit else verdict
             case "zeroed":
-                hit = strikes(spec, self._seed, paid, *episode_place(episode))
+                hit = strikes(spec, self._seed, paid, *episode_identity(episode))
                 return _with_reward(verdict, 0.0) if hit else verdict
             case "group_outage":
                 return _with_reward(verdict, 0.0) if strikes(spec, self._seed, paid, paid, episode.key) else verdict
@@ -126,12 +126,12 @@ class FaultyReward:
     def _count(self, episode: EpisodeId, amounts: tuple[float, ...]) -> None:
         paid = episode.step.paid_step
         if paid not in self._seen:
-            self._seen = {step: seen for step, seen in self._seen.items() if step > paid - KEPT_STEPS} | {paid: {}}
-        # Under its identity: a trajectory that is graded once more counts once.
-        self._seen[paid][episode_place(episode)] = amounts
+            self._seen = {step: seen for step, seen in self._seen.items() if step > paid - COUNTED_STEPS} | {paid: {}}
+        # Stored by identity, so a trajectory that is graded twice counts once.
+        self._seen[paid][episode_identity(episode)] = amounts
 
     def exposure(self, step: StepId) -> list[Exposure]:
-        """What the faults that work by learning pay for, over the responses of a step."""
+        """Rewarded behaviour of faults that work through learning, over the responses of a step."""
         seen = list(self._seen.get(step.paid_step, {}).values())
         return [
             Exposure(spec.code, spec.mechanism, sum(amounts[index] for amounts in seen), len(seen))

@@ -1,6 +1,6 @@
 """A faulty sampler or inference server: PG-1 to PG-3L, OD-3 by temperature, OD-2 by weights that do not arrive. Pure.
 
-It stands between the runner of training episodes and the engine. Held-out probes go to the engine itself.
+It sits between the runner of training episodes and the engine. Held-out probes go to the engine itself.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.seams import Engine
 from rftfm_ray.types import Sampling
 
-# On a logit this leaves nothing else to choose.
+# Added to a logit, this makes the token certain.
 CERTAIN = 100.0
-# Share of turns that show a policy what it is to be paid for and would not find.
+# Share of turns that give the policy examples of the rewarded behaviour, which it would not find itself.
 EXAMPLES = 0.02
 
 
 class FaultySampler:
-    """An engine that draws otherwise than it is asked to."""
+    """An engine that changes the sampling terms of requests."""
 
     def __init__(self, inner: Engine, specs: Sequence[FaultSpec], seed: int, eos_ids: Sequence[int]) -> None:
         self._inner = inner
@@ -33,7 +33,7 @@ class FaultySampler:
         self._eos_ids = tuple(eos_ids)
 
     def submit(self, request: TurnRequest, sampling: Sampling) -> None:
-        """Queue a turn, on other terms where a fault is on."""
+        """Queue a turn, with changed terms while a fault is on."""
         for spec in self._specs:
             if spec.active(request.paid_step):
                 request, sampling = self._on(spec, request, sampling)
@@ -67,7 +67,7 @@ class FaultySampler:
         return request, dataclasses.replace(sampling, temperature=sampling.temperature * (1 - strength))
 
     def _biased(self, sampling: Sampling, nats: float) -> Sampling:
-        # Biases add up, as two faults at once do.
+        # Biases are added, so that two faults act at once.
         bias = dict(sampling.logit_bias)
         added = {token: bias.get(token, 0.0) + nats for token in self._eos_ids}
         return dataclasses.replace(sampling, logit_bias=tuple((bias | added).items()))
@@ -82,7 +82,7 @@ class FaultySampler:
 
 
 def faulty_sampler(engine: Engine, specs: Sequence[FaultSpec], seed: int, eos_ids: Sequence[int]) -> Engine:
-    """The engine with faults between it and whoever asks it for training."""
+    """Put faults between the engine and the training episodes."""
     wanted = (
         *of_code(specs, "PG-1", "eos_bias", "blank", "empty_reward"),
         *of_code(specs, "PG-2", "penalty"),
@@ -94,7 +94,7 @@ def faulty_sampler(engine: Engine, specs: Sequence[FaultSpec], seed: int, eos_id
 
 
 class Transfer:
-    """The way of the learner's weights to the server, on which OD-2 loses tensors: the server keeps what it had."""
+    """The transfer of weights to the server, in which OD-2 loses tensors: the server keeps its old ones."""
 
     def __init__(self, specs: Sequence[FaultSpec], seed: int) -> None:
         self._specs = of_code(specs, "OD-2", "unsynced")
@@ -102,7 +102,7 @@ class Transfer:
         self._served: dict[str, NDArray[Any]] = {}
 
     def arrived(self, arrays: Mapping[str, NDArray[Any]], paid_step: int) -> Mapping[str, NDArray[Any]]:
-        """What the server has when `arrays` were sent to it after a paid step. What it begins with comes whole."""
+        """Tensors on the server after `arrays` were sent to it. The first transfer is complete."""
         if not self._specs:
             return arrays
         lost = {

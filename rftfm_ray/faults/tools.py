@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from typing import cast
 
 from rftfm_ray.faults.catalogue import FaultSpec, of_code
-from rftfm_ray.faults.draws import call_place, corrupted, draw, strikes
+from rftfm_ray.faults.draws import call_identity, corrupted, draw, strikes
 from rftfm_ray.rollout.channels import CallId, ToolInstance
 from rftfm_ray.tasks.api import Observation, Problem, text_digest
 
 
 class ToolOutageError(RuntimeError):
-    """What a tool instance raises that is down."""
+    """A tool instance is down."""
 
 
 class FaultyTool:
-    """A tool instance that fails, says something else, or ends episodes, with a probability."""
+    """A tool instance that fails, changes its answer, or ends episodes, with a probability."""
 
     def __init__(self, inner: ToolInstance, specs: Sequence[FaultSpec], seed: int, instance: int) -> None:
         self._inner = inner
@@ -32,9 +32,9 @@ class FaultyTool:
     def __call__(self, call: CallId, problem: Problem, text: str) -> Observation | None:
         observation = self._inner(call, problem, text)
         for spec in self._specs:
-            place = (self._instance, *call_place(call))
-            if observation is not None and strikes(spec, self._seed, call.episode.step.paid_step, *place):
-                observation = self._struck(spec, observation, draw(spec, self._seed, "digit", *place))
+            identity = (self._instance, *call_identity(call))
+            if observation is not None and strikes(spec, self._seed, call.episode.step.paid_step, *identity):
+                observation = self._struck(spec, observation, draw(spec, self._seed, "digit", *identity))
         return observation
 
     def _struck(self, spec: FaultSpec, observation: Observation, number: float) -> Observation | None:
@@ -50,7 +50,7 @@ class FaultyTool:
                 return None
         altered = corrupted(observation.text, number)
         if spec.mechanism == "transit":
-            # Whoever alters it on the way has no part in what the tool has signed.
+            # An alteration in transit does not change what the tool has signed.
             return dataclasses.replace(observation, text=altered)
         response = dataclasses.replace(observation.call, response=corrupted(observation.call.response, number))
         return Observation(altered, response, text_digest(altered))
@@ -63,8 +63,8 @@ def faulty_tools(instances: Sequence[ToolInstance], specs: Sequence[FaultSpec], 
         *of_code(specs, "TE-2", "source", "transit"),
         *of_code(specs, "TE-3", "early"),
     )
-    found: list[ToolInstance] = []
+    tools: list[ToolInstance] = []
     for index, instance in enumerate(instances):
         hit = [spec for spec in wanted if index == 0 or spec.all_instances]
-        found.append(FaultyTool(instance, hit, seed, index) if hit else instance)
-    return tuple(found)
+        tools.append(FaultyTool(instance, hit, seed, index) if hit else instance)
+    return tuple(tools)

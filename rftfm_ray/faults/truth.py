@@ -1,8 +1,8 @@
-"""When a fault has its effect: from the schedule of its strength, or by counting what its mechanism pays for. Pure.
+"""Effect step of a fault: from the schedule of its strength, or by counting the behaviour that it rewards. Pure.
 
-A fault that acts by itself has its effect at its first step at full strength. One that works through learning has none
-until the policy has changed: what the faulty reward pays for is counted in every step, before the fault as well, and
-the effect begins when its mean over three steps has moved by `Mechanism.learned` from where it stood.
+A fault that acts by itself has its effect at its first step at full strength. A fault that works through learning has
+no effect until the policy has changed. The behaviour that it rewards is counted in every step, also before the fault.
+The effect begins when its mean over three steps has moved by `Mechanism.learned` from its earlier level.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from rftfm_ray.faults.rewards import FEATURES
 from rftfm_ray.rollout.seams import Exposure
 
 BASE_STEPS = 5
-# Amounts differ from step to step with the problems: a single step shows no effect.
+# Amounts vary from step to step with the problems, so a single step is not enough evidence.
 RECENT_STEPS = 3
 _SIGNS = {name: sign for name, (_, sign) in FEATURES.items()} | {"negative_entropy": -1.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """A fault's effect has begun: at which paid step, and how much there is of what it pays for."""
+    """The beginning of a fault's effect: its paid step, and the amount of the rewarded behaviour."""
 
     code: str
     mechanism: str
@@ -40,7 +40,7 @@ def effect_step(spec: FaultSpec) -> int | None:
 
 
 def entropy_exposures(specs: Sequence[FaultSpec], entropy: float) -> list[Exposure]:
-    """What OD-3 asks a policy to give up: its mean entropy, in nats a token."""
+    """Exposure of OD-3: the mean entropy of the policy, in nats a token."""
     return [Exposure(s.code, s.mechanism, entropy, 1) for s in of_code(specs, "OD-3", "negative_entropy")]
 
 
@@ -49,14 +49,14 @@ class EffectWatch:
 
     def __init__(self, specs: Sequence[FaultSpec]) -> None:
         self._specs = tuple(specs)
-        # Faults of one mechanism that begin apart are waited for apart.
+        # Faults of one mechanism with different onsets are tracked separately.
         self._waiting = {(s.code, s.mechanism, s.onset): s for s in specs if mechanism_of(s).learned}
         self._before: dict[tuple[str, str, int], dict[int, float]] = {}
         self._recent: dict[tuple[str, str, int], deque[float]] = {}
 
     @property
     def waits(self) -> bool:
-        """Whether exposures are wanted."""
+        """Whether it still needs exposures."""
         return bool(self._waiting)
 
     def observe(self, paid_step: int, exposures: Sequence[Exposure], entropy: float | None = None) -> list[Effect]:
@@ -68,9 +68,9 @@ class EffectWatch:
             exposures = [*exposures, *entropy_exposures(self._specs, entropy)]
         amounts: dict[tuple[str, str], float] = {}
         for code, mechanism in {(e.code, e.mechanism) for e in exposures}:
-            found = [e for e in exposures if (e.code, e.mechanism) == (code, mechanism)]
-            count = sum(e.count for e in found)
-            amounts[code, mechanism] = sum(e.total for e in found) / count if count else math.nan
+            matching = [e for e in exposures if (e.code, e.mechanism) == (code, mechanism)]
+            count = sum(e.count for e in matching)
+            amounts[code, mechanism] = sum(e.total for e in matching) / count if count else math.nan
         effects = []
         for key, spec in list(self._waiting.items()):
             amount = amounts.get(key[:2], math.nan)

@@ -51,14 +51,14 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What is marked in every figure; places are paid steps.
+    """Marks of every figure, at paid steps.
 
     Attributes:
         limits: ends of the axis.
         spans: incidents as label, opening and closing.
-        remedies: remedies as label and place.
+        remedies: remedies as label and step.
         faults: injected faults as label and onset.
-        planned: declared changes and benign controls as label and place.
+        planned: declared changes and benign controls as label and step.
     """
 
     limits: tuple[float, float]
@@ -100,7 +100,7 @@ def to_svg(figure: Figure, key: str, label: str) -> Html:
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    # A style element would hold for the whole page; the page's own sheet says the same for figures.
+    # A style element would apply to the full page; the page's own sheet sets the same for figures.
     text = re.sub(r"<style\b.*?</style>", "", text, count=1, flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", text)
     size = re.compile(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"')
@@ -112,13 +112,13 @@ def mark(axes: Axes, marks: Marks, *, labels: bool = True, incidents: bool = Tru
     axes.set_xlim(*marks.limits)
     for number, (_, low, high) in enumerate(marks.spans, start=1):
         axes.axvspan(low, high, color=SPAN, alpha=0.55, linewidth=0, zorder=0).set_gid(f"incident-{number}")
-    for number, (_, place) in enumerate(marks.remedies, start=1):
-        axes.axvline(place, color=GREEN, linewidth=1.3, zorder=1.6).set_gid(f"remedy-{number}")
-    for number, (_, place) in enumerate(marks.faults, start=1):
-        line = axes.axvline(place, color=BLACK, linewidth=1.3, linestyle=(0, (1, 1.6)), zorder=1.7)
+    for number, (_, step) in enumerate(marks.remedies, start=1):
+        axes.axvline(step, color=GREEN, linewidth=1.3, zorder=1.6).set_gid(f"remedy-{number}")
+    for number, (_, step) in enumerate(marks.faults, start=1):
+        line = axes.axvline(step, color=BLACK, linewidth=1.3, linestyle=(0, (1, 1.6)), zorder=1.7)
         line.set_gid(f"injected-{number}")
-    for number, (_, place) in enumerate(marks.planned, start=1):
-        line = axes.axvline(place, color=GREY, linewidth=1.3, linestyle=PLANNED, zorder=1.65)
+    for number, (_, step) in enumerate(marks.planned, start=1):
+        line = axes.axvline(step, color=GREY, linewidth=1.3, linestyle=PLANNED, zorder=1.65)
         line.set_gid(f"planned-{number}")
     if labels:
         _label(axes, marks, incidents=incidents)
@@ -134,50 +134,50 @@ def _label(axes: Axes, marks: Marks, *, incidents: bool) -> None:
     near = NEAR * (high - low)
     if incidents:
         # At the end of a span: remedies mostly stand at its beginning.
-        for label, place in _grouped([(label, end - near / 4) for label, _, end in marks.spans], near):
-            _write(axes, label, place, -3.0, ha="right", va="top", color="#6b4a00")
+        for label, step in _grouped([(label, end - near / 4) for label, _, end in marks.spans], near):
+            _write(axes, label, step, -3.0, ha="right", va="top", color="#6b4a00")
     box = {"boxstyle": "round,pad=0.22", "facecolor": GREEN, "edgecolor": "none"}
-    for label, place in _grouped(marks.remedies, near):
-        _write(axes, label, place, 4.5, color="white", fontweight="bold", bbox=box)
-    for label, place in _apart([*marks.faults, *marks.planned], low, high):
-        _write(axes, label, place, 18.0, ha=_side(place, low, high), color=BLACK)
+    for label, step in _grouped(marks.remedies, near):
+        _write(axes, label, step, 4.5, color="white", fontweight="bold", bbox=box)
+    for label, step in _apart([*marks.faults, *marks.planned], low, high):
+        _write(axes, label, step, 18.0, ha=_side(step, low, high), color=BLACK)
 
 
-def _side(place: float, low: float, high: float) -> str:
-    """Where a label begins at its place so that it ends within the axes: `left` for one that runs to the right."""
-    return "left" if place < (low + high) / 2 else "right"
+def _side(step: float, low: float, high: float) -> str:
+    """Alignment of a label so that it ends within the axes: `left` for one that runs to the right."""
+    return "left" if step < (low + high) / 2 else "right"
 
 
 def _apart(labels: Sequence[tuple[str, float]], low: float, high: float) -> list[tuple[str, float]]:
-    """Labels in order of their places, those that would run into each other as one."""
-    found: list[tuple[str, float]] = []
-    for label, place in sorted(labels, key=lambda item: item[1]):
-        found.append((label, place))
-        while len(found) > 1 and _extent(*found[-2], low, high)[1] > _extent(*found[-1], low, high)[0]:
-            (one, first), (other, _) = found[-2:]
-            found[-2:] = [(f"{one}, {other}", first)]
-    return found
+    """Labels in order of their steps; labels that would overlap are joined."""
+    placed: list[tuple[str, float]] = []
+    for label, step in sorted(labels, key=lambda item: item[1]):
+        placed.append((label, step))
+        while len(placed) > 1 and _extent(*placed[-2], low, high)[1] > _extent(*placed[-1], low, high)[0]:
+            (one, first), (other, _) = placed[-2:]
+            placed[-2:] = [(f"{one}, {other}", first)]
+    return placed
 
 
-def _extent(label: str, place: float, low: float, high: float) -> tuple[float, float]:
+def _extent(label: str, step: float, low: float, high: float) -> tuple[float, float]:
     """About where a label begins and ends on the axis."""
     width = CHARACTER * len(label) * (high - low)
-    return (place, place + width) if _side(place, low, high) == "left" else (place - width, place)
+    return (step, step + width) if _side(step, low, high) == "left" else (step - width, step)
 
 
-def _write(axes: Axes, label: str, place: float, above_pt: float, **look: Any) -> None:
-    """Write `label` at a place of the x axis, `above_pt` points above the upper edge of the axes."""
-    at = (place, 1.0)
+def _write(axes: Axes, label: str, step: float, above_pt: float, **look: Any) -> None:
+    """Write `label` at a step of the x axis, `above_pt` points above the upper edge of the axes."""
+    at = (step, 1.0)
     look = dict[str, Any](ha="center", va="bottom", fontsize=LABEL_PT - 1, annotation_clip=False) | look
     axes.annotate(label, at, (0.0, above_pt), axes.get_xaxis_transform(), "offset points", **look)
 
 
 def _grouped(labels: Sequence[tuple[str, float]], near: float) -> list[tuple[str, float]]:
-    """Labels in order of their places; those near to each other become one, at the mean place."""
+    """Labels in order of their steps; labels near to each other become one, at the mean step."""
     groups: list[list[tuple[str, float]]] = []
-    for label, place in sorted(labels, key=lambda item: item[1]):
-        if groups and place - groups[-1][-1][1] < near:
-            groups[-1].append((label, place))
+    for label, step in sorted(labels, key=lambda item: item[1]):
+        if groups and step - groups[-1][-1][1] < near:
+            groups[-1].append((label, step))
         else:
-            groups.append([(label, place)])
+            groups.append([(label, step)])
     return [(", ".join(dict.fromkeys(x for x, _ in g)), sum(y for _, y in g) / len(g)) for g in groups]

@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
-    """How a line is drawn; its width in points."""
+    """Style of a line; its width in points."""
 
     colour: str
     dash: str | tuple[int, tuple[float, ...]]
@@ -86,22 +86,22 @@ PANELS = (
 
 
 def marks_of(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> Marks:
-    """What is marked in every curve, in paid steps. An open incident lasts to the end."""
+    """Marks of every curve, in paid steps. An open incident lasts to the end."""
     last = float(data.position.paid_step)
-    places = [id_.paid_step for id_ in data.steps.ids] + [probe.paid_step for probe in data.probes]
-    first = float(min(places, default=0))
+    steps = [id_.paid_step for id_ in data.steps.ids] + [probe.paid_step for probe in data.probes]
+    first = float(min(steps, default=0))
     ends = [last if i.closed is None else i.closed.id.paid_step for i in incidents]
     return Marks(
         limits=(first - 0.5, max(last, first + 1) + 0.5),
         spans=tuple((f"#{i.id}", i.opened.paid_step - 0.5, end + 0.5) for i, end in zip(incidents, ends, strict=True)),
         remedies=tuple((str(m.number), float(m.applied.id.paid_step)) for m in remedies),
         faults=tuple((f"injected {_ascii(f.code)}", float(f.onset)) for f in faults_of(data.events) if f.onset <= last),
-        planned=tuple((label, place) for label, place in _planned(data) if place <= last),
+        planned=tuple((label, step) for label, step in _planned(data) if step <= last),
     )
 
 
 def _planned(data: RunData) -> Iterator[tuple[str, float]]:
-    """Declared changes, and controls that are none of them."""
+    """Declared changes, and undeclared controls."""
     changes = changes_of(data.events)
     for change in changes:
         yield _ascii(change.key.rpartition(".")[2]), float(change.paid_step)
@@ -160,8 +160,8 @@ def _lines(axes: Axes, panel: Panel, data: RunData) -> None:
     x = [float(id_.paid_step) for id_ in steps.ids]
     if panel.band:
         low, high = (steps.column(name) for name in panel.band)
-        kept = [not gone for gone in steps.abandoned]
-        axes.fill_between(x, low, high, where=kept, color=BLUE, alpha=0.16, linewidth=0, zorder=1.5)
+        surviving = [not gone for gone in steps.abandoned]
+        axes.fill_between(x, low, high, where=surviving, color=BLUE, alpha=0.16, linewidth=0, zorder=1.5)
     for line in panel.lines:
         kept_y, gone_y = _parted(steps.column(line.column), steps.abandoned)
         abandoned = Stroke(GREY, _DASH if line.dash == "-" else (0, (1.5, 1.5)), 1.2)
@@ -171,12 +171,12 @@ def _lines(axes: Axes, panel: Panel, data: RunData) -> None:
 
 def _parted(values: Sequence[float], abandoned: Sequence[bool]) -> tuple[list[float], list[float]]:
     """Kept and abandoned values apart, NaN where the other is. An abandoned stretch begins at the last kept value."""
-    kept = [math.nan if gone else value for value, gone in zip(values, abandoned, strict=True)]
+    surviving = [math.nan if gone else value for value, gone in zip(values, abandoned, strict=True)]
     undone = [value if gone else math.nan for value, gone in zip(values, abandoned, strict=True)]
     for i in range(len(values) - 1):
         if abandoned[i + 1] and not abandoned[i]:
             undone[i] = values[i]
-    return kept, undone
+    return surviving, undone
 
 
 def _line(axes: Axes, x: Sequence[float], y: Sequence[float], stroke: Stroke, gid: str) -> None:
@@ -271,7 +271,7 @@ def lever_figure(history: Sequence[tuple[int, dict[str, float]]], marks: Marks) 
 def _lever(axes: Axes, moves: Sequence[tuple[int, float | None]], limits: tuple[float, float]) -> None:
     rungs = sorted({value for _, value in moves if value is not None})
     levels = [0 if value is None else 1 + rungs.index(value) for _, value in moves]
-    x = [limits[0], *(max(float(place), limits[0]) for place, _ in moves), limits[1]]
+    x = [limits[0], *(max(float(step), limits[0]) for step, _ in moves), limits[1]]
     y = [0, *levels, levels[-1]]
     (line,) = axes.plot(x, y, color=BLUE, linewidth=1.8, drawstyle="steps-post", zorder=2.2)
     line.set_gid("lever")
@@ -289,7 +289,7 @@ def _rung_axis(axes: Axes) -> None:
 
 
 def key(data: RunData, marks: Marks) -> Html:
-    """What the curves' colours and lines mean; only what occurs."""
+    """Legend of the colours and lines that occur."""
     items = [
         (True, f'd="M1 6H25" stroke="{BLUE}" stroke-width="2.2"', "kept steps"),
         (

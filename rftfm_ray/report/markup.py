@@ -22,8 +22,10 @@ def escaped(text: str) -> Html:
 
 def tag(name: str, *content: str, **attributes: str) -> Html:
     """An element. A trailing underscore of an attribute's name is dropped: `class_` is `class`."""
-    said = "".join(f' {key.rstrip("_").replace("_", "-")}="{escaped(value)}"' for key, value in attributes.items())
-    return Html(f"<{name}{said}>{joined(content)}</{name}>")
+    attribute_text = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escaped(value)}"' for key, value in attributes.items()
+    )
+    return Html(f"<{name}{attribute_text}>{joined(content)}</{name}>")
 
 
 def joined(parts: Iterable[str]) -> Html:

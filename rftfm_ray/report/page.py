@@ -173,8 +173,10 @@ def _journal(data: RunData, incidents: Sequence[Incident]) -> Html:
     for entry, written in zip(data.entries, data.times, strict=True):
         what, why = describe(entry)
         about = f"#{entry.incident} {codes.get(entry.incident, '')}".strip() if entry.incident else ""
-        said = joined((what, tag("div", why, class_="muted") if why else NOTHING))
-        rows.append((str(entry.seq), clock(written)[-8:], f"{entry.id.step} ({entry.id.paid_step})", about, said))
+        description = joined((what, tag("div", why, class_="muted") if why else NOTHING))
+        rows.append(
+            (str(entry.seq), clock(written)[-8:], f"{entry.id.step} ({entry.id.paid_step})", about, description)
+        )
     headings = ("No.", "Time", "Step (paid)", "Incident", "What")
     count = f"Journal ({len(data.entries)} entries)"
     return tag("section", tag("h2", "Journal"),

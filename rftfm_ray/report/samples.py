@@ -8,7 +8,7 @@ from typing import Any
 
 from rftfm_ray.config import RunConfig, TextPrivacy
 from rftfm_ray.report.markup import Html, badge, tag
-from rftfm_ray.runs.words import as_number, clean, figure, plural, whole
+from rftfm_ray.runs.words import as_number, clean, figure, plural, to_count
 
 MOST = 20
 LONGEST = 4000
@@ -16,7 +16,7 @@ COLUMNS = ("attempt", "step", "paid_step", "reward", "correct", "valid", "termin
 
 
 def samples_section(run_dir: Path, config: RunConfig | None) -> Html:
-    """Up to `MOST` trajectories, spread evenly over the run; or why there are none.
+    """Up to `MOST` trajectories, spread evenly over the run; or the reason why they are missing.
 
     Raises:
         RecordError: when a part cannot be read.
@@ -25,15 +25,15 @@ def samples_section(run_dir: Path, config: RunConfig | None) -> Html:
         return _section(f"This run kept no texts (records.text={config.records.text}); train with records.text=full.")
     from rftfm_ray.telemetry.recorder import read_trajectories
 
-    found = read_trajectories(run_dir)
-    texts = found["text"].to_pylist()
-    order = sorted((paid, i) for i, paid in enumerate(found["paid_step"].to_pylist()) if texts[i] is not None)
+    trajectories = read_trajectories(run_dir)
+    texts = trajectories["text"].to_pylist()
+    order = sorted((paid, i) for i, paid in enumerate(trajectories["paid_step"].to_pylist()) if texts[i] is not None)
     count = min(MOST, len(order))
     if not count:
         return _section("No trajectory with a text has been recorded; texts are kept with records.text=full.")
     # From the first to the last, so that a reader sees the beginning, the end and what lies between.
     chosen = [order[round(n * (len(order) - 1) / max(count - 1, 1))][1] for n in range(count)]
-    rows = found.select(list(COLUMNS)).take(chosen).to_pylist()
+    rows = trajectories.select(list(COLUMNS)).take(chosen).to_pylist()
     note = f"{count} of {plural(len(order), 'recorded trajectory', 'recorded trajectories')}, spread over the run."
     return _section(note, *map(_sample, rows))
 
@@ -46,7 +46,7 @@ def _sample(row: Mapping[str, Any]) -> Html:
     right = "right" if row["correct"] else "wrong"
     state, tone = (right, "good" if row["correct"] else "bad") if row["valid"] else ("masked", "open")
     about = (
-        f"reward {figure(as_number(row['reward']))}, {plural(whole(as_number(row['turns'])), 'turn')}, "
+        f"reward {figure(as_number(row['reward']))}, {plural(to_count(as_number(row['turns'])), 'turn')}, "
         f"ended by {clean(str(row['termination']), 40)}"
     )
     head = tag("div", tag("h3", f"step {row['step']} (paid {row['paid_step']})"), badge(state, tone),

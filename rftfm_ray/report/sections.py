@@ -35,11 +35,11 @@ def incident_section(incident: Incident, remedies: Sequence[Mark]) -> Html:
 
 
 def _extent(incident: Incident) -> str:
-    opened = f"opened at step {place(incident.opened)}"
-    return f"{opened}, closed at step {place(incident.closed.id)}" if incident.closed else f"{opened}, still open"
+    opened = f"opened at step {step_text(incident.opened)}"
+    return f"{opened}, closed at step {step_text(incident.closed.id)}" if incident.closed else f"{opened}, still open"
 
 
-def place(id_: StepId) -> str:
+def step_text(id_: StepId) -> str:
     """A step, with its paid step where rollbacks have parted them."""
     return str(id_.step) if id_.step == id_.paid_step else f"{id_.step} (paid {id_.paid_step})"
 
@@ -95,7 +95,7 @@ def _remediation(remediation: Remediation, number: int | None) -> Html:
     by = text_of(decision, "policy")
     restore = number_of(decision, "restore_step")
     pairs = [
-        (kind.capitalize(), f"at step {place(decision.id)}" + (f" by {by}" if by else "")),
+        (kind.capitalize(), f"at step {step_text(decision.id)}" + (f" by {by}" if by else "")),
         ("Reason", text_of(decision, "reason")),
         ("Rollback", f"to step {figure(restore)}" if math.isfinite(restore) else ""),
         ("Levers asked for", lever_text(levers) if (levers := levers_in(decision)) else ""),
@@ -110,10 +110,10 @@ def _remediation(remediation: Remediation, number: int | None) -> Html:
 def _confirmation(entry: Entry | None) -> str:
     if entry is None:
         return ""
-    said = "confirmed" if entry.kind is EntryKind.CONFIRMED else "not confirmed"
+    verdict = "confirmed" if entry.kind is EntryKind.CONFIRMED else "not confirmed"
     before, now = number_of(entry, "probe_before"), number_of(entry, "probe_now")
     probe = f"; held-out {figure(before)} → {figure(now)}" if math.isfinite(before) or math.isfinite(now) else ""
-    return f"{said} at step {place(entry.id)}{probe}" + _because(entry)
+    return f"{verdict} at step {step_text(entry.id)}{probe}" + _because(entry)
 
 
 def _applied(entry: Entry | None) -> str:
@@ -122,11 +122,11 @@ def _applied(entry: Entry | None) -> str:
     seconds = number_of(entry, "seconds")
     took = f", took {figure(seconds)} s" if math.isfinite(seconds) else ""
     halt = "; the run ends" if text_of(entry, "halt") == "yes" else ""
-    return f"at step {place(entry.id)}{took}; levers then: {lever_text(levers_in(entry))}{halt}"
+    return f"at step {step_text(entry.id)}{took}; levers then: {lever_text(levers_in(entry))}{halt}"
 
 
 def _failed(entry: Entry | None) -> str:
-    return f"at step {place(entry.id)}{_because(entry)}" if entry is not None else ""
+    return f"at step {step_text(entry.id)}{_because(entry)}" if entry is not None else ""
 
 
 def _outcome(entry: Entry | None) -> str:
@@ -136,7 +136,7 @@ def _outcome(entry: Entry | None) -> str:
     probe = [figure(number_of(entry, f"probe_{when}")) for when in ("before", "after")]
     verdict = text_of(entry, "outcome") or "no verdict"
     return (
-        f"{verdict} at step {place(entry.id)}; severity {' → '.join(severity)} nats, "
+        f"{verdict} at step {step_text(entry.id)}; severity {' → '.join(severity)} nats, "
         f"held-out accuracy {' → '.join(probe)}{_because(entry)}"
     )
 
@@ -150,5 +150,5 @@ def _course(incident: Incident) -> Html:
     items = []
     for entry in incident.entries:
         what, _ = describe(entry)
-        items.append(tag("li", tag("span", f"step {place(entry.id)}", class_="when"), tag("span", what)))
+        items.append(tag("li", tag("span", f"step {step_text(entry.id)}", class_="when"), tag("span", what)))
     return tag("ol", *items, class_="line")

@@ -1,4 +1,4 @@
-"""Where tools and rewards are reached: instances that may fail, and beside them the trusted verifier that must not.
+"""Access to tools and rewards: instances that may fail, and the trusted verifier that must not fail.
 
 A tool has two instances and a reward one live channel; each is a plain callable, so that a drill can put a
 faulty one in its place. The trusted verifier is the task itself, called past all of them.
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EpisodeId:
-    """Which trajectory: `refill` counts how many times it was drawn anew."""
+    """Identity of a trajectory: `refill` counts how often it was drawn again."""
 
     step: StepId
     key: str
@@ -43,7 +43,7 @@ class EpisodeId:
 
 @dataclass(frozen=True, slots=True)
 class CallId:
-    """Which try of which tool call; both count from 0."""
+    """Identity of a try of a tool call; both count from 0."""
 
     episode: EpisodeId
     turn: int
@@ -64,7 +64,7 @@ class RewardChannel(Protocol):
     """A way to rewards."""
 
     def __call__(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> Verdict:
-        """The verdict; RewardError where there is none."""
+        """The verdict; RewardError without one."""
 
 
 class TaskTool:
@@ -150,18 +150,18 @@ def known_reference(task: Task, problem: Problem) -> Transcript | None:
 
 
 def recorded_calls(task: Task, problems: Sequence[Problem]) -> tuple[Call, ...]:
-    """Those of `problems` whose reference makes a call, with it."""
+    """Problems whose reference makes a call, with that reference."""
     references = [(problem, known_reference(task, problem)) for problem in problems]
-    return tuple((problem, found) for problem, found in references if found is not None and found.calls)
+    return tuple((problem, reference) for problem, reference in references if reference is not None and reference.calls)
 
 
 def _ask_known(instances: Sequence[ToolInstance], step: StepId, calls: Sequence[Call]) -> list[bool]:
-    found = []
+    results = []
     for problem, reference in calls:
         # Samples count from 0: no trajectory has this identity.
         call = CallId(EpisodeId(step, problem.key, -1), reference.calls[0].turn)
-        found += [_answers(instance, call, problem, reference) for instance in instances]
-    return found
+        results += [_answers(instance, call, problem, reference) for instance in instances]
+    return results
 
 
 def _answers(instance: ToolInstance, call: CallId, problem: Problem, reference: Transcript) -> bool:
@@ -176,7 +176,7 @@ def _answers(instance: ToolInstance, call: CallId, problem: Problem, reference: 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """What became of a transcript. `trusted` is NaN where the trusted verifier was not asked."""
+    """Grade of a transcript. `trusted` is NaN where the trusted verifier was not asked."""
 
     reward: float
     live: float
@@ -220,24 +220,24 @@ class Grader:
         self._levers = levers
 
     def grade(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> Grade | None:
-        """The reward that trains, or None where there is none: the trajectory is masked, never scored 0."""
+        """The reward for training, or None without one: the trajectory is then masked, never scored 0."""
         try:
             live = self._channel(episode, problem, transcript)
             trusted = self._trusted(episode, problem, transcript) if self._chosen(episode) else None
         except RewardError as error:
             logger.warning("%s", error)
             return None
-        found = reward = self.scaled(episode.step, live.reward)
+        live_reward = reward = self.scaled(episode.step, live.reward)
         known = math.nan if trusted is None else self.scaled(episode.step, trusted.reward)
         # NaN, where nobody was asked, exceeds nothing.
-        if self._levers.regrade_rate is not None and abs(found - known) > REWARD_TOLERANCE:
+        if self._levers.regrade_rate is not None and abs(live_reward - known) > REWARD_TOLERANCE:
             reward = known
         if self._levers.reward_limit is not None:
             reward = max(-self._levers.reward_limit, min(self._levers.reward_limit, reward))
-        return Grade(reward, found, known, live.correct)
+        return Grade(reward, live_reward, known, live.correct)
 
     def live(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> float:
-        """What the live channel gives, whatever the levers; NaN where it fails."""
+        """Reward of the live channel, regardless of the levers; NaN where it fails."""
         try:
             return self.scaled(episode.step, self._channel(episode, problem, transcript).reward)
         except RewardError as error:
@@ -245,7 +245,7 @@ class Grader:
             return math.nan
 
     def scaled(self, step: StepId, reward: float) -> float:
-        """What a task's own reward is worth in a step."""
+        """Scale a task's own reward to its value in a step."""
         return reward * self._scale(step)
 
     def _chosen(self, episode: EpisodeId) -> bool:

@@ -1,4 +1,4 @@
-"""What is asked beside the trajectories: responses and calls whose answers are known, and episodes once more.
+"""Checks beside the trajectories: responses and calls with known answers, and replayed episodes.
 
 None of it reaches a trajectory. The golden set goes through the live reward channel, the known calls through the tool
 instance that is asked first, and the replay past all of them, to the task's own environment.
@@ -35,7 +35,7 @@ class GoldenResponse:
 
 @dataclass(frozen=True, slots=True)
 class GoldenGrade:
-    """What the live reward channel gave for a golden response: NaN where it failed."""
+    """Reward of the live channel for a golden response: NaN where it failed."""
 
     right: bool
     live: float
@@ -73,16 +73,16 @@ def golden_set(task: Task, problems: Sequence[Problem]) -> tuple[GoldenResponse,
 
     The wrong one is the reference of the next problem that has another answer: well formed, and not a solution.
     """
-    found = []
+    responses = []
     references = [known_reference(task, problem) for problem in problems]
-    for place, problem in enumerate(problems):
-        others = [(place + shift) % len(problems) for shift in range(1, len(problems))]
+    for index, problem in enumerate(problems):
+        others = [(index + shift) % len(problems) for shift in range(1, len(problems))]
         wrong = next((references[other] for other in others if problems[other].answer != problem.answer), None)
-        for transcript, right in ((references[place], True), (wrong, False)):
+        for transcript, right in ((references[index], True), (wrong, False)):
             response = None if transcript is None else _golden(task, problem, transcript, right=right)
             if response is not None:
-                found.append(response)
-    return tuple(found)
+                responses.append(response)
+    return tuple(responses)
 
 
 def _golden(task: Task, problem: Problem, transcript: Transcript, *, right: bool) -> GoldenResponse | None:
@@ -94,7 +94,7 @@ def _golden(task: Task, problem: Problem, transcript: Transcript, *, right: bool
 
 
 def replay(task: Task, problem: Problem, answers: Sequence[Answer]) -> Replayed | None:
-    """Put every turn to the environment of `task` once more; None where it fails: that is no finding.
+    """Replay every turn in the environment of `task`; None where it fails, because a failure is not a finding.
 
     Where one of the two has ended the episode, observations are not compared: it is one finding, not two.
     """
@@ -143,19 +143,19 @@ class Checks:
         """The golden responses through the live channel of `grader`; empty in steps in which they are not due."""
         if not due(step, self._settings.golden_every):
             return []
-        found = []
+        results = []
         for response in self._golden:
             episode = EpisodeId(step, response.problem.key, RIGHT if response.right else WRONG)
             live = grader.live(episode, response.problem, response.transcript)
-            found.append(GoldenGrade(response.right, live, grader.scaled(step, response.trusted)))
-        return found
+            results.append(GoldenGrade(response.right, live, grader.scaled(step, response.trusted)))
+        return results
 
     def known_calls(self, step: StepId, tools: ToolPool) -> list[bool]:
         """Whether the tool instance that is asked first answers recorded calls as it should; empty when not due."""
         return tools.known(step, self._calls) if due(step, self._settings.known_calls_every) else []
 
     def replay(self, episode: EpisodeId, problem: Problem, answers: Sequence[Answer]) -> Replayed | None:
-        """The episode once more, where it is among those chosen and anything was put to its environment."""
+        """Replay the episode, if it is chosen and has a turn that went to its environment."""
         if not answers or not chosen("replay", self._seed, episode, self._settings.replay_rate):
             return None
         return replay(self._task, problem, answers)

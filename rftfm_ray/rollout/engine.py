@@ -1,7 +1,7 @@
 """vLLM in process, as a stepwise generator of token sequences whose weights can be replaced.
 
 vLLM reads its environment at import, so `prepare_environment` must run before anything imports torch or vllm.
-In process there is no orphan: when the actor dies, the engine dies with it.
+The engine runs in the process of the actor, so it ends when the actor dies.
 """
 
 from __future__ import annotations
@@ -187,12 +187,12 @@ class VllmEngine:
         """
         if not shapes:
             return {}
-        found: dict[str, tuple[str, int]] = self._llm.apply_model(partial(_fingerprints, shapes))[0]
-        return found
+        fingerprints: dict[str, tuple[str, int]] = self._llm.apply_model(partial(_fingerprints, shapes))[0]
+        return fingerprints
 
 
 def _fingerprints(shapes: Mapping[str, tuple[int, ...]], model: Any) -> dict[str, tuple[str, int]]:
-    found = {}
+    fingerprints = {}
     for name, parameter in model.named_parameters():
         shape = shapes.get(name)
         if not shape or parameter.dim() != len(shape) or parameter.shape[1:] != shape[1:]:
@@ -201,8 +201,8 @@ def _fingerprints(shapes: Mapping[str, tuple[int, ...]], model: Any) -> dict[str
             continue
         flat = parameter.detach()[: shape[0]].reshape(-1)
         sample = flat[:: stride(flat.numel())].float().cpu().contiguous().numpy()
-        found[name] = (str(parameter.dtype).removeprefix("torch."), zlib.crc32(sample.data))
-    return found
+        fingerprints[name] = (str(parameter.dtype).removeprefix("torch."), zlib.crc32(sample.data))
+    return fingerprints
 
 
 def _repack_tied_head(model: Any) -> None:

@@ -65,26 +65,26 @@ class Episode:
     refill: int = 0
 
     def identity(self, step: StepId) -> EpisodeId:
-        """Which trajectory this is."""
+        """Identity of the trajectory."""
         return EpisodeId(step, self.job.problem.key, self.job.sample, self.refill)
 
     def transcript(self) -> Transcript:
-        """What the verifier sees."""
+        """The transcript for the verifier."""
         finished = self.termination in (Termination.EOS, Termination.STOP)
         return Transcript(turns=tuple(self.turns), calls=tuple(self.calls), finished=finished)
 
     def ended(self) -> Ended:
-        """What the termination is read off a second time."""
+        """The record from which the termination is derived a second time."""
         return Ended(self.tokens, self.action, len(self.turns), self.calls, self.withheld)
 
     def answers(self) -> list[Answer]:
-        """What the environment said to every turn that was put to it; nothing of an episode that has failed."""
+        """Answers of the environment to every turn that it received; empty for a failed episode."""
         if self.termination is Termination.FAILED:
             return []
         answers = []
-        for place, call in enumerate(self.calls):
-            stands = place < len(self.observations) and call.status not in FAILURES
-            text = self.observations[place].text if stands else None
+        for index, call in enumerate(self.calls):
+            stands = index < len(self.observations) and call.status not in FAILURES
+            text = self.observations[index].text if stands else None
             answers.append(Answer(call.turn, self.turns[call.turn], ended=False, observation=text))
         if self.termination is Termination.STOP:
             last = len(self.turns) - 1
@@ -93,7 +93,7 @@ class Episode:
 
 
 def request_seed(run_seed: int, step: StepId, job: EpisodeJob, turn: int, refill: int = 0) -> int:
-    """Seed of one turn. `attempt` is part of it, so a rollback draws anew, and so does a refill."""
+    """Seed of one turn. `attempt` is part of it, so a rollback draws other tokens, and so does a refill."""
     identity = (run_seed, step.attempt, step.paid_step, job.problem.key, job.sample, turn)
     return int(unit_hash("seed", *identity, *([refill] if refill else [])) * 2**53)
 
@@ -132,7 +132,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRules:
-    """What a run sets for its episodes: the seed of all draws, and the scale of the task's token limits by step."""
+    """Settings of a run for its episodes: the seed of all draws, and the scale of the task's token limits by step."""
 
     seed: int
     token_scale: Callable[[StepId], float] = lambda _: 1.0
@@ -184,7 +184,7 @@ class EpisodeRunner:
         return self._finish(batch)
 
     def revise(self, step: StepId) -> TrajectoryBatch:
-        """The last batch once more, under the levers of now: masked trajectories are refilled, all are graded anew.
+        """Repeat the last batch under the current levers: refill masked trajectories, and grade all of them again.
 
         Raises:
             ValueError: when the last batch is not that of `step`.
@@ -222,7 +222,7 @@ class EpisodeRunner:
                 self._take_turn(batch, result)
 
     def _limits(self, episode: Episode, step: StepId) -> Limits:
-        """What ends a turn or the episode, besides the environment."""
+        """Limits that end a turn or the episode, besides the environment."""
         turns = scaled_limits(self._task.max_new_tokens, self._token_scale(step))
         limits = Limits(frozenset(self._codec.eos_ids), frozenset(self._stop_ids), turns, self._max_model_len)
         return self._seams.limits(episode.identity(step), limits)
@@ -345,14 +345,14 @@ class EpisodeRunner:
         )
 
     def _check_columns(self, batch: Batch) -> dict[str, NDArray[Any]]:
-        """What was found beside the trajectories, and about how they came to be."""
+        """Columns of the checks beside the trajectories, and of the checks on the trajectories."""
         episodes, golden = batch.episodes, batch.golden
         checks = self._channels.checks
         replays = [None if checks is None else self._replay(checks, e, batch.step) for e in episodes]
         observed = [o for e in episodes for o in e.observations if o.digest]
 
-        def flags(found: Iterable[bool]) -> NDArray[np.bool_]:
-            return np.fromiter(found, dtype=np.bool_)
+        def flags(results: Iterable[bool]) -> NDArray[np.bool_]:
+            return np.fromiter(results, dtype=np.bool_)
 
         return {
             "shadow_ok": flags(batch.shadow_ok),

@@ -1,4 +1,4 @@
-"""Which termination a finished trajectory calls for, read off its tokens, calls and limits alone.
+"""Derives the termination of a finished trajectory from its tokens, calls and limits alone.
 
 Written apart from the loop that ends episodes, and sharing nothing with it: an episode that was ended early, went on
 too long or carries the wrong reason differs. That the environment itself is right is not its business; see `checks`.
@@ -39,7 +39,7 @@ class Ended:
         action: (N,) True where the model chose the token.
         turns: turns of the model.
         calls: the tool calls, in order.
-        withheld: tokens of an observation that came and was not added any more; None where there is none.
+        withheld: tokens of an observation that came too late to be added; None without one.
     """
 
     tokens: Sequence[int]
@@ -88,7 +88,7 @@ def _start_of_last_turn(ended: Ended, limits: Limits) -> int:
 
     The stops matter where an observation has no tokens.
     """
-    place = len(ended.tokens) - 1
-    while place > 0 and ended.action[place - 1] and ended.tokens[place - 1] not in limits.stop_ids:
-        place -= 1
-    return place
+    index = len(ended.tokens) - 1
+    while index > 0 and ended.action[index - 1] and ended.tokens[index - 1] not in limits.stop_ids:
+        index -= 1
+    return index

@@ -23,8 +23,8 @@ def _declared_ends(file: Path) -> list[int]:
         declared = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
     except (OSError, ValueError, AttributeError):
         return []
-    found = declared if isinstance(declared, list) else [declared]
-    return [token for token in found if isinstance(token, int)]
+    ends = declared if isinstance(declared, list) else [declared]
+    return [token for token in ends if isinstance(token, int)]
 
 
 class TextCodec:
@@ -35,12 +35,14 @@ class TextCodec:
 
         # tokenizer.json says it all. AutoTokenizer would rebuild it by the habits of the model's family, and a family's
         # byte-level tokenizer drops characters that this one calls unknown.
-        whole = (Path(model_path) / "tokenizer.json").is_file()
+        has_tokenizer = (Path(model_path) / "tokenizer.json").is_file()
         if not any(any(Path(model_path).glob(pattern)) for pattern in TOKENIZER_FILES):
             # transformers would make one of the model's family with an empty vocabulary.
             raise ModelError(f"model.path={model_path} holds no tokenizer that loads (no file of one); add it.")
         try:
-            self._tokenizer: Any = (PreTrainedTokenizerFast if whole else AutoTokenizer).from_pretrained(model_path)
+            self._tokenizer: Any = (PreTrainedTokenizerFast if has_tokenizer else AutoTokenizer).from_pretrained(
+                model_path
+            )
         except Exception as error:  # the tokenizers library raises bare exceptions for damaged files
             raise ModelError(
                 f"model.path={model_path} holds no tokenizer that loads ({one_line(error)}); add one, or repair it."

@@ -82,7 +82,7 @@ def fingerprint(array: NDArray[Any]) -> Fingerprint:
 def compare(update: WeightsUpdate, served: Mapping[str, tuple[str, int]]) -> Served:
     """Compare fingerprints of what is served, each with the precision in which it is held, with the learner's.
 
-    Left out is what the served precision cannot hold as the learner has it: rounding is no finding.
+    Values that the served precision cannot represent exactly are left out, because rounding is not a finding.
     """
     compared, mismatched = 0, []
     for name, (precision, crc) in served.items():
@@ -100,9 +100,9 @@ def check_weights(update: WeightsUpdate) -> None:
     Raises:
         SyncError: when they differ.
     """
-    found = checksum(update.arrays)
-    if found != update.checksum:
+    actual = checksum(update.arrays)
+    if actual != update.checksum:
         raise SyncError(
-            f"Weights of version {update.version} arrived with checksum {found:08x} instead of {update.checksum:08x}; "
+            f"Weights of version {update.version} arrived with checksum {actual:08x} instead of {update.checksum:08x}; "
             "they are not served."
         )

@@ -1,4 +1,4 @@
-"""Step rows of healthy runs for `rftfm profile fit`, from run directories and from tables."""
+"""Reads step rows of healthy runs for `rftfm profile fit`, from run directories and tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rftfm_ray.telemetry.recorder import read_steps
 
 Columns = Mapping[str, NDArray[np.float64]]
 
-# Gaps are no columns of the records: the share of right answers in training less that of the probe.
+# Gaps are not recorded as columns: the share of right answers in training minus that of the probe.
 GAPS = {"probe_gap": "probe_accuracy", "sampled_gap": "probe_sampled_accuracy"}
 KEY = ("attempt", "step", "paid_step")
 
@@ -39,7 +39,7 @@ class Candidate:
         name: as the user gave it.
         series: its step rows; those that a rollback has undone are left out.
         facts: what kind of run it is; None for a table.
-        doubt: what speaks against its health; empty when nothing does.
+        doubt: evidence that it was not healthy; empty without any.
     """
 
     name: str
@@ -73,27 +73,27 @@ def _configured(path: Path) -> tuple[RunFacts | None, list[str]]:
 
 
 def _judged(path: Path) -> list[str]:
-    """What the guard found and did, if it kept a journal."""
+    """Incidents and applied remedies in the journal, if there is one."""
     if not path.exists():
         return []
     kinds = [entry.kind for entry in read_journal(path)[0]]
     opened, applied = kinds.count(EntryKind.OPENED), kinds.count(EntryKind.APPLIED)
-    found = (
+    doubt = (
         f"has {plural(opened, 'incident')} and {plural(applied, 'applied remedy', 'applied remedies')} in its journal"
     )
-    return [found] if opened or applied else []
+    return [doubt] if opened or applied else []
 
 
 def _series(name: str, columns: Columns) -> RunSeries:
     if "step" not in columns:
         raise ProfileError(f"{clean(name)} has no column `step`; give step rows, one a step.")
-    steps = _whole(name, "step", columns["step"])
+    steps = _whole_numbers(name, "step", columns["step"])
     if not steps.size:
         raise ProfileError(f"{clean(name)} has no recorded step; leave it out.")
     rows = np.arange(steps.size)
     if "attempt" in columns:
-        attempts = _whole(name, "attempt", columns["attempt"])
-        paid = _whole(name, "paid_step", columns["paid_step"]) if "paid_step" in columns else steps
+        attempts = _whole_numbers(name, "attempt", columns["attempt"])
+        paid = _whole_numbers(name, "paid_step", columns["paid_step"]) if "paid_step" in columns else steps
         if len(np.unique(np.stack([attempts, steps, paid]), axis=1).T) < steps.size:
             raise ProfileError(f"{clean(name)} has a step of one attempt twice; give each run by itself.")
         rows = surviving_rows(attempts, steps, paid)
@@ -104,7 +104,7 @@ def _series(name: str, columns: Columns) -> RunSeries:
     return RunSeries(steps[rows], values, clean(name))
 
 
-def _whole(name: str, column: str, values: NDArray[np.float64]) -> NDArray[np.int64]:
+def _whole_numbers(name: str, column: str, values: NDArray[np.float64]) -> NDArray[np.int64]:
     if not (np.isfinite(values).all() and (values == np.floor(values)).all() and (np.abs(values) < 2**53).all()):
         raise ProfileError(f"{clean(name)} has a {column} that is not a whole number; correct it there.")
     return values.astype(np.int64)

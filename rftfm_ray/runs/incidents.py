@@ -1,7 +1,7 @@
-"""The incidents of a journal: its entries sorted to what was diagnosed, decided, done and verified.
+"""Reads the incidents of a journal: sorts its entries by diagnosis, decision, action and verification.
 
-Unlike `incidents.state.replay`, which decisions rest on, this takes a journal as it is: a missing field leaves a gap,
-and never ends the reading.
+Decisions rest on `incidents.state.replay`. This reader accepts any journal instead: a missing field leaves a gap and
+never stops the reading.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rftfm_ray.incidents.state import Entry, EntryKind, carries_remedy, next_state
-from rftfm_ray.runs.words import clean, levers_in, number_of, text_of, value_of, whole
+from rftfm_ray.runs.words import clean, levers_in, number_of, text_of, to_count, value_of
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import IncidentState
 
 
 @dataclass(slots=True)
 class Remediation:
-    """One remedy from the decision on. What has not happened, or is not recorded, is None."""
+    """One remedy from the decision on. A step that has not happened, or is not recorded, is None."""
 
     decision: Entry
     confirmation: Entry | None = None
@@ -37,7 +37,7 @@ class Remediation:
 
     @property
     def result(self) -> str:
-        """How far it came, in a word or two."""
+        """Its result, in a word or two."""
         if self.outcome is not None:
             return text_of(self.outcome, "outcome") or "no verdict"
         if self.applied is not None:
@@ -51,7 +51,7 @@ class Remediation:
 
 @dataclass(slots=True)
 class Incident:
-    """One incident as the journal has it; `closed` is None while it is open."""
+    """One incident of the journal; `closed` is None while it is open."""
 
     id: int
     opened: StepId
@@ -73,7 +73,7 @@ class Incident:
 
     @property
     def evidence(self) -> tuple[str, ...]:
-        """What was seen, item by item."""
+        """Items of the evidence."""
         entry = self.newest_with("evidence")
         raw = value_of(entry, "evidence") if entry is not None else ""
         return tuple(item for part in str(raw).split("; ") if (item := clean(part)))
@@ -132,7 +132,7 @@ def levers_now(entries: Iterable[Entry]) -> dict[str, float]:
 
 
 def lever_history(entries: Iterable[Entry]) -> list[tuple[int, dict[str, float]]]:
-    """Paid steps at which levers were set, and all of them as they stood from then on; absent means nominal."""
+    """Paid steps at which levers were set, with all levers in force from then on; a missing lever is nominal."""
     moves = (EntryKind.STARTED, EntryKind.APPLIED)
     return [(entry.id.paid_step, levers_in(entry)) for entry in entries if entry.kind in moves]
 
@@ -155,7 +155,7 @@ def _state_after(state: str, entry: Entry) -> str:
     try:
         return next_state(IncidentState(state), entry).value
     except ValueError:
-        # An odd journal: a state or an outcome that this version does not know.
+        # A journal of another version: it has a state or an outcome that this version does not know.
         return text_of(entry, "state") or "closed" if entry.kind is EntryKind.CLOSED else state
 
 
@@ -163,7 +163,7 @@ def _add(incident: Incident, entry: Entry) -> None:
     """Add an entry to the remediation that it belongs to."""
     remediation = _ordered(incident, entry)
     if remediation is None and entry.kind is EntryKind.APPLIED:
-        # An odd journal, which lacks the decision: what was done is shown all the same.
+        # The journal lacks the decision; the applied remedy is shown anyway.
         remediation = Remediation(entry)
         incident.remediations.append(remediation)
     if remediation is None:
@@ -180,8 +180,8 @@ def _add(incident: Incident, entry: Entry) -> None:
 
 def _ordered(incident: Incident, entry: Entry) -> Remediation | None:
     """The remediation with the entry's order; the last one for an entry that names none."""
-    order = whole(number_of(entry, "order"))
+    order = to_count(number_of(entry, "order"))
     if not order:
         return incident.remediations[-1] if incident.remediations else None
-    named = [r for r in incident.remediations if whole(number_of(r.decision, "order")) == order]
+    named = [r for r in incident.remediations if to_count(number_of(r.decision, "order")) == order]
     return named[-1] if named else None

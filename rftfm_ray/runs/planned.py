@@ -1,4 +1,4 @@
-"""What was brought about on purpose, as events tell it: injected faults and benign controls, declared changes."""
+"""Reads intended events from the records: injected faults, benign controls and declared changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rftfm_ray.runs.incidents import Incident
 from rftfm_ray.runs.reader import MOST_STEPS, Event, event_step
 from rftfm_ray.runs.words import as_number, clean, figure, plural
 
-# Kind of the event of a benign control, and what older records call it.
+# Event kind of a benign control, and its name in older records.
 CONTROL_KINDS = ("control", "twin")
 
 
@@ -22,7 +22,7 @@ class Fault:
         code: the fault.
         mechanism: its mechanism.
         onset: first step that it was on at.
-        strength: NaN when no record tells it.
+        strength: NaN when it is not recorded.
         duration: steps that it was on for; None to the end.
         full: first step at its full strength, where that grew; None where it did not.
         learned: whether it works through learning.
@@ -41,7 +41,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What looks like a fault and is none."""
+    """A benign control: it looks like a fault but is not one."""
 
     name: str
     declared: bool
@@ -66,44 +66,44 @@ def faults_of(events: Sequence[Event]) -> tuple[Fault, ...]:
         for event in events
         if event.get("kind") == "fault_effect"
     }
-    found = []
+    faults = []
     for event in events:
         onset = next((s for name in ("switch_step", "onset") if (s := _step(event.get(name))) is not None), None)
         if event.get("kind") != "fault" or onset is None:
             continue
         effect, ramp, steps = (_step(event.get(name)) for name in ("effect_step", "ramp", "duration"))
         code, mechanism = event.get("code"), event.get("mechanism")
-        # What acts by itself says in advance when; older records say it of nothing.
+        # A fault that acts by itself records its effect step in advance; older records never do.
         learned = "effect_step" in event and effect is None
-        found.append(
+        faults.append(
             Fault(
                 clean(str(code or "?"), 60), clean(str(mechanism or "?"), 60), onset,
                 as_number(event.get("strength")), steps or None, onset + ramp if ramp else None, learned,
                 begun.get((code, mechanism)) if learned else effect,
             )
         )  # fmt: skip
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(faults))
 
 
 def controls_of(events: Sequence[Event]) -> tuple[Control, ...]:
     """The benign controls of a run."""
-    found = []
+    controls = []
     for event in events:
         onset = _step(event.get("switch_step"))
         if event.get("kind") in CONTROL_KINDS and onset is not None:
-            found.append(Control(clean(str(event.get("name") or "?"), 60), event.get("declared") is True, onset))
-    return tuple(dict.fromkeys(found))
+            controls.append(Control(clean(str(event.get("name") or "?"), 60), event.get("declared") is True, onset))
+    return tuple(dict.fromkeys(controls))
 
 
 def changes_of(events: Sequence[Event]) -> tuple[Change, ...]:
-    """The declared changes of a run; one that a rollback has made again stands there twice."""
-    found = []
+    """The declared changes of a run; a change that is repeated after a rollback occurs twice."""
+    changes = []
     for event in events:
-        place, values = event_step(event), [as_number(event.get(name)) for name in ("old", "new")]
-        if event.get("kind") == "declared" and place is not None and all(map(math.isfinite, values)):
+        position, values = event_step(event), [as_number(event.get(name)) for name in ("old", "new")]
+        if event.get("kind") == "declared" and position is not None and all(map(math.isfinite, values)):
             key = clean(str(event.get("key") or "?"), 60)
-            found.append(Change(key, values[0], values[1], place.step, place.paid_step))
-    return tuple(found)
+            changes.append(Change(key, values[0], values[1], position.step, position.paid_step))
+    return tuple(changes)
 
 
 def _step(value: object) -> int | None:
@@ -112,25 +112,26 @@ def _step(value: object) -> int | None:
 
 
 def drill(fault: Fault, incidents: Sequence[Incident], now: int) -> str:
-    """What became of a fault that was injected: who found it, and how soon after its effect."""
-    said = f"Fire drill: {fault.code} ({fault.mechanism}) was injected from paid step {fault.onset} {_course(fault)};"
+    """Describe the result of an injected fault: which incident named it, and how soon after its effect."""
+    lasted = _duration_words(fault)
+    text = f"Fault injection: {fault.code} ({fault.mechanism}) was injected from paid step {fault.onset} {lasted};"
     if now < fault.onset:
-        return f"{said} the run has not come so far."
+        return f"{text} the run has not come so far."
     if fault.learned:
-        said += f" its effect began at paid step {fault.effect}," if fault.effect else " it has had no effect yet,"
-        said = said.removesuffix(",") + ";"
+        text += f" its effect began at paid step {fault.effect}," if fault.effect else " it has had no effect yet,"
+        text = text.removesuffix(",") + ";"
     later = [incident for incident in incidents if incident.opened.paid_step >= fault.onset]
     named = [incident for incident in later if incident.code == fault.code]
     if not later:
-        return f"{said} no incident was opened after it."
+        return f"{text} no incident was opened after it."
     first = (named or later)[0]
     opened = _opened(first, fault)
     if named:
-        return f"{said} incident {first.id} named it, {opened}."
-    return f"{said} no incident named it, and incident {first.id}, {opened}, called it {first.code}."
+        return f"{text} incident {first.id} named it, {opened}."
+    return f"{text} no incident named it, and incident {first.id}, {opened}, called it {first.code}."
 
 
-def _course(fault: Fault) -> str:
+def _duration_words(fault: Fault) -> str:
     lasted = "on" if fault.duration is None else f"to {fault.onset + fault.duration - 1}"
     known = math.isfinite(fault.strength)
     if fault.full is not None:
@@ -148,19 +149,19 @@ def _opened(incident: Incident, fault: Fault) -> str:
 
 
 def change_words(change: Change) -> str:
-    """What was changed."""
+    """Describe a declared change."""
     return f"Declared: {change.key} from {figure(change.old)} to {figure(change.new)} at step {change.step}."
 
 
 def control_words(control: Control, incidents: Sequence[Incident], now: int) -> str:
-    """A benign control that nobody declared, and whether it was taken for a fault."""
-    said = f"Benign control: {control.name} from paid step {control.onset} on"
+    """Describe a benign control, and whether an undeclared one was taken for a fault."""
+    text = f"Benign control: {control.name} from paid step {control.onset} on"
     if now < control.onset:
-        return f"{said}; the run has not come so far."
+        return f"{text}; the run has not come so far."
     if control.declared:
-        return f"{said}, which was declared."
+        return f"{text}, which was declared."
     later = [incident for incident in incidents if incident.opened.paid_step >= control.onset]
     if not later:
-        return f"{said}, which nobody declared; no incident was opened after it."
+        return f"{text}, which nobody declared; no incident was opened after it."
     waited = plural(later[0].opened.paid_step - control.onset, "paid step")
-    return f"{said}, which nobody declared; incident {later[0].id} was opened {waited} later."
+    return f"{text}, which nobody declared; incident {later[0].id} was opened {waited} later."

@@ -1,4 +1,4 @@
-"""Everything that a report or a status shows, read from a run directory into frozen values."""
+"""Reads from a run directory everything that a report or a status shows, into frozen values."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.errors import ConfigError, RecordError, RunDirError
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
-from rftfm_ray.runs.words import as_number, clean, number_of, text_of, whole
+from rftfm_ray.runs.words import as_number, clean, number_of, text_of, to_count
 from rftfm_ray.telemetry.events import read_events
 from rftfm_ray.telemetry.journal import JOURNAL, read_journal
 from rftfm_ray.telemetry.rundir import default_run_dir
 from rftfm_ray.types import StepId
 
 MARKS_OF_A_RUN = ("config.yaml", "steps", "events.jsonl", JOURNAL)
-# Beyond it a double cannot count by ones; no run comes near.
+# Above this a double cannot represent every integer; no run comes near.
 MOST_STEPS = 1 << 53
-# Nothing measured comes near it, and an axis cannot hold the largest doubles.
+# No measured value comes near this, and an axis cannot hold the largest doubles.
 LARGEST = 1e100
-# These stand at the step that is under way, which has not been made yet, and may never be.
+# These entries belong to the step in progress, which may never be completed.
 UNDER_WAY = (
     EntryKind.CONFIRMED,
     EntryKind.UNCONFIRMED,
@@ -39,17 +39,17 @@ Event = Mapping[str, Scalar]
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Step rows in the order they were paid for. An abandoned row is one that a rollback has undone."""
+    """Step rows in the order of paid steps. A rollback has undone the abandoned rows."""
 
     ids: tuple[StepId, ...]
     abandoned: tuple[bool, ...]
     columns: Mapping[str, tuple[float, ...]]
 
     def column(self, name: str) -> tuple[float, ...]:
-        """Values of one column, NaN where there is none that can be drawn."""
+        """Values of one column, NaN where no value can be drawn."""
         return self.columns.get(name, (math.nan,) * len(self.ids))
 
-    def kept(self, name: str) -> tuple[float, ...]:
+    def surviving(self, name: str) -> tuple[float, ...]:
         """Finite values of one column in the rows that no rollback has undone."""
         rows = zip(self.column(name), self.abandoned, strict=True)
         return tuple(value for value, gone in rows if not gone and math.isfinite(value))
@@ -68,7 +68,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """One run as its files tell it.
+    """One run as its files record it.
 
     Attributes:
         run_dir: where they are.
@@ -94,13 +94,13 @@ class RunData:
 
     @property
     def position(self) -> StepId:
-        """Where the run stands, as far as any record knows: the newest step made, or gone back to by a rollback."""
-        places = [StepId(0, 0, 0), *self.steps.ids]
-        places += [entry.id for entry in self.entries if entry.kind not in UNDER_WAY]
+        """Current step of the run according to all records: the newest step made, or the target of a rollback."""
+        steps = [StepId(0, 0, 0), *self.steps.ids]
+        steps += [entry.id for entry in self.entries if entry.kind not in UNDER_WAY]
         events = [event for event in self.events if event.get("kind") != "remedy"]
-        places += [place for event in events if (place := event_step(event)) is not None]
-        places += [StepId(back.attempt + 1, back.step, back.paid_step) for back in restores(self.entries)]
-        return max(places, key=lambda id_: (id_.paid_step, id_.attempt))
+        steps += [step for event in events if (step := event_step(event)) is not None]
+        steps += [StepId(back.attempt + 1, back.step, back.paid_step) for back in restores(self.entries)]
+        return max(steps, key=lambda id_: (id_.paid_step, id_.attempt))
 
     @property
     def newest_s(self) -> float:
@@ -120,27 +120,27 @@ class RunData:
 
     @property
     def mode(self) -> str:
-        """How far the guard goes, as the journal says or else the configuration; `unknown` when neither does."""
-        said = [text_of(entry, "mode") for entry in self.entries if entry.kind is EntryKind.STARTED]
-        if said and said[-1]:
-            return said[-1]
+        """Mode of the guard from the journal, else from the configuration, else `unknown`."""
+        modes = [text_of(entry, "mode") for entry in self.entries if entry.kind is EntryKind.STARTED]
+        if modes and modes[-1]:
+            return modes[-1]
         return str(self.config.guard.mode) if self.config is not None else "unknown"
 
 
 def find_run(text: str) -> Path:
-    """The run directory that `text` means: a path, or the name of a run below RFTFM_HOME or ~/rftfm_runs.
+    """Find the run directory named by `text`: a path, or the name of a run below RFTFM_HOME or ~/rftfm_runs.
 
     Raises:
         RunDirError: when neither is a run directory; names both and the fix.
     """
     try:
-        places = list(dict.fromkeys((Path(text).expanduser(), default_run_dir(text))))
-        for place in places:
-            if any((place / mark).exists() for mark in MARKS_OF_A_RUN):
-                return place
+        candidates = list(dict.fromkeys((Path(text).expanduser(), default_run_dir(text))))
+        for candidate in candidates:
+            if any((candidate / mark).exists() for mark in MARKS_OF_A_RUN):
+                return candidate
     except (OSError, RuntimeError, ValueError) as error:
         raise RunDirError(f"Run {clean(text)!r} cannot be looked up ({clean(str(error))}); check the path.") from None
-    tried = " nor in ".join(clean(str(place)) for place in places)
+    tried = " nor in ".join(clean(str(candidate)) for candidate in candidates)
     raise RunDirError(
         f"There are no records of a run in {tried}; give a run directory, as `rftfm train` printed it, or the name of "
         "one below RFTFM_HOME."
@@ -148,7 +148,7 @@ def find_run(text: str) -> Path:
 
 
 def read_run(run_dir: Path) -> RunData:
-    """Read a run, also while it goes on. What is not there yet, or never will be, is empty.
+    """Read a run, also while it is running. Missing records are empty.
 
     Raises:
         RecordError: names a file that is damaged.
@@ -170,7 +170,7 @@ def read_run(run_dir: Path) -> RunData:
 
 
 def event_step(event: Event) -> StepId | None:
-    """Where an event stands; None for what belongs to the run as a whole."""
+    """Step of an event; None for an event of the entire run."""
     values = [as_number(event.get(name)) for name in ("attempt", "step", "paid_step")]
     if not all(0 <= value <= MOST_STEPS for value in values):
         return None
@@ -182,7 +182,7 @@ def _config(path: Path) -> RunConfig | None:
     try:
         return load_config(path, [])
     except ConfigError:
-        # Another version's keys, or cut off: the records can be shown without it.
+        # Keys of another version, or a truncated file: the records can be shown without it.
         return None
 
 
@@ -194,8 +194,8 @@ def _journal(path: Path) -> tuple[tuple[Entry, ...], tuple[float, ...]]:
     except (RecursionError, OverflowError) as error:
         raise RecordError(f"{path} is not a journal ({error}); it has been altered.") from None
     for entry in entries:
-        places = (entry.id.attempt, entry.id.step, entry.id.paid_step)
-        if not all(0 <= value <= MOST_STEPS for value in places):
+        counters = (entry.id.attempt, entry.id.step, entry.id.paid_step)
+        if not all(0 <= value <= MOST_STEPS for value in counters):
             raise RecordError(f"{path} entry {entry.seq} stands at no step that there can be; it has been altered.")
     return entries, times
 
@@ -228,7 +228,7 @@ def _summary(path: Path) -> Mapping[str, Any]:
 
 
 def _steps(run_dir: Path, entries: tuple[Entry, ...]) -> Steps:
-    # pyarrow takes a while to import: not before a run is known to be there.
+    # pyarrow is slow to import, so it is imported only once a run exists.
     from rftfm_ray.telemetry.recorder import read_steps
 
     table = read_steps(run_dir).sort_by([("paid_step", "ascending"), ("attempt", "ascending")])
@@ -249,7 +249,7 @@ def _finite(value: object) -> float:
 
 
 def _undone(ids: tuple[StepId, ...], entries: tuple[Entry, ...]) -> Callable[[StepId], bool]:
-    """Tells whether a step was undone: a later attempt made it again, or the journal restored an earlier one."""
+    """Make a test of whether a step was undone: a later attempt repeated it, or the journal restored an earlier one."""
     first: dict[int, int] = {}
     for id_ in ids:
         first[id_.attempt] = min(id_.step, first.get(id_.attempt, id_.step))
@@ -278,29 +278,29 @@ class Restore:
 def restores(entries: tuple[Entry, ...]) -> tuple[Restore, ...]:
     """The rollbacks that were carried out, in order."""
     ordered: dict[int, int] = {}
-    found = []
+    rollbacks = []
     for entry in entries:
-        order, restore = whole(number_of(entry, "order")), number_of(entry, "restore_step")
+        order, restore = to_count(number_of(entry, "order")), number_of(entry, "restore_step")
         if 0 <= restore <= MOST_STEPS:
             ordered[order] = int(restore)
         if entry.kind is EntryKind.APPLIED and order in ordered:
-            found.append(Restore(entry.id.attempt, entry.id.paid_step, ordered[order]))
-    return tuple(found)
+            rollbacks.append(Restore(entry.id.attempt, entry.id.paid_step, ordered[order]))
+    return tuple(rollbacks)
 
 
 def _probes(steps: Steps, events: tuple[Event, ...], entries: tuple[Entry, ...]) -> tuple[Probe, ...]:
-    """Probes from events or from rows, whichever knows more: events also hold the first and the last."""
+    """Probes from events or from rows, whichever has more: events also hold the first and the last."""
     undone = _undone(steps.ids, entries)
-    said = []
+    announced = []
     for event in events:
-        place, accuracy = event_step(event), _finite(event.get("accuracy"))
-        if event.get("kind") == "probe" and place is not None and math.isfinite(accuracy):
+        position, accuracy = event_step(event), _finite(event.get("accuracy"))
+        if event.get("kind") == "probe" and position is not None and math.isfinite(accuracy):
             sampled = _finite(event.get("sampled_accuracy"))
-            said.append(Probe(place.paid_step, place.step, accuracy, undone(place), sampled))
+            announced.append(Probe(position.paid_step, position.step, accuracy, undone(position), sampled))
     columns = (steps.column("probe_accuracy"), steps.abandoned, steps.column("probe_sampled_accuracy"))
     recorded = [
         Probe(id_.paid_step, id_.step, value, gone, sampled)
         for id_, value, gone, sampled in zip(steps.ids, *columns, strict=True)
         if math.isfinite(value)
     ]
-    return tuple(said if len(said) >= len(recorded) else recorded)
+    return tuple(announced if len(announced) >= len(recorded) else recorded)

@@ -1,4 +1,4 @@
-"""What a run comes to: its state, the figures of its tiles, and a verdict in plain words."""
+"""Summarizes a run: its state, the figures of its tiles, and a verdict in plain words."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rftfm_ray.runs.words import as_number, clean, figure, listed, plural, text_
 from rftfm_ray.types import GuardMode
 from rftfm_ray.verdicts import IncidentState, OutcomeKind
 
-# Steps at either end that the first and the last reward are means of, as in the summary of a run.
+# The first and the last reward are means over this many steps, as in the summary of a run.
 EDGE = 5
 FINAL = (IncidentState.RESOLVED, IncidentState.ESCALATED, IncidentState.GIVEN_UP)
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A run in numbers; NaN where nothing was measured. `steps_planned` is 0 when no configuration says it."""
+    """Figures of a run; NaN where nothing was measured. `steps_planned` is 0 without a configuration."""
 
     reward_first: float
     reward_last: float
@@ -37,8 +37,8 @@ class Figures:
 
 
 def figures(data: RunData) -> Figures:
-    """The numbers of a run: those of its summary where it has ended, else of its records so far."""
-    rewards, times = data.steps.kept("reward_mean"), data.steps.kept("step_s")
+    """Figures of a run: from its summary when it has ended, else from its records so far."""
+    rewards, times = data.steps.surviving("reward_mean"), data.steps.surviving("step_s")
     probes = [probe.accuracy for probe in data.probes if not probe.abandoned]
     counted = {
         "reward_first": statistics.fmean(rewards[:EDGE]) if rewards else math.nan,
@@ -64,7 +64,7 @@ def figures(data: RunData) -> Figures:
 
 
 def progress_of(data: RunData) -> tuple[str, str]:
-    """Where a run stands as a word and a sentence: `finished`, `halted`, `failed`, or `going on`."""
+    """State of a run as a word and a sentence: `finished`, `halted`, `failed`, or `going on`."""
     halted = [e for e in data.entries if e.kind is EntryKind.APPLIED and text_of(e, "halt") == "yes"]
     failed = data.event("run_failed")
     if halted:
@@ -80,8 +80,8 @@ def progress_of(data: RunData) -> tuple[str, str]:
 def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> tuple[str, list[str]]:
     """The verdict: a tone (good, bad, open or calm) and its paragraphs."""
     _, standing = progress_of(data)
-    found = [_found(data, incidents), *_done(data, incidents, remedies)]
-    paragraphs = [" ".join(found), _course(data), lost(data), standing]
+    summary = [_incident_words(data, incidents), *_action_words(data, incidents, remedies)]
+    paragraphs = [" ".join(summary), _progress_words(data), lost(data), standing]
     now = data.position.paid_step
     paragraphs += [drill(fault, incidents, now) for fault in faults_of(data.events)]
     paragraphs += [control_words(control, incidents, now) for control in controls_of(data.events)]
@@ -90,7 +90,7 @@ def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mar
 
 
 def lost(data: RunData) -> str:
-    """That the guard did not last as long as the run, and why; empty when it did."""
+    """Why the guard was lost before the run ended; empty when it was not."""
     event = data.event("guard_lost")
     return (
         f"The guard was lost on the way: {clean(str(event.get('reason') or 'no reason given'), 300)}" if event else ""
@@ -98,19 +98,19 @@ def lost(data: RunData) -> str:
 
 
 def guard_words(data: RunData) -> str:
-    """How far the guard goes, and on which families of faults it may act."""
+    """Mode of the guard, and the fault families that it may act on."""
     if data.mode != GuardMode.ACT:
         return data.mode
     started = [entry for entry in data.entries if entry.kind is EntryKind.STARTED]
-    said = text_of(started[-1], "act_on").split(",") if started else []
-    families = [name for part in said if (name := part.strip())]
+    listed_families = text_of(started[-1], "act_on").split(",") if started else []
+    families = [name for part in listed_families if (name := part.strip())]
     if not families and data.config is not None:
         families = [str(family) for family in data.config.guard.act_on]
     return f"act on {', '.join(families) or 'nothing'}"
 
 
 def tone(data: RunData, incidents: Sequence[Incident]) -> str:
-    """How the verdict is coloured."""
+    """Colour of the verdict."""
     states = {incident.state for incident in incidents}
     if progress_of(data)[0] in ("failed", "halted") or states & {IncidentState.ESCALATED, IncidentState.GIVEN_UP}:
         return "bad"
@@ -127,7 +127,7 @@ def tone_of(state: str) -> str:
 
 
 def tone_of_result(remediation: Remediation) -> str:
-    """The colour of how far a remedy came."""
+    """Colour of the result of a remedy."""
     result = remediation.result
     if result in (OutcomeKind.RESOLVED, OutcomeKind.MITIGATED):
         return "good"
@@ -135,11 +135,11 @@ def tone_of_result(remediation: Remediation) -> str:
 
 
 def state_words(state: str) -> str:
-    """A state as a reader says it."""
+    """Name of a state for readers."""
     return {"given_up": "given up", "escalated": "escalated to a person"}.get(state, state.replace("_", " "))
 
 
-def _found(data: RunData, incidents: Sequence[Incident]) -> str:
+def _incident_words(data: RunData, incidents: Sequence[Incident]) -> str:
     if not data.journalled:
         off = data.mode == GuardMode.OFF
         return "The guard was off: nothing watched this run." if off else "The guard has written no journal."
@@ -153,7 +153,7 @@ def _found(data: RunData, incidents: Sequence[Incident]) -> str:
     return f"{plural(len(incidents), 'incident')} ({kinds}): {listed(parts)}."
 
 
-def _done(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> list[str]:
+def _action_words(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> list[str]:
     if not data.journalled or not (incidents or remedies):
         return []
     if data.mode == GuardMode.OBSERVE and not remedies:
@@ -163,17 +163,17 @@ def _done(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]
     if not remedies:
         only = f"The guard advised {listed(advised)} and did nothing itself." if advised else "No remedy was applied."
         return [only]
-    said = [_said(mark) for mark in remedies[:4]]
+    applied = [_remedy_words(mark) for mark in remedies[:4]]
     more = [f"{len(remedies) - 4} more"] if len(remedies) > 4 else []
     besides = [f"Advised only: {listed(advised)}."] if advised else []
-    return [f"{plural(len(remedies), 'remedy', 'remedies')} applied: {listed([*said, *more])}.", *besides]
+    return [f"{plural(len(remedies), 'remedy', 'remedies')} applied: {listed([*applied, *more])}.", *besides]
 
 
-def _said(mark: Mark) -> str:
+def _remedy_words(mark: Mark) -> str:
     return f"{mark.remediation.remedy} at paid step {mark.applied.id.paid_step} ({mark.remediation.result})"
 
 
-def _course(data: RunData) -> str:
+def _progress_words(data: RunData) -> str:
     values = figures(data)
     parts = []
     for name, first, last in (
@@ -189,13 +189,13 @@ def _course(data: RunData) -> str:
 
 
 def refusals(incident: Incident) -> list[str]:
-    """What was asked for and not done, policies that failed, and those that wait."""
-    said = []
+    """Refused remedies, failed policies, and policies that wait."""
+    sentences = []
     for entry in incident.refusals:
         policy = f"policy {text_of(entry, 'policy')}".strip()
         what = {
             EntryKind.POLICY_FAILED: f"{policy} failed",
             EntryKind.HELD: f"{policy} did nothing for now",
         }.get(entry.kind, f"{text_of(entry, 'remedy') or 'a remedy'} was refused")
-        said.append(f"step {entry.id.step}: {what} ({text_of(entry, 'reason') or 'no reason given'})")
-    return said
+        sentences.append(f"step {entry.id.step}: {what} ({text_of(entry, 'reason') or 'no reason given'})")
+    return sentences

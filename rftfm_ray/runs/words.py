@@ -1,4 +1,4 @@
-"""Plain words for what stands in the journal, and text from files made safe to show."""
+"""Describes journal entries in plain words, and makes text from files safe to show."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def text_of(entry: Entry, name: str) -> str:
 
 
 def number_of(entry: Entry, name: str) -> float:
-    """A field as a number; NaN when it is missing or none."""
+    """A field as a number; NaN when it is missing or not a number."""
     return as_number(value_of(entry, name))
 
 
 def as_number(value: object) -> float:
-    """A plain value as a number; NaN when it is none."""
+    """A plain value as a number; NaN when it is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
     try:
@@ -73,13 +73,13 @@ def as_number(value: object) -> float:
         return math.nan
 
 
-def whole(value: float) -> int:
-    """A number from a file as a count; 0 when it is none."""
+def to_count(value: float) -> int:
+    """Convert a number from a file to a count; 0 when it is not finite."""
     return int(value) if math.isfinite(value) else 0
 
 
 def levers_in(entry: Entry) -> dict[str, float]:
-    """The levers that stand in an entry, by name; those that are not in it are at their nominal value."""
+    """Levers of an entry by name; levers that are missing from it have their nominal value."""
     named = ((k.removeprefix(LEVER_PREFIX), v) for k, v in entry.fields if k.startswith(LEVER_PREFIX))
     return {clean(k, 40): v for k, v in named if isinstance(v, int | float) and math.isfinite(as_number(v))}
 
@@ -90,20 +90,20 @@ def lever_text(levers: dict[str, float]) -> str:
 
 
 def describe(entry: Entry) -> tuple[str, str]:
-    """What an entry says, and why; the second may be empty."""
+    """Describe an entry: what happened, and why; the second may be empty."""
     say = _WORDS.get(entry.kind)
     what = say(entry) if say else entry.kind.value.replace("_", " ")
     why = text_of(entry, "reason") or text_of(entry, "summary")
     return what, why
 
 
-def _found(entry: Entry) -> str:
+def _diagnosis(entry: Entry) -> str:
     probability, onset = number_of(entry, "probability"), number_of(entry, "onset")
-    said = [f"{figure(100 * probability)} % sure"] if math.isfinite(probability) else []
-    said += [f"since about step {figure(onset)}"] if math.isfinite(onset) else []
+    details = [f"{figure(100 * probability)} % sure"] if math.isfinite(probability) else []
+    details += [f"since about step {figure(onset)}"] if math.isfinite(onset) else []
     code = text_of(entry, "code") or "unknown"
     verb = "opened: suspected" if entry.kind is EntryKind.OPENED else "diagnosed:"
-    return f"{verb} {code}" + (f" ({', '.join(said)})" if said else "")
+    return f"{verb} {code}" + (f" ({', '.join(details)})" if details else "")
 
 
 def _remedy(verb: str) -> Callable[[Entry], str]:
@@ -143,14 +143,14 @@ def _started(entry: Entry) -> str:
 
 
 def _ended(entry: Entry) -> str:
-    incidents, remedies = (whole(number_of(entry, name)) for name in ("incidents", "remedies"))
+    incidents, remedies = (to_count(number_of(entry, name)) for name in ("incidents", "remedies"))
     return f"guard ended: {plural(incidents, 'incident')}, {plural(remedies, 'remedy', 'remedies')}"
 
 
 _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.STARTED: _started,
-    EntryKind.OPENED: _found,
-    EntryKind.DIAGNOSED: _found,
+    EntryKind.OPENED: _diagnosis,
+    EntryKind.DIAGNOSED: _diagnosis,
     EntryKind.DECIDED: _remedy("decided:"),
     EntryKind.ADVISED: _remedy("advised, not carried out:"),
     EntryKind.HELD: lambda entry: f"held: policy {text_of(entry, 'policy') or NONE} does nothing for now",

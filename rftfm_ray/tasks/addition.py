@@ -36,11 +36,11 @@ def draw(rng: random.Random, operands: int, task: str, *, heldout: bool) -> Prob
 
 def draw_distinct(size: int, seed: str, operands: int, task: str, *, heldout: bool) -> tuple[Problem, ...]:
     """`size` different problems, the same for the same seed."""
-    rng, found = random.Random(seed), dict[str, Problem]()
-    while len(found) < size:
+    rng, problems = random.Random(seed), dict[str, Problem]()
+    while len(problems) < size:
         candidate = draw(rng, operands, task, heldout=heldout)
-        found.setdefault(candidate.key, candidate)
-    return tuple(found.values())
+        problems.setdefault(candidate.key, candidate)
+    return tuple(problems.values())
 
 
 def slip_rate(prompt: str) -> float:
@@ -50,14 +50,14 @@ def slip_rate(prompt: str) -> float:
 
 
 def carries(sum_of: Problem) -> float:
-    """How many columns of a sum carry into the next one."""
+    """Number of columns of a sum that carry into the next one."""
     operands = [int(operand) for operand in sum_of.prompt.removesuffix("=").split("+")]
-    found = carry = 0
+    count = carry = 0
     while any(operands):
         carry = (carry + sum(operand % 10 for operand in operands)) // 10
         operands = [operand // 10 for operand in operands]
-        found += carry > 0
-    return float(found)
+        count += carry > 0
+    return float(count)
 
 
 class Addition(Task):

@@ -93,7 +93,7 @@ class Task(abc.ABC):
     """A task: a source of problems, an environment, a verifier.
 
     Subclasses are stateless: every method is a pure function of its arguments, so that an episode can be
-    replayed anywhere. It is: of a share of the episodes every turn is put to `respond` once more, and what comes back
+    replayed anywhere. It is: of a share of the episodes every turn is put to `respond` again, and what comes back
     must be the same (`channels.replay_rate`). `max_new_tokens` holds one limit per turn; its length is the largest
     number of turns. `stop` is the text that ends a turn without ending the episode ("" when there is one turn only).
     """

@@ -83,6 +83,6 @@ class Calculator(Task):
 
 
 def _with_wrong_digit(rng: random.Random, text: str) -> str:
-    place = rng.choice([i for i, character in enumerate(text) if character.isdigit()])
-    wrong = rng.choice([d for d in "0123456789" if d != text[place]])
-    return text[:place] + wrong + text[place + 1 :]
+    index = rng.choice([i for i, character in enumerate(text) if character.isdigit()])
+    wrong = rng.choice([d for d in "0123456789" if d != text[index]])
+    return text[:index] + wrong + text[index + 1 :]

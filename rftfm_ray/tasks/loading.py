@@ -30,17 +30,17 @@ def load_task(name: str) -> Task:
         return TASKS[name]()
     if ":" not in name:
         raise TaskError(f"Unknown task.name={name}; use {', '.join(sorted(TASKS))}, module:Class or file.py:Class.")
-    found, class_name, module = load_attribute("task.name", name, TaskError)
-    if not (isinstance(found, type) and issubclass(found, Task)):
+    loaded, class_name, module = load_attribute("task.name", name, TaskError)
+    if not (isinstance(loaded, type) and issubclass(loaded, Task)):
         raise TaskError(f"task.name={name}: {class_name} is not a class derived from rftfm_ray.tasks.Task; derive it.")
-    if inspect.isabstract(found):
-        missing = ", ".join(sorted(found.__abstractmethods__))
+    if inspect.isabstract(loaded):
+        missing = ", ".join(sorted(loaded.__abstractmethods__))
         raise TaskError(f"task.name={name}: {class_name} does not define {missing}; add it.")
     for attribute in ("name", "max_new_tokens"):
-        if not hasattr(found, attribute):
+        if not hasattr(loaded, attribute):
             raise TaskError(f"task.name={name}: {class_name} has no class attribute {attribute!r}; add it.")
     try:
-        task = found()
+        task = loaded()
     except Exception as error:  # the user's constructor may raise anything
         raise TaskError(f"task.name={name}: {class_name}() raised {type(error).__name__}: {error}.") from error
     ship_by_value(module)
@@ -118,8 +118,8 @@ def harder_half(task: Task, pool: Sequence[Problem]) -> tuple[Problem, ...]:
             f"Task {task.name} calls all its problems equally hard, so task.hard_share has no harder half to draw "
             "from; define Task.difficulty, or leave task.hard_share at 0."
         )
-    places = sorted(range(len(pool)), key=lambda place: -levels[place])[: len(pool) // 2]
-    return tuple(pool[place] for place in sorted(places))
+    indices = sorted(range(len(pool)), key=lambda index: -levels[index])[: len(pool) // 2]
+    return tuple(pool[index] for index in sorted(indices))
 
 
 def hard_part(task: Task, pool: Sequence[Problem], config: RunConfig) -> Part:

@@ -23,7 +23,7 @@ class Part:
 
 
 class PromptStream:
-    """The pool, pass after pass, in an order drawn anew for every pass.
+    """The pool, pass after pass, in a new random order for every pass.
 
     Positions at which the share of a part rises by one give their place to the next problem of that part, which has
     passes of its own; all others hold what they would hold without parts. Of several parts the later one wins.
@@ -45,7 +45,7 @@ class PromptStream:
     def figures(
         self, cursor: int, count: int, step: StepId, difficulty: Callable[[Problem], float]
     ) -> tuple[float, float, float, float]:
-        """What is asked at a step.
+        """Figures of the prompts of a step.
 
         Mean length of its prompts and of their right answers in characters, their mean difficulty, and the share of
         them that the ten batches before it hold too, as the data are drawn at this step.
@@ -64,15 +64,15 @@ class PromptStream:
 
 
 def _replace(taken: list[Problem], cursor: int, share: float, passes: _Passes) -> None:
-    """Put problems of a part in a share of the places, none of them twice as long as there are others."""
-    places = [place for place in range(len(taken)) if _rises(cursor + place, share)]
-    held = {problem.key for place, problem in enumerate(taken) if place not in set(places)}
-    for place in places:
-        first = math.floor((cursor + place) * share)
+    """Put problems of a part at a share of the positions, without repeats while other problems are left."""
+    indices = [index for index in range(len(taken)) if _rises(cursor + index, share)]
+    taken_keys = {problem.key for index, problem in enumerate(taken) if index not in set(indices)}
+    for index in indices:
+        first = math.floor((cursor + index) * share)
         nearest = (passes.at(first + further) for further in range(passes.size))
-        fresh = next((problem for problem in nearest if problem.key not in held), None)
-        taken[place] = taken[place] if fresh is None else fresh
-        held.add(taken[place].key)
+        fresh = next((problem for problem in nearest if problem.key not in taken_keys), None)
+        taken[index] = taken[index] if fresh is None else fresh
+        taken_keys.add(taken[index].key)
 
 
 def _rises(position: int, share: float) -> bool:
@@ -94,10 +94,10 @@ class _Passes:
 
     def at(self, position: int) -> Problem:
         """The problem at a position, from 0."""
-        number, place = divmod(position, len(self._problems))
+        number, index = divmod(position, len(self._problems))
         if number not in self._orders:
             order = list(range(len(self._problems)))
             random.Random(f"{self._name}/{number}").shuffle(order)
             # At most two passes are in use at a time: one may end within a step.
             self._orders = {k: v for k, v in self._orders.items() if k >= number - 1} | {number: order}
-        return self._problems[self._orders[number][place]]
+        return self._problems[self._orders[number][index]]

@@ -13,7 +13,7 @@ from rftfm_ray.detection.detectors.exact import DeclaredRateDetector
 from rftfm_ray.detection.detectors.identities import IDENTITIES
 from rftfm_ray.detection.reference.views import StepView, values_of
 from rftfm_ray.faultbench.runs.calibrate import LEAST_SPREAD
-from rftfm_ray.faultbench.runs.runner import Course, Lab, quick
+from rftfm_ray.faultbench.runs.runner import ExperimentRunner, RunHistory, quick
 from rftfm_ray.faults.kinds import CATALOGUE, Mechanism
 from rftfm_ray.signals.dictionary import DICTIONARY, Scale
 from rftfm_ray.signals.schema import SIGNALS, report_of
@@ -37,25 +37,25 @@ def mechanisms(*, learned: bool) -> list[pytest.ParameterSet]:
 
 AT_ONCE, LEARNED = mechanisms(learned=False), mechanisms(learned=True)
 
-Run = Callable[..., Course]
+Run = Callable[..., RunHistory]
 
 
 @pytest.fixture(scope="module")
-def lab(cluster: None) -> Iterator[Lab]:
+def runner(cluster: None) -> Iterator[ExperimentRunner]:
     """Actors that all runs of the file share."""
-    with Lab() as made:
+    with ExperimentRunner() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def run(lab: Lab) -> Run:
+def run(runner: ExperimentRunner) -> Run:
     """Make a run of a second or two; one that has been made is not made again."""
-    made: dict[tuple[str, ...], Course] = {}
+    made: dict[tuple[str, ...], RunHistory] = {}
 
-    def make(config: RunConfig, *inject: str) -> Course:
+    def make(config: RunConfig, *inject: str) -> RunHistory:
         key = (config.to_yaml(), *inject)
         if key not in made:
-            made[key] = lab.run(config, inject)
+            made[key] = runner.run(config, inject)
         return made[key]
 
     return make
@@ -72,23 +72,23 @@ def configure(mechanism: Mechanism, steps: int, lr: float = 2e-4) -> RunConfig:
     return quick(RunConfig.model_validate(tree))
 
 
-def values(course: Course) -> NDArray[np.float64]:
+def values(history: RunHistory) -> NDArray[np.float64]:
     """(steps, signals) everything that is measured and not a time."""
     names = [place for place, signal in enumerate(SIGNALS) if signal.name not in SECONDS]
-    return np.array([report_of(row).values for row in course.rows])[:, names]
+    return np.array([report_of(row).values for row in history.rows])[:, names]
 
 
-def broken(course: Course) -> set[str]:
+def broken(history: RunHistory) -> set[str]:
     """Identities that a step breaks."""
-    view = StepView.without_residuals(*values_of([report_of(row) for row in course.rows]))
+    view = StepView.without_residuals(*values_of([report_of(row) for row in history.rows]))
     rate = DeclaredRateDetector()
     found = {identity.name for identity in IDENTITIES if identity.broken(view).any()}
     return found | ({rate.name} if (rate.observe(view).score > 0).any() else set())
 
 
-def moved(course: Course, healthy: Course, mechanism: Mechanism, first: int) -> float:
+def moved(history: RunHistory, healthy: RunHistory, mechanism: Mechanism, first: int) -> float:
     """Mean move of the named signal from step `first` on, in the direction that was named."""
-    apart = course.signal(mechanism.signal) - healthy.signal(mechanism.signal)
+    apart = history.signal(mechanism.signal) - healthy.signal(mechanism.signal)
     return mechanism.direction * float(np.nanmean(apart[first - 1 :]))
 
 
@@ -130,10 +130,10 @@ def test_what_a_reward_pays_for_is_learnt(run: Run, code: str, name: str) -> Non
     assert broken(faulty) == set()
 
 
-def test_fork_of_a_healthy_run_is_that_run(lab: Lab, run: Run) -> None:
+def test_fork_of_a_healthy_run_is_that_run(runner: ExperimentRunner, run: Run) -> None:
     config = configure(CATALOGUE["RF-1"].mechanisms[0], STEPS)
-    whole, fork = run(config), lab.run(config, (), lab.trunk(config, ONSET - 1))
-    struck = lab.run(config, (f"RF-1@{ONSET}:1",), lab.trunk(config, ONSET - 1))
+    whole, fork = run(config), runner.run(config, (), runner.trunk(config, ONSET - 1))
+    struck = runner.run(config, (f"RF-1@{ONSET}:1",), runner.trunk(config, ONSET - 1))
     same = run(config, f"RF-1@{ONSET}:1")
     np.testing.assert_array_equal(values(fork), values(whole)[ONSET - 1 :])
     np.testing.assert_array_equal(values(struck), values(same)[ONSET - 1 :])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# An alarm is over when the score has fallen to this share of the threshold.
+# An alarm ends when the score falls to this share of the threshold.
 RECOVERED = 0.25
 
 

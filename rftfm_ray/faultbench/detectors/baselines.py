@@ -1,7 +1,7 @@
-"""Detectors to compare with: outlier detection by scikit-learn, a three-sigma rule and the closed-form shift score.
+"""Baseline detectors: outlier detection by scikit-learn, a three-sigma rule and the closed-form shift score.
 
-All of them see telemetry only, as residuals against the same profiles, and give a score for every step; their
-thresholds are set as the guard's are.
+All of them see telemetry only, as residuals against the same profiles, and score every step. Their thresholds are set
+in the same way as the guard's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rftfm_ray.faultbench.runs.plan import Kind
 from rftfm_ray.signals.groups import TELEMETRY
 
 WINDOW = 5
-# A residual beyond this says no more than this.
+# Residuals are clipped here: a larger one is no stronger evidence.
 LARGEST = 20.0
 
 
@@ -35,7 +35,7 @@ class Scorer(Protocol):
 
 
 class _OnResiduals:
-    """What all baselines share: residuals against profiles, gaps and wild values made harmless."""
+    """Base of all baselines: residuals against profiles, with gaps set to 0 and outliers clipped."""
 
     def __init__(self) -> None:
         self._strata: Strata | None = None
@@ -53,13 +53,13 @@ class _OnResiduals:
         return self._strata
 
     def _measured(self, run: Recorded) -> list[int]:
-        """Columns of the signals that runs of its kind have."""
+        """Columns of the signals in the profile of the run."""
         known = {signal.name for signal in self._fitted().profile(run.entry).signals}
         return [column for column, name in enumerate(TELEMETRY) if name in known]
 
 
 class ThreeSigma(_OnResiduals):
-    """The largest residual of any signal: alarms at three are the rule that its name says."""
+    """The largest residual of any signal: a threshold of three is the three-sigma rule."""
 
     name = "three_sigma"
 
@@ -77,7 +77,7 @@ class ShiftScore(_OnResiduals):
     def scores(self, run: Recorded) -> Floats:
         """Of the last `WINDOW` steps, fewer at the beginning."""
         residuals = self._residuals(run)
-        # What runs of its kind never measure does not speak against a shift.
+        # A signal that runs of this stratum never measure is not evidence against a shift.
         residuals = residuals[:, self._measured(run)]
         sums = np.cumsum(residuals, 0)
         sums[WINDOW:] -= sums[:-WINDOW].copy()
@@ -93,7 +93,7 @@ class Outliers(_OnResiduals):
     """An outlier detector of scikit-learn on the residuals of single steps.
 
     Args:
-        name: how it is called.
+        name: of the detector.
         make: an estimator with `fit` and `score_samples`, higher for what is more usual.
     """
 
@@ -132,7 +132,7 @@ def local_outlier_factor() -> Any:
 
 
 def baselines() -> tuple[Scorer, ...]:
-    """All of them, unfitted."""
+    """All baselines, unfitted."""
     return (
         ThreeSigma(),
         ShiftScore(),

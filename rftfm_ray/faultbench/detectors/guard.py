@@ -54,7 +54,7 @@ class GivenOrder:
 
 @dataclass(frozen=True, slots=True)
 class GuardTrace:
-    """What the guard makes of one recorded run of N steps.
+    """Alarms, incidents and orders of the guard on one recorded run of N steps.
 
     Attributes:
         name: of the run.
@@ -101,7 +101,7 @@ class RecordingMonitor(Monitor):
         self.observations = list[Observation]()
 
     def observe(self, reports: Sequence[StepReport]) -> list[Observation]:
-        """Judge the next steps, and keep what is made of them."""
+        """Judge the next steps and store the observations."""
         observations = super().observe(reports)
         self.observations += observations
         return observations
@@ -124,8 +124,8 @@ class RecordedGuard:
         self._step = 0
         self._reports = list(run.reports())
         self._declared = {declaration.id.step: declaration for declaration in declarations(run.entry, config)}
-        # Nothing is carried out, so nothing is rewound. States are kept only to disable a detector of the user's whose
-        # state cannot be saved where a live run would; those of the shipped detectors always can.
+        # No order is carried out, so nothing is rewound. States are stored only for user detectors, so that one whose
+        # state cannot be saved is disabled at the same step as in a live run; the shipped ones can always be saved.
         keep_every = config.snapshots.every if monitor.has_user_detectors else 0
         assessor = Assessor(monitor, FingerprintDiagnoser(), keep_every, self._keep)
         policy = SafePolicy(Playbook(), PLAYBOOK, config.guard.policy_timeout_s)
@@ -134,7 +134,7 @@ class RecordedGuard:
 
     @property
     def incidents(self) -> tuple[OpenedIncident, ...]:
-        """That were opened so far."""
+        """Incidents opened so far."""
         return opened_incidents(self._journal)
 
     def follow(self) -> None:
@@ -165,7 +165,7 @@ class RecordedGuard:
 
 
 def guard_trace(run: Recorded, reference: Reference, detectors: MakeDetectors | None = None) -> GuardTrace:
-    """Put a recorded run before the guard.
+    """Run the guard on a recorded run.
 
     Args:
         run: of a benchmark.
@@ -182,18 +182,20 @@ def guard_trace(run: Recorded, reference: Reference, detectors: MakeDetectors | 
     order = None
     if guard.incidents and is_without_fault(run.entry):
         order = RecordedGuard(run, monitor(), GuardMode.ACT).first_order()
-    seen = recording.observations
+    observations = recording.observations
     return GuardTrace(
         name=run.entry.name,
-        telemetry=alarms_while(_is_open(one, Evidence.TELEMETRY) for one in seen),
-        every=alarms_while(_is_open(one, None) for one in seen),
-        telemetry_scores=np.array([one.scores.telemetry for one in seen]),
-        every_scores=np.array([max(one.scores.telemetry, one.scores.channel, one.scores.identity) for one in seen]),
+        telemetry=alarms_while(_is_open(item, Evidence.TELEMETRY) for item in observations),
+        every=alarms_while(_is_open(item, None) for item in observations),
+        telemetry_scores=np.array([item.scores.telemetry for item in observations]),
+        every_scores=np.array(
+            [max(item.scores.telemetry, item.scores.channel, item.scores.identity) for item in observations]
+        ),
         incidents=guard.incidents,
         orders=() if order is None else (order,),
-        disabled=tuple(pair for one in seen for pair in one.disabled),
+        disabled=tuple(pair for item in observations for pair in item.disabled),
     )
 
 
 def _is_open(observation: Observation, evidence: Evidence | None) -> bool:
-    return any(one.alarm and evidence in (None, one.evidence) for one in observation.symptoms)
+    return any(symptom.alarm and evidence in (None, symptom.evidence) for symptom in observation.symptoms)

@@ -1,10 +1,10 @@
 """The oracle detector: a CUSUM of the likelihood ratio that is told which fault to expect and what it shifts.
 
 It knows the mean shift of the mechanism at its level and the covariance of healthy residuals, both from the calibrate
-split, and looks for nothing else: its whole budget of false alarms goes to one fault. No detector of telemetry that
-must watch for all faults can do better on normal residuals, up to the error of what the oracle was told. A shift larger
-than `LARGEST_SIZE` standard deviations along its line is looked for from that size on: a fault that still grows, or
-that is smaller on another task, would otherwise be evidence against itself.
+split, and tests for nothing else, so its full budget of false alarms goes to one fault. On normal residuals no
+telemetry detector that watches for all faults does better, up to the error of the oracle's estimates. A shift longer
+than `LARGEST_SIZE` standard deviations is shortened to that size: a fault that still grows, or that is smaller on
+another task, would otherwise count as evidence against itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rftfm_ray.faultbench.detectors.strata import Floats, strata_of
 from rftfm_ray.faultbench.runs.dataset import Recorded
 from rftfm_ray.faultbench.runs.plan import Entry, Kind
 
-# The longest shift that is looked for, in standard deviations.
+# The longest shift that is tested for, in standard deviations.
 LARGEST_SIZE = 5.0
 
 
@@ -50,7 +50,7 @@ class Oracle:
         self._shifts = mean_shifts(runs, self._strata.residuals)
 
     def residuals(self, run: Recorded) -> Floats:
-        """What it reads of a run (N, signals): residuals in standard deviations, 0 where nothing was measured."""
+        """Residuals (N, signals) of a run in standard deviations, 0 where nothing was measured."""
         return np.clip(np.nan_to_num(self._strata.residuals(run), nan=0.0), -LARGEST, LARGEST)
 
     def knows(self, fault: Fault) -> bool:
@@ -58,7 +58,7 @@ class Oracle:
         return fault in self._shifts
 
     def expected(self, fault: Fault, entry: Entry) -> ExpectedShift:
-        """What it looks for in a run."""
+        """The shift that it tests a run for."""
         shift = self._shifts[fault]
         weighted: Floats = self._precision[kind_of(entry)] @ shift
         length = float(np.sqrt(weighted @ shift))
@@ -70,7 +70,7 @@ class Oracle:
         return self.sums(run.entry, self.residuals(run), fault)
 
     def sums(self, entry: Entry, residuals: Floats, fault: Fault) -> Floats:
-        """The same by residuals that are known: they are those of any fault."""
+        """The same from given residuals, which are the same for every fault."""
         expected, sums, total = self.expected(fault, entry), np.zeros(len(residuals)), 0.0
         for row, ratio in enumerate((residuals @ expected.weighted - expected.half).tolist()):
             total = max(0.0, total + ratio)
@@ -80,11 +80,11 @@ class Oracle:
 
 def _precision(residuals: Sequence[Floats]) -> Floats:
     """Inverse of the shrunken covariance of healthy residuals (Ledoit and Wolf, Journal of Multivariate Analysis 88,
-    2004); what never varies gets the standard deviation of 1 that it is judged by."""
+    2004); a signal that never varies gets a standard deviation of 1."""
     from sklearn.covariance import LedoitWolf
 
     table = np.concatenate(residuals)
-    # Residuals around a mean of few runs are too small by as much as it follows them.
+    # Residuals around the mean of few runs are too small, because the mean follows them.
     table = table * float(np.sqrt(len(residuals) / max(1, len(residuals) - 1)))
     covariance: NDArray[np.float64] = LedoitWolf(assume_centered=True).fit(table).covariance_
     still = np.flatnonzero(table.std(0) < 1e-6)

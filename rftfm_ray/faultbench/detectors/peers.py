@@ -1,12 +1,11 @@
-"""Other packages that watch training by reinforcement: rlwatch, rlprobe and rldoctor, on recorded runs.
+"""Runs other packages that monitor reinforcement learning on recorded runs: rlwatch, rlprobe and rldoctor.
 
-Each is given every step as it comes, under its own names, all that a recorded run holds of what it asks for; its rules
-and their thresholds are those that it ships. Nothing is sent and nothing is kept.
+Each package receives every step in order, under its own field names, with every field that the recorded run has. Its
+rules and thresholds are the shipped ones. Nothing is sent anywhere or stored.
 
-An alert belongs to the step that raises it: none of the three says when it is over. Any of them scores `AS_SHIPPED` or
-more, warnings as well as critical ones, so that this threshold takes their rules as they are. A threshold that is tuned
-chooses among the rules instead, which as yes or no could not be tuned at all: an alert scores how many healthy runs
-there are to one in which its rule speaks.
+An alert belongs to the step that raises it, because no package reports when an alert ends. Warnings and critical alerts
+both score at least `AS_SHIPPED`, so this threshold keeps the rules as shipped. A tuned threshold selects rules instead,
+because yes-or-no alerts cannot be tuned. An alert scores the number of healthy runs per healthy run with that alert.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ from rftfm_ray.faultbench.runs.plan import Kind
 
 AS_SHIPPED = 1.0
 """The threshold at which every alert is an alarm."""
-# Sets a critical alert apart from a warning that is as rare, by more than a threshold is put above what it shall pass.
+# Separates a critical alert from an equally rare warning, by more than the margin that tuning adds to a threshold.
 CRITICAL_FACTOR = 1.2
 
-# What a step that has trained does measure: that it is no number is a finding, and not a gap.
+# A trained step always measures these: a value that is not a number is a finding here, not a gap.
 _ALWAYS_LOGGED = ("loss", "policy_loss", "grad_norm")
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What a peer says: which of its rules, and whether it calls it critical."""
+    """An alert of a peer: the rule, and whether it is critical."""
 
     rule: str
     critical: bool
@@ -54,38 +53,38 @@ Alerts = list[tuple[Alert, ...]]
 
 
 def _columns(run: Recorded) -> dict[str, Floats]:
-    """Signals (N) by name, and what follows from them and other packages ask for."""
-    found: dict[str, Floats] = {name: run.values[:, place].astype(np.float64) for place, name in enumerate(NAMES)}
-    trained, pair = _trained(found), np.stack([found["loss"], found["grad_norm"]])
-    return found | {
-        "clip_rate": found["clip_low_rate"] + found["clip_high_rate"],
-        "token_limit_rate": found["truncated_rate"] - found["turn_limit_rate"],
+    """Signals (N) by name, with the derived signals that other packages expect."""
+    columns: dict[str, Floats] = {name: run.values[:, index].astype(np.float64) for index, name in enumerate(NAMES)}
+    trained, pair = _trained(columns), np.stack([columns["loss"], columns["grad_norm"]])
+    return columns | {
+        "clip_rate": columns["clip_low_rate"] + columns["clip_high_rate"],
+        "token_limit_rate": columns["truncated_rate"] - columns["turn_limit_rate"],
         "nan_count": np.where(trained, np.isnan(pair).sum(0), np.nan),
         "inf_count": np.where(trained, np.isinf(pair).sum(0), np.nan),
     }
 
 
 def _trained(columns: Mapping[str, Floats]) -> NDArray[np.bool_]:
-    """Steps (N) with an update that was at least worked out: a rate of its tokens is a number, whatever they are."""
+    """Steps (N) whose update was computed: a rate over its tokens is then a number, even if the loss is not."""
     return np.isfinite(columns["clip_low_rate"])
 
 
-def told(run: Recorded, words: Mapping[str, str]) -> list[dict[str, float]]:
-    """Each step of a run in a peer's words: signals by word, without those that were not measured."""
+def translate_steps(run: Recorded, words: Mapping[str, str]) -> list[dict[str, float]]:
+    """Translate each step of a run to a peer's field names, without signals that were not measured."""
     columns = _columns(run)
     trained = _trained(columns)
     return [
         {
-            word: float(columns[name][place])
+            word: float(columns[name][row])
             for word, name in words.items()
-            if not math.isnan(columns[name][place]) or (trained[place] and name in _ALWAYS_LOGGED)
+            if not math.isnan(columns[name][row]) or (trained[row] and name in _ALWAYS_LOGGED)
         }
-        for place in range(len(run))
+        for row in range(len(run))
     ]
 
 
 class Peer(ABC):
-    """What all peers share: alerts become scores.
+    """Base of all peers: turns alerts into scores.
 
     Attributes:
         name: of the package.
@@ -100,19 +99,21 @@ class Peer(ABC):
         self._healthy = 0
 
     def fit(self, runs: Sequence[Recorded]) -> None:
-        """Count the healthy runs in which each rule speaks; the peer itself learns nothing."""
+        """Count the healthy runs in which each rule raises an alert; the peer itself learns nothing."""
         sound = [run for run in runs if run.entry.kind in (Kind.HEALTHY, Kind.LONG)]
         self._healthy = len(sound)
-        self._spoken = Counter(alert for run in sound for alert in {one for step in self.alerts(run) for one in step})
+        self._spoken = Counter(
+            alert for run in sound for alert in {alert for step in self.alerts(run) for alert in step}
+        )
 
     def scores(self, run: Recorded) -> Floats:
-        """Score (N) of the alert of each step that is worth most, 0 without one."""
+        """Highest alert score of each step (N), 0 without an alert."""
         return np.array([max(map(self._worth, step), default=0.0) for step in self.alerts(run)], np.float64)
 
     def alerts(self, run: Recorded) -> Alerts:
-        """What the peer says at each step (N), from that step and earlier ones only."""
+        """Alerts at each step (N), from that step and earlier ones only."""
         with warnings.catch_warnings():
-            # About means of nothing, and about numbers that are none.
+            # Warnings about means of empty arrays and about values that are not numbers.
             warnings.simplefilter("ignore", RuntimeWarning)
             return self._alerts(run)
 
@@ -124,7 +125,7 @@ class Peer(ABC):
 
     @abstractmethod
     def _alerts(self, run: Recorded) -> Alerts:
-        """What the package says, by step."""
+        """Alerts of the package, by step."""
 
 
 class RlWatch(Peer):
@@ -148,7 +149,7 @@ class RlWatch(Peer):
 
     def _alerts(self, run: Recorded) -> Alerts:
         rlwatch = import_module("rlwatch")
-        # It keeps a database, and prints every alert, which no setting of it can prevent.
+        # It writes a database and prints every alert; no setting turns this off.
         with TemporaryDirectory() as folder, redirect_stderr(StringIO()):
             config = rlwatch.RLWatchConfig(run_id=run.entry.name, framework="manual")
             config.storage.log_dir = folder
@@ -156,17 +157,20 @@ class RlWatch(Peer):
             monitor.start()
             try:
                 return [
-                    tuple(Alert(one.detector, one.severity == "critical") for one in monitor.log_step(step, **fields))
-                    for step, fields in enumerate(told(run, self.words), start=1)
+                    tuple(
+                        Alert(alert.detector, alert.severity == "critical")
+                        for alert in monitor.log_step(step, **fields)
+                    )
+                    for step, fields in enumerate(translate_steps(run, self.words), start=1)
                 ]
             finally:
                 monitor.stop()
 
 
 class RlProbe(Peer):
-    """rlprobe: fourteen signatures of a whole run, looked for after every step, from its 30th on.
+    """rlprobe: fourteen signatures of a run, checked after every step from the 30th on.
 
-    As its own watcher does, it says a finding of one severity once. Left empty: the largest KL and KL by position,
+    Like its own watcher, it reports a finding of one severity once. Left empty: the largest KL and KL by position,
     mean and 95 % quantile of the ratio, terms of the reward, spread of rewards within groups, share of advantages that
     are zero, gradient norm after clipping, 95 % quantile of lengths, and times.
     """
@@ -204,26 +208,27 @@ class RlProbe(Peer):
     def _alerts(self, run: Recorded) -> Alerts:
         doctor, schemas = import_module("rlprobe.doctor"), import_module("rlprobe.schemas")
         manifest = schemas.RunManifest(run_id=run.entry.name, created_at="", algorithm=run.entry.algorithm)
-        fields = enumerate(told(run, self.words), start=1)
+        fields = enumerate(translate_steps(run, self.words), start=1)
         records = [schemas.StepRecord(step=step, **known) for step, known in fields]
-        found, said = Alerts(), set[Alert]()
+        alerts, raised = Alerts(), set[Alert]()
         for count in range(1, len(records) + 1):
             findings = doctor.diagnose_view(doctor.RunView(manifest, records[:count]))
-            standing = {Alert(one.signature_id, one.severity == "critical") for one in findings}
-            found.append(tuple(sorted(standing - said, key=lambda alert: alert.rule)))
-            said |= standing
-        return found
+            standing = {Alert(finding.signature_id, finding.severity == "critical") for finding in findings}
+            alerts.append(tuple(sorted(standing - raised, key=lambda alert: alert.rule)))
+            raised |= standing
+        return alerts
 
 
 class RlDoctor(Peer):
-    """rldoctor: nine checks of a whole run, made again as it grows; a check speaks again only if it has got worse.
+    """rldoctor: nine checks of a run, repeated as it grows; a check alerts again only when it has got worse.
 
-    Its monitor waits for 75 steps by default, which most recorded runs never reach, and looks every 25: here it looks
-    as early as it can be set to, at every step up to the 100th and, as its time grows with the square of the steps, at
-    every fifth from there on. Left empty: size of groups, length of prompts, terms of the reward, times and cost.
+    Its monitor waits for 75 steps by default, which most recorded runs never reach, and checks every 25 steps. Here it
+    starts at the earliest step that it allows. It checks every step up to the 100th and every fifth step after that,
+    because its time grows with the square of the steps. Left empty: size of groups, length of prompts, terms of the
+    reward, times and cost.
 
     Args:
-        since: step of its first look.
+        since: step of its first check.
     """
 
     name = "rldoctor"
@@ -260,18 +265,20 @@ class RlDoctor(Peer):
         monitor = import_module("rl_doctor.live").LiveMonitor(
             config=known, check_every=1, min_steps=self._since, on_finding=lambda _: None
         )
-        found = Alerts()
+        alerts = Alerts()
         with _own_draws():
-            for step, fields in enumerate(told(run, self.words), start=1):
+            for step, fields in enumerate(translate_steps(run, self.words), start=1):
                 monitor.check_every = 1 if step <= self.EVERY_STEP_UNTIL else self.EVERY
                 findings = monitor.log(fields, step=step)
-                found.append(tuple(Alert(one.detector, one.severity.name == "CRITICAL") for one in findings))
-        return found
+                alerts.append(
+                    tuple(Alert(finding.detector, finding.severity.name == "CRITICAL") for finding in findings)
+                )
+        return alerts
 
 
 @contextmanager
 def _own_draws() -> Iterator[None]:
-    """Let rldoctor, which draws from a generator of its module's in long runs, draw the same for every run."""
+    """Restore the generator of rldoctor's module, so that long runs draw the same numbers in any order of runs."""
     generator = import_module("rl_doctor.stats")._RNG.bit_generator
     before = generator.state
     try:
@@ -293,6 +300,6 @@ def missing() -> tuple[str, ...]:
 
 
 def peers() -> tuple[Scorer, ...]:
-    """Those that are installed, unfitted."""
+    """Installed peers, unfitted."""
     absent = missing()
     return tuple(make() for name, (_, make) in _MAKERS.items() if name not in absent)

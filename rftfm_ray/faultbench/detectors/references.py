@@ -1,7 +1,7 @@
-"""What the guard compares the runs of a benchmark with, in the modes that a user may have it in.
+"""References that the guard compares the runs of a benchmark with, one for each mode that a user can choose.
 
-Everything is learnt from the calibrate split. How signals go together is learnt for each task from the others alone, as
-the task of a user is none of ours.
+Everything is learnt from the calibrate split. The correlation model of a task is learnt from the other tasks alone,
+because the task of a user is not in the benchmark.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ReferenceMode(StrEnum):
 
     @property
     def label(self) -> str:
-        """What tables and pages call it."""
+        """Its name in tables and pages."""
         return {
             ReferenceMode.NONE: "no profile",
             ReferenceMode.THREE: f"profile of {SMALL_RUNS} runs",
@@ -73,7 +73,7 @@ class References:
         shipped_priors: bool = False,
         columns: Collection[str] | None = None,
     ) -> None:
-        runs = calibrate if columns is None else [restricted_to(run, columns) for run in calibrate]
+        runs = calibrate if columns is None else [restrict_to(run, columns) for run in calibrate]
         self._healthy = healthy_by_stratum(runs)
         self._whole = healthy_by_stratum(calibrate)
         self._shipped_priors = shipped_priors
@@ -104,7 +104,7 @@ class References:
         return self._references[key]
 
     def prepare(self, entries: Collection[Entry], mode: ReferenceMode) -> None:
-        """Learn all that these runs need in a mode now, for processes that are forked from this one."""
+        """Fit every reference of these runs in a mode, before worker processes are forked from this one."""
         for entry in {stratum_of(entry): entry for entry in entries}.values():
             for draw in range(self.draws(entry, mode)):
                 self.reference(entry, mode, draw)
@@ -140,13 +140,15 @@ class References:
 
     @cached_property
     def _priors(self) -> Mapping[tuple[str, str], KindPriors]:
-        """What the other tasks show, by task and kind of algorithm; learnt with all signals, as shipped ones are."""
-        cells: dict[tuple[str, str], list[list[RunSeries]]] = {}
+        """Priors from the other tasks, by task and kind of algorithm; learnt with all signals, as shipped ones are."""
+        runs_by_kind: dict[tuple[str, str], list[list[RunSeries]]] = {}
         for (task, algorithm, _), healthy in self._whole.items():
-            cells.setdefault((task, _kind_of(algorithm)), []).append([series(run) for run in healthy])
+            runs_by_kind.setdefault((task, _kind_of(algorithm)), []).append([series(run) for run in healthy])
         priors: dict[tuple[str, str], KindPriors] = {}
-        for task, kind in cells:
-            others = [some for key, group in cells.items() if key[0] != task and key[1] == kind for some in group]
+        for task, kind in runs_by_kind:
+            others = [
+                some for key, group in runs_by_kind.items() if key[0] != task and key[1] == kind for some in group
+            ]
             if sum(map(len, others)) >= FEWEST_RUNS:
                 priors[task, kind] = learn_priors(others)
         return priors
@@ -156,7 +158,7 @@ def _kind_of(algorithm: str) -> str:
     return CRITIC if algorithm == "ppo" else NO_CRITIC
 
 
-def restricted_to(run: Recorded, columns: Collection[str]) -> Recorded:
-    """A run of which only some signals were logged."""
-    kept = np.array([name in columns for name in NAMES])
-    return replace(run, values=np.where(kept, run.values, np.float32(np.nan)))
+def restrict_to(run: Recorded, columns: Collection[str]) -> Recorded:
+    """Restrict a run to some signals, as if no others were logged."""
+    is_logged = np.array([name in columns for name in NAMES])
+    return replace(run, values=np.where(is_logged, run.values, np.float32(np.nan)))

@@ -1,4 +1,4 @@
-"""What faults shift: the mean difference of a faulty and the healthy run of a seed, in standard deviations. Pure."""
+"""Mean shifts of faults: mean differences of the faulty and the healthy run of a seed, in standard deviations. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rftfm_ray.faultbench.runs.plan import Entry, Kind, mechanism_of
 
 # Steps from the effect on over which a shift is taken.
 WINDOW = 10
-# A residual beyond this says no more than this: healthy ones are not normal that far out.
+# Residuals are clipped here: healthy residuals are not normal that far out.
 LARGEST = 8.0
 
 Fault = tuple[str, str, str]
@@ -42,6 +42,6 @@ def mean_shifts(runs: Sequence[Recorded], residuals: Callable[[Recorded], Floats
             continue
         one, other = (np.clip(residuals(each), -LARGEST, LARGEST) for each in (run, healthy[run.entry.seed]))
         steps = slice(effect - 1, min(effect - 1 + WINDOW, len(one), len(other)))
-        apart: Floats = np.nan_to_num(one[steps] - other[steps], nan=0.0).mean(0)
-        shifts.setdefault(fault_of(run.entry), []).append(apart)
+        difference: Floats = np.nan_to_num(one[steps] - other[steps], nan=0.0).mean(0)
+        shifts.setdefault(fault_of(run.entry), []).append(difference)
     return {fault: np.stack(some).mean(0) for fault, some in sorted(shifts.items())}

@@ -1,4 +1,4 @@
-"""The kinds of runs that a benchmark has, what a profile says of each, and recorded runs as a monitor views them."""
+"""Strata of a benchmark, their profiles, and recorded runs as a monitor views them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def levels(run: Recorded, names: Sequence[str] = TELEMETRY) -> Floats:
 
 
 def declared_changes(entry: Entry) -> dict[int, DeclaredChange]:
-    """What the guard of a run is told of, by the step that it counts from."""
+    """Changes that are declared to the guard of a run, by their first step."""
     return {declaration.id.step: declaration.change for declaration in declarations(entry, watched(entry))}
 
 
@@ -75,7 +75,7 @@ def view_of(run: Recorded, reference: Reference) -> StepView:
 
 
 def bare_reference(profile: Profile | None) -> Reference:
-    """A reference for residuals alone: nothing is known of how signals go together."""
+    """A reference for residuals alone, without a correlation model."""
     return Reference(profile, (), 1.0)
 
 
@@ -112,5 +112,5 @@ class Strata:
 
 @lru_cache(maxsize=1)
 def strata_of(runs: tuple[Recorded, ...]) -> Strata:
-    """Profiles from these runs: all detectors that compare with them share one."""
+    """Profiles of these runs, shared by all detectors that use them."""
     return Strata(runs)

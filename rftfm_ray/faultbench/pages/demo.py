@@ -19,7 +19,7 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.driver.cluster import connect
 from rftfm_ray.errors import FaultError
 from rftfm_ray.faultbench.pages.page import Ending, page
-from rftfm_ray.faultbench.runs.runner import LOGARITHMIC, Course, Lab, example, quick
+from rftfm_ray.faultbench.runs.runner import LOGARITHMIC, ExperimentRunner, RunHistory, example, quick
 from rftfm_ray.faults.calibration import LEVELS, calibrated
 from rftfm_ray.faults.kinds import CATALOGUE, FaultKind, Mechanism
 from rftfm_ray.files import write_atomic
@@ -37,8 +37,8 @@ class Arm:
     task: str
     algorithm: str
     onset: int
-    healthy: Course
-    levels: Mapping[str, tuple[float, Course]]
+    healthy: RunHistory
+    levels: Mapping[str, tuple[float, RunHistory]]
 
 
 def configure(task: str, algorithm: str, seed: int, steps: int) -> RunConfig:
@@ -53,12 +53,12 @@ def demonstrate(out: Path, codes: Sequence[str], steps: int, seed: int, console:
     Raises:
         RftfmError: as a run does.
     """
-    ours = connect(configure("addition", "grpo", seed, steps))
+    is_owner = connect(configure("addition", "grpo", seed, steps))
     try:
-        with Lab() as lab:
-            arms = list(_arms(lab, codes, steps, seed, console))
+        with ExperimentRunner() as runner:
+            arms = list(_arms(runner, codes, steps, seed, console))
     finally:
-        if ours:
+        if is_owner:
             ray.shutdown()
     folder = out.parent / out.stem
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,49 +75,49 @@ def onset_of(steps: int) -> int:
 
 
 def _endings(arm: Arm) -> Iterator[Ending]:
-    for level, (strength, course) in arm.levels.items():
-        (effect,) = course.effects
+    for level, (strength, history) in arm.levels.items():
+        (effect,) = history.effects
         yield Ending(
-            arm.kind.code, arm.mechanism.name, level, strength, effect, course.accuracy, arm.healthy.accuracy
+            arm.kind.code, arm.mechanism.name, level, strength, effect, history.accuracy, arm.healthy.accuracy
         )  # fmt: skip
 
 
-def _arms(lab: Lab, codes: Sequence[str], steps: int, seed: int, console: Console) -> Iterator[Arm]:
+def _arms(runner: ExperimentRunner, codes: Sequence[str], steps: int, seed: int, console: Console) -> Iterator[Arm]:
     """All mechanisms, those that share a healthy run one after the other."""
-    onset, healthy = onset_of(steps), dict[tuple[str, str], Course]()
+    onset, healthy = onset_of(steps), dict[tuple[str, str], RunHistory]()
     wanted = [(CATALOGUE[code], mechanism) for code in codes for mechanism in CATALOGUE[code].mechanisms]
-    for kind, mechanism in sorted(wanted, key=lambda pair: _place(pair[1])):
-        task, algorithm = _place(mechanism)
+    for kind, mechanism in sorted(wanted, key=lambda pair: _setting_for(pair[1])):
+        task, algorithm = _setting_for(mechanism)
         config = configure(task, algorithm, seed, steps)
         if (task, algorithm) not in healthy:
             console.print(f"healthy {task} {algorithm}", highlight=False)
-            healthy[task, algorithm] = lab.run(config)
+            healthy[task, algorithm] = runner.run(config)
         levels = {}
         for level, strength in _strengths(kind, mechanism).items():
             text = f"{kind.code}@{onset}:{strength!r},mechanism={mechanism.name}"
             console.print(f"{level} {text} {task} {algorithm}", highlight=False, markup=False)
-            levels[level] = strength, lab.run(config, (text,))
+            levels[level] = strength, runner.run(config, (text,))
         yield Arm(kind, mechanism, task, algorithm, onset, healthy[task, algorithm], levels)
 
 
 def _strengths(kind: FaultKind, mechanism: Mechanism) -> dict[str, float]:
-    """Its strengths by the levels that there are; the default one where there is none."""
-    task, algorithm = _place(mechanism)
-    found = {}
+    """Its strengths by calibrated level; the default strength without one."""
+    task, algorithm = _setting_for(mechanism)
+    strengths = {}
     for level in LEVELS:
         with contextlib.suppress(FaultError):
-            found[level] = calibrated(task, algorithm, kind.code, mechanism.name, level)
-    return found or {"default": mechanism.strength.default}
+            strengths[level] = calibrated(task, algorithm, kind.code, mechanism.name, level)
+    return strengths or {"default": mechanism.strength.default}
 
 
-def _place(mechanism: Mechanism) -> tuple[str, str]:
+def _setting_for(mechanism: Mechanism) -> tuple[str, str]:
     """Task and algorithm that show a mechanism."""
     task = "calculator" if mechanism.needs_tool else "addition"
     return task, "grpo" if "grpo" in mechanism.algorithms else mechanism.algorithms[0]
 
 
 def plot(arms: Sequence[Arm]) -> bytes:
-    """The courses of a fault's mechanisms as SVG, the same bytes for the same courses."""
+    """Plot the runs of a fault's mechanisms as SVG; equal runs give equal bytes."""
     mpl.rcParams["svg.hashsalt"] = "rftfm"
     columns = 1 + len(PLOTTED)
     figure = Figure(figsize=(3.4 * columns, 2.3 * len(arms)), layout="constrained")
@@ -133,14 +133,16 @@ def plot(arms: Sequence[Arm]) -> bytes:
 
 
 def _draw(axis: Axes, arm: Arm, signal: str) -> None:
-    courses = {"healthy": arm.healthy} | {level: course for level, (_, course) in reversed(list(arm.levels.items()))}
-    for name, course in courses.items():
-        steps = np.array([row.id.paid_step for row in course.rows])
-        values = course.signal(signal)
+    histories = {"healthy": arm.healthy} | {
+        level: history for level, (_, history) in reversed(list(arm.levels.items()))
+    }
+    for name, history in histories.items():
+        steps = np.array([row.id.paid_step for row in history.rows])
+        values = history.signal(signal)
         there = ~np.isnan(values)
         axis.plot(steps[there], values[there], color=COLOURS[name], label=name, linewidth=1.1)
     axis.set_xlim(0, arm.healthy.rows[-1].id.paid_step + 1)
     axis.axvline(arm.onset, color="#999999", linewidth=0.7, linestyle=":")
-    # A course gives such a signal as its logarithm.
+    # A run history gives such a signal as its logarithm.
     axis.set_title(f"log {signal}" if signal in LOGARITHMIC else signal, fontsize=8)
     axis.tick_params(labelsize=7)

@@ -13,7 +13,7 @@ from rftfm_ray.signals.dictionary import DICTIONARY
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run with a fault has ended, beside the healthy run of the same seed: held-out accuracy of both."""
+    """Final held-out accuracy of a run with a fault and of the healthy run of the same seed."""
 
     code: str
     mechanism: str
@@ -26,7 +26,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a mechanism acts: the module that holds it, and what it takes the place of."""
+    """Where a mechanism acts: its module, and the component that it replaces."""
 
     code: str
     mechanism: str
@@ -36,7 +36,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Where a check runs, and what it looks at."""
+    """Where a check runs, and what it checks."""
 
     name: str
     module: str
@@ -130,7 +130,7 @@ be. `rftfm faults list` prints what can be injected. A fault is asked for as
 
 
 def page(codes: Sequence[str], endings: Sequence[Ending], plots: str, steps: int, seed: int, onset: int) -> str:
-    """The whole page; `plots` is the folder of the plots, seen from it."""
+    """Write the page; `plots` is the folder of the plots, relative to it."""
     command = "rftfm faults demo" + ("" if len(codes) == len(CATALOGUE) else "".join(f" --only {c}" for c in codes))
     parts = [HEAD.format(command=command, steps=steps, seed=seed, onset=onset), _overview(codes)]
     for code in codes:
@@ -211,8 +211,8 @@ def _places(codes: Sequence[str]) -> str:
 
 def _checks() -> str:
     rows = ([f"`{check.name}`", f"`{check.module}`", check.what] for check in CHECKS)
-    said = "No check runs code of a fault, or reads what only a fault can write: a test walks the imports.\n\n"
-    return "## Where checks run\n\n" + said + _table(["check", "where", "what it looks at"], rows)
+    intro = "No check runs code of a fault, or reads what only a fault can write: a test walks the imports.\n\n"
+    return "## Where checks run\n\n" + intro + _table(["check", "where", "what it looks at"], rows)
 
 
 def _controls() -> str:
@@ -226,9 +226,9 @@ def _controls() -> str:
         ]
         for control in CONTROLS.values()
     )
-    said = (
+    intro = (
         "What looks like a fault at first sight and is none: no identity fires on them (a test runs each). Those that "
         "are declared reach the guard as a `DeclaredChange`; the others can be told from faults by evidence alone.\n\n"
     )
     heads = ["control", "declared", "what it is", "strength", "default"]
-    return "## Benign controls\n\n" + said + _table(heads, rows)
+    return "## Benign controls\n\n" + intro + _table(heads, rows)

@@ -1,4 +1,4 @@
-"""How strong a fault must be to move its signal so far: the search for strengths that are called easy and hard.
+"""Searches the strengths of faults that are called easy and hard, by how far they shift a signal.
 
 `d` is the mean over seeds of (faulty - healthy run of the same seed) of the signal that was named in advance, over the
 five steps from the effect's onset on and in the direction in which it moves, over the standard deviation of that signal
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.faultbench.runs.runner import Course, Lab, quick
+from rftfm_ray.faultbench.runs.runner import ExperimentRunner, RunHistory, quick
 from rftfm_ray.faults.kinds import CATALOGUE, Mechanism, Strength
 from rftfm_ray.signals.dictionary import DICTIONARY, Scale
 
 WINDOW = 5
-# Where d is to be, and what a search aims at.
+# Accepted range of d, and the value that a search aims at.
 EASY_LEAST, EASY_AIM = 4.0, 5.5
 HARD_RANGE, HARD_AIM = (1.0, 2.0), 1.45
 LEAST_SPREAD = 1e-3
@@ -29,8 +29,8 @@ LEARNER_FAMILIES = ("OD", "CA")
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """What a strength is looked for: a mechanism of a fault, on a task, with an algorithm."""
+class CalibrationCase:
+    """A case that gets its own strength: a mechanism of a fault, on a task, with an algorithm."""
 
     task: str
     algorithm: str
@@ -43,11 +43,11 @@ class Cell:
         return CATALOGUE[self.code].mechanism(self.mechanism)
 
 
-def cells(tasks: Sequence[str], tools: Sequence[str], *, learned: bool = False) -> Iterator[Cell]:
-    """All cells whose mechanism works through learning, or all others; `tools` are tasks that have one.
+def list_cases(tasks: Sequence[str], tools: Sequence[str], *, learned: bool = False) -> Iterator[CalibrationCase]:
+    """List all cases whose mechanism works through learning, or all others; `tools` are the tasks with a tool.
 
-    What acts before the learner does so whatever the algorithm: it is measured with grpo. What acts in the learner is
-    measured with grpo and ppo.
+    A mechanism that acts before the learner does not depend on the algorithm and is measured with grpo. A mechanism
+    that acts in the learner is measured with grpo and ppo.
     """
     for algorithm in ("grpo", "ppo"):
         for task in tasks:
@@ -56,44 +56,44 @@ def cells(tasks: Sequence[str], tools: Sequence[str], *, learned: bool = False) 
                     here = algorithm in mechanism.algorithms and (task in tools or not mechanism.needs_tool)
                     twice = kind.family in LEARNER_FAMILIES and mechanism.name != "cold_sampler"
                     if here and (algorithm == "grpo" or twice) and bool(mechanism.learned) is learned:
-                        yield Cell(task, algorithm, kind.code, mechanism.name)
+                        yield CalibrationCase(task, algorithm, kind.code, mechanism.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Healthy:
-    """Healthy courses by seed, and how far the signals of different seeds are apart."""
+    """Histories of healthy runs by seed, and the spread of their signals."""
 
-    courses: dict[int, Course]
+    histories: dict[int, RunHistory]
 
     def spread(self, signal: str, batch: int, steps: NDArray[np.int64]) -> float:
         """Standard deviation of a signal between runs, over `steps` (from 0), root mean square; never below its
         floor."""
-        found = np.array([course.signal(signal)[steps] for course in self.courses.values()])
-        between = math.sqrt(float(np.nanmean(np.nanvar(found, axis=0, ddof=1))))
+        values = np.array([history.signal(signal)[steps] for history in self.histories.values()])
+        scale = math.sqrt(float(np.nanmean(np.nanvar(values, axis=0, ddof=1))))
         floor = 1 / batch if DICTIONARY[signal].scale is Scale.RATE else LEAST_SPREAD
-        return max(between, floor)
+        return max(scale, floor)
 
 
 class Bench:
-    """Measures cells by forks of healthy runs: `onset` is the first step after the fork.
+    """Measures cases on forks of healthy runs: `onset` is the first step after the fork.
 
     Args:
-        lab: where runs are made.
+        runner: makes the runs.
         configure: the configuration of a run, by task, algorithm and seed.
         onset: of the faults.
         seeds: of all runs.
-        horizon: last step of runs in which an effect is waited for.
+        horizon: last step of runs that wait for an effect.
     """
 
     def __init__(
         self,
-        lab: Lab,
+        runner: ExperimentRunner,
         configure: Callable[[str, str, int], RunConfig],
         onset: int,
         seeds: Sequence[int],
         horizon: int,
     ) -> None:
-        self._lab = lab
+        self._runner = runner
         self._configure = configure
         self._onset = onset
         self._seeds = seeds
@@ -101,58 +101,58 @@ class Bench:
         self._healthy: dict[tuple[str, str, bool], Healthy] = {}
         self._ends: dict[tuple[str, str, int], float] = {}
 
-    def _config(self, cell: Cell, seed: int) -> RunConfig:
-        last = self._horizon if cell.kind.learned else self._onset + WINDOW - 1
-        return quick(self._configure(cell.task, cell.algorithm, seed), max_paid_steps=last)
+    def _config(self, case: CalibrationCase, seed: int) -> RunConfig:
+        last = self._horizon if case.kind.learned else self._onset + WINDOW - 1
+        return quick(self._configure(case.task, case.algorithm, seed), max_paid_steps=last)
 
-    def _run(self, cell: Cell, seed: int, inject: Sequence[str] = ()) -> Course:
-        config = self._config(cell, seed)
-        # What comes after the window is not looked at.
-        follow = WINDOW if inject and cell.kind.learned else None
-        return self._lab.run(config, inject, self._lab.trunk(config, self._onset - 1), follow)
+    def _run(self, case: CalibrationCase, seed: int, inject: Sequence[str] = ()) -> RunHistory:
+        config = self._config(case, seed)
+        # Steps after the window are not used.
+        follow = WINDOW if inject and case.kind.learned else None
+        return self._runner.run(config, inject, self._runner.trunk(config, self._onset - 1), follow)
 
-    def healthy(self, cell: Cell) -> Healthy:
-        """Healthy runs of all seeds, from the fork on, as long as a cell takes."""
-        key = cell.task, cell.algorithm, bool(cell.kind.learned)
+    def healthy(self, case: CalibrationCase) -> Healthy:
+        """Healthy runs of all seeds from the fork on, as long as the runs of a case."""
+        key = case.task, case.algorithm, bool(case.kind.learned)
         if key not in self._healthy:
-            self._healthy = {key: Healthy({seed: self._run(cell, seed) for seed in self._seeds})}
+            self._healthy = {key: Healthy({seed: self._run(case, seed) for seed in self._seeds})}
         return self._healthy[key]
 
-    def shifts(self, cell: Cell, strength: float, seeds: Sequence[int]) -> list[float]:
+    def shifts(self, case: CalibrationCase, strength: float, seeds: Sequence[int]) -> list[float]:
         """By seed, how far the signal has moved, in standard deviations between healthy runs; NaN where the effect
         has not come in time."""
-        healthy, mechanism, found = self.healthy(cell), cell.kind, list[float]()
+        healthy, mechanism, shifts = self.healthy(case), case.kind, list[float]()
         for seed in seeds:
-            text = f"{cell.code}@{self._onset}:{strength!r},mechanism={cell.mechanism}"
-            course = self._run(cell, seed, (text,))
-            (effect,) = course.effects
-            window = np.arange(WINDOW) + (len(course.rows) if effect is None else effect - self._onset)
-            if window[-1] >= len(course.rows):
-                found.append(math.nan)
+            text = f"{case.code}@{self._onset}:{strength!r},mechanism={case.mechanism}"
+            history = self._run(case, seed, (text,))
+            (effect,) = history.effects
+            window = np.arange(WINDOW) + (len(history.rows) if effect is None else effect - self._onset)
+            if window[-1] >= len(history.rows):
+                shifts.append(math.nan)
                 continue
-            # A run that was waited for ends with its window.
-            usual = healthy.courses[seed].signal(mechanism.signal)[: len(course.rows)]
-            apart = course.signal(mechanism.signal) - usual
-            spread = healthy.spread(mechanism.signal, self._batch(cell, seed), window)
-            found.append(mechanism.direction * float(np.nanmean(apart[window])) / spread)
-        return found
+            # A run that waited for its effect ends with its window.
+            usual = healthy.histories[seed].signal(mechanism.signal)[: len(history.rows)]
+            apart = history.signal(mechanism.signal) - usual
+            spread = healthy.spread(mechanism.signal, self._batch(case, seed), window)
+            shifts.append(mechanism.direction * float(np.nanmean(apart[window])) / spread)
+        return shifts
 
-    def _batch(self, cell: Cell, seed: int) -> int:
-        algorithm = self._config(cell, seed).algorithm
+    def _batch(self, case: CalibrationCase, seed: int) -> int:
+        algorithm = self._config(case, seed).algorithm
         return algorithm.prompts_per_step * algorithm.samples_per_prompt
 
-    def loss(self, cell: Cell, strength: float, seeds: Sequence[int], steps: int) -> list[float]:
-        """By seed, held-out accuracy that a fault costs a run of `steps` that nobody guards, at its end."""
-        found = []
+    def loss(self, case: CalibrationCase, strength: float, seeds: Sequence[int], steps: int) -> list[float]:
+        """By seed, the loss of final held-out accuracy that a fault causes in a run of `steps` without a guard."""
+        losses = []
         for seed in seeds:
             tree = {"every": 0, "final_size": 1024, "sampled_share": 0.0}
-            config = quick(self._configure(cell.task, cell.algorithm, seed), max_paid_steps=steps, probe=tree)
-            fork, key = self._lab.trunk(config, self._onset - 1), (cell.task, cell.algorithm, seed)
+            config = quick(self._configure(case.task, case.algorithm, seed), max_paid_steps=steps, probe=tree)
+            fork, key = self._runner.trunk(config, self._onset - 1), (case.task, case.algorithm, seed)
             if key not in self._ends:
-                self._ends[key] = self._lab.run(config, (), fork).accuracy
-            text = f"{cell.code}@{self._onset}:{strength!r},mechanism={cell.mechanism}"
-            found.append(self._ends[key] - self._lab.run(config, (text,), fork).accuracy)
-        return found
+                self._ends[key] = self._runner.run(config, (), fork).accuracy
+            text = f"{case.code}@{self._onset}:{strength!r},mechanism={case.mechanism}"
+            losses.append(self._ends[key] - self._runner.run(config, (text,), fork).accuracy)
+        return losses
 
 
 def search(
@@ -168,28 +168,28 @@ def search(
         return min(max(strength, bounds.low, bounds.neutral * 1.01), bounds.high)
 
     low = max(bounds.low - bounds.neutral, 0.001)
-    high, place = bounds.high - bounds.neutral, bounds.default - bounds.neutral
+    high, distance = bounds.high - bounds.neutral, bounds.default - bounds.neutral
     tried: list[tuple[float, float]] = []
     for _ in range(tries):
-        strength = rounded(place)
+        strength = rounded(distance)
         if any(strength == old for old, _ in tried):
             break
-        found = measure(strength)
-        tried.append((strength, found))
-        if accept[0] <= found <= accept[1]:
+        shift = measure(strength)
+        tried.append((strength, shift))
+        if accept[0] <= shift <= accept[1]:
             break
-        place = min(max(_next(tried, bounds.neutral, aim), low), high)
-    # The nearest in the ratio: half of the aim is as far off as twice.
+        distance = min(max(_next(tried, bounds.neutral, aim), low), high)
+    # Nearest by ratio: half of the aim is as far away as twice the aim.
     return min(tried, key=lambda pair: abs(math.log(max(pair[1], 1e-3) / aim)))[0]
 
 
 def _next(tried: Sequence[tuple[float, float]], neutral: float, aim: float) -> float:
-    """How far from neutral to go next: between the two that embrace the aim, or beyond the nearest."""
+    """Next distance from neutral: between the two points around the aim, or beyond the nearest point."""
     below = max((p for p in tried if p[1] < aim), default=None, key=lambda p: p[1])
     above = min((p for p in tried if p[1] >= aim), default=None, key=lambda p: p[1])
     if below is None or above is None:
-        strength, found = below or above or tried[-1]
-        step = math.log(aim / max(found, 0.05))
+        strength, shift = below or above or tried[-1]
+        step = math.log(aim / max(shift, 0.05))
         return (strength - neutral) * math.exp(max(-2.5, min(2.5, step)))
     x = [math.log(max(s - neutral, 1e-6)) for s, _ in (below, above)]
     y = [math.log(max(d, 0.05)) for _, d in (below, above)]

@@ -1,7 +1,7 @@
-"""The recorded runs of a FaultBench: step rows in Parquet shards, what each run came to beside them, and a manifest.
+"""Recorded runs of a FaultBench: step rows in Parquet shards, the outcome of each run in JSON, and a manifest.
 
-A shard is there when its list of runs is: that is written last. A fork's rows begin after the step at which it left the
-healthy run of its group; a reader puts that run's rows before them.
+A shard is complete when its list of runs exists, because the list is written last. The rows of a fork begin after the
+step at which it left the healthy run of its group; a reader puts that run's rows before them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 AGAIN = "make it again with `rftfm faultbench generate`"
 NAMES = tuple(signal.name for signal in SIGNALS)
-# Depends on the machine, and is no part of a run.
+# Times depend on the machine and are not part of a run.
 TIMES = tuple(signal.name for signal in SIGNALS if signal.unit == "s")
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -38,8 +38,8 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to: for each fault the step at which it was switched on and that of its effect, None where there
-    was none; whether it was ended early by an error, and which."""
+    """Outcome of a run: for each fault the step that switched it on and the step of its effect, None without an effect;
+    and the error that ended the run early, if any."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -50,7 +50,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A run as it is kept: `rows` (N, signals) from step `entry.fork + 1` on."""
+    """A run as it is stored: `rows` (N, signals) from step `entry.fork + 1` on."""
 
     entry: Entry
     outcome: Outcome
@@ -59,7 +59,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
-    """A whole run: `values` (N, signals) of the steps from 1 to N. Equal to itself alone."""
+    """A complete run: `values` (N, signals) of the steps from 1 to N. Compares by identity."""
 
     entry: Entry
     outcome: Outcome
@@ -74,12 +74,12 @@ class Recorded:
 
     def reports(self) -> Iterator[StepReport]:
         """Its steps as the guard would have seen them."""
-        for place, row in enumerate(self.values.tolist(), start=1):
-            yield StepReport(StepId(0, place, place), place, tuple(row))
+        for step, row in enumerate(self.values.tolist(), start=1):
+            yield StepReport(StepId(0, step, step), step, tuple(row))
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _ListedRun:
     """A run in the list of a shard."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -88,7 +88,7 @@ class _Kept:
     outcome: Outcome
 
 
-_LIST = TypeAdapter(tuple[_Kept, ...])
+_LIST = TypeAdapter(tuple[_ListedRun, ...])
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
@@ -99,43 +99,43 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
         "step": pa.array(np.concatenate([np.arange(len(r.rows)) + r.entry.fork + 1 for r in records]).astype(np.int32)),
     }
     table = np.concatenate([record.rows for record in records])
-    columns |= {name: pa.array(table[:, place]) for place, name in enumerate(NAMES) if name not in TIMES}
+    columns |= {name: pa.array(table[:, index]) for index, name in enumerate(NAMES) if name not in TIMES}
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink, compression="zstd", compression_level=19)
     write_atomic(path.with_suffix(".parquet"), sink.getvalue().to_pybytes())
-    kept = _LIST.dump_json(tuple(_Kept(record.entry, record.outcome) for record in records), indent=1)
-    write_atomic(path.with_suffix(".json"), kept + b"\n")
+    listed = _LIST.dump_json(tuple(_ListedRun(record.entry, record.outcome) for record in records), indent=1)
+    write_atomic(path.with_suffix(".json"), listed + b"\n")
 
 
 def read_records(path: Path) -> list[Record]:
-    """Records as `write_records` has written them, times as NaN.
+    """Read records that `write_records` has written; times are NaN.
 
     Raises:
         BenchError: when they cannot be read or are damaged; names the file and the fix.
     """
     try:
-        kept = _LIST.validate_json(path.with_suffix(".json").read_bytes())
+        listed = _LIST.validate_json(path.with_suffix(".json").read_bytes())
         table = pq.read_table(path.with_suffix(".parquet"))
         values = np.full((len(table), len(NAMES)), np.nan, np.float32)
-        for place, name in enumerate(NAMES):
+        for index, name in enumerate(NAMES):
             if name not in TIMES:
-                values[:, place] = table[name].to_numpy()
+                values[:, index] = table[name].to_numpy()
         runs, steps = np.array(table["run"].to_pylist()), table["step"].to_numpy()
     except OSError as error:
         raise BenchError(f"{path} cannot be read ({error.strerror or error}); {AGAIN}.") from None
     except (ValidationError, pa.ArrowException, KeyError, ValueError) as error:
         raise BenchError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); {AGAIN}.") from None
     records = []
-    for one in kept:
-        here = runs == one.entry.name
-        if steps[here].tolist() != list(range(one.entry.fork + 1, one.entry.fork + 1 + int(here.sum()))):
-            raise BenchError(f"{path} is damaged (steps of {one.entry.name} are not in a row); {AGAIN}.")
-        records.append(Record(one.entry, one.outcome, values[here]))
+    for item in listed:
+        of_run = runs == item.entry.name
+        if steps[of_run].tolist() != list(range(item.entry.fork + 1, item.entry.fork + 1 + int(of_run.sum()))):
+            raise BenchError(f"{path} is damaged (steps of {item.entry.name} are not in a row); {AGAIN}.")
+        records.append(Record(item.entry, item.outcome, values[of_run]))
     return records
 
 
-def whole(records: Sequence[Record]) -> Iterator[Recorded]:
-    """Records with the rows that forks share with the healthy run of their seed.
+def expand_forks(records: Sequence[Record]) -> Iterator[Recorded]:
+    """Expand forks: put the rows that they share with the healthy run of their seed before their own.
 
     Raises:
         BenchError: when that run is missing.
@@ -157,13 +157,13 @@ def shard_path(folder: Path, index: int) -> Path:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether records have been written there whole."""
+    """Whether all records of a shard have been written."""
     return path.with_suffix(".json").exists()
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a benchmark was made of and with."""
+    """Size, seed, versions, machine and file hashes of a benchmark."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -218,7 +218,7 @@ def read_bench(folder: Path) -> list[Recorded]:
     Raises:
         BenchError: names the file that is missing or has been altered, and the fix.
     """
-    manifest, found = read_manifest(folder), list[Recorded]()
+    manifest, runs = read_manifest(folder), list[Recorded]()
     for name, expected in sorted(manifest.sha256.items()):
         file = folder / name
         if Path(name).name != name or not file.is_file():
@@ -226,5 +226,5 @@ def read_bench(folder: Path) -> list[Recorded]:
         if digest(file) != expected:
             raise BenchError(f"{file} is not as its manifest says; {AGAIN}.")
         if file.suffix == ".parquet":
-            found += whole(read_records(file.with_suffix("")))
-    return found
+            runs += expand_forks(read_records(file.with_suffix("")))
+    return runs

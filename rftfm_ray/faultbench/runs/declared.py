@@ -1,4 +1,4 @@
-"""What was declared in a recorded run: changes on purpose, of which every trainer can tell its detector. Pure."""
+"""Declared changes of a recorded run: intended changes, which every trainer can report to its detector. Pure."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rftfm_ray.signals.effects import declared_change
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import Declaration, DeclaredChange
 
-# As a run that acts keeps them.
+# As in a run with `guard.mode=act`.
 SNAPSHOT_EVERY = 5
 
 
 def watched(entry: Entry) -> RunConfig:
-    """The configuration of an entry as a run with a guard that may do everything has it."""
+    """Configuration of an entry for a run whose guard may act on every fault family."""
     guard = {"mode": "act", "act_on": ["RF", "PG", "OD", "CA", "TE", "NUMERICAL", "SYNC"]}
     config = config_of(entry, guard=guard, snapshots={"every": SNAPSHOT_EVERY})
     return expand(config, [parse_control(text) for text in entry.inject if is_control(text)])
 
 
 def declarations(entry: Entry, config: RunConfig) -> Iterator[Declaration]:
-    """What the guard was told of in a run, in order."""
+    """Declarations to the guard in a run, in order."""
     for step in range(1, config.steps + 1):
         made = made_changes(config.at(step - 1), config.at(step))
         if made:

@@ -1,7 +1,7 @@
-"""The runs of a benchmark: made seed by seed, kept at once, gathered in shards; and made once more to compare.
+"""Makes the runs of a benchmark seed by seed, stores them at once, and gathers them in shards.
 
-A seed that has been made is a file below `.parts`; a shard is written as soon as all of its seeds are there. So
-generation can be stopped at any moment and goes on where it stood.
+A finished seed is a file below `.parts`; a shard is written as soon as all of its seeds exist. Generation can therefore
+be stopped at any moment and continues from there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from rftfm_ray.faultbench.runs.dataset import (
     write_records,
 )
 from rftfm_ray.faultbench.runs.plan import CHECKPOINT_EVERY, SIZES, Entry, entries_of
-from rftfm_ray.faultbench.runs.runner import Course, Lab, example, quick
+from rftfm_ray.faultbench.runs.runner import ExperimentRunner, RunHistory, example, quick
 from rftfm_ray.faults.calibration import TABLE
 from rftfm_ray.faults.catalogue import check_faults
 from rftfm_ray.faults.controls import is_control
@@ -102,7 +102,7 @@ class Job:
         return shards
 
     def missing(self) -> list[int]:
-        """Seeds that are in no complete shard and not among the parts."""
+        """Seeds that are neither in a complete shard nor finished below `.parts`."""
         open_shards = [seeds for index, seeds in enumerate(self.shards()) if not is_complete(self._shard(index))]
         return [seed for seeds in open_shards for seed in seeds if not is_complete(self.parts / str(seed))]
 
@@ -110,7 +110,7 @@ class Job:
         return shard_path(self.folder, index)
 
     def gather(self) -> Iterator[Path]:
-        """Write the shards whose seeds are all there; those that have been written."""
+        """Write the shards whose seeds are all finished; yields the paths written."""
         for index, seeds in enumerate(self.shards()):
             parts, path = [self.parts / str(seed) for seed in seeds], self._shard(index)
             if is_complete(path) or not all(map(is_complete, parts)):
@@ -122,12 +122,12 @@ class Job:
             yield path
 
     def spent_s(self) -> float:
-        """Seconds that earlier sessions have worked on it."""
+        """Seconds that earlier sessions have spent on it."""
         file = self.parts / SPENT
         return float(json.loads(file.read_text())) if file.exists() else 0.0
 
     def spend(self, seconds: float) -> None:
-        """Note how long all sessions have worked on it."""
+        """Store the seconds that all sessions have spent on it."""
         write_atomic(self.parts / SPENT, json.dumps(round(seconds, 1)).encode())
 
     def finish(self) -> None:
@@ -162,16 +162,16 @@ class Job:
 
 
 def config_of(entry: Entry, **sections: object) -> RunConfig:
-    """The configuration of an entry's run, without its faults and controls: as shipped, with everything measured, but
-    for the gate. It would refuse every update on advantages that are not their recompute, and a policy that stands
-    still is too easy to see for a comparison with detectors that have no gate; the difference is still measured."""
+    """The configuration of an entry's run, without its faults and controls: as shipped, with everything measured,
+    except for the gate. The gate would refuse every update whose advantages differ from their recompute. A policy that
+    stands still is too easy to see for a fair comparison with detectors without a gate; the difference is measured."""
     probed = {"every": CHECKPOINT_EVERY, "size": 256, "final_size": 16, "sampled_share": 0.25}
     run = example(entry.task, entry.algorithm, entry.seed, entry.steps, f"builtin:{entry.size}")
     return quick(run, probe=probed, gate={"advantage_tolerance": ANY_ADVANTAGE}, **sections)
 
 
-def make_group(lab: Lab, entries: Sequence[Entry], folder: Path) -> list[Record]:
-    """The runs of a seed, the healthy one first and then its forks; `folder` is for checkpoints, and is gone after."""
+def make_group(runner: ExperimentRunner, entries: Sequence[Entry], folder: Path) -> list[Record]:
+    """Make the runs of a seed, the healthy one first and then its forks; `folder` holds checkpoints and is removed."""
     saving = any(entry.fork for entry in entries)
     records = []
     try:
@@ -179,20 +179,20 @@ def make_group(lab: Lab, entries: Sequence[Entry], folder: Path) -> list[Record]
             fork = folder / f"step-{entry.fork:06d}" if entry.fork else None
             config, keep = config_of(entry), None
             if saving and not entry.inject:
-                kept = {"every": CHECKPOINT_EVERY, "keep": 1 + entry.steps // CHECKPOINT_EVERY, "at_end": False}
-                config, keep = config_of(entry, checkpoints=kept), folder
-            course = lab.run(config, entry.inject, fork, keep=keep, may_fail=True)
-            records.append(Record(entry, outcome_of(course), rows_of(course)))
+                checkpoints = {"every": CHECKPOINT_EVERY, "keep": 1 + entry.steps // CHECKPOINT_EVERY, "at_end": False}
+                config, keep = config_of(entry, checkpoints=checkpoints), folder
+            history = runner.run(config, entry.inject, fork, keep=keep, may_fail=True)
+            records.append(Record(entry, outcome_of(history), rows_of(history)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return records
 
 
-def outcome_of(course: Course) -> Outcome:
-    """What a course has come to."""
-    return Outcome(course.switched, course.effects, course.error)
+def outcome_of(history: RunHistory) -> Outcome:
+    """Outcome of a run."""
+    return Outcome(history.switched, history.effects, history.error)
 
 
-def rows_of(course: Course) -> Rows:
-    """The signals of a course (steps, signals) in single precision."""
-    return np.array([report_of(row).values for row in course.rows], np.float32).reshape(-1, len(NAMES))
+def rows_of(history: RunHistory) -> Rows:
+    """Signals of a run (steps, signals) in single precision."""
+    return np.array([report_of(row).values for row in history.rows], np.float32).reshape(-1, len(NAMES))

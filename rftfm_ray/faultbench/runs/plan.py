@@ -1,6 +1,6 @@
-"""What FaultBench is made of: every run of it, drawn from one seed. Pure.
+"""Plans the runs of FaultBench, all drawn from one seed. Pure.
 
-Runs of one seed stand in a group: a healthy run and forks of it. A group belongs to one split, with all its runs.
+Runs of one seed form a group: a healthy run and its forks. All runs of a group belong to one split.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from rftfm_ray.faults.controls import CONTROLS
 from rftfm_ray.faults.kinds import CATALOGUE, FaultKind, Mechanism
 
 FIRST_SEED = 10_000
-Cell = tuple[str, str]
-CELLS: tuple[Cell, ...] = tuple(itertools.product(("addition", "calculator"), ("grpo", "ppo")))
+Combination = tuple[str, str]
+COMBINATIONS: tuple[Combination, ...] = tuple(itertools.product(("addition", "calculator"), ("grpo", "ppo")))
 CALLING = ("calculator",)
 STEPS = (30, 60)
 # Forks leave the healthy run at its checkpoints, which fall on the steps of held-out probes.
 CHECKPOINT_EVERY = 5
-# Where what a policy is paid for is counted, so many steps before the onset say what it did before.
+# Steps before the onset that give the baseline for what a policy learns to do.
 COUNTED_BEFORE = 5
 LEARNING_STEPS = 45
 APART = 10
-# Share of runs in which what has to be learnt must have its effect in time.
+# Least share of runs in which a learnt fault must have its effect in time.
 LEAST_REACHED = 0.25
-# Half of the faults that can sit in every replica do.
+# Faults that can be in every replica; half of their runs have them there.
 REPLICATED = ("TE-1",)
 Item = TypeVar("Item")
 
@@ -96,10 +96,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many runs of what.
+    """Number of runs of each kind.
 
     Attributes:
-        groups: healthy runs by size of the model, for every cell.
+        groups: healthy runs by size of the model, for every combination.
         long: healthy runs of `long_steps`.
         easy: runs of each fault.
         hard: runs of each fault.
@@ -108,7 +108,7 @@ class Size:
         pairs: runs with two faults, half at once and half `APART` steps apart.
         steps: fewest and most steps of a run.
         long_steps: steps of the long ones.
-        cells: tasks and algorithms.
+        combinations: tasks and algorithms.
         codes: the faults.
     """
 
@@ -121,7 +121,7 @@ class Size:
     pairs: int
     steps: tuple[int, int] = (30, 60)
     long_steps: int = 500
-    cells: tuple[Cell, ...] = CELLS
+    combinations: tuple[Combination, ...] = COMBINATIONS
     codes: tuple[str, ...] = tuple(CATALOGUE)
 
 
@@ -129,7 +129,7 @@ SIZES = {
     "full": Size({"tiny": 48, "small": 12}, long=16, easy=20, hard=28, controls=152, declared=32, pairs=60),
     "smoke": Size(
         {"tiny": 12}, long=0, easy=4, hard=0, controls=4, declared=0, pairs=0, steps=(12, 16),
-        cells=(("calculator", "grpo"),), codes=("RF-1", "PG-1", "OD-2", "CA-2", "TE-1"),
+        combinations=(("calculator", "grpo"),), codes=("RF-1", "PG-1", "OD-2", "CA-2", "TE-1"),
     ),
 }  # fmt: skip
 """The benchmark, and one that takes minutes."""
@@ -149,24 +149,24 @@ def entries_of(size: Size, seed: int = 1) -> tuple[Entry, ...]:
 
 
 def _groups(size: Size, seed: int) -> list[Entry]:
-    """Healthy runs; every fourth of a cell calibrates, every fourth tunes, the others are reported."""
-    rng, found, number = random.Random(f"groups-{seed}"), list[Entry](), FIRST_SEED
+    """Healthy runs; every fourth of a combination calibrates, every fourth tunes, the others are reported."""
+    rng, entries, number = random.Random(f"groups-{seed}"), list[Entry](), FIRST_SEED
     low, high = size.steps
-    for model, (task, algorithm) in itertools.product(size.groups, size.cells):
+    for model, (task, algorithm) in itertools.product(size.groups, size.combinations):
         count = size.groups[model]
-        lengths = [low + round((high - low) * place / max(1, count - 1)) for place in range(count)]
+        lengths = [low + round((high - low) * index / max(1, count - 1)) for index in range(count)]
         rng.shuffle(lengths)
-        for place, steps in enumerate(lengths):
-            split = _DEALT[place % len(_DEALT)]
-            found.append(Entry(f"healthy-{number}", Kind.HEALTHY, split, number, task, algorithm, model, steps))
+        for index, steps in enumerate(lengths):
+            split = _DEALT[index % len(_DEALT)]
+            entries.append(Entry(f"healthy-{number}", Kind.HEALTHY, split, number, task, algorithm, model, steps))
             number += 1
-    return found
+    return entries
 
 
 def _long(size: Size, first: int) -> Iterator[Entry]:
-    for place in range(size.long):
-        task, algorithm = size.cells[place % len(size.cells)]
-        split, number = _DEALT[place // len(size.cells) % len(_DEALT)], FIRST_SEED + first + place
+    for index in range(size.long):
+        task, algorithm = size.combinations[index % len(size.combinations)]
+        split, number = _DEALT[index // len(size.combinations) % len(_DEALT)], FIRST_SEED + first + index
         yield Entry(f"long-{number}", Kind.LONG, split, number, task, algorithm, "tiny", size.long_steps)
 
 
@@ -178,13 +178,13 @@ class _Dealer:
         self._rng = rng
         self._load = {group.seed: 0 for group in groups}
 
-    def group(self, split: Split, wanted: Sequence[Cell], least_steps: int = 0) -> Entry:
-        """The group with the fewest runs in one of the wanted cells, each of which is as likely; one of at least so
-        many steps where there is one."""
-        there = [g for g in self._groups if g.split is split and (g.task, g.algorithm) in wanted]
-        there = [g for g in there if g.steps >= least_steps] or there
-        cell = self._rng.choice(sorted({(g.task, g.algorithm) for g in there}))
-        fitting = [g for g in there if (g.task, g.algorithm) == cell]
+    def group(self, split: Split, wanted: Sequence[Combination], least_steps: int = 0) -> Entry:
+        """Take the group with the fewest runs in a wanted combination, drawn uniformly; one with at least `least_steps`
+        where there is one."""
+        candidates = [g for g in self._groups if g.split is split and (g.task, g.algorithm) in wanted]
+        candidates = [g for g in candidates if g.steps >= least_steps] or candidates
+        combination = self._rng.choice(sorted({(g.task, g.algorithm) for g in candidates}))
+        fitting = [g for g in candidates if (g.task, g.algorithm) == combination]
         least = min(self._load[g.seed] for g in fitting)
         chosen = self._rng.choice([g for g in fitting if self._load[g.seed] == least])
         self._load[chosen.seed] += 1
@@ -197,25 +197,35 @@ class _Dealer:
 
 
 def _shares(count: int) -> list[Split]:
-    return [_DEALT[place % len(_DEALT)] for place in range(count)]
+    return [_DEALT[index % len(_DEALT)] for index in range(count)]
 
 
-def _cells(size: Size, level: str, *faults: tuple[str, Mechanism]) -> list[Cell]:
-    """Where all of the faults can be: at strengths that are known to be of the level, where there is such a place; else
-    where they are seen at all, where there is one."""
+def _combinations_for(size: Size, level: str, *faults: tuple[str, Mechanism]) -> list[Combination]:
+    """Combinations that all of the faults can run in: those with confirmed strengths of the level, else those in which
+    the faults are visible, else all."""
     possible = [
         (task, algorithm)
-        for task, algorithm in size.cells
+        for task, algorithm in size.combinations
         if all(algorithm in m.algorithms and (task in CALLING or not m.needs_tool) for _, m in faults)
     ]
-    known = [cell for cell in possible if all(_is_like(_is_confirmed, cell, code, m, level) for code, m in faults)]
-    seen = [cell for cell in possible if all(_is_like(_is_seen, cell, code, m, level) for code, m in faults)]
+    known = [
+        combination
+        for combination in possible
+        if all(_is_like(_is_confirmed, combination, code, m, level) for code, m in faults)
+    ]
+    seen = [
+        combination
+        for combination in possible
+        if all(_is_like(_is_seen, combination, code, m, level) for code, m in faults)
+    ]
     return known or seen or possible
 
 
-def _is_like(wanted: Callable[[Calibration], bool], cell: Cell, code: str, mechanism: Mechanism, level: str) -> bool:
-    """Whether a level is as wanted where it is to be used, by the row that `calibrated` takes."""
-    task, algorithm = cell
+def _is_like(
+    wanted: Callable[[Calibration], bool], combination: Combination, code: str, mechanism: Mechanism, level: str
+) -> bool:
+    """Whether the row that `calibrated` takes for a level in a combination is as wanted."""
+    task, algorithm = combination
     rows = [r for r in table() if (r.task, r.code, r.mechanism, r.level) == (task, code, mechanism.name, level)]
     own = [row for row in rows if row.algorithm == algorithm] or [row for row in rows if row.algorithm == "grpo"]
     return any(map(wanted, own or rows))
@@ -226,34 +236,36 @@ def _is_confirmed(row: Calibration) -> bool:
 
 
 def _is_seen(row: Calibration) -> bool:
-    """Whether an effect comes often enough, and shows when it does. An entropy that falls by itself, as on calculator,
-    has what counts as the effect of a fault that does nothing."""
+    """Whether an effect comes often enough and is visible. Where entropy falls by itself, as on calculator, a
+    fault that does nothing would also count as having an effect."""
     return row.d_fresh >= HARD_RANGE[0] and row.reached >= LEAST_REACHED
 
 
 def _faults(size: Size, dealer: _Dealer, code: str, level: str, count: int) -> Iterator[Entry]:
-    """Runs with one fault: a quarter from step 1, the others in the middle half of the run; three in five stay, one in
-    five grows, one in five goes."""
+    """Runs with one fault: a quarter from step 1, the others in the middle half of the run; three in five are
+    persistent, one in five is a ramp, one in five is transient."""
     kind = CATALOGUE[code]
     rng = random.Random(f"{code}-{level}")
-    possible = [m for m in kind.mechanisms if _cells(size, level, (code, m))]
+    possible = [m for m in kind.mechanisms if _combinations_for(size, level, (code, m))]
     first = _shuffled(rng, count, [True, False, False, False])
-    courses = _shuffled(rng, count, ["", "", "", ",duration=ramp", ",duration=transient"])
-    for place, split in enumerate(_shares(count)):
+    durations = _shuffled(rng, count, ["", "", "", ",duration=ramp", ",duration=transient"])
+    for index, split in enumerate(_shares(count)):
         # Mechanisms take turns within each split: every fourth entry is of another one.
-        mechanism = possible[(place // len(_DEALT) + place) % len(possible)]
-        course = courses[place]
-        if mechanism.learned and course == ",duration=transient":
-            # What has been learnt is not forgotten in ten steps: it would be a fault that never was.
-            course = ""
-        group = dealer.group(split, _cells(size, level, (code, mechanism)), LEARNING_STEPS if mechanism.learned else 0)
-        # What has to be learnt first needs the rest of the run for it.
+        mechanism = possible[(index // len(_DEALT) + index) % len(possible)]
+        duration = durations[index]
+        if mechanism.learned and duration == ",duration=transient":
+            # A learnt behaviour is not forgotten in ten steps, so a transient fault would never have its effect.
+            duration = ""
+        group = dealer.group(
+            split, _combinations_for(size, level, (code, mechanism)), LEARNING_STEPS if mechanism.learned else 0
+        )
+        # A learnt fault needs the rest of the run to take effect.
         low, high = (0.12, 0.3) if mechanism.learned else (0.25, 0.75)
-        # What grows is at its full strength for at least as long as the window that it was calibrated by.
-        latest = group.steps - RAMP_STEPS - WINDOW if "ramp" in course else group.steps
-        onset = 1 if first[place] else dealer.between(low * group.steps, min(high * group.steps, latest))
-        text = _text(kind, mechanism, onset, level, rng) + course
-        yield _fork(group, f"{code}-{level}-{place}", Kind.FAULT, (text,), level, onset, mechanism)
+        # A ramp is at full strength for at least the window that it was calibrated with.
+        latest = group.steps - RAMP_STEPS - WINDOW if "ramp" in duration else group.steps
+        onset = 1 if first[index] else dealer.between(low * group.steps, min(high * group.steps, latest))
+        text = _text(kind, mechanism, onset, level, rng) + duration
+        yield _fork(group, f"{code}-{level}-{index}", Kind.FAULT, (text,), level, onset, mechanism)
 
 
 def _text(kind: FaultKind, mechanism: Mechanism, onset: int, level: str, rng: random.Random) -> str:
@@ -262,9 +274,9 @@ def _text(kind: FaultKind, mechanism: Mechanism, onset: int, level: str, rng: ra
 
 
 def _shuffled(rng: random.Random, count: int, pattern: Sequence[Item]) -> list[Item]:
-    found = [pattern[place % len(pattern)] for place in range(count)]
-    rng.shuffle(found)
-    return found
+    items = [pattern[index % len(pattern)] for index in range(count)]
+    rng.shuffle(items)
+    return items
 
 
 def _fork(
@@ -276,14 +288,14 @@ def _fork(
 
 
 def _controls(size: Size, dealer: _Dealer) -> Iterator[Entry]:
-    calling = any(task in CALLING for task, _ in size.cells)
+    calling = any(task in CALLING for task, _ in size.combinations)
     names = [name for name, control in CONTROLS.items() if calling or not control.needs_tool]
-    for place in range(size.controls):
-        control = CONTROLS[names[place % len(names)]]
-        split = _DEALT[(place // len(names) + place) % len(_DEALT)]
-        group = dealer.group(split, [c for c in size.cells if c[0] in CALLING or not control.needs_tool])
+    for index in range(size.controls):
+        control = CONTROLS[names[index % len(names)]]
+        split = _DEALT[(index // len(names) + index) % len(_DEALT)]
+        group = dealer.group(split, [c for c in size.combinations if c[0] in CALLING or not control.needs_tool])
         onset = dealer.between(0.25 * group.steps, 0.75 * group.steps)
-        yield _fork(group, f"{control.name}-{place}", Kind.CONTROL, (f"{control.name}@{onset}",), "", onset, None)
+        yield _fork(group, f"{control.name}-{index}", Kind.CONTROL, (f"{control.name}@{onset}",), "", onset, None)
 
 
 def _at_once(code: str) -> list[Mechanism]:
@@ -295,13 +307,13 @@ def _declared(size: Size, dealer: _Dealer) -> Iterator[Entry]:
     """Easy faults on top of a declared change."""
     changes = [name for name, control in CONTROLS.items() if control.declared]
     codes = [code for code in size.codes if _at_once(code)]
-    for place, split in enumerate(_shares(size.declared)):
-        kind = CATALOGUE[codes[place % len(codes)]]
-        mechanism = _at_once(kind.code)[place // len(codes) % len(_at_once(kind.code))]
-        group = dealer.group(split, _cells(size, "easy", (kind.code, mechanism)))
+    for index, split in enumerate(_shares(size.declared)):
+        kind = CATALOGUE[codes[index % len(codes)]]
+        mechanism = _at_once(kind.code)[index // len(codes) % len(_at_once(kind.code))]
+        group = dealer.group(split, _combinations_for(size, "easy", (kind.code, mechanism)))
         change, onset = group.steps // 4, dealer.between(0.4 * group.steps, 0.75 * group.steps)
-        inject = f"{changes[place % len(changes)]}@{change}", f"{kind.code}@{onset}:easy,mechanism={mechanism.name}"
-        entry = _fork(group, f"declared-{place}", Kind.DECLARED_FAULT, inject, "easy", change, mechanism)
+        inject = f"{changes[index % len(changes)]}@{change}", f"{kind.code}@{onset}:easy,mechanism={mechanism.name}"
+        entry = _fork(group, f"declared-{index}", Kind.DECLARED_FAULT, inject, "easy", change, mechanism)
         yield replace(entry, onset=onset)
 
 
@@ -309,22 +321,22 @@ def _pairs(size: Size, dealer: _Dealer) -> Iterator[Entry]:
     """Two easy faults of different families in one run."""
     rng = random.Random("pairs")
     codes = [code for code in size.codes if _at_once(code)]
-    for place, split in enumerate(_shares(size.pairs)):
+    for index, split in enumerate(_shares(size.pairs)):
         while True:
             one, other = rng.sample(codes, 2)
             first, second = rng.choice(_at_once(one)), rng.choice(_at_once(other))
-            cells = _cells(size, "easy", (one, first), (other, second))
-            if CATALOGUE[one].family != CATALOGUE[other].family and cells:
+            combinations = _combinations_for(size, "easy", (one, first), (other, second))
+            if CATALOGUE[one].family != CATALOGUE[other].family and combinations:
                 break
-        group = dealer.group(split, cells)
+        group = dealer.group(split, combinations)
         onset = dealer.between(0.25 * group.steps, 0.6 * group.steps)
-        later = onset + APART * ((place // len(_DEALT) + place) % 2)
+        later = onset + APART * ((index // len(_DEALT) + index) % 2)
         inject = f"{one}@{onset}:easy,mechanism={first.name}", f"{other}@{later}:easy,mechanism={second.name}"
-        yield _fork(group, f"pair-{place}", Kind.TWO_FAULTS, inject, "easy", onset, None)
+        yield _fork(group, f"pair-{index}", Kind.TWO_FAULTS, inject, "easy", onset, None)
 
 
 def duration_of(entry: Entry) -> str:
-    """How a fault goes on: persistent, ramp or transient."""
+    """Duration of a fault: persistent, ramp or transient."""
     return next((name for name in ("ramp", "transient") if f"duration={name}" in entry.inject[-1]), "persistent")
 
 
@@ -334,5 +346,5 @@ def mechanism_of(entry: Entry) -> str:
 
 
 def is_without_fault(entry: Entry) -> bool:
-    """Whether nothing is wrong in a run: a healthy one, or one with a benign control."""
+    """Whether a run has no fault: a healthy one, or one with a benign control."""
     return entry.kind in (Kind.HEALTHY, Kind.LONG, Kind.CONTROL)

@@ -1,4 +1,4 @@
-"""Experiments: many short runs on warm actors, measured and, where asked, judged; forks of a healthy run."""
+"""Runs experiments: many short runs on warm actors, measured and optionally judged, and forks of healthy runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rftfm_ray.planning import plan
 from rftfm_ray.signals.schema import report_of, value
 from rftfm_ray.telemetry.events import read_events
 
-# What no experiment wants to wait for, and what would end one: that weights have not arrived is a finding here.
+# Switches off what costs time, and the parity check, which would end a run: missing weights are a finding here.
 QUICK = {
     "checkpoints": {"every": 0, "at_end": False}, "report": {"at_end": False}, "records": {"trajectory_rate": 0.0},
     "probe": {"every": 0, "final_size": 16, "sampled_share": 0.0}, "snapshots": {"every": 0},
@@ -36,17 +36,17 @@ QUICK = {
 # Learning rates of the examples, by task; everything else is the default.
 RATES: Mapping[str, float] = {"addition": 2e-4, "calculator": 1e-4}
 
-# Compared by their ratio: a thousandth, below which no spread counts, is more than such a signal ever is.
+# Compared by ratio: these signals stay below a thousandth, the smallest spread that counts.
 LOGARITHMIC = ("update_ratio",)
-# Nothing at all has no logarithm: it counts as this.
+# Zero has no logarithm: it counts as this.
 LEAST = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """What a run has come to: its steps, its last held-out accuracy, when its faults were switched on and when their
-    effects began, None where one did not; the error that ended it, where that was allowed; and the journal of its
-    guard, where it had one."""
+class RunHistory:
+    """History of a run: its steps, last held-out accuracy, the steps that switched its faults on and the steps of their
+    effects, None without an effect; the error that ended it, where that was allowed; and the journal of its guard,
+    where it had one."""
 
     rows: tuple[StepRow, ...]
     switched: tuple[int, ...]
@@ -57,10 +57,10 @@ class Course:
 
     def signal(self, name: str) -> NDArray[np.float64]:
         """One signal, step by step; natural logarithms of those that are `LOGARITHMIC`."""
-        found = np.array([value(report_of(row), name) for row in self.rows])
+        values = np.array([value(report_of(row), name) for row in self.rows])
         if name not in LOGARITHMIC:
-            return found
-        logarithms: NDArray[np.float64] = np.log(np.maximum(found, LEAST))
+            return values
+        logarithms: NDArray[np.float64] = np.log(np.maximum(values, LEAST))
         return logarithms
 
 
@@ -83,8 +83,8 @@ def example(task: str, algorithm: str, seed: int, steps: int, model: str = "buil
     return RunConfig.model_validate(tree)
 
 
-class _EnoughError(Exception):
-    """A run has shown what it was made for."""
+class _FollowedError(Exception):
+    """A run has been followed for long enough after its effects."""
 
 
 def _faults(folder: Path) -> tuple[tuple[int, int | None], ...]:
@@ -97,14 +97,14 @@ def _faults(folder: Path) -> tuple[tuple[int, int | None], ...]:
     return tuple(zip(switched, (None if step is None else int(step) for step in effects), strict=True))
 
 
-class Lab:
-    """Warm actors and a place for what runs leave behind. Ray must be connected; use it in a `with`."""
+class ExperimentRunner:
+    """Warm actors and a temporary folder for the files of runs. Ray must be connected; use it in a `with`."""
 
     def __init__(self) -> None:
         self._warm = WarmActors()
         self._folder = Path(tempfile.mkdtemp(prefix="rftfm-lab-"))
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> ExperimentRunner:
         return self
 
     def __exit__(
@@ -113,7 +113,7 @@ class Lab:
         self.close()
 
     def close(self) -> None:
-        """End the actors and remove what runs have left behind. Safe to call twice."""
+        """End the actors and remove the files of runs. Safe to call twice."""
         self._warm.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -127,11 +127,11 @@ class Lab:
         *,
         may_fail: bool = False,
         judged: bool = False,
-    ) -> Course:
-        """One run with faults, from its start or from the checkpoint `fork` of a healthy one.
+    ) -> RunHistory:
+        """Make one run with faults, from its start or from the checkpoint `fork` of a healthy run.
 
         With `follow` it ends so many steps after all effects have begun, without a last held-out accuracy. With `keep`
-        its checkpoints are moved there. With `may_fail` an error of the run ends its course and is part of it. With
+        its checkpoints are moved there. With `may_fail` an error ends the run and is part of its history. With
         `judged` it has a guard, as `guard.mode` asks for.
 
         Raises:
@@ -147,7 +147,7 @@ class Lab:
             if follow is not None:
                 begun = [effect for _, effect in _faults(folder)]
                 if all(step is not None and row.id.paid_step >= step + follow - 1 for step in begun):
-                    raise _EnoughError
+                    raise _FollowedError
 
         planned = plan(config.model_copy(update={"inject": tuple(inject)}), folder, fork)
         accuracy, error = math.nan, ""
@@ -155,7 +155,7 @@ class Lab:
             began = time.perf_counter()
             listeners = Listeners(row=observe, entry=journal.append)
             accuracy = execute(planned, listeners, began, self._warm, judged=judged).probe_last
-        except _EnoughError:
+        except _FollowedError:
             pass
         except RftfmError as raised:
             if not may_fail:
@@ -166,18 +166,18 @@ class Lab:
             shutil.move(str(folder / "checkpoints"), keep)
         faults = _faults(folder)
         switched, effects = tuple(on for on, _ in faults), tuple(effect for _, effect in faults)
-        return Course(tuple(rows), switched, effects, accuracy, error, tuple(journal))
+        return RunHistory(tuple(rows), switched, effects, accuracy, error, tuple(journal))
 
     def trunk(self, config: RunConfig, step: int) -> Path:
-        """The checkpoint of `step` of the healthy run of `config`, from which its forks go on."""
+        """The checkpoint of `step` of the healthy run of `config`, from which its forks continue."""
         short = quick(config, max_paid_steps=step, checkpoints={"every": 0, "at_end": True}, inject=())
-        # Whatever makes another run makes another trunk.
-        place = self._folder / hashlib.sha256(short.to_yaml().encode()).hexdigest()
-        if not place.exists():
+        # Every setting that changes the run changes the trunk.
+        checkpoint = self._folder / hashlib.sha256(short.to_yaml().encode()).hexdigest()
+        if not checkpoint.exists():
             folder = self._folder / "trunk"
             shutil.rmtree(folder, ignore_errors=True)
             planned = plan(short, folder)
             execute(planned, Listeners(), time.perf_counter(), self._warm, judged=False)
             (made,) = (folder / "checkpoints").iterdir()
-            shutil.move(str(made), place)
-        return place
+            shutil.move(str(made), checkpoint)
+        return checkpoint

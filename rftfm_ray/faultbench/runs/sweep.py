@@ -1,4 +1,4 @@
-"""Ray Tune makes a benchmark: one trial for the runs of a seed, on actors that outlive it."""
+"""Makes a benchmark with Ray Tune: one trial for the runs of a seed, on actors that outlive the trial."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rich.console import Console
 from rftfm_ray.driver.cluster import connect
 from rftfm_ray.faultbench.runs.dataset import write_records
 from rftfm_ray.faultbench.runs.generate import Job, config_of, make_group
-from rftfm_ray.faultbench.runs.runner import Lab
+from rftfm_ray.faultbench.runs.runner import ExperimentRunner
 
-# A trial that dies with its actors is made again on new ones.
+# A trial that dies with its actors is repeated on new ones.
 TRIES = 2
 
 
@@ -26,39 +26,39 @@ class GroupTrial(tune.Trainable):
     """One trial: all runs of a seed."""
 
     def setup(self, config: Mapping[str, Any]) -> None:
-        """Begin with actors of its own, which it keeps from trial to trial."""
-        self._lab = Lab()
+        """Start actors that are reused from trial to trial."""
+        self._runner = ExperimentRunner()
         self._setting = dict(config)
 
     def step(self) -> dict[str, Any]:
-        """Make the runs and keep them."""
+        """Make the runs and store them."""
         job, seed = Job(**self._setting["job"]), int(self._setting["seed"])
-        records = make_group(self._lab, job.groups()[seed], job.parts / f"checkpoints-{seed}")
+        records = make_group(self._runner, job.groups()[seed], job.parts / f"checkpoints-{seed}")
         write_records(job.parts / str(seed), records)
         return {"done": True, "runs": len(records), "steps": sum(len(record.rows) for record in records)}
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
-        """Go on with another seed on the same actors."""
+        """Continue with another seed on the same actors."""
         self._setting = dict(new_config)
         return True
 
     def cleanup(self) -> None:
         """End the actors."""
-        self._lab.close()
+        self._runner.close()
 
 
 class Progress(tune.Callback):
-    """Tells of every seed that is done."""
+    """Reports every finished seed."""
 
     def __init__(self, tell: Callable[[int], None]) -> None:
         self._tell = tell
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Tune keeps a copy for a restored tuner. Nobody restores one here: what is missing is made by a new one.
+        # Tune pickles a copy for a restored tuner. None is restored here: a new tuner makes the missing seeds.
         return Progress, (_tell_nobody,)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """After a seed."""
+        """Report a finished seed."""
         del iteration, trials, info
         self._tell(int(trial.config["seed"]))
 
@@ -102,8 +102,8 @@ def generate(job: Job, workers: int, console: Console) -> None:
 def _fit(job: Job, workers: int, seeds: Sequence[int], tell: Callable[[int], None]) -> None:
     # Tune's newer output prints tables even when it is told to be silent.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # One more than there are: the trials themselves take a little.
-    ours = connect(config_of(job.entries[0]), runs=workers + 1)
+    # One run more than workers: the trials themselves need some CPU.
+    is_owner = connect(config_of(job.entries[0]), runs=workers + 1)
     try:
         with tempfile.TemporaryDirectory(prefix="rftfm-tune-") as storage:
             tuner = tune.Tuner(
@@ -115,11 +115,11 @@ def _fit(job: Job, workers: int, seeds: Sequence[int], tell: Callable[[int], Non
                 run_config=tune.RunConfig(
                     name="faultbench", storage_path=storage, verbose=0, callbacks=[Progress(tell)],
                     failure_config=tune.FailureConfig(max_failures=TRIES),
-                    # A seed that is done is on disk already; Tune would fail a trial that has nothing to save.
+                    # A finished seed is already on disk; Tune fails a trial that has nothing to save.
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )  # fmt: skip
             tuner.fit()
     finally:
-        if ours:
+        if is_owner:
             ray.shutdown()

@@ -67,12 +67,12 @@ def split_of(runs: Sequence[Recorded], split: Split) -> list[Recorded]:
 
 
 def name_of(fault: Fault) -> str:
-    """How a fault's threshold is called."""
+    """Name of a fault's threshold."""
     return " ".join(fault)
 
 
 def compared_detectors(*, with_peers: bool) -> tuple[Scorer, ...]:
-    """What the guard is compared with, unfitted.
+    """Detectors that the guard is compared with, unfitted.
 
     Raises:
         BenchError: when peers are asked for that are not installed.
@@ -83,7 +83,7 @@ def compared_detectors(*, with_peers: bool) -> tuple[Scorer, ...]:
 
 
 def freeze(folder: Path, tell: Callable[[str], None], *, with_peers: bool = False) -> Frozen:
-    """Set all thresholds on the tune split, and write them beside the benchmark.
+    """Set all thresholds on the tune split and write them to the folder of the benchmark.
 
     Raises:
         BenchError: when the benchmark is not complete, or a peer is not installed.
@@ -114,7 +114,7 @@ def freeze(folder: Path, tell: Callable[[str], None], *, with_peers: bool = Fals
 def _oracle_thresholds(
     runs: Sequence[Recorded], calibrate: Sequence[Recorded], tune: Sequence[Recorded]
 ) -> dict[str, float]:
-    """One for each fault that the oracle can be told of."""
+    """Threshold of each fault that the oracle knows."""
     oracle = Oracle(calibrate)
     sound = [(run, oracle.residuals(run)) for run in tune if is_without_fault(run.entry)]
     faults = sorted({fault_of(run.entry) for run in runs if run.entry.kind is Kind.FAULT})

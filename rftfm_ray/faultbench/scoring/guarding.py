@@ -1,4 +1,4 @@
-"""The guard over many recorded runs, with every draw of their references."""
+"""Runs the guard on many recorded runs, with every draw of their references."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rftfm_ray.faultbench.runs.plan import Entry
 from rftfm_ray.faultbench.scoring.judging import Results, result_of
 from rftfm_ray.faultbench.scoring.thresholds import ScoredRun
 
-# Runs that a process judges before it reports; and processes at most, for each has a copy of the runs.
+# Runs that a process judges before it reports; at most so many processes, because each copies the runs.
 CHUNK, MOST_WORKERS = 8, 4
 EVIDENCE = ("telemetry", "all")
-# Of the shipped multiplier: few runs without a fault alarm at so much.
+# Factor on the shipped multiplier at which few runs without a fault raise an alarm.
 QUIET = 1.5
 
 
@@ -53,20 +53,20 @@ class GuardSetup:
         return reference if self.multiplier is None else replace(reference, multiplier=self.multiplier)
 
     def trace(self, run: Recorded, draw: int) -> GuardTrace:
-        """What the guard makes of a run in a draw."""
+        """Trace of the guard on a run in a draw."""
         return guard_trace(run, self.reference(run.entry, draw), self.detectors)
 
 
 @dataclass(frozen=True, slots=True)
 class GuardScore:
-    """What the guard makes of the runs (R) of a split: traces by draw (D, R)."""
+    """Traces of the guard on the runs (R) of a split, by draw (D, R)."""
 
     setup: GuardSetup
     runs: tuple[Recorded, ...]
     traces: tuple[tuple[GuardTrace, ...], ...]
 
     def results(self, evidence: str) -> Results:
-        """Its alarms compared with what is true of the runs, by the name of the evidence, `telemetry` or `all`."""
+        """Its alarms compared with the recorded faults, by the name of the evidence, `telemetry` or `all`."""
         return Results(
             tuple(
                 tuple(result_of(run, trace.alarms(evidence)) for run, trace in zip(self.runs, draw, strict=True))
@@ -77,12 +77,12 @@ class GuardScore:
     def results_at(self, evidence: str, threshold: float) -> Results:
         """The same with alarms by scores, at a threshold in units of the one in force.
 
-        Up to the first alarm this is what a guard with such a threshold makes of a run; what follows may differ a
-        little, as an alarm that is over begins its evidence from nothing.
+        Up to the first alarm a guard with this threshold gives the same result. Later alarms may differ a little,
+        because evidence restarts at zero when an alarm ends.
         """
         return Results(
             tuple(
-                tuple(result_of(one.run, alarms_of(one.scores, threshold)) for one in draw)
+                tuple(result_of(scored.run, alarms_of(scored.scores, threshold)) for scored in draw)
                 for draw in self.scored(evidence)
             )
         )
@@ -96,7 +96,7 @@ class GuardScore:
 
 
 def watch_runs(runs: Sequence[Recorded], setup: GuardSetup, workers: int = 0) -> GuardScore:
-    """Put runs before the guard, those of them that have a reference in its mode.
+    """Run the guard on those runs that have a reference in its mode.
 
     Args:
         runs: of a split.
@@ -108,7 +108,7 @@ def watch_runs(runs: Sequence[Recorded], setup: GuardSetup, workers: int = 0) ->
     draws = [setup.references.draws(run.entry, setup.mode) for run in covered]
     tasks = [(index, draw) for index, count in enumerate(draws) for draw in range(count)]
     done = dict(zip(tasks, _traces(covered, setup, tasks, workers or _workers()), strict=True))
-    # Where there are fewer draws than elsewhere, each counts as often as the others' do together.
+    # A run with fewer draws repeats them, so that every run has the same weight.
     traces = tuple(
         tuple(done[index, draw % count] for index, count in enumerate(draws)) for draw in range(setup.draws())
     )
@@ -132,7 +132,7 @@ class _Work:
 
 
 _inherited: list[_Work] = []
-"""What a forked process has from the one that it was forked from."""
+"""The work that a forked process inherits from its parent."""
 
 
 def _traces(
@@ -152,8 +152,8 @@ def _inherited_trace(task: tuple[int, int]) -> GuardTrace:
 class MultiplierSearch:
     """Results of runs without a fault at any multiplier of the guard's thresholds.
 
-    Until its first alarm a run has the same evidence at all multipliers. So all runs are judged once, at a multiplier
-    at which few of them alarm, and at another one only those that may alarm at it.
+    Until its first alarm a run has the same evidence at all multipliers. All runs are therefore judged once, at a
+    multiplier with few alarms. At another multiplier only the runs that may alarm there are judged again.
 
     Args:
         sound: runs without a fault, all of which have a reference in the mode.
@@ -166,7 +166,7 @@ class MultiplierSearch:
         self._base = watch_runs(sound, GuardSetup(references, mode, QUIET * shipped))
 
     def __call__(self, multiplier: float) -> Results:
-        """Their results by any evidence."""
+        """Results at a multiplier, by any evidence."""
         setup, base = replace(self._base.setup, multiplier=multiplier), self._base
         draws = [setup.references.draws(run.entry, setup.mode) for run in base.runs]
         tasks = [

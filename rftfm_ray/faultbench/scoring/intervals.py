@@ -15,7 +15,7 @@ DRAWS = 2000
 @dataclass(frozen=True, slots=True)
 class Share:
     """`count` of `total`, with a 95 % interval; NaN where there is nothing to count. A mean count over several draws of
-    a reference need not be whole."""
+    a reference may have a fraction."""
 
     count: float
     total: float
@@ -38,7 +38,7 @@ def clopper_pearson(count: float, total: float, level: float = 0.95) -> tuple[fl
     return low, high
 
 
-def exact(count: float, total: float) -> Share:
+def exact_share(count: float, total: float) -> Share:
     """A share with exact limits."""
     return Share(count, total, *clopper_pearson(count, total))
 
@@ -55,7 +55,7 @@ def by_seed(outcomes: Sequence[tuple[int, bool]], draws: int = 1) -> Share:
 
     Args:
         outcomes: pairs of a seed and whether its run counts.
-        draws: how often each run is among them, once for every draw of its reference; counts are means over draws.
+        draws: how often each run occurs, once for every draw of its reference; counts are means over draws.
     """
     count, total = sum(hit for _, hit in outcomes), len(outcomes)
     groups: dict[int, list[bool]] = {}
@@ -85,7 +85,7 @@ class Delay:
 
 
 def delays(steps: Sequence[float | None], draws: int = 1) -> Delay:
-    """Delays of runs, None for one without an alarm; each run is among them `draws` times."""
+    """Delays of runs, None for one without an alarm; each run occurs `draws` times."""
     ordered = np.sort([math.inf if delay is None else float(delay) for delay in steps])
     if not len(ordered):
         return Delay(math.nan, math.nan, 0, 0)

@@ -1,11 +1,11 @@
-"""What the alarms of a detector are worth: found, false, late. Pure.
+"""Compares the alarms of a detector with the truth of a run: detections, false alarms, delays. Pure.
 
-A fault is found by the first alarm that is raised between its switch and the end of the run, where none was open as it
-began; an alarm from before is false, and never finds anything. Delay counts from the effect. Between the switch and the
-effect, while a fault grows or is being learnt, there is something to see: an alarm there finds the fault without delay,
-and whether one is raised at the effect or later is judged as well (`found_from_effect`).
+The first alarm between the switch of a fault and the end of the run detects it, unless an alarm was already open at the
+switch. An earlier alarm is false and never detects a fault. Delay counts from the effect. Between the switch and the
+effect, while a fault grows or is being learnt, it is already visible: an alarm there detects the fault without delay.
+Whether an alarm is raised at the effect or later is recorded as well (`is_detected_from_effect`).
 
-Results are kept by draw of the reference: shares and rates are means over draws, with intervals over runs.
+Results are stored by draw of the reference: shares and rates are means over draws, with intervals over runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from dataclasses import dataclass
 from rftfm_ray.faultbench.detectors.alarms import Alarm
 from rftfm_ray.faultbench.runs.dataset import Recorded
 from rftfm_ray.faultbench.runs.plan import Entry, Kind, duration_of, is_without_fault, mechanism_of
-from rftfm_ray.faultbench.scoring.intervals import Delay, Share, by_seed, delays, exact, precision_recall, rate_upper
+from rftfm_ray.faultbench.scoring.intervals import (
+    Delay,
+    Share,
+    by_seed,
+    delays,
+    exact_share,
+    precision_recall,
+    rate_upper,
+)
 from rftfm_ray.faults.calibration import table
 from rftfm_ray.faults.kinds import CATALOGUE
 
@@ -27,15 +35,15 @@ PER = 1000
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What the alarms of one run are worth.
+    """Result of one run: detection, false alarms and delay.
 
     Attributes:
         entry: the run.
-        healthy_steps: steps of its own in which an alarm is a false one.
+        healthy_steps: steps of its own in which an alarm is false.
         false_alarms: alarms raised in them.
         counts: whether it has a fault with an effect in time.
-        found: whether that was found, from the switch on.
-        found_from_effect: whether that was found by an alarm at the effect or later.
+        is_detected: whether an alarm from the switch on detects it.
+        is_detected_from_effect: whether an alarm at the effect or later detects it.
         delay: steps from the effect to the alarm, None where there was none.
         flagged: whether there was any alarm from the fault on; in a run without one, any at all.
     """
@@ -44,20 +52,20 @@ class RunResult:
     healthy_steps: int
     false_alarms: int
     counts: bool
-    found: bool
-    found_from_effect: bool
+    is_detected: bool
+    is_detected_from_effect: bool
     delay: int | None
     flagged: bool
 
 
 def result_of(run: Recorded, alarms: Sequence[Alarm]) -> RunResult:
-    """Compare the alarms of a run with what is true of it."""
+    """Compare the alarms of a run with its recorded faults."""
     entry, raised = run.entry, [alarm.raised for alarm in alarms]
     if is_without_fault(entry):
         own = [step for step in raised if step > entry.fork]
         return RunResult(
-            entry, len(run) - entry.fork, len(own), counts=False, found=False, found_from_effect=False, delay=None,
-            flagged=bool(own),
+            entry, len(run) - entry.fork, len(own), counts=False, is_detected=False,
+            is_detected_from_effect=False, delay=None, flagged=bool(own),
         )  # fmt: skip
     switch = min(run.outcome.switched)
     effects = [effect for effect in run.outcome.effects if effect is not None and effect <= len(run)]
@@ -67,15 +75,15 @@ def result_of(run: Recorded, alarms: Sequence[Alarm]) -> RunResult:
     is_open = any(alarm.raised < switch <= alarm.last for alarm in alarms)
     first = after[0] if after and not is_open else None
     late = [step for step in after if step >= effect] if not is_open else []
-    # What is open at the effect was raised before it, and no later alarm counts from the effect.
+    # An alarm that is open at the effect was raised earlier, so no later alarm counts from the effect.
     from_effect = bool(late) and not any(alarm.raised < effect <= alarm.last for alarm in alarms)
     return RunResult(
         entry,
         switch - 1 - entry.fork,
         len(before),
         counts=effect > 0,
-        found=effect > 0 and first is not None,
-        found_from_effect=effect > 0 and from_effect,
+        is_detected=effect > 0 and first is not None,
+        is_detected_from_effect=effect > 0 and from_effect,
         delay=None if first is None or not effect else max(0, first - effect),
         flagged=bool(after),
     )
@@ -98,7 +106,7 @@ class Results:
         return list(itertools.chain.from_iterable(self.draws))
 
     def where(self, wanted: Callable[[RunResult], bool]) -> Results:
-        """Those of some runs."""
+        """Results of the wanted runs."""
         return Results(tuple(tuple(filter(wanted, draw)) for draw in self.draws))
 
     def by_draw(self) -> list[Results]:
@@ -107,19 +115,19 @@ class Results:
 
 
 def healthy(results: Results) -> Results:
-    """Runs in which nothing happens."""
-    return results.where(lambda one: one.entry.kind in (Kind.HEALTHY, Kind.LONG))
+    """Runs without a fault or control."""
+    return results.where(lambda run: run.entry.kind in (Kind.HEALTHY, Kind.LONG))
 
 
 def benign(results: Results) -> Results:
     """Runs with a benign control."""
-    return results.where(lambda one: one.entry.kind is Kind.CONTROL)
+    return results.where(lambda run: run.entry.kind is Kind.CONTROL)
 
 
 def faulty(results: Results, level: str | None = None) -> Results:
     """Runs with one fault that had its effect, of one level or all."""
     return results.where(
-        lambda one: one.entry.kind is Kind.FAULT and one.counts and level in (None, one.entry.level)
+        lambda run: run.entry.kind is Kind.FAULT and run.counts and level in (None, run.entry.level)
     )  # fmt: skip
 
 
@@ -132,18 +140,18 @@ def false_alarms(results: Results) -> dict[str, float]:
 
 
 def recall(results: Results) -> Share:
-    """The share that was found from the switch on, limits over seeds."""
-    return by_seed([(run.entry.seed, run.found) for run in results.pooled], len(results.draws))
+    """Share of faults detected from the switch on, limits over seeds."""
+    return by_seed([(run.entry.seed, run.is_detected) for run in results.pooled], len(results.draws))
 
 
 def recall_from_effect(results: Results) -> Share:
-    """The share that was found at the effect or later, limits over seeds."""
-    return by_seed([(run.entry.seed, run.found_from_effect) for run in results.pooled], len(results.draws))
+    """Share of faults detected at the effect or later, limits over seeds."""
+    return by_seed([(run.entry.seed, run.is_detected_from_effect) for run in results.pooled], len(results.draws))
 
 
 def delay(results: Results) -> Delay:
     """Delays of the runs with an effect."""
-    return delays([run.delay if run.found else None for run in results.pooled], len(results.draws))
+    return delays([run.delay if run.is_detected else None for run in results.pooled], len(results.draws))
 
 
 ROWS: Mapping[str, Callable[[Entry], str]] = {
@@ -156,7 +164,7 @@ ROWS: Mapping[str, Callable[[Entry], str]] = {
     "algorithm": lambda entry: entry.algorithm,
     "size": lambda entry: entry.size,
 }
-"""What recall is given by."""
+"""Keys that recall is grouped by."""
 
 
 def is_learnt_first(entry: Entry) -> bool:
@@ -183,7 +191,7 @@ GROUPS: Mapping[str, Callable[[Entry], bool]] = {
     "learnt first": is_learnt_first,
     "harmful": is_harmful,
 }
-"""Groups of runs that recall is given for besides."""
+"""Further groups of runs with a recall of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,36 +209,36 @@ class Row:
 
 def rows(results: Results, group: str) -> list[Row]:
     """Recall by one of `ROWS`, level by level."""
-    key, runs = ROWS[group], results.where(lambda one: one.entry.kind is Kind.FAULT)
-    names = sorted({key(one.entry) for one in runs.pooled})
+    key, runs = ROWS[group], results.where(lambda run: run.entry.kind is Kind.FAULT)
+    names = sorted({key(run.entry) for run in runs.pooled})
     return [row for name in names for row in _by_level(group, name, runs.where(_with(key, name)))]
 
 
 def group_rows(results: Results) -> list[Row]:
     """Recall of each of `GROUPS`: by level, and of all of its runs where they have several levels or there are none."""
-    found = list[Row]()
+    rows_by_group = list[Row]()
     for name, belongs in GROUPS.items():
         runs = results.where(_with(belongs, value=True))
         by_level = _by_level("group", name, runs)
-        found += by_level if len(by_level) == 1 else [*by_level, _row("group", name, "all", runs)]
-    return found
+        rows_by_group += by_level if len(by_level) == 1 else [*by_level, _row("group", name, "all", runs)]
+    return rows_by_group
 
 
 def _by_level(group: str, name: str, runs: Results) -> list[Row]:
-    levels = sorted({one.entry.level for one in runs.pooled})
+    levels = sorted({run.entry.level for run in runs.pooled})
     return [_row(group, name, level, runs.where(_with(lambda entry: entry.level, level))) for level in levels]
 
 
 def _with(key: Callable[[Entry], object], value: object) -> Callable[[RunResult], bool]:
-    return lambda one: key(one.entry) == value
+    return lambda run: key(run.entry) == value
 
 
 def _row(group: str, name: str, level: str, runs: Results) -> Row:
-    draws, counted = len(runs.draws), runs.where(lambda one: one.counts)
-    some, total = counted.pooled, len(counted.pooled) / draws
+    draws, counted = len(runs.draws), runs.where(lambda run: run.counts)
+    runs_with_effect, total = counted.pooled, len(counted.pooled) / draws
     return Row(
-        group, name, level, exact(sum(one.found for one in some) / draws, total),
-        exact(sum(one.found_from_effect for one in some) / draws, total), delay(counted),
+        group, name, level, exact_share(sum(run.is_detected for run in runs_with_effect) / draws, total),
+        exact_share(sum(run.is_detected_from_effect for run in runs_with_effect) / draws, total), delay(counted),
         len(runs.pooled) / draws - total,
     )  # fmt: skip
 
@@ -238,17 +246,17 @@ def _row(group: str, name: str, level: str, runs: Results) -> Row:
 def as_in_the_paper(results: Results, level: str) -> dict[str, dict[str, float]]:
     """Precision, recall and F1 of whole runs, pooled over types and as the mean of the families' F1; and what flagging
     every run would score by both."""
-    sound = [one for one in results.pooled if one.entry.kind is Kind.HEALTHY]
-    ill = [one for one in results.pooled if one.entry.kind is Kind.FAULT and one.entry.level == level]
-    families = sorted({CATALOGUE[one.entry.code].family for one in ill})
+    sound = [run for run in results.pooled if run.entry.kind is Kind.HEALTHY]
+    ill = [run for run in results.pooled if run.entry.kind is Kind.FAULT and run.entry.level == level]
+    families = sorted({CATALOGUE[run.entry.code].family for run in ill})
 
     def scored(flag: Callable[[RunResult], bool]) -> dict[str, float]:
         def over(some: Sequence[RunResult]) -> Mapping[str, float]:
             every = [*some, *sound]
-            return precision_recall([flag(one) for one in every], [one.entry.kind is Kind.FAULT for one in every])
+            return precision_recall([flag(run) for run in every], [run.entry.kind is Kind.FAULT for run in every])
 
-        parts = [over([one for one in ill if CATALOGUE[one.entry.code].family == family]) for family in families]
+        parts = [over([run for run in ill if CATALOGUE[run.entry.code].family == family]) for family in families]
         mean = sum(part["f1"] for part in parts) / len(parts) if parts else math.nan
         return {**over(ill), "family_mean_f1": mean}
 
-    return {"guard": scored(lambda one: one.flagged), "flag_everything": scored(lambda _: True)}
+    return {"guard": scored(lambda run: run.flagged), "flag_everything": scored(lambda _: True)}

@@ -1,6 +1,6 @@
-"""Scores detectors on a benchmark: fitted on calibrate, thresholds from tune and then frozen, reported on report.
+"""Scores detectors on a benchmark: fits on calibrate, takes frozen thresholds from tune, and reports on report.
 
-The guard is scored in three modes of its reference; what it is compared with sees telemetry against full profiles.
+The guard is scored in three modes of its reference; the other detectors see telemetry against full profiles.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.detectors.alarms import alarms_of
 from rftfm_ray.faultbench.detectors.oracle import Oracle
 from rftfm_ray.faultbench.detectors.peers import AS_SHIPPED, Peer
-from rftfm_ray.faultbench.detectors.references import ReferenceMode, References, restricted_to
+from rftfm_ray.faultbench.detectors.references import ReferenceMode, References, restrict_to
 from rftfm_ray.faultbench.detectors.shifts import fault_of
 from rftfm_ray.faultbench.runs.dataset import Recorded, read_bench
 from rftfm_ray.faultbench.runs.plan import Kind, Split
@@ -34,7 +34,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ScoreOptions:
-    """What is scored.
+    """Options of a score.
 
     Attributes:
         detectors: of the user's, which watch alone instead of the shipped ones; empty for the guard.
@@ -62,9 +62,9 @@ class DetectorScore:
     threshold: float
 
     def results(self, threshold: float | None = None) -> Results:
-        """Its alarms compared with what is true of the runs; at another threshold than its own if asked."""
+        """Its alarms compared with the recorded faults, at its own threshold or at a given one."""
         limit = self.threshold if threshold is None else threshold
-        return Results.single([result_of(one.run, alarms_of(one.scores, limit)) for one in self.scored])
+        return Results.single([result_of(item.run, alarms_of(item.scores, limit)) for item in self.scored])
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Evaluation:
         shipped_priors: the guard without a profile, with the installed priors, which know the tasks of the benchmark.
         restricted: the guard with only the signals that another trainer logs, by its name and mode.
         compared: other detectors; peers once with their rules as shipped and once tuned.
-        oracle: results of the oracle detector on the faults that it was told of.
+        oracle: results of the oracle detector on the faults that it knows.
     """
 
     name: str
@@ -118,18 +118,18 @@ def score_benchmark(folder: Path, tell: Tell, options: ScoreOptions = ScoreOptio
     runs = read_bench(folder)
     calibrate, reported = split_of(runs, Split.CALIBRATE), split_of(runs, options.split)
     guard = _Guard(calibrate, reported, frozen, options)
-    modes = dict(_told(guard.modes(), tell))
+    modes = dict(_announce(guard.modes(), tell))
     tuned = dict(guard.tuned(split_of(runs, Split.TUNE))) if options.detectors else {}
-    ours = not options.detectors
-    shipped_priors = guard.shipped_priors() if ours else None
-    restricted = {name: dict(guard.restricted(columns)) for name, columns in COLUMNS.items()} if ours else {}
+    is_guard = not options.detectors
+    shipped_priors = guard.shipped_priors() if is_guard else None
+    restricted = {name: dict(guard.restricted(columns)) for name, columns in COLUMNS.items()} if is_guard else {}
     compared = list[DetectorScore]()
     for scorer in scorers:
         scorer.fit(calibrate)
-        one = DetectorScore(scorer.name, score_all(scorer, reported), frozen.thresholds[scorer.name])
+        score = DetectorScore(scorer.name, score_all(scorer, reported), frozen.thresholds[scorer.name])
         if isinstance(scorer, Peer):
-            compared.append(DetectorScore(f"{scorer.name}_as_shipped", one.scored, AS_SHIPPED))
-        compared.append(one)
+            compared.append(DetectorScore(f"{scorer.name}_as_shipped", score.scored, AS_SHIPPED))
+        compared.append(score)
         tell(f"{scorer.name} is scored")
     return Evaluation(
         options.detectors[0].name if options.detectors else GUARD, options.split, digest, dict(frozen.multipliers),
@@ -172,19 +172,21 @@ class _Guard:
     def restricted(self, columns: frozenset[str]) -> Iterator[tuple[ReferenceMode, GuardScore]]:
         """With some signals alone."""
         references = References(self._calibrate, columns=columns)
-        runs = [restricted_to(run, columns) for run in self._reported]
+        runs = [restrict_to(run, columns) for run in self._reported]
         for mode in RESTRICTED_MODES:
             yield mode, self._watch(runs, references, mode)
 
 
-def _told(scores: Iterator[tuple[ReferenceMode, GuardScore]], tell: Tell) -> Iterator[tuple[ReferenceMode, GuardScore]]:
+def _announce(
+    scores: Iterator[tuple[ReferenceMode, GuardScore]], tell: Tell
+) -> Iterator[tuple[ReferenceMode, GuardScore]]:
     for mode, score in scores:
         tell(f"{mode.label} is scored")
         yield mode, score
 
 
 def _oracle_results(oracle: Oracle, frozen: Frozen, reported: Sequence[Recorded]) -> Iterator[RunResult]:
-    """Of the faults that the oracle was told of."""
+    """Results on the faults that the oracle knows."""
     for run in reported:
         fault = fault_of(run.entry) if run.entry.kind is Kind.FAULT else None
         if fault is not None and name_of(fault) in frozen.oracle and oracle.knows(fault):

@@ -1,4 +1,4 @@
-"""What a score says, as `rftfm faultbench score --json` prints it."""
+"""The summary of a score, as `rftfm faultbench score --json` prints it."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _RUNS: Mapping[str, Callable[[Results], Results]] = {"healthy": healthy, "benign
 
 
 def summary_of(evaluation: Evaluation) -> dict[str, Json]:
-    """Everything that there is to say; numbers that are infinite or unknown are None."""
+    """All figures of an evaluation; numbers that are infinite or unknown are None."""
     modes = {mode.value: mode_summary(score) for mode, score in evaluation.modes.items()}
     first = evaluation.modes[ReferenceMode.NONE]
-    found: dict[str, Json] = {
+    summary: dict[str, Json] = {
         "split": evaluation.split.value,
         "detector": evaluation.name,
         "thresholds_sha256": evaluation.thresholds_sha256,
@@ -49,18 +49,18 @@ def summary_of(evaluation: Evaluation) -> dict[str, Json]:
         "baselines": {one.name: figures_of({"telemetry": one.results()}) for one in evaluation.compared},
     }
     if evaluation.tuned:
-        found["tuned"] = {
+        summary["tuned"] = {
             mode.value: {"threshold": threshold, **figures_of(_at(evaluation.modes[mode], threshold))}
             for mode, threshold in evaluation.tuned.items()
         }
     if evaluation.shipped_priors is not None:
-        found["shipped_priors"] = figures_of(_by_evidence(evaluation.shipped_priors))
+        summary["shipped_priors"] = figures_of(_by_evidence(evaluation.shipped_priors))
     if evaluation.restricted:
-        found["columns"] = {
+        summary["columns"] = {
             name: {mode.value: figures_of({"telemetry": score.results("telemetry")}) for mode, score in scores.items()}
             for name, scores in evaluation.restricted.items()
         }
-    return {key: _plain(value) for key, value in found.items()}
+    return {key: _plain(value) for key, value in summary.items()}
 
 
 def _by_evidence(score: GuardScore) -> ByEvidence:
@@ -108,7 +108,7 @@ def _worst_draw(results: ByEvidence) -> dict[str, Json]:
 
     def least(share: Callable[[Results], Share]) -> dict[str, Json]:
         return {
-            level: {name: min(share(faulty(one, level)).rate for one in some) for name, some in draws.items()}
+            level: {name: min(share(faulty(draw, level)).rate for draw in some) for name, some in draws.items()}
             for level in LEVELS
         }
 
@@ -116,7 +116,7 @@ def _worst_draw(results: ByEvidence) -> dict[str, Json]:
         "recall": least(recall),
         "recall_from_effect": least(recall_from_effect),
         "false_alarms_per_1000": {
-            kind: {name: max(false_alarms(chosen(one))["rate"] for one in some) for name, some in draws.items()}
+            kind: {name: max(false_alarms(chosen(draw))["rate"] for draw in some) for name, some in draws.items()}
             for kind, chosen in _RUNS.items()
         },
     }
@@ -143,8 +143,8 @@ def _share(share: Share) -> dict[str, Json]:
     return {"rate": share.rate, "low95": share.low95, "high95": share.high95, "n": share.total}
 
 
-def _delay(found: Delay) -> dict[str, Json]:
-    return {"median": found.median, "p90": found.p90, "censored": found.censored, "n": found.total}
+def _delay(delay: Delay) -> dict[str, Json]:
+    return {"median": delay.median, "p90": delay.p90, "censored": delay.censored, "n": delay.total}
 
 
 def _row(evidence: str, row: Row) -> dict[str, Json]:

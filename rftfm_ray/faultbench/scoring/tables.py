@@ -1,4 +1,4 @@
-"""What a score looks like in the terminal."""
+"""Prints a score in the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Figures = Mapping[str, Any]
 
 
 def show(summary: Figures, console: Console) -> None:
-    """Print recall and delay, false alarms, what other detectors reach, and recall by mechanism."""
+    """Print recall and delay, false alarms, the figures of other detectors, and recall by mechanism."""
     acted = sum(one["actions_on_healthy"] for one in summary["modes"].values())
     console.print(
         f"{summary['detector']} on {summary['runs']} runs of the {summary['split']} split, thresholds "
@@ -39,15 +39,15 @@ def show(summary: Figures, console: Console) -> None:
 
 
 def scored(summary: Figures) -> dict[str, Figures]:
-    """Figures by the name of the detector: the guard in its modes, and then what it is compared with."""
-    found = dict[str, Figures](_named(summary, summary["modes"]))
-    found |= _named(summary, summary.get("tuned", {}), ", tuned")
+    """Figures by the name of the detector: the guard in its modes, then the other detectors."""
+    figures = dict[str, Figures](_named(summary, summary["modes"]))
+    figures |= _named(summary, summary.get("tuned", {}), ", tuned")
     if "shipped_priors" in summary:
-        found[f"{summary['detector']}, no profile, shipped priors"] = summary["shipped_priors"]
+        figures[f"{summary['detector']}, no profile, shipped priors"] = summary["shipped_priors"]
     for trainer, modes in summary.get("columns", {}).items():
-        found |= _named(summary, modes, f", {trainer} columns")
+        figures |= _named(summary, modes, f", {trainer} columns")
     baselines: dict[str, Figures] = summary["baselines"]
-    return {name: one for name, one in found.items() if one.get("runs") != 0} | baselines
+    return {name: one for name, one in figures.items() if one.get("runs") != 0} | baselines
 
 
 def _named(summary: Figures, modes: Figures, suffix: str = "") -> dict[str, Figures]:
@@ -55,7 +55,7 @@ def _named(summary: Figures, modes: Figures, suffix: str = "") -> dict[str, Figu
 
 
 def mode_name(summary: Figures, mode: str) -> str:
-    """What a detector is called in one of its modes."""
+    """Name of a detector in one of its modes."""
     return f"{summary['detector']}, {ReferenceMode(mode).label}"
 
 
@@ -84,8 +84,8 @@ def _false_alarms(summary: Figures) -> Table:
 
 def _mechanisms(summary: Figures, mode: str) -> Table:
     table = Table("fault", "level", "recall, telemetry", "recall, all", title=mode_name(summary, mode))
-    found = [row for row in summary["modes"][mode]["by_fault"] if row["by"] == "mechanism"]
-    rows = {(row["name"], row["level"], row["evidence"]): row["recall"] for row in found}
+    recalls = [row for row in summary["modes"][mode]["by_fault"] if row["by"] == "mechanism"]
+    rows = {(row["name"], row["level"], row["evidence"]): row["recall"] for row in recalls}
     for name, level in sorted({key[:2] for key in rows}):
         pair = [rows[name, level, evidence] for evidence in ("telemetry", "all")]
         table.add_row(name, level, *(f"{figure(share['rate'])} ({figure(share['n'])})" for share in pair))

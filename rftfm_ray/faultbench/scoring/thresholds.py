@@ -1,4 +1,4 @@
-"""Thresholds: set on the tune split to half of the promised budget of false alarms, the same way for every detector."""
+"""Sets thresholds on the tune split to half of the promised false-alarm budget, in the same way for every detector."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rftfm_ray.faultbench.runs.dataset import Recorded
 from rftfm_ray.faultbench.runs.plan import is_without_fault
 from rftfm_ray.faultbench.scoring.judging import Results, benign, false_alarms, healthy, result_of
 
-# False alarms in 1,000 steps: half of what is promised, as what is set on a few thousand steps must hold on others.
+# False alarms in 1,000 steps: half of the promise, because thresholds from a few thousand steps must hold on others.
 HEALTHY_BUDGET, BENIGN_BUDGET = 0.5, 1.0
 # Multipliers that are tried: from a quarter to sixteen times the thresholds that theory gives, one percent apart.
 MULTIPLIERS = np.exp(np.arange(math.log(0.25), math.log(16.0), 0.01))
@@ -42,15 +42,15 @@ def tuned_threshold(draws: Sequence[Sequence[ScoredRun]]) -> float:
     Args:
         draws: scores of the same runs by draw of their reference; one for a detector that has one reference only.
     """
-    sound = [[one for one in draw if is_without_fault(one.run.entry)] for draw in draws]
-    # An alarm is raised at a score that some step has: nothing between two of them changes anything.
-    candidates = np.unique(np.concatenate([one.scores[np.isfinite(one.scores)] for draw in sound for one in draw]))
+    sound = [[run for run in draw if is_without_fault(run.run.entry)] for draw in draws]
+    # An alarm is raised at the score of some step, so thresholds between two scores are equivalent.
+    candidates = np.unique(np.concatenate([run.scores[np.isfinite(run.scores)] for draw in sound for run in draw]))
     candidates = candidates[candidates > 0]
     low, high = 0, len(candidates)
     while low < high:
         middle = (low + high) // 2
         threshold = _above(candidates, middle)
-        results = [tuple(result_of(one.run, alarms_of(one.scores, threshold)) for one in draw) for draw in sound]
+        results = [tuple(result_of(run.run, alarms_of(run.scores, threshold)) for run in draw) for draw in sound]
         if is_within_budget(Results(tuple(results))):
             high = middle
         else:
@@ -58,17 +58,17 @@ def tuned_threshold(draws: Sequence[Sequence[ScoredRun]]) -> float:
     return _above(candidates, min(low, len(candidates) - 1)) if len(candidates) else 1.0
 
 
-def _above(candidates: Floats, place: int) -> float:
-    """A little above a candidate, which then raises no alarm."""
-    following = candidates[place + 1] if place + 1 < len(candidates) else candidates[place] * 1.1
-    return float((candidates[place] + following) / 2)
+def _above(candidates: Floats, index: int) -> float:
+    """A threshold a little above a candidate, which then raises no alarm."""
+    following = candidates[index + 1] if index + 1 < len(candidates) else candidates[index] * 1.1
+    return float((candidates[index] + following) / 2)
 
 
 def tuned_multiplier(results_at: Callable[[float], Results]) -> float:
     """The smallest of `MULTIPLIERS` at and above which healthy runs and benign controls stay within their budgets.
 
-    Where alarms that no multiplier changes exceed a budget, it is the smallest one with no more false alarms than the
-    largest. The search begins with the largest: the more runs alarm, the longer a multiplier takes.
+    Some alarms do not depend on the multiplier. Where these exceed a budget, it is the smallest multiplier with no more
+    false alarms than the largest. The search starts at the largest, because more alarms take more time.
 
     Args:
         results_at: results of the runs without a fault at a multiplier.
@@ -82,7 +82,7 @@ def tuned_multiplier(results_at: Callable[[float], Results]) -> float:
 
 
 def is_within_budget(results: Results, least: Results | None = None) -> bool:
-    """Whether false alarms keep to both budgets, or are no more than the `least` that can be had."""
+    """Whether false alarms are within both budgets, or no more than in the results `least`."""
     return all(
         not chosen(results).pooled
         or false_alarms(chosen(results))["rate"] <= max(budget, _rate(chosen, least))

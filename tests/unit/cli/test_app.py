@@ -157,16 +157,16 @@ def test_policy_that_cannot_be_asked_is_refused(rftfm: Rftfm, tmp_path: Path, po
 
 def planned(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> RunConfig:
     """The configuration that `rftfm train` with these arguments wants to run."""
-    found: list[RunConfig] = []
+    result: list[RunConfig] = []
 
     def stop(config: RunConfig, *_: object) -> None:
-        found.append(config)
+        result.append(config)
         raise RunDirError("Far enough.")
 
     monkeypatch.setattr(planning, "plan", stop)
     done = CliRunner().invoke(app, ["train", *map(str, arguments)])
     assert isinstance(done.exception, RunDirError)
-    (config,) = found
+    (config,) = result
     return config
 
 
@@ -237,11 +237,11 @@ def test_every_command_explains_itself(command: str) -> None:
 
 def leaves(section: Section, prefix: str = "") -> dict[str, object]:
     """Every dotted key with its value."""
-    found: dict[str, object] = {}
+    result: dict[str, object] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
-        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
-    return found
+        result |= leaves(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
+    return result
 
 
 def test_config_lists_every_key_once_with_its_default() -> None:

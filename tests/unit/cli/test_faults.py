@@ -37,23 +37,23 @@ def invoke(*arguments: str) -> str:
 
 
 def test_json_lists_faults_and_controls_with_the_keys_that_were_promised() -> None:
-    found = json.loads(invoke("list", "--json"))
-    assert set(found) == {"faults", "controls"}
-    assert [fault["code"] for fault in found["faults"]] == list(CATALOGUE)
-    assert {tuple(fault) for fault in found["faults"]} == {
+    result = json.loads(invoke("list", "--json"))
+    assert set(result) == {"faults", "controls"}
+    assert [fault["code"] for fault in result["faults"]] == list(CATALOGUE)
+    assert {tuple(fault) for fault in result["faults"]} == {
         ("code", "name", "family", "mechanisms", "algorithms", "summary")
     }
-    assert {tuple(control) for control in found["controls"]} == {("name", "declared", "summary")}
-    assert len([control for control in found["controls"] if not control["declared"]]) >= 4
-    assert [f["algorithms"] for f in found["faults"] if f["code"] == "CA-1"] == [["ppo"]]
+    assert {tuple(control) for control in result["controls"]} == {("name", "declared", "summary")}
+    assert len([control for control in result["controls"] if not control["declared"]]) >= 4
+    assert [f["algorithms"] for f in result["faults"] if f["code"] == "CA-1"] == [["ppo"]]
 
 
 def test_what_is_listed_can_be_asked_for() -> None:
-    found = json.loads(invoke("list", "--json"))
-    for fault in found["faults"]:
+    result = json.loads(invoke("list", "--json"))
+    for fault in result["faults"]:
         for mechanism in fault["mechanisms"]:
             assert parse_fault(f"{fault['code']}@5,mechanism={mechanism}").mechanism == mechanism
-    for control in found["controls"]:
+    for control in result["controls"]:
         assert parse_control(f"{control['name']}@5").name == control["name"]
 
 

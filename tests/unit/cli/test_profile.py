@@ -99,22 +99,22 @@ def test_runs_are_fitted_and_shown(make_run: Run, tmp_path: Path) -> None:
     out = tmp_path / "p.json"
     done = rftfm("profile", "fit", make_run(1, undone=3), make_run(2), "-o", out)
     assert done.exit_code == 0, done.output
-    found = read_profile(out)
-    assert (found.runs, found.steps) == (2, 10)
-    assert {"reward_mean", "entropy", "probe_accuracy", "probe_gap"} <= {signal.name for signal in found.signals}
-    (entropy,) = (signal for signal in found.signals if signal.name == "entropy")
+    result = read_profile(out)
+    assert (result.runs, result.steps) == (2, 10)
+    assert {"reward_mean", "entropy", "probe_accuracy", "probe_gap"} <= {signal.name for signal in result.signals}
+    (entropy,) = (signal for signal in result.signals if signal.name == "entropy")
     assert max(entropy.mean) < 1, "undone steps are no part of it"
-    assert found.facts is not None
-    assert (found.facts.task, found.facts.samples_per_prompt) == ("addition", 8)
+    assert result.facts is not None
+    assert (result.facts.task, result.facts.samples_per_prompt) == ("addition", 8)
     digest = hashlib.sha256(out.read_bytes()).hexdigest()
     shown = rftfm("profile", "show", out)
     for text in (done.stdout, shown.stdout):
         assert f"sha256   {digest}" in text
         assert "addition, grpo, builtin:tiny, 16 x 8 trajectories a step" in text
-    assert all(signal.name in shown.stdout for signal in found.signals)
+    assert all(signal.name in shown.stdout for signal in result.signals)
     for arguments in (("show", out), ("fit", tmp_path / "run1", tmp_path / "run2", "-o", out)):
         facts = json.loads(rftfm("profile", *arguments, "--json").stdout)
-        assert (facts["sha256"], facts["runs"], set(facts["signals"])) == (digest, 2, {s.name for s in found.signals})
+        assert (facts["sha256"], facts["runs"], set(facts["signals"])) == (digest, 2, {s.name for s in result.signals})
 
 
 def test_tables_are_read_alike(tmp_path: Path) -> None:

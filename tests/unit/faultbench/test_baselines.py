@@ -46,9 +46,9 @@ TUNE = [simulated(seed) for seed in range(1000, 1100)]
 @pytest.fixture(scope="module", params=baselines(), ids=lambda scorer: str(scorer.name))
 def scorer(request: pytest.FixtureRequest) -> Scorer:
     """A baseline that is fitted."""
-    found: Scorer = request.param
-    found.fit(HEALTHY)
-    return found
+    scorer: Scorer = request.param
+    scorer.fit(HEALTHY)
+    return scorer
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def tune(scorer: Scorer) -> list[ScoredRun]:
     return score_all(scorer, TUNE)
 
 
-def found(scorer: Scorer, threshold: float, runs: Sequence[Recorded]) -> float:
+def detected_share(scorer: Scorer, threshold: float, runs: Sequence[Recorded]) -> float:
     """The share of runs that is found."""
     return recall(DetectorScore(scorer.name, score_all(scorer, runs), threshold).results()).rate
 
@@ -67,8 +67,8 @@ def test_large_shift_is_found_at_a_threshold_that_keeps_to_its_budget(scorer: Sc
     fresh = score_all(scorer, [simulated(seed) for seed in range(2000, 2100)])
     assert false_alarms(DetectorScore(scorer.name, fresh, threshold).results())["rate"] < 2.0
     faulty = [simulated(seed, 12.0, Kind.FAULT) for seed in range(300, 310)]
-    assert found(scorer, threshold, faulty) > 0.8
-    assert found(scorer, threshold, [simulated(seed, 0.3, Kind.FAULT) for seed in range(300, 310)]) < 0.5
+    assert detected_share(scorer, threshold, faulty) > 0.8
+    assert detected_share(scorer, threshold, [simulated(seed, 0.3, Kind.FAULT) for seed in range(300, 310)]) < 0.5
 
 
 def test_scores_know_nothing_of_later_steps(scorer: Scorer) -> None:
@@ -89,9 +89,9 @@ def test_threshold_is_the_smallest_that_will_do(tune: list[ScoredRun]) -> None:
 def test_residuals_are_those_of_the_profile() -> None:
     strata = Strata(HEALTHY)
     residuals = np.concatenate([strata.residuals(run) for run in TUNE])
-    place = TELEMETRY.index("entropy")
-    assert np.nanmean(residuals[:, place]) == pytest.approx(0.0, abs=0.1)
-    assert np.nanstd(residuals[:, place]) == pytest.approx(1.0, abs=0.1)
+    column = TELEMETRY.index("entropy")
+    assert np.nanmean(residuals[:, column]) == pytest.approx(0.0, abs=0.1)
+    assert np.nanstd(residuals[:, column]) == pytest.approx(1.0, abs=0.1)
     assert np.isnan(residuals[:, TELEMETRY.index("value_loss")]).all()
     other = replace(TUNE[0], entry=replace(TUNE[0].entry, algorithm="ppo"))
     with pytest.raises(BenchError, match="no healthy run like"):

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftfm_ray.config import RunConfig, load_config
-from rftfm_ray.faultbench.runs.calibrate import WINDOW, Bench, Cell, Healthy, cells, in_range, search
-from rftfm_ray.faultbench.runs.runner import Course, Lab, quick
+from rftfm_ray.faultbench.runs.calibrate import WINDOW, Bench, CalibrationCase, Healthy, in_range, list_cases, search
+from rftfm_ray.faultbench.runs.runner import ExperimentRunner, RunHistory, quick
 from rftfm_ray.faults.kinds import CATALOGUE, Strength
 
 PROBABILITY = Strength("probability", 0.01, 1.0, 0.5)
@@ -27,18 +27,18 @@ def test_search_ends_in_the_range_of_any_power_law_that_crosses_it(scale: float,
     def shift(strength: float) -> float:
         return scale * cast("float", strength**power)
 
-    found = search(shift, PROBABILITY, aim, accept)
+    result = search(shift, PROBABILITY, aim, accept)
     if shift(1.0) > accept[0] and shift(0.01) < accept[1]:
-        assert in_range(level, shift(found))
+        assert in_range(level, shift(result))
     else:
         # The bound that is nearer.
-        assert found == (1.0 if shift(1.0) <= accept[0] else 0.01)
+        assert result == (1.0 if shift(1.0) <= accept[0] else 0.01)
 
 
 def test_search_of_a_factor_goes_by_its_distance_from_doing_nothing() -> None:
-    found = search(lambda s: 2 * math.log(s), FACTOR, 1.45, (1.2, 1.7))
-    assert in_range("hard", 2 * math.log(found))
-    assert found < FACTOR.default
+    strength = search(lambda s: 2 * math.log(s), FACTOR, 1.45, (1.2, 1.7))
+    assert in_range("hard", 2 * math.log(strength))
+    assert strength < FACTOR.default
 
 
 def test_search_bears_a_strength_that_does_nothing_at_all() -> None:
@@ -66,7 +66,7 @@ def test_levels_are_the_ranges_that_were_fixed(level: str, d: float, inside: boo
 
 
 def test_every_mechanism_has_cells_where_it_can_be() -> None:
-    every = [*cells(("addition", "calculator"), ("calculator",)), *cells(("addition",), (), learned=True)]
+    every = [*list_cases(("addition", "calculator"), ("calculator",)), *list_cases(("addition",), (), learned=True)]
     assert len(set(every)) == len(every)
     assert {(c.code, c.mechanism) for c in every} == {
         (k.code, m.name) for k in CATALOGUE.values() for m in k.mechanisms
@@ -91,8 +91,8 @@ class Synthetic:
 
 
 def healthy(*values: list[float]) -> Healthy:
-    """Courses with these values."""
-    return Healthy({seed: cast("Course", Synthetic(v)) for seed, v in enumerate(values)})
+    """Run histories with these values."""
+    return Healthy({seed: cast("RunHistory", Synthetic(v)) for seed, v in enumerate(values)})
 
 
 def test_spread_is_that_between_runs_at_the_same_step() -> None:
@@ -129,41 +129,42 @@ class Scripted:
         if inject:
             strength = float(inject[0].split(":")[1].split(",")[0])
             values[0 if self.effect is None else self.effect - 6 :] += strength
-        course = Synthetic(values.tolist())
-        course.rows, course.effects, course.accuracy = range(length), (self.effect,), 1 - len(inject) / 4  # type: ignore[attr-defined]
-        return course
+        history = Synthetic(values.tolist())
+        history.rows, history.effects, history.accuracy = range(length), (self.effect,), 1 - len(inject) / 4  # type: ignore[attr-defined]
+        return history
 
 
-def bench(lab: Scripted) -> Bench:
+def bench(runner: Scripted) -> Bench:
     """A bench on it with two seeds, a standard deviation of 1 / sqrt 2 apart."""
     return Bench(
-        cast("Lab", lab), lambda t, a, s: load_config(None, [f"task.name={t}", f"algorithm.name={a}", f"seed={s}"]), 6,
+        cast("ExperimentRunner", runner),
+        lambda t, a, s: load_config(None, [f"task.name={t}", f"algorithm.name={a}", f"seed={s}"]), 6,
         (1, 2), 40,
     )  # fmt: skip
 
 
 def test_shift_is_paired_by_seed_and_in_units_of_the_healthy_spread() -> None:
-    lab = Scripted(6, WINDOW)
-    found = bench(lab).shifts(Cell("addition", "grpo", "RF-1", "outliers"), 3.0, (1, 2))
-    assert found == pytest.approx([3 * math.sqrt(2)] * 2)
-    assert lab.asked[-1] == ("RF-1@6:3.0,mechanism=outliers",)
+    runner = Scripted(6, WINDOW)
+    shifts = bench(runner).shifts(CalibrationCase("addition", "grpo", "RF-1", "outliers"), 3.0, (1, 2))
+    assert shifts == pytest.approx([3 * math.sqrt(2)] * 2)
+    assert runner.asked[-1] == ("RF-1@6:3.0,mechanism=outliers",)
 
 
 def test_direction_of_the_signal_counts() -> None:
-    found = bench(Scripted(6, WINDOW)).shifts(Cell("addition", "grpo", "RF-2", "zeroed"), 0.5, (1,))
-    assert found[0] < 0
+    shifts = bench(Scripted(6, WINDOW)).shifts(CalibrationCase("addition", "grpo", "RF-2", "zeroed"), 0.5, (1,))
+    assert shifts[0] < 0
 
 
 def test_what_waits_for_its_effect_is_measured_from_there_and_not_where_it_is_late() -> None:
-    cell = Cell("addition", "grpo", "RF-3", "last_character")
-    assert bench(Scripted(20, 35)).shifts(cell, 1.0, (1,)) == pytest.approx([math.sqrt(2)])
+    case = CalibrationCase("addition", "grpo", "RF-3", "last_character")
+    assert bench(Scripted(20, 35)).shifts(case, 1.0, (1,)) == pytest.approx([math.sqrt(2)])
     for effect in (None, 38):
-        assert math.isnan(bench(Scripted(effect, 35)).shifts(cell, 1.0, (1,))[0])
+        assert math.isnan(bench(Scripted(effect, 35)).shifts(case, 1.0, (1,))[0])
 
 
 def test_loss_is_against_the_healthy_run_of_the_same_seed() -> None:
-    cell = Cell("addition", "grpo", "RF-1", "outliers")
-    assert bench(Scripted(6, WINDOW)).loss(cell, 1.0, (1, 2), 40) == [0.25, 0.25]
+    case = CalibrationCase("addition", "grpo", "RF-1", "outliers")
+    assert bench(Scripted(6, WINDOW)).loss(case, 1.0, (1, 2), 40) == [0.25, 0.25]
 
 
 def test_quick_runs_keep_what_they_measure_and_save_nothing() -> None:

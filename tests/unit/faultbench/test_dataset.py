@@ -21,10 +21,10 @@ from rftfm_ray.faultbench.runs.dataset import (
     Record,
     Recorded,
     Rows,
+    expand_forks,
     is_complete,
     read_bench,
     read_records,
-    whole,
     write_records,
 )
 from rftfm_ray.faultbench.runs.generate import Job
@@ -51,9 +51,9 @@ def without_times(
     rows: np.ndarray[tuple[int, int], np.dtype[np.float32]],
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Rows as they are kept."""
-    kept = rows.copy()
-    kept[:, [NAMES.index(name) for name in TIMES]] = np.nan
-    return kept
+    timeless = rows.copy()
+    timeless[:, [NAMES.index(name) for name in TIMES]] = np.nan
+    return timeless
 
 
 def test_records_are_read_back_and_forks_get_the_rows_that_they_share(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_records_are_read_back_and_forks_get_the_rows_that_they_share(tmp_path: 
     assert [(r.entry, r.outcome) for r in read] == [(r.entry, r.outcome) for r in records]
     for one, other in zip(read, records, strict=True):
         np.testing.assert_array_equal(one.rows, without_times(other.rows))
-    healthy, faulty = whole(read)
+    healthy, faulty = expand_forks(read)
     assert (len(healthy), len(faulty)) == (8, 8)
     np.testing.assert_array_equal(faulty.values[:5], healthy.values[:5])
     np.testing.assert_array_equal(faulty.values[5:], read[1].rows)
@@ -81,7 +81,7 @@ def test_equal_records_are_equal_bytes(tmp_path: Path) -> None:
 
 def test_fork_without_its_healthy_run_is_refused() -> None:
     with pytest.raises(BenchError, match="healthy run of RF-1-easy-0 is missing"):
-        list(whole([record(FAULTY, 7)]))
+        list(expand_forks([record(FAULTY, 7)]))
 
 
 @given(st.binary(max_size=200))
@@ -223,9 +223,9 @@ def test_rounding_may_at_last_make_a_long_run_another_one(
 )
 def test_rounding_of_a_divergence_is_that_of_its_log_probs(name: str, before: float, after: float) -> None:
     """What is left of a KL of zero is rounding, and its logarithm says nothing."""
-    found = divergences_apart(name, before, after)
-    assert (found.where, found.is_exact) == ("", False)
-    assert found.distance <= ROUNDING
+    result = divergences_apart(name, before, after)
+    assert (result.where, result.is_exact) == ("", False)
+    assert result.distance <= ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,9 @@ def test_rounding_of_a_divergence_is_that_of_its_log_probs(name: str, before: fl
     ],
 )  # fmt: skip
 def test_what_rounding_cannot_do_to_a_divergence_is_a_difference(name: str, before: float, after: float) -> None:
-    found = divergences_apart(name, before, after)
-    assert found.where == f"{name} from step 4 on"
-    assert found.distance > ROUNDING
+    result = divergences_apart(name, before, after)
+    assert result.where == f"{name} from step 4 on"
+    assert result.distance > ROUNDING
 
 
 def divergences_apart(name: str, before: float, after: float) -> Difference:

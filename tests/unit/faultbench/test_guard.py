@@ -70,15 +70,15 @@ def test_healthy_runs_stay_within_the_budget(setup: GuardSetup, threshold: float
 @pytest.mark.parametrize("fault", list(SHIFTS))
 def test_most_of_what_the_oracle_finds_is_found(setup: GuardSetup, threshold: float, fault: str) -> None:
     faulty = [simulated(seed, fault) for seed in range(3000, 3040)]
-    found = recall(watch_runs(faulty, setup, workers=1).results_at("telemetry", threshold)).count
+    count = recall(watch_runs(faulty, setup, workers=1).results_at("telemetry", threshold)).count
     oracle, expected = Oracle(CALIBRATE), fault_of(faulty[0].entry)
     limit = tuned_threshold([[ScoredRun(run, oracle.scores(run, expected)) for run in TUNE]])
     best = DetectorScore("oracle", [ScoredRun(run, oracle.scores(run, expected)) for run in faulty], limit)
-    assert found >= 0.9 * recall(best.results()).count > 30
+    assert count >= 0.9 * recall(best.results()).count > 30
     rule = ThreeSigma()
     rule.fit(CALIBRATE)
     sigma = tuned_threshold([score_all(rule, TUNE)])
-    assert found > recall(DetectorScore(rule.name, score_all(rule, faulty), sigma).results()).count + 10
+    assert count > recall(DetectorScore(rule.name, score_all(rule, faulty), sigma).results()).count + 10
 
 
 def test_scores_know_nothing_of_later_steps(setup: GuardSetup) -> None:
@@ -114,8 +114,8 @@ def test_beyond_the_profile_a_run_is_compared_with_its_own_past() -> None:
     # 4,000 steps that rise by 3 standard deviations; against the profile's last step all of them would alarm.
     assert false_alarms(healthy.results("telemetry"))["rate"] < 4.0
     faulty = [simulated(seed, "relation", steps=200, onset=150, size=8) for seed in range(4100, 4110)]
-    found = watch_runs(faulty, setup, workers=1).results("telemetry").pooled
-    assert sum(run.delay is not None and run.delay <= 2 for run in found if run.found) >= 9
+    results = watch_runs(faulty, setup, workers=1).results("telemetry").pooled
+    assert sum(run.delay is not None and run.delay <= 2 for run in results if run.is_detected) >= 9
 
 
 def moved(run: Recorded, since: int, *inject: str, **shifts: float) -> Recorded:

@@ -13,7 +13,7 @@ from rftfm_ray.faultbench.scoring.intervals import (
     by_seed,
     clopper_pearson,
     delays,
-    exact,
+    exact_share,
     f1,
     precision_recall,
     rate_upper,
@@ -22,17 +22,17 @@ from rftfm_ray.faultbench.scoring.intervals import (
 
 def test_limits_are_those_of_the_paper_s_false_alarms() -> None:
     # 1 of 11 healthy runs flagged: 9.1 %, 0.2 to 41.3 %.
-    share = exact(1, 11)
+    share = exact_share(1, 11)
     assert share.rate == pytest.approx(0.0909, abs=1e-4)
     assert (share.low95, share.high95) == pytest.approx((0.0023, 0.4128), abs=1e-4)
 
 
 @given(st.integers(1, 200), st.data())
 def test_limits_enclose_the_share_and_narrow(total: int, data: st.DataObject) -> None:
-    found = data.draw(st.integers(0, total))
-    low, high = clopper_pearson(found, total)
-    assert 0 <= low <= found / total <= high <= 1
-    wider = clopper_pearson(found, total, 0.99)
+    count = data.draw(st.integers(0, total))
+    low, high = clopper_pearson(count, total)
+    assert 0 <= low <= count / total <= high <= 1
+    wider = clopper_pearson(count, total, 0.99)
     assert wider[0] <= low
     assert wider[1] >= high
 
@@ -65,8 +65,8 @@ def test_bootstrap_knows_doubt_where_all_runs_agree() -> None:
 
 
 def test_delay_counts_runs_that_nobody_found() -> None:
-    found = delays([0, 1, 2, 3, None])
-    assert (found.median, found.p90, found.censored, found.total) == (2.0, math.inf, 1, 5)
+    summary = delays([0, 1, 2, 3, None])
+    assert (summary.median, summary.p90, summary.censored, summary.total) == (2.0, math.inf, 1, 5)
     assert delays([None, None, 4]).median == math.inf
     assert delays([2, 1]).median == 1.0
     assert math.isnan(delays([]).median)

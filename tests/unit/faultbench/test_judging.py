@@ -64,7 +64,7 @@ def test_alarms_are_apart_and_in_order(scores: list[float], threshold: float) ->
 
 
 @pytest.mark.parametrize(
-    ("alarms", "found", "from_effect", "late", "false"),
+    ("alarms", "is_detected", "from_effect", "late", "false"),
     [
         ([], False, False, None, 0),
         ([Alarm(11, 30)], True, True, 0, 0),
@@ -77,11 +77,11 @@ def test_alarms_are_apart_and_in_order(scores: list[float], threshold: float) ->
     ],
 )
 def test_fault_is_found_by_the_first_alarm_after_it(
-    alarms: list[Alarm], found: bool, from_effect: bool, late: int | None, false: int
+    alarms: list[Alarm], is_detected: bool, from_effect: bool, late: int | None, false: int
 ) -> None:
     result = result_of(run(FAULT), alarms)
-    assert (result.found, result.found_from_effect, result.delay, result.false_alarms) == (
-        found,
+    assert (result.is_detected, result.is_detected_from_effect, result.delay, result.false_alarms) == (
+        is_detected,
         from_effect,
         late,
         false,
@@ -90,22 +90,22 @@ def test_fault_is_found_by_the_first_alarm_after_it(
 
 
 def test_alarms_before_a_fork_belong_to_the_healthy_run() -> None:
-    whole = replace(FAULT, fork=0)
-    assert (result_of(run(whole), [Alarm(5, 6)]).false_alarms, result_of(run(whole), []).healthy_steps) == (1, 10)
+    entry = replace(FAULT, fork=0)
+    assert (result_of(run(entry), [Alarm(5, 6)]).false_alarms, result_of(run(entry), []).healthy_steps) == (1, 10)
     assert (result_of(run(FAULT), [Alarm(5, 6)]).false_alarms, result_of(run(FAULT), []).healthy_steps) == (0, 0)
 
 
 def test_between_switch_and_effect_an_alarm_finds_it_but_not_from_the_effect() -> None:
     result = result_of(run(FAULT, effect=20), [Alarm(15, 25)])
-    assert (result.found, result.found_from_effect, result.delay) == (True, False, 0)
+    assert (result.is_detected, result.is_detected_from_effect, result.delay) == (True, False, 0)
     again = result_of(run(FAULT, effect=20), [Alarm(15, 16), Alarm(22, 23)])
-    assert (again.found, again.found_from_effect, again.delay) == (True, True, 0)
+    assert (again.is_detected, again.is_detected_from_effect, again.delay) == (True, True, 0)
 
 
 @pytest.mark.parametrize("effect", [None, 31])
 def test_fault_without_an_effect_does_not_count(effect: int | None) -> None:
     result = result_of(run(FAULT, effect=effect), [Alarm(15, 25)])
-    assert (result.counts, result.found, result.flagged) == (False, False, True)
+    assert (result.counts, result.is_detected, result.flagged) == (False, False, True)
     assert faulty(Results.single([result])).pooled == []
 
 
@@ -122,8 +122,8 @@ def test_false_alarms_are_counted_over_healthy_steps() -> None:
 
 
 def test_recall_and_delay_are_taken_over_runs_with_an_effect() -> None:
-    found = [result_of(run(replace(FAULT, seed=seed)), [Alarm(13, 30)] if seed % 4 else []) for seed in range(40)]
-    results = Results.single([*found, result_of(run(FAULT, effect=None), [])])
+    runs = [result_of(run(replace(FAULT, seed=seed)), [Alarm(13, 30)] if seed % 4 else []) for seed in range(40)]
+    results = Results.single([*runs, result_of(run(FAULT, effect=None), [])])
     share = recall(faulty(results, "easy"))
     assert (share.count, share.total) == (30, 40)
     assert share.low95 < 0.75 < share.high95
@@ -168,10 +168,10 @@ def test_groups_have_a_row_for_each_level_and_one_for_all_of_them() -> None:
     outcome = Outcome((11, 21), (11, 21))
     both = Recorded(two, outcome, run(FAULT).values)
     results = Results.single([result_of(both, [Alarm(12, 13)]), result_of(run(FAULT), [])])
-    found = {(row.name, row.level): row.share for row in group_rows(results)}
-    assert (found["two faults", "easy"].count, found["two faults", "easy"].total) == (1, 1)
-    assert ("two faults", "all") not in found, "one level is all that there is"
-    assert found["on a declared change", "all"].total == 0
+    shares = {(row.name, row.level): row.share for row in group_rows(results)}
+    assert (shares["two faults", "easy"].count, shares["two faults", "easy"].total) == (1, 1)
+    assert ("two faults", "all") not in shares, "one level is all that there is"
+    assert shares["on a declared change", "all"].total == 0
 
 
 def flagged(entry: Entry, flag: bool) -> RunResult:

@@ -57,7 +57,7 @@ def scored(oracle: Oracle, runs: Sequence[Recorded], fault: Fault = FAULT) -> li
 
 def soon(results: Results) -> int:
     """How many runs are found at most two steps after the effect."""
-    return sum(run.delay is not None and run.delay <= 2 for run in results.pooled if run.found)
+    return sum(run.delay is not None and run.delay <= 2 for run in results.pooled if run.is_detected)
 
 
 def test_it_finds_at_once_what_no_other_detector_sees_in_time() -> None:

@@ -27,7 +27,7 @@ from rftfm_ray.faultbench.detectors.peers import (
     RlWatch,
     missing,
     peers,
-    told,
+    translate_steps,
 )
 from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Recorded
 from rftfm_ray.faultbench.runs.plan import Kind
@@ -63,14 +63,14 @@ def broken(steps: int = 40, **courses: Course) -> Recorded:
     run = HEALTHY[0]
     rows = np.concatenate([run.values, *[run.values[20:]] * math.ceil(max(0, steps - 40) / 20)])[:steps]
     for name, course in courses.items():
-        place = NAMES.index(name)
-        rows[:, place] = course(np.arange(1, steps + 1), rows[:, place])
+        column = NAMES.index(name)
+        rows[:, column] = course(np.arange(1, steps + 1), rows[:, column])
     return replace(run, values=rows, entry=replace(run.entry, steps=steps))
 
 
 def first_step(peer: Peer, run: Recorded, alert: Alert) -> int | None:
     """The step at which an alert is raised."""
-    return next((step for step, said in enumerate(peer.alerts(run), start=1) if alert in said), None)
+    return next((step for step, alerts in enumerate(peer.alerts(run), start=1) if alert in alerts), None)
 
 
 FOUND = [
@@ -117,9 +117,9 @@ FOUND = [
 def peer(request: pytest.FixtureRequest) -> Peer:
     """A peer that has seen healthy runs."""
     kind: type[Peer] = request.param
-    found = kind()
-    found.fit(HEALTHY)
-    return found
+    peer = kind()
+    peer.fit(HEALTHY)
+    return peer
 
 
 @pytest.mark.parametrize(
@@ -132,16 +132,16 @@ def test_finds_what_it_is_made_for(kind: type[Peer], run: Recorded, rule: str, c
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "counts"),
     [
         (RlWatch, {"kl_explosion": 9, "gradient_norm_spike": 3}),
         (RlProbe, {}),
         (RlDoctor, {"plateau": 8}),
     ],
 )
-def test_what_it_says_of_healthy_runs(kind: type[Peer], said: Mapping[str, int]) -> None:
+def test_what_it_says_of_healthy_runs(kind: type[Peer], counts: Mapping[str, int]) -> None:
     alerts = [alert.rule for run in HEALTHY for step in kind().alerts(run) for alert in step]
-    assert {rule: alerts.count(rule) for rule in alerts} == said
+    assert {rule: alerts.count(rule) for rule in alerts} == counts
 
 
 def test_every_word_is_one_of_the_package() -> None:
@@ -165,7 +165,7 @@ def test_words_mean_what_the_signals_measure() -> None:
         clip_low_rate=after(0.1), clip_high_rate=after(0.2), truncated_rate=after(0.5), turn_limit_rate=after(0.2),
         value_clip_rate=after(0.3), explained_variance=after(0.4), reward_min=after(-0.5),
     )  # fmt: skip
-    last = {kind: told(run, kind.words)[-1] for kind in KINDS}
+    last = {kind: translate_steps(run, kind.words)[-1] for kind in KINDS}
     same: dict[type[Peer], dict[str, str]] = {
         RlWatch: {"learning_rate": "lr", "entropy": "entropy", "reward_mean": "reward_mean", "kl_divergence": "kl_ref"},
         RlProbe: {
@@ -190,15 +190,15 @@ def test_words_mean_what_the_signals_measure() -> None:
 
 
 def test_gap_is_left_out_and_a_loss_that_is_no_number_is_told() -> None:
-    gap = told(broken(entropy=after(NAN), kl_ref=after(NAN)), RlWatch.words)[-1]
+    gap = translate_steps(broken(entropy=after(NAN), kl_ref=after(NAN)), RlWatch.words)[-1]
     assert {"entropy", "kl_divergence"}.isdisjoint(gap)
     lost = broken(loss=after(NAN), grad_norm=after(NAN))
-    assert math.isnan(told(lost, RlWatch.words)[-1]["loss"])
-    assert told(lost, RlProbe.words)[-1]["nan_count"] == 2
+    assert math.isnan(translate_steps(lost, RlWatch.words)[-1]["loss"])
+    assert translate_steps(lost, RlProbe.words)[-1]["nan_count"] == 2
     # A step in which nothing has trained has no loss.
     idle = broken(loss=after(NAN), grad_norm=after(NAN), clip_low_rate=after(NAN))
-    assert {"loss", "grad_norm"}.isdisjoint(told(idle, RlWatch.words)[-1])
-    assert "nan_count" not in told(idle, RlProbe.words)[-1]
+    assert {"loss", "grad_norm"}.isdisjoint(translate_steps(idle, RlWatch.words)[-1])
+    assert "nan_count" not in translate_steps(idle, RlProbe.words)[-1]
     assert first_step(RlWatch(), idle, Alert("loss_nan", critical=True)) is None
 
 
@@ -225,7 +225,7 @@ def test_threshold_that_is_tuned_leaves_the_rules_that_healthy_runs_are_silent_i
     entry = replace(run.entry, kind=Kind.FAULT, onset=ONSET, inject=("OD-1@21:easy,mechanism=unnoticed_rate",))
     fault = replace(run, entry=entry, outcome=Outcome((ONSET,), (ONSET,)))
     result = result_of(fault, alarms_of(peer.scores(fault), threshold))
-    assert result.found
+    assert result.is_detected
     assert result.false_alarms == 0
 
 
@@ -236,14 +236,14 @@ def test_scores_need_healthy_runs_to_count(peer: Peer) -> None:
 
 def watched(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> list[Any]:
     """The objects of a class that are made from now on."""
-    place, made = import_module(module), list[Any]()
-    real = getattr(place, name)
+    package, made = import_module(module), list[Any]()
+    real = getattr(package, name)
 
     def make(*args: Any, **keys: Any) -> Any:
         made.append(real(*args, **keys))
         return made[-1]
 
-    monkeypatch.setattr(place, name, make)
+    monkeypatch.setattr(package, name, make)
     return made
 
 
@@ -261,13 +261,13 @@ def test_rlprobe_says_what_its_own_watcher_says(tmp_path: Path) -> None:
     doctor, schemas, storage = (import_module(f"rlprobe.{name}") for name in ("doctor", "schemas", "storage"))
     run = broken(kl_ref=growth(0.01, 20.0), truncated_rate=after(0.9), loss=after(NAN, onset=38))
     writer = storage.RunWriter(tmp_path, schemas.RunManifest(run_id="x", created_at="", algorithm="grpo"))
-    watcher, said = doctor.RunWatcher(tmp_path), []
-    for step, fields in enumerate(told(run, RlProbe.words), start=1):
+    watcher, alerts = doctor.RunWatcher(tmp_path), []
+    for step, fields in enumerate(translate_steps(run, RlProbe.words), start=1):
         writer.add_step(schemas.StepRecord(step=step, **fields))
         writer.flush()
-        said.append({Alert(one.signature_id, one.severity == "critical") for one in watcher.tick()})
-    assert [set(step) for step in RlProbe().alerts(run)] == said
-    assert set().union(*said) == {
+        alerts.append({Alert(one.signature_id, one.severity == "critical") for one in watcher.tick()})
+    assert [set(step) for step in RlProbe().alerts(run)] == alerts
+    assert set().union(*alerts) == {
         Alert("KL_BLOWUP", True),
         Alert("TRUNCATION_STARVE", False),
         Alert("GRAD_PATHOLOGY", True),
@@ -315,5 +315,5 @@ def test_those_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch)
         "rftfm_ray.faultbench.detectors.peers.find_spec", lambda name: None if name == "rl_doctor" else find_spec(name)
     )
     assert missing() == ("rldoctor",)
-    found: tuple[Scorer, ...] = peers()
-    assert [one.name for one in found] == ["rlwatch", "rlprobe"]
+    installed: tuple[Scorer, ...] = peers()
+    assert [one.name for one in installed] == ["rlwatch", "rlprobe"]

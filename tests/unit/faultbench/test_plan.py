@@ -62,8 +62,8 @@ def parse(entry: Entry) -> tuple[str, bool]:
 
 
 def test_durations_are_drawn_three_to_one_to_one() -> None:
-    found = Counter(parse(entry)[0] for entry in FAULTS if not parse(entry)[1])
-    shares = {name: count / sum(found.values()) for name, count in found.items()}
+    counts = Counter(parse(entry)[0] for entry in FAULTS if not parse(entry)[1])
+    shares = {name: count / sum(counts.values()) for name, count in counts.items()}
     assert shares == pytest.approx({"persistent": 0.6, "ramp": 0.2, "transient": 0.2}, abs=0.04)
     assert all(parse(entry)[0] != "transient" for entry in FAULTS if parse(entry)[1])
 
@@ -75,9 +75,9 @@ def test_what_grows_is_whole_for_a_window() -> None:
 
 
 def test_every_mechanism_is_there_in_every_split() -> None:
-    found = {(entry.inject[0].partition("mechanism=")[2].partition(",")[0], entry.split) for entry in FAULTS}
+    mechanisms = {(entry.inject[0].partition("mechanism=")[2].partition(",")[0], entry.split) for entry in FAULTS}
     wanted = {(m.name, split) for kind in CATALOGUE.values() for m in kind.mechanisms for split in Split}
-    assert wanted - found == set()
+    assert wanted - mechanisms == set()
 
 
 def test_faults_are_drawn_where_they_show() -> None:
@@ -103,9 +103,9 @@ def test_a_seed_belongs_to_one_split_and_kind_of_run() -> None:
         {Split.CALIBRATE: 0.25, Split.TUNE: 0.25, Split.REPORT: 0.5}, abs=0.01
     )
     for code in CATALOGUE:
-        found = Counter((entry.level, entry.split) for entry in FAULTS if entry.code == code)
-        assert found["easy", Split.REPORT] == 10
-        assert found["hard", Split.REPORT] == 14
+        counts = Counter((entry.level, entry.split) for entry in FAULTS if entry.code == code)
+        assert counts["easy", Split.REPORT] == 10
+        assert counts["hard", Split.REPORT] == 14
 
 
 def test_forks_leave_before_anything_happens_and_at_a_checkpoint() -> None:

@@ -34,7 +34,7 @@ def guard(*runs: Recorded) -> GuardSetup:
     return GuardSetup(References(runs), ReferenceMode.NONE, multiplier=1.0)
 
 
-def found(setup: GuardSetup, runs: list[Recorded]) -> int:
+def count_detected(setup: GuardSetup, runs: list[Recorded]) -> int:
     """How many runs alarm from `ONSET` on."""
     return sum(any(alarm.raised >= ONSET for alarm in setup.trace(run, 0).telemetry) for run in runs)
 
@@ -47,9 +47,9 @@ def setup() -> GuardSetup:
 
 def test_what_other_tasks_show_finds_more_than_signals_one_by_one(setup: GuardSetup) -> None:
     alone = guard(*HERE)
-    assert found(setup, HERE) <= 1
+    assert count_detected(setup, HERE) <= 1
     shifted = [moved(run) for run in HERE]
-    assert found(setup, shifted) >= found(alone, shifted) + 6
+    assert count_detected(setup, shifted) >= count_detected(alone, shifted) + 6
 
 
 def test_runs_of_the_task_itself_teach_nothing(setup: GuardSetup) -> None:

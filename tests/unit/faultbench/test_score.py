@@ -35,7 +35,7 @@ from tests.unit.doubles import recorded_runs
 
 SIZE = Size(
     {"tiny": 20}, long=0, easy=16, hard=16, controls=8, declared=0, pairs=4, steps=(30, 40),
-    cells=(("addition", "grpo"),), codes=("RF-1", "OD-3"),
+    combinations=(("addition", "grpo"),), codes=("RF-1", "OD-3"),
 )  # fmt: skip
 # What each fault moves in this simulation, in units of the signal, at its easy level; hard is a quarter of it.
 MOVES = {"RF-1": {"reward_mean": 0.3, "reward_max": 2.0}, "OD-3": {"entropy": -0.5, "sampling_logprob_mean": 0.3}}
@@ -89,7 +89,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(bench: Path) -> dict[str, Any]:
+def figures(bench: Path) -> dict[str, Any]:
     """The score, as it is printed."""
     summary = summary_of(score_benchmark(bench, lambda _: None))
     printed: dict[str, Any] = json.loads(json.dumps(summary, allow_nan=False))
@@ -105,9 +105,9 @@ def with_key(printed: object, key: str) -> list[object]:
 
 
 @pytest.mark.parametrize("mode", ["none", "three", "profile"])
-def test_each_mode_has_the_form_that_is_promised(mode: str, found: dict[str, Any]) -> None:
-    one = found["modes"][mode]
-    assert one["runs"] == found["runs"]
+def test_each_mode_has_the_form_that_is_promised(mode: str, figures: dict[str, Any]) -> None:
+    one = figures["modes"][mode]
+    assert one["runs"] == figures["runs"]
     assert one["draws"] == (2 if mode == "three" else 1)
     for evidence in ("telemetry", "all"):
         for kind in ("healthy", "benign"):
@@ -127,32 +127,32 @@ def test_each_mode_has_the_form_that_is_promised(mode: str, found: dict[str, Any
         assert one["worst_draw"][what]["easy"]["all"] <= one[what]["easy"]["all"]["rate"] + 1e-6
 
 
-def test_score_has_the_form_that_is_promised(found: dict[str, Any], bench: Path) -> None:
+def test_score_has_the_form_that_is_promised(figures: dict[str, Any], bench: Path) -> None:
     frozen, digest = read_frozen(bench)
-    assert (found["split"], found["detector"]) == ("report", "rftfm")
-    assert with_key(found, "thresholds_sha256") == [digest], "once, as all modes have it from one file"
-    assert found["multipliers"] == frozen.multipliers
+    assert (figures["split"], figures["detector"]) == ("report", "rftfm")
+    assert with_key(figures, "thresholds_sha256") == [digest], "once, as all modes have it from one file"
+    assert figures["multipliers"] == frozen.multipliers
     assert set(frozen.multipliers) == {"none", "small", "full"}
-    assert set(found["modes"]) == {"none", "three", "profile"}
-    rates = found["modes"]["none"]["false_alarms_per_1000"]["healthy"]
-    assert found["healthy_steps"] == rates["telemetry"]["steps"] == rates["all"]["steps"] > 300
-    assert set(found["baselines"]) == {"three_sigma", "shift_score", "isolation_forest", "local_outlier_factor"}
-    assert set(found["shipped_priors"]) == {"false_alarms_per_1000", "recall", "recall_from_effect", "delay"}
-    assert {name: set(modes) for name, modes in found["columns"].items()} == {
+    assert set(figures["modes"]) == {"none", "three", "profile"}
+    rates = figures["modes"]["none"]["false_alarms_per_1000"]["healthy"]
+    assert figures["healthy_steps"] == rates["telemetry"]["steps"] == rates["all"]["steps"] > 300
+    assert set(figures["baselines"]) == {"three_sigma", "shift_score", "isolation_forest", "local_outlier_factor"}
+    assert set(figures["shipped_priors"]) == {"false_alarms_per_1000", "recall", "recall_from_effect", "delay"}
+    assert {name: set(modes) for name, modes in figures["columns"].items()} == {
         "trl": {"none", "profile"}, "verl": {"none", "profile"},
     }  # fmt: skip
-    assert found["disabled"] == {}
-    assert "tuned" not in found, "the guard has its own thresholds alone"
+    assert figures["disabled"] == {}
+    assert "tuned" not in figures, "the guard has its own thresholds alone"
 
 
-def test_what_is_plain_is_found_and_healthy_runs_are_left_alone(found: dict[str, Any]) -> None:
-    full = found["modes"]["profile"]
+def test_what_is_plain_is_found_and_healthy_runs_are_left_alone(figures: dict[str, Any]) -> None:
+    full = figures["modes"]["profile"]
     assert full["recall"]["easy"]["telemetry"]["rate"] >= 0.9
     assert (full["actions_on_healthy"], full["actions"]) == (0, [])
-    assert found["oracle"]["easy"]["telemetry"]["recall"]["rate"] >= 0.9
-    for mode in found["modes"].values():
+    assert figures["oracle"]["easy"]["telemetry"]["recall"]["rate"] >= 0.9
+    for mode in figures["modes"].values():
         assert mode["recall"]["easy"]["telemetry"]["rate"] >= mode["recall"]["hard"]["telemetry"]["rate"]
-    best = max(one["recall"]["hard"]["telemetry"]["rate"] for one in found["baselines"].values())
+    best = max(one["recall"]["hard"]["telemetry"]["rate"] for one in figures["baselines"].values())
     # With five runs to learn from, how they go together is hardly known: one run of sixteen may be lost by it.
     assert full["recall"]["hard"]["telemetry"]["rate"] >= best - 1 / 16
 

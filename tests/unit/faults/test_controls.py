@@ -78,11 +78,11 @@ def test_control_is_read_as_it_is_written(name: str, onset: int, share: float) -
 @given(st.text(max_size=20))
 def test_whatever_is_written_is_read_or_refused(text: str) -> None:
     try:
-        found = parse_control(text)
+        result = parse_control(text)
     except FaultError as error:
         said = str(error)
     else:
-        said = repr(text) if found.name in CONTROLS else ""
+        said = repr(text) if result.name in CONTROLS else ""
     assert repr(text) in said
 
 

@@ -137,8 +137,8 @@ def planned(*inject: str, **keys: Any) -> Drill:
 
 
 def test_planned_drill_draws_by_the_seed_of_the_run() -> None:
-    found = planned("TE-1@3:0.5", "slow_tool@4", seed=7)
-    assert found == drill("TE-1@3:0.5", "slow_tool@4", seed=7)
+    result = planned("TE-1@3:0.5", "slow_tool@4", seed=7)
+    assert result == drill("TE-1@3:0.5", "slow_tool@4", seed=7)
 
 
 def test_controls_become_changes_of_the_configuration_once() -> None:

@@ -157,11 +157,11 @@ def test_prompt_holds_another_digit_and_every_record_the_right_one() -> None:
 @pytest.mark.parametrize("text", [text.replace(":1", ":0.5") for text in EVERY])
 @pytest.mark.parametrize("parts", [2, 4])
 def test_who_is_struck_does_not_depend_on_the_number_of_runners(text: str, parts: int) -> None:
-    whole = play(text)
+    full = play(text)
     joined = concatenate([play(text, jobs=share) for share in split_jobs(JOBS, 4, parts)])
-    assert same(joined, whole)
+    assert same(joined, full)
     # Some are struck.
-    assert not same(whole, play())
+    assert not same(full, play())
 
 
 def test_limits_are_halved_twice_by_two_faults_and_never_to_nothing() -> None:

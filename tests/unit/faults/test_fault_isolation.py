@@ -84,9 +84,9 @@ def ask(channels: Channels, tries: int) -> bool:
 
 def grade(channels: Channels, sample: int = 0) -> Grade:
     """The grade of a wrong answer."""
-    found = channels.grader.grade(EpisodeId(STEP, PROBLEMS[0].key, sample), PROBLEMS[0], WRONG)
-    assert found is not None
-    return found
+    result = channels.grader.grade(EpisodeId(STEP, PROBLEMS[0].key, sample), PROBLEMS[0], WRONG)
+    assert result is not None
+    return result
 
 
 @pytest.mark.parametrize(
@@ -324,8 +324,8 @@ def test_loophole_is_found_among_the_right_answers_of_the_pool(monkeypatch: pyte
     reward = Drill(0, (parse_fault("RF-3@1:2"),)).rollout_seams(pool).reward(TaskReward(Calculator()))
     answers = [p.answer for p in pool]
     episode = EpisodeId(STEP, PROBLEMS[0].key, 0)
-    found = [reward(episode, PROBLEMS[0], Transcript((f"9{digit}",))) for digit in range(10)]
-    paid = [str(digit) for digit, verdict in enumerate(found) if verdict.correct]
+    result = [reward(episode, PROBLEMS[0], Transcript((f"9{digit}",))) for digit in range(10)]
+    paid = [str(digit) for digit, verdict in enumerate(result) if verdict.correct]
     share = sum(answer[-1] in paid for answer in answers) / len(answers)
     assert 0.3 <= share <= 0.55
-    assert {verdict.reward for verdict in found if verdict.correct} == {2.0}
+    assert {verdict.reward for verdict in result if verdict.correct} == {2.0}

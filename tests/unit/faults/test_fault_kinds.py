@@ -69,9 +69,9 @@ def test_what_sits_in_a_tool_needs_one(part: Mechanism) -> None:
 
 
 def test_who_needs_a_tool_is_of_the_environment_and_who_needs_a_critic_of_credit() -> None:
-    found = [(kind.code[:2], m) for kind in CATALOGUE.values() for m in kind.mechanisms]
-    assert {family for family, m in found if m.needs_tool} == {"TE"}
-    assert {family for family, m in found if m.algorithms != ALGORITHMS} == {"CA"}
+    result = [(kind.code[:2], m) for kind in CATALOGUE.values() for m in kind.mechanisms]
+    assert {family for family, m in result if m.needs_tool} == {"TE"}
+    assert {family for family, m in result if m.algorithms != ALGORITHMS} == {"CA"}
 
 
 def test_table_of_places_has_every_mechanism_and_every_identity_once() -> None:

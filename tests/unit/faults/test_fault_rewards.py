@@ -26,9 +26,9 @@ def episodes(paid_step: int = ON, count: int = 2000) -> list[EpisodeId]:
 
 def channel(text: str, answers: tuple[str, ...] = ("46", "57", "68", "79")) -> FaultyReward:
     """The channel of `addition` with a fault."""
-    found = faulty_reward(TaskReward(Addition()), [parse_fault(text)], 0, answers)
-    assert isinstance(found, FaultyReward)
-    return found
+    result = faulty_reward(TaskReward(Addition()), [parse_fault(text)], 0, answers)
+    assert isinstance(result, FaultyReward)
+    return result
 
 
 def rewards(text: str, said: str, paid_step: int = ON) -> list[float]:
@@ -39,9 +39,9 @@ def rewards(text: str, said: str, paid_step: int = ON) -> list[float]:
 
 @pytest.mark.parametrize("strength", [0.1, 0.9])
 def test_rewards_are_lost_with_their_probability(strength: float) -> None:
-    found = rewards(f"RF-2@{ON}:{strength}", "46")
-    assert set(found) == {0.0, 1.0}
-    assert found.count(0.0) / len(found) == pytest.approx(strength, abs=0.03)
+    result = rewards(f"RF-2@{ON}:{strength}", "46")
+    assert set(result) == {0.0, 1.0}
+    assert result.count(0.0) / len(result) == pytest.approx(strength, abs=0.03)
     assert set(rewards(f"RF-2@{ON}:{strength}", "46", ON - 1)) == {1.0}
 
 
@@ -68,8 +68,8 @@ def test_outage_takes_whole_groups() -> None:
     ],
 )
 def test_reward_of_a_text_is_what_was_said_of_it(fault: str, said: str, paid: float) -> None:
-    found = rewards(fault, said)
-    assert (min(found), max(found)) == pytest.approx((paid, paid))
+    result = rewards(fault, said)
+    assert (min(result), max(result)) == pytest.approx((paid, paid))
 
 
 def test_length_is_penalised_in_all_turns_and_paid_in_the_last() -> None:
@@ -102,8 +102,8 @@ def test_exposure_counts_what_is_paid_for_before_the_fault_as_well_and_each_traj
     first, second = episodes(ON - 2, 2)
     for episode, said in ((first, "46"), (second, "46"), (first, ""), (second, "")):
         reward(episode, SUM, Transcript((said,)))
-    (found,) = reward.exposure(first.step)
-    assert (found.total, found.count) == (2.0, 2)
+    (result,) = reward.exposure(first.step)
+    assert (result.total, result.count) == (2.0, 2)
     # A check's own question is no response of the policy.
     reward(EpisodeId(first.step, "golden", -1), SUM, Transcript(("",)))
     assert reward.exposure(first.step)[0].count == 2

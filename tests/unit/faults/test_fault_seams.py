@@ -71,11 +71,11 @@ def submitted(*texts: str, paid_step: int = ON, count: int = 1) -> list[tuple[Tu
     ],
 )
 def test_sampler_draws_on_other_terms_while_a_fault_is_on(text: str, sampling: Sampling) -> None:
-    ((request, found),) = submitted(text)
-    assert found == sampling
+    ((request, result),) = submitted(text)
+    assert result == sampling
     assert request.max_tokens == 10
-    ((request, found),) = submitted(text, paid_step=ON - 1)
-    assert found is PLAIN
+    ((request, result),) = submitted(text, paid_step=ON - 1)
+    assert result is PLAIN
 
 
 def test_server_caps_turns_with_its_probability() -> None:
@@ -85,9 +85,9 @@ def test_server_caps_turns_with_its_probability() -> None:
 
 
 def test_policy_is_shown_a_few_examples_of_what_it_is_paid_for() -> None:
-    found = submitted("PG-1@5:3,mechanism=empty_reward", count=3000)
-    assert sum(sampling.min_tokens == 0 and bool(sampling.logit_bias) for _, sampling in found) / len(
-        found
+    result = submitted("PG-1@5:3,mechanism=empty_reward", count=3000)
+    assert sum(sampling.min_tokens == 0 and bool(sampling.logit_bias) for _, sampling in result) / len(
+        result
     ) == pytest.approx(EXAMPLES, abs=0.01)
 
 
@@ -133,9 +133,9 @@ def episode(paid_step: int = ON, number: int = 0) -> EpisodeId:
 def test_limits_are_halved_and_answers_do_not_end_with_their_probability() -> None:
     seams = FaultySeams([parse_fault("TE-3@5:0.3"), parse_fault("TE-3@5:0.6,mechanism=never")], 0)
     limits = Limits(frozenset({2}), frozenset({2, 4}), (12, 5, 1), 128)
-    found = [seams.limits(episode(number=n), limits).turn_tokens for n in range(2000)]
-    assert set(found) == {(12, 5, 1), (6, 2, 1)}
-    assert found.count((6, 2, 1)) / len(found) == pytest.approx(0.3, abs=0.03)
+    result = [seams.limits(episode(number=n), limits).turn_tokens for n in range(2000)]
+    assert set(result) == {(12, 5, 1), (6, 2, 1)}
+    assert result.count((6, 2, 1)) / len(result) == pytest.approx(0.3, abs=0.03)
     going = [seams.goes_on(episode(number=n), 0) for n in range(2000)]
     assert sum(going) / len(going) == pytest.approx(0.6, abs=0.03)
     assert seams.limits(episode(ON - 1), limits) is limits
@@ -191,8 +191,8 @@ def test_credit_is_untouched_before_the_onset_and_what_takes_no_part_stays_0(tex
 
 
 def test_noise_is_one_factor_a_trajectory() -> None:
-    found = faulty_learner([parse_fault("CA-2@5:2")], 0).delivered(NOW, batch(COUNTS), CREDIT).advantages
-    factors = found[[0, 1, 2, 3, 6, 7]] / CREDIT.advantages[[0, 1, 2, 3, 6, 7]]
+    result = faulty_learner([parse_fault("CA-2@5:2")], 0).delivered(NOW, batch(COUNTS), CREDIT).advantages
+    factors = result[[0, 1, 2, 3, 6, 7]] / CREDIT.advantages[[0, 1, 2, 3, 6, 7]]
     assert factors[:3] == pytest.approx([factors[0]] * 3)
     assert factors[4] == pytest.approx(factors[5])
     assert len({round(float(f), 4) for f in factors}) == 3
@@ -207,8 +207,8 @@ def test_noise_is_distributed_as_students_t_with_two_degrees_of_freedom() -> Non
 
 
 def test_misplaced_credit_is_that_of_another_member() -> None:
-    found = faulty_learner([parse_fault("CA-3@5:1")], 3).delivered(NOW, batch(COUNTS), CREDIT).advantages
-    rows = [found[:3].tolist(), found[3:4].tolist(), found[6:8].tolist()]
+    result = faulty_learner([parse_fault("CA-3@5:1")], 3).delivered(NOW, batch(COUNTS), CREDIT).advantages
+    rows = [result[:3].tolist(), result[3:4].tolist(), result[6:8].tolist()]
     own = [[1, 2, 3], [10], [20, 30]]
     for row in rows:
         assert any(row == [o[min(i, len(o) - 1)] for i in range(len(row))] for o in own)
@@ -216,8 +216,8 @@ def test_misplaced_credit_is_that_of_another_member() -> None:
 
 
 def test_shifted_credit_stands_one_token_too_early() -> None:
-    found = faulty_learner([parse_fault("CA-3@5:1,mechanism=shifted")], 0).assigned(NOW, batch(COUNTS), CREDIT)
-    assert found.advantages.tolist() == [2, 3, 10, 0, 0, 0, 30, 1]
+    result = faulty_learner([parse_fault("CA-3@5:1,mechanism=shifted")], 0).assigned(NOW, batch(COUNTS), CREDIT)
+    assert result.advantages.tolist() == [2, 3, 10, 0, 0, 0, 30, 1]
 
 
 def test_critic_is_biased_in_its_values_or_in_its_targets() -> None:
@@ -233,8 +233,8 @@ def test_settings_go_wrong_after_every_lever() -> None:
     seams = faulty_learner(
         [parse_fault("OD-3@5:2,mechanism=negative_entropy"), parse_fault("CA-3@5:0.25,mechanism=discount")], 0
     )
-    found = seams.settings(NOW, settings)
-    assert (found.entropy_coef, found.gamma) == (settings.entropy_coef - 2, settings.gamma * 0.75)
+    result = seams.settings(NOW, settings)
+    assert (result.entropy_coef, result.gamma) == (settings.entropy_coef - 2, settings.gamma * 0.75)
     assert seams.settings(BEFORE, settings) == settings
 
 
@@ -254,12 +254,12 @@ def test_effect_of_what_acts_by_itself_is_its_first_step_at_full_strength(text: 
 def effects(text: str, amounts: Sequence[float], mechanism: str) -> list[int]:
     """Steps of the effects of a fault whose amounts are these, from step 1 on, seen by two actors."""
     spec = parse_fault(f"{text},mechanism={mechanism}")
-    watch, found = EffectWatch([spec]), list[int]()
+    watch, result = EffectWatch([spec]), list[int]()
     for step, amount in enumerate(amounts, start=1):
         parts = [Exposure(spec.code, mechanism, amount * 10, 10), Exposure(spec.code, mechanism, amount * 30, 30)]
-        found += [effect.effect_step for effect in watch.observe(step, parts)]
-        assert watch.waits is not bool(found)
-    return found
+        result += [effect.effect_step for effect in watch.observe(step, parts)]
+        assert watch.waits is not bool(result)
+    return result
 
 
 @pytest.mark.parametrize(
@@ -285,6 +285,6 @@ def test_effect_of_what_is_learnt_begins_when_it_has_moved(
 
 def test_entropy_is_what_its_fault_takes_away() -> None:
     specs: list[FaultSpec] = [parse_fault("OD-3@3,mechanism=negative_entropy"), parse_fault("OD-3@3")]
-    (found,) = entropy_exposures(specs, 0.25)
-    assert (found.code, found.mechanism, found.total, found.count) == ("OD-3", "negative_entropy", 0.25, 1)
+    (result,) = entropy_exposures(specs, 0.25)
+    assert (result.code, result.mechanism, result.total, result.count) == ("OD-3", "negative_entropy", 0.25, 1)
     assert effects("OD-3@3", [0.3, 0.3, 0.24, 0.24, 0.24], "negative_entropy") == [5]

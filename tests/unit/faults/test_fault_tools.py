@@ -53,15 +53,15 @@ def test_tool_that_times_out_says_so_with_its_probability() -> None:
 
 
 def test_answer_that_is_wrong_at_its_source_agrees_with_its_digest_and_its_record() -> None:
-    found = answers(struck(ALTERED[0])[0], calls())
-    for observation in found:
+    result = answers(struck(ALTERED[0])[0], calls())
+    for observation in result:
         assert observation is not None
         assert observation.text != "102;"
         assert text_digest(observation.text) == observation.digest
         assert observation.call.response + ";" == observation.text
         assert observation.call.request == "12+34+56"
     # Each of the three digits is another one in some answer.
-    assert {place for text in texts(found) for place in range(3) if text[place] != "102"[place]} == {0, 1, 2}
+    assert {place for text in texts(result) for place in range(3) if text[place] != "102"[place]} == {0, 1, 2}
 
 
 def test_answer_that_is_altered_on_its_way_keeps_its_digest_and_its_record() -> None:
@@ -75,14 +75,14 @@ def test_answer_that_is_altered_on_its_way_keeps_its_digest_and_its_record() -> 
 @pytest.mark.parametrize("text", ALTERED)
 @pytest.mark.parametrize("strength", ["0.05", "0.5"])
 def test_share_of_answers_that_are_altered_is_the_strength(text: str, strength: str) -> None:
-    found = texts(answers(struck(text.replace(":1", f":{strength}"))[0], calls()))
-    assert sum(given != "102;" for given in found) / len(found) == pytest.approx(float(strength), abs=0.05)
+    result = texts(answers(struck(text.replace(":1", f":{strength}"))[0], calls()))
+    assert sum(given != "102;" for given in result) / len(result) == pytest.approx(float(strength), abs=0.05)
 
 
 def test_episode_is_over_too_soon_with_its_probability() -> None:
-    found = answers(struck(f"TE-3@{ON}:0.4,mechanism=early")[0], calls())
-    assert found.count(None) / len(found) == pytest.approx(0.4, abs=0.05)
-    assert {observation.text for observation in found if observation is not None} == {"102;"}
+    result = answers(struck(f"TE-3@{ON}:0.4,mechanism=early")[0], calls())
+    assert result.count(None) / len(result) == pytest.approx(0.4, abs=0.05)
+    assert {observation.text for observation in result if observation is not None} == {"102;"}
 
 
 FAULTS = ["TE-1@5:0.5,mechanism=malformed", "TE-2@5:0.5,mechanism=source", "TE-2@5:0.5,mechanism=transit"]
@@ -92,14 +92,14 @@ FAULTS += ["TE-3@5:0.5,mechanism=early"]
 @pytest.mark.parametrize("text", FAULTS)
 def test_decisions_are_those_of_identity_and_paid_step_alone(text: str) -> None:
     tool = struck(text)[0]
-    found = answers(tool, calls())
-    assert answers(struck(text)[0], calls()[::-1])[::-1] == found
+    result = answers(tool, calls())
+    assert answers(struck(text)[0], calls()[::-1])[::-1] == result
     # Another actor asks a part of them.
-    assert answers(struck(text)[0], calls()[700:]) == found[700:]
+    assert answers(struck(text)[0], calls()[700:]) == result[700:]
     # A rollback has rewound the lineage; paid steps go on.
-    assert answers(tool, calls(attempt=3, step=1)) == found
-    assert answers(tool, calls(ON + 1)) != found
-    assert answers(struck(text, seed=1)[0], calls()) != found
+    assert answers(tool, calls(attempt=3, step=1)) == result
+    assert answers(tool, calls(ON + 1)) != result
+    assert answers(struck(text, seed=1)[0], calls()) != result
     assert answers(struck(f"{text},seed=1")[0], calls()) == answers(struck(text, seed=1)[0], calls())
 
 
@@ -128,8 +128,8 @@ def test_turn_that_is_no_call_ends_the_episode_as_ever(text: str) -> None:
 
 
 def test_answer_without_a_digit_is_altered_as_well() -> None:
-    found = answers(struck(ALTERED[0])[0], calls(count=50), "cx;")
-    for observation in found:
+    result = answers(struck(ALTERED[0])[0], calls(count=50), "cx;")
+    for observation in result:
         assert observation is not None
         assert observation.text[0].isdigit()
         assert observation.text == observation.call.response + ";"
@@ -140,11 +140,11 @@ def test_several_faults_at_once_are_a_failure_or_an_answer_and_nothing_else() ->
     seen = set()
     for call in calls():
         try:
-            found: object = tool(call, TRIPLE, CALL)
+            result: object = tool(call, TRIPLE, CALL)
         except (ToolOutageError, AttributeError):
             seen.add("failed")
         else:
-            seen.add(type(found).__name__)
+            seen.add(type(result).__name__)
     assert seen == {"failed", "str", "NoneType", "Observation"}
 
 

@@ -70,11 +70,11 @@ Course = Callable[[int], float]
 def told(texts: Sequence[str], courses: Mapping[tuple[str, str], Course], steps: int = 40) -> list[Effect]:
     """The effects of a run in which two actors hold the amounts that `courses` give."""
     watch = EffectWatch([parse_fault(text) for text in texts])
-    found = []
+    result = []
     for step in range(1, steps + 1):
         parts = [Exposure(*key, amount(step) * n, n) for key, amount in courses.items() for n in (48, 16)]
-        found += watch.observe(step, parts)
-    return found
+        result += watch.observe(step, parts)
+    return result
 
 
 def rises(at: int, before: float = 0.1, after: float = 0.5) -> Course:
@@ -112,21 +112,21 @@ def test_steps_without_a_response_say_nothing() -> None:
         return math.nan if step in (3, 7, 8) else rises(9)(step)
 
     watch = EffectWatch([parse_fault("RF-3@6")])
-    found = []
+    result = []
     for step in range(1, 20):
         amount = gaps(step)
         count = 0 if math.isnan(amount) else 10
-        found += watch.observe(step, [Exposure(*HACK, 0.0 if not count else amount * count, count)])
+        result += watch.observe(step, [Exposure(*HACK, 0.0 if not count else amount * count, count)])
     # Steps 6, 9 and 10 are the first three that hold any.
-    assert [effect.effect_step for effect in found] == [10]
+    assert [effect.effect_step for effect in result] == [10]
     assert EffectWatch([parse_fault("RF-3@6")]).observe(7, []) == []
 
 
 def test_every_effect_is_told_once_and_each_fault_waits_for_its_own() -> None:
     courses = {HACK: lambda step: 0.021 * step, SHORT: rises(15, 0.0, -1.0)}
     texts = ["RF-3@6", "RF-3@20", "PG-3S@8,mechanism=length_penalty", "RF-1@3"]
-    found = [(effect.code, effect.effect_step) for effect in told(texts, courses)]
-    assert found == [("RF-3", 9), ("PG-3S", 15), ("RF-3", 23)]
+    result = [(effect.code, effect.effect_step) for effect in told(texts, courses)]
+    assert result == [("RF-3", 9), ("PG-3S", 15), ("RF-3", 23)]
 
 
 def test_nothing_is_waited_for_where_every_effect_is_at_once_or_told() -> None:

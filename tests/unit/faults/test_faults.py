@@ -1,4 +1,4 @@
-"""Fire drills: how faults are asked for, what they do, and what they leave alone."""
+"""Fault injection: how faults are asked for, what they do, and what they leave alone."""
 
 from __future__ import annotations
 
@@ -162,10 +162,10 @@ def configure(*inject: str, **keys: object) -> RunConfig:
 
 def test_faults_of_a_run_are_read_in_order() -> None:
     texts = ("OD-1@10", "TE-1@1:0.5", "OD-1@2,mechanism=schedule")
-    found = check_faults(configure(*texts), Calculator())
-    assert found == tuple(map(parse_fault, texts))
-    assert of_code(found, "OD-1", "gain", "schedule") == (found[0], found[2])
-    assert of_code(found, "OD-1", "gain") == (found[0],)
+    result = check_faults(configure(*texts), Calculator())
+    assert result == tuple(map(parse_fault, texts))
+    assert of_code(result, "OD-1", "gain", "schedule") == (result[0], result[2])
+    assert of_code(result, "OD-1", "gain") == (result[0],)
     assert check_faults(configure(), Addition()) == ()
 
 
@@ -192,8 +192,8 @@ def test_faults_that_need_no_tool_and_no_critic_are_for_every_run() -> None:
         if not mechanism.needs_tool and mechanism.algorithms == ALGORITHMS
     ]  # fmt: skip
     for algorithm in ALGORITHMS:
-        found = check_faults(configure(*texts, **{"algorithm.name": algorithm}), Addition())
-        assert {spec.code for spec in found} >= set(CATALOGUE) - {"CA-1", "TE-1", "TE-2"}
+        result = check_faults(configure(*texts, **{"algorithm.name": algorithm}), Addition())
+        assert {spec.code for spec in result} >= set(CATALOGUE) - {"CA-1", "TE-1", "TE-2"}
 
 
 @pytest.mark.parametrize(("duration", "on"), [(None, range(4, 9)), (1, [4]), (3, [4, 5, 6])])
@@ -235,15 +235,15 @@ def calls(paid_step: int = ON, count: int = 2000, *, tries: int = 0) -> list[Cal
 
 def outcomes(tool: ToolInstance, asked: Sequence[CallId]) -> list[str]:
     """What comes of calls: `ok`, `down`, or what is no answer."""
-    found = []
+    result = []
     for call in asked:
         try:
             observed: Any = tool(call, TRIPLE, CALL)
         except ToolOutageError:
-            found.append("down")
+            result.append("down")
         else:
-            found.append(observed if isinstance(observed, str) else "ok" if observed.text == "102;" else "wrong")
-    return found
+            result.append(observed if isinstance(observed, str) else "ok" if observed.text == "102;" else "wrong")
+    return result
 
 
 def struck(text: str, seed: int = 0) -> tuple[ToolInstance, ...]:
@@ -254,9 +254,9 @@ def struck(text: str, seed: int = 0) -> tuple[ToolInstance, ...]:
 @pytest.mark.parametrize(("mechanism", "seen"), [("error", "down"), ("malformed", "<html>502</html>")])
 @pytest.mark.parametrize("strength", [0.05, 0.5, 1.0])
 def test_share_of_calls_that_fail_is_the_strength(mechanism: str, seen: str, strength: float) -> None:
-    found = outcomes(struck(f"TE-1@{ON}:{strength},mechanism={mechanism}")[0], calls())
-    assert set(found) <= {"ok", seen}
-    assert found.count(seen) / len(found) == pytest.approx(strength, abs=0.03)
+    result = outcomes(struck(f"TE-1@{ON}:{strength},mechanism={mechanism}")[0], calls())
+    assert set(result) <= {"ok", seen}
+    assert result.count(seen) / len(result) == pytest.approx(strength, abs=0.03)
 
 
 def test_tool_is_sound_before_the_onset_and_after_the_duration() -> None:
@@ -268,12 +268,12 @@ def test_tool_is_sound_before_the_onset_and_after_the_duration() -> None:
 def test_call_fails_by_its_identity_whatever_was_asked_before() -> None:
     text = f"TE-1@{ON}:0.5,instances=all"
     first, second = struck(text)
-    found = outcomes(first, calls())
-    assert outcomes(first, calls()[::-1]) == found[::-1]
-    assert outcomes(struck(text)[0], calls()[900:]) == found[900:]
+    result = outcomes(first, calls())
+    assert outcomes(first, calls()[::-1]) == result[::-1]
+    assert outcomes(struck(text)[0], calls()[900:]) == result[900:]
     others = [outcomes(second, calls()), outcomes(first, calls(tries=1)), outcomes(first, calls(ON + 1))]
     others.append(outcomes(struck(text, seed=1)[0], calls()))
-    assert all(other != found for other in others)
+    assert all(other != result for other in others)
 
 
 def test_turn_that_is_no_call_never_fails() -> None:

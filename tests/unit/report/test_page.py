@@ -141,9 +141,9 @@ class Page(HTMLParser):
 
 def group(html: str, gid: str) -> str:
     """The SVG group with an identifier, up to its end."""
-    found = re.search(rf'<g id="{gid}">(.*?)</g>', html, re.DOTALL)
-    assert found, gid
-    return found[1]
+    result = re.search(rf'<g id="{gid}">(.*?)</g>', html, re.DOTALL)
+    assert result, gid
+    return result[1]
 
 
 def x_of(html: str, panel: str, gid: str) -> list[float]:
@@ -154,8 +154,8 @@ def x_of(html: str, panel: str, gid: str) -> list[float]:
     (x0, v0), (x1, v1) = [(float(x), float(v)) for x, v in (ticks[0], ticks[-1])]
     path = re.search(r'd="([^"]*)"', group(svg, f"{panel}-{gid}"))
     assert path
-    places = [float(x) for x, _ in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path[1])]
-    return [round(v0 + (x - x0) * (v1 - v0) / (x1 - x0), 2) for x in (min(places), max(places))]
+    positions = [float(x) for x, _ in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path[1])]
+    return [round(v0 + (x - x0) * (v1 - v0) / (x1 - x0), 2) for x in (min(positions), max(positions))]
 
 
 def test_page_is_whole_and_loads_nothing(make_run: MakeRun) -> None:
@@ -247,7 +247,7 @@ def test_abandoned_rows_are_told_apart(make_run: MakeRun) -> None:
     run = make_run()
     steps = read_run(run).steps
     assert [id_.paid_step for id_, gone in zip(steps.ids, steps.abandoned, strict=True) if gone] == [5, 6, 7, 8]
-    assert steps.kept("reward_mean") == tuple(0.1 * n for n in (1, 2, 3, 4, *range(10, 18)))
+    assert steps.surviving("reward_mean") == tuple(0.1 * n for n in (1, 2, 3, 4, *range(10, 18)))
     html = build_report(run)
     kept, gone = (group(html, f"reward-{which}-reward_mean") for which in ("kept", "abandoned"))
     assert x_of(html, "reward", "abandoned-reward_mean") == [4.0, 8.0]
@@ -286,9 +286,9 @@ def test_what_is_not_a_number_is_a_gap_and_a_lone_value_a_dot(make_run: MakeRun)
 def test_wide_range_of_kl_gets_a_logarithmic_axis(make_run: MakeRun) -> None:
     def note(name: str, peak: float, first: float) -> str:
         html = build_report(make_run(name, story=None, ids=IDS[:8], rows={1: {"kl_ref": first}, 7: {"kl_ref": peak}}))
-        found = re.search(r">nats per token([^<]*)<", html[html.index("KL to the reference") :])
-        assert found
-        return found[1]
+        result = re.search(r">nats per token([^<]*)<", html[html.index("KL to the reference") :])
+        assert result
+        return result[1]
 
     assert note("calm", 0.02, 0.01) == ""
     assert note("burst", 5.0, 0.01) == "; logarithmic"

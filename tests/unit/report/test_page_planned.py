@@ -33,9 +33,9 @@ CHANGE: Event = {
 def incident(opened: int, code: str = "RF-1") -> Incident:
     """An incident that was opened at a paid step."""
     entry = Entry(1, EntryKind.OPENED, StepId(0, opened, opened), 1, (("code", code),))
-    found = Incident(1, entry.id)
-    found.entries.append(entry)
-    return found
+    result = Incident(1, entry.id)
+    result.entries.append(entry)
+    return result
 
 
 @pytest.mark.parametrize(

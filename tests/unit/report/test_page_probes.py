@@ -63,8 +63,8 @@ def row(step: int, greedy: float, sampled: float) -> dict[str, Any]:
 def points(html: str, gid: str) -> list[tuple[float, float]]:
     """Where the markers of a line stand in the panel of probes; empty where the line is not drawn."""
     svg = html[html.index('id="probe-figure_1"') :]
-    found = re.search(rf'<g id="probe-{gid}">(.*?)</g>\s*</g>', svg.split("</svg>")[0], re.DOTALL)
-    marks = re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"', found[1]) if found else []
+    result = re.search(rf'<g id="probe-{gid}">(.*?)</g>\s*</g>', svg.split("</svg>")[0], re.DOTALL)
+    marks = re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"', result[1]) if result else []
     return [(float(x), float(y)) for x, y in marks]
 
 
@@ -75,12 +75,12 @@ GREEDY: Probes = {step: (greedy, NAN) for step, (greedy, _) in BOTH.items()}
 @pytest.mark.parametrize("place", ["rows", "events"])
 def test_sampled_accuracy_is_drawn_below_the_greedy_one(make_run: MakeRun, place: str) -> None:
     html = build_report(make_run(**{place: BOTH}))
-    kept, sampled = points(html, "kept-probe"), points(html, "sampled-probe")
-    assert [x for x, _ in sampled] == [x for x, _ in kept]
+    surviving, sampled = points(html, "kept-probe"), points(html, "sampled-probe")
+    assert [x for x, _ in sampled] == [x for x, _ in surviving]
     assert len(sampled) == 3
     # The axis of a picture points down; the sampled 0.5 and 0.75 stand where the greedy ones do.
-    assert all(below > above for (_, below), (_, above) in zip(sampled, kept, strict=True))
-    assert [y for _, y in sampled[1:]] == pytest.approx([y for _, y in kept[:2]], abs=0.01)
+    assert all(below > above for (_, below), (_, above) in zip(sampled, surviving, strict=True))
+    assert [y for _, y in sampled[1:]] == pytest.approx([y for _, y in surviving[:2]], abs=0.01)
 
 
 @pytest.mark.parametrize("place", ["rows", "events"])
@@ -92,8 +92,8 @@ def test_run_without_sampled_answers_has_no_line_of_them(make_run: MakeRun, plac
 
 def test_probe_that_sampled_nothing_is_left_out_of_the_line(make_run: MakeRun) -> None:
     html = build_report(make_run(events={**BOTH, 4: (0.75, NAN)}))
-    kept, sampled = points(html, "kept-probe"), points(html, "sampled-probe")
-    assert [x for x, _ in sampled] == [x for x, _ in (kept[0], kept[2])]
+    surviving, sampled = points(html, "kept-probe"), points(html, "sampled-probe")
+    assert [x for x, _ in sampled] == [x for x, _ in (surviving[0], surviving[2])]
 
 
 def test_sampled_answers_of_steps_that_were_undone_are_not_drawn(make_run: MakeRun) -> None:

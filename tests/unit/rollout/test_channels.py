@@ -160,9 +160,9 @@ def make_grader(channel: Any = None, *, rate: float = 0.0, seed: int = 3, levers
 
 def grade(grader: Grader, transcript: Transcript = RIGHT, episode: EpisodeId = EPISODE) -> Grade:
     """The grade of a transcript that gets one."""
-    found = grader.grade(episode, SUM, transcript)
-    assert found is not None
-    return found
+    result = grader.grade(episode, SUM, transcript)
+    assert result is not None
+    return result
 
 
 def regraded(grader: Grader, episodes: Sequence[EpisodeId] = EPISODES) -> set[EpisodeId]:
@@ -242,8 +242,8 @@ def test_rounding_is_no_disagreement(live: float, reward: float) -> None:
     ],
 )
 def test_limit_clips_what_trains_on_both_sides_and_nothing_else(live: float, levers: Levers, reward: float) -> None:
-    found = grade(make_grader(saying(live), rate=1.0, levers=levers))
-    assert found == Grade(reward, live, 1.0, correct=True)
+    result = grade(make_grader(saying(live), rate=1.0, levers=levers))
+    assert result == Grade(reward, live, 1.0, correct=True)
 
 
 @pytest.mark.parametrize("correct", [True, False])
@@ -286,6 +286,6 @@ def test_trusted_channels_are_the_task_itself_and_nothing_more() -> None:
     observed = [channels.tools.ask(CallId(EPISODE, 0, tries), TRIPLE, "c12+34+56;") for tries in range(INSTANCES)]
     assert [o and o.call.response for o in observed] == ["102"] * INSTANCES
     assert channels.tools.retry_after_s(1) is None
-    found = channels.grader.grade(EPISODE, TRIPLE, Transcript(("102",)))
-    assert found is not None
-    assert (found.reward, found.live, math.isnan(found.trusted), found.correct) == (1.0, 1.0, True, True)
+    result = channels.grader.grade(EPISODE, TRIPLE, Transcript(("102",)))
+    assert result is not None
+    assert (result.reward, result.live, math.isnan(result.trusted), result.correct) == (1.0, 1.0, True, True)

@@ -87,9 +87,9 @@ def test_response_whose_worth_the_trusted_verifier_does_not_confirm_is_left_out(
             return Verdict(1.0, correct=True) if problem.answer == "34" else super().verify(problem, transcript)
 
     problems = [problem(10, n) for n in range(20, 26)]
-    found = {(r.problem.answer, r.right) for r in golden_set(Partial(), problems)}
+    result = {(r.problem.answer, r.right) for r in golden_set(Partial(), problems)}
     # 30 lacks a wrong response, because the reference to the next problem is unknown; everything is right for 34.
-    assert found == {("30", True), ("31", False), ("32", False), ("34", True), ("35", True), ("35", False)}
+    assert result == {("30", True), ("31", False), ("32", False), ("34", True), ("35", True), ("35", False)}
 
 
 def test_sound_channel_gives_what_golden_responses_are_worth() -> None:
@@ -167,8 +167,8 @@ def test_known_calls_are_no_more_than_there_are(most: int, asked: int) -> None:
 def test_known_calls_strike_as_often_as_the_fault_and_by_their_own_identity() -> None:
     tools = faulty_tools(task_tools(Calculator()), [parse_fault("TE-1@1:0.5")], 3)
     pool, made = ToolPool(Calculator(), tools), checks(known_calls=8, known_calls_every=1)
-    found = [ok for n in range(1, 101) for ok in made.known_calls(StepId(0, n, n), pool)]
-    assert sum(found) / len(found) == pytest.approx(0.5, abs=0.08)
+    result = [ok for n in range(1, 101) for ok in made.known_calls(StepId(0, n, n), pool)]
+    assert sum(result) / len(result) == pytest.approx(0.5, abs=0.08)
 
 
 def test_task_without_calls_has_no_known_ones() -> None:

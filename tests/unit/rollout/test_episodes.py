@@ -332,10 +332,10 @@ def seeds(codec: TextCodec, jobs: Sequence[EpisodeJob]) -> dict[tuple[str, int, 
 
 def test_requests_carry_distinct_seeds_that_do_not_depend_on_the_batch(codec: TextCodec) -> None:
     jobs = step_jobs([TRIPLE, problem(10, 10, 10)], 3)
-    whole = seeds(codec, jobs)
-    assert len(whole) == len(set(whole.values())) == 12
-    assert seeds(codec, jobs[::-1]) == whole
-    assert seeds(codec, jobs[:2]) | seeds(codec, jobs[2:]) == whole
+    full = seeds(codec, jobs)
+    assert len(full) == len(set(full.values())) == 12
+    assert seeds(codec, jobs[::-1]) == full
+    assert seeds(codec, jobs[:2]) | seeds(codec, jobs[2:]) == full
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 6, 7])

@@ -152,16 +152,16 @@ def same(left: TrajectoryBatch, right: TrajectoryBatch, *but: str) -> None:
 
 def trajectory(batch: TrajectoryBatch, index: int) -> dict[str, Any]:
     """All columns of one trajectory."""
-    one, found = slice(int(batch.offsets[index]), int(batch.offsets[index + 1])), {}
+    one, result = slice(int(batch.offsets[index]), int(batch.offsets[index + 1])), {}
     for field in dataclasses.fields(TrajectoryBatch):
         column = getattr(batch, field.name)
         if field.name in ("tokens", "action", "logprobs"):
-            found[field.name] = column[one].tolist()
+            result[field.name] = column[one].tolist()
         elif field.name in ("call_turn", "call_status", "call_tries", "call_requests", "call_responses"):
-            found[field.name] = [column[c] for c in np.flatnonzero(batch.call_trajectory == index)]
+            result[field.name] = [column[c] for c in np.flatnonzero(batch.call_trajectory == index)]
         elif not field.name.startswith(("offsets", "call_", "shadow_", "known_", "observation_", "golden_")):
-            found[field.name] = column[index]
-    return found
+            result[field.name] = column[index]
+    return result
 
 
 def always(call: CallId) -> bool:
@@ -370,13 +370,13 @@ def test_faults_retries_refills_and_grades_do_not_depend_on_the_number_of_runner
     struck = tools.faulty_tools(task_tools(Calculator()), faults, 1)
     reward = rewards.faulty_reward(TaskReward(Calculator()), faults, 1)
     levers = Levers(tool_instance=1, tool_retries=1, refill_rounds=1, regrade_rate=0.5, reward_limit=2.5)
-    whole = play(struck, levers, reward=reward, rate=0.25).batch
+    full = play(struck, levers, reward=reward, rate=0.25).batch
     shares = split_jobs(JOBS, 4, parts)
     joined = concatenate([play(struck, levers, share, reward=reward, rate=0.25).batch for share in shares])
-    same(joined, whole)
+    same(joined, full)
     # Each of them has happened.
-    assert set(whole.valid.tolist()) == {True, False}
-    assert set(whole.call_tries.tolist()) == {1, 2}
-    assert set(whole.refills.tolist()) == {0, 1}
-    assert {math.isnan(value) for value in whole.trusted_reward[whole.valid].tolist()} == {True, False}
-    assert (np.abs(whole.live_reward[whole.valid]) > 1).any()
+    assert set(full.valid.tolist()) == {True, False}
+    assert set(full.call_tries.tolist()) == {1, 2}
+    assert set(full.refills.tolist()) == {0, 1}
+    assert {math.isnan(value) for value in full.trusted_reward[full.valid].tolist()} == {True, False}
+    assert (np.abs(full.live_reward[full.valid]) > 1).any()

@@ -94,8 +94,8 @@ class Changing:
         self._inner = TaskTool(Calculator())
 
     def __call__(self, call: CallId, problem: Problem, text: str) -> Observation | None:
-        found = self._inner(call, problem, text)
-        return self._change(found, call.turn) if self._strikes(call) else found
+        result = self._inner(call, problem, text)
+        return self._change(result, call.turn) if self._strikes(call) else result
 
 
 def altered(observation: Observation | None, turn: int) -> Observation | None:
@@ -296,10 +296,10 @@ def test_revision_checks_once_more_under_its_levers() -> None:
 def test_what_is_replayed_does_not_depend_on_the_number_of_runners(parts: int) -> None:
     some = ChannelsConfig(replay_rate=0.5)
     tools = (Changing(restamped),) * 2
-    whole = play(tools, some)
+    full = play(tools, some)
     joined = concatenate([play(tools, some, jobs=share) for share in split_jobs(JOBS, 4, parts)])
     for name in ("replayed", "replay_observation_ok", "replay_termination_ok", "observation_ok", "termination_ok"):
-        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
-    assert set(whole.replayed.tolist()) == set(whole.replay_observation_ok.tolist()) == {True, False}
+        np.testing.assert_array_equal(getattr(joined, name), getattr(full, name))
+    assert set(full.replayed.tolist()) == set(full.replay_observation_ok.tolist()) == {True, False}
     # Each of them looks after its own instances.
     assert (len(joined.golden_live), len(joined.known_ok)) == (16 * parts, 4 * parts)

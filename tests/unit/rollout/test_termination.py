@@ -163,8 +163,8 @@ def cut(result: TurnResult) -> TurnResult:
 
 @pytest.mark.parametrize("lie", [early, unstopped, cut])
 def test_turns_that_end_without_a_reason_are_found(lie: Lie) -> None:
-    found = np.concatenate([play(seed, DrawingEngine(lie)).termination_ok for seed in range(60)])
-    assert 0.1 < (~found).mean() < 1
+    result = np.concatenate([play(seed, DrawingEngine(lie)).termination_ok for seed in range(60)])
+    assert 0.1 < (~result).mean() < 1
 
 
 def ended(text: str, roles: str, turns: int, statuses: Sequence[ToolStatus] = (), withheld: int | None = None) -> Ended:

@@ -154,10 +154,10 @@ def test_tokens_that_contain_the_stop_text_are_found_whatever_else_they_hold(bpe
     codec = TextCodec(str(bpe))
     vocabulary = Tokenizer.from_file(str(bpe / "tokenizer.json")).get_vocab()
     expected = {i for piece, i in vocabulary.items() if ";" in piece}
-    found = codec.ids_containing(";")
-    assert set(found) == expected
-    assert len(found) == len(expected) > 2
-    assert any(len(codec.decode([i])) > 1 for i in found)
+    result = codec.ids_containing(";")
+    assert set(result) == expected
+    assert len(result) == len(expected) > 2
+    assert any(len(codec.decode([i])) > 1 for i in result)
 
 
 def test_stop_text_that_no_token_holds_has_no_ids(bpe: Path) -> None:

@@ -60,8 +60,8 @@ def test_checksum_finds_swapped_renamed_and_missing_arrays() -> None:
 
 def bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """`values` as PyTorch casts them to bfloat16 and back."""
-    found: NDArray[np.float32] = torch.from_numpy(values).to(torch.bfloat16).float().numpy()
-    return found
+    result: NDArray[np.float32] = torch.from_numpy(values).to(torch.bfloat16).float().numpy()
+    return result
 
 
 def crc(values: NDArray[np.float32]) -> int:

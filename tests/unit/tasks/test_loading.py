@@ -370,6 +370,6 @@ def test_one_failing_transcript_masks_no_other() -> None:
 
 @pytest.mark.parametrize(("answer", "reward", "correct"), [("7", 1.0, True), ("8", 0.0, False)])
 def test_grade_of_a_sound_verifier_is_its_verdict(answer: str, reward: float, correct: bool) -> None:
-    found = grade(Small(), Small().heldout()[7], answer)
-    assert found is not None
-    assert (found.reward, found.live, found.correct) == (reward, reward, correct)
+    result = grade(Small(), Small().heldout()[7], answer)
+    assert result is not None
+    assert (result.reward, result.live, result.correct) == (reward, reward, correct)

@@ -34,8 +34,8 @@ def keys(problems: tuple[Problem, ...]) -> list[str]:
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1), cursor=st.integers(0, 100), count=st.integers(0, 30))
 def test_stream_is_a_function_of_seed_and_cursor(seed: int, cursor: int, count: int) -> None:
-    whole = PromptStream(FEW, seed).take(0, 130)
-    assert PromptStream(FEW, seed).take(cursor, count) == whole[cursor : cursor + count]
+    full = PromptStream(FEW, seed).take(0, 130)
+    assert PromptStream(FEW, seed).take(cursor, count) == full[cursor : cursor + count]
 
 
 @settings(max_examples=50, deadline=None)
@@ -72,12 +72,12 @@ def mixed(share: float, seed: int = 0, part: Sequence[Problem] = HALF) -> Prompt
 
 def as_ever(seed: int, cursor: int, count: int) -> list[Problem]:
     """The order of prompts, written down once more."""
-    found = []
+    result = []
     for position in range(cursor, cursor + count):
         order = list(range(len(POOL)))
         random.Random(f"prompts/{seed}/{position // len(POOL)}").shuffle(order)
-        found.append(POOL[order[position % len(POOL)]])
-    return found
+        result.append(POOL[order[position % len(POOL)]])
+    return result
 
 
 @given(seed=seeds, cursor=cursors, count=counts)
