@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rftfm_ray.actors.roles import Role, rename_process
 from rftfm_ray.detection.monitor import MonitorPlan
-from rftfm_ray.diagnosis.assessor import assessor_of
+from rftfm_ray.diagnosis.assessor import build_assessor
 from rftfm_ray.telemetry.metrics import StateGauge
 from rftfm_ray.types import ActorState
 from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, StepReport
@@ -18,7 +18,7 @@ class MonitorActor:
     def __init__(self, role: Role, plan: MonitorPlan) -> None:
         rename_process(role)
         self._role = role
-        self._assessor = assessor_of(plan)
+        self._assessor = build_assessor(plan)
         self._attempt = self._newest = 0
         self._gauge = StateGauge(role.run, role.name)
         self._gauge.set(ActorState.IDLE)

@@ -256,7 +256,7 @@ def test_rollback_goes_to_a_snapshot_from_before_the_fault_and_skips() -> None:
     run.begin_fault(replace(fault("OD-1", onset=7), onset_low=6))
     order = run.carry_out()
     assert (order.restore_step, order.skip_batches, order.levers) == (5, 2, Levers(lr_scale=0.5))
-    assert run.last(K.DECIDED).whole("restore_step") == 5
+    assert run.last(K.DECIDED).integer("restore_step") == 5
 
 
 def test_rollback_without_a_snapshot_from_before_is_refused() -> None:
