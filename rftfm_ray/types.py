@@ -217,8 +217,8 @@ class RunSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """Where the learner stands after a step: what a snapshot or checkpoint must know beside the tensors."""
+class TrainingCursor:
+    """The training cursor after a step: the state of a snapshot or checkpoint beside its tensors."""
 
     id: StepId
     model_version: int

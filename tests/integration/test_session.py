@@ -19,7 +19,7 @@ from rftfm_ray.driver.session import START, Session
 from rftfm_ray.errors import ConfigError, LearnerError, PlacementError, RolloutError, SyncError
 from rftfm_ray.planning import RunPlan, plan
 from rftfm_ray.rollout.weights import WeightsUpdate, pack_weights
-from rftfm_ray.types import Levers, Position, Rejection
+from rftfm_ray.types import Levers, Rejection, TrainingCursor
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -74,7 +74,7 @@ def session(started: tuple[RunPlan, ActorGroup]) -> Session:
     return fresh
 
 
-def next_position(session: Session) -> Position:
+def next_position(session: Session) -> TrainingCursor:
     """Where the session will stand after its next step."""
     return next(session.positions())
 
