@@ -1,4 +1,4 @@
-"""A state in a file: written whole or not at all, and read with checks. Nothing is unpickled."""
+"""A state in a file: written atomically, and read with checks. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ARRAY = "__array__"
 
 
 def save_state(path: Path, state: State, owner: str) -> None:
-    """Write a state; a reader sees all of it or none. `owner` must be the same when it is loaded."""
+    """Write a state; readers never see a part of it. `owner` must be the same when it is loaded."""
     from safetensors.numpy import save
 
     arrays: dict[str, NDArray[Any]] = {}
@@ -34,7 +34,7 @@ def load_state(path: Path, owner: str) -> State:
     """Read a state that `save_state` has written for the same owner.
 
     Raises:
-        StateError: when the file cannot be read, is damaged, or belongs to somebody else; names it and the fix.
+        StateError: when the file cannot be read, is damaged, or belongs to another owner; names it and the fix.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -59,9 +59,9 @@ def load_state(path: Path, owner: str) -> State:
 def _without_arrays(state: State, arrays: MutableMapping[str, NDArray[Any]]) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, np.ndarray):
-            # By its number: names of parts may hold any character.
+            # Numbered, because names of parts may hold any character.
             name = str(len(arrays))
-            # It makes an array without axes one of one axis.
+            # `ascontiguousarray` gives an array without axes one axis; `reshape` removes it.
             arrays[name] = np.ascontiguousarray(value).reshape(value.shape)
             return {_ARRAY: name}
         return _without_arrays(value, arrays) if isinstance(value, Mapping) else value
@@ -70,9 +70,9 @@ def _without_arrays(state: State, arrays: MutableMapping[str, NDArray[Any]]) -> 
 
 
 def _with_arrays(tree: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    def whole(value: Any) -> Any:
+    def filled(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
         return arrays[value[_ARRAY]] if set(value) == {_ARRAY} else _with_arrays(value, arrays)
 
-    return {key: whole(value) for key, value in tree.items()}
+    return {key: filled(value) for key, value in tree.items()}

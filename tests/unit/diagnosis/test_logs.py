@@ -19,7 +19,7 @@ from rftfm_ray.detection.detectors.change_point import BACK, ChangePointDetector
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.detection.detectors.joint import JointDetector
 from rftfm_ray.detection.statistics.change_points import Floats
-from rftfm_ray.detection.statistics.trends import Course
+from rftfm_ray.detection.statistics.trends import TrendKind
 from rftfm_ray.diagnosis import logs
 from rftfm_ray.diagnosis.logs import JUMP, NOT_FINITE, LogVerdict, judge_log, not_finite
 from rftfm_ray.faultbench.runs.dataset import NAMES
@@ -89,9 +89,9 @@ AFTER = np.arange(80.0)
         ("reward_mean", 1.4 + 0.03 * np.sin(9 * AFTER), JUMP, 2),
         ("length_mean", 30 + 2 * np.sin(9 * AFTER), JUMP, 2),
         ("grad_norm", 20 + np.sin(9 * AFTER), JUMP, 2),
-        ("kl_ref", 0.1 * np.exp(AFTER / 4), Course.BLOW_UP, 10),
-        ("entropy", 0.4 * np.exp(-((AFTER / 10) ** 2)), Course.COLLAPSE, 12),
-        ("reward_mean", 0.8 * np.exp(-AFTER / 15), Course.DECLINE, 12),
+        ("kl_ref", 0.1 * np.exp(AFTER / 4), TrendKind.BLOW_UP, 10),
+        ("entropy", 0.4 * np.exp(-((AFTER / 10) ** 2)), TrendKind.COLLAPSE, 12),
+        ("reward_mean", 0.8 * np.exp(-AFTER / 15), TrendKind.DECLINE, 12),
         ("loss", np.full(80, math.inf), NOT_FINITE, 0),
     ],
 )
