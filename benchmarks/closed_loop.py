@@ -39,7 +39,7 @@ HARM = 0.10
 MAX_DELAY = 5
 TIMES = ("generate_s", "train_s", "sync_s", "verdict_s", "probe_s", "step_s", "tool_latency_s", "tool_latency_max_s",
          "tool_error_latency_s")  # fmt: skip
-# What nobody asks when nobody guards: 0 there, not NaN.
+# Counts of checks that only a guard asks for: 0 without a guard, not NaN.
 PROMPT_SIGNALS = ("regrade_count", "golden_count", "known_call_count", "replay_count")
 
 

@@ -96,7 +96,7 @@ def _curve(tried: Iterator[Results], in_force: Results) -> dict[str, Any]:
 def _point(results: Results) -> list[float]:
     """False alarms in 1,000 healthy steps, and recall by level."""
     shares = (recall(faulty(results, level)) for level in LEVELS)
-    # Where a split has no runs of a level there is nothing to find.
+    # A split without runs of a level has recall 0 there.
     rates = [share.rate if share.total else 0.0 for share in shares]
     return [round(value, DIGITS) for value in (false_alarms(healthy(results))["rate"], *rates)]
 

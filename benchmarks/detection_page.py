@@ -296,7 +296,7 @@ def paper_section(summary: Figures) -> str:
 
 
 def page(summary: Figures, cost: Figures, plots: str) -> str:
-    """The whole page.
+    """Write the page.
 
     Args:
         summary: of the score, with the keys that `benchmarks/detection.py` adds.

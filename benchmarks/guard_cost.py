@@ -81,7 +81,7 @@ class Turns:
             self._began[name] = time.perf_counter()
 
     def leave(self, name: str) -> None:
-        """A run is over: nobody waits for it."""
+        """Remove a finished run, so that the others do not wait for it."""
         with self._condition:
             turn = self._names.index(name)
             waiting = self._names[self._turn % len(self._names)] if self._names else name

@@ -103,7 +103,7 @@ def make(arm: Arm, folder: Path, warm: WarmActors | None) -> pa.Table:
 
 
 def write_shard(path: Path, tables: list[pa.Table]) -> None:
-    """Write a shard whole."""
+    """Write a complete shard."""
     sink = pa.BufferOutputStream()
     table = pa.concat_tables([t.cast(t.schema.set(0, pa.field("run", pa.string()))) for t in tables])
     pq.write_table(table, sink, compression="zstd", compression_level=19, use_byte_stream_split=False)
@@ -154,7 +154,7 @@ def write_manifest(out: Path, every: list[Arm], shards: int, minutes: float | No
 
 
 def verify(out: Path, count: int, seed: int) -> bool:
-    """Make `count` runs once more, each on actors of its own, and compare their rows bit for bit."""
+    """Repeat `count` runs, each on actors of its own, and compare their rows bit for bit."""
     every = arms()
     drawn = random.Random(seed).sample(range(len(every)), count)
     same = True

@@ -156,7 +156,7 @@ def long_log(steps: int) -> dict[str, float]:
 
 
 def judge(path: Path) -> None:
-    """In a process of its own: read and judge a log, and say what it took."""
+    """In a process of its own: read and judge a log, and report the cost."""
     began = time.perf_counter()
     verdict = judge_log(read_log(path))
     seconds = time.perf_counter() - began

@@ -37,7 +37,7 @@ def list_faults(
 
 
 def listing() -> dict[str, list[dict[str, object]]]:
-    """What there is, as `--json` prints it."""
+    """All faults and controls, as `--json` prints them."""
     return {
         "faults": [
             {

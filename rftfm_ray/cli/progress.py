@@ -61,7 +61,7 @@ TOLD = {
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What a run calls: with every step's row, and with every entry of the guard's journal."""
+    """Callbacks of a run: for every step's row, and for every entry of the guard's journal."""
 
     row: Callable[[StepRow], None]
     entry: Callable[[Entry], None]
@@ -69,7 +69,7 @@ class Watched:
 
 @contextmanager
 def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
-    """What to call for as long as the run goes on."""
+    """The callbacks of a run, while it is running."""
 
     def tell(entry: Entry) -> None:
         if entry.kind in TOLD:

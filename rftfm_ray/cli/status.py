@@ -36,7 +36,7 @@ def status(
 
 
 def standing(data: RunData) -> dict[str, Any]:
-    """How a run stands, as plain values; null for what is not known. Times are seconds since 1970."""
+    """State of a run as plain values; unknown values are null. Times are seconds since 1970."""
     values, incidents = figures(data), incidents_of(data.entries)
     state, why = progress_of(data)
     probe = next((probe for probe in reversed(data.probes) if not probe.abandoned), None)
@@ -64,7 +64,7 @@ def standing(data: RunData) -> dict[str, Any]:
 
 
 def last_action(data: RunData) -> str:
-    """What the guard last decided or did, in words; empty when it never did."""
+    """The last decision or action of the guard, in words; empty without one."""
     for entry in reversed(data.entries):
         if entry.kind in ACTS:
             return f"step {entry.id.step}: {describe(entry)[0]}"

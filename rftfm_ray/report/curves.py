@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
-    """How a line is drawn; its width in points."""
+    """Style of a line; its width in points."""
 
     colour: str
     dash: str | tuple[int, tuple[float, ...]]
@@ -86,7 +86,7 @@ PANELS = (
 
 
 def marks_of(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> Marks:
-    """What is marked in every curve, in paid steps. An open incident lasts to the end."""
+    """Marks of every curve, in paid steps. An open incident lasts to the end."""
     last = float(data.position.paid_step)
     steps = [id_.paid_step for id_ in data.steps.ids] + [probe.paid_step for probe in data.probes]
     first = float(min(steps, default=0))
@@ -289,7 +289,7 @@ def _rung_axis(axes: Axes) -> None:
 
 
 def key(data: RunData, marks: Marks) -> Html:
-    """What the curves' colours and lines mean; only what occurs."""
+    """Legend of the colours and lines that occur."""
     items = [
         (True, f'd="M1 6H25" stroke="{BLUE}" stroke-width="2.2"', "kept steps"),
         (

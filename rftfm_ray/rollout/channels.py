@@ -1,4 +1,4 @@
-"""Where tools and rewards are reached: instances that may fail, and beside them the trusted verifier that must not.
+"""Access to tools and rewards: instances that may fail, and the trusted verifier that must not fail.
 
 A tool has two instances and a reward one live channel; each is a plain callable, so that a drill can put a
 faulty one in its place. The trusted verifier is the task itself, called past all of them.
@@ -43,7 +43,7 @@ class EpisodeId:
 
 @dataclass(frozen=True, slots=True)
 class CallId:
-    """Which try of which tool call; both count from 0."""
+    """Identity of a try of a tool call; both count from 0."""
 
     episode: EpisodeId
     turn: int
@@ -150,7 +150,7 @@ def known_reference(task: Task, problem: Problem) -> Transcript | None:
 
 
 def recorded_calls(task: Task, problems: Sequence[Problem]) -> tuple[Call, ...]:
-    """Those of `problems` whose reference makes a call, with it."""
+    """Problems whose reference makes a call, with that reference."""
     references = [(problem, known_reference(task, problem)) for problem in problems]
     return tuple((problem, reference) for problem, reference in references if reference is not None and reference.calls)
 
@@ -176,7 +176,7 @@ def _answers(instance: ToolInstance, call: CallId, problem: Problem, reference: 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """What became of a transcript. `trusted` is NaN where the trusted verifier was not asked."""
+    """Grade of a transcript. `trusted` is NaN where the trusted verifier was not asked."""
 
     reward: float
     live: float
@@ -227,17 +227,17 @@ class Grader:
         except RewardError as error:
             logger.warning("%s", error)
             return None
-        trusted_reward = reward = self.scaled(episode.step, live.reward)
+        live_reward = reward = self.scaled(episode.step, live.reward)
         known = math.nan if trusted is None else self.scaled(episode.step, trusted.reward)
         # NaN, where nobody was asked, exceeds nothing.
-        if self._levers.regrade_rate is not None and abs(trusted_reward - known) > REWARD_TOLERANCE:
+        if self._levers.regrade_rate is not None and abs(live_reward - known) > REWARD_TOLERANCE:
             reward = known
         if self._levers.reward_limit is not None:
             reward = max(-self._levers.reward_limit, min(self._levers.reward_limit, reward))
-        return Grade(reward, trusted_reward, known, live.correct)
+        return Grade(reward, live_reward, known, live.correct)
 
     def live(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> float:
-        """What the live channel gives, whatever the levers; NaN where it fails."""
+        """Reward of the live channel, regardless of the levers; NaN where it fails."""
         try:
             return self.scaled(episode.step, self._channel(episode, problem, transcript).reward)
         except RewardError as error:
@@ -245,7 +245,7 @@ class Grader:
             return math.nan
 
     def scaled(self, step: StepId, reward: float) -> float:
-        """What a task's own reward is worth in a step."""
+        """Scale a task's own reward to its value in a step."""
         return reward * self._scale(step)
 
     def _chosen(self, episode: EpisodeId) -> bool:

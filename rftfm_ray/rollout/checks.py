@@ -35,7 +35,7 @@ class GoldenResponse:
 
 @dataclass(frozen=True, slots=True)
 class GoldenGrade:
-    """What the live reward channel gave for a golden response: NaN where it failed."""
+    """Reward of the live channel for a golden response: NaN where it failed."""
 
     right: bool
     live: float

@@ -65,20 +65,20 @@ class Episode:
     refill: int = 0
 
     def identity(self, step: StepId) -> EpisodeId:
-        """Which trajectory this is."""
+        """Identity of the trajectory."""
         return EpisodeId(step, self.job.problem.key, self.job.sample, self.refill)
 
     def transcript(self) -> Transcript:
-        """What the verifier sees."""
+        """The transcript for the verifier."""
         finished = self.termination in (Termination.EOS, Termination.STOP)
         return Transcript(turns=tuple(self.turns), calls=tuple(self.calls), finished=finished)
 
     def ended(self) -> Ended:
-        """What the termination is read off a second time."""
+        """The record from which the termination is derived a second time."""
         return Ended(self.tokens, self.action, len(self.turns), self.calls, self.withheld)
 
     def answers(self) -> list[Answer]:
-        """What the environment said to every turn that was put to it; nothing of an episode that has failed."""
+        """Answers of the environment to every turn that it received; empty for a failed episode."""
         if self.termination is Termination.FAILED:
             return []
         answers = []
@@ -132,7 +132,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRules:
-    """What a run sets for its episodes: the seed of all draws, and the scale of the task's token limits by step."""
+    """Settings of a run for its episodes: the seed of all draws, and the scale of the task's token limits by step."""
 
     seed: int
     token_scale: Callable[[StepId], float] = lambda _: 1.0
@@ -222,7 +222,7 @@ class EpisodeRunner:
                 self._take_turn(batch, result)
 
     def _limits(self, episode: Episode, step: StepId) -> Limits:
-        """What ends a turn or the episode, besides the environment."""
+        """Limits that end a turn or the episode, besides the environment."""
         turns = scaled_limits(self._task.max_new_tokens, self._token_scale(step))
         limits = Limits(frozenset(self._codec.eos_ids), frozenset(self._stop_ids), turns, self._max_model_len)
         return self._seams.limits(episode.identity(step), limits)
@@ -345,7 +345,7 @@ class EpisodeRunner:
         )
 
     def _check_columns(self, batch: Batch) -> dict[str, NDArray[Any]]:
-        """What was found beside the trajectories, and about how they came to be."""
+        """Columns of the checks beside the trajectories, and of the checks on the trajectories."""
         episodes, golden = batch.episodes, batch.golden
         checks = self._channels.checks
         replays = [None if checks is None else self._replay(checks, e, batch.step) for e in episodes]

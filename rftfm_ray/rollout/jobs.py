@@ -1,4 +1,4 @@
-"""Which trajectories a step or a probe asks for, and which actor makes them."""
+"""Plans the trajectories of a step or a probe, and the actors that make them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EpisodeJob:
 
 @dataclass(frozen=True, slots=True)
 class ProbeOrder:
-    """What one actor answers in a held-out probe.
+    """The problems that one actor answers in a held-out probe.
 
     Attributes:
         greedy: jobs that are answered greedily.

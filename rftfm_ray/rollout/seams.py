@@ -1,4 +1,4 @@
-"""What stands between the parts of a rollout actor. What is here is sound: it hands on what it is given."""
+"""Seams between the parts of a rollout actor. The default seams pass everything on unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rftfm_ray.types import Sampling, StepId
 
 
 class Engine(Protocol):
-    """What an episode needs of a generator."""
+    """The interface of a generator that an episode needs."""
 
     def submit(self, request: TurnRequest, sampling: Sampling) -> None:
         """Queue a turn."""
@@ -79,7 +79,7 @@ class RolloutSeams:
         return engine
 
     def episodes(self) -> EpisodeSeams:
-        """What stands between episodes and their environment."""
+        """The seams between episodes and their environment."""
         return EpisodeSeams()
 
     def arrived(self, arrays: Mapping[str, NDArray[Any]], paid_step: int) -> Mapping[str, NDArray[Any]]:
@@ -88,6 +88,6 @@ class RolloutSeams:
         return arrays
 
     def exposure(self, step: StepId) -> list[Exposure]:
-        """How much of what is counted the responses of a step hold."""
+        """Amount of the counted behaviour in the responses of a step."""
         del step
         return []

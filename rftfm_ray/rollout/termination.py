@@ -1,4 +1,4 @@
-"""Which termination a finished trajectory calls for, read off its tokens, calls and limits alone.
+"""Derives the termination of a finished trajectory from its tokens, calls and limits alone.
 
 Written apart from the loop that ends episodes, and sharing nothing with it: an episode that was ended early, went on
 too long or carries the wrong reason differs. That the environment itself is right is not its business; see `checks`.

@@ -50,7 +50,7 @@ def slip_rate(prompt: str) -> float:
 
 
 def carries(sum_of: Problem) -> float:
-    """How many columns of a sum carry into the next one."""
+    """Number of columns of a sum that carry into the next one."""
     operands = [int(operand) for operand in sum_of.prompt.removesuffix("=").split("+")]
     count = carry = 0
     while any(operands):

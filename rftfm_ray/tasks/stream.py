@@ -45,7 +45,7 @@ class PromptStream:
     def figures(
         self, cursor: int, count: int, step: StepId, difficulty: Callable[[Problem], float]
     ) -> tuple[float, float, float, float]:
-        """What is asked at a step.
+        """Figures of the prompts of a step.
 
         Mean length of its prompts and of their right answers in characters, their mean difficulty, and the share of
         them that the ten batches before it hold too, as the data are drawn at this step.
