@@ -112,7 +112,8 @@ def _against(code: str, symptoms: Sequence[Symptom]) -> str:
     if code not in FINGERPRINTS:
         return "would be a fault without a fingerprint"
     weights = FINGERPRINTS[code].weights
-    unexplained = [s.signal for s in symptoms if weights.get(s.signal, 0.0) * s.direction <= 0]
+    # A signal may have several symptoms; it is named once.
+    unexplained = list(dict.fromkeys(s.signal for s in symptoms if weights.get(s.signal, 0.0) * s.direction <= 0))
     active = {symptom.signal for symptom in symptoms}
     missing = [name for name, weight in weights.items() if abs(weight) >= 2 and name not in active]
     parts = [f"does not explain {', '.join(unexplained[:3])}"] if unexplained else []

@@ -54,7 +54,7 @@ def next_return(state: GuardState, memory: RunMemory, settings: IncidentSettings
         active = contains and plan.source_active(window, memory.reference_of(owner))
         if len(window) == wait and not active:
             levers = one_step_back(state.levers, name, scheduled_share(reports[-1]))
-            return LeverReturn(name, owner, levers, f"no sign of what it was moved for in {wait} steps")
+            return LeverReturn(name, owner, levers, f"no sign of the fault for {wait} steps")
     return None
 
 

@@ -74,12 +74,17 @@ def judge(incident: Incident, case: Case, *, alarm_active: bool, probe_size: int
     if math.isnan(after) and not math.isnan(before):
         return outcome(OutcomeKind.INEFFECTIVE, "the signals that the fault harmed can no longer be measured")
     if measured and after > max(0.0, before - MUST_FALL):
-        reason = f"severity went from {before:.1f} to {after:.1f} nats, which is not enough"
+        reason = f"severity went from {_nats(before)} to {_nats(after)} nats, which is not enough"
         return outcome(OutcomeKind.INEFFECTIVE, reason)
-    fell = f"severity fell from {before:.1f} to {after:.1f} nats" if measured else "the alarm has cleared"
+    fell = f"severity fell from {_nats(before)} to {_nats(after)} nats" if measured else "the alarm has cleared"
     if source_active(incident.code, case.after[-window:], case.reference):
         return outcome(OutcomeKind.MITIGATED, f"{fell}; its cause is still active, so the levers stay")
     return outcome(OutcomeKind.RESOLVED, f"{fell} and its cause is no longer active")
+
+
+def _nats(severity: float) -> str:
+    """A severity with one decimal, never -0.0."""
+    return f"{round(severity, 1) + 0.0:.1f}"
 
 
 def confirmed(diagnosis: Diagnosis | None, before: float, now: float, size: int) -> tuple[bool, str]:

@@ -63,7 +63,7 @@ IDENTITIES: tuple[Identity, ...] = (
     ),
     Identity(
         "observations", "observation_mismatch_rate", 0.0,
-        "observations stand in the transcript otherwise than their tool gave them",
+        "observations in the transcript differ from what the tool returned",
     ),
     Identity(
         "replayed_observations", "replay_observation_mismatch_rate", 0.0,

@@ -276,6 +276,21 @@ def test_command_line_says_what_is_wrong_and_exits_with_1(tmp_path: Path) -> Non
     assert verdict["unused_columns"] == []
 
 
+def test_command_line_promises_no_more_than_that_there_is_no_alarm(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, ["diagnose", str(written(tmp_path, healthy(1, 60)))])
+    assert shown.stdout.splitlines()[0] == "healthy: no alarm"
+    assert "names no fault" in " ".join(CliRunner().invoke(app, ["diagnose", "--help"]).stdout.split())
+
+
+def test_command_line_refuses_a_directory_with_the_commands_for_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_guarded(lambda: app(["diagnose", str(tmp_path)], standalone_mode=False)) == 2
+    message = capsys.readouterr().err
+    assert "give a log file" in message
+    assert "rftfm status or rftfm report" in message
+
+
 def test_command_line_refuses_what_is_no_log_with_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
