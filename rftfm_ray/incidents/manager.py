@@ -61,6 +61,7 @@ class IncidentManager:
         self._memory = RunMemory()
         self._muted = MutedFaults(settings.verify_steps)
         self._decisions = Decisions(settings, policy, snapshots, ledger, self._memory)
+        self._snapshots = snapshots
         # Steps since the last diagnosis, while an incident is open.
         self._quiet = 0
         # The newest order until it has been carried out or dropped, and whether it has begun.
@@ -93,13 +94,13 @@ class IncidentManager:
     def consider(self, assessment: Assessment) -> Order | None:
         """Take one step's assessment; the new order that it leads to, if any."""
         report, diagnosis = assessment.report, assessment.diagnosis
+        for name, reason in assessment.disabled:
+            self._ledger.note(EntryKind.DISABLED, report.id, 0, name=name, reason=reason)
         if self._memory.is_late(report):
             return None
         self._memory.add(report)
         if diagnosis is None and not assessment.disabled and self._is_idle():
             return None
-        for name, reason in assessment.disabled:
-            self._ledger.note(EntryKind.DISABLED, report.id, 0, name=name, reason=reason)
         self._quiet = 0 if diagnosis is not None else self._quiet + 1
         self._muted.observe(diagnosis)
         self._open_or_name(report.id, diagnosis)
@@ -134,7 +135,7 @@ class IncidentManager:
             seen = "; ".join(symptom.reason for symptom in diagnosis.symptoms if symptom.alarm)
             self._ledger.note(EntryKind.OPENED, step, number, **_named(diagnosis), reason=seen)
             incident = self.state.incident(number)
-        self._memory.diagnose(incident, diagnosis)
+        diagnosis = self._memory.diagnose(incident, diagnosis)
         waited = step.paid_step - incident.opened.paid_step
         suspected = incident.state is IncidentState.SUSPECTED
         is_due = suspected and (diagnosis.probability >= SURE or waited >= PATIENCE)
@@ -208,7 +209,7 @@ class IncidentManager:
             probed: held-out accuracy of the weights in force, for a costly order; NaN for any other.
 
         Returns:
-            Whether it may be carried out. One that the probe does not confirm is dropped.
+            Whether it may be carried out. One that the probe does not confirm, or whose snapshot is gone, is dropped.
         """
         if self._begun or self._pending is None or self._pending.number != order.number:
             return False
@@ -226,6 +227,9 @@ class IncidentManager:
         before = self._memory.probe_before(self.state.incident(order.incident).onset_low)
         diagnosis = self._memory.diagnosis_of(order.incident)
         sure, reason = confirmed(diagnosis, before, probed, self._settings.probe_size)
+        if order.restore_step is not None and order.restore_step not in self._snapshots():
+            # A boundary that did not wait for its verdict has let an update add a snapshot and drop this one.
+            sure, reason = False, f"the snapshot of step {order.restore_step} has made way for a newer one"
         kind = EntryKind.CONFIRMED if sure else EntryKind.UNCONFIRMED
         self._ledger.note(
             kind, step, order.incident, order=order.number, reason=reason, probe_before=before, probe_now=probed
@@ -258,6 +262,9 @@ class IncidentManager:
         """
         self._end(order)
         before, expected = self.state.levers, expected_alarms(self.state)
+        if order.restore_step is not None:
+            # The monitor goes back to that step as well, so it knows the levers that were in force then.
+            before = self.state.levers_at(order.restore_step)
         values: dict[str, Scalar] = {"order": order.number, "remedy": order.remedy, "role": order.role.value}
         values |= {"seconds": round(seconds, 3), "halt": "yes" if order.halt else "no"}
         values |= {"restored": order.restore_step, **dict(lever_fields(order.levers))}

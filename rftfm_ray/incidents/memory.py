@@ -46,16 +46,20 @@ class RunMemory:
         self._attempt = max(self._attempt, newest) + 1
         self._lineage = deque((report for report in self._lineage if report.id.step <= step), maxlen=REPORTS)
 
-    def diagnose(self, incident: Incident, diagnosis: Diagnosis) -> None:
-        """Take a diagnosis as the newest one of an incident."""
+    def diagnose(self, incident: Incident, diagnosis: Diagnosis) -> Diagnosis:
+        """Take a diagnosis as the newest one of an incident; it is returned with the incident's onset."""
+        # The fault that an incident is about began before its first alarm, whatever has been raised since.
+        latest, latest_low = incident.opened.step, incident.opened.step
         if incident.tried or incident.code == diagnosis.code:
             # The alarm that was raised first may have cleared, which makes the fault no younger.
-            onset = min(incident.onset, diagnosis.onset)
-            diagnosis = replace(diagnosis, onset=onset, onset_low=min(incident.onset_low, diagnosis.onset_low))
+            latest, latest_low = incident.onset, incident.onset_low
+        onset, onset_low = min(latest, diagnosis.onset), min(latest_low, diagnosis.onset_low)
+        diagnosis = replace(diagnosis, onset=onset, onset_low=onset_low)
         self._diagnoses[incident.id] = diagnosis
         if not incident.tried:
             before = [report for report in self._lineage if report.id.step < diagnosis.onset_low]
             self._references[incident.id] = tuple(before[-REFERENCE_STEPS:])
+        return diagnosis
 
     def diagnosis_of(self, incident: int) -> Diagnosis | None:
         """The newest diagnosis of an incident."""

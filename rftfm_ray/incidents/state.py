@@ -62,6 +62,10 @@ class Entry:
         value = dict(self.fields).get(name)
         return value if isinstance(value, str) else ""
 
+    def has(self, name: str) -> bool:
+        """Whether there is a field of that name with a value."""
+        return dict(self.fields).get(name) is not None
+
     def whole(self, name: str) -> int:
         """A field that is a whole number.
 
@@ -127,6 +131,7 @@ class GuardState:
         policy_failures: how often the user's policy has failed.
         late: verdicts that came after their boundary.
         halted: whether an order has ended the run.
+        moves: first step under each setting of the levers in the lineage that is kept, oldest first.
     """
 
     incidents: tuple[Incident, ...] = ()
@@ -139,6 +144,7 @@ class GuardState:
     policy_failures: int = 0
     late: int = 0
     halted: bool = False
+    moves: tuple[tuple[int, Levers], ...] = ()
 
     def incident(self, number: int) -> Incident:
         """The incident with an id.
@@ -150,6 +156,10 @@ class GuardState:
             if incident.id == number:
                 return incident
         raise GuardError(f"The journal names incident {number}, which was never opened; it has been altered.")
+
+    def levers_at(self, step: int) -> Levers:
+        """The levers that were in force at a step of the lineage that is kept."""
+        return next((levers for first, levers in reversed(self.moves) if first <= step), Levers())
 
     def open_incidents(self) -> tuple[Incident, ...]:
         """Incidents that are not closed, oldest first."""
@@ -312,10 +322,19 @@ def _applied(state: GuardState, entry: Entry) -> GuardState:
         state,
         levers=levers,
         owners=tuple(sorted(owners.items())),
+        moves=_moves(state.moves, entry, levers),
         executed=entry.whole("order"),
         moved_at=entry.id.paid_step,
         halted=state.halted or entry.text("halt") == "yes",
     )
+
+
+def _moves(moves: tuple[tuple[int, Levers], ...], entry: Entry, levers: Levers) -> tuple[tuple[int, Levers], ...]:
+    """The moves of the lineage after one more; a rollback undoes those after the step that it goes back to."""
+    restored = entry.whole("restored") if entry.has("restored") else None
+    if restored is None:
+        return (*moves, (entry.id.step, levers))
+    return (*((first, known) for first, known in moves if first <= restored), (restored + 1, levers))
 
 
 def _judged(state: GuardState, entry: Entry) -> GuardState:
@@ -329,7 +348,8 @@ def _closed(state: GuardState, entry: Entry) -> GuardState:
 
 
 def _started(state: GuardState, entry: Entry) -> GuardState:
-    return replace(state, levers=levers_of(entry))
+    levers = levers_of(entry)
+    return replace(state, levers=levers, moves=((entry.id.step, levers),))
 
 
 _CHANGES: dict[EntryKind, Callable[[GuardState, Entry], GuardState]] = {

@@ -65,14 +65,22 @@ def check_decision(decision: object, ctx: PolicyContext) -> Decision:
         check_levers(remedy.levers)
     except (ConfigError, TypeError, AttributeError) as error:
         raise PolicyError(f"Remedy {remedy.name}: {error}") from None
-    if not (isinstance(remedy.skip_batches, int) and 0 <= remedy.skip_batches <= MAX_SKIP):
-        raise PolicyError(f"Remedy {remedy.name} skips {remedy.skip_batches} batches; choose 0 to {MAX_SKIP}.")
-    if remedy.skip_batches and not remedy.rollback:
-        raise PolicyError(f"Remedy {remedy.name} skips batches without a rollback; ask for both.")
+    _check_flags(remedy)
     if remedy.rollback:
         _check_rollback(remedy, ctx)
     plain = _plain(remedy.levers)
     return decision if plain is remedy.levers else replace(decision, remedy=replace(remedy, levers=plain))
+
+
+def _check_flags(remedy: Remedy) -> None:
+    for name, value in (("rollback", remedy.rollback), ("halt", remedy.halt)):
+        # Any text is true, and the journal takes no truth value of numpy.
+        if type(value) is not bool:
+            raise PolicyError(f"Remedy {remedy.name}: {name} is {_shown(value)}; it must be True or False: use bool().")
+    if not (type(remedy.skip_batches) is int and 0 <= remedy.skip_batches <= MAX_SKIP):
+        raise PolicyError(f"Remedy {remedy.name} skips {remedy.skip_batches} batches; choose 0 to {MAX_SKIP}.")
+    if remedy.skip_batches and not remedy.rollback:
+        raise PolicyError(f"Remedy {remedy.name} skips batches without a rollback; ask for both.")
 
 
 def _plain(levers: Levers) -> Levers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,13 +63,18 @@ class ManagedRun:
     """An incident manager with what the controller makes around it."""
 
     def __init__(
-        self, *answers: Answer, snapshots: tuple[int, ...] = (0,), levers: Levers | None = None, **changed: Any
+        self,
+        *answers: Answer,
+        snapshots: tuple[int, ...] | Callable[[], tuple[int, ...]] = (0,),
+        levers: Levers | None = None,
+        **changed: Any,
     ) -> None:
         self.entries: list[Entry] = []
         self.script = Script(answers)
         self.ledger = Ledger(self.entries.append)
         policy = SafePolicy(self.script, "script", 30.0)
-        self.manager = IncidentManager(replace(PLAIN, **changed), policy, lambda: snapshots, self.ledger)
+        available = snapshots if callable(snapshots) else lambda: snapshots
+        self.manager = IncidentManager(replace(PLAIN, **changed), policy, available, self.ledger)
         self.place = StepId(0, 0, 0)
         self.begun: Order | None = None
         if levers is not None:

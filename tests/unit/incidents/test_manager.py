@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +16,9 @@ from rftfm_ray.incidents.manager import PATIENCE, IncidentManager
 from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.incidents.state import Entry, EntryKind, replay
 from rftfm_ray.policies.safety import SafePolicy
+from rftfm_ray.signals.effects import signals_of
 from rftfm_ray.types import GuardMode, Levers
-from rftfm_ray.verdicts import Family, IncidentState, Order, OrderRole, OutcomeKind, Remedy, Tried
+from rftfm_ray.verdicts import Assessment, Family, IncidentState, Order, OrderRole, OutcomeKind, Remedy, Tried
 from tests.unit.incidents.managed import FAILING, PLAIN, Answer, ManagedRun, fault
 
 FIRST = Remedy("first", Levers(tool_instance=1))
@@ -27,7 +29,9 @@ LIFE = [K.OPENED, K.DIAGNOSED, K.DECIDED, K.APPLYING, K.APPLIED, K.DECLARED, K.O
 """Kinds of the entries of an incident whose remedy helps."""
 
 
-def started(*answers: Answer, snapshots: tuple[int, ...] = (0, 5), **changed: Any) -> ManagedRun:
+def started(
+    *answers: Answer, snapshots: tuple[int, ...] | Callable[[], tuple[int, ...]] = (0, 5), **changed: Any
+) -> ManagedRun:
     """A run in which five usual steps have passed."""
     run = ManagedRun(*answers, snapshots=snapshots, **changed)
     run.pass_steps(5)
@@ -115,6 +119,17 @@ def test_untreated_incident_is_renamed_when_another_explanation_leads() -> None:
     assert [entry.text("code") for entry in run.entries if entry.kind is K.DIAGNOSED] == ["RF-1", "TE-1"]
     assert run.script.seen[-1].diagnosis.code == "TE-1"
     assert len(run.manager.state.incidents) == 1
+
+
+@pytest.mark.parametrize("code", ["RF-1", "TE-1"])
+def test_incident_does_not_begin_after_its_alarm_whatever_is_raised_later(code: str) -> None:
+    run = started(None)
+    run.begin_fault(fault(code, 0.4))
+    opened, began = run.incident.opened.step, run.incident.onset
+    run.tick(fault("TE-1", onset=opened + 4), **FAILING)
+    named = next(entry for entry in run.entries if entry.kind is K.DIAGNOSED)
+    assert run.incident.onset == named.whole("onset") == (began if code == "TE-1" else opened)
+    assert run.incident.onset_low <= run.incident.onset
 
 
 def test_what_did_not_help_is_undone_before_the_next_remedy_is_tried() -> None:
@@ -257,6 +272,48 @@ def test_rollback_goes_to_a_snapshot_from_before_the_fault_and_skips() -> None:
     order = run.carry_out()
     assert (order.restore_step, order.skip_batches, order.levers) == (5, 2, Levers(lr_scale=0.5))
     assert run.last(K.DECIDED).whole("restore_step") == 5
+
+
+def test_rollback_is_dropped_where_its_snapshot_has_made_way_for_a_newer_one() -> None:
+    available = [(0, 5)]
+    run = started(BACK, snapshots=lambda: available[-1])
+    assert run.begin_fault(replace(fault("OD-1", onset=4), onset_low=4)) is not None
+    available.append((5, 10))
+    run.tick(fault("OD-1"), **FAILING)
+    assert not run.begin(probed=0.1)
+    assert "snapshot of step 0" in run.last(K.UNCONFIRMED).text("reason")
+    assert run.manager.pending is None
+
+
+def test_rollback_declares_levers_against_those_of_the_step_that_it_goes_back_to() -> None:
+    entropy = Remedy("entropy", Levers(entropy_coef=0.01))
+    run = started(entropy, BACK, snapshots=(0, 5, 9))
+    run.remedied(fault("TE-1"), FAILING)
+    while run.tick() is None:
+        pass
+    returned = run.following.step
+    assert run.carry_out().role is OrderRole.RETURN
+    assert run.manager.state.levers_at(returned - 1) == entropy.levers
+    assert run.manager.state.levers_at(returned) == Levers()
+    run.tick()
+    # The monitor goes back to a step at which the coefficient was in force, and which the rollback does not restore.
+    run.begin_fault(replace(fault("OD-1", onset=12), onset_low=10))
+    assert run.pending.restore_step == 9
+    assert returned == 10
+    assert run.begin(probed=0.1)
+    assert set(signals_of(["entropy_coef", "lr_scale"])) == set(run.done().signals)
+    assert run.manager.state.levers_at(9) == entropy.levers
+    assert run.manager.state.levers_at(10) == Levers(lr_scale=0.5)
+    assert replay(tuple(run.entries)) == run.manager.state
+
+
+def test_detector_that_failed_on_a_late_step_is_still_noted() -> None:
+    run = started(BACK, snapshots=(0, 5))
+    run.begin_fault(replace(fault("OD-1"), onset_low=6))
+    late = run.report()
+    run.carry_out()
+    assert run.manager.consider(Assessment(late, None, (("mine", "it raised"),))) is None
+    assert run.last(K.DISABLED).text("name") == "mine"
 
 
 def test_rollback_without_a_snapshot_from_before_is_refused() -> None:

@@ -89,7 +89,14 @@ def test_life_of_an_incident() -> None:
     tried = Tried("retry", 9, Levers())
     verifying = replace(opened, state=IncidentState.VERIFYING, tried=(tried,))
     acted = GuardState(
-        (verifying,), Levers(tool_retries=2), (("tool_retries", 1),), 1, 1, ((Family.TE, 1),), moved_at=9
+        (verifying,),
+        Levers(tool_retries=2),
+        (("tool_retries", 1),),
+        1,
+        1,
+        ((Family.TE, 1),),
+        moved_at=9,
+        moves=((7, Levers(tool_retries=2)),),
     )
     assert after(4) == acted
     judged = replace(verifying, tried=(replace(tried, outcome=OutcomeKind.MITIGATED),))

@@ -193,6 +193,10 @@ REFUSED: list[tuple[str, object, str, str]] = [
     ("skip less", Decision(Remedy("less", rollback=True, skip_batches=-1), ""), "skips -1 batches; choose 0", "less"),
     ("skip more", Decision(Remedy("more", rollback=True, skip_batches=65), ""), "choose 0 to 64", "more"),
     ("skip a part", Decision(Remedy("part", rollback=True, skip_batches=cast(Any, 0.5)), ""), "skips 0.5", "part"),
+    ("skip yes", Decision(Remedy("yes", rollback=True, skip_batches=True), ""), "skips True batches", "yes"),
+    ("halt text", Decision(Remedy("text", halt=cast(Any, "no")), ""), "halt is 'no'", "text"),
+    ("halt numpy", Decision(Remedy("stop", halt=cast(Any, np.bool_(True))), ""), "halt is np.True_", "stop"),
+    ("rollback", Decision(Remedy("back", rollback=cast(Any, 1)), ""), "rollback is 1", "back"),
     ("skip text", Decision(Remedy("text", rollback=True, skip_batches=cast(Any, "1")), ""), "skips 1 batches", "text"),
 ]
 
