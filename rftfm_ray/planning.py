@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import secrets
 import time
@@ -20,12 +21,13 @@ from rftfm_ray.errors import CheckpointError, ProfileError, ResumeError
 from rftfm_ray.faults.drill import Drill, expanded, plan_drill
 from rftfm_ray.models import ModelFacts, check_model
 from rftfm_ray.policies.api import Policy
-from rftfm_ray.policies.loading import load_policy
+from rftfm_ray.policies.loading import PLAYBOOK, load_policy
 from rftfm_ray.tasks.api import Problem, Task
 from rftfm_ray.tasks.loading import check_task, hard_part, load_task
 from rftfm_ray.tasks.stream import Part
 from rftfm_ray.telemetry.rundir import check_run_dir, default_run_dir
 from rftfm_ray.training.checkpoints import verify
+from rftfm_ray.types import GuardMode
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +93,25 @@ def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = N
     if resume is not None:
         check_resume(resume, config)
     drill = plan_drill(config, task, pool)
-    policy, profile = load_policy(config.guard.policy), load_profile(config)
+    policy, profile = _planned_policy(config), load_profile(config)
     detectors = load_detectors(config.guard.detectors)
     if detectors:
         # Names that shipped detectors have are refused now, and not where the monitor is built.
         monitor_plan(config, profile, detectors).build()
     return RunPlan(name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors)
+
+
+def _planned_policy(config: RunConfig) -> Policy:
+    """The policy that `guard.policy` names; a warning where the guard does not ask it."""
+    guard = config.guard
+    policy = load_policy(guard.policy)
+    if guard.policy not in (None, PLAYBOOK) and guard.mode not in (GuardMode.ADVISE, GuardMode.ACT):
+        logger.warning(
+            "guard.policy=%s is not used with guard.mode=%s; add --guard act to carry out its remedies, or --guard "
+            "advise to name them.",
+            guard.policy, guard.mode,
+        )  # fmt: skip
+    return policy
 
 
 def load_profile(config: RunConfig) -> Profile | None:
@@ -115,6 +130,10 @@ def load_profile(config: RunConfig) -> Profile | None:
         profile = read_profile(path)
         reference_of(profile, None)
     except ProfileError as error:
+        if path.is_file() and not _is_json(path):
+            raise ProfileError(
+                f"guard.profile={path} cannot be used: it is not JSON; give a file of `rftfm profile fit`."
+            ) from None
         raise ProfileError(f"guard.profile cannot be used: {error}") from None
     for key, theirs, ours in differences(profile.facts, facts_of(config)) if profile.facts is not None else ():
         said = f"guard.profile={path} was fitted to runs with {key}={theirs[:200]}, and this one has {key}={ours}"
@@ -129,12 +148,27 @@ def load_profile(config: RunConfig) -> Profile | None:
     return profile
 
 
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
+
+
 def check_resume(checkpoint: Path, config: RunConfig) -> None:
     """Refuse a checkpoint that is damaged, or that leaves nothing to do.
 
     Raises:
         ResumeError: names the file and the fix.
     """
+    if not checkpoint.is_dir():
+        raise ResumeError(f"Cannot resume: there is no checkpoint directory {checkpoint}; check the path.")
+    if not (checkpoint / "manifest.json").exists():
+        # Every run has a configuration, and no checkpoint has one.
+        is_run = (checkpoint / "config.yaml").exists()
+        hint = f"it is a run, and its checkpoints are in {checkpoint}/checkpoints/" if is_run else "give another one"
+        raise ResumeError(f"Cannot resume: {checkpoint} is not a checkpoint; {hint}.")
     try:
         state = verify(checkpoint).state
     except CheckpointError as error:

@@ -39,8 +39,8 @@ class GuardMode(StrEnum):
     ACT = "act"
 
 
-class Veto(StrEnum):
-    """Why the commit gate refused an update."""
+class Rejection(StrEnum):
+    """Why the commit gate rejected an update."""
 
     NON_FINITE_LOSS = "non_finite_loss"
     NON_FINITE_GRADIENT = "non_finite_gradient"
@@ -143,11 +143,11 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class VetoRecord:
-    """One refused update: which minibatch of the step, why, and the evidence in one sentence."""
+class RejectedUpdate:
+    """One rejected update: its minibatch, the cause, and the evidence in one sentence."""
 
     minibatch: int
-    veto: Veto
+    veto: Rejection
     reason: str
 
 
@@ -217,8 +217,8 @@ class RunSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """Where the learner stands after a step: what a snapshot or checkpoint must know beside the tensors."""
+class TrainingCursor:
+    """The training cursor after a step: the state of a snapshot or checkpoint beside its tensors."""
 
     id: StepId
     model_version: int

@@ -1,4 +1,4 @@
-"""Remote calls as typed values: who was asked, what for, and what went wrong in the framework's own errors."""
+"""Remote calls as typed values: the called actor, the purpose, and failures as the framework's own errors."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _ERRORS: dict[str, type[RftfmError]] = {
 
 @dataclass(frozen=True, slots=True)
 class Pending(Generic[T_co]):
-    """The result of a remote call that may still be under way.
+    """The result of a remote call that may still be running.
 
     Attributes:
         reference: Ray's reference to the result.
-        role: the actor that was asked.
-        inputs: calls whose results it was given: where one of them fails, so does this one, and the blame is theirs.
+        role: the called actor.
+        inputs: calls whose results are its arguments; when one of them fails, the error names that one.
     """
 
     reference: ObjectRef[T_co]
@@ -40,7 +40,7 @@ class Pending(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How long a result may take; `key` is the configuration's key that says so, empty for a fixed limit."""
+    """Time limit of a result; `key` is its configuration key, empty for a fixed limit."""
 
     seconds: float
     key: str = ""
@@ -50,13 +50,13 @@ def wait_for(calls: Sequence[Pending[T]], limit: Limit, doing: str) -> list[T]:
     """Results of remote calls, in order.
 
     Args:
-        calls: what to wait for.
-        limit: how long.
+        calls: the calls to wait for.
+        limit: the time limit.
         doing: what the actors do, for the sentence of an error: "while generating".
 
     Raises:
         RftfmError: an actor's typed error as it was raised; for a dead actor, a bug or a time-out the error of the
-            role where it began, which is not always one that was waited for.
+            role where it began, which may be that of an input.
     """
     try:
         results: list[T] = ray.get([call.reference for call in calls], timeout=limit.seconds)
@@ -101,6 +101,6 @@ def _has_failed(call: Pending[object]) -> bool:
 
 
 def _death(error: ray.exceptions.RayActorError) -> str:
-    """What Ray says of a death. Of a failed start only the error itself, which ends its traceback."""
+    """Ray's text on a death; of a failed start only the error itself, which is the last line of its traceback."""
     text = str(error).strip()
     return " ".join((text.splitlines()[-1] if error.actor_init_failed else text).split())[:600]

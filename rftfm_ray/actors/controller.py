@@ -1,4 +1,4 @@
-"""ControllerActor: a thin shell over the incident manager. Judges and journals; the driver carries orders out."""
+"""ControllerActor: a thin shell over the incident manager. It decides and journals; the driver carries out orders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rftfm_ray.verdicts import Assessment, Declaration, Order
 
 
 class ControllerActor:
-    """Takes assessments, gives orders, and journals what the driver does about them: `begin` before, `done` after."""
+    """Takes assessments, gives orders, and journals their execution by the driver: `begin` before, `done` after."""
 
     def __init__(self, role: Role, settings: IncidentSettings, policy: SafePolicy) -> None:
         rename_process(role)
@@ -30,7 +30,7 @@ class ControllerActor:
         self._gauge = StateGauge(role.run, role.name)
         self._gauges = GuardGauges(role.run)
         self._gauge.set(ActorState.IDLE)
-        self._unsaid: list[Entry] = []
+        self._unreported: list[Entry] = []
         self._snapshots: tuple[int, ...] = ()
         self._begun: Order | None = None
         self._journal: Journal
@@ -40,14 +40,14 @@ class ControllerActor:
         return repr(self._role)
 
     def attach(self, journal: str, start: StepId, levers: Levers) -> None:
-        """Begin: open the journal at its path, with the levers that are in force. Called once, before anything else."""
+        """Open the journal at its path, with the current levers. Called once, before all other methods."""
         self._journal = Journal(Path(journal))
         ledger = Ledger(self._record)
         self._manager = IncidentManager(self._settings, self._policy, lambda: self._snapshots, ledger)
         self._manager.start(start, levers)
 
     def consider(self, items: Sequence[Assessment | Declaration]) -> News:
-        """Take assessments and declarations in their order; with the order that waits for the next boundary, if any."""
+        """Take assessments and declarations in their order; the news has the order that waits, if any."""
         self._gauge.set(ActorState.JUDGING)
         for item in items:
             if isinstance(item, Declaration):
@@ -62,12 +62,12 @@ class ControllerActor:
         """Journal that the pending order is about to be carried out. An order begins once.
 
         Args:
-            number: of the order; another one than the pending is not granted.
-            step: the step under way.
+            number: of the order; only the pending one is granted.
+            step: the current step.
             probed: held-out accuracy of the weights in force, for a costly order; NaN for any other.
 
         Raises:
-            RecordError: when it cannot be journalled: then nothing may be done.
+            RecordError: when it cannot be journalled; the order must not be carried out.
         """
         order = self._manager.pending
         if order is None or order.number != number or not self._manager.begin(order, step, probed):
@@ -77,12 +77,12 @@ class ControllerActor:
         return Permit(self._news(), granted=True)
 
     def done(self, number: int, step: StepId, result: OrderResult) -> Settlement:
-        """Journal what became of the order that was begun; gives what the monitor must be told.
+        """Journal the result of the begun order; returns its effect for the monitor.
 
         Args:
             number: of the order.
-            step: the step that was under way when it began.
-            result: what became of it.
+            step: the step at which it began.
+            result: of the order.
 
         Raises:
             GuardError: when that order was not begun.
@@ -100,7 +100,7 @@ class ControllerActor:
         return Settlement(self._news(), change, order.restore_step)
 
     def note_late(self, step: StepId, waited_s: float) -> None:
-        """A boundary went by without its verdict."""
+        """Journal that a verdict came after its boundary."""
         self._manager.note_late(step, waited_s)
 
     def finish(self, last: StepId) -> GuardTotals:
@@ -109,10 +109,10 @@ class ControllerActor:
         return GuardTotals(incidents, remedies, self._news())
 
     def _news(self) -> tuple[Entry, ...]:
-        entries, self._unsaid = tuple(self._unsaid), []
+        entries, self._unreported = tuple(self._unreported), []
         return entries
 
     def _record(self, entry: Entry) -> None:
         self._journal.write(entry)
-        self._unsaid.append(entry)
+        self._unreported.append(entry)
         self._gauges.observe(entry)

@@ -1,6 +1,6 @@
 """The learner and the rollout actors of a run: started together, called by typed methods, replaced, ended together.
 
-Nobody else calls them. Results come back as `Pending` values, which other calls take by reference.
+No other module calls these actors. Results are `Pending` values, which other calls take by reference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rftfm_ray.actors.placement import NAMESPACE, actor_options, reserve
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.actors.rollout import RolloutActor
 from rftfm_ray.errors import PlacementError
-from rftfm_ray.types import Levers, Position, Sampling, StepId
+from rftfm_ray.types import Levers, Sampling, StepId, TrainingCursor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,59 +58,59 @@ def roles_of(plan: RunPlan) -> list[Role]:
 
 
 class LearnerGroup:
-    """The learner's actor, one rank. The only place with remote calls to it."""
+    """The learner's actor, one rank. Only this class makes remote calls to it."""
 
     def __init__(self, role: Role, handle: ActorHandle) -> None:
         self.role = role
         self._handle = handle
 
     def train(
-        self, position: Position, trajectories: Sequence[Pending[TrajectoryBatch]], *, snapshot: bool
+        self, position: TrainingCursor, trajectories: Sequence[Pending[TrajectoryBatch]], *, snapshot: bool
     ) -> tuple[Pending[UpdateReport], Pending[WeightsUpdate]]:
-        """One step of learning once the trajectories are there; with `snapshot` the state after it can be restored."""
+        """One step of learning on the trajectories; with `snapshot` the state after it can be restored."""
         parts, inputs = [part.reference for part in trajectories], tuple(trajectories)
         report, weights = self._handle.train.options(num_returns=2).remote(position, snapshot, *parts)
         return Pending(report, self.role, inputs), Pending(weights, self.role, inputs)
 
     def weights(self, version: int) -> Pending[WeightsUpdate]:
         """The current weights, called `version`."""
-        return self._asked(self._handle.weights.remote(version))
+        return self._called(self._handle.weights.remote(version))
 
     def score(self, sequences: Encoded) -> Pending[list[NDArray[np.float32]]]:
         """The learner's log-probs of given sequences, in nats."""
-        return self._asked(self._handle.score.remote(sequences))
+        return self._called(self._handle.score.remote(sequences))
 
     def set_levers(self, levers: Levers) -> Pending[None]:
         """Move levers from the next update on."""
-        return self._asked(self._handle.set_levers.remote(levers))
+        return self._called(self._handle.set_levers.remote(levers))
 
-    def take_snapshot(self, position: Position) -> Pending[None]:
+    def take_snapshot(self, position: TrainingCursor) -> Pending[None]:
         """Copy the learner's state into its ring."""
-        return self._asked(self._handle.take_snapshot.remote(position))
+        return self._called(self._handle.take_snapshot.remote(position))
 
     def snapshot_steps(self) -> Pending[tuple[int, ...]]:
         """Steps that the learner can go back to, oldest first."""
-        return self._asked(self._handle.snapshot_steps.remote())
+        return self._called(self._handle.snapshot_steps.remote())
 
-    def restore_snapshot(self, step: int, version: int) -> Pending[Position]:
-        """Go back to the snapshot of `step`; the weights are called `version` from then on."""
-        return self._asked(self._handle.restore_snapshot.remote(step, version))
+    def restore_snapshot(self, step: int, version: int) -> Pending[TrainingCursor]:
+        """Go back to the snapshot of `step`; its weights get the version `version`."""
+        return self._called(self._handle.restore_snapshot.remote(step, version))
 
-    def save(self, folder: Path, position: Position, config_sha256: str) -> Pending[str]:
+    def save(self, folder: Path, position: TrainingCursor, config_sha256: str) -> Pending[str]:
         """Write a durable checkpoint below `folder`; its path once it is complete."""
-        return self._asked(self._handle.save.remote(str(folder), position, config_sha256))
+        return self._called(self._handle.save.remote(str(folder), position, config_sha256))
 
     def load(self, checkpoint: Path | str) -> Pending[TrainerState]:
-        """Go to where a checkpoint was written."""
-        return self._asked(self._handle.load.remote(str(checkpoint)))
+        """Restore the state of a checkpoint."""
+        return self._called(self._handle.load.remote(str(checkpoint)))
 
     def reset(self, role: Role, plan: RunPlan) -> Pending[None]:
         """Begin the run of `plan` on the running engine."""
         self.role = role
-        return self._asked(self._handle.reset.remote(role, plan.config, plan.drill.learner_seams()))
+        return self._called(self._handle.reset.remote(role, plan.config, plan.drill.learner_seams()))
 
     def replace(self, start: Start) -> None:
-        """End the actor and start another in its place, which has the weights of the start and no levers.
+        """Replace the actor by a new one, which has the initial weights and no levers.
 
         Raises:
             RftfmError: when the new one cannot start.
@@ -124,12 +124,12 @@ class LearnerGroup:
         """End the actor. Safe to call twice."""
         ray.kill(self._handle)
 
-    def _asked(self, reference: ObjectRef[T]) -> Pending[T]:
+    def _called(self, reference: ObjectRef[T]) -> Pending[T]:
         return Pending(reference, self.role)
 
 
 class RolloutGroup:
-    """The rollout actors, in the order of their roles. The only place with remote calls to them."""
+    """The rollout actors, in the order of their roles. Only this class makes remote calls to them."""
 
     def __init__(self, roles: Sequence[Role], handles: Sequence[ActorHandle]) -> None:
         self.roles = tuple(roles)
@@ -155,7 +155,7 @@ class RolloutGroup:
         return self._pending(actor.generate.remote(share, step, sampling, version) for actor, share in calls)
 
     def revise(self, step: StepId) -> list[Pending[TrajectoryBatch]]:
-        """The trajectories of `step`, generated last, graded and refilled again under the levers in force."""
+        """The newest trajectories, those of `step`, graded and refilled again under the current levers."""
         return self._pending(actor.revise.remote(step) for actor in self._handles)
 
     def load_weights(self, weights: Pending[WeightsUpdate]) -> list[Pending[Served]]:
@@ -175,7 +175,7 @@ class RolloutGroup:
         return self._pending(actor.set_levers.remote(levers) for actor in self._handles)
 
     def exposure(self, step: StepId) -> list[Pending[list[Exposure]]]:
-        """How much of what the actors' seams count the responses of `step` hold."""
+        """Exposure of the responses of `step` to the faults in the actors' seams."""
         return self._pending(actor.exposure.remote(step) for actor in self._handles)
 
     def reset(self, roles: Sequence[Role], plan: RunPlan) -> list[Pending[None]]:
@@ -187,7 +187,7 @@ class RolloutGroup:
         )
 
     def replace(self, role: Role, start: Start, golden: Sequence[Problem]) -> None:
-        """End the actor of `role` and start another in its place, which serves nothing before it is given weights.
+        """Replace the actor of `role` by a new one, which serves nothing before it gets weights.
 
         `golden` holds at least one problem.
 
@@ -197,7 +197,7 @@ class RolloutGroup:
         index = self.roles.index(role)
         ray.kill(self._handles[index])
         _wait_for_name(role.actor_name)
-        # From here on it is ended with the others, whatever becomes of it.
+        # From here on it is ended with the others, also when its start fails.
         self._handles[index] = start()
         prepared: Pending[Encoded] = Pending(self._handles[index].prepare.remote(golden[:1], 0, golden), role)
         wait_for([prepared], START, f"replacing {role.name}")
@@ -235,20 +235,20 @@ class ActorGroup:
         """Wait until all actors can work, and check the prompts of the run.
 
         Raises:
-            RftfmError: what an actor found wrong.
+            RftfmError: when an actor reports an error.
         """
         plan = self._plan
         prepared = self.rollouts.prepare([*plan.pool, *plan.heldout], plan.golden)
-        # The learner is asked for something small only to learn that its constructor is through.
+        # A small call to the learner waits for its constructor.
         calls: list[Pending[object]] = [*prepared, self.learner.snapshot_steps()]
         wait_for(calls, START, "starting")
         self.parity = wait_for(prepared[:1], START, "starting")[0]
 
     def reset(self, plan: RunPlan) -> None:
-        """Put the actors of a reusable group where new ones of `plan` would stand.
+        """Reset the actors of a reusable group to the state of new ones of `plan`.
 
         Raises:
-            RftfmError: when one of them has died, or what it found wrong.
+            RftfmError: when an actor has died, or reports an error.
         """
         self._plan = plan
         own, *others = roles_of(plan)
@@ -256,7 +256,7 @@ class ActorGroup:
         self.prepare()
 
     def replace(self, role: Role) -> None:
-        """End the actor of `role` and start another in its place: without levers, a rollout actor without weights too.
+        """Replace the actor of `role` by a new one without levers; a rollout actor also starts without weights.
 
         Raises:
             RftfmError: when the new one cannot start.
@@ -280,11 +280,11 @@ class ActorGroup:
 def start_group(plan: RunPlan, *, reusable: bool = False) -> ActorGroup:
     """Start learner and rollout actors of a run and wait until all of them can work.
 
-    A `reusable` group keeps the learner's first state, so that other runs can follow on it (`ActorGroup.reset`).
+    A `reusable` group keeps the learner's first state, so that later runs can use it (`ActorGroup.reset`).
 
     Raises:
         PlacementError: when the cluster cannot hold them within `placement.timeout_s`.
-        RftfmError: what an actor found wrong while starting.
+        RftfmError: when an actor reports an error while starting.
     """
     placement = reserve(plan.config)
     own, *others = roles_of(plan)
@@ -305,22 +305,24 @@ def start_group(plan: RunPlan, *, reusable: bool = False) -> ActorGroup:
 
 def _create(plan: RunPlan, placement: PlacementGroup, role: Role, *, reusable: bool) -> ActorHandle:
     """The handle of a new actor of `role`, which starts in its bundle."""
-    config, path, places = plan.config, str(plan.facts.path), plan.config.placement
+    config, path, resources = plan.config, str(plan.facts.path), plan.config.placement
 
     def options(bundle: int, cpus: float, gpus: float) -> dict[str, object]:
         strategy = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=bundle)
         return actor_options(role, cpus, gpus) | {"scheduling_strategy": strategy}
 
     if role.kind == "learner":
-        learner = ray.remote(LearnerActor).options(**options(0, places.cpus_per_learner, places.gpus_per_learner))
+        learner = ray.remote(LearnerActor).options(**options(0, resources.cpus_per_learner, resources.gpus_per_learner))
         return learner.remote(role, config, path, plan.drill.learner_seams(), reusable=reusable)
     bundle = 1 + role.index
-    rollout = ray.remote(RolloutActor).options(**options(bundle, places.cpus_per_rollout, places.gpus_per_rollout))
+    rollout = ray.remote(RolloutActor).options(
+        **options(bundle, resources.cpus_per_rollout, resources.gpus_per_rollout)
+    )
     return rollout.remote(role, config, path, plan.task, plan.drill.rollout_seams(plan.pool))
 
 
 def _wait_for_name(name: str) -> None:
-    """A killed actor keeps its name until the cluster has seen it die."""
+    """Wait until a killed actor's name is free, which takes until the cluster has noticed its death."""
     end = time.monotonic() + START.seconds
     while time.monotonic() < end:
         try:

@@ -1,4 +1,4 @@
-"""The monitor and the controller of a run, called by typed methods. Nobody else calls them."""
+"""The monitor and the controller of a run, called by typed methods. No other module calls them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from rftfm_ray.verdicts import Assessment, Declaration, StepReport
 T = TypeVar("T")
 Assessed = tuple[Assessment | Declaration, ...]
 
-# Judging a report takes a millisecond; more than this is a hang.
+# Judging a report takes a millisecond; longer than this is a hang.
 JUDGE_S = 60.0
 ANSWER = Limit(60.0)
 
@@ -53,47 +53,47 @@ class GuardGroup:
         wait_for([attached], START, "starting")
 
     def judge(self, items: Sequence[StepReport | Declaration], policy_timeout_s: float) -> News:
-        """What reports and declared changes lead to, in their order. The policy may take its time for each of them.
+        """Judge reports and declared changes, in their order. The policy has its time limit for each of them.
 
         Raises:
             RftfmError: when monitor or controller has died.
         """
-        # The assessments go from actor to actor; only news comes back here.
+        # The assessments go from actor to actor; only the news comes back here.
         assessed: Pending[Assessed] = self._of_monitor(self._monitor.assess.remote(items))
         call = self._controller.consider.remote(assessed.reference)
         judged: Pending[News] = self._of_controller(call, assessed)
         return wait_for([judged], Limit(JUDGE_S + policy_timeout_s * len(items)), "judging a step")[0]
 
     def note_late(self, step: StepId, waited_s: float) -> None:
-        """Journal that a boundary went by without its verdict. Waits for nothing."""
+        """Journal that a verdict came after its boundary, without waiting."""
         self._controller.note_late.remote(step, waited_s)
 
     def begin(self, number: int, step: StepId, probed: float) -> Permit:
         """Journal that an order is about to be carried out, or why it is not.
 
         Raises:
-            RftfmError: when that could not be journalled: then nothing may be done.
+            RftfmError: when that could not be journalled; the order must not be carried out.
         """
         permit: Pending[Permit] = self._of_controller(self._controller.begin.remote(number, step, probed))
         return wait_for([permit], ANSWER, f"beginning order {number}")[0]
 
     def done(self, number: int, step: StepId, result: OrderResult) -> Settlement:
-        """Journal what became of an order, and tell the monitor what it has changed.
+        """Journal the result of an order, and declare its change to the monitor.
 
         Raises:
-            RftfmError: when one of them has died: then nobody knows what was done.
+            RftfmError: when one of them has died; the state of the run is then unknown.
         """
         ended: Pending[Settlement] = self._of_controller(self._controller.done.remote(number, step, result))
         settlement = wait_for([ended], ANSWER, f"ending order {number}")[0]
         if settlement.change is not None:
-            told: Pending[None] = self._of_monitor(
+            taken: Pending[None] = self._of_monitor(
                 self._monitor.changed.remote(settlement.change, settlement.rewound_to)
             )
-            wait_for([told], ANSWER, f"taking in what order {number} has changed")
+            wait_for([taken], ANSWER, f"taking in what order {number} has changed")
         return settlement
 
     def finish(self, last: StepId, limit: Limit) -> GuardTotals:
-        """End the journal; what the run's guard comes to.
+        """End the journal; returns the totals of the run's guard.
 
         Raises:
             RftfmError: when the controller has died.
@@ -114,7 +114,7 @@ class GuardGroup:
 
 
 def start_guard(plan: RunPlan) -> GuardGroup:
-    """Create monitor and controller of a run, to start beside the other actors. They are not told of its drill."""
+    """Create monitor and controller of a run, to start beside the other actors. They do not know its drill."""
     config, guard = plan.config, plan.config.guard
     watched, incidents = monitor_plan(config, plan.profile, plan.detectors), incident_settings(config)
     fallback = Playbook() if guard.fallback == "playbook" and guard.policy is not None else None

@@ -1,4 +1,4 @@
-"""LearnerActor: DeepSpeed behind a commit gate. Gives every update's weights away as one object."""
+"""LearnerActor: DeepSpeed behind a commit gate. Every update's weights are returned as one object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import LearnerError
 from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.telemetry.metrics import StateGauge
-from rftfm_ray.types import ActorState, Levers, Position
+from rftfm_ray.types import ActorState, Levers, TrainingCursor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def engine_key(config: RunConfig) -> tuple[object, ...]:
-    """What two configurations must have in common to share an engine and a reference."""
+    """The part of a configuration that two runs must share to use one engine and one reference."""
     critic = config.critic if config.algorithm.name == "ppo" else None
     return config.model, config.learner, critic, config.algorithm.kl_coef > 0
 
@@ -48,7 +48,7 @@ class LearnerActor:
         return repr(self._role)
 
     def reset(self, role: Role, config: RunConfig, seams: LearnerSeams) -> None:
-        """Begin another run on the same model, in every bit as a new actor would.
+        """Begin another run on the same model, bitwise equal to a new actor.
 
         Raises:
             LearnerError: when the actor was not made to be reusable.
@@ -85,7 +85,9 @@ class LearnerActor:
 
         return pack_weights(version, self._learner.engine.export())
 
-    def train(self, position: Position, snapshot: bool, *parts: TrajectoryBatch) -> tuple[UpdateReport, WeightsUpdate]:
+    def train(
+        self, position: TrainingCursor, snapshot: bool, *parts: TrajectoryBatch
+    ) -> tuple[UpdateReport, WeightsUpdate]:
         """One step of learning on the trajectories of all rollout actors, in the order of `parts`.
 
         Returns the report and the weights after it; with `snapshot` the state after it joins the ring.
@@ -111,7 +113,7 @@ class LearnerActor:
         check_levers(levers)
         self._learner.levers = levers
 
-    def take_snapshot(self, position: Position) -> None:
+    def take_snapshot(self, position: TrainingCursor) -> None:
         """Copy the learner's state into the ring."""
         from rftfm_ray.training.snapshots import Snapshot
 
@@ -123,10 +125,10 @@ class LearnerActor:
         """Steps whose snapshots the ring holds."""
         return self._ring.steps()
 
-    def restore_snapshot(self, step: int, version: int | None = None) -> Position:
-        """Put the learner back to where it stood after `step`, levers included; later snapshots are dropped.
+    def restore_snapshot(self, step: int, version: int | None = None) -> TrainingCursor:
+        """Restore the learner's state after `step`, levers included; later snapshots are dropped.
 
-        `version` is what its weights are called from now on, instead of what they were called then.
+        `version` is the new version of its weights; None keeps that of the snapshot.
 
         Raises:
             LearnerError: when there is no snapshot of that step.
@@ -136,9 +138,9 @@ class LearnerActor:
         self._learner.gate.restore(snapshot.grad_norms)
         self._learner.levers = snapshot.levers
         self._ring.drop_after(step)
-        return Position(snapshot.id, snapshot.model_version if version is None else version, snapshot.cursor)
+        return TrainingCursor(snapshot.id, snapshot.model_version if version is None else version, snapshot.cursor)
 
-    def save(self, folder: str, position: Position, config_sha256: str) -> str:
+    def save(self, folder: str, position: TrainingCursor, config_sha256: str) -> str:
         """Write a durable checkpoint below `folder`; returns its path once it is complete."""
         from rftfm_ray.training import checkpoints
         from rftfm_ray.training.engine import to_numpy
@@ -166,7 +168,7 @@ class LearnerActor:
         return str(path)
 
     def load(self, path: str) -> TrainerState:
-        """Put the learner where a checkpoint stood. Every file is verified before anything is changed.
+        """Restore the state of a checkpoint. Every file is verified before anything is changed.
 
         Raises:
             CheckpointError: when the checkpoint is damaged.

@@ -1,4 +1,4 @@
-"""Who an actor is: what `ray list actors` and process lists show of it, fixed at its creation."""
+"""The role of an actor, as `ray list actors` and process lists show it; fixed at its creation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Role:
-    """One actor's place in a run.
+    """The role of one actor in a run.
 
     `kind` is learner, rollout, monitor or controller; `detail` sums up its configuration.
     """
@@ -39,5 +39,5 @@ def rename_process(role: Role) -> None:
 
     setproctitle.setproctitle(f"ray::rftfm {role.actor_name}")
     logging.basicConfig(level=os.environ.get("RFTFM_LOG_LEVEL", "WARNING"), format=f"{role.name}: %(message)s")
-    # It warns that triton is missing, which on a CPU it always is.
+    # Without this it warns that triton is missing, which is always so on a CPU.
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)

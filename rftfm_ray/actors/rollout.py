@@ -1,4 +1,4 @@
-"""RolloutActor: vLLM in process, generating and scoring episodes on exactly the weights it was asked for."""
+"""RolloutActor: vLLM in process, generating and scoring episodes on exactly the requested weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def live_channels(task: Task, config: RunConfig, seams: RolloutSeams) -> Channels:
-    """Tools of a run, the way to its rewards, and their checks, with `seams` between them."""
+    """Tools of a run, its grader and their checks, with `seams` between them."""
     guarded = config.guard.mode is not GuardMode.OFF
     sampled = config.guard.regrade_rate if guarded else 0.0
     tools = seams.tools(task_tools(task))
@@ -44,7 +44,7 @@ def live_channels(task: Task, config: RunConfig, seams: RolloutSeams) -> Channel
 
 
 class RolloutActor:
-    """Generates trajectories. Holds no state that a step depends on besides the weights it was last given."""
+    """Generates trajectories. Steps depend on no state of this actor except its weights."""
 
     def __init__(self, role: Role, config: RunConfig, model_path: str, task: Task, seams: RolloutSeams) -> None:
         rename_process(role)
@@ -59,7 +59,7 @@ class RolloutActor:
         return repr(self._role)
 
     def reset(self, role: Role, config: RunConfig, task: Task, seams: RolloutSeams) -> None:
-        """Begin a run on the running engine, in every bit as a new actor would. `seams` are this actor's own."""
+        """Begin a run on the running engine, bitwise equal to a new actor. `seams` are this actor's own."""
         from rftfm_ray.rollout.episodes import EpisodeRules, EpisodeRunner, ServedModel
 
         rename_process(role)
@@ -75,10 +75,10 @@ class RolloutActor:
         sampled = ServedModel(seams.sampler(self._engine, self._codec.eos_ids), self._codec, self._limit)
         rules = EpisodeRules(config.seed, lambda step: config.at(step.step).task.token_scale)
         self._episodes = EpisodeRunner(sampled, task, rules, live_channels(task, config, seams), seams.episodes())
-        # What is held out is asked past every instance that a fault may sit in.
+        # Probes bypass every seam that a fault may be injected into.
         served = ServedModel(self._engine, self._codec, self._limit)
         self._probes = EpisodeRunner(served, task, EpisodeRules(config.seed))
-        # Not 0: a fresh or restarted actor serves nothing before the learner's weights have arrived.
+        # Not 0: a new or restarted actor serves nothing before the learner's weights arrive.
         self._version = -1
         self._gauge.set(ActorState.IDLE)
 
@@ -113,16 +113,16 @@ class RolloutActor:
         return [(prompt + answer)[: self._limit - 1] for prompt, answer in zip(encoded, answers, strict=False)]
 
     def load_weights(self, update: WeightsUpdate) -> Served:
-        """Take over the learner's weights; returns the version that is now served, and whether they are served."""
+        """Load the learner's weights; returns the served version, and whether the engine really serves them."""
         self._gauge.set(ActorState.SYNCING)
         check_weights(update)
-        # Whatever is half loaded when something fails here must not be served.
+        # Partly loaded weights must not be served when loading fails.
         self._version = -1
         self._engine.load(self._seams.arrived(update.arrays, self._paid_step))
         every = self._fingerprint_every
         due = every > 0 and update.version % every == 0
         shapes = {name: array.shape for name, array in update.arrays.items()} if due else {}
-        # Asked of vLLM itself: that weights were handed to it does not say that it generates with them.
+        # vLLM itself is checked: loading weights does not prove that it generates with them.
         served = compare(update, self._engine.fingerprints(shapes))
         self._version = update.version
         self._gauge.set(ActorState.IDLE)
@@ -144,14 +144,14 @@ class RolloutActor:
         return batch
 
     def revise(self, step: StepId) -> TrajectoryBatch:
-        """The trajectories of `step`, generated last, under the levers of now: refilled and graded anew."""
+        """The newest trajectories, those of `step`, refilled and graded again under the current levers."""
         self._gauge.set(ActorState.GENERATING)
         batch = self._episodes.revise(step)
         self._gauge.set(ActorState.IDLE)
         return batch
 
     def exposure(self, step: StepId) -> list[Exposure]:
-        """How much of what the seams count the responses of `step` hold."""
+        """Exposure of the responses of `step` to the faults in the seams."""
         return self._seams.exposure(step)
 
     def set_levers(self, levers: Levers) -> None:
@@ -164,7 +164,7 @@ class RolloutActor:
         self._episodes.set_levers(levers)
 
     def probe(self, order: ProbeOrder) -> ProbeCounts:
-        """Right answers on exactly the model version that is asked for.
+        """Count right answers on exactly the requested model version.
 
         Raises:
             SyncError: when this actor holds another version.
@@ -173,7 +173,7 @@ class RolloutActor:
         time.sleep(order.after_s)
         start = time.perf_counter()
         self._gauge.set(ActorState.PROBING)
-        # In one run: each pass of the engine has a price of its own.
+        # In one run, because every run of the engine has a fixed cost.
         jobs = [*order.greedy, *order.sampled]
         correct = self._probes.run(jobs, order.step, order.sampling, order.model_version).correct
         size = len(order.greedy)
@@ -186,8 +186,8 @@ class RolloutActor:
         self._check_version(model_version)
         return self._engine.score(sequences)
 
-    def _check_version(self, wanted: int) -> None:
-        if self._version != wanted:
+    def _check_version(self, requested: int) -> None:
+        if self._version != requested:
             raise SyncError(
-                f"{self._role.name} holds model version {self._version} and was asked for {wanted}; sync it first."
+                f"{self._role.name} holds model version {self._version} and was asked for {requested}; sync it first."
             )

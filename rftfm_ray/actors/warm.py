@@ -1,4 +1,4 @@
-"""Actors that outlive a run: the next one that can use them begins on them, in every bit as on new ones."""
+"""Warm actors outlive a run: the next compatible run uses them, bitwise equal to new ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def actors_key(config: RunConfig) -> tuple[object, ...]:
-    """What runs must have in common to share actors: model, engine and places."""
+    """The part of a configuration that runs must share to use the same actors: model, engine and placement."""
     rollout = config.rollout
     engine = (rollout.num_actors, rollout.max_num_seqs, rollout.max_model_len, rollout.kv_cache_mib, rollout.block_size)
     return config.model, engine, config.placement
@@ -36,7 +36,7 @@ class WarmActors:
         self.close()
 
     def take(self, plan: RunPlan) -> ActorGroup:
-        """A group for a run: the one at hand, or a new one where that does not fit or has died.
+        """A group for a run: the warm one, or a new one where that does not fit or has died.
 
         Raises:
             RftfmError: as `start_group`.
@@ -47,7 +47,7 @@ class WarmActors:
                 group.reset(plan)
                 return group
             except RftfmError as error:
-                # One of them has died, or cannot leave the state that the last run has left it in.
+                # An actor has died, or cannot be reset.
                 logger.warning("the actors of an earlier run cannot be used again: %s", error)
             except BaseException:
                 self.close()

@@ -18,7 +18,7 @@ from rftfm_ray.cli.journal import journal
 from rftfm_ray.cli.profile import profile
 from rftfm_ray.cli.report import report
 from rftfm_ray.cli.status import status
-from rftfm_ray.cli.train import train
+from rftfm_ray.cli.train import KeysAreNoOptions, train
 from rftfm_ray.cli.warmstart import warmstart
 from rftfm_ray.errors import RftfmError
 
@@ -29,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(train)
+app.command(cls=KeysAreNoOptions)(train)
 app.command()(status)
 app.command()(journal)
 app.command()(report)

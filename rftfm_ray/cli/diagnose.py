@@ -1,4 +1,4 @@
-"""`rftfm diagnose`: a verdict on the step log of any trainer."""
+"""`rftfm diagnose`: the alarms of the monitor on the step log of any trainer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rftfm_ray.errors import LogError
+
 if TYPE_CHECKING:
     from rftfm_ray.diagnosis.logs import LogVerdict
 
 STYLES = {"healthy": "green", "faulty": "red", "unknown": "yellow", "incomplete": "yellow"}
 SAID = {
-    "healthy": "nothing that a healthy run does not do",
+    "healthy": "no alarm",
     "faulty": "something went wrong",
     "unknown": "too little to go by",
     "incomplete": "a part of the log could not be judged",
@@ -28,10 +30,13 @@ def diagnose(
     file: Annotated[Path, typer.Argument(help="Step log as CSV, JSONL or Parquet: a row a step.")],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Look for what went wrong in a run by its own past; exit code 1 when something did.
+    """List the alarms of the monitor on the step log of a run; exit code 1 when there is one. It names no fault.
 
-    Columns may have the names of docs/signals.md, or those of TRL and verl.
+    Every step is compared with the run's own past. Columns may have the names of docs/signals.md, or those of TRL and
+    verl.
     """
+    if file.is_dir():
+        raise LogError(f"{file} is a directory; give a log file, and for a run use rftfm status or rftfm report.")
     from rftfm_ray.diagnosis.logs import judge_log
     from rftfm_ray.integrations.steplog import read_log
 

@@ -47,14 +47,37 @@ def listing() -> dict[str, list[dict[str, object]]]:
                 "mechanisms": [mechanism.name for mechanism in kind.mechanisms],
                 "algorithms": list(kind.algorithms),
                 "summary": kind.summary,
+                "mechanism_details": [_details(mechanism) for mechanism in kind.mechanisms],
             }
             for kind in CATALOGUE.values()
         ],
         "controls": [
-            {"name": control.name, "declared": control.declared, "summary": control.summary}
+            {
+                "name": control.name,
+                "declared": control.declared,
+                "summary": control.summary,
+                "needs_tool": control.needs_tool,
+                "strength": {
+                    "meaning": control.meaning, "default": control.default_strength,
+                    "low": control.low, "high": control.high,
+                },
+            }
             for control in CONTROLS.values()
         ],
     }  # fmt: skip
+
+
+def _details(mechanism: Mechanism) -> dict[str, object]:
+    """Where a mechanism acts, what it needs, and the meaning and bounds of its strength."""
+    bounds = mechanism.strength
+    return {
+        "name": mechanism.name,
+        "summary": mechanism.summary,
+        "acts_in": mechanism.acts_in,
+        "needs_tool": mechanism.needs_tool,
+        "algorithms": list(mechanism.algorithms),
+        "strength": {"meaning": bounds.meaning, "default": bounds.default, "low": bounds.low, "high": bounds.high},
+    }
 
 
 def _fault_table() -> Table:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
@@ -17,7 +17,9 @@ from rich.text import Text
 from rftfm_ray.config import RunConfig
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.metrics import StepRow
+from rftfm_ray.policies.loading import PLAYBOOK
 from rftfm_ray.runs.words import describe as in_words
+from rftfm_ray.runs.words import figure, number_of
 
 
 def describe(row: StepRow, probe: float) -> str:
@@ -33,6 +35,9 @@ def remaining_s(done: int, steps: int, elapsed_s: float) -> float:
     """Estimate of the time left, from the mean step so far."""
     return (steps - done) * elapsed_s / max(done, 1)
 
+
+# Columns before what continues a line of the guard.
+INDENT = 10
 
 # Entries that a person watching needs; the journal has the others.
 TOLD = {
@@ -68,10 +73,10 @@ def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
 
     def tell(entry: Entry) -> None:
         if entry.kind in TOLD:
-            what, why = describe_for_user(entry)
+            what, why = describe_for_user(entry, config.guard.fallback)
             # Text, not markup: what a policy says is shown as it is.
-            because = [Padding(Text(why, style="dim"), (0, 0, 0, 10), expand=False)] if why else []
-            console.print(Group(what, *because))
+            because = [_indented(Text(why, style="dim"))] if why else []
+            console.print(Group(*_hanging(what, console), *because, *_place(entry)))
 
     if console.is_terminal:
         with _live(console, config) as observe:
@@ -80,9 +85,36 @@ def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
         yield Watched(_Plain(console, config), tell)
 
 
-def describe_for_user(entry: Entry) -> tuple[Text, str]:
-    """A journal entry for a person who watches: what, in colour, and why."""
+def _indented(text: Text) -> Padding:
+    return Padding(text, (0, 0, 0, INDENT), expand=False)
+
+
+def _hanging(line: Text, console: Console) -> list[RenderableType]:
+    """A line as wide as the console, and what does not fit below it, indented."""
+    first = len(line.wrap(console, console.width)[0].plain.rstrip())
+    rest = line[first:]
+    blanks = len(rest.plain) - len(rest.plain.lstrip())
+    return [line[:first], _indented(rest[blanks:])] if rest.plain.strip() else [line]
+
+
+def _place(entry: Entry) -> list[RenderableType]:
+    """After a rollback, where the run goes on."""
+    restored = number_of(entry, "restored")
+    if entry.kind is not EntryKind.APPLIED or not math.isfinite(restored):
+        return []
+    return [_indented(Text(f"back at step {figure(restored)} (attempt {entry.id.attempt + 1})"))]
+
+
+def describe_for_user(entry: Entry, fallback: str = PLAYBOOK) -> tuple[Text, str]:
+    """A journal entry for a person who watches: what, in colour, and why.
+
+    Args:
+        entry: of the journal.
+        fallback: `guard.fallback`, which decides where a policy of the user's fails.
+    """
     what, why = in_words(entry)
+    if entry.kind is EntryKind.POLICY_FAILED and fallback == PLAYBOOK != entry.text("policy"):
+        what += "; the playbook decides instead"
     number = f" #{entry.incident}" if entry.incident else ""
     line = Text(f"step {entry.id.step:<4} guard{number}  ", style="dim")
     line.append(what, style=TOLD.get(entry.kind, ""))

@@ -5,16 +5,43 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperCommand
 
 from rftfm_ray.cli.progress import progress
-from rftfm_ray.config import load_config
+from rftfm_ray.config import RunConfig, known_keys, load_config
+from rftfm_ray.config.changes import parse_change
+from rftfm_ray.errors import ConfigError
 from rftfm_ray.types import RunSummary
+
+if TYPE_CHECKING:
+    from rftfm_ray.faults.drill import Drill
+
+
+class KeysAreNoOptions(TyperCommand):
+    """A command that takes keys of the configuration as `key=value`, and says so where one is given as an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            ConfigError: when an option is a key of the configuration.
+        """
+        options = {text for parameter in self.params for text in parameter.opts}
+        for index, text in enumerate(args):
+            option, has_value, value = text.partition("=")
+            if option.startswith("--") and option not in options and option[2:] in known_keys():
+                value = value if has_value else "".join(args[index + 1 : index + 2])
+                raise ConfigError(
+                    f"{option} is a key of the configuration, not an option; write {option[2:]}={value or 'VALUE'}."
+                )
+        return super().parse_args(ctx, args)
 
 
 def train(  # noqa: PLR0913 - the parameters of a command are its options
@@ -44,6 +71,8 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
     from rftfm_ray.telemetry.records import summary_json
 
     planned = plan(config, run_dir, resume)
+    for line in announced(planned.drill, config):
+        console.print(line, markup=False, highlight=False)
     with progress(console, config) as watched:
         summary = execute(planned, Listeners(watched.row, watched.entry), began)
     if json:
@@ -54,6 +83,17 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
         if page.exists():
             # Not wrapped: a path is there to be copied.
             Console().print(f"Report: {page}", soft_wrap=True, highlight=False)
+
+
+def announced(drill: Drill, config: RunConfig) -> Iterator[str]:
+    """What will be injected and changed in a run, a line each; the guard is not told of the injected faults."""
+    for fault in drill.faults:
+        until = "on" if fault.duration is None else f"for {fault.duration} steps"
+        yield f"Injected: {fault.code} from step {fault.onset} {until} ({fault.mechanism}, strength {fault.strength:g})"
+    for control in drill.controls:
+        yield f"Injected: benign control {control.name} from step {control.onset} on (strength {control.strength:g})"
+    for change in map(parse_change, config.changes):
+        yield f"Planned change: {change.key}={change.value:g} from step {change.step} on"
 
 
 def summary_table(summary: RunSummary) -> Table:

@@ -86,20 +86,39 @@ def _assign(tree: dict[str, Any], key: str, value: object) -> None:
     node[last] = value
 
 
-def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Every dotted key of the configuration, sections included."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+            keys += known_keys(field.annotation, f"{prefix}{name}.")
     return keys
+
+
+_MUST_BE = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+}
+
+
+def _example(key: str) -> str:
+    """The default of a key as an example; empty where it has no number."""
+    value: Any = RunConfig()
+    for name in key.split("."):
+        value = getattr(value, name, None)
+    return f", for example {key}={value:g}" if isinstance(value, int | float) else ""
 
 
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    # An override sets a whole list: its key has no number of an item.
+    key = ".".join(part for part in first["loc"] if isinstance(part, str))
     if first["type"] == "extra_forbidden":
-        known = _known_keys(RunConfig)
+        known = known_keys()
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
         if not near:
             last = key.rsplit(".", 1)[-1]
@@ -108,5 +127,9 @@ def _sentence(error: ValidationError) -> str:
         return f"Unknown configuration key {key}{hint}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
-        return f"Configuration key {message}."
+        return f"Configuration key {message}{'' if message.endswith('?') else '.'}"
+    if first["type"] in _MUST_BE:
+        return f"Configuration key {key}={first['input']!r} must be {_MUST_BE[first['type']]}{_example(key)}."
+    if first["type"] == "tuple_type" and isinstance(first["input"], str):
+        return f"Configuration key {key}={first['input']!r} must be a list; write {key}=[{first['input']}]."
     return f"Configuration key {key}={first['input']!r} is not valid: {message[0].lower()}{message[1:]}."

@@ -1,4 +1,4 @@
-"""The one latch that makes alarms of scores: raised, open, recovered. Pure; numpy."""
+"""The latch that turns scores into alarms: raised, open, recovered. Pure; numpy."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _STEP, _ONSET = 0, 4
 
 
 class Latch(Stateful):
-    """Alarms of K outputs. An alarm is raised at a score of 1, and is over when the score has fallen to `RECOVERED`.
+    """Alarms of K outputs. An alarm is raised at a score of 1, and ends when the score falls to `RECOVERED`.
 
-    A score that is NaN says nothing: an open alarm stays open, with the reading of the step that was scored last.
+    A score of NaN changes nothing: an open alarm stays open, with the reading of the last step that was scored.
 
     Args:
         outputs: K.
@@ -32,7 +32,7 @@ class Latch(Stateful):
 
     def __init__(self, outputs: int) -> None:
         self._open = np.zeros(outputs, bool)
-        # Of each output: step, value, reference, score and onset, as they were scored last while its alarm was open.
+        # Of each output: step, value, reference, score and onset of its last scored step while its alarm was open.
         self._readings = np.full((outputs, 5), np.nan)
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class Latch(Stateful):
         with np.errstate(invalid="ignore"):
             raised, over = score >= 1.0, score <= RECOVERED
         for column in np.flatnonzero(raised.any(0) | self._open).tolist():
-            # The state after a step is that of the newest step that raised or ended the alarm.
+            # The newest step that raised or ended the alarm decides the state.
             decided = np.where(raised[:, column], 1, np.where(over[:, column], 0, -1))
             newest = np.maximum.accumulate(np.where(decided >= 0, np.arange(len(score)), -1))
             is_open[:, column] = np.where(newest >= 0, decided[newest] == 1, self._open[column])
@@ -53,7 +53,7 @@ class Latch(Stateful):
         return is_open
 
     def reading(self, output: int, now: Reading) -> Reading:
-        """The reading of an open alarm: `now`, or the last one that was scored where `now` was not."""
+        """The reading of an open alarm: `now`, or the last scored one where `now` has no score."""
         if not np.isnan(now.score):
             self._readings[output] = now.step, now.value, now.reference, now.score, now.onset
             return now
@@ -61,11 +61,11 @@ class Latch(Stateful):
         return now if np.isnan(step) else Reading(int(step), value, reference, score, int(onset))
 
     def close(self, outputs: Iterable[int]) -> None:
-        """The alarms of these outputs are over."""
+        """Close the alarms of these outputs."""
         self._open[list(outputs)] = False
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from a state.
+        """Continue from a state.
 
         Raises:
             StateError: when it has other outputs, or readings of steps that are not numbers.

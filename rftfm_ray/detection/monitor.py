@@ -1,7 +1,7 @@
-"""The monitor: the one assembly of detectors, for live runs, recorded runs and the logs of other trainers. Pure; numpy.
+"""The monitor: the detector suite over live runs, recorded runs and logs of other trainers. Pure; numpy.
 
-It turns step reports into views once, hands them to every detector, and makes alarms of their scores. What it watches
-depends on what is known of healthy runs (the reference), never on where the reports come from.
+It turns step reports into views once, gives them to every detector, and turns their scores into alarms. The detectors
+depend on what is known of healthy runs (the reference), never on the source of the reports.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ logger = logging.getLogger(__name__)
 Failures = dict[int, list[tuple[str, Exception]]]
 
 VIEWS = "views"
-"""What works out residuals is called in `Observation.disabled`."""
+"""Name of the part that computes residuals, as `Observation.disabled` gives it."""
 CHUNK = 512
-"""Steps that are judged at a time: memory stays small however long a log is."""
+"""Steps that are judged at a time, so that memory does not grow with the log."""
 STATE_FILE = "monitor"
 
 
@@ -53,11 +53,11 @@ class EvidenceScores:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the monitor makes of one step.
+    """The monitor's result for one step.
 
     Attributes:
         report: of the step.
-        symptoms: that stand now, alarms and notices.
+        symptoms: open alarms and notices.
         scores: the largest score of any alarm, by evidence.
         disabled: detectors that were disabled since the last observation, and why.
     """
@@ -70,16 +70,16 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class MonitorPlan:
-    """All that a monitor is made of, to be shipped by value and built where it works.
+    """Everything that a monitor is built from; it is sent by value to the process that builds it.
 
     Attributes:
         settings: how the run is watched.
         profile: healthy runs of its kind; None without.
         critic: whether the run's algorithm has a critic.
-        detectors: of the user's.
+        detectors: the user's own.
         keep_every: steps between states that a rollback can go back to; 0 for none.
-        keep: how many of them are kept.
-        reference: that the run is compared with, instead of the profile and the installed priors; None for those.
+        keep: number of states that are kept.
+        reference: what the run is compared with, instead of the profile and the installed priors; None for those.
     """
 
     settings: MonitorSettings
@@ -104,7 +104,7 @@ class MonitorPlan:
 
 
 def monitor_plan(config: RunConfig, profile: Profile | None = None, detectors: Sequence[Detector] = ()) -> MonitorPlan:
-    """The monitor that a run's configuration calls for, with the profile and the detectors that it names."""
+    """The plan of the monitor for a run's configuration, with its profile and the user's detectors."""
     snapshots = config.snapshots
     return MonitorPlan(
         monitor_settings(config), profile, config.algorithm.name == "ppo", tuple(detectors), snapshots.every,
@@ -118,8 +118,8 @@ class Monitor:
     Args:
         settings: how it is watched.
         reference: what it is compared with.
-        detectors: of the user's, beside those that `build_detectors` gives.
-        shipped: False leaves out those that `build_detectors` gives.
+        detectors: the user's own, in addition to the detector suite of `build_detectors`.
+        shipped: False leaves out the detector suite.
 
     Raises:
         DetectorError: when two detectors have the same name, or one has that of the views.
@@ -134,29 +134,31 @@ class Monitor:
         shipped: bool = True,
     ) -> None:
         self._views: StepViews | None = StepViews(reference)
-        every = [*(build_detectors(settings, reference) if shipped else ()), *detectors]
-        self._detectors = {detector.name: detector for detector in every}
+        all_detectors = [*(build_detectors(settings, reference) if shipped else ()), *detectors]
+        self._detectors = {detector.name: detector for detector in all_detectors}
+        names = [VIEWS, *(detector.name for detector in all_detectors)]
         self._has_user_detectors = bool(detectors)
-        names = [VIEWS, *(detector.name for detector in every)]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise DetectorError(f"Two parts of the monitor are named {twice!r}; rename the one in guard.detectors.")
-        # The output of a detector that each column of the latch stands for, and the columns of each detector.
-        self._outputs = [(detector.name, number) for detector in every for number in range(len(detector.outputs))]
-        ends = np.cumsum([len(detector.outputs) for detector in every]).tolist()
+        # The detector output of each column of the latch, and the columns of each detector.
+        self._outputs = [
+            (detector.name, number) for detector in all_detectors for number in range(len(detector.outputs))
+        ]
+        ends = np.cumsum([len(detector.outputs) for detector in all_detectors]).tolist()
         self._columns = dict(zip(self._detectors, map(slice, [0, *ends], ends), strict=False))
-        outputs = [output for detector in every for output in detector.outputs]
+        outputs = [output for detector in all_detectors for output in detector.outputs]
         self._alarms = {
-            evidence: np.flatnonzero([one.alarm and one.evidence is evidence for one in outputs])
+            evidence: np.flatnonzero([output.alarm and output.evidence is evidence for output in outputs])
             for evidence in (Evidence.TELEMETRY, Evidence.CHANNEL, Evidence.IDENTITY)
         }
         self._latch = Latch(len(self._outputs))
         self._disabled: dict[str, str] = {}
-        self._unsaid: list[tuple[str, str]] = []
+        self._unreported: list[tuple[str, str]] = []
 
     @property
     def active(self) -> tuple[str, ...]:
-        """Names of the detectors that are at work."""
+        """Names of the detectors that are not disabled."""
         return tuple(self._detectors)
 
     @property
@@ -165,38 +167,37 @@ class Monitor:
         return self._has_user_detectors
 
     def observe(self, reports: Sequence[StepReport]) -> list[Observation]:
-        """Judge the next steps, in their order. Their number changes no verdict."""
+        """Judge the next steps, in their order. The chunk size does not change the verdicts."""
         observations = list[Observation]()
         for start in range(0, len(reports), CHUNK):
             observations += self._judge(reports[start : start + CHUNK])
         return observations
 
     def declare(self, change: DeclaredChange) -> None:
-        """A change was made on purpose: its signals lose their reference, and evidence against settled ones begins from
-        nothing."""
+        """Take a declared change: its signals lose their reference, and evidence against settled ones restarts at 0."""
         self._forget(change.signals, change.step)
         self._each(lambda detector: detector.settle(change.settled))
 
     def _judge(self, reports: Sequence[StepReport]) -> Iterator[Observation]:
         steps, values = values_of(reports)
         done = 0
-        for view in self._viewed(steps, values):
+        for view in self._views_of(steps, values):
             if view.prompts_changed[0]:
-                # Nobody declared it, and it is no fault: what follows from the prompts has no reference any more.
+                # An undeclared change of prompts is not a fault: signals that depend on them lose their reference.
                 self._forget(PROMPT_DEPENDENT, int(view.steps[0]), views=False)
-            yield from self._observed(reports[done : done + len(view)], view)
+            yield from self._observations(reports[done : done + len(view)], view)
             done += len(view)
 
-    def _viewed(self, steps: Ints, values: Floats) -> list[StepView]:
+    def _views_of(self, steps: Ints, values: Floats) -> list[StepView]:
         if self._views is not None:
             try:
                 return list(self._views.observe(steps, values).pieces())
-            except Exception as error:  # noqa: BLE001 - whatever it is, what needs no reference goes on
+            except Exception as error:  # noqa: BLE001 - detectors without a reference continue after any error
                 self._disable(VIEWS, error)
         return [StepView.without_residuals(steps, values)]
 
-    def _observed(self, reports: Sequence[StepReport], view: StepView) -> Iterator[Observation]:
-        scores, failures = self._scored(view)
+    def _observations(self, reports: Sequence[StepReport], view: StepView) -> Iterator[Observation]:
+        scores, failures = self._score(view)
         if not failures:
             yield from self._latched(reports, view, scores)
             return
@@ -212,10 +213,10 @@ class Monitor:
         alarmed = set(np.flatnonzero(is_open.any(1)).tolist())
         for row, report in enumerate(reports):
             symptoms = tuple(self._symptoms(scores, view, row, is_open[row])) if row in alarmed else ()
-            unsaid, self._unsaid = tuple(self._unsaid), []
-            yield Observation(report, symptoms, highest[row], unsaid)
+            disabled, self._unreported = tuple(self._unreported), []
+            yield Observation(report, symptoms, highest[row], disabled)
 
-    def _scored(self, view: StepView) -> tuple[Scores, Failures]:
+    def _score(self, view: StepView) -> tuple[Scores, Failures]:
         """Scores (N, outputs) of all detectors; NaN for those that are disabled, and from where they fail."""
         scores, failures = Scores.quiet(view, len(self._latch)), Failures()
         scores.score[:] = math.nan
@@ -224,14 +225,14 @@ class Monitor:
             for rows, part in _shown_at_once(detector, view):
                 try:
                     with np.errstate(all="ignore"):
-                        self._take(scores, rows, columns, detector.observe(part))
+                        self._insert(scores, rows, columns, detector.observe(part))
                 except Exception as error:  # noqa: BLE001 - a detector's failure must not end a run
                     scores.score[rows, columns] = math.nan
                     failures.setdefault(rows.start, []).append((name, error))
                     break
         return scores, failures
 
-    def _take(self, scores: Scores, rows: slice, columns: slice, own: Scores) -> None:
+    def _insert(self, scores: Scores, rows: slice, columns: slice, own: Scores) -> None:
         if not isinstance(own, Scores):
             raise TypeError(f"it observed a {type(own).__name__}, not Scores")
         wanted = rows.stop - rows.start, columns.stop - columns.start
@@ -241,8 +242,7 @@ class Monitor:
             table[rows, columns] = part
 
     def _highest(self, score: Floats, is_open: Mask) -> list[EvidenceScores]:
-        """The largest score of any alarm at each step, by evidence; an open one without a score counts as just
-        raised."""
+        """The largest score of any alarm at each step, by evidence; an open alarm without a score counts as 1."""
         known = np.where(np.isnan(score), is_open, score)
         by_evidence = [known[:, columns].max(1, initial=0.0).tolist() for columns in self._alarms.values()]
         return [EvidenceScores(*each) for each in zip(*by_evidence, strict=True)]
@@ -271,11 +271,11 @@ class Monitor:
         self._each(lambda detector: detector.forget(signals, step))
 
     def _each(self, restart: Callable[[Detector], Collection[int]]) -> None:
-        """Let every detector restart something, and close the alarms that this ends."""
+        """Restart part of every detector, and close the alarms that this ends."""
         for name, detector in list(self._detectors.items()):
             try:
                 columns, outputs = self._columns[name], restart(detector)
-                # One that is not there raises, and none is that of another detector.
+                # An output that does not exist raises here, so that no other detector's alarm is closed.
                 self._latch.close([range(columns.start, columns.stop)[output] for output in outputs])
             except Exception as error:  # noqa: BLE001 - as above
                 self._disable(name, error)
@@ -289,18 +289,18 @@ class Monitor:
             return
         logger.warning("detector %s is disabled: %s", name, reason)
         self._disabled[name] = reason
-        self._unsaid.append((name, reason))
+        self._unreported.append((name, reason))
         if name == VIEWS:
             self._views = None
-            for other in [one.name for one in self._detectors.values() if one.needs_views]:
-                self._drop(other, "it judges levels and residuals, and nothing works them out any more")
+            for dependent in [detector.name for detector in self._detectors.values() if detector.needs_views]:
+                self._drop(dependent, "it judges levels and residuals, which are no longer computed")
             return
         del self._detectors[name]
         columns = self._columns[name]
         self._latch.close(range(columns.start, columns.stop))
 
     def state_dict(self) -> State:
-        """A copy of all that later verdicts depend on."""
+        """A copy of everything that later verdicts depend on."""
         parts: dict[str, State] = {}
         for name, part in [(VIEWS, self._views), *self._detectors.items()]:
             if part is None:
@@ -312,10 +312,10 @@ class Monitor:
         return {"parts": parts, "latch": self._latch.state_dict(), "disabled": dict(self._disabled)}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from a state. A detector that has been disabled, here or there, stays so: it would fail again.
+        """Continue from a state. A detector that is disabled here or in the state stays disabled: it would fail again.
 
         Raises:
-            StateError: when it is not a state of such a monitor; then everything is as before.
+            StateError: when it is not a state of such a monitor; this monitor is then unchanged.
         """
         before, loaded = self.state_dict(), False
         try:
@@ -332,7 +332,7 @@ class Monitor:
         check_keys({**parts, **disabled}, (VIEWS, *self._columns))
         both = set(parts) & set(disabled)
         if both:
-            raise StateError(f"The saved state has {min(both)!r} disabled and at work.")
+            raise StateError(f"The saved state has {min(both)!r} both disabled and active.")
         own = {VIEWS: self._views, **self._detectors}
         for name, part in own.items():
             if part is not None and name in parts:
@@ -345,11 +345,11 @@ class Monitor:
                 self._latch.close(range(self._columns[name].start, self._columns[name].stop))
 
     def save(self, path: Path) -> None:
-        """Write the state to a file, whole or not at all."""
+        """Write the state to a file atomically."""
         save_state(path, self.state_dict(), STATE_FILE)
 
     def load(self, path: Path) -> None:
-        """Go on from a file that `save` has written.
+        """Continue from a file that `save` has written.
 
         Raises:
             StateError: when it cannot be read, is damaged, or is the state of another monitor; names it and the fix.

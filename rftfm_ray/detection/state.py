@@ -1,6 +1,6 @@
-"""What detectors remember, as arrays and plain scalars, and its checks on the way back. Pure; numpy.
+"""The state of detectors as arrays and plain scalars, with the checks on loading. Pure; numpy.
 
-`state_dict()` copies: what it returned does not change with the detector. `load_state_dict()` raises `StateError` for
+`state_dict()` copies: its result does not change with the detector. `load_state_dict()` raises `StateError` for
 anything that `state_dict()` of the same class, made with the same arguments, would not have returned.
 """
 
@@ -16,12 +16,12 @@ from rftfm_ray.errors import StateError
 
 Value: TypeAlias = "NDArray[np.float64] | NDArray[np.int64] | NDArray[np.bool_] | float | int | bool | str"
 State: TypeAlias = "Mapping[str, Value | State]"
-"""By name an array, a plain scalar, or the state of a part."""
+"""Arrays, plain scalars and states of parts, by name."""
 ARRAY_KEY = "__array__"
 """What stands for an array in a file; nothing in a state may have this name."""
 # Of the numbers that a file can hold; a long double is wider.
 _WIDEST_BYTES = 8
-Kind = TypeVar("Kind", bound=np.generic)
+DType = TypeVar("DType", bound=np.generic)
 Scalar = TypeVar("Scalar", int, float, bool, str)
 
 
@@ -41,15 +41,15 @@ def check_keys(state: State, names: tuple[str, ...]) -> None:
     """Refuse a state that does not have exactly these names.
 
     Raises:
-        StateError: names the first one too many or missing.
+        StateError: names the first key that is unknown or missing.
     """
     wrong = sorted(set(state) ^ set(names), key=str)
     if wrong:
         raise StateError(f"The saved state {'lacks' if wrong[0] in names else 'has an unknown'} {wrong[0]!r}.")
 
 
-def array_from(state: State, name: str, like: NDArray[Kind], *, finite: bool = True) -> NDArray[Kind]:
-    """An own copy of an array of the state, with the shape and type of `like`.
+def array_from(state: State, name: str, like: NDArray[DType], *, finite: bool = True) -> NDArray[DType]:
+    """A copy of an array of the state, with the shape and type of `like`.
 
     Raises:
         StateError: when it is missing, has another shape or type, or is not finite where it must be.
@@ -59,7 +59,7 @@ def array_from(state: State, name: str, like: NDArray[Kind], *, finite: bool = T
         raise StateError(f"The saved state's {name!r} is not an array {like.dtype} {like.shape}.")
     if finite and not np.isfinite(value).all():
         raise StateError(f"The saved state's {name!r} has values that are not finite.")
-    copy: NDArray[Kind] = value.astype(like.dtype, copy=True)
+    copy: NDArray[DType] = value.astype(like.dtype, copy=True)
     return copy
 
 

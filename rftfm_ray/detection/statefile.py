@@ -1,4 +1,4 @@
-"""A state in a file: written whole or not at all, and read with checks. Nothing is unpickled."""
+"""A state in a file: written atomically, and read with checks. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REMOVE = "remove it, and the monitor starts afresh from the run's next step"
 
 
 def save_state(path: Path, state: State, owner: str) -> None:
-    """Write a state; a reader sees all of it or none. `owner` must be the same when it is loaded.
+    """Write a state; readers never see a part of it. `owner` must be the same when it is loaded.
 
     Raises:
         StateError: when something in it would not come back as it was; then nothing is written.
@@ -37,7 +37,7 @@ def load_state(path: Path, owner: str) -> State:
     """Read a state that `save_state` has written for the same owner.
 
     Raises:
-        StateError: when the file cannot be read, is damaged, or belongs to somebody else; names it and the fix.
+        StateError: when the file cannot be read, is damaged, or belongs to another owner; names it and the fix.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -67,9 +67,9 @@ def _without_arrays(state: State, arrays: MutableMapping[str, NDArray[Any]]) -> 
         if isinstance(value, np.ndarray):
             if not has_savable_type(value):
                 raise StateError(f"{key} of a state is an array of {value.dtype}, which no file holds; use float64.")
-            # By its number: names of parts may hold any character.
+            # Numbered, because names of parts may hold any character.
             name = str(len(arrays))
-            # It makes an array without axes one of one axis.
+            # `ascontiguousarray` gives an array without axes one axis; `reshape` removes it.
             arrays[name] = np.ascontiguousarray(value).reshape(value.shape)
             return {ARRAY_KEY: name}
         return _without_arrays(value, arrays) if isinstance(value, Mapping) else value
@@ -78,9 +78,9 @@ def _without_arrays(state: State, arrays: MutableMapping[str, NDArray[Any]]) -> 
 
 
 def _with_arrays(tree: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    def whole(value: Any) -> Any:
+    def filled(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
         return arrays[value[ARRAY_KEY]] if set(value) == {ARRAY_KEY} else _with_arrays(value, arrays)
 
-    return {key: whole(value) for key, value in tree.items()}
+    return {key: filled(value) for key, value in tree.items()}

@@ -1,4 +1,4 @@
-"""Objects whose state is some or all of their attributes: saved as plain values, and checked on the way back. Pure."""
+"""Objects whose state is some or all of their attributes: saved as plain values, and checked on loading. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rftfm_ray.errors import StateError
 
 
 class Kind(StrEnum):
-    """What an attribute holds. Numbers are finite, but for `ANY_FLOAT`, `ANY_ARRAY` and `ANY_ROWS`.
+    """What an attribute holds. Numbers are finite, except in `ANY_FLOAT`, `ANY_ARRAY` and `ANY_ROWS`.
 
     `FLOATS` is a list or deque of numbers. `ARRAY` keeps its type and shape, `ROWS` its type and axes but the first.
     `PART` is an object with a state of its own, and `PARTS` a mapping of such objects with the same keys.
@@ -42,7 +42,7 @@ class Stateful:
     """An object whose state is some of its attributes.
 
     Attributes:
-        STATE: what they hold, by name.
+        STATE: the kind of each such attribute, by name.
     """
 
     STATE: ClassVar[Mapping[str, Kind]] = {}
@@ -86,7 +86,7 @@ _PLAIN: Mapping[Kind, tuple[type, ...]] = {
 
 
 def _loaded(kind: Kind, current: Any, value: Any, where: str) -> Any:
-    """The value as the attribute is to hold it; None where its parts were loaded in place."""
+    """The checked value of the attribute; None where its parts were loaded in place."""
     if kind in _PLAIN:
         return _scalar(kind, value, where)
     if kind in (Kind.PART, Kind.PARTS) and not isinstance(value, Mapping):
@@ -135,10 +135,10 @@ _DTYPES: Mapping[type, type[Any]] = {bool: np.bool_, int: np.int64, float: np.fl
 
 
 def attributes_of(owner: object) -> State:
-    """A copy of an object's attributes, as the state of a class that does not say what its state is.
+    """A copy of an object's attributes, as the state of a class that does not declare one.
 
-    Each has its kind beside its value, so that it comes back as what it was: a plain scalar, None, an array or scalar
-    of numpy, or a list, tuple or deque of numbers.
+    Each value is stored with its kind, so that loading restores its type: a plain scalar, None, an array or scalar of
+    numpy, or a list, tuple or deque of numbers.
 
     Raises:
         StateError: names an attribute that is anything else, or a class whose attributes are in slots.
@@ -159,10 +159,10 @@ def _attributes(owner: object) -> dict[str, Any]:
 
 
 def set_attributes(owner: object, state: State) -> None:
-    """Give an object the attributes that `attributes_of` has copied; those that it has beside them are removed.
+    """Give an object the attributes that `attributes_of` has copied, and remove all others.
 
     Raises:
-        StateError: names an attribute that is not as `attributes_of` gives it; then the object is as before.
+        StateError: names an attribute that `attributes_of` would not have given; the object is then unchanged.
     """
     values = {name: _from_attribute(f"{type(owner).__name__}.{name}", part_from(state, name)) for name in state}
     for name in set(_attributes(owner)) - set(values):

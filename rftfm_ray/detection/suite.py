@@ -1,4 +1,4 @@
-"""Which detectors watch a run, and how they are set: the only list of them."""
+"""The detector suite: the only list of the detectors of a run and of their settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rftfm_ray.verdicts import Evidence
 
 # Detectors whose thresholds follow from theory share the budget.
 SEQUENTIAL = 6
-# Thresholds are set for so many times fewer false alarms than promised: what is set on some runs must hold on others.
+# Factor of fewer false alarms than promised that thresholds are set for: calibration on some runs must hold on others.
 SAFETY = 2
 
 
@@ -31,7 +31,7 @@ class MonitorSettings:
     """How a run is watched.
 
     Attributes:
-        warmup: steps before a detector that compares with the run's own past judges.
+        warmup: steps before a detector with a self-baseline judges.
         false_alarm_steps: healthy steps to one false alarm of the whole monitor.
         noise: share of verdicts in which an honest reward function and the trusted verifier disagree.
         probe_size: problems of a held-out probe.
@@ -44,16 +44,16 @@ class MonitorSettings:
 
 
 def monitor_settings(config: RunConfig) -> MonitorSettings:
-    """The settings that a run's configuration calls for."""
+    """The settings from a run's configuration."""
     guard = config.guard
     return MonitorSettings(guard.warmup_steps, guard.false_alarm_steps, guard.regrade_noise, config.probe.size)
 
 
 def build_detectors(settings: MonitorSettings, reference: Reference) -> list[Detector]:
-    """All detectors of a run, strongest evidence first."""
+    """The detector suite of a run, strongest evidence first."""
     budget = SAFETY * settings.false_alarm_steps
     threshold = math.log(SEQUENTIAL * budget)
-    found: list[Detector] = [
+    detectors: list[Detector] = [
         FiniteDetector(),
         DeclaredRateDetector(),
         *(IdentityDetector(identity) for identity in IDENTITIES),
@@ -64,14 +64,14 @@ def build_detectors(settings: MonitorSettings, reference: Reference) -> list[Det
         *trend_detectors(),
         JointDetector(reference, budget),
     ]
-    # Healthy runs of the kind tell more of a single signal than its own past, where there are enough of them.
+    # A full profile says more about a single signal than its self-baseline does.
     if reference.mode is not Mode.FULL:
-        found.append(ChangePointDetector(reference.multiplier * budget_factor(budget)))
-    return found
+        detectors.append(ChangePointDetector(reference.multiplier * budget_factor(budget)))
+    return detectors
 
 
 def rates(noise: float) -> tuple[Rate, ...]:
-    """Shares that are known beforehand.
+    """Rates whose healthy value is known beforehand.
 
     Verdicts of different trajectories are independent; a fault that touches a tenth of them is looked for.
     """

@@ -18,7 +18,7 @@ from rftfm_ray.errors import StateError
 from rftfm_ray.verdicts import Assessment, DeclaredChange, Diagnosis, Evidence, StepReport, Symptom
 
 logger = logging.getLogger(__name__)
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 NO_DIAGNOSER = "The diagnoser is disabled, so the fault has no name; inspect the run before you continue it."
 STATE_FILE = "assessor"
@@ -29,15 +29,15 @@ LONGEST_REASON = 300
 
 
 class Assessor:
-    """Watches a run and names what is wrong in it.
+    """Watches a run and diagnoses its faults.
 
-    Its state is kept at the steps at which the learner keeps snapshots, so that both can be rewound together.
+    It saves its state at the steps at which the learner keeps snapshots, so that both can be rewound to one step.
 
     Args:
-        monitor: finds symptoms.
+        monitor: gives the symptoms.
         diagnoser: names the fault behind them.
-        keep_every: steps between two states that are kept; 0 keeps the first one only.
-        keep: number of states that are kept, beside the initial one.
+        keep_every: steps between two states that are saved; 0 saves the first one only.
+        keep: number of saved states, beside the initial one.
     """
 
     def __init__(self, monitor: Monitor, diagnoser: Diagnoser, keep_every: int, keep: int) -> None:
@@ -47,40 +47,40 @@ class Assessor:
         self._disabled: list[tuple[str, str]] = []
         # Signals and sides on which alarms count as notices, because of the levers in force.
         self._expected: frozenset[tuple[str, int]] = frozenset()
-        self._kept: OrderedDict[int, State] = OrderedDict()
-        self._keep(0)
+        self._saved: OrderedDict[int, State] = OrderedDict()
+        self._save_state(0)
         # Outside the ring: a rollback may go further back than the oldest state in it.
-        self._initial = self._kept[0]
+        self._initial = self._saved[0]
 
     def assess(self, reports: Sequence[StepReport]) -> list[Assessment]:
-        """Judge the next reports, in their order. Their number changes no verdict."""
+        """Judge the next reports, in their order. The chunk size does not change the verdicts."""
         assessments = list[Assessment]()
         for piece in self._pieces(reports):
             assessments += map(self._assessment, self._monitor.observe(piece))
-            if self._is_kept(piece[-1]):
-                self._keep(piece[-1].id.step)
+            if self._is_saved(piece[-1]):
+                self._save_state(piece[-1].id.step)
         return assessments
 
     def declare(self, change: DeclaredChange) -> None:
-        """Take note of a deliberate change: its signals lose their reference, everything else is judged on."""
+        """Take a declared change: its signals lose their reference, and all others are still judged."""
         if change.expected is not None:
             self._expected = frozenset(change.expected)
         self._monitor.declare(change)
 
     def rewind(self, step: int) -> None:
-        """Return to the state after `step`, or else to the newest kept one before it; without one to the initial."""
-        for later in [at for at in self._kept if at > step]:
-            del self._kept[later]
-        if not self._kept:
-            self._kept[0] = self._initial
-        state = self._kept[max(self._kept)]
+        """Return to the state after `step`, or else to the newest saved one before it; without one to the initial."""
+        for later in [at for at in self._saved if at > step]:
+            del self._saved[later]
+        if not self._saved:
+            self._saved[0] = self._initial
+        state = self._saved[max(self._saved)]
         self._monitor.load_state_dict(part_from(state, "monitor"))
-        self._ask(lambda diagnoser: diagnoser.load_state_dict(part_from(state, "diagnoser")))
+        self._call(lambda diagnoser: diagnoser.load_state_dict(part_from(state, "diagnoser")))
 
     def state_dict(self) -> State:
-        """A copy of everything that later assessments depend on, kept states included."""
-        kept = {str(step): state for step, state in self._kept.items()}
-        return {**self._parts(), "kept": kept, "expected": {side: self._names_on(value) for side, value in _SIDES}}
+        """A copy of everything that later assessments depend on, with the saved states."""
+        saved = {str(step): state for step, state in self._saved.items()}
+        return {**self._parts(), "kept": saved, "expected": {side: self._names_on(value) for side, value in _SIDES}}
 
     def _names_on(self, side: int) -> str:
         return " ".join(sorted(signal for signal, way in self._expected if way == side))
@@ -89,27 +89,27 @@ class Assessor:
         """Continue from a state. A detector or a diagnoser that has been disabled since stays disabled.
 
         Raises:
-            StateError: when it is not a state of such an assessor; then nothing has changed.
+            StateError: when it is not a state of such an assessor; this assessor is then unchanged.
         """
         before = self._parts()
         try:
             check_keys(state, (*_PARTS, "kept", "expected"))
-            expected, kept = _sides_from(part_from(state, "expected")), part_from(state, "kept")
-            if not kept or not all(step.isdecimal() for step in kept):
+            expected, saved = _sides_from(part_from(state, "expected")), part_from(state, "kept")
+            if not saved or not all(step.isdecimal() for step in saved):
                 raise StateError("The saved state's 'kept' does not name the steps of its states.")
-            states = {int(step): part_from(kept, step) for step in kept}
-            # Each is loaded once, so that a damaged one is found now and not at a rollback.
+            states = {int(step): part_from(saved, step) for step in saved}
+            # Each state is loaded once, so that damage is reported now and not at a rollback.
             for part in (*states.values(), {name: part_from(state, name) for name in _PARTS}):
                 check_keys(part, _PARTS)
                 self._load(part)
         except StateError:
             self._load(before)
             raise
-        self._kept = OrderedDict(sorted(states.items()))
+        self._saved = OrderedDict(sorted(states.items()))
         self._expected = expected
 
     def save(self, path: Path) -> None:
-        """Write the state to a file, completely or not at all."""
+        """Write the state to a file atomically."""
         save_state(path, self.state_dict(), STATE_FILE)
 
     def load(self, path: Path) -> None:
@@ -124,25 +124,25 @@ class Assessor:
             raise StateError(f"{path} cannot be loaded: {error}") from None
 
     def _pieces(self, reports: Sequence[StepReport]) -> Iterator[Sequence[StepReport]]:
-        """The reports in pieces, each of which ends where a state is kept."""
+        """The reports in pieces, each of which ends where a state is saved."""
         start = 0
         for end, report in enumerate(reports, start=1):
-            if end == len(reports) or self._is_kept(report):
+            if end == len(reports) or self._is_saved(report):
                 yield reports[start:end]
                 start = end
 
-    def _is_kept(self, report: StepReport) -> bool:
+    def _is_saved(self, report: StepReport) -> bool:
         return bool(self._keep_every) and report.id.step % self._keep_every == 0
 
-    def _keep(self, step: int) -> None:
-        self._kept[step] = self._parts()
-        self._kept.move_to_end(step)
+    def _save_state(self, step: int) -> None:
+        self._saved[step] = self._parts()
+        self._saved.move_to_end(step)
         # One more than the learner keeps: its snapshot of a step is taken before the step is judged.
-        while len(self._kept) > self._most + 1:
-            self._kept.popitem(last=False)
+        while len(self._saved) > self._most + 1:
+            self._saved.popitem(last=False)
 
     def _parts(self) -> State:
-        diagnoser = self._ask(lambda diagnoser: diagnoser.state_dict())
+        diagnoser = self._call(lambda diagnoser: diagnoser.state_dict())
         return {"monitor": self._monitor.state_dict(), "diagnoser": {} if diagnoser is None else diagnoser}
 
     def _load(self, state: State) -> None:
@@ -153,7 +153,7 @@ class Assessor:
     def _assessment(self, observation: Observation) -> Assessment:
         if self._expected:
             observation = self._without_expected_alarms(observation)
-        diagnosis = self._ask(lambda diagnoser: _diagnosed(diagnoser, observation))
+        diagnosis = self._call(lambda diagnoser: _diagnosed(diagnoser, observation))
         if self._diagnoser is None:
             diagnosis = unnamed(observation.symptoms, NO_DIAGNOSER)
         disabled, self._disabled = (*observation.disabled, *self._disabled), []
@@ -164,15 +164,15 @@ class Assessor:
         return replace(observation, symptoms=tuple(symptoms))
 
     def _is_expected(self, symptom: Symptom) -> bool:
-        # No lever breaks an identity.
+        # An identity is never expected to break: levers do not break identities.
         return (symptom.signal, symptom.direction) in self._expected and symptom.evidence is not Evidence.IDENTITY
 
-    def _ask(self, question: Callable[[Diagnoser], Answer]) -> Answer | None:
-        """Ask the diagnoser, and disable it where it raises; None without one."""
+    def _call(self, call: Callable[[Diagnoser], Result]) -> Result | None:
+        """Call the diagnoser, and disable it where it raises; None without one."""
         if self._diagnoser is None:
             return None
         try:
-            return question(self._diagnoser)
+            return call(self._diagnoser)
         except Exception as error:  # noqa: BLE001 - a diagnoser's failure must not end a run
             reason = f"{type(error).__name__}: {error}"
             logger.warning("diagnoser %s is disabled: %s", self._diagnoser.name, reason)
@@ -191,8 +191,8 @@ def _diagnosed(diagnoser: Diagnoser, observation: Observation) -> Diagnosis | No
     return diagnoser.diagnose()
 
 
-def assessor_of(plan: MonitorPlan) -> Assessor:
-    """The assessor that a plan of the monitor calls for, with the shipped diagnoser.
+def build_assessor(plan: MonitorPlan) -> Assessor:
+    """Build the assessor of a monitor's plan, with the shipped diagnoser.
 
     Raises:
         ProfileError: when the profile or the installed priors are damaged.

@@ -9,16 +9,16 @@ from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, Fingerprint
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of, name_of
 from rftfm_ray.verdicts import Diagnosis, Evidence, Rival, Symptom
 
-# Nats that a fault must bring together to be likelier than one without a fingerprint.
+# Nats above which a fault is likelier than one without a fingerprint.
 UNKNOWN_NATS = 2.5
-# Nats for a fault whose value is not a number: no threshold, no doubt.
+# Nats of the numerical fault when a value is not finite: the evidence is certain.
 CERTAIN_NATS = 20.0
-# Nats that a symptom takes off a fault that does not explain it.
+# Penalty in nats for a symptom that a fault does not explain.
 UNEXPLAINED_NATS = 0.5
 RIVALS = 3
-# The summary leaves out a rival below this probability.
+# Lowest probability of a rival in the summary.
 LEAST_NAMED = 0.02
-# A diagnosis leaves out a rival below this one.
+# Lowest probability of a rival in a diagnosis.
 LEAST_LISTED = 1e-4
 
 
@@ -31,14 +31,16 @@ def diagnose(symptoms: Sequence[Symptom]) -> Diagnosis | None:
     if not alarms:
         return None
     onset, onset_low = dates_of(alarms)
-    # A notice from long before the fault belongs to the run's own course.
+    # A notice from long before the fault belongs to the normal progress of the run.
     symptoms = [s for s in symptoms if s.alarm or s.onset >= onset_low - 1]
     numerical = FINGERPRINTS[NUMERICAL].weights
     if any(s.signal in numerical and s.evidence is Evidence.IDENTITY and not math.isfinite(s.value) for s in alarms):
-        # A value that is not a number explains every other symptom.
+        # A value that is not finite explains every other symptom.
         scores = {NUMERICAL: CERTAIN_NATS}
     else:
-        scores = {code: evidence_for(print_, symptoms) for code, print_ in FINGERPRINTS.items() if code != NUMERICAL}
+        scores = {
+            code: evidence_for(fingerprint, symptoms) for code, fingerprint in FINGERPRINTS.items() if code != NUMERICAL
+        }
     scores[UNKNOWN] = UNKNOWN_NATS
     ranked = _probabilities(scores)
     (code, probability), *others = ranked
@@ -58,11 +60,11 @@ def diagnose(symptoms: Sequence[Symptom]) -> Diagnosis | None:
 
 
 def unnamed(symptoms: Sequence[Symptom], reason: str) -> Diagnosis | None:
-    """The diagnosis UNKNOWN, where nobody can say more than that there are alarms; None without an alarm.
+    """The diagnosis UNKNOWN for alarms without a classification; None without an alarm.
 
     Args:
         symptoms: that are active.
-        reason: why it is not named, as a sentence.
+        reason: why the fault has no name, as a sentence.
     """
     alarms = alarms_in(symptoms)
     if not alarms:
@@ -73,19 +75,19 @@ def unnamed(symptoms: Sequence[Symptom], reason: str) -> Diagnosis | None:
 
 
 def alarms_in(symptoms: Sequence[Symptom]) -> list[Symptom]:
-    """The alarms among symptoms; notices open nothing."""
+    """The alarms of `symptoms`, without notices."""
     return [symptom for symptom in symptoms if symptom.alarm]
 
 
 def dates_of(alarms: Sequence[Symptom]) -> tuple[int, int]:
-    """The estimated first step of what has set off some alarms, and the earliest possible one."""
-    # Between two probes lie several steps: a signal that is measured at each of them dates a fault better.
+    """The estimated onset of the fault behind some alarms, and the earliest possible one."""
+    # Probes are several steps apart: signals that are measured at every step date a fault better.
     dated = [alarm for alarm in alarms if alarm.signal != "probe_accuracy"] or alarms
     return min(alarm.onset for alarm in dated), min(alarm.onset_low for alarm in dated)
 
 
 def evidence_for(fingerprint: Fingerprint, symptoms: Sequence[Symptom]) -> float:
-    """Nats for a fault: weights of what it explains, less what it does not explain and what excludes it."""
+    """Nats for a fault: weights of explained symptoms, minus those of unexplained and of excluding ones."""
     total = 0.0
     for symptom in symptoms:
         weight = fingerprint.weights.get(symptom.signal, 0.0)
@@ -110,7 +112,8 @@ def _against(code: str, symptoms: Sequence[Symptom]) -> str:
     if code not in FINGERPRINTS:
         return "would be a fault without a fingerprint"
     weights = FINGERPRINTS[code].weights
-    unexplained = [s.signal for s in symptoms if weights.get(s.signal, 0.0) * s.direction <= 0]
+    # A signal may have several symptoms; it is named once.
+    unexplained = list(dict.fromkeys(s.signal for s in symptoms if weights.get(s.signal, 0.0) * s.direction <= 0))
     active = {symptom.signal for symptom in symptoms}
     missing = [name for name, weight in weights.items() if abs(weight) >= 2 and name not in active]
     parts = [f"does not explain {', '.join(unexplained[:3])}"] if unexplained else []
@@ -119,14 +122,14 @@ def _against(code: str, symptoms: Sequence[Symptom]) -> str:
 
 
 def _summary(code: str, probability: float, alarms: Sequence[Symptom], onset: int, rivals: Sequence[Rival]) -> str:
-    """Two sentences in plain words: what is observed, and what it means."""
+    """Two sentences: the observation, and its explanation."""
     start = f"Since about step {onset}: {_reasons(alarms)}."
     if code == UNKNOWN:
         return f"{start} No known fault explains this; inspect the run before you continue it."
-    named = [rival for rival in rivals if rival.code != UNKNOWN and rival.probability >= LEAST_NAMED]
+    likely = [rival for rival in rivals if rival.code != UNKNOWN and rival.probability >= LEAST_NAMED]
     others = "no other known fault is likely"
-    if named:
-        others = f"the next likely is {named[0].code} ({named[0].probability:.0%}), which {named[0].against}"
+    if likely:
+        others = f"the next likely is {likely[0].code} ({likely[0].probability:.0%}), which {likely[0].against}"
     return f"{start} This is {code} ({name_of(code)}) with a probability of {probability:.0%}; {others}."
 
 

@@ -1,6 +1,6 @@
 """Diagnosers: each names the fault behind the symptoms of a run. Pure.
 
-A diagnoser must not raise; one that does is disabled, and alarms stay without a name from then on.
+A diagnoser must not raise. One that does is disabled, and later alarms have the diagnosis UNKNOWN.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from rftfm_ray.verdicts import Diagnosis, Symptom
 
 
 class Diagnoser(Protocol):
-    """Follows the observations of a run and names what is wrong in it.
+    """Follows the observations of a run and diagnoses its faults.
 
     Attributes:
-        name: in the journal, where it is disabled.
+        name: used in the journal when it is disabled.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Diagnoser(Protocol):
         """Take the next step of the run."""
 
     def diagnose(self) -> Diagnosis | None:
-        """What is wrong at the newest step; None while no alarm is active. Asking twice gives the same answer."""
+        """The diagnosis at the newest step; None while no alarm is active. Repeated calls give the same result."""
 
     def state_dict(self) -> State:
         """A copy of everything that later diagnoses depend on."""
@@ -40,7 +40,7 @@ class Diagnoser(Protocol):
 
 
 class FingerprintDiagnoser:
-    """Compares active symptoms with the fingerprint of every fault (`classify.diagnose`); needs no memory."""
+    """Compares active symptoms with the fingerprint of every fault (`classify.diagnose`), without memory."""
 
     name = "fingerprints"
 
@@ -56,7 +56,7 @@ class FingerprintDiagnoser:
         return diagnose(self._symptoms)
 
     def state_dict(self) -> State:
-        """Nothing: the next observation holds every symptom that is active."""
+        """An empty state: the next observation holds every active symptom."""
         return {}
 
     def load_state_dict(self, state: State) -> None:

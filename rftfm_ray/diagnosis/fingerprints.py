@@ -1,8 +1,8 @@
-"""What each fault does to the signals: which way they move, and how much seeing it says for the fault.
+"""Fault signatures: the direction in which each fault moves the signals, and the weight of that evidence.
 
-Weights are nats, reasoned from mechanism: 5 for what hardly anything else does, 1 for what many faults do; a sign
-gives the direction. `excludes` are signals whose symptom speaks against the fault, with what it would mean instead.
-Names and families stand in `taxonomy`.
+Weights are nats, reasoned from mechanism: 5 for a symptom that hardly any other fault has, 1 for a common one. The
+sign gives the direction. `excludes` are signals whose symptom is evidence against the fault, with their nats. Names and
+families are in `taxonomy`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class Fingerprint:
     """The symptoms of one fault.
 
     Attributes:
-        weights: nats by signal; the sign is the direction that the fault moves it in.
-        excludes: nats by signal that its symptom takes off.
-        harm: signals that show what the fault damages; a remedy is verified on them.
+        weights: nats by signal; the sign is the direction in which the fault moves it.
+        excludes: nats by signal that its symptom subtracts.
+        harm: signals that show the damage of the fault; a remedy is verified on them.
     """
 
     weights: Mapping[str, float]
@@ -52,7 +52,7 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
     ),
     "RF-3": Fingerprint(
         {"probe_accuracy": -2, "reward_mean": 2, "length_mean": 0.5, "repeated_bigram_rate": 0.5, "kl_ref": 0.5},
-        # The loophole is in the verifier itself: graded again, the reward is the same.
+        # The loophole is in the verifier itself: regrading gives the same reward.
         excludes={"trained_mismatch_rate": 4, "update_ratio": 2},
         harm=("probe_accuracy",),
     ),

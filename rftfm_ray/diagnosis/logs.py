@@ -1,7 +1,7 @@
-"""A verdict on the step log of somebody else's run, held against its own past.
+"""Judges the step log of another trainer's run against its self-baseline.
 
-What is looked at is grouped in checks. A check without its columns lowers coverage; one that had them and broke makes
-the verdict incomplete: silence of a part that did not run is no health.
+The verdict is made of checks. A check without its columns lowers coverage. One that had its columns and failed makes
+the verdict incomplete: a check that did not run does not show health.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.detection.detectors.joint import JointDetector
 from rftfm_ray.detection.monitor import CHUNK, Monitor
 from rftfm_ray.detection.reference.mixture import Reference, reference_of
-from rftfm_ray.detection.reference.priors import KindPriors, enough, kind_with, shipped
+from rftfm_ray.detection.reference.priors import KindPriors, has_enough_signals, kind_with, shipped
 from rftfm_ray.detection.statistics.change_points import FEWEST, Floats
 from rftfm_ray.detection.suite import build_detectors, monitor_settings, rates
 from rftfm_ray.integrations.steplog import StepLog
@@ -35,16 +35,16 @@ EXPECTED: Mapping[str, tuple[str, ...]] = {
     "gradient": ("grad_norm",),
     "update": ("policy_loss", "loss", "clip_high_rate", "clip_low_rate", "step_kl", "rollout_kl"),
 }
-"""Checks that any run of reinforcement fine-tuning can have, and the signals that each asks for one of."""
+"""Checks that any run of reinforcement fine-tuning can have, each with its signals; one of them suffices."""
 FINITE, OTHERS = "finite", "others"
 JUMP, NOT_FINITE = "jump", "not_finite"
 _NUMBERS = (*FiniteDetector.WATCHED, "reward_mean", "policy_loss", "value_loss", "kl_old", "advantage_mean")
-# Without them there is no update at all.
+# Without these there is no update.
 _ESSENTIAL = ("loss", "policy_loss", "grad_norm")
 _SETTINGS = monitor_settings(RunConfig())
-# What the size of updates is taken over.
-_BESIDE = ("schedule_factor", "schedule_excess")
-# Finite values in a row before one that is none, and such ones in a row: mixed precision skips a step now and then.
+# Signals that the size of updates is divided by.
+_SCHEDULE_SIGNALS = ("schedule_factor", "schedule_excess")
+# Finite values in a row before a non-finite one, and non-finite ones in a row: mixed precision skips single steps.
 SOUND, LASTING = 3, 3
 
 
@@ -56,10 +56,10 @@ class Finding:
         signal: its name in the dictionary of signals.
         column: its name in the log.
         kind: `jump`, `joint`, `not_finite`, or the name of the detector that raised it.
-        first_step: at which it began, as far as can be told.
+        first_step: at which it began, as estimated.
         raised_step: at which it was certain.
-        last_step: last one at which it stood.
-        recovered: whether the signal was seen to come back while the run went on.
+        last_step: last step at which it was open.
+        recovered: whether the signal returned while the run continued.
     """
 
     signal: str
@@ -73,7 +73,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Checks that were run, of how many, and those that lacked columns or steps."""
+    """Number of checks that were run, number of possible ones, and those that lacked columns or steps."""
 
     run: int
     possible: int
@@ -82,16 +82,16 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class LogVerdict:
-    """What there is to say of a log.
+    """The verdict on a log.
 
     Attributes:
-        verdict: `faulty` with an alarm; else `incomplete` when a check broke or a part of the file was unreadable;
+        verdict: `faulty` with an alarm; else `incomplete` when a check failed or a part of the file was unreadable;
             else `unknown` when fewer than half of the checks were run; else `healthy`.
-        partial: whether a part of the log could not be judged, whatever the verdict.
+        partial: whether a part of the log could not be judged, for any verdict.
         coverage: of the checks.
         alarms: by the step at which they began.
         broken: checks that had their inputs and failed.
-        unused_columns: columns that no check has read.
+        unused_columns: columns that no check reads.
         notes: on the file, one sentence each.
     """
 
@@ -106,7 +106,7 @@ class LogVerdict:
 
 @dataclass(frozen=True, slots=True)
 class _Alarm:
-    """An alarm by places in the log: of a signal and a kind, from its onset to the last place at which it stood."""
+    """An alarm of a signal, with the log rows of its onset, its raising and its last open step."""
 
     signal: str
     kind: str
@@ -116,11 +116,11 @@ class _Alarm:
 
 
 def judge_log(log: StepLog) -> LogVerdict:
-    """Put a log before the monitor, and look at what it has written as no number."""
+    """Judge a log: run the monitor over it, and check its values for non-finite ones."""
     alarms, broken, priors = list[_Alarm](), list[str](), None
     try:
         priors = _priors(log.values)
-    except Exception as error:  # noqa: BLE001 - whatever it is, silence of a check is no health
+    except Exception as error:  # noqa: BLE001 - any failure of a check is reported: its silence does not show health
         broken.append(_failure(JointDetector.name, str(error)))
     try:
         watched = Watched(log, reference_of(None, priors))
@@ -133,7 +133,8 @@ def judge_log(log: StepLog) -> LogVerdict:
     judged = _judged(log, priors)
     unused = (*log.unused, *(column for name, column in log.columns.items() if name not in judged))
     findings = sorted(
-        (_finding(log, alarm) for alarm in alarms), key=lambda one: (one.first_step, one.signal, one.kind)
+        (_finding(log, alarm) for alarm in alarms),
+        key=lambda finding: (finding.first_step, finding.signal, finding.kind),
     )
     partial = log.damaged or bool(broken)
     coverage = _coverage(log, joint=priors is not None)
@@ -146,20 +147,20 @@ def _failure(name: str, reason: str) -> str:
 
 
 def _judged(log: StepLog, priors: KindPriors | None) -> set[str]:
-    """Signals of the log that something looks at, and that are long enough for it."""
+    """Signals of the log that a check reads, and that are long enough for it."""
     detectors = build_detectors(_SETTINGS, reference_of(None, priors))
     watched = {output.signal for detector in detectors for output in detector.outputs}
-    # What the joint detector expects from all others it also judges by them, where it knows how they go together.
+    # With priors, the joint detector also judges all signals of its correlation model.
     watched |= set(priors.own_past.bank.signals) if priors is not None else set()
-    watched |= {*_BESIDE, *(rate.count for rate in rates(_SETTINGS.noise))}
-    if not set(_BESIDE) <= set(log.values):
-        # Nothing says which sizes of updates are those that a schedule called for.
+    watched |= {*_SCHEDULE_SIGNALS, *(rate.count for rate in rates(_SETTINGS.noise))}
+    if not set(_SCHEDULE_SIGNALS) <= set(log.values):
+        # Without the schedule, changes in the size of updates cannot be judged.
         watched.discard("update_ratio")
     return {name for name in log.values if name in _NUMBERS or (name in watched and _length(log, name) >= FEWEST)}
 
 
 class Watched:
-    """A log before the monitor.
+    """Runs the monitor over a log.
 
     Attributes:
         disabled: detectors that failed, and why.
@@ -171,7 +172,7 @@ class Watched:
         self._monitor = Monitor(_SETTINGS, reference)
 
     def _reports(self) -> Iterator[list[StepReport]]:
-        """The steps of the log in chunks: reports of all of them at once would fill the memory."""
+        """The steps of the log in chunks, to bound memory."""
         names = [name for name in self._log.values if name in INDEX]
         columns = np.array([INDEX[name] for name in names])
         for start in range(0, len(self._log.steps), CHUNK):
@@ -181,29 +182,29 @@ class Watched:
                 values = self._log.values[name][rows]
                 table[:, column] = np.where(np.isfinite(values), values, np.nan)
             yield [
-                StepReport(StepId(0, place, place), place, tuple(row))
-                for place, row in enumerate(table.tolist(), start=start + 1)
+                StepReport(StepId(0, number, number), number, tuple(row))
+                for number, row in enumerate(table.tolist(), start=start + 1)
             ]
 
     def alarms(self) -> list[_Alarm]:
-        """Alarms by places in the log, each under the signal that it named as it was raised."""
-        over, standing = list[_Alarm](), dict[tuple[str, str], _Alarm]()
+        """Alarms by log rows, each under the signal that it named when it was raised."""
+        closed, open_alarms = list[_Alarm](), dict[tuple[str, str], _Alarm]()
         for reports in self._reports():
-            for seen in self._monitor.observe(reports):
-                self.disabled += seen.disabled
-                if not seen.symptoms and not standing:
+            for observation in self._monitor.observe(reports):
+                self.disabled += observation.disabled
+                if not observation.symptoms and not open_alarms:
                     continue
-                place = seen.report.id.step - 1
-                now = {_key(one): one for one in seen.symptoms if one.alarm}
-                over += [standing.pop(key) for key in list(standing) if key not in now]
-                for key, one in now.items():
-                    first = _Alarm(one.signal, _kind(one), one.onset - 1, place, place)
-                    standing[key] = replace(standing.get(key, first), last=place)
-        return [*over, *standing.values()]
+                row = observation.report.id.step - 1
+                active = {_key(symptom): symptom for symptom in observation.symptoms if symptom.alarm}
+                closed += [open_alarms.pop(key) for key in list(open_alarms) if key not in active]
+                for key, symptom in active.items():
+                    raised = _Alarm(symptom.signal, _kind(symptom), symptom.onset - 1, row, row)
+                    open_alarms[key] = replace(open_alarms.get(key, raised), last=row)
+        return [*closed, *open_alarms.values()]
 
 
 def _key(symptom: Symptom) -> tuple[str, str]:
-    """What makes an alarm the same from step to step: the joint detector names another signal as evidence grows."""
+    """The identity of an alarm from step to step; the joint detector may name other signals as evidence grows."""
     return symptom.detector, "" if symptom.detector == JointDetector.name else f"{symptom.signal}{symptom.direction}"
 
 
@@ -214,20 +215,22 @@ def _kind(symptom: Symptom) -> str:
 
 
 def _priors(values: Mapping[str, Floats]) -> KindPriors | None:
-    """How signals go together, for a log that holds enough of them; None for others."""
+    """The shipped priors, for a log with enough of their signals; None for others."""
     measured = [name for name, column in values.items() if int(np.isfinite(column).sum()) >= FEWEST]
     priors = shipped(kind_with(measured))
-    return priors if enough(priors, measured) else None
+    return priors if has_enough_signals(priors, measured) else None
 
 
 def _coverage(log: StepLog, *, joint: bool) -> Coverage:
-    """Checks that had their columns and steps. What only some logs hold is no gap where it is missing."""
+    """Coverage by the checks that had their columns and steps. Missing optional columns do not lower it."""
     checks: dict[str, tuple[Iterable[str], int]] = {FINITE: (_NUMBERS, 1)}
     checks |= {name: (signals, FEWEST) for name, signals in EXPECTED.items()}
     expected = {name for names in EXPECTED.values() for name in names}
     others = [name for name in log.values if name not in expected and name in CHANGE_SIGNALS]
     checks |= {OTHERS: (others, FEWEST)} if others else {}
-    longest = {name: max((_length(log, one) for one in signals), default=0) for name, (signals, _) in checks.items()}
+    longest = {
+        name: max((_length(log, signal) for signal in signals), default=0) for name, (signals, _) in checks.items()
+    }
     missing = [name for name, (_, fewest) in checks.items() if longest[name] < fewest]
     possible = len(checks) + joint
     return Coverage(possible - len(missing), possible, tuple(missing))
@@ -246,24 +249,24 @@ def _length(log: StepLog, name: str) -> int:
 
 
 def _finding(log: StepLog, alarm: _Alarm) -> Finding:
-    first, raised, last = (int(log.steps[place]) for place in (alarm.first, alarm.raised, alarm.last))
+    first, raised, last = (int(log.steps[row]) for row in (alarm.first, alarm.raised, alarm.last))
     later = np.flatnonzero(~np.isnan(log.values[alarm.signal]))
-    # What has departed from all others is usual after a while: that its evidence ends does not say that it came back.
+    # The self-baseline adapts: the end of joint evidence does not show that the signal returned.
     recovered = alarm.kind != JointDetector.name and alarm.last < int(later[-1])
     return Finding(alarm.signal, log.columns[alarm.signal], alarm.kind, first, raised, last, recovered)
 
 
 def not_finite(name: str, values: Floats) -> list[_Alarm]:
-    """Runs of values that are no finite numbers, by places in the log: after sound ones, and lasting or to the end."""
-    there = np.flatnonzero(~np.isnan(values))
-    found, place, sound = list[_Alarm](), 0, 0
-    for wrong, group in itertools.groupby(np.isinf(values[there]).tolist()):
+    """Runs of non-finite values, by log rows: those after finite ones that last, or reach the end of the log."""
+    logged = np.flatnonzero(~np.isnan(values))
+    alarms, start, finite = list[_Alarm](), 0, 0
+    for wrong, group in itertools.groupby(np.isinf(values[logged]).tolist()):
         count = len(list(group))
-        whole = name in _ESSENTIAL and count == len(there)
-        ends = place + count == len(there)
-        if wrong and ((sound >= SOUND and (count >= LASTING or ends)) or (whole and count >= LASTING)):
-            first, last = int(there[place]), int(there[place + count - 1])
-            found.append(_Alarm(name, NOT_FINITE, first, first, last))
-        sound = 0 if wrong else count
-        place += count
-    return found
+        never_finite = name in _ESSENTIAL and count == len(logged)
+        ends = start + count == len(logged)
+        if wrong and ((finite >= SOUND and (count >= LASTING or ends)) or (never_finite and count >= LASTING)):
+            first, last = int(logged[start]), int(logged[start + count - 1])
+            alarms.append(_Alarm(name, NOT_FINITE, first, first, last))
+        finite = 0 if wrong else count
+        start += count
+    return alarms

@@ -1,4 +1,4 @@
-"""Joining the job's cluster, or starting a local one; and what a cluster asks of a run."""
+"""Joins the job's cluster or starts a local one, and checks that the run directory is shared."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ ADDRESS = "RAY_ADDRESS"
 def connect(config: RunConfig, runs: int = 1) -> bool:
     """Join the cluster that RAY_ADDRESS names, or start one for this process. Returns whether it was started here.
 
-    A cluster of our own has as many logical CPUs as `runs` like it ask for at once, so a laptop with two cores can
-    hold three actors. Token authentication stays as Ray has it.
+    A local cluster has as many logical CPUs as `runs` such runs request at once, so a laptop with two cores can hold
+    three actors. Ray's token authentication is not changed.
 
     Raises:
         PlacementError: when the cluster cannot be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray would otherwise hand GPUs' absence down as an override, and warn that it will stop doing so.
+    # Without this Ray passes the absence of GPUs on as an override, with a deprecation warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray would run its workers at niceness 15: beside anything else that is busy, an actor then takes minutes to start.
+    # At Ray's default niceness of 15 an actor takes minutes to start beside other busy processes.
     os.environ.setdefault("RAY_worker_niceness", "0")
     if ray.is_initialized():
         return False
@@ -73,16 +73,16 @@ def check_shared(run_dir: Path) -> None:
         look = ray.remote(num_cpus=0)(_exists)
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        asked = [
+        calls = [
             look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
                 str(marker)
             )
             for node in alive
         ]
-        seen = ray.get(asked, timeout=60)
+        seen = ray.get(calls, timeout=60)
     finally:
         marker.unlink(missing_ok=True)
-    blind = [node["NodeManagerHostname"] for node, found in zip(alive, seen, strict=True) if not found]
+    blind = [node["NodeManagerHostname"] for node, is_visible in zip(alive, seen, strict=True) if not is_visible]
     if blind:
         raise RunDirError(
             f"Run directory {run_dir} is not visible on node {blind[0]}; with several nodes it must be on a shared "

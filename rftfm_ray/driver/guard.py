@@ -1,4 +1,4 @@
-"""The guard as the loop sees it: reports go off by a thread of their own, and a boundary waits for what they led to."""
+"""The guard of the loop: a thread ships reports, and a boundary waits for the orders that follow from them."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ Shipped = StepRow | StepReport | Declaration
 
 
 class Guard(Protocol):
-    """What the loop needs of a guard."""
+    """The interface of a guard to the loop."""
 
     def report(self, step: StepRow | StepReport) -> None:
-        """Hand a finished step over to be judged."""
+        """Submit a finished step to be judged."""
 
     def declare(self, declaration: Declaration) -> None:
-        """Say that something is changed on purpose: after the reports so far, and before the next."""
+        """Submit a declared change, which takes effect after the reports so far and before the next."""
 
     def boundary(self, step: StepId) -> Order | None:
-        """The order that earlier reports led to; `step` is the one under way. Each order is given once."""
+        """The order from earlier reports; `step` is the current one. Each order is given once."""
 
     def begin(self, order: Order, step: StepId, probed: float) -> bool:
-        """Journal that an order is about to be carried out; whether it may be. `probed`: as `ControllerActor.begin`."""
+        """Journal the start of an order; returns whether it is permitted. `probed`: as `ControllerActor.begin`."""
 
     def done(self, order: Order, step: StepId, result: OrderResult) -> None:
-        """Journal what became of an order that was begun."""
+        """Journal the result of a begun order."""
 
     def finish(self, last: StepId) -> GuardTotals:
         """Wait until everything is judged and journalled."""
@@ -53,33 +53,33 @@ class NoGuard:
     """`guard.mode=off`."""
 
     def report(self, step: StepRow | StepReport) -> None:
-        """Nobody judges."""
+        """Ignore the step."""
 
     def declare(self, declaration: Declaration) -> None:
-        """Nobody need know."""
+        """Ignore the change."""
 
     def boundary(self, step: StepId) -> Order | None:
-        """Nobody gives orders."""
+        """Give no order."""
         del step
         return None
 
     def begin(self, order: Order, step: StepId, probed: float) -> bool:
-        """No order may be carried out."""
+        """Permit no order."""
         del order, step, probed
         return False
 
     def done(self, order: Order, step: StepId, result: OrderResult) -> None:
-        """Nobody keeps a journal."""
+        """Ignore the result."""
 
     def finish(self, last: StepId) -> GuardTotals:
-        """There were no incidents."""
+        """Return empty totals."""
         del last
         return GuardTotals()
 
 
 @dataclass(slots=True)
 class _Shared:
-    """What the shipping thread and the loop have in common, under one lock."""
+    """State that the shipping thread and the loop share, under one lock."""
 
     settled: int = 0
     order: Order | None = None
@@ -88,10 +88,10 @@ class _Shared:
 
 
 class LiveGuard:
-    """Ships reports to the monitor and its assessments to the controller; hands their orders to the loop.
+    """Ships reports to the monitor and its assessments to the controller, and passes their orders to the loop.
 
-    A guard that is lost does not stop the run: it is said once through `lost`, and training goes on unguarded. An
-    order that was begun and cannot be ended does stop it, for then nobody knows what is being trained.
+    A lost guard does not stop the run: it is reported once through `lost`, and training continues unguarded. A begun
+    order that cannot be ended does stop the run, because the state of the training is then unknown.
     """
 
     def __init__(self, config: GuardConfig, group: GuardGroup, lost: Lost, tell: Tell) -> None:
@@ -99,19 +99,19 @@ class LiveGuard:
         self._group = group
         self._lost = lost
         self._tell = tell
-        # The loop pays for each hand-over: this queue costs it less than half of one with a bound, which `_put` keeps.
+        # A bounded queue would cost the loop twice as much per item, so `_put` enforces the bound.
         self._queue: queue.SimpleQueue[Shipped | None] = queue.SimpleQueue()
         self._condition = threading.Condition()
         self._shared = _Shared()
         self._submitted = self._waits = self._given = 0
-        self._said_lost = False
+        self._reported_lost = False
         self._thread = threading.Thread(target=self._ship, name="rftfm-guard", daemon=True)
         self._thread.start()
 
     def report(self, step: StepRow | StepReport) -> None:
-        """Queue a step; waits only when `guard.buffer` of them wait already.
+        """Queue a step; blocks only when `guard.buffer` items are queued.
 
-        A row is made into its report by the shipping thread: that takes longer than everything else here.
+        The shipping thread converts a row to its report, because that takes longer than everything else here.
         """
         self._put(step)
 
@@ -120,39 +120,39 @@ class LiveGuard:
         self._put(declaration)
 
     def boundary(self, step: StepId) -> Order | None:
-        """Wait for the verdict on the last report, in `act`; the order that it led to, if any."""
+        """In mode `act`, wait for the verdict on the last report; returns the resulting order, if any."""
         if self._config.mode is not GuardMode.ACT:
-            self._say()
+            self._report_news()
             return None
         began = time.perf_counter()
         with self._condition:
             self._condition.wait_for(self._settled, self._config.verdict_timeout_s)
             late = not self._settled()
             order, self._shared.order = self._shared.order, None
-        self._say()
+        self._report_news()
         if late:
             self._group.note_late(step, time.perf_counter() - began)
         if order is None or order.number <= self._given or self._shared.lost:
             return None
-        # News of a late verdict name an order that waits; it may have been given since.
+        # The news of a late verdict may name an order that has been given since.
         self._given = order.number
         return order
 
     def begin(self, order: Order, step: StepId, probed: float) -> bool:
-        """Journal that an order is about to be carried out; whether it may be.
+        """Journal that an order is about to be carried out; returns whether it may be.
 
         Raises:
-            RftfmError: when that cannot be journalled: then nothing may be done.
+            RftfmError: when that cannot be journalled; the order must not be carried out.
         """
         permit = self._group.begin(order.number, step, probed)
         self._tell_all(permit.entries)
         return permit.granted
 
     def done(self, order: Order, step: StepId, result: OrderResult) -> None:
-        """Journal what became of an order, and tell the monitor what it has changed.
+        """Journal the result of an order, and declare its change to the monitor.
 
         Raises:
-            RftfmError: when that cannot be done: then nobody knows what is being trained.
+            RftfmError: when that fails; the state of the training is then unknown.
         """
         self._tell_all(self._group.done(order.number, step, result).entries)
 
@@ -160,11 +160,11 @@ class LiveGuard:
         """End the thread and the journal."""
         self._queue.put(None)
         self._thread.join(FINISH.seconds)
-        self._say()
+        self._report_news()
         try:
             totals = self._group.finish(last, FINISH)
         except RftfmError as error:
-            if not self._said_lost:
+            if not self._reported_lost:
                 self._lost(str(error))
             return GuardTotals(waits=self._waits)
         self._tell_all(totals.entries)
@@ -188,19 +188,19 @@ class LiveGuard:
         for entry in entries:
             self._tell(entry)
 
-    def _say(self) -> None:
-        """Hand on, from the loop's own thread, what was journalled; and once that the guard is lost."""
+    def _report_news(self) -> None:
+        """Pass on journal entries from the loop's own thread, and once the loss of the guard."""
         with self._condition:
             entries, self._shared.entries = self._shared.entries, []
         self._tell_all(entries)
-        if self._shared.lost and not self._said_lost:
-            self._said_lost = True
+        if self._shared.lost and not self._reported_lost:
+            self._reported_lost = True
             self._lost(self._shared.lost)
 
     def _ship(self) -> None:
         while (items := self._next()) is not None:
             with self._condition:
-                # There is room again.
+                # The queue has room again.
                 self._condition.notify_all()
             if self._shared.lost:
                 continue
@@ -208,7 +208,7 @@ class LiveGuard:
             try:
                 reports = [report_of(item) if isinstance(item, StepRow) else item for item in items]
                 news = self._group.judge(reports, self._config.policy_timeout_s)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and is told
+            except Exception as error:  # noqa: BLE001 - the run continues after any error, which is reported
                 lost = str(error) or repr(error)
             with self._condition:
                 self._shared.settled += len(items)
@@ -218,7 +218,7 @@ class LiveGuard:
                 self._condition.notify_all()
 
     def _next(self) -> Sequence[Shipped] | None:
-        """All steps and declarations that wait, at least one, in their order; None at the end."""
+        """All queued steps and declarations in their order, at least one; None at the end."""
         taken = [self._queue.get()]
         while taken[-1] is not None:
             try:
@@ -226,7 +226,7 @@ class LiveGuard:
             except queue.Empty:
                 break
         if taken[-1] is None and len(taken) > 1:
-            # What came before the end is still judged.
+            # Items before the end are still judged.
             self._queue.put(None)
         items = [item for item in taken if item is not None]
         return items or None

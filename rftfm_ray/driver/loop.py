@@ -23,13 +23,13 @@ from rftfm_ray.types import GuardMode
 Observer = Callable[[StepRow], None]
 
 
-# On a GPU the reference takes no core from a rollout actor, and nothing is worth a longer wait.
+# Cap of the wait of a probe: on a GPU the reference does not compete with a rollout actor for a core.
 MOST_WAIT_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Whom a run tells what happens: every step's row, and every entry of the guard's journal; from its own thread."""
+    """Callbacks of a run, called from its own thread: for every step's row and every entry of the guard's journal."""
 
     row: Observer = lambda _: None
     entry: Tell = lambda _: None
@@ -37,7 +37,7 @@ class Listeners:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the loop works with."""
+    """The objects that the loop uses."""
 
     plan: RunPlan
     session: Session
@@ -48,7 +48,7 @@ class Parts:
 
 @dataclass(slots=True)
 class Curve:
-    """What the summary is made of."""
+    """Data of the summary."""
 
     rewards: list[float] = field(default_factory=list)
     step_times_s: list[float] = field(default_factory=list)
@@ -110,7 +110,7 @@ def loop(parts: Parts) -> Curve:
         guard.report(row)
         records.step(row, batch, report.vetoes)
         parts.observe(row)
-        _tally(curve, row)
+        _add_row(curve, row)
         last = session.finished(position)
         if due(position.id.step, config.checkpoints.every) or (last and config.checkpoints.at_end):
             records.event("checkpoint", position.id, path=Path(session.save()).name)
@@ -124,7 +124,7 @@ def due(step: int, every: int) -> bool:
 
 
 def _start(parts: Parts, curve: Curve) -> None:
-    """What comes before the first step: the same weights everywhere, a state to go back to, and a large probe."""
+    """Prepare the first step: the same weights everywhere, a first snapshot, and a large probe."""
     session, config = parts.session, parts.plan.config
     session.resync()
     parts.records.event("parity", session.position.id, gap=session.parity())
@@ -141,7 +141,7 @@ def _probe(parts: Parts, config: ProbeConfig, curve: Curve) -> None:
     curve.sampled.append(result.sampled_accuracy)
 
 
-def _tally(curve: Curve, row: StepRow) -> None:
+def _add_row(curve: Curve, row: StepRow) -> None:
     curve.rewards.append(row.batch.reward_mean)
     curve.step_times_s.append(row.timings.step_s)
     curve.vetoes += row.update.vetoes

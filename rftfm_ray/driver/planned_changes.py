@@ -1,4 +1,4 @@
-"""What is planned for the steps of a run: changes of its configuration, and what its drill asks of its own process."""
+"""Planned changes of a run: those of its configuration, and fault injection in the driver's own process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rftfm_ray.planning import RunPlan
 from rftfm_ray.signals.effects import declared_change
 from rftfm_ray.tasks.api import scaled_limits
 from rftfm_ray.telemetry.records import RunRecords
-from rftfm_ray.types import Position
+from rftfm_ray.types import TrainingCursor
 from rftfm_ray.verdicts import Declaration, DeclaredChange
 
 
 class PlannedChanges:
-    """Makes what is due at the beginning of a step, and says what is made on purpose."""
+    """Makes the changes that are due at the beginning of a step, and declares the deliberate ones."""
 
     def __init__(self, plan: RunPlan, session: Session, guard: Guard, records: RunRecords) -> None:
         self._plan = plan
@@ -28,8 +28,8 @@ class PlannedChanges:
         scale = self._plan.config.at(step).task.token_scale
         return sum(scaled_limits(self._plan.task.max_new_tokens, scale))
 
-    def begin(self, position: Position) -> None:
-        """Make what is due at the step that leads to `position`, before anything is generated for it."""
+    def begin(self, position: TrainingCursor) -> None:
+        """Make the changes that are due at the step of `position`, before its generation."""
         config, step = self._plan.config, position.id.step
         changes = made_changes(config.at(step - 1), config.at(step))
         for change in changes:
@@ -40,8 +40,8 @@ class PlannedChanges:
             position.id.paid_step, self._session.restart_rollout, lambda: self._resume(position)
         )
 
-    def end(self, position: Position, entropy: float) -> None:
-        """Record the effects of faults that have begun with the step that has led to `position`."""
+    def end(self, position: TrainingCursor, entropy: float) -> None:
+        """Record the effects of faults that have begun at the step of `position`."""
         if self._effects.waits:
             paid_step, exposures = position.id.paid_step, self._session.exposures(position.id)
             for effect in self._effects.observe(paid_step, exposures, entropy):
@@ -50,8 +50,8 @@ class PlannedChanges:
                     effect_step=effect.effect_step, amount=effect.amount,
                 )  # fmt: skip
 
-    def _resume(self, position: Position) -> None:
-        # Not among the run's checkpoints: one of this step may be there, and none of them is to be removed for it.
+    def _resume(self, position: TrainingCursor) -> None:
+        # In its own folder: the run may have a checkpoint of this step, and pruning must not remove others for it.
         saved = self._session.save(self._plan.folder / "controls")
         self._session.resume(saved)
         self._session.resync()

@@ -1,8 +1,8 @@
-"""The held-out probe, made while the learner learns: its problems are dealt over the steps between two results.
+"""The held-out probe, run during updates: its problems are spread over the steps between two results.
 
-A rollout actor has nothing to do during an update. A share of the problems fits into that time where all of them
-do not, so each step answers `size / every` problems with the weights that generated it, and after `every` steps each
-problem has been answered once. What is confirmed before something costly is done is probed whole, at one version.
+Rollout actors are idle during an update. A share of the problems fits into that time, so each step answers
+`size / every` problems with the weights that generated it, and after `every` steps each problem has been answered once.
+The probe that confirms a costly remedy is not spread: it uses one version for all problems.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from rftfm_ray.actors.calls import Pending
 from rftfm_ray.config import ProbeConfig
 from rftfm_ray.driver.session import Session
 from rftfm_ray.rollout.jobs import ProbeCounts
-from rftfm_ray.types import Position, ProbeResult, StepId
+from rftfm_ray.types import ProbeResult, StepId, TrainingCursor
 
 
 class HeldOutProbe:
-    """Deals the problems of a probe over steps and adds the answers up."""
+    """Spreads the problems of a probe over steps, and joins the results."""
 
     def __init__(self, config: ProbeConfig, session: Session) -> None:
         self._config = config
         self._session = session
         self._parts: list[ProbeResult] = []
         self.after_s = 0.0
-        """Seconds of an update in which the learner's reference pass has use for another core."""
+        """Seconds of an update in which the learner's reference pass uses another core."""
 
     def start(self, step: StepId) -> list[Pending[ProbeCounts]]:
-        """Start answering the problems that are due in `step`, at the version that is served now."""
+        """Start answering the problems that are due in `step`, at the currently served version."""
         every, sizes = self._config.every, (self._config.size, self._config.sampled(self._config.size))
         if not every:
             return []
@@ -39,15 +39,15 @@ class HeldOutProbe:
         greedy, sampled = (slice(0, n) for n in sizes)
         return self._session.start_probe(greedy, sampled) if turn == 0 and step.step > 1 else []
 
-    def finish(self, asked: Sequence[Pending[ProbeCounts]], step: StepId, made: Position) -> ProbeResult | None:
-        """Wait for what `start` began in `step`; a result when every problem has been answered."""
-        if not asked:
+    def finish(self, counts: Sequence[Pending[ProbeCounts]], step: StepId, made: TrainingCursor) -> ProbeResult | None:
+        """Wait for the calls of `start` in `step`; returns a result when every problem has been answered."""
+        if not counts:
             return None
-        part = self._session.fetch_probe(asked, made)
+        part = self._session.fetch_probe(counts, made)
         if not self._config.spread:
             return part
         turn = (step.step - 1) % self._config.every
-        # After a rollback or a resume in the middle of a round, the round is left unfinished.
+        # A round that a rollback or a resume has interrupted is dropped.
         self._parts = [*self._parts, part] if turn == len(self._parts) else []
         if turn + 1 < self._config.every or not self._parts:
             return None
@@ -55,12 +55,12 @@ class HeldOutProbe:
         return join(parts)
 
     def restart(self) -> None:
-        """The run has gone back: answers of the abandoned attempt do not count."""
+        """Drop the answers of an attempt that a rollback has abandoned."""
         self._parts = []
 
 
 def join(parts: Sequence[ProbeResult]) -> ProbeResult:
-    """One result of several on different problems, called by the newest of them."""
+    """One result from several on different problems, with the step and version of the newest."""
 
     def share(accuracy: str, size: str) -> tuple[float, int]:
         total = sum(getattr(part, size) for part in parts)

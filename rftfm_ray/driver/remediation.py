@@ -1,8 +1,8 @@
-"""Carrying out the guard's orders with the run's session: levers everywhere, and the rollback as one transaction.
+"""Carries out the guard's orders with the run's session: levers, and the rollback as one transaction.
 
-A rollback puts back everything that determines the next step (model, optimizer, schedule, gate, data cursor,
-detector windows), raises attempt and model version, hands the weights to every rollout actor and probes parity; only
-then may training go on. What is abandoned stays on disk until retention removes it.
+A rollback restores everything that determines the next step (model, optimizer, schedule, gate, data cursor,
+detector windows), raises attempt and model version, sends the weights to every rollout actor and probes parity.
+Training continues only after that. Records of the abandoned attempt stay on disk until retention removes them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rftfm_ray.verdicts import Order
 
 
 class RemedyExecutor:
-    """Takes orders through: confirmed and journalled by the guard, carried out, journalled again."""
+    """Executes orders: the guard confirms and journals an order before it is carried out, and journals its result."""
 
     def __init__(self, session: Session, guard: Guard, records: RunRecords, probe_size: int) -> None:
         self._session = session
@@ -30,11 +30,11 @@ class RemedyExecutor:
         self._probe_size = probe_size
 
     def execute(self, order: Order, step: StepId) -> bool:
-        """Carry an order out at the boundary before the update of `step`; whether that was done.
+        """Carry out an order at the boundary before the update of `step`; returns whether it was carried out.
 
         Raises:
             GuardHaltError: when the order ends the run.
-            RftfmError: when it fails half way: then nobody may train on.
+            RftfmError: when it fails half way; training must not continue.
         """
         probed = self._session.probe(self._probe_size).accuracy if order.is_costly else math.nan
         if not self._guard.begin(order, step, probed):
@@ -43,7 +43,7 @@ class RemedyExecutor:
         try:
             checkpoint = self.carry_out(order, step)
         except Exception as error:
-            # What has gone wrong with the order is what the user must hear of, not that it could not be journalled.
+            # The user must see the error of the order, not that of journalling it.
             with contextlib.suppress(RftfmError):
                 self._guard.done(order, step, OrderResult(time.perf_counter() - began, str(error) or repr(error)))
             raise
@@ -57,10 +57,10 @@ class RemedyExecutor:
         return True
 
     def carry_out(self, order: Order, step: StepId) -> str:
-        """Do what an order says; the checkpoint of an order that ends the run, else empty.
+        """Carry out an order; returns the checkpoint of an order that ends the run, else an empty text.
 
         Raises:
-            RftfmError: when an actor fails, or the rollout actors do not serve the weights that were gone back to.
+            RftfmError: when an actor fails, or the rollout actors do not serve the restored weights.
         """
         session = self._session
         if order.restore_step is not None:

@@ -62,9 +62,9 @@ def execute(
 ) -> RunSummary:
     """Run a plan; `began` is the `time.perf_counter` that `first_step_s` counts from.
 
-    Without `judged` everything is measured that `guard.mode` calls for, and nobody judges it: for experiments.
+    Without `judged` the signals of `guard.mode` are measured without being judged: for experiments.
     """
-    ours = connect(planned.config)
+    is_local = connect(planned.config)
     try:
         check_shared(planned.folder)
         with contextlib.ExitStack() as stack:
@@ -81,12 +81,12 @@ def execute(
             return _run(planned, group, guards, listeners, began)
     finally:
         _report(planned)
-        if ours:
+        if is_local:
             ray.shutdown()
 
 
 def _report(planned: RunPlan) -> None:
-    """Write the report of what there is to report; a run is not lost because its report is."""
+    """Write the report, if there are steps; an error in it does not fail the run."""
     if not (planned.config.report.at_end and (planned.folder / "steps").is_dir()):
         return
     from rftfm_ray.report import write_report
@@ -112,7 +112,7 @@ def _run(
         guard = _attach(planned, session, guards, records, listeners)
         curve = loop(Parts(planned, session, guard, records, listeners.row))
         totals = guard.finish(session.position.id)
-        summary = _summarise(planned, curve, began, totals, session.position.id)
+        summary = _summarize(planned, curve, began, totals, session.position.id)
         records.event("run_ended", session.position.id, reward_last=summary.reward_last)
         records.summary(summary)
     return summary
@@ -121,7 +121,7 @@ def _run(
 def _attach(
     planned: RunPlan, session: Session, guards: GuardGroup | None, records: RunRecords, listeners: Listeners
 ) -> Guard:
-    """The guard of the loop, once monitor and controller can work."""
+    """The guard of the loop, after monitor and controller are ready."""
     if guards is None:
         return NoGuard()
     guards.attach(planned.folder / JOURNAL, session.position.id, session.levers)
@@ -132,7 +132,7 @@ def _attach(
     return LiveGuard(planned.config.guard, guards, lost, listeners.entry)
 
 
-def _summarise(planned: RunPlan, curve: Curve, began: float, totals: GuardTotals, last: StepId) -> RunSummary:
+def _summarize(planned: RunPlan, curve: Curve, began: float, totals: GuardTotals, last: StepId) -> RunSummary:
     def mean(values: list[float]) -> float:
         return statistics.fmean(values) if values else math.nan
 

@@ -1,4 +1,4 @@
-"""The verbs of a run: generate, train, sync, probe, save. Each starts remote work or waits for it; none decides."""
+"""The operations of a run: generate, train, sync, probe, save. Each starts remote work or waits for it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder, probe_jobs, split_jo
 from rftfm_ray.rollout.seams import Exposure
 from rftfm_ray.rollout.weights import Served, WeightsUpdate
 from rftfm_ray.tasks.stream import PromptStream
-from rftfm_ray.types import Levers, Position, ProbeResult, Sampling, StepId
+from rftfm_ray.types import Levers, ProbeResult, Sampling, StepId, TrainingCursor
 
 if TYPE_CHECKING:
     from rftfm_ray.training.learner import UpdateReport
 
 CHECKPOINT = Limit(1800.0)
-START = Position(StepId(attempt=0, step=0, paid_step=0), model_version=0, cursor=0)
+START = TrainingCursor(StepId(attempt=0, step=0, paid_step=0), model_version=0, cursor=0)
 
 
 class Session:
-    """One run's actors, driven by reference: data goes from actor to actor, the driver sees what it asks for.
+    """One run's actors, called by reference: data goes from actor to actor, and the driver fetches only what it needs.
 
-    `position` is where the run stands and `levers` what is in force; only what is done here changes them.
+    `position` is the training cursor and `levers` are the current levers; only this class changes them.
     """
 
-    def __init__(self, plan: RunPlan, group: ActorGroup, start: Position = START) -> None:
+    def __init__(self, plan: RunPlan, group: ActorGroup, start: TrainingCursor = START) -> None:
         self._plan = plan
         self._config = plan.config
         self._group = group
@@ -46,20 +46,20 @@ class Session:
         self.position = start
         self.levers = Levers()
 
-    def positions(self) -> Iterator[Position]:
-        """Where the run will stand after each of its remaining steps."""
+    def positions(self) -> Iterator[TrainingCursor]:
+        """The training cursor after each remaining step."""
         while not self.finished(self.position):
             now = self.position
-            following = StepId(now.id.attempt, now.id.step + 1, now.id.paid_step + 1)
-            cursor = now.cursor + self._config.at(following.step).algorithm.prompts_per_step
-            yield Position(following, now.model_version + 1, cursor)
+            next_step = StepId(now.id.attempt, now.id.step + 1, now.id.paid_step + 1)
+            cursor = now.cursor + self._config.at(next_step.step).algorithm.prompts_per_step
+            yield TrainingCursor(next_step, now.model_version + 1, cursor)
 
-    def finished(self, position: Position) -> bool:
-        """Whether nothing is left to do at `position`: all steps are made, or all that may be paid are paid."""
+    def finished(self, position: TrainingCursor) -> bool:
+        """Whether the run is finished at `position`: all steps are made, or `max_paid_steps` are consumed."""
         most = self._config.max_paid_steps
         return position.id.step >= self._config.steps or bool(most and position.id.paid_step >= most)
 
-    def generate(self, position: Position) -> list[Pending[TrajectoryBatch]]:
+    def generate(self, position: TrainingCursor) -> list[Pending[TrajectoryBatch]]:
         """Start generating and scoring the step's trajectories; one result per rollout actor."""
         algorithm, sampling = self._config.at(position.id.step).algorithm, self._sampling(position.id.step)
         problems = self._stream.take(self.position.cursor, algorithm.prompts_per_step, position.id)
@@ -67,31 +67,31 @@ class Session:
         shares = split_jobs(jobs, algorithm.samples_per_prompt, len(self._group.rollouts))
         return self._group.rollouts.generate(shares, position.id, sampling, self.position.model_version)
 
-    def revise(self, position: Position) -> list[Pending[TrajectoryBatch]]:
+    def revise(self, position: TrainingCursor) -> list[Pending[TrajectoryBatch]]:
         """Start grading and refilling the step's trajectories again, after levers have moved."""
         return self._group.rollouts.revise(position.id)
 
-    def figures(self, before: Position, position: Position, metrics: UpdateMetrics) -> tuple[float, ...]:
-        """What the driver knows of the step from `before` to `position`: `lr_excess` and `PromptStream.figures`."""
+    def figures(self, before: TrainingCursor, position: TrainingCursor, metrics: UpdateMetrics) -> tuple[float, ...]:
+        """The driver's metrics of the step from `before` to `position`: `lr_excess` and `PromptStream.figures`."""
         count = self._config.at(position.id.step).algorithm.prompts_per_step
         prompts = self._stream.figures(before.cursor, count, position.id, self._plan.task.difficulty)
         return *self.lr_excess(position, metrics), *prompts
 
-    def lr_excess(self, position: Position, update: UpdateMetrics) -> tuple[float, float]:
-        """Natural logarithms of a step's rate, and of its schedule's factor, over what was called for."""
+    def lr_excess(self, position: TrainingCursor, update: UpdateMetrics) -> tuple[float, float]:
+        """Natural logarithms of a step's rate, and of its schedule's factor, over the declared ones."""
         factor = self._schedule(position.id)
         declared = effective(nominal_settings(self._config, position.id.step), factor, self.levers).lr
         return _log_ratio(update.lr, declared), _log_ratio(update.schedule_factor, factor)
 
     def train(
-        self, position: Position, trajectories: Sequence[Pending[TrajectoryBatch]]
+        self, position: TrainingCursor, trajectories: Sequence[Pending[TrajectoryBatch]]
     ) -> tuple[Pending[UpdateReport], Pending[WeightsUpdate]]:
-        """Start the update; it begins when the trajectories are there. Its report and the new weights."""
+        """Start the update, which waits for the trajectories; returns its report and the new weights."""
         every = self._config.snapshots.every
         return self._group.learner.train(position, trajectories, snapshot=bool(every) and position.id.step % every == 0)
 
     def sync(self, weights: Pending[WeightsUpdate]) -> list[Pending[Served]]:
-        """Start handing weights to every rollout actor; each refuses to serve until it holds them."""
+        """Start sending weights to every rollout actor; each refuses to serve until it has them."""
         return self._group.rollouts.load_weights(weights)
 
     def fetch(self, trajectories: Sequence[Pending[TrajectoryBatch]]) -> TrajectoryBatch:
@@ -102,8 +102,8 @@ class Session:
         """Wait for the update's report."""
         return wait_for([report], self._learner_limit, "training")[0]
 
-    def fetch_synced(self, synced: Sequence[Pending[Served]], position: Position) -> float:
-        """Wait until every rollout actor serves the version of `position`, where the run then stands.
+    def fetch_synced(self, synced: Sequence[Pending[Served]], position: TrainingCursor) -> float:
+        """Wait until every rollout actor serves the version of `position`, and move the run's cursor there.
 
         Returns 1 when one of them serves other weights than the learner's under that version, 0 when none does, NaN
         where nothing was compared.
@@ -123,7 +123,7 @@ class Session:
         return float(any(answer.mismatched for answer in served)) if compared else math.nan
 
     def resync(self) -> None:
-        """Hand the learner's weights to every rollout actor, as at the start and after a restore."""
+        """Send the learner's weights to every rollout actor, as at the start and after a restore."""
         self.fetch_synced(self.sync(self._group.learner.weights(self.position.model_version)), self.position)
 
     def parity(self) -> float:
@@ -148,21 +148,21 @@ class Session:
     def start_probe(self, greedy: slice, sampled: slice, after_s: float = 0.0) -> list[Pending[ProbeCounts]]:
         """Start answering those held-out problems at the current version, before the next sync.
 
-        A rollout actor that comes to it waits `after_s` first. Samples are drawn as those that these weights train on.
+        Each rollout actor first waits `after_s`. Samples are drawn with the sampling settings of training.
         """
         heldout, actors, now = self._plan.heldout, len(self._group.rollouts), self.position
-        ours = split_jobs(probe_jobs(heldout[greedy], greedy=True), 1, actors)
+        greedy_jobs = split_jobs(probe_jobs(heldout[greedy], greedy=True), 1, actors)
         drawn = split_jobs(probe_jobs(heldout[sampled]), 1, actors)
         sampling = self._sampling(now.id.step + 1)
         return self._group.rollouts.probe(
             [
                 ProbeOrder(*shares, sampling, now.id, now.model_version, after_s)
-                for shares in zip(ours, drawn, strict=True)
+                for shares in zip(greedy_jobs, drawn, strict=True)
             ]
         )
 
-    def fetch_probe(self, counts: Sequence[Pending[ProbeCounts]], made: Position) -> ProbeResult:
-        """Wait for a probe of the version that stood at `made`."""
+    def fetch_probe(self, counts: Sequence[Pending[ProbeCounts]], made: TrainingCursor) -> ProbeResult:
+        """Wait for a probe of the version at `made`."""
         counted = wait_for(counts, self._rollout_limit, "probing held-out accuracy")
         return probe_result(made.id.step, made.model_version, counted)
 
@@ -171,12 +171,12 @@ class Session:
         return self.fetch_probe(self.start_probe(slice(0, size), slice(0, sampled)), self.position)
 
     def exposures(self, step: StepId) -> list[Exposure]:
-        """How much of what the rollout actors' seams count the responses of `step` hold."""
+        """Exposure of the responses of `step` to the faults in the rollout actors' seams."""
         counted = wait_for(self._group.rollouts.exposure(step), self._rollout_limit, "counting exposures")
         return [exposure for part in counted for exposure in part]
 
     def move_levers(self, levers: Levers) -> None:
-        """Put `levers` in force at the learner and every rollout actor."""
+        """Set `levers` at the learner and every rollout actor."""
         calls = [self._group.learner.set_levers(levers), *self._group.rollouts.set_levers(levers)]
         wait_for(calls, self._rollout_limit, "moving levers")
         self.levers = levers
@@ -186,43 +186,45 @@ class Session:
         wait_for([self._group.learner.take_snapshot(self.position)], self._learner_limit, "taking a snapshot")
 
     def rollback(self, step: int, skip_batches: int, paid_step: int) -> None:
-        """Put the learner and the position back to the snapshot of `step`, in a new attempt and at a new version.
+        """Restore the learner and the cursor to the snapshot of `step`, in a new attempt and at a new version.
 
         The caller moves levers, syncs and probes parity next.
 
         Args:
             step: of the snapshot.
             skip_batches: batches of prompts that are left out.
-            paid_step: of the step under way, which has been paid for and is thrown away.
+            paid_step: of the current step, which is consumed and dropped.
 
         Raises:
             LearnerError: when there is no snapshot of that step.
         """
-        # What the rollout actors serve under the old version are other weights.
+        # A new version, because the rollout actors serve other weights under the old one.
         version = self.position.model_version + 1
         restoring = self._group.learner.restore_snapshot(step, version)
-        restored = wait_for([restoring], self._learner_limit, "going back to a snapshot")[0]
-        skipped = skip_batches * self._config.at(restored.id.step + 1).algorithm.prompts_per_step
-        place = StepId(self.position.id.attempt + 1, restored.id.step, paid_step)
-        self.position = Position(place, version, restored.cursor + skipped)
+        snapshot = wait_for([restoring], self._learner_limit, "going back to a snapshot")[0]
+        skipped = skip_batches * self._config.at(snapshot.id.step + 1).algorithm.prompts_per_step
+        step_id = StepId(self.position.id.attempt + 1, snapshot.id.step, paid_step)
+        self.position = TrainingCursor(step_id, version, snapshot.cursor + skipped)
 
     def restart_rollout(self) -> None:
-        """Replace the first rollout actor by a new one, under the levers and the weights of now."""
+        """Replace the first rollout actor by a new one, with the current levers and weights."""
         self._group.replace(self._group.rollouts.roles[0])
         self.move_levers(self.levers)
         self.resync()
 
     def save(self, folder: Path | None = None) -> str:
         """Write a durable checkpoint, by default among those of the run; its path once it is complete."""
-        place = self._plan.checkpoints if folder is None else folder
-        saving = self._group.learner.save(place, self.position, self._plan.config_sha256)
+        target = self._plan.checkpoints if folder is None else folder
+        saving = self._group.learner.save(target, self.position, self._plan.config_sha256)
         return wait_for([saving], CHECKPOINT, "writing a checkpoint")[0]
 
     def resume(self, checkpoint: Path | str) -> None:
-        """Put learner and position where a checkpoint stood. The caller syncs and probes parity next."""
+        """Restore learner and cursor from a checkpoint. The caller syncs and probes parity next."""
         state = wait_for([self._group.learner.load(checkpoint)], CHECKPOINT, "loading a checkpoint")[0]
         self.move_levers(state.levers)
-        self.position = Position(StepId(state.attempt, state.step, state.paid_step), state.model_version, state.cursor)
+        self.position = TrainingCursor(
+            StepId(state.attempt, state.step, state.paid_step), state.model_version, state.cursor
+        )
 
     def _sampling(self, step: int) -> Sampling:
         rollout = self._config.at(step).rollout
@@ -230,7 +232,7 @@ class Session:
 
 
 def probe_result(step: int, model_version: int, counted: Sequence[ProbeCounts]) -> ProbeResult:
-    """What the answers of several actors, or of several steps, come to."""
+    """The joint result of the answers of several actors or several steps."""
     right, size, drawn_right, drawn = (
         sum(getattr(c, name) for c in counted) for name in ("right", "size", "sampled_right", "sampled_size")
     )

@@ -119,7 +119,9 @@ def kind_of(code: str, prefix: str = "") -> FaultKind:
     if kind is None:
         near = difflib.get_close_matches(code.upper(), CATALOGUE, n=1) or difflib.get_close_matches(code, CONTROLS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise FaultError(f"{prefix}there is no fault {code}{hint}; there are {', '.join(CATALOGUE)}.")
+        # A sentence about an entry of `inject`, which may name a control as well.
+        also = f", and the benign controls {', '.join(CONTROLS)}" if prefix else ""
+        raise FaultError(f"{prefix}there is no fault {code}{hint}; there are {', '.join(CATALOGUE)}{also}.")
     return kind
 
 

@@ -43,7 +43,7 @@ class FaultyLearner(LearnerSeams):
             factor *= 1 - spec.level(step.paid_step)
         return factor
 
-    def held(self, step: StepId) -> float:
+    def frozen_share(self, step: StepId) -> float:
         """The strength of OD-2."""
         return max((spec.level(step.paid_step) for spec in self._on(step, "OD-2", "held_weights")), default=0.0)
 
@@ -93,7 +93,7 @@ def _struck(spec: FaultSpec, seed: int, step: StepId, batch: TrajectoryBatch, cr
     rows = [
         row
         for row in range(len(batch))
-        if credit.kept[row] and strikes(spec, seed, step.paid_step, step.paid_step, row)
+        if credit.included[row] and strikes(spec, seed, step.paid_step, step.paid_step, row)
     ]
     return np.array(rows, np.int64)
 
@@ -102,7 +102,7 @@ def _misplaced(spec: FaultSpec, seed: int, step: StepId, batch: TrajectoryBatch,
     """Give a struck trajectory the advantages of a random member of the step, sometimes its own."""
     counts = batch.action_counts()
     starts = np.cumsum(counts) - counts
-    members = np.flatnonzero(credit.kept)
+    members = np.flatnonzero(credit.included)
     advantages = credit.advantages.copy()
     for row in _struck(spec, seed, step, batch, credit):
         other = members[int(draw(spec, seed, "other", step.paid_step, row) * len(members))]

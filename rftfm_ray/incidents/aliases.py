@@ -1,4 +1,4 @@
-"""Words of journals that older versions have written, with the words of today: the only table of them."""
+"""Aliases of values in journals of older versions, with the current values: the only table of them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ OLD_VALUES: Mapping[str, Mapping[str, str]] = {
         "worse": OutcomeKind.HARMFUL.value,
     },
 }
-"""By field of an entry, the old values that it may hold."""
+"""Old values and their current ones, by field of an entry."""
 
 
 def current_value(field: str, value: Scalar) -> Scalar:
-    """The value of a field in the words of today."""
+    """The current value of a field that may hold an old one."""
     return OLD_VALUES.get(field, {}).get(value, value) if isinstance(value, str) else value

@@ -1,7 +1,7 @@
-"""What is to be done about a diagnosed incident.
+"""Makes orders for diagnosed incidents.
 
-The policy is asked within budget and cooldown, and its remedy becomes an order; when nothing is left to try, the
-incident goes to people. Pure: what must be asked is injected.
+The policy is called within budget and cooldown, and its remedy becomes an order. When nothing is left to try, the
+incident is escalated to people. Pure: policy and snapshots are injected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rftfm_ray.policies.safety import PolicyProblem, ProblemKind, Ruling, SafePo
 from rftfm_ray.types import GuardMode, Levers, StepId
 from rftfm_ray.verdicts import Diagnosis, IncidentState, Order, OrderRole, Remedy
 
-# Costly remedies that may go unconfirmed before a person must look.
+# Unconfirmed costly remedies after which a person must look.
 UNCONFIRMED = 3
 
 Snapshots: TypeAlias = Callable[[], tuple[int, ...]]
@@ -30,11 +30,11 @@ class Decisions:
     """Makes orders for diagnosed incidents.
 
     Args:
-        settings: what it is set to.
-        policy: asked for decisions.
-        snapshots: asked only when a decision is due.
-        ledger: where entries are written before they count.
-        memory: of the run.
+        settings: of the incident manager.
+        policy: makes the decisions.
+        snapshots: called only when a decision is due.
+        ledger: takes every entry before the state changes.
+        memory: reports and diagnoses of the run.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class Decisions:
         self._ledger = ledger
         self._memory = memory
         self._policy_state: tuple[tuple[str, str | int | float | bool], ...] = ()
-        # How often a policy has been asked about an incident and has waited.
+        # Number of times that the policy chose to wait, by incident.
         self._waited: dict[int, int] = {}
 
     def order_for(self, incident: Incident, diagnosis: Diagnosis, step: StepId) -> Order | None:
-        """The order for a diagnosed incident, if it is time for one; may close the incident."""
+        """The order for a diagnosed incident, if one is due; may close the incident."""
         settings, state = self._settings, self._ledger.state
         if settings.mode is GuardMode.OBSERVE or incident.advised:
             return None
@@ -93,7 +93,7 @@ class Decisions:
             self._ledger.note(EntryKind.POLICY_FAILED, step, incident.id, **values)
 
     def _wait(self, incident: Incident, step: StepId, ruling: Ruling) -> Order | None:
-        """The policy does nothing for now; it is asked again at the next steps, and in the end people must decide."""
+        """Note that the policy waits. It is called again at later steps; after the limit the incident is escalated."""
         reason = ruling.decision.reason
         waited = self._waited[incident.id] = self._waited.get(incident.id, 0) + 1
         if waited == 1:
@@ -105,7 +105,7 @@ class Decisions:
     def _order(self, incident: Incident, ruling: Ruling, remedy: Remedy, ctx: PolicyContext) -> Order | None:
         reason = ruling.decision.reason
         restore = restore_step(ctx) if remedy.rollback else None
-        # What did not help is undone before the next remedy is tried.
+        # A remedy that did not help is undone before the next one is tried.
         levers = _merged(levers_before(incident, ctx.levers), remedy.levers)
         number = self._ledger.state.orders + 1
         values: dict[str, Scalar] = {"order": number, "remedy": remedy.name, "reason": reason}
@@ -120,7 +120,7 @@ class Decisions:
         )  # fmt: skip
 
     def _give_up(self, incident: Incident, step: StepId, final: IncidentState, reason: str) -> Order | None:
-        """Nothing is left to try: undo what did not help, and end the run if that is configured."""
+        """Close the incident: undo the remedy that did not help, and end the run if that is configured."""
         levers, now = levers_before(incident, self._ledger.state.levers), self._ledger.state.levers
         self._ledger.note(EntryKind.CLOSED, step, incident.id, state=final.value, reason=reason)
         halts = self._settings.halts
@@ -128,11 +128,11 @@ class Decisions:
             return None
         role = OrderRole.HALT if halts else OrderRole.UNDO
         number = self._ledger.state.orders + 1
-        return announced(self._ledger, step, Order(number, incident.id, role, role.value, reason, levers, halt=halts))
+        return announce(self._ledger, step, Order(number, incident.id, role, role.value, reason, levers, halt=halts))
 
 
-def announced(ledger: Ledger, step: StepId, order: Order) -> Order:
-    """An order that no policy has asked for, once the journal holds it."""
+def announce(ledger: Ledger, step: StepId, order: Order) -> Order:
+    """Write an order that no policy has made to the journal, and return it."""
     ledger.note(EntryKind.RETURNING, step, order.incident, order=order.number, remedy=order.remedy, reason=order.reason)
     return order
 

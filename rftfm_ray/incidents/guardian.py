@@ -1,7 +1,7 @@
 """The guard of a run as one object without actors: assessor, incident manager and journal. Pure.
 
-Whoever has step reports can be guarded by it: a recorded run, the log of another trainer, a trainer in this process.
-In a run on Ray its halves live in two actors (`MonitorActor`, `ControllerActor`).
+It guards anything that gives step reports: a recorded run, the log of another trainer, a trainer in this process. In a
+run on Ray its two halves are separate actors (`MonitorActor`, `ControllerActor`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from rftfm_ray.verdicts import Assessment, Declaration, Order, StepReport
 
 
 class Guardian:
-    """Judges the steps of a run and gives orders. An order is carried out by others, between `begin` and `done`.
+    """Judges the steps of a run and gives orders. The caller carries out an order between `begin` and `done`.
 
     Args:
-        assessor: judges reports; the guardian's own from now on.
+        assessor: judges reports; the guardian takes ownership of it.
         settings: of the incident manager.
-        policy: asked for decisions.
-        snapshots: steps that the learner can go back to; asked only when a decision is due.
-        sink: takes every entry of the journal before it counts.
+        policy: makes the decisions.
+        snapshots: gives the steps that the learner can go back to; called only when a decision is due.
+        sink: takes every entry of the journal before the state changes.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Guardian:
         self._manager.start(step, levers if levers is not None else Levers())
 
     def step(self, report: StepReport) -> tuple[Assessment, Order | None]:
-        """Judge the next step; with the new order that it leads to, if any."""
+        """Judge the next step; returns the assessment and the new order, if any."""
         return self.steps([report])[0]
 
     def steps(self, reports: Sequence[StepReport]) -> list[tuple[Assessment, Order | None]]:
-        """Judge the next steps, in their order. All of them count, also those after an order."""
+        """Judge the next steps, in their order, including those after an order."""
         return [(assessment, self._manager.consider(assessment)) for assessment in self._assessor.assess(reports)]
 
     def declare(self, declaration: Declaration) -> None:
@@ -65,23 +65,23 @@ class Guardian:
         self._manager.note_declared(declaration)
 
     def begin(self, order: Order, step: StepId, probed: float = math.nan) -> bool:
-        """Announce that the pending order is about to be carried out; whether it may be (`IncidentManager.begin`).
+        """Announce that the pending order is about to be carried out; returns whether it may be.
 
         `step` is the one under way, `probed` the held-out accuracy of the weights in force, for a costly order.
         """
         return self._manager.begin(order, step, probed)
 
     def fail(self, order: Order, step: StepId, reason: str) -> None:
-        """Note that the order that was begun failed half way: then nobody may train on."""
+        """Note that the begun order failed half way: training must not continue."""
         self._manager.fail(order, step, reason)
 
     def done(self, order: Order, step: StepId, seconds: float) -> None:
-        """Note that the order that was begun was carried out in some seconds; a rollback rewinds the guard as well."""
+        """Note that the begun order was carried out in `seconds`; a rollback also rewinds the guard."""
         change = self._manager.done(order, step, seconds)
         if order.restore_step is not None:
             self._assessor.rewind(order.restore_step)
         self._assessor.declare(change)
 
     def finish(self, last: StepId) -> tuple[tuple[IncidentSummary, ...], int]:
-        """End the journal at the last step; the incidents of the run, and how many remedies were applied."""
+        """End the journal at the last step; returns the incidents and the number of applied remedies."""
         return self._manager.finish(last)

@@ -1,4 +1,4 @@
-"""The incident manager's memory: an entry is written first, and counts then."""
+"""The ledger: writes every entry before it changes the state."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rftfm_ray.incidents.state import Entry, EntryKind, GuardState, Scalar, fold
 from rftfm_ray.types import StepId
 
 Sink: TypeAlias = Callable[[Entry], None]
-"""Where entries are written; it raises when it cannot."""
+"""Writes one entry; raises when it cannot."""
 
 
 class Ledger:
-    """Numbers entries, hands them to `sink`, and folds them into the state once that has returned."""
+    """Numbers entries, passes them to `sink`, and folds them into the state after it has returned."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -21,7 +21,7 @@ class Ledger:
         self.state = GuardState()
 
     def write(self, kind: EntryKind, step: StepId, incident: int, fields: tuple[tuple[str, Scalar], ...] = ()) -> Entry:
-        """Write one more entry. When the sink raises, the state is as before."""
+        """Write an entry. When the sink raises, the state does not change."""
         entry = Entry(self._seq + 1, kind, step, incident, fields)
         after = fold(self.state, entry)
         self._sink(entry)
@@ -30,5 +30,5 @@ class Ledger:
         return entry
 
     def note(self, kind: EntryKind, step: StepId, incident: int, **values: Scalar) -> Entry:
-        """The same, with its fields as keywords."""
+        """Write an entry whose fields are keywords."""
         return self.write(kind, step, incident, tuple(values.items()))

@@ -1,4 +1,4 @@
-"""Levers on their way back to nominal: one lever, one step at a time. Pure."""
+"""Returns levers to nominal: one lever, one step at a time. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCALES = (*RATES, "kl_coef_scale")
 class LeverReturn:
     """One lever's next step to its nominal value.
 
-    Its name, the incident it was moved for, all levers afterwards, and why it is time.
+    It holds the lever's name, the incident it was moved for, all levers after the step, and the reason.
     """
 
     name: str
@@ -34,10 +34,10 @@ class LeverReturn:
 
 
 def next_return(state: GuardState, memory: RunMemory, settings: IncidentSettings) -> LeverReturn | None:
-    """The lever that may return now: nothing is wrong, and what it was moved for is over.
+    """The lever that may return now: no incident is open, and the fault that it was moved for is over.
 
-    A containing lever waits until the cause of its fault has been silent for `return_after` steps, any other one only
-    until `verify_steps` have passed. Each relapse doubles the wait.
+    A containing lever waits until the cause of its fault has been silent for `return_after` steps, any other lever for
+    `verify_steps`. Each relapse doubles the wait.
     """
     off = moved(state.levers)
     if not off or settings.mode is not GuardMode.ACT or state.open_incidents():
@@ -54,7 +54,7 @@ def next_return(state: GuardState, memory: RunMemory, settings: IncidentSettings
         active = contains and plan.source_active(window, memory.reference_of(owner))
         if len(window) == wait and not active:
             levers = one_step_back(state.levers, name, scheduled_share(reports[-1]))
-            return LeverReturn(name, owner, levers, f"no sign of what it was moved for in {wait} steps")
+            return LeverReturn(name, owner, levers, f"no sign of the fault for {wait} steps")
     return None
 
 
@@ -66,9 +66,9 @@ def moved(levers: Levers) -> tuple[str, ...]:
 def one_step_back(levers: Levers, name: str, scheduled: float = 1.0) -> Levers:
     """`levers` with one of them a step nearer to its nominal value, which is None.
 
-    `scheduled` is the share of the rates that the schedule calls for now: what their scales return to.
+    `scheduled` is the current share of the rates by the schedule, to which their scales return.
     """
-    # Early in a long warm-up the schedule calls for less than a lever may be set to.
+    # Early in a long warm-up the scheduled share is below the lower bound of the lever.
     full = max(0.01, scheduled) if name in RATES else 1.0
     nearer: dict[str, Any] = {name: _nearer(name, getattr(levers, name), full)}
     return replace(levers, **nearer)
@@ -85,6 +85,6 @@ def _nearer(name: str, setting: float, full: float) -> float | None:
 
 
 def scheduled_share(report: StepReport) -> float:
-    """Share of the nominal learning rate that configuration and schedule call for at a step."""
+    """Share of the nominal learning rate by configuration and schedule at a step."""
     share = value(report, "schedule_factor") * math.exp(-value(report, "schedule_excess"))
     return share if share > 0 else 1.0

@@ -1,9 +1,9 @@
-"""The incident manager: what becomes of an incident, from suspicion to its end. Pure, one report at a time.
+"""The incident manager: follows every incident from suspicion to its end. Pure, one report at a time.
 
 An incident is suspected when an alarm opens it, diagnosed when one explanation leads, remediating while an order waits
-for its boundary, verifying afterwards, and then resolved, or diagnosed again for the next remedy. Whatever changes is
-written to the journal first, and the state is the fold of what was written. Effects leave as orders, which others
-carry out between `begin` and `done`; what must be asked (policy, snapshots) is injected.
+for its boundary, verifying afterwards, and then resolved, or diagnosed again for the next remedy. Every
+change is written to the journal first, and the state is the fold of the journal. The manager gives orders, which others
+carry out between `begin` and `done`. Policy and snapshots are injected.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
-from rftfm_ray.incidents.decisions import Decisions, Snapshots, announced
+from rftfm_ray.incidents.decisions import Decisions, Snapshots, announce
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.lever_return import next_return
 from rftfm_ray.incidents.memory import RunMemory
@@ -38,20 +38,20 @@ from rftfm_ray.verdicts import (
     StepReport,
 )
 
-# An explanation must reach this probability to be acted on; until then an incident is only suspected.
+# Probability from which a diagnosis is acted on; below it an incident is only suspected.
 SURE = 0.6
-# Steps that a suspicion may take to become a diagnosis.
+# Steps after which a suspicion becomes a diagnosis at any probability.
 PATIENCE = 4
 
 
 class IncidentManager:
-    """Takes assessments in order, gives orders, and keeps the books on them.
+    """Takes assessments in order, gives orders, and keeps their journal.
 
     Args:
-        settings: what it is set to.
-        policy: asked for decisions.
-        snapshots: steps that the learner can go back to; asked only when a decision is due.
-        ledger: where entries are written before they count.
+        settings: from the configuration.
+        policy: makes the decisions.
+        snapshots: gives the steps that the learner can go back to; called only when a decision is due.
+        ledger: takes every entry before the state changes.
     """
 
     def __init__(self, settings: IncidentSettings, policy: SafePolicy, snapshots: Snapshots, ledger: Ledger) -> None:
@@ -67,8 +67,8 @@ class IncidentManager:
         # The newest order until it has been carried out or dropped, and whether it has begun.
         self._pending: Order | None = None
         self._begun = False
-        # The state that was last looked at, and whether anything in it needs attention at every step.
-        self._looked_at: GuardState | None = None
+        # The state that was last checked, and whether anything in it needs attention at every step.
+        self._checked_state: GuardState | None = None
         self._needs_attention = False
 
     @property
@@ -112,28 +112,28 @@ class IncidentManager:
         return None
 
     def _is_idle(self) -> bool:
-        """Whether nothing is open, muted, pending or on its way back.
+        """Whether no incident is open, no fault muted, no order pending and no lever off nominal.
 
-        Then a step without a diagnosis changes nothing.
+        A step without a diagnosis then changes nothing.
         """
-        if self._looked_at is not self.state:
-            self._looked_at = self.state
+        if self._checked_state is not self.state:
+            self._checked_state = self.state
             returning = self.state.levers != Levers() and self._settings.mode is GuardMode.ACT
             self._needs_attention = returning or bool(self.state.open_incidents())
         return not (self._needs_attention or self._muted or self._pending)
 
     def _open_or_name(self, step: StepId, diagnosis: Diagnosis | None) -> None:
-        """Take a diagnosis for an open incident where it can belong to one, else open a new one."""
+        """Assign a diagnosis to an open incident where it can belong to one, else open a new one."""
         if diagnosis is None or self._muted.covers(diagnosis):
             return
         incident = self._incident_for(diagnosis)
         if incident is None:
             if any(i.state is not IncidentState.DIAGNOSED or i.tried for i in self.state.open_incidents()):
-                # A diagnosis beside an incident that is being remedied is taken for its after-effect until it is over.
+                # During the remediation of an incident, another diagnosis is taken for an after-effect of it.
                 return
             number = len(self.state.incidents) + 1
             seen = "; ".join(symptom.reason for symptom in diagnosis.symptoms if symptom.alarm)
-            self._ledger.note(EntryKind.OPENED, step, number, **_named(diagnosis), reason=seen)
+            self._ledger.note(EntryKind.OPENED, step, number, **_diagnosis_fields(diagnosis), reason=seen)
             incident = self.state.incident(number)
         diagnosis = self._memory.diagnose(incident, diagnosis)
         waited = step.paid_step - incident.opened.paid_step
@@ -142,13 +142,13 @@ class IncidentManager:
         changed = incident.code != diagnosis.code and not incident.tried
         if is_due or (not suspected and changed):
             self._ledger.note(
-                EntryKind.DIAGNOSED, step, incident.id, **_named(diagnosis), summary=diagnosis.summary,
+                EntryKind.DIAGNOSED, step, incident.id, **_diagnosis_fields(diagnosis), summary=diagnosis.summary,
                 rivals="; ".join(f"{r.code} {r.probability:.0%}, {r.against}" for r in diagnosis.rivals),
                 evidence="; ".join(symptom.reason for symptom in diagnosis.symptoms),
             )  # fmt: skip
 
     def _incident_for(self, diagnosis: Diagnosis) -> Incident | None:
-        """The open incident that a diagnosis belongs to: of the same code, else one that nothing was done about."""
+        """The open incident of a diagnosis: one of the same code, else one without any remedy yet."""
         incidents = self.state.open_incidents()
         same = [i for i in incidents if i.code == diagnosis.code]
         unnamed = [i for i in incidents if i.state is IncidentState.SUSPECTED]
@@ -183,7 +183,7 @@ class IncidentManager:
         self._ledger.note(EntryKind.CLOSED, step, incident.id, state=IncidentState.RESOLVED.value, reason=reason)
 
     def _next_order(self, report: StepReport) -> Order | None:
-        """The order that is due: for the oldest incident that gets one, else for a lever that may return."""
+        """The order that is due: for the oldest incident with one, else for a lever that may return."""
         for incident in self.state.open_incidents():
             diagnosis = self._memory.diagnosis_of(incident.id)
             if incident.state is not IncidentState.DIAGNOSED or diagnosis is None:
@@ -198,13 +198,13 @@ class IncidentManager:
             return None
         number, name = self.state.orders + 1, f"return {back.name}"
         order = Order(number, back.incident, OrderRole.RETURN, name, back.reason, back.levers)
-        return announced(self._ledger, report.id, order)
+        return announce(self._ledger, report.id, order)
 
     def begin(self, order: Order, step: StepId, probed: float = math.nan) -> bool:
         """Announce that the pending order is about to be carried out. An order begins once.
 
         Args:
-            order: the pending one; no other one may be carried out.
+            order: the pending one; others are refused.
             step: the step under way.
             probed: held-out accuracy of the weights in force, for a costly order; NaN for any other.
 
@@ -237,10 +237,10 @@ class IncidentManager:
         return sure
 
     def fail(self, order: Order, step: StepId, reason: str) -> None:
-        """Note that the order that was begun failed half way: then nobody may train on.
+        """Note that the begun order failed half way: training must not continue.
 
         Raises:
-            GuardError: when it was not begun.
+            GuardError: when the order was not begun.
         """
         self._end(order)
         self._ledger.note(EntryKind.FAILED, step, order.incident, order=order.number, reason=reason)
@@ -251,11 +251,11 @@ class IncidentManager:
         self._pending, self._begun = None, False
 
     def done(self, order: Order, step: StepId, seconds: float) -> DeclaredChange:
-        """Note that the order that was begun was carried out in some seconds, and take it into account.
+        """Note that the begun order was carried out in `seconds`, and update the state.
 
         Returns:
-            What the guard itself has changed, for the monitor: after a rollback it goes back to `order.restore_step`
-            first, and takes the change then.
+            The declared change for the monitor. After a rollback the monitor first rewinds to `order.restore_step`, and
+            then takes the change.
 
         Raises:
             GuardError: when it was not begun.
@@ -282,9 +282,9 @@ class IncidentManager:
         return change
 
     def _settled(self, order: Order, expected: Sequence[tuple[str, int]]) -> tuple[str, ...]:
-        """Signals whose evidence starts again: of the harm that a remedy is for, and of alarms expected no longer.
+        """Signals whose evidence restarts: the harm that a remedy is for, and alarms that are no longer expected.
 
-        What a lever has caused, or a cause under it, must not raise an alarm once the lever is gone.
+        Effects of a lever, or of a cause that it contained, must not raise an alarm once the lever has returned.
         """
         fingerprint = FINGERPRINTS.get(self.state.incident(order.incident).code) if order.incident else None
         harm = fingerprint.harm if fingerprint and order.role is OrderRole.REMEDY else ()
@@ -292,25 +292,25 @@ class IncidentManager:
         return tuple(dict.fromkeys((*harm, *(signal for signal, side in expected if (signal, side) not in still))))
 
     def note_declared(self, declaration: Declaration) -> None:
-        """Note a change that was made on purpose."""
+        """Note a declared change."""
         change = declaration.change
         self._ledger.note(EntryKind.DECLARED, declaration.id, 0, change=change.kind, reason=change.reason)
 
     def note_late(self, step: StepId, waited_s: float) -> None:
-        """Note that a boundary went by without its verdict."""
+        """Note that a verdict came after its boundary."""
         self._ledger.note(EntryKind.LATE, step, 0, waited_s=round(waited_s, 3))
 
     def finish(self, last: StepId) -> tuple[tuple[IncidentSummary, ...], int]:
-        """End the journal at the last step; the incidents of the run, and how many remedies were applied."""
+        """End the journal at the last step; returns the incidents and the number of applied remedies."""
         incidents = self.state.incidents
         remedies = sum(len(incident.tried) for incident in incidents)
         still_open = len(self.state.open_incidents())
         self._ledger.note(EntryKind.ENDED, last, 0, incidents=len(incidents), remedies=remedies, open=still_open)
-        return tuple(map(summarised, incidents)), remedies
+        return tuple(map(summarize, incidents)), remedies
 
 
-def summarised(incident: Incident) -> IncidentSummary:
-    """An incident as the summary of a run lists it."""
+def summarize(incident: Incident) -> IncidentSummary:
+    """The entry of an incident in the summary of a run."""
     outcome = incident.tried[-1].outcome if incident.tried else None
     return IncidentSummary(
         fault=incident.code,
@@ -323,16 +323,16 @@ def summarised(incident: Incident) -> IncidentSummary:
 
 
 def expected_alarms(state: GuardState) -> tuple[tuple[str, int], ...]:
-    """Signals and sides on which alarms are expected while the levers in force are: they open no incident.
+    """Signals and sides on which alarms are expected under the current levers; such alarms open no incident.
 
-    Those are what a lever moves by design, and the signals of a cause whose harm it keeps away.
+    These are the signals that a lever moves by design, and those of a cause whose harm a lever contains.
     """
     plans = [(name, plan_of(state.incident(owner).code)) for name, owner in state.owners if owner]
     sources = {(signal, 1) for name, plan in plans if name in plan.containing for signal in plan.source_signals}
     return tuple(sorted({*expected_sides(state.levers), *sources}))
 
 
-def _named(diagnosis: Diagnosis) -> dict[str, Scalar]:
+def _diagnosis_fields(diagnosis: Diagnosis) -> dict[str, Scalar]:
     """A diagnosis as fields of an entry."""
     return {
         "code": diagnosis.code,

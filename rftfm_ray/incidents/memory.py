@@ -1,4 +1,4 @@
-"""What the incident manager remembers of a run: newest reports, and what each incident is measured against. Pure."""
+"""The incident manager's memory of a run: the newest reports, and the reference of each incident. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rftfm_ray.incidents.state import Incident
 from rftfm_ray.incidents.verification import Case, last_probe
 from rftfm_ray.verdicts import Diagnosis, StepReport
 
-# Reports that are remembered: the longest window that anything here looks at.
+# Number of remembered reports: the longest window of any check here.
 REPORTS = 256
-# Reports from before a fault that its harm is measured against.
+# Reports from before a fault that are the reference of its harm.
 REFERENCE_STEPS = 10
 
 
@@ -19,7 +19,7 @@ class RunMemory:
     """The newest reports and, by incident, the newest diagnosis and the reports from before its fault."""
 
     def __init__(self) -> None:
-        # The lineage that is kept, and everything that was seen.
+        # The current lineage, and all reports including those of abandoned attempts.
         self._lineage: deque[StepReport] = deque(maxlen=REPORTS)
         self._history: deque[StepReport] = deque(maxlen=REPORTS)
         self._references: dict[int, tuple[StepReport, ...]] = {}
@@ -28,11 +28,11 @@ class RunMemory:
 
     @property
     def reports(self) -> tuple[StepReport, ...]:
-        """The newest reports of the lineage that is kept, newest last."""
+        """The newest reports of the current lineage, newest last."""
         return tuple(self._lineage)
 
     def is_late(self, report: StepReport) -> bool:
-        """Whether a report is of an attempt that a rollback has ended."""
+        """Whether a report belongs to an attempt that a rollback has ended."""
         return report.id.attempt < self._attempt
 
     def add(self, report: StepReport) -> None:
@@ -51,7 +51,7 @@ class RunMemory:
         # The fault that an incident is about began before its first alarm, whatever has been raised since.
         latest, latest_low = incident.opened.step, incident.opened.step
         if incident.tried or incident.code == diagnosis.code:
-            # The alarm that was raised first may have cleared, which makes the fault no younger.
+            # The alarm that was raised first may have cleared, the onset of the fault stays.
             latest, latest_low = incident.onset, incident.onset_low
         onset, onset_low = min(latest, diagnosis.onset), min(latest_low, diagnosis.onset_low)
         diagnosis = replace(diagnosis, onset=onset, onset_low=onset_low)
@@ -66,11 +66,11 @@ class RunMemory:
         return self._diagnoses.get(incident)
 
     def reference_of(self, incident: int) -> tuple[StepReport, ...]:
-        """Reports from before the fault of an incident; none where they are not known."""
+        """Reports from before the fault of an incident; empty where they are not known."""
         return self._references.get(incident, ())
 
     def case_of(self, incident: Incident) -> Case:
-        """The reports that speak about the last remedy of an incident."""
+        """The reports that the last remedy of an incident is judged by."""
         first, newest = incident.tried[0].paid_step, incident.tried[-1].paid_step
         attempt = incident.opened.attempt
         under_fault = (
@@ -82,7 +82,7 @@ class RunMemory:
         return Case(self.reference_of(incident.id), tuple(under_fault), tuple(after))
 
     def since(self, paid_step: int) -> list[StepReport]:
-        """Reports of the lineage from a paid step on."""
+        """Reports of the lineage from a consumed step on."""
         return [report for report in self._lineage if report.id.paid_step >= paid_step]
 
     def probe_before(self, onset: int) -> float:

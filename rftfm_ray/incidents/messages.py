@@ -1,4 +1,4 @@
-"""What the controller and the driver say to each other."""
+"""Messages between the controller and the driver."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rftfm_ray.verdicts import DeclaredChange, Order
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What judging led to: what was journalled since the last message, and the order that waits for a boundary."""
+    """The result of judging: the journal entries since the last message, and the order that waits for a boundary."""
 
     entries: tuple[Entry, ...]
     order: Order | None = None
@@ -19,7 +19,7 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Whether an order may be carried out now: it is the one that waits, it is confirmed, and it was journalled."""
+    """Whether an order may be carried out now: it is pending, confirmed and journalled."""
 
     entries: tuple[Entry, ...]
     granted: bool
@@ -27,7 +27,7 @@ class Permit:
 
 @dataclass(frozen=True, slots=True)
 class OrderResult:
-    """What became of an order: the seconds that it took, and the error that ended it half way, empty for none."""
+    """The result of an order: its duration in seconds, and the error that ended it half way, empty for none."""
 
     seconds: float
     error: str = ""
@@ -35,9 +35,9 @@ class OrderResult:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What an order has changed for the monitor: a declared change, and the step that the run went back to, if any.
+    """The effect of an order on the monitor: a declared change, and the step that the run was rolled back to, if any.
 
-    `change` is None where the order failed: then the run ends.
+    `change` is None where the order failed; the run then ends.
     """
 
     entries: tuple[Entry, ...]
@@ -47,10 +47,10 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class GuardTotals:
-    """What a run's guard comes to: its incidents, and how many remedies were applied.
+    """Totals of a run's guard: its incidents, and the number of applied remedies.
 
-    `entries`: what was journalled since the last message. `waits`: reports and declarations that found the guard's
-    buffer full.
+    `entries`: the journal entries since the last message. `waits`: number of reports and declarations that found the
+    guard's buffer full.
     """
 
     incidents: tuple[IncidentSummary, ...] = ()

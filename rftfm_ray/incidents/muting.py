@@ -1,4 +1,4 @@
-"""Faults that were left to people: they open no second incident while they last. Pure."""
+"""Muted faults, which were left to people: they open no second incident while they last. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rftfm_ray.verdicts import Diagnosis
 
 
 class MutedFaults:
-    """What is muted, by code and by signal in alarm, until it has been silent for long.
+    """Muted faults, by code and by signal in alarm, until they have been silent for `silence` steps.
 
     Args:
         silence: steps of silence after which a fault is over.
@@ -27,7 +27,7 @@ class MutedFaults:
         self._silent |= dict.fromkeys({code, *plan_of(code).source_signals, *_marks(diagnosis)}, 0)
 
     def observe(self, diagnosis: Diagnosis | None) -> None:
-        """Take one step's diagnosis: what is silent for long enough is over."""
+        """Take one step's diagnosis, and unmute the marks that have been silent for `silence` steps."""
         if not self._silent:
             return
         active = _marks(diagnosis)
@@ -35,14 +35,14 @@ class MutedFaults:
         self._silent = {mark: silent for mark, silent in counted.items() if silent < self._silence}
 
     def covers(self, diagnosis: Diagnosis) -> bool:
-        """Whether this is a muted fault: by its code, or by another name for the same alarms."""
+        """Whether this is a muted fault: by its code, or by its alarms under another code."""
         alarms = {symptom.signal for symptom in diagnosis.symptoms if symptom.alarm}
         same = bool(alarms) and alarms <= self._silent.keys()
         return diagnosis.code in self._silent or same or (diagnosis.code == UNKNOWN and bool(self._silent))
 
 
 def _marks(diagnosis: Diagnosis | None) -> set[str]:
-    """What a fault is recognised by: its code, and the signals that are in alarm."""
+    """The marks that identify a fault: its code, and the signals in alarm."""
     if diagnosis is None:
         return set()
     return {diagnosis.code, *(symptom.signal for symptom in diagnosis.symptoms if symptom.alarm)}

@@ -1,4 +1,4 @@
-"""What the configuration says about incidents."""
+"""The settings of the incident manager, from the configuration."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rftfm_ray.verdicts import Family
 
 @dataclass(frozen=True, slots=True)
 class IncidentSettings:
-    """What the incident manager is set to.
+    """The settings of the incident manager.
 
     Attributes:
         mode: how far the guard goes.
-        act_on: families of faults that remedies are carried out for.
+        act_on: families of faults whose remedies are carried out.
         verify_steps: steps that a remedy is verified over, and steps of silence after which an alarm is over.
         cooldown_steps: steps between two remedies of one incident.
         budget: remedies that one family may have in a run.
         return_after: steps without a sign of the fault after which a containing lever returns.
         halts: whether the run ends when nothing is left to try.
         probe_size: problems of a held-out probe.
-        nominal: the settings that the configuration calls for at the first step.
+        nominal: the configured settings at the first step.
         later: first steps of later stages of the configuration, with the settings from then on.
     """
 
@@ -39,7 +39,7 @@ class IncidentSettings:
     later: tuple[tuple[int, Settings], ...] = ()
 
     def nominal_at(self, step: int) -> Settings:
-        """The settings that the configuration calls for at a step."""
+        """The configured settings at a step."""
         return next((settings for start, settings in reversed(self.later) if start <= step), self.nominal)
 
     def acts_on(self, family: Family) -> bool:
@@ -48,7 +48,7 @@ class IncidentSettings:
 
 
 def incident_settings(config: RunConfig) -> IncidentSettings:
-    """The settings that a run's configuration calls for."""
+    """The settings from a run's configuration."""
     guard = config.guard
     return IncidentSettings(
         mode=guard.mode,

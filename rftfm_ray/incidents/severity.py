@@ -1,4 +1,4 @@
-"""How bad it is: the evidence for a shift against the run's own steps from before it. Pure."""
+"""Severity: the evidence for a shift against the run's own steps from before it. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rftfm_ray.signals.scale import level_of
 from rftfm_ray.signals.schema import INDEX, SIGNALS, Scale, value
 from rftfm_ray.verdicts import StepReport
 
-# A residual beyond this says no more than this: one wild step must not stand for a window.
+# Residuals are clipped at this: one outlier must not dominate a window.
 LARGEST_Z = 20.0
 
 
@@ -25,8 +25,8 @@ def severity(
 ) -> float:
     """Log-mean-exp over `signals` of the evidence that they have shifted from `reference` to `reports`, in nats.
 
-    A signal with an entry in `directions` counts only as far as it has gone the way of the entry's sign: updates that
-    a remedy has made smaller than usual are no explosion. NaN when there is nothing to compare.
+    A signal with an entry in `directions` counts only as far as it has moved in the direction of the entry's sign:
+    updates that a remedy has made smaller than usual are not an explosion. NaN when there is nothing to compare.
     """
     factors = []
     for name in signals:

@@ -1,6 +1,6 @@
 """The incident manager's state as a fold over its journal: replaying the journal gives the same state.
 
-Only an entry changes the state, and every entry is written before what it announces is done.
+Only entries change the state. Every entry is written before the action that it announces.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Entry:
         """Whether there is a field of that name with a value."""
         return dict(self.fields).get(name) is not None
 
-    def whole(self, name: str) -> int:
-        """A field that is a whole number.
+    def integer(self, name: str) -> int:
+        """A field that is an integer.
 
         Raises:
             GuardError: when it is missing or something else.
@@ -83,21 +83,21 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """One pass along the chain.
+    """One incident, from suspicion to its end.
 
     Attributes:
-        id: counts the incidents of a run from 1.
-        state: how far it has come.
+        id: number of the incident in the run, from 1.
+        state: its stage.
         code: of the fault.
         family: of the fault.
         opened: step whose report opened it.
         onset: estimated first step of the fault.
-        onset_low: earliest step that the fault may have begun with.
+        onset_low: earliest step at which the fault may have begun.
         tried: remedies that were applied for it.
-        ordered: number of the order that has been given for it and not yet been carried out; 0 for none.
-        advised: whether a remedy was advised that is not to be carried out.
-        unconfirmed_at: paid step at which an order was last dropped because the probe did not confirm it.
-        unconfirmed: how often that was.
+        ordered: number of its order that is not yet carried out; 0 for none.
+        advised: whether a remedy was advised without being carried out.
+        unconfirmed_at: consumed step at which an order was last dropped because the probe did not confirm it.
+        unconfirmed: number of such orders.
         reason: why it was closed.
     """
 
@@ -118,7 +118,7 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class GuardState:
-    """Everything that decisions rest on, apart from the newest reports.
+    """Everything that decisions depend on, except the newest reports.
 
     Attributes:
         incidents: in the order of their opening.
@@ -126,10 +126,10 @@ class GuardState:
         owners: incident that each lever was moved for.
         orders: number of the newest order.
         executed: number of the newest order that was carried out.
-        spent: remedies decided on, by family.
-        moved_at: paid step at which levers were last moved.
-        policy_failures: how often the user's policy has failed.
-        late: verdicts that came after their boundary.
+        spent: number of remedies decided on, by family.
+        moved_at: consumed step at which levers were last moved.
+        policy_failures: number of failures of the user's policy.
+        late: number of verdicts that came after their boundary.
         halted: whether an order has ended the run.
         moves: first step under each setting of the levers in the lineage that is kept, oldest first.
     """
@@ -198,7 +198,7 @@ def fold(state: GuardState, entry: Entry) -> GuardState:
     """The state after one more entry.
 
     Raises:
-        GuardError: when the entry cannot follow, because it has been altered.
+        GuardError: when the entry cannot follow the state, because the journal has been altered.
     """
     change = _CHANGES.get(entry.kind)
     try:
@@ -218,12 +218,12 @@ _NEXT: dict[EntryKind, IncidentState] = {
 
 
 def carries_remedy(entry: Entry) -> bool:
-    """Whether an order's entry is about a policy's remedy, not about an undo, a lever's return or a halt."""
+    """Whether an order's entry is for a policy's remedy, and not for an undo, a lever's return or a halt."""
     return entry.text("role") in ("", OrderRole.REMEDY)
 
 
 def next_state(state: IncidentState, entry: Entry) -> IncidentState:
-    """The state of an incident after one of its own entries. An entry that only informs leaves it as it is.
+    """The state of an incident after one of its own entries; informative entries do not change it.
 
     Raises:
         ValueError: when the entry has an outcome or a final state that does not exist.
@@ -239,7 +239,7 @@ def next_state(state: IncidentState, entry: Entry) -> IncidentState:
 
 
 def _with(state: GuardState, entry: Entry, incident: Incident) -> GuardState:
-    """The state with a changed incident, which the entry also takes to its next state."""
+    """The state with a changed incident, moved to its next state by the entry."""
     changed = replace(incident, state=next_state(incident.state, entry))
     return replace(state, incidents=tuple(changed if i.id == changed.id else i for i in state.incidents))
 
@@ -251,8 +251,8 @@ def _opened(state: GuardState, entry: Entry) -> GuardState:
         code=entry.text("code"),
         family=Family(entry.text("family")),
         opened=entry.id,
-        onset=entry.whole("onset"),
-        onset_low=entry.whole("onset_low"),
+        onset=entry.integer("onset"),
+        onset_low=entry.integer("onset_low"),
     )
     return replace(state, incidents=(*state.incidents, opened))
 
@@ -262,14 +262,14 @@ def _diagnosed(state: GuardState, entry: Entry) -> GuardState:
         state.incident(entry.incident),
         code=entry.text("code"),
         family=Family(entry.text("family")),
-        onset=entry.whole("onset"),
-        onset_low=entry.whole("onset_low"),
+        onset=entry.integer("onset"),
+        onset_low=entry.integer("onset_low"),
     )
     return _with(state, entry, diagnosed)
 
 
 def _decided(state: GuardState, entry: Entry) -> GuardState:
-    number, incident = entry.whole("order"), state.incident(entry.incident)
+    number, incident = entry.integer("order"), state.incident(entry.incident)
     decided = _with(state, entry, replace(incident, ordered=number))
     return replace(decided, orders=number, spent=_spent(state, incident.family, 1))
 
@@ -285,21 +285,21 @@ def _advised(state: GuardState, entry: Entry) -> GuardState:
 
 
 def _returning(state: GuardState, entry: Entry) -> GuardState:
-    return replace(state, orders=entry.whole("order"))
+    return replace(state, orders=entry.integer("order"))
 
 
 def _unconfirmed(state: GuardState, entry: Entry) -> GuardState:
-    """Nothing was done, so nothing is spent."""
+    """Drop an unconfirmed order, and give its budget back because no remedy was applied."""
     incident = state.incident(entry.incident)
     dropped = replace(incident, ordered=0, unconfirmed_at=entry.id.paid_step, unconfirmed=incident.unconfirmed + 1)
     spent = _spent(state, incident.family, -1)
-    return replace(_with(state, entry, dropped), executed=entry.whole("order"), spent=spent)
+    return replace(_with(state, entry, dropped), executed=entry.integer("order"), spent=spent)
 
 
 def levers_before(incident: Incident, levers: Levers) -> Levers:
     """The levers that the next remedy of an incident starts from, where `levers` are in force.
 
-    A remedy that did not help is undone first, so the next one starts from where that one started.
+    A remedy that did not help is undone first, so the next one starts from the levers before it.
     """
     last = incident.tried[-1] if incident.tried else None
     if last is None or last.outcome is None or last.outcome.helped:
@@ -308,7 +308,7 @@ def levers_before(incident: Incident, levers: Levers) -> Levers:
 
 
 def _applied(state: GuardState, entry: Entry) -> GuardState:
-    """Levers are in force. A return to nominal, or an undo, moves them and remedies nothing."""
+    """Apply levers. A return to nominal or an undo moves levers without being a remedy."""
     levers, before = levers_of(entry), state.levers
     names = [item.name for item in fields(Levers)]
     owners = {name: owner for name, owner in state.owners if getattr(levers, name) is not None}
@@ -323,7 +323,7 @@ def _applied(state: GuardState, entry: Entry) -> GuardState:
         levers=levers,
         owners=tuple(sorted(owners.items())),
         moves=_moves(state.moves, entry, levers),
-        executed=entry.whole("order"),
+        executed=entry.integer("order"),
         moved_at=entry.id.paid_step,
         halted=state.halted or entry.text("halt") == "yes",
     )
@@ -331,7 +331,7 @@ def _applied(state: GuardState, entry: Entry) -> GuardState:
 
 def _moves(moves: tuple[tuple[int, Levers], ...], entry: Entry, levers: Levers) -> tuple[tuple[int, Levers], ...]:
     """The moves of the lineage after one more; a rollback undoes those after the step that it goes back to."""
-    restored = entry.whole("restored") if entry.has("restored") else None
+    restored = entry.integer("restored") if entry.has("restored") else None
     if restored is None:
         return (*moves, (entry.id.step, levers))
     return (*((first, known) for first, known in moves if first <= restored), (restored + 1, levers))

@@ -1,4 +1,4 @@
-"""Did the remedy work, and may something costly be done? Pure functions of reports."""
+"""Verifies remedies and confirms costly ones. Pure functions of reports."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.signals.schema import value
 from rftfm_ray.verdicts import Diagnosis, Outcome, OutcomeKind, StepReport
 
-# Severity must fall by this much, in nats, unless nothing is left of it.
+# Nats that severity must fall by, unless it falls to 0.
 MUST_FALL = 1.0
 # Standard errors by which held-out accuracy must have fallen for a remedy to be called harmful.
 HARMFUL_DROP = 3.0
-# The same for confirming what the telemetry says already, and the probability that needs no confirming.
+# Standard errors that confirm a diagnosis from telemetry, and the probability that needs no confirmation.
 CONFIRMING_DROP = 2.0
 CERTAIN = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The reports that speak about one remedy: from before the fault, from under it, and from under the remedy."""
+    """The reports that one remedy is judged by: from before the fault, under the fault, and under the remedy."""
 
     reference: tuple[StepReport, ...]
     under_fault: tuple[StepReport, ...]
@@ -45,18 +45,18 @@ def judge(incident: Incident, case: Case, *, alarm_active: bool, probe_size: int
     probe, which no reward channel reaches, must not have fallen since the remedy. A fall is reported at once.
 
     Args:
-        incident: whose remedy is verified.
-        case: the reports that speak about it.
+        incident: the one whose remedy is verified.
+        case: the reports that it is judged by.
         alarm_active: whether an alarm of the fault is active.
         probe_size: problems of a held-out probe.
-        window: steps under the remedy that are needed.
+        window: number of steps under the remedy that are needed.
     """
     fingerprint = FINGERPRINTS.get(incident.code)
     harm, directions = (fingerprint.harm, fingerprint.weights) if fingerprint else ((), {})
     before = severity(case.under_fault, case.reference, harm, directions)
     after = severity(case.after[-window:], case.reference, harm, directions)
     probe_before, probe_after = last_probe((*case.reference, *case.under_fault)), last_probe(case.after)
-    # The first probe under a remedy still shows what the fault has done; only a later loss is the remedy's.
+    # The first probe under a remedy still shows the fault's effect; only a later loss is due to the remedy.
     first = [v for r in case.after if not math.isnan(v := value(r, "probe_accuracy"))][:1]
 
     def outcome(kind: OutcomeKind, reason: str) -> Outcome:
@@ -69,27 +69,31 @@ def judge(incident: Incident, case: Case, *, alarm_active: bool, probe_size: int
         return None
     if alarm_active:
         return outcome(OutcomeKind.INEFFECTIVE, f"the alarm is still active after {window} steps")
-    # A fault from the first step on, or one without a fingerprint, cannot be measured against a reference: then it
-    # must be enough that the alarm has cleared.
+    # A fault from the first step on, or one without a fingerprint, has no reference: the cleared alarm then suffices.
     measured = not (math.isnan(before) or math.isnan(after))
     if math.isnan(after) and not math.isnan(before):
         return outcome(OutcomeKind.INEFFECTIVE, "the signals that the fault harmed can no longer be measured")
     if measured and after > max(0.0, before - MUST_FALL):
-        reason = f"severity went from {before:.1f} to {after:.1f} nats, which is not enough"
+        reason = f"severity went from {_nats(before)} to {_nats(after)} nats, which is not enough"
         return outcome(OutcomeKind.INEFFECTIVE, reason)
-    fell = f"severity fell from {before:.1f} to {after:.1f} nats" if measured else "the alarm has cleared"
+    fell = f"severity fell from {_nats(before)} to {_nats(after)} nats" if measured else "the alarm has cleared"
     if source_active(incident.code, case.after[-window:], case.reference):
         return outcome(OutcomeKind.MITIGATED, f"{fell}; its cause is still active, so the levers stay")
     return outcome(OutcomeKind.RESOLVED, f"{fell} and its cause is no longer active")
 
 
+def _nats(severity: float) -> str:
+    """A severity with one decimal, never -0.0."""
+    return f"{round(severity, 1) + 0.0:.1f}"
+
+
 def confirmed(diagnosis: Diagnosis | None, before: float, now: float, size: int) -> tuple[bool, str]:
-    """Whether something costly may be done: held-out accuracy has fallen, or the evidence needs no second opinion.
+    """Whether a costly remedy may be applied: held-out accuracy has fallen, or the evidence needs no confirmation.
 
     Args:
-        diagnosis: what it is done about.
+        diagnosis: that the remedy is for.
         before: held-out accuracy before the fault.
-        now: held-out accuracy of a probe made for this question.
+        now: held-out accuracy of a probe made for this check.
         size: problems of a probe.
     """
     if probe_drop(before, now, size) > CONFIRMING_DROP:
@@ -100,11 +104,11 @@ def confirmed(diagnosis: Diagnosis | None, before: float, now: float, size: int)
 
 
 def source_active(code: str, reports: Sequence[StepReport], reference: Sequence[StepReport]) -> bool:
-    """Whether the cause of a fault is still active, looked at past the levers that keep its harm away.
+    """Whether the cause of a fault is still active, even where levers contain its harm.
 
     Args:
         code: of the fault.
-        reports: of the window that is looked at.
+        reports: of the window.
         reference: from before the fault.
     """
     return plan_of(code).source_active(reports, reference)

@@ -18,7 +18,7 @@ from rftfm_ray.telemetry.events import EventLog
 from rftfm_ray.telemetry.metrics import StepGauges
 from rftfm_ray.telemetry.parts import BackgroundWriter
 from rftfm_ray.telemetry.recorder import StepRecorder, TrajectoryRecorder
-from rftfm_ray.types import ProbeResult, RunSummary, StepId, VetoRecord
+from rftfm_ray.types import ProbeResult, RejectedUpdate, RunSummary, StepId
 
 
 class RunRecords:
@@ -52,7 +52,7 @@ class RunRecords:
         """Append one line to `events.jsonl`."""
         self._events.append(kind, step, **fields)
 
-    def step(self, row: StepRow, batch: TrajectoryBatch, vetoes: tuple[VetoRecord, ...]) -> None:
+    def step(self, row: StepRow, batch: TrajectoryBatch, vetoes: tuple[RejectedUpdate, ...]) -> None:
         """Record one step: its row, its sampled trajectories, its refused updates."""
         self._steps.add(row)
         self._trajectories.add(row.id, batch)

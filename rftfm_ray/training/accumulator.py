@@ -1,4 +1,4 @@
-"""Sums over the chosen tokens of a step, and the metrics that they come to."""
+"""Accumulates metrics over the chosen tokens of a step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rftfm_ray.training.packing import MicroBatch
 from rftfm_ray.types import Settings
 
 NAN = float("nan")
-# Beyond this the exponential of a difference of log-probs says no more than that they have nothing in common.
+# Log ratios are clipped at this: larger ones only show that the two distributions are unrelated.
 LARGEST_LOG_RATIO = 20.0
 _SUMS = (
     "policy_loss", "kl_ref", "kl_old", "entropy", "clip_low_rate", "clip_high_rate", "value_loss", "value_clip_rate",
@@ -26,10 +26,10 @@ _SUMS = (
 
 
 class MetricAccumulator:
-    """What the micro batches of a step add up to.
+    """Accumulates the metrics of a step's micro batches.
 
     Args:
-        comparable: whether the rollout's log-probs are those of the same distribution as the learner's.
+        comparable: whether the rollout's and the learner's log-probs belong to the same distribution.
     """
 
     def __init__(self, *, comparable: bool) -> None:
@@ -45,7 +45,7 @@ class MetricAccumulator:
         self.moved = (NAN, NAN)
 
     def add(self, micro: MicroBatch, settings: Settings, targets: Targets, parts: Terms) -> None:
-        """Count one micro batch. One transfer from the device."""
+        """Add one micro batch, with one transfer from the device."""
         ratio, old, drift = parts.ratio, parts.old, parts.old - micro.sampled
         low = (ratio < 1 - settings.clip_low) & (targets.advantage < 0)
         high = (ratio > 1 + settings.clip_high) & (targets.advantage > 0)
@@ -54,18 +54,18 @@ class MetricAccumulator:
         columns = (parts.policy, parts.kl_ref, parts.kl_old, parts.entropy, low, high, parts.value, parts.value_clipped)
         sums = torch.stack([t.double().sum() for t in (*columns, rollout_kl, rollout_ratio)])
         peaks = torch.stack([ratio.max(), -ratio.min(), drift.abs().max()]).double()
-        found = torch.cat([sums, peaks]).tolist()
+        totals = torch.cat([sums, peaks]).tolist()
         self._tokens += len(micro.targets)
-        self._sums += found[: len(_SUMS)]
+        self._sums += totals[: len(_SUMS)]
         # numpy's maximum keeps NaN, which is a finding; Python's max would drop it.
-        self._peaks = np.maximum(self._peaks, found[len(_SUMS) :])
+        self._peaks = np.maximum(self._peaks, totals[len(_SUMS) :])
         self._entropies.append(parts.entropy)
         self._observed.append(parts.entropy[micro.observed])
 
     def metrics(
         self, settings: Settings, factor: float, staleness: float, vetoes: int, *, critic: bool
     ) -> UpdateMetrics:
-        """The step's figures."""
+        """The step's metrics."""
         means = dict(zip(_SUMS, (self._sums / (self._tokens or NAN)).tolist(), strict=True))
         ratio_max, ratio_low, gap = self._peaks.tolist() if self._tokens else [NAN] * 3
         q10, q90 = _quantiles(self._entropies)

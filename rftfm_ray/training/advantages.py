@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STD_EPSILON = 1e-4
-# Below the root, so that tokens which are all alike are not blown up.
+# Added below the root, so that nearly equal tokens are not amplified.
 WHITEN_EPSILON = 1e-8
 
 
@@ -21,7 +21,7 @@ def group_advantages(
     Args:
         reward: (B,) rewards; ignored where `valid` is False.
         group: (B,) group of every trajectory, 0 <= group.
-        valid: (B,) members that count. A masked member has no share in mean or deviation.
+        valid: (B,) members that count. Masked members are not part of mean or deviation.
         normalize_std: divide by the group's sample standard deviation plus 1e-4.
 
     Returns:
@@ -54,17 +54,17 @@ def _centred(
     reward: NDArray[np.float32], group: NDArray[np.int32], valid: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(B,) rewards less the mean of their group, 0 where masked; and members that count, by group."""
-    kept = np.where(valid, reward, 0.0).astype(np.float64)
+    unmasked = np.where(valid, reward, 0.0).astype(np.float64)
     count = np.bincount(group, weights=valid).astype(np.float64)
-    mean = np.bincount(group, weights=kept) / np.maximum(count, 1)
-    centred: NDArray[np.float64] = np.where(valid, kept - mean[group], 0.0)
+    mean = np.bincount(group, weights=unmasked) / np.maximum(count, 1)
+    centred: NDArray[np.float64] = np.where(valid, unmasked - mean[group], 0.0)
     return centred, count
 
 
 def mixed_groups(reward: NDArray[np.float32], group: NDArray[np.int32], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(B,) whether a trajectory's group holds different rewards: only such groups move a group-relative policy.
+    """(B,) whether a trajectory's group has different rewards: only such groups have nonzero advantages.
 
-    The filter of DAPO's dynamic sampling (arXiv 2503.14476, section 3.2), without drawing others in their place.
+    The filter of DAPO's dynamic sampling (arXiv 2503.14476, section 3.2), without drawing replacements.
     """
     size = int(group.max(initial=-1)) + 1
     low, high = np.full(size, np.inf), np.full(size, -np.inf)
@@ -79,8 +79,8 @@ def gae(
 ) -> NDArray[np.float64]:
     """Generalised advantage estimates (arXiv 1506.02438, equation 16) over chosen tokens.
 
-    A trajectory's reward comes with its last token, after which nothing is worth anything: an episode that was cut
-    off has been graded as it stands.
+    The reward comes with the last token, and the value after it is 0, also for truncated episodes: they are graded as
+    they are.
 
     Args:
         reward: (B,) one reward a trajectory.
@@ -94,37 +94,37 @@ def gae(
     """
     advantages = np.zeros(len(values), np.float64)
     ends = np.cumsum(counts)
-    following, ahead = np.zeros(len(counts)), np.zeros(len(counts))
+    next_advantage, next_value = np.zeros(len(counts)), np.zeros(len(counts))
     for back in range(int(counts.max(initial=0))):
-        # The token `back` places before the end of every trajectory that is long enough.
+        # The token `back` positions before the end, of every trajectory that is long enough.
         rows = np.flatnonzero(counts > back)
-        places = ends[rows] - 1 - back
-        now = values[places].astype(np.float64)
+        positions = ends[rows] - 1 - back
+        now = values[positions].astype(np.float64)
         earned = reward[rows].astype(np.float64) if back == 0 else 0.0
-        following[rows] = earned + gamma * ahead[rows] - now + gamma * lam * following[rows]
-        ahead[rows] = now
-        advantages[places] = following[rows]
+        next_advantage[rows] = earned + gamma * next_value[rows] - now + gamma * lam * next_advantage[rows]
+        next_value[rows] = now
+        advantages[positions] = next_advantage[rows]
     return advantages
 
 
 def returns_to_go(reward: NDArray[np.float32], counts: NDArray[np.int64], gamma: float) -> NDArray[np.float64]:
-    """(A,) discounted reward that follows every chosen token; what a value should have said."""
+    """(A,) discounted reward after every chosen token: the target of its value."""
     total = int(counts.sum())
     remaining = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(total)
     discounted: NDArray[np.float64] = np.repeat(reward.astype(np.float64), counts) * gamma**remaining
     return discounted
 
 
-def whiten(values: NDArray[np.float64], kept: NDArray[np.bool_], *, normalize_std: bool) -> NDArray[np.float64]:
-    """(A,) `values` less their mean, and by their deviation, over those that are `kept`; 0 elsewhere.
+def whiten(values: NDArray[np.float64], included: NDArray[np.bool_], *, normalize_std: bool) -> NDArray[np.float64]:
+    """(A,) `values` minus their mean, over their deviation, for those that are `included`; 0 elsewhere.
 
     Over all tokens of a step, as PPO's implementations and REINFORCE++ (arXiv 2501.03262, equation 9) do. Sample
     variance plus 1e-8 below the root.
     """
-    chosen = values[kept]
+    chosen = values[included]
     if not len(chosen):
         return np.zeros_like(values)
-    centred = np.where(kept, values - chosen.mean(), 0.0)
+    centred = np.where(included, values - chosen.mean(), 0.0)
     if normalize_std:
         centred = centred / np.sqrt(chosen.var(ddof=1 if len(chosen) > 1 else 0) + WHITEN_EPSILON)
     return centred

@@ -4,10 +4,10 @@ A checkpoint is a directory `step-000040` with
 
     model/                the weights as a Hugging Face directory that can be served as it is
     rank-0.safetensors    this rank's fp32 master weights, optimizer moments and step counts, RNG
-    state.json            place in the run, levers, the gate's window, and the layout it belongs to
+    state.json            position in the run, levers, the gate's window, and the layout it belongs to
     manifest.json         size and SHA-256 of every other file
 
-Nothing is unpickled on the way back, and every file is checked against the manifest before it is used.
+Loading unpickles nothing, and every file is checked against the manifest before it is used.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STAGING_PREFIX = ".staging-"
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """Everything of a run's place that is not a tensor. `cursor` counts the prompts drawn so far."""
+    """The position of a run without its tensors. `cursor` counts the prompts drawn so far."""
 
     attempt: int
     step: int
@@ -66,7 +66,7 @@ _STATE = TypeAdapter(TrainerState)
 
 
 def stage(folder: Path, step: int) -> Path:
-    """A new, empty staging directory below `folder`; what an earlier crash left of its kind is removed."""
+    """A new, empty staging directory below `folder`; staging directories that a crash left behind are removed."""
     folder.mkdir(mode=PRIVATE_DIR, parents=True, exist_ok=True)
     for left in folder.glob(f"{STAGING_PREFIX}*"):
         shutil.rmtree(left)
@@ -93,10 +93,10 @@ def write_model(staging: Path, arrays: Mapping[str, NDArray[Any]], origin: Path)
 
 
 def commit(staging: Path, state: TrainerState) -> Checkpoint:
-    """Write state and manifest and give the checkpoint its name. Before this, there is no checkpoint.
+    """Write state and manifest, and give the checkpoint its name. Only now does the checkpoint exist.
 
     Raises:
-        CheckpointError: when one of that name exists.
+        CheckpointError: when a checkpoint of that name exists.
     """
     suffix = f"-a{state.attempt}" if state.attempt else ""
     final = staging.parent / f"step-{state.step:06d}{suffix}"
@@ -123,9 +123,9 @@ def verify(path: Path) -> Checkpoint:
     listed = manifest.get("files")
     if not isinstance(listed, dict) or not listed:
         raise CheckpointError(f"{path / 'manifest.json'} lists no files; use another checkpoint.")
-    found = {str(f.relative_to(path)) for f in _files(path)} - {"manifest.json"}
-    if found != set(listed):
-        wrong = min(found ^ set(listed))
+    present = {str(f.relative_to(path)) for f in _files(path)} - {"manifest.json"}
+    if present != set(listed):
+        wrong = min(present ^ set(listed))
         problem = "is missing" if wrong in listed else "is not in its manifest"
         raise CheckpointError(f"Checkpoint file {path / wrong} {problem}; use another checkpoint.")
     for name, expected in listed.items():
@@ -186,16 +186,16 @@ def newest_valid(folder: Path) -> Checkpoint | None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, at least 1. The manifest goes first: no half of one looks whole."""
+    """Remove all but the newest `keep` checkpoints, at least 1; manifests first, so that no partial one looks valid."""
     for path in _named(folder)[: -max(keep, 1)]:
         (path / "manifest.json").unlink(missing_ok=True)
         shutil.rmtree(path)
 
 
 def _named(folder: Path) -> list[Path]:
-    """Checkpoints by (attempt, step): a later attempt is newer, whatever its step."""
-    found = [(match, path) for path in folder.glob("step-*") if (match := NAME.fullmatch(path.name))]
-    return [path for match, path in sorted(found, key=lambda pair: (int(pair[0][2] or 0), int(pair[0][1])))]
+    """Checkpoints by (attempt, step): a later attempt is newer at any step."""
+    matches = [(match, path) for path in folder.glob("step-*") if (match := NAME.fullmatch(path.name))]
+    return [path for match, path in sorted(matches, key=lambda pair: (int(pair[0][2] or 0), int(pair[0][1])))]
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -203,7 +203,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _contiguous(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    # Not ascontiguousarray: it makes a row of a single number.
+    # Not `ascontiguousarray`, which gives a scalar array an axis.
     return {name: np.asarray(array, order="C") for name, array in arrays.items()}
 
 

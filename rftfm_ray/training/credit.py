@@ -1,4 +1,4 @@
-"""Credit: which tokens of a step are to be made likelier, and how that went. Pure numpy."""
+"""Credit assignment: the advantages of a step's tokens, and their metrics. Pure numpy."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from rftfm_ray.training.advantages import (
 from rftfm_ray.types import Settings
 
 NAN = float("nan")
-# Tokens before the last that are looked at for where the credit went.
+# Largest lag, in tokens before the last, of `credit_lag`.
 LAGS = 8
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How rewards become advantages: the estimator with everything that is in force."""
+    """How rewards become advantages: the estimator with its current settings."""
 
     estimator: str
     normalize_std: bool
@@ -46,21 +46,21 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """What a step's update goes by.
+    """The credit that a step's update uses.
 
     Attributes:
-        kept: (B,) trajectories that take part.
+        included: (B,) trajectories that take part.
         advantages: (A,) of every chosen token, 0 where its trajectory takes no part.
-        returns: (A,) what the critic learns; empty without one.
+        returns: (A,) targets of the critic; empty without one.
     """
 
-    kept: NDArray[np.bool_]
+    included: NDArray[np.bool_]
     advantages: NDArray[np.float32]
     returns: NDArray[np.float32]
 
 
 def rule_of(config: RunConfig, settings: Settings) -> Rule:
-    """The rule that is in force under `settings`."""
+    """The rule under `settings`."""
     return Rule(
         config.algorithm.name, config.normalizes_std, settings.gamma, settings.gae_lambda, settings.advantage_clip,
         settings.group_filter,
@@ -69,48 +69,49 @@ def rule_of(config: RunConfig, settings: Settings) -> Rule:
 
 def members(batch: TrajectoryBatch, rule: Rule) -> NDArray[np.bool_]:
     """(B,) trajectories that take part in an update: valid, not empty, and not filtered out."""
-    kept = batch.valid & (batch.action_counts() > 0)
+    included = batch.valid & (batch.action_counts() > 0)
     if rule.group_filter:
-        kept = kept & mixed_groups(batch.reward, batch.group, batch.valid)
-    return kept
+        included = included & mixed_groups(batch.reward, batch.group, batch.valid)
+    return included
 
 
 def assign(batch: TrajectoryBatch, rule: Rule, values: NDArray[np.float32] | None = None) -> Credit:
-    """Advantages of all chosen tokens; `values` (A,) are the critic's, of before the step."""
-    counts, kept = batch.action_counts(), members(batch, rule)
-    token_kept, returns = np.repeat(kept, counts), np.zeros(0, np.float32)
+    """Assign advantages to all chosen tokens; `values` (A,) are the critic's from before the step."""
+    counts, included = batch.action_counts(), members(batch, rule)
+    token_included, returns = np.repeat(included, counts), np.zeros(0, np.float32)
     reward = np.where(batch.valid, batch.reward, 0).astype(np.float32)
     if rule.critic:
         if values is None:
             raise ValueError("advantages of ppo need the critic's values")
         raw = gae(reward, values, counts, rule.gamma, rule.gae_lambda)
         returns = (raw + values).astype(np.float32)
-        found = whiten(raw, token_kept, normalize_std=rule.normalize_std)
+        advantages = whiten(raw, token_included, normalize_std=rule.normalize_std)
     elif rule.estimator == "reinforce_pp":
-        found = whiten(np.repeat(reward, counts).astype(np.float64), token_kept, normalize_std=rule.normalize_std)
+        raw = np.repeat(reward, counts).astype(np.float64)
+        advantages = whiten(raw, token_included, normalize_std=rule.normalize_std)
     else:
         relative = group_advantages if rule.estimator == "grpo" else leave_one_out_advantages
-        found = np.repeat(relative(reward, batch.group, batch.valid, normalize_std=rule.normalize_std), counts)
+        advantages = np.repeat(relative(reward, batch.group, batch.valid, normalize_std=rule.normalize_std), counts)
     if rule.clip is not None:
-        found = np.clip(found, -rule.clip, rule.clip)
-    return Credit(kept, np.where(token_kept, found, 0).astype(np.float32), returns)
+        advantages = np.clip(advantages, -rule.clip, rule.clip)
+    return Credit(included, np.where(token_included, advantages, 0).astype(np.float32), returns)
 
 
 def credit_metrics(
     batch: TrajectoryBatch, credit: Credit, rule: Rule, error: float, values: NDArray[np.float32] | None = None
 ) -> CreditMetrics:
-    """Figures of a step's credit; see `CreditMetrics`. `error` is the largest difference to the recompute."""
+    """Metrics of a step's credit; see `CreditMetrics`. `error` is the largest difference from the recomputation."""
     counts = batch.action_counts()
-    token_kept = np.repeat(credit.kept, counts)
-    ends = np.cumsum(counts)[credit.kept]
-    lasts, firsts = ends - 1, ends - counts[credit.kept]
+    token_included = np.repeat(credit.included, counts)
+    ends = np.cumsum(counts)[credit.included]
+    lasts, firsts = ends - 1, ends - counts[credit.included]
     reward = np.where(batch.valid, batch.reward, 0).astype(np.float32)
     returns = returns_to_go(reward, counts, rule.gamma)
-    units = (credit.advantages[token_kept] if rule.critic else credit.advantages[lasts]).astype(np.float64)
-    surprise = _surprise(credit, reward, counts, values)
-    correlation, lag = _placement(credit, reward - _group_mean(reward, batch), surprise, counts)
-    groups, dropped = len(np.unique(batch.group)), batch.group[batch.valid & ~credit.kept]
-    lost = len(set(np.unique(dropped).tolist()) - set(np.unique(batch.group[credit.kept]).tolist()))
+    units = (credit.advantages[token_included] if rule.critic else credit.advantages[lasts]).astype(np.float64)
+    value_error = _value_error(credit, reward, counts, values)
+    correlation, lag = _placement(credit, reward - _group_mean(reward, batch), value_error, counts)
+    groups, dropped = len(np.unique(batch.group)), batch.group[batch.valid & ~credit.included]
+    lost = len(set(np.unique(dropped).tolist()) - set(np.unique(batch.group[credit.included]).tolist()))
 
     def mean(array: NDArray[np.generic] | None, at: NDArray[np.int64]) -> float:
         return float(array[at].mean()) if array is not None and len(at) else NAN
@@ -127,7 +128,7 @@ def credit_metrics(
         return_late=mean(returns, lasts),
         value_early=mean(values, firsts),
         value_late=mean(values, lasts),
-        **_calibration(returns[token_kept], None if values is None else values[token_kept]),
+        **_calibration(returns[token_included], None if values is None else values[token_included]),
         credit_correlation=correlation,
         credit_lag=lag,
         filtered_group_rate=lost / groups if groups else NAN,
@@ -136,17 +137,17 @@ def credit_metrics(
 
 def _calibration(returns: NDArray[np.float64], values: NDArray[np.float32] | None) -> dict[str, float]:
     """Bias, slope of returns on values, and explained variance 1 - Var(return - value) / Var(return)."""
-    found = dict.fromkeys(("value_bias", "value_slope", "explained_variance"), NAN)
+    result = dict.fromkeys(("value_bias", "value_slope", "explained_variance"), NAN)
     if values is None or not len(values):
-        return found
-    said = values.astype(np.float64)
-    spread, variance = said.var(), returns.var()
-    found["value_bias"] = float((said - returns).mean())
+        return result
+    predicted = values.astype(np.float64)
+    spread, variance = predicted.var(), returns.var()
+    result["value_bias"] = float((predicted - returns).mean())
     if spread > 0:
-        found["value_slope"] = float(((said - said.mean()) * (returns - returns.mean())).mean() / spread)
+        result["value_slope"] = float(((predicted - predicted.mean()) * (returns - returns.mean())).mean() / spread)
     if variance > 0:
-        found["explained_variance"] = float(1 - (returns - said).var() / variance)
-    return found
+        result["explained_variance"] = float(1 - (returns - predicted).var() / variance)
+    return result
 
 
 def _group_mean(reward: NDArray[np.float32], batch: TrajectoryBatch) -> NDArray[np.float64]:
@@ -157,36 +158,36 @@ def _group_mean(reward: NDArray[np.float32], batch: TrajectoryBatch) -> NDArray[
     return mean
 
 
-def _surprise(
+def _value_error(
     credit: Credit, reward: NDArray[np.float32], counts: NDArray[np.int64], values: NDArray[np.float32] | None
 ) -> NDArray[np.float64]:
-    """(B,) reward less what the critic said of it before the last chosen token."""
-    found = reward.astype(np.float64)
+    """(B,) reward minus the critic's value before the last chosen token."""
+    error = reward.astype(np.float64)
     if values is not None:
-        found[credit.kept] -= values[np.cumsum(counts)[credit.kept] - 1]
-    return found
+        error[credit.included] -= values[np.cumsum(counts)[credit.included] - 1]
+    return error
 
 
 def _placement(
-    credit: Credit, reward: NDArray[np.float64], surprise: NDArray[np.float64], counts: NDArray[np.int64]
+    credit: Credit, reward: NDArray[np.float64], value_error: NDArray[np.float64], counts: NDArray[np.int64]
 ) -> tuple[float, float]:
-    """Correlation of the last chosen token's advantage with the reward, and the lag of the last token's surprise.
+    """Correlation of the last chosen token's advantage with the reward, and the lag of the last token's value error.
 
-    The lag is how many tokens before the last the advantage goes most with that surprise: a critic that knows the end
-    makes earlier tokens go better with the reward itself. Over one set of trajectories, long enough for every lag, so
-    that lengths make no difference.
+    The lag is the number of tokens before the last at which the advantage correlates most with that error. The error is
+    used because a critic that predicts the end makes earlier tokens correlate better with the reward itself. All lags
+    use the same trajectories, which are long enough for every lag, so that lengths do not matter.
     """
-    lengths = counts[credit.kept]
+    lengths = counts[credit.included]
     if not len(lengths):
         return NAN, NAN
     lags = min(LAGS, max(1, int(np.quantile(lengths, 0.25))))
-    long = credit.kept & (counts >= lags)
+    long = credit.included & (counts >= lags)
     ends = np.cumsum(counts)[long]
-    found = np.array([_correlation(credit.advantages[ends - 1 - lag], surprise[long]) for lag in range(lags)])
-    if np.isnan(found).all():
+    correlations = np.array([_correlation(credit.advantages[ends - 1 - lag], value_error[long]) for lag in range(lags)])
+    if np.isnan(correlations).all():
         return NAN, NAN
-    # The first of those that differ by rounding alone.
-    lag = int(np.argmax(found >= np.nanmax(found) - ROUNDING))
+    # The first of the lags whose correlations differ only by rounding.
+    lag = int(np.argmax(correlations >= np.nanmax(correlations) - ROUNDING))
     return _correlation(credit.advantages[ends - 1], reward[long]), float(lag)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Judged(NamedTuple):
-    """Logits (..., V) and values (...) of the same positions. A tuple: ZeRO-3 looks for tensors in nothing else."""
+    """Logits (..., V) and values (...) of the same positions. A tuple, because ZeRO-3 finds tensors only in tuples."""
 
     logits: Tensor
     values: Tensor
@@ -18,7 +18,7 @@ class Judged(NamedTuple):
 def value_head(width: int, dtype: torch.dtype) -> nn.Sequential:
     """One hidden layer of the model's own width, then a value: a linear head finds little in a small model's states.
 
-    Its start is the same in every run, whatever its seed, and says 0.
+    Its initial weights are the same for every seed, and give the value 0.
     """
     first, last = nn.Linear(width, width, dtype=dtype), nn.Linear(width, 1, dtype=dtype)
     bound = width**-0.5
@@ -33,8 +33,8 @@ def value_head(width: int, dtype: torch.dtype) -> nn.Sequential:
 class ActorCritic(nn.Module):
     """A causal language model `lm` and its `value_head`. Values are 0 until the head has learnt.
 
-    The hidden states are caught on their way into the model's output layer, so that whatever the model does to them
-    before or after (norms, caps) is the model's own business.
+    A hook reads the hidden states at the input of the model's output layer, so that the model's own processing before
+    and after it (norms, caps) does not matter.
     """
 
     def __init__(self, lm: Any) -> None:
@@ -49,7 +49,7 @@ class ActorCritic(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The language model's own."""
+        """Configuration of the language model."""
         return self.lm.config
 
     def _catch(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

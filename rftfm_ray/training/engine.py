@@ -1,7 +1,7 @@
-"""DeepSpeed as the learner needs it: accumulate, look at the gradient, then commit or discard; save and put back.
+"""DeepSpeed for the learner: accumulate, check the gradient, then commit or discard; save and restore.
 
-Reaches into DeepSpeed 0.19's ZeRO optimizers where its public interface has no way: the gradient norm before
-the step, dropping a gradient, and the flat partitions that a snapshot holds. Everything that does so is here.
+This module uses private parts of DeepSpeed 0.19's ZeRO optimizers where there is no public interface: the gradient norm
+before the step, dropping a gradient, and the flat partitions of a snapshot. No other module does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rftfm_ray.training.critic import ActorCritic
 from rftfm_ray.training.forward import load_causal_lm, predict, run_model
 from rftfm_ray.training.packing import Packed
 
-# Entries whose change tells how far an update went.
+# Number of sampled entries whose change measures the size of an update.
 SAMPLED_WEIGHTS = 65_536
 
 
@@ -71,13 +71,12 @@ class LearnerEngine:
 
     @property
     def device(self) -> torch.device:
-        """Where micro batches must be."""
+        """The device of micro batches."""
         device: torch.device = self._engine.device
         return device
 
     def _deepspeed_config(self, model: ModelConfig, learner: LearnerConfig, parameters: int) -> dict[str, object]:
-        # DeepSpeed sets a whole bucket aside, by default for half a billion elements.
-        # An even number: its alignment asks for that.
+        # DeepSpeed allocates a whole bucket, by default for half a billion elements; its size must be even.
         bucket = min(parameters + parameters % 2, 500_000_000)
         adam = {"lr": learner.lr, "betas": list(learner.adam_betas), "weight_decay": learner.weight_decay}
         return {
@@ -105,11 +104,11 @@ class LearnerEngine:
         """Logits as `logits` gives them, and the critic's values (A,) of the same states, None without a critic."""
         if self._critic is None:
             return predict(self._engine, packed, row, column), None
-        judged, places = run_model(self._engine, packed, row, column)
-        return judged.logits[places], judged.values[places]
+        output, index = run_model(self._engine, packed, row, column)
+        return output.logits[index], output.values[index]
 
     def freeze_policy(self, frozen: bool) -> None:
-        """Let only the critic learn, or both again. While frozen the value's gradient ends at its head."""
+        """Freeze or unfreeze the policy. While it is frozen the value's gradient ends at the critic's head."""
         if self._critic is not None:
             self._critic.detached = frozen
 
@@ -135,12 +134,13 @@ class LearnerEngine:
         return math.sqrt(math.fsum(norm * norm for norm in groups))
 
     def commit(self, lr: float, max_grad_norm: float, critic_lr: float = 0.0) -> None:
-        """Clip, step, and clear the gradient; the critic's head steps at a rate of its own.
+        """Clip, step, and clear the gradient; the critic's head has its own rate.
 
-        At rate 0 the optimizer forgets nothing about the policy: moments that had decayed under it would make the next
-        update too large.
+        At rate 0 the policy's moments are restored after the step: decayed ones would make the next update too large.
         """
-        kept = [(m, {k: v.clone() for k, v in self._inner.state[m].items()}) for m in self._policy_masters() if lr == 0]
+        saved = [
+            (m, {k: v.clone() for k, v in self._inner.state[m].items()}) for m in self._policy_masters() if lr == 0
+        ]
         for group, rate in zip(self._optimizer.param_groups, (lr, critic_lr), strict=False):
             group["lr"] = rate
         if self._stage == 0:
@@ -148,27 +148,27 @@ class LearnerEngine:
         else:
             self._optimizer.clip_grad = max_grad_norm
         self._engine.step()
-        for master, moments in kept:
+        for master, moments in saved:
             for name, value in self._inner.state[master].items():
                 value.copy_(moments[name] if name in moments else torch.zeros_like(value))
 
     def keep(self, share: float) -> list[Tensor]:
-        """Copies of the first `share` of every part of the policy's master weights, for `put_back`; none of 0."""
+        """Copies of the first `share` of every part of the policy's master weights, for `put_back`; empty for 0."""
         if share == 0:
             return []
         flat = [master.detach().reshape(-1) for master in self._policy_masters()]
         return [master[: round(share * len(master))].clone() for master in flat]
 
-    def put_back(self, kept: Sequence[Tensor]) -> None:
-        """Undo the last update of what `keep` gave, as an optimizer does that does not know of these weights."""
+    def put_back(self, copies: Sequence[Tensor]) -> None:
+        """Restore the weights that `keep` copied, as if the optimizer had not updated them."""
         with torch.no_grad():
-            for master, old in zip(self._policy_masters(), kept, strict=False):
+            for master, old in zip(self._policy_masters(), copies, strict=False):
                 master.data.reshape(-1)[: len(old)].copy_(old)
-            if kept:
+            if copies:
                 self._publish()
 
     def sample(self) -> Tensor:
-        """A copy of about `SAMPLED_WEIGHTS` master weights, always the same ones: how far did an update go?"""
+        """A copy of about `SAMPLED_WEIGHTS` master weights, always the same ones, to measure the size of an update."""
         masters = [master.detach().reshape(-1) for master in self._policy_masters()]
         stride = max(1, sum(len(master) for master in masters) // SAMPLED_WEIGHTS)
         return torch.cat([master[::stride] for master in masters])
@@ -191,7 +191,7 @@ class LearnerEngine:
             self._optimizer.all_grad_tensors[key] = None
 
     def export(self) -> dict[str, NDArray[Any]]:
-        """A copy of the policy's weights by Hugging Face name. bfloat16 travels as float32, which holds it exactly."""
+        """A copy of the policy's weights by Hugging Face name. bfloat16 is sent as float32, which holds it exactly."""
         import deepspeed
 
         parameters = list(self._lm.named_parameters())
@@ -207,14 +207,14 @@ class LearnerEngine:
         return list(self._optimizer.single_partition_of_fp32_groups)
 
     def _policy_masters(self) -> list[Tensor]:
-        """Those of the policy: a critic's head comes last, tensor by tensor or as a group of its own."""
+        """The master weights of the policy: the critic's head is last, as tensors or as one group."""
         if self._critic is None:
             return self._masters()
         head = len(list(self._critic.value_head.parameters())) if self._stage == 0 else 1
         return self._masters()[:-head]
 
     def _live_state(self) -> dict[str, Tensor]:
-        """The tensors that determine the next update, by name: not copies, the live ones."""
+        """The live tensors, not copies, that determine the next update, by name."""
         tensors: dict[str, Tensor] = {}
         for i, master in enumerate(self._masters()):
             # The moments are absent before the first step: created, so that every state has the same names.
@@ -232,7 +232,7 @@ class LearnerEngine:
         return {**tensors, "rng.torch": torch.get_rng_state()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave; the next updates are then bitwise the same.
+        """Restore what `state` gave; the next updates are then bitwise the same.
 
         Raises:
             LearnerError: when names or shapes belong to another layout.
@@ -252,7 +252,7 @@ class LearnerEngine:
         self._publish()
 
     def _publish(self) -> None:
-        """Let the module hold what the master weights say."""
+        """Copy the master weights into the module."""
         if self._stage == 3:
             for half, full in zip(
                 self._optimizer.fp16_partitioned_groups_flat,

@@ -1,4 +1,4 @@
-"""Hugging Face causal language models on packed sequences: logits where they are needed, and nowhere else."""
+"""Hugging Face causal language models on packed sequences: logits at the requested positions only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rftfm_ray.training import attention
 from rftfm_ray.training.packing import Packed, pack_sequences
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Sequences of a shared and of an own prompt, of three lengths: a layout with everything that one may hold.
+# Sequences with a shared and with their own prompt, of three lengths: a layout with every case.
 _TRIAL = ([1, 2, 3, 1, 2], [1, 2, 3, 2], [3, 1])
 _TRIAL_PROMPTS = (3, 3, 1)
 
@@ -20,7 +20,7 @@ _TRIAL_PROMPTS = (3, 3, 1)
 def load_causal_lm(path: str, dtype: str) -> Any:
     """A causal language model in evaluation mode: dropout would break the ratio to the rollout.
 
-    Its attention is the packed one where the model can have it (`packs`), else its own on padded sequences.
+    It uses packed attention where the model supports it (`packs`), else its own attention on padded sequences.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -41,13 +41,13 @@ def packs(model: Any) -> bool:
 
 def predict(model: Any, packed: Packed, row: Tensor, column: Tensor) -> Tensor:
     """(A, V) logits of the tokens that follow positions `column` of sequences `row`, both (A,)."""
-    output, places = run_model(model, packed, row, column)
-    logits: Tensor = output.logits[places]
+    output, index = run_model(model, packed, row, column)
+    logits: Tensor = output.logits[index]
     return logits
 
 
 def run_model(model: Any, packed: Packed, row: Tensor, column: Tensor) -> tuple[Any, tuple[Any, ...]]:
-    """The model's output for the tokens after `column` of `row`, and where in it they stand: index its fields so."""
+    """The model's output for the tokens after `column` of `row`, and the index of these tokens in its fields."""
     layout = packed.layout
     if not packs(model):
         return model(input_ids=packed.tokens[layout.source], use_cache=False), (row, column)
@@ -68,13 +68,13 @@ def _packs_wrongly(model: Any) -> bool:
     last = torch.tensor([len(s) - 1 for s in sequences])
     rows = torch.arange(len(sequences))
     own = model.config._attn_implementation
-    exact = 1e-3 if model.dtype == torch.float32 else 5e-2
+    tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
     with torch.no_grad():
         padded = predict(model, packed, rows, last).float()
         model.set_attn_implementation(attention.NAME)
         try:
             difference = (predict(model, packed, rows, last).float() - padded).abs().max() / padded.abs().max()
-            return not bool(difference <= exact)
+            return not bool(difference <= tolerance)
         except (RuntimeError, TypeError, ValueError, AttributeError):
             return True
         finally:

@@ -27,27 +27,27 @@ from rftfm_ray.training.losses import token_logprobs
 from rftfm_ray.training.objective import Anchors, Forward, LossWeights, Targets, targets_of, terms
 from rftfm_ray.training.packing import MicroBatch, pack, pack_sequences, split_groups, split_rows, token_weights
 from rftfm_ray.training.seams import LearnerSeams
-from rftfm_ray.types import GuardMode, Levers, Settings, StepId, Veto, VetoRecord
+from rftfm_ray.types import GuardMode, Levers, RejectedUpdate, Rejection, Settings, StepId
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateReport:
-    """What one step of learning did.
+    """The result of one step of learning.
 
-    `reference_s`: when, from its begin, the first pass of the reference was done. `snapshots`: steps that the learner
-    can go back to after it.
+    `reference_s`: seconds from its start to the end of the reference's first pass. `snapshots`: steps that the learner
+    can be rolled back to afterwards.
     """
 
     metrics: UpdateMetrics
     credit: CreditMetrics
-    vetoes: tuple[VetoRecord, ...]
+    vetoes: tuple[RejectedUpdate, ...]
     reference_s: float = 0.0
     snapshots: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
 class _Step:
-    """One step under way: what it goes by, and forward passes from before its first update."""
+    """One step in progress: its inputs, and forward passes from before its first update."""
 
     id: StepId
     batch: TrajectoryBatch
@@ -82,7 +82,7 @@ class Learner:
         self.begin(config, seams)
 
     def begin(self, config: RunConfig, seams: LearnerSeams | None = None) -> None:
-        """Begin a run under `config`, which must call for the same engine; its state is the caller's to put back."""
+        """Begin a run under `config`, which must use the same engine; the caller restores the engine's state."""
         self._config = config
         self._reference_done = 0.0
         self._watched = config.guard.mode is not GuardMode.OFF
@@ -96,7 +96,7 @@ class Learner:
         self.levers = Levers()
 
     def settings(self, step: StepId) -> Settings:
-        """The values in force at `step`."""
+        """The settings at `step`."""
         nominal = nominal_settings(self._config, step.step)
         return self._seams.settings(step, effective(nominal, self._factor(step), self.levers))
 
@@ -104,33 +104,33 @@ class Learner:
         return self._seams.factor(step, self._schedule(step))
 
     def update(self, batch: TrajectoryBatch, step: StepId, model_version: int | None = None) -> UpdateReport:
-        """Learn from one step's trajectories: as many updates as minibatches, less those that the gate refuses.
+        """Learn from one step's trajectories: one update per minibatch, except those that the gate rejects.
 
-        `model_version` is what the weights are called that learn, for the staleness of the trajectories.
+        `model_version` is the version of the learning weights, for the staleness of the trajectories.
         """
         began, self._reference_done = time.perf_counter(), 0.0
         settings, factor = self.settings(step), self._factor(step)
         self._temperature = self._config.at(step.step).rollout.temperature
         rule = rule_of(self._config, settings)
-        kept = members(batch, rule)
-        # With top_p the rollout samples from a cut distribution, which the learner does not know.
+        included = members(batch, rule)
+        # With top_p the rollout samples from a truncated distribution, whose log-probs the learner does not compute.
         metrics = MetricAccumulator(comparable=self._config.rollout.top_p >= 1)
         self.engine.freeze_policy(settings.freeze_policy)
-        minibatches = [self._pack(batch, rows, kept) for rows in split_groups(batch.group, settings.minibatches)]
+        minibatches = [self._pack(batch, rows, included) for rows in split_groups(batch.group, settings.minibatches)]
         old_forwards, precomputed = self._forwards_before(minibatches, settings)
         values = self._values(batch, minibatches, old_forwards, precomputed)
         if values is not None:
             values = self._seams.values(step, batch, values)
         credit = self._seams.assigned(step, batch, assign(batch, rule, values))
-        error, refused = self._check(batch, kept, credit, rule, values)
+        error, rejection = self._check(batch, included, credit, rule, values)
         credit = self._seams.delivered(step, batch, credit)
-        if refused is None:
+        if rejection is None:
             targets = [[targets_of(micro, credit, values) for micro in micros] for micros in minibatches]
             vetoes = self._updates(
                 _Step(step, batch, settings, minibatches, old_forwards, precomputed, targets, metrics)
             )
         else:
-            vetoes = [refused]
+            vetoes = [rejection]
         stale = float(np.mean(model_version - batch.model_version)) if model_version is not None else 0.0
         figures = metrics.metrics(settings, factor, stale, len(vetoes), critic=self._critic)
         reference_s = max(0.0, self._reference_done - began)
@@ -148,10 +148,10 @@ class Learner:
             logprobs, _ = token_logprobs(self.engine.logits(packed, row, column), targets, 1.0, entropy_gradient=False)
         return np.split(logprobs.cpu().numpy(), np.cumsum(counts)[:-1])
 
-    def _pack(self, batch: TrajectoryBatch, rows: NDArray[np.int64], kept: NDArray[np.bool_]) -> list[MicroBatch]:
-        """Micro batches of one minibatch, without those that take no part: they cost nothing."""
-        counts = np.where(kept, batch.action_counts(), 0)
-        chosen = rows[kept[rows]]
+    def _pack(self, batch: TrajectoryBatch, rows: NDArray[np.int64], included: NDArray[np.bool_]) -> list[MicroBatch]:
+        """Micro batches of one minibatch, only with trajectories that take part, to save time."""
+        counts = np.where(included, batch.action_counts(), 0)
+        chosen = rows[included[rows]]
         weights = np.zeros(len(batch), dtype=np.float32)
         weights[chosen] = token_weights(counts[chosen], self._config.algorithm.loss_aggregation)
         parts = split_rows(chosen, self._config.learner.micro_batch_size)
@@ -160,9 +160,9 @@ class Learner:
     def _forwards_before(
         self, minibatches: Sequence[Sequence[MicroBatch]], settings: Settings
     ) -> tuple[list[list[Forward]] | None, Forward | None]:
-        """The policy of before the step's first update, where its log-probs or values are needed later.
+        """Old-policy forwards, from before the step's first update, where their log-probs or values are needed later.
 
-        A step of one update that fits one pass needs no second one: its own is used, graph and all.
+        A step of one update in one micro batch uses its own forward, with its graph, instead of a second one.
         """
         if not self._critic and len(minibatches) <= 1:
             return None, None
@@ -186,28 +186,28 @@ class Learner:
         """(A,) the critic's values before the step, 0 for tokens that take no part; None without a critic."""
         if not self._critic:
             return None
-        found = np.zeros(int(batch.action.sum()), np.float32)
+        result = np.zeros(int(batch.action.sum()), np.float32)
         seen = [[precomputed]] if precomputed is not None else old_forwards or []
         for micros, forwards in zip(minibatches, seen, strict=False):
             for micro, forward in zip(micros, forwards, strict=True):
                 if forward.values is not None:
-                    found[micro.chosen.numpy()] = forward.values.detach().cpu().numpy()
-        return found
+                    result[micro.chosen.numpy()] = forward.values.detach().cpu().numpy()
+        return result
 
     def _check(
         self,
         batch: TrajectoryBatch,
-        kept: NDArray[np.bool_],
+        included: NDArray[np.bool_],
         credit: Credit,
         rule: Rule,
         values: NDArray[np.float32] | None,
-    ) -> tuple[float, VetoRecord | None]:
-        """The gate's look at the advantages."""
+    ) -> tuple[float, RejectedUpdate | None]:
+        """The gate's check of the advantages."""
         counts = batch.action_counts()
-        if not kept.any():
+        if not included.any():
             filtered = bool((batch.valid & (counts > 0)).any())
             why = "no group holds different rewards" if filtered else "every trajectory of the step is masked"
-            return math.nan, VetoRecord(0, Veto.EMPTY_BATCH, why)
+            return math.nan, RejectedUpdate(0, Rejection.EMPTY_BATCH, why)
         cuts = np.cumsum(counts)[:-1]
         raw = RawStep(
             batch.reward.tolist(), batch.group.tolist(), batch.valid.tolist(), counts.tolist(),
@@ -215,25 +215,25 @@ class Learner:
         )  # fmt: skip
         recipe = Recipe(rule.estimator, rule.normalize_std, rule.gamma, rule.gae_lambda, rule.clip, rule.group_filter)
         rows = np.split(credit.advantages, cuts)
-        # Where all tokens of a trajectory share one advantage, its extremes stand for all of them.
+        # Where all tokens of a trajectory share one advantage, checking its minimum and maximum suffices.
         shared = rule.estimator in ("grpo", "rloo")
         shown = [[float(row.min()), float(row.max())] if shared and len(row) else row.tolist() for row in rows]
-        return self.gate.check_advantages(shown, kept.tolist(), raw, recipe)
+        return self.gate.check_advantages(shown, included.tolist(), raw, recipe)
 
     def _reference_logprobs(self, micro: MicroBatch) -> Tensor:
-        """Runs in a thread: on a CPU the reference's pass overlaps with the policy's."""
+        """Log-probs of the reference. Runs in a thread, so that on a CPU it overlaps with the policy's pass."""
         with torch.no_grad():
             logits = predict(self._reference, micro.packed, micro.row, micro.column)
-            found = token_logprobs(logits, micro.targets, self._temperature, entropy_gradient=False)[0]
+            result = token_logprobs(logits, micro.targets, self._temperature, entropy_gradient=False)[0]
         self._reference_done = self._reference_done or time.perf_counter()
-        return found
+        return result
 
-    def _updates(self, step: _Step) -> list[VetoRecord]:
-        """All updates of a step; those that the gate refused."""
-        before, vetoes = self.engine.sample() if self._watched else None, list[VetoRecord]()
+    def _updates(self, step: _Step) -> list[RejectedUpdate]:
+        """Make all updates of a step; returns those that the gate rejected."""
+        before, vetoes = self.engine.sample() if self._watched else None, list[RejectedUpdate]()
         sample = self._sample(step)
         for index in range(len(step.minibatches)):
-            record = self._one_update(index, step, sample)
+            record = self._update_minibatch(index, step, sample)
             if record is not None:
                 vetoes.append(record)
         step.metrics.change = (math.nan, math.nan) if before is None else change_of(before, self.engine.sample())
@@ -243,7 +243,7 @@ class Learner:
         return vetoes
 
     def _sample(self, step: _Step) -> _Sample | None:
-        """The first trajectories of the step's first micro batch, to be looked at once more after the last update."""
+        """The first trajectories of the step's first micro batch, to be evaluated again after the last update."""
         size = self._config.learner.step_kl_samples
         first = next((micros[0] for micros in step.minibatches if micros), None)
         if not (self._watched and size) or first is None:
@@ -251,10 +251,10 @@ class Learner:
         rows = np.unique(np.repeat(np.arange(len(step.batch)), step.batch.action_counts())[first.chosen.numpy()])[:size]
         return _Sample(pack(step.batch, rows, np.zeros(len(step.batch), np.float32), self.engine.device))
 
-    def _one_update(self, index: int, step: _Step, sample: _Sample | None) -> VetoRecord | None:
+    def _update_minibatch(self, index: int, step: _Step, sample: _Sample | None) -> RejectedUpdate | None:
         micros, settings, metrics = step.minibatches[index], step.settings, step.metrics
         if not micros:
-            return VetoRecord(index, Veto.EMPTY_BATCH, "no trajectory of the minibatch takes part")
+            return RejectedUpdate(index, Rejection.EMPTY_BATCH, "no trajectory of the minibatch takes part")
         references = [self._thread.submit(self._reference_logprobs, m) for m in micros] if self._reference else None
         total_loss, critic = 0.0, self._config.critic
         weights = LossWeights(settings, critic.value_coef, critic.value_clip)
@@ -277,10 +277,10 @@ class Learner:
         if record is not None:
             self.engine.discard()
             return record
-        kept = self.engine.keep(self._seams.held(step.id))
+        frozen = self.engine.keep(self._seams.frozen_share(step.id))
         self.engine.commit(settings.lr * self._seams.gain(step.id), settings.max_grad_norm, settings.critic_lr)
-        self.engine.put_back(kept)
-        # The gradient of the head alone says nothing about what is usual once the policy moves too.
+        self.engine.put_back(frozen)
+        # The gradient norm of the head alone must not enter the median of the policy's.
         if not settings.freeze_policy:
             self.gate.accept(grad_norm)
         return None

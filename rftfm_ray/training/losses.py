@@ -54,13 +54,13 @@ def clipped_policy_loss(
 def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float | None) -> tuple[Tensor, Tensor]:
     """Half the squared error of a critic per token, with its move clipped, and where the clip binds.
 
-    The value may earn nothing by moving further than `clip` from what it was (PPO's implementations; "Implementation
+    The loss does not reward a move of more than `clip` from the old value (PPO's implementations; "Implementation
     Matters in Deep Policy Gradients", arXiv 2005.12729, section 3).
 
     Args:
         values: (A,) of the critic that learns.
         old: (A,) of the critic before the step's first update; carries no gradient.
-        returns: (A,) what it should have said.
+        returns: (A,) targets of the values.
         clip: largest move that counts; None for any.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The loss of one micro batch, and what it takes: forward pass, clipped surrogate, KL, entropy, value loss."""
+"""The loss of one micro batch and its parts: forward pass, clipped surrogate, KL, entropy, value loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rftfm_ray.types import Settings
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """What a policy makes of a micro batch's chosen tokens; all (A,). `values` is None without a critic."""
+    """A policy's outputs for a micro batch's chosen tokens; all (A,). `values` is None without a critic."""
 
     logprobs: Tensor
     entropy: Tensor
@@ -34,7 +34,7 @@ class Anchors:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What a micro batch's tokens are to learn; all (A,). `returns` and `values` are empty without a critic."""
+    """Targets of a micro batch's tokens; all (A,). `returns` and `values` are empty without a critic."""
 
     advantage: Tensor
     returns: Tensor
@@ -43,7 +43,7 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """How the parts of a loss are weighed: the settings in force, and the critic's share and clip range."""
+    """Weights of the parts of a loss: the current settings, and the critic's coefficient and clip range."""
 
     settings: Settings
     value_coef: float = 0.0
@@ -54,7 +54,7 @@ class LossWeights:
 class Terms:
     """The loss of a micro batch, its share of the minibatch's, and its parts per token (A,).
 
-    `old` and `entropy` are what it was computed from, without gradient.
+    `old` and `entropy` are inputs of the loss, without gradient.
     """
 
     loss: Tensor
@@ -69,7 +69,7 @@ class Terms:
 
 
 def targets_of(micro: MicroBatch, credit: Credit, values: NDArray[np.float32] | None) -> Targets:
-    """Credit, and the critic's values of before the step, of a micro batch's tokens; on its device."""
+    """Credit and the critic's old values of a micro batch's tokens, on its device."""
 
     def picked(array: NDArray[np.float32] | None) -> Tensor:
         if array is None or not len(array):
@@ -85,7 +85,7 @@ def terms(micro: MicroBatch, now: Forward, anchors: Anchors, targets: Targets, w
     policy, ratio = clipped_policy_loss(now.logprobs, old, targets.advantage, settings.clip_low, settings.clip_high)
     kl_ref = torch.zeros_like(policy) if reference is None else k3(now.logprobs, reference)
     per_token = policy + settings.kl_coef * kl_ref - settings.entropy_coef * now.entropy
-    # A frozen policy still takes part with weight 0: every parameter has a gradient, whatever shards it.
+    # A frozen policy takes part with weight 0, so that every parameter has a gradient under any sharding.
     per_token = per_token * 0 if settings.freeze_policy else per_token
     value, clipped = torch.zeros_like(policy), torch.zeros_like(policy, dtype=torch.bool)
     if now.values is not None:

@@ -1,7 +1,7 @@
-"""From trajectory columns to the tensors of one forward pass: no padding, and a shared prompt only once.
+"""From trajectory columns to the tensors of one forward pass: without padding, each shared prompt once.
 
 The samples of a group begin with the same prompt. Packed, its tokens pass through the model's linear layers
-once for the whole group; attention alone sees whole sequences (`training.attention`).
+once for the whole group; only attention works on whole sequences (`training.attention`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rftfm_ray.batch import TrajectoryBatch
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the tokens of b sequences, the longest of L, stand among N packed ones.
+    """Positions of the tokens of b sequences, the longest of L, among N packed tokens.
 
     Attributes:
         source: (b, L) packed index of every position; beyond a sequence's end any valid index.
@@ -51,8 +51,8 @@ class MicroBatch:
         targets: (A,) the chosen tokens.
         sampled: (A,) their log-probs at sampling.
         weight: (A,) share of each token in the loss of the whole minibatch.
-        chosen: (A,) their places among all chosen tokens of the step, on the CPU.
-        observed: (A,) whether an observation stands right before them.
+        chosen: (A,) their indices among all chosen tokens of the step, on the CPU.
+        observed: (A,) whether an observation is right before them.
     """
 
     packed: Packed
@@ -73,7 +73,7 @@ def pack_sequences(
     prompts = [s[:n].tobytes() for s, n in zip(sequences, prompt_lengths.tolist(), strict=True)]
     owners = {prompt: row for row, prompt in reversed(list(enumerate(prompts)))}
     owner = np.array([owners[prompt] for prompt in prompts])
-    # The owner's whole sequence is packed, of the others only what follows the prompt.
+    # The owner's whole sequence is packed; of the others only the tokens after the prompt.
     packed_lengths = lengths - np.where(owner == np.arange(len(owner)), 0, prompt_lengths)
     starts = np.cumsum([0, *packed_lengths])
     rest = starts[:-1] + np.where(owner == np.arange(len(owner)), prompt_lengths, 0)
@@ -84,9 +84,9 @@ def pack_sequences(
     source = np.where(inside, source, 0)
     rows, columns = np.nonzero(inside)
     tokens, row_of, column_of = (np.empty(int(starts[-1]), dtype=np.int64) for _ in range(3))
-    places = source[rows, columns]
-    tokens[places] = np.concatenate(sequences)
-    row_of[places], column_of[places] = rows, columns
+    index = source[rows, columns]
+    tokens[index] = np.concatenate(sequences)
+    row_of[index], column_of[index] = rows, columns
     parts = (torch.from_numpy(part).to(device) for part in (source, row_of, column_of))
     return Packed(torch.from_numpy(tokens).to(device), Layout(*parts))
 
@@ -103,7 +103,7 @@ def pack(
     actions = [np.flatnonzero(batch.action[offsets[r] : offsets[r + 1]]) for r in rows]
     row = np.repeat(np.arange(len(rows)), [len(a) for a in actions])
     column = np.concatenate(actions) - 1
-    places = offsets[rows][row] + column + 1
+    index = offsets[rows][row] + column + 1
     chosen = np.cumsum(batch.action, dtype=np.int64) - 1
     after_prompt = column + 1 > batch.prompt_length[rows][row]
 
@@ -114,11 +114,11 @@ def pack(
         packed=pack_sequences(sequences, batch.prompt_length[rows], device),
         row=tensor(row, torch.int64),
         column=tensor(column, torch.int64),
-        targets=tensor(batch.tokens[places], torch.int64),
-        sampled=tensor(batch.logprobs[places], torch.float32),
+        targets=tensor(batch.tokens[index], torch.int64),
+        sampled=tensor(batch.logprobs[index], torch.float32),
         weight=tensor(weights[rows][row], torch.float32),
-        chosen=torch.from_numpy(chosen[places]),
-        observed=tensor(after_prompt & ~batch.action[places - 1], torch.bool),
+        chosen=torch.from_numpy(chosen[index]),
+        observed=tensor(after_prompt & ~batch.action[index - 1], torch.bool),
     )
 
 
@@ -144,5 +144,5 @@ def split_groups(group: NDArray[np.int32], parts: int) -> list[NDArray[np.int64]
 
 
 def split_rows(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """Micro batches of at most `size` rows in order: groups stay together as far as can be."""
+    """Micro batches of at most `size` rows in order, so that groups stay together where possible."""
     return [rows[i : i + size] for i in range(0, len(rows), size)]

@@ -1,4 +1,4 @@
-"""What stands between the parts of a learner. What is here is sound: it hands on what it is given."""
+"""Seams between the parts of a learner. The seams here are healthy: they pass values on unchanged."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from rftfm_ray.types import Settings, StepId
 
 
 class LearnerSeams:
-    """Between schedule, settings, critic, estimator, loss and optimizer; fault injection puts others in its place."""
+    """Seams between schedule, settings, critic, estimator, loss and optimizer; fault injection replaces them."""
 
     def factor(self, step: StepId, factor: float) -> float:
-        """The schedule's factor as the learner reads it; the rate that is reported shows it."""
+        """The schedule's factor as the learner reads it; the reported rate includes it."""
         del step
         return factor
 
     def gain(self, step: StepId) -> float:
-        """What the optimizer makes of the rate that it is told."""
+        """Factor that the optimizer applies to its rate; the reported rate does not include it."""
         del step
         return 1.0
 
-    def held(self, step: StepId) -> float:
-        """Share of the weights that the optimizer leaves as they are."""
+    def frozen_share(self, step: StepId) -> float:
+        """Share of the weights that the optimizer does not update."""
         del step
         return 0.0
 
     def settings(self, step: StepId, settings: Settings) -> Settings:
-        """The settings that loss and estimator go by; who computes advantages once more goes by the same."""
+        """The settings of loss and estimator; the recomputation of advantages uses the same."""
         del step
         return settings
 
     def values(self, step: StepId, batch: TrajectoryBatch, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(A,) the critic's values, as they reach the estimator."""
+        """(A,) the critic's values as they reach the estimator."""
         del step, batch
         return values
 
     def assigned(self, step: StepId, batch: TrajectoryBatch, credit: Credit) -> Credit:
-        """Credit as the estimator gives it: the commit gate looks at it next."""
+        """Credit as the estimator gives it, before the commit gate checks it."""
         del step, batch
         return credit
 
     def delivered(self, step: StepId, batch: TrajectoryBatch, credit: Credit) -> Credit:
-        """Credit as it reaches the loss, after the commit gate has looked at it."""
+        """Credit as it reaches the loss, after the commit gate has checked it."""
         del step, batch
         return credit

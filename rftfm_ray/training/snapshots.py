@@ -1,4 +1,4 @@
-"""A ring of in-memory copies of everything on the learner that determines its next update."""
+"""A ring of in-memory snapshots of all state that determines the learner's next update."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rftfm_ray.types import Levers, StepId
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The learner after `id.step`: optimizer and weights, gate window, levers, and the place in the prompt stream."""
+    """The learner after `id.step`: optimizer and weights, gate window, levers, and the cursor in the prompt stream."""
 
     id: StepId
     model_version: int
@@ -34,17 +34,17 @@ class SnapshotRing:
     def __init__(self, keep: int, max_bytes: int) -> None:
         self._keep = keep
         self._max_bytes = max_bytes
-        self._held: OrderedDict[int, Snapshot] = OrderedDict()
+        self._snapshots: OrderedDict[int, Snapshot] = OrderedDict()
 
     def steps(self) -> tuple[int, ...]:
         """Steps that can be restored, oldest first."""
-        return tuple(self._held)
+        return tuple(self._snapshots)
 
     def add(self, snapshot: Snapshot) -> None:
-        """Keep `snapshot`, in place of one of the same step.
+        """Add `snapshot`; it replaces one of the same step.
 
         Raises:
-            LearnerError: when it alone is larger than the ring may be.
+            LearnerError: when it is larger than the whole ring may be.
         """
         size = snapshot.nbytes()
         if size > self._max_bytes:
@@ -52,22 +52,22 @@ class SnapshotRing:
                 f"A snapshot takes {size} bytes, more than snapshots.max_bytes={self._max_bytes}; raise it, or set "
                 "snapshots.every=0."
             )
-        self._held.pop(snapshot.id.step, None)
-        self._held[snapshot.id.step] = snapshot
-        while len(self._held) > self._keep or sum(s.nbytes() for s in self._held.values()) > self._max_bytes:
-            self._held.popitem(last=False)
+        self._snapshots.pop(snapshot.id.step, None)
+        self._snapshots[snapshot.id.step] = snapshot
+        while len(self._snapshots) > self._keep or sum(s.nbytes() for s in self._snapshots.values()) > self._max_bytes:
+            self._snapshots.popitem(last=False)
 
     def get(self, step: int) -> Snapshot:
         """The snapshot of `step`.
 
         Raises:
-            LearnerError: names the steps that there are.
+            LearnerError: names the steps that exist.
         """
-        if step not in self._held:
-            raise LearnerError(f"There is no snapshot of step {step}; the ring holds steps {list(self._held)}.")
-        return self._held[step]
+        if step not in self._snapshots:
+            raise LearnerError(f"There is no snapshot of step {step}; the ring holds steps {list(self._snapshots)}.")
+        return self._snapshots[step]
 
     def drop_after(self, step: int) -> None:
         """Forget snapshots of an abandoned attempt, those after `step`."""
-        for later in [s for s in self._held if s > step]:
-            del self._held[later]
+        for later in [s for s in self._snapshots if s > step]:
+            del self._snapshots[later]

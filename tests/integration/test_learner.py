@@ -27,7 +27,7 @@ from rftfm_ray.training import learner as module
 from rftfm_ray.training.advantages import group_advantages
 from rftfm_ray.training.engine import from_numpy, to_numpy
 from rftfm_ray.training.learner import Learner, UpdateReport
-from rftfm_ray.types import Levers, Veto
+from rftfm_ray.types import Levers, Rejection
 from tests.integration.plain import AT, BATCH, GROUPS, TINY, Group, Plain, Weights, configure, make_batch, masked
 
 
@@ -147,7 +147,7 @@ def test_minibatch_that_is_all_masked_makes_no_update() -> None:
     for one in (learner, other):
         one.update(BATCH, AT[1])
     report = learner.update(make_batch(groups), AT[2])
-    assert [(record.minibatch, record.veto) for record in report.vetoes] == [(1, Veto.EMPTY_BATCH)]
+    assert [(record.minibatch, record.veto) for record in report.vetoes] == [(1, Rejection.EMPTY_BATCH)]
     other.levers = Levers(minibatches=1)
     other.update(make_batch(groups[:2]), AT[2])
     assert_close(learner.engine.export(), other.engine.export())
@@ -213,7 +213,7 @@ def test_rate_follows_its_warm_up() -> None:
     assert rates == pytest.approx([5e-5, 1e-4, 1.5e-4, 2e-4])
 
 
-def check_refused(learner: Learner, batch: TrajectoryBatch, *vetoes: tuple[int, Veto]) -> UpdateMetrics:
+def check_refused(learner: Learner, batch: TrajectoryBatch, *vetoes: tuple[int, Rejection]) -> UpdateMetrics:
     """The step is refused as a whole, and leaves weights, optimizer and gate bit for bit."""
     weights, state, norms = learner.engine.export(), to_numpy(learner.engine.state()), learner.gate.norms
     report = learner.update(batch, AT[2])
@@ -239,7 +239,7 @@ def begun(request: pytest.FixtureRequest) -> Learner:
 
 
 def test_batch_without_a_valid_trajectory_is_refused(begun: Learner) -> None:
-    metrics = check_refused(begun, make_batch(masked(GROUPS)), (0, Veto.EMPTY_BATCH))
+    metrics = check_refused(begun, make_batch(masked(GROUPS)), (0, Rejection.EMPTY_BATCH))
     assert math.isnan(metrics.loss)
 
 
@@ -250,12 +250,12 @@ def test_advantages_that_differ_from_their_recompute_are_refused(
         return group_advantages(*arguments, **options) * np.float32(1.001)
 
     monkeypatch.setattr(credit_module, "group_advantages", wrong)
-    check_refused(begun, BATCH, (0, Veto.ADVANTAGE_MISMATCH))
+    check_refused(begun, BATCH, (0, Rejection.ADVANTAGE_MISMATCH))
 
 
 def test_gradient_that_is_not_finite_is_refused(begun: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(begun.engine, "grad_norm", lambda: math.nan)
-    check_refused(begun, BATCH, (0, Veto.NON_FINITE_GRADIENT), (1, Veto.NON_FINITE_GRADIENT))
+    check_refused(begun, BATCH, (0, Rejection.NON_FINITE_GRADIENT), (1, Rejection.NON_FINITE_GRADIENT))
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
@@ -266,7 +266,7 @@ def test_gradient_spike_is_refused_and_later_steps_go_on_as_without_it(
     usual = spiked.engine.grad_norm
     with monkeypatch.context() as patch:
         patch.setattr(spiked.engine, "grad_norm", lambda: 1e4 * usual())
-        check_refused(spiked, BATCH, (0, Veto.GRADIENT_SPIKE), (1, Veto.GRADIENT_SPIKE))
+        check_refused(spiked, BATCH, (0, Rejection.GRADIENT_SPIKE), (1, Rejection.GRADIENT_SPIKE))
     assert said(spiked.update(BATCH, AT[2])) == said(straight.update(BATCH, AT[2]))
     assert_same(spiked.engine.export(), straight.engine.export())
 
@@ -276,7 +276,7 @@ def test_one_refused_minibatch_does_not_hinder_the_other(begun: Learner, monkeyp
     monkeypatch.setattr(begun.engine, "grad_norm", lambda: next(factors) * usual())
     before, norms = begun.engine.export(), begun.gate.norms
     report = begun.update(BATCH, AT[2])
-    assert [(record.minibatch, record.veto) for record in report.vetoes] == [(1, Veto.NON_FINITE_GRADIENT)]
+    assert [(record.minibatch, record.veto) for record in report.vetoes] == [(1, Rejection.NON_FINITE_GRADIENT)]
     assert begun.gate.norms[:-1] == norms
     assert begun.engine.export()["lm_head.weight"].tobytes() != before["lm_head.weight"].tobytes()
 
@@ -287,7 +287,7 @@ def test_model_with_a_weight_that_is_not_a_number_is_refused(tmp_path: Path) -> 
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = math.nan
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     learner = Learner(configure(), str(folder))
-    check_refused(learner, BATCH, (0, Veto.NON_FINITE_LOSS), (1, Veto.NON_FINITE_LOSS))
+    check_refused(learner, BATCH, (0, Rejection.NON_FINITE_LOSS), (1, Rejection.NON_FINITE_LOSS))
 
 
 every_stage = pytest.mark.parametrize("stage", [0, 2, 3])

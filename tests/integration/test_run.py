@@ -212,6 +212,6 @@ def test_a_checkpoint_that_does_not_fit_is_refused_at_submit(
     saved = folder_of(straight[0]) / "checkpoints" / "step-000003"
     with pytest.raises(ResumeError, match=words):
         plan(config(*overrides), runs / "refused", resume=saved)
-    with pytest.raises(ResumeError, match=r"nowhere/manifest\.json cannot be read"):
+    with pytest.raises(ResumeError, match=r"no checkpoint directory .*nowhere; check the path"):
         plan(config(), runs / "refused", resume=runs / "nowhere")
     assert not (runs / "refused").exists()

@@ -19,7 +19,7 @@ from rftfm_ray.driver.session import START, Session
 from rftfm_ray.errors import ConfigError, LearnerError, PlacementError, RolloutError, SyncError
 from rftfm_ray.planning import RunPlan, plan
 from rftfm_ray.rollout.weights import WeightsUpdate, pack_weights
-from rftfm_ray.types import Levers, Position, Veto
+from rftfm_ray.types import Levers, Rejection, TrainingCursor
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -74,7 +74,7 @@ def session(started: tuple[RunPlan, ActorGroup]) -> Session:
     return fresh
 
 
-def next_position(session: Session) -> Position:
+def next_position(session: Session) -> TrainingCursor:
     """Where the session will stand after its next step."""
     return next(session.positions())
 
@@ -170,7 +170,7 @@ def test_a_refused_update_changes_nothing_and_the_next_one_is_as_if_it_had_not_b
     poisoned = dataclasses.replace(batch, reward=np.full_like(batch.reward, np.nan))
     before = weights_of(group)
     report, update = train(poisoned)
-    assert [record.veto for record in report.vetoes] == [Veto.NON_FINITE_ADVANTAGE]
+    assert [record.veto for record in report.vetoes] == [Rejection.NON_FINITE_ADVANTAGE]
     assert report.metrics.vetoes == 1
     assert same(weights_of(group), before)
     assert same({n: np.array(a) for n, a in update.arrays.items()}, before)

@@ -1,8 +1,8 @@
-"""What a detector is: it watches one thing and scores what speaks for a fault in units of its threshold. Pure; numpy.
+"""The interface of a detector: it scores the evidence for a fault in units of its threshold. Pure; numpy.
 
-A detector takes steps in chunks of any size; their size changes no score. It must not raise, and scores 0 when it is
-unsure; one that raises is disabled and the run goes on. Whether a score makes an alarm, and when that is over, is
-decided by the monitor's latch and by nobody else.
+A detector takes steps in chunks of any size; the size does not change the scores. It must not raise, and scores 0 when
+it is unsure. A detector that raises is disabled, and the run continues. The monitor's latch alone decides when a score
+opens an alarm and when the alarm ends.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from rftfm_ray.verdicts import Evidence, Symptom
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One of the things that a detector scores.
+    """One score of a detector.
 
     Attributes:
-        signal: that it speaks of.
+        signal: the signal that it is about.
         direction: +1 where the signal is too high, -1 where it is too low.
         evidence: kind of the evidence.
-        alarm: False for a notice, which tells look-alikes apart and opens nothing.
+        alarm: False for a notice, which separates rival causes and opens no incident.
     """
 
     signal: str
@@ -40,11 +40,11 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a detector makes of N steps, by output (K).
+    """A detector's result for N steps, by output (K).
 
     Attributes:
-        score: (N, K) evidence in units of its threshold: at 1 an alarm is raised. Infinite for what needs no threshold,
-            NaN where nothing was measured: what stood then stands.
+        score: (N, K) evidence in units of its threshold: 1 raises an alarm. Infinite where no threshold is needed, NaN
+            where nothing was measured: an open alarm then stays open.
         onset: (N, K) first step of the change, as estimated.
         reference: (N, K) what the value was compared with.
     """
@@ -55,7 +55,7 @@ class Scores:
 
     @classmethod
     def quiet(cls, view: StepView, outputs: int) -> Scores:
-        """No evidence: scores of 0, onsets at the steps themselves, references that are not known."""
+        """No evidence: scores of 0, onsets at the steps themselves, and unknown references."""
         shape = len(view), outputs
         onset, reference = np.empty(shape, np.int64), np.empty(shape)
         onset[:], reference[:] = view.steps[:, None], math.nan
@@ -82,8 +82,8 @@ class Detector(Stateful, ABC):
 
     Attributes:
         name: unique among the detectors of a monitor.
-        outputs: what it scores (K).
-        needs_views: whether it judges levels or residuals: without them it has nothing to say.
+        outputs: its scores (K).
+        needs_views: whether it judges levels or residuals, and is disabled without them.
         step_by_step: whether the monitor shows it one step at a time, however many it judges at once. A detector that
             fails then keeps the scores that it gave before, and chunks cannot change what it says.
     """
@@ -95,49 +95,49 @@ class Detector(Stateful, ABC):
 
     @abstractmethod
     def observe(self, view: StepView) -> Scores:
-        """Take the next steps; their scores (N, K)."""
+        """Take the next steps, and return their scores (N, K)."""
 
     def reason(self, output: int, reading: Reading) -> str:
-        """One sentence on what is seen."""
+        """One sentence on the evidence."""
         name = self.outputs[output].signal
         return f"{name} is {reading.value:.3g}, where {reading.reference:.3g} is usual"
 
     def symptom(self, output: int, reading: Reading) -> Symptom:
-        """The symptom of an output whose alarm or notice stands."""
-        one = self.outputs[output]
+        """The symptom of an output whose alarm or notice is open."""
+        described = self.outputs[output]
         return Symptom(
-            self.name, one.signal, one.evidence, one.alarm, one.direction, reading.value, reading.reference,
-            reading.score, reading.onset, self.earliest(reading.onset), self.reason(output, reading),
+            self.name, described.signal, described.evidence, described.alarm, described.direction, reading.value,
+            reading.reference, reading.score, reading.onset, self.earliest(reading.onset), self.reason(output, reading),
         )  # fmt: skip
 
     def signal_at(self, output: int, step: int) -> str:
-        """The signal that an output speaks of at one of the steps that were observed last."""
+        """The signal of an output at one of the steps that were observed last."""
         del step
         return self.outputs[output].signal
 
     def earliest(self, onset: int) -> int:
-        """The earliest step that a change may have begun with whose onset is estimated so."""
+        """The earliest step at which a change with this estimated onset may have begun."""
         return onset
 
     def forget(self, signals: Collection[str], step: int) -> Collection[int]:
-        """A change was declared: what depends on one of `signals` has no reference from `step` on.
+        """Take a declared change: what depends on one of `signals` has no reference from `step` on.
 
-        Returns the outputs that begin anew: their alarms are over. None by default: an identity needs no reference.
+        Returns the outputs that restart; their alarms are closed. None by default: an identity needs no reference.
         """
         del signals, step
         return ()
 
     def settle(self, signals: Collection[str]) -> Collection[int]:
-        """Something has been done about `signals`: evidence against them begins anew, their reference stays.
+        """Take a remedy for `signals`: evidence against them restarts, and their reference stays.
 
-        Returns the outputs that begin anew.
+        Returns the outputs that restart.
         """
         del signals
         return ()
 
-    def speaking_of(self, signals: Collection[str]) -> list[int]:
-        """Outputs that speak of one of `signals`."""
-        return [place for place, output in enumerate(self.outputs) if output.signal in signals]
+    def outputs_of(self, signals: Collection[str]) -> list[int]:
+        """Outputs whose signal is one of `signals`."""
+        return [index for index, output in enumerate(self.outputs) if output.signal in signals]
 
 
 def measured(values: Floats) -> NDArray[np.intp]:

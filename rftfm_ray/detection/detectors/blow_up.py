@@ -1,4 +1,4 @@
-"""A quantity that explodes, told from one that is large for a step now and then. Pure; numpy."""
+"""A quantity that blows up, as opposed to one that is large for single steps. Pure; numpy."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from rftfm_ray.detection.reference.views import StepView
 from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.verdicts import Evidence
 
-# A slow mean would follow an exponential ramp and never see it; what is so many steps old does not.
+# Age of the values to compare with: a running mean would follow an exponential ramp and never alarm.
 AGO = 5
 WINDOW = 50
-# In thirty of a thousand steps a converged policy samples a token that it has all but given up, and KL is ten times as
-# large: what blows up is well above those too, for three steps or at once by far.
+# In 30 of 1,000 steps a converged policy samples a very rare token, and KL is ten times as large. A blow-up is well
+# above those values too, for three steps, or by a large factor at once.
 RARE, ABOVE_RARE = 0.95, 1.5
 LASTING, BY_FAR = 3, math.log(15.0)
-# Ratios need something above nothing.
+# Floor of a denominator.
 LEAST = 1e-9
 
 
 class BlowUpDetector(Detector):
-    """A quantity that may grow while it is small: an alarm when it stays large and far above what it was.
+    """A quantity that may grow while it is small; it alarms when it stays large and far above its former values.
 
     Args:
         signal: its name.
-        large: below this it may be anything.
-        factor: times its median that count as far above.
+        large: values up to this never alarm.
+        factor: multiple of its median that counts as far above.
     """
 
     STATE: ClassVar[Mapping[str, Kind]] = {
@@ -47,13 +47,13 @@ class BlowUpDetector(Detector):
         self._raised = False
 
     def observe(self, view: StepView) -> Scores:
-        """1 and more while it has blown up: the share of what makes it certain, by lasting or by height."""
+        """1 and more while it has blown up: the share of the duration or of the height that makes it certain."""
         scores, values = Scores.quiet(view, 1), view.value(self._signal)
         scores.score[:] = math.nan
         for row in measured(values).tolist():
             value, step = float(values[row]), int(view.steps[row])
             if value <= self._large:
-                # Whatever it was before: most steps of most runs.
+                # A shortcut for most steps of most runs.
                 self._end(value)
                 scores.score[row, 0] = 0.0
                 continue
@@ -65,7 +65,7 @@ class BlowUpDetector(Detector):
         return scores
 
     def _limits(self) -> tuple[float, float]:
-        """What is usual, and what counts as more than a rare event: by values that are old enough to compare with."""
+        """The median, and the limit of a rare event, of the values that are old enough to compare with."""
         known = list(self._values)
         earlier = sorted(known[:-AGO] or known[:1])
         if not earlier:
@@ -79,13 +79,13 @@ class BlowUpDetector(Detector):
             return 0.0
         self._since = self._since or step
         self._high.append(value)
-        height = sum(math.log(one / rare) for one in self._high) / BY_FAR if len(self._high) > 1 else 0.0
+        height = sum(math.log(high / rare) for high in self._high) / BY_FAR if len(self._high) > 1 else 0.0
         share = max(height, len(self._high) / LASTING)
         self._raised = self._raised or share >= 1.0
         return max(share, 1.0) if self._raised else share
 
     def _end(self, value: float) -> None:
-        """What was large for a step is part of what is usual; what has blown up is nothing to compare with."""
+        """End an episode: short-lived large values join the history; those of a blow-up do not."""
         if not self._raised:
             self._values.extend(self._high)
         self._values.append(value)
@@ -93,16 +93,16 @@ class BlowUpDetector(Detector):
         self._high.clear()
 
     def reason(self, output: int, reading: Reading) -> str:
-        """Says how many times its former value it is."""
+        """Gives the ratio to its former value."""
         times = reading.value / max(reading.reference, LEAST)
         return f"{self.outputs[output].signal} is {reading.value:.3g}, {times:.0f} times what it was before"
 
     def earliest(self, onset: int) -> int:
-        """What grows exponentially began before it was large."""
+        """Exponential growth begins before the value is large."""
         return max(1, onset - AGO)
 
     def forget(self, signals: Collection[str], step: int) -> Collection[int]:
-        """Nothing to compare with is left."""
+        """Clear the history of the signal."""
         del step
         if self._signal not in signals:
             return ()
@@ -110,7 +110,7 @@ class BlowUpDetector(Detector):
         return self.settle(signals)
 
     def settle(self, signals: Collection[str]) -> Collection[int]:
-        """What is large must be seen to stay so again."""
+        """Restart the count of large values."""
         if self._signal not in signals:
             return ()
         self._since, self._raised = 0, False

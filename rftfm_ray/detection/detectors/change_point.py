@@ -1,7 +1,7 @@
-"""Signals held against the run's own past, one by one: sudden and lasting changes. Pure; numpy.
+"""Sudden and lasting changes of single signals against the run's self-baseline. Pure; numpy.
 
-An alarm stands until its signal is back where it was or has become usual, and none mutes another. No healthy run of the
-task is needed.
+An alarm stays open until its signal returns to its former level or has held the new one for long. No alarm mutes
+another. No healthy run of the task is needed.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.detection.reference.views import Floats, Ints, StepView
 from rftfm_ray.detection.state import State, array_from, check_keys, part_from, scalar_from
-from rftfm_ray.detection.statistics.change_points import LONGEST, Jumps, Scored, levels_at
+from rftfm_ray.detection.statistics.change_points import LONGEST, Jumps, JumpScores, levels_at
 from rftfm_ray.errors import StateError
 from rftfm_ray.signals.groups import WATCHED
 from rftfm_ray.signals.scale import raw_of
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.verdicts import Evidence
 
-# Values in a row that must be back within half of a jump for its alarm to be over, and values after which what has
-# stayed is usual.
+# Values in a row that must be back within half of a jump for its alarm to end, and values after which the new level is
+# usual.
 BACK, USUAL = 3, 100
 HALF = 0.5
-# The size of AdamW's updates leaps up in healthy runs, whenever something to learn comes back after it was rare: it is
-# held against its largest value by a detector of its own.
+# AdamW's updates leap in healthy runs when gradient signal returns after it was rare: `UpdateSizeDetector` compares
+# them with their largest value instead.
 CHANGE_SIGNALS = tuple(name for name in WATCHED if name != "update_ratio")
-"""Signals whose jumps are looked for."""
+"""Signals that the detector watches."""
 _COLUMNS = np.array([COLUMNS.index(name) for name in CHANGE_SIGNALS])
 _SIGNALS = [SIGNALS[INDEX[name]] for name in CHANGE_SIGNALS]
 _FLOORS = np.array([signal.floor for signal in _SIGNALS])
-# Of each signal: whether a jump stands, its first value, the level before it and by how much it was left, the score and
-# step that it was raised with, values in a row that were back; and of the last jump: first and last value, level, size.
+# Of each signal: whether a jump is open, its first value, the level before it, its size, its score and onset, and the
+# values in a row that were back; and of the last closed jump: first and last value, level, size.
 _LIFE = (
     "stands", "first", "usual", "size", "score", "onset", "back", "gone", "gone_first", "gone_last", "gone_usual",
     "gone_size",
@@ -45,16 +45,16 @@ _LIFE = (
 
 @dataclass(slots=True)
 class _Group:
-    """Signals that have been measured at the same steps so far: which, their statistics, and their newest steps."""
+    """Signals that have been measured at the same steps so far, with their statistics and newest steps."""
 
     signals: NDArray[np.int64]
     jumps: Jumps
     steps: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     count: int = 0
 
-    def only(self, which: NDArray[np.int64]) -> _Group:
+    def select(self, which: NDArray[np.int64]) -> _Group:
         """Some of the signals, with their past."""
-        return _Group(self.signals[which], self.jumps.only(which), self.steps, self.count)
+        return _Group(self.signals[which], self.jumps.select(which), self.steps, self.count)
 
 
 class ChangePointDetector(Detector):
@@ -75,7 +75,7 @@ class ChangePointDetector(Detector):
         self._life = {name: np.zeros(len(CHANGE_SIGNALS)) for name in _LIFE}
 
     def observe(self, view: StepView) -> Scores:
-        """Evidence for a jump that the step has made certain; of one that stands, the evidence that raised it."""
+        """Evidence for a jump that the step makes certain; for an open jump, the evidence that raised it."""
         levels, scores = view.levels[:, _COLUMNS], Scores.quiet(view, len(self.outputs))
         scores.score[:] = np.repeat(np.where(np.isfinite(levels), 0.0, math.nan), 2, axis=1)
         self._split(np.isfinite(levels))
@@ -86,7 +86,7 @@ class ChangePointDetector(Detector):
         return scores
 
     def _split(self, known: NDArray[np.bool_]) -> None:
-        """Part groups whose signals are not measured at the same steps any more."""
+        """Split groups whose signals are no longer measured at the same steps."""
         groups = list[_Group]()
         for group in self._groups:
             measured = known[:, group.signals]
@@ -94,7 +94,7 @@ class ChangePointDetector(Detector):
                 groups.append(group)
                 continue
             kinds = np.unique(measured, axis=1, return_inverse=True)[1].ravel()
-            groups += [group.only(np.flatnonzero(kinds == kind)) for kind in np.unique(kinds)]
+            groups += [group.select(np.flatnonzero(kinds == kind)) for kind in np.unique(kinds)]
         self._groups = groups
 
     def _follow(self, group: _Group, rows: NDArray[np.intp], levels: Floats, view: StepView, scores: Scores) -> None:
@@ -106,19 +106,19 @@ class ChangePointDetector(Detector):
         eventful = (raw >= 1.0).any(0) | (self._life["stands"][group.signals] > 0)
         for column in np.flatnonzero(eventful).tolist():
             signal = int(group.signals[column])
-            course = _Course(scored, column, raw[:, column], levels[:, column], steps, group.count)
-            self._live(signal, course, rows, scores)
+            values = _ScoredValues(scored, column, raw[:, column], levels[:, column], steps, group.count)
+            self._follow_alarm(signal, values, rows, scores)
         group.count += len(rows)
         group.steps = steps[-LONGEST:]
 
-    def _live(self, signal: int, course: _Course, rows: NDArray[np.intp], scores: Scores) -> None:
-        """Follow a signal whose alarm stands or is raised, value by value."""
+    def _follow_alarm(self, signal: int, values: _ScoredValues, rows: NDArray[np.intp], scores: Scores) -> None:
+        """Follow a signal whose alarm is open or raised, value by value."""
         life = self._life
-        for place, row in enumerate(rows.tolist()):
+        for index, row in enumerate(rows.tolist()):
             if life["stands"][signal]:
-                self._stand(signal, course.count + place, float(course.levels[place]))
-            if course.raw[place] >= 1.0:
-                self._raise(signal, course, place)
+                self._update_open(signal, values.count + index, float(values.levels[index]))
+            if values.raw[index] >= 1.0:
+                self._raise(signal, values, index)
             both = slice(2 * signal, 2 * signal + 2)
             if life["stands"][signal]:
                 scores.score[row, both] = 0.0
@@ -126,16 +126,16 @@ class ChangePointDetector(Detector):
                 scores.score[row, upper] = life["score"][signal]
                 scores.onset[row, upper] = int(life["onset"][signal])
                 scores.reference[row, upper] = raw_of(_SIGNALS[signal], float(life["usual"][signal]))
-            elif course.raw[place] >= 1.0:
+            elif values.raw[index] >= 1.0:
                 scores.score[row, both] = 0.0
 
-    def _stand(self, signal: int, place: int, level: float) -> None:
-        """One value of a signal whose alarm stands: it may be back, or become usual."""
+    def _update_open(self, signal: int, index: int, level: float) -> None:
+        """Take one value of a signal with an open alarm: it may be back, or become usual."""
         life = self._life
         near = (level - life["usual"][signal]) / life["size"][signal] < HALF if life["size"][signal] else True
         life["back"][signal] = life["back"][signal] + 1 if near else 0
-        if life["back"][signal] == BACK or place - life["first"][signal] >= USUAL:
-            self._end(signal, place - life["back"][signal])
+        if life["back"][signal] == BACK or index - life["first"][signal] >= USUAL:
+            self._end(signal, index - life["back"][signal])
 
     def _end(self, signal: int, last: float) -> None:
         life = self._life
@@ -144,10 +144,10 @@ class ChangePointDetector(Detector):
             life[f"gone_{name}"][signal] = life[name][signal]
         life["stands"][signal] = life["back"][signal] = 0.0
 
-    def _raise(self, signal: int, course: _Course, place: int) -> None:
-        """A jump is certain. It is a new alarm unless its windows reach over one that is known, or its way back."""
-        life, now = self._life, course.count + place
-        first, level = now - course.lag(place), float(course.levels[place])
+    def _raise(self, signal: int, values: _ScoredValues, index: int) -> None:
+        """Raise a certain jump. It is a new alarm unless its windows overlap a known jump or the return from it."""
+        life, now = self._life, values.count + index
+        first, level = now - values.lag(index), float(values.levels[index])
         reaches = life["stands"][signal] and first <= life["first"][signal] + LONGEST
         if life["gone"][signal]:
             size = life["gone_size"][signal]
@@ -156,23 +156,23 @@ class ChangePointDetector(Detector):
             reaches = reaches or (first <= life["gone_last"][signal] + LONGEST and is_back)
         if reaches:
             return
-        usual = course.usual(place)
+        usual = values.usual(index)
         life["stands"][signal], life["first"][signal], life["back"][signal] = 1.0, first, 0.0
         life["usual"][signal], life["size"][signal] = usual, level - usual
-        life["score"][signal], life["onset"][signal] = course.raw[place], course.step(first)
+        life["score"][signal], life["onset"][signal] = values.raw[index], values.step(first)
 
     def reason(self, output: int, reading: Reading) -> str:
-        """Says to which side the signal has jumped, and when."""
-        one = self.outputs[output]
-        way = "up" if one.direction > 0 else "down"
-        return f"{one.signal} has jumped {way} to {reading.value:.3g} at step {reading.onset} and stays there"
+        """Gives the direction and the step of the jump."""
+        described = self.outputs[output]
+        way = "up" if described.direction > 0 else "down"
+        return f"{described.signal} has jumped {way} to {reading.value:.3g} at step {reading.onset} and stays there"
 
     def earliest(self, onset: int) -> int:
-        """The line through a jump's last steps may reach one step too far."""
+        """The onset of a jump may be estimated one step late."""
         return max(1, onset - 1)
 
     def forget(self, signals: Collection[str], step: int) -> Collection[int]:
-        """These signals have no past any more."""
+        """Clear the past of these signals."""
         del step
         gone = np.flatnonzero([name in signals for name in CHANGE_SIGNALS])
         if not len(gone):
@@ -180,18 +180,18 @@ class ChangePointDetector(Detector):
         groups = [_Group(gone, Jumps(_FLOORS[gone]))]
         for group in self._groups:
             left = np.flatnonzero(~np.isin(group.signals, gone))
-            groups += [group.only(left)] if len(left) else []
+            groups += [group.select(left)] if len(left) else []
         self._groups = groups
         for values in self._life.values():
             values[gone] = 0.0
-        return self.speaking_of(signals)
+        return self.outputs_of(signals)
 
     def settle(self, signals: Collection[str]) -> Collection[int]:
-        """An alarm ends; what it was raised by is no new one."""
+        """End open alarms; the same evidence does not raise them again."""
         for signal in np.flatnonzero([name in signals for name in CHANGE_SIGNALS]).tolist():
             if self._life["stands"][signal]:
                 self._end(signal, self._life["first"][signal])
-        return self.speaking_of(signals)
+        return self.outputs_of(signals)
 
     def state_dict(self) -> State:
         """A copy of groups and alarms."""
@@ -205,7 +205,7 @@ class ChangePointDetector(Detector):
         return {"groups": groups, "life": {name: values.copy() for name, values in self._life.items()}}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from a state.
+        """Continue from a state.
 
         Raises:
             StateError: when groups do not hold every signal exactly once, or a part does not fit.
@@ -221,23 +221,23 @@ class ChangePointDetector(Detector):
 
 
 @dataclass(frozen=True, slots=True)
-class _Course:
-    """What the newest values (N) of one signal were scored."""
+class _ScoredValues:
+    """The newest values (N) of one signal, with their scores."""
 
-    scored: Scored
+    scored: JumpScores
     column: int
     raw: Floats
     levels: Floats
     steps: Ints
     count: int
 
-    def lag(self, place: int) -> int:
-        """Values since the first one beyond the jump."""
-        return int(self.scored.lag[place, self.column])
+    def lag(self, index: int) -> int:
+        """Number of values since the first one beyond the jump."""
+        return int(self.scored.lag[index, self.column])
 
-    def usual(self, place: int) -> float:
-        """What the values before it let expect."""
-        return float(self.scored.usual[place, self.column])
+    def usual(self, index: int) -> float:
+        """The value that those before it predict."""
+        return float(self.scored.usual[index, self.column])
 
     def step(self, first: int) -> int:
         """The step of a value, counted from the run's first; `steps` ends with the newest."""
@@ -247,8 +247,8 @@ class _Course:
 def _group_from(state: State) -> _Group:
     check_keys(state, ("signals", "steps", "count", "jumps"))
     signals, steps, count = (
-        _whole_numbers(state, "signals"),
-        _whole_numbers(state, "steps"),
+        _integers(state, "signals"),
+        _integers(state, "steps"),
         scalar_from(state, "count", int),
     )
     if not len(signals) or signals.min() < 0 or signals.max() >= len(CHANGE_SIGNALS):
@@ -260,7 +260,7 @@ def _group_from(state: State) -> _Group:
     return _Group(signals, jumps, steps, count)
 
 
-def _whole_numbers(state: State, name: str) -> Ints:
+def _integers(state: State, name: str) -> Ints:
     values = state[name]
     if not isinstance(values, np.ndarray) or values.dtype != np.int64 or values.ndim != 1:
         raise StateError(f"The saved state's {name!r} is not a list of whole numbers.")

@@ -1,16 +1,17 @@
-"""Detectors of the user's: loaded by name, checked at submit, and adapted so that the monitor runs them. Pure; numpy.
+"""The user's own detectors: loaded by name, checked at submit, and adapted to the monitor. Pure; numpy.
 
-A class of the user's has a `name` and `observe(view)`. It takes the next steps as a `StepView` and gives one score for
-each of them, (N), or one for each of its signals, (N, K), in units of its own threshold: 1 is an alarm, and NaN says
-that nothing was measured. The monitor shows it one step at a time: what it needs of earlier ones it must keep.
+A user's class has a `name` and a method `observe(view)`. The method takes the next steps as a `StepView` and returns
+one score for each of them, (N), or one for each of its signals, (N, K). Scores are in units of the detector's
+threshold: 1 is an alarm, and NaN means that nothing was measured. The monitor shows it one step per call, so the
+detector must keep what it needs of earlier steps.
 
-It may have
+It may also have
 
-- `signals`: the K names that its scores speak of, `("reward_mean",)` by default, and `directions`, +1 where a signal is
-  too high (the default) and -1 where it is too low;
+- `signals`: the names of the K scored signals, `("reward_mean",)` by default, and `directions`, +1 where a signal
+  is too high (the default) and -1 where it is too low;
 - `forget(signals, step)`: a change was declared, and these signals have no reference from `step` on. By default the
-  detector starts afresh when one of its own is among them;
-- `settle(signals)`: something was done about these signals. By default its open alarms must be raised again;
+  detector restarts when one of its own signals is in the list;
+- `settle(signals)`: a remedy was applied to these signals. By default open alarms must be raised again;
 - `state_dict()` and `load_state_dict(state)`. By default its attributes are its state: plain scalars, arrays, and
   lists, tuples and deques of numbers.
 """
@@ -39,7 +40,7 @@ from rftfm_ray.verdicts import Evidence
 
 KEY = "guard.detectors"
 DEFAULT_SIGNALS = ("reward_mean",)
-# Steps in a row at which a signal was measured and no score was given: longer than any warm-up needs.
+# Steps in a row with a measured signal and no score after which a detector is disabled: longer than any warm-up.
 MOST_BLANK = 100
 _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "observe": ("view",), "forget": ("signals", "step"), "settle": ("signals",), "state_dict": (),
@@ -49,22 +50,22 @@ _STATE_METHODS = ("state_dict", "load_state_dict")
 
 
 class UserDetector(Protocol):
-    """What a class of the user's must have; see above for what else it may have."""
+    """What a user's class must have; the module's text lists what it may have."""
 
     name: str
 
     def observe(self, view: StepView) -> Floats:
-        """Take the next steps; their scores (N) or (N, K)."""
+        """Take the next steps, and return their scores (N) or (N, K)."""
 
 
 class CustomDetector(Detector):
-    """A detector of the user's as the monitor runs it.
+    """Adapts a user's detector to the monitor.
 
-    Its evidence is telemetry: it opens incidents, and nothing that cannot be undone is done by its word alone.
+    Its evidence is telemetry: it opens incidents, and irreversible remedies need other evidence too.
     The monitor shows it each step by itself, so that a log is scored as a live run is.
 
     Args:
-        user: what the user has written, fresh.
+        user: a new instance of the user's class.
 
     Raises:
         DetectorError: one sentence on what it lacks.
@@ -84,8 +85,8 @@ class CustomDetector(Detector):
         if self._has["state_dict"] is not self._has["load_state_dict"]:
             lacking = next(method for method in _STATE_METHODS if not self._has[method])
             raise DetectorError(f"class {self._class} has no method {lacking}; add it, or leave the other one out.")
-        self._places = np.array([INDEX[signal] for signal in signals])
-        # First steps of the evidence that has not come down since, by output; 0 for none.
+        self._columns = np.array([INDEX[signal] for signal in signals])
+        # First step of the current evidence, by output; 0 for none.
         self._since = np.zeros(len(self.outputs), np.int64)
         self._blank = 0
         self._initial = self._saved()
@@ -96,7 +97,7 @@ class CustomDetector(Detector):
         Raises:
             DetectorError: when `observe` raises, gives something else than scores, or gives none for too long.
         """
-        given = self._call("observe", _read_only(view))
+        given = self._call("observe", _frozen_view(view))
         scores = Scores.quiet(view, len(self.outputs))
         scores.score[:] = self._checked(given, scores.score.shape)
         self._count_blank(view, scores.score)
@@ -124,8 +125,8 @@ class CustomDetector(Detector):
         return score
 
     def _count_blank(self, view: StepView, score: Floats) -> None:
-        """Refuse a detector that never scores what was measured."""
-        measured = np.any(np.isfinite(view.values[:, self._places]), axis=1)
+        """Refuse a detector that never scores measured signals."""
+        measured = np.any(np.isfinite(view.values[:, self._columns]), axis=1)
         known = np.any(~np.isnan(score), axis=1)
         for blank in (~known[measured | known]).tolist():
             self._blank = self._blank + 1 if blank else 0
@@ -136,7 +137,7 @@ class CustomDetector(Detector):
                 )
 
     def _date(self, view: StepView, scores: Scores) -> None:
-        """Evidence began with the first step of those whose scores have not come down since."""
+        """Set onsets: evidence begins with the first step since which scores have not recovered."""
         for output in np.flatnonzero((scores.score > RECOVERED).any(0) | (self._since > 0)).tolist():
             since = int(self._since[output])
             for row, score in enumerate(scores.score[:, output].tolist()):
@@ -153,29 +154,29 @@ class CustomDetector(Detector):
         return f"{signal} is {reading.value:.3g}, which {self.name} scores {reading.score:.3g} times its threshold"
 
     def forget(self, signals: Collection[str], step: int) -> Collection[int]:
-        """Ask the user's, or start afresh.
+        """Call the user's `forget`, or restart the detector.
 
         Raises:
             DetectorError: when `forget` raises.
         """
         if self._has["forget"]:
             self._call("forget", tuple(signals), step)
-            return self._restarted(self.speaking_of(signals))
-        if not self.speaking_of(signals):
+            return self._restarted(self.outputs_of(signals))
+        if not self.outputs_of(signals):
             return ()
         self._set(self._initial)
         self._blank = 0
         return self._restarted(range(len(self.outputs)))
 
     def settle(self, signals: Collection[str]) -> Collection[int]:
-        """Ask the user's; its alarms must be raised again.
+        """Call the user's `settle`; open alarms must be raised again.
 
         Raises:
             DetectorError: when `settle` raises.
         """
         if self._has["settle"]:
             self._call("settle", tuple(signals))
-        return self._restarted(self.speaking_of(signals))
+        return self._restarted(self.outputs_of(signals))
 
     def _restarted(self, outputs: Collection[int]) -> Collection[int]:
         self._since[list(outputs)] = 0
@@ -185,7 +186,7 @@ class CustomDetector(Detector):
         try:
             return getattr(self._user, method)(*arguments)
         except (Exception, SystemExit) as error:  # the user's code may raise anything
-            raise DetectorError(f"{method} of {self._class} raised {_said(error)}.") from error
+            raise DetectorError(f"{method} of {self._class} raised {_describe(error)}.") from error
 
     def _saved(self) -> State:
         if self._has["state_dict"]:
@@ -218,7 +219,7 @@ class CustomDetector(Detector):
         return {"class": self._class, "own": self._saved(), "since": self._since.copy(), "blank": self._blank}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from a state.
+        """Continue from a state.
 
         Raises:
             StateError: when it is the state of another class, or the user's class refuses it.
@@ -239,12 +240,12 @@ class CustomDetector(Detector):
         self._since, self._blank = since, blank
 
 
-def _said(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300].rstrip(".: ")
 
 
-def _read_only(view: StepView) -> StepView:
-    """The same steps in arrays that cannot be written to: all detectors share them."""
+def _frozen_view(view: StepView) -> StepView:
+    """A read-only view of the steps, because all detectors share them."""
     copy_ = StepView(*(getattr(view, field.name).view() for field in fields(view)))
     for field in fields(copy_):
         getattr(copy_, field.name).setflags(write=False)
@@ -285,11 +286,13 @@ def _attribute(user: object, name: str, default: Any, class_: str) -> Any:
     try:
         return getattr(user, name, default)
     except (Exception, SystemExit) as error:  # a property of the user's may raise anything
-        raise DetectorError(f"{name} of class {class_} raised {_said(error)}; make it a plain attribute.") from error
+        raise DetectorError(
+            f"{name} of class {class_} raised {_describe(error)}; make it a plain attribute."
+        ) from error
 
 
 def _has(user: object, method: str, class_: str) -> bool:
-    """Whether it has a method, which can then be called as it will be."""
+    """Whether a class has a method, after checking that it accepts the monitor's arguments."""
     function = _attribute(user, method, None, class_)
     if function is None and method != "observe":
         return False
@@ -304,9 +307,9 @@ def _has(user: object, method: str, class_: str) -> bool:
 
 
 def load_detectors(names: Sequence[str]) -> tuple[Detector, ...]:
-    """The detectors that `guard.detectors` names, each as `module:Class` or `file.py:Class`, fresh and adapted.
+    """The detectors that `guard.detectors` names, each as `module:Class` or `file.py:Class`: new and adapted.
 
-    They travel to the monitor by value.
+    They are sent to the monitor by value.
 
     Raises:
         DetectorError: one sentence that names the key, the class and the fix.
@@ -331,18 +334,20 @@ def _adapted(name: str, attribute: Any, called: str) -> CustomDetector:
     try:
         user = make()
     except (Exception, SystemExit) as error:  # the user's constructor may raise anything
-        raise DetectorError(f"{KEY}={name}: {called}() raised {_said(error)}; it must need no arguments.") from error
+        raise DetectorError(
+            f"{KEY}={name}: {called}() raised {_describe(error)}; it must need no arguments."
+        ) from error
     try:
         detector = CustomDetector(user)
     except DetectorError as error:
         raise DetectorError(f"{KEY}={name}: {error}") from None
     except (Exception, SystemExit) as error:  # what the user's class holds may raise when it is looked at
         raise DetectorError(
-            f"{KEY}={name}: checking {called} raised {_said(error)}; give it plain attributes and methods."
+            f"{KEY}={name}: checking {called} raised {_describe(error)}; give it plain attributes and methods."
         ) from error
     try:
         return copy.deepcopy(detector)
     except Exception as error:  # what the user's class holds may refuse to be copied
         raise DetectorError(
-            f"{KEY}={name}: {called} cannot be copied ({_said(error)}); keep no files, locks or connections in it."
+            f"{KEY}={name}: {called} cannot be copied ({_describe(error)}); keep no files, locks or connections in it."
         ) from error

@@ -1,4 +1,4 @@
-"""What needs no threshold: values are finite, and the rate in force is the one called for. Pure; numpy."""
+"""Detectors without a threshold: values are finite, and the learning rate is the declared one. Pure; numpy."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from rftfm_ray.signals.scale import safe_exp
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import Evidence
 
-# As the commit gate has it: beyond this, advantages are not those that rewards, values and members lead to.
+# Tolerance of the commit gate: beyond it advantages differ from their recomputation.
 ADVANTAGE_LIMIT = 1e-5
 
 
 def onsets(broken: NDArray[np.bool_], steps: Ints, since: int) -> tuple[Ints, int]:
-    """First steps (N) of the breaks that stand, and the first step of the one that stands at the end; 0 for none.
+    """First steps (N) of the open breaks, and the first step of the break that is open at the end; 0 for none.
 
     Args:
         broken: (N) whether each step is broken.
         steps: (N) their numbers.
-        since: first step of the break that stood before; 0 for none.
+        since: first step of the break that was open before; 0 for none.
     """
     first = steps.copy()
     for row in np.flatnonzero(broken).tolist():
@@ -38,22 +38,22 @@ def onsets(broken: NDArray[np.bool_], steps: Ints, since: int) -> tuple[Ints, in
 
 
 class FiniteDetector(Detector):
-    """An identity: what an update is made of is finite. NaN is a finding, never a gap.
+    """An identity: the values of an update are finite. NaN is a finding, never a gap.
 
-    The commit gate refuses an update on advantages that are not their recompute, and then there is no loss: that is the
-    finding of the advantages, not of the numbers.
+    The commit gate rejects an update whose advantages differ from their recomputation, and such a step has no loss. The
+    identity of the advantages reports that, not this detector.
     """
 
     name = "finite"
     OF_UPDATES = ("loss", "grad_norm", "kl_ref", "entropy")
     WATCHED = (*OF_UPDATES, "reward_mean")
     outputs = tuple(Output(name, 1, Evidence.IDENTITY) for name in WATCHED)
-    _PLACES = np.array([INDEX[name] for name in WATCHED])
+    _COLUMNS = np.array([INDEX[name] for name in WATCHED])
 
     def observe(self, view: StepView) -> Scores:
         """Infinite where a value is not finite though a trajectory was valid."""
         scores = Scores.quiet(view, len(self.outputs))
-        wrong = ~np.isfinite(view.values[:, self._PLACES]) & (view.value("valid_rate") > 0)[:, None]
+        wrong = ~np.isfinite(view.values[:, self._COLUMNS]) & (view.value("valid_rate") > 0)[:, None]
         if wrong.any():
             error = np.abs(view.value("advantage_error"))
             refused = (view.value("vetoes") > 0) & (error > ADVANTAGE_LIMIT) & np.isfinite(error)
@@ -68,7 +68,7 @@ class FiniteDetector(Detector):
 
 
 class DeclaredRateDetector(Detector):
-    """An identity: the learning rate in force is the one that configuration, schedule and levers call for."""
+    """An identity: the applied learning rate is the one that configuration, schedule and levers give."""
 
     name = "declared_rate"
     TOLERANCE = 1e-6
@@ -92,6 +92,6 @@ class DeclaredRateDetector(Detector):
         return scores
 
     def reason(self, output: int, reading: Reading) -> str:
-        """Says how many times the declared rate it is."""
+        """Gives the ratio to the declared rate."""
         del output
         return f"the learning rate is {safe_exp(reading.value):.3g} times the one that is called for"

@@ -1,4 +1,4 @@
-"""Identities: what holds by construction. Each needs no threshold and no reference, and a break is a finding. Pure."""
+"""Identities hold by construction: they need no threshold and no reference, and a break is a finding. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rftfm_ray.verdicts import Evidence
 
 Mask = NDArray[np.bool_]
 
-# Below this a float32 weight may not move by an update that was made.
+# Below this rate an update may leave a float32 weight unchanged.
 LEAST_RATE = 1e-7
 # Less than one weight of any sample.
 LEAST_SHARE = 1e-9
@@ -26,13 +26,13 @@ LEAST_SHARE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One identity: the signal that tells, the most that it may be, and what a break means.
+    """One identity: its signal, the limit of that signal, and the meaning of a break.
 
     Attributes:
         name: of the identity.
-        signal: that tells.
-        limit: the most that `direction` times the signal may be.
-        meaning: of a break, as a sentence without its end.
+        signal: that shows a break.
+        limit: upper bound of `direction` times the signal.
+        meaning: of a break, as a sentence without a full stop.
         applies: (N) whether it must hold at each step of a view; None where it always must.
         direction: +1 where too much breaks it, -1 where too little does.
     """
@@ -45,13 +45,13 @@ class Identity:
     direction: int = 1
 
     def broken(self, view: StepView) -> Mask:
-        """(N) whether each step breaks it; where nothing was measured, it does not."""
+        """(N) whether each step breaks it; a step without a measurement does not."""
         broken = self.direction * view.value(self.signal) > self.limit
         return broken if self.applies is None else broken & self.applies(view)
 
 
 def _was_updated(view: StepView) -> Mask:
-    """(N) whether a step has made every update that was due, with something to learn from and a rate to do it at."""
+    """(N) whether a step made every update, with valid trajectories, a gradient and a learning rate."""
     made = (view.value("vetoes") == 0) & (view.value("grad_norm") > 0) & (view.value("lr") >= LEAST_RATE)
     return np.asarray(made & (view.value("valid_rate") > 0))
 
@@ -63,7 +63,7 @@ IDENTITIES: tuple[Identity, ...] = (
     ),
     Identity(
         "observations", "observation_mismatch_rate", 0.0,
-        "observations stand in the transcript otherwise than their tool gave them",
+        "observations in the transcript differ from what the tool returned",
     ),
     Identity(
         "replayed_observations", "replay_observation_mismatch_rate", 0.0,
@@ -84,11 +84,11 @@ IDENTITIES: tuple[Identity, ...] = (
         applies=_was_updated, direction=-1,
     ),
 )  # fmt: skip
-"""Every identity that a step report tells of; finite values and the declared rate have detectors of their own."""
+"""The identities of a step report; finite values and the declared rate have their own detectors."""
 
 
 class IdentityDetector(Detector):
-    """One identity over a run: it stays broken from a step at which it was measured to the next."""
+    """One identity over a run: it stays broken from one measured step to the next."""
 
     STATE: ClassVar[Mapping[str, Kind]] = {"_since": Kind.INT}
 
@@ -116,7 +116,7 @@ class IdentityDetector(Detector):
         return f"{self._identity.meaning} ({self.outputs[output].signal} is {reading.value:.3g})"
 
     def settle(self, signals: Collection[str]) -> Collection[int]:
-        """Something has been done about it: it must be seen broken again."""
+        """Restart: the identity must be seen broken again."""
         if self._identity.signal not in signals:
             return ()
         self._since = 0

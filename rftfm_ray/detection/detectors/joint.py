@@ -1,6 +1,6 @@
-"""How signals go together: raised when one, or what the others leave of it, departs from what is usual. Pure; numpy.
+"""The joint (multivariate) CUSUM: it alarms on a shift of a signal or of its conditional residual. Pure; numpy.
 
-What is usual is the reference's: healthy runs of the same kind, the run's own past by the shipped priors, or both.
+The reference is healthy runs of the same kind, the self-baseline with the shipped priors, or both.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from rftfm_ray.detection.statistics.cusum import RECOVERED
 from rftfm_ray.detection.statistics.matched_filters import Contrast, ContrastKind
 from rftfm_ray.verdicts import Evidence, Symptom
 
-# Steps in a row in which the evidence that stands must fall for an alarm to be over: until it is gone takes far longer.
+# Steps in a row in which the open evidence must fall for an alarm to end: waiting until it is gone takes far longer.
 BACK = 5
-# Evidence over its threshold that healthy steps leave behind now and then, and that a change does not begin with.
+# Evidence, in thresholds, up to which a sum counts as zero for the onset: healthy steps reach it now and then.
 FAINT = 0.05
-# Share of its threshold from which a signal's own evidence is a notice, which may be wrong more often than an alarm.
+# Share of the threshold at which the evidence of one signal is a notice; notices may be wrong more often than alarms.
 NOTICE = 0.4
 NOTICED: Mapping[str, tuple[int, ...]] = {
     "reward_mean": (1, -1),
@@ -44,13 +44,13 @@ NOTICED: Mapping[str, tuple[int, ...]] = {
     "zero_variance_group_rate": (1,),
     "valid_rate": (-1,),
 }
-"""Sides of signals that tell look-alikes apart."""
+"""Sides of signals that separate rival causes."""
 
 
 class JointDetector(Detector):
-    """All contrasts of a reference, as one alarm, and notices on single signals.
+    """One alarm for all contrasts of a reference, and notices on single signals.
 
-    While the alarm stands its symptom names the contrast that has most evidence.
+    The symptom of an open alarm names the contrast with the most evidence.
 
     Args:
         reference: what the run is compared with.
@@ -66,26 +66,26 @@ class JointDetector(Detector):
     def __init__(self, reference: Reference, false_alarm_steps: float) -> None:
         self._cusums = JointCusums(reference, false_alarm_steps)
         self._basis = reference.models[0].basis if reference.models else Basis.OWN_PAST
-        wanted = [self._notice(name, side) for name, sides in NOTICED.items() for side in sides]
-        self._notices = np.array([place for place in wanted if place is not None], np.int64)
+        notices = [self._notice(name, side) for name, sides in NOTICED.items() for side in sides]
+        self._notices = np.array([index for index in notices if index is not None], np.int64)
         contrasts = self._cusums.contrasts
-        beside = [contrasts[place].contrast for place in self._notices.tolist()]
+        beside = [contrasts[index].contrast for index in self._notices.tolist()]
         self.outputs = (
             Output("", 0, Evidence.TELEMETRY),
-            *(Output(one.signal, one.side, Evidence.TELEMETRY, alarm=False) for one in beside),
+            *(Output(contrast.signal, contrast.side, Evidence.TELEMETRY, alarm=False) for contrast in beside),
         )
         self._zero, self._before = np.zeros(len(contrasts), np.int64), np.zeros(len(contrasts))
         self._raised, self._falling = False, 0
         self._strongest: dict[int, tuple[int, float]] = {}
 
     def _notice(self, name: str, side: int) -> int | None:
-        for place, one in enumerate(self._cusums.contrasts):
-            if one.basis is self._basis and one.contrast == Contrast(ContrastKind.SIGNAL, name, side):
-                return place
+        for index, followed in enumerate(self._cusums.contrasts):
+            if followed.basis is self._basis and followed.contrast == Contrast(ContrastKind.SIGNAL, name, side):
+                return index
         return None
 
     def observe(self, view: StepView) -> Scores:
-        """The largest evidence of any contrast over its threshold; that of single signals, over that of a notice."""
+        """The largest evidence of any contrast in thresholds; then that of single signals in thresholds of a notice."""
         scores = Scores.quiet(view, len(self.outputs))
         self._strongest.clear()
         start = 0
@@ -94,7 +94,7 @@ class JointDetector(Detector):
         return scores
 
     def _follow(self, view: StepView, scores: Scores, start: int) -> int:
-        """Take steps up to the one with which an alarm is over, or all; how many were taken."""
+        """Take steps up to the one that ends an alarm, or all of them; returns their number."""
         before = self._cusums.state_dict() if len(view) > 1 else None
         evidence = self._cusums.observe(view)
         over, end = evidence.over, self._over_at(evidence)
@@ -112,7 +112,7 @@ class JointDetector(Detector):
         return taken
 
     def _over_at(self, evidence: JointEvidence) -> int | None:
-        """The row at which the evidence that stands has fallen for long enough; None when it has not."""
+        """The row at which the open evidence has fallen for `BACK` steps; None when it has not."""
         over, raw = evidence.over, evidence.nats
         highest = over.max(1, initial=0.0)
         if not self._raised and not (highest >= 1.0).any():
@@ -134,7 +134,7 @@ class JointDetector(Detector):
         highest = over.max(1, initial=0.0)
         scores.score[rows, 0] = highest
         scores.score[rows, 1:] = over[:, self._notices] / NOTICE
-        # A sum begins with the step after it was last faint; one that has just come down has no other to name.
+        # The onset is the step after the sum was last faint, and never after the step itself.
         zero = np.maximum.accumulate(np.where(over <= FAINT, steps, self._zero), axis=0)
         onset = np.minimum(zero + 1, steps)
         scores.onset[rows, 1:] = onset[:, self._notices]
@@ -144,30 +144,31 @@ class JointDetector(Detector):
             scores.onset[start + row, 0] = onset[row, strongest]
         self._zero = zero[-1]
 
-    def _residuals(self, view: StepView, place: int) -> Floats:
-        one = self._cusums.contrasts[place]
-        table: NDArray[np.float64] = view.residuals if one.basis is Basis.PROFILE else view.own
-        return table[:, COLUMNS.index(one.contrast.signal)]
+    def _residuals(self, view: StepView, index: int) -> Floats:
+        followed = self._cusums.contrasts[index]
+        table: NDArray[np.float64] = view.residuals if followed.basis is Basis.PROFILE else view.own
+        return table[:, COLUMNS.index(followed.contrast.signal)]
 
     def symptom(self, output: int, reading: Reading) -> Symptom:
-        """Names the contrast that has most evidence at the step."""
+        """The symptom; an alarm names the contrast with the most evidence at the step."""
         if output:
             return super().symptom(output, reading)
-        place, residual = self._strongest.get(reading.step, (0, math.nan))
-        one = self._cusums.contrasts[place]
+        index, residual = self._strongest.get(reading.step, (0, math.nan))
+        followed = self._cusums.contrasts[index]
+        contrast = followed.contrast
         return Symptom(
-            self.name, one.contrast.signal, Evidence.TELEMETRY, True, one.contrast.side, reading.value, math.nan,
-            reading.score, reading.onset, self.earliest(reading.onset), _reason(one, residual, reading.onset),
+            self.name, contrast.signal, Evidence.TELEMETRY, True, contrast.side, reading.value, math.nan,
+            reading.score, reading.onset, self.earliest(reading.onset), _reason(followed, residual, reading.onset),
         )  # fmt: skip
 
     def reason(self, output: int, reading: Reading) -> str:
-        """Says to which side a single signal is off."""
-        one = self.outputs[output]
-        way = "above" if one.direction > 0 else "below"
-        return f"{one.signal} is {reading.value:.3g}, {way} what is usual since step {reading.onset}"
+        """Gives the side on which a single signal is off."""
+        described = self.outputs[output]
+        way = "above" if described.direction > 0 else "below"
+        return f"{described.signal} is {reading.value:.3g}, {way} what is usual since step {reading.onset}"
 
     def signal_at(self, output: int, step: int) -> str:
-        """The signal that an output speaks of at a step."""
+        """The signal of an output at a step."""
         if output:
             return self.outputs[output].signal
         return self._cusums.contrasts[self._strongest.get(step, (0, 0.0))[0]].contrast.signal
@@ -177,12 +178,12 @@ class JointDetector(Detector):
         return max(1, onset - 1)
 
     def forget(self, signals: Collection[str], step: int) -> Collection[int]:
-        """What goes together is held against another reference: evidence begins anew."""
+        """Restart all evidence, because contrasts of several signals have lost their reference."""
         del step
         return self.settle(signals)
 
     def settle(self, signals: Collection[str]) -> Collection[int]:
-        """Evidence begins anew."""
+        """Restart all evidence."""
         if not any(name in COLUMNS for name in signals):
             return ()
         self._cusums.clear()
@@ -191,12 +192,12 @@ class JointDetector(Detector):
         return range(len(self.outputs))
 
 
-def _reason(one: JointContrast, residual: float, onset: int) -> str:
-    way, name = "above" if one.contrast.side > 0 else "below", one.contrast.signal
-    if one.contrast.kind is ContrastKind.CONDITIONAL:
+def _reason(followed: JointContrast, residual: float, onset: int) -> str:
+    way, name = "above" if followed.contrast.side > 0 else "below", followed.contrast.signal
+    if followed.contrast.kind is ContrastKind.CONDITIONAL:
         return f"{name} has been {way} what the other signals predict since step {onset}"
-    usual = "healthy runs" if one.basis is Basis.PROFILE else "the run's own past"
+    usual = "healthy runs" if followed.basis is Basis.PROFILE else "the run's own past"
     if math.isnan(residual):
-        # It was not measured at the step; what it was before is enough.
+        # The signal was not measured at the step: the message gives no number.
         return f"{name} has been {way} {usual} since step {onset}"
     return f"{name} is {abs(residual):.1f} standard deviations {way} {usual}, and has been {way} since step {onset}"

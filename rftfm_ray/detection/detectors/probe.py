@@ -1,4 +1,4 @@
-"""Held-out accuracy against the best that the run has had. Pure; numpy."""
+"""Held-out accuracy against the best of the run. Pure; numpy."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class ProbeDetector(Detector):
         self._best, self._best_step = -1.0, 0
 
     def observe(self, view: StepView) -> Scores:
-        """Standard errors below the best, over those that make an alarm; NaN between probes."""
+        """Standard errors below the best, in units of the threshold; NaN between probes."""
         scores, accuracies = Scores.quiet(view, 1), view.value("probe_accuracy")
         scores.score[:] = math.nan
         for row in measured(accuracies).tolist():
             accuracy = float(accuracies[row])
             drop = probe_drop(self._best, accuracy, self._size) if self._best >= 0 else 0.0
             over = max(0.0, drop / self.SIGMAS)
-            # An alarm ends with the next probe that is not far below: between them there is no other evidence.
+            # An alarm ends with the next probe that is not far below: there is no evidence between probes.
             scores.score[row, 0] = over if over > 1 else 0.0
             scores.onset[row, 0], scores.reference[row, 0] = self._best_step + 1, self._best
             if over <= 1 and accuracy >= self._best:
@@ -44,17 +44,17 @@ class ProbeDetector(Detector):
         return scores
 
     def reason(self, output: int, reading: Reading) -> str:
-        """Says what it was at its best, and when."""
+        """Gives the best accuracy and its step."""
         del output
         best_step = reading.onset - 1
         return f"held-out accuracy is {reading.value:.3f}, and was {reading.reference:.3f} at step {best_step}"
 
     def earliest(self, onset: int) -> int:
-        """A probe speaks of the weights of before its step."""
+        """A probe measures the weights from before its step."""
         return onset - 1
 
     def forget(self, signals: Collection[str], step: int) -> Collection[int]:
-        """The best is not known any more."""
+        """Clear the best accuracy."""
         del step
         if "probe_accuracy" not in signals:
             return ()
@@ -65,6 +65,6 @@ class ProbeDetector(Detector):
 def probe_drop(before: float, after: float, size: int) -> float:
     """How many standard errors `after` lies below `before`, both shares of `size` problems; negative for a rise."""
     pooled = (before + after) / 2
-    # One problem is the least that a share can be wrong by.
+    # The resolution of a share is one problem.
     error = math.sqrt(max(2 * pooled * (1 - pooled) / size, (1 / size) ** 2))
     return (before - after) / error

@@ -1,4 +1,4 @@
-"""Shares of counted events against a share that is known beforehand. Pure; numpy."""
+"""Rates of counted events against a rate that is known beforehand. Pure; numpy."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ CLUSTERED = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A share of events and what it should be.
+    """A rate of events, with its healthy and its faulty value.
 
     Attributes:
         signal: the share.
         count: signal that counts the events of a step.
         evidence: kind of the evidence.
-        usual: share that is healthy.
-        faulty: share that is looked for.
+        usual: the healthy rate.
+        faulty: the rate of a fault.
         clustered: events that count as one.
-        companion: signal whose sign says to which side the events are wrong; empty without one.
+        companion: signal whose sign gives the side on which the events are wrong; empty without one.
     """
 
     signal: str
@@ -43,7 +43,7 @@ class Rate:
 
 
 class RateDetector(Detector):
-    """A share of counted events: a binomial CUSUM of the faulty share against the usual one.
+    """A binomial CUSUM of the faulty rate against the usual one.
 
     Args:
         rate: what is counted.
@@ -61,7 +61,7 @@ class RateDetector(Detector):
         self._cusum = Cusum(threshold)
 
     def observe(self, view: StepView) -> Scores:
-        """The evidence after each step; a step without an event leaves it as it is."""
+        """The evidence after each step; a step without events does not change it."""
         rate, shares, counts = self._rate, view.value(self._rate.signal), view.value(self._rate.count)
         scores = Scores.quiet(view, len(self.outputs))
         scores.score[:] = math.nan
@@ -79,13 +79,13 @@ class RateDetector(Detector):
         return scores
 
     def reason(self, output: int, reading: Reading) -> str:
-        """The share and what is usual, or the side to which it is wrong."""
+        """The rate and its usual value, or the companion with its side."""
         if output:
             return f"{self._rate.companion} is {reading.value:+.3g}"
         return f"{self._rate.signal} is {reading.value:.3g}, where {reading.reference:g} is usual"
 
     def settle(self, signals: Collection[str]) -> Collection[int]:
-        """Evidence begins anew; a share is judged against a fixed one, which no declared change moves."""
+        """Restart the evidence; a declared change does not move the usual rate, so `forget` does nothing."""
         if self._rate.signal not in signals:
             return ()
         self._cusum.clear()

@@ -1,4 +1,4 @@
-"""Slow ways to go wrong that no healthy run takes, one signal at a time. Pure; numpy."""
+"""Slow failures that healthy runs do not show, one signal at a time. Pure; numpy."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ import numpy as np
 from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores, measured
 from rftfm_ray.detection.reference.views import StepView
 from rftfm_ray.detection.stateful import Kind
-from rftfm_ray.detection.statistics.trends import BLOCK, BLOCKS, LASTING, Course, Trend, trends_of
+from rftfm_ray.detection.statistics.trends import BLOCK, BLOCKS, LASTING, Trend, TrendKind, trends_of
 from rftfm_ray.signals.scale import LARGEST
 from rftfm_ray.signals.schema import SIGNALS
 from rftfm_ray.verdicts import Evidence
 
-# Above any threshold that other telemetry is given: a trend that no healthy run takes is as good as certain.
+# Above the threshold of all other telemetry: healthy runs do not show such a trend, so it is nearly certain.
 CERTAIN = 3.0
-# The longest time that a trend has lasted when it is certain.
+# The longest duration of a trend when it becomes certain.
 LONGEST = max(BLOCK * BLOCKS, LASTING)
-_SAID: Mapping[Course, str] = {
-    Course.BLOW_UP: "grows exponentially",
-    Course.COLLAPSE: "falls ever faster, to next to nothing",
-    Course.DECLINE: "has lost most of what it had reached, for long",
-    Course.UNBEARABLE: "is a share of failures that no training can bear",
+_PHRASES: Mapping[TrendKind, str] = {
+    TrendKind.BLOW_UP: "grows exponentially",
+    TrendKind.COLLAPSE: "falls ever faster, to next to nothing",
+    TrendKind.DECLINE: "has lost most of what it had reached, for long",
+    TrendKind.UNBEARABLE: "is a share of failures that no training can bear",
 }
 
 
 class TrendDetector(Detector):
-    """One signal watched for one course.
+    """Watches one signal for one trend.
 
     Args:
         signal: its name.
-        trend: what it is watched for, fresh.
+        trend: a new trend.
     """
 
     STATE: ClassVar[Mapping[str, Kind]] = {"_trend": Kind.PART, "_steps": Kind.FLOATS, "_onset": Kind.INT}
 
     def __init__(self, signal: str, trend: Trend) -> None:
-        self.name = f"trend:{trend.course}:{signal}"
+        self.name = f"trend:{trend.kind}:{signal}"
         self.outputs = (Output(signal, trend.direction, Evidence.TELEMETRY),)
         self._signal, self._trend = signal, trend
         self._steps = deque[float](maxlen=LONGEST + 1)
         self._onset = 0
 
     def observe(self, view: StepView) -> Scores:
-        """`CERTAIN` while the signal takes the course, NaN where it was not measured."""
+        """`CERTAIN` while the signal shows the trend, NaN where it was not measured."""
         scores, values = Scores.quiet(view, 1), view.value(self._signal)
         rows = measured(values)
         scores.score[:] = math.nan
@@ -64,11 +64,11 @@ class TrendDetector(Detector):
         return scores
 
     def reason(self, output: int, reading: Reading) -> str:
-        """What it does, and how far it has come."""
-        return f"{self.outputs[output].signal} {_SAID[self._trend.course]} ({reading.value:.3g} now)"
+        """Gives the trend and the newest value."""
+        return f"{self.outputs[output].signal} {_PHRASES[self._trend.kind]} ({reading.value:.3g} now)"
 
     def forget(self, signals: Collection[str], step: int) -> Collection[int]:
-        """A change on purpose begins a new course."""
+        """Restart the trend after a declared change."""
         del step
         if self._signal not in signals:
             return ()
@@ -79,10 +79,10 @@ class TrendDetector(Detector):
         return (0,)
 
     def settle(self, signals: Collection[str]) -> Collection[int]:
-        """The course must be taken again."""
+        """Restart: the trend must be seen again."""
         return self.forget(signals, 0)
 
 
 def trend_detectors() -> list[TrendDetector]:
-    """A detector for every course of every signal that has one."""
+    """A detector for every trend of every signal that has one."""
     return [TrendDetector(signal.name, trend) for signal in SIGNALS for trend in trends_of(signal.name)]

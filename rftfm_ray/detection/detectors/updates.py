@@ -1,4 +1,4 @@
-"""How far updates go, against what they did before. Pure; numpy."""
+"""The size of updates against that of earlier ones. Pure; numpy."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.detection.statistics.cusum import Cusum, shift_ratio
 from rftfm_ray.verdicts import Evidence
 
-# A shift that is looked for, in spreads: smaller ones take longer.
+# Shift of the CUSUM, in standard deviations: smaller shifts take longer.
 SHIFT = 3.0
-# Ratios need something above nothing.
+# Floor of a denominator.
 LEAST = 1e-300
 
 
 def declared_factors(view: StepView) -> Floats:
-    """(N) the share of the learning rate that the schedule calls for at each step; NaN where it calls for none.
+    """(N) the declared schedule factor at each step; NaN where it is 0.
 
-    A change that the schedule makes on purpose does not show in an update over it; one that a lever, or a fault, makes
-    does.
+    An update divided by it does not show a declared change of the schedule; it shows one by a lever or a fault.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         declared = view.value("schedule_factor") * np.exp(-view.value("schedule_excess"))
@@ -33,12 +32,12 @@ def declared_factors(view: StepView) -> Floats:
 
 
 class UpdateSizeDetector(Detector):
-    """Updates more than twice as large as any of the last hundred steps: a CUSUM of the logarithm over that.
+    """Updates more than twice as large as any of the last hundred: a CUSUM of the logarithm of the ratio.
 
-    The size of AdamW's updates falls when signal grows rare and comes back when it returns, threefold in a converged
-    run; a mean would call that a fault. The maximum does not move, and no healthy run goes far beyond it, because an
-    AdamW update of one weight is hardly ever larger than the rate. Twice, because a run that is resumed when it has
-    converged may begin with small updates and know no others.
+    AdamW's updates shrink when gradient signal grows rare and recover when it returns, threefold in a converged run; a
+    mean would call that a fault. The maximum is stable, and healthy runs stay near it, because AdamW rarely moves a
+    weight by more than the learning rate. The factor is 2 because a run that is resumed after convergence may have only
+    small updates to compare with.
 
     Args:
         threshold: evidence for an alarm, in nats.
@@ -70,10 +69,10 @@ class UpdateSizeDetector(Detector):
             self._seen += 1
             largest = max(self._sizes, default=math.nan)
             if len(self._sizes) >= self._warmup:
-                # Not capped: an update this far has been made, and one is enough.
+                # Not capped: one update of this size was made, and one suffices for an alarm.
                 beyond = math.log(size) - math.log(largest) - math.log(self.FACTOR)
                 self._cusum.add(shift_ratio(beyond / self.SPREAD, SHIFT), step)
-            # The very first updates are the largest, before the optimizer's moments have settled.
+            # The first updates are the largest, before the optimizer's moments settle.
             if self._seen > self._warmup and self._cusum.sum < self._threshold / 2 and math.isfinite(size):
                 self._sizes.append(size)
             scores.score[row, 0] = self._cusum.sum / self._threshold
@@ -81,13 +80,13 @@ class UpdateSizeDetector(Detector):
         return scores
 
     def reason(self, output: int, reading: Reading) -> str:
-        """Says how many times the largest update before it is."""
+        """Gives the ratio to the largest earlier update."""
         del output
         times = reading.value / max(reading.reference, LEAST)
         return f"updates are {times:.3g} times as large as the largest before step {reading.onset}"
 
     def forget(self, signals: Collection[str], step: int) -> Collection[int]:
-        """The largest updates are not known any more."""
+        """Clear the largest updates."""
         del step
         if "update_ratio" not in signals:
             return ()
@@ -97,7 +96,7 @@ class UpdateSizeDetector(Detector):
         return (0,)
 
     def settle(self, signals: Collection[str]) -> Collection[int]:
-        """Evidence begins anew."""
+        """Restart the evidence."""
         if "update_ratio" not in signals:
             return ()
         self._cusum.clear()

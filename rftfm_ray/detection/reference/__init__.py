@@ -1,1 +1,1 @@
-"""What is usual: profiles of healthy runs, shipped priors, and the run's own past. Pure."""
+"""The reference of a run: profiles of healthy runs, shipped priors, and the self-baseline. Pure."""

@@ -1,8 +1,8 @@
-"""How healthy runs' signals go together, learnt from their residuals, and what departs from that. Pure; numpy.
+"""The correlation model of healthy runs, learnt from their residuals. Pure; numpy.
 
-A correlation model holds all that the CUSUMs of a run need: the covariance of healthy residuals, how they follow the
-prompts, by how much sums of contrasts vary more than the covariance says, and a level for each contrast. It is learnt
-from healthy runs of the same kind, mixed with what those of other tasks have shown, or from the latter alone.
+It holds all that the CUSUMs of a run need: the covariance of healthy residuals, how residuals follow the prompts, the
+long-run variance of each contrast, and a threshold level for each contrast. It is learnt from healthy runs of the same
+kind, mixed with what runs of other tasks have shown, or from other tasks only.
 """
 
 from __future__ import annotations
@@ -36,53 +36,55 @@ Mask = NDArray[np.bool_]
 _TELEMETRY = slice(len(TELEMETRY))
 # Steps that a correlation of other tasks is worth beside the profile's own, and share of the identity in the mixture.
 PRIOR_STEPS, SHRUNK = 100.0, 0.1
-# Share of the identity in a correlation of other tasks alone; steps of a run that its variances are worth.
-SHRUNK_OTHERS, BELIEVED = 0.2, 7.0
-# Steps' worth of prompts that change nothing: what few runs show of how residuals follow them is not all true.
+# Share of the identity in a correlation from other tasks only; steps of a run that its variances are worth.
+SHRUNK_OTHERS, PRIOR_WEIGHT = 0.2, 7.0
+# Ridge of the slopes on the prompts, in steps: few runs overstate how residuals follow the prompts.
 RIDGE = 50.0
-# Spreads of residuals: a profile's holds as the largest, and a signal that hardly moves is judged by this at least.
+# Bounds of a residual's standard deviation: the profile's own is the largest, and the smallest is for signals that
+# hardly move.
 LEAST_SPREAD, LARGEST_SPREAD = 0.3, 1.0
-# Steps of a sum whose variance is the long-run one; sums, and single steps, that what is expected beforehand is worth.
+# Steps of a sum whose variance is the long-run one; how many sums, and single steps, the prior is worth.
 SUMMED, PRIOR_SUMS, PRIOR_SINGLE = 6, 30.0, 20.0
-# Parts of the runs that are left out in turn: a covariance is too good for the runs that it was learnt from.
+# Folds of cross-validation over runs: a covariance fits the runs that it was learnt from too well.
 PARTS = 8
 # Steps to a block of a run whose peaks are counted.
 PEAK_STEPS = 10
-# Evidence in nats that all contrasts against a profile reach once in `FALSE_ALARM_STEPS` healthy steps. It is half as
-# much again as theory says of as many independent normal ones: healthy runs are not normal, and differ as wholes.
+# Evidence in nats that all contrasts against a profile reach once in `FALSE_ALARM_STEPS` healthy steps. It is 1.5 times
+# what theory gives for independent normal contrasts: healthy runs are not normal, and differ from each other.
 PROFILE_LEVEL = 20.0
-# Degrees of freedom that a run is worth at most: runs differ as wholes too, in how fast they learn.
+# Degrees of freedom per run, at most: the steps of one run are not independent, because runs differ in how fast they
+# learn.
 FREE_PER_RUN = 4.0
-# Shifts that are looked for, in standard deviations: against a profile they last; a run's own past learns them in time.
+# Shift of the CUSUM, in standard deviations: against a profile a shift lasts; the self-baseline adapts to it in time.
 SIZE, SIZE_OWN = 1.5, 2.0
 FEWEST_RUNS = 3
-"""Healthy runs of other tasks without which nothing is learnt from them."""
-# Digits after the point that a file keeps.
+"""Healthy runs of other tasks that learning from them needs at least."""
+# Decimals that a file keeps.
 DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CorrelationModel:
-    """What healthy runs have shown of S signals.
+    """The correlation of S signals in healthy runs.
 
     Attributes:
         slopes: (`PROMPT_SIGNALS`, S) how residuals follow those of the prompts.
         bank: the contrasts (K = 2 S) of the signals.
         levels: (K) evidence in nats that all contrasts together reach once in `FALSE_ALARM_STEPS` healthy steps.
-        size: the shift that is looked for, in standard deviations.
-        believed: steps of a run that the bank's variances are worth; infinity for runs of the bank's own kind.
-        freedom: degrees of freedom of the spreads that residuals were divided by.
+        size: the shift of the CUSUM, in standard deviations.
+        prior_weight: steps of a run that the bank's variances are worth; infinity for runs of the bank's own kind.
+        freedom: degrees of freedom of the standard deviations that residuals were divided by.
     """
 
     slopes: Floats
     bank: FilterBank
     levels: Floats
     size: float
-    believed: float = math.inf
+    prior_weight: float = math.inf
     freedom: float = math.inf
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        # What never changes need not be copied.
+        # Immutable: a copy is not needed.
         del memo
         return self
 
@@ -92,14 +94,14 @@ class CorrelationModel:
 
     def cusums(self) -> Cusums:
         """The CUSUMs of a new run."""
-        return Cusums(self.bank, self.size, self.believed, self.freedom)
+        return Cusums(self.bank, self.size, self.prior_weight, self.freedom)
 
     def to_profile(self) -> JointProfile:
         """What a file holds of it."""
         return JointProfile(
             signals=self.bank.signals, slopes=_rows(self.slopes), covariance=_rows(self.bank.covariance),
             variances=_row(self.bank.variances), levels=_row(self.levels), size=self.size,
-            believed=_finite(self.believed), freedom=_finite(self.freedom),
+            believed=_finite(self.prior_weight), freedom=_finite(self.freedom),
         )  # fmt: skip
 
     @classmethod
@@ -114,8 +116,8 @@ class CorrelationModel:
         if not len(variances) == len(levels) == 2 * len(joint.signals):
             raise ProfileError(f"The profile's `joint` is damaged (its variances or levels do not fit); {REFIT}.")
         bank = FilterBank(joint.signals, covariance, variances)
-        believed, freedom = (math.inf if one is None else one for one in (joint.believed, joint.freedom))
-        return cls(slopes, bank, levels, joint.size, believed, freedom)
+        prior_weight, freedom = (math.inf if number is None else number for number in (joint.believed, joint.freedom))
+        return cls(slopes, bank, levels, joint.size, prior_weight, freedom)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,7 +140,7 @@ class PriorCorrelation:
 
     @classmethod
     def nothing(cls) -> Self:
-        """What is known without any."""
+        """The prior without any data."""
         size = len(TELEMETRY)
         return cls(
             np.zeros((len(PROMPT_SIGNALS), size)), np.eye(size), np.ones(size), np.ones((2, size)), np.zeros(size, bool)
@@ -146,7 +148,7 @@ class PriorCorrelation:
 
     @classmethod
     def of(cls, residuals: Sequence[Floats]) -> Self:
-        """From residuals (N, `COLUMNS`) of healthy runs against profiles that they are not part of."""
+        """Learn from residuals (N, `COLUMNS`) of healthy runs against profiles that exclude them."""
         start = cls.nothing()
         slopes = _slopes(residuals, start.slopes)
         moments = Moments.of([_adjusted(run, slopes) for run in residuals])
@@ -184,7 +186,7 @@ class PriorCorrelation:
 
 
 def learn_of_kind(residuals: Sequence[Floats], prior: PriorCorrelation) -> CorrelationModel:
-    """From healthy runs of the same kind, two or more, and what runs of other tasks have shown.
+    """Learn from two or more healthy runs of the same kind, and from a prior of other tasks.
 
     Args:
         residuals: (N, `COLUMNS`) of each run against the mean of the others.
@@ -192,7 +194,7 @@ def learn_of_kind(residuals: Sequence[Floats], prior: PriorCorrelation) -> Corre
     """
     runs = len(residuals)
     measured = np.asarray(np.isfinite(np.concatenate(residuals)[:, : len(TELEMETRY)]).any(0))
-    slopes, covariance = _mixed(residuals, prior, measured)
+    slopes, covariance = _fit_with_prior(residuals, prior, measured)
     variances = _variances(_left_out(residuals, prior, measured), prior.long_run[:, measured].ravel())
     bank = FilterBank(_names(measured), covariance, variances)
     levels = np.full(len(bank.variances), PROFILE_LEVEL)
@@ -200,10 +202,10 @@ def learn_of_kind(residuals: Sequence[Floats], prior: PriorCorrelation) -> Corre
 
 
 def learn_of_others(residuals: Sequence[Floats]) -> CorrelationModel:
-    """From healthy runs of other tasks alone.
+    """Learn from healthy runs of other tasks only.
 
     Args:
-        residuals: (N, `COLUMNS`) of each run against its own past.
+        residuals: (N, `COLUMNS`) of each run against its self-baseline.
 
     Raises:
         ValueError: for fewer than `FEWEST_RUNS`.
@@ -211,32 +213,34 @@ def learn_of_others(residuals: Sequence[Floats]) -> CorrelationModel:
     if len(residuals) < FEWEST_RUNS:
         raise ValueError(f"{FEWEST_RUNS} healthy runs are needed, and there are {len(residuals)}")
     measured = np.asarray(np.isfinite(np.concatenate(residuals)[:, : len(TELEMETRY)]).any(0))
-    slopes, covariance = _alone(residuals, measured)
+    slopes, covariance = _fit_without_prior(residuals, measured)
     left_out = list[tuple[FilterBank, Floats]]()
     for part in range(min(PARTS, len(residuals))):
         others = [run for index, run in enumerate(residuals) if index % PARTS != part]
-        part_slopes, part_covariance = _alone(others, measured)
+        part_slopes, part_covariance = _fit_without_prior(others, measured)
         bank = _unscaled(measured, part_covariance)
         left_out += [(bank, _adjusted(run, part_slopes)[:, measured]) for run in residuals[part::PARTS]]
     variances = _variances([bank.along(run) for bank, run in left_out], np.ones(2 * int(measured.sum())))
     highest = [
-        peaks(Cusums(FilterBank(bank.signals, bank.covariance, variances), SIZE_OWN, BELIEVED).over(run), PEAK_STEPS)
+        peaks(
+            Cusums(FilterBank(bank.signals, bank.covariance, variances), SIZE_OWN, PRIOR_WEIGHT).over(run), PEAK_STEPS
+        )
         for bank, run in left_out
     ]
-    # Both sides of a contrast are as seldom wrong.
+    # Both sides of a contrast share one level.
     table = np.concatenate(highest).reshape(-1, 2, len(variances))
     per_step = 1 / FALSE_ALARM_STEPS / (2 * len(variances))
     levels = [level_for(table[:, :, column].ravel(), PEAK_STEPS, per_step) for column in range(len(variances))]
     bank = FilterBank(_names(measured), covariance, variances)
-    return CorrelationModel(slopes[:, measured], bank, np.array(levels), SIZE_OWN, BELIEVED)
+    return CorrelationModel(slopes[:, measured], bank, np.array(levels), SIZE_OWN, PRIOR_WEIGHT)
 
 
 def _left_out(residuals: Sequence[Floats], prior: PriorCorrelation, measured: Mask) -> list[Floats]:
-    """Contrasts (N, K) of each run by what the others and a prior say, over the variances that those say."""
+    """Contrasts (N, K) of each run, from the covariance and the variances of the other runs and a prior."""
     contrasts = list[Floats]()
     for part in range(min(PARTS, len(residuals))):
         others = [run for index, run in enumerate(residuals) if index % PARTS != part]
-        slopes, covariance = _mixed(others, prior, measured)
+        slopes, covariance = _fit_with_prior(others, prior, measured)
         bank = _unscaled(measured, covariance)
         contrasts += [bank.along(_adjusted(run, slopes)[:, measured]) for run in residuals[part::PARTS]]
     return contrasts
@@ -250,8 +254,8 @@ def _unscaled(measured: Mask, covariance: Floats) -> FilterBank:
     return FilterBank(_names(measured), covariance, np.ones(2 * len(covariance)))
 
 
-def _mixed(residuals: Sequence[Floats], prior: PriorCorrelation, measured: Mask) -> tuple[Floats, Floats]:
-    """Slopes (`PROMPT_SIGNALS`, `TELEMETRY`) and the covariance (S, S) of what they leave of the measured signals."""
+def _fit_with_prior(residuals: Sequence[Floats], prior: PriorCorrelation, measured: Mask) -> tuple[Floats, Floats]:
+    """Slopes (`PROMPT_SIGNALS`, `TELEMETRY`), and the covariance (S, S) of the measured signals after their removal."""
     slopes = _slopes(residuals, prior.slopes)
     moments = Moments.of([_adjusted(run, slopes) for run in residuals])
     steps = PRIOR_STEPS * np.outer(prior.known, prior.known).astype(np.float64)
@@ -261,8 +265,8 @@ def _mixed(residuals: Sequence[Floats], prior: PriorCorrelation, measured: Mask)
     return slopes, _covariance(correlation, variances, SHRUNK, measured)
 
 
-def _alone(residuals: Sequence[Floats], measured: Mask) -> tuple[Floats, Floats]:
-    """The same without a prior."""
+def _fit_without_prior(residuals: Sequence[Floats], measured: Mask) -> tuple[Floats, Floats]:
+    """Slopes and covariance as in `_fit_with_prior`, without a prior."""
     slopes = _slopes(residuals, np.zeros((len(PROMPT_SIGNALS), len(TELEMETRY))))
     moments = Moments.of([_adjusted(run, slopes) for run in residuals])
     return slopes, _covariance(moments.correlation(), moments.variances(), SHRUNK_OTHERS, measured)
@@ -275,7 +279,7 @@ def _covariance(correlation: Floats, variances: Floats, shrunk: float, measured:
 
 
 def _variances(left_out: Sequence[Floats], prior: Floats) -> Floats:
-    """Long-run variance (K) of contrasts (N, K) of runs that were left out, never below that of a single step."""
+    """Long-run variance (K) of contrasts (N, K) of left-out runs, never below that of a single step."""
     single = long_run_variances(left_out, 1, np.ones(len(prior)), PRIOR_SINGLE)
     return np.maximum(single, long_run_variances(left_out, SUMMED, prior, PRIOR_SUMS))
 
@@ -299,7 +303,7 @@ def _columns(signals: tuple[str, ...]) -> NDArray[np.intp]:
 def _adjusted(residuals: Floats, slopes: Floats, columns: NDArray[np.intp] | slice = _TELEMETRY) -> Floats:
     """Residuals (N, columns) less what the prompts explain by slopes (`PROMPT_SIGNALS`, columns)."""
     own: Floats = residuals[:, columns]
-    # Signal by signal: a product of whole matrices would round in a way that depends on how many steps there are.
+    # Signal by signal: the rounding of a matrix product would depend on the number of steps.
     for prompt, slope in zip(_prompts(residuals).T, slopes, strict=True):
         own = own - prompt[:, None] * slope
     return own

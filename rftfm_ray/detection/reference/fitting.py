@@ -1,8 +1,8 @@
-"""How a profile is fitted to healthy runs. Pure; numpy.
+"""Fits a profile to healthy runs. Pure; numpy.
 
-Each run is compared with the mean of the others, as a new run will be with all of them: so the spread holds the error
-of the mean and what smoothing leaves behind, with the right degrees of freedom. How residuals of neighbouring steps
-depend on each other is taken from residuals around the plain step-matched mean, which smoothing has not touched.
+Each run is compared with the mean of the others, as a new run will be compared with all of them. So the spread includes
+the error of the mean and of the smoothing, with the right degrees of freedom. Autocorrelations come from residuals
+around the unsmoothed step-matched mean.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 WINDOW = 5
-"""Steps that the mean is smoothed over."""
+"""Steps of the moving average of the mean."""
 SMALLEST = 1e-3
-"""No spread is smaller."""
+"""Lower bound of every spread."""
 FEWEST = 3
-"""Residuals without which a signal is left out."""
+"""Residuals that a signal needs to be in the profile."""
 LATEST = 10
-"""Step that runs must have begun by: what is before their first one is taken to be like it."""
+"""Latest first step of a run: the steps before it are taken to be like it."""
 JOINT_RUNS, JOINT_STEPS = 64, 1000
-"""Runs, and first steps of each, that say how signals go together: more would say no more, and fill the memory."""
+"""Runs, and first steps of each, that the correlation is fitted to; more would add memory and no precision."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunSeries:
-    """One healthy run: `steps` (N), each once, from 1 on; by name of a signal its values (N), NaN where none was.
+    """One healthy run: unique `steps` (N) from 1 on, and values (N) by signal name, NaN where none was measured.
 
-    `name` is what errors call it.
+    `name` is used in errors.
     """
 
     steps: Ints
@@ -67,7 +67,7 @@ def series_of(reports: Sequence[StepReport]) -> RunSeries:
 def surviving_rows(attempts: Ints, steps: Ints, paid_steps: Ints) -> Ints:
     """Indices (K) of the rows that no rollback has undone, by step; all arguments (N).
 
-    A later attempt undoes what earlier ones made of its first step and of all that follow.
+    A later attempt replaces the rows of earlier attempts from its first step on.
     """
     order = np.lexsort((paid_steps, steps, attempts))
     surviving: list[int] = []
@@ -80,7 +80,7 @@ def surviving_rows(attempts: Ints, steps: Ints, paid_steps: Ints) -> Ints:
 
 
 def fit(runs: Sequence[RunSeries], facts: RunFacts | None = None) -> Profile:
-    """The profile of healthy runs of one kind, over the steps that at least two of them have.
+    """Fit the profile of healthy runs of one kind, over the steps that at least two of them have.
 
     Raises:
         ProfileError: for fewer than two runs, and for steps or values that cannot be profiled.
@@ -99,8 +99,8 @@ def fit(runs: Sequence[RunSeries], facts: RunFacts | None = None) -> Profile:
     count = float(np.median(batch[np.isfinite(batch)])) if np.isfinite(batch).any() else math.nan
     fitted = []
     for signal in SIGNALS:
-        course = _fit_signal(signal, _levels(signal, _grid(runs, signal.name, steps)), count)
-        fitted += [] if course is None else [course]
+        signal_profile = _fit_signal(signal, _levels(signal, _grid(runs, signal.name, steps)), count)
+        fitted += [] if signal_profile is None else [signal_profile]
     if not fitted:
         raise ProfileError(
             "The runs have no signal in common that was measured at the same steps; give step rows of runs of one kind."
@@ -112,12 +112,12 @@ def fit(runs: Sequence[RunSeries], facts: RunFacts | None = None) -> Profile:
 def fit_profile(
     runs: Sequence[RunSeries], facts: RunFacts | None = None, prior: PriorCorrelation | None = None
 ) -> Profile:
-    """The profile of healthy runs of one kind, with how their signals go together.
+    """Fit the profile of healthy runs of one kind, with the correlation of their signals.
 
     Args:
         runs: two or more.
-        facts: what kind of runs they are.
-        prior: what healthy runs of other tasks have shown; a profile of few runs is mostly that.
+        facts: kind of the runs.
+        prior: from healthy runs of other tasks; it dominates in a profile of few runs.
 
     Raises:
         ProfileError: for fewer than two runs, and for steps or values that cannot be profiled.
@@ -135,7 +135,7 @@ def left_out_residuals(runs: Sequence[RunSeries], profile: Profile) -> list[Floa
 
     Args:
         runs: two or more of those that the profile was fitted to.
-        profile: of them.
+        profile: fitted to them.
     """
     steps = min(profile.steps, JOINT_STEPS)
     spreads = {signal.name: signal.spread for signal in profile.signals}
@@ -187,7 +187,7 @@ def _check_steps(run: RunSeries) -> None:
 
 
 def _check_different(runs: Sequence[RunSeries]) -> None:
-    """Runs of one seed are equal to the last digit, but for their times: two of them are one."""
+    """Refuse duplicate runs: runs of one seed are equal to the last digit, except in their times."""
     shared = min(int(run.steps.max()) for run in runs)
     seen: dict[bytes, str] = {}
     grids = [_grid(runs, signal.name, shared) for signal in SIGNALS if math.isfinite(signal.floor)]
@@ -263,7 +263,7 @@ def _smoothed(levels: Floats) -> tuple[Floats, Ints]:
         wide = columns[half >= offset]
         total[wide] += sums[wide - offset] + sums[wide + offset]
         count[wide] += support[wide - offset] + support[wide + offset]
-    # A step that was not measured has no mean of its own; it is interpolated, or the nearest one holds.
+    # The mean of a step that was not measured is interpolated, or taken from the nearest step.
     count = np.where(support > 0, count, 0)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan), count
 
@@ -296,7 +296,7 @@ def _memory(levels: Floats) -> tuple[float | None, float]:
         return None, 1.0
     free = int((counts[shared] - 1).sum())
     first = max(-1.0, min(1.0, _lagged(rows, 1) / plain))
-    # Near a unit root the formula leaves the range in which it means anything.
+    # The formula is not valid near a unit root.
     r2 = min(abs(first), 0.97) ** 2
     bandwidth = 1.1447 * (4 * r2 / (1 - r2) ** 2 * free) ** (1 / 3)
     bandwidth = max(1.0, min(bandwidth, max(row.size for row in rows) / 2))

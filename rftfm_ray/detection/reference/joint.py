@@ -1,7 +1,6 @@
-"""Evidence that signals, or what the others leave of them, depart from the reference: all CUSUMs of a run. Pure; numpy.
+"""The joint CUSUMs: evidence of shifts in all contrasts of a reference over one run. Pure; numpy.
 
-The state of the joint detector without its alarms: the contrasts of each basis of the reference, followed chunk by
-chunk.
+This is the state of the joint detector without its alarms: the contrasts of each basis, followed chunk by chunk.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class JointContrast:
-    """One of the K contrasts that are followed: what it is taken against, and the contrast of that basis' bank (its
-    kind, signal and side)."""
+    """One of the K contrasts: its basis, and the contrast of that basis' bank (kind, signal and side)."""
 
     basis: Basis
     contrast: Contrast
@@ -32,7 +30,7 @@ class JointContrast:
 
 @dataclass(frozen=True, slots=True)
 class JointEvidence:
-    """What N steps say.
+    """The evidence of N steps.
 
     Attributes:
         over: (N, K) evidence of each contrast over its threshold at the step: 1 is an alarm.
@@ -71,8 +69,8 @@ class JointCusums(Stateful):
         over, nats = ([np.zeros((len(view), 0))] for _ in range(2))
         for name, model in self._models.items():
             residuals = view.residuals if model.basis is Basis.PROFILE else view.own
-            thresholds = self._thresholds[name] * model.asked(counts)[:, None]
-            # Whatever the multiplier, the evidence is the same: multipliers can be tuned on evidence over another one.
+            thresholds = self._thresholds[name] * model.threshold_growth(counts)[:, None]
+            # The evidence does not depend on the multiplier, so one recording of it serves to tune multipliers.
             sums = self._cusums[name].over(model.correlation.adjusted(residuals), MOST * thresholds)
             over.append(sums / (self._multiplier * thresholds))
             nats.append(sums)
@@ -80,6 +78,6 @@ class JointCusums(Stateful):
         return JointEvidence(np.concatenate(over, axis=1), np.concatenate(nats, axis=1))
 
     def clear(self) -> None:
-        """Forget the evidence; how widely the run varies stays known. After a declared change or a remedy."""
+        """Forget the evidence after a declared change or a remedy; the run's variance stays known."""
         for cusums in self._cusums.values():
             cusums.clear()

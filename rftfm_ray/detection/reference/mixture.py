@@ -1,9 +1,9 @@
-"""What a run is compared with: a profile of its kind, shipped priors, its own past, mixed by what each is worth. Pure.
+"""The reference of a run: a profile of its kind, the shipped priors and its self-baseline, weighted. Pure.
 
-`reference_of` is the only place that decides this, for any number of healthy runs from none on. A run is always
-compared with its own past, by how signals go together in healthy runs of other tasks (the priors). With a profile it is
-also compared with that, by a correlation that is the priors' and the profile's own, weighted by the steps behind each,
-and with levels that fall with the number of runs. What counts is the larger evidence of both over its threshold.
+Only `reference_of` decides this, for any number of healthy runs, 0 included. A run is always compared with its
+self-baseline, using the correlation of healthy runs of other tasks (the priors). With a profile it is also compared
+with that. The correlation is then a mixture of the priors' and the profile's, weighted by the steps behind each, and
+levels fall with the number of runs. The larger evidence of both, in thresholds, counts.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from rftfm_ray.detection.statistics.thresholds import budget_factor
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# A long run must stay as silent as a short one: thresholds grow with the logarithm of time.
+# Thresholds grow with the logarithm of time, so that a long run has no more false alarms than a short one.
 GROWTH, FIRST = 0.3, 60
-# A run's own past says little in its first steps, in which most is learnt: thresholds begin twice as high.
+# Self-baseline: its first steps say little, and most is learnt in them, so thresholds begin twice as high.
 EARLY, SETTLED = 1.0, 20
-# Thresholds of the own-past model over its levels, which were learnt on other tasks: with nothing else to go by, and
-# beside a profile, where what it finds must not cost what the profile's model finds. That goes on against the run's own
-# past where the profile ends or a change has taken it away.
-ALONE, BESIDE = 1.3, 2.3
-# Evidence grows to so many thresholds at most: a fault that has gone must be seen to go.
+# Factors of the self-baseline model's levels, which were learnt on other tasks: without a profile, and beside one.
+# Beside a profile its false alarms must not cost detections of the profile's model, which itself continues on the
+# self-baseline after the profile's last step or a declared change.
+WITHOUT_PROFILE, BESIDE_PROFILE = 1.3, 2.3
+# Cap of the evidence, in thresholds: an alarm must end soon after its fault.
 MOST = 2.0
 
 
@@ -55,7 +55,7 @@ FULL_RUNS = 8
 
 
 def mode_of(profile: Profile | None) -> Mode:
-    """How much a profile knows of healthy runs."""
+    """The mode of a profile, by its number of runs."""
     if profile is None:
         return Mode.NONE
     return Mode.FULL if profile.runs >= FULL_RUNS else Mode.SMALL
@@ -63,12 +63,12 @@ def mode_of(profile: Profile | None) -> Mode:
 
 @dataclass(frozen=True, slots=True)
 class JointModel:
-    """What departs from how residuals of healthy runs go together, against one basis.
+    """The correlation model of healthy residuals against one basis.
 
     Attributes:
         basis: what the residuals are taken against.
         correlation: the contrasts (K) and their levels.
-        weight: of the levels.
+        weight: factor of the levels.
     """
 
     basis: Basis
@@ -76,17 +76,19 @@ class JointModel:
     weight: float = 1.0
 
     def thresholds(self, false_alarm_steps: float) -> Floats:
-        """Evidence (2 K), to above and then to below, in nats that all contrasts together reach once in so many healthy
-        steps, up to the multiplier of the mode."""
+        """Evidence (2 K) in nats, first upward and then downward, before the multiplier of the mode.
+
+        All contrasts together exceed it once in `false_alarm_steps` healthy steps.
+        """
         levels = self.weight * budget_factor(false_alarm_steps) * self.correlation.levels
         return np.concatenate([levels, levels])
 
-    def asked(self, counts: Ints) -> Floats:
-        """By how much (N) thresholds are higher at the given steps of a run, counted from 1."""
-        asked: Floats = 1 + GROWTH * np.log(np.maximum(1.0, counts / FIRST))
+    def threshold_growth(self, counts: Ints) -> Floats:
+        """Factor (N) of the thresholds at the given steps of a run, counted from 1."""
+        growth: Floats = 1 + GROWTH * np.log(np.maximum(1.0, counts / FIRST))
         if self.basis is Basis.OWN_PAST:
-            asked += EARLY * np.maximum(0.0, 1 - counts / SETTLED)
-        return asked
+            growth += EARLY * np.maximum(0.0, 1 - counts / SETTLED)
+        return growth
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,8 @@ class Reference:
 
     Attributes:
         profile: healthy runs of its kind; None without.
-        models: one per basis, the profile first; empty where neither profile nor priors say how signals go together.
-        multiplier: of the thresholds of detectors that compare with it.
+        models: one per basis, the profile first; empty where neither profile nor priors have a correlation.
+        multiplier: of the thresholds of detectors that use the reference.
     """
 
     profile: Profile | None
@@ -114,8 +116,8 @@ def reference_of(profile: Profile | None, priors: KindPriors | None) -> Referenc
 
     Args:
         profile: of healthy runs of its kind, two or more; None without.
-        priors: what healthy runs of other tasks show, for the algorithm's kind (with or without a critic):
-            `priors.shipped(kind)`, or what a benchmark learnt from other tasks. None without any.
+        priors: from healthy runs of other tasks, for the algorithm's kind (with or without a critic):
+            `priors.shipped(kind)`, or those that a benchmark learnt from other tasks. None without any.
 
     Raises:
         ProfileError: when the profile or the installed thresholds are damaged.
@@ -124,5 +126,5 @@ def reference_of(profile: Profile | None, priors: KindPriors | None) -> Referenc
     if profile is not None and profile.joint is not None:
         models.append(JointModel(Basis.PROFILE, CorrelationModel.from_profile(profile.joint)))
     if priors is not None:
-        models.append(JointModel(Basis.OWN_PAST, priors.own_past, BESIDE if models else ALONE))
+        models.append(JointModel(Basis.OWN_PAST, priors.own_past, BESIDE_PROFILE if models else WITHOUT_PROFILE))
     return Reference(profile, tuple(models), shipped_multipliers()[mode_of(profile)])

@@ -1,7 +1,7 @@
 """The shipped multipliers of thresholds, one for each mode of the reference. Reads one shipped file.
 
 `rftfm faultbench tune` sets them on the tune split of the committed benchmark, `python benchmarks/thresholds.py` copies
-them here. A threshold that follows from theory is multiplied by one of them wherever it depends on the reference.
+them here. Theoretical thresholds that depend on the reference are multiplied by one of them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ ASSET = "assets/thresholds.json"
 
 @dataclass(frozen=True, slots=True)
 class ShippedThresholds:
-    """What is shipped.
+    """The shipped file.
 
     Attributes:
-        command: that made the file.
+        command: the one that made the file.
         manifest_sha256: hash of the manifest of the benchmark that the multipliers were tuned on.
         multipliers: by the name of a mode of the reference (`none`, `small`, `full`).
     """

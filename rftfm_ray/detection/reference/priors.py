@@ -1,8 +1,8 @@
-"""What healthy runs show whatever the task: learnt beforehand, for runs that have few or none of their own kind.
+"""Shipped priors: what healthy runs of all tasks have in common, for runs with few or no healthy runs of their kind.
 
-Levels and spreads belong to a task and are taken from a profile or the run's own past. What follows from what, as the
-spread of advantages from the share of groups that agree, belongs to the algorithm, and hardly to the task. It is
-another one with a critic than without. Reads one shipped file.
+Levels and standard deviations depend on the task and come from a profile or the self-baseline. Correlations, such as
+that of the spread of advantages with the share of groups that agree, depend on the algorithm and hardly on the task.
+They differ between algorithms with and without a critic. Reads one shipped file.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ Floats = NDArray[np.float64]
 
 ASSET = "assets/priors.json"
 CRITIC, NO_CRITIC = "critic", "no_critic"
-# A run that measures this has a critic.
-TELLS = "value_loss"
-# Share of the signals of the priors that a run must have for what goes together to say anything.
+# Runs with a critic measure this signal.
+CRITIC_SIGNAL = "value_loss"
+# Share of the priors' signals that a run must measure for their correlations to be used.
 LEAST_SHARE = 0.5
-# Runs of one kind without which none is compared with the others.
+# Runs of one kind that a comparison of each with the others needs at least.
 FEWEST_OF_A_KIND = 3
 
 
 @dataclass(frozen=True, slots=True)
 class KindPriors:
-    """What healthy runs of other tasks show, for one kind of algorithm.
+    """Priors from healthy runs of other tasks, for one kind of algorithm.
 
     Attributes:
-        own_past: what departs from how residuals against a run's own past go together.
-        healthy: how residuals against a profile go together, which a profile of few runs starts from.
+        own_past: the correlation model of residuals against the self-baseline.
+        healthy: the correlation of residuals against a profile, from which a profile of few runs starts.
     """
 
     own_past: CorrelationModel
@@ -60,7 +60,7 @@ class ShippedKind:
 
 @dataclass(frozen=True, slots=True)
 class ShippedPriors:
-    """What is shipped: `command` has made it from so many healthy `runs`, by kind of algorithm."""
+    """The shipped file: the command that made it, and healthy runs and priors by kind of algorithm."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -70,11 +70,11 @@ class ShippedPriors:
 
     @classmethod
     def of(cls, command: str, kinds: Mapping[str, Sequence[Sequence[RunSeries]]]) -> Self:
-        """From healthy runs by kind of algorithm, as `learn_priors` takes them."""
-        learnt = {kind: learn_priors(cells) for kind, cells in kinds.items()}
+        """Learn from healthy runs by kind of algorithm, each as `learn_priors` takes them."""
+        learnt = {kind: learn_priors(groups) for kind, groups in kinds.items()}
         return cls(
-            command, {kind: sum(map(len, cells)) for kind, cells in kinds.items()},
-            {kind: ShippedKind(one.own_past.to_profile(), one.healthy.to_profile()) for kind, one in learnt.items()},
+            command, {kind: sum(map(len, groups)) for kind, groups in kinds.items()},
+            {kind: ShippedKind(each.own_past.to_profile(), each.healthy.to_profile()) for kind, each in learnt.items()},
         )  # fmt: skip
 
 
@@ -83,7 +83,7 @@ SHIPPED = TypeAdapter(ShippedPriors)
 
 def kind_with(signals: Iterable[str]) -> str:
     """The kind of algorithm of a run that measures some signals."""
-    return CRITIC if TELLS in signals else NO_CRITIC
+    return CRITIC if CRITIC_SIGNAL in signals else NO_CRITIC
 
 
 def kind_of(runs: Iterable[RunSeries]) -> str:
@@ -91,17 +91,17 @@ def kind_of(runs: Iterable[RunSeries]) -> str:
     return kind_with(name for run in runs for name, values in run.values.items() if np.isfinite(values).any())
 
 
-def learn_priors(cells: Sequence[Sequence[RunSeries]]) -> KindPriors:
-    """From healthy runs of one kind of algorithm, of other tasks than the priors are meant for.
+def learn_priors(groups: Sequence[Sequence[RunSeries]]) -> KindPriors:
+    """Learn from healthy runs of one kind of algorithm, of tasks other than those that the priors are for.
 
     Args:
-        cells: runs of one task, algorithm and model each.
+        groups: runs of one task, algorithm and model each.
 
     Raises:
         ValueError: for fewer than three runs.
     """
     own, healthy = list[Floats](), list[Floats]()
-    for runs in cells:
+    for runs in groups:
         for run in runs:
             steps, values = table_of(run)
             own.append(Residuals(Usual()).over(steps, levels_of(values)).residuals)
@@ -110,8 +110,8 @@ def learn_priors(cells: Sequence[Sequence[RunSeries]]) -> KindPriors:
     return KindPriors(learn_of_others(own), PriorCorrelation.of(healthy) if healthy else PriorCorrelation.nothing())
 
 
-def enough(priors: KindPriors, measured: Iterable[str]) -> bool:
-    """Whether a run measures enough of what the priors know."""
+def has_enough_signals(priors: KindPriors, measured: Iterable[str]) -> bool:
+    """Whether a run measures enough of the priors' signals."""
     known = set(priors.own_past.bank.signals)
     return len(known & set(measured)) >= LEAST_SHARE * len(known)
 
@@ -124,8 +124,8 @@ def shipped(kind: str) -> KindPriors:
         ProfileError: when the installed file is damaged.
     """
     try:
-        one = SHIPPED.validate_json(files("rftfm_ray").joinpath(ASSET).read_bytes()).kinds[kind]
-        return KindPriors(CorrelationModel.from_profile(one.own_past), PriorCorrelation.from_profile(one.healthy))
+        stored = SHIPPED.validate_json(files("rftfm_ray").joinpath(ASSET).read_bytes()).kinds[kind]
+        return KindPriors(CorrelationModel.from_profile(stored.own_past), PriorCorrelation.from_profile(stored.healthy))
     except (OSError, ValidationError, KeyError, ProfileError) as error:
         reason = type(error).__name__
         raise ProfileError(f"The installed {ASSET} is damaged ({reason}); install rftfm_ray again.") from None

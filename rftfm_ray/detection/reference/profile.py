@@ -24,7 +24,7 @@ MOST_RUNS = 1_000
 LARGEST_FILE = 256 << 20
 REFIT = "fit it again with `rftfm profile fit`"
 
-# What comes from a file is taken as it is or not at all: no text for a number, no key that nobody knows.
+# Files are read strictly: text is not accepted for a number, and unknown keys are errors.
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 _Count = Annotated[int, Field(ge=1, le=MOST_RUNS)]
 _Values = Annotated[int, Field(ge=1, le=MOST_RUNS * MOST_STEPS)]
@@ -45,7 +45,7 @@ class RunFacts:
     samples_per_prompt: int
 
 
-# Where the facts stand in the configuration.
+# Configuration key of each fact.
 KEYS = {
     "task": "task.name",
     "algorithm": "algorithm.name",
@@ -63,12 +63,12 @@ def facts_of(config: RunConfig) -> RunFacts:
     )
 
 
-def differences(one: RunFacts, other: RunFacts) -> list[tuple[str, str, str]]:
-    """What tells two kinds of runs apart: the key of the configuration, and both of its values."""
+def differences(first: RunFacts, second: RunFacts) -> list[tuple[str, str, str]]:
+    """The facts in which two kinds of runs differ: the configuration key, and both of its values."""
     return [
-        (KEYS[field.name], str(getattr(one, field.name)), str(getattr(other, field.name)))
+        (KEYS[field.name], str(getattr(first, field.name)), str(getattr(second, field.name)))
         for field in fields(RunFacts)
-        if getattr(one, field.name) != getattr(other, field.name)
+        if getattr(first, field.name) != getattr(second, field.name)
     ]
 
 
@@ -99,7 +99,7 @@ class SignalProfile:
     values: _Values
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        # Detectors are copied every few steps; what never changes need not be.
+        # Immutable: detectors are copied every few steps, and this is shared between the copies.
         del memo
         return self
 
@@ -121,14 +121,14 @@ class PriorProfile:
     signals: tuple[str, ...]
     slopes: tuple[tuple[float, ...], ...]
     covariance: tuple[tuple[float, ...], ...]
-    # What never varied in them has none.
+    # 0 for a signal that never varied.
     variances: tuple[_Share, ...]
     long_run: tuple[tuple[_Positive, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class JointProfile:
-    """What departs from how S signals of healthy runs go together; see `correlation.CorrelationModel`.
+    """The correlation of S signals of healthy runs, as a file holds it; see `correlation.CorrelationModel`.
 
     Attributes:
         signals: their names.
@@ -136,8 +136,8 @@ class JointProfile:
         covariance: (S, S) of what that leaves, in spreads.
         variances: of contrasts, first those of the signals by themselves and then the conditional ones.
         levels: of the evidence for each contrast, in nats, in the same order.
-        size: the shift that is looked for, in standard deviations.
-        believed: steps of a run that the variances are worth; None for runs of the same kind.
+        size: the shift of the CUSUM, in standard deviations.
+        believed: prior weight: steps of a run that the variances are worth; None for runs of the same kind.
         freedom: degrees of freedom of the spreads; None where they are certain.
     """
 
@@ -155,8 +155,10 @@ class JointProfile:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Healthy runs of one kind: how many, over how many steps, their signals by name, and how those go together; None
-    where that was not asked for."""
+    """Healthy runs of one kind: their number, their steps, their signals by name, and the correlation of the signals.
+
+    `joint` is None where the correlation was not fitted.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -220,7 +222,7 @@ def read_profile(path: Path) -> Profile:
 
 
 def _check(profile: Profile) -> None:
-    """What no single field can tell."""
+    """Check what involves several fields."""
     names = [signal.name for signal in profile.signals]
     if len(set(names)) < len(names) or not names:
         raise ValueError("a signal is in it twice" if names else "it has no signals")

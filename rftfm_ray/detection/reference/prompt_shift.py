@@ -1,7 +1,7 @@
-"""What is asked of a policy, and when that has changed. Pure; numpy, O(1) a step.
+"""Detects a prompt shift. Pure; numpy, O(1) a step.
 
-No policy and no fault of a run chooses its prompts. Where they have changed, what follows from them (rewards, lengths,
-entropies) has changed for a good reason, whether or not somebody has declared it: its reference is gone.
+Neither the policy nor a fault chooses the prompts. After a prompt shift the prompt-dependent signals (rewards, lengths,
+entropies) change for a good reason, declared or not, so they lose their reference.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from rftfm_ray.signals.groups import PROMPT_SIGNALS
 
 Floats = NDArray[np.float64]
 
-# The shift that is looked for, in standard deviations, and the evidence in nats that makes it certain.
+# Shift of the CUSUM, in standard deviations, and the evidence in nats that makes it certain.
 SIZE, CERTAIN = 2.0, 8.0
-# A residual beyond this says no more than this: one batch alone is no change.
+# Residuals are clipped at this: one batch is not a shift.
 LARGEST = 4.0
 
 
-class DataShift(Stateful):
+class PromptShift(Stateful):
     """Watches the prompts of one run."""
 
     STATE: ClassVar[Mapping[str, Kind]] = {"_sums": Kind.ARRAY}
@@ -32,14 +32,14 @@ class DataShift(Stateful):
         self._sums = np.zeros((2, len(PROMPT_SIGNALS)))
 
     def first(self, residuals: Floats) -> int | None:
-        """Take steps' residuals (N, `PROMPT_SIGNALS`) up to the one with which a change of the prompts is certain.
+        """Take steps' residuals (N, `PROMPT_SIGNALS`) up to the one that makes a prompt shift certain.
 
-        NaN stands for no residual. Returns the row; None when all steps were taken and there was none.
+        NaN means that there is no residual. Returns the row; None when all steps were taken without a shift.
 
-        The residuals that follow must be against what is usual since.
+        Later residuals must be against a reference from after the shift.
         """
         if not np.isfinite(residuals).any():
-            # What is not measured speaks against a change, as what is not moved does.
+            # Unmeasured steps count as evidence against a shift, as residuals of 0 do.
             self._sums = np.maximum(0.0, self._sums - len(residuals) * SIZE * SIZE / 2)
             return None
         z = np.clip(np.nan_to_num(residuals, nan=0.0), -LARGEST, LARGEST)

@@ -1,7 +1,7 @@
-"""A run's telemetry as residuals in standard deviations, in chunks of any length, live as in a recording. Pure; numpy.
+"""A run's telemetry as residuals in standard deviations, in chunks of any length. Pure; numpy.
 
-Against the profile for as long as that says what is usual; against the run's own past beyond the profile's last step,
-and from a change on that was declared, or that the prompts show.
+Residuals are against the profile while it applies. They are against the self-baseline after the profile's last step, a
+declared change or a prompt shift.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.reference.profile import Profile
-from rftfm_ray.detection.reference.prompt_shift import DataShift
+from rftfm_ray.detection.reference.prompt_shift import PromptShift
 from rftfm_ray.detection.stateful import Kind, Stateful
 from rftfm_ray.detection.statistics.recursions import MANY
-from rftfm_ray.detection.statistics.self_baseline import OwnPast
+from rftfm_ray.detection.statistics.self_baseline import SelfBaseline
 from rftfm_ray.signals.groups import OF_UPDATES, PROMPT_DEPENDENT, PROMPT_SIGNALS, REFUSED, TELEMETRY, WATCHED
 from rftfm_ray.signals.scale import Scales
 from rftfm_ray.signals.schema import INDEX, SIGNALS
@@ -27,9 +27,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-# A reference of the few steps before is worth less than one of many runs.
+# Factor of residuals against the self-baseline: it rests on fewer steps than a profile.
 OWN_WEIGHT = 0.85
-# Steps after which it is looked at whether the prompts have changed: what comes after such a step is worked out again.
+# Steps between checks for a prompt shift: steps after a shift are computed again.
 SEGMENT = MANY
 
 COLUMNS: tuple[str, ...] = (*TELEMETRY, *PROMPT_SIGNALS)
@@ -37,26 +37,28 @@ COLUMNS: tuple[str, ...] = (*TELEMETRY, *PROMPT_SIGNALS)
 _SIGNALS = [SIGNALS[INDEX[name]] for name in COLUMNS]
 _SCALES = Scales(COLUMNS)
 _INDICES = np.array([INDEX[name] for name in COLUMNS])
-_TELEMETRY, _ASKED = slice(len(TELEMETRY)), slice(len(TELEMETRY), None)
+_TELEMETRY, _PROMPTS = slice(len(TELEMETRY)), slice(len(TELEMETRY), None)
 _MOVED_BY_PROMPTS = np.array([name in PROMPT_DEPENDENT or name in PROMPT_SIGNALS for name in COLUMNS])
-# A sum of parts: what each weighs in it depends on the run, and changes with the scale of rewards.
+# A sum of parts, whose weights depend on the run and on the scale of rewards.
 _SUMS = ("loss",)
 _OF_UPDATES = np.array([name in OF_UPDATES for name in COLUMNS])
 _HAS_OWN_PAST = np.array([(name in WATCHED and name not in _SUMS) or name in PROMPT_SIGNALS for name in COLUMNS])
-# Without healthy runs of the task nothing says how shares of answers beyond a length follow the length, or what AdamW's
-# moments remember of many steps.
+# Signals that need healthy runs of the task: how shares of answers beyond a length follow the length, and how AdamW's
+# moments follow many steps, depend on it.
 _TASK_SPECIFIC = ("short_rate", "long_rate", "update_ratio")
 _FLOORS = np.array(
     [
-        one.floor if has_past and one.name not in _TASK_SPECIFIC and np.isfinite(one.floor) else np.nan
-        for one, has_past in zip(_SIGNALS, _HAS_OWN_PAST, strict=True)
+        signal.floor if has_past and signal.name not in _TASK_SPECIFIC and np.isfinite(signal.floor) else np.nan
+        for signal, has_past in zip(_SIGNALS, _HAS_OWN_PAST, strict=True)
     ]
 )
 
 
 def levels_of(values: Sequence[float] | Floats) -> Floats:
-    """Levels (..., `COLUMNS`) on the scale that each signal is compared on, from values (..., signals) of reports; NaN
-    where there is none, or it is not a number, or it speaks of an update that was refused."""
+    """Levels (..., `COLUMNS`) on each signal's scale, from values (..., signals) of reports.
+
+    NaN where a value is missing, is not a number, or belongs to a rejected update.
+    """
     table = np.asarray(values, np.float64)
     levels = _SCALES.levels(table[..., _INDICES])
     refused = table[..., INDEX[REFUSED]] > 0
@@ -65,10 +67,10 @@ def levels_of(values: Sequence[float] | Floats) -> Floats:
 
 
 class Usual:
-    """What a profile calls usual, as arrays: means and scales (steps, `COLUMNS`), NaN where it has no such signal.
+    """A profile as arrays: means and scales (steps, `COLUMNS`), NaN where it does not have the signal.
 
-    Without a profile a run is compared with its own past from the start, each signal with no less spread than its
-    floor.
+    Without a profile a run is compared with its self-baseline from the start, and no signal's standard deviation is
+    below its floor.
     """
 
     def __init__(self, profile: Profile | None = None) -> None:
@@ -89,9 +91,9 @@ class ResidualTable:
     """N steps.
 
     Attributes:
-        residuals: (N, `COLUMNS`) against the profile while it applies, else against the run's own past; NaN where
-            there is nothing to say.
-        own: (N, `COLUMNS`) against the run's own past throughout.
+        residuals: (N, `COLUMNS`) against the profile while it applies, else against the self-baseline; NaN where
+            there is neither.
+        own: (N, `COLUMNS`) against the self-baseline throughout.
         prompts_changed: (N) whether a change of the prompts became certain at the step.
     """
 
@@ -104,7 +106,7 @@ class Residuals(Stateful):
     """The residuals of one run.
 
     Args:
-        usual: what a profile calls usual; `Usual()` without one.
+        usual: the arrays of a profile; `Usual()` without one.
     """
 
     STATE: ClassVar[Mapping[str, Kind]] = {
@@ -113,37 +115,37 @@ class Residuals(Stateful):
 
     def __init__(self, usual: Usual) -> None:
         self._usual = usual
-        # What no healthy run of the kind has measured is not judged.
+        # Signals that healthy runs of the kind did not measure are not judged.
         self._known = np.isfinite(usual.spreads)
-        # No spread of the run's own is smaller than the profile's.
-        self._past, self._shift = OwnPast(np.nan_to_num(usual.spreads, nan=1.0)), DataShift()
-        # Whether telemetry, and the prompts, are compared with the run's own past alone by now.
+        # The profile's standard deviations are the floors of the self-baseline.
+        self._past, self._shift = SelfBaseline(np.nan_to_num(usual.spreads, nan=1.0)), PromptShift()
+        # Whether telemetry, and the prompts, are compared with the self-baseline only from now on.
         self._telemetry_alone = self._prompts_alone = False
 
     def forget(self, signals: Sequence[str]) -> None:
-        """A change was made on purpose: these signals have no reference any more, from the next step on.
+        """Take a declared change: these signals have no reference from the next step on.
 
-        All other telemetry goes on against the run's own past too: what goes together must be compared with one
-        reference, and a policy that learns on after a change is not where healthy runs are without it. Where there was
-        no profile all of it starts again: how the others took the change is not known of this task. Prompts are drawn
-        as before unless the change was one of theirs.
+        All other telemetry moves to the self-baseline too: correlated signals must share one reference, and after a
+        change the policy no longer follows the healthy runs. Without a profile all telemetry restarts, because the
+        effect of the change on other signals is not known. The prompts keep their reference unless one of their signals
+        is named.
         """
         gone = np.array([name in signals for name in COLUMNS])
         if not gone.any():
             return
         self._telemetry_alone = True
-        self._prompts_alone = self._prompts_alone or bool(gone[_ASKED].any())
+        self._prompts_alone = self._prompts_alone or bool(gone[_PROMPTS].any())
         if not self._usual.steps:
             gone[_TELEMETRY] = True
         self._past.restart(gone)
 
     def add(self, step: int, levels: Floats) -> Floats:
-        """Take the levels (`COLUMNS`) of a step, counted from 1; its residuals (`COLUMNS`)."""
+        """Take the levels (`COLUMNS`) of a step, counted from 1, and return its residuals (`COLUMNS`)."""
         residuals: Floats = self.over(np.array([step]), levels[None]).residuals[0]
         return residuals
 
     def over(self, steps: Ints, levels: Floats) -> ResidualTable:
-        """Take many steps (N), counted from 1, with their levels (N, `COLUMNS`); the same as one by one."""
+        """Take many steps (N), counted from 1, with their levels (N, `COLUMNS`); equal to single steps."""
         residuals, own = (np.full(levels.shape, np.nan) for _ in range(2))
         table = ResidualTable(residuals, own, np.zeros(len(levels), bool))
         known, start = np.where(self._known, levels, np.nan), 0
@@ -152,21 +154,21 @@ class Residuals(Stateful):
         return table
 
     def _take(self, steps: Ints, levels: Floats, table: ResidualTable, start: int) -> int:
-        """Take steps up to the one with which a change of the prompts is certain, or all; how many were taken."""
+        """Take steps up to the one that makes a prompt shift certain, or all of them; returns their number."""
         taken = len(steps) if len(steps) == 1 else self._until_prompts_change(steps, levels)
         steps, levels = steps[:taken], levels[:taken]
         own: Floats = np.where(_HAS_OWN_PAST, OWN_WEIGHT * self._past.over(levels), np.nan)
         residuals = self._against(steps, levels, own)
-        changed = self._shift.first(residuals[:, _ASKED]) is not None
+        changed = self._shift.first(residuals[:, _PROMPTS]) is not None
         beyond = np.logical_or.accumulate(steps > self._usual.steps)
-        # What the prompts explain must be measured by what it is taken from.
-        alone = np.flatnonzero(self._telemetry_alone | beyond)
-        residuals[alone, _ASKED] = own[alone, _ASKED]
+        # Telemetry and the prompts that explain it must have the same reference.
+        rows_of_own = np.flatnonzero(self._telemetry_alone | beyond)
+        residuals[rows_of_own, _PROMPTS] = own[rows_of_own, _PROMPTS]
         self._telemetry_alone, self._prompts_alone = (
             bool(before or beyond[-1]) for before in (self._telemetry_alone, self._prompts_alone)
         )
         if changed:
-            # What follows from the prompts is compared with what it is since then.
+            # Prompt-dependent signals restart their self-baseline at the shift.
             self._telemetry_alone = self._prompts_alone = True
             self._past.restart(_MOVED_BY_PROMPTS)
             residuals[-1, _MOVED_BY_PROMPTS] = own[-1, _MOVED_BY_PROMPTS] = np.nan
@@ -176,12 +178,11 @@ class Residuals(Stateful):
         return taken
 
     def _against(self, steps: Ints, levels: Floats, own: Floats) -> Floats:
-        """Residuals (N, `COLUMNS`) against the profile, or those against the run's own past (N, `COLUMNS`) where it
-        does not apply."""
+        """Residuals (N, `COLUMNS`) against the profile; where it does not apply, those of the self-baseline, `own`."""
         beyond = np.logical_or.accumulate(steps > self._usual.steps)
         residuals = own.copy()
-        for columns, alone in ((_TELEMETRY, self._telemetry_alone), (_ASKED, self._prompts_alone)):
-            rows = np.flatnonzero(~beyond) if not alone else beyond[:0]
+        for columns, is_self_baseline in ((_TELEMETRY, self._telemetry_alone), (_PROMPTS, self._prompts_alone)):
+            rows = np.flatnonzero(~beyond) if not is_self_baseline else beyond[:0]
             if len(rows):
                 profiled = steps[rows] - 1
                 deviation = levels[rows, columns] - self._usual.means[profiled, columns]
@@ -189,9 +190,9 @@ class Residuals(Stateful):
         return residuals
 
     def _until_prompts_change(self, steps: Ints, levels: Floats) -> int:
-        """How many of the steps there are up to the one with which a change of the prompts is certain, or all."""
-        asked = np.arange(len(COLUMNS))[_ASKED]
+        """Number of steps up to the one that makes a prompt shift certain, or of all steps."""
+        prompts = np.arange(len(COLUMNS))[_PROMPTS]
         own = np.full(levels.shape, np.nan)
-        own[:, _ASKED] = OWN_WEIGHT * self._past.only(asked).over(levels[:, _ASKED])
-        changed = copy.copy(self._shift).first(self._against(steps, levels, own)[:, _ASKED])
+        own[:, _PROMPTS] = OWN_WEIGHT * self._past.select(prompts).over(levels[:, _PROMPTS])
+        changed = copy.copy(self._shift).first(self._against(steps, levels, own)[:, _PROMPTS])
         return len(steps) if changed is None else changed + 1

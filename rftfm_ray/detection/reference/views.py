@@ -1,7 +1,7 @@
-"""One view of a run's steps for all detectors: levels, residuals, and whether the prompts have changed. Pure; numpy.
+"""Views of a run's steps for all detectors: levels, residuals, and prompt shifts. Pure; numpy.
 
-The monitor computes a view once per chunk of steps and hands it to every detector. Chunks of any length give the same
-views as the same steps one by one.
+The monitor computes a view once per chunk of steps and gives it to every detector. The views do not depend on the chunk
+length.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class StepView:
         steps: (N) their numbers, from 1.
         values: (N, signals) as reported, in the order of `signals.schema.SIGNALS`.
         levels: (N, `COLUMNS`) on the scale that each signal is compared on; NaN where nothing was measured.
-        residuals: (N, `COLUMNS`) in standard deviations against the profile while it applies, else against the run's
-            own past; NaN where there is nothing to compare with.
-        own: (N, `COLUMNS`) the same against the run's own past throughout; equal to `residuals` without a profile.
+        residuals: (N, `COLUMNS`) in standard deviations against the profile while it applies, else against the
+            self-baseline; NaN where there is neither.
+        own: (N, `COLUMNS`) the same against the self-baseline throughout; equal to `residuals` without a profile.
         prompts_changed: (N) whether a change of the prompts became certain at the step. Signals that depend on the
             prompts (`signals.groups.PROMPT_DEPENDENT`) have lost their reference there, as by a declared change.
     """
@@ -51,7 +51,7 @@ class StepView:
 
     @classmethod
     def without_residuals(cls, steps: Ints, values: Floats) -> StepView:
-        """A view of steps that nothing is compared with: levels and residuals are not known."""
+        """A view without a reference: levels and residuals are NaN."""
         nothing = np.full((len(steps), len(COLUMNS)), np.nan)
         return cls(steps, values, nothing, nothing, nothing, np.zeros(len(steps), bool))
 
@@ -68,7 +68,7 @@ class StepView:
         return StepView(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def pieces(self) -> Iterator[StepView]:
-        """The same steps in pieces: the prompts change at the first step of a piece or not at all in it."""
+        """The view in pieces: a prompt shift is only at the first step of a piece."""
         starts = [0, *(int(row) for row in np.flatnonzero(self.prompts_changed) if row), len(self)]
         for first, end in itertools.pairwise(starts):
             if end > first:
@@ -100,5 +100,5 @@ class StepViews(Stateful):
         return StepView(steps, values, levels, table.residuals, table.own, table.prompts_changed)
 
     def forget(self, signals: Sequence[str]) -> None:
-        """A change was declared: these signals have lost their reference from the next step on."""
+        """Take a declared change: these signals lose their reference from the next step on."""
         self._residuals.forget(signals)

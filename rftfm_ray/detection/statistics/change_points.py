@@ -1,12 +1,12 @@
-"""Sudden, lasting changes of signals against the run's own past, whatever its scale and trend. Pure; numpy.
+"""Sudden, lasting changes of signals against the self-baseline, for any scale and trend. Pure; numpy.
 
-A step is a candidate when a straight line through the steps before it and one through those after it do not meet: a
-trend, however steep, does not jump. The gap is measured in what gaps of the run itself vary by, and has to be wider
-than all that the signal did in the steps before; so learning that sets in gradually is none, and neither is one wild
-step, because all but one of the steps after it must lie beyond half of the gap.
+A step is a candidate when straight lines through the steps before and after it leave a gap; a trend, however steep,
+leaves none. The gap is measured in the standard deviation of the run's own gaps, and must exceed the signal's range in
+the steps before. So gradual learning is not a jump. Nor is one outlier, because all but one of the steps after it
+must lie beyond half of the gap.
 
-Everything is a function of the last `PAST` steps and a little more: O(1) memory, and a whole log at once gives the
-same verdicts as its steps one by one.
+All results depend on the last `PAST` steps and a few more: memory is O(1), and chunks of any length give the same
+verdicts.
 """
 
 from __future__ import annotations
@@ -25,44 +25,44 @@ from rftfm_ray.detection.statistics.student import normal_equivalents
 
 Floats = NDArray[np.float64]
 
-# Steps after and before a jump that the lines are laid through.
+# Steps after and before a jump that the lines are fitted to.
 SCALES = ((4, 8), (4, 16), (8, 24))
 FEWEST = sum(SCALES[0])
-"""Steps before there is a verdict."""
+"""Steps before the first verdict."""
 LONGEST = max(after + before for after, before in SCALES)
-# Steps that spreads remember, and how often they are taken anew once there are so many.
+# Window of a spread in steps, and steps between its updates once the window is full.
 PAST, EVERY = 64, 8
-# Spreads leave out the largest tenth of what they are made of: mean square of a normal variable within its 90 %.
+# Spreads leave out the largest tenth of the values; and the mean square of a normal variable within its 90 %.
 TRIM, TRIMMED = 0.9, 0.623
-# Gaps that a spread of them needs; they overlap.
+# Gaps that a spread of gaps needs; gaps overlap.
 ENOUGH = 16
-# A step so many spreads from both of its neighbours' sides is a slip of its own, and no part of a trend.
+# A step this many spreads from both neighbours is an outlier and not part of a trend.
 WILD = 4.0
 # Overlapping differences count half as degrees of freedom.
 OVERLAP, LEAST_FREEDOM, MOST_FREEDOM = 2.0, 3.0, 40.0
 HALF = 0.5
-# A gap of so little of a signal's floor is rounding: signals that do not move have nothing else.
+# A gap below this share of a signal's floor is rounding: constant signals have only such gaps.
 NOTHING = 1e-6
-# Evidence for an alarm in a run's first steps, and what it grows by with the logarithm of time: a run of 20,000 steps
-# must stay as silent as one of 40.
+# Threshold in a run's first steps, and its growth with the logarithm of time: a run of 20,000 steps must have no more
+# false alarms than one of 40.
 LEVEL, GROWTH, FIRST = 4.4, 0.3, 40
 
 
 def levels_at(first: int, count: int) -> Floats:
-    """What a score must reach (count) for an alarm at the values of a run from `first` on, counted from 0."""
+    """Thresholds (count) of scores for the values of a run from `first` on, counted from 0."""
     levels: Floats = LEVEL + GROWTH * np.log(np.maximum(1.0, np.arange(first + 1, first + count + 1) / FIRST))
     return levels
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """Steps of signals as they were judged.
+class JumpScores:
+    """Scores of N steps of S signals.
 
     Attributes:
-        score: (N, S) evidence for a jump that the step has made certain, as a standard normal residual; 0 for none.
-        side: (N, S) +1 for one to above, -1 to below.
-        lag: (N, S) steps since the first step beyond it.
-        usual: (N, S) what the steps before it let expect there.
+        score: (N, S) evidence for a jump that the step makes certain, as a standard normal residual; 0 for none.
+        side: (N, S) +1 for a jump up, -1 for one down.
+        lag: (N, S) steps since the first step beyond the jump.
+        usual: (N, S) the value that the steps before the jump predict there.
     """
 
     score: Floats
@@ -90,7 +90,7 @@ def _line(positions: Floats) -> Floats:
 
 
 def _dot(windows: Floats, weights: Floats) -> Floats:
-    """Weighted sums (...) of windows (..., L). Not by BLAS, whose rounding depends on how many windows there are."""
+    """Weighted sums (...) of windows (..., L); not by BLAS, whose rounding depends on the number of windows."""
     sums: Floats = np.einsum("...l,l->...", windows, weights)
     return sums
 
@@ -116,7 +116,7 @@ class _Spread(Stateful):
         self._last = np.full(size, math.nan)
 
     def add(self, values: Floats) -> Floats:
-        """Take the next values (N, S); the spreads (N, S), NaN where nothing was known so long ago."""
+        """Take the next values (N, S), and return the spreads (N, S), NaN in the first `lag` steps."""
         known, new = np.concatenate([self._values, values]), len(values)
         numbers = np.arange(self._count, self._count + new)
         due = np.flatnonzero((numbers < PAST - 1) | (numbers % EVERY == EVERY - 1))
@@ -129,10 +129,10 @@ class _Spread(Stateful):
         return lagged
 
     def _newest(self, known: Floats, numbers: NDArray[np.int64], due: NDArray[np.intp]) -> Floats:
-        """Spreads (N, S) after each of the newest N values; those between the due ones are as before."""
+        """Spreads (N, S) after each of the newest N values; they change at the due values only."""
         if not len(due):
             return np.repeat(self._last[None], len(numbers), axis=0) if len(numbers) > 1 else self._last[None]
-        # Values from before the first one are infinite, and so among the largest.
+        # Padding before the first value is infinite, and so among the largest.
         lacking = max(0, PAST - 1 + len(numbers) - len(known))
         padded = np.concatenate([np.full((lacking, known.shape[1]), math.inf), known])
         windows = sliding_window_view(padded, PAST, axis=0)[len(padded) - len(numbers) - PAST + 1 + due]
@@ -140,7 +140,7 @@ class _Spread(Stateful):
         newest: Floats = spreads[np.searchsorted(due, np.arange(len(numbers)), "right")]
         return newest
 
-    def only(self, which: NDArray[np.int64]) -> _Spread:
+    def select(self, which: NDArray[np.int64]) -> _Spread:
         """Some of the streams, with their past."""
         part = _Spread(self._lag, len(which))
         part._count, part._last = self._count, self._last[which]
@@ -149,11 +149,10 @@ class _Spread(Stateful):
 
 
 def _trimmed(windows: Floats, counts: NDArray[np.int64]) -> Floats:
-    """Spreads (N, S) of the values of each window (N, S, L): the largest tenth of the squares is left out, and allowed
-    for."""
-    kept = np.maximum(1, (TRIM * counts).astype(np.int64))
-    sums = np.cumsum(np.sort(windows**2, -1), -1)[np.arange(len(windows)), :, kept - 1]
-    spreads: Floats = np.sqrt(sums / kept[:, None] / TRIMMED)
+    """Spreads (N, S) of each window (N, S, L) without the largest tenth of the squares, corrected for the loss."""
+    remaining = np.maximum(1, (TRIM * counts).astype(np.int64))
+    sums = np.cumsum(np.sort(windows**2, -1), -1)[np.arange(len(windows)), :, remaining - 1]
+    spreads: Floats = np.sqrt(sums / remaining[:, None] / TRIMMED)
     return spreads
 
 
@@ -161,7 +160,7 @@ class Jumps(Stateful):
     """Watches signals that are measured at the same steps.
 
     Args:
-        floors: (S) the smallest spread that each is ever judged by, on the scale of its levels.
+        floors: (S) lower bounds of the spreads, on the scale of the levels.
     """
 
     FILTERS = tuple(_Filter(*scale) for scale in SCALES)
@@ -177,20 +176,20 @@ class Jumps(Stateful):
         self._noise = _Spread(0, size)
         self._gaps = {number: _Spread(after, size) for number, (after, _) in enumerate(SCALES)}
 
-    def only(self, which: NDArray[np.int64]) -> Jumps:
-        """Some of the signals, with their past: those that go on being measured at the same steps."""
+    def select(self, which: NDArray[np.int64]) -> Jumps:
+        """Some of the signals, with their past: those that are still measured at the same steps."""
         part = Jumps(self._floors[which])
         part._count = self._count
         part._levels, part._spreads = self._levels[:, which], self._spreads[:, which]
-        part._noise = self._noise.only(which)
-        part._gaps = {number: gaps.only(which) for number, gaps in self._gaps.items()}
+        part._noise = self._noise.select(which)
+        part._gaps = {number: gaps.select(which) for number, gaps in self._gaps.items()}
         return part
 
-    def add(self, levels: Floats) -> Scored:
+    def add(self, levels: Floats) -> JumpScores:
         """Take the next levels (N, S), all finite."""
         new = len(levels)
         known = np.concatenate([self._levels, levels])
-        # What second differences of independent values vary by is the root of six times as much.
+        # The standard deviation of second differences of independent values is sqrt(6) times theirs.
         bends = (known[2:] - 2 * known[1:-1] + known[:-2])[-new:] / math.sqrt(6) if new else levels
         noise = self._noise.add(bends)
         if len(bends) < new:
@@ -201,16 +200,16 @@ class Jumps(Stateful):
         self._levels, self._spreads = known[-LONGEST:], spread[-LONGEST:]
         return scored
 
-    def _judge(self, known: Floats, spread: Floats, new: int) -> Scored:
+    def _judge(self, known: Floats, spread: Floats, new: int) -> JumpScores:
         shape = new, known.shape[1]
-        best = Scored(np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape))
-        clean, first = _without_slips(known, spread), self._count + new - len(known)
+        best = JumpScores(np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape))
+        clean, first = _without_outliers(known, spread), self._count + new - len(known)
         for own, lines in zip(self._gaps.values(), self.FILTERS, strict=True):
             count = min(new, max(0, len(known) - lines.length + 1))
             if not count:
                 continue
             windows = _windows(clean, lines.length, count)
-            # Whether the newest step is a slip is not known yet.
+            # The newest step cannot be recognized as an outlier yet.
             windows[..., -1] = known[-count:]
             gaps, before = _dot(windows, lines.weights), windows[..., : lines.before]
             usual = own.add(gaps)
@@ -222,14 +221,14 @@ class Jumps(Stateful):
             at = len(known) - count + rows - lines.after
             usual = np.where(first + at < lines.length + ENOUGH, math.nan, usual[rows, columns])
             freedom = np.clip(np.minimum(first + at - 1, PAST) / OVERLAP, LEAST_FREEDOM, MOST_FREEDOM)
-            wide = _Wide(windows[rows, columns], gaps[rows, columns], spread[at, columns], usual, freedom)
-            _keep(best, (new - count + rows, columns), wide, lines)
+            wide = _WideGaps(windows[rows, columns], gaps[rows, columns], spread[at, columns], usual, freedom)
+            _keep_best(best, (new - count + rows, columns), wide, lines)
         return best
 
 
 @dataclass(frozen=True, slots=True)
-class _Wide:
-    """Windows whose gap is wider than all that the signal did in the steps before, each with what it is judged by."""
+class _WideGaps:
+    """Windows whose gap exceeds the range of the steps before, with the values that judge it."""
 
     window: Floats
     gap: Floats
@@ -238,8 +237,8 @@ class _Wide:
     freedom: Floats
 
 
-def _without_slips(known: Floats, spread: Floats) -> Floats:
-    """Levels in which single wild values are as the middle one of three."""
+def _without_outliers(known: Floats, spread: Floats) -> Floats:
+    """Levels in which single outliers are replaced by the median of three."""
     clean = known.copy()
     if len(known) >= 3:
         left, middle, right = known[:-2], known[1:-1], known[2:]
@@ -249,19 +248,21 @@ def _without_slips(known: Floats, spread: Floats) -> Floats:
     return clean
 
 
-def _keep(best: Scored, where: tuple[NDArray[np.intp], NDArray[np.intp]], wide: _Wide, lines: _Filter) -> None:
-    """Score wide gaps, and keep what is better than the best of other scales at the same steps and signals."""
+def _keep_best(
+    best: JumpScores, where: tuple[NDArray[np.intp], NDArray[np.intp]], wide: _WideGaps, lines: _Filter
+) -> None:
+    """Score wide gaps, and keep those that beat the other scales at the same steps and signals."""
     before, after = wide.window[:, : lines.before], wide.window[:, lines.before :]
     level, slope = (_dot(before, weights)[:, None] for weights in lines.past)
-    # Noise that wanders hides from differences of neighbours, but not from the line through them.
-    left_over = ((before - level - slope * lines.positions) ** 2).sum(-1)
-    noise = np.maximum(wide.noise, np.sqrt(left_over / (lines.before - 2)))
+    # Differences of neighbours do not show slowly wandering noise; residuals of the line do.
+    residual_squares = ((before - level - slope * lines.positions) ** 2).sum(-1)
+    noise = np.maximum(wide.noise, np.sqrt(residual_squares / (lines.before - 2)))
     evidence = normal_equivalents(wide.gap / np.fmax(lines.spread * noise, wide.usual), wide.freedom)
     expected, side = level + slope * np.arange(lines.after), np.sign(wide.gap)
     beyond = side[:, None] * (after - expected) >= HALF * np.abs(wide.gap)[:, None]
     score, first = np.abs(evidence), beyond.argmax(-1)
     better = (beyond.sum(-1) >= lines.after - 1) & (score > best.score[where])
-    kept = where[0][better], where[1][better]
-    best.score[kept], best.side[kept] = score[better], side[better]
-    best.lag[kept] = lines.after - 1 - first[better]
-    best.usual[kept] = expected[np.arange(len(first)), first][better]
+    improved = where[0][better], where[1][better]
+    best.score[improved], best.side[improved] = score[better], side[better]
+    best.lag[improved] = lines.after - 1 - first[better]
+    best.usual[improved] = expected[np.arange(len(first)), first][better]

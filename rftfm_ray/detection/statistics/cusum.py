@@ -1,4 +1,4 @@
-"""Sequential statistics: evidence that grows step by step, with a bound on how often it lies. Pure, O(1) a step."""
+"""Sequential statistics: evidence that accumulates over steps, with a bound on false alarms. Pure, O(1) a step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from rftfm_ray.detection.stateful import Kind, Stateful
 
-# Evidence beyond this many times the threshold is forgotten: a fault that has gone must be seen to go.
+# Cap of the evidence, in thresholds: an alarm must end soon after its fault.
 CAP = 1.5
 # An alarm is over when the evidence has fallen to this share of the threshold.
 RECOVERED = 0.25

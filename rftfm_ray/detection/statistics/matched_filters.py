@@ -1,13 +1,13 @@
-"""Many directions in which a run can depart from healthy ones, watched at once. Pure; numpy.
+"""A bank of matched filters: CUSUMs of many contrasts between a run and healthy runs. Pure; numpy.
 
 A step is a vector of residuals against what is usual. A contrast is a weighted sum of them with a standard deviation of
 about 1 in healthy runs, and a CUSUM looks for a shift of it to either side:
 
 - `signal`: one residual;
-- `conditional`: what is left of one residual when all others that were measured at the step are given. Rewards that
-  rise where the share of right answers does not are within their own spread long after they are out of this one.
+- `conditional`: one residual given all others that were measured at the step. Where rewards rise and the share of
+  right answers does not, it leaves its range long before the reward leaves its own.
 
-Each CUSUM has a level of its own, so that all are wrong equally seldom.
+Each CUSUM has its own level, so that all have the same false-alarm rate.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from rftfm_ray.detection.statistics.student import normal_equivalents
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# Steps of a run that say how widely it varies; a residual beyond so many standard deviations says no more than this.
+# Steps that a run's variance is taken from; residuals are clipped at this many standard deviations.
 MEMORY, WILD = 60, 3.0
-# Neighbours that are more alike than this would never have departed from anything.
+# Cap of the correlation of neighbours: above it no shift could ever raise an alarm. Guard against division by 0.
 MOST_ALIKE, TINY = 0.8, 1e-9
 # Change of a block's clipped residuals at which they have settled.
 SETTLED = 1e-14
@@ -74,7 +74,7 @@ class FilterBank:
     _weights: dict[bytes, Floats] = field(default_factory=dict, repr=False)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        # What never changes need not be copied.
+        # Immutable but for a cache: a copy is not needed.
         del memo
         return self
 
@@ -86,7 +86,7 @@ class FilterBank:
         """Contrasts (N, K) of steps' residuals (N, S), over their long-run standard deviation; NaN where the signal
         was not measured (NaN).
 
-        A gap is no zero: what is conditional is so on what was measured at the step.
+        A gap is not a zero: a conditional contrast is conditional on the signals that were measured at the step.
         """
         known = np.isfinite(residuals)
         bounded = np.where(known, np.minimum(np.maximum(residuals, -LARGEST), LARGEST), 0.0)
@@ -94,7 +94,7 @@ class FilterBank:
         for rows, mask in _groups(known):
             both = np.concatenate([mask, mask])
             weights, scale = self._weights_of(mask), np.sqrt(self.variances[both])
-            # Step by step: one product of whole matrices would round in a way that depends on how many steps there are.
+            # Step by step: the rounding of a matrix product would depend on the number of steps.
             for row in rows.tolist():
                 contrasts[row, both] = (weights @ bounded[row, mask]) / scale
         return contrasts
@@ -112,7 +112,7 @@ class FilterBank:
 
 
 def _groups(known: Mask) -> list[tuple[NDArray[np.intp], Mask]]:
-    """Rows that were measured in the same signals, and which; without those in which nothing was."""
+    """Rows grouped by the set of measured signals, with that set; rows without any are left out."""
     if len(known) == 1 or bool((known == known[:1]).all()):
         groups = [(np.arange(len(known)), known[0])] if len(known) else []
     else:
@@ -122,29 +122,29 @@ def _groups(known: Mask) -> list[tuple[NDArray[np.intp], Mask]]:
 
 
 class LongRun(Stateful):
-    """By how much sums of contrasts (K) vary more in this run than the bank says.
+    """Scales contrasts (K) by the run's own long-run variance, where the bank's is too small.
 
-    A bank that was learnt from runs of another kind does not know how widely those of this one vary, and for how long
-    they stay on one side: a contrast is then judged by its variance times (1 + r) / (1 - r), with r the correlation of
-    neighbours, where that is above 1.
+    A bank from runs of another kind knows neither the variance of this run nor how long its contrasts stay on one side.
+    So a contrast is judged by its variance times (1 + r) / (1 - r), with r the correlation of neighbours, where that is
+    above 1.
 
     Args:
         contrasts: K.
-        believed: steps of the run that the bank's variances are worth; infinity for runs of the bank's own kind.
+        prior_weight: steps of the run that the bank's variances are worth; infinity for runs of the bank's own kind.
     """
 
     STATE: ClassVar[Mapping[str, Kind]] = {
         "_count": Kind.ARRAY, "_variance": Kind.ARRAY, "_lagged": Kind.ARRAY, "_last": Kind.ARRAY,
     }  # fmt: skip
 
-    def __init__(self, contrasts: int, believed: float) -> None:
-        self._believed = believed
+    def __init__(self, contrasts: int, prior_weight: float) -> None:
+        self._prior_weight = prior_weight
         self._variance = np.ones(contrasts)
         self._count, self._lagged, self._last = (np.zeros(contrasts) for _ in range(3))
 
     def scaled(self, contrasts: Floats) -> Floats:
         """Contrasts (N, K) over the standard deviations that were known before each step; NaN stays."""
-        if math.isinf(self._believed):
+        if math.isinf(self._prior_weight):
             return contrasts
         scaled = np.empty(contrasts.shape)
         known = np.isfinite(contrasts)
@@ -166,7 +166,7 @@ class LongRun(Stateful):
         limit = WILD * np.sqrt(self._variance)
         residual = np.minimum(np.maximum(np.where(known, contrast, 0.0), -limit), limit)
         self._count = np.minimum(self._count + known, MEMORY)
-        share = np.where(known, 1 / (self._believed + np.maximum(self._count, 1)), 0.0)
+        share = np.where(known, 1 / (self._prior_weight + np.maximum(self._count, 1)), 0.0)
         self._variance = self._variance + share * (residual * residual - self._variance)
         self._lagged = self._lagged + share * (residual * self._last - self._lagged)
         self._last = np.where(known, residual, self._last)
@@ -175,10 +175,10 @@ class LongRun(Stateful):
     def _block(self, contrasts: Floats, columns: NDArray[np.intp]) -> Floats:
         """`_step` for all steps of a block, of contrasts that have long been measured and are so at every step.
 
-        What is clipped at a step follows from the steps before alone: so it settles, one step a round or faster.
+        Clipping at a step depends only on earlier steps, so the iteration settles by one step a round or faster.
         """
         variance, lag, last = self._variance[columns], self._lagged[columns], self._last[columns]
-        share = 1 / (self._believed + MEMORY)
+        share = 1 / (self._prior_weight + MEMORY)
         residual = contrasts
         for _ in range(len(contrasts) + 1):
             variances = decayed_sums(share * residual**2, variance, 1 - share)
@@ -207,16 +207,19 @@ class Cusums(Stateful):
 
     Args:
         bank: its contrasts.
-        size: the shift that is looked for, in standard deviations.
-        believed: see `LongRun`.
-        freedom: degrees of freedom of the spreads that residuals were divided by; infinity when they are certain.
+        size: the shift of the CUSUM, in standard deviations.
+        prior_weight: see `LongRun`.
+        freedom: degrees of freedom of the standard deviations that residuals were divided by; infinity when they are
+            exact.
     """
 
     STATE: ClassVar[Mapping[str, Kind]] = {"_long_run": Kind.PART, "sums": Kind.ARRAY}
 
-    def __init__(self, bank: FilterBank, size: float, believed: float = math.inf, freedom: float = math.inf) -> None:
+    def __init__(
+        self, bank: FilterBank, size: float, prior_weight: float = math.inf, freedom: float = math.inf
+    ) -> None:
         self._bank, self._size, self._freedom = bank, size, freedom
-        self._long_run = LongRun(len(bank.variances), believed)
+        self._long_run = LongRun(len(bank.variances), prior_weight)
         self.sums = np.zeros(2 * len(bank.variances))
 
     def over(self, residuals: Floats, most: Floats | float = math.inf) -> Floats:
@@ -224,7 +227,7 @@ class Cusums(Stateful):
 
         Args:
             residuals: NaN where nothing was measured.
-            most: that sums grow to, so that what has gone is seen to go; of a shape that fits (N, 2 K).
+            most: cap of the sums, so that an alarm ends soon after its fault; of a shape that fits (N, 2 K).
         """
         shift = self._long_run.scaled(self._bank.along(residuals))
         if math.isfinite(self._freedom):
@@ -241,5 +244,5 @@ class Cusums(Stateful):
         return sums
 
     def clear(self) -> None:
-        """Forget the evidence; how widely the run varies stays known."""
+        """Forget the evidence; the run's variance stays known."""
         self.sums = np.zeros(len(self.sums))

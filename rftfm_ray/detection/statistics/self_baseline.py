@@ -1,9 +1,9 @@
-"""Residuals of a run against its own past, for who has no healthy runs to compare with. Pure; numpy.
+"""The self-baseline: residuals of a run against its own past, when there are no healthy runs to compare with. Pure.
 
-Every signal is followed by several filters at once, from one that takes it for level to one that follows its trend
-closely. Each says what it expects and how surely; a residual is what all of them leave, weighted by how well each has
-predicted the steps before. So what never moves is compared with all of its past, and what a policy learns with its
-trend, whatever the scale (Raftery, Karny and Ettler, Technometrics 52, 2010, on averaging models that take turns).
+Several filters follow every signal, from one that assumes a constant level to one that follows the trend closely. Each
+gives a prediction and its uncertainty; a residual is the average over the filters, weighted by how well each has
+predicted so far. So a constant signal is compared with all of its past, and a learning one with its trend, on any scale
+(dynamic model averaging: Raftery, Karny and Ettler, Technometrics 52, 2010).
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 WARMUP = 5
-# Shares of a residual that the level and the trend of each filter take up; one that takes up nothing has a plain mean.
+# Gains of the level and the trend of each filter; the filter with gain 0 is a plain mean.
 LEVELS, TRENDS = np.array([0.0, 0.1, 0.2, 0.4])[:, None], np.array([0.0, 0.0, 0.02, 0.1])[:, None]
-# Share of the slope of the first steps that is believed to go on.
+# Share of the slope of the first steps that is assumed to continue.
 GOES_ON = 0.5
 UNSURE = np.where(TRENDS > 0, 2.25, 1.0)
-# What a level that takes up a share of every residual is off by, over the spread of one.
+# Variance of a level with a constant gain, relative to that of a residual.
 _LAGGING = LEVELS / (2 - LEVELS)
-# A residual beyond so many standard deviations moves level and spread no further.
+# Residuals are clipped at this many standard deviations before the filters learn from them.
 WILD = 3.0
-# Steps that a spread remembers, and the fewest and most degrees of freedom that it is given.
+# Steps of a variance's memory, and bounds of its degrees of freedom.
 MEMORY, FEWEST, MOST = 60, 3, 40
-# Share of a filter's log weight that is left a step later.
+# Decay of a filter's log weight per step.
 REMEMBERED = 0.95
-# Squares of larger residuals overflow. Values up to `CALM` are far enough from that to be worked out in blocks.
+# Squares of larger residuals overflow. Values up to `CALM` are safe to compute in blocks.
 LARGEST, CALM = 1e50, 1e30
 # Change of a block's clipped residuals, against the spread, at which they have settled.
 SETTLED = 1e-14
 
 
-class OwnPast(Stateful):
-    """One run's signals (S).
+class SelfBaseline(Stateful):
+    """The self-baseline of one run's signals (S).
 
     Args:
-        floors: (S) the smallest spread that each is judged against, on its own scale.
+        floors: (S) lower bound of each standard deviation, on the signal's scale.
     """
 
     STATE: ClassVar[Mapping[str, Kind]] = {
@@ -63,7 +63,7 @@ class OwnPast(Stateful):
         self._sum, self._moment, self._differences = (np.zeros(size) for _ in range(3))
 
     def over(self, levels: Floats) -> Floats:
-        """Residuals (N, S) of many steps, as `add` gives them one by one; from `MANY` on to about 1e-13.
+        """Residuals (N, S) of many steps, equal to those of `add`; for `MANY` steps or more to about 1e-13.
 
         Args:
             levels: (N, S) values on the scale that each signal is compared on; NaN says nothing.
@@ -78,13 +78,13 @@ class OwnPast(Stateful):
         for group, mask in enumerate(masks.T):
             columns, rows = np.flatnonzero(group_of.ravel() == group), np.flatnonzero(mask)
             if len(rows):
-                part = self.only(columns)
+                part = self.select(columns)
                 residuals[np.ix_(rows, columns)] = part._measured(levels[np.ix_(rows, columns)])
                 self._take(columns, part)
         return residuals
 
     def _measured(self, levels: Floats) -> Floats:
-        """The same for signals that were all measured at all steps."""
+        """The residuals of signals that were all measured at all steps."""
         residuals, row = np.empty(levels.shape), 0
         while row < len(levels):
             block = levels[row : row + BLOCK]
@@ -97,7 +97,7 @@ class OwnPast(Stateful):
         return residuals
 
     def add(self, levels: Floats) -> Floats:
-        """Residuals (S) of a step as standard normal ones; NaN where nothing was measured or the warm-up is not over.
+        """Residuals (S) of a step as standard normal values; NaN where nothing was measured and during the warm-up.
 
         Args:
             levels: (S) values on the scale that each signal is compared on; NaN says nothing.
@@ -109,7 +109,7 @@ class OwnPast(Stateful):
             residual = np.where(known, levels, 0.0) - self._level - self._trend
             residual = np.minimum(np.maximum(residual, -LARGEST), LARGEST)
             spread = np.sqrt(np.maximum(self._variance, self._floors**2))
-            # What is expected is off itself, by as much as a mean of so few steps is, or the end of a line.
+            # The prediction has an error of its own: that of a mean of few steps, or of the end of a line.
             inflated = 1 + np.maximum(_LAGGING, UNSURE / np.maximum(self._count, 1))
             scale = spread * np.sqrt(inflated)
             ratio, freedom = residual / scale, np.minimum(np.maximum(self._count - 1, FEWEST), MOST)
@@ -132,7 +132,7 @@ class OwnPast(Stateful):
         self._count += which
 
     def _warm_up(self, which: Mask, levels: Floats) -> None:
-        """A straight line, and a spread from differences of neighbours, which a trend hardly touches."""
+        """Fit a straight line, and a variance from differences of neighbours, which a trend hardly changes."""
         values = np.clip(np.where(which, levels, 0.0), -LARGEST, LARGEST)
         step = np.where(which & np.isfinite(self._newest), values - np.nan_to_num(self._newest), 0.0)
         self._differences += step**2
@@ -150,16 +150,15 @@ class OwnPast(Stateful):
         self._variance = np.where(done, self._differences / (2 * (WARMUP - 1)), self._variance)
 
     def _block(self, levels: Floats) -> Floats:
-        """`add` for all steps of a block at once, of signals that have long been measured and are so at every step.
+        """`add` for all steps of a block at once, for signals past the warm-up that are measured at every step.
 
-        All shares but that of the plain mean are constant by then, and the filters are linear but for residuals beyond
-        `WILD`, which are clipped. What is clipped at a step follows from the steps before alone: so it settles, from
-        none on, one step a round or faster.
+        All gains but that of the plain mean are then constant, and the filters are linear except for clipped residuals.
+        Clipping at a step depends only on earlier steps, so the iteration settles by one step a round or faster.
         """
         steps = len(levels)
         solve, shares, slopes, inflated = _matrices(steps, self._count)
-        ahead = np.arange(1, steps + 1)[:, None, None]
-        open_loop = levels[:, None, :] - self._level - ahead * self._trend
+        steps_since = np.arange(1, steps + 1)[:, None, None]
+        open_loop = levels[:, None, :] - self._level - steps_since * self._trend
         clipped, spread = np.zeros(open_loop.shape), np.zeros(open_loop.shape)
         for _ in range(steps + 1):
             taken = _apply(solve, open_loop - clipped)
@@ -183,19 +182,19 @@ class OwnPast(Stateful):
         self._count = self._count + steps
         return residuals
 
-    def only(self, columns: NDArray[np.intp]) -> OwnPast:
+    def select(self, columns: NDArray[np.intp]) -> SelfBaseline:
         """A copy of some of the signals, with their past."""
-        part = OwnPast(self._floors[columns])
+        part = SelfBaseline(self._floors[columns])
         for name in self.STATE:
             setattr(part, name, getattr(self, name)[..., columns])
         return part
 
-    def _take(self, columns: NDArray[np.intp], part: OwnPast) -> None:
+    def _take(self, columns: NDArray[np.intp], part: SelfBaseline) -> None:
         for name in self.STATE:
             getattr(self, name)[..., columns] = getattr(part, name)
 
     def restart(self, which: Mask) -> None:
-        """Forget some signals (S): a change that was made on purpose has taken their past away."""
+        """Forget some signals (S), after a declared change."""
         for state in (self._count, self._sum, self._moment, self._differences):
             state[which] = 0.0
         for filters in (self._level, self._trend, self._variance, self._log_weights):
@@ -210,21 +209,21 @@ def _log_density(ratio: Floats, scale: Floats, freedom: Floats) -> Floats:
 
 
 def _mixed(ratio: Floats, log_weights: Floats, freedom: Floats) -> Floats:
-    """Residuals of the filters (..., filters, S) as one (..., S), weighted by how well each has predicted."""
+    """The weighted average (..., S) of the filters' residuals (..., filters, S)."""
     weights = np.exp(log_weights - log_weights.max(-2, keepdims=True))
     mixed: Floats = (weights * normal_equivalents(ratio, freedom)).sum(-2) / weights.sum(-2)
     return mixed
 
 
 def _matrices(steps: int, count: Floats) -> tuple[list[Floats], Floats, Floats, Floats]:
-    """What takes a block of open-loop residuals to what the filters take up of it, by filter.
+    """Matrices that turn a block of open-loop residuals into those of the filters.
 
-    A filter that has taken up u_i at step i expects at a later step t by F_ti u_i more: the share of the level, and
-    that of the trend once for each step since. What is left of open-loop residuals r is u = (I + F)^-1 r.
+    A residual u_i at step i raises a filter's prediction at a later step t by F_ti u_i: the gain of the level, plus
+    that of the trend for each step since. So open-loop residuals r give u = (I + F)^-1 r.
 
     Returns:
-        by filter the inverse, (steps, steps) or, for the plain mean, whose share falls, one for each count (S, steps,
-        steps); shares of levels (steps, filters, S); shares of trends (filters, 1); the inflation (steps, filters, S).
+        the inverse of each filter, (steps, steps); for the plain mean, whose gain falls, one for each count (S, steps,
+        steps); gains of levels (steps, filters, S); gains of trends (filters, 1); the inflation (steps, filters, S).
     """
     counts = count + np.arange(steps)[:, None]
     inflated = 1 + np.maximum(_LAGGING, UNSURE / counts[:, None, :])

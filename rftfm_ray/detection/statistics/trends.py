@@ -1,7 +1,7 @@
-"""Slow ways to go wrong that no healthy run takes, known beforehand and without a run to compare with. Pure.
+"""Slow failures that healthy runs do not show; they need no run to compare with. Pure.
 
-A trend alone is no fault: policies learn, lengths and entropies move for good reasons. What is said here needs more: a
-growth or a fall that speeds up, a reward that is lost again, a share that no training can bear.
+A trend alone is not a fault: policies learn, and lengths and entropies move for good reasons. A trend here is more: an
+accelerating growth or fall, a reward that is lost again, or a failure rate that training cannot bear.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from rftfm_ray.detection.stateful import Stateful
 
 # Steps to a mean, and means that are compared.
 BLOCK, BLOCKS = 5, 4
-# Ratios of means need something above nothing.
+# Floor of a denominator.
 LEAST = 1e-9
-# A KL beyond these, in nats per token, is no small one any more.
+# A KL above these, in nats per token, is large.
 LARGE: Mapping[str, float] = {"kl_ref": 0.5, "kl_old": 0.3}
 # Growth from mean to mean, and over all of them.
 GROWN, GROWN_IN_ALL = math.log(1.6), math.log(6.0)
-# A fall counts when it is this much faster from mean to mean, has taken two thirds, and leaves a tenth.
+# A fall counts when it accelerates by this factor from mean to mean, has lost two thirds, and leaves a tenth.
 FASTER, FALLEN, LEFT = 1.2, math.log(3.0), 0.1
 COLLAPSING = ("entropy",)
-# Steps that a level is smoothed over, that its spread is taken from, and spreads that must be lost from the best one.
+# Steps of the smoothing, steps of the variance, and standard deviations below the best that make a decline.
 SMOOTH, MEMORY, LOST = 9, 100, 10.0
-# The loss must last, or it was an episode.
+# Steps that the loss must last: shorter ones are episodes.
 LASTING = 10
 DECLINING = ("reward_mean", "correct_rate", "probe_accuracy")
-# Shares that no training can bear for `BLOCK` steps.
+# Failure rates that training cannot bear for `BLOCK` steps.
 UNBEARABLE: Mapping[str, float] = {
     "failed_rate": 0.3,
     "tool_error_rate": 0.5,
@@ -43,8 +43,8 @@ UNBEARABLE: Mapping[str, float] = {
 }
 
 
-class Course(StrEnum):
-    """Kinds of courses that no healthy run takes."""
+class TrendKind(StrEnum):
+    """Kinds of trends that healthy runs do not show."""
 
     BLOW_UP = "blow_up"
     COLLAPSE = "collapse"
@@ -53,23 +53,23 @@ class Course(StrEnum):
 
 
 class Trend(Stateful, ABC):
-    """Watches one signal for one way to go wrong, value by value.
+    """Watches one signal for one kind of trend, value by value.
 
     Attributes:
-        course: what it looks for.
+        kind: of the trend.
         direction: in which the signal goes wrong.
     """
 
-    course: ClassVar[Course]
+    kind: ClassVar[TrendKind]
     direction: ClassVar[int]
 
     @abstractmethod
     def add(self, value: float) -> int | None:
-        """Take a finite value; while something is wrong, since how many values."""
+        """Take a finite value; returns how many values ago the trend began, None without one."""
 
 
 class _Means(Stateful):
-    """Means of the last blocks of values, counted from the oldest; on demand each without its largest value."""
+    """Means of the last blocks of values, the oldest first; optionally each without its largest value."""
 
     STATE: ClassVar[Mapping[str, StateKind]] = {"_values": StateKind.FLOATS}
 
@@ -78,12 +78,12 @@ class _Means(Stateful):
         self._without_largest = without_largest
 
     def add(self, value: float) -> bool:
-        """Take a value; whether there are enough of them by now."""
+        """Take a value; returns whether all blocks are full."""
         self._values.append(value)
         return len(self._values) == BLOCK * BLOCKS
 
     def of(self, block: int) -> float:
-        """Mean of one block: most are asked for seldom."""
+        """Mean of one block, computed on demand."""
         values = list(itertools.islice(self._values, block * BLOCK, (block + 1) * BLOCK))
         if self._without_largest:
             values.remove(max(values))
@@ -95,13 +95,13 @@ class _Means(Stateful):
 
 
 class BlowUp(Trend):
-    """A KL that grows exponentially to where it is large.
+    """A KL that grows exponentially until it is large.
 
-    One rare token that the policy has all but given up makes the KL of its step a hundred times as large: what grows
-    must grow without the largest value of each mean.
+    One very rare token makes the KL of its step a hundred times as large, so the growth must hold without the largest
+    value of each mean.
     """
 
-    course = Course.BLOW_UP
+    kind = TrendKind.BLOW_UP
     direction = 1
     STATE: ClassVar[Mapping[str, StateKind]] = {"_means": StateKind.PART, "_since_large": StateKind.INT}
 
@@ -112,10 +112,10 @@ class BlowUp(Trend):
 
     def add(self, value: float) -> int | None:
         """See `Trend`."""
-        enough = self._means.add(max(value, LEAST))
+        full = self._means.add(max(value, LEAST))
         self._since_large = 0 if value >= self._large else self._since_large + 1
-        # A mean of smaller values alone is not large.
-        if not enough or self._since_large >= BLOCK or self._means.of(BLOCKS - 1) < self._large:
+        # The newest block must contain a large value.
+        if not full or self._since_large >= BLOCK or self._means.of(BLOCKS - 1) < self._large:
             return None
         rises = self._means.rises()
         growing = min(rises[-2:]) >= GROWN and sum(rises) >= GROWN_IN_ALL
@@ -123,9 +123,9 @@ class BlowUp(Trend):
 
 
 class Collapse(Trend):
-    """An entropy that falls ever faster to next to nothing; one that converges falls ever slower."""
+    """An entropy that falls at an accelerating rate to near 0; when a policy converges the fall decelerates."""
 
-    course = Course.COLLAPSE
+    kind = TrendKind.COLLAPSE
     direction = -1
     STATE: ClassVar[Mapping[str, StateKind]] = {
         "_means": StateKind.PART, "_first": StateKind.ANY_FLOAT, "_since": StateKind.INT,
@@ -153,9 +153,9 @@ class Collapse(Trend):
 
 
 class Decline(Trend):
-    """A reward that is lost again: far below the best of the run, for long, by what the run itself varies by."""
+    """A reward that is lost again: for long far below the best of the run, in the run's own standard deviations."""
 
-    course = Course.DECLINE
+    kind = TrendKind.DECLINE
     direction = -1
     STATE: ClassVar[Mapping[str, StateKind]] = {
         "_count": StateKind.INT, "_below": StateKind.INT, "_level": StateKind.FLOAT, "_variance": StateKind.FLOAT,
@@ -174,19 +174,19 @@ class Decline(Trend):
         """See `Trend`."""
         self._count += 1
         self._newest.append(value)
-        # One wild step must not be the best of the run.
+        # One outlier must not be the best of the run.
         value = sorted(self._newest)[len(self._newest) // 2]
         self._level += max(1 / self._count, 2 / (SMOOTH + 1)) * (value - self._level)
         self._levels.append(self._level)
         if len(self._levels) <= 2 * SMOOTH:
             return None
-        # What a smoothed level varies by, whatever its slope; three parts of it, weighed as differences of neighbours.
+        # Variance of the smoothed level without its slope, from second differences.
         bend = self._levels[0] - 2 * self._levels[SMOOTH] + self._level
         share = max(1 / (self._count - 2 * SMOOTH), 1 / MEMORY)
         self._variance += share * (bend**2 / 6 - self._variance)
         self._spreads.append(math.sqrt(self._variance))
         self._best = max(self._best, self._level)
-        # The spread from before what is judged: a decline must not widen its own measure.
+        # The standard deviation is from before the judged steps: a decline must not widen its own measure.
         if len(self._spreads) <= 2 * SMOOTH or self._best - self._level <= LOST * self._spreads[0]:
             self._below = 0
             return None
@@ -195,9 +195,9 @@ class Decline(Trend):
 
 
 class Unbearable(Trend):
-    """A share of failures that is not to be borne."""
+    """A failure rate that training cannot bear."""
 
-    course = Course.UNBEARABLE
+    kind = TrendKind.UNBEARABLE
     direction = 1
     STATE: ClassVar[Mapping[str, StateKind]] = {"_values": StateKind.FLOATS, "_since": StateKind.INT}
 
@@ -212,8 +212,8 @@ class Unbearable(Trend):
         if len(self._values) < BLOCK or sum(self._values) / BLOCK < self._limit:
             self._since = -1
         elif self._since < 0:
-            # Their mean may be rounded up to the limit that none of them reaches.
-            first = next((place for place, one in enumerate(self._values) if one >= self._limit), 0)
+            # The mean may round up to a limit that none of the values reaches.
+            first = next((index for index, number in enumerate(self._values) if number >= self._limit), 0)
             self._since = BLOCK - 1 - first
         else:
             self._since += 1
@@ -221,14 +221,14 @@ class Unbearable(Trend):
 
 
 def trends_of(signal: str) -> tuple[Trend, ...]:
-    """What a signal is watched for; nothing for most."""
-    found: list[Trend] = []
+    """The trends that a signal is watched for; empty for most."""
+    trends: list[Trend] = []
     if signal in LARGE:
-        found.append(BlowUp(LARGE[signal]))
+        trends.append(BlowUp(LARGE[signal]))
     if signal in COLLAPSING:
-        found.append(Collapse())
+        trends.append(Collapse())
     if signal in DECLINING:
-        found.append(Decline())
+        trends.append(Decline())
     if signal in UNBEARABLE:
-        found.append(Unbearable(UNBEARABLE[signal]))
-    return tuple(found)
+        trends.append(Unbearable(UNBEARABLE[signal]))
+    return tuple(trends)

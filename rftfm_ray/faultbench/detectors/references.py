@@ -18,7 +18,14 @@ import numpy as np
 from rftfm_ray.detection.reference.correlation import FEWEST_RUNS
 from rftfm_ray.detection.reference.fitting import RunSeries, fit_profile
 from rftfm_ray.detection.reference.mixture import FULL_RUNS, Mode, Reference, reference_of
-from rftfm_ray.detection.reference.priors import CRITIC, NO_CRITIC, KindPriors, enough, learn_priors, shipped
+from rftfm_ray.detection.reference.priors import (
+    CRITIC,
+    NO_CRITIC,
+    KindPriors,
+    has_enough_signals,
+    learn_priors,
+    shipped,
+)
 from rftfm_ray.detection.reference.profile import Profile
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.detectors.strata import (
@@ -136,7 +143,7 @@ class References:
             return priors
         healthy = self._of_stratum(entry)
         measured = [name for name in NAMES if any(np.isfinite(run.signal(name)).any() for run in healthy)]
-        return priors if enough(priors, measured) else None
+        return priors if has_enough_signals(priors, measured) else None
 
     @cached_property
     def _priors(self) -> Mapping[tuple[str, str], KindPriors]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import signal
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 from rftfm_ray.detection.reference.mixture import Reference
 from rftfm_ray.detection.reference.multipliers import shipped_multipliers
@@ -95,6 +97,23 @@ class GuardScore:
         ]
 
 
+def judged_steps(runs: Sequence[Recorded], setup: GuardSetup) -> int:
+    """Steps that `watch_runs` judges, those of every draw counted."""
+    references, mode = setup.references, setup.mode
+    entries = [run.entry for run in runs if references.covers(run.entry, mode)]
+    return sum(entry.steps * references.draws(entry, mode) for entry in entries)
+
+
+def seconds_per_step(run: Recorded, setup: GuardSetup) -> float:
+    """Time that the guard takes for a step, measured on one run; what is loaded once does not count."""
+    seconds = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        setup.trace(run, 0)
+        seconds = time.perf_counter() - began
+    return seconds / max(1, run.entry.steps)
+
+
 def watch_runs(runs: Sequence[Recorded], setup: GuardSetup, workers: int = 0) -> GuardScore:
     """Run the guard on those runs that have a reference in its mode.
 
@@ -107,7 +126,7 @@ def watch_runs(runs: Sequence[Recorded], setup: GuardSetup, workers: int = 0) ->
     setup.references.prepare([run.entry for run in covered], setup.mode)
     draws = [setup.references.draws(run.entry, setup.mode) for run in covered]
     tasks = [(index, draw) for index, count in enumerate(draws) for draw in range(count)]
-    done = dict(zip(tasks, _traces(covered, setup, tasks, workers or _workers()), strict=True))
+    done = dict(zip(tasks, _traces(covered, setup, tasks, workers or workers_by_default()), strict=True))
     # A run with fewer draws repeats them, so that every run has the same weight.
     traces = tuple(
         tuple(done[index, draw % count] for index, count in enumerate(draws)) for draw in range(setup.draws())
@@ -115,7 +134,8 @@ def watch_runs(runs: Sequence[Recorded], setup: GuardSetup, workers: int = 0) ->
     return GuardScore(setup, covered, traces)
 
 
-def _workers() -> int:
+def workers_by_default() -> int:
+    """Processes that share the work: one a core, up to `MOST_WORKERS`."""
     return min(MOST_WORKERS, os.cpu_count() or 1)
 
 
@@ -141,8 +161,24 @@ def _traces(
     work = _Work(runs, setup)
     if workers == 1 or len(tasks) <= CHUNK:
         return [work.trace(task) for task in tasks]
-    with ProcessPoolExecutor(workers, get_context("fork"), _inherited.append, (work,)) as pool:
-        return list(pool.map(_inherited_trace, tasks, chunksize=CHUNK))
+    others = active_children()
+    with ProcessPoolExecutor(workers, get_context("fork"), _begin_worker, (work,)) as pool:
+        try:
+            return list(pool.map(_inherited_trace, tasks, chunksize=CHUNK))
+        except BaseException:
+            # Nobody needs the rest, and leaving the pool would wait for it.
+            for process in active_children():
+                if process not in others:
+                    process.terminate()
+            raise
+
+
+def _begin_worker(work: _Work) -> None:
+    """Take over the work, and end by SIGTERM: the command's handler, inherited, would only raise in the worker."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Ctrl-C reaches the command as well, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _inherited.append(work)
 
 
 def _inherited_trace(task: tuple[int, int]) -> GuardTrace:
@@ -175,7 +211,7 @@ class MultiplierSearch:
             for draw in range(count)
             if self._peak(index, draw) >= multiplier
         ]
-        done = dict(zip(tasks, _traces(base.runs, setup, tasks, _workers()), strict=True))
+        done = dict(zip(tasks, _traces(base.runs, setup, tasks, workers_by_default()), strict=True))
         results = {
             (index, draw): result_of(run, done[index, draw].every if (index, draw) in done else ())
             for index, run in enumerate(base.runs)

@@ -6,6 +6,7 @@ The guard is scored in three modes of its reference; the other detectors see tel
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,14 @@ from rftfm_ray.faultbench.detectors.shifts import fault_of
 from rftfm_ray.faultbench.runs.dataset import Recorded, read_bench
 from rftfm_ray.faultbench.runs.plan import Kind, Split
 from rftfm_ray.faultbench.scoring.frozen import FROZEN, Frozen, compared_detectors, name_of, read_frozen, split_of
-from rftfm_ray.faultbench.scoring.guarding import GuardScore, GuardSetup, watch_runs
+from rftfm_ray.faultbench.scoring.guarding import (
+    GuardScore,
+    GuardSetup,
+    judged_steps,
+    seconds_per_step,
+    watch_runs,
+    workers_by_default,
+)
 from rftfm_ray.faultbench.scoring.judging import Results, RunResult, result_of
 from rftfm_ray.faultbench.scoring.thresholds import ScoredRun, score_all, tuned_threshold
 from rftfm_ray.integrations.aliases import TRL, VERL
@@ -118,8 +126,10 @@ def score_benchmark(folder: Path, tell: Tell, options: ScoreOptions = ScoreOptio
     runs = read_bench(folder)
     calibrate, reported = split_of(runs, Split.CALIBRATE), split_of(runs, options.split)
     guard = _Guard(calibrate, reported, frozen, options)
+    tune = split_of(runs, Split.TUNE)
+    tell(guard.estimate(tune))
     modes = dict(_announce(guard.modes(), tell))
-    tuned = dict(guard.tuned(split_of(runs, Split.TUNE))) if options.detectors else {}
+    tuned = dict(guard.tuned(tune)) if options.detectors else {}
     is_guard = not options.detectors
     shipped_priors = guard.shipped_priors() if is_guard else None
     restricted = {name: dict(guard.restricted(columns)) for name, columns in COLUMNS.items()} if is_guard else {}
@@ -152,6 +162,21 @@ class _Guard:
     def _watch(self, runs: Sequence[Recorded], references: References, mode: ReferenceMode) -> GuardScore:
         multiplier = self._multipliers.get(mode.threshold_mode.value)
         return watch_runs(runs, GuardSetup(references, mode, multiplier, self._detectors), self._workers)
+
+    def estimate(self, tune: Sequence[Recorded]) -> str:
+        """How long it takes, from the time that one run takes."""
+        if not self._reported:
+            return "There is no run to score"
+        setups = {mode: GuardSetup(self._references, mode, detectors=self._detectors) for mode in ReferenceMode}
+        steps = {mode: judged_steps(self._reported, setup) for mode, setup in setups.items()}
+        total = sum(steps.values())
+        if self._detectors is not None:
+            total += sum(judged_steps(tune, setup) for setup in setups.values())
+        else:
+            total += steps[ReferenceMode.NONE] + len(COLUMNS) * sum(steps[mode] for mode in RESTRICTED_MODES)
+        workers = self._workers or workers_by_default()
+        minutes = total * seconds_per_step(self._reported[0], setups[ReferenceMode.NONE]) / workers / 60
+        return f"Scoring {len(self._reported)} runs: about {math.ceil(minutes)} min with {workers} processes"
 
     def modes(self) -> Iterator[tuple[ReferenceMode, GuardScore]]:
         """In every mode."""

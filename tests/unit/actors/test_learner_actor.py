@@ -21,7 +21,7 @@ from rftfm_ray.training import checkpoints
 from rftfm_ray.training import learner as training_module
 from rftfm_ray.training.checkpoints import TrainerState
 from rftfm_ray.training.learner import Learner, UpdateReport
-from rftfm_ray.types import Levers, Position, StepId
+from rftfm_ray.types import Levers, StepId, TrainingCursor
 
 TINY = str(ASSETS / "tiny")
 
@@ -94,7 +94,7 @@ def use(actor: LearnerActor) -> None:
     cast("Any", learner.engine).weight += 1
     learner.gate.restore([3.0, 4.0])
     actor.set_levers(Levers(lr_scale=0.1))
-    actor.take_snapshot(Position(StepId(0, 5, 5), 5, 80))
+    actor.take_snapshot(TrainingCursor(StepId(0, 5, 5), 5, 80))
     torch.rand(3)
 
 
@@ -131,7 +131,7 @@ def test_learner_goes_by_the_settings_of_its_own_run(make_learner: MakeLearner) 
     learner.gate.restore([1.0, 2.0, 3.0])
     assert learner.gate.norms == (2.0, 3.0)
     for n in (1, 2):
-        actor.take_snapshot(Position(StepId(0, n, n), n, 0))
+        actor.take_snapshot(TrainingCursor(StepId(0, n, n), n, 0))
     assert actor.snapshot_steps() == (2,)
     assert reset(actor)._watched
     assert Light.made == 1
@@ -161,13 +161,13 @@ def test_rollback_puts_back_everything_that_the_next_update_goes_by(make_learner
     learner.engine.weight += 2
     learner.gate.restore([0.5, 0.75])
     actor.set_levers(Levers(lr_scale=0.5))
-    actor.take_snapshot(Position(StepId(0, 5, 5), 5, 80))
+    actor.take_snapshot(TrainingCursor(StepId(0, 5, 5), 5, 80))
     learner.engine.weight += 1
     # An update that a fault has made ten times too large: were it remembered, the next one like it would pass the gate.
     for norm in (7.0, 8.0):
         learner.gate.accept(norm)
     actor.set_levers(Levers(lr_scale=0.1))
-    assert actor.restore_snapshot(5, 9) == Position(StepId(0, 5, 5), 9, 80)
+    assert actor.restore_snapshot(5, 9) == TrainingCursor(StepId(0, 5, 5), 9, 80)
     assert learner.engine.weight.tolist() == [2.0]
     assert learner.gate.norms == (0.5, 0.75)
     assert learner.levers == Levers(lr_scale=0.5)
@@ -198,7 +198,7 @@ def test_report_says_what_the_learner_can_go_back_to(
     monkeypatch.setattr(learner_module, "concatenate", lambda parts: parts)
     made = []
     for step in range(1, 5):
-        position = Position(StepId(0, step, step), step, 0)
+        position = TrainingCursor(StepId(0, step, step), step, 0)
         report, _ = actor.train(position, step % 2 == 0)
         made.append(report.snapshots)
     assert made == [(), (2,), (2,), (2, 4)]

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from rftfm_ray import planning
 from rftfm_ray.cli.app import app, run_guarded
-from rftfm_ray.config import RunConfig, Section
+from rftfm_ray.cli.train import announced
+from rftfm_ray.config import RunConfig, Section, load_config
 from rftfm_ray.errors import (
     ConfigError,
     FaultError,
@@ -28,7 +29,9 @@ from rftfm_ray.errors import (
     RolloutError,
     RunDirError,
 )
+from rftfm_ray.faults.drill import plan_drill
 from rftfm_ray.models import read_facts
+from rftfm_ray.tasks.loading import load_task
 from rftfm_ray.types import GuardMode
 
 ROOT = Path(__file__).parents[3]
@@ -92,10 +95,10 @@ def check_refusal(done: subprocess.CompletedProcess[str], tmp_path: Path, *parts
     ("override", "parts"),
     [
         ("learner.lrr=0.1", ["learner.lrr", "did you mean learner.lr?"]),
-        ("steps=many", ["steps='many'", "integer"]),
+        ("steps=many", ["steps='many'", "a whole number, for example steps=40"]),
         ("learner.warmup_steps=40", ["learner.warmup_steps=40", "steps=40", "lower it"]),
         ("--guard=watch", ["guard.mode='watch'", "'off', 'observe', 'advise' or 'act'"]),
-        ("guard.act_on=[TE, XX]", ["guard.act_on.1='XX'", "'RF', 'PG', 'OD', 'CA', 'TE'"]),
+        ("guard.act_on=[TE, XX]", ["guard.act_on='XX'", "'RF', 'PG', 'OD', 'CA', 'TE'"]),
     ],
     ids=["unknown key", "wrong type", "impossible combination", "guard mode", "family"],
 )
@@ -125,10 +128,60 @@ def test_what_cannot_run_is_refused_before_ray_is_started(
     check_refusal(rftfm("train", tmp_path / "run.yaml", override), tmp_path, *parts)
 
 
+@pytest.mark.parametrize("written", [("--steps", "10"), ("--steps=10",)], ids=["two words", "one word"])
+def test_key_that_is_given_as_an_option_says_how_it_is_written(
+    rftfm: Rftfm, tmp_path: Path, written: tuple[str, ...]
+) -> None:
+    check_refusal(rftfm("train", tmp_path / "run.yaml", *written), tmp_path, "--steps is a key", "write steps=10")
+
+
+def test_what_is_no_checkpoint_is_refused_with_where_those_of_a_run_are(rftfm: Rftfm, tmp_path: Path) -> None:
+    done = rftfm("train", tmp_path / "run.yaml", "--resume", tmp_path / "nope")
+    check_refusal(done, tmp_path, "no checkpoint directory", "check the path")
+    assert done.stderr.count(str(tmp_path / "nope")) == 1
+    run = tmp_path / "run"
+    run.mkdir()
+    done = rftfm("train", tmp_path / "run.yaml", "--resume", run)
+    check_refusal(done, tmp_path, f"{run} is not a checkpoint; give another one")
+    (run / "config.yaml").write_text("")
+    done = rftfm("train", tmp_path / "run.yaml", "--resume", run)
+    check_refusal(done, tmp_path, f"its checkpoints are in {run}/checkpoints/")
+
+
+def test_profile_that_is_not_json_is_refused_so(rftfm: Rftfm, tmp_path: Path) -> None:
+    done = rftfm("train", tmp_path / "run.yaml", f"guard.profile={tmp_path / 'run.yaml'}")
+    check_refusal(done, tmp_path, f"guard.profile={tmp_path / 'run.yaml'}", "it is not JSON", "rftfm profile fit")
+
+
+@pytest.mark.parametrize(("mode", "is_used"), [("off", False), ("observe", False), ("advise", True), ("act", True)])
+def test_policy_that_the_guard_does_not_ask_is_worth_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: str, is_used: bool
+) -> None:
+    policy = f"guard.policy={ROOT / 'examples' / 'custom_policy.py'}:SlowDown"
+    planning.plan(load_config(None, [policy, f"guard.mode={mode}"]), tmp_path / "run")
+    assert (f"is not used with guard.mode={mode}; add --guard act" in caplog.text) is not is_used
+    caplog.clear()
+    planning.plan(load_config(None, [f"guard.mode={mode}"]), tmp_path / "run")
+    assert caplog.text == ""
+
+
+def test_train_announces_what_is_injected_and_changed() -> None:
+    inject = ["OD-1@20:30", "RF-1@3:2,duration=5", "slow_tool@4"]
+    config = load_config(None, ["task.name=calculator", "changes=[learner.lr=1e-4@30]"])
+    config = config.model_copy(update={"inject": tuple(inject)})
+    drill = plan_drill(config, load_task("calculator"), ())
+    assert list(announced(drill, config)) == [
+        "Injected: OD-1 from step 20 on (gain, strength 30)",
+        "Injected: RF-1 from step 3 for 5 steps (wrong_answers, strength 2)",
+        "Injected: benign control slow_tool from step 4 on (strength 0.005)",
+        "Planned change: learner.lr=0.0001 from step 30 on",
+    ]
+
+
 @pytest.mark.parametrize(
     ("fault", "parts"),
     [
-        ("OD-7@3", ["inject='OD-7@3'", "did you mean OD-3?", "RF-1, RF-2, RF-3, PG-1"]),
+        ("OD-7@3", ["inject='OD-7@3'", "did you mean OD-3?", "RF-1, RF-2, RF-3, PG-1", "controls slow_tool"]),
         ("OD-1@41", ["inject='OD-1@41'", "step 41", "steps=40", "raise steps"]),
         ("TE-1@3", ["inject='TE-1@3'", "task addition calls no tool", "task.name=calculator"]),
     ],

@@ -41,11 +41,33 @@ def test_json_lists_faults_and_controls_with_the_keys_that_were_promised() -> No
     assert set(result) == {"faults", "controls"}
     assert [fault["code"] for fault in result["faults"]] == list(CATALOGUE)
     assert {tuple(fault) for fault in result["faults"]} == {
-        ("code", "name", "family", "mechanisms", "algorithms", "summary")
+        ("code", "name", "family", "mechanisms", "algorithms", "summary", "mechanism_details")
     }
-    assert {tuple(control) for control in result["controls"]} == {("name", "declared", "summary")}
+    assert {tuple(control) for control in result["controls"]} == {
+        ("name", "declared", "summary", "needs_tool", "strength")
+    }
     assert len([control for control in result["controls"] if not control["declared"]]) >= 4
     assert [f["algorithms"] for f in result["faults"] if f["code"] == "CA-1"] == [["ppo"]]
+
+
+def test_json_says_what_the_table_says_of_every_mechanism_and_control() -> None:
+    result = json.loads(invoke("list", "--json"))
+    for fault in result["faults"]:
+        assert [details["name"] for details in fault["mechanism_details"]] == fault["mechanisms"]
+        for details in fault["mechanism_details"]:
+            mechanism = CATALOGUE[fault["code"]].mechanism(details["name"])
+            bounds = mechanism.strength
+            assert details["strength"] == {
+                "meaning": bounds.meaning, "default": bounds.default, "low": bounds.low, "high": bounds.high,
+            }  # fmt: skip
+            assert (details["acts_in"], details["needs_tool"]) == (mechanism.acts_in, mechanism.needs_tool)
+            assert tuple(details["algorithms"]) == mechanism.algorithms
+    for told in result["controls"]:
+        control, strength = CONTROLS[told["name"]], told["strength"]
+        assert (strength["default"], strength["low"], strength["high"]) == (
+            control.default_strength, control.low, control.high,
+        )  # fmt: skip
+        assert (strength["meaning"], told["needs_tool"]) == (control.meaning, control.needs_tool)
 
 
 def test_what_is_listed_can_be_asked_for() -> None:

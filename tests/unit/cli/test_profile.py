@@ -155,6 +155,14 @@ def test_run_that_may_not_be_healthy_is_refused(
     assert rftfm("profile", "fit", *runs, "-o", tmp_path / "p.json", "--force").exit_code == 0
 
 
+def test_return_of_a_lever_is_not_counted_as_a_remedy(make_run: Run, tmp_path: Path) -> None:
+    runs = (make_run(1), make_run(2, journal=(EntryKind.OPENED, EntryKind.APPLIED)))
+    returned = Entry(3, EntryKind.APPLIED, StepId(0, 1, 1), 1, (("role", "return"),))
+    Journal(runs[1] / JOURNAL).write(returned)
+    message = refusal("profile", "fit", *runs, "-o", tmp_path / "p.json")
+    assert "has 1 incident and 1 applied remedy in its journal" in message
+
+
 def test_run_with_a_quiet_journal_is_taken(make_run: Run, tmp_path: Path) -> None:
     runs = [make_run(seed, journal=(EntryKind.STARTED, EntryKind.ENDED)) for seed in (1, 2)]
     assert rftfm("profile", "fit", *runs, "-o", tmp_path / "p.json").exit_code == 0

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from rftfm_ray.cli import progress as module
-from rftfm_ray.cli.progress import describe, progress, remaining_s
+from rftfm_ray.cli.progress import describe, describe_for_user, progress, remaining_s
 from rftfm_ray.cli.train import summary_table
 from rftfm_ray.config import RunConfig
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
@@ -156,6 +156,32 @@ def test_what_the_guard_does_is_told_with_its_reason(clock: Clock, terminal: boo
     lines = shown([DIAGNOSED], terminal=terminal)
     at = lines.index("step 7    guard #2  diagnosed: TE-1 (87.5 % sure, since about step 5)")
     assert lines[at + 1] == "          tools [red]fail[/red]"
+
+
+def test_line_that_wraps_goes_on_indented(clock: Clock) -> None:
+    levers: dict[str, Any] = {"lever_kl_coef_scale": 2.0, "lever_lr_scale": 0.0353}
+    applied = entry(EntryKind.APPLIED, remedy="rollback_lower_rate", seconds=0.049, **levers)
+    console = Console(file=StringIO(), width=70)
+    with progress(console, CONFIG) as watched:
+        watched.entry(applied)
+    assert isinstance(console.file, StringIO)
+    assert [line.rstrip() for line in console.file.getvalue().splitlines()[1:]] == [
+        "step 7    guard #2  applied remedy: rollback_lower_rate in 0.049 s",
+        "          (kl_coef_scale=2, lr_scale=0.0353)",
+    ]
+
+
+def test_rollback_says_where_the_run_goes_on(clock: Clock) -> None:
+    assert shown([entry(EntryKind.APPLIED, remedy="a", restored=5)])[-1] == "          back at step 5 (attempt 1)"
+    assert "back at" not in "".join(shown([entry(EntryKind.APPLIED, remedy="a")]))
+
+
+def test_line_of_a_failed_policy_says_what_decides_instead() -> None:
+    failed = entry(EntryKind.POLICY_FAILED, policy="mine.py:Mine")
+    assert describe_for_user(failed)[0].plain.endswith("mine.py:Mine failed; the playbook decides instead")
+    assert describe_for_user(failed, "none")[0].plain.endswith("mine.py:Mine failed")
+    own = entry(EntryKind.POLICY_FAILED, policy="playbook")
+    assert describe_for_user(own)[0].plain.endswith("playbook failed")
 
 
 def test_entry_of_no_incident_has_no_number(clock: Clock) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rftfm_ray.detection.statistics.change_points import FEWEST, FIRST, LEVEL, Floats, Jumps, Scored, levels_at
+from rftfm_ray.detection.statistics.change_points import FEWEST, FIRST, LEVEL, Floats, Jumps, JumpScores, levels_at
 
 FLOOR = 1e-9
 
@@ -28,7 +28,7 @@ def noise(seed: int, steps: int, phi: float = 0.0) -> Floats:
     return found
 
 
-def scored_by(levels: Floats, floor: float = FLOOR) -> Scored:
+def scored_by(levels: Floats, floor: float = FLOOR) -> JumpScores:
     """One signal, judged at once."""
     return Jumps(np.array([floor])).add(levels[:, None])
 
@@ -109,7 +109,7 @@ def test_chunks_of_any_size_give_the_same(seed: int, sizes: list[int], shift: fl
     # A second signal beside it changes nothing, and neither does its leaving after the first chunk.
     both, watch = np.stack([levels, noise(seed + 1, len(levels))], 1), Jumps(np.array([FLOOR, FLOOR]))
     first, *others = np.split(both, np.cumsum(sizes)[:-1])
-    parts, alone = [watch.add(first)], watch.only(np.array([0]))
+    parts, alone = [watch.add(first)], watch.select(np.array([0]))
     parts += [alone.add(part[:, :1]) for part in others]
     whole = scored_by(levels)
     for name in ("score", "side", "lag", "usual"):
@@ -132,5 +132,5 @@ def test_state_goes_on_as_the_run_would_have(cut: int) -> None:
     watch.add(levels[cut:])
     other.load_state_dict(saved)
     rest = other.add(levels[cut:])
-    for name in Scored.__slots__:
+    for name in JumpScores.__slots__:
         np.testing.assert_array_equal(getattr(rest, name), getattr(whole, name)[cut:], name)

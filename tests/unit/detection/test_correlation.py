@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.reference.correlation import (
-    BELIEVED,
     PRIOR_STEPS,
+    PRIOR_WEIGHT,
     PROFILE_LEVEL,
     SHRUNK,
     CorrelationModel,
@@ -99,7 +99,7 @@ def test_fresh_runs_stay_below_the_level_of_a_profile_however_few_its_runs(runs:
     model = of_runs(runs, prior)
     assert (model.levels == PROFILE_LEVEL).all()
     assert model.freedom == 4.0 * runs
-    assert math.isinf(model.believed)
+    assert math.isinf(model.prior_weight)
     assert sum(highest(model, healthy(seed)).max() >= PROFILE_LEVEL for seed in range(1000, 1100)) <= 2
 
 
@@ -173,14 +173,14 @@ def test_too_few_runs_of_others_are_refused() -> None:
 def test_models_and_priors_come_back_from_a_file(others: CorrelationModel, prior: PriorCorrelation) -> None:
     for model in (others, of_runs(3, prior)):
         again = CorrelationModel.from_profile(model.to_profile())
-        assert (again.bank.signals, again.size, again.believed, again.freedom) == (
-            model.bank.signals, model.size, model.believed, model.freedom,
+        assert (again.bank.signals, again.size, again.prior_weight, again.freedom) == (
+            model.bank.signals, model.size, model.prior_weight, model.freedom,
         )  # fmt: skip
         for name in ("slopes", "levels"):
             np.testing.assert_allclose(getattr(again, name), getattr(model, name), atol=1e-6)
         np.testing.assert_allclose(again.bank.covariance, model.bank.covariance, atol=1e-6)
         assert again.to_profile() == model.to_profile()
-    assert others.believed == BELIEVED
+    assert others.prior_weight == PRIOR_WEIGHT
     same = PriorCorrelation.from_profile(prior.to_profile())
     for name in ("slopes", "correlation", "variances", "long_run"):
         np.testing.assert_allclose(getattr(same, name), getattr(prior, name), atol=1e-6)

@@ -137,20 +137,20 @@ def test_what_is_not_measured_holds_its_sums(bank: FilterBank) -> None:
     assert {bank.contrasts()[place].signal for place in moved} == {"s0"}
 
 
-@pytest.mark.parametrize("believed", [math.inf, 5.0])
+@pytest.mark.parametrize("prior_weight", [math.inf, 5.0])
 @pytest.mark.parametrize("gaps", [False, True])
-def test_chunks_give_what_single_steps_give(bank: FilterBank, believed: float, *, gaps: bool) -> None:
+def test_chunks_give_what_single_steps_give(bank: FilterBank, prior_weight: float, *, gaps: bool) -> None:
     rng = np.random.default_rng(5)
     run = healthy(77, 300) * rng.choice([1.0, 3.0], size=(300, 1))
     if gaps:
         run[3::4, 2:5], run[17:19] = np.nan, np.nan
     limits = np.linspace(8.0, 20.0, 300)[:, None]
-    single, chunked = (Cusums(bank, SIZE, believed, 12.0) for _ in range(2))
+    single, chunked = (Cusums(bank, SIZE, prior_weight, 12.0) for _ in range(2))
     one_by_one = np.concatenate([single.over(run[row : row + 1], limits[row : row + 1]) for row in range(300)])
     bounds = [0, 1, 2, 70, 71, 200, 300]
     chunks = [chunked.over(run[a:b], limits[a:b]) for a, b in itertools.pairwise(bounds)]
     np.testing.assert_array_equal(np.concatenate(chunks), one_by_one)
-    np.testing.assert_array_equal(Cusums(bank, SIZE, believed, 12.0).over(run, limits), one_by_one)
+    np.testing.assert_array_equal(Cusums(bank, SIZE, prior_weight, 12.0).over(run, limits), one_by_one)
     assert 8 < one_by_one.max() <= 20
 
 
@@ -202,8 +202,8 @@ def test_runs_of_another_kind_are_judged_by_what_they_vary_by_themselves(bank: F
         return run
 
     alarmed = {
-        believed: sum(bool((Cusums(bank, SIZE, believed).over(other(seed)) >= levels).any()) for seed in range(60))
-        for believed in (math.inf, 4.0)
+        weight: sum(bool((Cusums(bank, SIZE, weight).over(other(seed)) >= levels).any()) for seed in range(60))
+        for weight in (math.inf, 4.0)
     }
     assert alarmed[math.inf] > 40
     assert alarmed[4.0] < alarmed[math.inf] / 3

@@ -12,10 +12,10 @@ import pytest
 from rftfm_ray.detection.reference.fitting import fit, fit_profile, series_of
 from rftfm_ray.detection.reference.joint import JointCusums, JointEvidence
 from rftfm_ray.detection.reference.mixture import (
-    ALONE,
-    BESIDE,
+    BESIDE_PROFILE,
     FULL_RUNS,
     MOST,
+    WITHOUT_PROFILE,
     Basis,
     JointModel,
     Mode,
@@ -62,9 +62,9 @@ def test_models_are_what_is_known() -> None:
         "nothing": [], "priors": ["own_past"], "profile": ["profile"], "both": ["profile", "own_past"],
         "profile without joint": ["own_past"],
     }  # fmt: skip
-    assert [one.weight for one in bases["both"].models] == [1.0, BESIDE]
-    assert [one.weight for one in bases["priors"].models] == [ALONE]
-    assert ALONE < BESIDE, "beside a profile its own past must not cost what that finds"
+    assert [one.weight for one in bases["both"].models] == [1.0, BESIDE_PROFILE]
+    assert [one.weight for one in bases["priors"].models] == [WITHOUT_PROFILE]
+    assert WITHOUT_PROFILE < BESIDE_PROFILE, "beside a profile its own past must not cost what that finds"
 
 
 def test_modes_are_by_the_number_of_runs() -> None:
@@ -79,12 +79,12 @@ def test_modes_are_by_the_number_of_runs() -> None:
 def test_thresholds_follow_the_budget_and_time() -> None:
     (model,) = reference(Mode.NONE).models
     levels = model.correlation.levels
-    np.testing.assert_allclose(model.thresholds(FALSE_ALARM_STEPS), ALONE * np.tile(levels, 2))
+    np.testing.assert_allclose(model.thresholds(FALSE_ALARM_STEPS), WITHOUT_PROFILE * np.tile(levels, 2))
     assert (model.thresholds(10_000) > model.thresholds(FALSE_ALARM_STEPS)).all()
     counts = np.array([1, 10, 20, 60, 600, 6_000])
-    assert model.asked(counts) == pytest.approx([1.95, 1.5, 1.0, 1.0, 1.691, 2.382], abs=1e-3)
+    assert model.threshold_growth(counts) == pytest.approx([1.95, 1.5, 1.0, 1.0, 1.691, 2.382], abs=1e-3)
     against_profile = JointModel(Basis.PROFILE, model.correlation)
-    assert against_profile.asked(counts) == pytest.approx([1.0, 1.0, 1.0, 1.0, 1.691, 2.382], abs=1e-3)
+    assert against_profile.threshold_growth(counts) == pytest.approx([1.0, 1.0, 1.0, 1.0, 1.691, 2.382], abs=1e-3)
 
 
 @pytest.mark.parametrize("mode", list(Mode))

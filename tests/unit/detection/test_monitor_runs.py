@@ -208,7 +208,7 @@ DAMAGES: Mapping[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "other outputs": (lambda s: s["latch"].update(open=np.zeros(3, bool)), "Latch.open of the saved state has shape"),
     "no number": (lambda s: s["parts"]["probe"].update(best=math.nan), "ProbeDetector.best of the saved state is nan"),
     "a text": (lambda s: s["parts"]["joint"].update(falling="3"), "JointDetector.falling of the saved state"),
-    "disabled and not": (lambda s: s["disabled"].update(probe="why"), "has 'probe' disabled and at work"),
+    "disabled and not": (lambda s: s["disabled"].update(probe="why"), "has 'probe' both disabled and active"),
     "an unknown one disabled": (lambda s: s["disabled"].update(mine="why"), "has an unknown 'mine'"),
     "no reason": (lambda s: (s["parts"].pop("probe"), s["disabled"].update(probe=3)), "'probe' is not of type str"),
     "a deep one": (lambda s: s["parts"]["change_point"]["life"].pop("first"), "lacks 'first'"),
@@ -304,7 +304,7 @@ def test_views_that_fail_are_disabled_with_what_needs_them_and_the_others_go_on(
     (name, reason), *others = first.disabled
     assert (name, reason) == (VIEWS, "ZeroDivisionError: division by zero")
     assert [one for one, _ in others] == needing
-    assert {why for _, why in others} == {"it judges levels and residuals, and nothing works them out any more"}
+    assert {why for _, why in others} == {"it judges levels and residuals, which are no longer computed"}
     assert not second.disabled
     assert not {one.detector for seen in (first, second) for one in seen.symptoms} & set(needing)
     assert not set(needing) & set(monitor.active)

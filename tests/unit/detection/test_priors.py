@@ -21,7 +21,7 @@ from rftfm_ray.detection.reference.priors import (
     NO_CRITIC,
     SHIPPED,
     KindPriors,
-    enough,
+    has_enough_signals,
     kind_of,
     kind_with,
     learn_priors,
@@ -146,8 +146,9 @@ def test_a_run_has_the_priors_of_its_kind_of_algorithm() -> None:
     for kind in (CRITIC, NO_CRITIC):
         known = shipped(kind).healthy.known
         assert set(shipped(kind).own_past.bank.signals) <= {TELEMETRY[place] for place in np.flatnonzero(known)}
-    assert enough(shipped(NO_CRITIC), TELEMETRY)
-    assert not enough(shipped(NO_CRITIC), ("reward_mean", "kl_ref", "entropy", "loss", "grad_norm", "length_mean"))
+    assert has_enough_signals(shipped(NO_CRITIC), TELEMETRY)
+    few = ("reward_mean", "kl_ref", "entropy", "loss", "grad_norm", "length_mean")
+    assert not has_enough_signals(shipped(NO_CRITIC), few)
 
 
 def test_too_few_runs_of_a_kind_teach_nothing_of_profiles() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.reference.prompt_shift import DataShift
+from rftfm_ray.detection.reference.prompt_shift import PromptShift
 from rftfm_ray.signals.groups import PROMPT_DEPENDENT, PROMPT_SIGNALS
 from rftfm_ray.signals.schema import INDEX
 
@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 def said(residuals: Floats) -> list[int]:
     """Places at which a change is said."""
-    watch, places, start = DataShift(), list[int](), 0
+    watch, places, start = PromptShift(), list[int](), 0
     while start < len(residuals):
         row = watch.first(residuals[start:])
         if row is None:
@@ -73,7 +73,7 @@ def test_single_steps_say_the_same_as_many_at_once() -> None:
     run = healthy(3, 400)
     run[100:, 0] += 2.5
     run[200:260] = np.nan
-    watch = DataShift()
+    watch = PromptShift()
     places = [place for place, step in enumerate(run) if watch.first(step[None]) is not None]
     assert places == said(run) != []
 
@@ -81,12 +81,12 @@ def test_single_steps_say_the_same_as_many_at_once() -> None:
 def test_state_goes_on_where_it_was_saved() -> None:
     run = healthy(4, 60)
     run[20:, 1] -= 2.5
-    watch, other = DataShift(), DataShift()
+    watch, other = PromptShift(), PromptShift()
     assert watch.first(run[:21]) is None
     other.load_state_dict(watch.state_dict())
     first = watch.first(run[21:])
     assert other.first(run[21:]) == first
-    later = DataShift().first(run[21:])
+    later = PromptShift().first(run[21:])
     assert first is not None
     assert later is not None
     assert first < later, "what was before has counted"

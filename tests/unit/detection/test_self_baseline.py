@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.detection.state import State
 from rftfm_ray.detection.statistics.recursions import MANY
-from rftfm_ray.detection.statistics.self_baseline import WARMUP, OwnPast
+from rftfm_ray.detection.statistics.self_baseline import WARMUP, SelfBaseline
 from rftfm_ray.detection.statistics.student import normal_equivalents
 from rftfm_ray.errors import StateError
 
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 def residuals(table: Floats, floor: float = 1e-9) -> Floats:
     """Residuals (steps, signals) of a table."""
-    past = OwnPast(np.full(table.shape[1], floor))
+    past = SelfBaseline(np.full(table.shape[1], floor))
     return np.stack([past.add(row) for row in table])
 
 
@@ -99,7 +99,7 @@ def test_gaps_say_nothing_and_a_restart_begins_anew() -> None:
     found = residuals(table)
     assert np.isnan(found[::3, 1]).all()
     assert np.isfinite(found[40:, 0]).all()
-    past = OwnPast(np.full(2, 1e-9))
+    past = SelfBaseline(np.full(2, 1e-9))
     for row in table[:30]:
         past.add(row)
     past.restart(np.array([True, False]))
@@ -123,7 +123,7 @@ def test_chunks_give_what_single_steps_give(*, gaps: bool) -> None:
     table[40, 2], table[120:, 3] = 50.0, table[120:, 3] + 5
     if gaps:
         table[::3, 1], table[60:, 4] = np.nan, np.nan
-    one_by_one, past = residuals(table), OwnPast(np.full(6, 1e-9))
+    one_by_one, past = residuals(table), SelfBaseline(np.full(6, 1e-9))
     chunks = [past.over(table[start:end]) for start, end in itertools.pairwise([0, 1, 7, 120, 121, 300])]
     np.testing.assert_array_equal(np.concatenate(chunks), one_by_one)
 
@@ -134,7 +134,7 @@ def test_long_chunks_are_worked_out_in_blocks_to_the_same() -> None:
     table = rng.standard_t(2, size=(3 * MANY, 5)) * np.array([1e-6, 1.0, 1e4, 1.0, 1.0])
     table += np.cumsum(0.1 * rng.normal(size=table.shape), 0)
     table[::7, 1], table[rng.random(len(table)) < 0.2, 3] = np.nan, np.nan
-    single, blocks = OwnPast(np.full(5, 1e-9)), OwnPast(np.full(5, 1e-9))
+    single, blocks = SelfBaseline(np.full(5, 1e-9)), SelfBaseline(np.full(5, 1e-9))
     for part in np.split(table, 3):
         one_by_one = np.stack([single.add(row) for row in part])
         found = blocks.over(part)
@@ -147,19 +147,19 @@ def test_long_chunks_are_worked_out_in_blocks_to_the_same() -> None:
 def test_values_too_large_for_blocks_are_worked_out_step_by_step() -> None:
     table = noise(MANY, 2)
     table[200, 0] = 1e40
-    single, whole = residuals(table), OwnPast(np.full(2, 1e-9)).over(table)
+    single, whole = residuals(table), SelfBaseline(np.full(2, 1e-9)).over(table)
     np.testing.assert_allclose(whole, single, rtol=1e-9, atol=1e-9)
 
 
 def test_some_of_the_signals_go_on_with_their_past() -> None:
-    table, past = noise(60, 4), OwnPast(np.full(4, 1e-9))
+    table, past = noise(60, 4), SelfBaseline(np.full(4, 1e-9))
     past.over(table[:30])
-    part = past.only(np.array([2, 0]))
+    part = past.select(np.array([2, 0]))
     np.testing.assert_array_equal(part.over(table[30:][:, [2, 0]]), past.over(table[30:])[:, [2, 0]])
 
 
 def test_state_goes_on_where_it_was_saved() -> None:
-    table, past, other = noise(60, 3), OwnPast(np.full(3, 1e-9)), OwnPast(np.full(3, 1e-9))
+    table, past, other = noise(60, 3), SelfBaseline(np.full(3, 1e-9)), SelfBaseline(np.full(3, 1e-9))
     past.over(table[:3])
     other.load_state_dict(past.state_dict())
     np.testing.assert_array_equal(other.over(table[3:40]), past.over(table[3:40]))

@@ -9,7 +9,7 @@ import pytest
 
 from rftfm_ray.detection.detectors.trend import CERTAIN, TrendDetector, trend_detectors
 from rftfm_ray.detection.statistics.change_points import Floats
-from rftfm_ray.detection.statistics.trends import BLOCK, LASTING, Course, trends_of
+from rftfm_ray.detection.statistics.trends import BLOCK, LASTING, TrendKind, trends_of
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import Evidence, Symptom
 from tests.detecting import Watched
@@ -30,7 +30,7 @@ def wrong(name: str, values: Floats) -> list[int]:
     return sorted(positions)
 
 
-def detector_of(course: Course, signal: str) -> TrendDetector:
+def detector_of(course: TrendKind, signal: str) -> TrendDetector:
     """A fresh one as it is shipped."""
     return fresh(f"trend:{course}:{signal}")
 
@@ -43,7 +43,7 @@ def fresh(name: str) -> TrendDetector:
     return next(each for each in trend_detectors() if each.name == name)
 
 
-def shown(course: Course, signal: str, values: Floats) -> dict[int, Symptom]:
+def shown(course: TrendKind, signal: str, values: Floats) -> dict[int, Symptom]:
     """The symptom of each step that has one."""
     symptoms = Watched(detector_of(course, signal)).show(**{signal: values.tolist()})
     return {step: each[0] for step, each in symptoms.items()}
@@ -52,13 +52,13 @@ def shown(course: Course, signal: str, values: Floats) -> dict[int, Symptom]:
 def test_every_course_of_every_signal_has_a_detector() -> None:
     names = [detector.name for detector in trend_detectors()]
     assert len(set(names)) == len(names)
-    assert set(names) == {f"trend:{trend.course}:{signal}" for signal in INDEX for trend in trends_of(signal)}
-    assert {name.split(":")[1] for name in names} == set(Course)
+    assert set(names) == {f"trend:{trend.kind}:{signal}" for signal in INDEX for trend in trends_of(signal)}
+    assert {name.split(":")[1] for name in names} == set(TrendKind)
 
 
 def test_a_kl_that_explodes_is_told_from_one_that_grows() -> None:
     exploding = 0.02 * np.exp(np.maximum(STEPS - 100, 0) / 5)
-    symptoms = shown(Course.BLOW_UP, "kl_ref", exploding[:130])
+    symptoms = shown(TrendKind.BLOW_UP, "kl_ref", exploding[:130])
     first = min(symptoms)
     # Positions from 0 are steps from 1.
     assert first <= 126
@@ -80,7 +80,7 @@ def test_a_kl_with_a_wild_step_at_the_end_of_others_does_not_explode() -> None:
 
 
 def test_an_entropy_that_collapses_is_told_from_one_that_converges() -> None:
-    symptoms = shown(Course.COLLAPSE, "entropy", np.exp(-((np.maximum(STEPS - 100, 0) / 12) ** 2)))
+    symptoms = shown(TrendKind.COLLAPSE, "entropy", np.exp(-((np.maximum(STEPS - 100, 0) / 12) ** 2)))
     assert max(symptoms) == 200
     symptom = symptoms[min(symptoms)]
     assert 101 <= symptom.onset <= 116
@@ -102,7 +102,7 @@ def test_a_reward_that_is_lost_again_is_seen_on_any_scale(scale: float) -> None:
 
 def test_a_share_of_failures_is_borne_for_a_moment_only() -> None:
     rates = np.where((STEPS >= 50) & (STEPS < 70), 0.8, 0.02)
-    symptoms = shown(Course.UNBEARABLE, "tool_error_rate", rates)
+    symptoms = shown(TrendKind.UNBEARABLE, "tool_error_rate", rates)
     assert min(symptoms) == 54
     assert {symptom.onset for symptom in symptoms.values()} == {51}
     assert 70 <= max(symptoms) <= 74
@@ -112,13 +112,13 @@ def test_a_share_of_failures_is_borne_for_a_moment_only() -> None:
 def test_a_mean_that_is_rounded_up_to_the_limit_counts_from_its_oldest_value() -> None:
     rates = [math.nextafter(0.9, 0.0)] * 7
     assert sum(rates[:BLOCK]) / BLOCK == 0.9
-    symptoms = shown(Course.UNBEARABLE, "truncated_rate", np.array(rates))
+    symptoms = shown(TrendKind.UNBEARABLE, "truncated_rate", np.array(rates))
     assert {step: one.onset for step, one in symptoms.items()} == {5: 1, 6: 1, 7: 1}
 
 
 def test_gaps_are_left_out_and_keep_what_is_open() -> None:
     rates = [0.02] * 10 + [0.8, math.nan] * BLOCK + [math.nan, 0.0, 0.0]
-    symptoms = shown(Course.UNBEARABLE, "tool_error_rate", np.array(rates))
+    symptoms = shown(TrendKind.UNBEARABLE, "tool_error_rate", np.array(rates))
     # Three values of five carry the mean; the next ones, and the gaps between and after them, are the same alarm.
     assert list(symptoms) == [17, 18, 19, 20, 21, 22]
     assert {symptom.onset for symptom in symptoms.values()} == {11}
@@ -128,11 +128,11 @@ def test_gaps_are_left_out_and_keep_what_is_open() -> None:
 def test_declared_change_and_remedy_begin_a_new_course(name: str) -> None:
     (output,) = fresh(name).outputs
     fault = {
-        Course.BLOW_UP: (0.02 * np.exp(np.maximum(STEPS - 100, 0) / 5))[:140],
-        Course.COLLAPSE: np.exp(-((np.maximum(STEPS - 100, 0) / 12) ** 2))[:160],
-        Course.DECLINE: noisy(np.where(STEPS < 120, 0.8, 0.8 * np.exp(-(STEPS - 120) / 20)), 0.02)[:180],
-        Course.UNBEARABLE: np.full(40, 1.0),
-    }[Course(name.split(":")[1])]
+        TrendKind.BLOW_UP: (0.02 * np.exp(np.maximum(STEPS - 100, 0) / 5))[:140],
+        TrendKind.COLLAPSE: np.exp(-((np.maximum(STEPS - 100, 0) / 12) ** 2))[:160],
+        TrendKind.DECLINE: noisy(np.where(STEPS < 120, 0.8, 0.8 * np.exp(-(STEPS - 120) / 20)), 0.02)[:180],
+        TrendKind.UNBEARABLE: np.full(40, 1.0),
+    }[TrendKind(name.split(":")[1])]
     values, end = {output.signal: fault.tolist()}, len(fault)
     for asked in ("forget", "settle"):
         watched = Watched(fresh(name))

@@ -14,7 +14,7 @@ from rftfm_ray.actors.roles import Role
 from rftfm_ray.detection.monitor import MonitorPlan, Observation
 from rftfm_ray.detection.state import State, check_keys, scalar_from
 from rftfm_ray.diagnosis import assessor as assessor_module
-from rftfm_ray.diagnosis.assessor import Assessor, assessor_of
+from rftfm_ray.diagnosis.assessor import Assessor, build_assessor
 from rftfm_ray.diagnosis.diagnoser import Diagnoser, FingerprintDiagnoser
 from rftfm_ray.errors import StateError
 from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, Diagnosis, Evidence, Family, StepReport, Symptom
@@ -297,7 +297,7 @@ def test_recorded_fault_is_found_named_and_dated(
     recorded: Recorded, plan: MonitorPlan, run: str, fault: tuple[str, int, int]
 ) -> None:
     code, alarm_step, onset = fault
-    assessments = assessor_of(plan).assess(recorded[run])
+    assessments = build_assessor(plan).assess(recorded[run])
     named = codes(assessments)
     assert abs(min(named) - alarm_step) <= 1
     assert min(named) >= onset
@@ -329,7 +329,7 @@ def judged(actor: MonitorActor, items: Sequence[StepReport | Declaration]) -> tu
 def test_actor_judges_in_order_and_goes_back_before_it_forgets(
     actor: MonitorActor, recorded: Recorded, plan: MonitorPlan
 ) -> None:
-    reports, judge = recorded["arithmetic_od1"], assessor_of(plan)
+    reports, judge = recorded["arithmetic_od1"], build_assessor(plan)
     assert same(judged(actor, reports[:20]), tuple(judge.assess(reports[:20])))
     change = DeclaredChange("levers", 16, ("kl_ref", "update_ratio"), "order 1")
     actor.changed(change, 15)
@@ -348,7 +348,7 @@ def test_actor_judges_in_order_and_goes_back_before_it_forgets(
 def test_declared_change_counts_from_its_place_between_reports_on(
     actor: MonitorActor, recorded: Recorded, plan: MonitorPlan
 ) -> None:
-    reports, judge = recorded["arithmetic_od1"], assessor_of(plan)
+    reports, judge = recorded["arithmetic_od1"], build_assessor(plan)
     declaration = Declaration(reports[18].id, DeclaredChange("configuration", 19, ("kl_ref", "update_ratio"), "lr"))
     items: list[StepReport | Declaration] = [*reports[:18], declaration, *reports[18:]]
     returned = actor.assess(items)

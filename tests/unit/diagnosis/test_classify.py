@@ -90,6 +90,15 @@ def test_alarm_of_a_cause_alone_names_its_family(code: str) -> None:
         assert diagnosis.family is family_of(code)
 
 
+def test_signal_with_two_symptoms_is_named_once_against_a_rival() -> None:
+    twice = [alarm("tool_error_rate", 7), alarm("staleness", 7), alarm("staleness", 7, direction=-1)]
+    diagnosis = diagnose(twice)
+    assert diagnosis is not None
+    against = [rival.against for rival in diagnosis.rivals]
+    assert [text for text in against if "staleness" in text]
+    assert all(text.count("staleness") <= 1 for text in against)
+
+
 names = st.sampled_from(sorted({name for print_ in FINGERPRINTS.values() for name in print_.weights}))
 symptoms = st.lists(
     st.builds(

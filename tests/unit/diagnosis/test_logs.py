@@ -19,7 +19,7 @@ from rftfm_ray.detection.detectors.change_point import BACK, ChangePointDetector
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.detection.detectors.joint import JointDetector
 from rftfm_ray.detection.statistics.change_points import Floats
-from rftfm_ray.detection.statistics.trends import Course
+from rftfm_ray.detection.statistics.trends import TrendKind
 from rftfm_ray.diagnosis import logs
 from rftfm_ray.diagnosis.logs import JUMP, NOT_FINITE, LogVerdict, judge_log, not_finite
 from rftfm_ray.faultbench.runs.dataset import NAMES
@@ -89,9 +89,9 @@ AFTER = np.arange(80.0)
         ("reward_mean", 1.4 + 0.03 * np.sin(9 * AFTER), JUMP, 2),
         ("length_mean", 30 + 2 * np.sin(9 * AFTER), JUMP, 2),
         ("grad_norm", 20 + np.sin(9 * AFTER), JUMP, 2),
-        ("kl_ref", 0.1 * np.exp(AFTER / 4), Course.BLOW_UP, 10),
-        ("entropy", 0.4 * np.exp(-((AFTER / 10) ** 2)), Course.COLLAPSE, 12),
-        ("reward_mean", 0.8 * np.exp(-AFTER / 15), Course.DECLINE, 12),
+        ("kl_ref", 0.1 * np.exp(AFTER / 4), TrendKind.BLOW_UP, 10),
+        ("entropy", 0.4 * np.exp(-((AFTER / 10) ** 2)), TrendKind.COLLAPSE, 12),
+        ("reward_mean", 0.8 * np.exp(-AFTER / 15), TrendKind.DECLINE, 12),
         ("loss", np.full(80, math.inf), NOT_FINITE, 0),
     ],
 )
@@ -274,6 +274,21 @@ def test_command_line_says_what_is_wrong_and_exits_with_1(tmp_path: Path) -> Non
     assert [(a["signal"], a["first_step"], a["kind"]) for a in verdict["alarms"]] == [("loss", 41, "not_finite")]
     assert verdict["coverage"] == {"run": 8, "possible": 8, "missing": []}
     assert verdict["unused_columns"] == []
+
+
+def test_command_line_promises_no_more_than_that_there_is_no_alarm(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, ["diagnose", str(written(tmp_path, healthy(1, 60)))])
+    assert shown.stdout.splitlines()[0] == "healthy: no alarm"
+    assert "names no fault" in " ".join(CliRunner().invoke(app, ["diagnose", "--help"]).stdout.split())
+
+
+def test_command_line_refuses_a_directory_with_the_commands_for_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_guarded(lambda: app(["diagnose", str(tmp_path)], standalone_mode=False)) == 2
+    message = capsys.readouterr().err
+    assert "give a log file" in message
+    assert "rftfm status or rftfm report" in message
 
 
 def test_command_line_refuses_what_is_no_log_with_a_sentence(

@@ -23,7 +23,7 @@ from rftfm_ray.rollout.weights import Served
 from rftfm_ray.signals.schema import report_of
 from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.training.learner import UpdateReport
-from rftfm_ray.types import Levers, Position, StepId
+from rftfm_ray.types import Levers, StepId, TrainingCursor
 from rftfm_ray.verdicts import Order, OrderRole
 from tests.unit.doubles import make_group, make_plan
 
@@ -69,7 +69,7 @@ class Stage:
             case "probe":
                 return ProbeCounts(1, 2, 0, 0, 0.1)
             case "restore_snapshot":
-                return Position(StepId(0, call[2], call[2]), call[2], 16 * call[2])
+                return TrainingCursor(StepId(0, call[2], call[2]), call[2], 16 * call[2])
         return None
 
     def event(self, kind: str, step: StepId | None, **fields: Any) -> None:

@@ -35,7 +35,7 @@ from rftfm_ray.tasks.addition import Addition, problem
 from rftfm_ray.tasks.api import Problem, Transcript, Verdict
 from rftfm_ray.tasks.calculator import Calculator
 from rftfm_ray.telemetry.journal import JOURNAL, read_journal
-from rftfm_ray.types import GuardMode, Levers, Position, StepId
+from rftfm_ray.types import GuardMode, Levers, StepId, TrainingCursor
 from rftfm_ray.verdicts import Declaration, DeclaredChange, StepReport
 from tests.unit.doubles import asked, make_group, make_plan
 
@@ -86,7 +86,7 @@ def test_rollback_over_a_change_undoes_it_until_its_step_comes_again() -> None:
         cursors.append(position.cursor)
         session.position = position
         if position.id.paid_step == 3:
-            session.position = Position(StepId(1, 1, 3), 4, 16)
+            session.position = TrainingCursor(StepId(1, 1, 3), 4, 16)
     assert cursors == [16, 32, 36, 32, 36, 40]
 
 
@@ -94,7 +94,7 @@ def test_probe_samples_as_the_step_that_these_weights_train_on() -> None:
     session = make_session(changed("rollout.temperature=0.5@3"))
     temperatures = []
     for step in (0, 1, 2, 3, 40):
-        session.position = Position(at(step), step, 0)
+        session.position = TrainingCursor(at(step), step, 0)
         (_, _, order), *_ = asked(session.start_probe(slice(0, 4), slice(0, 4)))
         temperatures.append(order.sampling.temperature)
     assert temperatures == [1.0, 1.0, 0.5, 0.5, 0.5]
@@ -105,7 +105,7 @@ def test_rate_that_is_called_for_is_the_changed_one() -> None:
 
     def excess(step: int, lr: float) -> float:
         update = cast("Any", SimpleNamespace(lr=lr, schedule_factor=1.0))
-        return session.lr_excess(Position(at(step), step, 0), update)[0]
+        return session.lr_excess(TrainingCursor(at(step), step, 0), update)[0]
 
     assert [excess(2, 3e-4), excess(3, 1e-4)] == [0.0, 0.0]
     assert excess(3, 3e-4) == pytest.approx(math.log(3))
@@ -114,7 +114,7 @@ def test_rate_that_is_called_for_is_the_changed_one() -> None:
 class Noting:
     """A guard, records, or a session that notes what is asked of it."""
 
-    def __init__(self, journey: list[tuple[Any, ...]], position: Position = START) -> None:
+    def __init__(self, journey: list[tuple[Any, ...]], position: TrainingCursor = START) -> None:
         self._journey = journey
         self.position, self.levers = position, Levers(tool_retries=2)
 
@@ -131,7 +131,7 @@ def make_changes(config: RunConfig, *inject: str) -> tuple[PlannedChanges, list[
     journey: list[tuple[Any, ...]] = []
     faults = tuple(parse_fault(text) for text in inject if text[0].isupper())
     drill = Drill(0, faults, tuple(parse_control(text) for text in inject if not text[0].isupper()))
-    noting = cast("Any", Noting(journey, Position(at(5), 5, 80)))
+    noting = cast("Any", Noting(journey, TrainingCursor(at(5), 5, 80)))
     return PlannedChanges(make_plan(config, task=Calculator(), drill=drill), noting, noting, noting), journey
 
 
@@ -139,7 +139,7 @@ def test_change_is_recorded_and_declared_at_its_step_only() -> None:
     config = changed("learner.lr=1e-4@3", "task.token_scale=2@3", "learner.lr=2e-4@5")
     changes, journey = make_changes(config)
     for step in range(1, 7):
-        changes.begin(Position(at(step), step, 0))
+        changes.begin(TrainingCursor(at(step), step, 0))
     assert [entry[0] for entry in journey] == ["event", "event", "declare", "event", "declare"]
     assert journey[0] == ("event", "declared", at(3), {"key": "learner.lr", "old": 3e-4, "new": 1e-4})
     told = journey[2][1]
@@ -147,7 +147,7 @@ def test_change_is_recorded_and_declared_at_its_step_only() -> None:
     assert told.change.reason == "learner.lr from 0.0003 to 0.0001, task.token_scale from 1 to 2"
     assert journey[4][1].change.signals == declared_change([SimpleNamespace(key="learner.lr", old=1, new=2)], 5).signals  # type: ignore[list-item]
     journey.clear()
-    changes.begin(Position(StepId(1, 5, 9), 10, 0))
+    changes.begin(TrainingCursor(StepId(1, 5, 9), 10, 0))
     assert [entry[0] for entry in journey] == ["event", "declare"], "a step that comes again declares again"
 
 
@@ -159,13 +159,13 @@ def test_token_limit_is_that_of_the_step() -> None:
 def test_rollout_actor_is_restarted_at_its_paid_step() -> None:
     changes, journey = make_changes(RunConfig(), "restart_rollout@6")
     for paid in (5, 6, 7):
-        changes.begin(Position(StepId(1, 3, paid), paid, 0))
+        changes.begin(TrainingCursor(StepId(1, 3, paid), paid, 0))
         assert [entry[0] for entry in journey] == ["restart_rollout"] * (paid >= 6)
 
 
 def test_resume_saves_restores_and_declares() -> None:
     changes, journey = make_changes(RunConfig(), "resume@6")
-    changes.begin(Position(at(6), 6, 96))
+    changes.begin(TrainingCursor(at(6), 6, 96))
     assert [entry[0] for entry in journey] == ["save", "resume", "resync", "parity", "event", "declare"]
     assert journey[0] == ("save", Path("run/controls"))
     assert journey[4] == ("event", "resumed", at(5), {"checkpoint": "saved"})
@@ -181,14 +181,14 @@ def test_effects_are_asked_for_as_long_as_one_is_waited_for(monkeypatch: pytest.
 
     monkeypatch.setattr(changes._session, "exposures", exposures)
     for step in range(1, 9):
-        changes.end(Position(at(step), step, 0), entropy=1.0 if step < 2 else 0.25)
+        changes.end(TrainingCursor(at(step), step, 0), entropy=1.0 if step < 2 else 0.25)
     counted = [entry[1].step for entry in journey if entry[0] == "exposures"]
     (effect,) = [entry for entry in journey if entry[0] == "event"]
     assert (effect[1], effect[2].step) == ("fault_effect", counted[-1])
     assert effect[3]["code"] == "OD-3"
     assert 4 <= effect[3]["effect_step"] == counted[-1] < 8
     sound, silent = make_changes(RunConfig(), "OD-1@2")
-    sound.end(Position(at(2), 2, 0), entropy=1.0)
+    sound.end(TrainingCursor(at(2), 2, 0), entropy=1.0)
     assert silent == [], "what acts at once is not counted"
 
 

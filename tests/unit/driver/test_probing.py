@@ -14,7 +14,7 @@ from rftfm_ray.config import ProbeConfig
 from rftfm_ray.driver.probing import HeldOutProbe, join
 from rftfm_ray.driver.session import Session, probe_result
 from rftfm_ray.rollout.jobs import ProbeCounts
-from rftfm_ray.types import Position, ProbeResult, StepId
+from rftfm_ray.types import ProbeResult, StepId, TrainingCursor
 
 
 class Asked:
@@ -29,7 +29,7 @@ class Asked:
         self.asked.append((ours, drawn, after_s))
         return [(ours, drawn)]
 
-    def fetch_probe(self, counts: Sequence[tuple[list[int], list[int]]], made: Position) -> ProbeResult:
+    def fetch_probe(self, counts: Sequence[tuple[list[int], list[int]]], made: TrainingCursor) -> ProbeResult:
         """Greedy answers are right where the place is even, sampled ones where it is a multiple of four."""
         ((greedy, drawn),) = counts
         right, drawn_right = sum(n % 2 == 0 for n in greedy), sum(n % 4 == 0 for n in drawn)
@@ -47,7 +47,7 @@ def run(probe: HeldOutProbe, first: int, last: int) -> list[ProbeResult | None]:
     """The results of steps `first` to `last`; the weights of step n have version 10 n."""
     found = []
     for step in range(first, last + 1):
-        id_, made = StepId(0, step, step), Position(StepId(0, step - 1, step - 1), 10 * (step - 1), 0)
+        id_, made = StepId(0, step, step), TrainingCursor(StepId(0, step - 1, step - 1), 10 * (step - 1), 0)
         found.append(probe.finish(probe.start(id_), id_, made))
     return found
 

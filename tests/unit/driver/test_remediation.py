@@ -12,10 +12,10 @@ import pytest
 from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.errors import GuardError, GuardHaltError, LearnerError, SyncError
 from rftfm_ray.incidents.messages import OrderResult
-from rftfm_ray.types import Levers, Position, StepId
+from rftfm_ray.types import Levers, StepId, TrainingCursor
 from rftfm_ray.verdicts import Order, OrderRole
 
-STEP, NOW = StepId(0, 7, 7), Position(StepId(0, 6, 6), 6, 96)
+STEP, NOW = StepId(0, 7, 7), TrainingCursor(StepId(0, 6, 6), 6, 96)
 MOVED = Levers(lr_scale=0.5)
 GENTLE = Order(1, 1, OrderRole.REMEDY, "slow", "because", MOVED)
 BACK = Order(2, 1, OrderRole.REMEDY, "back", "because", MOVED, restore_step=5, skip_batches=1)
@@ -34,7 +34,7 @@ class World:
     errors: dict[str, Exception] = field(default_factory=dict)
     journey: list[tuple[Any, ...]] = field(default_factory=list)
     results: list[OrderResult] = field(default_factory=list)
-    position: Position = NOW
+    position: TrainingCursor = NOW
 
     def _note(self, name: str, *arguments: Any) -> None:
         self.journey.append((name, *arguments))

@@ -20,14 +20,14 @@ from rftfm_ray.metrics import UpdateMetrics
 from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder
 from rftfm_ray.rollout.weights import Served
 from rftfm_ray.tasks.addition import Addition
-from rftfm_ray.types import Levers, Position, ProbeResult, Sampling, StepId
+from rftfm_ray.types import Levers, ProbeResult, Sampling, StepId, TrainingCursor
 from tests.unit.doubles import asked, make_group, make_plan
 
 POOL = tuple(Addition().pool(32, 0))
 HELDOUT = Addition().heldout()[:64]
 
 
-def make_session(config: RunConfig, start: Position = START, rollouts: int = 2) -> Session:
+def make_session(config: RunConfig, start: TrainingCursor = START, rollouts: int = 2) -> Session:
     """A session whose actors say what they were asked."""
     sized = config.model_copy(update={"rollout": config.rollout.model_copy(update={"num_actors": rollouts})})
     plan = make_plan(sized, pool=POOL, heldout=HELDOUT)
@@ -58,21 +58,21 @@ def make_update(lr: float, factor: float) -> UpdateMetrics:
     return UpdateMetrics(**values | {"lr": lr, "schedule_factor": factor})
 
 
-def made(session: Session, rewind_at: int = 0, rewind_to: int = 0) -> list[Position]:
+def made(session: Session, rewind_at: int = 0, rewind_to: int = 0) -> list[TrainingCursor]:
     """The positions of a run; once, at paid step `rewind_at`, it goes back to step `rewind_to`."""
-    found: list[Position] = []
+    found: list[TrainingCursor] = []
     for position in session.positions():
         found.append(position)
         session.position = position
         if position.id.paid_step == rewind_at:
             back = StepId(position.id.attempt + 1, rewind_to, position.id.paid_step)
-            session.position = Position(back, position.model_version + 1, 16 * rewind_to)
+            session.position = TrainingCursor(back, position.model_version + 1, 16 * rewind_to)
     return found
 
 
 def test_run_ends_with_its_last_step() -> None:
     positions = made(make_session(load_config(None, ["steps=3"])))
-    assert positions == [Position(StepId(0, n, n), n, 16 * n) for n in (1, 2, 3)]
+    assert positions == [TrainingCursor(StepId(0, n, n), n, 16 * n) for n in (1, 2, 3)]
 
 
 def test_undone_steps_are_made_again_and_paid_again() -> None:
@@ -84,11 +84,11 @@ def test_undone_steps_are_made_again_and_paid_again() -> None:
 
 
 def test_rewound_position_is_gone_on_from_without_making_the_step_that_was_offered() -> None:
-    session = make_session(load_config(None, ["steps=5"]), Position(StepId(0, 3, 3), 3, 48))
+    session = make_session(load_config(None, ["steps=5"]), TrainingCursor(StepId(0, 3, 3), 3, 48))
     positions = session.positions()
     assert next(positions).id == StepId(0, 4, 4)
-    session.position = Position(StepId(1, 1, 3), 4, 16)
-    assert next(positions) == Position(StepId(1, 2, 4), 5, 32)
+    session.position = TrainingCursor(StepId(1, 1, 3), 4, 16)
+    assert next(positions) == TrainingCursor(StepId(1, 2, 4), 5, 32)
 
 
 @pytest.mark.parametrize(("most", "paid"), [(0, 7), (6, 6), (7, 7), (9, 7), (4, 4)])
@@ -102,11 +102,11 @@ def test_no_more_steps_are_paid_than_may_be(most: int, paid: int) -> None:
 def test_run_is_finished_by_steps_or_by_paid_steps() -> None:
     session = make_session(load_config(None, ["steps=10", "max_paid_steps=20"]))
     ids = {StepId(1, 9, 19): False, StepId(1, 10, 19): True, StepId(1, 9, 20): True, StepId(1, 11, 11): True}
-    assert {id_: session.finished(Position(id_, 0, 0)) for id_ in ids} == ids
+    assert {id_: session.finished(TrainingCursor(id_, 0, 0)) for id_ in ids} == ids
 
 
 def test_every_rollout_is_asked_to_revise_the_step() -> None:
-    position = Position(StepId(1, 4, 6), 5, 64)
+    position = TrainingCursor(StepId(1, 4, 6), 5, 64)
     revised = make_session(RunConfig()).revise(position)
     assert asked(revised) == [("rollout-0", "revise", position.id), ("rollout-1", "revise", position.id)]
     assert [call.role.name for call in revised] == ["rollout-0", "rollout-1"]
@@ -114,7 +114,7 @@ def test_every_rollout_is_asked_to_revise_the_step() -> None:
 
 def test_rate_in_force_is_compared_with_the_one_that_is_called_for() -> None:
     session = make_session(load_config(None, ["steps=25", "learner.lr=0.5", "learner.lr_schedule=linear"]))
-    middle = Position(StepId(0, 13, 13), 13, 0)
+    middle = TrainingCursor(StepId(0, 13, 13), 13, 0)
     assert session.lr_excess(middle, make_update(0.5 * 0.55, 0.55)) == pytest.approx((0.0, 0.0))
     assert session.lr_excess(middle, make_update(0.5 * 0.55 * 30, 0.55 * 30)) == pytest.approx((math.log(30),) * 2)
     assert session.lr_excess(middle, make_update(0.5 * 0.055, 0.55)) == pytest.approx((-math.log(10), 0.0))
@@ -123,13 +123,13 @@ def test_rate_in_force_is_compared_with_the_one_that_is_called_for() -> None:
 def test_lever_hides_a_wrong_schedule_from_the_rate_and_not_from_its_factor() -> None:
     session = make_session(load_config(None, ["learner.lr=0.5"]))
     session.levers = Levers(lr_scale=0.25)
-    excess = session.lr_excess(Position(StepId(0, 3, 3), 3, 0), make_update(0.125, 30.0))
+    excess = session.lr_excess(TrainingCursor(StepId(0, 3, 3), 3, 0), make_update(0.125, 30.0))
     assert excess == pytest.approx((0.0, math.log(30)))
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1e-3, math.nan])
 def test_rate_that_is_none_is_infinitely_too_small(wrong: float) -> None:
-    excess = make_session(RunConfig()).lr_excess(Position(StepId(0, 3, 3), 3, 0), make_update(wrong, wrong))
+    excess = make_session(RunConfig()).lr_excess(TrainingCursor(StepId(0, 3, 3), 3, 0), make_update(wrong, wrong))
     assert excess == (-math.inf, -math.inf)
 
 
@@ -145,18 +145,18 @@ def test_rate_that_is_none_is_infinitely_too_small(wrong: float) -> None:
 def test_frozen_policy_has_no_rate_and_is_called_on_for_none(overrides: list[str], step: int, levers: Levers) -> None:
     session = make_session(load_config(None, ["steps=25", *overrides]))
     session.levers = levers
-    position = Position(StepId(0, step, step), step, 0)
+    position = TrainingCursor(StepId(0, step, step), step, 0)
     factor = config_schedule(session._config)(position.id)
     assert session.lr_excess(position, make_update(0.0, factor)) == (0.0, 0.0)
     assert session.lr_excess(position, make_update(1e-12, factor)) == (math.inf, 0.0), "it learns all the same"
     session.levers = Levers()
-    after = Position(StepId(0, 5, 5), 5, 0)
+    after = TrainingCursor(StepId(0, 5, 5), 5, 0)
     assert session.lr_excess(after, make_update(0.0, config_schedule(session._config)(after.id))) == (-math.inf, 0.0)
 
 
 def test_probe_is_shared_among_rollouts_at_the_version_of_now() -> None:
     config = load_config(None, ["rollout.temperature=0.7", "rollout.top_p=0.9"])
-    session = make_session(config, Position(StepId(1, 4, 6), 5, 64), rollouts=3)
+    session = make_session(config, TrainingCursor(StepId(1, 4, 6), 5, 64), rollouts=3)
     calls = asked(session.start_probe(slice(4, 24), slice(30, 34), 0.25))
     assert [(actor, verb) for actor, verb, _ in calls] == [(f"rollout-{n}", "probe") for n in range(3)]
     orders: list[ProbeOrder] = [order for _, _, order in calls]
@@ -175,9 +175,9 @@ def test_probe_without_sampled_problems_asks_for_none_and_waits_for_nothing() ->
 
 
 def test_probe_belongs_to_the_position_that_it_was_started_at(waited: list[Any]) -> None:
-    session = make_session(RunConfig(), Position(StepId(0, 9, 9), 9, 0))
+    session = make_session(RunConfig(), TrainingCursor(StepId(0, 9, 9), 9, 0))
     counts = [ProbeCounts(7, 10, 2, 4, 1.5), ProbeCounts(3, 6, 0, 1, 2.5)]
-    result = session.fetch_probe(pending(*counts), Position(StepId(0, 5, 5), 6, 0))
+    result = session.fetch_probe(pending(*counts), TrainingCursor(StepId(0, 5, 5), 6, 0))
     assert result == ProbeResult(
         step=5, model_version=6, accuracy=10 / 16, size=16, sampled_accuracy=2 / 5, sampled_size=5, seconds=2.5
     )
@@ -197,7 +197,7 @@ def test_whole_probe_is_of_one_version_greedily_and_by_sampling(
         return [ProbeCounts(size - 1, size, drawn // 2, drawn, 1.0) for size, drawn in shares]
 
     monkeypatch.setattr(module, "wait_for", answer)
-    session = make_session(RunConfig(), Position(StepId(0, 9, 9), 11, 0), rollouts=1)
+    session = make_session(RunConfig(), TrainingCursor(StepId(0, 9, 9), 11, 0), rollouts=1)
     result = session.probe(16, sampled) if sampled else session.probe(16)
     expected = ProbeResult(9, 11, 15 / 16, 16, accuracy, sampled, 1.0)
     assert repr(result) == repr(expected), "NaN equals NaN"
@@ -229,18 +229,18 @@ def play(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any]) -> list[Any]:
 def test_rollback_raises_attempt_and_version_and_pays_for_the_step_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig.model_validate({"changes": ["algorithm.prompts_per_step=4@6"]})
     for step, skipped in ((4, 64 + 16), (5, 80 + 4)):
-        session = make_session(config, Position(StepId(2, 9, 11), 13, 92))
-        restored = Position(StepId(2, step, 6), 6, 16 * step)
+        session = make_session(config, TrainingCursor(StepId(2, 9, 11), 13, 92))
+        restored = TrainingCursor(StepId(2, step, 6), 6, 16 * step)
         journey = play(monkeypatch, {"restore_snapshot": restored})
         session.rollback(step, 1, 12)
         assert journey == [("learner-0", "restore_snapshot", step, 14)]
-        assert session.position == Position(StepId(3, step, 12), 14, skipped), "a batch has the size of its step"
+        assert session.position == TrainingCursor(StepId(3, step, 12), 14, skipped), "a batch has the size of its step"
 
 
 def test_what_is_served_after_a_rollback_goes_by_a_version_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that were served before bear every version up to the present one."""
-    session = make_session(RunConfig(), Position(StepId(0, 9, 9), 9, 144))
-    answers = {"restore_snapshot": Position(StepId(0, 4, 4), 4, 64), "load_weights": Served(10, 0, ())}
+    session = make_session(RunConfig(), TrainingCursor(StepId(0, 9, 9), 9, 144))
+    answers = {"restore_snapshot": TrainingCursor(StepId(0, 4, 4), 4, 64), "load_weights": Served(10, 0, ())}
     journey = play(monkeypatch, answers)
     session.rollback(4, 0, 10)
     session.resync()
@@ -255,14 +255,14 @@ def test_actor_that_serves_another_version_is_named(monkeypatch: pytest.MonkeyPa
     session = make_session(RunConfig())
     monkeypatch.setattr(module, "wait_for", lambda calls, *_: asked(calls))
     with pytest.raises(SyncError, match="rollout-1 serves model version 3 instead of 4"):
-        session.fetch_synced(pending(Served(4, 1, ()), Served(3, 1, ())), Position(StepId(0, 4, 4), 4, 0))
+        session.fetch_synced(pending(Served(4, 1, ()), Served(3, 1, ())), TrainingCursor(StepId(0, 4, 4), 4, 0))
     assert session.position == START, "it has not got there"
 
 
 def test_results_are_handed_on_by_reference_and_remember_what_they_come_of() -> None:
     session = make_session(load_config(None, ["snapshots.every=2"]))
     for step, snapshot in ((1, False), (2, True)):
-        position = Position(StepId(0, step, step), step, 0)
+        position = TrainingCursor(StepId(0, step, step), step, 0)
         trajectories = session.generate(position)
         report, weights = session.train(position, trajectories)
         assert report.reference == weights.reference
@@ -289,7 +289,7 @@ def test_limit_of_a_call_is_the_key_of_its_actor(key: str, monkeypatch: pytest.M
 
 
 def test_restarted_actor_gets_levers_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = make_session(RunConfig(), Position(StepId(0, 5, 5), 5, 80))
+    session = make_session(RunConfig(), TrainingCursor(StepId(0, 5, 5), 5, 80))
     session.levers = Levers(tool_retries=2)
     replaced: list[str] = []
     monkeypatch.setattr(session._group, "replace", lambda role: replaced.append(role.name))

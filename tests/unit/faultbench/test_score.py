@@ -308,7 +308,7 @@ class Watched:
 
         monkeypatch.setattr(References, "__init__", learning)
         monkeypatch.setattr(GuardSetup, "trace", tracing)
-        monkeypatch.setattr("rftfm_ray.faultbench.scoring.guarding._workers", lambda: 1)
+        monkeypatch.setattr("rftfm_ray.faultbench.scoring.guarding.workers_by_default", lambda: 1)
 
 
 def test_multipliers_of_the_guard_are_set_on_tune_and_reported_on_report(

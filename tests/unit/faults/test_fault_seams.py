@@ -240,7 +240,12 @@ def test_settings_go_wrong_after_every_lever() -> None:
 
 def test_steps_fall_short_and_weights_are_held() -> None:
     seams = faulty_learner([parse_fault("OD-2@5:0.75"), parse_fault("OD-2@5:0.5,mechanism=held_weights")], 0)
-    assert [seams.gain(BEFORE), seams.gain(NOW), seams.held(BEFORE), seams.held(NOW)] == [1.0, 0.25, 0.0, 0.5]
+    assert [seams.gain(BEFORE), seams.gain(NOW), seams.frozen_share(BEFORE), seams.frozen_share(NOW)] == [
+        1.0,
+        0.25,
+        0.0,
+        0.5,
+    ]
 
 
 @pytest.mark.parametrize(

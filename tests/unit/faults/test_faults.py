@@ -125,7 +125,7 @@ def test_any_text_is_a_fault_or_refused_in_one_sentence(text: str) -> None:
         ("OD-1@0", ["count from 1"]),
         ("OD-7@3", ["no fault OD-7", "did you mean OD-", "RF-1, RF-2, RF-3, PG-1"]),
         ("slow_tol@3", ["no fault slow_tol", "did you mean slow_tool?"]),
-        ("ZZZZ@3", ["no fault ZZZZ; there are RF-1, RF-2"]),
+        ("ZZZZ@3", ["no fault ZZZZ; there are RF-1, RF-2", "and the benign controls slow_tool, restart_rollout"]),
         ("OD-1@3:0.99", ["strength of OD-1", "learning rate", "from 1 to 100"]),
         ("OD-1@3:100.1", ["from 1 to 100"]),
         ("TE-1@3:1.01", ["probability", "from 0.01 to 1"]),

@@ -128,7 +128,7 @@ def test_incident_does_not_begin_after_its_alarm_whatever_is_raised_later(code: 
     opened, began = run.incident.opened.step, run.incident.onset
     run.tick(fault("TE-1", onset=opened + 4), **FAILING)
     named = next(entry for entry in run.entries if entry.kind is K.DIAGNOSED)
-    assert run.incident.onset == named.whole("onset") == (began if code == "TE-1" else opened)
+    assert run.incident.onset == named.integer("onset") == (began if code == "TE-1" else opened)
     assert run.incident.onset_low <= run.incident.onset
 
 
@@ -271,7 +271,7 @@ def test_rollback_goes_to_a_snapshot_from_before_the_fault_and_skips() -> None:
     run.begin_fault(replace(fault("OD-1", onset=7), onset_low=6))
     order = run.carry_out()
     assert (order.restore_step, order.skip_batches, order.levers) == (5, 2, Levers(lr_scale=0.5))
-    assert run.last(K.DECIDED).whole("restore_step") == 5
+    assert run.last(K.DECIDED).integer("restore_step") == 5
 
 
 def test_rollback_is_dropped_where_its_snapshot_has_made_way_for_a_newer_one() -> None:

@@ -100,6 +100,15 @@ def test_severity_must_have_fallen(rate: float, expected: OutcomeKind) -> None:
     assert kind(verdict("TE-1", case({"tool_error_rate": 0.5}, {"tool_error_rate": rate}))) is expected
 
 
+def test_severity_that_rounds_to_nothing_has_no_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    severities = iter((15.8, -0.0179))
+    monkeypatch.setattr("rftfm_ray.incidents.verification.severity", lambda *_: next(severities))
+    outcome = verdict("TE-1", case({"tool_error_rate": 0.5}, {}))
+    assert outcome is not None
+    assert outcome.severity_after == -0.0179
+    assert outcome.reason.startswith("severity fell from 15.8 to 0.0 nats")
+
+
 def test_severity_below_one_nat_must_go_altogether() -> None:
     slight = {"tool_error_rate": 0.013}
     assert 0 < severity(reports(11, 4, **slight), reports(1, 10), ["tool_error_rate"]) < 1

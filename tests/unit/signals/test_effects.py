@@ -164,7 +164,7 @@ def test_changes_are_checked_together_and_against_the_rest() -> None:
     assert "algorithm.minibatches=2 does not divide algorithm.prompts_per_step=15" in split
     both = ["changes=['task.hard_share=1@10','algorithm.prompts_per_step=200@20']"]
     assert "changes='algorithm.prompts_per_step=200@20': task.hard_share=1 of" in refused(*both)
-    assert "is not valid" in refused("changes=learner.lr=1e-4@30")
+    assert "write changes=[learner.lr=1e-4@30]" in refused("changes=learner.lr=1e-4@30")
 
 
 def test_share_of_hard_prompts_that_the_harder_half_cannot_give_is_refused() -> None:

@@ -82,7 +82,7 @@ def test_baseline_of_the_whole_step_knows_the_filter(batch: TrajectoryBatch) -> 
 def test_estimates_are_centred_over_the_tokens_that_take_part(batch: TrajectoryBatch, normalize_std: bool) -> None:
     credit = assign(batch, rule("ppo", normalize_std=normalize_std), VALUES)
     raw = gae(np.nan_to_num(batch.reward), VALUES, np.array(COUNTS), 1.0, 0.95)
-    kept = np.repeat(credit.kept, COUNTS)
+    kept = np.repeat(credit.included, COUNTS)
     assert kept.sum() == 11
     spread = math.sqrt(raw[kept].var(ddof=1) + 1e-8) if normalize_std else 1.0
     np.testing.assert_allclose(credit.advantages[kept], (raw[kept] - raw[kept].mean()) / spread, rtol=1e-5, atol=1e-6)
@@ -120,7 +120,7 @@ def test_step_without_anything_to_learn_is_all_zero(make_batch: MakeBatch, estim
     batch = make_batch([1.0, 1.0], roles=["pa", "paa"], valid=[filtered, filtered])
     found = rule(estimator, group_filter=filtered)
     credit = assign(batch, found, np.zeros(3, np.float32))
-    assert not credit.kept.any()
+    assert not credit.included.any()
     assert credit.advantages.tolist() == [0, 0, 0]
     metrics = credit_metrics(batch, credit, found, math.nan, None)
     assert math.isnan(metrics.advantage_mean)
@@ -169,7 +169,7 @@ def test_figures_count_trajectories_where_they_share_an_advantage(batch: Traject
 def test_figures_count_tokens_where_each_has_its_own(batch: TrajectoryBatch) -> None:
     given = rule("ppo", normalize_std=True, gamma=0.5)
     credit, found = assign(batch, given, VALUES), _metrics(batch, given, VALUES)
-    kept = np.repeat(credit.kept, COUNTS)
+    kept = np.repeat(credit.included, COUNTS)
     assert found.advantage_std == pytest.approx(math.sqrt(10 / 11), rel=1e-4)
     assert found.advantage_max == np.abs(credit.advantages).max()
     firsts, lasts = [0, 3, 6, 8, 9], [2, 3, 7, 8, 12]

@@ -16,7 +16,7 @@ from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.training.credit import Credit, Rule, assign, members
 from rftfm_ray.training.gate import CommitGate, RawStep, Recipe, recompute_advantages
 from rftfm_ray.training.learner import Learner
-from rftfm_ray.types import Veto, VetoRecord
+from rftfm_ray.types import RejectedUpdate, Rejection
 
 TOLERANCE = 1e-5
 
@@ -27,38 +27,38 @@ def _gate(*norms: float, factor: float = 10.0, window: int = 4, warmup: int = 2)
     return gate
 
 
-def _check(advantages: list[float], rewards: list[float], valid: list[bool] | None = None) -> VetoRecord | None:
+def _check(advantages: list[float], rewards: list[float], valid: list[bool] | None = None) -> RejectedUpdate | None:
     size = len(rewards)
     kept = valid if valid is not None else [True] * size
     raw = RawStep(rewards, [0] * size, kept, [1] * size)
     return _gate().check_advantages([[advantage] for advantage in advantages], kept, raw, Recipe("grpo", False))[1]
 
 
-def _kind(record: VetoRecord | None) -> Veto | None:
+def _kind(record: RejectedUpdate | None) -> Rejection | None:
     return record.veto if record is not None else None
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_loss_that_is_not_finite_is_refused(loss: float) -> None:
     record = _gate().check_update(3, loss, 1.0)
-    assert record == VetoRecord(3, Veto.NON_FINITE_LOSS, f"loss is {loss}")
+    assert record == RejectedUpdate(3, Rejection.NON_FINITE_LOSS, f"loss is {loss}")
 
 
 @pytest.mark.parametrize("norm", [math.nan, math.inf])
 def test_gradient_that_is_not_finite_is_refused(norm: float) -> None:
     record = _gate().check_update(1, 0.5, norm)
-    assert record == VetoRecord(1, Veto.NON_FINITE_GRADIENT, f"gradient norm is {norm}")
+    assert record == RejectedUpdate(1, Rejection.NON_FINITE_GRADIENT, f"gradient norm is {norm}")
 
 
 def test_spike_above_the_median_is_refused_with_its_evidence() -> None:
     record = _gate(1.0, 2.0, 9.0).check_update(2, 0.1, 50.0)
-    assert record == VetoRecord(2, Veto.GRADIENT_SPIKE, "gradient norm 50 is 25.0 times its median 2")
+    assert record == RejectedUpdate(2, Rejection.GRADIENT_SPIKE, "gradient norm 50 is 25.0 times its median 2")
 
 
 def test_norm_of_exactly_factor_times_the_median_passes() -> None:
     gate = _gate(1.0, 2.0, 3.0)
     assert gate.check_update(0, 0.1, 20.0) is None
-    assert _kind(gate.check_update(0, 0.1, math.nextafter(20.0, 21.0))) is Veto.GRADIENT_SPIKE
+    assert _kind(gate.check_update(0, 0.1, math.nextafter(20.0, 21.0))) is Rejection.GRADIENT_SPIKE
 
 
 def test_norm_is_not_judged_before_the_warm_up() -> None:
@@ -66,13 +66,13 @@ def test_norm_is_not_judged_before_the_warm_up() -> None:
     gate.accept(1.0)
     assert gate.check_update(0, 0.1, 1e9) is None
     gate.accept(1.0)
-    assert _kind(gate.check_update(0, 0.1, 1e9)) is Veto.GRADIENT_SPIKE
+    assert _kind(gate.check_update(0, 0.1, 1e9)) is Rejection.GRADIENT_SPIKE
 
 
 def test_loss_and_gradient_are_judged_during_the_warm_up() -> None:
     gate = _gate(warmup=8)
-    assert _kind(gate.check_update(0, math.nan, 1.0)) is Veto.NON_FINITE_LOSS
-    assert _kind(gate.check_update(0, 1.0, math.nan)) is Veto.NON_FINITE_GRADIENT
+    assert _kind(gate.check_update(0, math.nan, 1.0)) is Rejection.NON_FINITE_LOSS
+    assert _kind(gate.check_update(0, 1.0, math.nan)) is Rejection.NON_FINITE_GRADIENT
 
 
 def test_zero_median_refuses_nothing() -> None:
@@ -104,13 +104,13 @@ def test_restored_gate_judges_as_the_saved_one() -> None:
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 def test_advantage_that_is_not_finite_is_refused(wrong: float) -> None:
     record = _check([0.5, wrong], [1.0, 0.0])
-    assert _kind(record) is Veto.NON_FINITE_ADVANTAGE
+    assert _kind(record) is Rejection.NON_FINITE_ADVANTAGE
     assert record is not None
     assert "trajectory 1" in record.reason
 
 
 def test_valid_reward_that_is_not_a_number_is_refused() -> None:
-    assert _kind(_check([0.0, 0.0], [1.0, math.nan])) is Veto.NON_FINITE_ADVANTAGE
+    assert _kind(_check([0.0, 0.0], [1.0, math.nan])) is Rejection.NON_FINITE_ADVANTAGE
 
 
 def test_masked_reward_that_is_not_a_number_passes() -> None:
@@ -118,24 +118,26 @@ def test_masked_reward_that_is_not_a_number_passes() -> None:
 
 
 def test_advantage_of_a_masked_trajectory_must_be_zero() -> None:
-    assert _kind(_check([0.5, 0.1, -0.5], [1.0, math.nan, 0.0], [True, False, True])) is Veto.ADVANTAGE_MISMATCH
+    assert _kind(_check([0.5, 0.1, -0.5], [1.0, math.nan, 0.0], [True, False, True])) is Rejection.ADVANTAGE_MISMATCH
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_tolerance_is_absolute_for_small_advantages(sign: int) -> None:
     assert _check([0.5 + sign * 0.9 * TOLERANCE, -0.5], [1.0, 0.0]) is None
-    assert _kind(_check([0.5 + sign * 1.1 * TOLERANCE, -0.5], [1.0, 0.0])) is Veto.ADVANTAGE_MISMATCH
+    assert _kind(_check([0.5 + sign * 1.1 * TOLERANCE, -0.5], [1.0, 0.0])) is Rejection.ADVANTAGE_MISMATCH
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_tolerance_is_relative_above_one(sign: int) -> None:
     assert _check([500.0 * (1 + sign * 0.9 * TOLERANCE), -500.0], [1000.0, 0.0]) is None
-    assert _kind(_check([500.0 * (1 + sign * 1.1 * TOLERANCE), -500.0], [1000.0, 0.0])) is Veto.ADVANTAGE_MISMATCH
+    assert _kind(_check([500.0 * (1 + sign * 1.1 * TOLERANCE), -500.0], [1000.0, 0.0])) is Rejection.ADVANTAGE_MISMATCH
 
 
 def test_mismatch_names_the_worst_trajectory() -> None:
     record = _check([0.6, -0.9], [1.0, 0.0])
-    assert record == VetoRecord(0, Veto.ADVANTAGE_MISMATCH, "advantage of trajectory 1 is -0.9, its recompute -0.5")
+    assert record == RejectedUpdate(
+        0, Rejection.ADVANTAGE_MISMATCH, "advantage of trajectory 1 is -0.9, its recompute -0.5"
+    )
 
 
 def test_largest_difference_is_told_when_all_is_well() -> None:
@@ -149,16 +151,20 @@ def test_trajectory_that_weighs_and_must_not_is_refused_and_one_that_is_left_out
     raw, recipe = RawStep([1.0, 1.0, 0.0], [0, 0, 1], [True] * 3, [1] * 3), Recipe("grpo", False, group_filter=True)
     equal = RawStep([1.0, 0.0, 0.0], [0, 0, 1], [True] * 3, [1] * 3)
     _, record = _gate().check_advantages([[0.0]] * 3, [True, True, False], raw, recipe)
-    assert record == VetoRecord(0, Veto.ADVANTAGE_MISMATCH, "trajectory 0 takes part, its recompute says otherwise")
+    assert record == RejectedUpdate(
+        0, Rejection.ADVANTAGE_MISMATCH, "trajectory 0 takes part, its recompute says otherwise"
+    )
     _, record = _gate().check_advantages([[0.5], [0.0], [0.0]], [True, False, False], equal, recipe)
-    assert record == VetoRecord(0, Veto.ADVANTAGE_MISMATCH, "trajectory 1 is left out, its recompute says otherwise")
+    assert record == RejectedUpdate(
+        0, Rejection.ADVANTAGE_MISMATCH, "trajectory 1 is left out, its recompute says otherwise"
+    )
 
 
 def test_number_of_tokens_that_is_wrong_is_refused() -> None:
     raw = RawStep([1.0, 0.0], [0, 0], [True, True], [2, 2], [[0.0, 0.0], [0.0, 0.0]])
     for rows in ([[0.5], [-0.5, -0.5]], [[0.5, 0.5, 0.5], [-0.5, -0.5]], [[], [-0.5, -0.5]]):
         _, record = _gate().check_advantages(rows, [True, True], raw, Recipe("ppo", False))
-        assert _kind(record) is Veto.ADVANTAGE_MISMATCH
+        assert _kind(record) is Rejection.ADVANTAGE_MISMATCH
         assert record is not None
         assert f"trajectory 0 has {len(rows[0])}" in record.reason
 
@@ -211,11 +217,11 @@ ESTIMATORS = ("grpo", "rloo", "ppo", "reinforce_pp")
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
 
 
-def _judge(batch: TrajectoryBatch, credit: Credit, rule: Rule, values: Values) -> tuple[float, VetoRecord | None]:
+def _judge(batch: TrajectoryBatch, credit: Credit, rule: Rule, values: Values) -> tuple[float, RejectedUpdate | None]:
     """The learner's own look at its advantages."""
     learner: Any = SimpleNamespace(gate=_gate())
     shown = values if rule.critic else None
-    return Learner._check(learner, batch, credit.kept, credit, rule, shown)
+    return Learner._check(learner, batch, credit.included, credit, rule, shown)
 
 
 def _rewards(draw: np.random.Generator, size: int) -> NDArray[np.float32]:
@@ -259,7 +265,7 @@ def test_a_thousand_healthy_steps_are_spared(make_batch: MakeBatch, estimator: s
         if record is None:
             worst, judged = max(worst, error), judged + 1
         else:
-            assert record.veto is Veto.EMPTY_BATCH
+            assert record.veto is Rejection.EMPTY_BATCH
             assert not members(batch, rule).any()
     assert judged > 850
     # Far from the tolerance, so that no larger run comes near it.
@@ -329,6 +335,6 @@ def test_planted_break_is_refused(
     if name in SPARED[estimator]:
         assert record is None
     else:
-        kind = Veto.NON_FINITE_ADVANTAGE if name == "not-a-number" else Veto.ADVANTAGE_MISMATCH
+        kind = Rejection.NON_FINITE_ADVANTAGE if name == "not-a-number" else Rejection.ADVANTAGE_MISMATCH
         assert _kind(record) is kind
         assert not error <= TOLERANCE
