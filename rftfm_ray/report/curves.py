@@ -247,7 +247,11 @@ def _ticks(axes: Axes) -> None:
 
 
 def lever_figure(history: Sequence[tuple[int, dict[str, float]]], marks: Marks) -> Html | None:
-    """Levers that were ever moved, over paid steps; None when none was. Each has its own rungs, nominal lowest."""
+    """Levers that were ever moved, over paid steps; None when none was. Each has its own rungs.
+
+    A scale is nominal at 1, so a cut lies below nominal. The nominal value of other levers follows configuration and
+    schedule: its rung is the lowest.
+    """
     names = [spec.name for spec in LEVERS if any(spec.name in levers for _, levers in history)]
     if not names:
         return None
@@ -260,7 +264,7 @@ def lever_figure(history: Sequence[tuple[int, dict[str, float]]], marks: Marks) 
         )
         for number, (axes, name) in enumerate(zip(rows, names, strict=True)):
             canvas.mark(axes, marks, labels=number == 0, incidents=False)
-            _lever(axes, [(x, levers.get(name)) for x, levers in history], marks.limits)
+            _lever(axes, name, [(x, levers.get(name)) for x, levers in history], marks.limits)
             axes.text(-0.155, 0.5, name, transform=axes.transAxes, ha="left", va="center", color=BLACK)
         _rung_axis(rows[-1])
         svg = canvas.to_svg(drawing, "levers", "Levers over paid steps")
@@ -268,14 +272,16 @@ def lever_figure(history: Sequence[tuple[int, dict[str, float]]], marks: Marks) 
     return tag("figure", tag("figcaption", tag("span", "Levers"), tag("small", note, class_="note")), svg)
 
 
-def _lever(axes: Axes, moves: Sequence[tuple[int, float | None]], limits: tuple[float, float]) -> None:
-    rungs = sorted({value for _, value in moves if value is not None})
-    levels = [0 if value is None else 1 + rungs.index(value) for _, value in moves]
+def _lever(axes: Axes, name: str, moves: Sequence[tuple[int, float | None]], limits: tuple[float, float]) -> None:
+    nominal = 1.0 if name.endswith("_scale") else -math.inf
+    values = [nominal if value is None else value for _, value in moves]
+    rungs = sorted({nominal, *values})
+    start, levels = rungs.index(nominal), [rungs.index(value) for value in values]
     x = [limits[0], *(max(float(step), limits[0]) for step, _ in moves), limits[1]]
-    y = [0, *levels, levels[-1]]
+    y = [start, *levels, levels[-1]]
     (line,) = axes.plot(x, y, color=BLUE, linewidth=1.8, drawstyle="steps-post", zorder=2.2)
     line.set_gid("lever")
-    named = ["nominal", *(shown(value) for value in rungs)]
+    named = ["nominal" if value == nominal else shown(value) for value in rungs]
     every = max(1, math.ceil(len(named) / MOST_LEVER_TICKS))
     axes.set_yticks(range(0, len(named), every), named[::every])
     axes.set_ylim(-0.35, len(named) - 0.65)

@@ -14,6 +14,8 @@ CSS = """
     --good: #8be0bd; --good-bg: #12392b; --bad: #ffb596; --bad-bg: #47200f; --open: #f2cf7e; --open-bg: #40310b;
     --accent: #7fc1ef;
   }
+  figure, .key svg { filter: invert(.9) hue-rotate(180deg); }
+  main figure { border-color: #d0d0d0; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text); line-height: 1.5;
@@ -86,7 +88,8 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); b
 footer { margin-top: 36px; color: var(--muted); font-size: 13px; overflow-wrap: anywhere; }
 @media (max-width: 800px) {
   .curves { grid-template-columns: minmax(0, 1fr); }
-  .tiles { grid-template-columns: repeat(2, 1fr); }
+  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .tile .value { font-size: 18px; white-space: normal; overflow-wrap: anywhere; }
   dl.facts, ol.line li { grid-template-columns: minmax(0, 1fr); gap: 0 12px; }
   dl.facts dd { margin-bottom: 6px; }
 }

@@ -182,8 +182,9 @@ def _progress_words(data: RunData) -> str:
     ):
         if math.isfinite(first) and math.isfinite(last):
             parts.append(f"{name} went from {figure(first)} to {figure(last)}")
-    undone = sum(data.steps.abandoned)
-    back = [f"{plural(undone, 'step was', 'steps were')} undone by rollbacks"] if undone else []
+    # Like `rftfm status`: a rollback also throws away the step under way, which has no recorded row.
+    undone = data.steps.ids[-1].paid_step - data.steps.ids[-1].step if data.steps.ids else 0
+    back = [f"{plural(undone, 'step was', 'steps were')} undone by rollbacks"] if undone > 0 else []
     text = ", ".join([*parts, *back])
     return f"{text[0].upper()}{text[1:]}." if text else ""
 

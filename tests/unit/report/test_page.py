@@ -320,6 +320,13 @@ def test_levers_are_drawn_when_moved_and_only_those(make_run: MakeRun) -> None:
     assert levers_now(entries) == {}
 
 
+def test_rate_that_is_cut_is_drawn_below_nominal(make_run: MakeRun) -> None:
+    html = build_report(make_run())
+    svg = html[html.index('id="levers-figure_1"') :]
+    nominal, cut = (float(re.findall(rf'y="([0-9.]+)"[^>]*>{label}</text>', svg)[0]) for label in ("nominal", "0.5"))
+    assert cut > nominal, "y grows downwards"
+
+
 def test_same_records_give_the_same_bytes_in_another_process(make_run: MakeRun) -> None:
     run = make_run()
     code = "import sys; from pathlib import Path; from rftfm_ray.report import build_report\n"
