@@ -82,12 +82,12 @@ def status_text(data: RunData, facts: dict[str, Any]) -> Text:
 
 def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
     planned = f" of {facts['steps']}" if facts["steps"] else ""
-    undone = facts["paid_steps"] - facts["step"]
+    values = figures(data)
+    undone = values.undone
     paid = f", {facts['paid_steps']} paid ({undone} undone by rollbacks)" if undone > 0 else ""
     probe = facts["probe"]
-    values = figures(data)
     lines = [
-        ("run", facts["run"]),
+        ("run", data.title),
         ("state", facts["state"] + _age(data, facts["state"])),
         ("progress", f"step {facts['step']}{planned}{paid}"),
         ("reward", f"{figure(values.reward_last)} (mean of the last 5 recorded steps)"),

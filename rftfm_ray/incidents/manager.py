@@ -278,7 +278,9 @@ class IncidentManager:
             # After a rollback the detectors are where they were before the fault.
             change = replace(change, settled=self._settled(order, expected))
         if change.signals:
-            self._ledger.note(EntryKind.DECLARED, step, order.incident, change=change.kind, reason=change.reason)
+            levers = dict(lever_fields(order.levers))
+            about = {"change": change.kind, "reason": change.reason}
+            self._ledger.note(EntryKind.DECLARED, step, order.incident, **about, **levers)
         return change
 
     def _settled(self, order: Order, expected: Sequence[tuple[str, int]]) -> tuple[str, ...]:

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by colour-blind readers; all have a contrast of 3 or more on white but the span's.
 BLUE, VERMILION, GREEN, BLACK = "#0072b2", "#d55e00", "#00795a", "#1c2127"
 GREY, SPAN = "#626b75", "#f6d99b"
+EDGE, GRID, TICK, INCIDENT, WHITE = "#9aa2ab", "#e6e9ec", "#57606a", "#6b4a00", "#ffffff"
+# Name of the style sheet's variable for every colour: the sheet has other values for a dark page.
+VARIABLES = {
+    BLUE: "blue", VERMILION: "vermilion", GREEN: "green", BLACK: "ink", GREY: "grey", SPAN: "span",
+    EDGE: "edge", GRID: "grid", TICK: "tick", INCIDENT: "incident", WHITE: "on-green",
+}  # fmt: skip
 PLANNED = (0, (5, 1.5, 1, 1.5))
 WIDTH_IN = 5.4
 LABEL_PT = 8.0
@@ -26,22 +32,26 @@ NEAR = 0.035
 
 # matplotlib's stubs list every key as a literal; a dict of our own has none of them.
 _STYLE: dict[Any, Any] = {
+    # The page shows through, so that figures are dark on a dark page.
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "text.color": BLACK,
     "svg.fonttype": "none",
     "svg.hashsalt": "rftfm",
     "text.parse_math": False,
     "font.size": LABEL_PT,
-    "axes.edgecolor": "#9aa2ab",
+    "axes.edgecolor": EDGE,
     "axes.linewidth": 0.8,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "grid.color": "#e6e9ec",
+    "grid.color": GRID,
     "grid.linewidth": 0.7,
-    "xtick.color": "#57606a",
-    "ytick.color": "#57606a",
-    "axes.labelcolor": "#57606a",
+    "xtick.color": TICK,
+    "ytick.color": TICK,
+    "axes.labelcolor": TICK,
     "xtick.major.size": 3.0,
     "ytick.major.size": 0.0,
     "xtick.minor.size": 0.0,
@@ -70,6 +80,11 @@ class Marks:
 
 # Width of a character of a label, as a share of the axis.
 CHARACTER = 0.0125
+
+
+def themed(colour: str) -> str:
+    """A colour as a CSS value that follows the page's theme."""
+    return f"var(--{VARIABLES[colour]}, {colour})"
 
 
 @contextmanager
@@ -103,6 +118,7 @@ def to_svg(figure: Figure, key: str, label: str) -> Html:
     # A style element would apply to the full page; the page's own sheet sets the same for figures.
     text = re.sub(r"<style\b.*?</style>", "", text, count=1, flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", text)
+    text = re.sub("|".join(VARIABLES), lambda m: themed(m[0]), text)
     size = re.compile(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"')
     return Html(size.sub(lambda m: f'<svg role="img" aria-label="{escaped(label)}" {m[1]}', text, count=1).strip())
 
@@ -135,17 +151,20 @@ def _label(axes: Axes, marks: Marks, *, incidents: bool) -> None:
     if incidents:
         # At the end of a span: remedies mostly stand at its beginning.
         for label, step in _grouped([(label, end - near / 4) for label, _, end in marks.spans], near):
-            _write(axes, label, step, -3.0, ha="right", va="top", color="#6b4a00")
+            _write(axes, label, step, -3.0, ha="right", va="top", color=INCIDENT)
     box = {"boxstyle": "round,pad=0.22", "facecolor": GREEN, "edgecolor": "none"}
     for label, step in _grouped(marks.remedies, near):
-        _write(axes, label, step, 4.5, color="white", fontweight="bold", bbox=box)
+        _write(axes, label, step, 4.5, color=WHITE, fontweight="bold", bbox=box)
     for label, step in _apart([*marks.faults, *marks.planned], low, high):
-        _write(axes, label, step, 18.0, ha=_side(step, low, high), color=BLACK)
+        _write(axes, label, step, 18.0, ha=_side(label, step, low, high), color=BLACK)
 
 
-def _side(step: float, low: float, high: float) -> str:
-    """Alignment of a label so that it ends within the axes: `left` for one that runs to the right."""
-    return "left" if step < (low + high) / 2 else "right"
+def _side(label: str, step: float, low: float, high: float) -> str:
+    """Alignment of a label: centred over its line, or running inwards where it would leave the axes."""
+    half = CHARACTER * len(label) * (high - low) / 2
+    if step - half < low:
+        return "left"
+    return "right" if step + half > high else "center"
 
 
 def _apart(labels: Sequence[tuple[str, float]], low: float, high: float) -> list[tuple[str, float]]:
@@ -162,7 +181,8 @@ def _apart(labels: Sequence[tuple[str, float]], low: float, high: float) -> list
 def _extent(label: str, step: float, low: float, high: float) -> tuple[float, float]:
     """About where a label begins and ends on the axis."""
     width = CHARACTER * len(label) * (high - low)
-    return (step, step + width) if _side(step, low, high) == "left" else (step - width, step)
+    begin = step - {"left": 0.0, "center": width / 2, "right": width}[_side(label, step, low, high)]
+    return begin, begin + width
 
 
 def _write(axes: Axes, label: str, step: float, above_pt: float, **look: Any) -> None:

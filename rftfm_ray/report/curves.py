@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rftfm_ray.policies.levers import LEVERS
 from rftfm_ray.report import charts as canvas
-from rftfm_ray.report.charts import BLACK, BLUE, GREEN, GREY, SPAN, VERMILION, Marks
+from rftfm_ray.report.charts import BLACK, BLUE, GREEN, GREY, SPAN, VERMILION, Marks, themed
 from rftfm_ray.report.markup import Html, joined, tag
 from rftfm_ray.runs.incidents import Incident, Mark
 from rftfm_ray.runs.planned import changes_of, controls_of, faults_of
-from rftfm_ray.runs.reader import RunData
+from rftfm_ray.runs.reader import Probe, RunData
 from rftfm_ray.runs.words import figure as shown
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ HEIGHT_IN = 2.05
 WIDE = 20.0
 # Beyond it a logarithmic axis would be about its smallest values.
 MOST_SPREAD = 1e4
-MOST_LEVER_TICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +59,7 @@ class Panel:
 
 
 _DASH = (0, (5.0, 2.0))
+_DOTS = (0, (1.5, 1.5))
 PANELS = (
     Panel("reward", "Reward", "mean of what trained; band: 10 % to 90 % of trajectories",
           (Line("reward_mean", "mean"),), ("reward_q10", "reward_q90")),
@@ -90,10 +89,14 @@ def marks_of(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Ma
     last = float(data.position.paid_step)
     steps = [id_.paid_step for id_ in data.steps.ids] + [probe.paid_step for probe in data.probes]
     first = float(min(steps, default=0))
-    ends = [last if i.closed is None else i.closed.id.paid_step for i in incidents]
+    limits = (first - 0.5, max(last, first + 1) + 0.5)
+    ends = [limits[1] if i.closed is None else float(i.closed.id.paid_step) for i in incidents]
     return Marks(
-        limits=(first - 0.5, max(last, first + 1) + 0.5),
-        spans=tuple((f"#{i.id}", i.opened.paid_step - 0.5, end + 0.5) for i, end in zip(incidents, ends, strict=True)),
+        limits=limits,
+        spans=tuple(
+            (f"#{i.id}", float(i.opened.paid_step), max(float(end), i.opened.paid_step + 0.5))
+            for i, end in zip(incidents, ends, strict=True)
+        ),
         remedies=tuple((str(m.number), float(m.applied.id.paid_step)) for m in remedies),
         faults=tuple((f"injected {_ascii(f.code)}", float(f.onset)) for f in faults_of(data.events) if f.onset <= last),
         planned=tuple((label, step) for label, step in _planned(data) if step <= last),
@@ -152,7 +155,7 @@ def _caption(panel: Panel, note: str) -> Html:
 
 def _swatch(line: Line) -> Html:
     dashes = "" if line.dash == "-" else ";border-top-style:dashed"
-    return tag("i", style=f"border-top-color:{line.colour}{dashes}")
+    return tag("i", style=f"border-top-color:{themed(line.colour)}{dashes}")
 
 
 def _lines(axes: Axes, panel: Panel, data: RunData) -> None:
@@ -164,7 +167,7 @@ def _lines(axes: Axes, panel: Panel, data: RunData) -> None:
         axes.fill_between(x, low, high, where=surviving, color=BLUE, alpha=0.16, linewidth=0, zorder=1.5)
     for line in panel.lines:
         kept_y, gone_y = _parted(steps.column(line.column), steps.abandoned)
-        abandoned = Stroke(GREY, _DASH if line.dash == "-" else (0, (1.5, 1.5)), 1.2)
+        abandoned = Stroke(GREY, _DASH if line.dash == "-" else _DOTS, 1.2)
         _line(axes, x, gone_y, abandoned, f"abandoned-{line.column}")
         _line(axes, x, kept_y, Stroke(line.colour, line.dash, 1.6), f"kept-{line.column}")
 
@@ -190,23 +193,29 @@ def _line(axes: Axes, x: Sequence[float], y: Sequence[float], stroke: Stroke, gi
 
 
 def _probes(axes: Axes, data: RunData) -> None:
-    x = [float(probe.paid_step) for probe in data.probes]
-    values, gone = [probe.accuracy for probe in data.probes], [probe.abandoned for probe in data.probes]
-    kept_y, gone_y = _parted(values, gone)
-    undone = [probe.accuracy if probe.abandoned else math.nan for probe in data.probes]
+    greedy = [(probe, probe.accuracy) for probe in data.probes]
+    sampled = [(probe, probe.sampled) for probe in data.probes if math.isfinite(probe.sampled)]
+    _probe_line(axes, greedy, Stroke(BLUE, "-", 1.2), ("o", 3.8), "probe")
+    if sampled:
+        _probe_line(axes, sampled, Stroke(GREEN, _DASH, 1.5), ("s", 2.8), "sampled-probe")
+
+
+def _probe_line(
+    axes: Axes, probes: Sequence[tuple[Probe, float]], stroke: Stroke, marker: tuple[str, float], name: str
+) -> None:
+    """Accuracies of one kind: kept ones in colour, undone ones as grey hollow markers on a grey line."""
+    shape, size = marker
+    x = [float(probe.paid_step) for probe, _ in probes]
+    gone = [probe.abandoned for probe, _ in probes]
+    kept_y, gone_y = _parted([value for _, value in probes], gone)
     if any(gone):
-        axes.plot(x, gone_y, color=GREY, linestyle=_DASH, linewidth=1.0, zorder=2.1)
-        (dots,) = axes.plot(x, undone, color=GREY, linestyle="", marker="o", markersize=3.8, fillstyle="none")
-        dots.set_gid("abandoned-probe")
-    (line,) = axes.plot(x, kept_y, color=BLUE, linewidth=1.2, marker="o", markersize=3.8, zorder=2.2)
-    line.set_gid("kept-probe")
-    drawn = [(at, probe.sampled) for at, probe in zip(x, data.probes, strict=True) if not probe.abandoned]
-    drawn = [(at, sampled) for at, sampled in drawn if math.isfinite(sampled)]
-    if drawn:
-        (line,) = axes.plot(
-            *zip(*drawn, strict=True), color=GREEN, linestyle=_DASH, marker="s", markersize=2.8, zorder=2.1
-        )
-        line.set_gid("sampled-probe")
+        undone = [value if probe.abandoned else math.nan for probe, value in probes]
+        dash = _DASH if stroke.dash == "-" else _DOTS
+        axes.plot(x, gone_y, color=GREY, linestyle=dash, linewidth=1.0, zorder=2.1)
+        (dots,) = axes.plot(x, undone, color=GREY, linestyle="", marker=shape, markersize=size, fillstyle="none")
+        dots.set_gid(f"abandoned-{name}")
+    (line,) = axes.plot(x, kept_y, color=stroke.colour, marker=shape, markersize=size, zorder=2.2)
+    line.set(linestyle=stroke.dash, linewidth=stroke.width, gid=f"kept-{name}")
 
 
 def _logarithmic(axes: Axes, panel: Panel, data: RunData) -> str:
@@ -241,78 +250,40 @@ def _ticks(axes: Axes) -> None:
     if axes.get_yscale() == "linear":
         low, high = axes.get_ylim()
         # Room for the numbers of incidents above the data.
-        axes.set_ylim(low, high + 0.1 * (high - low))
+        high += 0.1 * (high - low)
+        if low < 0 <= axes.dataLim.ymin:
+            # Shares and norms are never negative, so neither is their axis. A line at zero keeps its full width.
+            low = 0.0
+            for line in axes.lines:
+                line.set_clip_on(False)
+        axes.set_ylim(low, high)
         axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def lever_figure(history: Sequence[tuple[int, dict[str, float]]], marks: Marks) -> Html | None:
-    """Levers that were ever moved, over paid steps; None when none was. Each has its own rungs.
-
-    A scale is nominal at 1, so a cut lies below nominal. The nominal value of other levers follows configuration and
-    schedule: its rung is the lowest.
-    """
-    names = [spec.name for spec in LEVERS if any(spec.name in levers for _, levers in history)]
-    if not names:
-        return None
-    top, bottom, row = canvas.headroom_in(marks), 0.36, 0.62
-    height = top + bottom + row * len(names)
-    with canvas.style():
-        drawing, rows = canvas.new_figure(height, len(names), width_in=2 * canvas.WIDTH_IN)
-        drawing.subplots_adjust(
-            left=0.135, right=0.988, top=1 - top / height, bottom=(bottom + 0.06) / height, hspace=0.3
-        )
-        for number, (axes, name) in enumerate(zip(rows, names, strict=True)):
-            canvas.mark(axes, marks, labels=number == 0, incidents=False)
-            _lever(axes, name, [(x, levers.get(name)) for x, levers in history], marks.limits)
-            axes.text(-0.155, 0.5, name, transform=axes.transAxes, ha="left", va="center", color=BLACK)
-        _rung_axis(rows[-1])
-        svg = canvas.to_svg(drawing, "levers", "Levers over paid steps")
-    note = "each step of the staircase is a value that was set; nominal is what configuration and schedule say"
-    return tag("figure", tag("figcaption", tag("span", "Levers"), tag("small", note, class_="note")), svg)
-
-
-def _lever(axes: Axes, name: str, moves: Sequence[tuple[int, float | None]], limits: tuple[float, float]) -> None:
-    nominal = 1.0 if name.endswith("_scale") else -math.inf
-    values = [nominal if value is None else value for _, value in moves]
-    rungs = sorted({nominal, *values})
-    start, levels = rungs.index(nominal), [rungs.index(value) for value in values]
-    x = [limits[0], *(max(float(step), limits[0]) for step, _ in moves), limits[1]]
-    y = [start, *levels, levels[-1]]
-    (line,) = axes.plot(x, y, color=BLUE, linewidth=1.8, drawstyle="steps-post", zorder=2.2)
-    line.set_gid("lever")
-    named = ["nominal" if value == nominal else shown(value) for value in rungs]
-    every = max(1, math.ceil(len(named) / MOST_LEVER_TICKS))
-    axes.set_yticks(range(0, len(named), every), named[::every])
-    axes.set_ylim(-0.35, len(named) - 0.65)
-
-
-def _rung_axis(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(16, integer=True))
-    axes.set_xlabel("paid step", fontsize=canvas.LABEL_PT - 0.5, labelpad=1)
 
 
 def key(data: RunData, marks: Marks) -> Html:
     """Legend of the colours and lines that occur."""
     items = [
-        (True, f'd="M1 6H25" stroke="{BLUE}" stroke-width="2.2"', "kept steps"),
+        (True, f'd="M1 6H25" style="stroke:{themed(BLUE)}" stroke-width="2.2"', "kept steps"),
         (
             any(data.steps.abandoned),
-            f'd="M1 6H25" stroke="{GREY}" stroke-width="1.8" stroke-dasharray="6 3"',
-            "abandoned steps, undone by a rollback",
+            f'd="M1 6H25" style="stroke:{themed(GREY)}" stroke-width="1.8" stroke-dasharray="6 3"',
+            "steps undone by a rollback",
         ),
-        (bool(marks.spans), f'd="M1 0H25V12H1z" fill="{SPAN}"', "incident, while it was open"),
-        (bool(marks.remedies), f'd="M13 0V12" stroke="{GREEN}" stroke-width="2"', "remedy applied, numbered below"),
+        (bool(marks.spans), f'd="M1 0H25V12H1z" style="fill:{themed(SPAN)}"', "incident, while it was open"),
+        (
+            bool(marks.remedies),
+            f'd="M13 0V12" style="stroke:{themed(GREEN)}" stroke-width="2"',
+            "remedy applied, numbered below",
+        ),
         (
             bool(marks.faults),
-            f'd="M13 0V12" stroke="{BLACK}" stroke-width="2" stroke-dasharray="1.5 2"',
+            f'd="M13 0V12" style="stroke:{themed(BLACK)}" stroke-width="2" stroke-dasharray="1.5 2"',
             "injected fault (ground truth)",
         ),
         (
             bool(marks.planned),
-            f'd="M13 0V12" stroke="{GREY}" stroke-width="2" stroke-dasharray="5 1.5 1 1.5"',
+            f'd="M13 0V12" style="stroke:{themed(GREY)}" stroke-width="2" stroke-dasharray="5 1.5 1 1.5"',
             "declared change, or injected benign control",
         ),
     ]

@@ -36,7 +36,13 @@ def joined(parts: Iterable[str]) -> Html:
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], class_: str = "plain") -> Html:
     """A table with one row of headings."""
     head = tag("thead", tag("tr", *(tag("th", heading, scope="col") for heading in headings)))
-    body = tag("tbody", *(tag("tr", *(tag("td", cell) for cell in row)) for row in rows))
+    body = tag(
+        "tbody",
+        *(
+            tag("tr", *(tag("td", tag("div", cell), data_label=h) for h, cell in zip(headings, row, strict=True)))
+            for row in rows
+        ),
+    )
     return tag("div", tag("table", head, body, class_=class_), class_="scroll")
 
 

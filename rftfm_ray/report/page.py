@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rftfm_ray.errors import RecordError
 from rftfm_ray.files import write_atomic
-from rftfm_ray.report.curves import curves, key, lever_figure, marks_of
+from rftfm_ray.report.curves import curves, key, marks_of
+from rftfm_ray.report.levers import lever_figure
 from rftfm_ray.report.markup import NOTHING, Html, badge, joined, table, tag
 from rftfm_ray.report.samples import samples_section
 from rftfm_ray.report.sections import incident_section
@@ -46,7 +47,7 @@ def build_report(run_dir: Path, *, samples: bool = False) -> str:
         _journal(data, incidents),
         tag("footer", f"Written by `rftfm report` from the records in {clean(str(run_dir))}. Times are UTC."),
     ]
-    return _page(data.name, parts)
+    return _page(data.title, parts)
 
 
 def write_report(run_dir: Path, *, samples: bool = False, out: Path | None = None) -> Path:
@@ -92,7 +93,7 @@ def _header(data: RunData) -> Html:
         ("Guard", guard_words(data)),
         ("Newest record", clock(data.newest_s)),
     ]
-    title = tag("div", tag("h1", data.name), badge(state, TONES.get(state, "open")), class_="head")
+    title = tag("div", tag("h1", data.title), badge(state, TONES.get(state, "open")), class_="head")
     about = tag("p", *(tag("span", f"{name} ", tag("b", value or "unknown")) for name, value in pairs), class_="about")
     return tag("header", title, about)
 
@@ -119,10 +120,10 @@ def _tiles(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark
             "greedy, first and last probe",
         ),
         ("Steps", str(values.step), planned),
-        ("Paid steps", str(values.paid_steps), "with those that were undone"),
+        ("Paid steps", str(values.paid_steps), "steps computed, with those that were undone"),
         ("Incidents", str(len(incidents)), "in the journal" if data.journalled else "no journal: nothing watched"),
         ("Remedies", str(len(remedies)), "applied"),
-        ("Refused updates", str(values.refused), "by the commit gate"),
+        ("Refused updates", str(values.refused), "by the commit gate, which checks every update"),
         ("Step time", time if seconds == seconds else NONE, "median"),
     ]
     shown = (
@@ -138,7 +139,7 @@ def _curves(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mar
     drawn = curves(data, marked)
     if not drawn:
         return joined((tag("h2", "Curves"), tag("p", "No step has been recorded yet.", class_="muted")))
-    levers = lever_figure(lever_history(data.entries), marked)
+    levers = lever_figure(lever_history(data.entries), marked, data.config)
     moved = [tag("div", levers, style="margin-top:14px")] if levers is not None else []
     return tag("section", tag("h2", "Curves"), key(data, marked), tag("div", *drawn, class_="curves"), *moved)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from rftfm_ray.incidents.state import Entry, EntryKind
@@ -57,13 +58,18 @@ def _finding(incident: Incident) -> Html:
             ),
             ("Summary", incident.text("summary")),
             ("What was seen", bullets(incident.evidence) if incident.evidence else ""),
-            ("Other explanations", incident.text("rivals")),
+            ("Other explanations", _rivals(incident)),
             ("Onset, estimated", _onset(incident)),
             ("Decision", nothing),
             ("Not done", bullets(refused) if refused else ""),
             ("Final state", joined((state_words(incident.state), f": {incident.reason}" if incident.reason else ""))),
         ]
     )
+
+
+def _rivals(incident: Incident) -> str:
+    """The other explanations, without those whose probability rounds to zero."""
+    return "; ".join(item for item in incident.text("rivals").split("; ") if not re.match(r"\S+ 0%(,|$)", item))
 
 
 def _percent(share: float) -> str:
@@ -143,7 +149,7 @@ def _outcome(entry: Entry | None) -> str:
 
 def _because(entry: Entry) -> str:
     reason = text_of(entry, "reason")
-    return f" ({reason})" if reason else ""
+    return f" — {reason}" if reason else ""
 
 
 def _course(incident: Incident) -> Html:

@@ -114,7 +114,7 @@ def _step(value: object) -> int | None:
 def drill(fault: Fault, incidents: Sequence[Incident], now: int) -> str:
     """Describe the result of an injected fault: which incident named it, and how soon after its effect."""
     lasted = _duration_words(fault)
-    text = f"Fault injection: {fault.code} ({fault.mechanism}) was injected from paid step {fault.onset} {lasted};"
+    text = f"Injected fault: {fault.code} ({fault.mechanism}) from paid step {fault.onset} {lasted};"
     if now < fault.onset:
         return f"{text} the run has not come so far."
     if fault.learned:
@@ -129,6 +129,15 @@ def drill(fault: Fault, incidents: Sequence[Incident], now: int) -> str:
     if named:
         return f"{text} incident {first.id} named it, {opened}."
     return f"{text} no incident named it, and incident {first.id}, {opened}, called it {first.code}."
+
+
+def not_claimed(faults: Sequence[Fault], incidents: Sequence[Incident]) -> list[Incident]:
+    """The incidents that no injected fault explains by its code and onset; a control may have caused these."""
+    return [
+        incident
+        for incident in incidents
+        if not any(fault.code == incident.code and incident.opened.paid_step >= fault.onset for fault in faults)
+    ]
 
 
 def _duration_words(fault: Fault) -> str:

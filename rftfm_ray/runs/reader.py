@@ -119,6 +119,12 @@ class RunData:
         return clean(run) if isinstance(run, str) and run else clean(self.run_dir.absolute().name)
 
     @property
+    def title(self) -> str:
+        """Name of the run, and of its directory where that differs."""
+        directory = clean(self.run_dir.absolute().name)
+        return self.name if directory == self.name else f"{self.name} (directory {directory})"
+
+    @property
     def mode(self) -> str:
         """Mode of the guard from the journal, else from the configuration, else `unknown`."""
         modes = [text_of(entry, "mode") for entry in self.entries if entry.kind is EntryKind.STARTED]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
-from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of
+from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of, not_claimed
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.words import as_number, clean, figure, listed, plural, text_of
 from rftfm_ray.types import GuardMode
@@ -34,6 +34,11 @@ class Figures:
     paid_steps: int
     refused: int
     step_time_s: float
+
+    @property
+    def undone(self) -> int:
+        """Steps that rollbacks have undone, with those under way at the time; they were paid for all the same."""
+        return max(0, self.paid_steps - self.step)
 
 
 def figures(data: RunData) -> Figures:
@@ -83,8 +88,9 @@ def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mar
     summary = [_incident_words(data, incidents), *_action_words(data, incidents, remedies)]
     paragraphs = [" ".join(summary), _progress_words(data), lost(data), standing]
     now = data.position.paid_step
-    paragraphs += [drill(fault, incidents, now) for fault in faults_of(data.events)]
-    paragraphs += [control_words(control, incidents, now) for control in controls_of(data.events)]
+    faults = faults_of(data.events)
+    paragraphs += [drill(fault, incidents, now) for fault in faults]
+    paragraphs += [control_words(control, not_claimed(faults, incidents), now) for control in controls_of(data.events)]
     paragraphs += list(dict.fromkeys(change_words(change) for change in changes_of(data.events)))
     return tone(data, incidents), [text for text in paragraphs if text]
 
@@ -182,9 +188,8 @@ def _progress_words(data: RunData) -> str:
     ):
         if math.isfinite(first) and math.isfinite(last):
             parts.append(f"{name} went from {figure(first)} to {figure(last)}")
-    # Like `rftfm status`: a rollback also throws away the step under way, which has no recorded row.
-    undone = data.steps.ids[-1].paid_step - data.steps.ids[-1].step if data.steps.ids else 0
-    back = [f"{plural(undone, 'step was', 'steps were')} undone by rollbacks"] if undone > 0 else []
+    undone = values.undone
+    back = [f"{plural(undone, 'step was', 'steps were')} undone by rollbacks"] if undone else []
     text = ", ".join([*parts, *back])
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
@@ -198,5 +203,5 @@ def refusals(incident: Incident) -> list[str]:
             EntryKind.POLICY_FAILED: f"{policy} failed",
             EntryKind.HELD: f"{policy} did nothing for now",
         }.get(entry.kind, f"{text_of(entry, 'remedy') or 'a remedy'} was refused")
-        sentences.append(f"step {entry.id.step}: {what} ({text_of(entry, 'reason') or 'no reason given'})")
+        sentences.append(f"step {entry.id.step}: {what} — {text_of(entry, 'reason') or 'no reason given'}")
     return sentences

@@ -147,6 +147,11 @@ def _ended(entry: Entry) -> str:
     return f"guard ended: {plural(incidents, 'incident')}, {plural(remedies, 'remedy', 'remedies')}"
 
 
+def _declared(entry: Entry) -> str:
+    levers = levers_in(entry)
+    return f"declared change: {text_of(entry, 'change') or NONE}" + (f" ({lever_text(levers)})" if levers else "")
+
+
 _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.STARTED: _started,
     EntryKind.OPENED: _diagnosis,
@@ -164,7 +169,7 @@ _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.OUTCOME: _judged,
     EntryKind.RETURNING: _remedy("ordered:"),
     EntryKind.CLOSED: lambda entry: f"closed: {text_of(entry, 'state').replace('_', ' ') or NONE}",
-    EntryKind.DECLARED: lambda entry: f"declared change: {text_of(entry, 'change') or NONE}",
+    EntryKind.DECLARED: _declared,
     EntryKind.DISABLED: lambda entry: f"disabled: {text_of(entry, 'name') or NONE}",
     EntryKind.LATE: lambda entry: f"verdict came late, after {figure(number_of(entry, 'waited_s'))} s",
     EntryKind.ENDED: _ended,

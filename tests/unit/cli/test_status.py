@@ -112,7 +112,7 @@ def test_status_of_a_run_that_goes_on(make_run: MakeRun) -> None:
     done = rftfm("status", run)
     assert done.exit_code == 0, done.output
     lines = {line[:13].strip(): line[13:] for line in done.output.splitlines() if line[:13].strip()}
-    assert lines["run"] == f"{run.name}-1"
+    assert lines["run"] == f"{run.name}-1 (directory {run.name})"
     assert lines["records"] == str(run), "a path is not broken in two"
     assert lines["state"].startswith("going on, newest record ")
     assert lines["progress"] == "step 7 of 20, 10 paid (3 undone by rollbacks)"
@@ -186,7 +186,7 @@ def test_guard_that_was_lost_and_policy_that_waits_are_told(make_run: MakeRun) -
     rftfm("report", run)
     html = (run / "report.html").read_text()
     assert "The guard was lost on the way: the monitor died" in html
-    assert "step 4: policy mine:Own did nothing for now (too early)" in html
+    assert "step 4: policy mine:Own did nothing for now — too early" in html
     assert "held: policy mine:Own does nothing for now -- too early" in rftfm("journal", run).output
 
 

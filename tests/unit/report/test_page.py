@@ -185,9 +185,9 @@ def test_every_fact_of_an_incident_is_told(make_run: MakeRun) -> None:
     text = Page(build_report(make_run())).text
     for part in (
         "#1 OD-1", "family OD", "90 % sure", "suspiciously large updates", "kl_ref high", "update_ratio high",
-        "PG-9 unlikely", "step 5, not before step 4", "go_back", "accuracy fell", "by playbook", "probe agrees",
+        "PG-9 unlikely", "step 5, not before step 4", "go_back", "accuracy fell", "by playbook", "0.23 — probe agrees",
         "0.61 → 0.23", "to step 4", "at step 9, took 0.2 s", "resolved at step 8 (paid 13)", "87.5 → 0.25 nats",
-        "0.24 → 0.64", "calm again", "resolved: clean for long enough", "too_bold was refused (budget spent)",
+        "0.24 → 0.64 — calm again", "resolved: clean for long enough", "too_bold was refused — budget spent",
         "confirmed (held-out 0.61 -> 0.23)", "lr_scale=0.5",
         "1 incident (OD-1): 1 resolved.", "1 remedy applied: go_back at paid step 9 (resolved).", "return lr_scale",
         "0.125 → 0.875", "500 ms", "act on OD, TE",
@@ -217,20 +217,20 @@ def test_incidents_remedies_and_injected_faults_stand_where_they_happened(make_r
     fault: dict[str, Scalar] = {"code": "OD-1", "mechanism": "gain", "switch_step": 4, "effect_step": 5, "duration": 3}
     html = build_report(make_run(faults=(fault,)))
     for panel in ("reward", "kl"):
-        assert x_of(html, panel, "incident-1") == [5.5, 15.5]
+        assert x_of(html, panel, "incident-1") == [6.0, 15.0]
         assert x_of(html, panel, "remedy-1") == [9.0, 9.0]
         assert x_of(html, panel, "injected-1") == [4.0, 4.0]
         assert f'id="{panel}-remedy-2"' not in html
     assert ">injected OD-1</text>" in html
-    assert "OD-1 (gain) was injected from paid step 4 to 6; incident 1 named it, opened 1 paid step later." in html
+    assert "Injected fault: OD-1 (gain) from paid step 4 to 6; incident 1 named it, opened 1 paid step later." in html
     assert "stroke-dasharray" in group(html, "reward-injected-1")
     table = html[html.index("<h2>Remedies</h2>") : html.index("<h2>Incidents</h2>")]
-    assert re.findall(r"<td>(.*?)</td>", table)[:5] == ["1", "go_back", "#1 OD-1", "9", "9"]
+    assert re.findall(r"<td [^>]*><div>(.*?)</div></td>", table)[:5] == ["1", "go_back", "#1 OD-1", "9", "9"]
 
 
 def test_open_incident_lasts_to_the_newest_step(make_run: MakeRun) -> None:
     html = build_report(make_run(story=STORY[:8]))
-    assert x_of(html, "reward", "incident-1") == [5.5, 17.5]
+    assert x_of(html, "reward", "incident-1") == [6.0, 17.5]
     assert "1 incident (OD-1): 1 still open." in Page(html).text
 
 
@@ -254,7 +254,7 @@ def test_abandoned_rows_are_told_apart(make_run: MakeRun) -> None:
     assert kept.count("M ") == 2, "the kept line has a gap where steps were abandoned"
     assert ("stroke-dasharray" in gone, "stroke-dasharray" in kept) == (True, False)
     assert read_run(make_run("silent", story=None)).steps.abandoned == steps.abandoned, "attempts say it as well"
-    colours = [re.findall(r"stroke: (#\w+)", part)[0] for part in (kept, gone)]
+    colours = [re.findall(r"stroke: var\(--(\w+), #\w+\)", part)[0] for part in (kept, gone)]
     assert colours[0] != colours[1]
 
 
@@ -323,7 +323,9 @@ def test_levers_are_drawn_when_moved_and_only_those(make_run: MakeRun) -> None:
 def test_rate_that_is_cut_is_drawn_below_nominal(make_run: MakeRun) -> None:
     html = build_report(make_run())
     svg = html[html.index('id="levers-figure_1"') :]
-    nominal, cut = (float(re.findall(rf'y="([0-9.]+)"[^>]*>{label}</text>', svg)[0]) for label in ("nominal", "0.5"))
+    nominal, cut = (
+        float(re.findall(rf'y="([0-9.]+)"[^>]*>{label}</text>', svg)[0]) for label in (r"1 \(nominal\)", "0.5")
+    )
     assert cut > nominal, "y grows downwards"
 
 

@@ -75,7 +75,7 @@ GREEDY: Probes = {step: (greedy, NAN) for step, (greedy, _) in BOTH.items()}
 @pytest.mark.parametrize("place", ["rows", "events"])
 def test_sampled_accuracy_is_drawn_below_the_greedy_one(make_run: MakeRun, place: str) -> None:
     html = build_report(make_run(**{place: BOTH}))
-    surviving, sampled = points(html, "kept-probe"), points(html, "sampled-probe")
+    surviving, sampled = points(html, "kept-probe"), points(html, "kept-sampled-probe")
     assert [x for x, _ in sampled] == [x for x, _ in surviving]
     assert len(sampled) == 3
     # The axis of a picture points down; the sampled 0.5 and 0.75 stand where the greedy ones do.
@@ -92,15 +92,17 @@ def test_run_without_sampled_answers_has_no_line_of_them(make_run: MakeRun, plac
 
 def test_probe_that_sampled_nothing_is_left_out_of_the_line(make_run: MakeRun) -> None:
     html = build_report(make_run(events={**BOTH, 4: (0.75, NAN)}))
-    surviving, sampled = points(html, "kept-probe"), points(html, "sampled-probe")
+    surviving, sampled = points(html, "kept-probe"), points(html, "kept-sampled-probe")
     assert [x for x, _ in sampled] == [x for x, _ in (surviving[0], surviving[2])]
 
 
-def test_sampled_answers_of_steps_that_were_undone_are_not_drawn(make_run: MakeRun) -> None:
+def test_sampled_answers_of_steps_that_were_undone_are_grey_as_greedy_ones_are(make_run: MakeRun) -> None:
     html = build_report(make_run(rows=BOTH, undone=True))
-    assert len(points(html, "abandoned-probe")) == 1
-    assert [x for x, _ in points(html, "sampled-probe")] == [x for x, _ in points(html, "kept-probe")]
-    assert len(points(html, "sampled-probe")) == 2
+    gone = points(html, "abandoned-probe")
+    assert len(gone) == 1
+    assert [x for x, _ in points(html, "abandoned-sampled-probe")] == [x for x, _ in gone]
+    assert [x for x, _ in points(html, "kept-sampled-probe")] == [x for x, _ in points(html, "kept-probe")]
+    assert len(points(html, "kept-sampled-probe")) == 2
 
 
 def test_probes_are_read_from_whichever_knows_more(make_run: MakeRun) -> None:
