@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rftfm_ray.errors import LogError
+from rftfm_ray.runs.words import clean
 
 if TYPE_CHECKING:
     from rftfm_ray.diagnosis.logs import LogVerdict
@@ -40,7 +41,12 @@ def diagnose(
     from rftfm_ray.diagnosis.logs import judge_log
     from rftfm_ray.integrations.steplog import read_log
 
-    verdict = judge_log(read_log(file))
+    try:
+        log = read_log(file)
+    except LogError as error:
+        # The message quotes names of columns as they stand in the file.
+        raise LogError(clean(str(error))) from None
+    verdict = judge_log(log)
     if json:
         print(jsonlib.dumps(plain(verdict), allow_nan=False))
     else:
@@ -67,9 +73,9 @@ def _show(verdict: LogVerdict, console: Console) -> None:
             until = f"{alarm.last_step}" if alarm.recovered else "the end"
             what = alarm.kind.replace("_", " ")
             steps = f"{alarm.first_step}", f"{alarm.raised_step}", until
-            table.add_row(alarm.signal, Text(alarm.column), what, *steps)
+            table.add_row(alarm.signal, Text(clean(alarm.column)), what, *steps)
         console.print(table)
     for note in (*verdict.broken, *verdict.notes):
-        console.print(Text(note), soft_wrap=True)
+        console.print(Text(clean(note)), soft_wrap=True)
     if verdict.unused_columns:
-        console.print(Text(f"Not used: {', '.join(verdict.unused_columns)}"), soft_wrap=True)
+        console.print(Text(f"Not used: {', '.join(map(clean, verdict.unused_columns))}"), soft_wrap=True)

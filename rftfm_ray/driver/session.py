@@ -135,7 +135,8 @@ class Session:
         sequences, version = self._group.parity, self.position.model_version
         scores = [self._group.learner.score(sequences), *self._group.rollouts.score(sequences, version)]
         own, *others = wait_for(scores, self._rollout_limit, "probing log-prob parity")
-        gap = max(float(np.abs(a - b).max()) for other in others for a, b in zip(own, other, strict=True))
+        # NumPy's maximum is NaN if any gap is; Python's depends on the order.
+        gap = float(np.max([np.abs(a - b).max() for other in others for a, b in zip(own, other, strict=True)]))
         limit = self._config.sync.parity_max_gap
         # "not <=" also catches NaN.
         if not gap <= limit:

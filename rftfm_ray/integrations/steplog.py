@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from rftfm_ray.errors import LogError
 from rftfm_ray.integrations.aliases import STEPS, canonical
 
 LARGEST = 2 << 30
+BOM = b"\xef\xbb\xbf"
 FIX = "give a CSV, JSONL or Parquet file with a row for every step"
 # Beyond this share of unreadable rows a file is something else.
 MOST_BROKEN = 0.5
@@ -104,18 +106,21 @@ def _format(path: Path, data: bytes) -> str:
         return "parquet"
     if b"\0" in data:
         raise LogError(f"{path} is binary and no Parquet file; {FIX}.")
-    return "jsonl" if data.lstrip()[:1] in (b"{", b"[") else "csv"
+    return "jsonl" if data.removeprefix(BOM).lstrip()[:1] in (b"{", b"[") else "csv"
 
 
 def _text(path: Path, data: bytes, notes: _Notes) -> str:
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         notes.lost(f"The file is not UTF-8 from byte {error.start} on.")
         found = data[: error.start].decode("utf-8-sig")
         if not found.strip():
             raise LogError(f"{path} is not UTF-8 text; {FIX}.") from None
         return found
+    if not text.strip():
+        raise LogError(f"{path} is empty; {FIX}.")
+    return text
 
 
 def _read_parquet(path: Path, data: bytes) -> _Table:
@@ -146,11 +151,13 @@ def _cells(column: Any) -> list[Any] | Floats:
 
 def _read_jsonl(path: Path, data: bytes) -> _Table:
     notes = _Notes()
-    lines = [line for line in _text(path, data, notes).splitlines() if line.strip()]
+    # Only "\n" ends a line of JSON: str.splitlines() also splits at U+2028 and others that a string may hold.
+    lines = [line for line in _text(path, data, notes).split("\n") if line.strip()]
+    decoder = json.JSONDecoder(strict=False)
     rows, broken = list[dict[str, Any]](), list[int]()
     for place, line in enumerate(lines, start=1):
         try:
-            found = json.loads(line)
+            found = decoder.decode(line)
         except (ValueError, RecursionError):
             found = None
         if isinstance(found, dict):
@@ -165,17 +172,18 @@ def _read_jsonl(path: Path, data: bytes) -> _Table:
 def _read_csv(path: Path, data: bytes) -> _Table:
     notes = _Notes()
     text = _text(path, data, notes)
-    first = text.splitlines()[0]
-    delimiter = max(",;\t", key=first.count)
+    # Lines as the csv module counts them; the first one that is not blank is the header.
+    written = list(itertools.dropwhile(lambda line: not line.strip(), io.StringIO(text, newline="")))
+    delimiter = max(",;\t", key=written[0].count)
     try:
-        lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
+        lines = [row for row in csv.reader(written, delimiter=delimiter) if row]
     except csv.Error as error:
         raise LogError(f"{path} is not a CSV file ({error}); {FIX}.") from None
     header, *rows = lines
     names = [name.strip() for name in header]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise LogError(f"{path} has two columns {twice!r}; rename one of them.")
+        raise LogError(f"{path} has two columns {_short(twice)!r}; rename one of them.")
     if all(_number(name) is not None for name in names):
         raise LogError(f"{path} has no header with the names of its columns; add one.")
     broken = [place for place, row in enumerate(rows, start=2) if len(row) != len(names)]
@@ -198,6 +206,11 @@ def _note_broken(path: Path, notes: _Notes, broken: Sequence[int], total: int, w
     if broken:
         last = " It ends in the middle of one." if broken == [total] or broken == [total + 1] else ""
         notes.lost(f"{len(broken)} of {total} lines hold {what}, the first of them is line {broken[0]}.{last}")
+
+
+def _short(name: str, longest: int = 60) -> str:
+    """A name of a column for a message: a header may be a line of any length."""
+    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def _number(cell: object) -> float | None:
@@ -229,7 +242,7 @@ def _understood(path: Path, table: _Table) -> StepLog:
             unused.append(name)
     if not found:
         raise LogError(
-            f"{path} has no column that is known ({', '.join(unused[:5]) or 'none'}); name columns as "
+            f"{path} has no column that is known ({', '.join(map(_short, unused[:5])) or 'none'}); name columns as "
             "docs/signals.md says."
         )
     kept = _kept(steps, notes)
@@ -248,7 +261,7 @@ def _column(name: str, cells: Iterable[Any] | Floats, notes: _Notes) -> Floats |
     if wrong > len(numbers) / 2:
         return None
     if wrong:
-        notes.lost(f"{wrong} of {len(numbers)} cells of {name} are no numbers.")
+        notes.lost(f"{wrong} of {len(numbers)} cells of {_short(name)} are no numbers.")
     return np.array([math.nan if number is None else number for number in numbers], np.float64)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 from rftfm_ray.errors import ConfigError
 from rftfm_ray.types import Levers
@@ -52,7 +53,7 @@ def check_levers(levers: Levers) -> None:
         value = getattr(levers, spec.name)
         if value is None:
             continue
-        whole = isinstance(value, int) or not spec.whole
+        whole = isinstance(value, Integral) or not spec.whole
         if isinstance(value, bool) or not whole or not (math.isfinite(value) and spec.low <= value <= spec.high):
             bounds = f"[{spec.low}, {spec.high}]"
             raise ConfigError(

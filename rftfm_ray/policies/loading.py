@@ -52,7 +52,7 @@ def _policy(loaded: object, attribute: str, name: str) -> Policy:
             raise PolicyError(f"guard.policy={name}: class {attribute} has no method decide(self, ctx); add it.")
         try:
             loaded = loaded()
-        except Exception as error:  # the user's constructor may raise anything
+        except (Exception, SystemExit) as error:  # the user's constructor may raise anything
             raise PolicyError(
                 f"guard.policy={name}: {attribute}() raised {type(error).__name__}: {error}; it must need no arguments."
             ) from error

@@ -108,7 +108,7 @@ def _series(name: str, columns: Columns) -> RunSeries:
 
 def _whole_numbers(name: str, column: str, values: NDArray[np.float64]) -> NDArray[np.int64]:
     if not (np.isfinite(values).all() and (values == np.floor(values)).all() and (np.abs(values) < 2**53).all()):
-        raise ProfileError(f"{clean(name)} has a {column} that is not a whole number; correct it there.")
+        raise ProfileError(f"{clean(name)} has a {column} that is not a whole number below 2^53; correct it there.")
     return values.astype(np.int64)
 
 
@@ -123,9 +123,9 @@ def _read_table(path: Path) -> Columns:
 
 
 def _columns(table: pa.Table) -> Columns:
-    """Signals and keys of a table as floats, NaN for null."""
+    """Signals and keys of a table as floats, NaN for null; keys beyond 2^53 are rounded and refused later."""
     wanted = [name for name in table.schema.names if name in INDEX or name in KEY]
-    return {name: table.column(name).cast(pa.float64()).to_numpy().astype(np.float64) for name in wanted}
+    return {name: table.column(name).cast(pa.float64(), safe=False).to_numpy().astype(np.float64) for name in wanted}
 
 
 def _read_csv(path: Path) -> Columns:

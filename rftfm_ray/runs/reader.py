@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,10 +195,7 @@ def _config(path: Path) -> RunConfig | None:
 def _journal(path: Path) -> tuple[tuple[Entry, ...], tuple[float, ...]]:
     if not path.exists():
         return (), ()
-    try:
-        entries, times = read_journal(path)
-    except (RecursionError, OverflowError) as error:
-        raise RecordError(f"{path} is not a journal ({error}); it has been altered.") from None
+    entries, times = read_journal(path)
     for entry in entries:
         counters = (entry.id.attempt, entry.id.step, entry.id.paid_step)
         if not all(0 <= value <= MOST_STEPS for value in counters):
@@ -243,10 +240,21 @@ def _steps(run_dir: Path, entries: tuple[Entry, ...]) -> Steps:
         for name in table.column_names
         if name not in ("attempt", "step", "paid_step")
     }
-    keys = (table[name].to_pylist() for name in ("attempt", "step", "paid_step"))
-    ids = tuple(StepId(*key) for key in zip(*keys, strict=True))
+    ids = _step_ids(run_dir / "steps", {name: table[name].to_pylist() for name in ("attempt", "step", "paid_step")})
     undone = _undone(ids, entries)
     return Steps(ids, tuple(undone(id_) for id_ in ids), columns)
+
+
+def _step_ids(folder: Path, keys: Mapping[str, Sequence[int | None]]) -> tuple[StepId, ...]:
+    for name, values in keys.items():
+        for value in values:
+            if value is None or not 0 <= value <= MOST_STEPS:
+                shown = "null" if value is None else value
+                raise RecordError(
+                    f"{folder} has a row with {name}={shown}, which is not a count of steps; restore its parts from a "
+                    "copy."
+                )
+    return tuple(StepId(*key) for key in zip(*keys.values(), strict=True))
 
 
 def _finite(value: object) -> float:

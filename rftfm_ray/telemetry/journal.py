@@ -72,7 +72,7 @@ def read_journal(path: Path) -> tuple[tuple[Entry, ...], tuple[float, ...]]:
             entry, written = _from_json(json.loads(line))
             if entry.seq != len(entries) + 1:
                 raise ValueError(f"entry {entry.seq} comes as number {len(entries) + 1}")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             if number == len(lines):
                 break
             raise RecordError(f"{path} line {number} is not a journal entry ({error}); it has been altered.") from None

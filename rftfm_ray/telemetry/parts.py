@@ -88,7 +88,7 @@ class PartFolder:
     def _retain(self) -> None:
         if self._retention_bytes is None:
             return
-        parts = sorted(self._folder.glob("part-*.parquet"))
+        parts = _parts(self._folder)
         sizes = {part: part.stat().st_size for part in parts}
         total = sum(sizes.values())
         for part in parts[:-1]:
@@ -98,6 +98,11 @@ class PartFolder:
             total -= sizes[part]
 
 
+def _parts(folder: Path) -> list[Path]:
+    """Closed parts by number. Names alone do not sort: from 100000 on they are longer than those before."""
+    return sorted(folder.glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
+
+
 def read_parts(folder: Path, schema: pa.Schema) -> pa.Table:
     """All closed parts of a folder as one table; empty when there is none yet.
 
@@ -105,7 +110,7 @@ def read_parts(folder: Path, schema: pa.Schema) -> pa.Table:
         RecordError: names a part that cannot be read.
     """
     tables = []
-    for part in sorted(folder.glob("part-*.parquet")):
+    for part in _parts(folder):
         try:
             table = pq.read_table(part)
             if table.schema.names != schema.names or table.schema.metadata != schema.metadata:

@@ -164,7 +164,9 @@ def _traces(
     others = active_children()
     with ProcessPoolExecutor(workers, get_context("fork"), _begin_worker, (work,)) as pool:
         try:
-            return list(pool.map(_inherited_trace, tasks, chunksize=CHUNK))
+            # Not `map`, which cancels what is left: Python 3.11 cannot end a pool that has lost a worker after that.
+            chunks = [pool.submit(_inherited_traces, tasks[at : at + CHUNK]) for at in range(0, len(tasks), CHUNK)]
+            return [trace for chunk in chunks for trace in chunk.result()]
         except BaseException:
             # Nobody needs the rest, and leaving the pool would wait for it.
             for process in active_children():
@@ -181,8 +183,8 @@ def _begin_worker(work: _Work) -> None:
     _inherited.append(work)
 
 
-def _inherited_trace(task: tuple[int, int]) -> GuardTrace:
-    return _inherited[-1].trace(task)
+def _inherited_traces(tasks: Sequence[tuple[int, int]]) -> list[GuardTrace]:
+    return [_inherited[-1].trace(task) for task in tasks]
 
 
 class MultiplierSearch:

@@ -173,6 +173,17 @@ def test_rollback_puts_back_everything_that_the_next_update_goes_by(make_learner
     assert learner.levers == Levers(lr_scale=0.5)
 
 
+def test_snapshots_of_an_abandoned_attempt_cannot_be_gone_back_to(make_learner: MakeLearner) -> None:
+    actor = make_learner()
+    for step in (5, 10, 15):
+        actor.take_snapshot(TrainingCursor(StepId(0, step, step), step, 16 * step))
+    assert actor.snapshot_steps() == (5, 10, 15)
+    actor.restore_snapshot(10, 16)
+    assert actor.snapshot_steps() == (5, 10)
+    with pytest.raises(LearnerError, match="no snapshot of step 15"):
+        actor.restore_snapshot(15)
+
+
 def test_checkpoint_puts_back_the_window_of_the_gate_too(
     make_learner: MakeLearner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

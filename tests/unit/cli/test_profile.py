@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from rftfm_ray.cli.app import app
 from rftfm_ray.config import parse_config
 from rftfm_ray.detection.reference.profile import read_profile
-from rftfm_ray.errors import ProfileError, RftfmError
+from rftfm_ray.errors import ProfileError, RecordError, RftfmError
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.runs.healthy import read_candidate
 from rftfm_ray.telemetry.journal import JOURNAL, Journal
@@ -271,3 +271,20 @@ def test_commands_explain_themselves(command: str) -> None:
     done = rftfm("profile", command, "--help")
     assert done.exit_code == 0
     assert "Usage" in done.stdout
+
+
+def test_step_too_large_in_the_records_of_a_run_is_refused(make_run: Run) -> None:
+    run = make_run(1)
+    part = next((run / "steps").iterdir())
+    rows = pq.read_table(part).to_pylist()
+    rows[3]["step"] = 2**62
+    pq.write_table(pa.Table.from_pylist(rows, schema=STEP_SCHEMA), part)
+    with pytest.raises(ProfileError, match=r"run1 has a step that is not a whole number below 2\^53"):
+        read_candidate(str(run))
+
+
+def test_journal_that_nests_too_deeply_is_refused(make_run: Run) -> None:
+    run = make_run(1)
+    (run / JOURNAL).write_text("[" * 100_000 + "\n{}\n")
+    with pytest.raises(RecordError, match=r"line 1 is not a journal entry"):
+        read_candidate(str(run))

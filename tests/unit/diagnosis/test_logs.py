@@ -299,3 +299,18 @@ def test_command_line_refuses_what_is_no_log_with_a_sentence(
     code = run_guarded(lambda: app(["diagnose", str(path)], standalone_mode=False))
     assert code not in (0, 1)
     assert "is empty" in capsys.readouterr().err
+
+
+def test_command_line_prints_no_name_of_a_column_as_it_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log.jsonl"
+    rows = [{"step": step, "loss": 0.5, "\ud800a\x1b[31mb": 1, "entropy": 1.0} for step in range(1, 40)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    assert run_guarded(lambda: app(["diagnose", str(path)], standalone_mode=False)) == 0
+    output = capsys.readouterr().out
+    assert "Not used: a [31mb" in output
+    assert "\x1b[31m" not in output
+    path.write_text("\n".join(json.dumps({"\ud800a\x1b[31mb": 1}) for _ in rows))
+    assert run_guarded(lambda: app(["diagnose", str(path)], standalone_mode=False)) not in (0, 1)
+    assert "no column that is known ( a [31mb)" in capsys.readouterr().err

@@ -102,13 +102,13 @@ class Stage:
 
 @pytest.fixture
 def play(make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Stage, Curve]]:
-    """Make a run of four steps with these orders."""
+    """Make a run of four steps with these orders, and with overrides of its configuration."""
 
-    def run(orders: Mapping[int, Order] | None = None, *, granted: bool = True) -> tuple[Stage, Curve]:
+    def run(orders: Mapping[int, Order] | None = None, *overrides: str, granted: bool = True) -> tuple[Stage, Curve]:
         stage = Stage(make_batch([1.0, 0.0]), orders or {}, granted)
         monkeypatch.setattr(session_module, "wait_for", stage.wait)
         pool = tuple(Addition().pool(64, 0))
-        plan = make_plan(load_config(None, SHORT), pool=pool, heldout=pool)
+        plan = make_plan(load_config(None, [*SHORT, *overrides]), pool=pool, heldout=pool)
         parts = cast("Any", stage)
         return stage, loop(Parts(plan, Session(plan, make_group(plan)), parts, parts, lambda _: None))
 
@@ -156,6 +156,13 @@ def test_rollback_throws_the_step_under_way_away_and_goes_on_at_a_new_version(
     # Step 4 was being generated when the order came: paid, and never trained on.
     assert steps(stage) == [(0, 1, 1, 1), (0, 2, 2, 2), (0, 3, 3, 3), (1, 2, 5, 5), (1, 3, 6, 6), (1, 4, 7, 7)]
     assert "revise" not in [name for name, *_ in stage.journey]
+
+
+def test_no_result_of_the_probe_joins_answers_of_two_attempts(play: Callable[..., tuple[Stage, Curve]]) -> None:
+    stage, _ = play({4: BACK}, "probe.every=2")
+    probed = [(row.id.attempt, row.id.step) for row in stage.rows if not math.isnan(row.checks.probe_accuracy)]
+    # Step 3 of the first attempt began a round that step 2 of the second one would have ended.
+    assert probed == [(0, 2), (1, 4)]
 
 
 def test_costly_order_is_probed_and_one_that_is_not_granted_changes_nothing(

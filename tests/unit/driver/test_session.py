@@ -7,7 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rftfm_ray.actors.calls import Limit, Pending
 from rftfm_ray.actors.roles import Role
@@ -249,6 +251,25 @@ def test_what_is_served_after_a_rollback_goes_by_a_version_of_its_own(monkeypatc
     following = next(session.positions())
     assert (following.id, following.model_version) == (StepId(1, 5, 11), 11)
     assert {call[5] for call in asked(session.generate(following))} == {10}
+
+
+@pytest.mark.parametrize("actor", ["learner-0", "rollout-0", "rollout-1"])
+@pytest.mark.parametrize("sequence", [0, 1])
+def test_parity_probe_with_a_score_that_is_no_number_is_refused(
+    actor: str, sequence: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it stands: NaN compares with nothing, so that a maximum may lose it."""
+
+    def scores(calls: Sequence[Pending[Any]], limit: Limit, doing: str) -> list[list[NDArray[np.float32]]]:
+        answers = [[np.zeros(2, np.float32), np.zeros(2, np.float32)] for _ in calls]
+        for call, answer in zip(asked(calls), answers, strict=True):
+            if call[0] == actor:
+                answer[sequence][1] = math.nan
+        return answers
+
+    monkeypatch.setattr(module, "wait_for", scores)
+    with pytest.raises(SyncError, match="differ by nan nats"):
+        make_session(RunConfig()).parity()
 
 
 def test_actor_that_serves_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

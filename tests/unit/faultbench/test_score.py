@@ -17,9 +17,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from rftfm_ray.cli.app import app
+from rftfm_ray.detection.detectors.custom import load_detectors
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.detectors.baselines import ThreeSigma
 from rftfm_ray.faultbench.detectors.guard import GuardTrace, OpenedIncident
+from rftfm_ray.faultbench.detectors.oracle import Oracle
 from rftfm_ray.faultbench.detectors.peers import RlWatch
 from rftfm_ray.faultbench.detectors.references import ReferenceMode, References
 from rftfm_ray.faultbench.reproduce import Alarms, Difference, Reproduced
@@ -31,8 +33,10 @@ from rftfm_ray.faultbench.scoring.guarding import GuardSetup
 from rftfm_ray.faultbench.scoring.score import COLUMNS, ScoreOptions, score_benchmark
 from rftfm_ray.faultbench.scoring.summary import summary_of
 from rftfm_ray.faultbench.scoring.tables import show
+from rftfm_ray.faultbench.scoring.thresholds import ScoredRun, tuned_threshold
 from tests.unit.doubles import recorded_runs
 
+MINE = f"{Path(__file__).parents[3] / 'examples' / 'custom_detector.py'}:RewardShift"
 SIZE = Size(
     {"tiny": 20}, long=0, easy=16, hard=16, controls=8, declared=0, pairs=4, steps=(30, 40),
     combinations=(("addition", "grpo"),), codes=("RF-1", "OD-3"),
@@ -212,8 +216,7 @@ def scored_from_the_command_line(bench: Path, detector: str) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("_little_else")
 def test_a_detector_of_one_s_own_is_scored_from_the_command_line(bench: Path) -> None:
-    mine = f"{Path(__file__).parents[3] / 'examples' / 'custom_detector.py'}:RewardShift"
-    printed = scored_from_the_command_line(bench, mine)
+    printed = scored_from_the_command_line(bench, MINE)
     assert (printed["detector"], printed["disabled"]) == ("reward_shift", {})
     full = printed["modes"]["profile"]
     rows = [row for row in full["by_fault"] if row["by"] == "fault" and row["level"] == "easy"]
@@ -322,3 +325,51 @@ def test_multipliers_of_the_guard_are_set_on_tune_and_reported_on_report(
     watched.judged.clear()
     score_benchmark(folder, lambda _: None)
     assert (watched.learned_from, watched.judged) == ({Split.CALIBRATE}, {Split.REPORT})
+
+
+class WatchedOracle:
+    """Notes the splits of what the oracle learns from, and of the runs that it reads after that."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.learned_from, self.read = set[Split](), set[Split]()
+        learn, residuals = Oracle.__init__, Oracle.residuals
+        learnt = list[Oracle]()
+
+        def learning(oracle: Oracle, runs: Sequence[Recorded]) -> None:
+            self.learned_from |= {run.entry.split for run in runs}
+            learn(oracle, runs)
+            learnt.append(oracle)
+
+        def reading(oracle: Oracle, run: Recorded) -> NDArray[np.float64]:
+            if oracle in learnt:
+                self.read.add(run.entry.split)
+            return residuals(oracle, run)
+
+        monkeypatch.setattr(Oracle, "__init__", learning)
+        monkeypatch.setattr(Oracle, "residuals", reading)
+
+
+@pytest.mark.usefixtures("_little_else")
+def test_the_oracle_learns_from_calibrate_and_its_thresholds_from_tune_alone(
+    bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, watched = shutil.copytree(bench, tmp_path / "bench"), WatchedOracle(monkeypatch)
+    assert freeze(folder, lambda _: None).oracle
+    assert (watched.learned_from, watched.read) == ({Split.CALIBRATE}, {Split.TUNE})
+
+
+@pytest.mark.usefixtures("_little_else")
+def test_score_tunes_a_detector_of_one_s_own_on_tune_and_reads_the_oracle_on_report(
+    bench: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, tuned_on = WatchedOracle(monkeypatch), set[Split]()
+
+    def tuning(draws: Sequence[Sequence[ScoredRun]]) -> float:
+        tuned_on.update(scored.run.entry.split for draw in draws for scored in draw)
+        return tuned_threshold(draws)
+
+    monkeypatch.setattr("rftfm_ray.faultbench.scoring.score.tuned_threshold", tuning)
+    found = score_benchmark(bench, lambda _: None, ScoreOptions(load_detectors([MINE]), workers=1))
+    assert set(found.tuned) == set(ReferenceMode)
+    assert tuned_on == {Split.TUNE}
+    assert (watched.learned_from, watched.read) == ({Split.CALIBRATE}, {Split.REPORT})

@@ -48,6 +48,7 @@ def test_score_ends_with_its_workers_on_sigterm(is_group: bool) -> None:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
     assert "KeyboardInterrupt" in errors
+    assert "Exception in thread" not in errors
 
 
 def test_estimate_counts_every_draw_of_the_runs_that_have_a_reference() -> None:

@@ -94,6 +94,10 @@ def test_trl_s_own_names_are_known() -> None:
     [
         ("", "is empty"),
         (" \n\t\n", "is empty"),
+        (b"\xef\xbb\xbf", "is empty"),
+        (b"\xef\xbb\xbf\n", "is empty"),
+        ("\u0085\n", "is empty"),
+        ("x" * 5000 + "\n1\n", "…); name columns as docs/signals.md says"),
         (b"\x7fELF\0\0\0", "is binary"),
         (b"PAR1 and nothing of it", "damaged Parquet"),
         ("step,entropy\n", "no row that can be read"),
@@ -198,3 +202,19 @@ def test_numbers_of_parquet_are_what_the_same_cells_are(tmp_path: Path) -> None:
     for name, column in one.values.items():
         assert np.array_equal(column, other.values[name], equal_nan=True), name
     assert np.isposinf(one.values["reward_mean"][2])
+
+
+def test_byte_order_mark_does_not_hide_jsonl(tmp_path: Path) -> None:
+    check(read_log(written(tmp_path, "\ufeff" + as_jsonl(ROWS))))
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c"])
+def test_only_line_feeds_end_a_line_of_jsonl(tmp_path: Path, separator: str) -> None:
+    lines = [json.dumps(row).replace('"x"', f'"x{separator}y"') for row in ROWS]
+    check(read_log(written(tmp_path, "\r\n".join(lines))))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("blank", ["\n\n", "\r\n", "  \n"])
+def test_blank_lines_before_the_header_of_csv_are_skipped(tmp_path: Path, delimiter: str, blank: str) -> None:
+    check(read_log(written(tmp_path, blank + as_csv(ROWS, delimiter))))

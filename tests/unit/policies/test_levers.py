@@ -7,6 +7,7 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -229,3 +230,12 @@ def test_schedule_touches_nothing_but_the_rates() -> None:
     levers = Levers(kl_coef_scale=2.0, max_grad_norm=0.5, gamma=0.9, advantage_clip=1.0)
     slow, fast = effective(NOMINAL, 0.1, levers), effective(NOMINAL, 1.0, levers)
     assert dataclasses.replace(slow, lr=fast.lr, critic_lr=fast.critic_lr) == fast
+
+
+@every_lever
+def test_numbers_of_numpy_are_judged_as_numbers(spec: LeverSpec) -> None:
+    check_levers(only(spec.name, np.int64(1) if spec.whole else np.float64(spec.high)))
+    with pytest.raises(ConfigError, match=rf"^Lever {spec.name}=.*choose a value in"):
+        check_levers(only(spec.name, np.int64(10**9)))
+    with pytest.raises(ConfigError, match=spec.name):
+        check_levers(only(spec.name, True))

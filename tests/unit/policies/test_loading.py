@@ -65,6 +65,13 @@ class Failing:
     def decide(self, ctx):
         pass
 
+class Leaving:
+    def __init__(self):
+        raise SystemExit(3)
+
+    def decide(self, ctx):
+        pass
+
 class Deaf:
     def decide(self):
         pass
@@ -176,6 +183,7 @@ def test_refused_policy_is_not_registered_to_travel(folder: Path) -> None:
         ("Named", "class Named has no method decide"),
         ("Wanting", "Wanting() raised TypeError"),
         ("Failing", "Failing() raised OSError: no such disk; it must need no arguments"),
+        ("Leaving", "Leaving() raised SystemExit: 3; it must need no arguments"),
         ("Deaf", "Deaf.decide must take one argument, the context"),
         ("Greedy", "Greedy.decide must take one argument"),
         ("Strict", "Strict.decide must take one argument"),

@@ -119,6 +119,13 @@ def test_empty_journal_has_no_entries(tmp_path: Path) -> None:
     assert read_journal(tmp_path / JOURNAL) == ((), ())
 
 
+def test_line_that_python_cannot_represent_is_named(path: Path) -> None:
+    lines = path.read_text(encoding="ascii").splitlines()
+    for damage in ("[" * 100_000, json.dumps(json.loads(lines[1]) | {"time_s": 10**400})):
+        path.write_text("\n".join([lines[0], damage, *lines[2:]]) + "\n")
+        assert f"{path} line 2 is not a journal entry" in refused(path)
+
+
 def test_missing_journal_is_named(tmp_path: Path) -> None:
     message = refused(tmp_path / JOURNAL)
     assert str(tmp_path / JOURNAL) in message

@@ -168,6 +168,16 @@ def test_retention_never_removes_the_newest_part(tmp_path: Path) -> None:
         assert read_parts(tmp_path / "rows", SCHEMA)["value"].to_pylist() == [value]
 
 
+def test_parts_are_ordered_by_their_number(tmp_path: Path) -> None:
+    for retention, expected in ((None, [1, 2]), (1, [2])):
+        folder = tmp_path / str(retention)
+        parts = PartFolder(folder, SCHEMA, retention)
+        parts._next = 99_999
+        parts.write([{"value": 1}])
+        parts.write([{"value": 2}])
+        assert read_parts(folder, SCHEMA)["value"].to_pylist() == expected
+
+
 def test_steps_can_be_read_part_by_part_before_close(tmp_path: Path, writer: BackgroundWriter) -> None:
     recorder = StepRecorder(tmp_path / "steps", 2, writer)
     found = []
