@@ -346,7 +346,7 @@ def method_section(summary: Figures, cost: Figures) -> str:
     multipliers = ", ".join(f"{mode} {multiplier:g}" for mode, multiplier in summary["multipliers"].items())
     failed = "".join(f"- Detector {name} was disabled in {reason}.\n" for name, reason in summary["disabled"].items())
     budgets = f"{HEALTHY_BUDGET:g} false alarms in 1,000 healthy steps and {BENIGN_BUDGET:g} in 1,000 steps with a"
-    watched = f" Cost: {cost['machine']}." if "machine" in cost else ""
+    watched = f" Cost: {cost['machine']}." if cost.get("machine", made["machine"]) != made["machine"] else ""
     split = "" if summary["split"] == Split.REPORT else " **This is not the report split: a draft.**"
     return f"""`{made["page_command"]}` scores recorded runs and makes this page; `--from docs/detection/score.json`
 renders it again without scoring. The runs: `{made["command"]}` ({made["runs"]:,} runs, {made["steps"]:,} steps,

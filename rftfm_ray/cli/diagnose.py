@@ -77,5 +77,7 @@ def _show(verdict: LogVerdict, console: Console) -> None:
         console.print(table)
     for note in (*verdict.broken, *verdict.notes):
         console.print(Text(clean(note)), soft_wrap=True)
-    if verdict.unused_columns:
-        console.print(Text(f"Not used: {', '.join(map(clean, verdict.unused_columns))}"), soft_wrap=True)
+    columns = {"Known, but in no check": verdict.unchecked_columns, "Not known": verdict.unused_columns}
+    for what, names in columns.items():
+        if names:
+            console.print(Text(f"{what}: {', '.join(map(clean, names))}"), soft_wrap=True)

@@ -38,6 +38,8 @@ def remaining_s(done: int, steps: int, elapsed_s: float) -> float:
 
 # Columns before what continues a line of the guard.
 INDENT = 10
+# Seconds between two lines of a run that has no terminal.
+LONGEST_SILENCE_S = 60.0
 
 # Entries that a person watching needs; the journal has the others.
 TOLD = {
@@ -122,7 +124,7 @@ def describe_for_user(entry: Entry, fallback: str = PLAYBOOK) -> tuple[Text, str
 
 
 class _Plain:
-    """One line per tenth of the run, and for every probe."""
+    """One line per tenth of the run, each minute at least, and wherever updates were refused."""
 
     def __init__(self, console: Console, config: RunConfig) -> None:
         self._console = console
@@ -131,16 +133,18 @@ class _Plain:
         self._began: float | None = None
         self._first = 0
         self._probe = math.nan
+        self._shown_at = time.perf_counter()
         console.print(f"Starting {config.rollout.num_actors} rollout actor(s) and a learner ...", highlight=False)
 
     def __call__(self, row: StepRow) -> None:
-        probed = not math.isnan(row.checks.probe_accuracy)
-        self._probe = row.checks.probe_accuracy if probed else self._probe
+        self._probe = self._probe if math.isnan(row.checks.probe_accuracy) else row.checks.probe_accuracy
         now, step = time.perf_counter(), row.id.step
         if self._began is None:
             self._began, self._first = now - row.timings.step_s, step - 1
-        if not (probed or step % self._every == 0 or row.update.vetoes):
+        due = step % self._every == 0 or step == self._steps or now - self._shown_at >= LONGEST_SILENCE_S
+        if not (due or row.update.vetoes):
             return
+        self._shown_at = now
         elapsed, done = now - self._began, step - self._first
         left = remaining_s(done, self._steps - self._first, elapsed)
         refused = f"  {row.update.vetoes} update(s) refused" if row.update.vetoes else ""

@@ -91,7 +91,8 @@ class LogVerdict:
         coverage: of the checks.
         alarms: by the step at which they began.
         broken: checks that had their inputs and failed.
-        unused_columns: columns that no check reads.
+        unchecked_columns: columns that are known signals, and that no check reads.
+        unused_columns: columns that are not known, or hold no numbers.
         notes: on the file, one sentence each.
     """
 
@@ -100,6 +101,7 @@ class LogVerdict:
     coverage: Coverage
     alarms: tuple[Finding, ...]
     broken: tuple[str, ...]
+    unchecked_columns: tuple[str, ...]
     unused_columns: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -131,7 +133,7 @@ def judge_log(log: StepLog) -> LogVerdict:
     for name in _NUMBERS:
         alarms += not_finite(name, log.values[name]) if name in log.values else ()
     judged = _judged(log, priors)
-    unused = (*log.unused, *(column for name, column in log.columns.items() if name not in judged))
+    unchecked = tuple(column for name, column in log.columns.items() if name not in judged)
     findings = sorted(
         (_finding(log, alarm) for alarm in alarms),
         key=lambda finding: (finding.first_step, finding.signal, finding.kind),
@@ -139,7 +141,7 @@ def judge_log(log: StepLog) -> LogVerdict:
     partial = log.damaged or bool(broken)
     coverage = _coverage(log, joint=priors is not None)
     verdict = _verdict(tuple(findings), coverage, partial=partial)
-    return LogVerdict(verdict, partial, coverage, tuple(findings), tuple(broken), unused, log.notes)
+    return LogVerdict(verdict, partial, coverage, tuple(findings), tuple(broken), unchecked, log.unused, log.notes)
 
 
 def _failure(name: str, reason: str) -> str:

@@ -177,10 +177,11 @@ class IncidentManager:
             probe_before=outcome.probe_before, probe_after=outcome.probe_after, reason=outcome.reason,
         )  # fmt: skip
         if outcome.kind.helped:
-            self._close(incident, step, f"{outcome.kind.value} by {remedy}")
+            self._close(incident, step, f"{outcome.kind.value} by {remedy}", outcome=outcome.kind.value)
 
-    def _close(self, incident: Incident, step: StepId, reason: str) -> None:
-        self._ledger.note(EntryKind.CLOSED, step, incident.id, state=IncidentState.RESOLVED.value, reason=reason)
+    def _close(self, incident: Incident, step: StepId, reason: str, **outcome: Scalar) -> None:
+        state = IncidentState.RESOLVED.value
+        self._ledger.note(EntryKind.CLOSED, step, incident.id, state=state, reason=reason, **outcome)
 
     def _next_order(self, report: StepReport) -> Order | None:
         """The order that is due: for the oldest incident with one, else for a lever that may return."""

@@ -84,7 +84,7 @@ def judge(incident: Incident, case: Case, *, alarm_active: bool, probe_size: int
 
 def _nats(severity: float) -> str:
     """A severity with one decimal, never -0.0."""
-    return f"{round(severity, 1) + 0.0:.1f}"
+    return f"{severity:z.1f}"
 
 
 def confirmed(diagnosis: Diagnosis | None, before: float, now: float, size: int) -> tuple[bool, str]:

@@ -10,7 +10,7 @@ from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.report.markup import NOTHING, Html, badge, bullets, facts, joined, tag
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.verdict import refusals, state_words, tone_of, tone_of_result
-from rftfm_ray.runs.words import as_number, describe, figure, lever_text, levers_in, number_of, plural, text_of
+from rftfm_ray.runs.words import as_number, describe, figure, lever_text, levers_in, nats, number_of, plural, text_of
 from rftfm_ray.types import StepId
 
 
@@ -46,16 +46,14 @@ def step_text(id_: StepId) -> str:
 
 
 def _finding(incident: Incident) -> Html:
-    probability = incident.newest_with("probability")
-    sure = number_of(probability, "probability") if probability is not None else math.nan
+    newest = incident.newest_with("probability")
+    probability = number_of(newest, "probability") if newest is not None else math.nan
+    known = f", probability {probability:.0%}" if math.isfinite(probability) else ""
     refused = refusals(incident)
     nothing = "" if incident.remediations or refused else "none: nothing was decided"
     return facts(
         [
-            (
-                "Fault",
-                f"{incident.code}, family {incident.family}" + (f", {_percent(sure)} sure" if sure == sure else ""),
-            ),
+            ("Fault", f"{incident.code}, family {incident.family}{known}"),
             ("Summary", incident.text("summary")),
             ("What was seen", bullets(incident.evidence) if incident.evidence else ""),
             ("Other explanations", _rivals(incident)),
@@ -70,10 +68,6 @@ def _finding(incident: Incident) -> Html:
 def _rivals(incident: Incident) -> str:
     """The other explanations, without those whose probability rounds to zero."""
     return "; ".join(item for item in incident.text("rivals").split("; ") if not re.match(r"\S+ 0%(,|$)", item))
-
-
-def _percent(share: float) -> str:
-    return f"{figure(100 * share)} %"
 
 
 def _onset(incident: Incident) -> str:
@@ -138,7 +132,7 @@ def _failed(entry: Entry | None) -> str:
 def _outcome(entry: Entry | None) -> str:
     if entry is None:
         return ""
-    severity = [figure(number_of(entry, f"severity_{when}")) for when in ("before", "after")]
+    severity = [nats(number_of(entry, f"severity_{when}")) for when in ("before", "after")]
     probe = [figure(number_of(entry, f"probe_{when}")) for when in ("before", "after")]
     verdict = text_of(entry, "outcome") or "no verdict"
     return (

@@ -201,7 +201,7 @@ def refusals(incident: Incident) -> list[str]:
         policy = f"policy {text_of(entry, 'policy')}".strip()
         what = {
             EntryKind.POLICY_FAILED: f"{policy} failed",
-            EntryKind.HELD: f"{policy} did nothing for now",
+            EntryKind.HELD: f"{policy} ordered nothing at this step",
         }.get(entry.kind, f"{text_of(entry, 'remedy') or 'a remedy'} was refused")
         sentences.append(f"step {entry.id.step}: {what} — {text_of(entry, 'reason') or 'no reason given'}")
     return sentences

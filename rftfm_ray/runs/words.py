@@ -26,6 +26,11 @@ def figure(value: float) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
+def nats(evidence: float) -> str:
+    """Evidence in nats with one decimal; a dash where there is none."""
+    return f"{evidence:z.1f}" if math.isfinite(evidence) else NONE
+
+
 def plural(count: int, singular: str, many: str = "") -> str:
     """`1 incident`, `2 incidents`."""
     return f"{count} {singular if count == 1 else many or singular + 's'}"
@@ -94,12 +99,12 @@ def describe(entry: Entry) -> tuple[str, str]:
     say = _WORDS.get(entry.kind)
     what = say(entry) if say else entry.kind.value.replace("_", " ")
     why = text_of(entry, "reason") or text_of(entry, "summary")
-    return what, why
+    return what, "" if why and what.endswith(f": {why}") else why
 
 
 def _diagnosis(entry: Entry) -> str:
     probability, onset = number_of(entry, "probability"), number_of(entry, "onset")
-    details = [f"{figure(100 * probability)} % sure"] if math.isfinite(probability) else []
+    details = [f"probability {probability:.0%}"] if math.isfinite(probability) else []
     details += [f"since about step {figure(onset)}"] if math.isfinite(onset) else []
     code = text_of(entry, "code") or "unknown"
     verb = "opened: suspected" if entry.kind is EntryKind.OPENED else "diagnosed:"
@@ -133,7 +138,14 @@ def _judged(entry: Entry) -> str:
     before, after = number_of(entry, "severity_before"), number_of(entry, "severity_after")
     probe = f"held-out {figure(number_of(entry, 'probe_before'))} -> {figure(number_of(entry, 'probe_after'))}"
     outcome = text_of(entry, "outcome") or "no verdict"
-    return f"verified: {outcome} (severity {figure(before)} -> {figure(after)} nats, {probe})"
+    return f"verified: {outcome} (severity {nats(before)} -> {nats(after)} nats, {probe})"
+
+
+def _closed(entry: Entry) -> str:
+    """How it ended. A mitigated cause is still active: where a remedy had an outcome, its word stands for the state."""
+    if text_of(entry, "outcome"):
+        return f"closed: {text_of(entry, 'reason') or text_of(entry, 'outcome')}"
+    return f"closed: {text_of(entry, 'state').replace('_', ' ') or NONE}"
 
 
 def _started(entry: Entry) -> str:
@@ -158,7 +170,7 @@ _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.DIAGNOSED: _diagnosis,
     EntryKind.DECIDED: _remedy("decided:"),
     EntryKind.ADVISED: _remedy("advised, not carried out:"),
-    EntryKind.HELD: lambda entry: f"held: policy {text_of(entry, 'policy') or NONE} does nothing for now",
+    EntryKind.HELD: lambda entry: f"held: policy {text_of(entry, 'policy') or NONE} orders nothing at this step",
     EntryKind.REFUSED: _remedy("refused:"),
     EntryKind.POLICY_FAILED: lambda entry: f"policy {text_of(entry, 'policy') or NONE} failed",
     EntryKind.CONFIRMED: _confirmed,
@@ -168,7 +180,7 @@ _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.FAILED: lambda _: "could not be applied",
     EntryKind.OUTCOME: _judged,
     EntryKind.RETURNING: _remedy("ordered:"),
-    EntryKind.CLOSED: lambda entry: f"closed: {text_of(entry, 'state').replace('_', ' ') or NONE}",
+    EntryKind.CLOSED: _closed,
     EntryKind.DECLARED: _declared,
     EntryKind.DISABLED: lambda entry: f"disabled: {text_of(entry, 'name') or NONE}",
     EntryKind.LATE: lambda entry: f"verdict came late, after {figure(number_of(entry, 'waited_s'))} s",

@@ -84,15 +84,29 @@ def test_plain_output_holds_no_control_characters(clock: Clock) -> None:
     assert "\x1b" not in watch([make_row(2, probe=0.5)], clock)
 
 
-def test_probes_and_refusals_are_shown_at_once(clock: Clock) -> None:
-    lines = watch([make_row(1), make_row(3, vetoes=2), make_row(5, probe=0.25)], clock).splitlines()[1:]
-    assert [line.split("  ")[0] for line in lines] == ["step 3/20", "step 5/20"]
+def test_refusals_are_shown_at_once_and_probes_in_the_next_line(clock: Clock) -> None:
+    rows = [make_row(1), make_row(3, vetoes=2), make_row(5, probe=0.25), make_row(6)]
+    lines = watch(rows, clock).splitlines()[1:]
+    assert [line.split("  ")[0] for line in lines] == ["step 3/20", "step 6/20"]
     assert lines[0].endswith("  2 update(s) refused")
     assert "refused" not in lines[1]
+    assert "probe 0.250" in lines[1]
+
+
+def test_slow_steps_are_shown_once_a_minute_and_so_is_the_last_one(clock: Clock) -> None:
+    console = Console(file=StringIO(), width=160)
+    config = dataclasses.replace(CONFIG, steps=1001)
+    with progress(console, config) as watched:
+        for step, pause in ((1, 59), (2, 2), (3, 58), (4, 2), (1001, 0)):
+            clock.now += pause
+            watched.row(make_row(step))
+    assert isinstance(console.file, StringIO)
+    lines = console.file.getvalue().splitlines()[1:]
+    assert [line.split("/")[0] for line in lines] == ["step 2", "step 4", "step 1001"]
 
 
 def test_last_probe_stays_in_later_lines(clock: Clock) -> None:
-    lines = watch([make_row(1, probe=0.75), make_row(2)], clock).splitlines()
+    lines = watch([make_row(2, probe=0.75), make_row(4)], clock).splitlines()
     assert "probe 0.750" in lines[2]
 
 
@@ -154,7 +168,7 @@ def shown(entries: list[Entry], *, terminal: bool = False) -> list[str]:
 @pytest.mark.parametrize("terminal", [False, True])
 def test_what_the_guard_does_is_told_with_its_reason(clock: Clock, terminal: bool) -> None:
     lines = shown([DIAGNOSED], terminal=terminal)
-    at = lines.index("step 7    guard #2  diagnosed: TE-1 (87.5 % sure, since about step 5)")
+    at = lines.index("step 7    guard #2  diagnosed: TE-1 (probability 88%, since about step 5)")
     assert lines[at + 1] == "          tools [red]fail[/red]"
 
 

@@ -186,8 +186,8 @@ def test_guard_that_was_lost_and_policy_that_waits_are_told(make_run: MakeRun) -
     rftfm("report", run)
     html = (run / "report.html").read_text()
     assert "The guard was lost on the way: the monitor died" in html
-    assert "step 4: policy mine:Own did nothing for now — too early" in html
-    assert "held: policy mine:Own does nothing for now -- too early" in rftfm("journal", run).output
+    assert "step 4: policy mine:Own ordered nothing at this step — too early" in html
+    assert "held: policy mine:Own orders nothing at this step -- too early" in rftfm("journal", run).output
 
 
 def test_commands_work_without_a_guard(make_run: MakeRun) -> None:

@@ -164,13 +164,13 @@ def test_a_log_of_which_a_part_is_lost_is_never_called_healthy() -> None:
 def test_columns_that_no_check_reads_are_told() -> None:
     columns = healthy(1, 60) | {"reward_max": np.ones(60), "value_loss": np.ones(60)}
     verdict = judge_log(log_of(columns))
-    assert verdict.unused_columns == ("note", "its reward_max")
+    assert (verdict.unused_columns, verdict.unchecked_columns) == (("note",), ("its reward_max",))
     assert verdict.coverage.possible == 9
     # An update's size says something only beside what its schedule called for.
     sized = columns | {"update_ratio": np.ones(60)}
-    assert judge_log(log_of(sized)).unused_columns == ("note", "its reward_max", "its update_ratio")
+    assert judge_log(log_of(sized)).unchecked_columns == ("its reward_max", "its update_ratio")
     scheduled = sized | {"schedule_factor": np.ones(60), "schedule_excess": np.zeros(60)}
-    assert judge_log(log_of(scheduled)).unused_columns == ("note", "its reward_max")
+    assert judge_log(log_of(scheduled)).unchecked_columns == ("its reward_max",)
 
 
 def whole_log(**moved: float) -> StepLog:
@@ -273,7 +273,7 @@ def test_command_line_says_what_is_wrong_and_exits_with_1(tmp_path: Path) -> Non
     assert verdict["verdict"] == "faulty"
     assert [(a["signal"], a["first_step"], a["kind"]) for a in verdict["alarms"]] == [("loss", 41, "not_finite")]
     assert verdict["coverage"] == {"run": 8, "possible": 8, "missing": []}
-    assert verdict["unused_columns"] == []
+    assert verdict["unused_columns"] == verdict["unchecked_columns"] == []
 
 
 def test_command_line_promises_no_more_than_that_there_is_no_alarm(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_command_line_prints_no_name_of_a_column_as_it_stands(
     path.write_text("\n".join(json.dumps(row) for row in rows))
     assert run_guarded(lambda: app(["diagnose", str(path)], standalone_mode=False)) == 0
     output = capsys.readouterr().out
-    assert "Not used: a [31mb" in output
+    assert "Not known: a [31mb" in output
     assert "\x1b[31m" not in output
     path.write_text("\n".join(json.dumps({"\ud800a\x1b[31mb": 1}) for _ in rows))
     assert run_guarded(lambda: app(["diagnose", str(path)], standalone_mode=False)) not in (0, 1)

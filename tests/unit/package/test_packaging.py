@@ -14,7 +14,8 @@ import pytest
 from rftfm_ray.models import ModelSize
 
 ROOT = Path(__file__).parents[3]
-UPLOAD_LIMIT = 5 << 20
+# Ray stores files uncompressed; benchmark data or the documentation would exceed this.
+UPLOAD_LIMIT = 6 << 20
 
 
 @pytest.mark.parametrize("name", ["actors", "policies"])

@@ -184,9 +184,9 @@ def test_references_inside_a_figure_lead_somewhere(make_run: MakeRun) -> None:
 def test_every_fact_of_an_incident_is_told(make_run: MakeRun) -> None:
     text = Page(build_report(make_run())).text
     for part in (
-        "#1 OD-1", "family OD", "90 % sure", "suspiciously large updates", "kl_ref high", "update_ratio high",
+        "#1 OD-1", "family OD", "probability 90%", "suspiciously large updates", "kl_ref high", "update_ratio high",
         "PG-9 unlikely", "step 5, not before step 4", "go_back", "accuracy fell", "by playbook", "0.23 — probe agrees",
-        "0.61 → 0.23", "to step 4", "at step 9, took 0.2 s", "resolved at step 8 (paid 13)", "87.5 → 0.25 nats",
+        "0.61 → 0.23", "to step 4", "at step 9, took 0.2 s", "resolved at step 8 (paid 13)", "87.5 → 0.2 nats",
         "0.24 → 0.64 — calm again", "resolved: clean for long enough", "too_bold was refused — budget spent",
         "confirmed (held-out 0.61 -> 0.23)", "lr_scale=0.5",
         "1 incident (OD-1): 1 resolved.", "1 remedy applied: go_back at paid step 9 (resolved).", "return lr_scale",
