@@ -95,7 +95,7 @@ def test_refusals_are_shown_at_once_and_probes_in_the_next_line(clock: Clock) ->
 
 def test_slow_steps_are_shown_once_a_minute_and_so_is_the_last_one(clock: Clock) -> None:
     console = Console(file=StringIO(), width=160)
-    config = dataclasses.replace(CONFIG, steps=1001)
+    config = RunConfig(steps=1001)
     with progress(console, config) as watched:
         for step, pause in ((1, 59), (2, 2), (3, 58), (4, 2), (1001, 0)):
             clock.now += pause
