@@ -12,9 +12,12 @@ from rich.console import Console
 from rich.text import Text
 
 from rftfm_ray.incidents.state import EntryKind
+from rftfm_ray.runs.advice import advice
+from rftfm_ray.runs.counts import counts_of, is_open
+from rftfm_ray.runs.headline import headline
 from rftfm_ray.runs.incidents import Incident, incidents_of, levers_now, marks
 from rftfm_ray.runs.reader import RunData, find_run, read_run
-from rftfm_ray.runs.verdict import FINAL, figures, guard_words, lost, progress_of, state_words
+from rftfm_ray.runs.verdict import figures, guard_words, lost, progress_of, state_words
 from rftfm_ray.runs.words import clean, describe, figure, lever_text, plural
 
 STYLES = {"finished": "green", "failed": "red", "halted": "red", "going on": "yellow"}
@@ -38,11 +41,13 @@ def status(
 def standing(data: RunData) -> dict[str, Any]:
     """State of a run as plain values; unknown values are null. Times are seconds since 1970."""
     values, incidents = figures(data), incidents_of(data.entries)
+    advised = advice(data, incidents)
     state, why = progress_of(data)
     probe = next((probe for probe in reversed(data.probes) if not probe.abandoned), None)
     return {
         "run": data.name,
         "run_dir": clean(str(data.run_dir.absolute())),
+        "headline": headline(data, incidents, marks(incidents)),
         "state": state,
         "note": why or None,
         "guard_lost": lost(data) or None,
@@ -56,7 +61,9 @@ def standing(data: RunData) -> dict[str, Any]:
         "guard": data.mode,
         "journal": data.journalled,
         "incidents": [_incident(incident) for incident in incidents],
-        "remedies": len(marks(incidents)),
+        "remedies": counts_of(data.entries).remedies,
+        "advice": list(advised.sentences),
+        "act_command": advised.command or None,
         "last_action": last_action(data) or None,
         "levers": levers_now(data.entries),
         "newest_record_s": _known(data.newest_s),
@@ -88,6 +95,7 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
     probe = facts["probe"]
     lines = [
         ("run", data.title),
+        ("verdict", facts["headline"]),
         ("state", facts["state"] + _age(data, facts["state"])),
         ("progress", f"step {facts['step']}{planned}{paid}"),
         ("reward", f"{figure(values.reward_last)} (mean of the last 5 recorded steps)"),
@@ -95,10 +103,12 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("guard", guard_words(data) if data.journalled else f"{data.mode}; no journal"),
     ]
     if data.journalled:
-        lines += _incident_lines(incidents_of(data.entries))
+        lines += _incident_lines(data)
         lines += [("last action", facts["last_action"] or "none"), ("levers", lever_text(facts["levers"]))]
     lines += [("refused", plural(facts["refused_updates"], "update"))] if facts["refused_updates"] else []
     lines += [("note", facts[name]) for name in ("guard_lost", "note") if facts[name]]
+    lines += [("advice", sentence) for sentence in facts["advice"]]
+    lines += [("to act", facts["act_command"])] if facts["act_command"] else []
     return [*lines, ("records", facts["run_dir"])]
 
 
@@ -107,10 +117,10 @@ def _age(data: RunData, state: str) -> str:
     return f", newest record {figure(max(0.0, round(age)))} s ago" if state == "going on" and age == age else ""
 
 
-def _incident_lines(incidents: tuple[Incident, ...]) -> list[tuple[str, str]]:
-    going = [incident for incident in incidents if incident.state not in FINAL]
-    over = len(incidents) - len(going)
-    lines = [("incidents", f"{len(going)} open, {over} closed" if incidents else "none")]
+def _incident_lines(data: RunData) -> list[tuple[str, str]]:
+    counts = counts_of(data.entries)
+    going = [incident for incident in incidents_of(data.entries) if is_open(incident)]
+    lines = [("incidents", f"{counts.open} open, {counts.closed} closed" if counts.incidents else "none")]
     for incident in going:
         last = incident.remediations[-1] if incident.remediations else None
         done = f"; {last.remedy}: {last.result}" if last is not None else ""
@@ -125,7 +135,7 @@ def _incident(incident: Incident) -> dict[str, Any]:
         "code": incident.code,
         "family": incident.family,
         "state": incident.state,
-        "open": incident.state not in FINAL,
+        "open": is_open(incident),
         "opened_step": incident.opened.step,
         "opened_paid_step": incident.opened.paid_step,
         "closed_paid_step": None if incident.closed is None else incident.closed.id.paid_step,

@@ -26,8 +26,10 @@ from rftfm_ray.driver.loop import Curve, Listeners, Observer, Parts, loop
 from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import RftfmError
 from rftfm_ray.incidents.messages import GuardTotals
+from rftfm_ray.incidents.state import Entry
 from rftfm_ray.planning import RunPlan, plan
-from rftfm_ray.telemetry.journal import JOURNAL
+from rftfm_ray.runs.counts import counts_of, summaries_of
+from rftfm_ray.telemetry.journal import JOURNAL, read_journal
 from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.telemetry.rundir import create_run_dir
 from rftfm_ray.types import GuardMode, RunSummary, StepId
@@ -132,10 +134,17 @@ def _attach(
     return LiveGuard(planned.config.guard, guards, lost, listeners.entry)
 
 
+def _journalled(planned: RunPlan) -> tuple[Entry, ...]:
+    """The run's journal, which a lost guard leaves behind as well; empty without one."""
+    path = planned.folder / JOURNAL
+    return read_journal(path)[0] if path.exists() else ()
+
+
 def _summarize(planned: RunPlan, curve: Curve, began: float, totals: GuardTotals, last: StepId) -> RunSummary:
     def mean(values: list[float]) -> float:
         return statistics.fmean(values) if values else math.nan
 
+    entries = _journalled(planned)
     return RunSummary(
         run_dir=str(planned.folder),
         seed=planned.config.seed,
@@ -150,8 +159,8 @@ def _summarize(planned: RunPlan, curve: Curve, began: float, totals: GuardTotals
         first_step_s=curve.first_step_s - began,
         vetoes=curve.vetoes,
         guard=planned.config.guard.mode,
-        incidents=totals.incidents,
-        remedies=totals.remedies,
+        incidents=summaries_of(entries),
+        remedies=counts_of(entries).remedies,
         paid_steps=last.paid_step,
         guard_waits=totals.waits,
     )

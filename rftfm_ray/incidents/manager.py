@@ -145,6 +145,7 @@ class IncidentManager:
                 EntryKind.DIAGNOSED, step, incident.id, **_diagnosis_fields(diagnosis), summary=diagnosis.summary,
                 rivals="; ".join(f"{r.code} {r.probability:.0%}, {r.against}" for r in diagnosis.rivals),
                 evidence="; ".join(symptom.reason for symptom in diagnosis.symptoms),
+                signals=",".join(dict.fromkeys(symptom.signal for symptom in diagnosis.symptoms)),
             )  # fmt: skip
 
     def _incident_for(self, diagnosis: Diagnosis) -> Incident | None:

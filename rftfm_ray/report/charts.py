@@ -25,6 +25,7 @@ VARIABLES = {
     EDGE: "edge", GRID: "grid", TICK: "tick", INCIDENT: "incident", WHITE: "on-green",
 }  # fmt: skip
 PLANNED = (0, (5, 1.5, 1, 1.5))
+ONSET = (0, (4, 2))
 WIDTH_IN = 5.4
 LABEL_PT = 8.0
 # Labels that are nearer to each other than this share of the axis are written as one.
@@ -69,6 +70,8 @@ class Marks:
         remedies: remedies as label and step.
         faults: injected faults as label and onset.
         planned: declared changes and benign controls as label and step.
+        onsets: estimated beginnings of incidents as label and step.
+        alarms: openings of incidents as label and step.
     """
 
     limits: tuple[float, float]
@@ -76,6 +79,8 @@ class Marks:
     remedies: tuple[tuple[str, float], ...] = ()
     faults: tuple[tuple[str, float], ...] = ()
     planned: tuple[tuple[str, float], ...] = ()
+    onsets: tuple[tuple[str, float], ...] = ()
+    alarms: tuple[tuple[str, float], ...] = ()
 
 
 # Width of a character of a label, as a share of the axis.
@@ -136,13 +141,19 @@ def mark(axes: Axes, marks: Marks, *, labels: bool = True, incidents: bool = Tru
     for number, (_, step) in enumerate(marks.planned, start=1):
         line = axes.axvline(step, color=GREY, linewidth=1.3, linestyle=PLANNED, zorder=1.65)
         line.set_gid(f"planned-{number}")
+    for number, (_, step) in enumerate(marks.onsets, start=1):
+        line = axes.axvline(step, color=VERMILION, linewidth=1.3, linestyle=ONSET, zorder=1.62)
+        line.set_gid(f"onset-{number}")
+    for number, (_, step) in enumerate(marks.alarms, start=1):
+        axes.axvline(step, color=VERMILION, linewidth=1.3, zorder=1.64).set_gid(f"alarm-{number}")
     if labels:
         _label(axes, marks, incidents=incidents)
 
 
 def headroom_in(marks: Marks) -> float:
     """Inches that labels need above the axes."""
-    return 0.42 if marks.faults or marks.planned else 0.26 if marks.remedies else 0.08
+    noted = marks.faults or marks.planned or marks.onsets or marks.alarms
+    return 0.42 if noted else 0.26 if marks.remedies else 0.08
 
 
 def _label(axes: Axes, marks: Marks, *, incidents: bool) -> None:
@@ -155,7 +166,7 @@ def _label(axes: Axes, marks: Marks, *, incidents: bool) -> None:
     box = {"boxstyle": "round,pad=0.22", "facecolor": GREEN, "edgecolor": "none"}
     for label, step in _grouped(marks.remedies, near):
         _write(axes, label, step, 4.5, color=WHITE, fontweight="bold", bbox=box)
-    for label, step in _apart([*marks.faults, *marks.planned], low, high):
+    for label, step in _apart([*marks.faults, *marks.planned, *marks.onsets, *marks.alarms], low, high):
         _write(axes, label, step, 18.0, ha=_side(label, step, low, high), color=BLACK)
 
 

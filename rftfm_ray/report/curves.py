@@ -121,7 +121,7 @@ def _ascii(text: str) -> str:
 def curves(data: RunData, marks: Marks) -> list[Html]:
     """A figure for every panel that has something to show."""
     with canvas.style():
-        return [_figure(panel, data, marks) for panel in PANELS if _has_values(panel, data)]
+        return [panel_figure(panel, data, marks) for panel in PANELS if _has_values(panel, data)]
 
 
 def _has_values(panel: Panel, data: RunData) -> bool:
@@ -132,7 +132,8 @@ def _has_values(panel: Panel, data: RunData) -> bool:
     return any(math.isfinite(value) for line in panel.lines for value in data.steps.column(line.column))
 
 
-def _figure(panel: Panel, data: RunData, marks: Marks) -> Html:
+def panel_figure(panel: Panel, data: RunData, marks: Marks) -> Html:
+    """The figure of a panel; to be drawn within `charts.style`."""
     drawing, (axes,) = canvas.new_figure(HEIGHT_IN)
     top = 1 - canvas.headroom_in(marks) / HEIGHT_IN
     drawing.subplots_adjust(left=0.095, right=0.985, top=top, bottom=0.36 / HEIGHT_IN)
@@ -285,6 +286,16 @@ def key(data: RunData, marks: Marks) -> Html:
             bool(marks.planned),
             f'd="M13 0V12" style="stroke:{themed(GREY)}" stroke-width="2" stroke-dasharray="5 1.5 1 1.5"',
             "declared change, or injected benign control",
+        ),
+        (
+            bool(marks.spans),
+            f'd="M13 0V12" style="stroke:{themed(VERMILION)}" stroke-width="2" stroke-dasharray="4 2"',
+            "onset of an incident, estimated (in its own figures)",
+        ),
+        (
+            bool(marks.spans),
+            f'd="M13 0V12" style="stroke:{themed(VERMILION)}" stroke-width="2"',
+            "its alarm",
         ),
     ]
     drawn = (tag("span", Html(_icon(path)), text) for occurs, path, text in items if occurs)

@@ -7,18 +7,24 @@ from pathlib import Path
 
 from rftfm_ray.errors import RecordError
 from rftfm_ray.files import write_atomic
+from rftfm_ray.report.convicted import convicted
 from rftfm_ray.report.curves import curves, key, marks_of
 from rftfm_ray.report.levers import lever_figure
 from rftfm_ray.report.markup import NOTHING, Html, badge, joined, table, tag
 from rftfm_ray.report.samples import samples_section
 from rftfm_ray.report.sections import incident_section
 from rftfm_ray.report.style import CSS
+from rftfm_ray.runs.advice import advice
+from rftfm_ray.runs.counts import counts_of
+from rftfm_ray.runs.headline import headline
 from rftfm_ray.runs.incidents import Incident, Mark, incidents_of, lever_history, marks
 from rftfm_ray.runs.reader import RunData, read_run
-from rftfm_ray.runs.verdict import figures, guard_words, progress_of, tone_of_result, verdict
+from rftfm_ray.runs.verdict import figures, guard_words, progress_of, tone, tone_of_result, verdict
 from rftfm_ray.runs.words import NONE, clean, clock, describe, figure
 
 REPORT = "report.html"
+# Incidents whose signals are drawn: each has several figures.
+MOST_DRAWN = 10
 TONES = {"finished": "good", "failed": "bad", "halted": "bad"}
 # Nothing is loaded and nothing runs, whatever a text in here might hold.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -38,11 +44,11 @@ def build_report(run_dir: Path, *, samples: bool = False) -> str:
     incidents = incidents_of(data.entries)
     remedies = marks(incidents)
     parts = [
-        _header(data),
+        _header(data, incidents, remedies),
         _verdict(data, incidents, remedies),
-        _tiles(data, incidents, remedies),
+        _tiles(data),
         _curves(data, incidents, remedies),
-        *_incidents(incidents, remedies),
+        *_incidents(data, incidents, remedies),
         samples_section(run_dir, data.config) if samples else NOTHING,
         _journal(data, incidents),
         tag("footer", f"Written by `rftfm report` from the records in {clean(str(run_dir))}. Times are UTC."),
@@ -81,7 +87,7 @@ def _page(name: str, parts: Sequence[Html]) -> str:
     return f'<!DOCTYPE html>\n<html lang="en">{tag("head", head)}\n{body}</html>\n'
 
 
-def _header(data: RunData) -> Html:
+def _header(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> Html:
     state, _ = progress_of(data)
     config, started = data.config, data.event("run_started")
     task = started.get("task") or (config.task.name if config is not None else "")
@@ -95,16 +101,20 @@ def _header(data: RunData) -> Html:
     ]
     title = tag("div", tag("h1", data.title), badge(state, TONES.get(state, "open")), class_="head")
     about = tag("p", *(tag("span", f"{name} ", tag("b", value or "unknown")) for name, value in pairs), class_="about")
-    return tag("header", title, about)
+    line = tag("p", headline(data, incidents, remedies), class_=f"headline {tone(data, incidents)}")
+    return tag("header", title, line, about)
 
 
 def _verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> Html:
-    tone, paragraphs = verdict(data, incidents, remedies)
-    return tag("section", *(tag("p", text) for text in paragraphs), class_=f"card verdict {tone}")
+    colour, paragraphs = verdict(data, incidents, remedies)
+    advised = advice(data, incidents)
+    wanted = [tag("p", " ".join(advised.sentences))] if advised.sentences else []
+    wanted += [tag("p", "To let the guard act: ", tag("code", advised.command))] if advised.command else []
+    return tag("section", *(tag("p", text) for text in paragraphs), *wanted, class_=f"card verdict {colour}")
 
 
-def _tiles(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> Html:
-    values = figures(data)
+def _tiles(data: RunData) -> Html:
+    values, counts = figures(data), counts_of(data.entries)
     seconds = values.step_time_s
     time = f"{figure(1000 * seconds)} ms" if seconds < 1 else f"{figure(seconds)} s"
     planned = f"of {values.steps_planned} planned" if values.steps_planned else ""
@@ -121,8 +131,8 @@ def _tiles(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark
         ),
         ("Steps", str(values.step), planned),
         ("Paid steps", str(values.paid_steps), "steps computed, with those that were undone"),
-        ("Incidents", str(len(incidents)), "in the journal" if data.journalled else "no journal: nothing watched"),
-        ("Remedies", str(len(remedies)), "applied"),
+        ("Incidents", str(counts.incidents), "in the journal" if data.journalled else "no journal: nothing watched"),
+        ("Remedies", str(counts.remedies), "applied"),
         ("Refused updates", str(values.refused), "by the commit gate, which checks every update"),
         ("Step time", time if seconds == seconds else NONE, "median"),
     ]
@@ -144,8 +154,9 @@ def _curves(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mar
     return tag("section", tag("h2", "Curves"), key(data, marked), tag("div", *drawn, class_="curves"), *moved)
 
 
-def _incidents(incidents: Sequence[Incident], remedies: Sequence[Mark]) -> list[Html]:
+def _incidents(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> list[Html]:
     parts = []
+    limits = marks_of(data, incidents, remedies).limits
     if remedies:
         rows = [
             (
@@ -162,7 +173,9 @@ def _incidents(incidents: Sequence[Incident], remedies: Sequence[Mark]) -> list[
         parts += [tag("h2", "Remedies"), tag("div", table(headings, rows), class_="card")]
     if incidents:
         parts.append(tag("h2", "Incidents"))
-        parts += [incident_section(incident, remedies) for incident in incidents]
+        for number, incident in enumerate(incidents):
+            drawn = convicted(data, incident, remedies, limits) if number < MOST_DRAWN else NOTHING
+            parts.append(incident_section(incident, remedies, drawn))
     return parts
 
 

@@ -8,18 +8,19 @@ from collections.abc import Sequence
 
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.report.markup import NOTHING, Html, badge, bullets, facts, joined, tag
+from rftfm_ray.runs.headline import title_of
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.verdict import refusals, state_words, tone_of, tone_of_result
 from rftfm_ray.runs.words import as_number, describe, figure, lever_text, levers_in, nats, number_of, plural, text_of
 from rftfm_ray.types import StepId
 
 
-def incident_section(incident: Incident, remedies: Sequence[Mark]) -> Html:
-    """Everything about one incident."""
+def incident_section(incident: Incident, remedies: Sequence[Mark], figures: Html = NOTHING) -> Html:
+    """Everything about one incident; `figures` are its signals."""
     numbers = {id(m.remediation): m.number for m in remedies}
     head = tag(
         "div",
-        tag("h3", f"#{incident.id} {incident.code}"),
+        tag("h3", f"#{incident.id} {title_of(incident.code)}"),
         badge(state_words(incident.state), tone_of(incident.state)),
         tag("span", _extent(incident), class_="muted"),
         class_="head",
@@ -28,6 +29,7 @@ def incident_section(incident: Incident, remedies: Sequence[Mark]) -> Html:
     parts = [
         head,
         _finding(incident),
+        figures,
         joined((tag("h4", "What was done"), *remediations)) if remediations else NOTHING,
         tag("h4", "Course"),
         _course(incident),

@@ -34,7 +34,10 @@ code, pre { font: 13px/1.45 ui-monospace, "SF Mono", Menlo, "Liberation Mono", C
 .about b { color: var(--text); font-weight: 600; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; }
 .card + .card { margin-top: 16px; }
-.verdict { border-left: 5px solid var(--accent); font-size: 16px; }
+.headline { font-size: 18px; line-height: 1.4; font-weight: 600; margin: 0 0 14px; overflow-wrap: anywhere; }
+.headline.bad { color: var(--bad); }
+.headline.open { color: var(--open); }
+.verdict { overflow-wrap: anywhere; border-left: 5px solid var(--accent); font-size: 16px; }
 .verdict.bad { border-left-color: var(--bad); }
 .verdict.good { border-left-color: var(--good); }
 .verdict.open { border-left-color: var(--open); }
@@ -53,6 +56,7 @@ code, pre { font: 13px/1.45 ui-monospace, "SF Mono", Menlo, "Liberation Mono", C
 .key span { display: inline-flex; align-items: center; gap: 7px; }
 .key svg { flex: none; }
 .curves { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 14px; }
+.card .curves { margin-top: 8px; }
 figure { margin: 0; background: var(--card); color: var(--text); border: 1px solid var(--line); border-radius: 10px;
   padding: 12px 14px 8px; break-inside: avoid; }
 figcaption { display: flex; flex-wrap: wrap; gap: 0 10px; align-items: baseline; font-size: 14px; font-weight: 600; }

@@ -17,7 +17,7 @@ from rftfm_ray.config import load_config
 from rftfm_ray.detection.reference.fitting import RunSeries, surviving_rows
 from rftfm_ray.detection.reference.profile import RunFacts, facts_of
 from rftfm_ray.errors import ConfigError, ProfileError
-from rftfm_ray.incidents.state import EntryKind, carries_remedy
+from rftfm_ray.runs.counts import counts_of
 from rftfm_ray.runs.reader import find_run
 from rftfm_ray.runs.words import clean, plural
 from rftfm_ray.signals.schema import INDEX
@@ -76,14 +76,10 @@ def _judged(path: Path) -> list[str]:
     """Incidents and applied remedies in the journal, if there is one."""
     if not path.exists():
         return []
-    entries = read_journal(path)[0]
-    opened = sum(entry.kind is EntryKind.OPENED for entry in entries)
-    # An undo or a lever's return is applied too, and remedies nothing.
-    applied = sum(entry.kind is EntryKind.APPLIED and carries_remedy(entry) for entry in entries)
-    doubt = (
-        f"has {plural(opened, 'incident')} and {plural(applied, 'applied remedy', 'applied remedies')} in its journal"
-    )
-    return [doubt] if opened or applied else []
+    counts = counts_of(read_journal(path)[0])
+    remedies = plural(counts.remedies, "applied remedy", "applied remedies")
+    doubt = f"has {plural(counts.incidents, 'incident')} and {remedies} in its journal"
+    return [doubt] if counts.incidents or counts.remedies else []
 
 
 def _series(name: str, columns: Columns) -> RunSeries:

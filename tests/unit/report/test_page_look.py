@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.report import charts
 from rftfm_ray.report.charts import GREEN, VARIABLES, Marks
-from rftfm_ray.report.curves import PANELS, _figure
-from rftfm_ray.report.levers import lever_figure, nominal_value, rungs_of
+from rftfm_ray.report.curves import PANELS, panel_figure
+from rftfm_ray.report.levers import heights_of, lever_figure, nominal_value, rungs_of, ticks_of
 from rftfm_ray.report.markup import table
 from rftfm_ray.report.sections import incident_section
 from rftfm_ray.report.style import CSS
@@ -54,7 +55,27 @@ def test_nominal_of_a_lever_is_one_for_a_scale_and_the_configured_value_for_a_se
     assert nominal_value(CONFIG, "clip_low") == CONFIG.algorithm.clip_low
     assert nominal_value(CONFIG, "group_filter") == float(CONFIG.algorithm.group_filter)
     assert nominal_value(CONFIG, "tool_retries") == CONFIG.rollout.tool_retries
-    assert (nominal_value(None, "clip_low"), nominal_value(CONFIG, "regrade_rate")) == (None, None)
+    assert nominal_value(None, "clip_low") is None
+
+
+def test_a_limit_that_is_not_in_force_is_nominal_above_every_limit() -> None:
+    assert nominal_value(None, "reward_limit") == nominal_value(CONFIG, "advantage_clip") == math.inf
+    moves = [(0, None), (9, 1.0)]
+    assert rungs_of(moves, math.inf) == (["1", "no limit (nominal)"], [1, 0])
+    assert heights_of(moves, math.inf) == [0.0, 1.0]
+
+
+def test_a_cut_and_a_raise_by_the_same_factor_are_as_far_from_nominal() -> None:
+    low, nominal, high = heights_of([(0, None), (3, 0.5), (9, 2.0)], 1.0)
+    assert (low, nominal, high) == (-math.log(2), 0.0, math.log(2))
+    # Zero has no logarithm.
+    assert heights_of([(0, None), (3, 0.1)], 0.0) == [0.0, 1.0]
+
+
+def test_labels_of_near_values_do_not_cover_the_nominal_one() -> None:
+    moves = [(0, None), (3, 0.98), (5, 0.1), (9, 0.99)]
+    labels, heights = rungs_of(moves, 1.0)[0], heights_of(moves, 1.0)
+    assert [labels[i] for i in ticks_of(labels, heights)] == ["0.1", "1 (nominal)"]
 
 
 def test_levers_have_a_second_chart_for_a_phone() -> None:
@@ -81,7 +102,7 @@ def test_axis_of_shares_that_are_all_zero_does_not_begin_below_zero() -> None:
     zero: tuple[float, ...] = (0.0,) * 5
     columns = dict.fromkeys(("tool_error_rate", "failed_rate"), zero)
     with charts.style():
-        html = _figure(panel, run_of(columns, IDS), Marks(LIMITS))
+        html = panel_figure(panel, run_of(columns, IDS), Marks(LIMITS))
     labels = re.findall(r">([-\u2212]?[\d.]+)</text>", html)
     assert "0" in labels
     assert [label for label in labels if label[0] in "-\u2212"] == []
