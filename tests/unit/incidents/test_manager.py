@@ -58,12 +58,19 @@ def test_life_of_an_incident_that_is_mitigated() -> None:
     assert run.manager.state.owners == (("tool_instance", 1),)
 
 
+def test_diagnosis_is_journalled_with_its_signals_once_each() -> None:
+    run = started(FIRST)
+    run.begin_fault(fault(signals=("kl_ref", "entropy", "kl_ref")))
+    assert run.last(K.DIAGNOSED).text("signals") == "kl_ref,entropy"
+
+
 def test_entries_hold_everything_about_an_incident() -> None:
     run = started(FIRST)
     run.begin_fault(fault(probability=0.87654))
     named = {"code": "TE-1", "family": "TE", "onset": 6, "onset_low": 6, "probability": 0.8765}
     assert dict(run.last(K.OPENED).fields) == named | {"reason": ""}
-    assert dict(run.last(K.DIAGNOSED).fields) == named | {"summary": "TE-1 it is", "rivals": "", "evidence": ""}
+    told = {"summary": "TE-1 it is", "rivals": "", "evidence": "", "signals": ""}
+    assert dict(run.last(K.DIAGNOSED).fields) == named | told
     decided = dict(run.last(K.DECIDED).fields)
     assert {"order": 1, "remedy": "first", "policy": "script", "lever_tool_instance": 1}.items() <= decided.items()
     run.carry_out()
