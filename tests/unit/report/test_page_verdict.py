@@ -1,0 +1,70 @@
+"""What the page says first: the run in one line, the advice, and the signals of its incidents; and unknown words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rftfm_ray.config import parse_config
+from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
+from rftfm_ray.report import build_report
+from rftfm_ray.telemetry.journal import JOURNAL, Journal
+from rftfm_ray.telemetry.parts import PartFolder
+from rftfm_ray.telemetry.recorder import STEP_SCHEMA
+from rftfm_ray.types import StepId
+from tests.unit.doubles import row
+
+K = EntryKind
+Line = tuple[EntryKind, int, int, dict[str, Scalar]]
+OD: dict[str, Scalar] = {"code": "OD-1", "family": "OD", "onset": 4, "probability": 0.9, "signals": "reward_mean,kl_ref"}
+# Words that this version does not have: a fault, an outcome and a state.
+UNKNOWN_WORDS: tuple[Line, ...] = (
+    (K.OPENED, 5, 1, {"code": "VERIFIER", "family": "VERIFIER"}),
+    (K.DECIDED, 5, 1, {"order": 1, "remedy": "wait"}),
+    (K.APPLIED, 6, 1, {"order": 1, "remedy": "wait", "role": "remedy"}),
+    (K.OUTCOME, 8, 1, {"order": 1, "outcome": "unverified"}),
+    (K.CLOSED, 8, 1, {"state": "handed_over"}),
+)
+
+
+def page_of(folder: Path, mode: str, story: tuple[Line, ...]) -> str:
+    """The report of a run of eight steps with a journal."""
+    (folder / "config.yaml").write_text(parse_config({"steps": 8, "guard": {"mode": mode}}).to_yaml())
+    PartFolder(folder / "steps", STEP_SCHEMA).write([row(StepId(0, n, n)) for n in range(1, 9)])
+    journal = Journal(folder / JOURNAL)
+    started: Line = (K.STARTED, 0, 0, {"mode": mode, "act_on": "TE", "policy": "playbook"})
+    for number, (kind, at, about, fields) in enumerate((started, *story), start=1):
+        journal.write(Entry(number, kind, StepId(0, at, at), about, tuple(fields.items())))
+    return build_report(folder)
+
+
+def test_the_verdict_comes_before_everything_else(tmp_path: Path) -> None:
+    page = page_of(tmp_path, "observe", ((K.OPENED, 5, 1, OD),))
+    line = re.search(r'<p class="headline (\w+)">(.*?)</p>', page)
+    assert line is not None
+    assert line[1] == "open"
+    assert line[2].startswith("Going on at step 8 of 8. OD-1 (KL Explosion) since about step 4; nothing was done")
+    assert page.index("headline open") < page.index('class="about"') < page.index('class="tiles"')
+
+
+def test_observed_incident_comes_with_the_command_that_lets_the_guard_act(tmp_path: Path) -> None:
+    page = page_of(tmp_path, "observe", ((K.OPENED, 5, 1, OD),))
+    assert f"<code>rftfm train {tmp_path}/config.yaml --guard act &#x27;guard.act_on=[OD,TE]&#x27;</code>" in page
+    assert "if it may act, the guard tries" in page
+
+
+def test_signals_of_an_incident_are_drawn_in_its_card(tmp_path: Path) -> None:
+    page = page_of(tmp_path, "observe", ((K.OPENED, 5, 1, OD),))
+    card = page[page.index('id="incident-1"') :]
+    assert card.count("<figure>") == 2
+    assert "Signals that it rests on" in card
+
+
+@pytest.mark.parametrize("mode", ["act", "observe"])
+def test_words_of_another_version_are_shown_and_claim_nothing(tmp_path: Path, mode: str) -> None:
+    page = page_of(tmp_path, mode, UNKNOWN_WORDS)
+    assert "VERIFIER since about step 5; wait at paid step 6 applied; not known whether it worked (unverified)" in page
+    assert '<span class="badge open">unverified</span>' in page
+    assert '<span class="badge open">handed over</span>' in page
