@@ -12,12 +12,16 @@ from rich.console import Console
 from rich.text import Text
 
 from rftfm_ray.incidents.state import EntryKind
+from rftfm_ray.runs.ending import ending_problems
 from rftfm_ray.runs.incidents import Incident, incidents_of, levers_now, marks
 from rftfm_ray.runs.reader import RunData, find_run, read_run
 from rftfm_ray.runs.verdict import FINAL, figures, guard_words, lost, progress_of, state_words
 from rftfm_ray.runs.words import clean, describe, figure, lever_text, plural
 
-STYLES = {"finished": "green", "failed": "red", "halted": "red", "going on": "yellow"}
+STYLES = {
+    "finished": "green", "finished with problems": "red", "failed": "red", "halted": "red", "dead": "red",
+    "stopped": "yellow", "going on": "yellow",
+}  # fmt: skip
 ACTS = (EntryKind.APPLIED, EntryKind.FAILED, EntryKind.UNCONFIRMED, EntryKind.DECIDED, EntryKind.ADVISED)
 
 
@@ -45,6 +49,8 @@ def standing(data: RunData) -> dict[str, Any]:
         "run_dir": clean(str(data.run_dir.absolute())),
         "state": state,
         "note": why or None,
+        "ending": [problem.message for problem in ending_problems(data)] if data.summary else [],
+        "resume": data.resume_command or None if state in ("stopped", "failed", "halted", "dead") else None,
         "guard_lost": lost(data) or None,
         "step": values.step,
         "steps": values.steps_planned or None,
@@ -88,7 +94,7 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
     probe = facts["probe"]
     lines = [
         ("run", data.title),
-        ("state", facts["state"] + _age(data, facts["state"])),
+        ("state", facts["state"] + (" with problems" if facts["ending"] else "") + _age(data, facts["state"])),
         ("progress", f"step {facts['step']}{planned}{paid}"),
         ("reward", f"{figure(values.reward_last)} (mean of the last 5 recorded steps)"),
         ("held-out", "no probe yet" if probe is None else f"{figure(values.probe_last)}, at step {probe['step']}"),
@@ -98,13 +104,16 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
         lines += _incident_lines(incidents_of(data.entries))
         lines += [("last action", facts["last_action"] or "none"), ("levers", lever_text(facts["levers"]))]
     lines += [("refused", plural(facts["refused_updates"], "update"))] if facts["refused_updates"] else []
+    lines += [("problem", message) for message in facts["ending"]]
     lines += [("note", facts[name]) for name in ("guard_lost", "note") if facts[name]]
     return [*lines, ("records", facts["run_dir"])]
 
 
 def _age(data: RunData, state: str) -> str:
     age = time.time() - data.newest_s
-    return f", newest record {figure(max(0.0, round(age)))} s ago" if state == "going on" and age == age else ""
+    return (
+        f", newest record {figure(max(0.0, round(age)))} s ago" if state in ("going on", "dead") and age == age else ""
+    )
 
 
 def _incident_lines(incidents: tuple[Incident, ...]) -> list[tuple[str, str]]:
