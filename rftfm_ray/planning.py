@@ -170,8 +170,8 @@ def check_resume(checkpoint: Path, config: RunConfig, *, allow_changes: bool = F
     if not checkpoint.is_dir():
         raise ResumeError(f"Cannot resume: there is no checkpoint directory {checkpoint}; check the path.")
     if not (checkpoint / "manifest.json").exists():
-        # Every run has a configuration, and no checkpoint has one.
-        is_run = (checkpoint / "config.yaml").exists()
+        # A checkpoint whose manifest is missing has a configuration too, but also a state.
+        is_run = (checkpoint / "config.yaml").exists() and not (checkpoint / "state.json").exists()
         hint = f"it is a run, and its checkpoints are in {checkpoint}/checkpoints/" if is_run else "give another one"
         raise ResumeError(f"Cannot resume: {checkpoint} is not a checkpoint; {hint}.")
     try:

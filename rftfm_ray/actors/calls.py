@@ -23,7 +23,7 @@ _ERRORS: dict[str, type[RftfmError]] = {
 }
 
 _DEATHS = {
-    "OOM": "its process was killed because the node ran out of memory.",
+    "running low on memory": "its process was killed because the node ran out of memory.",
     "node died": "its node is gone.",
     "node_died": "its node is gone.",
     "ray.kill": "it was ended by `ray.kill`.",

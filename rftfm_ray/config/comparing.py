@@ -42,11 +42,8 @@ class KeyDifference:
 def config_differences(before: RunConfig, after: RunConfig) -> tuple[KeyDifference, ...]:
     """The keys that differ, in the order of the configuration."""
     old, new = (dict(_leaves(config.model_dump(mode="json"))) for config in (before, after))
-    return tuple(
-        KeyDifference(key, _written(old.get(key)), _written(value))
-        for key, value in new.items()
-        if old.get(key) != value
-    )
+    differing = [key for key, value in new.items() if old.get(key) != value]
+    return tuple(KeyDifference(key, _written(old.get(key)), _written(new[key])) for key in differing)
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

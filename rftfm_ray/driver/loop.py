@@ -57,7 +57,7 @@ class Parts:
 
 @dataclass(slots=True)
 class Curve:
-    """Data of the summary; `stopped`: whether a signal ended the run, `checkpoint`: of the state it ended in, if any."""
+    """Data of the summary. `stopped`: whether a signal ended the run; `checkpoint`: of the state at its end."""
 
     rewards: list[float] = field(default_factory=list)
     step_times_s: list[float] = field(default_factory=list)

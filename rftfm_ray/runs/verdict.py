@@ -118,7 +118,7 @@ def _death(data: RunData) -> str:
 
 def _continuation(data: RunData) -> str:
     command = data.resume_command
-    return f" Go on with: {command}" if command else " It has no checkpoint to go on from."
+    return f" Go on with: {command}" if command else ""
 
 
 def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> tuple[str, list[str]]:
