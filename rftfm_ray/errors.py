@@ -6,7 +6,11 @@ starts ends with 2; a failure of the run itself with 1.
 
 from __future__ import annotations
 
+import signal
 from typing import ClassVar
+
+SIGNALLED = 128
+"""A shell reports a process that a signal ended with this much more than the signal's number."""
 
 
 class RftfmError(Exception):
@@ -121,3 +125,37 @@ class GuardHaltError(RftfmError):
 
 class RecordError(RftfmError):
     """The records of a run cannot be written or read."""
+
+
+class SignalInterrupt(KeyboardInterrupt):
+    """A signal that asks the process to end, raised where the main thread was; as Ctrl-C, it is not an `Exception`."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+    @property
+    def name(self) -> str:
+        """Name of the signal, for example SIGTERM."""
+        return signal.Signals(self.signum).name
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell reports for a process that the signal ended: 130 for SIGINT, 143 for SIGTERM."""
+        return SIGNALLED + self.signum
+
+
+class StoppedError(RftfmError):
+    """A signal has ended the run, and the user has been told so."""
+
+
+class InterruptedRunError(StoppedError):
+    """SIGINT has ended the run."""
+
+    exit_code: ClassVar[int] = SIGNALLED + signal.SIGINT
+
+
+class TerminatedRunError(StoppedError):
+    """SIGTERM has ended the run."""
+
+    exit_code: ClassVar[int] = SIGNALLED + signal.SIGTERM

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rftfm_ray.config import RunConfig
+import yaml
+
+from rftfm_ray.config import RunConfig, config_differences, parse_config
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.detection.detectors.custom import load_detectors
 from rftfm_ray.detection.monitor import monitor_plan
 from rftfm_ray.detection.reference.mixture import reference_of
 from rftfm_ray.detection.reference.profile import KEYS, Profile, differences, facts_of, read_profile
-from rftfm_ray.errors import CheckpointError, ProfileError, ResumeError
+from rftfm_ray.errors import CheckpointError, ConfigError, ProfileError, ResumeError
 from rftfm_ray.faults.drill import Drill, expanded, plan_drill
 from rftfm_ray.models import ModelFacts, check_model
 from rftfm_ray.policies.api import Policy
@@ -26,7 +28,7 @@ from rftfm_ray.tasks.api import Problem, Task
 from rftfm_ray.tasks.loading import check_task, hard_part, load_task
 from rftfm_ray.tasks.stream import Part
 from rftfm_ray.telemetry.rundir import check_run_dir, default_run_dir
-from rftfm_ray.training.checkpoints import verify
+from rftfm_ray.training.checkpoints import read_config, verify
 from rftfm_ray.types import GuardMode
 
 logger = logging.getLogger(__name__)
@@ -72,13 +74,16 @@ class RunPlan:
         return (hard_part(self.task, self.pool, self.config), *drawn) if hard else drawn
 
 
-def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = None) -> RunPlan:
+def plan(
+    config: RunConfig, run_dir: Path | None = None, resume: Path | None = None, *, allow_changes: bool = False
+) -> RunPlan:
     """Check a run without starting or creating anything.
 
     Args:
         config: what to run.
         run_dir: where records go; by default below RFTFM_HOME or ~/rftfm_runs. Must not exist, or be empty.
         resume: a checkpoint to go on from; the run continues at its step.
+        allow_changes: go on although the checkpoint belongs to another run, of another task or seed for example.
 
     Raises:
         RftfmError: one of its kinds, with one sentence that names the fix.
@@ -91,7 +96,7 @@ def plan(config: RunConfig, run_dir: Path | None = None, resume: Path | None = N
     folder = (run_dir or default_run_dir(name)).expanduser().absolute()
     check_run_dir(folder)
     if resume is not None:
-        check_resume(resume, config)
+        check_resume(resume, config, allow_changes=allow_changes)
     drill = plan_drill(config, task, pool)
     policy, profile = _planned_policy(config), load_profile(config)
     detectors = load_detectors(config.guard.detectors)
@@ -156,8 +161,8 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-def check_resume(checkpoint: Path, config: RunConfig) -> None:
-    """Refuse a checkpoint that is damaged, or that leaves nothing to do.
+def check_resume(checkpoint: Path, config: RunConfig, *, allow_changes: bool = False) -> None:
+    """Refuse a checkpoint that is damaged, leaves nothing to do, or belongs to another run; say what else differs.
 
     Raises:
         ResumeError: names the file and the fix.
@@ -165,12 +170,13 @@ def check_resume(checkpoint: Path, config: RunConfig) -> None:
     if not checkpoint.is_dir():
         raise ResumeError(f"Cannot resume: there is no checkpoint directory {checkpoint}; check the path.")
     if not (checkpoint / "manifest.json").exists():
-        # Every run has a configuration, and no checkpoint has one.
-        is_run = (checkpoint / "config.yaml").exists()
+        # A checkpoint whose manifest is missing has a configuration too, but also a state.
+        is_run = (checkpoint / "config.yaml").exists() and not (checkpoint / "state.json").exists()
         hint = f"it is a run, and its checkpoints are in {checkpoint}/checkpoints/" if is_run else "give another one"
         raise ResumeError(f"Cannot resume: {checkpoint} is not a checkpoint; {hint}.")
     try:
-        state = verify(checkpoint).state
+        verified = verify(checkpoint)
+        state, text = verified.state, read_config(verified)
     except CheckpointError as error:
         raise ResumeError(f"Cannot resume: {error}") from error
     if state.step >= config.steps:
@@ -182,3 +188,25 @@ def check_resume(checkpoint: Path, config: RunConfig) -> None:
         raise ResumeError(
             f"Checkpoint {checkpoint} was saved with learner.zero_stage={state.zero_stage}; resume with the same."
         )
+    _compare(checkpoint, text, config, allow_changes=allow_changes)
+
+
+def _compare(checkpoint: Path, text: str | None, config: RunConfig, *, allow_changes: bool) -> None:
+    """Say what differs from the configuration `text` of a checkpoint; refuse what makes it another run."""
+    if text is None:
+        logger.warning("%s holds no configuration, so nothing was compared: an earlier version wrote it.", checkpoint)
+        return
+    try:
+        before = parse_config(yaml.safe_load(text))
+    except (ConfigError, yaml.YAMLError) as error:
+        logger.warning("The configuration in %s cannot be read, so nothing was compared: %s", checkpoint, error)
+        return
+    differences = config_differences(before, config)
+    identity = [difference for difference in differences if difference.is_identity]
+    if identity and not allow_changes:
+        raise ResumeError(
+            f"Checkpoint {checkpoint} belongs to another run: {'; '.join(map(str, identity))}. Resume with the same "
+            "values, or add --allow-changes."
+        )
+    for difference in differences:
+        logger.warning("Resumed under another configuration: %s.", difference)

@@ -190,11 +190,30 @@ class IncidentSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class EndingProblem:
+    """One thing that is wrong with the state in which a run has ended.
+
+    Attributes:
+        kind: `no_update`, `below_start`, `below_best` or `incident`.
+        message: one sentence.
+        before: held-out accuracy that the run had, None where the problem is another one.
+        after: held-out accuracy at the end, as `before`.
+        incident: its number, 0 where the problem is another one.
+    """
+
+    kind: str
+    message: str
+    before: float | None = None
+    after: float | None = None
+    incident: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """What a finished run comes to; `rftfm train --json` prints it.
 
     `remedies` counts those that were applied, `guard_waits` the steps that had to wait because the guard was
-    `guard.buffer` reports behind.
+    `guard.buffer` reports behind, and `ending` lists what is wrong with the last state.
     """
 
     run_dir: str
@@ -214,6 +233,7 @@ class RunSummary:
     remedies: int
     paid_steps: int
     guard_waits: int
+    ending: tuple[EndingProblem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,16 @@ _ERRORS: dict[str, type[RftfmError]] = {
     "controller": GuardError,
 }
 
+_DEATHS = {
+    "running low on memory": "its process was killed because the node ran out of memory.",
+    "node died": "its node is gone.",
+    "node_died": "its node is gone.",
+    "ray.kill": "it was ended by `ray.kill`.",
+    "worker process has died": "its process was killed or crashed; `dmesg` shows whether memory ran out.",
+    "unexpectedly exits": "its process was killed or crashed; `dmesg` shows whether memory ran out.",
+}
+"""What Ray's text on a death says, by words in it; the first that is there holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pending(Generic[T_co]):
@@ -101,6 +111,10 @@ def _has_failed(call: Pending[object]) -> bool:
 
 
 def _death(error: ray.exceptions.RayActorError) -> str:
-    """Ray's text on a death; of a failed start only the error itself, which is the last line of its traceback."""
+    """Why an actor died, in a clause; of a failed start the error itself, which is the last line of its traceback."""
     text = str(error).strip()
-    return " ".join((text.splitlines()[-1] if error.actor_init_failed else text).split())[:600]
+    if error.actor_init_failed:
+        return " ".join(text.splitlines()[-1].split())[:600]
+    known = next((words for sign, words in _DEATHS.items() if sign in text), "")
+    # Ray's own text is a paragraph on every way in which a process can end.
+    return known or " ".join(text.split())[:200]

@@ -96,9 +96,9 @@ class LearnerGroup:
         """Go back to the snapshot of `step`; its weights get the version `version`."""
         return self._called(self._handle.restore_snapshot.remote(step, version))
 
-    def save(self, folder: Path, position: TrainingCursor, config_sha256: str) -> Pending[str]:
-        """Write a durable checkpoint below `folder`; its path once it is complete."""
-        return self._called(self._handle.save.remote(str(folder), position, config_sha256))
+    def save(self, folder: Path, position: TrainingCursor, config_sha256: str, *, is_best: bool) -> Pending[str]:
+        """Write a durable checkpoint below `folder`, as its best one with `is_best`; its path once it is complete."""
+        return self._called(self._handle.save.remote(str(folder), position, config_sha256, is_best))
 
     def load(self, checkpoint: Path | str) -> Pending[TrainerState]:
         """Restore the state of a checkpoint."""

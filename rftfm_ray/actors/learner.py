@@ -140,8 +140,11 @@ class LearnerActor:
         self._ring.drop_after(step)
         return TrainingCursor(snapshot.id, snapshot.model_version if version is None else version, snapshot.cursor)
 
-    def save(self, folder: str, position: TrainingCursor, config_sha256: str) -> str:
-        """Write a durable checkpoint below `folder`; returns its path once it is complete."""
+    def save(self, folder: str, position: TrainingCursor, config_sha256: str, is_best: bool) -> str:
+        """Write a durable checkpoint below `folder`; returns its path once it is complete.
+
+        With `is_best` it becomes the best of the folder before older ones are removed.
+        """
         from rftfm_ray.training import checkpoints
         from rftfm_ray.training.engine import to_numpy
 
@@ -162,7 +165,10 @@ class LearnerActor:
             grad_norms=learner.gate.norms,
             config_sha256=config_sha256,
         )
+        checkpoints.write_config(staging, self._config.to_yaml())
         path = checkpoints.commit(staging, state).path
+        if is_best:
+            checkpoints.mark_best(path)
         checkpoints.prune(Path(folder), self._config.checkpoints.keep)
         self._gauge.set(ActorState.IDLE)
         return str(path)

@@ -20,7 +20,7 @@ from rftfm_ray.cli.report import report
 from rftfm_ray.cli.status import status
 from rftfm_ray.cli.train import KeysAreNoOptions, train
 from rftfm_ray.cli.warmstart import warmstart
-from rftfm_ray.errors import RftfmError
+from rftfm_ray.errors import RftfmError, SignalInterrupt, StoppedError
 
 app = typer.Typer(
     name="rftfm",
@@ -45,18 +45,22 @@ def run_guarded(command: Callable[[], None]) -> int:
     """Run a command; its exit code. The framework's own errors become one line on standard error."""
     try:
         command()
+    except StoppedError as error:
+        # `rftfm train` has said it, while the run was ending.
+        return error.exit_code
     except RftfmError as error:
         print(f"rftfm: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("rftfm: interrupted; the run's records up to its last step are kept.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        ended = interrupt if isinstance(interrupt, SignalInterrupt) else SignalInterrupt(signal.SIGINT)
+        print(f"rftfm: ended by {ended.name}.", file=sys.stderr)
+        return ended.exit_code
     return 0
 
 
 def main() -> None:
     """Entry point of the `rftfm` script."""
-    # `ray job stop` and process managers end a run with SIGTERM: leave by the same door as Ctrl-C.
+    # Process managers end a command with SIGTERM; it leaves as it does after Ctrl-C. A run takes both signals over.
     signal.signal(signal.SIGTERM, _interrupt)
     # standalone_mode=False would swallow typer's own usage errors; it exits with 2 by itself.
     code = run_guarded(app)
@@ -66,5 +70,5 @@ def main() -> None:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    del signum, frame
-    raise KeyboardInterrupt
+    del frame
+    raise SignalInterrupt(signum)

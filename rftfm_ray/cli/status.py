@@ -14,13 +14,17 @@ from rich.text import Text
 from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.runs.advice import advice
 from rftfm_ray.runs.counts import counts_of, is_open
+from rftfm_ray.runs.ending import ending_problems
 from rftfm_ray.runs.headline import headline
 from rftfm_ray.runs.incidents import Incident, incidents_of, levers_now, marks
 from rftfm_ray.runs.reader import RunData, find_run, read_run
 from rftfm_ray.runs.verdict import figures, guard_words, lost, progress_of, state_words
 from rftfm_ray.runs.words import clean, describe, figure, lever_text, plural
 
-STYLES = {"finished": "green", "failed": "red", "halted": "red", "going on": "yellow"}
+STYLES = {
+    "finished": "green", "finished with problems": "red", "failed": "red", "halted": "red", "dead": "red",
+    "stopped": "yellow", "going on": "yellow",
+}  # fmt: skip
 ACTS = (EntryKind.APPLIED, EntryKind.FAILED, EntryKind.UNCONFIRMED, EntryKind.DECIDED, EntryKind.ADVISED)
 
 
@@ -50,6 +54,8 @@ def standing(data: RunData) -> dict[str, Any]:
         "headline": headline(data, incidents, marks(incidents)),
         "state": state,
         "note": why or None,
+        "ending": [problem.message for problem in ending_problems(data)] if data.summary else [],
+        "resume": data.resume_command or None if state in ("stopped", "failed", "halted", "dead") else None,
         "guard_lost": lost(data) or None,
         "step": values.step,
         "steps": values.steps_planned or None,
@@ -96,7 +102,7 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("run", data.title),
         ("verdict", facts["headline"]),
-        ("state", facts["state"] + _age(data, facts["state"])),
+        ("state", facts["state"] + (" with problems" if facts["ending"] else "") + _age(data, facts["state"])),
         ("progress", f"step {facts['step']}{planned}{paid}"),
         ("reward", f"{figure(values.reward_last)} (mean of the last 5 recorded steps)"),
         ("held-out", "no probe yet" if probe is None else f"{figure(values.probe_last)}, at step {probe['step']}"),
@@ -106,6 +112,7 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
         lines += _incident_lines(data)
         lines += [("last action", facts["last_action"] or "none"), ("levers", lever_text(facts["levers"]))]
     lines += [("refused", plural(facts["refused_updates"], "update"))] if facts["refused_updates"] else []
+    lines += [("problem", message) for message in facts["ending"]]
     lines += [("note", facts[name]) for name in ("guard_lost", "note") if facts[name]]
     lines += [("advice", sentence) for sentence in facts["advice"]]
     lines += [("to act", facts["act_command"])] if facts["act_command"] else []
@@ -114,7 +121,9 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _age(data: RunData, state: str) -> str:
     age = time.time() - data.newest_s
-    return f", newest record {figure(max(0.0, round(age)))} s ago" if state == "going on" and age == age else ""
+    return (
+        f", newest record {figure(max(0.0, round(age)))} s ago" if state in ("going on", "dead") and age == age else ""
+    )
 
 
 def _incident_lines(data: RunData) -> list[tuple[str, str]]:

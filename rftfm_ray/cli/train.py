@@ -17,11 +17,15 @@ from typer.core import TyperCommand
 from rftfm_ray.cli.progress import progress
 from rftfm_ray.config import RunConfig, known_keys, load_config
 from rftfm_ray.config.changes import parse_change
+from rftfm_ray.driver.stopping import StopSignal
 from rftfm_ray.errors import ConfigError
 from rftfm_ray.types import RunSummary
 
 if TYPE_CHECKING:
     from rftfm_ray.faults.drill import Drill
+
+HARMED = 4
+"""Exit code of a run that has made all its steps and ends in a bad state, with `guard.on_harm=fail`."""
 
 
 class KeysAreNoOptions(TyperCommand):
@@ -49,6 +53,12 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
     overrides: Annotated[list[str] | None, typer.Argument(help="Keys to change, for example steps=100 seed=1.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where the records go; must not exist yet.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Checkpoint directory to go on from.")] = None,
+    allow_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changes", help="Resume although task, seed, model or batch differ from the checkpoint's."
+        ),
+    ] = False,
     inject: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,11 +80,16 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
     from rftfm_ray.planning import plan
     from rftfm_ray.telemetry.records import summary_json
 
-    planned = plan(config, run_dir, resume)
-    for line in announced(planned.drill, config):
-        console.print(line, markup=False, highlight=False)
-    with progress(console, config) as watched:
-        summary = execute(planned, Listeners(watched.row, watched.entry), began)
+    def stopped(message: str) -> None:
+        # Not wrapped: the command is there to be copied.
+        console.print(f"rftfm: {message}", markup=False, highlight=False, soft_wrap=True)
+
+    with StopSignal().installed() as stop:
+        planned = plan(config, run_dir, resume, allow_changes=allow_changes)
+        for line in announced(planned.drill, config):
+            console.print(line, markup=False, highlight=False)
+        with progress(console, config) as watched:
+            summary = execute(planned, Listeners(watched.row, watched.entry, stopped, stop), began)
     if json:
         sys.stdout.write(summary_json(summary) + "\n")
     else:
@@ -83,6 +98,10 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
         if page.exists():
             # Not wrapped: a path is there to be copied.
             Console().print(f"Report: {page}", soft_wrap=True, highlight=False)
+    for problem in summary.ending:
+        console.print(f"rftfm: {problem.message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if summary.ending and config.guard.on_harm == "fail":
+        raise typer.Exit(HARMED)
 
 
 def announced(drill: Drill, config: RunConfig) -> Iterator[str]:
@@ -111,6 +130,8 @@ def summary_table(summary: RunSummary) -> Table:
     table.add_row("start to first step", "", f"{summary.first_step_s:.1f} s")
     table.add_row("refused updates", "", str(summary.vetoes))
     counts = f"{len(summary.incidents)}, {summary.remedies}"
+    for problem in summary.ending:
+        table.add_row("ended with a problem", "", problem.kind.replace("_", " "), style="red")
     table.add_row(f"incidents, remedies (guard: {summary.guard})", "", counts)
     table.caption = f"Records: {summary.run_dir}"
     table.caption_justify = "left"

@@ -1,6 +1,7 @@
 """The configuration of a run: its tree with all defaults, and how it is read. Checked before any actor starts."""
 
 from rftfm_ray.config.changes import CHANGEABLE, MadeChange, made_changes
+from rftfm_ray.config.comparing import KeyDifference, config_differences
 from rftfm_ray.config.reading import known_keys, load_config, parse_config
 from rftfm_ray.config.sections import (
     BUILTIN_MODEL,
@@ -34,6 +35,7 @@ __all__ = [
     "CriticConfig",
     "GateConfig",
     "GuardConfig",
+    "KeyDifference",
     "LearnerConfig",
     "MadeChange",
     "ModelConfig",
@@ -48,6 +50,7 @@ __all__ = [
     "SyncConfig",
     "TaskConfig",
     "TextPrivacy",
+    "config_differences",
     "known_keys",
     "load_config",
     "made_changes",

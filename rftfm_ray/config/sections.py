@@ -171,8 +171,9 @@ class SyncConfig(Section):
 
     parity_every: Cadence = 10
     """Steps between log-prob parity probes of learner and rollout actors; 0: only at the start and after a restore."""
-    parity_max_gap: Positive = 1e-3
-    """Largest difference in nats that a probe accepts (float32; bfloat16 needs about 0.1)."""
+    parity_max_gap: Positive | None = None
+    """Largest difference in nats that a probe accepts; null: by `model.dtype`, 0.001 for float32 and 0.25 for
+    bfloat16."""
 
 
 class SnapshotConfig(Section):
@@ -188,10 +189,12 @@ class SnapshotConfig(Section):
 class CheckpointConfig(Section):
     """Durable checkpoints."""
 
-    every: Cadence = 0
+    every: Cadence = 50
     """Steps between durable checkpoints; 0: only one at the end."""
     keep: Count = 2
     """Checkpoints that stay; older ones are removed once a newer one is complete."""
+    best: bool = True
+    """Keep the checkpoint with the best held-out accuracy too, under a link `best`; of equal ones the newest."""
     at_end: bool = True
 
 
@@ -295,6 +298,9 @@ class GuardConfig(Section):
     """Clean steps before a lever goes a step back to its nominal value, and between such steps."""
     on_give_up: Literal["continue", "halt"] = "continue"
     """What happens when no remedy is left: train on, or write a checkpoint and end with exit code 3."""
+    on_harm: Literal["fail", "warn"] = "fail"
+    """What a run does at its end that was never updated, ends far below its start or its best held-out accuracy, or
+    leaves an incident unresolved: say so and end with exit code 4, or only say so."""
     buffer: Count = 256
     """Reports that may wait for the monitor; beyond them the run waits, so none is dropped."""
 

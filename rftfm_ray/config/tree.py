@@ -32,6 +32,9 @@ from rftfm_ray.config.sections import (
     TaskConfig,
 )
 
+PARITY_GAPS = {"float32": 1e-3, "bfloat16": 0.25}
+"""Largest gap in nats between two computations of one token's log-prob, by precision."""
+
 
 class RunConfig(Section):
     """A whole run. Steps count from 1."""
@@ -142,6 +145,12 @@ class RunConfig(Section):
     def stages(self) -> tuple[tuple[int, RunConfig], ...]:
         """The first step of every configuration that is in force for a part of the run, with it."""
         return ((1, self), *_later_stages(self)) if self.changes else ((1, self),)
+
+    @property
+    def parity_limit(self) -> float:
+        """Largest gap in nats between log-probs of learner and rollout, by the precision where the key leaves it."""
+        limit = self.sync.parity_max_gap
+        return PARITY_GAPS[self.model.dtype] if limit is None else limit
 
     @property
     def normalizes_std(self) -> bool:

@@ -6,19 +6,21 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import ProbeConfig
+from rftfm_ray.driver.checkpointing import CheckpointWriter, due
 from rftfm_ray.driver.guard import Guard, Tell
 from rftfm_ray.driver.planned_changes import PlannedChanges
 from rftfm_ray.driver.probing import HeldOutProbe
 from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.driver.session import Session
+from rftfm_ray.driver.stopping import StopSignal
 from rftfm_ray.metrics import CheckMetrics, StepRow, Timings
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.telemetry.features import batch_metrics
 from rftfm_ray.telemetry.records import RunRecords
-from rftfm_ray.types import GuardMode
+from rftfm_ray.types import GuardMode, RejectedUpdate
 
 Observer = Callable[[StepRow], None]
 
@@ -29,10 +31,16 @@ MOST_WAIT_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Callbacks of a run, called from its own thread: for every step's row and every entry of the guard's journal."""
+    """Callbacks of a run, called from its own thread: for every step's row and every entry of the guard's journal.
+
+    `stopped` is called with one sentence when a signal has ended the run, as soon as its state is saved; `stop` is
+    where that signal is noticed.
+    """
 
     row: Observer = lambda _: None
     entry: Tell = lambda _: None
+    stopped: Callable[[str], None] = lambda _: None
+    stop: StopSignal = field(default_factory=StopSignal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +52,12 @@ class Parts:
     guard: Guard
     records: RunRecords
     observe: Observer
+    stop: StopSignal = field(default_factory=StopSignal)
 
 
 @dataclass(slots=True)
 class Curve:
-    """Data of the summary."""
+    """Data of the summary. `stopped`: whether a signal ended the run; `checkpoint`: of the state at its end."""
 
     rewards: list[float] = field(default_factory=list)
     step_times_s: list[float] = field(default_factory=list)
@@ -56,10 +65,14 @@ class Curve:
     sampled: list[float] = field(default_factory=list)
     vetoes: int = 0
     first_step_s: float = math.nan
+    stopped: bool = False
+    checkpoint: str = ""
 
 
 def loop(parts: Parts) -> Curve:
-    """Train to the end. Remote calls are chained by reference: the driver waits for results, never carries them.
+    """Train to the end, or to the step in which a signal asks to stop.
+
+    Remote calls are chained by reference: the driver waits for results, never carries them.
 
     Raises:
         GuardHaltError: when the guard ends the run.
@@ -69,9 +82,11 @@ def loop(parts: Parts) -> Curve:
     curve, watched = Curve(), config.guard.mode is not GuardMode.OFF
     changes = PlannedChanges(parts.plan, session, guard, records)
     remedies = RemedyExecutor(session, guard, records, config.probe.size)
-    probe = HeldOutProbe(config.probe, session)
+    probe, checkpoints = HeldOutProbe(config.probe, session), CheckpointWriter(config.checkpoints, session, records)
     _start(parts, curve)
     for position in session.positions():
+        if parts.stop.requested:
+            return _stop(session, checkpoints, curve)
         start = time.perf_counter()
         changes.begin(position)
         trajectories = session.generate(position)
@@ -79,6 +94,7 @@ def loop(parts: Parts) -> Curve:
         if order is not None and remedies.execute(order, position.id):
             if order.restore_step is not None:
                 probe.restart()
+                checkpoints.restart()
                 continue
             trajectories = session.revise(position)
         bounded = time.perf_counter()
@@ -98,6 +114,7 @@ def loop(parts: Parts) -> Curve:
         probed = probe.finish(probing, position.id, before)
         if probed is not None:
             records.probe(probed, before.id)
+            checkpoints.probed(probed)
         waited, probe_s = bounded - start, probed.seconds if probed else 0.0
         timings = Timings(generated - start, trained - generated, ended - trained, waited, probe_s, ended - start)
         parity = session.parity() if due(position.id.step, config.sync.parity_every) else math.nan
@@ -107,20 +124,17 @@ def loop(parts: Parts) -> Curve:
             position.id, position.model_version, observed, report.metrics, report.credit, timings, checks,
             report.snapshots,
         )  # fmt: skip
-        guard.report(row)
-        records.step(row, batch, report.vetoes)
-        parts.observe(row)
-        _add_row(curve, row)
-        last = session.finished(position)
-        if due(position.id.step, config.checkpoints.every) or (last and config.checkpoints.at_end):
-            records.event("checkpoint", position.id, path=Path(session.save()).name)
+        _record(parts, curve, row, (batch, report.vetoes))
+        checkpoints.after_step(last=session.finished(position))
     _probe(parts, config.probe, curve)
     return curve
 
 
-def due(step: int, every: int) -> bool:
-    """Whether something with cadence `every` (0: never) is due after `step`."""
-    return every > 0 and step % every == 0
+def _stop(session: Session, checkpoints: CheckpointWriter, curve: Curve) -> Curve:
+    """End after the last completed step, with a checkpoint of it; before the first step there is nothing to save."""
+    curve.stopped = True
+    curve.checkpoint = checkpoints.write() if session.position.id.step else ""
+    return curve
 
 
 def _start(parts: Parts, curve: Curve) -> None:
@@ -141,7 +155,11 @@ def _probe(parts: Parts, config: ProbeConfig, curve: Curve) -> None:
     curve.sampled.append(result.sampled_accuracy)
 
 
-def _add_row(curve: Curve, row: StepRow) -> None:
+def _record(parts: Parts, curve: Curve, row: StepRow, made: tuple[TrajectoryBatch, tuple[RejectedUpdate, ...]]) -> None:
+    """Hand on a step's row with its trajectories and refused updates: to guard, records, observer and summary."""
+    parts.guard.report(row)
+    parts.records.step(row, *made)
+    parts.observe(row)
     curve.rewards.append(row.batch.reward_mean)
     curve.step_times_s.append(row.timings.step_s)
     curve.vetoes += row.update.vetoes

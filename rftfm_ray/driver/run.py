@@ -12,6 +12,7 @@ import logging
 import math
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -24,14 +25,25 @@ from rftfm_ray.driver.cluster import check_shared, connect
 from rftfm_ray.driver.guard import Guard, LiveGuard, NoGuard
 from rftfm_ray.driver.loop import Curve, Listeners, Observer, Parts, loop
 from rftfm_ray.driver.session import Session
-from rftfm_ray.errors import RftfmError
+from rftfm_ray.errors import (
+    LearnerError,
+    RecordError,
+    RftfmError,
+    RolloutError,
+    SignalInterrupt,
+    StoppedError,
+    SyncError,
+)
 from rftfm_ray.incidents.messages import GuardTotals
-from rftfm_ray.incidents.state import Entry
 from rftfm_ray.planning import RunPlan, plan
 from rftfm_ray.runs.counts import counts_of, summaries_of
-from rftfm_ray.telemetry.journal import JOURNAL, read_journal
+from rftfm_ray.runs.ending import ending_problems
+from rftfm_ray.runs.reader import read_run
+from rftfm_ray.telemetry.journal import JOURNAL
+from rftfm_ray.telemetry.process import this_process
 from rftfm_ray.telemetry.records import RunRecords
-from rftfm_ray.telemetry.rundir import create_run_dir
+from rftfm_ray.telemetry.rundir import create_run_dir, resume_command
+from rftfm_ray.training.checkpoints import newest_valid
 from rftfm_ray.types import GuardMode, RunSummary, StepId
 
 logger = logging.getLogger(__name__)
@@ -66,8 +78,10 @@ def execute(
 
     Without `judged` the signals of `guard.mode` are measured without being judged: for experiments.
     """
-    is_local = connect(planned.config)
+    is_local = False
     try:
+        is_local = connect(planned.config)
+        listeners.stop.reinstall()
         check_shared(planned.folder)
         with contextlib.ExitStack() as stack:
             guards = None
@@ -81,10 +95,46 @@ def execute(
                 group = warm.take(planned)
             create_run_dir(planned.folder)
             return _run(planned, group, guards, listeners, began)
+    except SignalInterrupt:
+        raise _stopped(planned, listeners, StepId(0, 0, 0), "") from None
+    except (LearnerError, RolloutError, SyncError) as error:
+        raise _resumable(planned, listeners, error) from error
     finally:
+        listeners.stop.defer()
         _report(planned)
         if is_local:
             ray.shutdown()
+
+
+def _stopped(planned: RunPlan, listeners: Listeners, last: StepId, checkpoint: str) -> StoppedError:
+    """The error of a run that a signal ended at a checkpoint; the user is told at once, before anything is cleaned up.
+
+    Whoever sends SIGTERM may send SIGKILL a few seconds later.
+    """
+    if checkpoint:
+        command = resume_command(planned.folder, checkpoint)
+        message = (
+            f"Stopped by {listeners.stop.name} after step {last.step} of {planned.config.steps}; go on with: {command}"
+        )
+    else:
+        message = f"Stopped by {listeners.stop.name} before the first step; nothing has been trained yet."
+    listeners.stopped(message)
+    return listeners.stop.error(message)
+
+
+def _resumable(planned: RunPlan, listeners: Listeners, error: RftfmError) -> RftfmError:
+    """An error of an actor, with the command that goes on from the newest checkpoint.
+
+    When a signal has asked the run to end, it has probably reached the actor too, and the run counts as stopped.
+    """
+    checkpoint = newest_valid(planned.checkpoints)
+    path = planned.resume if checkpoint is None else checkpoint.path
+    hint = "There is no checkpoint yet." if path is None else f"Go on with: {resume_command(planned.folder, path)}"
+    if not listeners.stop.requested:
+        return type(error)(f"{error} {hint}")
+    message = f"Stopped by {listeners.stop.name}, and the step in progress was lost: {error} {hint}"
+    listeners.stopped(message)
+    return listeners.stop.error(message)
 
 
 def _report(planned: RunPlan) -> None:
@@ -105,19 +155,44 @@ def _run(
     session = Session(planned, group)
     with RunRecords(planned.folder, planned.name, planned.config) as records:
         parameters = planned.facts.parameters
-        records.event("run_started", None, run=planned.name, task=planned.task.name, parameters=parameters)
+        process = this_process()
+        records.event(
+            "run_started", None, run=planned.name, task=planned.task.name, parameters=parameters, pid=process.pid,
+            host=process.host, process_started=process.started,
+        )  # fmt: skip
         for kind, fields in planned.drill.events():
             records.event(kind, None, **fields)
         if planned.resume is not None:
             session.resume(planned.resume)
             records.event("resumed", session.position.id, checkpoint=str(planned.resume))
         guard = _attach(planned, session, guards, records, listeners)
-        curve = loop(Parts(planned, session, guard, records, listeners.row))
-        totals = guard.finish(session.position.id)
-        summary = _summarize(planned, curve, began, totals, session.position.id)
-        records.event("run_ended", session.position.id, reward_last=summary.reward_last)
-        records.summary(summary)
+        listeners.stop.defer()
+        curve, last = loop(Parts(planned, session, guard, records, listeners.row, listeners.stop)), session.position.id
+        if curve.stopped:
+            records.event("run_stopped", last, signal=listeners.stop.name, checkpoint=Path(curve.checkpoint).name)
+            error = _stopped(planned, listeners, last, curve.checkpoint)
+            guard.finish(last)
+            raise error
+        summary = _summarize(planned, curve, began, guard.finish(last), last)
+        records.event("run_ended", last, reward_last=summary.reward_last)
+    # The judgement reads the records, as the report does, so they must be complete.
+    summary = _as_recorded(summary, planned.folder)
+    records.summary(summary)
     return summary
+
+
+def _as_recorded(summary: RunSummary, folder: Path) -> RunSummary:
+    """The summary with what the records say, as every reader of them counts it.
+
+    The incidents of a lost guard stand in its journal alone. Damage to its own records is not the run's fault.
+    """
+    try:
+        data = read_run(folder)
+    except RecordError as error:
+        logger.warning("How the run in %s ended cannot be judged: %s", folder, error)
+        return summary
+    incidents, counts = summaries_of(data.entries), counts_of(data.entries)
+    return replace(summary, incidents=incidents, remedies=counts.remedies, ending=ending_problems(data))
 
 
 def _attach(
@@ -134,17 +209,10 @@ def _attach(
     return LiveGuard(planned.config.guard, guards, lost, listeners.entry)
 
 
-def _journalled(planned: RunPlan) -> tuple[Entry, ...]:
-    """The run's journal, which a lost guard leaves behind as well; empty without one."""
-    path = planned.folder / JOURNAL
-    return read_journal(path)[0] if path.exists() else ()
-
-
 def _summarize(planned: RunPlan, curve: Curve, began: float, totals: GuardTotals, last: StepId) -> RunSummary:
     def mean(values: list[float]) -> float:
         return statistics.fmean(values) if values else math.nan
 
-    entries = _journalled(planned)
     return RunSummary(
         run_dir=str(planned.folder),
         seed=planned.config.seed,
@@ -159,8 +227,8 @@ def _summarize(planned: RunPlan, curve: Curve, began: float, totals: GuardTotals
         first_step_s=curve.first_step_s - began,
         vetoes=curve.vetoes,
         guard=planned.config.guard.mode,
-        incidents=summaries_of(entries),
-        remedies=counts_of(entries).remedies,
+        incidents=totals.incidents,
+        remedies=totals.remedies,
         paid_steps=last.paid_step,
         guard_waits=totals.waits,
     )

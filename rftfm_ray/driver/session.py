@@ -45,6 +45,7 @@ class Session:
         self._learner_limit = Limit(plan.config.learner.timeout_s, "learner.timeout_s")
         self.position = start
         self.levers = Levers()
+        self._saved: tuple[StepId, str] | None = None
 
     def positions(self) -> Iterator[TrainingCursor]:
         """The training cursor after each remaining step."""
@@ -137,7 +138,7 @@ class Session:
         own, *others = wait_for(scores, self._rollout_limit, "probing log-prob parity")
         # NumPy's maximum is NaN if any gap is; Python's depends on the order.
         gap = float(np.max([np.abs(a - b).max() for other in others for a, b in zip(own, other, strict=True)]))
-        limit = self._config.sync.parity_max_gap
+        limit = self._config.parity_limit
         # "not <=" also catches NaN.
         if not gap <= limit:
             raise SyncError(
@@ -213,11 +214,19 @@ class Session:
         self.move_levers(self.levers)
         self.resync()
 
-    def save(self, folder: Path | None = None) -> str:
-        """Write a durable checkpoint, by default among those of the run; its path once it is complete."""
+    def save(self, folder: Path | None = None, *, is_best: bool = False) -> str:
+        """Write a durable checkpoint, by default among those of the run; its path once it is complete.
+
+        The run has one checkpoint of a position: a second call there returns the path of the first.
+        """
+        if folder is None and self._saved is not None and self._saved[0] == self.position.id:
+            return self._saved[1]
         target = self._plan.checkpoints if folder is None else folder
-        saving = self._group.learner.save(target, self.position, self._plan.config_sha256)
-        return wait_for([saving], CHECKPOINT, "writing a checkpoint")[0]
+        saving = self._group.learner.save(target, self.position, self._plan.config_sha256, is_best=is_best)
+        path = wait_for([saving], CHECKPOINT, "writing a checkpoint")[0]
+        if folder is None:
+            self._saved = (self.position.id, path)
+        return path
 
     def resume(self, checkpoint: Path | str) -> None:
         """Restore learner and cursor from a checkpoint. The caller syncs and probes parity next."""

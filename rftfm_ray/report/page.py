@@ -16,7 +16,7 @@ from rftfm_ray.report.sections import incident_section
 from rftfm_ray.report.style import CSS
 from rftfm_ray.runs.advice import advice
 from rftfm_ray.runs.counts import counts_of
-from rftfm_ray.runs.headline import headline
+from rftfm_ray.runs.headline import headline, problems_of
 from rftfm_ray.runs.incidents import Incident, Mark, incidents_of, lever_history, marks
 from rftfm_ray.runs.reader import RunData, read_run
 from rftfm_ray.runs.verdict import figures, guard_words, progress_of, tone, tone_of_result, verdict
@@ -25,7 +25,7 @@ from rftfm_ray.runs.words import NONE, clean, clock, describe, figure
 REPORT = "report.html"
 # Incidents whose signals are drawn: each has several figures.
 MOST_DRAWN = 10
-TONES = {"finished": "good", "failed": "bad", "halted": "bad"}
+TONES = {"finished": "good", "failed": "bad", "halted": "bad", "dead": "bad"}
 # Nothing is loaded and nothing runs, whatever a text in here might hold.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -88,7 +88,6 @@ def _page(name: str, parts: Sequence[Html]) -> str:
 
 
 def _header(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> Html:
-    state, _ = progress_of(data)
     config, started = data.config, data.event("run_started")
     task = started.get("task") or (config.task.name if config is not None else "")
     pairs = [
@@ -99,10 +98,17 @@ def _header(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mar
         ("Guard", guard_words(data)),
         ("Newest record", clock(data.newest_s)),
     ]
-    title = tag("div", tag("h1", data.title), badge(state, TONES.get(state, "open")), class_="head")
+    title = tag("div", tag("h1", data.title), _state_badge(data), class_="head")
     about = tag("p", *(tag("span", f"{name} ", tag("b", value or "unknown")) for name, value in pairs), class_="about")
     line = tag("p", headline(data, incidents, remedies), class_=f"headline {tone(data, incidents)}")
     return tag("header", title, line, about)
+
+
+def _state_badge(data: RunData) -> Html:
+    state, _ = progress_of(data)
+    if problems_of(data):
+        return badge(f"{state} with problems", "bad")
+    return badge(state, TONES.get(state, "open"))
 
 
 def _verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> Html:

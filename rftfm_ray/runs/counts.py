@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.runs.incidents import Incident, incidents_of, marks
-from rftfm_ray.runs.verdict import FINAL
 from rftfm_ray.runs.words import number_of, to_count
 from rftfm_ray.types import IncidentSummary
+from rftfm_ray.verdicts import IncidentState
+
+FINAL = (IncidentState.RESOLVED, IncidentState.ESCALATED, IncidentState.GIVEN_UP)
 
 
 @dataclass(frozen=True, slots=True)

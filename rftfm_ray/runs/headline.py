@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rftfm_ray.runs.counts import is_open
+from rftfm_ray.runs.ending import ending_problems
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.verdict import progress_of, state_words
 from rftfm_ray.runs.words import figure, listed, number_of, plural
 from rftfm_ray.taxonomy import TAXONOMY, UNKNOWN
-from rftfm_ray.types import GuardMode
+from rftfm_ray.types import EndingProblem, GuardMode
 from rftfm_ray.verdicts import IncidentState, OutcomeKind
 
 # Incidents and remedies that the line names one by one; more are counted.
@@ -50,7 +51,15 @@ def known_words(remediation: Remediation) -> str:
 def _ended(data: RunData) -> str:
     state, _ = progress_of(data)
     planned = f" of {data.config.steps}" if data.config is not None else ""
-    return f"{_capital(state)} at step {data.position.step}{planned}"
+    at = f"at step {data.position.step}{planned}"
+    # Incidents follow in the line anyway.
+    problems = [problem.message.rstrip(".") for problem in problems_of(data) if not problem.incident]
+    return f"{_capital(state)} {at}" + (f", with a problem: {'; '.join(problems)}" if problems else "")
+
+
+def problems_of(data: RunData) -> tuple[EndingProblem, ...]:
+    """What is wrong with the state that a run has ended in; empty while it goes on, or ended without a summary."""
+    return ending_problems(data) if data.summary else ()
 
 
 def _wrong(data: RunData, incidents: Sequence[Incident]) -> str:

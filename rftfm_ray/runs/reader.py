@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
 from rftfm_ray.runs.words import as_number, clean, number_of, text_of, to_count
 from rftfm_ray.telemetry.events import read_events
 from rftfm_ray.telemetry.journal import JOURNAL, read_journal
-from rftfm_ray.telemetry.rundir import default_run_dir
+from rftfm_ray.telemetry.process import ProcessIdentity, is_running
+from rftfm_ray.telemetry.rundir import CONFIG, default_run_dir, resume_command
 from rftfm_ray.types import StepId
 
-MARKS_OF_A_RUN = ("config.yaml", "steps", "events.jsonl", JOURNAL)
+MARKS_OF_A_RUN = (CONFIG, "steps", "events.jsonl", JOURNAL)
 # Above this a double cannot represent every integer; no run comes near.
 MOST_STEPS = 1 << 53
 # No measured value comes near this, and an axis cannot hold the largest doubles.
@@ -57,13 +59,17 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A held-out accuracy, and where it was taken; `sampled` is that of answers sampled as in training, or NaN."""
+    """A held-out accuracy, and where it was taken.
+
+    `sampled` is that of answers sampled as in training, or NaN; `size` counts the problems, 0 where that is unknown.
+    """
 
     paid_step: int
     step: int
     accuracy: float
     abandoned: bool
     sampled: float = math.nan
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,9 @@ class RunData:
         events: of `events.jsonl`, in order.
         summary: of a run that ended well; empty before.
         journalled: whether there is a journal.
+        running: whether the process of the run still exists; None where that cannot be seen, as on another host.
+        read_s: when the records were read, in seconds since 1970.
+        checkpoint: the newest complete checkpoint.
     """
 
     run_dir: Path
@@ -91,6 +100,9 @@ class RunData:
     events: tuple[Event, ...]
     summary: Mapping[str, Any]
     journalled: bool
+    running: bool | None = None
+    read_s: float = math.nan
+    checkpoint: Path | None = None
 
     @property
     def position(self) -> StepId:
@@ -111,6 +123,11 @@ class RunData:
     def event(self, kind: str) -> Event:
         """The last event of a kind; empty when there is none."""
         return next((event for event in reversed(self.events) if event.get("kind") == kind), {})
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues the run from its newest checkpoint; empty without one."""
+        return resume_command(self.run_dir.absolute(), self.checkpoint.absolute()) if self.checkpoint else ""
 
     @property
     def name(self) -> str:
@@ -161,17 +178,20 @@ def read_run(run_dir: Path) -> RunData:
     """
     entries, times = _journal(run_dir / JOURNAL)
     events = _events(run_dir / "events.jsonl")
-    steps = _steps(run_dir, entries)
+    steps, config = _steps(run_dir, entries), _config(run_dir / CONFIG)
     return RunData(
         run_dir=run_dir,
-        config=_config(run_dir / "config.yaml"),
+        config=config,
         steps=steps,
-        probes=_probes(steps, events, entries),
+        probes=_probes(steps, events, entries, config),
         entries=entries,
         times=times,
         events=events,
         summary=_summary(run_dir / "summary.json"),
         journalled=(run_dir / JOURNAL).exists(),
+        running=_running(events),
+        read_s=time.time(),
+        checkpoint=_newest_checkpoint(run_dir / "checkpoints"),
     )
 
 
@@ -182,6 +202,23 @@ def event_step(event: Event) -> StepId | None:
         return None
     attempt, step, paid_step = map(int, values)
     return StepId(attempt, step, paid_step)
+
+
+def _running(events: tuple[Event, ...]) -> bool | None:
+    """Whether the process that wrote the events exists; None for records of another host or an earlier version."""
+    started = next((event for event in reversed(events) if event.get("kind") == "run_started"), {})
+    pid, host, ticks = (started.get(name) for name in ("pid", "host", "process_started"))
+    if not (isinstance(pid, int) and isinstance(host, str) and isinstance(ticks, int)):
+        return None
+    return is_running(ProcessIdentity(pid, host, ticks))
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint with a manifest, which is written last; its files are verified only when it is used."""
+    # It imports numpy and safetensors, which a run without checkpoints does not need.
+    from rftfm_ray.training.checkpoints import named
+
+    return next((path for path in reversed(named(folder)) if (path / "manifest.json").exists()), None)
 
 
 def _config(path: Path) -> RunConfig | None:
@@ -302,18 +339,23 @@ def restores(entries: tuple[Entry, ...]) -> tuple[Restore, ...]:
     return tuple(rollbacks)
 
 
-def _probes(steps: Steps, events: tuple[Event, ...], entries: tuple[Entry, ...]) -> tuple[Probe, ...]:
+def _probes(
+    steps: Steps, events: tuple[Event, ...], entries: tuple[Entry, ...], config: RunConfig | None
+) -> tuple[Probe, ...]:
     """Probes from events or from rows, whichever has more: events also hold the first and the last."""
+    size = config.probe.size if config is not None else 0
     undone = _undone(steps.ids, entries)
     announced = []
     for event in events:
         position, accuracy = event_step(event), _finite(event.get("accuracy"))
         if event.get("kind") == "probe" and position is not None and math.isfinite(accuracy):
             sampled = _finite(event.get("sampled_accuracy"))
-            announced.append(Probe(position.paid_step, position.step, accuracy, undone(position), sampled))
+            asked = _finite(event.get("size"))
+            number = int(asked) if asked > 0 else size
+            announced.append(Probe(position.paid_step, position.step, accuracy, undone(position), sampled, number))
     columns = (steps.column("probe_accuracy"), steps.abandoned, steps.column("probe_sampled_accuracy"))
     recorded = [
-        Probe(id_.paid_step, id_.step, value, gone, sampled)
+        Probe(id_.paid_step, id_.step, value, gone, sampled, size)
         for id_, value, gone, sampled in zip(steps.ids, *columns, strict=True)
         if math.isfinite(value)
     ]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.incidents.state import EntryKind
+from rftfm_ray.runs.counts import FINAL, is_open
+from rftfm_ray.runs.ending import ending_problems
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of, not_claimed
 from rftfm_ray.runs.reader import RunData
@@ -18,7 +20,10 @@ from rftfm_ray.verdicts import IncidentState, OutcomeKind
 
 # The first and the last reward are means over this many steps, as in the summary of a run.
 EDGE = 5
-FINAL = (IncidentState.RESOLVED, IncidentState.ESCALATED, IncidentState.GIVEN_UP)
+LEAST_SILENCE_S = 600.0
+"""A run on another host may be silent this long whatever its step time: actors start, a large probe is answered."""
+SILENT_STEPS = 40
+"""Steps without a record after which such a run is dead: with the default cadences there is one in five steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +74,59 @@ def figures(data: RunData) -> Figures:
 
 
 def progress_of(data: RunData) -> tuple[str, str]:
-    """State of a run as a word and a sentence: `finished`, `halted`, `failed`, or `going on`."""
+    """State of a run as a word and a sentence: `finished`, `halted`, `stopped`, `failed`, `dead`, or `going on`.
+
+    A run is dead when it has recorded no end and its process has gone. Of a run on another host only its silence can
+    be judged: it is dead when no record has been written for `SILENT_STEPS` times its median step time.
+    """
     halted = [e for e in data.entries if e.kind is EntryKind.APPLIED and text_of(e, "halt") == "yes"]
     failed = data.event("run_failed")
     if halted:
         return "halted", f"The guard ended the run at step {data.position.step}, after a checkpoint."
     if data.summary:
         return "finished", ""
+    stopped = data.event("run_stopped")
+    if stopped:
+        by = clean(str(stopped.get("signal") or "a signal"), 20)
+        return "stopped", f"The run was stopped by {by} after step {data.position.step}.{_continuation(data)}"
     if failed:
         error, message = (clean(str(failed.get(name) or ""), 300) for name in ("error", "message"))
-        return "failed", f"The run ended with an error ({error or 'unknown'}): {message or 'no message'}"
-    return "going on", "The run has not ended, or ended without a summary; this is what it has recorded so far."
+        cause = f"The run ended with an error ({error or 'unknown'}): {message or 'no message'}"
+        return "failed", f"{cause}{_continuation(data)}"
+    if is_dead := _death(data):
+        return "dead", f"{is_dead}{_continuation(data)}"
+    return "going on", "The run has not ended; this is what it has recorded so far."
+
+
+def _death(data: RunData) -> str:
+    """Why a run without a recorded end counts as dead; empty when it may be going on."""
+    if data.running is None:
+        silent = data.read_s - data.newest_s
+        usual = statistics.median(times) if (times := data.steps.surviving("step_s")) else math.nan
+        # The comparison is false where nothing is known.
+        if not silent > max(LEAST_SILENCE_S, SILENT_STEPS * usual if math.isfinite(usual) else 0.0):
+            return ""
+        return (
+            f"The run has probably died: its last record is {plural(round(silent / 60), 'minute')} old, and it has "
+            "recorded no end."
+        )
+    if data.running:
+        return ""
+    pid = data.event("run_started").get("pid")
+    return f"The run has died: process {pid} is gone, and it has recorded no end."
+
+
+def _continuation(data: RunData) -> str:
+    command = data.resume_command
+    return f" Go on with: {command}" if command else ""
 
 
 def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> tuple[str, list[str]]:
     """The verdict: a tone (good, bad, open or calm) and its paragraphs."""
     _, standing = progress_of(data)
     summary = [_incident_words(data, incidents), *_action_words(data, incidents, remedies)]
-    paragraphs = [" ".join(summary), _progress_words(data), lost(data), standing]
+    problems = [problem.message for problem in ending_problems(data) if data.summary and not problem.incident]
+    paragraphs = [" ".join(summary), _progress_words(data), " ".join(problems), lost(data), standing]
     now = data.position.paid_step
     faults = faults_of(data.events)
     paragraphs += [drill(fault, incidents, now) for fault in faults]
@@ -118,9 +158,10 @@ def guard_words(data: RunData) -> str:
 def tone(data: RunData, incidents: Sequence[Incident]) -> str:
     """Colour of the verdict."""
     states = {incident.state for incident in incidents}
-    if progress_of(data)[0] in ("failed", "halted") or states & {IncidentState.ESCALATED, IncidentState.GIVEN_UP}:
+    is_bad = progress_of(data)[0] in ("failed", "halted", "dead") or (data.summary and ending_problems(data))
+    if is_bad or states & {IncidentState.ESCALATED, IncidentState.GIVEN_UP}:
         return "bad"
-    if states - set(FINAL):
+    if any(map(is_open, incidents)):
         return "open"
     return "good" if data.journalled else "calm"
 
@@ -151,9 +192,12 @@ def _incident_words(data: RunData, incidents: Sequence[Incident]) -> str:
         return "The guard was off: nothing watched this run." if off else "The guard has written no journal."
     if not incidents:
         return f"No incident in {plural(data.position.paid_step, 'paid step')}."
-    counts = Counter(incident.state for incident in incidents)
-    going = sum(number for state, number in counts.items() if state not in FINAL)
-    parts = [f"{counts[state]} {state_words(state)}" for state in FINAL if counts[state]]
+    counts = Counter(incident.state for incident in incidents if not is_open(incident))
+    going = len(incidents) - counts.total()
+    known = [state.value for state in FINAL]
+    parts = [
+        f"{counts[state]} {state_words(state)}" for state in [*known, *(set(counts) - set(known))] if counts[state]
+    ]
     parts += [f"{going} still open"] if going else []
     kinds = listed(list(dict.fromkeys(incident.code for incident in incidents)))
     return f"{plural(len(incidents), 'incident')} ({kinds}): {listed(parts)}."

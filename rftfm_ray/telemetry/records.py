@@ -11,13 +11,14 @@ from types import TracebackType
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
-from rftfm_ray.errors import RecordError
+from rftfm_ray.errors import RecordError, SignalInterrupt, StoppedError
 from rftfm_ray.files import write_atomic
 from rftfm_ray.metrics import StepRow
 from rftfm_ray.telemetry.events import EventLog
 from rftfm_ray.telemetry.metrics import StepGauges
 from rftfm_ray.telemetry.parts import BackgroundWriter
 from rftfm_ray.telemetry.recorder import StepRecorder, TrajectoryRecorder
+from rftfm_ray.telemetry.rundir import CONFIG
 from rftfm_ray.types import ProbeResult, RejectedUpdate, RunSummary, StepId
 
 
@@ -26,7 +27,7 @@ class RunRecords:
 
     def __init__(self, run_dir: Path, run: str, config: RunConfig) -> None:
         self._dir = run_dir
-        write_atomic(run_dir / "config.yaml", config.to_yaml().encode())
+        write_atomic(run_dir / CONFIG, config.to_yaml().encode())
         self._writer = BackgroundWriter()
         self._steps = StepRecorder(run_dir / "steps", config.records.part_steps, self._writer)
         self._trajectories = TrajectoryRecorder(run_dir / "trajectories", config.records, config.seed, self._writer)
@@ -44,7 +45,10 @@ class RunRecords:
             return
         # What went wrong with the run is what the user must hear of, not that its records could not say so.
         with contextlib.suppress(RecordError):
-            self.event("run_failed", None, error=type(error).__name__, message=str(error)[:1000])
+            if isinstance(error, SignalInterrupt):
+                self.event("run_stopped", None, signal=error.name)
+            elif not isinstance(error, StoppedError):
+                self.event("run_failed", None, error=type(error).__name__, message=str(error)[:1000])
         with contextlib.suppress(RecordError):
             self.close()
 

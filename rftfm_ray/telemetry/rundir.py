@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from rftfm_ray.errors import RunDirError
 from rftfm_ray.files import PRIVATE_DIR
 
 HOME = "RFTFM_HOME"
+CONFIG = "config.yaml"
+"""File of the resolved configuration."""
 
 
 def default_run_dir(run: str) -> Path:
@@ -53,3 +56,8 @@ def create_run_dir(path: Path) -> None:
     except OSError as error:
         why = error.strerror
         raise RunDirError(f"Run directory {path} cannot be created ({why}); give another --run-dir.") from None
+
+
+def resume_command(run_dir: Path, checkpoint: Path | str) -> str:
+    """The command that continues the run recorded in `run_dir` from a checkpoint, under the same configuration."""
+    return shlex.join(["rftfm", "train", str(run_dir / CONFIG), "--resume", str(checkpoint)])

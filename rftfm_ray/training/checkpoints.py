@@ -5,9 +5,11 @@ A checkpoint is a directory `step-000040` with
     model/                the weights as a Hugging Face directory that can be served as it is
     rank-0.safetensors    this rank's fp32 master weights, optimizer moments and step counts, RNG
     state.json            position in the run, levers, the gate's window, and the layout it belongs to
+    config.yaml           the configuration of the run; checkpoints of earlier versions lack it
     manifest.json         size and SHA-256 of every other file
 
-Loading unpickles nothing, and every file is checked against the manifest before it is used.
+Loading unpickles nothing, and every file is checked against the manifest before it is used. Beside the checkpoints a
+link `best` names the one with the best held-out accuracy, which `prune` never removes.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ from rftfm_ray.types import Levers
 FORMAT = 1
 NAME = re.compile(r"step-(\d{6,})(?:-a(\d+))?")
 STAGING_PREFIX = ".staging-"
+CONFIG = "config.yaml"
+BEST = "best"
+"""Name of the link to the best checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,11 @@ def write_model(staging: Path, arrays: Mapping[str, NDArray[Any]], origin: Path)
             _write(model / file.name, file.read_bytes())
     weights = save(_contiguous(arrays), metadata={"format": "pt"})
     _write(model / "model.safetensors", weights)
+
+
+def write_config(staging: Path, text: str) -> None:
+    """Write the configuration of the run, as YAML."""
+    _write(staging / CONFIG, text.encode())
 
 
 def commit(staging: Path, state: TrainerState) -> Checkpoint:
@@ -170,6 +180,21 @@ def read_rank(checkpoint: Checkpoint, rank: int) -> dict[str, NDArray[Any]]:
     return _load(checkpoint.path / f"rank-{rank}.safetensors")
 
 
+def read_config(checkpoint: Checkpoint) -> str | None:
+    """The configuration that the checkpoint was made under, as YAML; None in those of earlier versions.
+
+    Raises:
+        CheckpointError: when it cannot be read.
+    """
+    file = checkpoint.path / CONFIG
+    if not file.exists():
+        return None
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}); use another checkpoint.") from None
+
+
 def read_model(checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
     """The weights by Hugging Face name."""
     return _load(checkpoint.path / "model" / "model.safetensors")
@@ -177,7 +202,7 @@ def read_model(checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
 
 def newest_valid(folder: Path) -> Checkpoint | None:
     """The newest checkpoint in `folder` that passes `verify`, or None."""
-    for path in reversed(_named(folder)):
+    for path in reversed(named(folder)):
         try:
             return verify(path)
         except CheckpointError:
@@ -185,15 +210,41 @@ def newest_valid(folder: Path) -> Checkpoint | None:
     return None
 
 
+def mark_best(checkpoint: Path) -> None:
+    """Make a checkpoint the best of its folder, by one atomic rename of a link.
+
+    Raises:
+        CheckpointError: when it is incomplete or damaged; the link then stays as it was.
+    """
+    verify(checkpoint)
+    temporary = checkpoint.parent / f".{BEST}.{os.getpid()}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(checkpoint.name)
+    publish(temporary, checkpoint.parent / BEST)
+
+
+def best(folder: Path) -> Path | None:
+    """The checkpoint that was marked as the best of `folder`; None when none was, or when it has been removed."""
+    link = folder / BEST
+    marked = folder / link.readlink().name if link.is_symlink() else None
+    return marked if marked is not None and marked.is_dir() else None
+
+
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, at least 1; manifests first, so that no partial one looks valid."""
-    for path in _named(folder)[: -max(keep, 1)]:
+    """Remove all but the newest `keep` checkpoints, at least 1, and the best one.
+
+    Manifests are removed first, so that no partial checkpoint looks valid.
+    """
+    protected = best(folder)
+    for path in named(folder)[: -max(keep, 1)]:
+        if path == protected:
+            continue
         (path / "manifest.json").unlink(missing_ok=True)
         shutil.rmtree(path)
 
 
-def _named(folder: Path) -> list[Path]:
-    """Checkpoints by (attempt, step): a later attempt is newer at any step."""
+def named(folder: Path) -> list[Path]:
+    """Directories of checkpoints, complete or not, by (attempt, step): a later attempt is newer at any step."""
     matches = [(match, path) for path in folder.glob("step-*") if (match := NAME.fullmatch(path.name))]
     return [path for match, path in sorted(matches, key=lambda pair: (int(pair[0][2] or 0), int(pair[0][1])))]
 

@@ -140,3 +140,29 @@ def test_error_of_another_kind_is_a_sentence_too() -> None:
     assert type(error) is RolloutError
     assert "rollout-1 failed while training: " in str(error)
     assert "no memory is left" in str(error)
+
+
+GENERIC = (
+    "The actor died unexpectedly before finishing this task. class_name: LearnerActor actor_id: 1f pid: 7 The actor is "
+    "dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly "
+    "exits with a connection error code 2. End of file. There are some potential root causes. (1) The process is "
+    "killed by SIGKILL by OOM killer due to high memory usage. (2) ray stop --force is called. (3) The worker is "
+    "crashed unexpectedly due to SIGSEGV or other unexpected errors."
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "clause"),
+    [
+        (GENERIC, "its process was killed or crashed; `dmesg` shows whether memory ran out."),
+        ("The actor died because its node died.", "its node is gone."),
+        ("The actor is dead because it was killed by `ray.kill`.", "it was ended by `ray.kill`."),
+        ("It was the worker running low on memory.", "its process was killed because the node ran out of memory."),
+        ("x" * 900, "x" * 200),
+    ],
+    ids=["killed", "node", "ray.kill", "memory", "unknown"],
+)
+def test_death_of_an_actor_is_one_clause(text: str, clause: str) -> None:
+    error = ray.exceptions.ActorDiedError()
+    error.error_msg = text
+    assert str(failing(asked(error, LEARNER))) == f"learner-0 died while training: {clause}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,10 +25,13 @@ from rftfm_ray.errors import (
     FaultError,
     GuardError,
     GuardHaltError,
+    InterruptedRunError,
     PolicyError,
     RftfmError,
     RolloutError,
     RunDirError,
+    SignalInterrupt,
+    TerminatedRunError,
 )
 from rftfm_ray.faults.drill import plan_drill
 from rftfm_ray.models import read_facts
@@ -212,7 +216,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> RunConfig:
     """The configuration that `rftfm train` with these arguments wants to run."""
     result: list[RunConfig] = []
 
-    def stop(config: RunConfig, *_: object) -> None:
+    def stop(config: RunConfig, *_: object, **__: object) -> None:
         result.append(config)
         raise RunDirError("Far enough.")
 
@@ -332,7 +336,12 @@ def test_config_with_a_file_resolves_it_to_all_keys(tmp_path: Path) -> None:
         (GuardError("It is gone."), 1, "rftfm: It is gone.\n"),
         (RolloutError("vLLM fell."), 1, "rftfm: vLLM fell.\n"),
         (RftfmError("Anything."), 1, "rftfm: Anything.\n"),
-        (KeyboardInterrupt(), 130, "rftfm: interrupted; the run's records up to its last step are kept.\n"),
+        (KeyboardInterrupt(), 130, "rftfm: ended by SIGINT.\n"),
+        (SignalInterrupt(signal.SIGINT), 130, "rftfm: ended by SIGINT.\n"),
+        (SignalInterrupt(signal.SIGTERM), 143, "rftfm: ended by SIGTERM.\n"),
+        # `rftfm train` has said so already, when the state was saved.
+        (InterruptedRunError("Stopped."), 130, ""),
+        (TerminatedRunError("Stopped."), 143, ""),
     ],
 )
 def test_errors_become_one_line_and_an_exit_code(

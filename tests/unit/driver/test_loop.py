@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from rftfm_ray.config import load_config
 from rftfm_ray.driver import session as session_module
 from rftfm_ray.driver.loop import Curve, Parts, loop
 from rftfm_ray.driver.session import Session
+from rftfm_ray.driver.stopping import StopSignal
 from rftfm_ray.incidents.messages import OrderResult
 from rftfm_ray.metrics import CreditMetrics, StepRow, UpdateMetrics
 from rftfm_ray.rollout.jobs import ProbeCounts
@@ -42,6 +44,8 @@ class Stage:
     """Actors, records and a guard with its orders by paid step: everything that they are asked for, in order."""
 
     def __init__(self, batch: TrajectoryBatch, orders: Mapping[int, Order], granted: bool) -> None:
+        self.signal_in: str | tuple[str, int] = ""
+        self.stop = StopSignal()
         self.journey: list[tuple[Any, ...]] = []
         self.rows: list[StepRow] = []
         self._batch = batch
@@ -53,7 +57,13 @@ class Stage:
         for call in calls:
             actor, verb, *_ = cast("Any", call.reference)
             self.journey.append((verb, actor))
+            self._signal(verb)
         return [self._answer(cast("Any", call.reference)) for call in calls]
+
+    def _signal(self, verb: str) -> None:
+        """Ask the run to end while it waits for this call, or for it in this step."""
+        if self.signal_in in (verb, (verb, len(self.rows) + 1)):
+            cast("Any", self.stop)._signum = signal.SIGTERM
 
     def _answer(self, call: tuple[Any, ...]) -> Any:
         match call[1]:
@@ -68,6 +78,8 @@ class Stage:
                 return [np.zeros(2, np.float32)]
             case "probe":
                 return ProbeCounts(1, 2, 0, 0, 0.1)
+            case "save":
+                return f"{call[2]}/step-{call[3].id.step}-a{call[3].id.attempt}"
             case "restore_snapshot":
                 return TrainingCursor(StepId(0, call[2], call[2]), call[2], 16 * call[2])
         return None
@@ -104,13 +116,19 @@ class Stage:
 def play(make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Stage, Curve]]:
     """Make a run of four steps with these orders, and with overrides of its configuration."""
 
-    def run(orders: Mapping[int, Order] | None = None, *overrides: str, granted: bool = True) -> tuple[Stage, Curve]:
+    def run(
+        orders: Mapping[int, Order] | None = None,
+        *overrides: str,
+        granted: bool = True,
+        signal_in: str | tuple[str, int] = "",
+    ) -> tuple[Stage, Curve]:
         stage = Stage(make_batch([1.0, 0.0]), orders or {}, granted)
+        stage.signal_in = signal_in
         monkeypatch.setattr(session_module, "wait_for", stage.wait)
         pool = tuple(Addition().pool(64, 0))
         plan = make_plan(load_config(None, [*SHORT, *overrides]), pool=pool, heldout=pool)
         parts = cast("Any", stage)
-        return stage, loop(Parts(plan, Session(plan, make_group(plan)), parts, parts, lambda _: None))
+        return stage, loop(Parts(plan, Session(plan, make_group(plan)), parts, parts, lambda _: None, stage.stop))
 
     return run
 
@@ -173,3 +191,39 @@ def test_costly_order_is_probed_and_one_that_is_not_granted_changes_nothing(
     assert [name for name, *_ in stage.journey].count("probe") == 3
     assert steps(stage) == [(0, step, step, step) for step in range(1, 5)]
     assert not {"restore_snapshot", "set_levers", "revise"} & {name for name, *_ in stage.journey}
+
+
+@pytest.mark.parametrize("phase", ["generate", "train", "load_weights"])
+def test_signal_in_a_step_ends_the_run_after_it_with_a_checkpoint(
+    play: Callable[..., tuple[Stage, Curve]], phase: str
+) -> None:
+    stage, curve = play(signal_in=(phase, 2))
+    assert steps(stage) == [(0, 1, 1, 1), (0, 2, 2, 2)], "the step in progress is completed and recorded"
+    assert (curve.stopped, curve.checkpoint) == (True, "run/checkpoints/step-2-a0")
+    assert [name for name, *_ in stage.journey].count("save") == 1
+    assert curve.probes == [0.5], "the large probe of the end is left out"
+
+
+def test_signal_before_the_first_step_leaves_nothing_to_save(play: Callable[..., tuple[Stage, Curve]]) -> None:
+    stage, curve = play(signal_in="take_snapshot")
+    assert (steps(stage), curve.stopped, curve.checkpoint) == ([], True, "")
+    assert "save" not in [name for name, *_ in stage.journey]
+
+
+def test_signal_while_a_checkpoint_is_written_writes_no_second_one(play: Callable[..., tuple[Stage, Curve]]) -> None:
+    stage, curve = play({}, "checkpoints.every=2", signal_in="save")
+    assert steps(stage)[-1] == (0, 2, 2, 2)
+    assert curve.checkpoint == "run/checkpoints/step-2-a0"
+    assert [name for name, *_ in stage.journey].count("save") == 1
+
+
+def test_signal_in_a_rollback_saves_the_state_that_it_restores(play: Callable[..., tuple[Stage, Curve]]) -> None:
+    stage, curve = play({4: BACK}, signal_in="restore_snapshot")
+    assert steps(stage) == [(0, 1, 1, 1), (0, 2, 2, 2), (0, 3, 3, 3)]
+    assert between(stage, 2) == ["restore_snapshot", "set_levers", "set_levers", "load_weights", "score", "score"]
+    assert (curve.stopped, curve.checkpoint) == (True, "run/checkpoints/step-1-a1")
+
+
+def test_signal_in_the_last_step_changes_nothing(play: Callable[..., tuple[Stage, Curve]]) -> None:
+    stage, curve = play(signal_in=("train", 4))
+    assert (len(stage.rows), curve.stopped, curve.probes) == (4, False, [0.5, 0.5])

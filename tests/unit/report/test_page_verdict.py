@@ -18,7 +18,13 @@ from tests.unit.doubles import row
 
 K = EntryKind
 Line = tuple[EntryKind, int, int, dict[str, Scalar]]
-OD: dict[str, Scalar] = {"code": "OD-1", "family": "OD", "onset": 4, "probability": 0.9, "signals": "reward_mean,kl_ref"}
+OD: dict[str, Scalar] = {
+    "code": "OD-1",
+    "family": "OD",
+    "onset": 4,
+    "probability": 0.9,
+    "signals": "reward_mean,kl_ref",
+}
 # Words that this version does not have: a fault, an outcome and a state.
 UNKNOWN_WORDS: tuple[Line, ...] = (
     (K.OPENED, 5, 1, {"code": "VERIFIER", "family": "VERIFIER"}),
@@ -68,3 +74,10 @@ def test_words_of_another_version_are_shown_and_claim_nothing(tmp_path: Path, mo
     assert "VERIFIER since about step 5; wait at paid step 6 applied; not known whether it worked (unverified)" in page
     assert '<span class="badge open">unverified</span>' in page
     assert '<span class="badge open">handed over</span>' in page
+
+
+def test_badge_of_a_run_that_ended_with_an_open_incident_is_not_that_of_a_good_one(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"reward_first": 0.5}')
+    page = page_of(tmp_path, "observe", ((K.OPENED, 5, 1, OD),))
+    assert '<span class="badge bad">finished with problems</span>' in page
+    assert '<p class="headline bad">Finished at step 8 of 8. OD-1' in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
 from rftfm_ray.runs.advice import Advice, advice
 from rftfm_ray.runs.headline import headline
 from rftfm_ray.runs.incidents import incidents_of, marks
-from rftfm_ray.runs.reader import RunData, Steps
+from rftfm_ray.runs.reader import Probe, RunData, Steps
 from rftfm_ray.types import StepId
 
 K = EntryKind
@@ -97,6 +98,16 @@ def test_each_incident_counts_by_its_last_remedy() -> None:
     assert line_of((*ACTED, *second)).endswith(
         "lower_rate at paid step 8 and go_back at paid step 10 applied; verified: resolved."
     )
+
+
+def test_problem_of_the_last_state_is_said_with_the_end() -> None:
+    data = run_of(())
+    probes = (Probe(5, 5, 0.9, abandoned=False, size=1024), Probe(12, 12, 0.125, abandoned=False, size=1024))
+    harmed = replace(data, probes=probes)
+    assert headline(harmed, (), ()) == (
+        "Finished at step 12 of 12, with a problem: Held-out accuracy began at 0.9 and ended at 0.125. No incident."
+    )
+    assert "problem" not in headline(replace(harmed, summary={}), (), ())
 
 
 def test_unguarded_run_claims_no_health() -> None:

@@ -1,0 +1,142 @@
+"""How a run ended: no update, far below its start or its best, incidents that nobody has resolved."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rftfm_ray.config import load_config
+from rftfm_ray.incidents.state import Entry, EntryKind
+from rftfm_ray.runs.ending import LEAST_DROP, ending_problems, largest_drop
+from rftfm_ray.runs.reader import Probe, RunData, Steps
+from rftfm_ray.types import StepId
+
+CONFIG = load_config(None, [])
+NAN = math.nan
+
+
+def probes(*accuracies: float, size: int = 1024) -> tuple[Probe, ...]:
+    """Probes five steps apart."""
+    return tuple(Probe(5 * n, 5 * n, value, False, NAN, size) for n, value in enumerate(accuracies))
+
+
+def make(
+    asked: tuple[Probe, ...] = (),
+    entries: tuple[Entry, ...] = (),
+    *overrides: str,
+    abandoned: tuple[bool, ...] = (False,) * 4,
+    **columns: float,
+) -> RunData:
+    """A run of four steps that were all made, with other values in columns of every step."""
+    ids = tuple(StepId(0, n, n) for n in range(1, 5))
+    values = {"lr": 3e-4, "vetoes": 0.0, "update_ratio": 1e-3} | columns
+    steps = Steps(ids, abandoned, {name: (value,) * 4 for name, value in values.items()})
+    config = load_config(None, list(overrides))
+    return RunData(Path("run"), config, steps, asked, entries, (), (), {"steps": 4}, journalled=bool(entries))
+
+
+def incident(number: int, *kinds: tuple[EntryKind, dict[str, Any]]) -> tuple[Entry, ...]:
+    """The entries of an incident after its opening."""
+    opened = (EntryKind.OPENED, {"code": "OD-1", "family": "OD"})
+    return tuple(
+        Entry(n, kind, StepId(0, 3, 3), number, tuple(fields.items()))
+        for n, (kind, fields) in enumerate((opened, *kinds), start=1)
+    )
+
+
+Story = tuple[tuple[EntryKind, dict[str, Any]], ...]
+
+
+def kinds(data: RunData) -> list[str]:
+    """Kinds of the problems."""
+    return [problem.kind for problem in ending_problems(data)]
+
+
+def test_run_that_learns_ends_without_a_problem() -> None:
+    assert ending_problems(make(probes(0.3, 0.6, 0.95))) == ()
+    assert ending_problems(make(probes(0.9, 0.95, 0.88))) == (), "a little lower is within its noise"
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "kind", "message"),
+    [
+        ((0.9, 0.95, 0.4), "below_start", "Held-out accuracy began at 0.9 and ended at 0.4."),
+        ((0.3, 0.95, 0.5), "below_best", "Held-out accuracy was 0.95 at step 5 and ended at 0.5."),
+        ((0.3, 0.95, 0.1), "below_start", "Held-out accuracy began at 0.3 and ended at 0.1."),
+    ],
+)
+def test_run_that_ends_far_lower_says_from_where(accuracies: tuple[float, ...], kind: str, message: str) -> None:
+    (problem,) = ending_problems(make(probes(*accuracies)))
+    assert (problem.kind, problem.message) == (kind, message)
+    assert problem.before == accuracies[0 if kind == "below_start" else 1]
+    assert problem.after == accuracies[-1]
+
+
+def test_drop_counts_by_the_size_of_the_probes() -> None:
+    """At 16 problems the standard error of a half is an eighth: a fall by a third may be chance."""
+    assert kinds(make(probes(0.60, 0.30, size=16))) == []
+    assert kinds(make(probes(0.60, 0.30, size=1024))) == ["below_start"]
+    few, many = probes(0.5, 0.5, size=16), probes(0.5, 0.5, size=100_000)
+    # Three standard errors of the difference of two rates of a half.
+    assert largest_drop(*few) == pytest.approx(3 * math.sqrt(2 * 0.25 / 16), rel=1e-6)
+    assert largest_drop(*many) == LEAST_DROP
+    assert largest_drop(*few, 100) > largest_drop(*few, 10) > largest_drop(*few)
+    assert largest_drop(*probes(1.0, 1.0, size=16)) > 0.1, "the error of a rate of 1 is not 0"
+
+
+def test_accuracies_that_are_unknown_or_undone_are_left_out() -> None:
+    undone = Probe(7, 7, 1.0, True, NAN, 1024)
+    assert kinds(make((*probes(0.3, 0.5), undone, *probes(0.3, 0.5)))) == []
+    assert kinds(make((*probes(0.3), Probe(9, 9, NAN, False, NAN, 1024)))) == []
+    assert kinds(make(probes(0.9))) == []
+    assert kinds(make()) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "overrides", "why"),
+    [
+        ({"lr": 0.0, "update_ratio": 0.0}, (), "the learning rate was 0 in every step"),
+        ({"lr": 0.0, "update_ratio": NAN}, (), "the learning rate was 0 in every step"),
+        ({"vetoes": 1.0, "update_ratio": 0.0}, (), "4 updates were refused"),
+        ({"vetoes": 1.0, "update_ratio": NAN}, (), "4 updates were refused"),
+        ({"vetoes": 2.0, "update_ratio": NAN}, ("algorithm.minibatches=2",), "8 updates were refused"),
+        ({"update_ratio": 0.0}, (), "no weight changed"),
+    ],
+)
+def test_run_without_a_single_update_says_why(columns: dict[str, float], overrides: tuple[str, ...], why: str) -> None:
+    (problem,) = ending_problems(make((), (), *overrides, **columns))
+    assert (problem.kind, problem.message) == ("no_update", f"The model was never updated in 4 steps: {why}.")
+
+
+def test_one_update_is_enough() -> None:
+    half = make((), (), "algorithm.minibatches=2", vetoes=1.0, update_ratio=NAN)
+    assert kinds(half) == [], "one of two minibatches was refused"
+    undone = make(abandoned=(True,) * 4, lr=0.0)
+    assert kinds(undone) == [], "no step is left to be judged"
+
+
+@pytest.mark.parametrize(
+    ("story", "words"),
+    [
+        (((EntryKind.CLOSED, {"state": "escalated", "reason": "x"}),), "was escalated to a person"),
+        (((EntryKind.CLOSED, {"state": "given_up", "reason": "x"}),), "was given up: no remedy was left"),
+        ((), "was still open at the end"),
+        (((EntryKind.DIAGNOSED, {"code": "OD-1", "family": "OD"}),), "was still open at the end"),
+    ],
+    ids=["escalated", "given up", "suspected", "diagnosed"],
+)
+def test_incident_that_nobody_resolved_is_a_problem(
+    story: tuple[tuple[EntryKind, dict[str, Any]], ...], words: str
+) -> None:
+    (problem,) = ending_problems(make(probes(0.3, 0.9), incident(2, *story)))
+    assert problem.kind == "incident"
+    assert problem.incident == 2
+    assert problem.message == f"Incident #2 (OD-1, since step 3) {words}."
+
+
+def test_resolved_incident_is_no_problem() -> None:
+    closed = (EntryKind.CLOSED, {"state": "resolved", "reason": "the alarm cleared without a remedy"})
+    assert ending_problems(make(probes(0.3, 0.9), incident(1, closed))) == ()
