@@ -59,7 +59,8 @@ ALGORITHMS = ("grpo", "rloo", "reinforce_pp", "ppo")
 SAMPLES = 8
 FEWEST_PROMPTS, MOST_PROMPTS = 8, 32
 ACT = ("guard.mode=act", "guard.act_on=[RF,PG,OD,CA,TE,NUMERICAL,SYNC]")
-COMMON = ("checkpoints.at_end=false", "report.at_end=false", "records.trajectory_rate=0", f"steps={STEPS}")
+COMMON = ("checkpoints.at_end=false", "checkpoints.every=0", "checkpoints.best=false", "report.at_end=false",
+          "records.trajectory_rate=0", f"steps={STEPS}")  # fmt: skip
 # A twin is judged by its held-out accuracy, and measures nothing that only a guard asks for.
 TWIN = ("guard.mode=off", "probe.every=10", "probe.size=1024", "probe.spread=false")
 # Columns that say what a run trained on, and that a run without a guard measures too.
@@ -156,6 +157,16 @@ def make(config: RunConfig, folder: Path, warm: WarmActors) -> RunData:
     return read_run(folder)
 
 
+def guarded(row: Row, profile: Path | None, folder: Path, warm: WarmActors) -> Row:
+    """A pair with what its guarded run came to, also where the guard has ended it."""
+    own = [f"guard.profile={profile}"] if profile is not None else []
+    try:
+        return judged(row, make(config_of(row, *ACT, *own), folder, warm))
+    except RftfmError as error:
+        recorded = judged(row, read_run(folder)) if (folder / "steps").exists() else row
+        return replace(recorded, error=str(error))
+
+
 def judged(row: Row, data: RunData) -> Row:
     """A pair with what its guarded run came to."""
     incidents = incidents_of(data.entries)
@@ -180,7 +191,6 @@ def judged(row: Row, data: RunData) -> Row:
         rollbacks=sum(number_of(entry, "restored") == number_of(entry, "restored") for entry in applied),
         freezes=sum(levers_in(entry).get("freeze_policy") == 1 for entry in applied),
         halts=sum(text_of(entry, "halt") == "yes" for entry in applied),
-        error="",
     )
 
 
@@ -214,16 +224,15 @@ class Campaign:
         row = replace(drawn(index), code=self._code)
         if old is not None:
             row = replace(row, twin=old.twin, twin_digest=old.twin_digest)
-        own = self._folder / f"{index:03d}"
         twin = self._folder / f"{index:03d}-twin"
         try:
-            profile = [f"guard.profile={self._profile(kind_of_row(row), warm)}"] if row.profile else []
-            row = judged(row, make(config_of(row, *ACT, *profile), own, warm))
+            profile = self._profile(kind_of_row(row), warm) if row.profile else None
+            row = guarded(row, profile, self._folder / f"{index:03d}", warm)
             # A stored twin is right where both trained on the same; after an order nothing shows that.
-            if row.orders or row.digest != row.twin_digest:
+            if row.orders or row.digest != row.twin_digest or not row.twin:
                 row = with_twin(row, twin, warm)
         except RftfmError as error:
-            row = replace(row, error=str(error))
+            row = replace(row, error=row.error or str(error))
         shutil.rmtree(twin, ignore_errors=True)
         with self._lock:
             self.rows[index] = row
