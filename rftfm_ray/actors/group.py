@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rftfm_ray.rollout.seams import Exposure
     from rftfm_ray.rollout.weights import Served, WeightsUpdate
     from rftfm_ray.tasks.api import Problem
-    from rftfm_ray.training.checkpoints import TrainerState
+    from rftfm_ray.training.checkpoints import SaveOrder, TrainerState
     from rftfm_ray.training.learner import UpdateReport
 
 T = TypeVar("T")
@@ -96,9 +96,9 @@ class LearnerGroup:
         """Go back to the snapshot of `step`; its weights get the version `version`."""
         return self._called(self._handle.restore_snapshot.remote(step, version))
 
-    def save(self, folder: Path, position: TrainingCursor, config_sha256: str, *, is_best: bool) -> Pending[str]:
-        """Write a durable checkpoint below `folder`, as its best one with `is_best`; its path once it is complete."""
-        return self._called(self._handle.save.remote(str(folder), position, config_sha256, is_best))
+    def save(self, order: SaveOrder) -> Pending[str]:
+        """Write a durable checkpoint; its path once it is complete."""
+        return self._called(self._handle.save.remote(order))
 
     def load(self, checkpoint: Path | str) -> Pending[TrainerState]:
         """Restore the state of a checkpoint."""

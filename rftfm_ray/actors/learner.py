@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rftfm_ray.rollout.weights import WeightsUpdate
-    from rftfm_ray.training.checkpoints import TrainerState
+    from rftfm_ray.training.checkpoints import SaveOrder, TrainerState
     from rftfm_ray.training.learner import Learner, UpdateReport
     from rftfm_ray.training.seams import LearnerSeams
 
@@ -140,16 +140,17 @@ class LearnerActor:
         self._ring.drop_after(step)
         return TrainingCursor(snapshot.id, snapshot.model_version if version is None else version, snapshot.cursor)
 
-    def save(self, folder: str, position: TrainingCursor, config_sha256: str, is_best: bool) -> str:
-        """Write a durable checkpoint below `folder`; returns its path once it is complete.
+    def save(self, order: SaveOrder) -> str:
+        """Write a durable checkpoint; returns its path once it is complete.
 
-        With `is_best` it becomes the best of the folder before older ones are removed.
+        The best one is marked so before older ones are removed.
         """
         from rftfm_ray.training import checkpoints
         from rftfm_ray.training.engine import to_numpy
 
         self._gauge.set(ActorState.SAVING)
-        staging = checkpoints.stage(Path(folder), position.id.step)
+        position, folder = order.position, Path(order.folder)
+        staging = checkpoints.stage(folder, position.id.step)
         learner = self._learner
         checkpoints.write_rank(staging, 0, to_numpy(learner.engine.state()))
         checkpoints.write_model(staging, learner.engine.export(), self._model_path)
@@ -163,13 +164,14 @@ class LearnerActor:
             zero_stage=self._config.learner.zero_stage,
             levers=learner.levers,
             grad_norms=learner.gate.norms,
-            config_sha256=config_sha256,
+            config_sha256=order.config_sha256,
+            probe=order.probe,
         )
         checkpoints.write_config(staging, self._config.to_yaml())
         path = checkpoints.commit(staging, state).path
-        if is_best:
+        if order.is_best:
             checkpoints.mark_best(path)
-        checkpoints.prune(Path(folder), self._config.checkpoints.keep)
+        checkpoints.prune(folder, self._config.checkpoints.keep)
         self._gauge.set(ActorState.IDLE)
         return str(path)
 

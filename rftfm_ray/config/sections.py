@@ -172,7 +172,7 @@ class SyncConfig(Section):
     parity_every: Cadence = 10
     """Steps between log-prob parity probes of learner and rollout actors; 0: only at the start and after a restore."""
     parity_max_gap: Positive | None = None
-    """Largest difference in nats that a probe accepts; null: by `model.dtype`, 0.001 for float32 and 0.25 for
+    """Largest difference in nats that a probe accepts; null: by `model.dtype`, 0.001 for float32 and 2 for
     bfloat16."""
 
 

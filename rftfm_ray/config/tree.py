@@ -32,8 +32,12 @@ from rftfm_ray.config.sections import (
     TaskConfig,
 )
 
-PARITY_GAPS = {"float32": 1e-3, "bfloat16": 0.25}
-"""Largest gap in nats between two computations of one token's log-prob, by precision."""
+PARITY_GAPS = {"float32": 1e-3, "bfloat16": 2.0}
+"""Largest gap in nats between two computations of one token's log-prob, by precision.
+
+A bfloat16 logit of 16 to 32 is a multiple of 0.125, and every layer rounds: gaps up to 0.56 were measured in 60 healthy
+steps of the shipped model, growing with its confidence. That the weights are equal is checked exactly, by fingerprints.
+"""
 
 
 class RunConfig(Section):

@@ -23,7 +23,6 @@ class HeldOutProbe:
     def __init__(self, config: ProbeConfig, session: Session) -> None:
         self._config = config
         self._session = session
-        self._parts: list[ProbeResult] = []
         self.after_s = 0.0
         """Seconds of an update in which the learner's reference pass uses another core."""
 
@@ -47,16 +46,17 @@ class HeldOutProbe:
         if not self._config.spread:
             return part
         turn = (step.step - 1) % self._config.every
-        # A round that a rollback or a resume has interrupted is dropped.
-        self._parts = [*self._parts, part] if turn == len(self._parts) else []
-        if turn + 1 < self._config.every or not self._parts:
+        session = self._session
+        # A round that a rollback has interrupted is dropped.
+        session.probe_parts = (*session.probe_parts, part) if turn == len(session.probe_parts) else ()
+        if turn + 1 < self._config.every or not session.probe_parts:
             return None
-        parts, self._parts = self._parts, []
+        parts, session.probe_parts = session.probe_parts, ()
         return join(parts)
 
     def restart(self) -> None:
         """Drop the answers of an attempt that a rollback has abandoned."""
-        self._parts = []
+        self._session.probe_parts = ()
 
 
 def join(parts: Sequence[ProbeResult]) -> ProbeResult:

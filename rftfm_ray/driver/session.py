@@ -20,6 +20,7 @@ from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder, probe_jobs, split_jo
 from rftfm_ray.rollout.seams import Exposure
 from rftfm_ray.rollout.weights import Served, WeightsUpdate
 from rftfm_ray.tasks.stream import PromptStream
+from rftfm_ray.training.checkpoints import SaveOrder
 from rftfm_ray.types import Levers, ProbeResult, Sampling, StepId, TrainingCursor
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ START = TrainingCursor(StepId(attempt=0, step=0, paid_step=0), model_version=0, 
 class Session:
     """One run's actors, called by reference: data goes from actor to actor, and the driver fetches only what it needs.
 
-    `position` is the training cursor and `levers` are the current levers; only this class changes them.
+    `position` is the training cursor and `levers` are the current levers; only this class changes them. `probe_parts`
+    are the answers of the held-out probe in progress: they belong to the state that a checkpoint holds.
     """
 
     def __init__(self, plan: RunPlan, group: ActorGroup, start: TrainingCursor = START) -> None:
@@ -45,6 +47,7 @@ class Session:
         self._learner_limit = Limit(plan.config.learner.timeout_s, "learner.timeout_s")
         self.position = start
         self.levers = Levers()
+        self.probe_parts: tuple[ProbeResult, ...] = ()
         self._saved: tuple[StepId, str] | None = None
 
     def positions(self) -> Iterator[TrainingCursor]:
@@ -222,8 +225,8 @@ class Session:
         if folder is None and self._saved is not None and self._saved[0] == self.position.id:
             return self._saved[1]
         target = self._plan.checkpoints if folder is None else folder
-        saving = self._group.learner.save(target, self.position, self._plan.config_sha256, is_best=is_best)
-        path = wait_for([saving], CHECKPOINT, "writing a checkpoint")[0]
+        order = SaveOrder(str(target), self.position, self._plan.config_sha256, is_best, self.probe_parts)
+        path = wait_for([self._group.learner.save(order)], CHECKPOINT, "writing a checkpoint")[0]
         if folder is None:
             self._saved = (self.position.id, path)
         return path
@@ -232,6 +235,7 @@ class Session:
         """Restore learner and cursor from a checkpoint. The caller syncs and probes parity next."""
         state = wait_for([self._group.learner.load(checkpoint)], CHECKPOINT, "loading a checkpoint")[0]
         self.move_levers(state.levers)
+        self.probe_parts = state.probe
         self.position = TrainingCursor(
             StepId(state.attempt, state.step, state.paid_step), state.model_version, state.cursor
         )

@@ -33,7 +33,7 @@ from safetensors.numpy import load_file, save
 
 from rftfm_ray.errors import CheckpointError
 from rftfm_ray.files import PRIVATE_DIR, PRIVATE_FILE, publish, sync_directory
-from rftfm_ray.types import Levers
+from rftfm_ray.types import Levers, ProbeResult, TrainingCursor
 
 FORMAT = 1
 NAME = re.compile(r"step-(\d{6,})(?:-a(\d+))?")
@@ -45,7 +45,11 @@ BEST = "best"
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """The position of a run without its tensors. `cursor` counts the prompts drawn so far."""
+    """The position of a run without its tensors.
+
+    `cursor` counts the prompts drawn so far, and `probe` are the answers of a held-out probe that is not complete yet;
+    checkpoints of earlier versions have none.
+    """
 
     attempt: int
     step: int
@@ -57,6 +61,26 @@ class TrainerState:
     levers: Levers
     grad_norms: tuple[float, ...]
     config_sha256: str
+    probe: tuple[ProbeResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SaveOrder:
+    """What a checkpoint needs beside the learner's own state.
+
+    Attributes:
+        folder: where it goes, beside earlier ones.
+        position: of the run.
+        config_sha256: of the run's configuration.
+        is_best: whether it becomes the best of its folder.
+        probe: as in `TrainerState`.
+    """
+
+    folder: str
+    position: TrainingCursor
+    config_sha256: str
+    is_best: bool = False
+    probe: tuple[ProbeResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,5 +108,5 @@ def test_checkpoint_without_a_manifest_is_not_taken_for_a_run(tmp_path: Path) ->
 def test_limit_of_the_parity_follows_the_precision() -> None:
     half = ["model.dtype=bfloat16"]
     assert load_config(None, []).parity_limit == 1e-3
-    assert load_config(None, half).parity_limit == 0.25
+    assert load_config(None, half).parity_limit == 2.0
     assert load_config(None, [*half, "sync.parity_max_gap=0.5"]).parity_limit == 0.5

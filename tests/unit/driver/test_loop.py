@@ -79,7 +79,7 @@ class Stage:
             case "probe":
                 return ProbeCounts(1, 2, 0, 0, 0.1)
             case "save":
-                return f"{call[2]}/step-{call[3].id.step}-a{call[3].id.attempt}"
+                return f"{call[2].folder}/step-{call[2].position.id.step}-a{call[2].position.id.attempt}"
             case "restore_snapshot":
                 return TrainingCursor(StepId(0, call[2], call[2]), call[2], 16 * call[2])
         return None

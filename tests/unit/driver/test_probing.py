@@ -22,6 +22,7 @@ class Asked:
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[int], list[int], float]] = []
+        self.probe_parts: tuple[ProbeResult, ...] = ()
 
     def start_probe(self, greedy: slice, sampled: slice, after_s: float = 0.0) -> list[tuple[list[int], list[int]]]:
         """The places of the problems, in the place of references."""
@@ -171,3 +172,13 @@ def test_join_of_nothing_that_was_sampled_is_not_known() -> None:
 
 def test_join_of_one_part_is_that_part() -> None:
     assert join([part(3, 0.125, 16, 0.5, 4, 0.1)]) == part(3, 0.125, 16, 0.5, 4, 0.1)
+
+
+def test_round_goes_on_where_a_checkpoint_has_left_it() -> None:
+    straight, _ = make_probe(every=5, size=40)
+    *_, expected = run(straight, 1, 5)
+    probe, session = make_probe(every=5, size=40)
+    run(probe, 1, 3)
+    resumed, other = make_probe(every=5, size=40)
+    other.probe_parts = session.probe_parts
+    assert run(resumed, 4, 5) == [None, expected]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import pickle
 import shutil
 import stat
@@ -35,7 +36,7 @@ from rftfm_ray.training.checkpoints import (
     write_model,
     write_rank,
 )
-from rftfm_ray.types import Levers
+from rftfm_ray.types import Levers, ProbeResult
 
 FILES = ["manifest.json", "model/config.json", "model/model.safetensors", "rank-0.safetensors", "state.json"]
 LISTED = [name for name in FILES if name != "manifest.json"]
@@ -236,7 +237,7 @@ def test_state_with_a_wrong_type_is_refused(make: Make, key: str, value: object)
         verify(path)
 
 
-@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(TrainerState)])
+@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(TrainerState) if field.name != "probe"])
 def test_state_without_a_key_is_refused(make: Make, key: str) -> None:
     path = make().path
     state = json.loads((path / "state.json").read_text())
@@ -403,3 +404,20 @@ def test_configuration_comes_back_and_is_verified(make: Make, tmp_path: Path, or
     (path / "config.yaml").write_text("seed: 6\n")
     with pytest.raises(CheckpointError, match=r"config\.yaml has not the size and hash"):
         verify(path)
+
+
+def test_answers_of_a_probe_in_progress_come_back(make: Make) -> None:
+    parts = (ProbeResult(38, 38, 0.5, 51, math.nan, 0, 0.25), ProbeResult(39, 39, 1 / 3, 51, 0.25, 12, 0.5))
+    first, second = verify(make(probe=parts).path).state.probe
+    assert second == parts[1]
+    assert dataclasses.replace(first, sampled_accuracy=0.0) == dataclasses.replace(parts[0], sampled_accuracy=0.0)
+    assert math.isnan(first.sampled_accuracy)
+
+
+def test_state_of_an_earlier_version_has_no_probe(make: Make) -> None:
+    path = make().path
+    state = json.loads((path / "state.json").read_text())
+    assert state.pop("probe") == []
+    (path / "state.json").write_text(json.dumps(state))
+    _relist(path)
+    assert verify(path).state == STATE
