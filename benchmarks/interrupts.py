@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--for-s", type=float, default=float("inf"))
     parser.add_argument("overrides", nargs="*")
-    given, began = parser.parse_args(), time.perf_counter()
+    given, began = parser.parse_intermixed_args(), time.perf_counter()
     os.environ.setdefault("PYTHONPATH", str(ROOT))
     arguments, alone = [*RUN, *given.overrides], given.out / "alone"
     results = given.out / "trials.jsonl"
