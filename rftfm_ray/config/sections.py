@@ -190,7 +190,8 @@ class CheckpointConfig(Section):
     """Durable checkpoints."""
 
     every: Cadence = 50
-    """Steps between durable checkpoints; 0: only one at the end."""
+    """Steps between durable checkpoints; 0: only one at the end. The shipped models take 0.1 to 0.3 s to write, 50
+    steps of them 15 s."""
     keep: Count = 2
     """Checkpoints that stay; older ones are removed once a newer one is complete."""
     best: bool = True

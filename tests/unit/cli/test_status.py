@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,17 +21,15 @@ from rftfm_ray.cli.status import standing, status
 from rftfm_ray.config import parse_config
 from rftfm_ray.errors import RecordError, RftfmError, RunDirError
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar, replay
-from rftfm_ray.report import write_report
 from rftfm_ray.report.sections import incident_section
 from rftfm_ray.runs.incidents import incidents_of, levers_now, marks
 from rftfm_ray.runs.planned import Fault, drill
-from rftfm_ray.runs.reader import RunData, find_run, read_run
+from rftfm_ray.runs.reader import find_run, read_run
 from rftfm_ray.runs.verdict import figures, progress_of, verdict
 from rftfm_ray.runs.words import clean, describe
 from rftfm_ray.telemetry.events import EventLog
 from rftfm_ray.telemetry.journal import JOURNAL, Journal
 from rftfm_ray.telemetry.parts import PartFolder
-from rftfm_ray.telemetry.process import this_process
 from rftfm_ray.telemetry.recorder import STEP_SCHEMA
 from rftfm_ray.types import Levers, StepId
 
@@ -387,53 +383,3 @@ def test_no_journal_ends_the_reading(found: list[tuple[EntryKind, int, dict[str,
         for said in describe(entry):
             assert said.encode().decode().isprintable()
             assert clean(said, 10_000) == said
-
-
-def started(run: Path, **process: Scalar) -> RunData:
-    """The run with the process that drives it in its records."""
-    EventLog(run / "events.jsonl").append("run_started", None, run="run-1", **process)
-    return read_run(run)
-
-
-def test_run_whose_process_is_gone_is_dead(make_run: MakeRun) -> None:
-    here = this_process()
-    alive = started(make_run("alive"), pid=here.pid, host=here.host, process_started=here.started)
-    assert progress_of(alive)[0] == "going on"
-    reused = started(make_run("reused"), pid=here.pid, host=here.host, process_started=here.started + 1)
-    assert progress_of(reused) == (
-        "dead", f"The run has died: process {here.pid} is gone, and it has recorded no end.",
-    )  # fmt: skip
-    assert verdict(reused, (), ())[0] == "bad"
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    identity = dataclasses.asdict(this_process()) | {"pid": ended.pid}
-    ended.wait()
-    gone = started(make_run("gone"), pid=ended.pid, host=identity["host"], process_started=identity["started"])
-    facts = standing(gone)
-    assert facts["state"] == "dead"
-    shown = rftfm("status", gone.run_dir).output
-    assert "dead, newest record" in shown
-    assert f"process {ended.pid} is gone" in shown
-    assert f"process {ended.pid} is gone" in write_report(gone.run_dir).read_text()
-
-
-def test_run_on_another_host_is_judged_by_its_silence(make_run: MakeRun) -> None:
-    away = started(make_run(), pid=1, host="elsewhere", process_started=5)
-    assert away.running is None
-    for silent_s, step_s, state in (
-        (500.0, 1.0, "going on"), (700.0, 1.0, "dead"), (700.0, 60.0, "going on"), (3000.0, 60.0, "dead"),
-        (700.0, math.nan, "dead"), (500.0, math.nan, "going on"),
-    ):  # fmt: skip
-        steps = dataclasses.replace(away.steps, columns={"step_s": (step_s,) * len(away.steps.ids)})
-        data = dataclasses.replace(away, steps=steps, read_s=away.newest_s + silent_s)
-        assert progress_of(data)[0] == state, (silent_s, step_s)
-    assert (
-        "probably died: its last record is 50 minutes old"
-        in progress_of(dataclasses.replace(away, read_s=away.newest_s + 3000))[1]
-    )
-
-
-def test_stopped_run_says_by_what_and_how_to_go_on(make_run: MakeRun) -> None:
-    run = make_run()
-    EventLog(run / "events.jsonl").append("run_stopped", StepId(1, 7, 10), signal="SIGTERM", checkpoint="step-000007")
-    assert progress_of(read_run(run)) == ("stopped", "The run was stopped by SIGTERM after step 7.")
-    assert "state        stopped\n" in rftfm("status", run).output

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -28,11 +30,11 @@ def make(
     entries: tuple[Entry, ...] = (),
     *overrides: str,
     abandoned: tuple[bool, ...] = (False,) * 4,
-    **columns: float,
+    columns: Mapping[str, float] = MappingProxyType({}),
 ) -> RunData:
     """A run of four steps that were all made, with other values in columns of every step."""
     ids = tuple(StepId(0, n, n) for n in range(1, 5))
-    values = {"lr": 3e-4, "vetoes": 0.0, "update_ratio": 1e-3} | columns
+    values = {"lr": 3e-4, "vetoes": 0.0, "update_ratio": 1e-3, **columns}
     steps = Steps(ids, abandoned, {name: (value,) * 4 for name, value in values.items()})
     config = load_config(None, list(overrides))
     return RunData(Path("run"), config, steps, asked, entries, (), (), {"steps": 4}, journalled=bool(entries))
@@ -79,12 +81,13 @@ def test_drop_counts_by_the_size_of_the_probes() -> None:
     """At 16 problems the standard error of a half is an eighth: a fall by a third may be chance."""
     assert kinds(make(probes(0.60, 0.30, size=16))) == []
     assert kinds(make(probes(0.60, 0.30, size=1024))) == ["below_start"]
-    few, many = probes(0.5, 0.5, size=16), probes(0.5, 0.5, size=100_000)
+    (few, equal), (many, same) = probes(0.5, 0.5, size=16), probes(0.5, 0.5, size=100_000)
     # Three standard errors of the difference of two rates of a half.
-    assert largest_drop(*few) == pytest.approx(3 * math.sqrt(2 * 0.25 / 16), rel=1e-6)
-    assert largest_drop(*many) == LEAST_DROP
-    assert largest_drop(*few, 100) > largest_drop(*few, 10) > largest_drop(*few)
-    assert largest_drop(*probes(1.0, 1.0, size=16)) > 0.1, "the error of a rate of 1 is not 0"
+    assert largest_drop(few, equal) == pytest.approx(3 * math.sqrt(2 * 0.25 / 16), rel=1e-6)
+    assert largest_drop(many, same) == LEAST_DROP
+    assert largest_drop(few, equal, 100) > largest_drop(few, equal, 10) > largest_drop(few, equal)
+    right, also = probes(1.0, 1.0, size=16)
+    assert largest_drop(right, also) > 0.1, "the error of a rate of 1 is not 0"
 
 
 def test_accuracies_that_are_unknown_or_undone_are_left_out() -> None:
@@ -107,14 +110,14 @@ def test_accuracies_that_are_unknown_or_undone_are_left_out() -> None:
     ],
 )
 def test_run_without_a_single_update_says_why(columns: dict[str, float], overrides: tuple[str, ...], why: str) -> None:
-    (problem,) = ending_problems(make((), (), *overrides, **columns))
+    (problem,) = ending_problems(make((), (), *overrides, columns=columns))
     assert (problem.kind, problem.message) == ("no_update", f"The model was never updated in 4 steps: {why}.")
 
 
 def test_one_update_is_enough() -> None:
-    half = make((), (), "algorithm.minibatches=2", vetoes=1.0, update_ratio=NAN)
+    half = make((), (), "algorithm.minibatches=2", columns={"vetoes": 1.0, "update_ratio": NAN})
     assert kinds(half) == [], "one of two minibatches was refused"
-    undone = make(abandoned=(True,) * 4, lr=0.0)
+    undone = make(abandoned=(True,) * 4, columns={"lr": 0.0})
     assert kinds(undone) == [], "no step is left to be judged"
 
 

@@ -28,7 +28,7 @@ from rftfm_ray.tasks.api import ToolStatus
 from rftfm_ray.telemetry.parts import BackgroundWriter, PartFolder, read_parts
 from rftfm_ray.telemetry.recorder import StepRecorder, TrajectoryRecorder, read_steps, read_trajectories, step_record
 from rftfm_ray.telemetry.records import summary_json
-from rftfm_ray.types import IncidentSummary, RunSummary, StepId, Termination
+from rftfm_ray.types import EndingProblem, IncidentSummary, RunSummary, StepId, Termination
 
 MakeBatch = Callable[..., TrajectoryBatch]
 SCHEMA = pa.schema([("value", pa.int64())])
@@ -359,6 +359,7 @@ def test_summary_is_one_line_of_strict_json() -> None:
         remedies=2,
         paid_steps=44,
         guard_waits=0,
+        ending=(EndingProblem("incident", "Incident #1 was still open at the end.", incident=1),),
         **numbers,
     )
     text = summary_json(summary)
@@ -368,4 +369,8 @@ def test_summary_is_one_line_of_strict_json() -> None:
         "fault": "OD-1", "alarm_step": 12, "onset": 11, "state": "resolved", "remedies": ["a", "b"], "outcome": "cured",
     }  # fmt: skip
     unknown = {"reward_last": None, "probe_last": None}
-    assert values == dataclasses.asdict(summary) | unknown | {"incidents": [listed]}
+    problem = {
+        "kind": "incident", "message": "Incident #1 was still open at the end.", "before": None, "after": None,
+        "incident": 1,
+    }  # fmt: skip
+    assert values == dataclasses.asdict(summary) | unknown | {"incidents": [listed], "ending": [problem]}

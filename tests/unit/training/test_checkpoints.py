@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import pickle
-import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -22,17 +21,13 @@ from rftfm_ray.training import checkpoints
 from rftfm_ray.training.checkpoints import (
     Checkpoint,
     TrainerState,
-    best,
     commit,
-    mark_best,
     newest_valid,
     prune,
-    read_config,
     read_model,
     read_rank,
     stage,
     verify,
-    write_config,
     write_model,
     write_rank,
 )
@@ -338,72 +333,6 @@ def test_prune_keeps_the_newest_by_attempt_and_step(make: Make, tmp_path: Path) 
     assert left == {"step-1000000", "step-000005-a1", "step-000010-a1", "step-000001-mine"}
     prune(tmp_path / "checkpoints", 9)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == left
-
-
-def test_best_checkpoint_outlives_newer_ones_until_another_is_best(make: Make, tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoints"
-    mark_best(make(step=10).path)
-    for step in (20, 30, 40):
-        make(step=step)
-        prune(folder, 1)
-    assert {path.name for path in folder.iterdir()} == {"step-000010", "step-000040", "best"}
-    assert best(folder) == folder / "step-000010"
-    assert verify(folder / "best").state.step == 10, "the link can be resumed from"
-    mark_best(folder / "step-000040")
-    prune(folder, 1)
-    assert {path.name for path in folder.iterdir()} == {"step-000040", "best"}
-    assert best(folder) == folder / "step-000040"
-
-
-def test_damaged_checkpoint_does_not_become_the_best(make: Make, tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoints"
-    mark_best(make(step=10).path)
-    (make(step=20).path / "rank-0.safetensors").write_bytes(b"cut")
-    with pytest.raises(CheckpointError, match=r"step-000020/rank-0\.safetensors has not the size"):
-        mark_best(folder / "step-000020")
-    assert best(folder) == folder / "step-000010"
-
-
-def test_crash_while_marking_leaves_the_earlier_best(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "checkpoints"
-    mark_best(make(step=10).path)
-    second = make(step=20)
-
-    def crash(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoints, "publish", crash)
-    with pytest.raises(KeyboardInterrupt):
-        mark_best(second.path)
-    monkeypatch.undo()
-    assert best(folder) == folder / "step-000010"
-    mark_best(second.path)
-    assert best(folder) == folder / "step-000020"
-
-
-def test_there_is_no_best_where_none_was_marked_or_it_is_gone(make: Make, tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoints"
-    assert best(folder) is None
-    path = make(step=10).path
-    assert best(folder) is None
-    mark_best(path)
-    shutil.rmtree(path)
-    assert best(folder) is None
-
-
-def test_configuration_comes_back_and_is_verified(make: Make, tmp_path: Path, origin: Path) -> None:
-    assert read_config(make()) is None, "checkpoints of earlier versions have none"
-    staging = stage(tmp_path / "other", 1)
-    write_rank(staging, 0, RANK)
-    write_model(staging, MODEL, origin)
-    write_config(staging, "seed: 5\n")
-    path = commit(staging, STATE).path
-    assert read_config(verify(path)) == "seed: 5\n"
-    (path / "config.yaml").write_text("seed: 6\n")
-    with pytest.raises(CheckpointError, match=r"config\.yaml has not the size and hash"):
-        verify(path)
 
 
 def test_answers_of_a_probe_in_progress_come_back(make: Make) -> None:
