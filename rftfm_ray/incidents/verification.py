@@ -22,8 +22,8 @@ from rftfm_ray.verdicts import Diagnosis, Outcome, OutcomeKind, StepReport
 
 # Nats that severity must fall by, unless it falls to 0.
 MUST_FALL = 1.0
-# The healthy band: at most so many nats of evidence for a shift, or so small a share of the evidence under the fault.
-# The share allows for signals that move while a healthy run learns, as the KL to the reference does.
+# The healthy band: at most so many nats of evidence for a shift, or so small a share of the evidence under the fault,
+# step for step. The share allows for signals that move while a healthy run learns, as the KL to the reference does.
 BAND_NATS, BAND_SHARE = 1.0, 0.1
 # Standard errors by which held-out accuracy must have fallen for a remedy to be called harmful.
 HARMFUL_DROP = 3.0
@@ -133,7 +133,7 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
     if unknown:
         return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unknown}") if late else None
     active = source_active(incident.code, window, case.reference)
-    short = _loss(findings, rules.probe_size) or ("" if active else _out_of_band(findings, window, harm))
+    short = _loss(findings, rules.probe_size) or ("" if active else _out_of_band(findings, case, window, harm))
     if short:
         return findings.outcome(OutcomeKind.INEFFECTIVE, short) if late else None
     if active:
@@ -232,11 +232,12 @@ def _median_update(reports: Sequence[StepReport]) -> float:
     return median(sizes) if sizes else 0.0
 
 
-def _out_of_band(findings: _Findings, window: Sequence[StepReport], harm: Harm) -> str:
+def _out_of_band(findings: _Findings, case: Case, window: Sequence[StepReport], harm: Harm) -> str:
     """What of the harm is left outside of its healthy band; empty when nothing is."""
     if not math.isnan(findings.after):
-        most = max(BAND_NATS, BAND_SHARE * findings.before) if not math.isnan(findings.before) else BAND_NATS
-        over = findings.after > most
+        # Evidence grows with the number of steps, of which a fault has often had one or two.
+        a_step = findings.before / max(1, len(case.under_fault)) if findings.before > 0 else 0.0
+        over = findings.after > max(BAND_NATS, BAND_SHARE * a_step * len(window))
         return f"severity is still {_nats(findings.after)} nats, above its healthy band" if over else ""
     for name in harm.signals:
         mean = fmean(_measured(window, name))

@@ -226,6 +226,19 @@ def test_cooldown_keeps_remedies_of_an_incident_apart() -> None:
     assert (run.place.paid_step, order and order.remedy) == (11, "second")
 
 
+def test_silence_after_a_remedy_that_did_not_help_resolves_nothing() -> None:
+    run = started(FIRST, SECOND, cooldown_steps=9)
+    run.begin_fault()
+    run.carry_out()
+    run.pass_steps(3, fault(), **FAILING)
+    assert run.now() is IncidentState.DIAGNOSED
+    run.pass_steps(6)
+    assert run.now() is IncidentState.DIAGNOSED
+    order = run.tick()
+    assert order is not None
+    assert order.remedy == "second"
+
+
 @pytest.mark.parametrize(
     ("changed", "entries"),
     [

@@ -278,6 +278,15 @@ def test_harm_that_has_only_become_smaller_is_not_resolved() -> None:
     assert outcome.reason.endswith("above its healthy band")
 
 
+def test_evidence_is_compared_step_for_step() -> None:
+    """One step of a fault shows less than a window of a signal that drifts while the run learns."""
+    found = case({"kl_ref": 9.0, "update_ratio": 0.3}, {"update_ratio": 0.013}, TIMEOUT)
+    short = replace(found, under_fault=found.under_fault[:1])
+    outcomes = [verdict("OD-1", each) for each in (found, short)]
+    assert [kind(outcome) for outcome in outcomes] == [OutcomeKind.RESOLVED, OutcomeKind.RESOLVED]
+    assert all(outcome is not None and outcome.severity_after > 1 for outcome in outcomes)
+
+
 def rolled_back(update: float, steps: int) -> Case:
     """A rollback under which updates have some size, and all else is usual."""
     return case({"update_ratio": 0.3}, {"update_ratio": update}, steps)
