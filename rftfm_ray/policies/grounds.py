@@ -14,8 +14,7 @@ from statistics import median
 
 from rftfm_ray.signals.held_out import LEAST_LOSS, probe_drop
 from rftfm_ray.signals.schema import value
-from rftfm_ray.types import Levers
-from rftfm_ray.verdicts import Diagnosis, Evidence, Remedy, StepReport
+from rftfm_ray.verdicts import Diagnosis, Evidence, StepReport
 
 # Standard errors by which held-out accuracy must have fallen to be a ground.
 CONFIRMING_DROP = 2.0
@@ -146,13 +145,3 @@ def _reading(reports: Sequence[StepReport], diagnosis: Diagnosis) -> Ground | No
         if largest > rule.bound:
             return Ground(GroundKind.READING, f"{name} shows {largest:.3g} {rule.unit}, and {rule.why}")
     return None
-
-
-def is_costly(remedy: Remedy, levers: Levers) -> bool:
-    """Whether a remedy needs a ground: it gives up steps, stops learning, or ends the run.
-
-    Args:
-        remedy: in question.
-        levers: in force; a policy that is frozen already is not frozen by the remedy.
-    """
-    return remedy.rollback or remedy.halt or (remedy.levers.freeze_policy == 1 and levers.freeze_policy != 1)
