@@ -317,29 +317,6 @@ def test_costly_order_that_is_not_confirmed_may_not_be_carried_out(admit: Admit,
     assert not ward.begin(1, probed=0.2).granted
 
 
-@pytest.mark.parametrize("remedy", COSTLY, ids=lambda remedy: remedy.name)
-@pytest.mark.parametrize(("evidence", "ground"), [(Evidence.IDENTITY, "identity"), (Evidence.CHANNEL, "channel")])
-def test_identity_or_channel_needs_no_fallen_probe(
-    admit: Admit, remedy: Remedy, evidence: Evidence, ground: str
-) -> None:
-    ward = admit(remedy)
-    ward.fall_ill("OD-1", 0.7, evidence)
-    assert ward.begin(1, probed=0.8).granted
-    assert ward.last(K.CONFIRMED) == {
-        "order": 1, "reason": "it is broken", "probe_before": 0.8, "probe_now": 0.8, "ground": ground,
-    }  # fmt: skip
-
-
-def test_probe_before_the_first_step_is_the_reference_of_a_fault_that_begins_with_it(admit: Admit) -> None:
-    ward = admit(BACK, verify_steps=1)
-    ward.actor.note_probe(START, 0.4)
-    diagnosis = Diagnosis("OD-1", Family.OD, 0.9, (), (), 1, 1, "")
-    assert ward.judge(Assessment(report(1), None), Assessment(report(2), diagnosis)).order is not None
-    assert ward.last(K.OPENED)["probe"] == 0.4
-    assert ward.begin(1, probed=0.0).granted
-    assert ward.last(K.CONFIRMED)["reason"] == "held-out accuracy fell from 0.400 to 0.000"
-
-
 def test_gentle_order_is_not_confirmed(admit: Admit) -> None:
     ward = admit(RETRY)
     order = ward.fall_ill(probability=0.7).order
@@ -356,13 +333,6 @@ def test_end_that_the_guard_orders_is_not_asked_to_be_confirmed(admit: Admit) ->
     assert (order.halt, order.is_costly) == (True, False)
     ward.carry_out(1)
     assert ward.last(K.APPLIED)["halt"] == "yes"
-
-
-def test_run_is_not_ended_because_telemetry_alone_speaks_against_it(admit: Admit) -> None:
-    ward = admit(None, verify_steps=1, halts=True)
-    assert ward.fall_ill().order is None
-    reason = "because; the run goes on, because only telemetry speaks against it"
-    assert ward.last(K.CLOSED) == {"state": "escalated", "reason": reason}
 
 
 def test_change_that_moves_no_signal_is_told_and_not_journalled(admit: Admit) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rftfm_ray.incidents.state import EntryKind
+from rftfm_ray.incidents.state import EntryKind, Scalar
 from rftfm_ray.types import GuardMode, Levers, StepId
 from rftfm_ray.verdicts import Assessment, Family, IncidentState, Order, OrderRole, OutcomeKind, Remedy
 from tests.unit.incidents.managed import FAILING, RETURN_AFTER, TIMEOUT, VERIFY, ManagedRun, fault
@@ -163,10 +163,10 @@ def test_order_that_has_become_the_third_at_its_step_is_dropped() -> None:
     run.pass_steps(5)
     assert run.tick(fault(), **FAILING) is not None
     place = run.following
-    again = {"order": 9, "remedy": "retry", "role": "remedy", "halt": "no", "lever_tool_retries": 2}
+    again: dict[str, Scalar] = {"order": 9, "remedy": "retry", "role": "remedy", "halt": "no", "lever_tool_retries": 2}
     run.ledger.note(K.OPENED, place, 2, code="TE-1", family="TE", onset=6, onset_low=6)
     for _ in range(2):
-        run.ledger.note(K.APPLIED, place, 2, **again)
+        run.ledger.write(K.APPLIED, place, 2, tuple(again.items()))
     assert not run.begin()
     assert (
         run.last(K.UNCONFIRMED).text("reason")
