@@ -136,7 +136,7 @@ class IncidentManager:
             return
         incident = self._incident_for(diagnosis)
         if incident is None:
-            if any(self._is_remediated(i, step) for i in self.state.open_incidents()):
+            if any(self._is_remediated(i, step, diagnosis) for i in self.state.open_incidents()):
                 # During the remediation of an incident, another diagnosis is taken for an after-effect of it.
                 return
             number = len(self.state.incidents) + 1
@@ -158,9 +158,12 @@ class IncidentManager:
                 evidence="; ".join(symptom.reason for symptom in diagnosis.symptoms),
             )  # fmt: skip
 
-    def _is_remediated(self, incident: Incident, step: StepId) -> bool:
-        """Whether an incident's remediation is under way. A verdict that waits for a probe hides no other fault."""
-        if incident.state is IncidentState.VERIFYING:
+    def _is_remediated(self, incident: Incident, step: StepId, other: Diagnosis) -> bool:
+        """Whether an incident's remediation is under way, so that another diagnosis is an after-effect of it.
+
+        A verdict that waits for a probe hides no other fault that has a name.
+        """
+        if incident.state is IncidentState.VERIFYING and other.code != UNKNOWN:
             return step.paid_step - incident.tried[-1].paid_step < self._settings.verify_steps
         return incident.state is not IncidentState.DIAGNOSED or bool(incident.tried)
 

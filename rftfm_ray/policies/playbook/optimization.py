@@ -22,7 +22,7 @@ TOLERANCE = 0.01
 def lower_rate_alone(ctx: PolicyContext) -> tuple[Remedy, str]:
     """Bring updates back to their usual size, and give up no step: only telemetry speaks for the explosion so far."""
     scale, why = lower_rate(ctx)
-    reason = f"{why}; no step is given up, because only telemetry speaks for it; if it lasts, lower learner.lr"
+    reason = f"{why}; no step is given up, because only telemetry speaks for it"
     return Remedy("lower_rate", Levers(lr_scale=scale, kl_coef_scale=2.0)), reason
 
 
@@ -58,6 +58,8 @@ def lower_rate(ctx: PolicyContext) -> tuple[float, str]:
         scale = _bounded(declared * usual / now)
         return scale, f"updates are {now / usual:.3g} times their usual size; the learning rate is lowered by as much"
     scale = _bounded(declared * UNEXPLAINED_SCALE)
+    if math.isnan(usual):
+        return scale, "no step from before the fault shows the usual size of updates; lower learner.lr if this helps"
     return scale, "updates have their usual size and the policy still runs away; the learning rate is lowered"
 
 

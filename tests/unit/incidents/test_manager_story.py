@@ -134,7 +134,8 @@ def test_verdict_that_waits_for_a_probe_hides_no_other_fault() -> None:
     run.pass_steps(5)
     run.remedied(fault(), FAILING, probe_accuracy=math.nan)
     run.pass_steps(1, None, probe_accuracy=math.nan)
-    order = run.tick(fault("OD-1", onset=10), update_ratio=1.0, probe_accuracy=math.nan)
+    run.pass_steps(1, fault("UNKNOWN"), probe_accuracy=math.nan)
+    order = run.tick(fault("OD-1", onset=11), update_ratio=1.0, probe_accuracy=math.nan)
     assert order is not None
     assert (order.incident, order.remedy) == (2, "slow")
     # What the first incident does from now on leaves the levers of the second alone.
