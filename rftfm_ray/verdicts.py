@@ -161,13 +161,15 @@ class OutcomeKind(StrEnum):
     """What verification says of a remedy.
 
     The harm and its cause are gone; the harm is gone while its cause is still active, so that the levers must stay; the
-    harm is still there; or the remedy does harm of its own.
+    harm is still there; the remedy does harm of its own; or nobody knows, because something that the verdict rests on
+    could not be measured in time.
     """
 
     RESOLVED = "resolved"
     MITIGATED = "mitigated"
     INEFFECTIVE = "ineffective"
     HARMFUL = "harmful"
+    UNVERIFIED = "unverified"
 
     @property
     def helped(self) -> bool:
@@ -252,15 +254,27 @@ class Order:
 
     @property
     def is_costly(self) -> bool:
-        """Whether a probe must confirm it first: a remedy that gives up steps or ends the run."""
-        return self.role is OrderRole.REMEDY and (self.restore_step is not None or self.halt)
+        """Whether a probe is made first: for a remedy that gives up steps, stops learning, or ends the run."""
+        costs = self.restore_step is not None or self.halt or self.levers.freeze_policy == 1
+        return self.role is OrderRole.REMEDY and costs
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A remedy that was applied, the levers before it, and what came of it; None while that is not known."""
+    """A remedy that was applied.
+
+    Attributes:
+        remedy: its name.
+        paid_step: consumed step at which it was applied.
+        before: the levers that it started from.
+        outcome: what came of it; None while that is not known.
+        step: step of the lineage that training went on from under it; of the snapshot for a rollback.
+        undone: steps that its rollback gave up; 0 without one.
+    """
 
     remedy: str
     paid_step: int
     before: Levers
     outcome: OutcomeKind | None = None
+    step: int = 0
+    undone: int = 0

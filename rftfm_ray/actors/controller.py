@@ -99,6 +99,10 @@ class ControllerActor:
         change = self._manager.done(order, step, result.seconds)
         return Settlement(self._news(), change, order.restore_step)
 
+    def note_probe(self, step: StepId, accuracy: float) -> None:
+        """Journal the held-out accuracy before the first step."""
+        self._manager.note_probe(step, accuracy)
+
     def note_late(self, step: StepId, waited_s: float) -> None:
         """Journal that a verdict came after its boundary."""
         self._manager.note_late(step, waited_s)

@@ -64,6 +64,10 @@ class GuardGroup:
         judged: Pending[News] = self._of_controller(call, assessed)
         return wait_for([judged], Limit(JUDGE_S + policy_timeout_s * len(items)), "judging a step")[0]
 
+    def note_probe(self, step: StepId, accuracy: float) -> None:
+        """Journal the held-out accuracy before the first step, without waiting."""
+        self._controller.note_probe.remote(step, accuracy)
+
     def note_late(self, step: StepId, waited_s: float) -> None:
         """Journal that a verdict came after its boundary, without waiting."""
         self._controller.note_late.remote(step, waited_s)

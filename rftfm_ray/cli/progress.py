@@ -54,6 +54,7 @@ TOLD = {
     EntryKind.APPLIED: "cyan",
     EntryKind.OUTCOME: "green",
     EntryKind.RETURNING: "",
+    EntryKind.KEPT: "",
     EntryKind.CLOSED: "green",
     EntryKind.DISABLED: "red",
     EntryKind.FAILED: "red",

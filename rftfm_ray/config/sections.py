@@ -291,6 +291,9 @@ class GuardConfig(Section):
     """Share of verdicts in which an honest reward channel and the trusted verifier may disagree."""
     verify_steps: Count = 6
     """Steps over which a remedy must show that it works."""
+    verify_timeout_steps: Annotated[Integer, Field(ge=1, le=250)] = 30
+    """Steps under a remedy after which a person is asked where held-out accuracy or the harm could not be judged; never
+    fewer than `guard.verify_steps`, and best several times `probe.every`."""
     cooldown_steps: Cadence = 2
     """Steps after a remedy in which no other one is begun for the same incident."""
     budget: Cadence = 4

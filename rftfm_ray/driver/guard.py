@@ -33,6 +33,9 @@ class Guard(Protocol):
     def report(self, step: StepRow | StepReport) -> None:
         """Submit a finished step to be judged."""
 
+    def note_probe(self, step: StepId, accuracy: float) -> None:
+        """Submit the held-out accuracy before the first step, `step` being the last one before it."""
+
     def declare(self, declaration: Declaration) -> None:
         """Submit a declared change, which takes effect after the reports so far and before the next."""
 
@@ -54,6 +57,9 @@ class NoGuard:
 
     def report(self, step: StepRow | StepReport) -> None:
         """Ignore the step."""
+
+    def note_probe(self, step: StepId, accuracy: float) -> None:
+        """Ignore the accuracy."""
 
     def declare(self, declaration: Declaration) -> None:
         """Ignore the change."""
@@ -114,6 +120,10 @@ class LiveGuard:
         The shipping thread converts a row to its report, because that takes longer than everything else here.
         """
         self._put(step)
+
+    def note_probe(self, step: StepId, accuracy: float) -> None:
+        """Send the held-out accuracy to the controller, which reads it before any report."""
+        self._group.note_probe(step, accuracy)
 
     def declare(self, declaration: Declaration) -> None:
         """Queue a declared change between two reports."""

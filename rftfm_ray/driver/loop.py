@@ -145,6 +145,7 @@ def _start(parts: Parts, curve: Curve) -> None:
     if config.snapshots.every:
         session.snapshot()
     _probe(parts, config.probe, curve)
+    parts.guard.note_probe(session.position.id, curve.probes[-1])
 
 
 def _probe(parts: Parts, config: ProbeConfig, curve: Curve) -> None:

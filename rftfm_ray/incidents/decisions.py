@@ -10,14 +10,17 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import TypeAlias
 
+from rftfm_ray.incidents.confirmation import ground_of, held_out
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.settings import IncidentSettings
-from rftfm_ray.incidents.state import EntryKind, Incident, Scalar, lever_fields, levers_before
-from rftfm_ray.policies.api import PolicyContext
-from rftfm_ray.policies.safety import PolicyProblem, ProblemKind, Ruling, SafePolicy, restore_step
+from rftfm_ray.incidents.state import EntryKind, Incident, Scalar, lever_fields, levers_before, levers_home
+from rftfm_ray.policies.api import PolicyContext, restore_step
+from rftfm_ray.policies.grounds import Ground
+from rftfm_ray.policies.playbook import plan_of
+from rftfm_ray.policies.safety import PolicyProblem, ProblemKind, Ruling, SafePolicy
 from rftfm_ray.types import GuardMode, Levers, StepId
-from rftfm_ray.verdicts import Diagnosis, IncidentState, Order, OrderRole, Remedy
+from rftfm_ray.verdicts import Diagnosis, IncidentState, Order, OrderRole, OutcomeKind, Remedy
 
 # Unconfirmed costly remedies after which a person must look.
 UNCONFIRMED = 3
@@ -54,6 +57,8 @@ class Decisions:
         settings, state = self._settings, self._ledger.state
         if settings.mode is GuardMode.OBSERVE or incident.advised:
             return None
+        if incident.tried and incident.tried[-1].outcome is OutcomeKind.UNVERIFIED:
+            return self._give_up(incident, step, IncidentState.ESCALATED, f"{incident.reason}; a person must look")
         last = max([tried.paid_step for tried in incident.tried[-1:]] + [incident.unconfirmed_at or 0])
         if last and step.paid_step - last < settings.cooldown_steps:
             return None
@@ -83,7 +88,14 @@ class Decisions:
             budget_left=budget_left,
             reports=self._memory.reports,
             state=self._policy_state,
+            ground=self._ground(incident),
+            given=self._ledger.state.given(incident.code),
         )
+
+    def _ground(self, incident: Incident) -> Ground | None:
+        """What allows a costly remedy, by the probes of the steps so far."""
+        now, size = self._memory.probe_now(), self._settings.probe_size
+        return ground_of(self._memory, incident, held_out(self._ledger.state, self._memory, incident, now, size))
 
     def _note_problem(self, problem: PolicyProblem, incident: Incident, step: StepId) -> None:
         values: dict[str, Scalar] = {"policy": problem.policy, "reason": problem.reason}
@@ -106,7 +118,7 @@ class Decisions:
         reason = ruling.decision.reason
         restore = restore_step(ctx) if remedy.rollback else None
         # A remedy that did not help is undone before the next one is tried.
-        levers = _merged(levers_before(incident, ctx.levers), remedy.levers)
+        levers = _merged(levers_before(self._ledger.state, incident), remedy.levers)
         number = self._ledger.state.orders + 1
         values: dict[str, Scalar] = {"order": number, "remedy": remedy.name, "reason": reason}
         values |= {"policy": ruling.policy, "restore_step": restore, "halt": remedy.halt, **dict(lever_fields(levers))}
@@ -120,15 +132,29 @@ class Decisions:
         )  # fmt: skip
 
     def _give_up(self, incident: Incident, step: StepId, final: IncidentState, reason: str) -> Order | None:
-        """Close the incident: undo the remedy that did not help, and end the run if that is configured."""
-        levers, now = levers_before(incident, self._ledger.state.levers), self._ledger.state.levers
+        """Close the incident: undo what did not help, and end the run if that is configured and has a ground."""
+        state = self._ledger.state
+        levers, halts = self._levers_after(incident), self._settings.halts
+        if halts and self._settings.acts_on(incident.family) and self._ground(incident) is None:
+            halts, reason = False, f"{reason}; the run goes on, because only telemetry speaks against it"
         self._ledger.note(EntryKind.CLOSED, step, incident.id, state=final.value, reason=reason)
-        halts = self._settings.halts
-        if not self._settings.acts_on(incident.family) or (levers == now and not halts):
+        if not self._settings.acts_on(incident.family) or (levers == state.levers and not halts):
             return None
         role = OrderRole.HALT if halts else OrderRole.UNDO
-        number = self._ledger.state.orders + 1
-        return announce(self._ledger, step, Order(number, incident.id, role, role.value, reason, levers, halt=halts))
+        order = Order(state.orders + 1, incident.id, role, role.value, reason, levers, halt=halts)
+        return announce(self._ledger, step, order)
+
+    def _levers_after(self, incident: Incident) -> Levers:
+        """The levers that stay when an incident is left to people: none that was not shown to help.
+
+        After a remedy that could not be verified, one that contains the fault stays unless its cause is over.
+        """
+        state, last = self._ledger.state, incident.tried[-1] if incident.tried else None
+        if last is None or last.outcome is not OutcomeKind.UNVERIFIED:
+            return levers_before(state, incident)
+        plan, window = plan_of(incident.code), self._memory.reports[-self._settings.return_after :]
+        over = plan.source_over(window, self._memory.reference_of(incident.id))
+        return levers_home(state, incident, last.before, () if over else plan.containing)
 
 
 def announce(ledger: Ledger, step: StepId, order: Order) -> Order:

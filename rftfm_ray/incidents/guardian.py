@@ -51,6 +51,10 @@ class Guardian:
         """Begin the journal, with the step that the run starts from and the levers in force; None: all nominal."""
         self._manager.start(step, levers if levers is not None else Levers())
 
+    def note_probe(self, step: StepId, accuracy: float) -> None:
+        """Take note of the held-out accuracy before the first step."""
+        self._manager.note_probe(step, accuracy)
+
     def step(self, report: StepReport) -> tuple[Assessment, Order | None]:
         """Judge the next step; returns the assessment and the new order, if any."""
         return self.steps([report])[0]

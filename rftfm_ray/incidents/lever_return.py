@@ -33,6 +33,15 @@ class LeverReturn:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class KeptLever:
+    """A lever that does not return: its name, the incident it was moved for, and the reason."""
+
+    name: str
+    incident: int
+    reason: str
+
+
 def next_return(state: GuardState, memory: RunMemory, settings: IncidentSettings) -> LeverReturn | None:
     """The lever that may return now: no incident is open, and the fault that it was moved for is over.
 
@@ -45,17 +54,41 @@ def next_return(state: GuardState, memory: RunMemory, settings: IncidentSettings
     owners, reports = dict(state.owners), memory.since(state.moved_at)
     for name in off:
         owner = owners.get(name, 0)
+        if (name, owner) in state.kept:
+            continue
         code = state.incident(owner).code if owner else ""
         plan = plan_of(code)
         contains = name in plan.containing
         relapses = max(0, sum(incident.code == code for incident in state.incidents) - 1)
         wait = (settings.return_after if contains else settings.verify_steps) * 2**relapses
         window = reports[-wait:]
-        active = contains and plan.source_active(window, memory.reference_of(owner))
-        if len(window) == wait and not active:
+        over = not contains or plan.source_over(window, memory.reference_of(owner))
+        if len(window) == wait and over:
             levers = one_step_back(state.levers, name, scheduled_share(reports[-1]))
             return LeverReturn(name, owner, levers, f"no sign of the fault for {wait} steps")
     return None
+
+
+def levers_to_keep(state: GuardState, memory: RunMemory) -> tuple[KeptLever, ...]:
+    """Levers off nominal that must not return, and of which the journal does not say so yet.
+
+    A lever under whose nominal setting the fault came back, and one that contains a fault from before which there is no
+    step: the run was never seen healthy without it.
+    """
+    staying = []
+    for name, owner in state.owners:
+        if (name, owner) in state.kept:
+            continue
+        code = state.incident(owner).code
+        plan = plan_of(code)
+        reason = ""
+        if state.has_relapsed(name, code):
+            reason = f"{name} stays: {code} came back when it had returned"
+        elif name in plan.containing and plan.needs_reference and not memory.reference_of(owner):
+            reason = f"{name} stays: no step from before {code} shows that the run is healthy without it"
+        if reason:
+            staying.append(KeptLever(name, owner, reason))
+    return tuple(staying)
 
 
 def moved(levers: Levers) -> tuple[str, ...]:

@@ -14,14 +14,15 @@ from dataclasses import replace
 
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
+from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, needs_ground, refusal
 from rftfm_ray.incidents.decisions import Decisions, Snapshots, announce
 from rftfm_ray.incidents.ledger import Ledger
-from rftfm_ray.incidents.lever_return import next_return
+from rftfm_ray.incidents.lever_return import levers_to_keep, next_return
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.muting import MutedFaults
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
-from rftfm_ray.incidents.verification import confirmed, judge
+from rftfm_ray.incidents.verification import Rules, judge
 from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.effects import expected_sides, lever_change
@@ -62,6 +63,9 @@ class IncidentManager:
         self._muted = MutedFaults(settings.verify_steps)
         self._decisions = Decisions(settings, policy, snapshots, ledger, self._memory)
         self._snapshots = snapshots
+        self._rules = Rules(
+            settings.verify_steps, settings.verify_timeout_steps, settings.probe_size, settings.probe_steps
+        )
         # Steps since the last diagnosis, while an incident is open.
         self._quiet = 0
         # The newest order until it has been carried out or dropped, and whether it has begun.
@@ -90,6 +94,10 @@ class IncidentManager:
         )  # fmt: skip
         if step.step:
             self._ledger.note(EntryKind.DECLARED, step, 0, change="resume", reason=f"goes on from step {step.step}")
+
+    def note_probe(self, step: StepId, accuracy: float) -> None:
+        """Note the held-out accuracy before the first step, the reference of a fault that begins with it."""
+        self._ledger.note(EntryKind.PROBED, step, 0, accuracy=accuracy)
 
     def consider(self, assessment: Assessment) -> Order | None:
         """Take one step's assessment; the new order that it leads to, if any."""
@@ -128,12 +136,15 @@ class IncidentManager:
             return
         incident = self._incident_for(diagnosis)
         if incident is None:
-            if any(i.state is not IncidentState.DIAGNOSED or i.tried for i in self.state.open_incidents()):
+            if any(self._is_remediated(i, step, diagnosis) for i in self.state.open_incidents()):
                 # During the remediation of an incident, another diagnosis is taken for an after-effect of it.
                 return
             number = len(self.state.incidents) + 1
             seen = "; ".join(symptom.reason for symptom in diagnosis.symptoms if symptom.alarm)
-            self._ledger.note(EntryKind.OPENED, step, number, **_diagnosis_fields(diagnosis), reason=seen)
+            probe = self._memory.probe_before(step.step - 1)
+            named = _diagnosis_fields(diagnosis)
+            named["probe"] = self.state.first_probe if math.isnan(probe) else probe
+            self._ledger.note(EntryKind.OPENED, step, number, **named, reason=seen)
             incident = self.state.incident(number)
         diagnosis = self._memory.diagnose(incident, diagnosis)
         waited = step.paid_step - incident.opened.paid_step
@@ -148,6 +159,15 @@ class IncidentManager:
                 signals=",".join(dict.fromkeys(symptom.signal for symptom in diagnosis.symptoms)),
             )  # fmt: skip
 
+    def _is_remediated(self, incident: Incident, step: StepId, other: Diagnosis) -> bool:
+        """Whether an incident's remediation is under way, so that another diagnosis is an after-effect of it.
+
+        A verdict that waits for a probe hides no other fault that has a name.
+        """
+        if incident.state is IncidentState.VERIFYING and other.code != UNKNOWN:
+            return step.paid_step - incident.tried[-1].paid_step < self._settings.verify_steps
+        return incident.state is not IncidentState.DIAGNOSED or bool(incident.tried)
+
     def _incident_for(self, diagnosis: Diagnosis) -> Incident | None:
         """The open incident of a diagnosis: one of the same code, else one without any remedy yet."""
         incidents = self.state.open_incidents()
@@ -161,14 +181,14 @@ class IncidentManager:
         active = diagnosis is not None and (diagnosis.code == incident.code or incident.code == UNKNOWN)
         if incident.state is IncidentState.VERIFYING:
             self._verify(incident, step, alarm_active=active)
-        elif incident.state is not IncidentState.REMEDIATING and self._quiet >= self._settings.verify_steps:
+        elif incident.tried or incident.state is IncidentState.REMEDIATING:
+            # Silence after a remedy that did not help resolves nothing.
+            return
+        elif self._quiet >= self._settings.verify_steps:
             self._close(incident, step, "the alarm cleared without a remedy")
 
     def _verify(self, incident: Incident, step: StepId, *, alarm_active: bool) -> None:
-        outcome = judge(
-            incident, self._memory.case_of(incident), alarm_active=alarm_active, probe_size=self._settings.probe_size,
-            window=self._settings.verify_steps,
-        )  # fmt: skip
+        outcome = judge(incident, self._memory.case_of(incident), self._rules, alarm_active=alarm_active)
         if outcome is None:
             return
         remedy = incident.tried[-1].remedy
@@ -195,6 +215,9 @@ class IncidentManager:
                 self._muted.add(incident.code, diagnosis)
             if order is not None:
                 return order
+        if not self.state.open_incidents():
+            for kept in levers_to_keep(self.state, self._memory):
+                self._ledger.note(EntryKind.KEPT, report.id, kept.incident, lever=kept.name, reason=kept.reason)
         back = next_return(self.state, self._memory, self._settings)
         if back is None:
             return None
@@ -211,11 +234,12 @@ class IncidentManager:
             probed: held-out accuracy of the weights in force, for a costly order; NaN for any other.
 
         Returns:
-            Whether it may be carried out. One that the probe does not confirm, or whose snapshot is gone, is dropped.
+            Whether it may be carried out. A costly remedy without a ground, one that was applied twice at its step, and
+            a rollback whose snapshot is gone are dropped.
         """
         if self._begun or self._pending is None or self._pending.number != order.number:
             return False
-        if order.is_costly and not self._confirm(order, step, probed):
+        if not self._confirm(order, step, probed):
             self._pending = None
             return False
         self._ledger.note(
@@ -226,17 +250,20 @@ class IncidentManager:
         return True
 
     def _confirm(self, order: Order, step: StepId, probed: float) -> bool:
-        before = self._memory.probe_before(self.state.incident(order.incident).onset_low)
-        diagnosis = self._memory.diagnosis_of(order.incident)
-        sure, reason = confirmed(diagnosis, before, probed, self._settings.probe_size)
-        if order.restore_step is not None and order.restore_step not in self._snapshots():
-            # A boundary that did not wait for its verdict has let an update add a snapshot and drop this one.
-            sure, reason = False, f"the snapshot of step {order.restore_step} has made way for a newer one"
-        kind = EntryKind.CONFIRMED if sure else EntryKind.UNCONFIRMED
-        self._ledger.note(
-            kind, step, order.incident, order=order.number, reason=reason, probe_before=before, probe_now=probed
-        )
-        return sure
+        reason, told = refusal(order, self.state, step, self._snapshots()), dict[str, Scalar]()
+        if not reason and not needs_ground(order, self.state):
+            return True
+        ground = None
+        if not reason:
+            incident = self.state.incident(order.incident)
+            probes = held_out(self.state, self._memory, incident, probed, self._settings.probe_size)
+            told = {"probe_before": probes.before, "probe_now": probes.now}
+            ground = ground_of(self._memory, incident, probes)
+            reason = doubt(probes) if ground is None else ground.reason
+            told |= {} if ground is None else {"ground": ground.kind.value}
+        kind = EntryKind.UNCONFIRMED if ground is None else EntryKind.CONFIRMED
+        self._ledger.note(kind, step, order.incident, order=order.number, reason=reason, **told)
+        return ground is not None
 
     def fail(self, order: Order, step: StepId, reason: str) -> None:
         """Note that the begun order failed half way: training must not continue.

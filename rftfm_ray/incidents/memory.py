@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import replace
 
 from rftfm_ray.incidents.state import Incident
-from rftfm_ray.incidents.verification import Case, last_probe
+from rftfm_ray.incidents.verification import Case
+from rftfm_ray.signals.held_out import last_probe
 from rftfm_ray.verdicts import Diagnosis, StepReport
 
 # Number of remembered reports: the longest window of any check here.
@@ -79,7 +81,9 @@ class RunMemory:
             if r.id.attempt == attempt and r.id.step >= incident.onset and r.id.paid_step < first
         )
         after = (r for r in self._lineage if r.id.paid_step >= newest)
-        return Case(self.reference_of(incident.id), tuple(under_fault), tuple(after))
+        probe = math.nan if incident.probe is None else incident.probe
+        diagnosis = self.diagnosis_of(incident.id)
+        return Case(self.reference_of(incident.id), tuple(under_fault), tuple(after), probe, diagnosis)
 
     def since(self, paid_step: int) -> list[StepReport]:
         """Reports of the lineage from a consumed step on."""
@@ -89,3 +93,7 @@ class RunMemory:
         """The newest held-out accuracy from before a fault; NaN without one."""
         # The probe in a step's report is of the weights before that step's update.
         return last_probe([report for report in self._lineage if report.id.step <= onset])
+
+    def probe_now(self) -> float:
+        """The newest held-out accuracy of the lineage; NaN without one."""
+        return last_probe(self._lineage)

@@ -5,80 +5,21 @@ Only entries change the state. Every entry is written before the action that it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
-from enum import StrEnum
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import reduce
-from typing import Any, TypeAlias
+from typing import Any
 
-from rftfm_ray.errors import ConfigError, GuardError
-from rftfm_ray.policies.levers import check_levers
+from rftfm_ray.errors import GuardError
+from rftfm_ray.incidents.entries import LEVER_PREFIX, Entry, EntryKind, Scalar, lever_fields, levers_of
 from rftfm_ray.types import Levers, StepId
 from rftfm_ray.verdicts import Family, IncidentState, OrderRole, OutcomeKind, Tried
 
-Scalar: TypeAlias = str | int | float | bool | None
-
-
-class EntryKind(StrEnum):
-    """Kinds of journal entries."""
-
-    STARTED = "started"
-    OPENED = "opened"
-    DIAGNOSED = "diagnosed"
-    DECIDED = "decided"
-    ADVISED = "advised"
-    HELD = "held"
-    REFUSED = "refused"
-    POLICY_FAILED = "policy_failed"
-    CONFIRMED = "confirmed"
-    UNCONFIRMED = "unconfirmed"
-    APPLYING = "applying"
-    APPLIED = "applied"
-    FAILED = "failed"
-    OUTCOME = "outcome"
-    RETURNING = "returning"
-    CLOSED = "closed"
-    DECLARED = "declared"
-    DISABLED = "disabled"
-    LATE = "late"
-    ENDED = "ended"
-
-
-LEVER_PREFIX = "lever_"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the journal. `incident` is 0 where it concerns none; levers are in fields `lever_<name>`."""
-
-    seq: int
-    kind: EntryKind
-    id: StepId
-    incident: int
-    fields: tuple[tuple[str, Scalar], ...] = ()
-
-    def text(self, name: str) -> str:
-        """A field that is text; empty when it is missing."""
-        value = dict(self.fields).get(name)
-        return value if isinstance(value, str) else ""
-
-    def has(self, name: str) -> bool:
-        """Whether there is a field of that name with a value."""
-        return dict(self.fields).get(name) is not None
-
-    def integer(self, name: str) -> int:
-        """A field that is an integer.
-
-        Raises:
-            GuardError: when it is missing or something else.
-        """
-        value = dict(self.fields).get(name)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise GuardError(
-                f"Journal entry {self.seq} ({self.kind}) needs a whole number in {name}, not {value!r:.40}; "
-                "the journal has been altered."
-            )
-        return value
+__all__ = [
+    "LEVER_PREFIX", "Entry", "EntryKind", "GuardState", "Incident", "Scalar", "carries_remedy", "fold", "lever_fields",
+    "levers_before", "levers_home", "levers_of", "next_state", "replay",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +39,8 @@ class Incident:
         advised: whether a remedy was advised without being carried out.
         unconfirmed_at: consumed step at which an order was last dropped because the probe did not confirm it.
         unconfirmed: number of such orders.
-        reason: why it was closed.
+        reason: why its last remedy was judged as it was, or why it was closed.
+        probe: held-out accuracy that was last measured before the alarm; None when there was none.
     """
 
     id: int
@@ -114,6 +56,7 @@ class Incident:
     unconfirmed_at: int | None = None
     unconfirmed: int = 0
     reason: str = ""
+    probe: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +75,9 @@ class GuardState:
         late: number of verdicts that came after their boundary.
         halted: whether an order has ended the run.
         moves: first step under each setting of the levers in the lineage that is kept, oldest first.
+        first_probe: held-out accuracy before the first step; None when it was not measured.
+        returned: consumed step at which each lever last went a step home, by lever and the code it was moved for.
+        kept: levers that do not return, with the incident they were moved for.
     """
 
     incidents: tuple[Incident, ...] = ()
@@ -145,6 +91,9 @@ class GuardState:
     late: int = 0
     halted: bool = False
     moves: tuple[tuple[int, Levers], ...] = ()
+    first_probe: float | None = None
+    returned: tuple[tuple[str, str, int], ...] = ()
+    kept: tuple[tuple[str, int], ...] = ()
 
     def incident(self, number: int) -> Incident:
         """The incident with an id.
@@ -161,32 +110,19 @@ class GuardState:
         """The levers that were in force at a step of the lineage that is kept."""
         return next((levers for first, levers in reversed(self.moves) if first <= step), Levers())
 
+    def given(self, code: str) -> tuple[Tried, ...]:
+        """Remedies that were applied for faults of a code, in every incident."""
+        return tuple(tried for incident in self.incidents if incident.code == code for tried in incident.tried)
+
+    def has_relapsed(self, lever: str, code: str) -> bool:
+        """Whether the fault that a lever was moved for came back after the lever had gone home, or on its way."""
+        went = next((at for name, known, at in self.returned if (name, known) == (lever, code)), None)
+        later = [i for i in self.incidents if i.code == code and i.tried]
+        return went is not None and any(incident.opened.paid_step >= went for incident in later)
+
     def open_incidents(self) -> tuple[Incident, ...]:
         """Incidents that are not closed, oldest first."""
         return tuple(incident for incident in self.incidents if not incident.state.final)
-
-
-def lever_fields(levers: Levers) -> tuple[tuple[str, Scalar], ...]:
-    """Levers as fields of an entry: those that are set."""
-    values = asdict(levers).items()
-    return tuple((LEVER_PREFIX + name, value) for name, value in values if value is not None)
-
-
-def levers_of(entry: Entry) -> Levers:
-    """The levers of an entry.
-
-    Raises:
-        GuardError: when one of them is unknown or out of bounds.
-    """
-    values: dict[str, Any] = {k.removeprefix(LEVER_PREFIX): v for k, v in entry.fields if k.startswith(LEVER_PREFIX)}
-    try:
-        levers = Levers(**values)
-        check_levers(levers)
-        return levers
-    except (TypeError, ConfigError) as error:
-        raise GuardError(
-            f"Journal entry {entry.seq} moves levers that do not exist or may not be set so ({error})."
-        ) from None
 
 
 def replay(entries: tuple[Entry, ...]) -> GuardState:
@@ -253,8 +189,13 @@ def _opened(state: GuardState, entry: Entry) -> GuardState:
         opened=entry.id,
         onset=entry.integer("onset"),
         onset_low=entry.integer("onset_low"),
+        probe=_known(entry.number("probe")),
     )
     return replace(state, incidents=(*state.incidents, opened))
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _diagnosed(state: GuardState, entry: Entry) -> GuardState:
@@ -296,15 +237,22 @@ def _unconfirmed(state: GuardState, entry: Entry) -> GuardState:
     return replace(_with(state, entry, dropped), executed=entry.integer("order"), spent=spent)
 
 
-def levers_before(incident: Incident, levers: Levers) -> Levers:
-    """The levers that the next remedy of an incident starts from, where `levers` are in force.
+def levers_before(state: GuardState, incident: Incident) -> Levers:
+    """The levers that the next remedy of an incident starts from.
 
-    A remedy that did not help is undone first, so the next one starts from the levers before it.
+    A remedy that did not help is undone first, as far as its levers still belong to the incident.
     """
     last = incident.tried[-1] if incident.tried else None
     if last is None or last.outcome is None or last.outcome.helped:
-        return levers
-    return last.before
+        return state.levers
+    return levers_home(state, incident, last.before)
+
+
+def levers_home(state: GuardState, incident: Incident, before: Levers, stay: Sequence[str] = ()) -> Levers:
+    """The levers in force, with those of an incident as they were in `before`, except for those that `stay`."""
+    own = [name for name, owner in state.owners if owner == incident.id and name not in stay]
+    settings: dict[str, Any] = {name: getattr(before, name) for name in own}
+    return replace(state.levers, **settings)
 
 
 def _applied(state: GuardState, entry: Entry) -> GuardState:
@@ -313,10 +261,12 @@ def _applied(state: GuardState, entry: Entry) -> GuardState:
     names = [item.name for item in fields(Levers)]
     owners = {name: owner for name, owner in state.owners if getattr(levers, name) is not None}
     moved = [name for name in names if getattr(levers, name) not in (None, getattr(before, name))]
+    if entry.text("role") == OrderRole.RETURN:
+        gone = [name for name in names if getattr(levers, name) != getattr(before, name)]
+        state = replace(state, returned=_returned(state, entry, gone))
     if carries_remedy(entry):
         incident = state.incident(entry.incident)
-        tried = Tried(entry.text("remedy"), entry.id.paid_step, levers_before(incident, before))
-        state = _with(state, entry, replace(incident, ordered=0, tried=(*incident.tried, tried)))
+        state = _with(state, entry, replace(incident, ordered=0, tried=(*incident.tried, _tried(state, entry))))
         owners |= dict.fromkeys(moved, entry.incident)
     return replace(
         state,
@@ -327,6 +277,21 @@ def _applied(state: GuardState, entry: Entry) -> GuardState:
         moved_at=entry.id.paid_step,
         halted=state.halted or entry.text("halt") == "yes",
     )
+
+
+def _tried(state: GuardState, entry: Entry) -> Tried:
+    """The remedy that was applied; the step under way when it was is not part of the lineage yet."""
+    last = entry.id.step - 1
+    step = entry.integer("restored") if entry.has("restored") else last
+    before = levers_before(state, state.incident(entry.incident))
+    return Tried(entry.text("remedy"), entry.id.paid_step, before, step=step, undone=max(0, last - step))
+
+
+def _returned(state: GuardState, entry: Entry, names: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
+    code = state.incident(entry.incident).code if entry.incident else ""
+    known = {(name, of): at for name, of, at in state.returned}
+    known |= {(name, code): entry.id.paid_step for name in names}
+    return tuple((name, of, at) for (name, of), at in sorted(known.items()))
 
 
 def _moves(moves: tuple[tuple[int, Levers], ...], entry: Entry, levers: Levers) -> tuple[tuple[int, Levers], ...]:
@@ -340,7 +305,7 @@ def _moves(moves: tuple[tuple[int, Levers], ...], entry: Entry, levers: Levers) 
 def _judged(state: GuardState, entry: Entry) -> GuardState:
     incident, outcome = state.incident(entry.incident), OutcomeKind(entry.text("outcome"))
     tried = (*incident.tried[:-1], replace(incident.tried[-1], outcome=outcome))
-    return _with(state, entry, replace(incident, tried=tried))
+    return _with(state, entry, replace(incident, tried=tried, reason=entry.text("reason")))
 
 
 def _closed(state: GuardState, entry: Entry) -> GuardState:
@@ -352,8 +317,18 @@ def _started(state: GuardState, entry: Entry) -> GuardState:
     return replace(state, levers=levers, moves=((entry.id.step, levers),))
 
 
+def _probed(state: GuardState, entry: Entry) -> GuardState:
+    return replace(state, first_probe=_known(entry.number("accuracy")))
+
+
+def _kept(state: GuardState, entry: Entry) -> GuardState:
+    return replace(state, kept=(*state.kept, (entry.text("lever"), entry.incident)))
+
+
 _CHANGES: dict[EntryKind, Callable[[GuardState, Entry], GuardState]] = {
     EntryKind.STARTED: _started,
+    EntryKind.PROBED: _probed,
+    EntryKind.KEPT: _kept,
     EntryKind.OPENED: _opened,
     EntryKind.DIAGNOSED: _diagnosed,
     EntryKind.DECIDED: _decided,

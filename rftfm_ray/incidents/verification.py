@@ -1,106 +1,260 @@
-"""Verifies remedies and confirms costly ones. Pure functions of reports."""
+"""Verifies remedies. Pure functions of reports.
+
+A remedy has resolved an incident when, over the window under it, the harm is back in its healthy band and held-out
+accuracy is no lower than before the alarm. What cannot be measured is not assumed: the verdict waits for it, and in the
+end the remedy is unverified.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median
 
-from rftfm_ray.detection.detectors.probe import probe_drop
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.incidents.severity import severity
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.policies.playbook import plan_of
+from rftfm_ray.signals.held_out import last_probe, probe_drop, tolerated_loss
 from rftfm_ray.signals.schema import value
 from rftfm_ray.verdicts import Diagnosis, Outcome, OutcomeKind, StepReport
 
 # Nats that severity must fall by, unless it falls to 0.
 MUST_FALL = 1.0
+# The healthy band: at most so many nats of evidence for a shift, or so small a share of the evidence under the fault,
+# step for step. The share allows for signals that move while a healthy run learns, as the KL to the reference does.
+BAND_NATS, BAND_SHARE = 1.0, 0.1
 # Standard errors by which held-out accuracy must have fallen for a remedy to be called harmful.
 HARMFUL_DROP = 3.0
-# Standard errors that confirm a diagnosis from telemetry, and the probability that needs no confirmation.
-CONFIRMING_DROP = 2.0
-CERTAIN = 0.8
+# Largest healthy values of signals that need no reference: shares of calls, verdicts or comparisons that go wrong.
+HEALTHY_AT_MOST: Mapping[str, float] = {
+    "trained_mismatch_rate": 0.005,
+    "tool_error_rate": 0.05,
+    "observation_mismatch_rate": 0.0,
+    "replay_observation_mismatch_rate": 0.0,
+    "replay_termination_mismatch_rate": 0.0,
+    "termination_mismatch_rate": 0.0,
+    "vetoes": 0.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a remedy is verified.
+
+    Attributes:
+        window: steps under the remedy that are needed, and that harm is measured over.
+        timeout: steps after which a verdict is given whatever is known.
+        probe_size: problems of a held-out probe.
+        probe_steps: steps that the answers of one probe are spread over.
+    """
+
+    window: int
+    timeout: int
+    probe_size: int
+    probe_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The reports that one remedy is judged by: from before the fault, under the fault, and under the remedy."""
+    """What one remedy is judged by.
+
+    Attributes:
+        reference: reports from before the fault.
+        under_fault: reports under the fault, before the first remedy.
+        after: reports under the remedy.
+        probe_before: held-out accuracy that was last measured before the alarm; NaN when there was none.
+        diagnosis: newest of the incident; its alarms are the harm where the fault has no fingerprint.
+    """
 
     reference: tuple[StepReport, ...]
     under_fault: tuple[StepReport, ...]
     after: tuple[StepReport, ...]
+    probe_before: float = math.nan
+    diagnosis: Diagnosis | None = None
 
 
-def last_probe(reports: Sequence[StepReport]) -> float:
-    """The newest held-out accuracy; NaN when there is none."""
-    measured = [v for r in reports if not math.isnan(v := value(r, "probe_accuracy"))]
-    return measured[-1] if measured else math.nan
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """Signals that show a fault's harm, with the directions in which they show it."""
+
+    signals: tuple[str, ...] = ()
+    directions: Mapping[str, float] = field(default_factory=dict)
 
 
-def judge(incident: Incident, case: Case, *, alarm_active: bool, probe_size: int, window: int) -> Outcome | None:
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """The figures of a verdict: severities in nats, and held-out accuracies; NaN for what is not known."""
+
+    before: float
+    after: float
+    probe_before: float
+    probe_after: float
+
+    def outcome(self, kind: OutcomeKind, reason: str) -> Outcome:
+        return Outcome(kind, self.before, self.after, self.probe_before, self.probe_after, reason)
+
+
+def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -> Outcome | None:
     """The outcome of an incident's last remedy, or None while it is too early to say.
 
-    Severity over the signals of the fault's harm must have fallen, no alarm of it may be active, and the held-out
-    probe, which no reward channel reaches, must not have fallen since the remedy. A fall is reported at once.
+    A loss of held-out accuracy under the remedy, and the return of the fault after a rollback, are reported at once.
 
     Args:
         incident: the one whose remedy is verified.
-        case: the reports that it is judged by.
+        case: what it is judged by.
+        rules: how.
         alarm_active: whether an alarm of the fault is active.
-        probe_size: problems of a held-out probe.
-        window: number of steps under the remedy that are needed.
     """
-    fingerprint = FINGERPRINTS.get(incident.code)
-    harm, directions = (fingerprint.harm, fingerprint.weights) if fingerprint else ((), {})
-    before = severity(case.under_fault, case.reference, harm, directions)
-    after = severity(case.after[-window:], case.reference, harm, directions)
-    probe_before, probe_after = last_probe((*case.reference, *case.under_fault)), last_probe(case.after)
+    harm, after, window = harm_of(incident.code, case.diagnosis), case.after, case.after[-rules.window :]
+    findings = _Findings(
+        severity(case.under_fault, case.reference, harm.signals, harm.directions),
+        severity(window, case.reference, harm.signals, harm.directions),
+        _largest(case.probe_before, last_probe(case.reference)),
+        last_probe(_counted(after, rules.probe_steps)),
+    )
     # The first probe under a remedy still shows the fault's effect; only a later loss is due to the remedy.
-    first = [v for r in case.after if not math.isnan(v := value(r, "probe_accuracy"))][:1]
-
-    def outcome(kind: OutcomeKind, reason: str) -> Outcome:
-        return Outcome(kind, before, after, probe_before, probe_after, reason)
-
-    if first and probe_drop(first[0], probe_after, probe_size) > HARMFUL_DROP:
-        reason = f"held-out accuracy fell from {first[0]:.3f} to {probe_after:.3f} under the remedy"
-        return outcome(OutcomeKind.HARMFUL, reason)
-    if len(case.after) < window:
+    probes = _measured(after, "probe_accuracy")
+    if probes and probe_drop(probes[0], probes[-1], rules.probe_size) > HARMFUL_DROP:
+        reason = f"held-out accuracy fell from {probes[0]:.3f} to {probes[-1]:.3f} under the remedy"
+        return findings.outcome(OutcomeKind.HARMFUL, reason)
+    undone = incident.tried[-1].undone
+    if alarm_active and undone and after:
+        reason = f"the fault came back at step {after[-1].id.step}, after the rollback"
+        return findings.outcome(OutcomeKind.INEFFECTIVE, reason)
+    if len(after) < rules.window:
         return None
+    failed = _failure(findings, rules, alarm_active=alarm_active) or _lasting_loss(findings, probes, rules.probe_size)
+    if failed:
+        return findings.outcome(OutcomeKind.INEFFECTIVE, failed)
+    late = len(after) >= max(rules.timeout, rules.window)
+    unknown = _unknown(findings, case, harm, window) or _not_covered(case, undone)
+    if unknown:
+        return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unknown}") if late else None
+    active = source_active(incident.code, window, case.reference)
+    short = _loss(findings, rules.probe_size) or ("" if active else _out_of_band(findings, case, window, harm))
+    if short:
+        return findings.outcome(OutcomeKind.INEFFECTIVE, short) if late else None
+    if active:
+        return findings.outcome(
+            OutcomeKind.MITIGATED, f"{_fell(findings)}; its cause is still active, so the levers stay"
+        )
+    return findings.outcome(OutcomeKind.RESOLVED, f"{_fell(findings)} and its cause is no longer active")
+
+
+def harm_of(code: str, diagnosis: Diagnosis | None) -> Harm:
+    """The signals that a fault harms: those of its fingerprint, else those in alarm."""
+    fingerprint = FINGERPRINTS.get(code)
+    if fingerprint is not None and fingerprint.harm:
+        return Harm(fingerprint.harm, fingerprint.weights)
+    alarms = [symptom for symptom in diagnosis.symptoms if symptom.alarm] if diagnosis is not None else []
+    sides = {symptom.signal: float(symptom.direction) for symptom in alarms}
+    return Harm(tuple(sides), sides)
+
+
+def _counted(after: Sequence[StepReport], spread: int) -> list[StepReport]:
+    """Reports whose probe was answered only by weights that were trained under the remedy.
+
+    A step's probe is answered by the weights from before its update, spread over the steps up to it.
+    """
+    if not after:
+        return []
+    first = after[0].id.step + max(1, spread)
+    return [report for report in after if report.id.step >= first]
+
+
+def _largest(*values: float) -> float:
+    return max((v for v in values if not math.isnan(v)), default=math.nan)
+
+
+def _failure(findings: _Findings, rules: Rules, *, alarm_active: bool) -> str:
+    """Why a remedy has failed by what the fault's own signals say; empty when they do not say so."""
     if alarm_active:
-        return outcome(OutcomeKind.INEFFECTIVE, f"the alarm is still active after {window} steps")
-    # A fault from the first step on, or one without a fingerprint, has no reference: the cleared alarm then suffices.
-    measured = not (math.isnan(before) or math.isnan(after))
-    if math.isnan(after) and not math.isnan(before):
-        return outcome(OutcomeKind.INEFFECTIVE, "the signals that the fault harmed can no longer be measured")
-    if measured and after > max(0.0, before - MUST_FALL):
-        reason = f"severity went from {_nats(before)} to {_nats(after)} nats, which is not enough"
-        return outcome(OutcomeKind.INEFFECTIVE, reason)
-    fell = f"severity fell from {_nats(before)} to {_nats(after)} nats" if measured else "the alarm has cleared"
-    if source_active(incident.code, case.after[-window:], case.reference):
-        return outcome(OutcomeKind.MITIGATED, f"{fell}; its cause is still active, so the levers stay")
-    return outcome(OutcomeKind.RESOLVED, f"{fell} and its cause is no longer active")
+        return f"the alarm is still active after {rules.window} steps"
+    if findings.after > max(0.0, findings.before - MUST_FALL):
+        return f"severity went from {_nats(findings.before)} to {_nats(findings.after)} nats, which is not enough"
+    return ""
+
+
+def _loss(findings: _Findings, size: int) -> str:
+    """The loss of held-out accuracy since before the alarm; empty when there is none, or none is known."""
+    before, now = findings.probe_before, findings.probe_after
+    if before - now > tolerated_loss(before, now, size):
+        return f"held-out accuracy is {now:.3f} and was {before:.3f} before the alarm"
+    return ""
+
+
+def _lasting_loss(findings: _Findings, probes: Sequence[float], size: int) -> str:
+    """Such a loss from which the run does not recover; one that gets smaller has until the time limit."""
+    recovers = len(probes) > 1 and probes[-1] > probes[-2]
+    return "" if recovers else _loss(findings, size)
+
+
+def _unknown(findings: _Findings, case: Case, harm: Harm, window: Sequence[StepReport]) -> str:
+    """The measurement that a verdict lacks; empty when it lacks none."""
+    if math.isnan(findings.probe_before):
+        return "held-out accuracy was not measured before the alarm"
+    if math.isnan(findings.probe_after):
+        return "held-out accuracy was not measured on weights trained under the remedy"
+    if not math.isnan(findings.after):
+        return ""
+    absolute = [name for name in harm.signals if name in HEALTHY_AT_MOST and _measured(window, name)]
+    if not harm.signals or len(absolute) < len(harm.signals):
+        return "the harm was not measured" if case.reference else "no step from before the fault shows a healthy band"
+    return ""
+
+
+def _not_covered(case: Case, undone: int) -> str:
+    """How much of what a rollback gave up was not trained again; empty when all of it was."""
+    covered = _covered(case)
+    return "" if covered >= undone else f"only {covered:.0f} of the {undone} steps given up were trained again"
+
+
+def _measured(reports: Sequence[StepReport], name: str) -> list[float]:
+    return [v for report in reports if not math.isnan(v := value(report, name))]
+
+
+def _covered(case: Case) -> float:
+    """Steps under the remedy, each in proportion to the size of its update where that is smaller than usual.
+
+    A run that has only gone back to before its harm, or that creeps at a lower rate, has shown nothing yet.
+    """
+    usual = _median_update(case.reference) or _median_update(case.under_fault)
+    if not usual:
+        return float(len(case.after))
+    sizes = [value(report, "update_ratio") / usual for report in case.after]
+    return math.fsum(min(1.0, size) for size in sizes if size > 0)
+
+
+def _median_update(reports: Sequence[StepReport]) -> float:
+    sizes = [size for r in reports if (size := value(r, "update_ratio")) > 0 and math.isfinite(size)]
+    return median(sizes) if sizes else 0.0
+
+
+def _out_of_band(findings: _Findings, case: Case, window: Sequence[StepReport], harm: Harm) -> str:
+    """What of the harm is left outside of its healthy band; empty when nothing is."""
+    if not math.isnan(findings.after):
+        # Evidence grows with the number of steps, of which a fault has often had one or two.
+        a_step = findings.before / max(1, len(case.under_fault)) if findings.before > 0 else 0.0
+        over = findings.after > max(BAND_NATS, BAND_SHARE * a_step * len(window))
+        return f"severity is still {_nats(findings.after)} nats, above its healthy band" if over else ""
+    for name in harm.signals:
+        mean = fmean(_measured(window, name))
+        if mean > HEALTHY_AT_MOST[name]:
+            return f"{name} is still {mean:.3g}, above its healthy {HEALTHY_AT_MOST[name]:.3g}"
+    return ""
+
+
+def _fell(findings: _Findings) -> str:
+    if math.isnan(findings.before) or math.isnan(findings.after):
+        return "the harm is back in its healthy band"
+    return f"severity fell from {_nats(findings.before)} to {_nats(findings.after)} nats"
 
 
 def _nats(severity: float) -> str:
     """A severity with one decimal, never -0.0."""
     return f"{severity:z.1f}"
-
-
-def confirmed(diagnosis: Diagnosis | None, before: float, now: float, size: int) -> tuple[bool, str]:
-    """Whether a costly remedy may be applied: held-out accuracy has fallen, or the evidence needs no confirmation.
-
-    Args:
-        diagnosis: that the remedy is for.
-        before: held-out accuracy before the fault.
-        now: held-out accuracy of a probe made for this check.
-        size: problems of a probe.
-    """
-    if probe_drop(before, now, size) > CONFIRMING_DROP:
-        return True, f"held-out accuracy fell from {before:.3f} to {now:.3f}"
-    if diagnosis is not None and diagnosis.probability >= CERTAIN:
-        return True, f"the evidence is clear ({diagnosis.probability:.0%}), though held-out accuracy is still {now:.3f}"
-    return False, f"held-out accuracy is {now:.3f}, was {before:.3f}, and the evidence alone is not enough"
 
 
 def source_active(code: str, reports: Sequence[StepReport], reference: Sequence[StepReport]) -> bool:

@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
+from rftfm_ray.policies.grounds import Ground
 from rftfm_ray.signals.schema import value
 from rftfm_ray.types import Levers, Settings, StepId
-from rftfm_ray.verdicts import Decision, Diagnosis, StepReport, Tried
+from rftfm_ray.verdicts import Decision, Diagnosis, Remedy, StepReport, Tried
+
+# Times that one remedy may be applied for one fault at one step. What has not helped twice from there will not.
+MOST_TIMES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,9 @@ class PolicyContext:
         budget_left: remedies that this family of faults may still have.
         reports: the newest steps of the lineage, newest last.
         state: what the policy's last decision left for itself.
+        ground: what allows a costly remedy (a rollback, freeze_policy, a halt) as far as is known; None where only
+            telemetry speaks for one. A probe is then made before it, and unless that shows harm, it is dropped.
+        given: remedies that were applied in this run for faults of the same code, in this incident and in others.
     """
 
     step: StepId
@@ -41,6 +48,12 @@ class PolicyContext:
     budget_left: int
     reports: tuple[StepReport, ...]
     state: tuple[tuple[str, str | int | float | bool], ...] = ()
+    ground: Ground | None = None
+    given: tuple[Tried, ...] = ()
+
+    def times_given(self, remedy: str, step: int) -> int:
+        """How often a remedy was applied at a step of the lineage for faults of this code."""
+        return sum(tried.remedy == remedy and tried.step == step for tried in self.given)
 
     def signal(self, name: str) -> tuple[float, ...]:
         """A signal's newest values, newest last.
@@ -55,6 +68,17 @@ class PolicyContext:
         earlier = [value(r, name) for r in self.reports if r.id.step < self.diagnosis.onset_low]
         known = [v for v in earlier[-10:] if math.isfinite(v)]
         return median(known) if known else math.nan
+
+
+def restore_step(ctx: PolicyContext) -> int | None:
+    """The newest snapshot from before the earliest step that the fault can have begun with."""
+    before = [step for step in ctx.snapshots if step < ctx.diagnosis.onset_low]
+    return max(before) if before else None
+
+
+def place_of(remedy: Remedy, ctx: PolicyContext) -> int | None:
+    """The step that training goes on from under a remedy; None for a rollback without a snapshot to go back to."""
+    return restore_step(ctx) if remedy.rollback else ctx.step.step
 
 
 class Policy(Protocol):

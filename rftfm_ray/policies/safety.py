@@ -10,7 +10,7 @@ from numbers import Integral
 from typing import Any
 
 from rftfm_ray.errors import ConfigError, PolicyError
-from rftfm_ray.policies.api import Policy, PolicyContext
+from rftfm_ray.policies.api import MOST_TIMES, Policy, PolicyContext, place_of, restore_step
 from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.types import Levers
 from rftfm_ray.verdicts import Decision, Remedy
@@ -68,6 +68,7 @@ def check_decision(decision: object, ctx: PolicyContext) -> Decision:
     _check_flags(remedy)
     if remedy.rollback:
         _check_rollback(remedy, ctx)
+    _check_repeats(remedy, ctx)
     plain = _plain(remedy.levers)
     return decision if plain is remedy.levers else replace(decision, remedy=replace(remedy, levers=plain))
 
@@ -106,18 +107,21 @@ def _check_rollback(remedy: Remedy, ctx: PolicyContext) -> None:
         )
 
 
+def _check_repeats(remedy: Remedy, ctx: PolicyContext) -> None:
+    place = place_of(remedy, ctx)
+    if place is not None and ctx.times_given(remedy.name, place) >= MOST_TIMES:
+        raise PolicyError(
+            f"Remedy {remedy.name} was applied {MOST_TIMES} times at step {place} for {ctx.diagnosis.code} and the "
+            "fault came back; choose another one, or none."
+        )
+
+
 def _shown(value: object) -> str:
     """A value of the user's code, as far as it can be shown."""
     try:
         return f"{value!r:.200}"
     except Exception:  # noqa: BLE001 - its repr is the user's code as well
         return f"a {type(value).__name__}"
-
-
-def restore_step(ctx: PolicyContext) -> int | None:
-    """The newest snapshot from before the earliest step that the fault can have begun with."""
-    before = [step for step in ctx.snapshots if step < ctx.diagnosis.onset_low]
-    return max(before) if before else None
 
 
 class SafePolicy:

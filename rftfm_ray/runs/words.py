@@ -131,7 +131,17 @@ def _applied(entry: Entry) -> str:
 def _confirmed(entry: Entry) -> str:
     before, now = number_of(entry, "probe_before"), number_of(entry, "probe_now")
     probe = f" (held-out {figure(before)} -> {figure(now)})" if math.isfinite(before) or math.isfinite(now) else ""
-    return ("confirmed" if entry.kind is EntryKind.CONFIRMED else "not confirmed, nothing is applied") + probe
+    if entry.kind is EntryKind.UNCONFIRMED:
+        return "not confirmed, nothing is applied" + probe
+    ground = text_of(entry, "ground")
+    return ("confirmed" + (f" by {_GROUNDS.get(ground, ground)}" if ground else "")) + probe
+
+
+_GROUNDS = {
+    "identity": "a broken identity",
+    "channel": "an independent check",
+    "reading": "a reading that cannot be healthy",
+}
 
 
 def _judged(entry: Entry) -> str:
@@ -166,6 +176,7 @@ def _declared(entry: Entry) -> str:
 
 _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.STARTED: _started,
+    EntryKind.PROBED: lambda entry: f"held-out accuracy before the first step: {figure(number_of(entry, 'accuracy'))}",
     EntryKind.OPENED: _diagnosis,
     EntryKind.DIAGNOSED: _diagnosis,
     EntryKind.DECIDED: _remedy("decided:"),
@@ -180,6 +191,7 @@ _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.FAILED: lambda _: "could not be applied",
     EntryKind.OUTCOME: _judged,
     EntryKind.RETURNING: _remedy("ordered:"),
+    EntryKind.KEPT: lambda entry: f"kept: {text_of(entry, 'lever') or NONE} does not return",
     EntryKind.CLOSED: _closed,
     EntryKind.DECLARED: _declared,
     EntryKind.DISABLED: lambda entry: f"disabled: {text_of(entry, 'name') or NONE}",

@@ -9,6 +9,7 @@ from typing import ClassVar
 from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores, measured
 from rftfm_ray.detection.reference.views import StepView
 from rftfm_ray.detection.stateful import Kind
+from rftfm_ray.signals.held_out import probe_drop
 from rftfm_ray.verdicts import Evidence
 
 
@@ -60,11 +61,3 @@ class ProbeDetector(Detector):
             return ()
         self._best = -1.0
         return (0,)
-
-
-def probe_drop(before: float, after: float, size: int) -> float:
-    """How many standard errors `after` lies below `before`, both shares of `size` problems; negative for a rise."""
-    pooled = (before + after) / 2
-    # The resolution of a share is one problem.
-    error = math.sqrt(max(2 * pooled * (1 - pooled) / size, (1 / size) ** 2))
-    return (before - after) / error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rftfm_ray.policies.api import PolicyContext
+from rftfm_ray.policies.api import MOST_TIMES, PolicyContext, place_of
 from rftfm_ray.policies.playbook import credit, environment, generation, optimization, reward
 from rftfm_ray.policies.playbook.plan import NO_PLAN, RemedyPlan, Step
 from rftfm_ray.verdicts import Decision
@@ -23,17 +23,23 @@ def plan_of(code: str) -> RemedyPlan:
 
 
 class Playbook:
-    """Goes through a fault's plan, one remedy after the other."""
+    """Goes through a fault's plan, one remedy after the other: the gentle ones first where nothing allows more."""
 
     def decide(self, ctx: PolicyContext) -> Decision:
-        """The next remedy of the plan that has not been tried."""
-        code = ctx.diagnosis.code
-        steps, done = plan_of(code).steps, len(ctx.tried)
-        if not steps:
+        """The next remedy of the plan that was not tried in this incident, nor twice at its step in earlier ones."""
+        code, plan = ctx.diagnosis.code, plan_of(ctx.diagnosis.code)
+        if not plan.steps:
             return Decision(None, f"the playbook has no remedy for {code}")
-        if done >= len(steps):
-            return Decision(None, f"all {len(steps)} remedies for {code} have been tried")
-        remedy, reason = steps[done](ctx)
-        if remedy.rollback and not any(step < ctx.diagnosis.onset_low for step in ctx.snapshots):
-            return Decision(None, f"{remedy.name} needs a snapshot from before step {ctx.diagnosis.onset_low}")
-        return Decision(remedy, reason)
+        done = {tried.remedy for tried in ctx.tried}
+        steps = plan.steps if ctx.ground is not None else (*plan.gentle, *plan.steps)
+        made = [step(ctx) for step in steps]
+        left = [(remedy, reason) for remedy, reason in made if remedy.name not in done]
+        if not left:
+            return Decision(None, f"all {len(made)} remedies for {code} have been tried")
+        for remedy, reason in left:
+            place = place_of(remedy, ctx)
+            if place is None:
+                return Decision(None, f"{remedy.name} needs a snapshot from before step {ctx.diagnosis.onset_low}")
+            if ctx.times_given(remedy.name, place) < MOST_TIMES:
+                return Decision(remedy, reason)
+        return Decision(None, f"every remedy left for {code} was applied {MOST_TIMES} times at the same step")

@@ -19,6 +19,13 @@ UNEXPLAINED_SCALE = 0.3
 TOLERANCE = 0.01
 
 
+def lower_rate_alone(ctx: PolicyContext) -> tuple[Remedy, str]:
+    """Bring updates back to their usual size, and give up no step: only telemetry speaks for the explosion so far."""
+    scale, why = lower_rate(ctx)
+    reason = f"{why}; no step is given up, because only telemetry speaks for it"
+    return Remedy("lower_rate", Levers(lr_scale=scale, kl_coef_scale=2.0)), reason
+
+
 def rollback_lower_rate(ctx: PolicyContext) -> tuple[Remedy, str]:
     """Undo the explosion, and return to updates of the usual size."""
     scale, why = lower_rate(ctx)
@@ -51,6 +58,8 @@ def lower_rate(ctx: PolicyContext) -> tuple[float, str]:
         scale = _bounded(declared * usual / now)
         return scale, f"updates are {now / usual:.3g} times their usual size; the learning rate is lowered by as much"
     scale = _bounded(declared * UNEXPLAINED_SCALE)
+    if math.isnan(usual):
+        return scale, "no step from before the fault shows the usual size of updates; lower learner.lr if this helps"
     return scale, "updates have their usual size and the policy still runs away; the learning rate is lowered"
 
 
@@ -82,8 +91,10 @@ def _gain(report: StepReport) -> float:
 PLANS: Mapping[str, RemedyPlan] = {
     "OD-1": RemedyPlan(
         steps=(rollback_lower_rate, rollback_much_lower_rate),
+        gentle=(lower_rate_alone,),
         containing=("lr_scale",),
         source_active=updates_too_large,
+        needs_reference=True,
     ),
     "OD-2": NO_PLAN,
     "OD-3": NO_PLAN,

@@ -204,7 +204,14 @@ def test_entry_of_no_incident_has_no_number(clock: Clock) -> None:
 
 def test_a_person_is_told_of_what_matters_only(clock: Clock) -> None:
     told_of = {kind for kind in EntryKind if len(shown([entry(kind, order=1)])) > 1}
-    silent = {EntryKind.STARTED, EntryKind.OPENED, EntryKind.APPLYING, EntryKind.DECLARED, EntryKind.ENDED}
+    silent = {
+        EntryKind.STARTED,
+        EntryKind.PROBED,
+        EntryKind.OPENED,
+        EntryKind.APPLYING,
+        EntryKind.DECLARED,
+        EntryKind.ENDED,
+    }
     assert told_of == set(EntryKind) - silent
 
 

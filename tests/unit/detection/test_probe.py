@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pytest
 
-from rftfm_ray.detection.detectors.probe import ProbeDetector, probe_drop
+from rftfm_ray.detection.detectors.probe import ProbeDetector
+from rftfm_ray.signals.held_out import probe_drop
 from rftfm_ray.verdicts import Evidence, Symptom
 from tests.detecting import Watched
 

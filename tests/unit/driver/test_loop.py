@@ -48,6 +48,7 @@ class Stage:
         self.stop = StopSignal()
         self.journey: list[tuple[Any, ...]] = []
         self.rows: list[StepRow] = []
+        self.first_probes: list[tuple[StepId, float]] = []
         self._batch = batch
         self._orders = orders
         self._granted = granted
@@ -97,6 +98,11 @@ class Stage:
     def report(self, row: StepRow) -> None:
         """A row for the guard."""
         self.journey.append(("report", report_of(row)))
+
+    def note_probe(self, step: StepId, accuracy: float) -> None:
+        """The probe before the first step, for the guard."""
+        assert not self.rows
+        self.first_probes.append((step, accuracy))
 
     def boundary(self, step: StepId) -> Order | None:
         """What the guard orders."""
@@ -150,6 +156,11 @@ def test_run_without_orders_makes_each_step_once(play: Callable[..., tuple[Stage
     assert steps(stage) == [(0, step, step, step) for step in range(1, 5)]
     assert (curve.rewards, curve.probes) == ([0.5] * 4, [0.5, 0.5])
     assert [name for name, *_ in stage.journey][:4] == ["load_weights", "score", "score", "take_snapshot"]
+
+
+def test_guard_is_told_the_accuracy_before_the_first_step(play: Callable[..., tuple[Stage, Curve]]) -> None:
+    stage, _ = play()
+    assert stage.first_probes == [(StepId(0, 0, 0), 0.5)]
 
 
 def test_guard_is_told_what_the_learner_can_go_back_to(play: Callable[..., tuple[Stage, Curve]]) -> None:

@@ -31,15 +31,15 @@ from rftfm_ray.verdicts import (
 )
 
 Answer = Remedy | None | Exception
-VERIFY, RETURN_AFTER = 3, 5
+VERIFY, TIMEOUT, RETURN_AFTER = 3, 8, 5
 NOMINAL = Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 1e-3, False)
 PLAIN = IncidentSettings(
-    mode=GuardMode.ACT, act_on=tuple(Family), verify_steps=VERIFY, cooldown_steps=0, budget=4,
-    return_after=RETURN_AFTER, halts=False, probe_size=256, nominal=NOMINAL,
+    mode=GuardMode.ACT, act_on=tuple(Family), verify_steps=VERIFY, verify_timeout_steps=TIMEOUT,
+    cooldown_steps=0, budget=4, return_after=RETURN_AFTER, halts=False, probe_size=256, nominal=NOMINAL,
 )  # fmt: skip
 # What a broken tool does to the signals.
 FAILING = {"tool_error_rate": 0.5}
-USUAL = {"probe_accuracy": math.nan, "lr": 1e-3, "update_ratio": 0.01}
+USUAL = {"probe_accuracy": 0.8, "lr": 1e-3, "update_ratio": 0.01}
 
 
 class Script:
@@ -127,16 +127,16 @@ class ManagedRun:
             self.place = StepId(self.place.attempt + 1, order.restore_step, self.place.paid_step + 1)
         return change
 
-    def carry_out(self) -> Order:
-        """Do what the pending order says, at the boundary of the step under way."""
+    def carry_out(self, probed: float = 0.1) -> Order:
+        """Do what the pending order says, at the boundary of the step under way; a probe shows harm."""
         order = self.pending
-        assert self.begin()
+        assert self.begin(probed)
         self.done()
         return order
 
     def drop(self) -> None:
         """The probe does not confirm the pending order."""
-        assert not self.begin()
+        assert not self.begin(0.8)
 
     def remedied(self, diagnosis: Diagnosis, harm: dict[str, float], **source: float) -> None:
         """An incident from its first step to the step before its remedy is judged."""

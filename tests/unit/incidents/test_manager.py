@@ -52,7 +52,7 @@ def test_life_of_an_incident_that_is_mitigated() -> None:
     assert run.now() is IncidentState.VERIFYING
     run.tick(None, tool_shadow_error_rate=0.5)
     assert run.now() is IncidentState.RESOLVED
-    assert run.incident.tried == (Tried("first", 8, Levers(), OutcomeKind.MITIGATED),)
+    assert run.incident.tried == (Tried("first", 8, Levers(), OutcomeKind.MITIGATED, step=7),)
     assert run.kinds == LIFE
     assert run.manager.state.levers == Levers(tool_instance=1)
     assert run.manager.state.owners == (("tool_instance", 1),)
@@ -68,7 +68,7 @@ def test_entries_hold_everything_about_an_incident() -> None:
     run = started(FIRST)
     run.begin_fault(fault(probability=0.87654))
     named = {"code": "TE-1", "family": "TE", "onset": 6, "onset_low": 6, "probability": 0.8765}
-    assert dict(run.last(K.OPENED).fields) == named | {"reason": ""}
+    assert dict(run.last(K.OPENED).fields) == named | {"reason": "", "probe": 0.8}
     told = {"summary": "TE-1 it is", "rivals": "", "evidence": "", "signals": ""}
     assert dict(run.last(K.DIAGNOSED).fields) == named | told
     decided = dict(run.last(K.DECIDED).fields)
@@ -186,7 +186,7 @@ def test_probe_from_before_the_remedy_does_not_speak_against_it() -> None:
     run.begin_fault(fault(onset=7))
     run.carry_out()
     run.pass_steps(1, None, probe_accuracy=0.3)
-    run.pass_steps(2)
+    run.pass_steps(2, None, probe_accuracy=0.9)
     assert run.last(K.OUTCOME).text("outcome") == "resolved"
 
 
@@ -231,6 +231,19 @@ def test_cooldown_keeps_remedies_of_an_incident_apart() -> None:
     assert run.now() is IncidentState.DIAGNOSED
     order = run.tick(fault(), **FAILING)
     assert (run.place.paid_step, order and order.remedy) == (11, "second")
+
+
+def test_silence_after_a_remedy_that_did_not_help_resolves_nothing() -> None:
+    run = started(FIRST, SECOND, cooldown_steps=9)
+    run.begin_fault()
+    run.carry_out()
+    run.pass_steps(3, fault(), **FAILING)
+    assert run.now() is IncidentState.DIAGNOSED
+    run.pass_steps(6)
+    assert run.now() is IncidentState.DIAGNOSED
+    order = run.tick()
+    assert order is not None
+    assert order.remedy == "second"
 
 
 @pytest.mark.parametrize(

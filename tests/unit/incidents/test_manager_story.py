@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from rftfm_ray.incidents.state import EntryKind
+from rftfm_ray.incidents.state import EntryKind, Scalar
 from rftfm_ray.types import GuardMode, Levers, StepId
-from rftfm_ray.verdicts import Assessment, Family, IncidentState, Order, OrderRole, Remedy
-from tests.unit.incidents.managed import FAILING, RETURN_AFTER, VERIFY, ManagedRun, fault
+from rftfm_ray.verdicts import Assessment, Family, IncidentState, Order, OrderRole, OutcomeKind, Remedy
+from tests.unit.incidents.managed import FAILING, RETURN_AFTER, TIMEOUT, VERIFY, ManagedRun, fault
 
 OTHER_TOOL = Remedy("other_tool", Levers(tool_instance=1))
 RETRY = Remedy("retry", Levers(tool_retries=2))
@@ -54,17 +55,124 @@ def test_levers_go_back_one_at_a_time_with_a_wait_between_them() -> None:
 
 
 def test_wait_doubles_with_each_relapse() -> None:
+    """Relapses while the lever is in force; one after its return keeps it out for good."""
     run = ManagedRun(OTHER_TOOL)
     run.pass_steps(5)
-    waits = []
-    for _ in range(3):
+    for _ in range(2):
         run.remedied(fault(), FAILING)
-        began = run.incident.tried[0].paid_step
-        while run.manager.pending is None:
-            run.tick()
-        waits.append(run.place.paid_step - began + 1)
-        run.carry_out()
-    assert waits == [RETURN_AFTER, 2 * RETURN_AFTER, 4 * RETURN_AFTER]
+        run.pass_steps(1)
+    began = run.incident.tried[0].paid_step
+    while run.manager.pending is None:
+        run.tick()
+        assert run.place.paid_step < 99
+    assert run.place.paid_step - began + 1 == 2 * RETURN_AFTER
+
+
+def test_lever_that_came_home_to_the_same_fault_stays_out() -> None:
+    run = ManagedRun(OTHER_TOOL)
+    run.pass_steps(5)
+    run.remedied(fault(), FAILING)
+    run.pass_steps(1)
+    while run.manager.pending is None:
+        run.tick()
+        assert run.place.paid_step < 99
+    assert run.carry_out().role is OrderRole.RETURN
+    run.remedied(fault(onset=run.place.step + 1), FAILING)
+    run.pass_steps(10 * RETURN_AFTER)
+    assert run.manager.state.levers == Levers(tool_instance=1)
+    (kept,) = (entry for entry in run.entries if entry.kind is K.KEPT)
+    assert dict(kept.fields) == {
+        "lever": "tool_instance",
+        "reason": "tool_instance stays: TE-1 came back when it had returned",
+    }
+    assert kept.incident == 2
+
+
+def test_rate_that_was_never_healthy_does_not_return_to_its_nominal_value() -> None:
+    """A rate that is too high from the first step on: nothing shows that the run is healthy without the lever."""
+    run = ManagedRun(SLOW)
+    run.manager.note_probe(run.place, 0.4)
+    assert run.tick(fault("OD-1", onset=1), probe_accuracy=math.nan, update_ratio=1.0) is not None
+    run.carry_out()
+    run.pass_steps(TIMEOUT - 1)
+    order = run.tick()
+    assert order is not None
+    assert (order.role, order.levers) == (OrderRole.UNDO, Levers(lr_scale=0.5)), "what only helped recovery goes home"
+    assert run.incident.state is IncidentState.ESCALATED
+    reason = "not verified: no step from before the fault shows a healthy band; a person must look"
+    assert run.incident.reason == reason
+    run.carry_out()
+    run.pass_steps(20 * RETURN_AFTER)
+    assert run.manager.state.levers == Levers(lr_scale=0.5)
+    assert run.last(K.KEPT).text("lever") == "lr_scale"
+
+
+def test_remedy_that_cannot_be_verified_is_left_to_a_person_and_its_levers_go_home() -> None:
+    run = ManagedRun(SLOW)
+    run.pass_steps(5)
+    run.remedied(fault("OD-1"), {"update_ratio": 1.0}, probe_accuracy=math.nan)
+    run.pass_steps(TIMEOUT - VERIFY, None, probe_accuracy=math.nan)
+    order = run.tick(None, probe_accuracy=math.nan)
+    assert run.last(K.OUTCOME).text("outcome") == "unverified"
+    assert run.incident.state is IncidentState.ESCALATED
+    assert order is not None
+    assert (order.role, order.levers) == (OrderRole.UNDO, Levers())
+
+
+def test_remedy_that_contains_stays_while_its_source_speaks_though_nothing_verifies_it() -> None:
+    run = ManagedRun(OTHER_TOOL)
+    run.pass_steps(5)
+    source = {"tool_shadow_error_rate": 0.5, "probe_accuracy": math.nan}
+    run.remedied(fault(), FAILING, **source)
+    run.pass_steps(TIMEOUT - VERIFY + 20, None, **source)
+    assert (run.incident.state, run.manager.state.levers) == (IncidentState.ESCALATED, Levers(tool_instance=1))
+    assert [tried.outcome for tried in run.incident.tried] == [OutcomeKind.UNVERIFIED]
+
+
+def test_verdict_that_waits_for_a_probe_hides_no_other_fault() -> None:
+    run = ManagedRun(OTHER_TOOL, SLOW)
+    run.pass_steps(5)
+    run.remedied(fault(), FAILING, probe_accuracy=math.nan)
+    run.pass_steps(1, None, probe_accuracy=math.nan)
+    run.pass_steps(1, fault("UNKNOWN"), probe_accuracy=math.nan)
+    order = run.tick(fault("OD-1", onset=11), update_ratio=1.0, probe_accuracy=math.nan)
+    assert order is not None
+    assert (order.incident, order.remedy) == (2, "slow")
+    # What the first incident does from now on leaves the levers of the second alone.
+    run.carry_out()
+    assert run.manager.state.levers == Levers(lr_scale=0.5, kl_coef_scale=2.0, tool_instance=1)
+
+
+def test_same_remedy_is_given_twice_at_one_step_and_no_third_time() -> None:
+    """Also not in a later incident of the same fault: the policy is told, and a person is asked."""
+    run = ManagedRun(BACK, snapshots=(0,), budget=9, verify_timeout_steps=30)
+    run.pass_steps(5)
+    for _ in range(2):
+        assert run.tick(fault("OD-1", onset=1), update_ratio=1.0, probe_accuracy=0.8) is not None
+        assert run.carry_out().restore_step == 0
+        run.pass_steps(5)
+    order = run.tick(fault("OD-1", onset=1), update_ratio=1.0)
+    assert order is not None
+    assert order.role is OrderRole.UNDO
+    reason = "Remedy back was applied 2 times at step 0 for OD-1 and the fault came back; choose another one, or none."
+    assert run.last(K.REFUSED).text("reason") == reason
+    assert run.incident.state is IncidentState.ESCALATED
+
+
+def test_order_that_has_become_the_third_at_its_step_is_dropped() -> None:
+    run = ManagedRun(RETRY)
+    run.pass_steps(5)
+    assert run.tick(fault(), **FAILING) is not None
+    place = run.following
+    again: dict[str, Scalar] = {"order": 9, "remedy": "retry", "role": "remedy", "halt": "no", "lever_tool_retries": 2}
+    run.ledger.note(K.OPENED, place, 2, code="TE-1", family="TE", onset=6, onset_low=6)
+    for _ in range(2):
+        run.ledger.write(K.APPLIED, place, 2, tuple(again.items()))
+    assert not run.begin()
+    assert (
+        run.last(K.UNCONFIRMED).text("reason")
+        == "retry was applied 2 times at step 6 for TE-1, and the fault came back"
+    )
 
 
 def test_levers_that_no_incident_owns_go_back_step_by_step() -> None:
@@ -176,7 +284,9 @@ def test_budget_of_a_family_is_for_the_whole_run() -> None:
 
 def test_end_of_the_run_is_ordered_where_that_is_wanted() -> None:
     run = ManagedRun(None, verify_steps=1, halts=True)
-    assert run.tick(fault(), **FAILING) == Order(1, 1, OrderRole.HALT, "halt", "nothing is left", Levers(), halt=True)
+    assert run.tick(fault(signals=["golden_mismatch_rate"]), **FAILING) == Order(
+        1, 1, OrderRole.HALT, "halt", "nothing is left", Levers(), halt=True
+    )
     run.carry_out()
     assert run.manager.state.halted
     run = ManagedRun(Remedy("stop", halt=True))
@@ -219,7 +329,7 @@ def test_rollback_forgets_the_steps_that_it_undoes() -> None:
     run.tick(fault("OD-1", onset=7), probe_accuracy=0.2, update_ratio=1.0)
     run.carry_out()
     assert dict(run.last(K.CONFIRMED).fields)["probe_before"] == 0.8, "of the weights from before the fault"
-    run.pass_steps(VERIFY - 1, fault("OD-1", onset=7), update_ratio=1.0)
+    run.pass_steps(VERIFY - 1, None, update_ratio=1.0)
     run.tick(fault("OD-1", onset=7), update_ratio=1.0)
     seen = run.script.seen[-1].reports
     places = [(report.id.attempt, report.id.step, report.id.paid_step) for report in seen]

@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError, RecordError
 from rftfm_ray.incidents.ledger import Ledger
-from rftfm_ray.incidents.lever_return import moved
-from rftfm_ray.incidents.manager import IncidentManager
-from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import (
     Entry,
     EntryKind,
     GuardState,
     Incident,
     Scalar,
-    fold,
     lever_fields,
+    levers_before,
     levers_of,
     replay,
 )
-from rftfm_ray.policies.api import PolicyContext
-from rftfm_ray.policies.levers import check_levers
-from rftfm_ray.policies.safety import SafePolicy
-from rftfm_ray.signals.schema import INDEX, SIGNALS
-from rftfm_ray.taxonomy import family_of
-from rftfm_ray.telemetry.journal import Journal, read_journal
-from rftfm_ray.types import GuardMode, Levers, Settings, StepId
+from rftfm_ray.types import Levers, StepId
 from rftfm_ray.verdicts import (
-    Assessment,
-    Decision,
-    Diagnosis,
     Family,
     IncidentState,
     OutcomeKind,
-    Remedy,
-    StepReport,
     Tried,
 )
 
@@ -86,7 +65,7 @@ def test_life_of_an_incident() -> None:
     assert after(2) == GuardState(incidents=(replace(opened, state=IncidentState.DIAGNOSED),))
     remediating = replace(opened, state=IncidentState.REMEDIATING, ordered=1)
     assert after(3) == GuardState(incidents=(remediating,), orders=1, spent=((Family.TE, 1),))
-    tried = Tried("retry", 9, Levers())
+    tried = Tried("retry", 9, Levers(), step=6)
     verifying = replace(opened, state=IncidentState.VERIFYING, tried=(tried,))
     acted = GuardState(
         (verifying,),
@@ -107,6 +86,44 @@ def test_life_of_an_incident() -> None:
     assert after(5).open_incidents() == (judged,)
 
 
+def test_rollback_remembers_where_it_went_and_what_it_gave_up() -> None:
+    (tried,) = after(3, entry(K.APPLIED, APPLIED | {"restored": 2})).incident(1).tried
+    assert (tried.step, tried.undone) == (2, 4), "step 7 was under way"
+    assert after(4).given("TE-1") == after(4).incident(1).tried
+    assert after(4).given("OD-1") == ()
+
+
+def test_probe_of_an_incident_is_that_of_its_entry_and_the_first_one_that_of_the_start() -> None:
+    state = after(0, entry(K.PROBED, {"accuracy": 0.4}, 0), entry(K.OPENED, NAMED | {"probe": 0.7}))
+    assert (state.first_probe, state.incident(1).probe) == (0.4, 0.7)
+    unknown = after(0, entry(K.PROBED, {"accuracy": None}, 0), entry(K.OPENED, NAMED | {"probe": None}))
+    assert (unknown.first_probe, unknown.incident(1).probe) == (None, None)
+
+
+def test_fault_that_comes_back_after_a_lever_has_returned_is_a_relapse() -> None:
+    home = entry(K.APPLIED, {"order": 2, "role": "return"}, at=StepId(1, 20, 22))
+    again = entry(K.OPENED, NAMED, 2, at=StepId(1, 20, 22))
+    treated = entry(K.APPLIED, APPLIED | {"order": 3}, 2, at=StepId(1, 22, 24))
+    assert after(6, home).returned == (("tool_retries", "TE-1", 22),)
+    assert not after(6, home, again).has_relapsed("tool_retries", "TE-1"), "a suspicion may fade"
+    relapsed = after(6, home, again, treated)
+    assert relapsed.has_relapsed("tool_retries", "TE-1")
+    assert not relapsed.has_relapsed("lr_scale", "TE-1")
+    assert not relapsed.has_relapsed("tool_retries", "OD-1")
+    assert not after(6, again, treated).has_relapsed("tool_retries", "TE-1"), "it never went home"
+    kept = entry(K.KEPT, {"lever": "tool_retries"}, 2)
+    assert after(6, home, again, treated, kept).kept == (("tool_retries", 2),)
+
+
+def test_undo_leaves_the_levers_of_other_incidents() -> None:
+    other = entry(K.OPENED, NAMED, 2)
+    theirs = entry(K.APPLIED, APPLIED | {"order": 2, "lever_lr_scale": 0.5}, 2)
+    failed = entry(K.OUTCOME, {"outcome": "ineffective"})
+    state = after(4, other, theirs, failed)
+    assert levers_before(state, state.incident(1)) == Levers(lr_scale=0.5)
+    assert levers_before(state, state.incident(2)) == state.levers
+
+
 def test_diagnosis_may_rename() -> None:
     renamed = after(2, entry(K.DIAGNOSED, {"code": "OD-1", "family": "OD", "onset": 4, "onset_low": 3})).incident(1)
     assert (renamed.code, renamed.family, renamed.onset, renamed.onset_low) == ("OD-1", Family.OD, 4, 3)
@@ -120,6 +137,7 @@ def test_diagnosis_may_rename() -> None:
         ("mitigated", IncidentState.VERIFYING),
         ("ineffective", IncidentState.DIAGNOSED),
         ("harmful", IncidentState.DIAGNOSED),
+        ("unverified", IncidentState.DIAGNOSED),
     ],
 )
 def test_only_a_good_outcome_ends_a_remediation(outcome: str, state: IncidentState) -> None:
@@ -252,139 +270,3 @@ def test_entry_that_cannot_be_folded_is_not_written() -> None:
     with pytest.raises(GuardError):
         Ledger(written.append).write(K.CLOSED, AT, 1, (("state", "resolved"),))
     assert written == []
-
-
-# --- Whatever happens in a run, the journal read again comes to the same state. ---
-
-Answer = Remedy | None | Exception
-REMEDIES: list[Answer] = [
-    Remedy("retry", Levers(tool_retries=2, refill_rounds=1)),
-    Remedy("slow", Levers(lr_scale=0.1, kl_coef_scale=3.0)),
-    Remedy("back", Levers(lr_scale=0.3), rollback=True, skip_batches=1),
-    Remedy("stop", halt=True),
-    Remedy("too much", Levers(lr_scale=9.0)),
-    None,
-    ValueError("no"),
-]
-CODES = [*FINGERPRINTS, "UNKNOWN"]
-
-
-class Mood:
-    """A policy of any mood."""
-
-    def __init__(self, answers: Sequence[Answer]) -> None:
-        self._answers = answers
-        self._asked = 0
-
-    def decide(self, ctx: PolicyContext) -> Decision:
-        """The next answer, in turn."""
-        answer = self._answers[self._asked % len(self._answers)]
-        self._asked += 1
-        if isinstance(answer, Exception):
-            raise answer
-        return Decision(answer, "as it comes", (("asked", self._asked),))
-
-
-faults = st.builds(
-    lambda code, sure, low: Diagnosis(code, family_of(code), sure, (), (), low + 1, low, "an \x00 odd \ud800 one"),
-    st.sampled_from([*CODES, *20 * ["TE-1", "OD-1"]]),
-    st.floats(0.3, 1.0),
-    st.integers(1, 12),
-)
-# Some equal steps: a fault or none, its harm, what the probe says, and what happens at their boundaries.
-spells = st.tuples(
-    st.one_of(st.none(), faults, faults),
-    st.sampled_from([0.0, 0.5]),
-    st.sampled_from([math.nan, math.nan, 0.2, 0.9]),
-    st.sampled_from(["carry out", "carry out", "carry out", "leave"]),
-    st.integers(1, 6),
-)
-settings_of_a_run = st.builds(
-    IncidentSettings,
-    mode=st.sampled_from([*6 * [GuardMode.ACT], GuardMode.ADVISE, GuardMode.OBSERVE]),
-    act_on=st.sampled_from([tuple(Family), tuple(Family), (Family.TE,)]),
-    verify_steps=st.integers(1, 3),
-    cooldown_steps=st.integers(0, 3),
-    budget=st.integers(0, 6),
-    return_after=st.integers(1, 3),
-    halts=st.booleans(),
-    probe_size=st.just(256),
-    nominal=st.just(Settings(1e-3, 0.02, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 0.95, 1e-3, False)),
-)
-
-
-class Run:
-    """A run in which anything may happen, and what must always hold in it."""
-
-    def __init__(self, how: IncidentSettings, answers: Sequence[Answer], levers: Levers) -> None:
-        self.entries: list[Entry] = []
-        self.ledger = Ledger(self.entries.append)
-        self._settings = how
-        self._manager = IncidentManager(how, SafePolicy(Mood(answers), "mood", 30.0), lambda: (0, 4, 8), self.ledger)
-        self._place = StepId(0, 0, 0)
-        self._manager.start(self._place, levers)
-
-    def step(self, diagnosis: Diagnosis | None, rate: float, probe: float, boundary: str) -> None:
-        """A step is judged, and a boundary passed."""
-        place = self._place = StepId(self._place.attempt, self._place.step + 1, self._place.paid_step + 1)
-        values = dict.fromkeys(INDEX, 0.0) | {"tool_error_rate": rate, "probe_accuracy": probe}
-        report = StepReport(place, place.paid_step, tuple(values[signal.name] for signal in SIGNALS))
-        waiting = self._manager.pending
-        order = self._manager.consider(Assessment(report, diagnosis))
-        assert waiting is None or (order is None and self._manager.pending is waiting)
-        pending = self._manager.pending
-        if pending is None or boundary == "leave":
-            return
-        following = StepId(place.attempt, place.step + 1, place.paid_step + 1)
-        if not self._manager.begin(pending, following, probe):
-            assert self._manager.pending is None
-        else:
-            self._manager.done(pending, following, 0.1)
-            if pending.restore_step is not None:
-                self._place = StepId(place.attempt + 1, pending.restore_step, place.paid_step + 1)
-
-    def check(self) -> None:
-        """What holds at every moment."""
-        state, pending = self.ledger.state, self._manager.pending
-        check_levers(state.levers)
-        assert {name for name, _ in state.owners} <= set(moved(state.levers))
-        ordered = [incident.ordered for incident in state.incidents if incident.state is IncidentState.REMEDIATING]
-        assert ordered == ([pending.number] if pending is not None and pending.role == "remedy" else [])
-        assert state.orders - state.executed == (pending is not None)
-        assert all(count <= self._settings.budget for _, count in state.spent)
-        if self._settings.mode is not GuardMode.ACT:
-            assert (state.orders, pending) == (0, None)
-
-
-def same(levers: Any) -> Any:
-    """Entries as they are read again: what is not finite is none."""
-    return None if isinstance(levers, float) and not math.isfinite(levers) else levers
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    settings_of_a_run,
-    st.lists(st.sampled_from(REMEDIES), min_size=1, max_size=4),
-    st.lists(spells, min_size=3, max_size=12),
-)
-def test_state_is_what_the_journal_says(
-    how: IncidentSettings, answers: list[Answer], course: list[tuple[Diagnosis | None, float, float, str, int]]
-) -> None:
-    run = Run(how, answers, Levers(max_grad_norm=0.5))
-    for diagnosis, rate, probe, boundary, steps in course:
-        for _ in range(steps):
-            run.step(diagnosis, rate, probe, boundary)
-            run.check()
-    assert replay(tuple(run.entries)) == run.ledger.state
-    for cut in range(len(run.entries)):
-        assert fold(replay(tuple(run.entries[:cut])), run.entries[cut]) == replay(tuple(run.entries[: cut + 1]))
-    with tempfile.TemporaryDirectory() as folder:
-        journal = Journal(Path(folder) / "journal.jsonl")
-        for written in run.entries:
-            journal.write(written)
-        found, times = read_journal(Path(folder) / "journal.jsonl")
-    assert replay(found) == run.ledger.state
-    assert len(times) == len(found)
-    for written, read in zip(run.entries, found, strict=True):
-        told = tuple((name, same(value)) for name, value in written.fields)
-        assert read == replace(written, fields=told)

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 import pytest
 
 from rftfm_ray.policies.api import PolicyContext
+from rftfm_ray.policies.grounds import Ground, GroundKind
 from rftfm_ray.policies.levers import LEVERS
 from rftfm_ray.policies.playbook import PLANS, Playbook, RemedyPlan, plan_of
 from rftfm_ray.policies.playbook.optimization import UNEXPLAINED_SCALE
@@ -24,6 +25,13 @@ NOMINAL = Settings(
 )  # fmt: skip
 ONSET = 21
 USUAL = {"lr": 1e-3, "update_ratio": 0.01}
+GROUND = Ground(GroundKind.IDENTITY, "the rate is not the declared one")
+NAMES = {
+    "RF-1": ("regrade", "regrade_and_rollback"),
+    "TE-1": ("retry_and_failover", "mask_and_refill"),
+    "OD-1": ("rollback_lower_rate", "rollback_much_lower_rate"),
+    "NUMERICAL": ("rollback_skip_batch",),
+}
 
 
 def report(step: int, **signals: float) -> StepReport:
@@ -39,9 +47,10 @@ def context(
     moved: Mapping[str, float] | None = None,
     levers: Levers | None = None,
     snapshots: tuple[int, ...] = (15, 20),
+    ground: Ground | None = GROUND,
 ) -> PolicyContext:
-    """Twenty usual steps and three of a fault, with signals that it has moved."""
-    done = tuple(Tried(f"remedy {n}", 22, Levers(), OutcomeKind.INEFFECTIVE) for n in range(tried))
+    """Twenty usual steps and three of a fault, with signals that it has moved, and remedies that did not help."""
+    done = tuple(Tried(name, 22, Levers(), OutcomeKind.INEFFECTIVE) for name in NAMES.get(code, ())[:tried])
     seen = [report(step) for step in range(1, ONSET)] + [
         report(step, **(moved or {})) for step in range(ONSET, ONSET + 3)
     ]
@@ -55,6 +64,7 @@ def context(
         snapshots=snapshots,
         budget_left=4,
         reports=tuple(seen),
+        ground=ground,
     )
 
 
@@ -127,6 +137,7 @@ def test_updates_from_before_the_onset_are_what_is_usual() -> None:
     unknown = replace(ctx, reports=tuple(r for r in ctx.reports if r.id.step >= ONSET))
     assert math.isnan(unknown.before_onset("update_ratio"))
     assert remedy_for(unknown).levers.lr_scale == pytest.approx(UNEXPLAINED_SCALE)
+    assert "lower learner.lr" in reason_for(unknown)
 
 
 @pytest.mark.parametrize("tried", [0, 1])
@@ -156,6 +167,34 @@ def test_second_remedy_takes_a_quarter_and_the_strongest_hold() -> None:
     assert remedy_for(context("OD-1", 1, {"update_ratio": 10.0})).levers.lr_scale == 0.01
 
 
+def test_explosion_that_only_telemetry_shows_is_slowed_down_and_costs_no_step() -> None:
+    ctx = context("OD-1", moved={"update_ratio": 0.03}, ground=None)
+    gentle = remedy_for(ctx)
+    assert gentle == Remedy("lower_rate", replace(gentle.levers, kl_coef_scale=2.0))
+    assert gentle.levers.lr_scale == pytest.approx(1 / 3)
+    assert "only telemetry speaks for it" in reason_for(ctx)
+    assert remedy_for(context("OD-1", snapshots=(), ground=None)) == Remedy(
+        "lower_rate", Levers(lr_scale=UNEXPLAINED_SCALE, kl_coef_scale=2.0)
+    ), "it needs no snapshot"
+
+
+def test_rollback_is_asked_for_once_the_gentle_remedy_has_not_helped() -> None:
+    slowed = Tried("lower_rate", 22, Levers(), OutcomeKind.INEFFECTIVE)
+    for ground in (None, GROUND):
+        assert remedy_for(replace(context("OD-1", ground=ground), tried=(slowed,))).name == "rollback_lower_rate"
+
+
+def test_remedy_that_was_applied_twice_at_a_step_makes_way_for_the_next() -> None:
+    twice = 2 * (Tried("rollback_lower_rate", 9, Levers(), OutcomeKind.RESOLVED, step=20),)
+    ctx = replace(context("OD-1"), given=twice)
+    assert remedy_for(ctx).name == "rollback_much_lower_rate"
+    assert remedy_for(replace(ctx, snapshots=(15,))).name == "rollback_lower_rate", "at another step it may help"
+    both = (*twice, *(replace(tried, remedy="rollback_much_lower_rate") for tried in twice))
+    decision = Playbook().decide(replace(ctx, given=both))
+    reason = "every remedy left for OD-1 was applied 2 times at the same step"
+    assert decision == Decision(None, reason)
+
+
 REMEDIED = [code for code, plan in PLANS.items() if plan.steps]
 
 
@@ -176,7 +215,7 @@ def test_plan_names_levers_and_signals_that_exist(code: str) -> None:
     # What contains a fault must be moved by one of its own remedies.
     moved = {
         item.name
-        for step in plan.steps
+        for step in (*plan.gentle, *plan.steps)
         for item in fields(Levers)
         if getattr(step(context(code))[0].levers, item.name) is not None
     }
@@ -188,6 +227,7 @@ def test_plan_comes_to_its_end(code: str) -> None:
     count = len(PLANS[code].steps)
     ctx = context(code, tried=count)
     assert Playbook().decide(ctx) == Decision(None, f"all {count} remedies for {code} have been tried")
+    assert {step(context(code))[0].name for step in PLANS[code].steps} == set(NAMES[code])
 
 
 @pytest.mark.parametrize("code", [*sorted(set(PLANS) - set(REMEDIED)), "UNKNOWN", "SYNC", "no such code"])

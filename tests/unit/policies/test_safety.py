@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from rftfm_ray.errors import PolicyError
-from rftfm_ray.policies.api import PolicyContext
-from rftfm_ray.policies.safety import MAX_SKIP, ProblemKind, SafePolicy, check_decision, restore_step
+from rftfm_ray.policies.api import PolicyContext, restore_step
+from rftfm_ray.policies.safety import MAX_SKIP, ProblemKind, SafePolicy, check_decision
 from rftfm_ray.types import Levers, Settings, StepId
 from rftfm_ray.verdicts import Decision, Diagnosis, Family, Remedy
 

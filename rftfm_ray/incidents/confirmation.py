@@ -1,0 +1,64 @@
+"""Confirms orders at their boundary: a costly one needs a ground, and none is given a third time at one step. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from rftfm_ray.incidents.memory import RunMemory
+from rftfm_ray.incidents.state import GuardState, Incident
+from rftfm_ray.policies.api import MOST_TIMES
+from rftfm_ray.policies.grounds import Ground, HeldOut, ground_for
+from rftfm_ray.types import StepId
+from rftfm_ray.verdicts import Order, OrderRole
+
+
+def needs_ground(order: Order, state: GuardState) -> bool:
+    """Whether an order is a remedy that gives up steps, stops learning, or ends the run."""
+    freezes = order.levers.freeze_policy == 1 and state.levers.freeze_policy != 1
+    return order.role is OrderRole.REMEDY and (order.restore_step is not None or order.halt or freezes)
+
+
+def held_out(state: GuardState, memory: RunMemory, incident: Incident, now: float, size: int) -> HeldOut:
+    """Held-out accuracy before an incident's fault and now.
+
+    The probe before the first step is the one before a fault that leaves no later one.
+    """
+    before = memory.probe_before(incident.onset_low)
+    if math.isnan(before) and state.first_probe is not None:
+        before = state.first_probe
+    return HeldOut(before, now, size)
+
+
+def ground_of(memory: RunMemory, incident: Incident, probes: HeldOut) -> Ground | None:
+    """What allows a costly remedy for an incident; None where only telemetry speaks for one."""
+    return ground_for(memory.diagnosis_of(incident.id), memory.reports, probes)
+
+
+def refusal(order: Order, state: GuardState, step: StepId, snapshots: tuple[int, ...]) -> str:
+    """Why a remedy must not be carried out at all, whatever its ground; empty when it may.
+
+    Args:
+        order: about to begin.
+        state: of the guard.
+        step: the one under way.
+        snapshots: steps that the learner can go back to now.
+    """
+    if order.role is not OrderRole.REMEDY:
+        return ""
+    place = order.restore_step
+    if place is not None and place not in snapshots:
+        # A boundary that did not wait for its verdict has let an update add a snapshot and drop this one.
+        return f"the snapshot of step {place} has made way for a newer one"
+    place = step.step - 1 if place is None else place
+    code = state.incident(order.incident).code
+    times = sum(tried.remedy == order.remedy and tried.step == place for tried in state.given(code))
+    if times >= MOST_TIMES:
+        return f"{order.remedy} was applied {times} times at step {place} for {code}, and the fault came back"
+    return ""
+
+
+def doubt(probes: HeldOut) -> str:
+    """Why a costly remedy without a ground is not carried out."""
+    known = f"is {probes.now:.3f}" if not math.isnan(probes.now) else "is not known"
+    was = f", was {probes.before:.3f}" if not math.isnan(probes.before) else ""
+    return f"held-out accuracy {known}{was}, and only telemetry speaks for it"

@@ -1,0 +1,147 @@
+"""The grounds on which a costly remedy may be given: a rollback, a frozen policy, or the end of the run. Pure.
+
+Telemetry alone is no ground: a signal may leave its usual band in a healthy run, above all under another configuration
+than that of its reference. The rule holds for the shipped playbook and for a policy of the user's alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
+
+from rftfm_ray.signals.held_out import LEAST_LOSS, probe_drop
+from rftfm_ray.signals.schema import value
+from rftfm_ray.verdicts import Diagnosis, Evidence, StepReport
+
+# Standard errors by which held-out accuracy must have fallen to be a ground.
+CONFIRMING_DROP = 2.0
+# Steps from before a fault that show the usual size of updates, and the fewest that do.
+USUAL_STEPS, FEWEST = 10, 5
+
+
+class GroundKind(StrEnum):
+    """What allows a costly remedy.
+
+    A broken identity; harm that an independent channel shows; or a reading that no healthy run has, whatever its
+    configuration.
+    """
+
+    IDENTITY = "identity"
+    CHANNEL = "channel"
+    READING = "reading"
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """One ground, with the reason in words."""
+
+    kind: GroundKind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Held-out accuracy before the fault and now, on `size` problems; NaN where it is not known."""
+
+    before: float
+    now: float
+    size: int
+
+    @property
+    def fell(self) -> bool:
+        """Whether it fell by more than chance explains, and by enough to be called harm."""
+        by_chance = probe_drop(self.before, self.now, self.size) <= CONFIRMING_DROP
+        return self.before - self.now > LEAST_LOSS and not by_chance
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingRule:
+    """A reading that cannot be healthy.
+
+    Attributes:
+        bound: largest value that is not one.
+        unit: of the value, after its number.
+        why: why no healthy run comes near the bound.
+        measure: the value at a step, from its report and those from before the fault; NaN where it is not known.
+    """
+
+    bound: float
+    unit: str
+    why: str
+    measure: Callable[[StepReport, Sequence[StepReport]], float]
+
+
+def _kl_ref(report: StepReport, earlier: Sequence[StepReport]) -> float:
+    del earlier
+    return value(report, "kl_ref")
+
+
+def _step_kl(report: StepReport, earlier: Sequence[StepReport]) -> float:
+    del earlier
+    return value(report, "step_kl")
+
+
+def _update_excess(report: StepReport, earlier: Sequence[StepReport]) -> float:
+    """How many times as far an update went as those before the fault, for the rate that the configuration gives."""
+    usual = [gain for r in earlier[-USUAL_STEPS:] if (gain := _gain(r)) > 0 and math.isfinite(gain)]
+    return _gain(report) / median(usual) if len(usual) >= FEWEST else math.nan
+
+
+def _gain(report: StepReport) -> float:
+    """Size of an update over the declared learning rate: what lies between them is not the configuration's."""
+    declared = value(report, "lr") * math.exp(-value(report, "lr_excess"))
+    return value(report, "update_ratio") / declared if declared > 0 else math.nan
+
+
+READINGS: Mapping[str, ReadingRule] = {
+    # The largest of 29,674 recorded healthy steps, 500-step runs among them, is 15.8.
+    "kl_ref": ReadingRule(
+        100.0, "nats a token between policy and reference",
+        "a token of a vocabulary of 150,000 that is as likely as any other is 12 nats away", _kl_ref,
+    ),
+    # The largest of the same steps is 0.53; a rate twice as high gives four times as much.
+    "step_kl": ReadingRule(
+        10.0, "nats a token in a single step", "the clip of the objective keeps a step within a fraction of a nat",
+        _step_kl,
+    ),
+    # The largest of the same steps is 5.0, in runs that had converged and in which gradient signal came back.
+    "update_ratio": ReadingRule(
+        10.0, "times the size that the learning rate explains",
+        "an update of AdamW moves no weight by much more than the learning rate", _update_excess,
+    ),
+}  # fmt: skip
+"""Readings that cannot be healthy whatever the configuration. Values that are not finite are an identity already."""
+
+
+def ground_for(diagnosis: Diagnosis | None, reports: Sequence[StepReport], held_out: HeldOut) -> Ground | None:
+    """The strongest ground for a costly remedy; None where only telemetry speaks for one.
+
+    Args:
+        diagnosis: that the remedy is for; None where it is not known.
+        reports: of the lineage, newest last.
+        held_out: accuracy before the fault and now. That an alarm of the probe was raised earlier is no ground: the
+            accuracy of now is.
+    """
+    alarms = [symptom for symptom in diagnosis.symptoms if symptom.alarm] if diagnosis is not None else []
+    for symptom in alarms:
+        if symptom.evidence is Evidence.IDENTITY:
+            return Ground(GroundKind.IDENTITY, symptom.reason)
+    if held_out.fell:
+        return Ground(GroundKind.CHANNEL, f"held-out accuracy fell from {held_out.before:.3f} to {held_out.now:.3f}")
+    for symptom in alarms:
+        if symptom.evidence is Evidence.CHANNEL and symptom.signal != "probe_accuracy":
+            return Ground(GroundKind.CHANNEL, symptom.reason)
+    return None if diagnosis is None else _reading(reports, diagnosis)
+
+
+def _reading(reports: Sequence[StepReport], diagnosis: Diagnosis) -> Ground | None:
+    earlier = [report for report in reports if report.id.step < diagnosis.onset_low]
+    since = [report for report in reports if report.id.step >= diagnosis.onset_low]
+    for name, rule in READINGS.items():
+        largest = max((v for r in since if not math.isnan(v := rule.measure(r, earlier))), default=math.nan)
+        if largest > rule.bound:
+            return Ground(GroundKind.READING, f"{name} shows {largest:.3g} {rule.unit}, and {rule.why}")
+    return None

@@ -1,0 +1,112 @@
+"""Orders at their boundary: what a costly one needs, whoever has asked for it, and what no ground makes up for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from rftfm_ray.incidents.state import EntryKind
+from rftfm_ray.types import Levers
+from rftfm_ray.verdicts import Diagnosis, Evidence, IncidentState, OrderRole, Remedy, Symptom
+from tests.unit.incidents.managed import FAILING, ManagedRun, fault
+
+K = EntryKind
+COSTLY = [
+    Remedy("back", Levers(lr_scale=0.5), rollback=True),
+    Remedy("stop", halt=True),
+    Remedy("freeze", Levers(freeze_policy=1)),
+]
+every_costly_one = pytest.mark.parametrize("remedy", COSTLY, ids=lambda remedy: remedy.name)
+
+
+def alarmed(evidence: Evidence, signal: str = "staleness") -> Diagnosis:
+    """A diagnosis that is certain of itself, with one alarm."""
+    symptom = Symptom("test", signal, evidence, True, 1, 1.0, 0.0, 99.0, 6, 6, f"{signal} is high")
+    return replace(fault("OD-1", 1.0), symptoms=(symptom,))
+
+
+def asked_for(remedy: Remedy, diagnosis: Diagnosis, **signals: float) -> ManagedRun:
+    """A run in which a policy has asked for a remedy."""
+    run = ManagedRun(remedy, snapshots=(0, 5))
+    run.pass_steps(5)
+    assert run.tick(diagnosis, **signals) is not None
+    assert run.pending.is_costly
+    return run
+
+
+@every_costly_one
+@pytest.mark.parametrize("now", [0.8, 0.78, 0.99, math.nan])
+def test_telemetry_alone_carries_nothing_costly_while_accuracy_stands(remedy: Remedy, now: float) -> None:
+    run = asked_for(remedy, alarmed(Evidence.TELEMETRY))
+    assert not run.begin(now)
+    known = "is not known" if math.isnan(now) else f"is {now:.3f}"
+    reason = f"held-out accuracy {known}, was 0.800, and only telemetry speaks for it"
+    assert run.last(K.UNCONFIRMED).text("reason") == reason
+    assert run.manager.pending is None
+    assert (run.incident.state, run.manager.state.levers) == (IncidentState.DIAGNOSED, Levers())
+
+
+@every_costly_one
+@pytest.mark.parametrize(
+    ("diagnosis", "signals", "now", "ground"),
+    [
+        (alarmed(Evidence.IDENTITY), {}, 0.99, "identity"),
+        (alarmed(Evidence.CHANNEL), {}, 0.99, "channel"),
+        (alarmed(Evidence.TELEMETRY), {}, 0.5, "channel"),
+        (alarmed(Evidence.TELEMETRY), {"update_ratio": 0.3}, 0.99, "reading"),
+    ],
+)
+def test_ground_of_a_costly_remedy_is_journalled(
+    remedy: Remedy, diagnosis: Diagnosis, signals: dict[str, float], now: float, ground: str
+) -> None:
+    run = asked_for(remedy, diagnosis, **signals)
+    assert run.begin(now)
+    confirmed = dict(run.last(K.CONFIRMED).fields)
+    assert {"order": 1, "probe_before": 0.8, "probe_now": now, "ground": ground}.items() <= confirmed.items()
+
+
+def test_policy_sees_what_allows_a_costly_remedy() -> None:
+    seen = [asked_for(COSTLY[0], alarmed(kind)).script.seen[-1].ground for kind in Evidence]
+    assert [ground and ground.kind.value for ground in seen] == [None, "channel", "identity"]
+
+
+def test_probe_before_the_first_step_is_the_reference_of_a_fault_that_begins_with_it() -> None:
+    run = ManagedRun(COSTLY[0])
+    run.manager.note_probe(run.place, 0.4)
+    unmeasured = {"probe_accuracy": math.nan}
+    assert run.tick(fault("OD-1", onset=1), **unmeasured) is not None
+    assert run.incident.probe == 0.4
+    assert run.begin(0.0)
+    assert run.last(K.CONFIRMED).text("reason") == "held-out accuracy fell from 0.400 to 0.000"
+
+
+def test_policy_that_is_frozen_already_is_not_frozen_again() -> None:
+    run = ManagedRun(Remedy("slow", Levers(lr_scale=0.5)), levers=Levers(freeze_policy=1))
+    run.pass_steps(2)
+    assert run.tick(fault("OD-1", onset=3)) is not None
+    assert run.pending.is_costly
+    assert run.begin(0.8)
+    assert K.CONFIRMED not in run.kinds
+
+
+@pytest.mark.parametrize(("diagnosis", "ends"), [(alarmed(Evidence.IDENTITY), True), (fault("OD-1", 1.0), False)])
+def test_run_is_not_ended_because_telemetry_alone_speaks_against_it(diagnosis: Diagnosis, ends: bool) -> None:
+    run = ManagedRun(None, verify_steps=1, halts=True)
+    run.pass_steps(5)
+    order = run.tick(diagnosis)
+    assert (order is not None and order.role is OrderRole.HALT) is ends
+    said = "; the run goes on, because only telemetry speaks against it"
+    assert run.incident.reason == "nothing is left" + ("" if ends else said)
+
+
+def test_run_that_goes_on_has_the_levers_undone() -> None:
+    run = ManagedRun(Remedy("slow", Levers(lr_scale=0.5)), None, halts=True)
+    run.pass_steps(5)
+    assert run.tick(fault("OD-1"), **FAILING) is not None
+    run.carry_out()
+    run.pass_steps(2, fault("OD-1"))
+    order = run.tick(fault("OD-1"))
+    assert order is not None
+    assert (order.role, order.levers) == (OrderRole.UNDO, Levers())

@@ -1,0 +1,114 @@
+"""What allows a costly remedy, and what does not: telemetry alone, at any probability."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from rftfm_ray.policies.grounds import READINGS, Ground, GroundKind, HeldOut, ground_for
+from rftfm_ray.signals.held_out import LEAST_LOSS, probe_drop
+from rftfm_ray.signals.schema import INDEX, SIGNALS
+from rftfm_ray.types import StepId
+from rftfm_ray.verdicts import Diagnosis, Evidence, Family, StepReport, Symptom
+
+ONSET = 11
+STANDS = HeldOut(0.99, 0.99, 256)
+USUAL = {"lr": 1e-3, "update_ratio": 0.01}
+
+
+def report(step: int, **signals: float) -> StepReport:
+    """A usual step, but for the signals that are given."""
+    values = dict.fromkeys(INDEX, 0.0) | USUAL | signals
+    return StepReport(StepId(0, step, step), step, tuple(values[signal.name] for signal in SIGNALS))
+
+
+def course(**signals: float) -> list[StepReport]:
+    """Ten usual steps, and one under a fault."""
+    return [*(report(step) for step in range(1, ONSET)), report(ONSET, **signals)]
+
+
+def diagnosis(*symptoms: Symptom) -> Diagnosis:
+    """A diagnosis that is certain of itself."""
+    return Diagnosis("OD-1", Family.OD, 1.0, (), symptoms, ONSET, ONSET, "")
+
+
+def symptom(evidence: Evidence, signal: str = "kl_ref", *, alarm: bool = True) -> Symptom:
+    """A symptom."""
+    return Symptom("test", signal, evidence, alarm, 1, 1.0, 0.0, 99.0, ONSET, ONSET, f"{signal} is high")
+
+
+def test_telemetry_is_no_ground_at_any_probability() -> None:
+    assert ground_for(diagnosis(symptom(Evidence.TELEMETRY)), course(), STANDS) is None
+    assert ground_for(diagnosis(), course(), STANDS) is None
+    assert ground_for(None, course(kl_ref=1e6), STANDS) is None
+
+
+@pytest.mark.parametrize(
+    ("evidence", "kind"), [(Evidence.IDENTITY, GroundKind.IDENTITY), (Evidence.CHANNEL, GroundKind.CHANNEL)]
+)
+def test_identity_and_channel_are_grounds_and_a_notice_is_none(evidence: Evidence, kind: GroundKind) -> None:
+    assert ground_for(diagnosis(symptom(evidence)), course(), STANDS) == Ground(kind, "kl_ref is high")
+    assert ground_for(diagnosis(symptom(evidence, alarm=False)), course(), STANDS) is None
+
+
+def test_alarm_of_the_probe_counts_only_as_far_as_the_probe_of_now_bears_it_out() -> None:
+    seen = diagnosis(symptom(Evidence.CHANNEL, "probe_accuracy"))
+    assert ground_for(seen, course(), STANDS) is None
+    fell = Ground(GroundKind.CHANNEL, "held-out accuracy fell from 0.990 to 0.500")
+    assert ground_for(seen, course(), HeldOut(0.99, 0.5, 256)) == fell
+    assert ground_for(None, (), HeldOut(0.99, 0.5, 256)) == fell
+
+
+@pytest.mark.parametrize("size", [16, 256, 10**6])
+def test_fall_takes_two_standard_errors_and_three_hundredths(size: int) -> None:
+    for now in (n / 1000 for n in range(600, 1000)):
+        expected = probe_drop(0.9, now, size) > 2 and 0.9 - now > LEAST_LOSS
+        assert HeldOut(0.9, now, size).fell is expected
+
+
+@pytest.mark.parametrize(("before", "now"), [(math.nan, 0.0), (0.9, math.nan), (0.4, 0.9), (0.9, 0.9)])
+def test_accuracy_that_is_unknown_stands_or_rises_is_no_ground(before: float, now: float) -> None:
+    assert not HeldOut(before, now, 256).fell
+
+
+# The largest values of the recorded healthy runs are 15.8, 0.53 and 5.0 times the usual update.
+READ = [
+    ("kl_ref", "kl_ref", 15.8, 101.0),
+    ("step_kl", "step_kl", 0.53, 10.1),
+    ("update_ratio", "update_ratio", 0.0504, 0.101),
+]
+
+
+@pytest.mark.parametrize(("name", "signal", "healthy", "impossible"), READ)
+def test_reading_that_cannot_be_healthy_is_a_ground(name: str, signal: str, healthy: float, impossible: float) -> None:
+    assert ground_for(diagnosis(), course(**{signal: healthy}), STANDS) is None
+    ground = ground_for(diagnosis(), course(**{signal: impossible}), STANDS)
+    assert ground is not None
+    assert ground.kind is GroundKind.READING
+    assert ground.reason.startswith(f"{name} shows ")
+    assert READINGS[name].why in ground.reason
+
+
+def test_every_reading_is_tested() -> None:
+    assert {row[0] for row in READ} == set(READINGS)
+
+
+def test_update_is_held_against_the_rate_that_the_configuration_gives() -> None:
+    # A planned change of the rate explains the update, a rate that nobody called for does not.
+    planned = ground_for(diagnosis(), course(update_ratio=0.3, lr=0.03), STANDS)
+    assert planned is None
+    excess = ground_for(diagnosis(), course(update_ratio=0.3, lr=0.03, lr_excess=math.log(30)), STANDS)
+    assert excess is not None
+    assert excess.reason.startswith("update_ratio shows 30 times the size")
+
+
+def test_size_of_updates_is_no_reading_where_too_few_steps_show_what_is_usual() -> None:
+    few = [*(report(step) for step in range(ONSET - 4, ONSET)), report(ONSET, update_ratio=0.3)]
+    assert ground_for(diagnosis(), few, STANDS) is None
+    assert ground_for(diagnosis(), [report(ONSET - 5), *few], STANDS) is not None
+
+
+def test_reading_from_before_the_fault_is_none_of_it() -> None:
+    earlier = [report(5, kl_ref=500.0), *course()[5:]]
+    assert ground_for(diagnosis(), earlier, STANDS) is None
