@@ -20,6 +20,7 @@ from rftfm_ray.actors.group import ActorGroup, start_group
 from rftfm_ray.actors.guards import GuardGroup, start_guard
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig
+from rftfm_ray.detection.reference.comparison import compare
 from rftfm_ray.driver.cluster import check_shared, connect
 from rftfm_ray.driver.guard import Guard, LiveGuard, NoGuard
 from rftfm_ray.driver.loop import Curve, Listeners, Observer, Parts, loop
@@ -31,6 +32,7 @@ from rftfm_ray.telemetry.journal import JOURNAL
 from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.telemetry.rundir import create_run_dir
 from rftfm_ray.types import GuardMode, RunSummary, StepId
+from rftfm_ray.verdicts import Declaration, DeclaredChange
 
 logger = logging.getLogger(__name__)
 EDGE = 5
@@ -129,7 +131,12 @@ def _attach(
     def lost(why: str) -> None:
         records.event("guard_lost", None, reason=why)
 
-    return LiveGuard(planned.config.guard, guards, lost, listeners.entry)
+    guard = LiveGuard(planned.config.guard, guards, lost, listeners.entry)
+    comparison = None if planned.profile is None else compare(planned.profile, planned.config)
+    if comparison is not None and comparison.differences:
+        now = session.position.id
+        guard.declare(Declaration(now, DeclaredChange("profile", now.step, (), f"The profile was {comparison}")))
+    return guard
 
 
 def _summarize(planned: RunPlan, curve: Curve, began: float, totals: GuardTotals, last: StepId) -> RunSummary:

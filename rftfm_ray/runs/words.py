@@ -160,6 +160,8 @@ def _ended(entry: Entry) -> str:
 
 
 def _declared(entry: Entry) -> str:
+    if text_of(entry, "change") == "profile":
+        return "the profile is of another configuration"
     levers = levers_in(entry)
     return f"declared change: {text_of(entry, 'change') or NONE}" + (f" ({lever_text(levers)})" if levers else "")
 
