@@ -20,10 +20,10 @@ from rftfm_ray.actors.group import ActorGroup, start_group
 from rftfm_ray.actors.guards import GuardGroup, start_guard
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig
-from rftfm_ray.detection.reference.comparison import compare
 from rftfm_ray.driver.cluster import check_shared, connect
 from rftfm_ray.driver.guard import Guard, LiveGuard, NoGuard
 from rftfm_ray.driver.loop import Curve, Listeners, Observer, Parts, loop
+from rftfm_ray.driver.planned_changes import declare_profile
 from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import RftfmError
 from rftfm_ray.incidents.messages import GuardTotals
@@ -32,7 +32,6 @@ from rftfm_ray.telemetry.journal import JOURNAL
 from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.telemetry.rundir import create_run_dir
 from rftfm_ray.types import GuardMode, RunSummary, StepId
-from rftfm_ray.verdicts import Declaration, DeclaredChange
 
 logger = logging.getLogger(__name__)
 EDGE = 5
@@ -132,10 +131,7 @@ def _attach(
         records.event("guard_lost", None, reason=why)
 
     guard = LiveGuard(planned.config.guard, guards, lost, listeners.entry)
-    comparison = None if planned.profile is None else compare(planned.profile, planned.config)
-    if comparison is not None and comparison.differences:
-        now = session.position.id
-        guard.declare(Declaration(now, DeclaredChange("profile", now.step, (), f"The profile was {comparison}")))
+    declare_profile(planned, guard, session.position.id)
     return guard
 
 
