@@ -11,10 +11,7 @@ from rftfm_ray.signals.effects import declared_change
 from rftfm_ray.tasks.api import scaled_limits
 from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.types import StepId, TrainingCursor
-from rftfm_ray.verdicts import Declaration, DeclaredChange
-
-PROFILE = "profile"
-"""The kind of the declaration of a profile whose runs had another configuration."""
+from rftfm_ray.verdicts import OTHER_PROFILE, Declaration, DeclaredChange
 
 
 def declare_profile(plan: RunPlan, guard: Guard, step: StepId) -> None:
@@ -27,7 +24,7 @@ def declare_profile(plan: RunPlan, guard: Guard, step: StepId) -> None:
     comparison = compare(plan.profile, plan.config)
     if comparison.differences:
         reason = f"the profile was {comparison}"
-        guard.declare(Declaration(step, DeclaredChange(PROFILE, step.step, (), reason)))
+        guard.declare(Declaration(step, DeclaredChange(OTHER_PROFILE, step.step, (), reason)))
 
 
 class PlannedChanges:
