@@ -17,8 +17,9 @@ from rftfm_ray.config import RunConfig, config_differences, parse_config
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.detection.detectors.custom import load_detectors
 from rftfm_ray.detection.monitor import monitor_plan
+from rftfm_ray.detection.reference.comparison import PATHS, compare, facts_of, text_of
 from rftfm_ray.detection.reference.mixture import reference_of
-from rftfm_ray.detection.reference.profile import KEYS, Profile, differences, facts_of, read_profile
+from rftfm_ray.detection.reference.profile import Profile, read_profile
 from rftfm_ray.errors import CheckpointError, ConfigError, ProfileError, ResumeError
 from rftfm_ray.faults.drill import Drill, expanded, plan_drill
 from rftfm_ray.models import ModelFacts, check_model
@@ -122,8 +123,8 @@ def _planned_policy(config: RunConfig) -> Policy:
 def load_profile(config: RunConfig) -> Profile | None:
     """The profile of healthy runs that a run is held against; None where it is held against its own past.
 
-    A model at another path may be the same model, and the last step of a profile holds for all that follow: both are
-    worth a warning. A profile of another task, algorithm or batch is refused.
+    One warning says what a profile of another configuration says nothing about. A profile without any signal that can
+    be compared, such as one of another task, is refused.
 
     Raises:
         ProfileError: names the file, what does not fit, and the fix.
@@ -140,17 +141,36 @@ def load_profile(config: RunConfig) -> Profile | None:
                 f"guard.profile={path} cannot be used: it is not JSON; give a file of `rftfm profile fit`."
             ) from None
         raise ProfileError(f"guard.profile cannot be used: {error}") from None
-    for key, theirs, ours in differences(profile.facts, facts_of(config)) if profile.facts is not None else ():
-        said = f"guard.profile={path} was fitted to runs with {key}={theirs[:200]}, and this one has {key}={ours}"
-        if key != KEYS["model"]:
-            raise ProfileError(f"{said}; fit one to healthy runs of this kind, or leave guard.profile out.")
-        logger.warning("%s: it holds only if both are the same model.", said)
+    _check_comparable(profile, config, path)
     if config.steps > profile.steps:
         logger.warning(
             "guard.profile=%s ends at step %d of %d; what begins later opens no incident by it.",
             path, profile.steps, config.steps,
         )  # fmt: skip
     return profile
+
+
+def _check_comparable(profile: Profile, config: RunConfig, path: Path) -> None:
+    comparison = compare(profile, config)
+    if comparison.differences and not comparison.left:
+        raise ProfileError(
+            f"guard.profile={path} was {text_of(comparison.differences)}: no signal of theirs can be compared; fit one "
+            "to healthy runs of this kind, or leave guard.profile out."
+        )
+    if comparison.differences:
+        logger.warning(
+            "guard.profile=%s was %s; fit one to healthy runs of this configuration to detect more.", path, comparison
+        )
+    if profile.facts is None:
+        logger.warning("guard.profile=%s does not say how its runs were configured: it holds for runs like them.", path)
+    theirs, ours = profile.facts or {}, facts_of(config)
+    for key in PATHS:
+        if theirs.get(key, ours[key]) != ours[key]:
+            logger.warning(
+                "guard.profile=%s was fitted to runs with %s=%s, and this one has %s=%s: it holds only if both are the "
+                "same.",
+                path, key, str(theirs[key])[:200], key, ours[key],
+            )  # fmt: skip
 
 
 def _is_json(path: Path) -> bool:

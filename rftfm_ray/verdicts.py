@@ -46,6 +46,10 @@ class StepReport:
     snapshots: tuple[int, ...] = ()
 
 
+OTHER_PROFILE = "profile"
+"""The kind of the declaration, at the start, of a profile whose runs had another configuration."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeclaredChange:
     """A change that was made on purpose: `signals` lose their reference from `step` on, everything else is judged on.

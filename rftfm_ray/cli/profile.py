@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json as jsonlib
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +16,15 @@ from rftfm_ray.runs.words import clean
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 
 if TYPE_CHECKING:
-    from rftfm_ray.detection.reference.profile import Profile, RunFacts, SignalProfile
+    from rftfm_ray.detection.reference.profile import Facts, Profile, SignalProfile
     from rftfm_ray.runs.healthy import Candidate
 
 # Signals that `fit` names at either end of the list.
 SHOWN = 3
+# Facts that name the kind of the runs, and characters of the others at most.
+SHAPE = ("algorithm.prompts_per_step", "algorithm.samples_per_prompt")
+SHOWN_FACTS = ("task.name", "algorithm.name", "model.path", *SHAPE)
+LONGEST = 2000
 
 profile = typer.Typer(help="What healthy runs look like: fit a profile to some, or show one.", no_args_is_help=True)
 
@@ -33,10 +36,12 @@ def fit(
         typer.Argument(metavar="RUN...", help="Run directories, names of runs, or CSV or Parquet files of step rows."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
-    force: Annotated[bool, typer.Option("--force", help="Take runs that are in doubt, or of different kinds.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take runs that are in doubt, or of different configurations.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Fit a profile to healthy runs of one kind and different seeds, for `guard.profile`."""
+    """Fit a profile to healthy runs of one configuration and different seeds, for `guard.profile`."""
     # They load numpy and pyarrow, which no other command has to wait for.
     from rftfm_ray.detection.reference.fitting import fit_profile
     from rftfm_ray.detection.reference.priors import kind_of, shipped
@@ -81,43 +86,42 @@ def check_healthy(candidates: list[Candidate]) -> None:
             )
 
 
-def common_facts(candidates: list[Candidate], *, force: bool) -> RunFacts | None:
-    """What kind of runs they are; None when no run says so, or when they differ and that is wanted.
+def common_facts(candidates: list[Candidate], *, force: bool) -> Facts | None:
+    """The configuration that the runs share, as far as it moves signals; None when no run says what it was.
+
+    With `force` runs may differ: the keys in which they do are left out, so a run is not compared in them.
 
     Raises:
         ProfileError: names two runs that differ, and in what.
     """
-    from rftfm_ray.detection.reference.profile import differences
+    from rftfm_ray.detection.reference.comparison import differences
 
-    known = [candidate for candidate in candidates if candidate.facts is not None]
-    first = known[0] if known else None
-    if first is None or first.facts is None:
+    known = [(candidate.name, candidate.facts) for candidate in candidates if candidate.facts is not None]
+    if not known:
         return None
-    for other in known[1:]:
-        different = differences(first.facts, other.facts) if other.facts is not None else []
-        if different and force:
-            return None
-        if different:
-            key, one, two = map(clean, different[0])
+    first, facts = known[0]
+    mixed = set[str]()
+    for name, other in known[1:]:
+        different = differences(facts, other)
+        if different and not force:
+            key, one, two = (clean(text) for text in (different[0].key, different[0].theirs, different[0].ours))
             raise ProfileError(
-                f"{clean(first.name)} has {key}={one}, and {clean(other.name)} has {key}={two}; give runs of one kind, "
+                f"{clean(first)} has {key}={one}, and {clean(name)} has {key}={two}; give runs of one configuration, "
                 "or use --force."
             )
-    return first.facts
+        mixed |= {each.key for each in different} | (facts.keys() ^ other.keys())
+    return {key: value for key, value in facts.items() if key not in mixed}
 
 
 def _print(profile: Profile, path: Path, digest: str, *, json: bool, all_signals: bool) -> None:
     if json:
         print(jsonlib.dumps(summary(profile, path, digest), allow_nan=False))
         return
-    kind = "unknown"
-    if profile.facts is not None:
-        facts = profile.facts
-        shape = f"{facts.prompts_per_step} x {facts.samples_per_prompt}"
-        kind = f"{facts.task}, {facts.algorithm}, {facts.model}, {shape} trajectories a step"
     lines = [("runs", str(profile.runs)), ("steps", str(profile.steps)), ("signals", str(len(profile.signals)))]
     lines += [("joint", "unknown" if profile.joint is None else f"{len(profile.joint.signals)} signals")]
-    for name, text in (*lines, ("kind", clean(kind)), ("file", clean(str(path))), ("sha256", digest)):
+    kind, other_facts = _kind(profile.facts)
+    lines += [("kind", kind)] + ([("facts", other_facts)] if other_facts else [])
+    for name, text in (*lines, ("file", clean(str(path))), ("sha256", digest)):
         print(f"{name:<9}{text}")
     print(f"\n{'signal':<34}{'spread':>10}{'long-run':>10}{'autocorr.':>11}  unit")
     ranked = sorted(profile.signals, key=_width, reverse=True)
@@ -128,6 +132,20 @@ def _print(profile: Profile, path: Path, digest: str, *, json: bool, all_signals
         print("\n".join([*map(_line, ranked[:SHOWN]), f"... {rest} more", *map(_line, ranked[-SHOWN:])]))
 
 
+def _kind(facts: Facts | None) -> tuple[str, str]:
+    """What kind of runs a profile is of, and other facts that differ from the defaults of the configuration."""
+    if facts is None:
+        return "unknown", ""
+    from rftfm_ray.config import RunConfig
+    from rftfm_ray.detection.reference.comparison import facts_of
+
+    kind = ", ".join(str(facts.get(key, "mixed")) for key in ("task.name", "algorithm.name", "model.path"))
+    shape = " x ".join(str(facts.get(key, "mixed")) for key in SHAPE)
+    usual = facts_of(RunConfig())
+    others = [f"{key}={value}" for key, value in facts.items() if key not in SHOWN_FACTS and value != usual.get(key)]
+    return clean(f"{kind}, {shape} trajectories a step"), clean(", ".join(others), LONGEST)
+
+
 def summary(profile: Profile, path: Path, digest: str) -> dict[str, Any]:
     """A profile without its courses, as plain values; spreads on the scale that a signal is compared on."""
     return {
@@ -136,7 +154,7 @@ def summary(profile: Profile, path: Path, digest: str) -> dict[str, Any]:
         "runs": profile.runs,
         "steps": profile.steps,
         "joint": profile.joint is not None,
-        "facts": None if profile.facts is None else asdict(profile.facts),
+        "facts": profile.facts,
         "signals": {
             signal.name: {
                 "spread": signal.spread,

@@ -19,6 +19,7 @@ import numpy as np
 from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.detectors.base import Detector, Reading, Scores
 from rftfm_ray.detection.latch import Latch, Mask
+from rftfm_ray.detection.reference.comparison import compare
 from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.priors import CRITIC, NO_CRITIC, shipped
 from rftfm_ray.detection.reference.profile import Profile
@@ -79,6 +80,7 @@ class MonitorPlan:
         detectors: the user's own.
         keep_every: steps between states that a rollback can go back to; 0 for none.
         keep: number of states that are kept.
+        moved: signals that the profile says nothing about, because the run has another configuration.
         reference: what the run is compared with, instead of the profile and the installed priors; None for those.
     """
 
@@ -88,6 +90,7 @@ class MonitorPlan:
     detectors: tuple[Detector, ...] = ()
     keep_every: int = 0
     keep: int = 0
+    moved: tuple[str, ...] = ()
     reference: Reference | None = None
 
     def build(self) -> Monitor:
@@ -99,16 +102,19 @@ class MonitorPlan:
         """
         reference = self.reference
         if reference is None:
-            reference = reference_of(self.profile, shipped(CRITIC if self.critic else NO_CRITIC))
+            reference = reference_of(self.profile, shipped(CRITIC if self.critic else NO_CRITIC), self.moved)
         return Monitor(self.settings, reference, copy.deepcopy(self.detectors))
 
 
 def monitor_plan(config: RunConfig, profile: Profile | None = None, detectors: Sequence[Detector] = ()) -> MonitorPlan:
-    """The plan of the monitor for a run's configuration, with its profile and the user's detectors."""
+    """The plan of the monitor for a run's configuration, with its profile and the user's detectors.
+
+    The profile may be of runs of another configuration: what that moves is left out of it.
+    """
     snapshots = config.snapshots
     return MonitorPlan(
         monitor_settings(config), profile, config.algorithm.name == "ppo", tuple(detectors), snapshots.every,
-        snapshots.keep,
+        snapshots.keep, () if profile is None else compare(profile, config).moved,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.driver.cluster import check_shared, connect
 from rftfm_ray.driver.guard import Guard, LiveGuard, NoGuard
 from rftfm_ray.driver.loop import Curve, Listeners, Observer, Parts, loop
+from rftfm_ray.driver.planned_changes import declare_profile
 from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import (
     LearnerError,
@@ -206,7 +207,9 @@ def _attach(
     def lost(why: str) -> None:
         records.event("guard_lost", None, reason=why)
 
-    return LiveGuard(planned.config.guard, guards, lost, listeners.entry)
+    guard = LiveGuard(planned.config.guard, guards, lost, listeners.entry)
+    declare_profile(planned, guard, session.position.id)
+    return guard
 
 
 def _summarize(planned: RunPlan, curve: Curve, began: float, totals: GuardTotals, last: StepId) -> RunSummary:

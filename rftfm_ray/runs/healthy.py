@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rftfm_ray.config import load_config
+from rftfm_ray.detection.reference.comparison import facts_of
 from rftfm_ray.detection.reference.fitting import RunSeries, surviving_rows
-from rftfm_ray.detection.reference.profile import RunFacts, facts_of
+from rftfm_ray.detection.reference.profile import Facts
 from rftfm_ray.errors import ConfigError, ProfileError
 from rftfm_ray.runs.counts import counts_of
 from rftfm_ray.runs.reader import find_run
@@ -38,13 +39,13 @@ class Candidate:
     Attributes:
         name: as the user gave it.
         series: its step rows; those that a rollback has undone are left out.
-        facts: what kind of run it is; None for a table.
+        facts: what moves signals in its configuration; None for a table.
         doubt: evidence that it was not healthy; empty without any.
     """
 
     name: str
     series: RunSeries
-    facts: RunFacts | None
+    facts: Facts | None
     doubt: str
 
 
@@ -64,7 +65,7 @@ def read_candidate(text: str) -> Candidate:
     return Candidate(text, _series(text, _columns(read_steps(run_dir))), facts, " and ".join(doubts))
 
 
-def _configured(path: Path) -> tuple[RunFacts | None, list[str]]:
+def _configured(path: Path) -> tuple[Facts | None, list[str]]:
     try:
         config = load_config(path, [])
     except ConfigError as error:

@@ -16,7 +16,7 @@ from rftfm_ray.runs.planned import change_words, changes_of, control_words, cont
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.words import as_number, clean, figure, listed, plural, text_of
 from rftfm_ray.types import GuardMode
-from rftfm_ray.verdicts import IncidentState, OutcomeKind
+from rftfm_ray.verdicts import OTHER_PROFILE, IncidentState, OutcomeKind
 
 # The first and the last reward are means over this many steps, as in the summary of a run.
 EDGE = 5
@@ -126,7 +126,8 @@ def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mar
     _, standing = progress_of(data)
     summary = [_incident_words(data, incidents), *_action_words(data, incidents, remedies)]
     problems = [problem.message for problem in ending_problems(data) if data.summary and not problem.incident]
-    paragraphs = [" ".join(summary), _progress_words(data), " ".join(problems), lost(data), standing]
+    progress = (_progress_words(data), profile_words(data), " ".join(problems))
+    paragraphs = [" ".join(summary), *progress, lost(data), standing]
     now = data.position.paid_step
     faults = faults_of(data.events)
     paragraphs += [drill(fault, incidents, now) for fault in faults]
@@ -141,6 +142,16 @@ def lost(data: RunData) -> str:
     return (
         f"The guard was lost on the way: {clean(str(event.get('reason') or 'no reason given'), 300)}" if event else ""
     )
+
+
+def profile_words(data: RunData) -> str:
+    """What the guard's profile said nothing about, because its runs had another configuration; empty without that."""
+    reasons = [
+        text_of(entry, "reason")
+        for entry in data.entries
+        if entry.kind is EntryKind.DECLARED and text_of(entry, "change") == OTHER_PROFILE
+    ]
+    return clean(f"{reasons[-1][:1].upper()}{reasons[-1][1:]}.", 1000) if reasons else ""
 
 
 def guard_words(data: RunData) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from rftfm_ray.incidents.state import LEVER_PREFIX, Entry, EntryKind, Scalar
+from rftfm_ray.verdicts import OTHER_PROFILE
 
 NONE = "—"
 LONGEST = 2000
@@ -170,6 +171,8 @@ def _ended(entry: Entry) -> str:
 
 
 def _declared(entry: Entry) -> str:
+    if text_of(entry, "change") == OTHER_PROFILE:
+        return "the profile is of another configuration"
     levers = levers_in(entry)
     return f"declared change: {text_of(entry, 'change') or NONE}" + (f" ({lever_text(levers)})" if levers else "")
 

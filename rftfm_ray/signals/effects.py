@@ -4,19 +4,25 @@ Detectors forget signals that lose their reference when their cause is declared;
 below keep it, and alarms on that side are expected while it is in force. Signals of an identity or of an independent
 channel are left out, except where the cause itself defines them: a deliberate change makes no reward wrong, and no
 held-out answer.
+
+A key that differs between two runs from their first step on moves more than the same key when it changes during one
+run: whatever changes an update changes the course of all that is learnt. `Effect.reach` says how far.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from enum import StrEnum
 
 from rftfm_ray.config import MadeChange
+from rftfm_ray.signals.dictionary import DICTIONARY
 from rftfm_ray.signals.groups import (
     ADVANTAGES,
     ENDINGS,
     ENTROPIES,
     GROUP_RATES,
+    LEARNING,
     LENGTHS,
     PROMPT_DEPENDENT,
     REPETITION,
@@ -28,6 +34,17 @@ from rftfm_ray.types import Levers
 from rftfm_ray.verdicts import DeclaredChange
 
 
+class Reach(StrEnum):
+    """What two runs have in common that differ in a key of the configuration from their first step on."""
+
+    DIRECT = "direct"
+    """All but the signals that the key itself moves."""
+    COURSE = "course"
+    """Neither these nor `LEARNING`: one of the two runs learns faster than the other, or something else."""
+    KIND = "kind"
+    """Nothing: they are runs of different kinds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Effect:
     """What a cause moves.
@@ -37,12 +54,14 @@ class Effect:
         raises: signals that a lever holds above their reference while it is in force.
         lowers: signals that a lever holds below their reference while it is in force.
         reason: why the row has no signals.
+        reach: of a difference between two runs in this key of the configuration.
     """
 
     signals: tuple[str, ...] = ()
     raises: tuple[str, ...] = ()
     lowers: tuple[str, ...] = ()
     reason: str = ""
+    reach: Reach = Reach.DIRECT
 
 
 PROMPTS = "prompts"
@@ -61,32 +80,80 @@ _RETURNS = (
 _BATCH = ("trajectory_count", "tool_call_count", "regrade_count", "reward_std", "reward_max", "length_max")
 _BATCH_CHECKS = ("observation_count", "replay_count", "rollout_gap_max")
 
-EFFECTS: Mapping[str, Effect] = {
-    PROMPTS: Effect(PROMPT_DEPENDENT),
-    # Keys of the configuration that may change while a run goes on.
-    "learner.lr": Effect((
-        "lr", "update_ratio", "changed_rate", "step_kl", "step_ratio_max", "kl_old", "ratio_min", "ratio_max",
-    )),
+_STEP_SIZES = ("update_ratio", "changed_rate", "step_kl", "step_ratio_max", "kl_old", "ratio_min", "ratio_max")
+_RATE = ("lr", *_STEP_SIZES)
+_SCHEDULED = ("schedule_factor", *_RATE)
+_LOSS = ("loss", "policy_loss", "grad_norm")
+# Numerical differences of the two forward passes, and updates that are lost in rounding.
+_PRECISION = ("rollout_gap_max", "rollout_kl", "rollout_ratio_mean", "changed_rate")
+
+_CHANGEABLE: Mapping[str, Effect] = {
+    "learner.lr": Effect(_RATE, reach=Reach.COURSE),
     "algorithm.prompts_per_step": Effect((
         *_BATCH, *_BATCH_CHECKS, "distinct_bigram_rate", "compress_ratio", "advantage_max", "advantage_kurtosis",
         *UPDATE_SIZES,
-    )),
+    ), reach=Reach.COURSE),
     "algorithm.samples_per_prompt": Effect((
         *_BATCH, *_BATCH_CHECKS, *REPETITION, *GROUP_RATES, *ADVANTAGES, *UPDATE_SIZES,
-    )),
+    ), reach=Reach.COURSE),
     "rollout.temperature": Effect((
         "correct_rate", "probe_sampled_accuracy", "sampled_gap", "probe_gap", "valid_rate", "kl_ref", *REWARDS,
         *LENGTHS, *GROUP_RATES, *ADVANTAGES, *ENTROPIES, *UPDATE_SIZES, *REPETITION, *ENDINGS, *TOOL_CALLS,
         *_RETURNS, "credit_correlation",
-    )),
-    "task.hard_share": Effect(PROMPT_DEPENDENT),
+    ), reach=Reach.COURSE),
+    "task.hard_share": Effect(PROMPT_DEPENDENT, reach=Reach.COURSE),
     "task.token_scale": Effect((
         "correct_rate", "sampled_gap", "probe_gap", "grad_norm", *REWARDS, *LENGTHS, *GROUP_RATES, *ADVANTAGES,
         *REPETITION, *ENDINGS, *TOOL_CALLS,
-    )),
+    ), reach=Reach.COURSE),
     "task.reward_scale": Effect((
         *_RETURNS, "loss", "policy_loss", "kl_ref", *REWARDS, *ADVANTAGES, *UPDATE_SIZES,
-    )),
+    ), reach=Reach.COURSE),
+}  # fmt: skip
+
+# Keys that a run has from its first step to its last.
+_CONSTANT: Mapping[str, Effect] = {
+    "model.path": Effect(reason="no signal of another model can be compared", reach=Reach.KIND),
+    "model.dtype": Effect(_PRECISION, reach=Reach.COURSE),
+    "task.name": Effect(reason="no signal of another task can be compared", reach=Reach.KIND),
+    "task.pool_size": Effect(PROMPT_DEPENDENT, reach=Reach.COURSE),
+    "algorithm.name": Effect(reason="no signal of another algorithm can be compared", reach=Reach.KIND),
+    "algorithm.minibatches": Effect(
+        ("ratio_min", "ratio_max", "changed_rate", "step_kl", "kl_old", "clip_low_rate", "clip_high_rate"),
+        reach=Reach.COURSE,
+    ),
+    "algorithm.clip_low": Effect(("clip_low_rate",), reach=Reach.COURSE),
+    "algorithm.clip_high": Effect(("clip_high_rate",), reach=Reach.COURSE),
+    "algorithm.kl_coef": Effect(("kl_coef", "kl_ref", "loss"), reach=Reach.COURSE),
+    "algorithm.entropy_coef": Effect((*ENTROPIES, "loss"), reach=Reach.COURSE),
+    "algorithm.normalize_std": Effect((*ADVANTAGES, *_LOSS), reach=Reach.COURSE),
+    "algorithm.advantage_clip": Effect((*ADVANTAGES, *_LOSS), reach=Reach.COURSE),
+    "algorithm.group_filter": Effect(("advantage_std", "filtered_group_rate", *_LOSS), reach=Reach.COURSE),
+    "algorithm.loss_aggregation": Effect(_LOSS, reach=Reach.COURSE),
+    "critic.lr": Effect(("critic_lr", *_ESTIMATOR), reach=Reach.COURSE),
+    "critic.gamma": Effect(("advantage_std", *_RETURNS), reach=Reach.COURSE),
+    "critic.gae_lambda": Effect(_ESTIMATOR, reach=Reach.COURSE),
+    "critic.value_coef": Effect((*_ESTIMATOR, *_LOSS), reach=Reach.COURSE),
+    "critic.value_clip": Effect((*_ESTIMATOR, "value_clip_rate"), reach=Reach.COURSE),
+    "critic.warmup_steps": Effect(("critic_lr", *_ESTIMATOR, *_SCHEDULED), reach=Reach.COURSE),
+    "rollout.top_p": Effect(
+        ("rollout_kl", "rollout_ratio_mean", "rollout_gap_max", *ENTROPIES, *REPETITION, *LENGTHS), reach=Reach.COURSE
+    ),
+    "rollout.max_model_len": Effect((*LENGTHS, *ENDINGS), reach=Reach.COURSE),
+    "rollout.tool_retries": Effect(("failed_rate", "tool_retry_rate", *_TOOL), reach=Reach.COURSE),
+    "learner.lr_schedule": Effect(_SCHEDULED, reach=Reach.COURSE),
+    "learner.warmup_steps": Effect(_SCHEDULED, reach=Reach.COURSE),
+    "learner.weight_decay": Effect(("update_ratio", "changed_rate"), reach=Reach.COURSE),
+    "learner.adam_betas": Effect(_STEP_SIZES, reach=Reach.COURSE),
+    "learner.max_grad_norm": Effect(_STEP_SIZES, reach=Reach.COURSE),
+    "learner.step_kl_samples": Effect(("step_kl", "step_ratio_max")),
+    "steps": Effect(_SCHEDULED, reach=Reach.COURSE),
+}
+
+EFFECTS: Mapping[str, Effect] = {
+    PROMPTS: Effect(PROMPT_DEPENDENT),
+    **_CHANGEABLE,
+    **_CONSTANT,
     # Levers.
     "lr_scale": Effect(lowers=_SMALLER),
     "kl_coef_scale": Effect(("kl_ref", "loss")),
@@ -107,7 +174,46 @@ EFFECTS: Mapping[str, Effect] = {
     "critic_lr_scale": Effect(("value_loss", "explained_variance")),
     "freeze_policy": Effect(("grad_norm", "loss"), lowers=_SMALLER),
 }  # fmt: skip
-"""By cause: a change of the prompts, a changeable key of the configuration, or a lever."""
+"""By cause: a change of the prompts, a key of the configuration, or a lever."""
+
+CONFIGURED: tuple[str, ...] = (*_CONSTANT, *_CHANGEABLE)
+"""Keys of the configuration that move signals, those first that tell kinds of runs apart."""
+
+_UNMOVING: Mapping[str, tuple[str, ...]] = {
+    "chance, which the spreads of healthy runs hold": ("seed",),
+    "it ends a run, and changes no step": ("max_paid_steps", "rollout.timeout_s", "learner.timeout_s"),
+    "the guard has to find injected faults by itself": ("inject",),
+    "each key that it changes has a row of its own": ("changes",),
+    "it divides work among processes or devices, and changes the order of sums at most": (
+        "rollout.num_actors", "rollout.max_num_seqs", "rollout.kv_cache_mib", "rollout.block_size",
+        "learner.zero_stage", "learner.micro_batch_size", "placement.timeout_s", "placement.cpus_per_rollout",
+        "placement.cpus_per_learner", "placement.gpus_per_rollout", "placement.gpus_per_learner",
+    ),
+    "it moves times alone, which are not compared": ("rollout.tool_backoff_s",),
+    "it decides on updates that healthy runs do not make": (
+        "gate.grad_norm_factor", "gate.grad_norm_window", "gate.grad_norm_warmup", "gate.advantage_tolerance",
+    ),
+    "it says how often and how strictly an independent check is made, and what checks find is not compared": (
+        "sync.parity_every", "sync.parity_max_gap", "probe.every", "probe.size", "probe.spread", "probe.final_size",
+        "probe.sampled_share", "guard.regrade_rate", "guard.regrade_noise", "channels.golden_every",
+        "channels.golden_size", "channels.replay_rate", "channels.known_calls_every", "channels.known_calls",
+        "channels.fingerprint_every",
+    ),
+    "it says what is kept in memory or on disk": (
+        "snapshots.every", "snapshots.keep", "snapshots.max_bytes", "checkpoints.every", "checkpoints.keep",
+        "checkpoints.at_end", "records.text", "records.trajectory_rate", "records.part_steps",
+        "records.retention_mib", "report.at_end", "report.samples",
+    ),
+    "it says how a run is judged, and every act of the guard is declared": (
+        "guard.mode", "guard.act_on", "guard.policy", "guard.policy_timeout_s", "guard.fallback",
+        "guard.verdict_timeout_s", "guard.warmup_steps", "guard.false_alarm_steps", "guard.profile",
+        "guard.detectors", "guard.verify_steps", "guard.cooldown_steps", "guard.budget", "guard.return_after",
+        "guard.on_give_up", "guard.buffer",
+    ),
+}  # fmt: skip
+
+UNMOVING: Mapping[str, str] = {key: reason for reason, keys in _UNMOVING.items() for key in keys}
+"""Keys of the configuration that move no signal that is compared with healthy runs, with the reason."""
 
 
 def signals_of(causes: Iterable[str]) -> tuple[str, ...]:
@@ -117,6 +223,20 @@ def signals_of(causes: Iterable[str]) -> tuple[str, ...]:
         KeyError: for a cause that has no row.
     """
     return tuple(sorted({signal for cause in causes for signal in EFFECTS[cause].signals}))
+
+
+def moved_between_runs(keys: Iterable[str]) -> tuple[str, ...]:
+    """The signals that cannot be compared between two runs that differ in some keys, sorted.
+
+    Raises:
+        KeyError: for a key that has no row.
+    """
+    effects = [EFFECTS[key] for key in keys]
+    reaches = {effect.reach for effect in effects}
+    if Reach.KIND in reaches:
+        return tuple(sorted(DICTIONARY))
+    moved = {signal for effect in effects for signal in (*effect.signals, *effect.raises, *effect.lowers)}
+    return tuple(sorted(moved | set(LEARNING if Reach.COURSE in reaches else ())))
 
 
 def declared_change(made: Sequence[MadeChange], step: int) -> DeclaredChange:

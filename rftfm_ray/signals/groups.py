@@ -33,6 +33,14 @@ LEAPING = (
 WATCHED = tuple(name for name in TELEMETRY if name not in LEAPING)
 """Telemetry that can be compared with a run's own past."""
 
+FIXED = (
+    "failed_rate", "refilled_rate", "tool_error_rate", "tool_timeout_rate", "tool_retry_rate", "rollout_gap_max",
+    "rollout_kl", "rollout_ratio_mean",
+)  # fmt: skip
+"""Telemetry that speaks of tools and machines: how far a policy has learnt does not move it."""
+LEARNING = tuple(name for name in TELEMETRY if name not in FIXED)
+"""Telemetry that follows how far the policy has learnt, and how fast it learns."""
+
 OF_UPDATES = ("update_ratio", "changed_rate", "step_kl")
 """What updates do. In a step in which the commit gate refused one, an update of size 0 is the right one."""
 REFUSED = "vetoes"

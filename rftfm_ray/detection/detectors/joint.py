@@ -66,6 +66,7 @@ class JointDetector(Detector):
     def __init__(self, reference: Reference, false_alarm_steps: float) -> None:
         self._cusums = JointCusums(reference, false_alarm_steps)
         self._basis = reference.models[0].basis if reference.models else Basis.OWN_PAST
+        self._moved = reference.moved
         notices = [self._notice(name, side) for name, sides in NOTICED.items() for side in sides]
         self._notices = np.array([index for index in notices if index is not None], np.int64)
         contrasts = self._cusums.contrasts
@@ -79,8 +80,9 @@ class JointDetector(Detector):
         self._strongest: dict[int, tuple[int, float]] = {}
 
     def _notice(self, name: str, side: int) -> int | None:
+        basis = Basis.OWN_PAST if name in self._moved else self._basis
         for index, followed in enumerate(self._cusums.contrasts):
-            if followed.basis is self._basis and followed.contrast == Contrast(ContrastKind.SIGNAL, name, side):
+            if followed.basis is basis and followed.contrast == Contrast(ContrastKind.SIGNAL, name, side):
                 return index
         return None
 

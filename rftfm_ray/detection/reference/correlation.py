@@ -8,8 +8,8 @@ kind, mixed with what runs of other tasks have shown, or from other tasks only.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Self
 
@@ -95,6 +95,27 @@ class CorrelationModel:
     def cusums(self) -> Cusums:
         """The CUSUMs of a new run."""
         return Cusums(self.bank, self.size, self.prior_weight, self.freedom)
+
+    def without(self, signals: Collection[str]) -> Self | None:
+        """The model of the signals that remain without some; None where none remains.
+
+        Their covariance is a part of the whole one. A conditional contrast is then conditional on fewer signals, down
+        to none of them, where it is the residual itself over its standard deviation. So its long-run variance is taken
+        as the larger of the two. Levels hold for more contrasts than remain. Prompts that are left out explain nothing.
+        """
+        names, size = self.bank.signals, len(self.bank.signals)
+        left = np.array([index for index, name in enumerate(names) if name not in signals], np.intp)
+        if len(left) == size and not set(signals) & set(PROMPT_SIGNALS):
+            return self
+        if not len(left):
+            return None
+        slopes = self.slopes[:, left].copy()
+        slopes[[index for index, name in enumerate(PROMPT_SIGNALS) if name in signals]] = 0.0
+        covariance = self.bank.covariance[np.ix_(left, left)]
+        alone, conditional = self.bank.variances[left], self.bank.variances[size + left]
+        variances = np.concatenate([alone, np.maximum(conditional, alone / np.diag(covariance))])
+        bank = FilterBank(tuple(names[index] for index in left), covariance, variances)
+        return replace(self, slopes=slopes, bank=bank, levels=self.levels[np.concatenate([left, size + left])])
 
     def to_profile(self) -> JointProfile:
         """What a file holds of it."""

@@ -19,8 +19,8 @@ from rftfm_ray.detection.reference.correlation import PriorCorrelation, learn_of
 from rftfm_ray.detection.reference.profile import (
     MOST_RUNS,
     MOST_STEPS,
+    Facts,
     Profile,
-    RunFacts,
     SignalProfile,
 )
 from rftfm_ray.detection.reference.residuals import COLUMNS, levels_of
@@ -79,7 +79,7 @@ def surviving_rows(attempts: Ints, steps: Ints, paid_steps: Ints) -> Ints:
     return np.array(surviving[::-1], np.int64)
 
 
-def fit(runs: Sequence[RunSeries], facts: RunFacts | None = None) -> Profile:
+def fit(runs: Sequence[RunSeries], facts: Facts | None = None) -> Profile:
     """Fit the profile of healthy runs of one kind, over the steps that at least two of them have.
 
     Raises:
@@ -110,13 +110,13 @@ def fit(runs: Sequence[RunSeries], facts: RunFacts | None = None) -> Profile:
 
 
 def fit_profile(
-    runs: Sequence[RunSeries], facts: RunFacts | None = None, prior: PriorCorrelation | None = None
+    runs: Sequence[RunSeries], facts: Facts | None = None, prior: PriorCorrelation | None = None
 ) -> Profile:
     """Fit the profile of healthy runs of one kind, with the correlation of their signals.
 
     Args:
         runs: two or more.
-        facts: kind of the runs.
+        facts: what the runs have in common in their configuration.
         prior: from healthy runs of other tasks; it dominates in a profile of few runs.
 
     Raises:

@@ -4,10 +4,14 @@ Only `reference_of` decides this, for any number of healthy runs, 0 included. A 
 self-baseline, using the correlation of healthy runs of other tasks (the priors). With a profile it is also compared
 with that. The correlation is then a mixture of the priors' and the profile's, weighted by the steps behind each, and
 levels fall with the number of runs. The larger evidence of both, in thresholds, counts.
+
+A profile of runs of another configuration says nothing about the signals that the difference moves. They are left out
+of both of its parts, and what is left is a profile of fewer signals.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,6 +23,7 @@ from rftfm_ray.detection.reference.multipliers import shipped_multipliers
 from rftfm_ray.detection.reference.priors import KindPriors
 from rftfm_ray.detection.reference.profile import Profile
 from rftfm_ray.detection.statistics.thresholds import budget_factor
+from rftfm_ray.signals.groups import TELEMETRY
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -54,9 +59,15 @@ FULL_RUNS = 8
 """Healthy runs from which a profile is full."""
 
 
-def mode_of(profile: Profile | None) -> Mode:
-    """The mode of a profile, by its number of runs."""
-    if profile is None:
+COMPARABLE = 0.5
+"""Share of a profile's telemetry from which a run of another configuration has a profile."""
+
+
+def mode_of(profile: Profile | None, moved: Collection[str] = ()) -> Mode:
+    """The mode of a profile, by its number of runs, and by how much of it is left without the signals in `moved`."""
+    known = [] if profile is None else [signal.name for signal in profile.signals if signal.name in TELEMETRY]
+    left = [name for name in known if name not in moved]
+    if profile is None or len(left) < COMPARABLE * len(known):
         return Mode.NONE
     return Mode.FULL if profile.runs >= FULL_RUNS else Mode.SMALL
 
@@ -99,32 +110,39 @@ class Reference:
         profile: healthy runs of its kind; None without.
         models: one per basis, the profile first; empty where neither profile nor priors have a correlation.
         multiplier: of the thresholds of detectors that use the reference.
+        moved: signals that the profile says nothing about, because the run has another configuration.
     """
 
     profile: Profile | None
     models: tuple[JointModel, ...]
     multiplier: float
+    moved: frozenset[str] = frozenset()
 
     @property
     def mode(self) -> Mode:
         """How much is known."""
-        return mode_of(self.profile)
+        return mode_of(self.profile, self.moved)
 
 
-def reference_of(profile: Profile | None, priors: KindPriors | None) -> Reference:
+def reference_of(profile: Profile | None, priors: KindPriors | None, moved: Collection[str] = ()) -> Reference:
     """The reference of a run.
 
     Args:
         profile: of healthy runs of its kind, two or more; None without.
         priors: from healthy runs of other tasks, for the algorithm's kind (with or without a critic):
             `priors.shipped(kind)`, or those that a benchmark learnt from other tasks. None without any.
+        moved: signals that the profile says nothing about (`comparison.Comparison.moved`).
 
     Raises:
         ProfileError: when the profile or the installed thresholds are damaged.
     """
     models = list[JointModel]()
     if profile is not None and profile.joint is not None:
-        models.append(JointModel(Basis.PROFILE, CorrelationModel.from_profile(profile.joint)))
+        left = CorrelationModel.from_profile(profile.joint).without(moved)
+        models += [] if left is None else [JointModel(Basis.PROFILE, left)]
+    mode = mode_of(profile, moved)
     if priors is not None:
-        models.append(JointModel(Basis.OWN_PAST, priors.own_past, BESIDE_PROFILE if models else WITHOUT_PROFILE))
-    return Reference(profile, tuple(models), shipped_multipliers()[mode_of(profile)])
+        # Where little of a profile is left, the run's own past must detect what the profile no longer does.
+        has_profile = bool(models) and mode is not Mode.NONE
+        models.append(JointModel(Basis.OWN_PAST, priors.own_past, BESIDE_PROFILE if has_profile else WITHOUT_PROFILE))
+    return Reference(profile, tuple(models), shipped_multipliers()[mode], frozenset(moved))

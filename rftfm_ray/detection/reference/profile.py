@@ -8,17 +8,22 @@ sqrt(1 + 1/k) spreads.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from rftfm_ray.config import RunConfig
+from rftfm_ray.config.changes import parse_change
 from rftfm_ray.errors import ProfileError
+from rftfm_ray.signals.effects import EFFECTS
 from rftfm_ray.signals.schema import INDEX
 
-FORMAT = 2
+FORMAT = 3
+# It named task, algorithm, model and batch: a run at another rate could not be told from the profile's own.
+OLDER = 2
+CHANGES = "changes"
+"""The fact that holds the planned changes of the runs."""
 MOST_STEPS = 100_000
 MOST_RUNS = 1_000
 LARGEST_FILE = 256 << 20
@@ -32,44 +37,9 @@ _Positive = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(ge=0)]
 
 
-@dataclass(frozen=True, slots=True)
-class RunFacts:
-    """What kind of run a profile holds for, as its configuration says."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
-    task: str
-    algorithm: str
-    model: str
-    prompts_per_step: int
-    samples_per_prompt: int
-
-
-# Configuration key of each fact.
-KEYS = {
-    "task": "task.name",
-    "algorithm": "algorithm.name",
-    "model": "model.path",
-    "prompts_per_step": "algorithm.prompts_per_step",
-    "samples_per_prompt": "algorithm.samples_per_prompt",
-}
-
-
-def facts_of(config: RunConfig) -> RunFacts:
-    """The facts of a run."""
-    algorithm = config.algorithm
-    return RunFacts(
-        config.task.name, algorithm.name, config.model.path, algorithm.prompts_per_step, algorithm.samples_per_prompt
-    )
-
-
-def differences(first: RunFacts, second: RunFacts) -> list[tuple[str, str, str]]:
-    """The facts in which two kinds of runs differ: the configuration key, and both of its values."""
-    return [
-        (KEYS[field.name], str(getattr(first, field.name)), str(getattr(second, field.name)))
-        for field in fields(RunFacts)
-        if getattr(first, field.name) != getattr(second, field.name)
-    ]
+FactValue = str | int | float | bool | None
+Facts = dict[str, FactValue]
+"""Values of configuration keys that move signals, by key: what kind of runs a profile holds for; see `comparison`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +125,22 @@ class JointProfile:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Healthy runs of one kind: their number, their steps, their signals by name, and the correlation of the signals.
+    """Healthy runs of one kind.
 
-    `joint` is None where the correlation was not fitted.
+    Attributes:
+        runs: how many there were.
+        steps: how many are profiled, from step 1 on.
+        facts: what the runs had in common in their configuration; None where that is not known.
+        signals: each by itself.
+        format: of the file.
+        joint: the correlation of the signals; None where it was not fitted.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     runs: Annotated[int, Field(ge=2, le=MOST_RUNS)]
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
-    facts: RunFacts | None
+    facts: Facts | None
     signals: tuple[SignalProfile, ...]
     format: int = FORMAT
     joint: JointProfile | None = None
@@ -190,7 +166,11 @@ def parse_profile(text: str | bytes, source: str) -> Profile:
     except (ValueError, RecursionError) as error:
         raise ProfileError(f"{source} is not a profile ({_short(error)}); {REFIT}.") from None
     if tree["format"] != FORMAT or isinstance(tree["format"], bool):
-        raise ProfileError(f"{source} has format {str(tree['format'])[:40]}, this version reads {FORMAT}; {REFIT}.")
+        older = tree["format"] == OLDER and not isinstance(tree["format"], bool)
+        why = ", which does not say how its runs were configured" if older else ""
+        raise ProfileError(
+            f"{source} has format {str(tree['format'])[:40]}{why}, and this version reads {FORMAT}; {REFIT}."
+        )
     try:
         profile = _ADAPTER.validate_json(text)
         _check(profile)
@@ -203,6 +183,9 @@ def parse_profile(text: str | bytes, source: str) -> Profile:
     unknown = [signal.name for signal in profile.signals if signal.name not in INDEX]
     if unknown:
         raise ProfileError(f"{source} has a signal {unknown[0][:60]!r} that this version does not know; {REFIT}.")
+    strange = [key for key in profile.facts or () if key != CHANGES and key not in EFFECTS]
+    if strange:
+        raise ProfileError(f"{source} has a fact {strange[0][:60]!r} that this version does not know; {REFIT}.")
     return profile
 
 
@@ -233,6 +216,9 @@ def _check(profile: Profile) -> None:
         # The last digit may be lost in squaring.
         if not signal.long_run_variance >= signal.spread * signal.spread * (1 - 1e-9):
             raise ValueError(f"long_run_variance of {signal.name[:60]} is below the square of its spread")
+    for text in filter(None, str((profile.facts or {}).get(CHANGES, "")).split(", ")):
+        # Raises for what is not a change.
+        parse_change(text)
 
 
 def _short(error: Exception) -> str:

@@ -7,7 +7,7 @@ declared change or a prompt shift.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -70,14 +70,16 @@ class Usual:
     """A profile as arrays: means and scales (steps, `COLUMNS`), NaN where it does not have the signal.
 
     Without a profile a run is compared with its self-baseline from the start, and no signal's standard deviation is
-    below its floor.
+    below its floor. So are the signals in `moved`, which the profile says nothing about.
     """
 
-    def __init__(self, profile: Profile | None = None) -> None:
+    def __init__(self, profile: Profile | None = None, moved: Collection[str] = ()) -> None:
         self.steps = 0 if profile is None else profile.steps
         self.means, self.scales = (np.full((self.steps, len(COLUMNS)), np.nan) for _ in range(2))
         self.spreads = _FLOORS.copy() if profile is None else np.full(len(COLUMNS), np.nan)
-        signals = {} if profile is None else {signal.name: signal for signal in profile.signals}
+        self.moved = np.array([profile is not None and name in moved for name in COLUMNS])
+        self.spreads[self.moved] = _FLOORS[self.moved]
+        signals = {} if profile is None else {s.name: s for s in profile.signals if s.name not in moved}
         for column, name in enumerate(COLUMNS):
             if name in signals:
                 signal = signals[name]
@@ -128,15 +130,15 @@ class Residuals(Stateful):
         All other telemetry moves to the self-baseline too: correlated signals must share one reference, and after a
         change the policy no longer follows the healthy runs. Without a profile all telemetry restarts, because the
         effect of the change on other signals is not known. The prompts keep their reference unless one of their signals
-        is named.
+        is named. Signals that the profile says nothing about restart as they do without one.
         """
         gone = np.array([name in signals for name in COLUMNS])
         if not gone.any():
             return
         self._telemetry_alone = True
         self._prompts_alone = self._prompts_alone or bool(gone[_PROMPTS].any())
-        if not self._usual.steps:
-            gone[_TELEMETRY] = True
+        gone[_TELEMETRY] |= not self._usual.steps
+        gone[_TELEMETRY] |= self._usual.moved[_TELEMETRY]
         self._past.restart(gone)
 
     def add(self, step: int, levels: Floats) -> Floats:
@@ -186,7 +188,8 @@ class Residuals(Stateful):
             if len(rows):
                 profiled = steps[rows] - 1
                 deviation = levels[rows, columns] - self._usual.means[profiled, columns]
-                residuals[rows, columns] = deviation / self._usual.scales[profiled, columns]
+                ratio = deviation / self._usual.scales[profiled, columns]
+                residuals[rows, columns] = np.where(self._usual.moved[columns], own[rows, columns], ratio)
         return residuals
 
     def _until_prompts_change(self, steps: Ints, levels: Floats) -> int:

@@ -33,7 +33,8 @@ class StepView:
         values: (N, signals) as reported, in the order of `signals.schema.SIGNALS`.
         levels: (N, `COLUMNS`) on the scale that each signal is compared on; NaN where nothing was measured.
         residuals: (N, `COLUMNS`) in standard deviations against the profile while it applies, else against the
-            self-baseline; NaN where there is neither.
+            self-baseline; NaN where there is neither. Signals that the profile says nothing about are against the
+            self-baseline.
         own: (N, `COLUMNS`) the same against the self-baseline throughout; equal to `residuals` without a profile.
         prompts_changed: (N) whether a change of the prompts became certain at the step. Signals that depend on the
             prompts (`signals.groups.PROMPT_DEPENDENT`) have lost their reference there, as by a declared change.
@@ -91,7 +92,7 @@ class StepViews(Stateful):
     STATE: ClassVar[Mapping[str, Kind]] = {"_residuals": Kind.PART}
 
     def __init__(self, reference: Reference) -> None:
-        self._residuals = Residuals(Usual(reference.profile))
+        self._residuals = Residuals(Usual(reference.profile, reference.moved))
 
     def observe(self, steps: Ints, values: Floats) -> StepView:
         """Take the next steps (N) with their values (N, signals)."""

@@ -105,12 +105,13 @@ def test_runs_are_fitted_and_shown(make_run: Run, tmp_path: Path) -> None:
     (entropy,) = (signal for signal in result.signals if signal.name == "entropy")
     assert max(entropy.mean) < 1, "undone steps are no part of it"
     assert result.facts is not None
-    assert (result.facts.task, result.facts.samples_per_prompt) == ("addition", 8)
+    assert (result.facts["task.name"], result.facts["learner.lr"]) == ("addition", 3e-4)
     digest = hashlib.sha256(out.read_bytes()).hexdigest()
     shown = rftfm("profile", "show", out)
     for text in (done.stdout, shown.stdout):
         assert f"sha256   {digest}" in text
         assert "addition, grpo, builtin:tiny, 16 x 8 trajectories a step" in text
+        assert "facts" not in text, "all others are the defaults"
     assert all(signal.name in shown.stdout for signal in result.signals)
     for arguments in (("show", out), ("fit", tmp_path / "run1", tmp_path / "run2", "-o", out)):
         facts = json.loads(rftfm("profile", *arguments, "--json").stdout)
@@ -179,20 +180,40 @@ def test_run_that_does_not_say_what_it_was_is_refused(make_run: Run, tmp_path: P
 @pytest.mark.parametrize(
     ("values", "part"),
     [
-        ({"task": {"name": "calculator"}}, "run1 has task.name=addition, and "),
+        ({"task": {"name": "calculator"}}, "run2 has task.name=calculator; "),
         ({"algorithm": {"samples_per_prompt": 4}}, "run2 has algorithm.samples_per_prompt=4; "),
         ({"model": {"path": "/models/a"}}, "run2 has model.path=/models/a; "),
+        ({"learner": {"lr": 1e-4}}, "run2 has learner.lr=0.0001; "),
+        ({"changes": ["learner.lr=0.0001@5"]}, "run2 has changes=learner.lr=0.0001@5; "),
     ],
 )
-def test_runs_of_different_kinds_are_refused(
+def test_runs_of_different_configurations_are_refused(
     make_run: Run, tmp_path: Path, values: dict[str, object], part: str
 ) -> None:
     runs = (make_run(1), make_run(2, **values))
     message = refusal("profile", "fit", *runs, "-o", tmp_path / "p.json")
     assert part in message
-    assert message.endswith("give runs of one kind, or use --force.")
+    assert message.endswith("give runs of one configuration, or use --force.")
     assert rftfm("profile", "fit", *runs, "-o", tmp_path / "p.json", "--force").exit_code == 0
-    assert read_profile(tmp_path / "p.json").facts is None, "it holds for no kind in particular"
+    facts = read_profile(tmp_path / "p.json").facts
+    assert facts is not None
+    assert facts["algorithm.minibatches"] == 1
+    assert part.rpartition(" has ")[2].partition(";")[0].partition("=")[0] not in facts, "runs differ in it"
+
+
+def test_runs_that_differ_in_what_moves_no_signal_are_of_one_configuration(make_run: Run, tmp_path: Path) -> None:
+    same = {"probe": {"every": 3}, "guard": {"mode": "act"}, "learner": {"micro_batch_size": 4}, "critic": {"lr": 1.0}}
+    runs = (make_run(1), make_run(2, **same))
+    assert rftfm("profile", "fit", *runs, "-o", tmp_path / "p.json").exit_code == 0
+
+
+def test_facts_that_are_not_the_defaults_are_shown(make_run: Run, tmp_path: Path) -> None:
+    values: dict[str, object] = {"learner": {"lr": 1e-4}, "algorithm": {"minibatches": 2}}
+    done = rftfm("profile", "fit", make_run(1, **values), make_run(2, **values), "-o", tmp_path / "p.json")
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("facts"))
+    # The clip has an effect from the second update of a step on.
+    expected = {"algorithm.minibatches=2", "algorithm.clip_low=0.2", "algorithm.clip_high=0.2", "learner.lr=0.0001"}
+    assert set(line.removeprefix("facts").strip().split(", ")) == expected
 
 
 def test_one_run_is_no_profile(make_run: Run, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,8 +16,10 @@ from rftfm_ray.actors.calls import Limit
 from rftfm_ray.actors.controller import ControllerActor
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.config import GuardConfig, RunConfig
+from rftfm_ray.detection.reference.comparison import facts_of
+from rftfm_ray.detection.reference.profile import Profile, SignalProfile
 from rftfm_ray.driver.guard import LiveGuard, NoGuard
-from rftfm_ray.driver.planned_changes import PlannedChanges
+from rftfm_ray.driver.planned_changes import PlannedChanges, declare_profile
 from rftfm_ray.driver.session import START, Session
 from rftfm_ray.faults.catalogue import parse_fault
 from rftfm_ray.faults.controls import parse_control
@@ -63,6 +65,35 @@ def make_session(config: RunConfig) -> Session:
     sized = config.model_copy(update={"rollout": config.rollout.model_copy(update={"num_actors": 2})})
     plan = make_plan(sized, pool=POOL, heldout=POOL)
     return Session(plan, make_group(plan))
+
+
+class Declared:
+    """A guard that keeps what is declared to it."""
+
+    def __init__(self) -> None:
+        self.declared: list[Declaration] = []
+
+    def declare(self, declaration: Declaration) -> None:
+        """Keep it."""
+        self.declared.append(declaration)
+
+
+@pytest.mark.parametrize("rate", [3e-4, 6e-4])
+def test_profile_of_another_configuration_is_declared_once_at_the_start(rate: float) -> None:
+    facts = facts_of(RunConfig())
+    profile = Profile(2, 1, facts, (SignalProfile("failed_rate", (0.0,), (2,), (2,), 0.1, None, 0.01, 4),))
+    config = RunConfig.model_validate({"learner": {"lr": rate}})
+    guard = Declared()
+    for known in (None, profile):
+        plan = replace(make_plan(config, pool=POOL, heldout=POOL), profile=known)
+        declare_profile(plan, cast("Any", guard), at(4))
+    if rate == 3e-4:
+        assert guard.declared == []
+        return
+    (declared,) = guard.declared
+    assert (declared.id, declared.change.kind, declared.change.signals) == (at(4), "profile", ())
+    assert "learner.lr=0.0003, and this one has learner.lr=0.0006: 0 of its 1 signals" in declared.change.reason
+    assert declared.change.expected is None, "no alarm is expected by it"
 
 
 def test_session_asks_for_what_is_in_force_at_the_step() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,15 @@ def test_explanations_that_round_to_zero_are_left_out() -> None:
 def test_declared_levers_are_shown_with_their_values() -> None:
     fields = (("change", "levers"), ("lever_lr_scale", 0.5))
     assert describe(Entry(1, EntryKind.DECLARED, IDS[0], 1, fields))[0] == "declared change: levers (lr_scale=0.5)"
+
+
+def test_profile_of_another_configuration_is_said_in_journal_and_verdict() -> None:
+    reason = "the profile was fitted to runs with learner.lr=0.1, and this one has learner.lr=0.2: 9 of its 10 signals"
+    entry = Entry(1, EntryKind.DECLARED, IDS[0], 0, (("change", "profile"), ("reason", reason)))
+    assert describe(entry) == ("the profile is of another configuration", reason)
+    data = run_of({"reward_mean": (0.5,) * 5}, IDS)
+    assert not any("profile" in text for text in verdict(data, (), ())[1])
+    assert f"T{reason[1:]}." in verdict(replace(data, entries=(entry,)), (), ())[1]
 
 
 def test_control_is_not_blamed_for_an_incident_of_an_injected_fault() -> None:

@@ -11,14 +11,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rftfm_ray.config import CHANGEABLE, MadeChange, RunConfig, load_config, made_changes, parse_config
+from rftfm_ray.config import (
+    CHANGEABLE,
+    MadeChange,
+    RunConfig,
+    Section,
+    known_keys,
+    load_config,
+    made_changes,
+    parse_config,
+)
 from rftfm_ray.config.changes import parse_change
 from rftfm_ray.config.settings import nominal_settings
 from rftfm_ray.errors import ConfigError
 from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.policies.levers import LEVERS
-from rftfm_ray.signals.effects import EFFECTS, PROMPTS, declared_change, expected_sides, lever_change, signals_of
-from rftfm_ray.signals.groups import PROMPT_DEPENDENT, PROMPT_SIGNALS
+from rftfm_ray.signals.dictionary import DICTIONARY
+from rftfm_ray.signals.effects import (
+    CONFIGURED,
+    EFFECTS,
+    PROMPTS,
+    UNMOVING,
+    Reach,
+    declared_change,
+    expected_sides,
+    lever_change,
+    moved_between_runs,
+    signals_of,
+)
+from rftfm_ray.signals.groups import FIXED, LEARNING, PROMPT_DEPENDENT, PROMPT_SIGNALS, TELEMETRY
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.types import Levers
 from rftfm_ray.verdicts import DeclaredChange
@@ -205,13 +226,46 @@ def test_no_change_on_purpose_excuses_a_broken_identity_or_a_wrong_answer() -> N
 
 
 def test_every_lever_and_changeable_key_has_its_row() -> None:
-    assert set(EFFECTS) == {PROMPTS, *CHANGEABLE, *(spec.name for spec in LEVERS)}
+    assert set(EFFECTS) == {PROMPTS, *CONFIGURED, *(spec.name for spec in LEVERS)}
+    assert set(CHANGEABLE) <= set(CONFIGURED)
+
+
+def test_every_key_of_the_configuration_moves_signals_or_has_a_reason_not_to() -> None:
+    sections = {name for name, field in RunConfig.model_fields.items() if isinstance(field.default, Section)}
+    keys = {key for key in known_keys() if key not in sections}
+    assert len(keys) > 90
+    assert not keys - {*CONFIGURED, *UNMOVING}, "a new key needs a row in signals/effects.py, or a reason there"
+    assert not {*CONFIGURED, *UNMOVING} - keys, "a key that is gone has no row"
+    assert not set(CONFIGURED) & set(UNMOVING)
+    assert all(len(reason) > 20 for reason in UNMOVING.values())
+
+
+@pytest.mark.parametrize("key", CHANGEABLE)
+def test_key_moves_more_between_two_runs_than_in_the_course_of_one(key: str) -> None:
+    between = set(moved_between_runs([key]))
+    assert {*signals_of([key]), *LEARNING} <= between
+    assert not between & {"tool_error_rate", "failed_rate"}, "tools do not depend on it"
+
+
+def test_what_two_runs_have_in_common_depends_on_the_key() -> None:
+    assert moved_between_runs([]) == ()
+    assert moved_between_runs(["learner.step_kl_samples"]) == ("step_kl", "step_ratio_max")
+    assert set(moved_between_runs(["learner.lr", "task.name"])) == set(DICTIONARY)
+    both = {*moved_between_runs(["learner.lr"]), *moved_between_runs(["rollout.tool_retries"])}
+    assert set(moved_between_runs(["learner.lr", "rollout.tool_retries"])) == both
+    with pytest.raises(KeyError):
+        moved_between_runs(["seed"])
+
+
+def test_telemetry_is_learnt_or_fixed() -> None:
+    assert sorted((*LEARNING, *FIXED)) == sorted(TELEMETRY)
 
 
 @pytest.mark.parametrize("cause", EFFECTS)
 def test_row_names_signals_that_exist_or_a_reason(cause: str) -> None:
     effect = EFFECTS[cause]
     named = (*effect.signals, *effect.raises, *effect.lowers)
+    assert bool(effect.reason) or effect.reach is not Reach.KIND
     assert set(named) <= set(INDEX)
     assert len(set(named)) == len(named), "a signal loses its reference, or is held above it, or below it"
     assert bool(named) is not bool(effect.reason), "either signals, or why there are none"
