@@ -12,7 +12,7 @@ from rftfm_ray.incidents.severity import severity
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Diagnosis, Outcome, OutcomeKind, StepReport
+from rftfm_ray.verdicts import Diagnosis, Outcome, OutcomeKind, StepReport, as_percent
 
 # Nats that severity must fall by, unless it falls to 0.
 MUST_FALL = 1.0
@@ -99,7 +99,7 @@ def confirmed(diagnosis: Diagnosis | None, before: float, now: float, size: int)
     if probe_drop(before, now, size) > CONFIRMING_DROP:
         return True, f"held-out accuracy fell from {before:.3f} to {now:.3f}"
     if diagnosis is not None and diagnosis.probability >= CERTAIN:
-        return True, f"the evidence is clear ({diagnosis.probability:.0%}), though held-out accuracy is still {now:.3f}"
+        return True, f"the evidence is clear ({as_percent(diagnosis.probability)}), though held-out accuracy is still {now:.3f}"
     return False, f"held-out accuracy is {now:.3f}, was {before:.3f}, and the evidence alone is not enough"
 
 
