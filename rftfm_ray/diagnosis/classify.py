@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rftfm_ray.detection.detectors.exact import FiniteDetector
-from rftfm_ray.diagnosis.evidence import Features, LearntEvidence, features_of, level_of, shipped_evidence
+from rftfm_ray.diagnosis.evidence import HIGHEST, Features, LearntEvidence, features_of, level_of, shipped_evidence
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, Fingerprint
 from rftfm_ray.diagnosis.readings import REGRADE_FINDINGS, Readings
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of, name_of
@@ -56,7 +56,8 @@ def diagnose(symptoms: Sequence[Symptom], readings: Readings | None = None) -> D
 
     Args:
         symptoms: that are active.
-        readings: of the run up to the newest step; None where symptoms are all that is known.
+        readings: of the run up to the newest step; None where symptoms are all that is known: fingerprints alone then
+            decide.
     """
     alarms = alarms_in(symptoms)
     if not alarms:
@@ -70,8 +71,7 @@ def diagnose(symptoms: Sequence[Symptom], readings: Readings | None = None) -> D
         # A value that is not finite explains every other symptom.
         ranked = _probabilities({NUMERICAL: CERTAIN_NATS, UNKNOWN: UNKNOWN_NATS})
     else:
-        learnt = shipped_evidence()
-        ranked = _calibrated(_probabilities(scores_of(case, learnt)), learnt, level_of(alarms_in(case.symptoms)))
+        ranked = _ranked(case, readings is not None)
     (code, probability), *others = ranked
     rivals = tuple(
         Rival(rival, share, _against(rival, case.symptoms)) for rival, share in others[:RIVALS] if share > LEAST_LISTED
@@ -207,6 +207,18 @@ def _probabilities(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     total = math.fsum(weights.values())
     # Ties go to the code that comes first in the alphabet, so that equal runs get equal diagnoses.
     return sorted(((code, weight / total) for code, weight in weights.items()), key=lambda pair: (-pair[1], pair[0]))
+
+
+def _ranked(case: Case, has_readings: bool) -> list[tuple[str, float]]:
+    """Codes with their stated probabilities, the likeliest first.
+
+    Learnt evidence weighs symptoms together with readings, so that without readings the fingerprints alone decide.
+    """
+    if not has_readings:
+        scores = {**fingerprint_scores(case.symptoms), UNKNOWN: UNKNOWN_NATS}
+        return [(code, min(HIGHEST, share)) for code, share in _probabilities(scores)]
+    learnt = shipped_evidence()
+    return _calibrated(_probabilities(scores_of(case, learnt)), learnt, level_of(alarms_in(case.symptoms)))
 
 
 def _calibrated(ranked: list[tuple[str, float]], learnt: LearntEvidence, level: str) -> list[tuple[str, float]]:

@@ -181,7 +181,9 @@ def _regrade_findings(values: Floats) -> Sequence[str]:
     rate, error = float((counts * shares).sum()) / count, float((counts * errors).sum())
     if rate <= DISAGREES:
         return ("regrade_agrees",)
-    found = ["regrade_disagrees", "regrade_pays_more" if error > 0 else "regrade_pays_less"]
+    found = ["regrade_disagrees"]
+    if error:
+        found.append("regrade_pays_more" if error > 0 else "regrade_pays_less")
     correct = _column(values, "correct_rate")
     correct = correct[np.isfinite(correct)]
     wrong = 1 - float(correct.mean()) if len(correct) else math.nan

@@ -99,7 +99,10 @@ def confirmed(diagnosis: Diagnosis | None, before: float, now: float, size: int)
     if probe_drop(before, now, size) > CONFIRMING_DROP:
         return True, f"held-out accuracy fell from {before:.3f} to {now:.3f}"
     if diagnosis is not None and diagnosis.probability >= CERTAIN:
-        return True, f"the evidence is clear ({as_percent(diagnosis.probability)}), though held-out accuracy is still {now:.3f}"
+        return (
+            True,
+            f"the evidence is clear ({as_percent(diagnosis.probability)}), though held-out accuracy is still {now:.3f}",
+        )
     return False, f"held-out accuracy is {now:.3f}, was {before:.3f}, and the evidence alone is not enough"
 
 

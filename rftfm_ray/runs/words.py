@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from rftfm_ray.incidents.state import LEVER_PREFIX, Entry, EntryKind, Scalar
+from rftfm_ray.verdicts import as_percent
 
 NONE = "—"
 LONGEST = 2000
