@@ -174,7 +174,7 @@ def _latest(values: Floats, name: str) -> float:
 
 def _regrade_findings(values: Floats) -> Sequence[str]:
     """On which answers, and to which side, the reward channel disagrees with the trusted verifier."""
-    counts, shares, errors = (np.nan_to_num(column) for column in values[:, :3].T)
+    counts, shares, errors = (np.nan_to_num(column) for column in values[np.isfinite(values[:, 1]), :3].T)
     count = float(counts.sum())
     if count == 0:
         return ()
