@@ -71,13 +71,22 @@ def calibration_error(judged: Sequence[Judged]) -> float:
     return total / len(named) if named else float("nan")
 
 
+def _with(attribute: str, value: object) -> Callable[[Judged], bool]:
+    """Whether a diagnosis has this value of an attribute."""
+    return lambda item: bool(getattr(item, attribute) == value)
+
+
+def _groups() -> Iterable[tuple[str, Callable[[Judged], bool]]]:
+    """The diagnoses of each row, with its name."""
+    yield "all", lambda _: True
+    yield from ((f"mode {mode}", _with("mode", mode)) for mode in ("none", "three", "profile"))
+    yield from ((f"evidence {kind}", _with("evidence", kind)) for kind in ("telemetry", "exact"))
+    yield from ((f"{level} faults", _with("level", level)) for level in ("easy", "hard"))
+    yield from ((f"{offset} steps after the alarm", _with("offset", offset)) for offset in (0, 3, 10))
+
+
 def _rows(before: Sequence[Judged], after: Sequence[Judged]) -> Iterable[str]:
-    groups: list[tuple[str, Callable[[Judged], bool]]] = [("all", lambda _: True)]
-    groups += [(f"mode {mode}", lambda item, mode=mode: item.mode == mode) for mode in ("none", "three", "profile")]
-    groups += [(f"evidence {kind}", lambda item, kind=kind: item.evidence == kind) for kind in ("telemetry", "exact")]
-    groups += [(f"{level} faults", lambda item, level=level: item.level == level) for level in ("easy", "hard")]
-    groups += [(f"{offset} steps after the alarm", lambda item, at=offset: item.offset == at) for offset in (0, 3, 10)]
-    for name, wanted in groups:
+    for name, wanted in _groups():
         old, new = [list(filter(wanted, items)) for items in (before, after)]
         claimed = [item for item in new if item.probability >= CLAIMED and item.code != UNKNOWN]
         share = len(claimed) / len(new) if new else float("nan")
