@@ -135,6 +135,17 @@ class Diagnosis:
     summary: str
 
 
+# Probability beyond which nothing more is shown: recorded runs are too few to tell 99 % from certainty.
+_HIGHEST_SHOWN, _LOWEST_SHOWN = 0.99, 0.01
+
+
+def as_percent(probability: float) -> str:
+    """A probability for people, which never claims certainty: at most ">99%", at least "<1%"."""
+    if probability > _HIGHEST_SHOWN:
+        return ">99%"
+    return "<1%" if probability < _LOWEST_SHOWN else f"{probability:.0%}"
+
+
 @dataclass(frozen=True, slots=True)
 class Assessment:
     """The monitor's verdict on one step: a diagnosis while an alarm is open; who has been disabled, and why."""

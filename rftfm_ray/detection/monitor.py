@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -61,12 +61,14 @@ class Observation:
         symptoms: open alarms and notices.
         scores: the largest score of any alarm, by evidence.
         disabled: detectors that were disabled since the last observation, and why.
+        residuals: (`reference.residuals.COLUMNS`) of the step in standard deviations; None without views.
     """
 
     report: StepReport
     symptoms: tuple[Symptom, ...]
     scores: EvidenceScores = EvidenceScores()
     disabled: tuple[tuple[str, str], ...] = ()
+    residuals: Floats | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,7 @@ class Monitor:
         for row, report in enumerate(reports):
             symptoms = tuple(self._symptoms(scores, view, row, is_open[row])) if row in alarmed else ()
             disabled, self._unreported = tuple(self._unreported), []
-            yield Observation(report, symptoms, highest[row], disabled)
+            yield Observation(report, symptoms, highest[row], disabled, view.residuals[row])
 
     def _score(self, view: StepView) -> tuple[Scores, Failures]:
         """Scores (N, outputs) of all detectors; NaN for those that are disabled, and from where they fail."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from rftfm_ray.detection.detectors.exact import FiniteDetector
+from rftfm_ray.diagnosis.evidence import HIGHEST, Features, LearntEvidence, features_of, level_of, shipped_evidence
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, Fingerprint
+from rftfm_ray.diagnosis.readings import REGRADE_FINDINGS, Readings
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of, name_of
-from rftfm_ray.verdicts import Diagnosis, Evidence, Rival, Symptom
+from rftfm_ray.verdicts import Diagnosis, Evidence, Rival, Symptom, as_percent
 
 # Nats above which a fault is likelier than one without a fingerprint.
 UNKNOWN_NATS = 2.5
@@ -20,42 +24,117 @@ RIVALS = 3
 LEAST_NAMED = 0.02
 # Lowest probability of a rival in a diagnosis.
 LEAST_LISTED = 1e-4
+CLAIMED = 0.6
+"""Calibrated probability from which a fault is named; below it the fault is only suspected."""
+# Alarms that say nothing but that the reward channel and the trusted verifier disagree.
+_REGRADING = ("trained_mismatch_rate", "regrade_mismatch_rate", "golden_mismatch_rate")
+_REFUSED = "The commit gate refused the update, so its loss was not computed: NaN is no value of it here."
 
 
-def diagnose(symptoms: Sequence[Symptom]) -> Diagnosis | None:
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a diagnosis rests on.
+
+    Attributes:
+        symptoms: that count: those that something harmless explains are left out.
+        findings: `readings.FINDINGS` that hold.
+        remarks: sentences on what was left out.
+        features: what the learnt evidence is about.
+    """
+
+    symptoms: tuple[Symptom, ...]
+    findings: tuple[str, ...]
+    remarks: tuple[str, ...]
+    features: Features
+
+
+def diagnose(symptoms: Sequence[Symptom], readings: Readings | None = None) -> Diagnosis | None:
     """The likeliest explanation of the active symptoms, with its rivals; None without an alarm.
 
-    Probabilities are those of a naive Bayes over faults with equal priors: the exponential of the evidence, normalised.
+    The evidence of fingerprints and the learnt evidence are added, their exponential is normalised, and the result is
+    calibrated: of recorded diagnoses with this probability so many were right.
+
+    Args:
+        symptoms: that are active.
+        readings: of the run up to the newest step; None where symptoms are all that is known: fingerprints alone then
+            decide.
     """
     alarms = alarms_in(symptoms)
     if not alarms:
         return None
     onset, onset_low = dates_of(alarms)
-    # A notice from long before the fault belongs to the normal progress of the run.
-    symptoms = [s for s in symptoms if s.alarm or s.onset >= onset_low - 1]
-    numerical = FINGERPRINTS[NUMERICAL].weights
-    if any(s.signal in numerical and s.evidence is Evidence.IDENTITY and not math.isfinite(s.value) for s in alarms):
+    case = case_of(symptoms, readings)
+    reasons = _reasons(alarms)
+    if not alarms_in(case.symptoms):
+        return unnamed(symptoms, " ".join(case.remarks))
+    if _is_numerical(case.symptoms):
         # A value that is not finite explains every other symptom.
-        scores = {NUMERICAL: CERTAIN_NATS}
+        ranked = _probabilities({NUMERICAL: CERTAIN_NATS, UNKNOWN: UNKNOWN_NATS})
     else:
-        scores = {
-            code: evidence_for(fingerprint, symptoms) for code, fingerprint in FINGERPRINTS.items() if code != NUMERICAL
-        }
-    scores[UNKNOWN] = UNKNOWN_NATS
-    ranked = _probabilities(scores)
+        ranked = _ranked(case, readings is not None)
     (code, probability), *others = ranked
     rivals = tuple(
-        Rival(rival, share, _against(rival, symptoms)) for rival, share in others[:RIVALS] if share > LEAST_LISTED
+        Rival(rival, share, _against(rival, case.symptoms)) for rival, share in others[:RIVALS] if share > LEAST_LISTED
     )
+    text = f"Since about step {onset}: {reasons}. {_summary(code, probability, rivals)}"
     return Diagnosis(
         code=code,
         family=family_of(code),
         probability=probability,
         rivals=rivals,
-        symptoms=tuple(symptoms),
+        symptoms=case.symptoms,
         onset=onset,
         onset_low=onset_low,
-        summary=_summary(code, probability, alarms, onset, rivals),
+        summary=" ".join((text, *case.remarks)),
+    )
+
+
+def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
+    """What a diagnosis rests on: the symptoms that need an explanation, and what is read beside them.
+
+    Args:
+        symptoms: that are active, with an alarm among them.
+        readings: of the run; None where symptoms are all that is known.
+    """
+    _, onset_low = dates_of(alarms_in(symptoms))
+    # A notice from long before the fault belongs to the normal progress of the run.
+    relevant = tuple(s for s in symptoms if s.alarm or s.onset >= onset_low - 1)
+    if readings is None:
+        return Case(relevant, (), (), features_of(relevant))
+    remarks = list[str]()
+    findings = readings.findings(onset_low)
+    if readings.update_was_refused_unseen and any(_is_uncomputed(s) for s in relevant):
+        relevant = tuple(s for s in relevant if not _is_uncomputed(s))
+        remarks.append(_REFUSED)
+    if readings.errs_both_ways_from_start and any(s.signal in _REGRADING for s in relevant):
+        relevant = tuple(s for s in relevant if s.signal not in (*_REGRADING, "regrade_error_mean"))
+        findings = tuple(finding for finding in findings if finding not in REGRADE_FINDINGS)
+        remarks.append(_noisy_verifier(readings.disagreement))
+    features = features_of(relevant, findings, readings.residuals(onset_low))
+    return Case(relevant, findings, tuple(remarks), features)
+
+
+def scores_of(case: Case, learnt: LearntEvidence) -> dict[str, float]:
+    """Nats for every fault but the numerical one, and for `UNKNOWN`."""
+    extra, weight = learnt.nats(case.features), learnt.fingerprint_weight
+    scores = {code: weight * nats + extra[code] for code, nats in fingerprint_scores(case.symptoms).items()}
+    return {**scores, UNKNOWN: weight * UNKNOWN_NATS}
+
+
+def fingerprint_scores(symptoms: Sequence[Symptom]) -> dict[str, float]:
+    """Nats for every fault but the numerical one, by fingerprints alone."""
+    return {code: evidence_for(print_, symptoms) for code, print_ in FINGERPRINTS.items() if code != NUMERICAL}
+
+
+def claimed(diagnosis: Diagnosis) -> Diagnosis:
+    """The diagnosis as far as it may be claimed: below `CLAIMED` the fault is UNKNOWN, and its name a suspicion."""
+    if diagnosis.code == UNKNOWN or diagnosis.probability >= CLAIMED:
+        return diagnosis
+    suspicion = Rival(diagnosis.code, diagnosis.probability, "is suspected, and not likely enough to be named")
+    rest = 1 - diagnosis.probability
+    others = tuple(rival for rival in diagnosis.rivals if rival.code != UNKNOWN)
+    return replace(
+        diagnosis, code=UNKNOWN, family=family_of(UNKNOWN), probability=rest, rivals=(suspicion, *others)[:RIVALS]
     )
 
 
@@ -99,13 +178,58 @@ def evidence_for(fingerprint: Fingerprint, symptoms: Sequence[Symptom]) -> float
     return total
 
 
-def _probabilities(scores: dict[str, float]) -> list[tuple[str, float]]:
+def _is_numerical(symptoms: Sequence[Symptom]) -> bool:
+    numerical = FINGERPRINTS[NUMERICAL].weights
+    return any(
+        s.signal in numerical and s.evidence is Evidence.IDENTITY and not math.isfinite(s.value)
+        for s in alarms_in(symptoms)
+    )
+
+
+def _is_uncomputed(symptom: Symptom) -> bool:
+    """Whether a symptom says that a value of the update is not finite."""
+    of_update = symptom.signal in FiniteDetector.OF_UPDATES and symptom.evidence is Evidence.IDENTITY
+    return of_update and not math.isfinite(symptom.value)
+
+
+def _noisy_verifier(rate: float) -> str:
+    share = "some" if math.isnan(rate) else f"{rate:.1%}"
+    return (
+        f"The verifier is not deterministic: since the first steps it has graded {share} of the same answers "
+        "differently, as often up as down. Make it deterministic, or set guard.regrade_noise to that share, below 0.05."
+    )
+
+
+def _probabilities(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     """Codes with their probabilities, the likeliest first."""
     most = max(scores.values())
     weights = {code: math.exp(score - most) for code, score in scores.items()}
     total = math.fsum(weights.values())
     # Ties go to the code that comes first in the alphabet, so that equal runs get equal diagnoses.
     return sorted(((code, weight / total) for code, weight in weights.items()), key=lambda pair: (-pair[1], pair[0]))
+
+
+def _ranked(case: Case, has_readings: bool) -> list[tuple[str, float]]:
+    """Codes with their stated probabilities, the likeliest first.
+
+    Learnt evidence weighs symptoms together with readings, so that without readings the fingerprints alone decide.
+    """
+    if not has_readings:
+        scores = {**fingerprint_scores(case.symptoms), UNKNOWN: UNKNOWN_NATS}
+        return [(code, min(HIGHEST, share)) for code, share in _probabilities(scores)]
+    learnt = shipped_evidence()
+    return _calibrated(_probabilities(scores_of(case, learnt)), learnt, level_of(alarms_in(case.symptoms)))
+
+
+def _calibrated(ranked: list[tuple[str, float]], learnt: LearntEvidence, level: str) -> list[tuple[str, float]]:
+    """The leading fault with its calibrated probability; the others share the rest, and none overtakes it."""
+    (code, probability), *others = ranked
+    if code == UNKNOWN:
+        return ranked
+    right = learnt.calibrated(probability, level)
+    rest = math.fsum(share for _, share in others)
+    scale = (1 - right) / rest if rest > 0 else 0.0
+    return [(code, right), *((other, min(right, share * scale)) for other, share in others)]
 
 
 def _against(code: str, symptoms: Sequence[Symptom]) -> str:
@@ -121,16 +245,19 @@ def _against(code: str, symptoms: Sequence[Symptom]) -> str:
     return " and ".join(parts) or "explains less"
 
 
-def _summary(code: str, probability: float, alarms: Sequence[Symptom], onset: int, rivals: Sequence[Rival]) -> str:
-    """Two sentences: the observation, and its explanation."""
-    start = f"Since about step {onset}: {_reasons(alarms)}."
+def _summary(code: str, probability: float, rivals: Sequence[Rival]) -> str:
+    """What explains the observation, and how likely that is."""
     if code == UNKNOWN:
-        return f"{start} No known fault explains this; inspect the run before you continue it."
+        return "No known fault explains this; inspect the run before you continue it."
     likely = [rival for rival in rivals if rival.code != UNKNOWN and rival.probability >= LEAST_NAMED]
-    others = "no other known fault is likely"
-    if likely:
-        others = f"the next likely is {likely[0].code} ({likely[0].probability:.0%}), which {likely[0].against}"
-    return f"{start} This is {code} ({name_of(code)}) with a probability of {probability:.0%}; {others}."
+    if probability < CLAIMED:
+        start = f"{code} ({name_of(code)}) is suspected, with a probability of {as_percent(probability)}"
+    else:
+        start = f"This is {code} ({name_of(code)}) with a probability of {as_percent(probability)}"
+    if not likely:
+        return f"{start}."
+    rival = likely[0]
+    return f"{start}; the next likely is {rival.code} ({as_percent(rival.probability)}), which {rival.against}."
 
 
 def _reasons(alarms: Sequence[Symptom]) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from rftfm_ray.detection.monitor import Observation
-from rftfm_ray.detection.state import State, check_keys
+from rftfm_ray.detection.state import State, check_keys, part_from
 from rftfm_ray.diagnosis.classify import diagnose
+from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.verdicts import Diagnosis, Symptom
 
 
@@ -40,30 +41,33 @@ class Diagnoser(Protocol):
 
 
 class FingerprintDiagnoser:
-    """Compares active symptoms with the fingerprint of every fault (`classify.diagnose`), without memory."""
+    """Compares active symptoms with what every fault does (`classify.diagnose`), and reads the newest steps beside."""
 
     name = "fingerprints"
 
     def __init__(self) -> None:
         self._symptoms: tuple[Symptom, ...] = ()
+        self._readings = Readings()
 
     def observe(self, observation: Observation) -> None:
-        """Take the symptoms that are active."""
+        """Take the symptoms that are active, and the values of the step."""
         self._symptoms = observation.symptoms
+        self._readings.observe(observation)
 
     def diagnose(self) -> Diagnosis | None:
         """The likeliest fault."""
-        return diagnose(self._symptoms)
+        return diagnose(self._symptoms, self._readings)
 
     def state_dict(self) -> State:
-        """An empty state: the next observation holds every active symptom."""
-        return {}
+        """The readings; the next observation holds every active symptom."""
+        return {"readings": self._readings.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        """Forget the newest observation.
+        """Continue from a state, and forget the newest observation.
 
         Raises:
             StateError: when it is not a state of this class.
         """
-        check_keys(state, ())
+        check_keys(state, ("readings",))
+        self._readings.load_state_dict(part_from(state, "readings"))
         self._symptoms = ()

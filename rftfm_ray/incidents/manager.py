@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rftfm_ray.diagnosis.classify import CLAIMED, claimed
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, needs_ground, refusal
@@ -37,11 +38,10 @@ from rftfm_ray.verdicts import (
     Order,
     OrderRole,
     StepReport,
+    as_percent,
 )
 
-# Probability from which a diagnosis is acted on; below it an incident is only suspected.
-SURE = 0.6
-# Steps after which a suspicion becomes a diagnosis at any probability.
+# Steps after which a suspicion becomes a diagnosis: of UNKNOWN, where no fault has become likely enough to be claimed.
 PATIENCE = 4
 
 
@@ -146,15 +146,17 @@ class IncidentManager:
             named["probe"] = self.state.first_probe if math.isnan(probe) else probe
             self._ledger.note(EntryKind.OPENED, step, number, **named, reason=seen)
             incident = self.state.incident(number)
-        diagnosis = self._memory.diagnose(incident, diagnosis)
         waited = step.paid_step - incident.opened.paid_step
         suspected = incident.state is IncidentState.SUSPECTED
-        is_due = suspected and (diagnosis.probability >= SURE or waited >= PATIENCE)
+        is_due = suspected and (diagnosis.probability >= CLAIMED or waited >= PATIENCE)
+        if is_due or (not suspected and incident.code != diagnosis.code):
+            diagnosis = claimed(diagnosis)
+        diagnosis = self._memory.diagnose(incident, diagnosis)
         changed = incident.code != diagnosis.code and not incident.tried
         if is_due or (not suspected and changed):
             self._ledger.note(
                 EntryKind.DIAGNOSED, step, incident.id, **_diagnosis_fields(diagnosis), summary=diagnosis.summary,
-                rivals="; ".join(f"{r.code} {r.probability:.0%}, {r.against}" for r in diagnosis.rivals),
+                rivals="; ".join(f"{r.code} {as_percent(r.probability)}, {r.against}" for r in diagnosis.rivals),
                 evidence="; ".join(symptom.reason for symptom in diagnosis.symptoms),
                 signals=",".join(dict.fromkeys(symptom.signal for symptom in diagnosis.symptoms)),
             )  # fmt: skip

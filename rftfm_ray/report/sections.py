@@ -13,6 +13,7 @@ from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.verdict import refusals, state_words, tone_of, tone_of_result
 from rftfm_ray.runs.words import as_number, describe, figure, lever_text, levers_in, nats, number_of, plural, text_of
 from rftfm_ray.types import StepId
+from rftfm_ray.verdicts import as_percent
 
 
 def incident_section(incident: Incident, remedies: Sequence[Mark], figures: Html = NOTHING) -> Html:
@@ -50,7 +51,7 @@ def step_text(id_: StepId) -> str:
 def _finding(incident: Incident) -> Html:
     newest = incident.newest_with("probability")
     probability = number_of(newest, "probability") if newest is not None else math.nan
-    known = f", probability {probability:.0%}" if math.isfinite(probability) else ""
+    known = f", probability {as_percent(probability)}" if math.isfinite(probability) else ""
     refused = refusals(incident)
     nothing = "" if incident.remediations or refused else "none: nothing was decided"
     return facts(
@@ -69,7 +70,7 @@ def _finding(incident: Incident) -> Html:
 
 def _rivals(incident: Incident) -> str:
     """The other explanations, without those whose probability rounds to zero."""
-    return "; ".join(item for item in incident.text("rivals").split("; ") if not re.match(r"\S+ 0%(,|$)", item))
+    return "; ".join(item for item in incident.text("rivals").split("; ") if not re.match(r"\S+ (0|<1)%(,|$)", item))
 
 
 def _onset(incident: Incident) -> str:

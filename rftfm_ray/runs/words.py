@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from rftfm_ray.incidents.state import LEVER_PREFIX, Entry, EntryKind, Scalar
-from rftfm_ray.verdicts import OTHER_PROFILE
+from rftfm_ray.verdicts import OTHER_PROFILE, as_percent
 
 NONE = "—"
 LONGEST = 2000
@@ -105,7 +105,7 @@ def describe(entry: Entry) -> tuple[str, str]:
 
 def _diagnosis(entry: Entry) -> str:
     probability, onset = number_of(entry, "probability"), number_of(entry, "onset")
-    details = [f"probability {probability:.0%}"] if math.isfinite(probability) else []
+    details = [f"probability {as_percent(probability)}"] if math.isfinite(probability) else []
     details += [f"since about step {figure(onset)}"] if math.isfinite(onset) else []
     code = text_of(entry, "code") or "unknown"
     verb = "opened: suspected" if entry.kind is EntryKind.OPENED else "diagnosed:"

@@ -15,6 +15,7 @@ from rftfm_ray.detection.monitor import MonitorPlan, Observation
 from rftfm_ray.detection.state import State, check_keys, scalar_from
 from rftfm_ray.diagnosis import assessor as assessor_module
 from rftfm_ray.diagnosis.assessor import Assessor, build_assessor
+from rftfm_ray.diagnosis.classify import CLAIMED
 from rftfm_ray.diagnosis.diagnoser import Diagnoser, FingerprintDiagnoser
 from rftfm_ray.errors import StateError
 from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, Diagnosis, Evidence, Family, StepReport, Symptom
@@ -305,7 +306,7 @@ def test_recorded_fault_is_found_named_and_dated(
     first = assessments[min(named) - 1].diagnosis
     assert first is not None
     assert (first.onset, first.onset_low) == (onset, onset)
-    assert first.probability > 0.8
+    assert first.probability >= CLAIMED
 
 
 @pytest.fixture

@@ -95,13 +95,19 @@ def test_suspicion_that_fades_is_resolved_by_itself() -> None:
     assert run.kinds == [K.OPENED, K.CLOSED]
 
 
-def test_unlikely_explanation_is_only_suspected_until_patience_ends() -> None:
-    run = started(FIRST)
+def test_unlikely_explanation_is_only_suspected_and_never_claimed() -> None:
+    run = started(None)
     run.begin_fault(fault(probability=0.4))
     run.pass_steps(PATIENCE - 1, fault(probability=0.4))
     assert run.now() is IncidentState.SUSPECTED
-    assert run.tick(fault(probability=0.4)) is not None
-    assert run.kinds == [K.OPENED, K.DIAGNOSED, K.DECIDED]
+    run.tick(fault(probability=0.4))
+    assert run.kinds[:2] == [K.OPENED, K.DIAGNOSED]
+    named = run.last(K.DIAGNOSED)
+    assert (named.text("code"), dict(named.fields)["probability"]) == ("UNKNOWN", 0.6)
+    assert named.text("rivals").startswith("TE-1 40%, is suspected")
+    # Evidence that becomes clear names it after all.
+    run.tick(fault(probability=0.9))
+    assert run.incident.code == "TE-1"
 
 
 @pytest.mark.parametrize(("probability", "named"), [(0.6, True), (math.nextafter(0.6, 0), False)])

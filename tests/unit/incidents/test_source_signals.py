@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from rftfm_ray.diagnosis.assessor import Assessor
 from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
@@ -126,7 +127,10 @@ class GuardedRun:
         """The golden set shows the cause; what is trained on shows it as long as nothing is graded again."""
         graded_again = self.guardian.state.levers.regrade_rate == 1.0
         names = [GOLDEN, *([] if graded_again else [TRAINED])] if self.is_broken else []
-        return [alarm(name, 6, evidence=Evidence.CHANNEL) for name in names]
+        alarms = [alarm(name, 6, evidence=Evidence.CHANNEL) for name in names]
+        # The side on which rewards are wrong tells RF-1 from RF-2.
+        pays_more = alarm("regrade_error_mean", 6, evidence=Evidence.CHANNEL)
+        return [*alarms, replace(pays_more, alarm=False)] if alarms else []
 
     def tick(self) -> None:
         """One step, and the boundary after it."""

@@ -1,0 +1,201 @@
+"""What is read beside symptoms: where the reward channel errs, what was never computed, and a noisy verifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rftfm_ray.detection.monitor import Observation
+from rftfm_ray.detection.reference.residuals import COLUMNS
+from rftfm_ray.diagnosis.classify import diagnose
+from rftfm_ray.diagnosis.readings import FARTHEST, FINDINGS, WINDOW, Readings
+from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN
+from rftfm_ray.verdicts import Evidence, StepReport, Symptom
+from tests.unit.diagnosis.scripted import alarm
+
+Make = Callable[..., StepReport]
+
+
+@pytest.fixture
+def read(make_report: Make) -> Callable[..., Readings]:
+    """Readings of steps with some values, one step for each mapping."""
+
+    def readings(*steps: dict[str, float], first: int = 1) -> Readings:
+        result = Readings()
+        for step, values in enumerate(steps, first):
+            result.observe(Observation(make_report(step, **values), ()))
+        return result
+
+    return readings
+
+
+def graded(rate: float, error: float, **more: float) -> dict[str, float]:
+    """A step with 32 regraded verdicts."""
+    return {"regrade_count": 32.0, "regrade_mismatch_rate": rate, "regrade_error_mean": error, **more}
+
+
+def golden(rate: float, right: float, wrong: float) -> dict[str, float]:
+    """A step's grades of known responses."""
+    return {"golden_mismatch_rate": rate, "golden_right_error": right, "golden_wrong_error": wrong}
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ({}, set()),
+        (graded(0.0, 0.0), {"regrade_agrees"}),
+        # The fixture of an older log has no rate: nothing is known, which is not agreement.
+        ({"regrade_count": 32.0, "regrade_error_mean": 0.6}, set()),
+        (
+            graded(0.5, 0.1, correct_rate=0.5, **golden(0.5, 0.0, 0.2)),
+            {
+                "regrade_disagrees", "regrade_pays_more", "regrade_disagrees_on_as_many_as_are_wrong",
+                "golden_disagrees_on_half", "golden_wrong_alone_paid_more",
+            },
+        ),
+        (
+            graded(0.3, 0.1, correct_rate=0.9, **golden(0.2, 0.0, 0.2)),
+            {
+                "regrade_disagrees", "regrade_pays_more", "golden_disagrees_on_some", "golden_wrong_alone_paid_more",
+            },
+        ),
+        (
+            graded(1.0, 20.0, **golden(1.0, 20.0, 20.0)),
+            {
+                "regrade_disagrees", "regrade_pays_more", "regrade_disagrees_on_all", "golden_disagrees_on_most",
+                "golden_right_paid_more",
+            },
+        ),
+        (
+            graded(0.1, -0.1, **golden(0.2, -0.2, 0.0)),
+            {"regrade_disagrees", "regrade_pays_less", "golden_disagrees_on_some", "golden_right_paid_less"},
+        ),
+        (graded(0.1, 0.1, **golden(0.0, 0.0, 0.0)), {"regrade_disagrees", "regrade_pays_more", "golden_agrees"}),
+        ({"sampled_gap": 0.2}, {"accuracy_above_held_out"}),
+        ({"probe_gap": -0.4}, {"accuracy_below_held_out"}),
+        ({"sampled_gap": 0.0, "probe_gap": 0.4}, set()),
+        ({"lr_excess": 0.1}, {"rate_not_declared"}),
+        ({"changed_rate": 0.0}, {"nothing_changed"}),
+        ({"advantage_error": 0.1, "credit_lag": 2.0}, {"advantage_error_exceeded", "credit_lag_exceeded"}),
+    ],
+)  # fmt: skip
+def test_findings_of_a_step(read: Callable[..., Readings], step: dict[str, float], expected: set[str]) -> None:
+    found = read(step).findings(1)
+    assert set(found) == expected
+    assert set(found) <= set(FINDINGS)
+
+
+def test_findings_go_back_to_the_onset_and_no_further(read: Callable[..., Readings]) -> None:
+    readings = read(graded(0.5, 0.1), graded(0.0, 0.0), graded(0.0, 0.0))
+    assert "regrade_disagrees" in readings.findings(1)
+    assert readings.findings(2) == ("regrade_agrees",)
+    long = read(graded(0.5, 0.1), *[graded(0.0, 0.0)] * WINDOW)
+    assert long.findings(1) == ("regrade_agrees",)
+
+
+def test_residuals_are_means_of_what_is_known(make_report: Make) -> None:
+    readings = Readings()
+    for step, value in enumerate((1.0, 3.0, math.nan, math.inf), 1):
+        row = np.full(len(COLUMNS), np.nan)
+        row[0] = value
+        readings.observe(Observation(make_report(step), (), residuals=row))
+    # The newest three steps are 3, unknown, and beyond what counts.
+    assert readings.residuals(1).tolist() == [(3.0 + FARTHEST) / 2, *[0.0] * (len(COLUMNS) - 1)]
+    bounded = Readings()
+    bounded.observe(Observation(make_report(1), (), residuals=np.full(len(COLUMNS), -50.0)))
+    assert set(bounded.residuals(1).tolist()) == {-FARTHEST}
+
+
+@pytest.mark.parametrize(
+    ("errors", "noisy"),
+    [
+        ((0.1, -0.05, 0.0, 0.05), True),
+        ((0.1, -0.05), False),
+        # A faulty channel errs to one side, by one amount or by several.
+        ((0.02, 0.02, 0.02, 0.02), False),
+        ((-0.05, -0.08, -0.1, -0.06), False),
+    ],
+)
+def test_verifier_that_errs_both_ways_from_the_start(
+    read: Callable[..., Readings], errors: Sequence[float], noisy: bool
+) -> None:
+    assert read(*(graded(0.1, error) for error in errors)).errs_both_ways_from_start is noisy
+    # What begins later is a change, and no property of the verifier.
+    late = read(*[graded(0.0, 0.0)] * 5, *(graded(0.1, error) for error in errors))
+    assert not late.errs_both_ways_from_start
+
+
+def test_noisy_verifier_is_not_a_fault_of_the_reward_channel(read: Callable[..., Readings]) -> None:
+    mismatch = alarm("trained_mismatch_rate", 1, evidence=Evidence.CHANNEL)
+    notice = replace(alarm("regrade_error_mean", 1, evidence=Evidence.CHANNEL), alarm=False)
+    noisy = diagnose([mismatch, notice], read(*(graded(0.1, error) for error in (0.1, -0.05, 0.0))))
+    assert noisy is not None
+    assert noisy.code == UNKNOWN
+    assert "The verifier is not deterministic" in noisy.summary
+    assert "guard.regrade_noise" in noisy.summary
+    assert "10.0%" in noisy.summary
+    faulty = diagnose([mismatch, notice], read(*[graded(0.1, 0.05)] * 3))
+    assert faulty is not None
+    assert faulty.family == "RF"
+    # Another alarm is explained by itself.
+    both = diagnose([mismatch, alarm("update_ratio", 1)], read(*(graded(0.1, error) for error in (0.1, -0.05, 0.0))))
+    assert both is not None
+    assert both.code == "OD-1"
+    assert "The verifier is not deterministic" in both.summary
+
+
+NOT_COMPUTED = dict.fromkeys(("loss", "grad_norm", "kl_ref", "entropy"), math.nan)
+
+
+def not_finite(*names: str) -> list[Symptom]:
+    """Alarms of values that are not finite."""
+    return [replace(alarm(name, 12, evidence=Evidence.IDENTITY), value=math.nan) for name in names]
+
+
+@pytest.mark.parametrize("error", [0.5, math.inf])
+def test_refused_update_is_named_by_what_the_gate_saw(read: Callable[..., Readings], error: float) -> None:
+    refused = {**NOT_COMPUTED, "vetoes": 1.0, "advantage_error": error, "advantage_max": 1.0, "credit_lag": 1.0}
+    seen = alarm("advantage_error", 12, evidence=Evidence.IDENTITY)
+    diagnosis = diagnose([*not_finite(*NOT_COMPUTED), seen], read(refused, first=12))
+    assert diagnosis is not None
+    assert diagnosis.code == "CA-3"
+    assert "its loss was not computed" in diagnosis.summary
+    assert [symptom.signal for symptom in diagnosis.symptoms] == ["advantage_error"]
+
+
+def test_update_without_anything_to_learn_from_is_not_numerical(read: Callable[..., Readings]) -> None:
+    empty = {**NOT_COMPUTED, "vetoes": 1.0, "advantage_error": math.nan, "advantage_max": 0.0}
+    diagnosis = diagnose(not_finite("loss", "entropy"), read(empty))
+    assert diagnosis is not None
+    assert diagnosis.code == UNKNOWN
+    assert "its loss was not computed" in diagnosis.summary
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        # The loss was computed and is not finite.
+        {"vetoes": 1.0, "advantage_error": 1e-7, "advantage_max": 1.0},
+        # The advantages are not finite.
+        {"vetoes": 1.0, "advantage_error": math.nan, "advantage_max": math.nan},
+        # Nothing was refused.
+        {"vetoes": 0.0, "advantage_error": 0.5, "advantage_max": 1.0},
+    ],
+)
+def test_values_that_are_not_finite_are_numerical(read: Callable[..., Readings], values: dict[str, float]) -> None:
+    diagnosis = diagnose(not_finite("loss"), read({**NOT_COMPUTED, **values}))
+    assert diagnosis is not None
+    assert diagnosis.code == NUMERICAL
+    assert "100%" not in diagnosis.summary
+
+
+def test_state_is_saved_and_loaded(read: Callable[..., Readings]) -> None:
+    readings, other = read(*(graded(0.1, error) for error in (0.1, -0.05, 0.0))), Readings()
+    other.load_state_dict(readings.state_dict())
+    assert other.findings(1) == readings.findings(1)
+    assert other.errs_both_ways_from_start
+    assert other.disagreement == pytest.approx(0.1)
