@@ -45,7 +45,8 @@ def make_run(tmp_path: Path) -> Run:
         entries = Journal(folder / JOURNAL) if journal else None
         for number, kind in enumerate(journal, 1):
             assert entries is not None
-            entries.write(Entry(number, kind, StepId(0, 1, 1), 1, ()))
+            incident = 0 if kind in (EntryKind.STARTED, EntryKind.ENDED) else 1
+            entries.write(Entry(number, kind, StepId(0, 1, 1), incident, ()))
         return folder
 
     return make
