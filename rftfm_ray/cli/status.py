@@ -14,7 +14,7 @@ from rich.text import Text
 from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.runs.incidents import Incident, incidents_of, levers_now, marks
 from rftfm_ray.runs.reader import RunData, find_run, read_run
-from rftfm_ray.runs.verdict import FINAL, figures, guard_words, lost, progress_of, state_words
+from rftfm_ray.runs.verdict import FINAL, figures, guard_words, lost, progress_of, restored, state_words
 from rftfm_ray.runs.words import clean, describe, figure, lever_text, plural
 
 STYLES = {"finished": "green", "failed": "red", "halted": "red", "going on": "yellow"}
@@ -46,6 +46,7 @@ def standing(data: RunData) -> dict[str, Any]:
         "state": state,
         "note": why or None,
         "guard_lost": lost(data) or None,
+        "guard_restored": restored(data) or None,
         "step": values.step,
         "steps": values.steps_planned or None,
         "paid_steps": values.paid_steps,
@@ -98,7 +99,7 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
         lines += _incident_lines(incidents_of(data.entries))
         lines += [("last action", facts["last_action"] or "none"), ("levers", lever_text(facts["levers"]))]
     lines += [("refused", plural(facts["refused_updates"], "update"))] if facts["refused_updates"] else []
-    lines += [("note", facts[name]) for name in ("guard_lost", "note") if facts[name]]
+    lines += [("note", facts[name]) for name in ("guard_restored", "guard_lost", "note") if facts[name]]
     return [*lines, ("records", facts["run_dir"])]
 
 

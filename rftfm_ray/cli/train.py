@@ -112,6 +112,10 @@ def summary_table(summary: RunSummary) -> Table:
     table.add_row("refused updates", "", str(summary.vetoes))
     counts = f"{len(summary.incidents)}, {summary.remedies}"
     table.add_row(f"incidents, remedies (guard: {summary.guard})", "", counts)
+    if summary.guard_restarts:
+        table.add_row("guard lost and brought back", "", f"{summary.guard_restarts} times")
+    if summary.unguarded_steps:
+        table.add_row("guard lost for good: unguarded steps", "", f"[bold red]{summary.unguarded_steps}[/]")
     table.caption = f"Records: {summary.run_dir}"
     table.caption_justify = "left"
     return table

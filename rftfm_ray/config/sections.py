@@ -295,6 +295,9 @@ class GuardConfig(Section):
     """Clean steps before a lever goes a step back to its nominal value, and between such steps."""
     on_give_up: Literal["continue", "halt"] = "continue"
     """What happens when no remedy is left: train on, or write a checkpoint and end with exit code 3."""
+    on_lost: Literal["stop", "continue"] | None = None
+    """What happens when monitor or controller cannot be brought back: write a checkpoint and end with exit code 5, or
+    train on unguarded; null: `stop` in mode `act`, `continue` in the others."""
     buffer: Count = 256
     """Reports that may wait for the monitor; beyond them the run waits, so none is dropped."""
 

@@ -129,7 +129,7 @@ def _attach(
     def lost(why: str) -> None:
         records.event("guard_lost", None, reason=why)
 
-    return LiveGuard(planned.config.guard, guards, lost, listeners.entry)
+    return LiveGuard(planned.config.guard, guards, lost, listeners.entry, session.position.id)
 
 
 def _summarize(planned: RunPlan, curve: Curve, began: float, totals: GuardTotals, last: StepId) -> RunSummary:
@@ -154,4 +154,6 @@ def _summarize(planned: RunPlan, curve: Curve, began: float, totals: GuardTotals
         remedies=totals.remedies,
         paid_steps=last.paid_step,
         guard_waits=totals.waits,
+        guard_restarts=totals.restarts,
+        unguarded_steps=totals.unguarded,
     )

@@ -359,6 +359,8 @@ def test_summary_is_one_line_of_strict_json() -> None:
         remedies=2,
         paid_steps=44,
         guard_waits=0,
+        guard_restarts=0,
+        unguarded_steps=0,
         **numbers,
     )
     text = summary_json(summary)
