@@ -78,13 +78,13 @@ class ControllerActor:
             GuardError: when it does not belong to the state.
         """
         path = Path(journal)
+        Journal(path).drop_partial_line()
         entries, _ = read_journal(path)
         if len(entries) < state.manager.seq:
             raise GuardError(f"The journal {path} has lost entries; start the run again from a checkpoint.")
         for entry in entries[: state.manager.seq]:
             self._gauges.observe(entry)
         self._open(journal, Ledger(self._record, Journalled(entries, state.manager.seq, self._announce)))
-        self._journal.drop_partial_line()
         self._manager.restore(state.manager)
         self._snapshots, self._unreported = state.snapshots, list(state.unreported)
         self._begun = state.manager.pending if state.manager.begun else None

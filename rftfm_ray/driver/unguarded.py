@@ -26,9 +26,9 @@ class UnguardedJournal:
         self._entries: list[Entry] = []
         self._ledger: Ledger | None = None
         try:
-            entries, _ = read_journal(path)
             journal = Journal(path)
             journal.drop_partial_line()
+            entries, _ = read_journal(path)
             self._ledger = Ledger(journal.write, Journalled(entries, len(entries)))
         except (RftfmError, OSError):
             self._ledger = None
