@@ -145,7 +145,9 @@ def page(tasks: Mapping[str, Any]) -> str:
     """The document."""
     script = "    python benchmarks/guard_cost.py"
     commands = "\n".join(f"{script} --task {task} --blocks {r['blocks']}" for task, r in tasks.items())
-    stacks = {f"{r['machine']}, " + ", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in tasks.values()}
+    stacks = {
+        f"{r['machine']}, " + ", ".join(f"{k} {v}" for k, v in sorted(r["versions"].items())) for r in tasks.values()
+    }
     heads = [f"`{t}` ({r['off_step_ms']:.0f} ms a step, {r['pairs']} pairs)" for t, r in tasks.items()]
     rows = [
         f"| {text} | {TARGETS[name]} | " + " | ".join(cell(r[name]) for r in tasks.values()) + " |"
@@ -155,9 +157,9 @@ def page(tasks: Mapping[str, Any]) -> str:
 
 {commands}
 
-Measured on {"; and on ".join(sorted(stacks))}. Live runs of seed 0 take turns step by step; 16
-prompts x 8 samples; medians over pairs of the same steps, with quartiles. Compared with `guard.mode=off`, which
-measures reward, loss, KL, entropy and length, and asks no channel:
+Measured on {"; and on ".join(sorted(stacks))}.
+Live runs of seed 0 take turns step by step; 16 prompts x 8 samples; medians over pairs of the same steps, with
+quartiles. Compared with `guard.mode=off`, which measures reward, loss, KL, entropy and length, and asks no channel:
 
 | over `guard.mode=off` | target | {" | ".join(heads)} |
 |---|---|{"---|" * len(heads)}
@@ -170,8 +172,9 @@ termination check of every episode cost most.
 The probe of 256 problems every 5 steps, a quarter of them sampled once more, costs most of all. On so small a model a
 probed problem costs as much as a trained one. Its answers are generated while the learner learns, a part of them in
 every step (`probe.spread`), greedy and sampled ones in one pass of the engine, begun when the learner's reference pass
-is done, so that the two do not share a core. `probe.every=20` costs a quarter; the default is kept at 5, because a
-remedy is verified by the probe. With a core more, or a GPU for the rollout, probe and learner do not meet; that has not
+is done, so that the two do not share a core. A probe costs by its problems and by the passes of the engine that
+answer them, so that a rarer one saves less than its share. The default is kept at 5, because a remedy is verified by
+the probe. With a core more, or a GPU for the rollout, probe and learner do not meet; that has not
 been measured.
 """
 
@@ -183,7 +186,12 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=200)
     parser.add_argument("--block", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "guard_cost")
+    parser.add_argument("--render", action="store_true", help="make the page from OUT.json again, and measure nothing")
     arguments = parser.parse_args()
+    file = arguments.out.with_suffix(".json")
+    if arguments.render:
+        arguments.out.with_suffix(".md").write_text(page(json.loads(file.read_text())))
+        return
     turns, steps = Turns(arguments.block), (arguments.blocks + WARM_BLOCKS + 1) * arguments.block
     for name in ARMS:
         turns.join(name)
@@ -207,7 +215,6 @@ def main() -> None:
             thread.join()
     result = measured(turns, arguments.block, arguments.blocks)
     print(json.dumps({arguments.task: result}))
-    file = arguments.out.with_suffix(".json")
     tasks = {**(json.loads(file.read_text()) if file.exists() else {}), arguments.task: result}
     file.write_text(json.dumps(tasks, indent=1, sort_keys=True) + "\n")
     arguments.out.with_suffix(".md").write_text(page(tasks))
