@@ -13,6 +13,7 @@ from rftfm_ray.actors.roles import Role
 from rftfm_ray.config import load_config
 from rftfm_ray.detection.detectors.custom import CustomDetector
 from rftfm_ray.detection.monitor import monitor_plan
+from rftfm_ray.detection.reference.views import Floats, StepView
 from rftfm_ray.errors import StateError
 from rftfm_ray.signals.schema import SIGNALS
 from rftfm_ray.types import StepId
@@ -27,7 +28,7 @@ class Failing:
     name = "failing"
     signals = ("reward_mean",)
 
-    def observe(self, values: object) -> float:
+    def observe(self, view: StepView) -> Floats:
         """Fail."""
         raise KeyError("no such thing")
 

@@ -50,7 +50,7 @@ class Far:
     begun: list[tuple[int, StepId, float]] = field(default_factory=list)
     ended: list[tuple[int, StepId, OrderResult]] = field(default_factory=list)
     late: list[tuple[StepId, float]] = field(default_factory=list)
-    journal: Path = Path("no journal")
+    journal: Path = Path("/nowhere/journal.jsonl")
     stopped: bool = False
     calls: list[tuple[str, str]] = field(default_factory=list)
 

@@ -77,7 +77,8 @@ class World:
 
 def test_guard_that_is_lost_leaves_a_checkpoint_where_it_stops_the_run() -> None:
     world = World()
-    executor = RemedyExecutor(*[cast("Any", world)] * 3, 80)
+    parts = cast("Any", world)
+    executor = RemedyExecutor(parts, parts, parts, 80)
     assert executor.order_at(STEP) is GENTLE
     world.errors["boundary"] = GuardLostError("The guard was lost.")
     with pytest.raises(GuardLostError, match=r"The guard was lost\. Go on with --resume checkpoints/step-000006"):
