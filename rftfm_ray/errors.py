@@ -117,6 +117,12 @@ class GuardError(RftfmError):
     """The monitor or the controller failed at what only they can do."""
 
 
+class GuardLostError(RftfmError):
+    """The guard was lost for good and `guard.on_lost` ends the run. A checkpoint has been written."""
+
+    exit_code: ClassVar[int] = 5
+
+
 class GuardHaltError(RftfmError):
     """The guard has ended the run: no remedy was left. A checkpoint has been written."""
 

@@ -213,7 +213,9 @@ class RunSummary:
     """What a finished run comes to; `rftfm train --json` prints it.
 
     `remedies` counts those that were applied, `guard_waits` the steps that had to wait because the guard was
-    `guard.buffer` reports behind, and `ending` lists what is wrong with the last state.
+    `guard.buffer` reports behind, and `ending` lists what is wrong with the last state. `guard_restarts` counts how
+    often monitor or controller was lost and replaced, and `unguarded_steps` the steps without a verdict because the
+    guard was lost for good.
     """
 
     run_dir: str
@@ -234,6 +236,8 @@ class RunSummary:
     paid_steps: int
     guard_waits: int
     ending: tuple[EndingProblem, ...] = ()
+    guard_restarts: int = 0
+    unguarded_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rftfm_ray.actors.roles import Role, rename_process
 from rftfm_ray.errors import GuardError
-from rftfm_ray.incidents.ledger import Ledger
+from rftfm_ray.incidents.ledger import Journalled, Ledger
 from rftfm_ray.incidents.manager import IncidentManager
-from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Settlement
+from rftfm_ray.incidents.manager_memory import ManagerMemory
+from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Restoration, Settlement
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.policies.safety import SafePolicy
-from rftfm_ray.telemetry.journal import Journal
+from rftfm_ray.telemetry.journal import Journal, read_journal
 from rftfm_ray.telemetry.metrics import GuardGauges, StateGauge
 from rftfm_ray.types import ActorState, Levers, StepId
 from rftfm_ray.verdicts import Assessment, Declaration, Order
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerState:
+    """What a controller's later answers depend on beside its journal.
+
+    Attributes:
+        manager: memory of its incident manager.
+        snapshots: steps that the learner can go back to.
+        unreported: journal entries that no answer has contained yet.
+    """
+
+    manager: ManagerMemory
+    snapshots: tuple[int, ...]
+    unreported: tuple[Entry, ...]
 
 
 class ControllerActor:
@@ -41,10 +58,40 @@ class ControllerActor:
 
     def attach(self, journal: str, start: StepId, levers: Levers) -> None:
         """Open the journal at its path, with the current levers. Called once, before all other methods."""
-        self._journal = Journal(Path(journal))
-        ledger = Ledger(self._record)
-        self._manager = IncidentManager(self._settings, self._policy, lambda: self._snapshots, ledger)
+        self._open(journal, Ledger(self._record))
         self._manager.start(start, levers)
+
+    def ping(self) -> None:
+        """Answer, as a sign of life."""
+
+    def state(self) -> ControllerState:
+        """What later answers depend on beside the journal; shared with this actor until it is sent elsewhere."""
+        return ControllerState(self._manager.memory(), self._snapshots, tuple(self._unreported))
+
+    def reattach(self, journal: str, state: ControllerState) -> None:
+        """Take the place of a controller that was lost: instead of `attach`, and before the calls since `state`.
+
+        Those calls make the entries that the journal already holds again, which are compared and not written.
+
+        Raises:
+            RecordError: when the journal has been altered or cannot be read.
+            GuardError: when it does not belong to the state.
+        """
+        path = Path(journal)
+        Journal(path).drop_partial_line()
+        entries, _ = read_journal(path)
+        if len(entries) < state.manager.seq:
+            raise GuardError(f"The journal {path} has lost entries; start the run again from a checkpoint.")
+        for entry in entries[: state.manager.seq]:
+            self._gauges.observe(entry)
+        self._open(journal, Ledger(self._record, Journalled(entries, state.manager.seq, self._announce)))
+        self._manager.restore(state.manager)
+        self._snapshots, self._unreported = state.snapshots, list(state.unreported)
+        self._begun = state.manager.pending if state.manager.begun else None
+
+    def _open(self, journal: str, ledger: Ledger) -> None:
+        self._journal = Journal(Path(journal))
+        self._manager = IncidentManager(self._settings, self._policy, lambda: self._snapshots, ledger)
 
     def consider(self, items: Sequence[Assessment | Declaration]) -> News:
         """Take assessments and declarations in their order; the news has the order that waits, if any."""
@@ -107,6 +154,11 @@ class ControllerActor:
         """Journal that a verdict came after its boundary."""
         self._manager.note_late(step, waited_s)
 
+    def note_restored(self, step: StepId, back: Restoration) -> tuple[Entry, ...]:
+        """Journal that an actor of the guard was lost and came back; returns the unreported entries."""
+        self._manager.note_restored(step, back)
+        return self._news()
+
     def finish(self, last: StepId) -> GuardTotals:
         """End the journal."""
         incidents, remedies = self._manager.finish(last)
@@ -118,5 +170,8 @@ class ControllerActor:
 
     def _record(self, entry: Entry) -> None:
         self._journal.write(entry)
+        self._announce(entry)
+
+    def _announce(self, entry: Entry) -> None:
         self._unreported.append(entry)
         self._gauges.observe(entry)

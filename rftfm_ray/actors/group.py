@@ -116,7 +116,7 @@ class LearnerGroup:
             RftfmError: when the new one cannot start.
         """
         ray.kill(self._handle)
-        _wait_for_name(self.role.actor_name)
+        wait_for_name(self.role.actor_name)
         self._handle = start()
         wait_for([self.snapshot_steps()], START, f"replacing {self.role.name}")
 
@@ -196,7 +196,7 @@ class RolloutGroup:
         """
         index = self.roles.index(role)
         ray.kill(self._handles[index])
-        _wait_for_name(role.actor_name)
+        wait_for_name(role.actor_name)
         # From here on it is ended with the others, also when its start fails.
         self._handles[index] = start()
         prepared: Pending[Encoded] = Pending(self._handles[index].prepare.remote(golden[:1], 0, golden), role)
@@ -321,7 +321,7 @@ def _create(plan: RunPlan, placement: PlacementGroup, role: Role, *, reusable: b
     return rollout.remote(role, config, path, plan.task, plan.drill.rollout_seams(plan.pool))
 
 
-def _wait_for_name(name: str) -> None:
+def wait_for_name(name: str) -> None:
     """Wait until a killed actor's name is free, which takes until the cluster has noticed its death."""
     end = time.monotonic() + START.seconds
     while time.monotonic() < end:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import cast
 
 import ray
-from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -16,32 +20,58 @@ from rftfm_ray.actors.controller import ControllerActor
 from rftfm_ray.actors.group import START
 from rftfm_ray.actors.monitor import MonitorActor
 from rftfm_ray.actors.placement import actor_options
+from rftfm_ray.actors.recovery import Call, Recoverable
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.detection.monitor import monitor_plan
-from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Settlement
+from rftfm_ray.errors import GuardError, StateError
+from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Restoration, Settlement
 from rftfm_ray.incidents.settings import incident_settings
+from rftfm_ray.incidents.state import Entry
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.policies.loading import PLAYBOOK
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.types import Levers, StepId
-from rftfm_ray.verdicts import Assessment, Declaration, StepReport
+from rftfm_ray.verdicts import Declaration, StepReport
 
-T = TypeVar("T")
-Assessed = tuple[Assessment | Declaration, ...]
+logger = logging.getLogger(__name__)
 
 # Judging a report takes a millisecond; longer than this is a hang.
 JUDGE_S = 60.0
 ANSWER = Limit(60.0)
+# Steps between saved states: what a new actor has to take in again takes well under a second.
+SAVE_STEPS = 50
+# An actor that is lost this often within so many consumed steps would be lost again.
+MOST_LOSSES, LOSS_STEPS = 3, 20
+# Files of the monitor's states: the two newest stay, while a third is written.
+STATE_FILES = 3
 
 
 class GuardGroup:
-    """Monitor and controller. They take no CPU and live on the driver's node, whose disk they use."""
+    """Monitor and controller. They take no CPU and live on the driver's node, whose disk they use.
 
-    def __init__(self, roles: tuple[Role, Role], monitor: ActorHandle, controller: ActorHandle) -> None:
-        self._monitor_role, self._controller_role = roles
+    A lost actor is replaced by a new one in the same state: the monitor from its state file and the calls since, the
+    controller from the journal and the calls since. The call that was lost is then made again, so every report is
+    judged once, and every entry is journalled once. Calls may come from two threads.
+    """
+
+    def __init__(self, monitor: Recoverable, controller: Recoverable) -> None:
         self._monitor = monitor
         self._controller = controller
+        self._lock = threading.Lock()
+        self._step = StepId(0, 0, 0)
+        self._journal = Path()
+        self._late: deque[tuple[StepId, float]] = deque()
+        self._losses: list[int] = []
+        self._restored: list[Restoration] = []
+        self._entries: list[Entry] = []
+        self._saves = 0
+        self._saves_monitor = True
+
+    @property
+    def journal(self) -> Path:
+        """The journal of the run."""
+        return self._journal
 
     def attach(self, journal: Path, start: StepId, levers: Levers) -> None:
         """Wait until both can work; the controller opens its journal, with the levers in force.
@@ -49,28 +79,41 @@ class GuardGroup:
         Raises:
             RftfmError: when one of them cannot start.
         """
-        attached: Pending[None] = self._of_controller(self._controller.attach.remote(str(journal), start, levers))
-        wait_for([attached], START, "starting")
+        self._journal, self._step = journal, start
+        wait_for([self._controller.submit(Call("attach", (str(journal), start, levers)))], START, "starting")
+        self._save_controller()
 
     def judge(self, items: Sequence[StepReport | Declaration], policy_timeout_s: float) -> News:
         """Judge reports and declared changes, in their order. The policy has its time limit for each of them.
 
         Raises:
-            RftfmError: when monitor or controller has died.
+            RftfmError: when monitor or controller was lost and could not be brought back.
         """
-        # The assessments go from actor to actor; only the news comes back here.
-        assessed: Pending[Assessed] = self._of_monitor(self._monitor.assess.remote(items))
-        call = self._controller.consider.remote(assessed.reference)
-        judged: Pending[News] = self._of_controller(call, assessed)
-        return wait_for([judged], Limit(JUDGE_S + policy_timeout_s * len(items)), "judging a step")[0]
+        steps = sum(isinstance(item, StepReport) for item in items)
+        with self._lock:
+            self._step = items[-1].id
+            self._send_late()
+            # The assessments go from actor to actor; only the news comes back here.
+            assess, limit = Call("assess", (items,), steps), Limit(JUDGE_S + policy_timeout_s * len(items))
+            assessed, _ = self._ask(self._monitor, assess, Limit(JUDGE_S), "judging a step")
+            consider = Call("consider", (assessed.reference,), steps)
+            _, news = self._ask(self._controller, consider, limit, "judging a step")
+            self._save_if_due()
+            judged = cast("News", news)
+            return replace(judged, entries=self._in_order(judged.entries))
 
     def note_probe(self, step: StepId, accuracy: float) -> None:
-        """Journal the held-out accuracy before the first step, without waiting."""
-        self._controller.note_probe.remote(step, accuracy)
+        """Journal the held-out accuracy before the first step.
+
+        Raises:
+            RftfmError: when the controller was lost and could not be brought back.
+        """
+        with self._lock:
+            self._ask(self._controller, Call("note_probe", (step, accuracy)), ANSWER, "journalling the first probe")
 
     def note_late(self, step: StepId, waited_s: float) -> None:
-        """Journal that a verdict came after its boundary, without waiting."""
-        self._controller.note_late.remote(step, waited_s)
+        """Journal with the next call that a verdict came after its boundary, without waiting."""
+        self._late.append((step, waited_s))
 
     def begin(self, number: int, step: StepId, probed: float) -> Permit:
         """Journal that an order is about to be carried out, or why it is not.
@@ -78,43 +121,131 @@ class GuardGroup:
         Raises:
             RftfmError: when that could not be journalled; the order must not be carried out.
         """
-        permit: Pending[Permit] = self._of_controller(self._controller.begin.remote(number, step, probed))
-        return wait_for([permit], ANSWER, f"beginning order {number}")[0]
+        with self._lock:
+            self._step = step
+            self._send_late()
+            call = Call("begin", (number, step, probed))
+            permit = cast("Permit", self._ask(self._controller, call, ANSWER, f"beginning order {number}")[1])
+            return replace(permit, entries=self._in_order(permit.entries))
 
     def done(self, number: int, step: StepId, result: OrderResult) -> Settlement:
         """Journal the result of an order, and declare its change to the monitor.
 
         Raises:
-            RftfmError: when one of them has died; the state of the run is then unknown.
+            RftfmError: when one of them was lost and could not be brought back.
         """
-        ended: Pending[Settlement] = self._of_controller(self._controller.done.remote(number, step, result))
-        settlement = wait_for([ended], ANSWER, f"ending order {number}")[0]
-        if settlement.change is not None:
-            taken: Pending[None] = self._of_monitor(
-                self._monitor.changed.remote(settlement.change, settlement.rewound_to)
-            )
-            wait_for([taken], ANSWER, f"taking in what order {number} has changed")
-        return settlement
+        with self._lock:
+            self._send_late()
+            call = Call("done", (number, step, result))
+            settlement = cast("Settlement", self._ask(self._controller, call, ANSWER, f"ending order {number}")[1])
+            if settlement.change is not None:
+                changed = Call("changed", (settlement.change, settlement.rewound_to))
+                self._ask(self._monitor, changed, ANSWER, f"taking in what order {number} has changed")
+            return replace(settlement, entries=self._in_order(settlement.entries))
 
     def finish(self, last: StepId, limit: Limit) -> GuardTotals:
         """End the journal; returns the totals of the run's guard.
 
         Raises:
-            RftfmError: when the controller has died.
+            RftfmError: when the controller was lost and could not be brought back.
         """
-        totals: Pending[GuardTotals] = self._of_controller(self._controller.finish.remote(last))
-        return wait_for([totals], limit, "ending the journal")[0]
+        with self._lock:
+            self._step = last
+            self._send_late()
+            totals = self._ask(self._controller, Call("finish", (last,)), limit, "ending the journal")[1]
+            ended = cast("GuardTotals", totals)
+            return replace(ended, entries=self._in_order(ended.entries), restarts=len(self._losses))
 
     def stop(self) -> None:
         """End both. Safe to call twice."""
         for actor in (self._monitor, self._controller):
-            ray.kill(actor)
+            actor.stop()
 
-    def _of_monitor(self, reference: ObjectRef[T]) -> Pending[T]:
-        return Pending(reference, self._monitor_role)
+    def _ask(self, actor: Recoverable, call: Call, limit: Limit, doing: str) -> tuple[Pending[object], object]:
+        """Make a call until it has a result, and remember it; a lost actor is replaced in between."""
+        restored = False
+        while True:
+            pending = actor.submit(call)
+            try:
+                result = wait_for([pending], limit, doing)[0]
+                break
+            except GuardError as error:
+                if actor.answers():
+                    # The call itself fails, and would fail again.
+                    raise
+                self._restored.append(self._replace(actor, call, error))
+                restored = True
+        actor.record(call)
+        if restored:
+            self._note_restored()
+        return pending, result
 
-    def _of_controller(self, reference: ObjectRef[T], *inputs: Pending[object]) -> Pending[T]:
-        return Pending(reference, self._controller_role, inputs)
+    def _replace(self, actor: Recoverable, call: Call, error: GuardError) -> Restoration:
+        """Replace a lost actor.
+
+        Raises:
+            RftfmError: when it was lost too often, or no saved state can be read.
+        """
+        began, reason = time.perf_counter(), str(error)
+        while True:
+            now = self._step.paid_step
+            self._losses.append(now)
+            if sum(at > now - LOSS_STEPS for at in self._losses) >= MOST_LOSSES:
+                raise GuardError(f"The guard was lost {MOST_LOSSES} times within {LOSS_STEPS} steps: {error}")
+            logger.warning("%s was lost and is replaced: %s", actor.role.name, error)
+            try:
+                replayed = actor.replace()
+            except GuardError as failed:
+                error = failed
+                continue
+            return Restoration(actor.role.name, reason, replayed, call.steps, time.perf_counter() - began)
+
+    def _note_restored(self) -> None:
+        while self._restored:
+            call = Call("note_restored", (self._step, self._restored.pop(0)))
+            _, entries = self._ask(self._controller, call, ANSWER, "journalling that the guard came back")
+            self._entries += cast("tuple[Entry, ...]", entries)
+
+    def _send_late(self) -> None:
+        while self._late:
+            self._ask(self._controller, Call("note_late", self._late[0]), ANSWER, "journalling a late verdict")
+            self._late.popleft()
+
+    def _in_order(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
+        """The entries of a call and those that were journalled beside it, in the order of the journal."""
+        beside, self._entries = self._entries, []
+        return tuple(sorted((*beside, *entries), key=lambda entry: entry.seq))
+
+    def _save_if_due(self) -> None:
+        if self._controller.unsaved_steps >= SAVE_STEPS:
+            self._save_controller()
+        if self._saves_monitor and self._monitor.unsaved_steps >= SAVE_STEPS:
+            self._save_monitor()
+
+    def _save_controller(self) -> None:
+        pending = self._controller.submit(Call("state"))
+        try:
+            # It is an argument by reference, so it does not pass through this process.
+            wait_for([pending], ANSWER, "saving its state")
+        except GuardError as error:
+            # The calls so far are remembered, and the next call notices the loss.
+            logger.warning("The controller's state was not saved: %s", error)
+            return
+        self._controller.saved(Call("reattach", (str(self._journal), pending.reference)))
+
+    def _save_monitor(self) -> None:
+        path = str(self._journal.parent / "guard" / f"monitor-{self._saves % STATE_FILES}.safetensors")
+        try:
+            wait_for([self._monitor.submit(Call("save", (path,)))], ANSWER, "saving its state")
+        except StateError as error:
+            # A detector of the user's cannot be saved: all calls are remembered instead.
+            logger.warning("The monitor's state is not saved: %s", error)
+            self._saves_monitor = False
+        except GuardError as error:
+            logger.warning("The monitor's state was not saved: %s", error)
+        else:
+            self._saves += 1
+            self._monitor.saved(Call("load", (path,)))
 
 
 def start_guard(plan: RunPlan) -> GuardGroup:
@@ -127,9 +258,8 @@ def start_guard(plan: RunPlan) -> GuardGroup:
     monitor = Role(plan.name, "monitor", 0, f"detectors={len(watched.build().active)}")
     controller = Role(plan.name, "controller", 0, acts)
     return GuardGroup(
-        (monitor, controller),
-        _create(MonitorActor, monitor, watched),
-        _create(ControllerActor, controller, incidents, policy),
+        Recoverable(monitor, lambda: _create(MonitorActor, monitor, watched)),
+        Recoverable(controller, lambda: _create(ControllerActor, controller, incidents, policy)),
     )
 
 

@@ -59,6 +59,8 @@ TOLD = {
     EntryKind.DISABLED: "red",
     EntryKind.FAILED: "red",
     EntryKind.LATE: "yellow",
+    EntryKind.RESTORED: "yellow",
+    EntryKind.LOST: "bold red",
 }
 
 

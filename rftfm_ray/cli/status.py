@@ -18,7 +18,7 @@ from rftfm_ray.runs.ending import ending_problems
 from rftfm_ray.runs.headline import headline
 from rftfm_ray.runs.incidents import Incident, incidents_of, levers_now, marks
 from rftfm_ray.runs.reader import RunData, find_run, read_run
-from rftfm_ray.runs.verdict import figures, guard_words, lost, progress_of, state_words
+from rftfm_ray.runs.verdict import figures, guard_words, lost, progress_of, restored, state_words
 from rftfm_ray.runs.words import clean, describe, figure, lever_text, plural
 
 STYLES = {
@@ -57,6 +57,7 @@ def standing(data: RunData) -> dict[str, Any]:
         "ending": [problem.message for problem in ending_problems(data)] if data.summary else [],
         "resume": data.resume_command or None if state in ("stopped", "failed", "halted", "dead") else None,
         "guard_lost": lost(data) or None,
+        "guard_restored": restored(data) or None,
         "step": values.step,
         "steps": values.steps_planned or None,
         "paid_steps": values.paid_steps,
@@ -113,7 +114,7 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
         lines += [("last action", facts["last_action"] or "none"), ("levers", lever_text(facts["levers"]))]
     lines += [("refused", plural(facts["refused_updates"], "update"))] if facts["refused_updates"] else []
     lines += [("problem", message) for message in facts["ending"]]
-    lines += [("note", facts[name]) for name in ("guard_lost", "note") if facts[name]]
+    lines += [("note", facts[name]) for name in ("guard_restored", "guard_lost", "note") if facts[name]]
     lines += [("advice", sentence) for sentence in facts["advice"]]
     lines += [("to act", facts["act_command"])] if facts["act_command"] else []
     return [*lines, ("records", facts["run_dir"])]

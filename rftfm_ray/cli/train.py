@@ -133,6 +133,10 @@ def summary_table(summary: RunSummary) -> Table:
     for problem in summary.ending:
         table.add_row("ended with a problem", "", problem.kind.replace("_", " "), style="red")
     table.add_row(f"incidents, remedies (guard: {summary.guard})", "", counts)
+    if summary.guard_restarts:
+        table.add_row("guard lost and brought back", "", f"{summary.guard_restarts} times")
+    if summary.unguarded_steps:
+        table.add_row("guard lost for good: unguarded steps", "", f"[bold red]{summary.unguarded_steps}[/]")
     table.caption = f"Records: {summary.run_dir}"
     table.caption_justify = "left"
     return table

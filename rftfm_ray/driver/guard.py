@@ -12,7 +12,8 @@ from typing import Protocol
 from rftfm_ray.actors.calls import Limit
 from rftfm_ray.actors.guards import GuardGroup
 from rftfm_ray.config import GuardConfig
-from rftfm_ray.errors import RftfmError
+from rftfm_ray.driver.unguarded import UnguardedJournal
+from rftfm_ray.errors import GuardError, GuardLostError, RftfmError, StateError
 from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.metrics import StepRow
@@ -21,6 +22,7 @@ from rftfm_ray.types import GuardMode, StepId
 from rftfm_ray.verdicts import Declaration, Order, StepReport
 
 FINISH = Limit(30.0)
+BEFORE = StepId(0, 0, 0)
 
 Lost = Callable[[str], None]
 Tell = Callable[[Entry], None]
@@ -90,18 +92,20 @@ class _Shared:
     settled: int = 0
     order: Order | None = None
     lost: str = ""
+    judged: StepId | None = None
     entries: list[Entry] = field(default_factory=list)
 
 
 class LiveGuard:
     """Ships reports to the monitor and its assessments to the controller, and passes their orders to the loop.
 
-    A lost guard does not stop the run: it is reported once through `lost`, and training continues unguarded. A begun
-    order that cannot be ended does stop the run, because the state of the training is then unknown.
+    A guard that is lost for good is journalled and reported once through `lost`; `guard.on_lost` then ends the run at
+    the next boundary, or training continues unguarded.
     """
 
-    def __init__(self, config: GuardConfig, group: GuardGroup, lost: Lost, tell: Tell) -> None:
+    def __init__(self, config: GuardConfig, group: GuardGroup, lost: Lost, tell: Tell, start: StepId = BEFORE) -> None:
         self._config = config
+        self._start = start
         self._group = group
         self._lost = lost
         self._tell = tell
@@ -110,7 +114,7 @@ class LiveGuard:
         self._condition = threading.Condition()
         self._shared = _Shared()
         self._submitted = self._waits = self._given = 0
-        self._reported_lost = False
+        self._unguarded: UnguardedJournal | None = None
         self._thread = threading.Thread(target=self._ship, name="rftfm-guard", daemon=True)
         self._thread.start()
 
@@ -123,23 +127,32 @@ class LiveGuard:
 
     def note_probe(self, step: StepId, accuracy: float) -> None:
         """Send the held-out accuracy to the controller, which reads it before any report."""
-        self._group.note_probe(step, accuracy)
+        try:
+            self._group.note_probe(step, accuracy)
+        except (GuardError, StateError) as error:
+            self._lose(f"the first probe could not be journalled: {error}")
 
     def declare(self, declaration: Declaration) -> None:
         """Queue a declared change between two reports."""
         self._put(declaration)
 
     def boundary(self, step: StepId) -> Order | None:
-        """In mode `act`, wait for the verdict on the last report; returns the resulting order, if any."""
+        """In mode `act`, wait for the verdict on the last report; returns the resulting order, if any.
+
+        Raises:
+            GuardLostError: when the guard is lost for good and the run is not to continue unguarded.
+        """
         if self._config.mode is not GuardMode.ACT:
-            self._report_news()
+            self._report_news(step)
+            self._stop_if_lost(step)
             return None
         began = time.perf_counter()
         with self._condition:
             self._condition.wait_for(self._settled, self._config.verdict_timeout_s)
             late = not self._settled()
             order, self._shared.order = self._shared.order, None
-        self._report_news()
+        self._report_news(step)
+        self._stop_if_lost(step)
         if late:
             self._group.note_late(step, time.perf_counter() - began)
         if order is None or order.number <= self._given or self._shared.lost:
@@ -151,10 +164,16 @@ class LiveGuard:
     def begin(self, order: Order, step: StepId, probed: float) -> bool:
         """Journal that an order is about to be carried out; returns whether it may be.
 
+        It may not be when the guard is lost for good: the next boundary says so.
+
         Raises:
-            RftfmError: when that cannot be journalled; the order must not be carried out.
+            RecordError: when the journal cannot be written.
         """
-        permit = self._group.begin(order.number, step, probed)
+        try:
+            permit = self._group.begin(order.number, step, probed)
+        except (GuardError, StateError) as error:
+            self._lose(f"order {order.number} was not carried out: {error}")
+            return False
         self._tell_all(permit.entries)
         return permit.granted
 
@@ -162,21 +181,31 @@ class LiveGuard:
         """Journal the result of an order, and declare its change to the monitor.
 
         Raises:
-            RftfmError: when that fails; the state of the training is then unknown.
+            RecordError: when the journal cannot be written; the state of the training is then unknown.
         """
-        self._tell_all(self._group.done(order.number, step, result).entries)
+        try:
+            settlement = self._group.done(order.number, step, result)
+        except (GuardError, StateError) as error:
+            ended = f"failed ({result.error})" if result.error else "was carried out"
+            self._lose(f"order {order.number} {ended}, and that could not be journalled: {error}")
+            return
+        self._tell_all(settlement.entries)
 
     def finish(self, last: StepId) -> GuardTotals:
-        """End the thread and the journal."""
+        """End the thread and the journal; after the guard was lost, the totals are those of the journal."""
         self._queue.put(None)
         self._thread.join(FINISH.seconds)
-        self._report_news()
-        try:
-            totals = self._group.finish(last, FINISH)
-        except RftfmError as error:
-            if not self._reported_lost:
-                self._lost(str(error))
-            return GuardTotals(waits=self._waits)
+        self._report_news(last)
+        if self._unguarded is None:
+            try:
+                totals = self._group.finish(last, FINISH)
+            except RftfmError as error:
+                self._lose(str(error))
+                self._report_news(last)
+            else:
+                self._tell_all(totals.entries)
+                return replace(totals, waits=self._waits)
+        totals = self._unguarded.finish(last) if self._unguarded is not None else GuardTotals()
         self._tell_all(totals.entries)
         return replace(totals, waits=self._waits)
 
@@ -198,14 +227,28 @@ class LiveGuard:
         for entry in entries:
             self._tell(entry)
 
-    def _report_news(self) -> None:
+    def _report_news(self, step: StepId) -> None:
         """Pass on journal entries from the loop's own thread, and once the loss of the guard."""
         with self._condition:
             entries, self._shared.entries = self._shared.entries, []
         self._tell_all(entries)
-        if self._shared.lost and not self._reported_lost:
-            self._reported_lost = True
+        if self._shared.lost and self._unguarded is None:
+            self._group.stop()
+            self._unguarded = UnguardedJournal(self._group.journal, self._shared.judged or self._start)
+            self._tell_all(self._unguarded.note(step, self._shared.lost))
             self._lost(self._shared.lost)
+
+    def _stop_if_lost(self, step: StepId) -> None:
+        default = "stop" if self._config.mode is GuardMode.ACT else "continue"
+        if self._unguarded is not None and (self._config.on_lost or default) == "stop":
+            raise GuardLostError(
+                f"The guard was lost before step {step.step} and could not be brought back ({self._shared.lost}); "
+                "guard.on_lost=continue would train on unguarded."
+            )
+
+    def _lose(self, why: str) -> None:
+        with self._condition:
+            self._shared.lost = self._shared.lost or why
 
     def _ship(self) -> None:
         while (items := self._next()) is not None:
@@ -222,9 +265,12 @@ class LiveGuard:
                 lost = str(error) or repr(error)
             with self._condition:
                 self._shared.settled += len(items)
+                if not lost:
+                    judged = [item.id for item in reports if isinstance(item, StepReport)]
+                    self._shared.judged = (self._shared.judged, *judged)[-1]
                 self._shared.entries += news.entries
                 self._shared.order = news.order or self._shared.order
-                self._shared.lost = lost
+                self._shared.lost = self._shared.lost or lost
                 self._condition.notify_all()
 
     def _next(self) -> Sequence[Shipped] | None:

@@ -76,6 +76,7 @@ def loop(parts: Parts) -> Curve:
 
     Raises:
         GuardHaltError: when the guard ends the run.
+        GuardLostError: when the guard is lost and `guard.on_lost` ends the run.
         RftfmError: when an actor fails.
     """
     config, session, guard, records = parts.plan.config, parts.session, parts.guard, parts.records
@@ -90,7 +91,7 @@ def loop(parts: Parts) -> Curve:
         start = time.perf_counter()
         changes.begin(position)
         trajectories = session.generate(position)
-        order = guard.boundary(position.id)
+        order = remedies.order_at(position.id)
         if order is not None and remedies.execute(order, position.id):
             if order.restore_step is not None:
                 probe.restart()

@@ -13,7 +13,7 @@ import time
 
 from rftfm_ray.driver.guard import Guard
 from rftfm_ray.driver.session import Session
-from rftfm_ray.errors import GuardHaltError, RftfmError
+from rftfm_ray.errors import GuardHaltError, GuardLostError, RftfmError
 from rftfm_ray.incidents.messages import OrderResult
 from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.types import StepId
@@ -28,6 +28,18 @@ class RemedyExecutor:
         self._guard = guard
         self._records = records
         self._probe_size = probe_size
+
+    def order_at(self, step: StepId) -> Order | None:
+        """The order for the boundary before the update of `step`, if any.
+
+        Raises:
+            GuardLostError: when the guard is lost and the run must not continue unguarded; a checkpoint is written.
+        """
+        try:
+            return self._guard.boundary(step)
+        except GuardLostError as error:
+            checkpoint = self._session.save()
+            raise GuardLostError(f"{error} Go on with --resume {checkpoint}.") from error
 
     def execute(self, order: Order, step: StepId) -> bool:
         """Carry out an order at the boundary before the update of `step`; returns whether it was carried out.

@@ -207,7 +207,7 @@ def _attach(
     def lost(why: str) -> None:
         records.event("guard_lost", None, reason=why)
 
-    guard = LiveGuard(planned.config.guard, guards, lost, listeners.entry)
+    guard = LiveGuard(planned.config.guard, guards, lost, listeners.entry, session.position.id)
     declare_profile(planned, guard, session.position.id)
     return guard
 
@@ -234,4 +234,6 @@ def _summarize(planned: RunPlan, curve: Curve, began: float, totals: GuardTotals
         remedies=totals.remedies,
         paid_steps=last.paid_step,
         guard_waits=totals.waits,
+        guard_restarts=totals.restarts,
+        unguarded_steps=totals.unguarded,
     )

@@ -7,7 +7,7 @@ incident is escalated to people. Pure: policy and snapshots are injected.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
 from rftfm_ray.incidents.confirmation import ground_of, held_out
@@ -27,6 +27,14 @@ UNCONFIRMED = 3
 
 Snapshots: TypeAlias = Callable[[], tuple[int, ...]]
 """Steps that the learner can go back to."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionsMemory:
+    """What the policy is called with beside the journal's state: its own state, and how often it waited by incident."""
+
+    policy: tuple[tuple[str, str | int | float | bool], ...]
+    waited: dict[int, int]
 
 
 class Decisions:
@@ -51,6 +59,15 @@ class Decisions:
         self._policy_state: tuple[tuple[str, str | int | float | bool], ...] = ()
         # Number of times that the policy chose to wait, by incident.
         self._waited: dict[int, int] = {}
+
+    @property
+    def memory(self) -> DecisionsMemory:
+        """What later decisions depend on beside journal and reports."""
+        return DecisionsMemory(self._policy_state, dict(self._waited))
+
+    def restore(self, run: RunMemory, memory: DecisionsMemory) -> None:
+        """Continue from a memory, with the reports and diagnoses of `run`."""
+        self._memory, self._policy_state, self._waited = run, memory.policy, dict(memory.waited)
 
     def order_for(self, incident: Incident, diagnosis: Diagnosis, step: StepId) -> Order | None:
         """The order for a diagnosed incident, if one is due; may close the incident."""

@@ -38,6 +38,8 @@ class EntryKind(StrEnum):
     DECLARED = "declared"
     DISABLED = "disabled"
     LATE = "late"
+    RESTORED = "restored"
+    LOST = "lost"
     ENDED = "ended"
 
 

@@ -19,7 +19,9 @@ from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, needs_g
 from rftfm_ray.incidents.decisions import Decisions, Snapshots, announce
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.lever_return import levers_to_keep, next_return
+from rftfm_ray.incidents.manager_memory import ManagerMemory
 from rftfm_ray.incidents.memory import RunMemory
+from rftfm_ray.incidents.messages import Restoration
 from rftfm_ray.incidents.muting import MutedFaults
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
@@ -332,6 +334,25 @@ class IncidentManager:
     def note_late(self, step: StepId, waited_s: float) -> None:
         """Note that a verdict came after its boundary."""
         self._ledger.note(EntryKind.LATE, step, 0, waited_s=round(waited_s, 3))
+
+    def note_restored(self, step: StepId, back: Restoration) -> None:
+        """Note that an actor of the guard was lost and came back; `step` is the newest one."""
+        self._ledger.note(
+            EntryKind.RESTORED, step, 0, name=back.actor, reason=back.reason, replayed=back.replayed,
+            waited=back.waited, seconds=round(back.seconds, 3),
+        )  # fmt: skip
+
+    def memory(self) -> ManagerMemory:
+        """What later decisions depend on beside the journal; it is shared with this manager, so copy it."""
+        return ManagerMemory(
+            self._ledger.seq, self._memory, self._muted, self._decisions.memory, self._quiet, self._pending, self._begun
+        )
+
+    def restore(self, memory: ManagerMemory) -> None:
+        """Continue from a memory; the ledger must hold the state after `memory.seq` entries."""
+        self._memory, self._muted, self._quiet = memory.run, memory.muted, memory.quiet
+        self._pending, self._begun = memory.pending, memory.begun
+        self._decisions.restore(memory.run, memory.decisions)
 
     def finish(self, last: StepId) -> tuple[tuple[IncidentSummary, ...], int]:
         """End the journal at the last step; returns the incidents and the number of applied remedies."""

@@ -50,10 +50,32 @@ class GuardTotals:
     """Totals of a run's guard: its incidents, and the number of applied remedies.
 
     `entries`: the journal entries since the last message. `waits`: number of reports and declarations that found the
-    guard's buffer full.
+    guard's buffer full. `restarts`: number of times that an actor of the guard was replaced. `unguarded`: consumed
+    steps without a verdict, because the guard was lost for good.
     """
 
     incidents: tuple[IncidentSummary, ...] = ()
     remedies: int = 0
     entries: tuple[Entry, ...] = ()
     waits: int = 0
+    restarts: int = 0
+    unguarded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """An actor of the guard that was lost and came back.
+
+    Attributes:
+        actor: its name, for example `monitor-0`.
+        reason: why it was lost.
+        replayed: steps that it took in again from the driver's memory.
+        waited: steps that waited for it: none of them stays without a verdict.
+        seconds: from the loss to its return.
+    """
+
+    actor: str
+    reason: str
+    replayed: int
+    waited: int
+    seconds: float

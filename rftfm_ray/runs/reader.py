@@ -34,6 +34,8 @@ UNDER_WAY = (
     EntryKind.FAILED,
     EntryKind.DECLARED,
     EntryKind.LATE,
+    EntryKind.RESTORED,
+    EntryKind.LOST,
 )
 
 Event = Mapping[str, Scalar]

@@ -167,7 +167,23 @@ def _started(entry: Entry) -> str:
 
 def _ended(entry: Entry) -> str:
     incidents, remedies = (to_count(number_of(entry, name)) for name in ("incidents", "remedies"))
-    return f"guard ended: {plural(incidents, 'incident')}, {plural(remedies, 'remedy', 'remedies')}"
+    unguarded = to_count(number_of(entry, "unguarded"))
+    steps = f", {plural(unguarded, 'step')} unguarded" if unguarded else ""
+    return f"guard ended: {plural(incidents, 'incident')}, {plural(remedies, 'remedy', 'remedies')}{steps}"
+
+
+def _restored(entry: Entry) -> str:
+    replayed, waited = (to_count(number_of(entry, name)) for name in ("replayed", "waited"))
+    took = figure(number_of(entry, "seconds"))
+    return (
+        f"{text_of(entry, 'name') or NONE} was lost and came back in {took} s: {plural(replayed, 'step')} replayed, "
+        f"{plural(waited, 'step')} judged late, none unguarded"
+    )
+
+
+def _lost(entry: Entry) -> str:
+    judged = number_of(entry, "judged")
+    return f"GUARD LOST for good: nobody watches the run after step {figure(judged)}"
 
 
 def _declared(entry: Entry) -> str:
@@ -199,5 +215,7 @@ _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.DECLARED: _declared,
     EntryKind.DISABLED: lambda entry: f"disabled: {text_of(entry, 'name') or NONE}",
     EntryKind.LATE: lambda entry: f"verdict came late, after {figure(number_of(entry, 'waited_s'))} s",
+    EntryKind.RESTORED: _restored,
+    EntryKind.LOST: _lost,
     EntryKind.ENDED: _ended,
 }

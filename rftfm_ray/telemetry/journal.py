@@ -45,6 +45,18 @@ class Journal:
             self._cut(length)
             raise RecordError(f"The journal {self._path} cannot be written (no space is left); make room.")
 
+    def drop_partial_line(self) -> None:
+        """Remove a last line that a killed process left half written, so that the next entry can be read.
+
+        Raises:
+            RecordError: when the journal cannot be read.
+        """
+        try:
+            content = self._path.read_bytes()
+        except OSError as error:
+            raise RecordError(f"The journal {self._path} cannot be read ({error.strerror}); check the disk.") from None
+        self._cut(content.rfind(b"\n") + 1)
+
     def _cut(self, length: int) -> None:
         """Take back what was half written, so that a later entry can be read."""
         with contextlib.suppress(OSError):

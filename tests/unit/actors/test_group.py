@@ -48,7 +48,7 @@ def journey(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(module, "wait_for", wait)
     monkeypatch.setattr(module, "_create", create)
     monkeypatch.setattr(module, "reserve", lambda config: "place")
-    monkeypatch.setattr(module, "_wait_for_name", lambda name: noted.append(("gone", name)))
+    monkeypatch.setattr(module, "wait_for_name", lambda name: noted.append(("gone", name)))
     monkeypatch.setattr("ray.kill", lambda actor: noted.append(("kill", actor._name)))
     monkeypatch.setattr(module, "remove_placement_group", lambda placement: noted.append(("remove", placement)))
     return noted

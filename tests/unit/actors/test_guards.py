@@ -10,8 +10,10 @@ from typing import Any, cast
 import pytest
 
 from rftfm_ray.actors import guards as module
+from rftfm_ray.actors import recovery
 from rftfm_ray.actors.calls import Limit, Pending
 from rftfm_ray.actors.guards import GuardGroup, start_guard
+from rftfm_ray.actors.recovery import Recoverable
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.config import load_config
 from rftfm_ray.detection.detectors.custom import CustomDetector
@@ -36,6 +38,7 @@ class Journey:
         self.limits: list[Limit] = []
         self.answers: dict[str, Any] = {}
         monkeypatch.setattr(module, "wait_for", self._wait)
+        monkeypatch.setattr(recovery, "wait_for", self._wait)
 
     def _wait(self, calls: Sequence[Pending[Any]], limit: Limit, doing: str) -> list[Any]:
         self.calls += calls
@@ -55,16 +58,16 @@ def journey(monkeypatch: pytest.MonkeyPatch) -> Journey:
 
 @pytest.fixture
 def group() -> GuardGroup:
-    return GuardGroup(ROLES, Actor("monitor"), Actor("controller"))
+    monitor, controller = (Recoverable(role, lambda role=role: Actor(role.kind)) for role in ROLES)  # type: ignore[misc]
+    return GuardGroup(monitor, controller)
 
 
 def test_assessments_go_from_the_monitor_to_the_controller_by_reference(group: GuardGroup, journey: Journey) -> None:
     journey.answers = {"consider": News(())}
     assert group.judge(REPORTS, 30.0) == News(())
-    (call,) = journey.calls
-    assert call.reference == ("controller", "consider", ("monitor", "assess", REPORTS))
-    assert [each.role.name for each in (call, *call.inputs)] == ["controller-0", "monitor-0"], "either may be to blame"
-    assert journey.limits[0].seconds > 2 * 30, "a policy may take its time for each of them"
+    assert journey.made == [("monitor", "assess", REPORTS), ("controller", "consider", ("monitor", "assess", REPORTS))]
+    assert [call.role.name for call in journey.calls] == ["monitor-0", "controller-0"], "either may be to blame"
+    assert journey.limits[1].seconds > 2 * 30, "a policy may take its time for each of them"
 
 
 @pytest.mark.parametrize("rewound_to", [None, 5])
@@ -92,6 +95,7 @@ def test_controller_is_asked_before_an_order_and_at_both_ends_of_a_run(group: Gu
     assert group.finish(STEP, Limit(30.0)) == totals
     assert journey.made == [
         ("controller", "attach", "journal.jsonl", STEP, Levers()),
+        ("controller", "state"),
         ("controller", "begin", 3, STEP, 0.25),
         ("controller", "finish", STEP),
     ]

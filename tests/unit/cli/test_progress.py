@@ -264,3 +264,10 @@ def test_summary_table_of_a_run_without_sampled_probes_does_not_speak_of_them() 
     lines = table_lines(silent)
     assert "held-out accuracy (greedy) 0.333 0.944" in lines
     assert not [line for line in lines if "(sampled)" in line or "nan" in line]
+
+
+def test_summary_table_tells_of_a_lost_guard() -> None:
+    assert not [line for line in table_lines(SUMMARY) if "guard lost" in line]
+    lines = table_lines(dataclasses.replace(SUMMARY, guard_restarts=2, unguarded_steps=9))
+    assert "guard lost and brought back 2 times" in lines
+    assert "guard lost for good: unguarded steps 9" in lines

@@ -190,6 +190,28 @@ def test_guard_that_was_lost_and_policy_that_waits_are_told(make_run: MakeRun) -
     assert "held: policy mine:Own orders nothing at this step -- too early" in rftfm("journal", run).output
 
 
+def test_loss_and_return_of_the_guard_are_told_with_the_unguarded_steps(make_run: MakeRun) -> None:
+    fields: dict[str, Scalar] = {"name": "monitor-0", "replayed": 7, "waited": 1, "seconds": 2.5}
+    story = (
+        (K.RESTORED, StepId(0, 2, 2), 0, fields),
+        (K.LOST, StepId(0, 4, 4), 0, {"reason": "it died again", "judged": 3}),
+        (K.ENDED, StepId(0, 5, 5), 0, {"incidents": 0, "remedies": 0, "open": 0, "unguarded": 2}),
+    )
+    run = make_run(story=story)
+    EventLog(run / "events.jsonl").append("guard_lost", None, reason="it died again")
+    back = "monitor-0 was lost and came back in 2.5 s: 7 steps replayed, 1 step judged late, none unguarded"
+    gone = "The guard was lost on the way, after step 3; 2 steps unguarded: it died again"
+    rftfm("report", run)
+    for text in (" ".join(rftfm("status", run).output.split()), (run / "report.html").read_text()):
+        assert back in text
+        assert gone in text
+    shown = rftfm("journal", run).output
+    assert "GUARD LOST for good: nobody watches the run after step 3" in shown
+    assert "guard ended: 0 incidents, 0 remedies, 2 steps unguarded" in shown
+    facts = json.loads(rftfm("status", run, "--json").output)
+    assert (back in facts["guard_restored"], facts["guard_lost"]) == (True, gone)
+
+
 def test_commands_work_without_a_guard(make_run: MakeRun) -> None:
     run = make_run(story=None, config={"guard": {"mode": "off"}})
     done = rftfm("status", run)

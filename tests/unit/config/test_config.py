@@ -205,6 +205,7 @@ def test_unknown_key_that_is_near_to_nothing_says_where_all_keys_are() -> None:
         ("guard.regrade_noise", "0"),
         ("guard.budget", "-1"),
         ("guard.on_give_up", "stop"),
+        ("guard.on_lost", "halt"),
     ],
 )
 def test_value_of_wrong_type_or_out_of_range_is_refused_by_key(key: str, value: str) -> None:

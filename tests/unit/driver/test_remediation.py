@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from rftfm_ray.driver.remediation import RemedyExecutor
-from rftfm_ray.errors import GuardError, GuardHaltError, LearnerError, SyncError
+from rftfm_ray.errors import GuardError, GuardHaltError, GuardLostError, LearnerError, SyncError
 from rftfm_ray.incidents.messages import OrderResult
 from rftfm_ray.types import Levers, StepId, TrainingCursor
 from rftfm_ray.verdicts import Order, OrderRole
@@ -49,6 +49,11 @@ class World:
         self._note("probe", size)
         return SimpleNamespace(accuracy=0.25)
 
+    def boundary(self, step: StepId) -> Order | None:
+        """An order, unless there is an error."""
+        self._note("boundary", step)
+        return GENTLE
+
     def save(self) -> str:
         """A checkpoint."""
         self._note("save")
@@ -68,6 +73,18 @@ class World:
         """Carry an order out."""
         parts = cast("Any", self)
         return RemedyExecutor(parts, parts, parts, 80).execute(order, STEP)
+
+
+def test_guard_that_is_lost_leaves_a_checkpoint_where_it_stops_the_run() -> None:
+    world = World()
+    parts = cast("Any", world)
+    executor = RemedyExecutor(parts, parts, parts, 80)
+    assert executor.order_at(STEP) is GENTLE
+    world.errors["boundary"] = GuardLostError("The guard was lost.")
+    with pytest.raises(GuardLostError, match=r"The guard was lost\. Go on with --resume checkpoints/step-000006"):
+        executor.order_at(STEP)
+    assert [call[0] for call in world.journey] == ["boundary", "boundary", "save"]
+    assert GuardLostError.exit_code == 5
 
 
 def test_gentle_order_moves_levers_between_two_entries_of_the_journal() -> None:

@@ -257,3 +257,21 @@ def test_journal_can_be_read_after_a_failure_and_one_more_entry(
     # The ledger has not counted the entry that failed: the end of the run takes its number.
     journal.write(entry(6, EntryKind.ENDED))
     assert entries_of(path) == (*STORY, entry(6, EntryKind.ENDED))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 20, -1])
+def test_half_written_line_is_dropped_before_the_next_entry(path: Path, kept: int) -> None:
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    # The newline at the end makes a line whole: without it the entry is not durable.
+    path.write_bytes(b"".join(lines[:4]) + lines[4][:kept])
+    journal = Journal(path)
+    journal.drop_partial_line()
+    assert path.read_bytes() == b"".join(lines[:4])
+    journal.write(STORY[4])
+    assert entries_of(path) == STORY
+
+
+def test_whole_journal_loses_nothing(path: Path) -> None:
+    Journal(path).drop_partial_line()
+    assert entries_of(path) == STORY
