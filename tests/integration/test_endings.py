@@ -1,4 +1,4 @@
-"""Runs of `rftfm train` in processes of their own, ended by a signal or by the death of an actor."""
+"""Runs of `rftfm train` in processes of their own, ended by a signal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from rftfm_ray.runs.reader import read_run
 from rftfm_ray.runs.verdict import progress_of
@@ -90,33 +89,3 @@ def test_run_that_sigterm_ends_is_continued_by_the_command_that_it_prints(tmp_pa
     timed = {name for name in expected.column_names if name.endswith("_s")}
     for name in set(expected.column_names) - timed:
         assert np.array_equal(both[name].to_numpy(), expected[name].to_numpy(), equal_nan=True), name
-
-
-@pytest.mark.parametrize("actor", ["learner-0", "rollout-0"])
-def test_death_of_an_actor_is_one_sentence_with_the_command_that_goes_on(tmp_path: Path, actor: str) -> None:
-    run_dir = tmp_path / "run"
-    process = start(run_dir, "examples/addition.yaml", *SMALL)
-    wait_until(process, lambda: saved(run_dir, 2))
-    (started,) = [event for event in events(run_dir) if event["kind"] == "run_started"]
-    os.kill(process_named(f"{started['run']}/{actor}"), signal.SIGKILL)
-    text, _ = process.communicate(timeout=60)
-    assert process.returncode == 1, text
-    sentence = next(line for line in text.splitlines() if line.startswith("rftfm: "))
-    assert sentence.startswith(f"rftfm: {actor} died while "), text
-    assert "its process was killed or crashed" in sentence
-    words, _, command = sentence.partition(" Go on with: rftfm train ")
-    assert len(words) < 200
-    checkpoint = Path(shlex.split(command)[-1])
-    assert checkpoint.parent == run_dir / "checkpoints"
-    assert verify(checkpoint).state.step >= 4
-
-
-def process_named(name: str) -> int:
-    """The process that has called itself so."""
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdecimal() and name in (folder / "cmdline").read_text():
-                return int(folder.name)
-        except OSError:
-            continue
-    raise AssertionError(f"no process is called {name}")
