@@ -30,6 +30,7 @@ from rftfm_ray.config.sections import (
     SnapshotConfig,
     SyncConfig,
     TaskConfig,
+    VerifierConfig,
 )
 
 
@@ -50,6 +51,7 @@ class RunConfig(Section):
     task: TaskConfig = TaskConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     rollout: RolloutConfig = RolloutConfig()
+    verifier: VerifierConfig = VerifierConfig()
     learner: LearnerConfig = LearnerConfig()
     critic: CriticConfig = CriticConfig()
     gate: GateConfig = GateConfig()

@@ -14,6 +14,7 @@ from rftfm_ray.driver.planned_changes import PlannedChanges
 from rftfm_ray.driver.probing import HeldOutProbe
 from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.driver.session import Session
+from rftfm_ray.driver.verdict_watch import VerdictWatch
 from rftfm_ray.metrics import CheckMetrics, StepRow, Timings
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.telemetry.features import batch_metrics
@@ -70,6 +71,7 @@ def loop(parts: Parts) -> Curve:
     changes = PlannedChanges(parts.plan, session, guard, records)
     remedies = RemedyExecutor(session, guard, records, config.probe.size)
     probe = HeldOutProbe(config.probe, session)
+    verdicts = VerdictWatch(parts.plan.task.name, config.verifier.max_failing_steps)
     _start(parts, curve)
     for position in session.positions():
         start = time.perf_counter()
@@ -111,6 +113,7 @@ def loop(parts: Parts) -> Curve:
         records.step(row, batch, report.vetoes)
         parts.observe(row)
         _add_row(curve, row)
+        verdicts.check(batch, session)
         last = session.finished(position)
         if due(position.id.step, config.checkpoints.every) or (last and config.checkpoints.at_end):
             records.event("checkpoint", position.id, path=Path(session.save()).name)
