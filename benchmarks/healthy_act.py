@@ -36,9 +36,9 @@ import rftfm_ray
 from benchmarks.healthy_act_page import Row, from_csv, page, targets, to_csv
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig, load_config
+from rftfm_ray.detection.reference.comparison import facts_of
 from rftfm_ray.detection.reference.fitting import fit_profile
 from rftfm_ray.detection.reference.priors import kind_of, shipped
-from rftfm_ray.detection.reference.profile import facts_of
 from rftfm_ray.driver.cluster import connect
 from rftfm_ray.driver.run import train
 from rftfm_ray.errors import RftfmError

@@ -62,11 +62,12 @@ def courses(table: pa.Table) -> dict[tuple[str, str], dict[str, NDArray[np.float
 
 
 def with_gaps(signals: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    """The two gaps, which rows do not hold because they follow from others."""
+    """The two gaps and the verifier's failures, which rows do not hold because they follow from others."""
     right = signals["correct_rate"]
     return signals | {
         "probe_gap": right - signals["probe_accuracy"],
         "sampled_gap": right - signals["probe_sampled_accuracy"],
+        "verifier_error_rate": 1 - signals["valid_rate"] - signals["failed_rate"],
     }
 
 
@@ -150,8 +151,8 @@ Made by `python benchmarks/signals.py` from the healthy runs of `{manifest["comm
 two tasks and two algorithms with the tiny model, {runs[1]} steps each, on {manifest["machine"]}.
 
 A step report holds {len(DICTIONARY)} signals; step rows (`steps/*.parquet`) hold the same columns, but for the two
-gaps, which follow from others. `--guard off` leaves out the independent channels, the variety of texts and the size of
-updates. Formulas with their sources stand in `rftfm_ray/training` (advantages, losses) and
+gaps and `verifier_error_rate`, which follow from others. `--guard off` leaves out the independent channels, the variety
+of texts and the size of updates. Formulas with their sources stand in `rftfm_ray/training` (advantages, losses) and
 `rftfm_ray/telemetry/features.py`.
 
 - Source: {sources}.

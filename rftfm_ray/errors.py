@@ -55,6 +55,10 @@ class RewardError(RftfmError):
     """The verifier failed on a transcript: the trajectory is masked, not scored."""
 
 
+class VerifierError(RftfmError):
+    """The verifier has failed on everything for several steps. A checkpoint has been written."""
+
+
 class LearnerError(RftfmError):
     """The learner failed at an update."""
 

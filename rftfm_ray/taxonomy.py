@@ -14,6 +14,7 @@ from rftfm_ray.verdicts import Family
 UNKNOWN = "UNKNOWN"
 NUMERICAL = "NUMERICAL"
 SYNC = "SYNC"
+VERIFIER = "VERIFIER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ SIXTEEN: tuple[FaultType, ...] = (
 OTHERS: tuple[FaultType, ...] = (
     FaultType(NUMERICAL, "Values that are not finite", Family.NUMERICAL),
     FaultType(SYNC, "Stale weights", Family.SYNC),
+    FaultType(VERIFIER, "The verifier fails", Family.UNKNOWN),
     FaultType(UNKNOWN, "unknown fault", Family.UNKNOWN),
 )
 """What a diagnosis may say beside the sixteen."""

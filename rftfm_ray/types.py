@@ -156,7 +156,8 @@ class ProbeResult:
     """Accuracy on held-out problems at one model version, `step` being the step that made it.
 
     `accuracy` is greedy, over `size` problems; `sampled_accuracy` is that of one sample each at the temperature of
-    training, over `sampled_size` problems, NaN where none was drawn.
+    training, over `sampled_size` problems, NaN where none was drawn. Sizes count answers that were graded; where those
+    without a verdict (`ungraded`, `sampled_ungraded`) are more, the accuracy is NaN and the size 0.
     """
 
     step: int
@@ -166,6 +167,8 @@ class ProbeResult:
     sampled_accuracy: float
     sampled_size: int
     seconds: float
+    ungraded: int = 0
+    sampled_ungraded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ class Rival:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What is wrong, and how sure that is. `code` is one of the sixteen, NUMERICAL, SYNC or UNKNOWN."""
+    """What is wrong, and how sure that is. `code` is one of the sixteen, NUMERICAL, SYNC, VERIFIER or UNKNOWN."""
 
     code: str
     family: Family

@@ -14,11 +14,12 @@ from rftfm_ray.errors import ConfigError, SyncError
 from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.rollout.channels import Grader, TaskReward, ToolPool, task_tools
 from rftfm_ray.rollout.checks import Checks
-from rftfm_ray.rollout.environment import Channels
+from rftfm_ray.rollout.environment import Channels, trusted_channels
 from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder
 from rftfm_ray.rollout.seams import Exposure, RolloutSeams
 from rftfm_ray.rollout.weights import Served, WeightsUpdate, check_weights, compare
 from rftfm_ray.tasks.api import Problem, Task, scaled_limits
+from rftfm_ray.tasks.workers import Workers
 from rftfm_ray.telemetry.metrics import StateGauge
 from rftfm_ray.types import ActorState, GuardMode, Levers, Sampling, StepId
 
@@ -40,7 +41,8 @@ def live_channels(task: Task, config: RunConfig, seams: RolloutSeams) -> Channel
     def scale(step: StepId) -> float:
         return config.at(step.step).task.reward_scale
 
-    return Channels(pool, Grader(task, seams.reward(TaskReward(task)), config.seed, sampled, scale), checks)
+    grader = Grader(task, seams.reward(TaskReward(task)), config.seed, sampled, scale)
+    return Channels(pool, grader, checks, Workers(config.verifier.workers, config.verifier.timeout_s))
 
 
 class RolloutActor:
@@ -74,10 +76,11 @@ class RolloutActor:
         self._paid_step = 0
         sampled = ServedModel(seams.sampler(self._engine, self._codec.eos_ids), self._codec, self._limit)
         rules = EpisodeRules(config.seed, lambda step: config.at(step.step).task.token_scale)
-        self._episodes = EpisodeRunner(sampled, task, rules, live_channels(task, config, seams), seams.episodes())
+        channels = live_channels(task, config, seams)
+        self._episodes = EpisodeRunner(sampled, task, rules, channels, seams.episodes())
         # Probes bypass every seam that a fault may be injected into.
         served = ServedModel(self._engine, self._codec, self._limit)
-        self._probes = EpisodeRunner(served, task, EpisodeRules(config.seed))
+        self._probes = EpisodeRunner(served, task, EpisodeRules(config.seed), trusted_channels(task, channels))
         # Not 0: a new or restarted actor serves nothing before the learner's weights arrive.
         self._version = -1
         self._gauge.set(ActorState.IDLE)
@@ -164,7 +167,7 @@ class RolloutActor:
         self._episodes.set_levers(levers)
 
     def probe(self, order: ProbeOrder) -> ProbeCounts:
-        """Count right answers on exactly the requested model version.
+        """Count right answers among those that could be graded, on exactly the requested model version.
 
         Raises:
             SyncError: when this actor holds another version.
@@ -175,11 +178,14 @@ class RolloutActor:
         self._gauge.set(ActorState.PROBING)
         # In one run, because every run of the engine has a fixed cost.
         jobs = [*order.greedy, *order.sampled]
-        correct = self._probes.run(jobs, order.step, order.sampling, order.model_version).correct
-        size = len(order.greedy)
-        right = [int(np.count_nonzero(part)) for part in (correct[:size], correct[size:])]
+        batch = self._probes.run(jobs, order.step, order.sampling, order.model_version)
+        parts = slice(0, len(order.greedy)), slice(len(order.greedy), None)
+        right, graded = (
+            [int(np.count_nonzero(column[part])) for part in parts] for column in (batch.correct, batch.valid)
+        )
         self._gauge.set(ActorState.IDLE)
-        return ProbeCounts(right[0], size, right[1], len(order.sampled), time.perf_counter() - start)
+        ungraded = len(order.greedy) - graded[0], len(order.sampled) - graded[1]
+        return ProbeCounts(right[0], graded[0], right[1], graded[1], time.perf_counter() - start, *ungraded)
 
     def score(self, sequences: Sequence[Sequence[int]], model_version: int) -> list[NDArray[np.float32]]:
         """vLLM's log-probs of given sequences on exactly `model_version`, for the parity probe."""

@@ -137,6 +137,17 @@ class RolloutConfig(Section):
     """Wait before the first further try; it doubles with each."""
 
 
+class VerifierConfig(Section):
+    """How a task's own code is called: its verifier and its environment."""
+
+    timeout_s: Positive = 60.0
+    """Seconds that one verdict or one tool call may take; a later one has failed, and its thread is left behind."""
+    workers: Count = 8
+    """Verdicts or tool calls at a time, each in a thread; 1 where the task's code must not run beside itself."""
+    max_failing_steps: Count = 5
+    """Steps in a row without a single verdict after which the run stops with a checkpoint."""
+
+
 class LearnerConfig(Section):
     """How DeepSpeed steps."""
 

@@ -30,6 +30,7 @@ from rftfm_ray.config.sections import (
     SnapshotConfig,
     SyncConfig,
     TaskConfig,
+    VerifierConfig,
 )
 
 PARITY_GAPS = {"float32": 1e-3, "bfloat16": 2.0}
@@ -57,6 +58,7 @@ class RunConfig(Section):
     task: TaskConfig = TaskConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     rollout: RolloutConfig = RolloutConfig()
+    verifier: VerifierConfig = VerifierConfig()
     learner: LearnerConfig = LearnerConfig()
     critic: CriticConfig = CriticConfig()
     gate: GateConfig = GateConfig()

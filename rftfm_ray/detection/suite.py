@@ -79,6 +79,7 @@ def rates(noise: float) -> tuple[Rate, ...]:
     return (
         Rate("trained_mismatch_rate", "regrade_count", channel, noise, 0.1, companion="regrade_error_mean"),
         Rate("tool_error_rate", "tool_call_count", Evidence.TELEMETRY, 0.02, 0.15, CLUSTERED),
+        Rate("verifier_error_rate", "trajectory_count", channel, 0.001, 0.03),
         Rate("golden_mismatch_rate", "golden_count", channel, noise, 0.1),
         Rate("known_call_error_rate", "known_call_count", channel, 0.02, 0.3),
     )

@@ -133,6 +133,11 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         {"tool_error_rate": 3, "update_ratio": 2},
         ("replay_termination_mismatch_rate", "termination_mismatch_rate", "truncated_rate"),
     ),
+    # Only the user can mend the code or the service that gives the verdicts, so it has no remedy.
+    "VERIFIER": Fingerprint(
+        {"verifier_error_rate": 8, "valid_rate": -2, "golden_mismatch_rate": 1},
+        harm=("verifier_error_rate",),
+    ),
     "NUMERICAL": Fingerprint(
         {"loss": 8, "grad_norm": 8, "kl_ref": 8, "entropy": 8, "reward_mean": 8},
         harm=("vetoes",),

@@ -16,6 +16,7 @@ from rftfm_ray.driver.probing import HeldOutProbe
 from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.driver.session import Session
 from rftfm_ray.driver.stopping import StopSignal
+from rftfm_ray.driver.verdict_watch import VerdictWatch
 from rftfm_ray.metrics import CheckMetrics, StepRow, Timings
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.telemetry.features import batch_metrics
@@ -84,6 +85,7 @@ def loop(parts: Parts) -> Curve:
     changes = PlannedChanges(parts.plan, session, guard, records)
     remedies = RemedyExecutor(session, guard, records, config.probe.size)
     probe, checkpoints = HeldOutProbe(config.probe, session), CheckpointWriter(config.checkpoints, session, records)
+    verdicts = VerdictWatch(parts.plan.task.name, config.verifier.max_failing_steps)
     _start(parts, curve)
     for position in session.positions():
         if parts.stop.requested:
@@ -126,6 +128,7 @@ def loop(parts: Parts) -> Curve:
             report.snapshots,
         )  # fmt: skip
         _record(parts, curve, row, (batch, report.vetoes))
+        verdicts.check(batch, session)
         checkpoints.after_step(last=session.finished(position))
     _probe(parts, config.probe, curve)
     return curve

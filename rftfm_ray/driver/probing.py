@@ -62,10 +62,20 @@ class HeldOutProbe:
 def join(parts: Sequence[ProbeResult]) -> ProbeResult:
     """One result from several on different problems, with the step and version of the newest."""
 
-    def share(accuracy: str, size: str) -> tuple[float, int]:
-        total = sum(getattr(part, size) for part in parts)
-        right = sum(getattr(part, accuracy) * getattr(part, size) for part in parts if getattr(part, size))
-        return (right / total if total else math.nan), total
+    def share(prefix: str) -> tuple[float, int, int]:
+        graded, ungraded = (sum(getattr(part, prefix + name) for part in parts) for name in ("size", "ungraded"))
+        right = sum(
+            getattr(part, f"{prefix}accuracy") * getattr(part, f"{prefix}size")
+            for part in parts
+            if getattr(part, f"{prefix}size")
+        )
+        if not graded or graded < ungraded:
+            return math.nan, 0, graded + ungraded
+        return right / graded, graded, ungraded
 
-    greedy, sampled = share("accuracy", "size"), share("sampled_accuracy", "sampled_size")
-    return ProbeResult(parts[-1].step, parts[-1].model_version, *greedy, *sampled, sum(part.seconds for part in parts))
+    (accuracy, size, ungraded), (sampled, sampled_size, sampled_ungraded) = share(""), share("sampled_")
+    seconds = sum(part.seconds for part in parts)
+    newest = parts[-1]
+    return ProbeResult(
+        newest.step, newest.model_version, accuracy, size, sampled, sampled_size, seconds, ungraded, sampled_ungraded
+    )

@@ -247,18 +247,26 @@ class Session:
 
 def probe_result(step: int, model_version: int, counted: Sequence[ProbeCounts]) -> ProbeResult:
     """The joint result of the answers of several actors or several steps."""
-    right, size, drawn_right, drawn = (
-        sum(getattr(c, name) for c in counted) for name in ("right", "size", "sampled_right", "sampled_size")
-    )
+    greedy = _share(*(sum(getattr(c, name) for c in counted) for name in ("right", "size", "ungraded")))
+    drawn = _share(*(sum(getattr(c, f"sampled_{name}") for c in counted) for name in ("right", "size", "ungraded")))
     return ProbeResult(
         step=step,
         model_version=model_version,
-        accuracy=right / size if size else math.nan,
-        size=size,
-        sampled_accuracy=drawn_right / drawn if drawn else math.nan,
-        sampled_size=drawn,
+        accuracy=greedy[0],
+        size=greedy[1],
+        sampled_accuracy=drawn[0],
+        sampled_size=drawn[1],
         seconds=max(c.seconds for c in counted),
+        ungraded=greedy[2],
+        sampled_ungraded=drawn[2],
     )
+
+
+def _share(right: int, graded: int, ungraded: int) -> tuple[float, int, int]:
+    """Accuracy, graded and ungraded answers. Fewer graded than ungraded ones say nothing about the rest."""
+    if not graded or graded < ungraded:
+        return math.nan, 0, graded + ungraded
+    return right / graded, graded, ungraded
 
 
 def _log_ratio(value: float, declared: float) -> float:

@@ -7,6 +7,8 @@ not: this is the ground truth of faults that work through learning.
 from __future__ import annotations
 
 import dataclasses
+import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -90,6 +92,8 @@ class FaultyReward:
         self._specs = specs
         self._seed = seed
         self._features = features
+        # Verdicts are asked for by several threads.
+        self._counting = threading.Lock()
         self._seen: dict[int, dict[tuple[object, ...], tuple[float, ...]]] = {}
 
     def __call__(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> Verdict:
@@ -125,16 +129,18 @@ class FaultyReward:
 
     def _count(self, episode: EpisodeId, amounts: tuple[float, ...]) -> None:
         paid = episode.step.paid_step
-        if paid not in self._seen:
-            self._seen = {step: seen for step, seen in self._seen.items() if step > paid - COUNTED_STEPS} | {paid: {}}
-        # Stored by identity, so a trajectory that is graded twice counts once.
-        self._seen[paid][episode_identity(episode)] = amounts
+        with self._counting:
+            if paid not in self._seen:
+                recent = {step: seen for step, seen in self._seen.items() if step > paid - COUNTED_STEPS}
+                self._seen = recent | {paid: {}}
+            # Stored by identity, so a trajectory that is graded twice counts once.
+            self._seen[paid][episode_identity(episode)] = amounts
 
     def exposure(self, step: StepId) -> list[Exposure]:
         """Rewarded behaviour of faults that work through learning, over the responses of a step."""
         seen = list(self._seen.get(step.paid_step, {}).values())
         return [
-            Exposure(spec.code, spec.mechanism, sum(amounts[index] for amounts in seen), len(seen))
+            Exposure(spec.code, spec.mechanism, math.fsum(amounts[index] for amounts in seen), len(seen))
             for index, spec in enumerate(self._features)
         ]
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from rftfm_ray.errors import RewardError
 from rftfm_ray.tasks.api import Observation, Problem, Task, ToolStatus, Transcript, Verdict, text_digest, unit_hash
 from rftfm_ray.tasks.rewards import verify
 from rftfm_ray.types import Levers, StepId
@@ -219,14 +218,14 @@ class Grader:
         """Follow `regrade_rate` and `reward_limit`."""
         self._levers = levers
 
-    def grade(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> Grade | None:
-        """The reward for training, or None without one: the trajectory is then masked, never scored 0."""
-        try:
-            live = self._channel(episode, problem, transcript)
-            trusted = self._trusted(episode, problem, transcript) if self._chosen(episode) else None
-        except RewardError as error:
-            logger.warning("%s", error)
-            return None
+    def grade(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> Grade:
+        """The reward for training.
+
+        Raises:
+            RewardError: without a verdict; the trajectory is then masked, never scored 0.
+        """
+        live = self._channel(episode, problem, transcript)
+        trusted = self._trusted(episode, problem, transcript) if self._chosen(episode) else None
         live_reward = reward = self.scaled(episode.step, live.reward)
         known = math.nan if trusted is None else self.scaled(episode.step, trusted.reward)
         # NaN, where nobody was asked, exceeds nothing.
@@ -237,12 +236,12 @@ class Grader:
         return Grade(reward, live_reward, known, live.correct)
 
     def live(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> float:
-        """Reward of the live channel, regardless of the levers; NaN where it fails."""
-        try:
-            return self.scaled(episode.step, self._channel(episode, problem, transcript).reward)
-        except RewardError as error:
-            logger.warning("%s", error)
-            return math.nan
+        """Reward of the live channel, regardless of the levers.
+
+        Raises:
+            RewardError: where it fails.
+        """
+        return self.scaled(episode.step, self._channel(episode, problem, transcript).reward)
 
     def scaled(self, step: StepId, reward: float) -> float:
         """Scale a task's own reward to its value in a step."""

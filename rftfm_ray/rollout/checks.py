@@ -7,14 +7,17 @@ instance that is asked first, and the replay past all of them, to the task's own
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rftfm_ray.config import ChannelsConfig
 from rftfm_ray.errors import RewardError
 from rftfm_ray.rollout.channels import Call, EpisodeId, Grader, ToolPool, chosen, known_reference, recorded_calls
 from rftfm_ray.tasks.api import Observation, Problem, Task, Transcript
 from rftfm_ray.tasks.rewards import verify
+from rftfm_ray.tasks.workers import Workers
 from rftfm_ray.types import StepId
 
 logger = logging.getLogger(__name__)
@@ -68,21 +71,22 @@ class Replayed:
     termination_ok: bool
 
 
-def golden_set(task: Task, problems: Sequence[Problem]) -> tuple[GoldenResponse, ...]:
+def golden_set(task: Task, problems: Sequence[Problem], workers: Workers | None = None) -> tuple[GoldenResponse, ...]:
     """A known-right and a known-wrong response to each of `problems`, as far as the trusted verifier agrees.
 
     The wrong one is the reference of the next problem that has another answer: well formed, and not a solution.
     """
-    responses = []
+    calls: list[Callable[[], GoldenResponse | None]] = []
     references = [known_reference(task, problem) for problem in problems]
     for index, problem in enumerate(problems):
         others = [(index + shift) % len(problems) for shift in range(1, len(problems))]
         wrong = next((references[other] for other in others if problems[other].answer != problem.answer), None)
         for transcript, right in ((references[index], True), (wrong, False)):
-            response = None if transcript is None else _golden(task, problem, transcript, right=right)
-            if response is not None:
-                responses.append(response)
-    return tuple(responses)
+            if transcript is not None:
+                calls.append(partial(_golden, task, problem, transcript, right=right))
+    # A response without a verdict is left out.
+    responses = (workers or Workers()).run(calls)
+    return tuple(response for response in responses if isinstance(response, GoldenResponse))
 
 
 def _golden(task: Task, problem: Problem, transcript: Transcript, *, right: bool) -> GoldenResponse | None:
@@ -134,21 +138,30 @@ class Checks:
         self._golden: tuple[GoldenResponse, ...] = ()
         self._calls: tuple[Call, ...] = ()
 
-    def prepare(self, problems: Sequence[Problem]) -> None:
+    def prepare(self, problems: Sequence[Problem], workers: Workers | None = None) -> None:
         """Take `problems`, which are never trained on, as those whose answers are known."""
-        self._golden = golden_set(self._task, problems)
+        self._golden = golden_set(self._task, problems, workers)
         self._calls = recorded_calls(self._task, problems)[: self._settings.known_calls]
 
-    def golden(self, step: StepId, grader: Grader) -> list[GoldenGrade]:
+    def golden(self, step: StepId, grader: Grader, workers: Workers) -> list[GoldenGrade]:
         """The golden responses through the live channel of `grader`; empty in steps in which they are not due."""
         if not due(step, self._settings.golden_every):
             return []
-        results = []
-        for response in self._golden:
+
+        def live(response: GoldenResponse) -> float:
             episode = EpisodeId(step, response.problem.key, RIGHT if response.right else WRONG)
-            live = grader.live(episode, response.problem, response.transcript)
-            results.append(GoldenGrade(response.right, live, grader.scaled(step, response.trusted)))
-        return results
+            return grader.live(episode, response.problem, response.transcript)
+
+        return [
+            GoldenGrade(
+                response.right,
+                math.nan if isinstance(reward, BaseException) else reward,
+                grader.scaled(step, response.trusted),
+            )
+            for response, reward in zip(
+                self._golden, workers.run([partial(live, response) for response in self._golden]), strict=True
+            )
+        ]
 
     def known_calls(self, step: StepId, tools: ToolPool) -> list[bool]:
         """Whether the tool instance that is asked first answers recorded calls as it should; empty when not due."""

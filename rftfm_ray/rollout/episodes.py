@@ -11,20 +11,23 @@ import heapq
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
-from rftfm_ray.rollout.channels import SHADOW_EVERY, CallId, EpisodeId, Grade
+from rftfm_ray.rollout.channels import SHADOW_EVERY, CallId, EpisodeId
 from rftfm_ray.rollout.checks import Answer, Checks, GoldenGrade, Replayed
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.environment import Channels, trusted_channels
+from rftfm_ray.rollout.grading import Answered, grade_all
 from rftfm_ray.rollout.jobs import EpisodeJob
 from rftfm_ray.rollout.seams import Engine, EpisodeSeams
 from rftfm_ray.rollout.termination import Ended, Limits, implied_termination
 from rftfm_ray.rollout.text import TextCodec
+from rftfm_ray.rollout.tool_calls import Asked, Due, Reply, known_or_late, replies
 from rftfm_ray.tasks.api import (
     FAILURES,
     Observation,
@@ -108,7 +111,7 @@ class Batch:
     """Episodes of one call, and what they were asked with.
 
     `retries` holds tool calls that wait to be tried again: when, which episode, how many tries there were, and when the
-    first one began.
+    first one began. `due` holds the episodes whose last turn has ended and that go on, in the order of the engine.
     """
 
     episodes: list[Episode]
@@ -116,6 +119,7 @@ class Batch:
     sampling: Sampling
     model_version: int
     retries: list[tuple[float, int, int, float]] = field(default_factory=list)
+    due: list[Due] = field(default_factory=list)
     shadow_ok: list[bool] = field(default_factory=list)
     known_ok: list[bool] = field(default_factory=list)
     golden: list[GoldenGrade] = field(default_factory=list)
@@ -167,7 +171,7 @@ class EpisodeRunner:
     def prepare(self, golden: Sequence[Problem]) -> None:
         """Take problems that are never trained on for the checks that need known answers."""
         if self._channels.checks is not None:
-            self._channels.checks.prepare(golden)
+            self._channels.checks.prepare(golden, self._channels.workers)
 
     def set_levers(self, levers: Levers) -> None:
         """Follow the levers of generation from the next batch or revision on."""
@@ -203,10 +207,11 @@ class EpisodeRunner:
             self._generate(batch, failed)
         asked = [e.job.problem for e in batch.episodes if e.job.sample == 0 and e.job.group % SHADOW_EVERY == 0]
         tools, checks = self._channels.tools, self._channels.checks
-        batch.shadow_ok = tools.shadow(batch.step, asked)
+        workers = self._channels.workers
+        batch.shadow_ok = known_or_late(workers, partial(tools.shadow, batch.step, asked))
         if checks is not None:
-            batch.known_ok = checks.known_calls(batch.step, tools)
-            batch.golden = checks.golden(batch.step, self._channels.grader)
+            batch.known_ok = known_or_late(workers, partial(checks.known_calls, batch.step, tools))
+            batch.golden = checks.golden(batch.step, self._channels.grader, workers)
         return self._columns(batch)
 
     def _generate(self, batch: Batch, indices: Iterable[int]) -> None:
@@ -217,9 +222,27 @@ class EpisodeRunner:
                 time.sleep(max(0.0, batch.retries[0][0] - time.perf_counter()))
             while batch.retries and batch.retries[0][0] <= time.perf_counter():
                 _, index, tries, began = heapq.heappop(batch.retries)
-                self._observe(batch, index, tries, began)
+                batch.due.append(Due(index, asks=True, tries=tries, began=began))
+            self._go_on(batch)
             for result in self._engine.step() if self._engine.busy() else ():
                 self._take_turn(batch, result)
+            self._go_on(batch)
+
+    def _go_on(self, batch: Batch) -> None:
+        """Ask the environment for all episodes that wait for it, and request the next turns in order."""
+        due, batch.due = batch.due, []
+        asked = [self._asked(batch, each) for each in due if each.asks]
+        left = iter(replies(self._channels.tools, asked, self._channels.workers) if asked else ())
+        for each in due:
+            if each.asks:
+                self._observe(batch, each, next(left))
+            else:
+                self._request_turn(batch, each.index)
+
+    def _asked(self, batch: Batch, due: Due) -> Asked:
+        episode = batch.episodes[due.index]
+        call = CallId(episode.identity(batch.step), len(episode.turns) - 1, due.tries)
+        return Asked(call, episode.job.problem, episode.turns[-1])
 
     def _limits(self, episode: Episode, step: StepId) -> Limits:
         """Limits that end a turn or the episode, besides the environment."""
@@ -255,26 +278,26 @@ class EpisodeRunner:
         episode.text += text
         turn, last = len(episode.turns) - 1, len(self._task.max_new_tokens) - 1
         if ended and turn < last and self._seams.goes_on(episode.identity(batch.step), turn):
-            self._request_turn(batch, result.id)
+            batch.due.append(Due(result.id, asks=False))
         elif ended:
             episode.termination = Termination.EOS
         elif not stopped:
             episode.termination = Termination.MAX_TOKENS
         else:
-            self._observe(batch, result.id, 0, time.perf_counter())
+            batch.due.append(Due(result.id, asks=True, began=time.perf_counter()))
 
-    def _observe(self, batch: Batch, index: int, tries: int, began: float) -> None:
-        """Ask the environment for its answer to the last turn; `tries` tries have failed so far."""
-        episode, tools = batch.episodes[index], self._channels.tools
+    def _observe(self, batch: Batch, due: Due, reply: Reply) -> None:
+        """Take the environment's answer to the last turn of an episode."""
+        episode, tries, tools = batch.episodes[due.index], due.tries, self._channels.tools
         turn, text = len(episode.turns) - 1, episode.turns[-1]
         try:
             asked = CallId(episode.identity(batch.step), turn, tries)
-            observation: Observation | None = tools.ask(asked, episode.job.problem, text)
+            observation = reply.value()
             observed = [] if observation is None else self._codec.encode(self._seams.read(asked, observation.text))
             call = None if observation is None else dataclasses.replace(observation.call, turn=turn)
             if call is not None:
                 STATUS_CODE[call.status]
-        except Exception as error:  # noqa: BLE001 - the task's code: its failure is data of this trajectory, no crash
+        except BaseException as error:  # noqa: BLE001 - the task's code: its failure is data of this trajectory, no crash
             observation, observed = None, []
             status = ToolStatus.TIMEOUT if isinstance(error, TimeoutError) else ToolStatus.ERROR
             call = ToolCall(turn, self._task.name, text, type(error).__name__, status)
@@ -282,9 +305,9 @@ class EpisodeRunner:
             episode.termination = Termination.STOP
             return
         if call.status in FAILURES and (wait_s := tools.retry_after_s(tries + 1)) is not None:
-            heapq.heappush(batch.retries, (time.perf_counter() + wait_s, index, tries + 1, began))
+            heapq.heappush(batch.retries, (time.perf_counter() + wait_s, due.index, tries + 1, due.began))
             return
-        latency_s = time.perf_counter() - began
+        latency_s = reply.ended - due.began
         episode.calls.append(dataclasses.replace(call, latency_s=latency_s, tries=tries + 1))
         episode.withheld = None if observation is None else len(observed)
         if observation is None:
@@ -300,16 +323,17 @@ class EpisodeRunner:
             episode.text += observation.text
             episode.observations.append(observation)
             episode.withheld = None
-            self._request_turn(batch, index)
+            self._request_turn(batch, due.index)
 
-    def _grade(self, episode: Episode, step: StepId) -> Grade | None:
+    def _answered(self, episode: Episode, step: StepId) -> Answered | None:
         if episode.termination is Termination.FAILED:
             return None
-        return self._channels.grader.grade(episode.identity(step), episode.job.problem, episode.transcript())
+        return Answered(episode.identity(step), episode.job.problem, episode.transcript())
 
     def _columns(self, batch: Batch) -> TrajectoryBatch:
         episodes = batch.episodes
-        grades = [self._grade(episode, batch.step) for episode in episodes]
+        answers = [self._answered(episode, batch.step) for episode in episodes]
+        grades = grade_all(self._channels, self._task, batch.step, answers)
         calls = [(index, call) for index, e in enumerate(episodes) for call in e.calls]
 
         def rewards(name: str) -> NDArray[np.float32]:
@@ -348,7 +372,10 @@ class EpisodeRunner:
         """Columns of the checks beside the trajectories, and of the checks on the trajectories."""
         episodes, golden = batch.episodes, batch.golden
         checks = self._channels.checks
-        replays = [None if checks is None else self._replay(checks, e, batch.step) for e in episodes]
+        calls = [] if checks is None else [partial(self._replay, checks, e, batch.step) for e in episodes]
+        # A replay that fails or is late is no finding.
+        found = self._channels.workers.run(calls) if calls else [None] * len(episodes)
+        replays = [replayed if isinstance(replayed, Replayed) else None for replayed in found]
         observed = [o for e in episodes for o in e.observations if o.digest]
 
         def flags(results: Iterable[bool]) -> NDArray[np.bool_]:

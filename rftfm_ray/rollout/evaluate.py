@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from rftfm_ray.config import RolloutConfig
 from rftfm_ray.rollout.engine import VllmEngine
 from rftfm_ray.rollout.episodes import EpisodeRules, EpisodeRunner, ServedModel
@@ -24,7 +26,8 @@ def evaluate(model: Path, config: RolloutConfig, seed: int) -> Iterator[str]:
         greedy = runner.run(jobs, StepId(0, 0, 0), Sampling(0.0, 1.0), 0)
         sampled = runner.run(jobs, StepId(0, 0, 0), Sampling(1.0, 1.0), 0)
         calls = len(sampled.call_turn) / len(sampled)
+        right = [float(np.mean(part.correct[part.valid])) if part.valid.any() else np.nan for part in (greedy, sampled)]
         yield (
-            f"{name}: held-out accuracy greedy {greedy.correct.mean():.3f}, sampled {sampled.correct.mean():.3f}, "
+            f"{name}: held-out accuracy greedy {right[0]:.3f}, sampled {right[1]:.3f}, "
             f"{calls:.2f} tool calls per episode"
         )

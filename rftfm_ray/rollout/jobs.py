@@ -43,13 +43,15 @@ class ProbeOrder:
 
 @dataclass(frozen=True, slots=True)
 class ProbeCounts:
-    """Right answers, of how many, greedily and sampled, in what time."""
+    """Right answers, of how many graded ones, greedily and sampled, in what time; and answers without a verdict."""
 
     right: int
     size: int
     sampled_right: int
     sampled_size: int
     seconds: float
+    ungraded: int = 0
+    sampled_ungraded: int = 0
 
 
 def step_jobs(problems: Sequence[Problem], samples: int) -> list[EpisodeJob]:

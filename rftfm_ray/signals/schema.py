@@ -13,7 +13,9 @@ from rftfm_ray.verdicts import StepReport
 __all__ = ["INDEX", "SIGNALS", "Scale", "Signal", "report_of", "value"]
 
 _MEASURED = (BatchMetrics, UpdateMetrics, CreditMetrics, CheckMetrics)
-_DERIVED = ("probe_gap", "sampled_gap")
+_DERIVED = ("probe_gap", "sampled_gap", "verifier_error_rate")
+# Less than one of a million trajectories is a rounding error.
+LEAST_RATE = 1e-6
 # All fields of a part at once: this is done in the loop's own thread, at every step.
 _READ = tuple(attrgetter(*(field.name for field in dataclasses.fields(kind))) for kind in _MEASURED)
 
@@ -35,4 +37,14 @@ def report_of(row: StepRow) -> StepReport:
     parts, right = (row.batch, row.update, row.credit, row.checks), row.batch.correct_rate
     measured = [figure for read, part in zip(_READ, parts, strict=True) for figure in read(part)]
     gaps = right - row.checks.probe_accuracy, right - row.checks.probe_sampled_accuracy
-    return StepReport(row.id, row.model_version, tuple(map(float, (*measured, *gaps))), row.snapshots)
+    failed = verifier_error_rate(row.batch.valid_rate, row.batch.failed_rate)
+    return StepReport(row.id, row.model_version, tuple(map(float, (*measured, *gaps, failed))), row.snapshots)
+
+
+def verifier_error_rate(valid_rate: float, failed_rate: float) -> float:
+    """Share of trajectories on which the verifier failed: all but those that may train and those that failed before.
+
+    Rates are in single or double precision; a share that their rounding explains is 0.
+    """
+    rate = 1.0 - valid_rate - failed_rate
+    return 0.0 if abs(rate) < LEAST_RATE else rate

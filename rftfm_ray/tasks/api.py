@@ -115,7 +115,11 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def verify(self, problem: Problem, transcript: Transcript) -> Verdict:
-        """Judge a transcript. A wrong or unreadable answer is a verdict, never an exception."""
+        """Judge a transcript. A wrong or unreadable answer is a verdict, never an exception.
+
+        Where it raises, gives no finite number, or takes longer than `verifier.timeout_s`, the answer is masked, which
+        is neither right nor wrong. It is called from `verifier.workers` threads at a time.
+        """
 
     def respond(self, problem: Problem, turn: int, text: str) -> Observation | None:
         """The environment's answer to a turn of the model, or None when the episode is over.

@@ -12,8 +12,9 @@ from rftfm_ray.plugins import load_attribute, ship_by_value
 from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.tasks.api import Problem, Task, Transcript
 from rftfm_ray.tasks.calculator import Calculator
-from rftfm_ray.tasks.rewards import verify
+from rftfm_ray.tasks.rewards import late_verdict, verify
 from rftfm_ray.tasks.stream import Part
+from rftfm_ray.tasks.workers import Workers
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Addition, Calculator)}
 
@@ -81,7 +82,7 @@ def check_task(task: Task, config: RunConfig) -> tuple[tuple[Problem, ...], tupl
     if not (isinstance(limits, tuple) and limits and all(isinstance(n, int) and n >= 1 for n in limits)):
         raise TaskError(f"Task {task.name} has max_new_tokens={limits!r}; give one positive limit per turn.")
     _check_difficulty(task, pool, config)
-    _check_verifier(task, heldout[0])
+    _check_verifier_in_time(task, heldout[0], config.verifier.timeout_s)
     return pool, heldout[: max(config.probe.size, config.probe.final_size)]
 
 
@@ -125,6 +126,14 @@ def harder_half(task: Task, pool: Sequence[Problem]) -> tuple[Problem, ...]:
 def hard_part(task: Task, pool: Sequence[Problem], config: RunConfig) -> Part:
     """The harder half of the pool as a part of the prompts, with the share that is in force at a step."""
     return Part("hard", harder_half(task, pool), lambda step: config.at(step.step).task.hard_share)
+
+
+def _check_verifier_in_time(task: Task, problem: Problem, timeout_s: float) -> None:
+    (result,) = Workers(1, timeout_s).run([lambda: _check_verifier(task, problem)])
+    if isinstance(result, TimeoutError):
+        raise TaskError(str(late_verdict(task, timeout_s)))
+    if result is not None:
+        raise result
 
 
 def _check_verifier(task: Task, problem: Problem) -> None:

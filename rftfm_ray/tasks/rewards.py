@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
+
+import numpy as np
+
 from rftfm_ray.errors import RewardError
 from rftfm_ray.tasks.api import Problem, Task, Transcript, Verdict
 
@@ -10,24 +14,42 @@ LARGEST_REWARD = 3e38
 
 
 def verify(task: Task, problem: Problem, transcript: Transcript) -> Verdict:
-    """The task's verdict, checked.
+    """The task's verdict, checked; a real number of any type, numpy's too, arrives as a float.
 
     Raises:
         RewardError: when the verifier raises, or gives something that is not a finite verdict.
     """
     try:
-        verdict = task.verify(problem, transcript)
-    except Exception as error:  # the task's own code may raise anything
+        verdict: object = task.verify(problem, transcript)
+    except (Exception, SystemExit) as error:  # the task's own code may raise anything
         raise RewardError(
             f"The verifier of task {task.name} raised {type(error).__name__}: {error}; it must return a Verdict for "
             "every transcript."
         ) from error
-    if not isinstance(verdict, Verdict) or not _is_reward(verdict.reward):
+    if not isinstance(verdict, Verdict) or not _is_reward(verdict.reward) or not _is_truth(verdict.correct):
         raise RewardError(
-            f"The verifier of task {task.name} returned {verdict!r:.200}; it must return a finite Verdict."
+            f"The verifier of task {task.name} returned {verdict!r:.200}; it must return a Verdict with a finite "
+            "number as reward, and True or False as correct."
         )
-    return verdict
+    return Verdict(float(verdict.reward), bool(verdict.correct))
+
+
+def late_verdict(task: Task, timeout_s: float) -> RewardError:
+    """The error of a verifier that gave no verdict in time."""
+    return RewardError(
+        f"The verifier of task {task.name} gave no verdict within {timeout_s:g} s; let it end by itself, or raise "
+        "verifier.timeout_s."
+    )
 
 
 def _is_reward(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) <= LARGEST_REWARD
+    if not isinstance(value, numbers.Real):
+        return False
+    try:
+        return abs(float(value)) <= LARGEST_REWARD
+    except OverflowError:
+        return False
+
+
+def _is_truth(value: object) -> bool:
+    return isinstance(value, bool | np.bool_)

@@ -187,13 +187,14 @@ def _transcript_figures(batch: TrajectoryBatch) -> dict[str, float]:
 def _golden_figures(batch: TrajectoryBatch) -> dict[str, float]:
     """The live reward channel against what known-right and known-wrong responses are worth."""
     error = batch.golden_live.astype(np.float64) - batch.golden_trusted
-    came, right = ~np.isnan(error), batch.golden_right
+    # A verdict that failed is no wrong verdict.
+    came = ~np.isnan(error)
+    error, right = error[came], batch.golden_right[came]
     return {
         "golden_count": float(len(error)),
-        # "not <=" also counts what did not come back.
-        "golden_mismatch_rate": _share(~(np.abs(error) <= MISMATCH)),
-        "golden_right_error": _mean(error[came & right]),
-        "golden_wrong_error": _mean(error[came & ~right]),
+        "golden_mismatch_rate": _share(np.abs(error) > MISMATCH),
+        "golden_right_error": _mean(error[right]),
+        "golden_wrong_error": _mean(error[~right]),
     }
 
 

@@ -74,6 +74,7 @@ class RunRecords:
             size=result.size,
             sampled_accuracy=result.sampled_accuracy,
             sampled_size=result.sampled_size,
+            ungraded=result.ungraded + result.sampled_ungraded,
             seconds=result.seconds,
         )
 

@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.runs.plan import Entry
 from rftfm_ray.files import write_atomic
-from rftfm_ray.signals.schema import SIGNALS
+from rftfm_ray.signals.schema import SIGNALS, verifier_error_rate
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport
 
@@ -31,6 +31,8 @@ AGAIN = "make it again with `rftfm faultbench generate`"
 NAMES = tuple(signal.name for signal in SIGNALS)
 # Times depend on the machine and are not part of a run.
 TIMES = tuple(signal.name for signal in SIGNALS if signal.unit == "s")
+# Follows from two others; runs that were recorded before it do not hold it.
+ADDED = "verifier_error_rate"
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Rows = NDArray[np.float32]
@@ -118,7 +120,10 @@ def read_records(path: Path) -> list[Record]:
         table = pq.read_table(path.with_suffix(".parquet"))
         values = np.full((len(table), len(NAMES)), np.nan, np.float32)
         for index, name in enumerate(NAMES):
-            if name not in TIMES:
+            if name == ADDED and name not in table.column_names:
+                rates = zip(table["valid_rate"].to_pylist(), table["failed_rate"].to_pylist(), strict=True)
+                values[:, index] = [verifier_error_rate(valid, failed) for valid, failed in rates]
+            elif name not in TIMES:
                 values[:, index] = table[name].to_numpy()
         runs, steps = np.array(table["run"].to_pylist()), table["step"].to_numpy()
     except OSError as error:

@@ -146,3 +146,13 @@ def test_every_rate_is_of_a_count_and_looks_for_more_than_is_usual() -> None:
     for rate in rates(0.001):
         assert 0 < rate.usual < rate.faulty < 1
         assert rate.count.endswith("count")
+
+
+def test_verifier_that_fails_now_and_then_is_an_alarm_and_a_single_failure_is_not(play: Play) -> None:
+    failing = [0.0] * 5 + [1 / 32] * 5
+    symptoms = play(shipped("rate:verifier_error_rate"), verifier_error_rate=failing, trajectory_count=[128.0] * 10)
+    assert min(symptoms) == 6
+    (symptom,) = symptoms[6]
+    assert (symptom.signal, symptom.evidence, symptom.onset) == ("verifier_error_rate", Evidence.CHANNEL, 6)
+    single = [0.0] * 5 + [1 / 128] + [0.0] * 4
+    assert not play(shipped("rate:verifier_error_rate"), verifier_error_rate=single, trajectory_count=[128.0] * 10)

@@ -13,7 +13,7 @@ from rftfm_ray.diagnosis.classify import CLAIMED, diagnose, unnamed
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.policies.playbook import PLANS
 from rftfm_ray.signals.schema import INDEX
-from rftfm_ray.taxonomy import NUMERICAL, SIXTEEN, TAXONOMY, family_of, name_of
+from rftfm_ray.taxonomy import NUMERICAL, SIXTEEN, TAXONOMY, VERIFIER, family_of, name_of
 from rftfm_ray.verdicts import Evidence, Family, Symptom
 from tests.unit.diagnosis.scripted import alarm
 
@@ -29,7 +29,7 @@ def notice(signal: str, onset: int) -> Symptom:
 
 
 def test_fingerprints_are_of_faults_of_the_taxonomy_and_of_signals_that_exist() -> None:
-    assert set(FINGERPRINTS) == {fault.code for fault in SIXTEEN} | {NUMERICAL}
+    assert set(FINGERPRINTS) == {fault.code for fault in SIXTEEN} | {NUMERICAL, VERIFIER}
     for print_ in FINGERPRINTS.values():
         assert {*print_.weights, *print_.excludes, *print_.harm} <= set(INDEX)
         assert print_.harm

@@ -36,6 +36,7 @@ from rftfm_ray.signals.effects import declared_change
 from rftfm_ray.tasks.addition import Addition, problem
 from rftfm_ray.tasks.api import Problem, Transcript, Verdict
 from rftfm_ray.tasks.calculator import Calculator
+from rftfm_ray.tasks.workers import Workers
 from rftfm_ray.telemetry.journal import JOURNAL, read_journal
 from rftfm_ray.types import GuardMode, Levers, StepId, TrainingCursor
 from rftfm_ray.verdicts import Declaration, DeclaredChange, StepReport
@@ -313,7 +314,7 @@ def test_golden_responses_are_right_under_every_scale() -> None:
     checks = Checks(task, RunConfig().channels.model_copy(update={"golden_every": 1}), 3)
     checks.prepare(task.heldout()[:4])
     grader = Grader(task, TaskReward(task), 3, 0.0, tenfold)
-    before, after = checks.golden(at(2), grader), checks.golden(at(3), grader)
+    before, after = (checks.golden(at(step), grader, Workers(1)) for step in (2, 3))
     assert all(grade.live == grade.trusted for grade in (*before, *after))
     assert [grade.trusted for grade in after] == [10 * grade.trusted for grade in before]
     assert {grade.right for grade in after} == {True, False}

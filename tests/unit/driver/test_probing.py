@@ -182,3 +182,24 @@ def test_round_goes_on_where_a_checkpoint_has_left_it() -> None:
     resumed, other = make_probe(every=5, size=40)
     other.probe_parts = session.probe_parts
     assert run(resumed, 4, 5) == [None, expected]
+
+
+def graded_part(accuracy: float, size: int, ungraded: int) -> ProbeResult:
+    """A part of a probe, greedy and sampled alike."""
+    return ProbeResult(3, 30, accuracy, size, accuracy, size, 0.5, ungraded, ungraded)
+
+
+def test_answers_without_a_verdict_are_left_out_of_the_accuracy() -> None:
+    result = join([graded_part(0.5, 10, 2), graded_part(math.nan, 0, 8), graded_part(1.0, 10, 0)])
+    assert (result.accuracy, result.size, result.ungraded) == (0.75, 20, 10)
+    assert (result.sampled_accuracy, result.sampled_size, result.sampled_ungraded) == (0.75, 20, 10)
+
+
+@pytest.mark.parametrize(("graded", "ungraded"), [(0, 16), (7, 9)])
+def test_accuracy_is_unknown_where_too_few_answers_could_be_graded(graded: int, ungraded: int) -> None:
+    counted = ProbeCounts(graded, graded, 0, 4, 0.5, ungraded)
+    result = probe_result(3, 30, [counted])
+    assert math.isnan(result.accuracy)
+    assert (result.size, result.ungraded, result.sampled_accuracy) == (0, 16, 0.0)
+    assert math.isnan(join([result, result]).accuracy)
+    assert probe_result(3, 30, [ProbeCounts(4, 8, 0, 0, 0.5, 8)]).accuracy == 0.5

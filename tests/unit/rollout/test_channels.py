@@ -258,8 +258,9 @@ def refuse(*_: object) -> Verdict:
 
 
 @pytest.mark.parametrize("levers", [Levers(), Levers(regrade_rate=1.0), Levers(reward_limit=1.0)])
-def test_live_channel_that_fails_masks(levers: Levers) -> None:
-    assert make_grader(refuse, rate=1.0, levers=levers).grade(EPISODE, SUM, RIGHT) is None
+def test_live_channel_that_fails_gives_no_grade(levers: Levers) -> None:
+    with pytest.raises(RewardError, match="There is no verdict"):
+        make_grader(refuse, rate=1.0, levers=levers).grade(EPISODE, SUM, RIGHT)
 
 
 def test_trusted_verifier_that_fails_masks_where_it_is_asked_and_only_there() -> None:
@@ -268,7 +269,15 @@ def test_trusted_verifier_that_fails_masks_where_it_is_asked_and_only_there() ->
             raise RuntimeError("gone")
 
     grader = Grader(Unverified(), saying(1.0), seed=3, sample_rate=0.25)
-    masked = {episode for episode in EPISODES if grader.grade(episode, SUM, RIGHT) is None}
+
+    def fails(episode: EpisodeId) -> bool:
+        try:
+            grader.grade(episode, SUM, RIGHT)
+        except RewardError:
+            return True
+        return False
+
+    masked = {episode for episode in EPISODES if fails(episode)}
     assert masked == regraded(make_grader(rate=0.25, seed=3))
 
 

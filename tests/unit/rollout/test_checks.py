@@ -29,6 +29,7 @@ from rftfm_ray.rollout.checks import Answer, Checks, GoldenGrade, Replayed, due,
 from rftfm_ray.tasks.addition import Addition, problem
 from rftfm_ray.tasks.api import Observation, Problem, Task, ToolCall, ToolStatus, Transcript, Verdict, text_digest
 from rftfm_ray.tasks.calculator import Calculator
+from rftfm_ray.tasks.workers import Workers
 from rftfm_ray.types import Levers, StepId
 
 STEP = StepId(attempt=1, step=10, paid_step=12)
@@ -50,7 +51,7 @@ def golden(channel: RewardChannel, levers: Levers | None = None) -> list[GoldenG
     """The golden set of the calculator through a live channel."""
     grader = Grader(Calculator(), channel, 3, 0.0)
     grader.set_levers(levers or Levers())
-    return checks().golden(STEP, grader)
+    return checks().golden(STEP, grader, Workers(1))
 
 
 def test_golden_set_has_a_right_and_a_wrong_response_to_every_problem() -> None:
@@ -136,7 +137,7 @@ def test_checks_are_due_by_the_step_as_it_may_be_rewound(every: int, steps: list
     grader = Grader(Calculator(), TaskReward(Calculator()), 3, 0.0)
     at = [StepId(2, step, step + 50) for step in range(1, 7)]
     assert [s.step for s in at if due(s, every)] == steps
-    assert [s.step for s in at if made.golden(s, grader)] == steps
+    assert [s.step for s in at if made.golden(s, grader, Workers(1))] == steps
     assert [s.step for s in at if made.known_calls(s, tools)] == steps
 
 

@@ -14,6 +14,7 @@ from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.faults import rewards, tools
 from rftfm_ray.faults.catalogue import parse_fault
 from rftfm_ray.rollout import episodes as module
+from rftfm_ray.rollout import tool_calls
 from rftfm_ray.rollout.channels import (
     SHADOW_EVERY,
     CallId,
@@ -188,6 +189,7 @@ ODD = [job.sample % 2 == 1 for job in JOBS]
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(tool_calls, "time", clock)
     return clock
 
 

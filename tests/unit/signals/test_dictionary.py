@@ -15,7 +15,7 @@ from rftfm_ray.signals.schema import INDEX, SIGNALS, report_of, value
 from rftfm_ray.types import StepId
 
 MEASURED = (BatchMetrics, UpdateMetrics, CreditMetrics, CheckMetrics)
-DERIVED = ("probe_gap", "sampled_gap")
+DERIVED = ("probe_gap", "sampled_gap", "verifier_error_rate")
 every_signal = pytest.mark.parametrize("signal", SIGNALS, ids=lambda signal: signal.name)
 
 
@@ -26,7 +26,7 @@ def fields_of(*kinds: type[Any]) -> list[str]:
 
 def test_every_figure_is_in_the_dictionary_and_nothing_else() -> None:
     assert sorted(DICTIONARY) == sorted([*fields_of(*MEASURED), *DERIVED])
-    assert len(SIGNALS) == 118
+    assert len(SIGNALS) == 119
 
 
 def test_every_entry_stands_once_under_its_own_name() -> None:
@@ -106,7 +106,8 @@ def test_report_holds_every_value_where_the_index_says() -> None:
     row, values = row_of_distinct_values()
     report = report_of(row)
     gaps = [values["correct_rate"] - values[name] for name in ("probe_accuracy", "probe_sampled_accuracy")]
-    expected = values | dict(zip(DERIVED, gaps, strict=True))
+    failed = 1 - values["valid_rate"] - values["failed_rate"]
+    expected = values | dict(zip(DERIVED, (*gaps, failed), strict=True))
     assert {name: value(report, name) for name in DICTIONARY} == expected
     assert len(report.values) == len(SIGNALS) == len(set(expected.values()))
     assert (report.id, report.model_version) == (StepId(1, 3, 5), 9)

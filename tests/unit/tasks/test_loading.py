@@ -14,6 +14,8 @@ import pytest
 from rftfm_ray.config import RunConfig, parse_config
 from rftfm_ray.errors import RewardError, TaskError
 from rftfm_ray.rollout.channels import EpisodeId, Grade, Grader, TaskReward
+from rftfm_ray.rollout.environment import trusted_channels
+from rftfm_ray.rollout.grading import Answered, grade_all
 from rftfm_ray.tasks import Problem, Task, Transcript, Verdict
 from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.tasks.calculator import Calculator
@@ -300,7 +302,7 @@ def test_verifier_that_raises_only_on_senseless_text_is_refused() -> None:
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf"), float("-inf")])
 def test_verifier_that_gives_no_finite_reward_is_refused(reward: float) -> None:
-    assert "finite Verdict" in unchecked(small(verify=returning(Verdict(reward, correct=True))))
+    assert "a finite number as reward" in unchecked(small(verify=returning(Verdict(reward, correct=True))))
 
 
 @pytest.mark.parametrize("value", [None, 1.0, (1.0, True)])
@@ -336,7 +338,10 @@ FAILING = [
 def grade(task: Task, problem: Problem, answer: str) -> Grade | None:
     """What becomes of an answer on its way through the task's own verifier."""
     grader = Grader(task, TaskReward(task), seed=0, sample_rate=0.0)
-    return grader.grade(EpisodeId(StepId(0, 1, 1), problem.key, 0), problem, Transcript((answer,)))
+    try:
+        return grader.grade(EpisodeId(StepId(0, 1, 1), problem.key, 0), problem, Transcript((answer,)))
+    except RewardError:
+        return None
 
 
 @pytest.mark.parametrize("method", FAILING)
@@ -344,9 +349,12 @@ def test_grading_masks_where_the_verifier_fails_and_says_so(
     method: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     task, problem = small(verify=method), Small().heldout()[0]
+    answer = Answered(EpisodeId(StepId(0, 1, 1), problem.key, 0), problem, Transcript(("0",)))
     with caplog.at_level(logging.WARNING):
-        assert grade(task, problem, "0") is None
-    assert "verifier of task small" in caplog.text
+        grades = grade_all(trusted_channels(task), task, StepId(0, 1, 1), [answer, None, answer])
+    assert grades == [None] * 3
+    (record,) = caplog.records
+    assert "the verifier of task small failed on 2 of 2 answers" in record.getMessage()
 
 
 @pytest.mark.parametrize("method", FAILING)

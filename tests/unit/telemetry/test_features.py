@@ -243,7 +243,7 @@ MEASURED = (BatchMetrics, UpdateMetrics, CreditMetrics, CheckMetrics)
 
 def test_signals_are_the_figures_in_order_and_the_gaps_of_the_probe() -> None:
     figures = [field.name for kind in MEASURED for field in dataclasses.fields(kind)]
-    names = [*figures, "probe_gap", "sampled_gap"]
+    names = [*figures, "probe_gap", "sampled_gap", "verifier_error_rate"]
     assert [signal.name for signal in SIGNALS] == names
     assert {name: SIGNALS[place].name for name, place in INDEX.items()} == {name: name for name in names}
     assert all(signal.floor > 0 and signal.unit for signal in SIGNALS)
@@ -340,10 +340,14 @@ def test_golden_responses_are_judged_by_what_came_back(make_batch: MakeBatch) ->
             golden_trusted=[1.0, 1.0, 1.0, 0.0, -0.5],
         )
     )
-    assert (found.golden_count, found.golden_mismatch_rate) == (5.0, 3 / 5)
+    assert (found.golden_count, found.golden_mismatch_rate) == (4.0, 2 / 4)
     assert (found.golden_right_error, found.golden_wrong_error) == pytest.approx((1.0, 0.5), abs=1e-5)
     down = figures_of(make_batch([0.0], golden_right=[True], golden_live=[math.nan], golden_trusted=[1.0]))
-    assert (down.golden_mismatch_rate, math.isnan(down.golden_right_error)) == (1.0, True)
+    assert (down.golden_count, math.isnan(down.golden_mismatch_rate), math.isnan(down.golden_right_error)) == (
+        0.0,
+        True,
+        True,
+    )
 
 
 def test_checks_are_shares_of_what_was_checked(make_batch: MakeBatch) -> None:

@@ -1,0 +1,39 @@
+"""Verdicts on the answers of a batch: several at a time, within a time limit, and one line for those that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from rftfm_ray.rollout.channels import EpisodeId, Grade
+from rftfm_ray.rollout.environment import Channels
+from rftfm_ray.tasks.api import Problem, Task, Transcript
+from rftfm_ray.tasks.rewards import late_verdict
+from rftfm_ray.types import StepId
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer that waits for its verdict."""
+
+    episode: EpisodeId
+    problem: Problem
+    transcript: Transcript
+
+
+def grade_all(channels: Channels, task: Task, step: StepId, answers: Sequence[Answered | None]) -> list[Grade | None]:
+    """The grade of each answer; None where there is no answer, or no verdict: the trajectory is masked."""
+    asked = [answer for answer in answers if answer is not None]
+    workers = channels.workers
+    calls = [partial(channels.grader.grade, answer.episode, answer.problem, answer.transcript) for answer in asked]
+    results = [
+        late_verdict(task, workers.timeout_s) if isinstance(result, TimeoutError) else result
+        for result in workers.run(calls)
+    ]
+    channels.failures.failed(
+        step, task, [result for result in results if isinstance(result, BaseException)], len(asked)
+    )
+    left = iter(results)
+    grades = (None if answer is None else next(left) for answer in answers)
+    return [grade if isinstance(grade, Grade) else None for grade in grades]
