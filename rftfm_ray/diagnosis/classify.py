@@ -117,7 +117,7 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
 def scores_of(case: Case, learnt: LearntEvidence) -> dict[str, float]:
     """Nats for every fault but the numerical one, and for `UNKNOWN`."""
     extra, weight = learnt.nats(case.features), learnt.fingerprint_weight
-    scores = {code: weight * nats + extra[code] for code, nats in fingerprint_scores(case.symptoms).items()}
+    scores = {code: weight * nats + extra.get(code, 0.0) for code, nats in fingerprint_scores(case.symptoms).items()}
     return {**scores, UNKNOWN: weight * UNKNOWN_NATS}
 
 

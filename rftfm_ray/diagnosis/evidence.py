@@ -100,7 +100,7 @@ class LearntEvidence:
         self._calibration = {level: np.array(points).T for level, points in shipped.calibration.items()}
 
     def nats(self, features: Features) -> Mapping[str, float]:
-        """Learnt nats by code; 0 where nothing was learnt."""
+        """Learnt nats by code, for the codes that evidence is learnt for; 0 where nothing was learnt."""
         total = np.zeros(len(CODES))
         for name in features.present:
             if name in self._nats:

@@ -21,7 +21,7 @@ from rftfm_ray.metrics import CheckMetrics, StepRow, Timings
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.telemetry.features import batch_metrics
 from rftfm_ray.telemetry.records import RunRecords
-from rftfm_ray.types import GuardMode, RejectedUpdate
+from rftfm_ray.types import GuardMode, ProbeResult, RejectedUpdate, StepId
 
 Observer = Callable[[StepRow], None]
 
@@ -113,16 +113,13 @@ def loop(parts: Parts) -> Curve:
         mismatch = session.fetch_synced(synced, position)
         changes.end(position, report.metrics.entropy)
         ended = time.perf_counter()
-
-        probed = probe.finish(probing, position.id, before)
-        if probed is not None:
-            records.probe(probed, before.id)
-            checkpoints.probed(probed)
+        probed = _recorded(probe.finish(probing, position.id, before), before.id, records, checkpoints)
         waited, probe_s = bounded - start, probed.seconds if probed else 0.0
         timings = Timings(generated - start, trained - generated, ended - trained, waited, probe_s, ended - start)
         parity = session.parity() if due(position.id.step, config.sync.parity_every) else math.nan
-        accuracies = (probed.accuracy, probed.sampled_accuracy) if probed else (math.nan, math.nan)
-        checks = CheckMetrics(*accuracies, parity, mismatch, *session.figures(before, position, report.metrics))
+        checks = CheckMetrics(
+            *_accuracies(probed), parity, mismatch, *session.figures(before, position, report.metrics)
+        )
         row = StepRow(
             position.id, position.model_version, observed, report.metrics, report.credit, timings, checks,
             report.snapshots,
@@ -132,6 +129,21 @@ def loop(parts: Parts) -> Curve:
         checkpoints.after_step(last=session.finished(position))
     _probe(parts, config.probe, curve)
     return curve
+
+
+def _recorded(
+    probed: ProbeResult | None, step: StepId, records: RunRecords, checkpoints: CheckpointWriter
+) -> ProbeResult | None:
+    """A probe's result, if there is one, once records and checkpoints know it; `step` is the one it speaks of."""
+    if probed is not None:
+        records.probe(probed, step)
+        checkpoints.probed(probed)
+    return probed
+
+
+def _accuracies(probed: ProbeResult | None) -> tuple[float, float]:
+    """Greedy and sampled held-out accuracy of a result, if there is one."""
+    return (probed.accuracy, probed.sampled_accuracy) if probed else (math.nan, math.nan)
 
 
 def _stop(session: Session, checkpoints: CheckpointWriter, curve: Curve) -> Curve:

@@ -181,7 +181,9 @@ CONFIGURED: tuple[str, ...] = (*_CONSTANT, *_CHANGEABLE)
 
 _UNMOVING: Mapping[str, tuple[str, ...]] = {
     "chance, which the spreads of healthy runs hold": ("seed",),
-    "it ends a run, and changes no step": ("max_paid_steps", "rollout.timeout_s", "learner.timeout_s"),
+    "it ends a run, and changes no step": (
+        "max_paid_steps", "rollout.timeout_s", "learner.timeout_s", "verifier.max_failing_steps",
+    ),
     "the guard has to find injected faults by itself": ("inject",),
     "each key that it changes has a row of its own": ("changes",),
     "it divides work among processes or devices, and changes the order of sums at most": (
@@ -193,6 +195,7 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
     "it decides on updates that healthy runs do not make": (
         "gate.grad_norm_factor", "gate.grad_norm_window", "gate.grad_norm_warmup", "gate.advantage_tolerance",
     ),
+    "healthy verdicts and tool calls are in time, and are taken in order": ("verifier.timeout_s", "verifier.workers"),
     "it says how often and how strictly an independent check is made, and what checks find is not compared": (
         "sync.parity_every", "sync.parity_max_gap", "probe.every", "probe.size", "probe.spread", "probe.final_size",
         "probe.sampled_share", "guard.regrade_rate", "guard.regrade_noise", "channels.golden_every",
@@ -201,14 +204,14 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
     ),
     "it says what is kept in memory or on disk": (
         "snapshots.every", "snapshots.keep", "snapshots.max_bytes", "checkpoints.every", "checkpoints.keep",
-        "checkpoints.at_end", "records.text", "records.trajectory_rate", "records.part_steps",
+        "checkpoints.at_end", "checkpoints.best", "records.text", "records.trajectory_rate", "records.part_steps",
         "records.retention_mib", "report.at_end", "report.samples",
     ),
     "it says how a run is judged, and every act of the guard is declared": (
         "guard.mode", "guard.act_on", "guard.policy", "guard.policy_timeout_s", "guard.fallback",
         "guard.verdict_timeout_s", "guard.warmup_steps", "guard.false_alarm_steps", "guard.profile",
         "guard.detectors", "guard.verify_steps", "guard.cooldown_steps", "guard.budget", "guard.return_after",
-        "guard.on_give_up", "guard.buffer",
+        "guard.on_give_up", "guard.on_lost", "guard.on_harm", "guard.verify_timeout_steps", "guard.buffer",
     ),
 }  # fmt: skip
 

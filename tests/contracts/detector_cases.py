@@ -113,6 +113,7 @@ _EXPLODING = 0.02 * np.exp(np.maximum(_STEPS - 100, 0) / 5)
 _COLLAPSING = np.exp(-((np.maximum(_STEPS - 100, 0) / 12) ** 2))
 _RATES = {
     "rate:trained_mismatch_rate": {"trained_mismatch_rate": [0.3] * 4, "regrade_error_mean": [0.8, -0.8, 0.8, 0.8]},
+    "rate:verifier_error_rate": {"verifier_error_rate": [0.8] * 4, "trajectory_count": [128.0] * 4},
     "rate:tool_error_rate": {"tool_error_rate": [0.8] * 4},
     "rate:golden_mismatch_rate": {"golden_mismatch_rate": [0.5] * 4, "golden_count": [16.0] * 4},
     "rate:known_call_error_rate": {"known_call_error_rate": [1.0] * 4, "known_call_count": [8.0] * 4},

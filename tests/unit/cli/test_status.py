@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import typer
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from rftfm_ray.cli.journal import journal
@@ -21,12 +19,10 @@ from rftfm_ray.cli.status import standing, status
 from rftfm_ray.config import parse_config
 from rftfm_ray.errors import RecordError, RftfmError, RunDirError
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar, replay
-from rftfm_ray.report.sections import incident_section
 from rftfm_ray.runs.incidents import incidents_of, levers_now, marks
 from rftfm_ray.runs.planned import Fault, drill
 from rftfm_ray.runs.reader import find_run, read_run
 from rftfm_ray.runs.verdict import figures, progress_of, verdict
-from rftfm_ray.runs.words import clean, describe
 from rftfm_ray.telemetry.events import EventLog
 from rftfm_ray.telemetry.journal import JOURNAL, Journal
 from rftfm_ray.telemetry.parts import PartFolder
@@ -381,27 +377,3 @@ def test_return_of_a_lever_is_no_remedy_even_without_an_order() -> None:
     returned: Line = (K.APPLIED, StepId(1, 9, 12), 1, {"remedy": "return regrade_rate", "role": "return"})
     (incident,) = incidents_of(entries_of((*STORY[1:8], returned)))
     assert [m.applied.id.paid_step for m in marks([incident])] == [5]
-
-
-SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(st.characters(), max_size=20)
-)
-NAMES = st.sampled_from(
-    ["order", "remedy", "reason", "role", "restore_step", "code", "family", "onset", "onset_low", "evidence", "state",
-     "outcome", "lever_lr_scale", "lever_x", "probability", "halt", "seconds", "act_on", "mode", "waited_s"]
-)  # fmt: skip
-FIELDS = st.dictionaries(NAMES, SCALARS, max_size=6)
-
-
-@given(st.lists(st.tuples(st.sampled_from(EntryKind), st.integers(-1, 3), FIELDS), max_size=12))
-def test_no_journal_ends_the_reading(found: list[tuple[EntryKind, int, dict[str, Scalar]]]) -> None:
-    entries = entries_of(tuple((kind, StepId(0, 1, 1), about, fields) for kind, about, fields in found))
-    incidents = incidents_of(entries)
-    assert all(incident.state and all(t.result for t in incident.remediations) for incident in incidents)
-    for incident in incidents:
-        incident_section(incident, marks(incidents)).encode()
-    assert all(math.isfinite(value) for value in levers_now(entries).values())
-    for entry in entries:
-        for said in describe(entry):
-            assert said.encode().decode().isprintable()
-            assert clean(said, 10_000) == said

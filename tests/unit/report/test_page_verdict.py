@@ -27,7 +27,7 @@ OD: dict[str, Scalar] = {
 }
 # Words that this version does not have: a fault, an outcome and a state.
 UNKNOWN_WORDS: tuple[Line, ...] = (
-    (K.OPENED, 5, 1, {"code": "VERIFIER", "family": "VERIFIER"}),
+    (K.OPENED, 5, 1, {"code": "WEATHER", "family": "WEATHER"}),
     (K.DECIDED, 5, 1, {"order": 1, "remedy": "wait"}),
     (K.APPLIED, 6, 1, {"order": 1, "remedy": "wait", "role": "remedy"}),
     (K.OUTCOME, 8, 1, {"order": 1, "outcome": "unverified"}),
@@ -71,7 +71,7 @@ def test_signals_of_an_incident_are_drawn_in_its_card(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["act", "observe"])
 def test_words_of_another_version_are_shown_and_claim_nothing(tmp_path: Path, mode: str) -> None:
     page = page_of(tmp_path, mode, UNKNOWN_WORDS)
-    assert "VERIFIER since about step 5; wait at paid step 6 applied; not known whether it worked (unverified)" in page
+    assert "WEATHER since about step 5; wait at paid step 6 applied; not known whether it worked (unverified)" in page
     assert '<span class="badge open">unverified</span>' in page
     assert '<span class="badge open">handed over</span>' in page
 
