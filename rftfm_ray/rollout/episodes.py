@@ -284,12 +284,13 @@ class EpisodeRunner:
         elif not stopped:
             episode.termination = Termination.MAX_TOKENS
         else:
-            batch.due.append(Due(result.id, asks=True, began=time.perf_counter()))
+            batch.due.append(Due(result.id, asks=True))
 
     def _observe(self, batch: Batch, due: Due, reply: Reply) -> None:
         """Take the environment's answer to the last turn of an episode."""
         episode, tries, tools = batch.episodes[due.index], due.tries, self._channels.tools
         turn, text = len(episode.turns) - 1, episode.turns[-1]
+        began = due.began if tries else reply.began
         try:
             asked = CallId(episode.identity(batch.step), turn, tries)
             observation = reply.value()
@@ -305,10 +306,9 @@ class EpisodeRunner:
             episode.termination = Termination.STOP
             return
         if call.status in FAILURES and (wait_s := tools.retry_after_s(tries + 1)) is not None:
-            heapq.heappush(batch.retries, (time.perf_counter() + wait_s, due.index, tries + 1, due.began))
+            heapq.heappush(batch.retries, (time.perf_counter() + wait_s, due.index, tries + 1, began))
             return
-        latency_s = reply.ended - due.began
-        episode.calls.append(dataclasses.replace(call, latency_s=latency_s, tries=tries + 1))
+        episode.calls.append(dataclasses.replace(call, latency_s=reply.ended - began, tries=tries + 1))
         episode.withheld = None if observation is None else len(observed)
         if observation is None:
             episode.termination = Termination.FAILED

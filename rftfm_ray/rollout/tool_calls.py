@@ -20,7 +20,7 @@ class Due:
         index: of the episode.
         asks: whether the environment is asked.
         tries: of this call that have failed.
-        began: `time.perf_counter` when its first try began.
+        began: `time.perf_counter` when the first of the failed tries began.
     """
 
     index: int
@@ -40,10 +40,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of a tool call: an observation, None where the episode is over, or an error; and when it came."""
+    """What came of a tool call: an observation, None where the episode is over, or an error.
+
+    `began` and `ended` are by `time.perf_counter`; a call that waits for a worker has not begun.
+    """
 
     observation: Observation | None
     error: BaseException | None
+    began: float
     ended: float
 
     def value(self) -> Observation | None:
@@ -60,15 +64,19 @@ class Reply:
 def replies(tools: ToolPool, asked: Sequence[Asked], workers: Workers) -> list[Reply]:
     """Ask the tools; a call without an answer within the time limit ends in a `TimeoutError`."""
     results = workers.run([partial(_ask, tools, each) for each in asked])
-    return [result if isinstance(result, Reply) else Reply(None, result, time.perf_counter()) for result in results]
+    now = time.perf_counter()
+    return [
+        result if isinstance(result, Reply) else Reply(None, result, now - workers.timeout_s, now) for result in results
+    ]
 
 
 def _ask(tools: ToolPool, asked: Asked) -> Reply:
+    began = time.perf_counter()
     try:
         observation = tools.ask(asked.call, asked.problem, asked.text)
     except BaseException as error:  # noqa: BLE001 - the task's code: its failure is data of the trajectory
-        return Reply(None, error, time.perf_counter())
-    return Reply(observation, None, time.perf_counter())
+        return Reply(None, error, began, time.perf_counter())
+    return Reply(observation, None, began, time.perf_counter())
 
 
 def known_or_late(workers: Workers, ask: Callable[[], list[bool]]) -> list[bool]:
