@@ -18,7 +18,7 @@ from rftfm_ray.runs.ending import ending_problems
 from rftfm_ray.runs.headline import headline
 from rftfm_ray.runs.incidents import Incident, incidents_of, levers_now, marks
 from rftfm_ray.runs.reader import RunData, find_run, read_run
-from rftfm_ray.runs.verdict import figures, guard_words, lost, progress_of, restored, state_words
+from rftfm_ray.runs.verdict import end_words, figures, guard_words, lost, progress_of, restored
 from rftfm_ray.runs.words import clean, describe, figure, lever_text, plural
 
 STYLES = {
@@ -135,7 +135,7 @@ def _incident_lines(data: RunData) -> list[tuple[str, str]]:
         last = incident.remediations[-1] if incident.remediations else None
         done = f"; {last.remedy}: {last.result}" if last is not None else ""
         where = f"since step {incident.opened.step}"
-        lines.append(("", f"#{incident.id} {incident.code}  {state_words(incident.state)}, {where}{done}"))
+        lines.append(("", f"#{incident.id} {incident.code}  {end_words(incident)}, {where}{done}"))
     return lines
 
 

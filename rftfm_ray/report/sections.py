@@ -10,7 +10,7 @@ from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.report.markup import NOTHING, Html, badge, bullets, facts, joined, tag
 from rftfm_ray.runs.headline import title_of
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
-from rftfm_ray.runs.verdict import refusals, state_words, tone_of, tone_of_result
+from rftfm_ray.runs.verdict import end_words, refusals, tone_of, tone_of_result
 from rftfm_ray.runs.words import as_number, describe, figure, lever_text, levers_in, nats, number_of, plural, text_of
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import as_percent
@@ -22,7 +22,7 @@ def incident_section(incident: Incident, remedies: Sequence[Mark], figures: Html
     head = tag(
         "div",
         tag("h3", f"#{incident.id} {title_of(incident.code)}"),
-        badge(state_words(incident.state), tone_of(incident.state)),
+        badge(end_words(incident), tone_of(incident.state)),
         tag("span", _extent(incident), class_="muted"),
         class_="head",
     )
@@ -63,9 +63,16 @@ def _finding(incident: Incident) -> Html:
             ("Onset, estimated", _onset(incident)),
             ("Decision", nothing),
             ("Not done", bullets(refused) if refused else ""),
-            ("Final state", joined((state_words(incident.state), f": {incident.reason}" if incident.reason else ""))),
+            ("Final state", _final_state(incident)),
         ]
     )
+
+
+def _final_state(incident: Incident) -> str:
+    end = end_words(incident)
+    if incident.reason.startswith(end):
+        return incident.reason
+    return f"{end}: {incident.reason}" if incident.reason else end
 
 
 def _rivals(incident: Incident) -> str:

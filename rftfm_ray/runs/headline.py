@@ -9,7 +9,7 @@ from rftfm_ray.runs.counts import is_open
 from rftfm_ray.runs.ending import ending_problems
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.reader import RunData
-from rftfm_ray.runs.verdict import progress_of, state_words
+from rftfm_ray.runs.verdict import end_words, progress_of
 from rftfm_ray.runs.words import figure, listed, number_of, plural
 from rftfm_ray.taxonomy import TAXONOMY, UNKNOWN
 from rftfm_ray.types import EndingProblem, GuardMode
@@ -108,7 +108,7 @@ def _known(remedies: Sequence[Mark]) -> str:
 def _states(incidents: Sequence[Incident]) -> list[str]:
     """Incidents that did not end well."""
     words = Counter(
-        "still open" if is_open(incident) else state_words(incident.state)
+        "still open" if is_open(incident) else end_words(incident)
         for incident in incidents
         if is_open(incident) or incident.state != IncidentState.RESOLVED
     )

@@ -217,18 +217,22 @@ def state_words(state: str) -> str:
     return {"given_up": "given up", "escalated": "escalated to a person"}.get(state, state.replace("_", " "))
 
 
+def end_words(incident: Incident) -> str:
+    """How an incident stands, for readers: while its cause is active it is mitigated, and not called resolved."""
+    mitigated = incident.closed is not None and text_of(incident.closed, "outcome") == OutcomeKind.MITIGATED
+    return OutcomeKind.MITIGATED.value if mitigated else state_words(incident.state)
+
+
 def _incident_words(data: RunData, incidents: Sequence[Incident]) -> str:
     if not data.journalled:
         off = data.mode == GuardMode.OFF
         return "The guard was off: nothing watched this run." if off else "The guard has written no journal."
     if not incidents:
         return f"No incident in {plural(data.position.paid_step, 'paid step')}."
-    counts = Counter(incident.state for incident in incidents if not is_open(incident))
+    counts = Counter(end_words(incident) for incident in incidents if not is_open(incident))
     going = len(incidents) - counts.total()
-    known = [state.value for state in FINAL]
-    parts = [
-        f"{counts[state]} {state_words(state)}" for state in [*known, *(set(counts) - set(known))] if counts[state]
-    ]
+    known = [*(state_words(state.value) for state in FINAL), OutcomeKind.MITIGATED.value]
+    parts = [f"{counts[end]} {end}" for end in [*known, *sorted(set(counts) - set(known))] if counts[end]]
     parts += [f"{going} still open"] if going else []
     kinds = listed(list(dict.fromkeys(incident.code for incident in incidents)))
     return f"{plural(len(incidents), 'incident')} ({kinds}): {listed(parts)}."

@@ -19,9 +19,9 @@ from rftfm_ray.cli.status import standing, status
 from rftfm_ray.config import parse_config
 from rftfm_ray.errors import RecordError, RftfmError, RunDirError
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar, replay
-from rftfm_ray.runs.incidents import incidents_of, levers_now, marks
+from rftfm_ray.runs.incidents import Incident, Mark, incidents_of, levers_now, marks
 from rftfm_ray.runs.planned import Fault, drill
-from rftfm_ray.runs.reader import find_run, read_run
+from rftfm_ray.runs.reader import RunData, find_run, read_run
 from rftfm_ray.runs.verdict import figures, progress_of, verdict
 from rftfm_ray.telemetry.events import EventLog
 from rftfm_ray.telemetry.journal import JOURNAL, Journal
@@ -101,6 +101,13 @@ def rftfm(*arguments: object) -> Result:
     for command in (status, journal, report):
         app.command()(command)
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def read_all(run: Path) -> tuple[RunData, list[Incident], tuple[Mark, ...]]:
+    """A run with its incidents and remedies, as a verdict takes them."""
+    data = read_run(run)
+    incidents = incidents_of(data.entries)
+    return data, incidents, marks(incidents)
 
 
 def test_status_of_a_run_that_goes_on(make_run: MakeRun) -> None:
@@ -354,6 +361,15 @@ def test_verdict_says_what_was_done(make_run: MakeRun, mode: str, kind: EntryKin
 )  # fmt: skip
 def test_fire_drill_is_judged_by_the_truth(fault: Fault, sentence: str) -> None:
     assert drill(fault, incidents_of(entries_of(STORY)), 16).endswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "word"), [("mitigated", "mitigated"), ("resolved", "resolved"), (None, "resolved")]
+)
+def test_mitigated_incident_is_not_called_resolved(make_run: MakeRun, outcome: str | None, word: str) -> None:
+    closed: dict[str, Scalar] = {"state": "resolved", "reason": f"{outcome} by regrade", "outcome": outcome}
+    run = make_run(story=(*STORY[:12], (K.CLOSED, StepId(1, 6, 9), 1, closed)))
+    assert f"1 incident (RF-1): 1 {word}." in " ".join(verdict(*read_all(run))[1])
 
 
 @pytest.mark.parametrize("size", range(1, len(STORY) + 1))
