@@ -103,7 +103,7 @@ def rftfm(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def read_all(run: Path) -> tuple[RunData, list[Incident], tuple[Mark, ...]]:
+def read_all(run: Path) -> tuple[RunData, tuple[Incident, ...], tuple[Mark, ...]]:
     """A run with its incidents and remedies, as a verdict takes them."""
     data = read_run(run)
     incidents = incidents_of(data.entries)
