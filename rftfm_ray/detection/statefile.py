@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from rftfm_ray.detection.state import ARRAY_KEY, State, has_savable_type
 from rftfm_ray.errors import StateError
 from rftfm_ray.files import write_atomic
 
-FORMAT = "1"
+FORMAT = "2"
 LARGEST_FILE = 64 << 20
 REMOVE = "remove it, and the monitor starts afresh from the run's next step"
 
@@ -29,7 +30,8 @@ def save_state(path: Path, state: State, owner: str) -> None:
 
     arrays: dict[str, NDArray[Any]] = {}
     tree = _without_arrays(state, arrays)
-    header = {"format": FORMAT, "owner": owner, "tree": json.dumps(tree)}
+    text = json.dumps(tree)
+    header = {"format": FORMAT, "owner": owner, "tree": text, "sha256": _digest(text, arrays)}
     write_atomic(path, save(arrays, header))
 
 
@@ -51,12 +53,23 @@ def load_state(path: Path, owner: str) -> State:
             raise StateError(f"{path} is not a state that this version of rftfm_ray reads; {REMOVE}.")
         if header.get("owner") != owner:
             raise StateError(f"{path} is the state of {header.get('owner', '')[:80]!r}, not of {owner!r}; {REMOVE}.")
-        tree = json.loads(header["tree"])
-        return _with_arrays(tree, arrays)
+        if header["sha256"] != _digest(header["tree"], arrays):
+            raise StateError(f"{path} is damaged (its contents are not those that were written); {REMOVE}.")
+        return _with_arrays(json.loads(header["tree"]), arrays)
     except OSError as error:
         raise StateError(f"{path} cannot be read ({error.strerror or error}); check the path.") from None
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
         raise StateError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); {REMOVE}.") from None
+
+
+def _digest(tree: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of a state's tree and arrays: a flipped bit in a number would else load as another number."""
+    digest = hashlib.sha256(tree.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _without_arrays(state: State, arrays: MutableMapping[str, NDArray[Any]]) -> dict[str, Any]:

@@ -118,8 +118,9 @@ class Assessor:
         Raises:
             StateError: when it cannot be read, is damaged, or is the state of something else; names it and the fix.
         """
+        state = load_state(path, STATE_FILE)
         try:
-            self.load_state_dict(load_state(path, STATE_FILE))
+            self.load_state_dict(state)
         except StateError as error:
             raise StateError(f"{path} cannot be loaded: {error}") from None
 
