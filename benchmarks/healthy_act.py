@@ -1,12 +1,14 @@
 """Healthy runs in `act` with every family allowed, each beside its unguarded twin: the guard must do no harm.
 
     python -m benchmarks.healthy_act [--runs 300] [--jobs 2] [--minutes M] [--folder DIR] [--out docs/healthy_act]
+    python -m benchmarks.healthy_act --verify 16
 
 Configurations are drawn by a fixed seed; a pair's number determines it. OUT.csv gets a row for every finished pair, so
 that the command can be stopped at any moment and goes on where it was; `--minutes` begins no pair after so long. Rows
 of other sources of the package are made again; their twins are kept as long as the new run trains on the same. With
 `--folder` the guarded runs stay there. Writes OUT.md (targets, every order, versions, machine) from the rows. Exit
-code 1 when a target is missed.
+code 1 when a target is missed. `--verify` makes guarded runs of finished pairs again with the installed sources, drawn
+at random, and compares what the guard did and what was trained on, step by step.
 """
 
 from __future__ import annotations
@@ -226,8 +228,7 @@ class Campaign:
             row = replace(row, twin=old.twin, twin_digest=old.twin_digest)
         twin = self._folder / f"{index:03d}-twin"
         try:
-            profile = self._profile(kind_of_row(row), warm) if row.profile else None
-            row = guarded(row, profile, self._folder / f"{index:03d}", warm)
+            row = self.guarded(row, warm)
             # A stored twin is right where both trained on the same; after an order nothing shows that.
             if row.orders or row.digest != row.twin_digest or not row.twin:
                 row = with_twin(row, twin, warm)
@@ -238,6 +239,11 @@ class Campaign:
             self.rows[index] = row
             write_atomic(self._file, to_csv(self.rows.values()).encode())
         return row
+
+    def guarded(self, row: Row, warm: WarmActors) -> Row:
+        """A pair with what its guarded run comes to; its twin is not made."""
+        profile = self._profile(kind_of_row(row), warm) if row.profile else None
+        return guarded(row, profile, self._folder / f"{row.index:03d}", warm)
 
     def _profile(self, kind: Kind, warm: WarmActors) -> Path:
         """The profile of a kind, fitted when it is first asked for."""
@@ -304,6 +310,20 @@ def work(campaign: Campaign, queue: Sequence[int], turn: itertools.count[int], u
             )
 
 
+def verified(campaign: Campaign, count: int, seed: int) -> bool:
+    """Make `count` guarded runs of finished pairs again and compare everything that their rows say of them."""
+    same = True
+    with WarmActors() as warm:
+        for index in sorted(random.Random(seed).sample(sorted(campaign.rows), min(count, len(campaign.rows)))):
+            row = campaign.rows[index]
+            again = campaign.guarded(row, warm)
+            # Both are NaN where a run has no end.
+            equal = repr(again) == repr(row)
+            print(f"{index} {row.configuration}: {'the same' if equal else f'differs: {again}'}", flush=True)
+            same = same and equal
+    return same
+
+
 def head_of(rows: Sequence[Row]) -> str:
     """Command, machine and versions."""
     stack = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
@@ -322,6 +342,8 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="+", default=None, help="numbers of the pairs to make")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--verify", type=int, default=0, help="number of finished pairs to compare with")
+    parser.add_argument("--verify-seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "healthy_act")
     arguments = parser.parse_args()
@@ -329,6 +351,9 @@ def main() -> None:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         campaign = Campaign(arguments.out, folder, source_digest())
+        if arguments.verify:
+            connect(drawn_config(0))
+            sys.exit(0 if verified(campaign, arguments.verify, arguments.verify_seed) else 1)
         wanted = arguments.only if arguments.only is not None else range(arguments.runs)
         queue = [index for index in wanted if not campaign.is_finished(index)]
         if queue:

@@ -293,8 +293,8 @@ class GuardConfig(Section):
     false_alarm_steps: Annotated[Integer, Field(ge=100)] = 1_000
     """Healthy steps to one false alarm of the whole guard; thresholds are set for half as many alarms."""
     profile: str | None = None
-    """What healthy runs look like, a file of `rftfm profile fit`; null: a run is held against its own past. So are
-    signals that a run of another configuration moves, such as one with another `learner.lr`."""
+    """What healthy runs look like, a file of `rftfm profile fit`; null: a run is compared with its own past and
+    the shipped values of its kind. So are signals that another configuration moves, such as another `learner.lr`."""
     detectors: tuple[str, ...] = ()
     """Your detectors beside the shipped ones, each as `module:Class` or `file.py:Class`."""
     regrade_rate: Annotated[Float, Field(ge=0, le=1)] = 0.25

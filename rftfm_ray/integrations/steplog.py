@@ -277,7 +277,7 @@ def _steps(path: Path, table: _Table, notes: _Notes) -> NDArray[np.int64]:
     if wrong > len(steps) / 2:
         raise LogError(f"{path} has no whole numbers in its column {name}; number the steps.")
     if wrong:
-        notes.lost(f"{wrong} rows have no whole number as {name} and are left out.")
+        notes.lost(f"{'1 row has' if wrong == 1 else f'{wrong} rows have'} no whole number as {name}: left out.")
     return np.array(steps, np.int64)
 
 
@@ -289,9 +289,8 @@ def _kept(steps: NDArray[np.int64], notes: _Notes) -> NDArray[np.bool_]:
     undone = int(((steps >= 0) & ~kept).sum())
     if undone:
         first = int(steps[(steps >= 0) & ~kept][0])
-        notes.said.append(
-            f"Steps go back: {undone} rows from step {first} on are repeated later; the later rows are used."
-        )
+        rows = "1 row" if undone == 1 else f"{undone} rows"
+        notes.said.append(f"Steps go back: {rows} from step {first} on come again later; the later rows are used.")
     return kept
 
 
@@ -303,7 +302,8 @@ def _note_twice(found: dict[str, Floats], steps: NDArray[np.int64], kept: NDArra
         twice = np.union1d(twice, order[counts > 1])
     if len(twice):
         notes.said.append(
-            f"{len(twice)} steps are logged more than once, the first is {twice[0]}: the last number holds."
+            f"{'1 step is' if len(twice) == 1 else f'{len(twice)} steps are'} logged more than once, the first is "
+            f"{twice[0]}: the last number is used."
         )
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
+from rftfm_ray.runs.counts import is_open
 from rftfm_ray.runs.incidents import Incident, incidents_of
 from rftfm_ray.runs.reader import Probe, RunData
 from rftfm_ray.runs.words import figure, plural
@@ -91,9 +92,9 @@ def _drop(kind: str, before: Probe, after: Probe, words: str) -> EndingProblem:
 
 def _unmended(incident: Incident) -> EndingProblem | None:
     """The problem of an incident that nobody has resolved."""
-    if incident.state == IncidentState.RESOLVED:
+    words = {state.value: words for state, words in UNMENDED.items()}.get(incident.state)
+    if words is None and not is_open(incident):
         return None
-    named = {state.value: words for state, words in UNMENDED.items()}
-    words = named.get(incident.state, "was still open at the end")
+    words = words or "was still open at the end"
     message = f"Incident #{incident.id} ({incident.code}, since step {incident.opened.step}) {words}."
     return EndingProblem("incident", message, incident=incident.id)

@@ -21,7 +21,7 @@ from rftfm_ray.errors import ConfigError, ProfileError
 from rftfm_ray.runs.counts import counts_of
 from rftfm_ray.runs.reader import find_run
 from rftfm_ray.runs.words import clean, plural
-from rftfm_ray.signals.schema import INDEX
+from rftfm_ray.signals.schema import INDEX, verifier_error_rate
 from rftfm_ray.telemetry.journal import JOURNAL, read_journal
 from rftfm_ray.telemetry.recorder import read_steps
 
@@ -100,6 +100,9 @@ def _series(name: str, columns: Columns) -> RunSeries:
     for gap, probe in GAPS.items():
         if gap not in values and "correct_rate" in values and probe in values:
             values[gap] = values["correct_rate"] - values[probe]
+    if "verifier_error_rate" not in values and {"valid_rate", "failed_rate"} <= columns.keys():
+        rates = zip(columns["valid_rate"][rows], columns["failed_rate"][rows], strict=True)
+        values["verifier_error_rate"] = np.array([verifier_error_rate(valid, failed) for valid, failed in rates])
     return RunSeries(steps[rows], values, clean(name))
 
 
