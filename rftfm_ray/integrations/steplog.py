@@ -1,7 +1,7 @@
 """Reads the step log of somebody else's run: CSV, JSONL or Parquet, a row a step.
 
-Nothing is taken on trust: what cannot be read is left out and said, so that a verdict on the rest can be marked as one
-on a part; only where nothing is left there is none.
+Cells and rows that cannot be read are left out and listed in the notes, so that a verdict on the rest can be marked as
+a verdict on a part. A file in which nothing can be read is refused.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class StepLog:
-    """A step log as it was understood.
+    """A step log as it was interpreted.
 
     Attributes:
         steps: (N) as the log counts them, each once and rising.
-        values: (N) by name of a signal; NaN where nothing was logged, infinite where what was logged is no finite
-            number, NaN among them.
+        values: (N) by name of a signal; NaN where nothing was logged, infinite where the cell holds a value that is
+            not finite, NaN included.
         columns: the column that each signal was read from.
-        unused: columns that nobody knows or that hold no numbers.
-        notes: what was remarkable about the file, one sentence each.
-        damaged: whether a part of it could not be read, so that what is said of the rest is no verdict on all.
+        unused: columns that are unknown or hold text.
+        notes: observations about the file, one sentence each.
+        damaged: whether a part of the file could not be read, so that a verdict covers the rest only.
     """
 
     steps: NDArray[np.int64]
@@ -56,20 +56,20 @@ class StepLog:
 
 @dataclass(slots=True)
 class _Notes:
-    """What was remarkable so far."""
+    """Observations so far."""
 
-    said: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
     damaged: bool = False
 
-    def lost(self, text: str) -> None:
-        """Something could not be read."""
-        self.said.append(text)
+    def add_unreadable(self, text: str) -> None:
+        """Note that a part of the file could not be read."""
+        self.lines.append(text)
         self.damaged = True
 
 
 @dataclass(slots=True)
 class _Table:
-    """Columns as the file has them, cells not yet understood, or (rows) as `_number` would have them."""
+    """Columns as the file has them: cells to be parsed, or (rows) numbers as `_number` returns them."""
 
     columns: Mapping[str, Sequence[Any] | Floats]
     rows: int
@@ -86,7 +86,7 @@ def read_log(path: Path) -> StepLog:
     table = _READERS[_format(path, data)](path, data)
     if not table.rows:
         raise LogError(f"{path} has no row that can be read; {FIX}.")
-    return _understood(path, table)
+    return _interpret(path, table)
 
 
 def _bytes(path: Path) -> bytes:
@@ -105,7 +105,7 @@ def _format(path: Path, data: bytes) -> str:
     if data.startswith(b"PAR1"):
         return "parquet"
     if b"\0" in data:
-        raise LogError(f"{path} is binary and no Parquet file; {FIX}.")
+        raise LogError(f"{path} is binary and not a Parquet file; {FIX}.")
     return "jsonl" if data.removeprefix(BOM).lstrip()[:1] in (b"{", b"[") else "csv"
 
 
@@ -113,11 +113,11 @@ def _text(path: Path, data: bytes, notes: _Notes) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        notes.lost(f"The file is not UTF-8 from byte {error.start} on.")
-        found = data[: error.start].decode("utf-8-sig")
-        if not found.strip():
+        notes.add_unreadable(f"The file is not UTF-8 from byte {error.start} on.")
+        readable = data[: error.start].decode("utf-8-sig")
+        if not readable.strip():
             raise LogError(f"{path} is not UTF-8 text; {FIX}.") from None
-        return found
+        return readable
     if not text.strip():
         raise LogError(f"{path} is empty; {FIX}.")
     return text
@@ -155,15 +155,15 @@ def _read_jsonl(path: Path, data: bytes) -> _Table:
     lines = [line for line in _text(path, data, notes).split("\n") if line.strip()]
     decoder = json.JSONDecoder(strict=False)
     rows, broken = list[dict[str, Any]](), list[int]()
-    for place, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=1):
         try:
-            found = decoder.decode(line)
+            row = decoder.decode(line)
         except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict):
-            rows.append(found)
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
         else:
-            broken.append(place)
+            broken.append(number)
     _note_broken(path, notes, broken, len(lines), "no JSON object")
     names = dict.fromkeys(str(name) for row in rows for name in row)
     return _Table({name: [row.get(name) for row in rows] for name in names}, len(rows), notes)
@@ -186,7 +186,7 @@ def _read_csv(path: Path, data: bytes) -> _Table:
         raise LogError(f"{path} has two columns {_short(twice)!r}; rename one of them.")
     if all(_number(name) is not None for name in names):
         raise LogError(f"{path} has no header with the names of its columns; add one.")
-    broken = [place for place, row in enumerate(rows, start=2) if len(row) != len(names)]
+    broken = [number for number, row in enumerate(rows, start=2) if len(row) != len(names)]
     _note_broken(path, notes, broken, len(rows), f"not {len(names)} cells")
     sound = [row for row in rows if len(row) == len(names)]
     cells = zip(*sound, strict=True) if sound else ([] for _ in names)
@@ -205,7 +205,7 @@ def _note_broken(path: Path, notes: _Notes, broken: Sequence[int], total: int, w
         raise LogError(f"{path} is not a step log: {len(broken)} of its {total} lines hold {what}; {FIX}.")
     if broken:
         last = " It ends in the middle of one." if broken == [total] or broken == [total + 1] else ""
-        notes.lost(f"{len(broken)} of {total} lines hold {what}, the first of them is line {broken[0]}.{last}")
+        notes.add_unreadable(f"{len(broken)} of {total} lines hold {what}, the first is line {broken[0]}.{last}")
 
 
 def _short(name: str, longest: int = 60) -> str:
@@ -219,15 +219,15 @@ def _number(cell: object) -> float | None:
         return math.nan
     if isinstance(cell, (bool, int, float, str)):
         try:
-            found = float(cell)
+            value = float(cell)
         except (ValueError, OverflowError):
             return None
-        return math.inf if math.isnan(found) else found
+        return math.inf if math.isnan(value) else value
     return None
 
 
-def _understood(path: Path, table: _Table) -> StepLog:
-    notes, unused, found, columns = table.notes, list[str](), dict[str, Floats](), dict[str, str]()
+def _interpret(path: Path, table: _Table) -> StepLog:
+    notes, unused, values, columns = table.notes, list[str](), dict[str, Floats](), dict[str, str]()
     steps = _steps(path, table, notes)
     used = {name for name in STEPS if name in table.columns}
     for name, cells in table.columns.items():
@@ -235,21 +235,21 @@ def _understood(path: Path, table: _Table) -> StepLog:
         column = None if signal is None or name in used else _column(name, cells, notes)
         if column is None:
             unused += [] if name in used else [name]
-        elif signal is not None and signal not in found:
-            found[signal], columns[signal] = column, name
+        elif signal is not None and signal not in values:
+            values[signal], columns[signal] = column, name
         else:
             # Two names for one signal: the first one is taken.
             unused.append(name)
-    if not found:
+    if not values:
         raise LogError(
-            f"{path} has no column that is known ({', '.join(map(_short, unused[:5])) or 'none'}); name columns as "
+            f"{path} has no known column ({', '.join(map(_short, unused[:5])) or 'none'}); name columns as "
             "docs/signals.md says."
         )
-    kept = _kept(steps, notes)
-    order = np.unique(steps[kept])
-    merged = {name: _merged(column[kept], steps[kept], order) for name, column in found.items()}
-    _note_twice(found, steps, kept, notes)
-    return StepLog(order, merged, columns, tuple(unused), tuple(notes.said), notes.damaged)
+    counted = _rows_that_count(steps, notes)
+    order = np.unique(steps[counted])
+    merged = {name: _merged(column[counted], steps[counted], order) for name, column in values.items()}
+    _note_twice(values, steps, counted, notes)
+    return StepLog(order, merged, columns, tuple(unused), tuple(notes.lines), notes.damaged)
 
 
 def _column(name: str, cells: Iterable[Any] | Floats, notes: _Notes) -> Floats | None:
@@ -261,15 +261,15 @@ def _column(name: str, cells: Iterable[Any] | Floats, notes: _Notes) -> Floats |
     if wrong > len(numbers) / 2:
         return None
     if wrong:
-        notes.lost(f"{wrong} of {len(numbers)} cells of {_short(name)} are no numbers.")
+        notes.add_unreadable(f"{wrong} of {len(numbers)} cells of {_short(name)} are not numbers.")
     return np.array([math.nan if number is None else number for number in numbers], np.float64)
 
 
 def _steps(path: Path, table: _Table, notes: _Notes) -> NDArray[np.int64]:
-    """Steps of all rows; those without one that counts are numbered by their place."""
+    """Steps of all rows, -1 where a row has none; rows are numbered when the file has no such column."""
     name = next((name for name in STEPS if name in table.columns), None)
     if name is None:
-        notes.said.append("No column of steps: rows are numbered.")
+        notes.lines.append("No column of steps: rows are numbered.")
         return np.arange(1, table.rows + 1)
     numbers = [_number(cell) for cell in table.columns[name]]
     steps = [int(n) if n is not None and 0 <= n <= LARGEST_STEP and n == int(n) else -1 for n in numbers]
@@ -277,11 +277,12 @@ def _steps(path: Path, table: _Table, notes: _Notes) -> NDArray[np.int64]:
     if wrong > len(steps) / 2:
         raise LogError(f"{path} has no whole numbers in its column {name}; number the steps.")
     if wrong:
-        notes.lost(f"{'1 row has' if wrong == 1 else f'{wrong} rows have'} no whole number as {name}: left out.")
+        rows = "1 row has" if wrong == 1 else f"{wrong} rows have"
+        notes.add_unreadable(f"{rows} no whole number as {name}: left out.")
     return np.array(steps, np.int64)
 
 
-def _kept(steps: NDArray[np.int64], notes: _Notes) -> NDArray[np.bool_]:
+def _rows_that_count(steps: NDArray[np.int64], notes: _Notes) -> NDArray[np.bool_]:
     """Rows that count: a later row of an earlier step undoes what came between, as going on from a checkpoint does."""
     known = np.where(steps >= 0, steps, np.iinfo(np.int64).max)
     following = np.minimum.accumulate(known[::-1])[::-1]
@@ -290,18 +291,18 @@ def _kept(steps: NDArray[np.int64], notes: _Notes) -> NDArray[np.bool_]:
     if undone:
         first = int(steps[(steps >= 0) & ~kept][0])
         rows = "1 row" if undone == 1 else f"{undone} rows"
-        notes.said.append(f"Steps go back: {rows} from step {first} on come again later; the later rows are used.")
+        notes.lines.append(f"Steps go back: {rows} from step {first} on come again later; the later rows are used.")
     return kept
 
 
-def _note_twice(found: dict[str, Floats], steps: NDArray[np.int64], kept: NDArray[np.bool_], notes: _Notes) -> None:
+def _note_twice(values: dict[str, Floats], steps: NDArray[np.int64], kept: NDArray[np.bool_], notes: _Notes) -> None:
     """Several rows of a step may share its columns among them; two numbers for one signal are another matter."""
     twice = np.zeros(0, np.int64)
-    for column in found.values():
+    for column in values.values():
         order, counts = np.unique(steps[kept & ~np.isnan(column)], return_counts=True)
         twice = np.union1d(twice, order[counts > 1])
     if len(twice):
-        notes.said.append(
+        notes.lines.append(
             f"{'1 step is' if len(twice) == 1 else f'{len(twice)} steps are'} logged more than once, the first is "
             f"{twice[0]}: the last number is used."
         )
@@ -309,7 +310,7 @@ def _note_twice(found: dict[str, Floats], steps: NDArray[np.int64], kept: NDArra
 
 def _merged(column: Floats, steps: NDArray[np.int64], order: NDArray[np.int64]) -> Floats:
     """A column in the order of steps: of several rows of a step the last number counts."""
-    found = np.full(len(order), np.nan)
-    there = ~np.isnan(column)
-    found[np.searchsorted(order, steps[there])] = column[there]
-    return found
+    merged = np.full(len(order), np.nan)
+    logged = ~np.isnan(column)
+    merged[np.searchsorted(order, steps[logged])] = column[logged]
+    return merged
