@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 from rftfm_ray.runs.counts import is_open
+from rftfm_ray.runs.guard_loss import lost
 from rftfm_ray.runs.incidents import Incident, incidents_of
 from rftfm_ray.runs.reader import Probe, RunData
 from rftfm_ray.runs.words import figure, plural
@@ -29,7 +30,7 @@ UNMENDED = {
 def ending_problems(data: RunData) -> tuple[EndingProblem, ...]:
     """What is wrong with the state that a run has ended in; empty when nothing is."""
     probes = [probe for probe in data.probes if not probe.abandoned and math.isfinite(probe.accuracy)]
-    problems = [*_updates(data), *_accuracy(probes), *map(_unmended, incidents_of(data.entries))]
+    problems = [*_updates(data), *_accuracy(probes), *map(_unmended, incidents_of(data.entries)), _loss(data)]
     return tuple(problem for problem in problems if problem is not None)
 
 
@@ -88,6 +89,12 @@ def _accuracy(probes: Sequence[Probe]) -> Sequence[EndingProblem]:
 
 def _drop(kind: str, before: Probe, after: Probe, words: str) -> EndingProblem:
     return EndingProblem(kind, f"Held-out accuracy {words}.", before=before.accuracy, after=after.accuracy)
+
+
+def _loss(data: RunData) -> EndingProblem | None:
+    """The problem of a run that nobody watched to its end."""
+    message = lost(data)
+    return EndingProblem("guard_lost", f"{message.rstrip('.')}.") if message else None
 
 
 def _unmended(incident: Incident) -> EndingProblem | None:

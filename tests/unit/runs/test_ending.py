@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from rftfm_ray.config import load_config
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.runs.ending import LEAST_DROP, ending_problems, largest_drop
 from rftfm_ray.runs.reader import Probe, RunData, Steps
+from rftfm_ray.runs.verdict import tone, verdict
 from rftfm_ray.types import StepId
 
 CONFIG = load_config(None, [])
@@ -143,3 +145,19 @@ def test_incident_that_nobody_resolved_is_a_problem(
 def test_resolved_incident_is_no_problem() -> None:
     closed = (EntryKind.CLOSED, {"state": "resolved", "reason": "the alarm cleared without a remedy"})
     assert ending_problems(make(probes(0.3, 0.9), incident(1, closed))) == ()
+
+
+def test_run_whose_guard_was_lost_for_good_ends_with_a_problem() -> None:
+    entries = (
+        Entry(1, EntryKind.STARTED, StepId(0, 0, 0), 0, (("mode", "observe"),)),
+        Entry(2, EntryKind.LOST, StepId(0, 2, 2), 0, (("reason", "monitor-0 died"), ("judged", 1))),
+        Entry(3, EntryKind.ENDED, StepId(0, 4, 4), 0, (("unguarded", 3),)),
+    )
+    data = make(probes(0.3, 0.9), entries)
+    data = replace(data, events=({"kind": "guard_lost", "reason": "monitor-0 died"},))
+    (problem,) = ending_problems(data)
+    assert problem.kind == "guard_lost"
+    assert problem.message == "The guard was lost on the way, after step 1; 3 steps unguarded: monitor-0 died."
+    assert tone(data, ()) == "bad"
+    paragraphs = verdict(data, (), ())[1]
+    assert sum("monitor-0 died" in text for text in paragraphs) == 1, "it is said once"
