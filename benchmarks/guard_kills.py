@@ -3,10 +3,11 @@
     python -m benchmarks.guard_kills [--minutes M] [--only N ...] [--folder DIR] [--out docs/guard_kills]
 
 One run per fault is left alone. Every trial makes the same run again with real processes and one SIGKILL (some with
-two), at a point of `benchmarks.guard_kills_points`; journal, orders, verdicts and rows are then held against the run
-that was left alone. OUT.csv gets a row for every finished trial, so that the command can be stopped at any moment and
-continues with what is missing; `--minutes` begins no trial after so long. Rows of other sources of the package are made
-again. With `--folder` runs stay there. Writes OUT.md. Exit code 1 when a target is missed or a trial is missing.
+two), at a point of `benchmarks.guard_kills_points`; journal, orders, verdicts and rows are then compared with those of
+the run that was left alone. OUT.csv gets a row for every finished trial, so that the command can be stopped at any
+moment and continues with what is missing; `--minutes` begins no trial after so long. Rows of other sources of the
+package are made again. With `--folder` runs stay there. Writes OUT.md. Exit code 1 when a target is missed or a trial
+is missing.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class Campaign:
 
     def add(self, trial: Trial) -> Row:
         """Make a trial and write its row."""
-        began, usual = time.perf_counter(), self.usual(trial.fault)
+        usual, began = self.usual(trial.fault), time.perf_counter()
         folder = self._folder / f"trial-{trial.number:02d}"
         kills = folder.with_suffix(".kills")
         for left in (folder, kills):

@@ -1,4 +1,4 @@
-"""What a trial of `benchmarks.guard_kills` recorded, held against the same run without a kill. Pure."""
+"""What a trial of `benchmarks.guard_kills` recorded, compared with the same run without a kill. Pure."""
 
 from __future__ import annotations
 

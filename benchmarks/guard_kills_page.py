@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.guard_kills_counts import COURSES, Row
 from benchmarks.guard_kills_plan import FAULTS, kill_of
-from benchmarks.guard_kills_points import INSIDE_MONITOR, POINTS, RANDOM
+from benchmarks.guard_kills_points import INSIDE_MONITOR, POINTS, RANDOM, SAVE_STEPS
 
 # What every trial is counted by: column and name.
 COUNTED = (
@@ -64,7 +64,9 @@ def page(rows: Sequence[Row], planned: int, head: str) -> str:
 {head}
 
 Runs of `examples/addition.yaml` in `act` with a fault, real processes, and SIGKILL to the monitor's or the controller's
-process at a chosen point. Journal, orders, verdicts and rows of every run are held against the same run without a kill.
+process at a chosen point. Journal, orders, verdicts and rows of every run are compared with those of the same run
+without a kill, called the usual run below. States of the two actors are saved every {SAVE_STEPS} steps instead of 50,
+so that runs this short pass that too.
 
 {faults}
 
@@ -93,7 +95,7 @@ step is not asked for. Rows are compared in `waits`.
 
 A kill inside an actor is exact: the process sends SIGKILL to itself between two statements. So is one between two calls
 of the driver: the actor is idle, and the driver kills it by its process id. The last two are drawn evenly with a fixed
-seed, from the median step and the median verdict of the run without a kill. The shipped code has no hook for this: the
+seed, from the median step and the median verdict of the usual run. The shipped code has no hook for this: the
 benchmark starts subclasses of the two actors and replaces methods of the driver in its own process.
 
 {_points(rows)}

@@ -29,6 +29,8 @@ from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, StepRepo
 MONITOR, CONTROLLER = "monitor", "controller"
 # Bytes that are missing from a line of the journal whose writing was cut short.
 TORN = 20
+# Steps between saved states: a short run passes several, and a lost actor has calls to take again.
+SAVE_STEPS = 4
 
 POINTS = {
     # Inside the monitor.

@@ -20,6 +20,7 @@ from benchmarks.guard_kills_points import (
     CONTROLLER,
     MONITOR,
     RANDOM,
+    SAVE_STEPS,
     Arms,
     Kill,
     KillableController,
@@ -41,8 +42,6 @@ from rftfm_ray.metrics import StepRow
 from rftfm_ray.types import Levers, StepId
 from rftfm_ray.verdicts import Declaration, Order, StepReport
 
-# Steps between saved states: a short run passes several, and a lost actor has calls to take again.
-SAVE_STEPS = 4
 KILLABLE: dict[type, type] = {MonitorActor: KillableMonitor, ControllerActor: KillableController}
 
 
