@@ -33,7 +33,7 @@ import ray
 
 from benchmarks.guard_kills_counts import LATE, LOST, STOPS, WAITS, Record, Row, counted, from_csv, to_csv
 from benchmarks.guard_kills_page import page, targets
-from benchmarks.guard_kills_plan import FAULTS, TRIALS, Trial
+from benchmarks.guard_kills_plan import FAULTS, LONGER, TRIALS, Trial
 from benchmarks.guard_kills_points import Arms
 from benchmarks.guard_kills_watch import Delays, Watch, watched
 from benchmarks.healthy_act import PACKAGES, source_digest
@@ -50,12 +50,13 @@ from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.planning import plan
 from rftfm_ray.telemetry.journal import JOURNAL, read_journal
 from rftfm_ray.telemetry.recorder import read_steps
+from rftfm_ray.training.checkpoints import newest_valid
 from rftfm_ray.types import RunSummary, StepId
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "addition.yaml"
-# A boundary waits this long for its verdict: longer than any actor takes to come back, or hardly at all.
-WAIT_S = {WAITS: 60.0, LATE: 0.05, LOST: 60.0, STOPS: 60.0}
+# A boundary waits this long for its verdict: longer than an actor takes to come back, or a part of that.
+WAIT_S = {WAITS: 60.0, LATE: 0.5, LOST: 60.0, STOPS: 60.0}
 COMMON = (
     "guard.mode=act", "guard.act_on=[RF,PG,OD,CA,TE]", "probe.size=64", "probe.final_size=64", "checkpoints.every=0",
     "checkpoints.best=false", "checkpoints.at_end=false", "report.at_end=false", "records.trajectory_rate=0",
@@ -75,6 +76,8 @@ class Usual:
 def config_of(fault: str, course: str) -> RunConfig:
     """The configuration of a run."""
     own = [f"guard.verdict_timeout_s={WAIT_S[course]}"]
+    if course == LATE:
+        own += LONGER[fault]
     if course in (LOST, STOPS):
         own += [f"guard.on_lost={'continue' if course == LOST else 'stop'}"]
     return load_config(EXAMPLE, [*COMMON, *FAULTS[fault], *own])
@@ -141,7 +144,9 @@ class Campaign:
             try:
                 summary = run(config_of(trial.fault, trial.course), folder, watch, self._warm)
             except RftfmError as failed:
-                error = str(failed)
+                error = str(failed).replace(str(folder), "RUN_DIR")
+        if trial.course == STOPS and newest_valid(folder / "checkpoints") is None:
+            error = f"No valid checkpoint was left. {error.partition(' Go on')[0]}"
         record = record_of(folder, watch, summary)
         row = replace(
             row_of(trial),

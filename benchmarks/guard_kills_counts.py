@@ -19,7 +19,8 @@ REMEDIES = (EntryKind.DECIDED, EntryKind.CONFIRMED, EntryKind.UNCONFIRMED, Entry
 WAITS, LATE, LOST, STOPS = "waits", "late", "lost", "stops"
 COURSES = {
     WAITS: "boundaries wait for the guard as long as it takes to bring it back, so nothing may differ",
-    LATE: "boundaries wait for 50 ms, so steps are trained before their verdict; each must be journalled as late",
+    LATE: "boundaries wait for 0.5 s, less than a restart takes, so steps are trained before the verdict on the step "
+    "before; each must be journalled as late",
     LOST: "the first loss counts as final and `guard.on_lost=continue`: every unguarded step must be reported",
     STOPS: "the first loss counts as final and `guard.on_lost=stop`: the run must end with a checkpoint",
 }

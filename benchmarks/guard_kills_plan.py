@@ -16,6 +16,9 @@ FAULTS = {
 }
 """What is injected, by the remedy that follows. Steps above are consumed ones, which no rollback rewinds."""
 
+# More steps for runs in which an order may come late: the lever's return still has to come.
+LONGER: dict[str, tuple[str, ...]] = {ROLLBACK: (), REGRADE: ("steps=40",)}
+
 # `point key` of trials with one kill, by fault and victim.
 SINGLE: dict[tuple[str, str], tuple[str, ...]] = {
     (ROLLBACK, MONITOR): (
@@ -58,7 +61,7 @@ ANY: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 # Trials in which steps are trained without a verdict.
 UNGUARDED: tuple[tuple[str, str, str], ...] = (
-    (LATE, ROLLBACK, "monitor judging 5"), (LATE, ROLLBACK, "controller considering 8"),
+    (LATE, ROLLBACK, "monitor judging 5"), (LATE, ROLLBACK, "controller considering 5"),
     (LATE, ROLLBACK, "monitor changing 1"), (LATE, REGRADE, "monitor judging 10"),
     (LATE, REGRADE, "controller written decided 1"), (LATE, REGRADE, "controller considering 15"),
     (LOST, REGRADE, "monitor judging 15"), (LOST, REGRADE, "controller considering 10"),
