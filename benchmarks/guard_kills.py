@@ -147,7 +147,11 @@ class Campaign:
                 error = str(failed).replace(str(folder), "RUN_DIR")
         if trial.course == STOPS and newest_valid(folder / "checkpoints") is None:
             error = f"No valid checkpoint was left. {error.partition(' Go on')[0]}"
-        record = record_of(folder, watch, summary)
+        try:
+            record = record_of(folder, watch, summary)
+        except RftfmError as failed:
+            # Nothing of a journal or of rows that cannot be read counts as being there.
+            record, error = Record(), str(failed).replace(str(folder), "RUN_DIR")
         row = replace(
             row_of(trial),
             code=self._code,
