@@ -159,7 +159,7 @@ class Campaign:
             restarts=sum(entry.kind is EntryKind.RESTORED for entry in record.entries),
             late=sum(entry.kind is EntryKind.LATE for entry in record.entries),
             unguarded=record.unguarded or 0,
-            unequal=";".join(_unequal(usual, folder, summary)) if trial.course == WAITS else "",
+            unequal=";".join(_unequal(usual, folder, summary)) if trial.course == WAITS and record.steps else "",
             error=error,
             seconds=round(time.perf_counter() - began, 1),
         )
