@@ -151,7 +151,7 @@ class SignalInterrupt(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """What a shell reports for a process that the signal ended: 130 for SIGINT, 143 for SIGTERM."""
+        """What a shell reports for a process that the signal ended: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
         return SIGNALLED + self.signum
 
 
@@ -169,3 +169,9 @@ class TerminatedRunError(StoppedError):
     """SIGTERM has ended the run."""
 
     exit_code: ClassVar[int] = SIGNALLED + signal.SIGTERM
+
+
+class HungUpRunError(StoppedError):
+    """SIGHUP has ended the run: its terminal was closed."""
+
+    exit_code: ClassVar[int] = SIGNALLED + signal.SIGHUP

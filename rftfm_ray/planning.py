@@ -97,6 +97,8 @@ def plan(
     folder = (run_dir or default_run_dir(name)).expanduser().absolute()
     check_run_dir(folder)
     if resume is not None:
+        # The run names it in the command that goes on, which may be given elsewhere.
+        resume = resume.expanduser().absolute()
         check_resume(resume, config, allow_changes=allow_changes)
     drill = plan_drill(config, task, pool)
     policy, profile = _planned_policy(config), load_profile(config)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rftfm_ray.actors.roles import Role, rename_process
+from rftfm_ray.actors.roles import Role, keep_working, rename_process
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import ConfigError, SyncError
 from rftfm_ray.policies.levers import check_levers
@@ -50,6 +50,7 @@ class RolloutActor:
 
     def __init__(self, role: Role, config: RunConfig, model_path: str, task: Task, seams: RolloutSeams) -> None:
         rename_process(role)
+        keep_working()
         from rftfm_ray.rollout.engine import VllmEngine
         from rftfm_ray.rollout.text import TextCodec
 
