@@ -22,8 +22,8 @@ def connect(config: RunConfig, runs: int = 1, *, is_sheltered: bool = False) -> 
     """Join the cluster that RAY_ADDRESS names, or start one for this process. Returns whether it was started here.
 
     A local cluster has as many logical CPUs as `runs` such runs request at once, so a laptop with two cores can hold
-    three actors. Ray's token authentication is not changed. With `is_sheltered` a local cluster gets none of the signals
-    that end a run, as in `stopping.sheltered`.
+    three actors. Ray's token authentication is not changed. With `is_sheltered` a local cluster gets no signal that
+    would end a run, as in `stopping.sheltered`.
 
     Raises:
         PlacementError: when the cluster cannot be reached.
