@@ -37,7 +37,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """A run that has passed every check that can be made before an actor starts."""
+    """A run that has passed every check that can be made before an actor starts.
+
+    `verdict_s` are the seconds that the verifier took at most when it was checked.
+    """
 
     name: str
     config: RunConfig
@@ -51,6 +54,7 @@ class RunPlan:
     profile: Profile | None
     drill: Drill = field(default_factory=Drill)
     detectors: tuple[Detector, ...] = ()
+    verdict_s: float = 0.0
 
     @property
     def checkpoints(self) -> Path:
@@ -91,7 +95,7 @@ def plan(
     """
     task = load_task(config.task.name)
     config = expanded(config)
-    pool, heldout = check_task(task, config)
+    pool, heldout, verdict_s = check_task(task, config)
     facts = check_model(config)
     name = f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = (run_dir or default_run_dir(name)).expanduser().absolute()
@@ -106,7 +110,9 @@ def plan(
     if detectors:
         # Names that shipped detectors have are refused now, and not where the monitor is built.
         monitor_plan(config, profile, detectors).build()
-    return RunPlan(name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors)
+    return RunPlan(
+        name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors, verdict_s
+    )
 
 
 def _planned_policy(config: RunConfig) -> Policy:
