@@ -39,7 +39,7 @@ class RemedyExecutor:
             return self._guard.boundary(step)
         except GuardLostError as error:
             checkpoint = self._session.save()
-            raise GuardLostError(f"{error} Go on with --resume {checkpoint}.") from error
+            raise GuardLostError(str(error), checkpoint) from error
 
     def execute(self, order: Order, step: StepId) -> bool:
         """Carry out an order at the boundary before the update of `step`; returns whether it was carried out.
@@ -64,7 +64,8 @@ class RemedyExecutor:
         if order.halt:
             raise GuardHaltError(
                 f"The guard ended the run at step {self._session.position.id.step}: {order.reason} The journal says "
-                f"why; go on with --resume {checkpoint}."
+                "why.",
+                checkpoint,
             )
         return True
 

@@ -35,6 +35,7 @@ from rftfm_ray.errors import (
     ResumeError,
     RftfmError,
     RolloutError,
+    SavedRunError,
     SignalInterrupt,
     StoppedError,
     SyncError,
@@ -124,6 +125,10 @@ def _explained(planned: RunPlan, listeners: Listeners) -> Iterator[None]:
         raise
     except (LearnerError, RolloutError, SyncError, RecordError, CheckpointError) as error:
         raise _resumable(planned, listeners, error) from error
+    except SavedRunError as error:
+        # After the records: whoever reads them names the command itself.
+        command = resume_command(planned.folder, error.checkpoint)
+        raise type(error)(f"{error} Go on with: {command}", error.checkpoint) from error
 
 
 def _stopped(

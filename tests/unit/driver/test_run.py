@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,14 +19,18 @@ from rftfm_ray.driver.stopping import StopSignal
 from rftfm_ray.errors import (
     CheckpointError,
     GuardHaltError,
+    GuardLostError,
     HungUpRunError,
     LearnerError,
+    PlacementError,
     RecordError,
     ResumeError,
     RftfmError,
     RolloutError,
+    SavedRunError,
     SignalInterrupt,
     TerminatedRunError,
+    VerifierError,
 )
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.telemetry.records import RunRecords
@@ -89,7 +94,18 @@ def test_full_disk_is_told_with_the_command_that_goes_on(plan: RunPlan, monkeypa
         assert (type(error), str(error), told) == (kind, f"The disk is full. Go on with: {command}", [])
 
 
-@pytest.mark.parametrize("kind", [ResumeError, GuardHaltError], ids=["checkpoint of no use", "names its own"])
+@pytest.mark.parametrize("kind", [GuardHaltError, GuardLostError, VerifierError])
+def test_run_that_ends_itself_is_told_with_the_checkpoint_that_it_has_written(
+    plan: RunPlan, monkeypatch: pytest.MonkeyPatch, kind: type[SavedRunError]
+) -> None:
+    # After a rollback another one may be newer.
+    error, told = ended(plan, monkeypatch, kind("It ends.", f"{plan.checkpoints}/step-000003"))
+    command = f"rftfm train {plan.folder}/config.yaml --resume {plan.checkpoints}/step-000003"
+    assert (type(error), str(error), told) == (kind, f"It ends. Go on with: {command}", [])
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301 - what was pickled here
+
+
+@pytest.mark.parametrize("kind", [ResumeError, PlacementError])
 def test_other_errors_stay_as_they_are(plan: RunPlan, monkeypatch: pytest.MonkeyPatch, kind: type[RftfmError]) -> None:
     error = kind("It ends.")
     assert ended(plan, monkeypatch, error) == (error, [])
