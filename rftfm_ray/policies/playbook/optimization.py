@@ -104,6 +104,7 @@ PLANS: Mapping[str, RemedyPlan] = {
         gentle=(lower_rate_alone,),
         containing=("lr_scale",),
         source_active=updates_too_large,
+        source_reads=("update_ratio", "schedule_excess"),
         needs_reference=True,
     ),
     "OD-2": NO_PLAN,
