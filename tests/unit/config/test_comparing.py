@@ -82,7 +82,7 @@ def test_what_leaves_it_the_same_run_is_said_in_a_line_each(tmp_path: Path, capl
 
 def test_planned_change_of_the_prompts_of_steps_that_are_made_is_another_run(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, BASE.to_yaml())
-    with pytest.raises(ResumeError, match="algorithm.prompts_per_step was not changed, and is 4@3 now"):
+    with pytest.raises(ResumeError, match=r"algorithm.prompts_per_step was not changed, and is 4@3 now"):
         check_resume(path, load_config(None, ["steps=40", "changes=[algorithm.prompts_per_step=4@3]"]))
     for later in ("algorithm.prompts_per_step=4@5", "learner.lr=1e-4@3"):
         check_resume(path, load_config(None, ["steps=40", f"changes=[{later}]"]))
