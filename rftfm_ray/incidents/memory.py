@@ -94,6 +94,6 @@ class RunMemory:
         # The probe in a step's report is of the weights before that step's update.
         return last_probe([report for report in self._lineage if report.id.step <= onset])
 
-    def probe_now(self) -> float:
-        """The newest held-out accuracy of the lineage; NaN without one."""
-        return last_probe(self._lineage)
+    def probe_now(self, since: int = 0) -> float:
+        """The newest held-out accuracy of the lineage, from step `since` on; NaN without one."""
+        return last_probe([report for report in self._lineage if report.id.step >= since])
