@@ -21,6 +21,8 @@ LEAST_DROP = 0.10
 """A drop of held-out accuracy below this is not counted, however many problems were asked."""
 DEVIATIONS = 3.0
 """Standard errors of the difference of two probes that a drop must exceed; see `largest_drop` for several probes."""
+OF_THE_MODEL = ("no_update", "below_start", "below_best")
+"""Kinds of problems that speak against the model itself, whoever watched the run."""
 UNMENDED = {
     IncidentState.ESCALATED: "was escalated to a person",
     IncidentState.GIVEN_UP: "was given up: no remedy was left",
