@@ -260,7 +260,7 @@ class IncidentManager:
         incident, diagnosis = self.state.incident(order.incident), self._memory.diagnosis_of(order.incident)
         if diagnosis is None or not self._memory.reports or refusal(order, self.state, step, self._snapshots()):
             return None
-        other = self._decisions.instead(incident, diagnosis, self._memory.reports[-1].id)
+        other = self._decisions.instead(incident, diagnosis, step)
         return None if other is None or refusal(other, self.state, step, self._snapshots()) else other
 
     def _confirm(self, order: Order, step: StepId, probed: float) -> bool:

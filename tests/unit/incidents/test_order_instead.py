@@ -19,6 +19,8 @@ def test_unconfirmed_order_is_dropped_and_a_remedy_without_cost_takes_its_place_
     assert run.tick(fault("OD-1", 0.7)) is not None
     assert not run.begin(0.8)
     assert run.script.seen[-1].ground is None
+    assert run.script.seen[-1].step == run.place, "the last one that was judged"
+    assert {entry.id for entry in run.entries[-3:]} == {run.following}
     order = run.begun
     assert order is not None
     assert (order.number, order.remedy, order.restore_step) == (2, "retry", None)
