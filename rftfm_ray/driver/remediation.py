@@ -39,7 +39,7 @@ class RemedyExecutor:
             return self._guard.boundary(step)
         except GuardLostError as error:
             checkpoint = self._session.save()
-            raise GuardLostError(f"{error} Go on with --resume {checkpoint}.") from error
+            raise GuardLostError(str(error), checkpoint) from error
 
     def execute(self, order: Order, step: StepId) -> Order | None:
         """Carry out an order at the boundary before the update of `step`, or the one that the guard puts in its place.
@@ -68,7 +68,8 @@ class RemedyExecutor:
         if begun.halt:
             raise GuardHaltError(
                 f"The guard ended the run at step {self._session.position.id.step}: {begun.reason} The journal says "
-                f"why; go on with --resume {checkpoint}."
+                "why.",
+                checkpoint,
             )
         return begun
 
