@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from rftfm_ray.config import RunConfig, config_differences, parse_config
+from rftfm_ray.config import RunConfig, config_differences, parse_config, past_differences
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.detection.detectors.custom import load_detectors
 from rftfm_ray.detection.monitor import monitor_plan
@@ -29,7 +30,7 @@ from rftfm_ray.tasks.api import Problem, Task
 from rftfm_ray.tasks.loading import check_task, hard_part, load_task
 from rftfm_ray.tasks.stream import Part
 from rftfm_ray.telemetry.rundir import check_run_dir, default_run_dir
-from rftfm_ray.training.checkpoints import read_config, verify
+from rftfm_ray.training.checkpoints import Checkpoint, read_config, verify
 from rftfm_ray.types import GuardMode
 
 logger = logging.getLogger(__name__)
@@ -216,11 +217,18 @@ def check_resume(checkpoint: Path, config: RunConfig, *, allow_changes: bool = F
         raise ResumeError(
             f"Checkpoint {checkpoint} was saved with learner.zero_stage={state.zero_stage}; resume with the same."
         )
-    _compare(checkpoint, text, config, allow_changes=allow_changes)
+    _compare(verified, text, config, allow_changes=allow_changes)
+    moved = {name: value for name, value in dataclasses.asdict(state.levers).items() if value is not None}
+    if moved:
+        logger.warning(
+            "%s was written under a remedy: %s. These levers stay as they are; no incident of this run returns them.",
+            checkpoint, ", ".join(f"{name}={value:g}" for name, value in moved.items()),
+        )  # fmt: skip
 
 
-def _compare(checkpoint: Path, text: str | None, config: RunConfig, *, allow_changes: bool) -> None:
+def _compare(verified: Checkpoint, text: str | None, config: RunConfig, *, allow_changes: bool) -> None:
     """Say what differs from the configuration `text` of a checkpoint; refuse what makes it another run."""
+    checkpoint = verified.path
     if text is None:
         logger.warning("%s holds no configuration, so nothing was compared: an earlier version wrote it.", checkpoint)
         return
@@ -230,7 +238,8 @@ def _compare(checkpoint: Path, text: str | None, config: RunConfig, *, allow_cha
         logger.warning("The configuration in %s cannot be read, so nothing was compared: %s", checkpoint, error)
         return
     differences = config_differences(before, config)
-    identity = [difference for difference in differences if difference.is_identity]
+    past = past_differences(before, config, verified.state.step)
+    identity = [*(difference for difference in differences if difference.is_identity), *past]
     if identity and not allow_changes:
         raise ResumeError(
             f"Checkpoint {checkpoint} belongs to another run: {'; '.join(map(str, identity))}. Resume with the same "

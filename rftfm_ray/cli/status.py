@@ -15,10 +15,11 @@ from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.runs.advice import advice
 from rftfm_ray.runs.counts import counts_of, is_open
 from rftfm_ray.runs.ending import ending_problems
+from rftfm_ray.runs.guard_loss import lost
 from rftfm_ray.runs.headline import headline
 from rftfm_ray.runs.incidents import Incident, incidents_of, levers_now, marks
 from rftfm_ray.runs.reader import RunData, find_run, read_run
-from rftfm_ray.runs.verdict import end_words, figures, guard_words, lost, progress_of, restored
+from rftfm_ray.runs.verdict import end_words, figures, guard_words, progress_of, restored
 from rftfm_ray.runs.words import clean, describe, figure, lever_text, plural
 
 STYLES = {

@@ -14,8 +14,8 @@ from rftfm_ray.types import ProbeResult, StepId
 class CheckpointWriter:
     """Writes a checkpoint where one is due, and marks the one with the best held-out accuracy.
 
-    A checkpoint counts with the newest result of the held-out probe in its attempt; without a result it is never the
-    best. Of equally good ones the newest is.
+    A result of the held-out probe counts for one checkpoint, the next one of its attempt; a checkpoint without a result
+    is never the best. Of equally good ones the newest is.
     """
 
     def __init__(self, config: CheckpointConfig, session: Session, records: RunRecords) -> None:
@@ -26,13 +26,18 @@ class CheckpointWriter:
         self._written: tuple[StepId, str] | None = None
 
     def probed(self, result: ProbeResult) -> None:
-        """Take in a result of the held-out probe; NaN says nothing about the model."""
-        if not math.isnan(result.accuracy):
-            self._accuracy = result.accuracy
+        """Take in a result of the held-out probe, NaN where it could not be computed."""
+        self._accuracy = result.accuracy
 
     def restart(self) -> None:
-        """Forget the newest result: a rollback has abandoned the attempt that it belongs to."""
+        """Leave the attempt that a rollback has abandoned: its newest result does not count for later weights.
+
+        Where it has a checkpoint of a later step, the restored state is written too: a run that ends before the next
+        cadence is continued from the newest checkpoint, which must not be the abandoned one.
+        """
         self._accuracy = math.nan
+        if self._written is not None and self._written[0].step > self._session.position.id.step:
+            self.write()
 
     def after_step(self, *, last: bool) -> None:
         """Write a checkpoint if one is due after the step just made."""
@@ -50,6 +55,8 @@ class CheckpointWriter:
             self._best = self._accuracy
         self._written = (position, path)
         self._records.event("checkpoint", position, path=Path(path).name, accuracy=self._accuracy, best=is_best)
+        # Weights that are written later are others than those that were asked.
+        self._accuracy = math.nan
         return path
 
 

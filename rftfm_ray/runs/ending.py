@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 from rftfm_ray.runs.counts import is_open
+from rftfm_ray.runs.guard_loss import lost
 from rftfm_ray.runs.incidents import Incident, incidents_of
 from rftfm_ray.runs.reader import Probe, RunData
 from rftfm_ray.runs.words import figure, plural
@@ -20,6 +21,8 @@ LEAST_DROP = 0.10
 """A drop of held-out accuracy below this is not counted, however many problems were asked."""
 DEVIATIONS = 3.0
 """Standard errors of the difference of two probes that a drop must exceed; see `largest_drop` for several probes."""
+OF_THE_MODEL = ("no_update", "below_start", "below_best")
+"""Kinds of problems that speak against the model itself, whoever watched the run."""
 UNMENDED = {
     IncidentState.ESCALATED: "was escalated to a person",
     IncidentState.GIVEN_UP: "was given up: no remedy was left",
@@ -29,7 +32,7 @@ UNMENDED = {
 def ending_problems(data: RunData) -> tuple[EndingProblem, ...]:
     """What is wrong with the state that a run has ended in; empty when nothing is."""
     probes = [probe for probe in data.probes if not probe.abandoned and math.isfinite(probe.accuracy)]
-    problems = [*_updates(data), *_accuracy(probes), *map(_unmended, incidents_of(data.entries))]
+    problems = [*_updates(data), *_accuracy(probes), *map(_unmended, incidents_of(data.entries)), _loss(data)]
     return tuple(problem for problem in problems if problem is not None)
 
 
@@ -90,8 +93,20 @@ def _drop(kind: str, before: Probe, after: Probe, words: str) -> EndingProblem:
     return EndingProblem(kind, f"Held-out accuracy {words}.", before=before.accuracy, after=after.accuracy)
 
 
+def _loss(data: RunData) -> EndingProblem | None:
+    """The problem of a run that nobody watched to its end."""
+    message = lost(data)
+    return EndingProblem("guard_lost", f"{message.rstrip('.')}.") if message else None
+
+
 def _unmended(incident: Incident) -> EndingProblem | None:
-    """The problem of an incident that nobody has resolved."""
+    """The problem of an incident that nobody has resolved.
+
+    A suspicion that no explanation has confirmed by the last step is none, nor is an alarm that cleared without a
+    remedy: the harm of either shows in the held-out accuracy of the end, which is compared with the best.
+    """
+    if incident.state == IncidentState.SUSPECTED:
+        return None
     words = {state.value: words for state, words in UNMENDED.items()}.get(incident.state)
     if words is None and not is_open(incident):
         return None

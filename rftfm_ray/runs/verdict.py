@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.runs.counts import FINAL, is_open
 from rftfm_ray.runs.ending import ending_problems
+from rftfm_ray.runs.guard_loss import lost
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of, not_claimed
 from rftfm_ray.runs.reader import RunData
-from rftfm_ray.runs.words import as_number, clean, describe, figure, listed, number_of, plural, text_of, to_count
+from rftfm_ray.runs.words import as_number, clean, describe, figure, listed, plural, text_of
 from rftfm_ray.types import GuardMode
 from rftfm_ray.verdicts import OTHER_PROFILE, IncidentState, OutcomeKind
 
@@ -127,7 +128,9 @@ def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mar
     summary = [_incident_words(data, incidents), *_action_words(data, incidents, remedies)]
     problems = [problem.message for problem in ending_problems(data) if data.summary and not problem.incident]
     progress = (_progress_words(data), profile_words(data), " ".join(problems))
-    paragraphs = [" ".join(summary), *progress, restored(data), lost(data), standing]
+    # At the end the loss of the guard is one of the problems.
+    unguarded = "" if data.summary else lost(data)
+    paragraphs = [" ".join(summary), *progress, restored(data), unguarded, standing]
     now = data.position.paid_step
     faults = faults_of(data.events)
     paragraphs += [drill(fault, incidents, now) for fault in faults]
@@ -136,32 +139,12 @@ def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mar
     return tone(data, incidents), [text for text in paragraphs if text]
 
 
-def lost(data: RunData) -> str:
-    """Why the guard was lost for good before the run ended, and from where on; empty when it was not."""
-    event = data.event("guard_lost")
-    if not event:
-        return ""
-    reason = clean(str(event.get("reason") or "no reason given"), 300)
-    return f"The guard was lost on the way{_unguarded(data)}: {reason}"
-
-
 def restored(data: RunData) -> str:
     """Each time that an actor of the guard was lost and came back; empty when none was."""
     texts = [
         f"Step {entry.id.step}: {describe(entry)[0]}." for entry in data.entries if entry.kind is EntryKind.RESTORED
     ]
     return " ".join(texts)
-
-
-def _unguarded(data: RunData) -> str:
-    """From where on a run was unguarded, as the journal says it."""
-    gone = [entry for entry in data.entries if entry.kind is EntryKind.LOST]
-    if not gone:
-        return ""
-    judged = number_of(gone[-1], "judged")
-    ended = [entry for entry in data.entries if entry.kind is EntryKind.ENDED]
-    count = number_of(ended[-1], "unguarded") if ended else max(0.0, data.position.step - judged)
-    return f", after step {figure(judged)}; {plural(to_count(count), 'step')} unguarded"
 
 
 def profile_words(data: RunData) -> str:
@@ -192,7 +175,7 @@ def tone(data: RunData, incidents: Sequence[Incident]) -> str:
     is_bad = progress_of(data)[0] in ("failed", "halted", "dead") or (data.summary and ending_problems(data))
     if is_bad or states & {IncidentState.ESCALATED, IncidentState.GIVEN_UP}:
         return "bad"
-    if any(map(is_open, incidents)):
+    if any(map(is_open, incidents)) or IncidentState.CLEARED in states:
         return "open"
     return "good" if data.journalled else "calm"
 
@@ -201,7 +184,7 @@ def tone_of(state: str) -> str:
     """The colour of an incident's state."""
     if state == IncidentState.RESOLVED:
         return "good"
-    return "bad" if state in FINAL else "open"
+    return "bad" if state in (IncidentState.ESCALATED, IncidentState.GIVEN_UP) else "open"
 
 
 def tone_of_result(remediation: Remediation) -> str:
@@ -214,7 +197,8 @@ def tone_of_result(remediation: Remediation) -> str:
 
 def state_words(state: str) -> str:
     """Name of a state for readers."""
-    return {"given_up": "given up", "escalated": "escalated to a person"}.get(state, state.replace("_", " "))
+    words = {"given_up": "given up", "escalated": "escalated to a person", "cleared": "cleared, not verified"}
+    return words.get(state, state.replace("_", " "))
 
 
 def end_words(incident: Incident) -> str:

@@ -117,4 +117,5 @@ def test_run_that_may_go_on_unguarded_says_so(runs: Path, warm: WarmActors, monk
     kinds = [entry.kind for entry in entries(summary)]
     assert kinds == [EntryKind.STARTED, EntryKind.PROBED, EntryKind.LOST, EntryKind.ENDED]
     assert summary.unguarded_steps in (6, 7)
+    assert "guard_lost" in [problem.kind for problem in summary.ending]
     assert dict(entries(summary)[-1].fields)["unguarded"] == summary.unguarded_steps

@@ -63,7 +63,7 @@ def played(accuracies: list[float], **config: Any) -> list[tuple[int, bool]]:
     [
         ([0.2, 0.6, 0.4, 0.5], [1, 2]),
         ([0.2, 0.6, 0.6, 0.5], [1, 2, 3]),
-        ([math.nan, 0.1, math.nan, 0.0], [2, 3]),
+        ([math.nan, 0.1, math.nan, 0.0], [2]),
         ([math.nan, math.nan], []),
     ],
     ids=["falls", "of equal ones the newest", "unknown is not better", "nothing known"],
@@ -71,6 +71,34 @@ def played(accuracies: list[float], **config: Any) -> list[tuple[int, bool]]:
 def test_best_is_the_one_with_the_highest_held_out_accuracy(accuracies: list[float], best: list[int]) -> None:
     assert [step for step, is_best in played(accuracies) if is_best] == best
     assert not [step for step, is_best in played(accuracies, best=False) if is_best]
+
+
+def test_result_of_a_probe_counts_for_one_checkpoint() -> None:
+    stage, writer = make(every=5)
+    stage.position = at(5)
+    writer.probed(probe(0.9))
+    writer.after_step(last=False)
+    stage.position = at(8)
+    writer.write()
+    assert stage.saved == [(5, True), (8, False)], "nobody has asked the weights of a signal three steps later"
+    assert math.isnan(stage.events[-1]["accuracy"])
+
+
+def test_state_that_a_rollback_restores_is_written_where_a_later_one_was() -> None:
+    stage, writer = make(every=5)
+    stage.position = at(10)
+    writer.probed(probe(0.9))
+    writer.after_step(last=False)
+    stage.position = at(8, attempt=1)
+    writer.probed(probe(0.1))
+    writer.restart()
+    assert stage.saved == [(10, True), (8, False)], "a run that ends now goes on from here"
+    stage.position = at(10, attempt=1)
+    writer.after_step(last=False)
+    stage.position = at(12, attempt=1)
+    stage.position = at(11, attempt=2)
+    writer.restart()
+    assert [step for step, _ in stage.saved] == [10, 8, 10], "the newest checkpoint is no later one"
 
 
 def test_accuracy_of_an_abandoned_attempt_does_not_count() -> None:
