@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from rftfm_ray.config import RunConfig, config_differences, parse_config
+from rftfm_ray.config import RunConfig, config_differences, parse_config, past_differences
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.detection.detectors.custom import load_detectors
 from rftfm_ray.detection.monitor import monitor_plan
@@ -29,7 +30,7 @@ from rftfm_ray.tasks.api import Problem, Task
 from rftfm_ray.tasks.loading import check_task, hard_part, load_task
 from rftfm_ray.tasks.stream import Part
 from rftfm_ray.telemetry.rundir import check_run_dir, default_run_dir
-from rftfm_ray.training.checkpoints import read_config, verify
+from rftfm_ray.training.checkpoints import Checkpoint, read_config, verify
 from rftfm_ray.types import GuardMode
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """A run that has passed every check that can be made before an actor starts."""
+    """A run that has passed every check that can be made before an actor starts.
+
+    `verdict_s` are the seconds that the verifier took at most when it was checked.
+    """
 
     name: str
     config: RunConfig
@@ -51,6 +55,7 @@ class RunPlan:
     profile: Profile | None
     drill: Drill = field(default_factory=Drill)
     detectors: tuple[Detector, ...] = ()
+    verdict_s: float = 0.0
 
     @property
     def checkpoints(self) -> Path:
@@ -91,12 +96,14 @@ def plan(
     """
     task = load_task(config.task.name)
     config = expanded(config)
-    pool, heldout = check_task(task, config)
+    pool, heldout, verdict_s = check_task(task, config)
     facts = check_model(config)
     name = f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = (run_dir or default_run_dir(name)).expanduser().absolute()
     check_run_dir(folder)
     if resume is not None:
+        # The run names it in the command that goes on, which may be given elsewhere.
+        resume = resume.expanduser().absolute()
         check_resume(resume, config, allow_changes=allow_changes)
     drill = plan_drill(config, task, pool)
     policy, profile = _planned_policy(config), load_profile(config)
@@ -104,7 +111,9 @@ def plan(
     if detectors:
         # Names that shipped detectors have are refused now, and not where the monitor is built.
         monitor_plan(config, profile, detectors).build()
-    return RunPlan(name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors)
+    return RunPlan(
+        name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors, verdict_s
+    )
 
 
 def _planned_policy(config: RunConfig) -> Policy:
@@ -208,11 +217,18 @@ def check_resume(checkpoint: Path, config: RunConfig, *, allow_changes: bool = F
         raise ResumeError(
             f"Checkpoint {checkpoint} was saved with learner.zero_stage={state.zero_stage}; resume with the same."
         )
-    _compare(checkpoint, text, config, allow_changes=allow_changes)
+    _compare(verified, text, config, allow_changes=allow_changes)
+    moved = {name: value for name, value in dataclasses.asdict(state.levers).items() if value is not None}
+    if moved:
+        logger.warning(
+            "%s was written under a remedy: %s. These levers stay as they are; no incident of this run returns them.",
+            checkpoint, ", ".join(f"{name}={value:g}" for name, value in moved.items()),
+        )  # fmt: skip
 
 
-def _compare(checkpoint: Path, text: str | None, config: RunConfig, *, allow_changes: bool) -> None:
+def _compare(verified: Checkpoint, text: str | None, config: RunConfig, *, allow_changes: bool) -> None:
     """Say what differs from the configuration `text` of a checkpoint; refuse what makes it another run."""
+    checkpoint = verified.path
     if text is None:
         logger.warning("%s holds no configuration, so nothing was compared: an earlier version wrote it.", checkpoint)
         return
@@ -222,7 +238,8 @@ def _compare(checkpoint: Path, text: str | None, config: RunConfig, *, allow_cha
         logger.warning("The configuration in %s cannot be read, so nothing was compared: %s", checkpoint, error)
         return
     differences = config_differences(before, config)
-    identity = [difference for difference in differences if difference.is_identity]
+    past = past_differences(before, config, verified.state.step)
+    identity = [*(difference for difference in differences if difference.is_identity), *past]
     if identity and not allow_changes:
         raise ResumeError(
             f"Checkpoint {checkpoint} belongs to another run: {'; '.join(map(str, identity))}. Resume with the same "

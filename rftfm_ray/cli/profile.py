@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json as jsonlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,18 +90,18 @@ def check_healthy(candidates: list[Candidate]) -> None:
 def common_facts(candidates: list[Candidate], *, force: bool) -> Facts | None:
     """The configuration that the runs share, as far as it moves signals; None when no run says what it was.
 
-    With `force` runs may differ: the keys in which they do are left out, so a run is not compared in them.
+    With `force` runs may differ: a key in which they do has all of their values, and a run with one of them is like
+    those runs.
 
     Raises:
         ProfileError: names two runs that differ, and in what.
     """
-    from rftfm_ray.detection.reference.comparison import differences
+    from rftfm_ray.detection.reference.comparison import differences, merged
 
     known = [(candidate.name, candidate.facts) for candidate in candidates if candidate.facts is not None]
     if not known:
         return None
     first, facts = known[0]
-    mixed = set[str]()
     for name, other in known[1:]:
         different = differences(facts, other)
         if different and not force:
@@ -109,8 +110,13 @@ def common_facts(candidates: list[Candidate], *, force: bool) -> Facts | None:
                 f"{clean(first)} has {key}={one}, and {clean(name)} has {key}={two}; give runs of one configuration, "
                 "or use --force."
             )
-        mixed |= {each.key for each in different} | (facts.keys() ^ other.keys())
-    return {key: value for key, value in facts.items() if key not in mixed}
+    every = [other for _, other in known]
+    keys = [key for key in facts if all(key in other for other in every)]
+    return {key: facts[key] if _agree(key, every) else merged(key, (other[key] for other in every)) for key in keys}
+
+
+def _agree(key: str, every: Sequence[Facts]) -> bool:
+    return all(other[key] == every[0][key] for other in every)
 
 
 def _print(profile: Profile, path: Path, digest: str, *, json: bool, all_signals: bool) -> None:

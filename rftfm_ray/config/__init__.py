@@ -1,7 +1,7 @@
 """The configuration of a run: its tree with all defaults, and how it is read. Checked before any actor starts."""
 
 from rftfm_ray.config.changes import CHANGEABLE, MadeChange, made_changes
-from rftfm_ray.config.comparing import KeyDifference, config_differences
+from rftfm_ray.config.comparing import KeyDifference, config_differences, past_differences
 from rftfm_ray.config.reading import known_keys, load_config, parse_config
 from rftfm_ray.config.sections import (
     BUILTIN_MODEL,
@@ -55,4 +55,5 @@ __all__ = [
     "load_config",
     "made_changes",
     "parse_config",
+    "past_differences",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rftfm_ray.config.changes import parse_change
 from rftfm_ray.config.tree import RunConfig
 
 IDENTITY = (
@@ -44,6 +45,22 @@ def config_differences(before: RunConfig, after: RunConfig) -> tuple[KeyDifferen
     old, new = (dict(_leaves(config.model_dump(mode="json"))) for config in (before, after))
     differing = [key for key, value in new.items() if old.get(key) != value]
     return tuple(KeyDifference(key, _written(old.get(key)), _written(new[key])) for key in differing)
+
+
+def past_differences(before: RunConfig, after: RunConfig, step: int) -> tuple[KeyDifference, ...]:
+    """Identity keys whose planned changes up to `step` differ: the prompts of the steps made are then others."""
+    differing = []
+    for key in IDENTITY:
+        old, new = (_changes(config, key, step) for config in (before, after))
+        if old != new:
+            differing.append(KeyDifference(key, old or "not changed", new or "not changed"))
+    return tuple(differing)
+
+
+def _changes(config: RunConfig, key: str, step: int) -> str:
+    """Changes of a key up to a step, as `VALUE@STEP`."""
+    made = sorted((change.step, change.value) for text in config.changes if (change := parse_change(text)).key == key)
+    return ", ".join(f"{value:g}@{at}" for at, value in made if at <= step)
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

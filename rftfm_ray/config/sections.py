@@ -130,7 +130,7 @@ class RolloutConfig(Section):
     block_size: Literal[16, 32, 64, 128] = 32
     """Tokens per KV block of vLLM's cache; on a CPU 32 is the smallest."""
     timeout_s: Positive = 600.0
-    """Longest time that one generation may take before the run stops."""
+    """Longest time that one generation may take before the run stops; slow verdicts have theirs in addition."""
     tool_retries: Cadence = 0
     """Further tries of a tool call that ended in an error, each on the other tool instance."""
     tool_backoff_s: NonNegative = 0.01
@@ -315,8 +315,8 @@ class GuardConfig(Section):
     on_give_up: Literal["continue", "halt"] = "continue"
     """What happens when no remedy is left: train on, or write a checkpoint and end with exit code 3."""
     on_harm: Literal["fail", "warn"] = "fail"
-    """What a run does at its end that was never updated, ends far below its start or its best held-out accuracy, or
-    leaves an incident unresolved: say so and end with exit code 4, or only say so."""
+    """What a run does at its end that was never updated, ends far below its start or its best held-out accuracy, leaves
+    an incident escalated, given up or open, or has lost its guard: say so and end with exit code 4, or only say so."""
     on_lost: Literal["stop", "continue"] | None = None
     """What happens when monitor or controller cannot be brought back: write a checkpoint and end with exit code 5, or
     train on unguarded; null: `stop` in mode `act`, `continue` in the others."""

@@ -94,8 +94,9 @@ def loop(parts: Parts) -> Curve:
         changes.begin(position)
         trajectories = session.generate(position)
         order = remedies.order_at(position.id)
-        if order is not None and remedies.execute(order, position.id):
-            if order.restore_step is not None:
+        done = remedies.execute(order, position.id) if order is not None else None
+        if done is not None:
+            if done.restore_step is not None:
                 probe.restart()
                 checkpoints.restart()
                 continue
@@ -162,6 +163,8 @@ def _start(parts: Parts, curve: Curve) -> None:
         session.snapshot()
     _probe(parts, config.probe, curve)
     parts.guard.note_probe(session.position.id, curve.probes[-1])
+    # Until here a signal has ended the run where it was; from here on the step in progress is completed.
+    parts.stop.defer()
 
 
 def _probe(parts: Parts, config: ProbeConfig, curve: Curve) -> None:

@@ -37,5 +37,6 @@ class VerdictWatch:
         checkpoint = session.save()
         raise VerifierError(
             f"The verifier of task {self._task} has failed on every answer for {self._failing} steps in a row, so "
-            f"nothing can be learnt; make it work, then go on with --resume {checkpoint}."
+            "nothing can be learnt; make it work before the run goes on.",
+            checkpoint,
         )

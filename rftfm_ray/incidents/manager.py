@@ -1,7 +1,8 @@
 """The incident manager: follows every incident from suspicion to its end. Pure, one report at a time.
 
 An incident is suspected when an alarm opens it, diagnosed when one explanation leads, remediating while an order waits
-for its boundary, verifying afterwards, and then resolved, or diagnosed again for the next remedy. Every
+for its boundary, verifying afterwards, and then resolved, or diagnosed again for the next remedy. One whose alarms go
+silent without a remedy is cleared, and resolved only where a probe shows that held-out accuracy is no lower. Every
 change is written to the journal first, and the state is the fold of the journal. The manager gives orders, which others
 carry out between `begin` and `done`. Policy and snapshots are injected.
 """
@@ -18,17 +19,16 @@ from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, needs_ground, refusal
 from rftfm_ray.incidents.decisions import Decisions, Snapshots, announce
 from rftfm_ray.incidents.ledger import Ledger
-from rftfm_ray.incidents.lever_return import levers_to_keep, next_return
+from rftfm_ray.incidents.lever_return import expected_alarms, levers_to_keep, next_return
 from rftfm_ray.incidents.manager_memory import ManagerMemory
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.messages import Restoration
 from rftfm_ray.incidents.muting import MutedFaults
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
-from rftfm_ray.incidents.verification import Rules, judge
-from rftfm_ray.policies.playbook import plan_of
+from rftfm_ray.incidents.verification import Rules, judge, state_after_silence
 from rftfm_ray.policies.safety import SafePolicy
-from rftfm_ray.signals.effects import expected_sides, lever_change
+from rftfm_ray.signals.effects import lever_change
 from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import GuardMode, IncidentSummary, Levers, StepId
 from rftfm_ray.verdicts import (
@@ -143,9 +143,8 @@ class IncidentManager:
                 return
             number = len(self.state.incidents) + 1
             seen = "; ".join(symptom.reason for symptom in diagnosis.symptoms if symptom.alarm)
-            probe = self._memory.probe_before(step.step - 1)
             named = _diagnosis_fields(diagnosis)
-            named["probe"] = self.state.first_probe if math.isnan(probe) else probe
+            named["probe"] = self._memory.best_probe(diagnosis.onset, step.step, self.state.first_probe)
             self._ledger.note(EntryKind.OPENED, step, number, **named, reason=seen)
             incident = self.state.incident(number)
         waited = step.paid_step - incident.opened.paid_step
@@ -189,7 +188,8 @@ class IncidentManager:
             # Silence after a remedy that did not help resolves nothing.
             return
         elif self._quiet >= self._settings.verify_steps:
-            self._close(incident, step, "the alarm cleared without a remedy")
+            quiet, reference = self._memory.reports[-self._quiet :], self._memory.reference_of(incident.id)
+            self._close(incident, step, *state_after_silence(incident, reference, quiet, self._rules))
 
     def _verify(self, incident: Incident, step: StepId, *, alarm_active: bool) -> None:
         outcome = judge(incident, self._memory.case_of(incident), self._rules, alarm_active=alarm_active)
@@ -202,11 +202,11 @@ class IncidentManager:
             probe_before=outcome.probe_before, probe_after=outcome.probe_after, reason=outcome.reason,
         )  # fmt: skip
         if outcome.kind.helped:
-            self._close(incident, step, f"{outcome.kind.value} by {remedy}", outcome=outcome.kind.value)
+            reason = f"{outcome.kind.value} by {remedy}"
+            self._close(incident, step, IncidentState.RESOLVED, reason, outcome=outcome.kind.value)
 
-    def _close(self, incident: Incident, step: StepId, reason: str, **outcome: Scalar) -> None:
-        state = IncidentState.RESOLVED.value
-        self._ledger.note(EntryKind.CLOSED, step, incident.id, state=state, reason=reason, **outcome)
+    def _close(self, incident: Incident, step: StepId, state: IncidentState, reason: str, **outcome: Scalar) -> None:
+        self._ledger.note(EntryKind.CLOSED, step, incident.id, state=state.value, reason=reason, **outcome)
 
     def _next_order(self, report: StepReport) -> Order | None:
         """The order that is due: for the oldest incident with one, else for a lever that may return."""
@@ -229,7 +229,7 @@ class IncidentManager:
         order = Order(number, back.incident, OrderRole.RETURN, name, back.reason, back.levers)
         return announce(self._ledger, report.id, order)
 
-    def begin(self, order: Order, step: StepId, probed: float = math.nan) -> bool:
+    def begin(self, order: Order, step: StepId, probed: float = math.nan) -> Order | None:
         """Announce that the pending order is about to be carried out. An order begins once.
 
         Args:
@@ -238,20 +238,30 @@ class IncidentManager:
             probed: held-out accuracy of the weights in force, for a costly order; NaN for any other.
 
         Returns:
-            Whether it may be carried out. A costly remedy without a ground, one that was applied twice at its step, and
-            a rollback whose snapshot is gone are dropped.
+            The order to carry out; None for none. A costly remedy without a ground, one that was applied twice at its
+            step, and a rollback whose snapshot is gone are dropped. In place of the first the policy may have a remedy
+            without cost, which is begun at once.
         """
         if self._begun or self._pending is None or self._pending.number != order.number:
-            return False
-        if not self._confirm(order, step, probed):
-            self._pending = None
-            return False
+            return None
+        self._pending = order if self._confirm(order, step, probed) else self._instead(order, step)
+        if self._pending is None:
+            return None
+        begun = self._pending
         self._ledger.note(
-            EntryKind.APPLYING, step, order.incident, order=order.number, remedy=order.remedy,
-            restore_step=order.restore_step,
+            EntryKind.APPLYING, step, begun.incident, order=begun.number, remedy=begun.remedy,
+            restore_step=begun.restore_step,
         )  # fmt: skip
         self._begun = True
-        return True
+        return begun
+
+    def _instead(self, order: Order, step: StepId) -> Order | None:
+        """What may be carried out in place of an order that was dropped for want of a ground."""
+        incident, diagnosis = self.state.incident(order.incident), self._memory.diagnosis_of(order.incident)
+        if diagnosis is None or not self._memory.reports or refusal(order, self.state, step, self._snapshots()):
+            return None
+        other = self._decisions.instead(incident, diagnosis, step)
+        return None if other is None or refusal(other, self.state, step, self._snapshots()) else other
 
     def _confirm(self, order: Order, step: StepId, probed: float) -> bool:
         reason, told = refusal(order, self.state, step, self._snapshots()), dict[str, Scalar]()
@@ -374,16 +384,6 @@ def summarize(incident: Incident) -> IncidentSummary:
         remedies=tuple(tried.remedy for tried in incident.tried),
         outcome=None if outcome is None else outcome.value,
     )
-
-
-def expected_alarms(state: GuardState) -> tuple[tuple[str, int], ...]:
-    """Signals and sides on which alarms are expected under the current levers; such alarms open no incident.
-
-    These are the signals that a lever moves by design, and those of a cause whose harm a lever contains.
-    """
-    plans = [(name, plan_of(state.incident(owner).code)) for name, owner in state.owners if owner]
-    sources = {(signal, 1) for name, plan in plans if name in plan.containing for signal in plan.source_signals}
-    return tuple(sorted({*expected_sides(state.levers), *sources}))
 
 
 def _diagnosis_fields(diagnosis: Diagnosis) -> dict[str, Scalar]:

@@ -1,8 +1,8 @@
 """Verifies remedies. Pure functions of reports.
 
-A remedy has resolved an incident when, over the window under it, the harm is back in its healthy band and held-out
-accuracy is no lower than before the alarm. What cannot be measured is not assumed: the verdict waits for it, and in the
-end the remedy is unverified.
+A remedy has resolved an incident when there was harm before it, the harm is back in its healthy band over the window
+under it, and held-out accuracy is no lower than before the alarm. What cannot be measured is not assumed: the verdict
+waits for it, and in the end the remedy is unverified.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rftfm_ray.incidents.state import Incident
 from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.signals.held_out import last_probe, probe_drop, tolerated_loss
 from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Diagnosis, Outcome, OutcomeKind, StepReport
+from rftfm_ray.verdicts import Diagnosis, IncidentState, Outcome, OutcomeKind, StepReport
 
 # Nats that severity must fall by, unless it falls to 0.
 MUST_FALL = 1.0
@@ -125,8 +125,9 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
         return findings.outcome(OutcomeKind.INEFFECTIVE, reason)
     if len(after) < rules.window:
         return None
-    failed = _failure(findings, rules, alarm_active=alarm_active) or _lasting_loss(findings, probes, rules.probe_size)
-    if failed:
+    longer = max(1.0, len(window) / max(1, len(case.under_fault)))
+    failed = _failure(findings, rules, longer, alarm_active=alarm_active)
+    if failed := failed or _lasting_loss(findings, probes, rules.probe_size):
         return findings.outcome(OutcomeKind.INEFFECTIVE, failed)
     late = len(after) >= max(rules.timeout, rules.window)
     unknown = _unknown(findings, case, harm, window) or _not_covered(case, undone)
@@ -140,7 +141,35 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
         return findings.outcome(
             OutcomeKind.MITIGATED, f"{_fell(findings)}; its cause is still active, so the levers stay"
         )
-    return findings.outcome(OutcomeKind.RESOLVED, f"{_fell(findings)} and its cause is no longer active")
+    if unseen := _harm_unseen(findings, case, harm):
+        return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unseen}")
+    return findings.outcome(OutcomeKind.RESOLVED, f"{_fell(findings)} and {_cause(incident.code, window)}")
+
+
+def state_after_silence(
+    incident: Incident, reference: Sequence[StepReport], quiet: Sequence[StepReport], rules: Rules
+) -> tuple[IncidentState, str]:
+    """The final state of an incident whose alarms went silent without a remedy, and why it is that one.
+
+    Silence alone shows nothing. The incident is resolved where the newest probe in it, of weights from after the onset,
+    shows that held-out accuracy is no lower than before the alarm.
+
+    Args:
+        incident: the one that is over.
+        reference: reports from before its fault.
+        quiet: reports since its last alarm.
+        rules: as for a remedy.
+    """
+    before = _largest(math.nan if incident.probe is None else incident.probe, last_probe(reference))
+    since = incident.onset + max(1, rules.probe_steps)
+    now = last_probe([report for report in quiet if report.id.step >= since])
+    cleared = "the alarm cleared without a remedy"
+    if math.isnan(before) or math.isnan(now):
+        known = "before it" if math.isnan(before) else "since"
+        return IncidentState.CLEARED, f"{cleared}; held-out accuracy was not measured {known}"
+    said = f"{cleared}; held-out accuracy is {now:.3f} and was {before:.3f} before it"
+    is_lower = before - now > tolerated_loss(before, now, rules.probe_size)
+    return IncidentState.CLEARED if is_lower else IncidentState.RESOLVED, said
 
 
 def harm_of(code: str, diagnosis: Diagnosis | None) -> Harm:
@@ -168,11 +197,15 @@ def _largest(*values: float) -> float:
     return max((v for v in values if not math.isnan(v)), default=math.nan)
 
 
-def _failure(findings: _Findings, rules: Rules, *, alarm_active: bool) -> str:
-    """Why a remedy has failed by what the fault's own signals say; empty when they do not say so."""
+def _failure(findings: _Findings, rules: Rules, longer: float, *, alarm_active: bool) -> str:
+    """Why a remedy has failed by what the fault's own signals say; empty when they do not say so.
+
+    `longer` is the length of the window in lengths of the fault: evidence grows with the number of steps.
+    """
     if alarm_active:
         return f"the alarm is still active after {rules.window} steps"
-    if findings.after > max(0.0, findings.before - MUST_FALL):
+    before = findings.before * longer if findings.before > 0 else findings.before
+    if findings.after > max(0.0, before - MUST_FALL):
         return f"severity went from {_nats(findings.before)} to {_nats(findings.after)} nats, which is not enough"
     return ""
 
@@ -246,7 +279,29 @@ def _out_of_band(findings: _Findings, case: Case, window: Sequence[StepReport], 
     return ""
 
 
+def _harm_unseen(findings: _Findings, case: Case, harm: Harm) -> str:
+    """Why a remedy can have resolved nothing: no harm was seen before it; empty when some was."""
+    measured = {name: _measured(case.under_fault, name) for name in harm.signals if name in HEALTHY_AT_MOST}
+    beyond = any(values and fmean(values) > HEALTHY_AT_MOST[name] for name, values in measured.items())
+    if beyond or findings.before > BAND_NATS:
+        return ""
+    if math.isnan(findings.before):
+        return "no harm was measured before the remedy"
+    return f"severity was {_nats(findings.before)} nats before the remedy, within its healthy band"
+
+
+def _cause(code: str, window: Sequence[StepReport]) -> str:
+    """What is known of a cause that is not seen to be active."""
+    reads = plan_of(code).source_reads
+    if not reads:
+        return "its cause cannot be observed apart from it"
+    measured = any(_measured(window, name) for name in reads)
+    return "its cause is no longer active" if measured else "whether its cause is still active was not measured"
+
+
 def _fell(findings: _Findings) -> str:
+    if findings.before <= BAND_NATS:
+        return "the harm is within its healthy band, as it was before the remedy"
     if math.isnan(findings.before) or math.isnan(findings.after):
         return "the harm is back in its healthy band"
     return f"severity fell from {_nats(findings.before)} to {_nats(findings.after)} nats"

@@ -21,6 +21,8 @@ LEAST_DROP = 0.10
 """A drop of held-out accuracy below this is not counted, however many problems were asked."""
 DEVIATIONS = 3.0
 """Standard errors of the difference of two probes that a drop must exceed; see `largest_drop` for several probes."""
+OF_THE_MODEL = ("no_update", "below_start", "below_best")
+"""Kinds of problems that speak against the model itself, whoever watched the run."""
 UNMENDED = {
     IncidentState.ESCALATED: "was escalated to a person",
     IncidentState.GIVEN_UP: "was given up: no remedy was left",
@@ -98,7 +100,13 @@ def _loss(data: RunData) -> EndingProblem | None:
 
 
 def _unmended(incident: Incident) -> EndingProblem | None:
-    """The problem of an incident that nobody has resolved."""
+    """The problem of an incident that nobody has resolved.
+
+    A suspicion that no explanation has confirmed by the last step is none, nor is an alarm that cleared without a
+    remedy: the harm of either shows in the held-out accuracy of the end, which is compared with the best.
+    """
+    if incident.state == IncidentState.SUSPECTED:
+        return None
     words = {state.value: words for state, words in UNMENDED.items()}.get(incident.state)
     if words is None and not is_open(incident):
         return None

@@ -19,7 +19,8 @@ from rftfm_ray.detection.reference.fitting import RunSeries, surviving_rows
 from rftfm_ray.detection.reference.profile import Facts
 from rftfm_ray.errors import ConfigError, ProfileError
 from rftfm_ray.runs.counts import counts_of
-from rftfm_ray.runs.reader import find_run
+from rftfm_ray.runs.ending import OF_THE_MODEL, ending_problems
+from rftfm_ray.runs.reader import find_run, read_run
 from rftfm_ray.runs.words import clean, plural
 from rftfm_ray.signals.schema import INDEX, verifier_error_rate
 from rftfm_ray.telemetry.journal import JOURNAL, read_journal
@@ -61,7 +62,7 @@ def read_candidate(text: str) -> Candidate:
         return Candidate(text, _series(text, _read_table(path)), None, "")
     run_dir = find_run(text)
     facts, doubts = _configured(run_dir / "config.yaml")
-    doubts += _judged(run_dir / JOURNAL)
+    doubts += [*_judged(run_dir / JOURNAL), *_ended(run_dir)]
     return Candidate(text, _series(text, _columns(read_steps(run_dir))), facts, " and ".join(doubts))
 
 
@@ -81,6 +82,12 @@ def _judged(path: Path) -> list[str]:
     remedies = plural(counts.remedies, "applied remedy", "applied remedies")
     doubt = f"has {plural(counts.incidents, 'incident')} and {remedies} in its journal"
     return [doubt] if counts.incidents or counts.remedies else []
+
+
+def _ended(run_dir: Path) -> list[str]:
+    """What its own records say against the model that a run ended with. Incidents are counted from the journal."""
+    problems = [problem for problem in ending_problems(read_run(run_dir)) if problem.kind in OF_THE_MODEL]
+    return [f"ended badly ({' '.join(problem.message for problem in problems).rstrip('.')})"] if problems else []
 
 
 def _series(name: str, columns: Columns) -> RunSeries:

@@ -6,7 +6,7 @@ in the profile. They are compared with the run's own past, by the shipped priors
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -19,7 +19,11 @@ from rftfm_ray.signals.groups import TELEMETRY
 
 PATHS = ("model.path", "task.name")
 """Facts that may be paths: what was moved keeps its name, and may be another thing of that name."""
+OR = " or "
+"""Between the values of a fact in which the runs of a profile do not agree."""
+UNRECORDED = "a value that is not recorded"
 _CLIPS = ("algorithm.clip_low", "algorithm.clip_high")
+_KIND = ("algorithm.name", *PATHS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,32 +61,55 @@ class Comparison:
 def facts_of(config: RunConfig) -> Facts:
     """The facts of a run: the keys that move signals and have an effect under this configuration, with their values."""
     tree = config.model_dump(mode="json")
-    facts = {key: _plain(_value(tree, key)) for key in CONFIGURED if _has_effect(key, config)}
+    facts = {key: _plain(_value(tree, key)) for key in CONFIGURED}
     facts["algorithm.normalize_std"] = config.normalizes_std
     # The order in which changes are written says nothing.
     facts[CHANGES] = ", ".join(sorted(config.changes))
-    return facts
+    return {key: value for key, value in facts.items() if _has_effect(key, facts)}
 
 
 def differences(first: Facts, second: Facts) -> list[Difference]:
     """The facts that both have and differ in.
 
-    A fact that one of them lacks has no effect there, which follows from another fact in which they then differ; or it
-    is not known, because an older version did not have the key or the runs of a profile did not agree in it.
+    A fact that one of them lacks has no effect there, which follows from another fact in which they then differ.
     """
     shared = [key for key in (*CONFIGURED, CHANGES) if key in first and key in second]
     return [Difference(key, str(first[key]), str(second[key])) for key in shared if not _same(key, first, second)]
 
 
+def merged(key: str, values: Iterable[FactValue]) -> str:
+    """A fact in which the runs of a profile differ: all of its values. A run with one of them is like those runs.
+
+    Of planned changes it is all that any of the runs had, because each of them is in the means of the profile.
+    """
+    texts = list(dict.fromkeys(map(str, values)))
+    if key == CHANGES:
+        return ", ".join(sorted({change for text in texts for change in text.split(", ") if change}))
+    return OR.join(texts)
+
+
 def compare(profile: Profile, config: RunConfig) -> Comparison:
     """What a profile says about a run. A profile without facts is taken to be of runs like it."""
-    ours = facts_of(config)
-    differing = differences(profile.facts or {}, ours)
+    theirs, ours = profile.facts, facts_of(config)
+    differing = [] if theirs is None else [*differences(theirs, ours), *_unrecorded(theirs, ours, config)]
     relevant = [(each, keys) for each in differing if (keys := tuple(_moving_keys(each)))]
     moved = moved_between_runs(key for _, keys in relevant for key in keys)
     known = [signal.name for signal in profile.signals if signal.name in TELEMETRY]
     left = sum(name not in moved for name in known)
     return Comparison(tuple(each for each, _ in relevant), moved, len(known), left)
+
+
+def _unrecorded(theirs: Facts, ours: Facts, config: RunConfig) -> Iterator[Difference]:
+    """Facts of a run that a profile does not record although they have an effect there.
+
+    A version without a key behaved as the default does now, so only another value counts. What kind of runs they were
+    has no such default.
+    """
+    usual = facts_of(RunConfig.model_validate({"algorithm": {"name": config.algorithm.name}}))
+    for key in CONFIGURED:
+        is_unrecorded = key in ours and key not in theirs and _has_effect(key, theirs)
+        if is_unrecorded and (key in _KIND or ours[key] != usual.get(key, ours[key])):
+            yield Difference(key, UNRECORDED, str(ours[key]))
 
 
 def text_of(differing: tuple[Difference, ...]) -> str:
@@ -102,19 +129,24 @@ def _moving_keys(difference: Difference) -> Iterator[str]:
         yield parse_change(text).key
 
 
-def _has_effect(key: str, config: RunConfig) -> bool:
+def _has_effect(key: str, facts: Facts) -> bool:
     if key == "steps":
-        return config.learner.lr_schedule != "constant"
+        return facts.get("learner.lr_schedule", "constant") != "constant"
     if key.startswith("critic."):
-        return config.algorithm.name == "ppo"
+        return facts.get("algorithm.name") == "ppo"
     # The first update of a step is made by the policy that sampled: its ratios are 1.
-    return key not in _CLIPS or config.algorithm.minibatches > 1
+    return key not in _CLIPS or facts.get("algorithm.minibatches", 1) != 1
 
 
 def _same(key: str, first: Facts, second: Facts) -> bool:
-    if key in PATHS:
-        return PurePath(str(first[key])).name == PurePath(str(second[key])).name
-    return first[key] == second[key]
+    if first[key] == second[key]:
+        return True
+    ours, theirs = ({_name(key, value) for value in str(facts[key]).split(OR)} for facts in (first, second))
+    return ours <= theirs or theirs <= ours
+
+
+def _name(key: str, value: str) -> str:
+    return PurePath(value).name if key in PATHS else value
 
 
 def _value(tree: Mapping[str, Any], key: str) -> object:

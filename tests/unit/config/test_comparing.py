@@ -19,7 +19,7 @@ from rftfm_ray.types import Levers
 BASE = load_config(None, ["steps=40"])
 
 
-def checkpoint(folder: Path, text: str | None) -> Path:
+def checkpoint(folder: Path, text: str | None, levers: Levers | None = None) -> Path:
     """A complete checkpoint of step 4 that holds this configuration, or none."""
     origin = folder / "origin"
     origin.mkdir()
@@ -28,7 +28,7 @@ def checkpoint(folder: Path, text: str | None) -> Path:
     checkpoints.write_model(staging, {"weight": np.ones(1, np.float32)}, origin)
     if text is not None:
         checkpoints.write_config(staging, text)
-    return checkpoints.commit(staging, TrainerState(0, 4, 4, 4, 64, 1, 2, Levers(), (), "")).path
+    return checkpoints.commit(staging, TrainerState(0, 4, 4, 4, 64, 1, 2, levers or Levers(), (), "")).path
 
 
 def test_differences_are_keys_with_both_values() -> None:
@@ -78,6 +78,21 @@ def test_what_leaves_it_the_same_run_is_said_in_a_line_each(tmp_path: Path, capl
         "Resumed under another configuration: learner.lr was 0.0003, and is 0.0001 now.",
     ]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+def test_planned_change_of_the_prompts_of_steps_that_are_made_is_another_run(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, BASE.to_yaml())
+    with pytest.raises(ResumeError, match=r"algorithm.prompts_per_step was not changed, and is 4@3 now"):
+        check_resume(path, load_config(None, ["steps=40", "changes=[algorithm.prompts_per_step=4@3]"]))
+    for later in ("algorithm.prompts_per_step=4@5", "learner.lr=1e-4@3"):
+        check_resume(path, load_config(None, ["steps=40", f"changes=[{later}]"]))
+
+
+def test_levers_that_a_checkpoint_brings_along_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = checkpoint(tmp_path, BASE.to_yaml(), Levers(lr_scale=0.1, regrade_rate=1.0))
+    check_resume(path, BASE)
+    (message,) = caplog.messages
+    assert "lr_scale=0.1, regrade_rate=1. These levers stay as they are" in message
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from rftfm_ray.detection.reference.mixture import (
 )
 from rftfm_ray.detection.reference.multipliers import shipped_multipliers
 from rftfm_ray.detection.reference.priors import NO_CRITIC, shipped
-from rftfm_ray.detection.reference.profile import Profile
+from rftfm_ray.detection.reference.profile import Facts, Profile
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.detection.reference.views import StepViews, values_of
 from rftfm_ray.errors import ProfileError
@@ -123,6 +123,36 @@ def test_fact_that_is_not_known_is_not_compared() -> None:
     assert differences({"learner.lr": 1.0}, known) == [Difference("learner.lr", "1.0", "0.0003")]
     without = Profile(2, 1, None, profile().signals)
     assert compare(without, config(task={"name": "calculator"})).differences == ()
+
+
+def with_facts(**facts: str | float | bool | None) -> Profile:
+    """A profile of runs of the default configuration with other facts; None: the fact is not recorded."""
+    known = profile()
+    kept: Facts = {key: value for key, value in {**facts_of(OWN), **facts}.items() if value is not None}
+    return Profile(known.runs, known.steps, kept, known.signals, joint=known.joint)
+
+
+def test_fact_that_is_not_recorded_is_another_where_the_run_departs_from_the_default() -> None:
+    without = with_facts(**{"learner.lr": None})
+    assert compare(without, OWN).differences == (), "a version without the key behaved as the default does"
+    (different,) = compare(without, config(learner={"lr": 6e-3})).differences
+    assert (different.key, different.ours) == ("learner.lr", "0.006")
+    assert "not recorded" in different.theirs
+
+
+@pytest.mark.parametrize("key", ["task.name", "model.path", "algorithm.name"])
+def test_profile_that_does_not_say_what_kind_its_runs_were_is_refused(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(with_facts(**{key: None}).to_json())
+    with pytest.raises(ProfileError, match=rf"{key}=a value that is not recorded, .* no signal of theirs"):
+        planned(path)
+
+
+def test_run_with_one_of_the_values_that_a_profiles_runs_had_is_like_them() -> None:
+    mixed = with_facts(**{"learner.lr": "0.0003 or 0.003"})
+    assert compare(mixed, OWN).differences == ()
+    assert compare(mixed, config(learner={"lr": 3e-3})).differences == ()
+    assert [each.key for each in compare(mixed, config(learner={"lr": 0.03})).differences] == ["learner.lr"]
 
 
 def planned(path: Path, **values: object) -> Profile | None:

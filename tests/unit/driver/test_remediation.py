@@ -27,10 +27,12 @@ CONFIRMED_STOP = Order(4, 1, OrderRole.REMEDY, "stop", "it is over.", MOVED, hal
 class World:
     """A session, a guard and records: everything that is asked of them, in order.
 
-    `granted`: what the guard says of an order. `errors`: what calls raise, by their names.
+    `granted`: what the guard says of an order, `instead`: the one that it puts in its place. `errors`: what calls
+    raise, by their names.
     """
 
     granted: bool = True
+    instead: Order | None = None
     errors: dict[str, Exception] = field(default_factory=dict)
     journey: list[tuple[Any, ...]] = field(default_factory=list)
     results: list[OrderResult] = field(default_factory=list)
@@ -59,17 +61,17 @@ class World:
         self._note("save")
         return "checkpoints/step-000006"
 
-    def begin(self, order: Order, step: StepId, probed: float) -> bool:
+    def begin(self, order: Order, step: StepId, probed: float) -> Order | None:
         """What was decided beforehand."""
         self._note("begin", order.number, step, None if math.isnan(probed) else probed)
-        return self.granted
+        return (self.instead or order) if self.granted else None
 
     def done(self, order: Order, step: StepId, result: OrderResult) -> None:
         """Keep the result."""
         self.results.append(result)
         self._note("done", order.number, step, result.error)
 
-    def execute(self, order: Order) -> bool:
+    def execute(self, order: Order) -> Order | None:
         """Carry an order out."""
         parts = cast("Any", self)
         return RemedyExecutor(parts, parts, parts, 80).execute(order, STEP)
@@ -81,8 +83,9 @@ def test_guard_that_is_lost_leaves_a_checkpoint_where_it_stops_the_run() -> None
     executor = RemedyExecutor(parts, parts, parts, 80)
     assert executor.order_at(STEP) is GENTLE
     world.errors["boundary"] = GuardLostError("The guard was lost.")
-    with pytest.raises(GuardLostError, match=r"The guard was lost\. Go on with --resume checkpoints/step-000006"):
+    with pytest.raises(GuardLostError, match=r"The guard was lost\.") as caught:
         executor.order_at(STEP)
+    assert caught.value.checkpoint == "checkpoints/step-000006"
     assert [call[0] for call in world.journey] == ["boundary", "boundary", "save"]
     assert GuardLostError.exit_code == 5
 
@@ -122,11 +125,21 @@ def test_order_that_may_not_begin_changes_nothing(order: Order) -> None:
     assert [call[0] for call in world.journey] == ["probe", "begin"][not order.is_costly :]
 
 
+def test_order_in_place_of_one_that_may_not_begin_is_carried_out_and_journalled() -> None:
+    world = World(instead=GENTLE)
+    assert world.execute(BACK) == GENTLE
+    assert not {"rollback", "resync"} & {call[0] for call in world.journey}
+    assert [call[:2] for call in world.journey if call[0] in ("begin", "done")] == [
+        ("begin", BACK.number), ("done", GENTLE.number),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("order", [STOP, CONFIRMED_STOP])
 def test_order_that_ends_the_run_leaves_a_checkpoint_and_is_journalled_first(order: Order) -> None:
     world = World()
-    with pytest.raises(GuardHaltError, match=rf"at step 6: {order.reason} .* --resume checkpoints/step-000006\."):
+    with pytest.raises(GuardHaltError, match=rf"at step 6: {order.reason} The journal says why\.") as caught:
         world.execute(order)
+    assert caught.value.checkpoint == "checkpoints/step-000006"
     assert [call[0] for call in world.journey][-4:] == ["move_levers", "save", "done", "event"]
     assert (world.journey[0] == ("probe", 80)) == order.is_costly
 

@@ -302,17 +302,6 @@ def test_guard_that_does_not_act_ends_no_run(changed: dict[str, Any]) -> None:
     assert run.incident.state is IncidentState.ESCALATED
 
 
-def test_unconfirmed_order_is_dropped_and_the_policy_asked_again() -> None:
-    run = ManagedRun(BACK, RETRY)
-    assert run.tick(fault("OD-1", 0.7)) is not None
-    run.drop()
-    assert (run.incident.state, run.incident.tried) == (IncidentState.DIAGNOSED, ())
-    assert run.manager.pending is None
-    run.tick(fault("OD-1", 0.7))
-    order = run.carry_out()
-    assert (order.number, order.remedy) == (2, "retry")
-
-
 def test_unconfirmed_orders_spend_no_budget_and_end_with_a_person() -> None:
     run = ManagedRun(BACK, budget=2)
     for _ in range(4):
