@@ -31,7 +31,7 @@ from unittest import mock
 import pyarrow as pa
 import ray
 
-from benchmarks.guard_kills_counts import LATE, LOST, STOPS, WAITS, Record, Row, counted, from_csv, to_csv
+from benchmarks.guard_kills_counts import CONTINUABLE, LATE, LOST, STOPS, WAITS, Record, Row, counted, from_csv, to_csv
 from benchmarks.guard_kills_page import page, targets
 from benchmarks.guard_kills_plan import FAULTS, LONGER, TRIALS, Trial
 from benchmarks.guard_kills_points import Arms
@@ -145,8 +145,10 @@ class Campaign:
                 summary = run(config_of(trial.fault, trial.course), folder, watch, self._warm)
             except RftfmError as failed:
                 error = str(failed).replace(str(folder), "RUN_DIR")
-        if trial.course == STOPS and newest_valid(folder / "checkpoints") is None:
-            error = f"No valid checkpoint was left. {error.partition(' Go on')[0]}"
+        if trial.course == STOPS:
+            # The command holds paths of this machine.
+            error, _, command = error.partition(" Go on with: ")
+            error += CONTINUABLE if "--resume" in command and newest_valid(folder / "checkpoints") is not None else ""
         try:
             record = record_of(folder, watch, summary)
         except RftfmError as failed:

@@ -25,6 +25,8 @@ COURSES = {
     STOPS: "the first loss counts as final and `guard.on_lost=stop`: the run must end with a checkpoint",
 }
 """How a run goes on after the kill."""
+# Ends the error of a run that stopped as it should.
+CONTINUABLE = " It left a valid checkpoint and the command that continues."
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class Row:
     @property
     def ended_as_it_should(self) -> bool:
         """Whether the run ended as its course says."""
-        return ("Go on with --resume" in self.error) if self.course == STOPS else not self.error
+        return self.error.endswith(CONTINUABLE) if self.course == STOPS else not self.error
 
 
 Key = Callable[[Entry], Hashable]

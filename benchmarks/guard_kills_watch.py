@@ -158,11 +158,11 @@ def _watched_guard(watch: Watch) -> Iterator[None]:
             watch.at("ordered", order.number)
         return order
 
-    def watched_begin(guard: LiveGuard, order: Order, step: StepId, probed: float) -> bool:
-        granted = begin(guard, order, step, probed)
-        if granted:
-            watch.at("begun", order.number)
-        return granted
+    def watched_begin(guard: LiveGuard, order: Order, step: StepId, probed: float) -> Order | None:
+        begun = begin(guard, order, step, probed)
+        if begun is not None:
+            watch.at("begun", begun.number)
+        return begun
 
     with (
         mock.patch.object(LiveGuard, "report", watched_report),

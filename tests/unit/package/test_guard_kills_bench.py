@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.guard_kills_counts import LATE, LOST, STOPS, WAITS, Record, Row, counted, from_csv, to_csv
+from benchmarks.guard_kills_counts import CONTINUABLE, LATE, LOST, STOPS, WAITS, Record, Row, counted, from_csv, to_csv
 from benchmarks.guard_kills_page import FEWEST_KILLS, is_good, page, targets
 from benchmarks.guard_kills_plan import ROLLBACK, TRIALS, kill_of
 from benchmarks.guard_kills_points import CONTROLLER, MONITOR, POINTS, RANDOM, Arms, Kill
@@ -186,7 +186,7 @@ def test_too_few_kills_miss_their_target() -> None:
 
 
 def test_run_that_has_to_stop_says_how_to_go_on() -> None:
-    stopped = replace(ROW, course=STOPS, error="The guard was lost before step 8. Go on with --resume x/step-7.")
+    stopped = replace(ROW, course=STOPS, error=f"The guard was lost before step 8.{CONTINUABLE}")
     assert is_good(stopped)
     assert not is_good(replace(stopped, course=WAITS))
 
