@@ -135,7 +135,7 @@ def _incident_lines(data: RunData) -> list[tuple[str, str]]:
     for incident in going:
         last = incident.remediations[-1] if incident.remediations else None
         done = f"; {last.remedy}: {last.result}" if last is not None else ""
-        where = f"since step {incident.opened.step}"
+        where = f"opened at step {incident.opened.step}"
         lines.append(("", f"#{incident.id} {incident.code}  {end_words(incident)}, {where}{done}"))
     return lines
 

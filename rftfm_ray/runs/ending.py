@@ -105,5 +105,5 @@ def _unmended(incident: Incident) -> EndingProblem | None:
     if words is None and not is_open(incident):
         return None
     words = words or "was still open at the end"
-    message = f"Incident #{incident.id} ({incident.code}, since step {incident.opened.step}) {words}."
+    message = f"Incident #{incident.id} ({incident.code}, opened at step {incident.opened.step}) {words}."
     return EndingProblem("incident", message, incident=incident.id)

@@ -19,7 +19,7 @@ from rftfm_ray.verdicts import IncidentState, OutcomeKind
 MOST_NAMED = 2
 KNOWN = {
     OutcomeKind.RESOLVED.value: "verified: resolved",
-    OutcomeKind.MITIGATED.value: "verified: contained, its cause is still active",
+    OutcomeKind.MITIGATED.value: "verified: mitigated, its cause is still active",
     OutcomeKind.INEFFECTIVE.value: "verified: it did not help",
     OutcomeKind.HARMFUL.value: "verified: it did harm",
 }

@@ -124,7 +124,7 @@ be. `rftfm faults list` prints what can be injected. A fault is asked for as
 - Loss of accuracy is that of 1,024 held-out problems after 40 steps without a guard, the fault being on from step 6,
   against the healthy run of the same seed, mean over three seeds; from 0.10 on a strength is called harmful. The commit
   gate is part of the learner, and is there without a guard too: it refuses updates on advantages that are not their
-  recompute (CA-2 `noise`, CA-3 `misplaced`), and what those cost is what updates that never come cost.
+  recompute (CA-2 `noise`, CA-3 `shifted`), and what those cost is what updates that never come cost.
 - The taxonomy is that of RFT-FaultBench (arXiv 2605.04431). Its strengths are not published: these are ours.
 """
 

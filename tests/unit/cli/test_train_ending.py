@@ -23,7 +23,7 @@ from rftfm_ray.faults.drill import Drill
 from rftfm_ray.types import EndingProblem, RunSummary
 
 DROP = EndingProblem("below_best", "Held-out accuracy was 0.9 at step 5 and ended at 0.1.", before=0.9, after=0.1)
-OPEN = EndingProblem("incident", "Incident #1 (OD-1, since step 3) was still open at the end.", incident=1)
+OPEN = EndingProblem("incident", "Incident #1 (OD-1, opened at step 3) was still open at the end.", incident=1)
 GOOD = RunSummary(
     run_dir="/runs/a", seed=3, steps=40, reward_first=0.3, reward_last=0.9, probe_first=0.3, probe_last=0.9,
     probe_sampled_first=0.2, probe_sampled_last=0.8, step_time_s_median=0.2, first_step_s=12.3, vetoes=0,

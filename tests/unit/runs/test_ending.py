@@ -139,7 +139,7 @@ def test_incident_that_nobody_resolved_is_a_problem(
     (problem,) = ending_problems(make(probes(0.3, 0.9), incident(2, *story)))
     assert problem.kind == "incident"
     assert problem.incident == 2
-    assert problem.message == f"Incident #2 (OD-1, since step 3) {words}."
+    assert problem.message == f"Incident #2 (OD-1, opened at step 3) {words}."
 
 
 def test_resolved_incident_is_no_problem() -> None:

@@ -56,7 +56,7 @@ def test_run_without_an_incident_says_so() -> None:
     [
         (None, "not verified; still open"),
         ("resolved", "verified: resolved; still open"),
-        ("mitigated", "verified: contained, its cause is still active; still open"),
+        ("mitigated", "verified: mitigated, its cause is still active; still open"),
         ("ineffective", "verified: it did not help; still open"),
         ("harmful", "verified: it did harm; still open"),
         ("unverified", "not known whether it worked (unverified); still open"),
