@@ -178,6 +178,10 @@ class RolloutGroup:
         """Exposure of the responses of `step` to the faults in the actors' seams."""
         return self._pending(actor.exposure.remote(step) for actor in self._handles)
 
+    def verifier_error(self, step: StepId) -> list[Pending[str]]:
+        """Why the verifier failed first in `step`, by actor; empty where it did not."""
+        return self._pending(actor.verifier_error.remote(step) for actor in self._handles)
+
     def reset(self, roles: Sequence[Role], plan: RunPlan) -> list[Pending[None]]:
         """Begin the run of `plan` on the running engines."""
         self.roles = tuple(roles)

@@ -19,14 +19,15 @@ from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.metrics import StepRow
 from rftfm_ray.policies.loading import PLAYBOOK
 from rftfm_ray.runs.words import describe as in_words
-from rftfm_ray.runs.words import figure, number_of
+from rftfm_ray.runs.words import figure, number_of, plural
 
 
 def describe(row: StepRow, probe: float) -> str:
     """The figures of a step that a person watches."""
     shown = "  -  " if math.isnan(probe) else f"{probe:.3f}"
+    reward = row.batch.reward_mean
     return (
-        f"reward {row.batch.reward_mean:6.3f}  probe {shown}  kl {row.update.kl_ref:.4f}  "
+        f"reward {'   -  ' if math.isnan(reward) else f'{reward:z6.3f}'}  probe {shown}  kl {row.update.kl_ref:.4f}  "
         f"entropy {row.update.entropy:.3f}"
     )
 
@@ -127,7 +128,7 @@ def describe_for_user(entry: Entry, fallback: str = PLAYBOOK) -> tuple[Text, str
 
 
 class _Plain:
-    """One line per tenth of the run, each minute at least, and wherever updates were refused."""
+    """One line per tenth of the run, each minute at least, and wherever there was no update."""
 
     def __init__(self, console: Console, config: RunConfig) -> None:
         self._console = console
@@ -137,7 +138,9 @@ class _Plain:
         self._first = 0
         self._probe = math.nan
         self._shown_at = time.perf_counter()
-        console.print(f"Starting {config.rollout.num_actors} rollout actor(s) and a learner ...", highlight=False)
+        console.print(
+            f"Starting {plural(config.rollout.num_actors, 'rollout actor')} and a learner ...", highlight=False
+        )
 
     def __call__(self, row: StepRow) -> None:
         self._probe = self._probe if math.isnan(row.checks.probe_accuracy) else row.checks.probe_accuracy
@@ -150,7 +153,9 @@ class _Plain:
         self._shown_at = now
         elapsed, done = now - self._began, step - self._first
         left = remaining_s(done, self._steps - self._first, elapsed)
-        refused = f"  {row.update.vetoes} update(s) refused" if row.update.vetoes else ""
+        refused = f"  {plural(row.update.vetoes, 'update')} refused" if row.update.vetoes else ""
+        if row.batch.valid_rate == 0:
+            refused = "  no verdict, so no update"
         self._console.print(
             f"step {step}/{self._steps}  {describe(row, self._probe)}  {done / elapsed:.1f} steps/s  "
             f"ETA {left:.0f} s{refused}",

@@ -19,8 +19,8 @@ from rftfm_ray.runs.guard_loss import lost
 from rftfm_ray.runs.headline import headline
 from rftfm_ray.runs.incidents import Incident, incidents_of, levers_now, marks
 from rftfm_ray.runs.reader import RunData, find_run, read_run
-from rftfm_ray.runs.verdict import end_words, figures, guard_words, progress_of, restored
-from rftfm_ray.runs.words import clean, describe, figure, lever_text, plural
+from rftfm_ray.runs.verdict import Figures, end_words, figures, guard_words, progress_of, restored
+from rftfm_ray.runs.words import NONE, clean, describe, figure, lever_text, plural, share
 
 STYLES = {
     "finished": "green", "finished with problems": "red", "failed": "red", "halted": "red", "dead": "red",
@@ -106,7 +106,7 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("verdict", facts["headline"]),
         ("state", facts["state"] + (" with problems" if facts["ending"] else "") + _age(data, facts["state"])),
         ("progress", f"step {facts['step']}{planned}{paid}"),
-        ("reward", f"{figure(values.reward_last)} (mean of the last 5 recorded steps)"),
+        ("reward", _reward(values)),
         ("held-out", "no probe yet" if probe is None else f"{figure(values.probe_last)}, at step {probe['step']}"),
         ("guard", guard_words(data) if data.journalled else f"{data.mode}; no journal"),
     ]
@@ -119,6 +119,15 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [("advice", sentence) for sentence in facts["advice"]]
     lines += [("to act", facts["act_command"])] if facts["act_command"] else []
     return [*lines, ("records", facts["run_dir"])]
+
+
+def _reward(values: Figures) -> str:
+    """The newest reward and the steps that it is the mean of; steps after them have none."""
+    since = f"; no step after step {values.reward_step} has one" if values.reward_step < values.step else ""
+    if not values.rewarded:
+        return NONE
+    mean = "" if values.rewarded == 1 else f" (mean of {plural(values.rewarded, 'step')})"
+    return f"{share(values.reward_last)}{mean}{since}"
 
 
 def _age(data: RunData, state: str) -> str:

@@ -48,7 +48,7 @@ def connect(config: RunConfig, runs: int = 1) -> bool:
             log_to_driver=True,
         )
         return True
-    except Exception as error:  # noqa: BLE001 - Ray raises a bare `Exception` where a node does not start in time
+    except Exception as error:
         raise PlacementError(_not_connected(error, address, time.monotonic() - began)) from error
 
 

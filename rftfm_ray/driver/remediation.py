@@ -16,6 +16,7 @@ from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import GuardHaltError, GuardLostError, RftfmError
 from rftfm_ray.incidents.messages import OrderResult
 from rftfm_ray.telemetry.records import RunRecords
+from rftfm_ray.telemetry.rundir import go_on
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import Order
 
@@ -39,7 +40,7 @@ class RemedyExecutor:
             return self._guard.boundary(step)
         except GuardLostError as error:
             checkpoint = self._session.save()
-            raise GuardLostError(f"{error} Go on with --resume {checkpoint}.") from error
+            raise GuardLostError(f"{error} {go_on(checkpoint)}") from error
 
     def execute(self, order: Order, step: StepId) -> bool:
         """Carry out an order at the boundary before the update of `step`; returns whether it was carried out.
@@ -62,9 +63,9 @@ class RemedyExecutor:
         self._guard.done(order, step, OrderResult(time.perf_counter() - began))
         self._records.event("remedy", step, remedy=order.remedy, rollback=order.restore_step is not None)
         if order.halt:
+            at, why = self._session.position.id.step, order.reason.rstrip(".")
             raise GuardHaltError(
-                f"The guard ended the run at step {self._session.position.id.step}: {order.reason} The journal says "
-                f"why; go on with --resume {checkpoint}."
+                f"The guard ended the run at step {at}: {why}. The journal says more. {go_on(checkpoint)}"
             )
         return True
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import VerifierError
+from rftfm_ray.telemetry.rundir import go_on
 from rftfm_ray.types import Termination
+
+logger = logging.getLogger(__name__)
 
 
 class VerdictWatch:
-    """Counts steps in a row in which no verdict could be had.
+    """Says in which steps the verifier failed, and counts those in a row in which no verdict could be had.
 
     Args:
         task: name of the task, for the message.
@@ -29,13 +34,21 @@ class VerdictWatch:
         Raises:
             VerifierError: when the limit is reached; a checkpoint has been written.
         """
-        if not np.any(batch.termination != Termination.FAILED):
+        asked = batch.termination != Termination.FAILED
+        if not np.any(asked):
             return
+        failed = int(np.count_nonzero(asked & ~batch.valid))
+        if failed:
+            step = session.position.id
+            why = session.verifier_error(step) or "no reason is known"
+            logger.warning(
+                "step %d: the verifier failed on %d of %d answers (%s)", step.step, failed, np.count_nonzero(asked), why
+            )
         self._failing = 0 if batch.valid.any() else self._failing + 1
         if self._failing < self._limit:
             return
         checkpoint = session.save()
         raise VerifierError(
             f"The verifier of task {self._task} has failed on every answer for {self._failing} steps in a row, so "
-            f"nothing can be learnt; make it work, then go on with --resume {checkpoint}."
+            f"nothing can be learnt; make it work. {go_on(checkpoint)}"
         )

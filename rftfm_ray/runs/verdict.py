@@ -16,6 +16,7 @@ from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of, not_claimed
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.words import as_number, clean, describe, figure, listed, plural, text_of
+from rftfm_ray.telemetry.rundir import GO_ON
 from rftfm_ray.types import GuardMode
 from rftfm_ray.verdicts import OTHER_PROFILE, IncidentState, OutcomeKind
 
@@ -29,10 +30,16 @@ SILENT_STEPS = 40
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Figures of a run; NaN where nothing was measured. `steps_planned` is 0 without a configuration."""
+    """Figures of a run; NaN where nothing was measured. `steps_planned` is 0 without a configuration.
+
+    `reward_last` is the mean of the last `rewarded` steps that have a reward, of which `reward_step` is the newest; 0:
+    none has one.
+    """
 
     reward_first: float
     reward_last: float
+    rewarded: int
+    reward_step: int
     probe_first: float
     probe_last: float
     step: int
@@ -60,10 +67,13 @@ def figures(data: RunData) -> Figures:
     }
     summed = {name: as_number(data.summary.get(name)) for name in counted}
     best = {name: summed[name] if math.isfinite(summed[name]) else counted[name] for name in counted}
-    position = data.position
+    position, steps = data.position, data.steps
+    columns = zip(steps.ids, steps.column("reward_mean"), steps.abandoned, strict=True)
     return Figures(
         reward_first=best["reward_first"],
         reward_last=best["reward_last"],
+        rewarded=min(EDGE, len(rewards)),
+        reward_step=max((id_.step for id_, reward, gone in columns if not gone and math.isfinite(reward)), default=0),
         probe_first=best["probe_first"],
         probe_last=best["probe_last"],
         step=position.step,
@@ -83,7 +93,10 @@ def progress_of(data: RunData) -> tuple[str, str]:
     halted = [e for e in data.entries if e.kind is EntryKind.APPLIED and text_of(e, "halt") == "yes"]
     failed = data.event("run_failed")
     if halted:
-        return "halted", f"The guard ended the run at step {data.position.step}, after a checkpoint."
+        return (
+            "halted",
+            f"The guard ended the run at step {data.position.step}, after a checkpoint.{_continuation(data)}",
+        )
     if data.summary:
         return "finished", ""
     stopped = data.event("run_stopped")
@@ -91,7 +104,9 @@ def progress_of(data: RunData) -> tuple[str, str]:
         by = clean(str(stopped.get("signal") or "a signal"), 20)
         return "stopped", f"The run was stopped by {by} after step {data.position.step}.{_continuation(data)}"
     if failed:
-        error, message = (clean(str(failed.get(name) or ""), 300) for name in ("error", "message"))
+        error, message = (clean(str(failed.get(name) or ""), 1000) for name in ("error", "message"))
+        # Some errors name the command themselves.
+        message = message.partition(f" {GO_ON}")[0]
         cause = f"The run ended with an error ({error or 'unknown'}): {message or 'no message'}"
         return "failed", f"{cause}{_continuation(data)}"
     if is_dead := _death(data):
@@ -119,7 +134,7 @@ def _death(data: RunData) -> str:
 
 def _continuation(data: RunData) -> str:
     command = data.resume_command
-    return f" Go on with: {command}" if command else ""
+    return f" {GO_ON}{command}" if command else ""
 
 
 def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> tuple[str, list[str]]:

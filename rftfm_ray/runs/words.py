@@ -27,6 +27,20 @@ def figure(value: float) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
+def share(value: float) -> str:
+    """An accuracy or a mean reward with three decimals, never -0.000; a dash where it is not a number."""
+    return f"{value:z.3f}" if math.isfinite(value) else NONE
+
+
+def change_of(before: float, after: float) -> str:
+    """How a held-out accuracy has changed, as far as it was measured."""
+    if not (math.isfinite(before) or math.isfinite(after)):
+        return "not measured"
+    if not math.isfinite(after):
+        return f"{share(before)}, not measured since"
+    return f"{share(before)} -> {share(after)}" if math.isfinite(before) else f"{share(after)}, not measured before"
+
+
 def nats(evidence: float) -> str:
     """Evidence in nats with one decimal; a dash where there is none."""
     return f"{evidence:z.1f}" if math.isfinite(evidence) else NONE

@@ -23,7 +23,9 @@ CONFIG = RunConfig(steps=20)
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def make_row(step: int, *, probe: float = math.nan, vetoes: int = 0, step_s: float = 0.5) -> StepRow:
+def make_row(
+    step: int, *, probe: float = math.nan, vetoes: int = 0, step_s: float = 0.5, reward: float = 0.625
+) -> StepRow:
     """A step with reward 0.625, KL 0.0123 and entropy 1.5."""
 
     def fill(kind: type[Any], **known: float) -> Any:
@@ -31,7 +33,8 @@ def make_row(step: int, *, probe: float = math.nan, vetoes: int = 0, step_s: flo
 
     update = fill(UpdateMetrics, kl_ref=0.0123, entropy=1.5, vetoes=vetoes)
     timings, checks = fill(Timings, step_s=step_s), fill(CheckMetrics, probe_accuracy=probe)
-    batch = fill(BatchMetrics, reward_mean=0.625)
+    valid = 0.0 if math.isnan(reward) else 0.1
+    batch = fill(BatchMetrics, reward_mean=reward, valid_rate=valid)
     return StepRow(StepId(0, step, step), step, batch, update, fill(CreditMetrics), timings, checks)
 
 
@@ -71,7 +74,7 @@ def test_plain_line_holds_the_figures_of_its_step(clock: Clock) -> None:
 
 
 def test_first_plain_line_says_what_is_started(clock: Clock) -> None:
-    assert watch([], clock) == "Starting 1 rollout actor(s) and a learner ...\n"
+    assert watch([], clock) == "Starting 1 rollout actor and a learner ...\n"
 
 
 def test_plain_lines_come_every_tenth_of_the_run(clock: Clock) -> None:
@@ -88,9 +91,15 @@ def test_refusals_are_shown_at_once_and_probes_in_the_next_line(clock: Clock) ->
     rows = [make_row(1), make_row(3, vetoes=2), make_row(5, probe=0.25), make_row(6)]
     lines = watch(rows, clock).splitlines()[1:]
     assert [line.split("  ")[0] for line in lines] == ["step 3/20", "step 6/20"]
-    assert lines[0].endswith("  2 update(s) refused")
+    assert lines[0].endswith("  2 updates refused")
     assert "refused" not in lines[1]
     assert "probe 0.250" in lines[1]
+
+
+def test_step_without_a_verdict_has_no_reward_and_nothing_to_refuse(clock: Clock) -> None:
+    (_, line) = watch([make_row(3, vetoes=1, reward=math.nan)], clock).splitlines()
+    assert line.startswith("step 3/20  reward    -    probe   -  ")
+    assert line.endswith("  no verdict, so no update")
 
 
 def test_slow_steps_are_shown_once_a_minute_and_so_is_the_last_one(clock: Clock) -> None:

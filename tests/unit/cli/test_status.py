@@ -123,7 +123,8 @@ def test_status_of_a_run_that_goes_on(make_run: MakeRun) -> None:
     assert lines["guard"] == "act on RF, TE"
     assert lines["incidents"] == "1 open, 1 closed"
     assert (
-        "             #2 TE-1  remediating, opened at step 6; fail_over: could not be applied" in done.output.splitlines()
+        "             #2 TE-1  remediating, opened at step 6; fail_over: could not be applied"
+        in done.output.splitlines()
     )
     assert lines["last action"] == "step 7: could not be applied"
     assert lines["levers"] == "regrade_rate=1, tool_retries=1"

@@ -24,7 +24,11 @@ SLOW = (
         (None, Exception(SLOW), r"^Ray did not start within \d+ s; the machine is busy .* full: try again\.$"),
         (None, ValueError("no\nport"), r"^Ray cannot be started on this machine: no port\.$"),
         (None, OSError(), r"^Ray cannot be started on this machine: OSError\.$"),
-        ("10.0.0.1:1", ConnectionError("no token"), r"^Cannot reach .* RAY_ADDRESS=10\.0\.0\.1:1: no token \(with token .*=token\)\.$"),
+        (
+            "10.0.0.1:1",
+            ConnectionError("no token"),
+            r"^Cannot reach .* RAY_ADDRESS=10\.0\.0\.1:1: no token \(with token .*=token\)\.$",
+        ),
     ],
 )
 def test_no_cluster_is_one_sentence(

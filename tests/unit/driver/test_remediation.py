@@ -81,7 +81,9 @@ def test_guard_that_is_lost_leaves_a_checkpoint_where_it_stops_the_run() -> None
     executor = RemedyExecutor(parts, parts, parts, 80)
     assert executor.order_at(STEP) is GENTLE
     world.errors["boundary"] = GuardLostError("The guard was lost.")
-    with pytest.raises(GuardLostError, match=r"The guard was lost\. Go on with --resume checkpoints/step-000006"):
+    with pytest.raises(
+        GuardLostError, match=r"The guard was lost\. Go on with: rftfm .*--resume checkpoints/step-000006"
+    ):
         executor.order_at(STEP)
     assert [call[0] for call in world.journey] == ["boundary", "boundary", "save"]
     assert GuardLostError.exit_code == 5
@@ -125,7 +127,9 @@ def test_order_that_may_not_begin_changes_nothing(order: Order) -> None:
 @pytest.mark.parametrize("order", [STOP, CONFIRMED_STOP])
 def test_order_that_ends_the_run_leaves_a_checkpoint_and_is_journalled_first(order: Order) -> None:
     world = World()
-    with pytest.raises(GuardHaltError, match=rf"at step 6: {order.reason} .* --resume checkpoints/step-000006\."):
+    with pytest.raises(
+        GuardHaltError, match=rf"at step 6: {order.reason} The .* Go on with: .* --resume checkpoints/step-000006$"
+    ):
         world.execute(order)
     assert [call[0] for call in world.journey][-4:] == ["move_levers", "save", "done", "event"]
     assert (world.journey[0] == ("probe", 80)) == order.is_costly
