@@ -106,10 +106,10 @@ class ControllerActor:
         return News(self._news(), None if self._begun else self._manager.pending)
 
     def begin(self, number: int, step: StepId, probed: float) -> Permit:
-        """Journal that the pending order is about to be carried out. An order begins once.
+        """Journal that the pending order, or one in its place, is about to be carried out. An order begins once.
 
         Args:
-            number: of the order; only the pending one is granted.
+            number: of the order; only the pending one is begun.
             step: the current step.
             probed: held-out accuracy of the weights in force, for a costly order; NaN for any other.
 
@@ -117,11 +117,11 @@ class ControllerActor:
             RecordError: when it cannot be journalled; the order must not be carried out.
         """
         order = self._manager.pending
-        if order is None or order.number != number or not self._manager.begin(order, step, probed):
-            return Permit(self._news(), granted=False)
-        self._gauge.set(ActorState.ACTING)
-        self._begun = order
-        return Permit(self._news(), granted=True)
+        begun = self._manager.begin(order, step, probed) if order is not None and order.number == number else None
+        if begun is not None:
+            self._gauge.set(ActorState.ACTING)
+            self._begun = begun
+        return Permit(self._news(), begun)
 
     def done(self, number: int, step: StepId, result: OrderResult) -> Settlement:
         """Journal the result of the begun order; returns its effect for the monitor.

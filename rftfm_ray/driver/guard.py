@@ -44,8 +44,8 @@ class Guard(Protocol):
     def boundary(self, step: StepId) -> Order | None:
         """The order from earlier reports; `step` is the current one. Each order is given once."""
 
-    def begin(self, order: Order, step: StepId, probed: float) -> bool:
-        """Journal the start of an order; returns whether it is permitted. `probed`: as `ControllerActor.begin`."""
+    def begin(self, order: Order, step: StepId, probed: float) -> Order | None:
+        """Journal the start of an order; returns the one to carry out, see `Permit`. `probed`: as `ControllerActor`."""
 
     def done(self, order: Order, step: StepId, result: OrderResult) -> None:
         """Journal the result of a begun order."""
@@ -71,10 +71,10 @@ class NoGuard:
         del step
         return None
 
-    def begin(self, order: Order, step: StepId, probed: float) -> bool:
+    def begin(self, order: Order, step: StepId, probed: float) -> Order | None:
         """Permit no order."""
         del order, step, probed
-        return False
+        return None
 
     def done(self, order: Order, step: StepId, result: OrderResult) -> None:
         """Ignore the result."""
@@ -161,10 +161,10 @@ class LiveGuard:
         self._given = order.number
         return order
 
-    def begin(self, order: Order, step: StepId, probed: float) -> bool:
-        """Journal that an order is about to be carried out; returns whether it may be.
+    def begin(self, order: Order, step: StepId, probed: float) -> Order | None:
+        """Journal that an order is about to be carried out; returns the one that may be, see `Permit`.
 
-        It may not be when the guard is lost for good: the next boundary says so.
+        None may be when the guard is lost for good: the next boundary says so.
 
         Raises:
             RecordError: when the journal cannot be written.
@@ -173,9 +173,11 @@ class LiveGuard:
             permit = self._group.begin(order.number, step, probed)
         except (GuardError, StateError) as error:
             self._lose(f"order {order.number} was not carried out: {error}")
-            return False
+            return None
         self._tell_all(permit.entries)
-        return permit.granted
+        if permit.order is not None:
+            self._given = permit.order.number
+        return permit.order
 
     def done(self, order: Order, step: StepId, result: OrderResult) -> None:
         """Journal the result of an order, and declare its change to the monitor.

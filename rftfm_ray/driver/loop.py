@@ -94,8 +94,9 @@ def loop(parts: Parts) -> Curve:
         changes.begin(position)
         trajectories = session.generate(position)
         order = remedies.order_at(position.id)
-        if order is not None and remedies.execute(order, position.id):
-            if order.restore_step is not None:
+        done = remedies.execute(order, position.id) if order is not None else None
+        if done is not None:
+            if done.restore_step is not None:
                 probe.restart()
                 checkpoints.restart()
                 continue

@@ -42,32 +42,36 @@ class RemedyExecutor:
             checkpoint = self._session.save()
             raise GuardLostError(f"{error} {go_on(checkpoint)}") from error
 
-    def execute(self, order: Order, step: StepId) -> bool:
-        """Carry out an order at the boundary before the update of `step`; returns whether it was carried out.
+    def execute(self, order: Order, step: StepId) -> Order | None:
+        """Carry out an order at the boundary before the update of `step`, or the one that the guard puts in its place.
+
+        Returns:
+            The order that was carried out; None for none.
 
         Raises:
             GuardHaltError: when the order ends the run.
             RftfmError: when it fails half way; training must not continue.
         """
         probed = self._session.probe(self._probe_size).accuracy if order.is_costly else math.nan
-        if not self._guard.begin(order, step, probed):
-            return False
+        begun = self._guard.begin(order, step, probed)
+        if begun is None:
+            return None
         began = time.perf_counter()
         try:
-            checkpoint = self.carry_out(order, step)
+            checkpoint = self.carry_out(begun, step)
         except Exception as error:
             # The user must see the error of the order, not that of journalling it.
             with contextlib.suppress(RftfmError):
-                self._guard.done(order, step, OrderResult(time.perf_counter() - began, str(error) or repr(error)))
+                self._guard.done(begun, step, OrderResult(time.perf_counter() - began, str(error) or repr(error)))
             raise
-        self._guard.done(order, step, OrderResult(time.perf_counter() - began))
-        self._records.event("remedy", step, remedy=order.remedy, rollback=order.restore_step is not None)
-        if order.halt:
-            at, why = self._session.position.id.step, order.reason.rstrip(".")
+        self._guard.done(begun, step, OrderResult(time.perf_counter() - began))
+        self._records.event("remedy", step, remedy=begun.remedy, rollback=begun.restore_step is not None)
+        if begun.halt:
+            at, why = self._session.position.id.step, begun.reason.rstrip(".")
             raise GuardHaltError(
                 f"The guard ended the run at step {at}: {why}. The journal says more. {go_on(checkpoint)}"
             )
-        return True
+        return begun
 
     def carry_out(self, order: Order, step: StepId) -> str:
         """Carry out an order; returns the checkpoint of an order that ends the run, else an empty text.

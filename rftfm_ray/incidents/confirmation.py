@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from rftfm_ray.incidents.memory import RunMemory
+from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import GuardState, Incident
 from rftfm_ray.policies.api import MOST_TIMES
 from rftfm_ray.policies.grounds import Ground, HeldOut, ground_for
@@ -57,8 +58,22 @@ def refusal(order: Order, state: GuardState, step: StepId, snapshots: tuple[int,
     return ""
 
 
+def probes_at_decision(state: GuardState, memory: RunMemory, incident: Incident, settings: IncidentSettings) -> HeldOut:
+    """Held-out accuracy before an incident's fault and by the newest probe, for a decision between two boundaries.
+
+    A probe that was answered in part by weights from before the fault shows a loss, and cannot show that there is none.
+    """
+    newest = held_out(state, memory, incident, memory.probe_now(), settings.probe_size)
+    if newest.fell:
+        return newest
+    since = incident.onset + max(1, settings.probe_steps)
+    return held_out(state, memory, incident, memory.probe_now(since), settings.probe_size)
+
+
 def doubt(probes: HeldOut) -> str:
     """Why a costly remedy without a ground is not carried out."""
+    if probes.stands:
+        return f"held-out accuracy is {probes.now:.3f}, was {probes.before:.3f}: it stands, and no identity is broken"
     known = f"is {probes.now:.3f}" if not math.isnan(probes.now) else "is not known"
     was = f", was {probes.before:.3f}" if not math.isnan(probes.before) else ""
     return f"held-out accuracy {known}{was}, and only telemetry speaks for it"

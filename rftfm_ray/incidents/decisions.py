@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
-from rftfm_ray.incidents.confirmation import ground_of, held_out
+from rftfm_ray.incidents.confirmation import ground_of, probes_at_decision
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.settings import IncidentSettings
@@ -94,6 +94,22 @@ class Decisions:
         remedy = ruling.decision.remedy
         return self._wait(incident, step, ruling) if remedy is None else self._order(incident, ruling, remedy, ctx)
 
+    def instead(self, incident: Incident, diagnosis: Diagnosis, step: StepId) -> Order | None:
+        """The order in place of a costly one without a ground: the policy is called again, and told that there is none.
+
+        None where it wants a costly remedy again or does nothing; the incident then waits out its cooldown.
+        """
+        spent = dict(self._ledger.state.spent).get(incident.family, 0)
+        ctx = replace(self._context(incident, diagnosis, step, self._settings.budget - spent), ground=None)
+        ruling = self._policy.decide(ctx)
+        for problem in ruling.problems:
+            self._note_problem(problem, incident, step)
+        remedy = ruling.decision.remedy
+        if remedy is None or remedy.rollback or remedy.halt or remedy.levers.freeze_policy == 1:
+            return None
+        self._policy_state = ruling.decision.state
+        return self._order(incident, ruling, remedy, ctx)
+
     def _context(self, incident: Incident, diagnosis: Diagnosis, step: StepId, budget_left: int) -> PolicyContext:
         return PolicyContext(
             step=step,
@@ -111,8 +127,8 @@ class Decisions:
 
     def _ground(self, incident: Incident) -> Ground | None:
         """What allows a costly remedy, by the probes of the steps so far."""
-        now, size = self._memory.probe_now(), self._settings.probe_size
-        return ground_of(self._memory, incident, held_out(self._ledger.state, self._memory, incident, now, size))
+        probes = probes_at_decision(self._ledger.state, self._memory, incident, self._settings)
+        return ground_of(self._memory, incident, probes)
 
     def _note_problem(self, problem: PolicyProblem, incident: Incident, step: StepId) -> None:
         values: dict[str, Scalar] = {"policy": problem.policy, "reason": problem.reason}
@@ -153,7 +169,9 @@ class Decisions:
         state = self._ledger.state
         levers, halts = self._levers_after(incident), self._settings.halts
         if halts and self._settings.acts_on(incident.family) and self._ground(incident) is None:
-            halts, reason = False, f"{reason}; the run goes on, because only telemetry speaks against it"
+            stands = probes_at_decision(state, self._memory, incident, self._settings).stands
+            why = "held-out accuracy stands and no identity is broken" if stands else "only telemetry speaks against it"
+            halts, reason = False, f"{reason}; the run goes on, because {why}"
         self._ledger.note(EntryKind.CLOSED, step, incident.id, state=final.value, reason=reason)
         if not self._settings.acts_on(incident.family) or (levers == state.levers and not halts):
             return None

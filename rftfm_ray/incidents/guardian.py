@@ -68,9 +68,10 @@ class Guardian:
         self._assessor.declare(declaration.change)
         self._manager.note_declared(declaration)
 
-    def begin(self, order: Order, step: StepId, probed: float = math.nan) -> bool:
-        """Announce that the pending order is about to be carried out; returns whether it may be.
+    def begin(self, order: Order, step: StepId, probed: float = math.nan) -> Order | None:
+        """Announce that the pending order is about to be carried out; returns the order to carry out, None for none.
 
+        It is another one where the pending order was costly and had no ground, and the policy has one without cost.
         `step` is the one under way, `probed` the held-out accuracy of the weights in force, for a costly order.
         """
         return self._manager.begin(order, step, probed)

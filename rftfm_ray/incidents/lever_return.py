@@ -1,4 +1,4 @@
-"""Returns levers to nominal: one lever, one step at a time. Pure."""
+"""Returns levers to nominal, one lever and one step at a time, and what they move by design until then. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import GuardState
 from rftfm_ray.policies.playbook import plan_of
+from rftfm_ray.signals.effects import expected_sides
 from rftfm_ray.signals.schema import value
 from rftfm_ray.types import GuardMode, Levers
 from rftfm_ray.verdicts import StepReport
@@ -89,6 +90,16 @@ def levers_to_keep(state: GuardState, memory: RunMemory) -> tuple[KeptLever, ...
         if reason:
             staying.append(KeptLever(name, owner, reason))
     return tuple(staying)
+
+
+def expected_alarms(state: GuardState) -> tuple[tuple[str, int], ...]:
+    """Signals and sides on which alarms are expected under the current levers; such alarms open no incident.
+
+    These are the signals that a lever moves by design, and those of a cause whose harm a lever contains.
+    """
+    plans = [(name, plan_of(state.incident(owner).code)) for name, owner in state.owners if owner]
+    sources = {(signal, 1) for name, plan in plans if name in plan.containing for signal in plan.source_signals}
+    return tuple(sorted({*expected_sides(state.levers), *sources}))
 
 
 def moved(levers: Levers) -> tuple[str, ...]:

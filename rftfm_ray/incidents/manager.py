@@ -18,7 +18,7 @@ from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, needs_ground, refusal
 from rftfm_ray.incidents.decisions import Decisions, Snapshots, announce
 from rftfm_ray.incidents.ledger import Ledger
-from rftfm_ray.incidents.lever_return import levers_to_keep, next_return
+from rftfm_ray.incidents.lever_return import expected_alarms, levers_to_keep, next_return
 from rftfm_ray.incidents.manager_memory import ManagerMemory
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.messages import Restoration
@@ -26,9 +26,8 @@ from rftfm_ray.incidents.muting import MutedFaults
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
 from rftfm_ray.incidents.verification import Rules, judge
-from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.policies.safety import SafePolicy
-from rftfm_ray.signals.effects import expected_sides, lever_change
+from rftfm_ray.signals.effects import lever_change
 from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import GuardMode, IncidentSummary, Levers, StepId
 from rftfm_ray.verdicts import (
@@ -230,7 +229,7 @@ class IncidentManager:
         order = Order(number, back.incident, OrderRole.RETURN, name, back.reason, back.levers)
         return announce(self._ledger, report.id, order)
 
-    def begin(self, order: Order, step: StepId, probed: float = math.nan) -> bool:
+    def begin(self, order: Order, step: StepId, probed: float = math.nan) -> Order | None:
         """Announce that the pending order is about to be carried out. An order begins once.
 
         Args:
@@ -239,20 +238,30 @@ class IncidentManager:
             probed: held-out accuracy of the weights in force, for a costly order; NaN for any other.
 
         Returns:
-            Whether it may be carried out. A costly remedy without a ground, one that was applied twice at its step, and
-            a rollback whose snapshot is gone are dropped.
+            The order to carry out; None for none. A costly remedy without a ground, one that was applied twice at its
+            step, and a rollback whose snapshot is gone are dropped. In place of the first the policy may have a remedy
+            without cost, which is begun at once.
         """
         if self._begun or self._pending is None or self._pending.number != order.number:
-            return False
-        if not self._confirm(order, step, probed):
-            self._pending = None
-            return False
+            return None
+        self._pending = order if self._confirm(order, step, probed) else self._instead(order, step)
+        if self._pending is None:
+            return None
+        begun = self._pending
         self._ledger.note(
-            EntryKind.APPLYING, step, order.incident, order=order.number, remedy=order.remedy,
-            restore_step=order.restore_step,
+            EntryKind.APPLYING, step, begun.incident, order=begun.number, remedy=begun.remedy,
+            restore_step=begun.restore_step,
         )  # fmt: skip
         self._begun = True
-        return True
+        return begun
+
+    def _instead(self, order: Order, step: StepId) -> Order | None:
+        """What may be carried out in place of an order that was dropped for want of a ground."""
+        incident, diagnosis = self.state.incident(order.incident), self._memory.diagnosis_of(order.incident)
+        if diagnosis is None or not self._memory.reports or refusal(order, self.state, step, self._snapshots()):
+            return None
+        other = self._decisions.instead(incident, diagnosis, self._memory.reports[-1].id)
+        return None if other is None or refusal(other, self.state, step, self._snapshots()) else other
 
     def _confirm(self, order: Order, step: StepId, probed: float) -> bool:
         reason, told = refusal(order, self.state, step, self._snapshots()), dict[str, Scalar]()
@@ -375,16 +384,6 @@ def summarize(incident: Incident) -> IncidentSummary:
         remedies=tuple(tried.remedy for tried in incident.tried),
         outcome=None if outcome is None else outcome.value,
     )
-
-
-def expected_alarms(state: GuardState) -> tuple[tuple[str, int], ...]:
-    """Signals and sides on which alarms are expected under the current levers; such alarms open no incident.
-
-    These are the signals that a lever moves by design, and those of a cause whose harm a lever contains.
-    """
-    plans = [(name, plan_of(state.incident(owner).code)) for name, owner in state.owners if owner]
-    sources = {(signal, 1) for name, plan in plans if name in plan.containing for signal in plan.source_signals}
-    return tuple(sorted({*expected_sides(state.levers), *sources}))
 
 
 def _diagnosis_fields(diagnosis: Diagnosis) -> dict[str, Scalar]:

@@ -74,11 +74,9 @@ class RunMemory:
     def case_of(self, incident: Incident) -> Case:
         """The reports that the last remedy of an incident is judged by."""
         first, newest = incident.tried[0].paid_step, incident.tried[-1].paid_step
-        attempt = incident.opened.attempt
+        attempt, began = incident.opened.attempt, min(incident.onset, incident.opened.step)
         under_fault = (
-            r
-            for r in self._history
-            if r.id.attempt == attempt and r.id.step >= incident.onset and r.id.paid_step < first
+            r for r in self._history if r.id.attempt == attempt and r.id.step >= began and r.id.paid_step < first
         )
         after = (r for r in self._lineage if r.id.paid_step >= newest)
         probe = math.nan if incident.probe is None else incident.probe
@@ -94,6 +92,6 @@ class RunMemory:
         # The probe in a step's report is of the weights before that step's update.
         return last_probe([report for report in self._lineage if report.id.step <= onset])
 
-    def probe_now(self) -> float:
-        """The newest held-out accuracy of the lineage; NaN without one."""
-        return last_probe(self._lineage)
+    def probe_now(self, since: int = 0) -> float:
+        """The newest held-out accuracy of the lineage, from step `since` on; NaN without one."""
+        return last_probe([report for report in self._lineage if report.id.step >= since])

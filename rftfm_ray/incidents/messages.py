@@ -19,10 +19,18 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Whether an order may be carried out now: it is pending, confirmed and journalled."""
+    """The order that is carried out now: it is journalled as begun. None where none may be.
+
+    It is the one that was asked for, or one without cost in its place.
+    """
 
     entries: tuple[Entry, ...]
-    granted: bool
+    order: Order | None = None
+
+    @property
+    def granted(self) -> bool:
+        """Whether an order is carried out."""
+        return self.order is not None
 
 
 @dataclass(frozen=True, slots=True)

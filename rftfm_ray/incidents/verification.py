@@ -1,8 +1,8 @@
 """Verifies remedies. Pure functions of reports.
 
-A remedy has resolved an incident when, over the window under it, the harm is back in its healthy band and held-out
-accuracy is no lower than before the alarm. What cannot be measured is not assumed: the verdict waits for it, and in the
-end the remedy is unverified.
+A remedy has resolved an incident when there was harm before it, the harm is back in its healthy band over the window
+under it, and held-out accuracy is no lower than before the alarm. What cannot be measured is not assumed: the verdict
+waits for it, and in the end the remedy is unverified.
 """
 
 from __future__ import annotations
@@ -140,7 +140,9 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
         return findings.outcome(OutcomeKind.INEFFECTIVE, short) if late else None
     if active:
         return findings.outcome(OutcomeKind.MITIGATED, f"{_fell(findings)}; {_staying(incident.code, case.moved)}")
-    return findings.outcome(OutcomeKind.RESOLVED, f"{_fell(findings)} and its cause is no longer active")
+    if unseen := _harm_unseen(findings, case, harm):
+        return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unseen}")
+    return findings.outcome(OutcomeKind.RESOLVED, f"{_fell(findings)} and {_cause(incident.code, window)}")
 
 
 def harm_of(code: str, diagnosis: Diagnosis | None) -> Harm:
@@ -246,7 +248,29 @@ def _out_of_band(findings: _Findings, case: Case, window: Sequence[StepReport], 
     return ""
 
 
+def _harm_unseen(findings: _Findings, case: Case, harm: Harm) -> str:
+    """Why a remedy can have resolved nothing: no harm was seen before it; empty when some was."""
+    measured = {name: _measured(case.under_fault, name) for name in harm.signals if name in HEALTHY_AT_MOST}
+    beyond = any(values and fmean(values) > HEALTHY_AT_MOST[name] for name, values in measured.items())
+    if beyond or findings.before > BAND_NATS:
+        return ""
+    if math.isnan(findings.before):
+        return "no harm was measured before the remedy"
+    return f"severity was {_nats(findings.before)} nats before the remedy, within its healthy band"
+
+
+def _cause(code: str, window: Sequence[StepReport]) -> str:
+    """What is known of a cause that is not seen to be active."""
+    reads = plan_of(code).source_reads
+    if not reads:
+        return "its cause cannot be observed apart from it"
+    measured = any(_measured(window, name) for name in reads)
+    return "its cause is no longer active" if measured else "whether its cause is still active was not measured"
+
+
 def _fell(findings: _Findings) -> str:
+    if findings.before <= BAND_NATS:
+        return "the harm is within its healthy band, as it was before the remedy"
     if math.isnan(findings.before) or math.isnan(findings.after):
         return "the harm is back in its healthy band"
     return f"severity fell from {_nats(findings.before)} to {_nats(findings.after)} nats"

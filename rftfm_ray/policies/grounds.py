@@ -1,7 +1,8 @@
 """The grounds on which a costly remedy may be given: a rollback, a frozen policy, or the end of the run. Pure.
 
 Telemetry alone is no ground: a signal may leave its usual band in a healthy run, above all under another configuration
-than that of its reference. The rule holds for the shipped playbook and for a policy of the user's alike.
+than that of its reference. Nor is anything but a broken identity, while held-out accuracy stands or rises. The rule
+holds for the shipped playbook and for a policy of the user's alike.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import median
 
 from rftfm_ray.signals.held_out import LEAST_LOSS, probe_drop
 from rftfm_ray.signals.schema import value
@@ -18,8 +18,14 @@ from rftfm_ray.verdicts import Diagnosis, Evidence, StepReport
 
 # Standard errors by which held-out accuracy must have fallen to be a ground.
 CONFIRMING_DROP = 2.0
-# Steps from before a fault that show the usual size of updates, and the fewest that do.
-USUAL_STEPS, FEWEST = 10, 5
+# Fewest steps from before a fault that show how far updates of their gradient go.
+FEWEST = 5
+# An update is comparable where its gradient was at least this share of the judged one. AdamW's updates shrink without
+# gradient, by their momentum, and a small one shows nothing of what a larger gradient leads to.
+COMPARABLE = 0.1
+# Signals of an independent channel that show no harm by themselves: what the probe says now counts, not its alarm of
+# earlier, and a verdict that fails is not trained on.
+NO_HARM = ("probe_accuracy", "verifier_error_rate")
 
 
 class GroundKind(StrEnum):
@@ -56,6 +62,11 @@ class HeldOut:
         by_chance = probe_drop(self.before, self.now, self.size) <= CONFIRMING_DROP
         return self.before - self.now > LEAST_LOSS and not by_chance
 
+    @property
+    def stands(self) -> bool:
+        """Whether it is known to stand or to rise."""
+        return math.isfinite(self.before) and math.isfinite(self.now) and not self.fell
+
 
 @dataclass(frozen=True, slots=True)
 class ReadingRule:
@@ -85,9 +96,18 @@ def _step_kl(report: StepReport, earlier: Sequence[StepReport]) -> float:
 
 
 def _update_excess(report: StepReport, earlier: Sequence[StepReport]) -> float:
-    """How many times as far an update went as those before the fault, for the rate that the configuration gives."""
-    usual = [gain for r in earlier[-USUAL_STEPS:] if (gain := _gain(r)) > 0 and math.isfinite(gain)]
-    return _gain(report) / median(usual) if len(usual) >= FEWEST else math.nan
+    """How many times as far an update went as the largest comparable one from before the fault, for its rate.
+
+    The largest, not the mean: in a run that has converged gradient signal is rare, and most updates are small.
+    """
+    gains = [gain for r in earlier if is_comparable(r, report) and (gain := _gain(r)) > 0 and math.isfinite(gain)]
+    return _gain(report) / max(gains) if len(gains) >= FEWEST else math.nan
+
+
+def is_comparable(earlier: StepReport, report: StepReport) -> bool:
+    """Whether an earlier update had enough gradient to show the usual size of the one of `report`."""
+    gradient = value(earlier, "grad_norm")
+    return gradient > 0 and gradient >= COMPARABLE * value(report, "grad_norm")
 
 
 def _gain(report: StepReport) -> float:
@@ -107,7 +127,7 @@ READINGS: Mapping[str, ReadingRule] = {
         10.0, "nats a token in a single step", "the clip of the objective keeps a step within a fraction of a nat",
         _step_kl,
     ),
-    # The largest of the same steps is 5.0, in runs that had converged and in which gradient signal came back.
+    # The largest of 36,239 recorded steps without a fault is 4.2.
     "update_ratio": ReadingRule(
         10.0, "times the size that the learning rate explains",
         "an update of AdamW moves no weight by much more than the learning rate", _update_excess,
@@ -119,6 +139,8 @@ READINGS: Mapping[str, ReadingRule] = {
 def ground_for(diagnosis: Diagnosis | None, reports: Sequence[StepReport], held_out: HeldOut) -> Ground | None:
     """The strongest ground for a costly remedy; None where only telemetry speaks for one.
 
+    Where held-out accuracy is known to stand, only a broken identity is a ground.
+
     Args:
         diagnosis: that the remedy is for; None where it is not known.
         reports: of the lineage, newest last.
@@ -129,10 +151,12 @@ def ground_for(diagnosis: Diagnosis | None, reports: Sequence[StepReport], held_
     for symptom in alarms:
         if symptom.evidence is Evidence.IDENTITY:
             return Ground(GroundKind.IDENTITY, symptom.reason)
+    if held_out.stands:
+        return None
     if held_out.fell:
         return Ground(GroundKind.CHANNEL, f"held-out accuracy fell from {held_out.before:.3f} to {held_out.now:.3f}")
     for symptom in alarms:
-        if symptom.evidence is Evidence.CHANNEL and symptom.signal != "probe_accuracy":
+        if symptom.evidence is Evidence.CHANNEL and symptom.signal not in NO_HARM:
             return Ground(GroundKind.CHANNEL, symptom.reason)
     return None if diagnosis is None else _reading(reports, diagnosis)
 

@@ -46,6 +46,8 @@ PLANS: Mapping[str, RemedyPlan] = {
         steps=(retry_and_failover, mask_and_refill),
         containing=("tool_instance", "tool_retries", "refill_rounds"),
         source_active=tool_fails,
+        # Failed calls alone are those of the instance in use, and may be gone because another one is.
+        source_reads=("tool_shadow_error_rate", "tool_retry_rate"),
         source_signals=("known_call_error_rate", "tool_shadow_error_rate", "tool_retry_rate"),
     ),
     "TE-2": NO_PLAN,

@@ -20,9 +20,9 @@ TOLERANCE = 0.01
 
 
 def lower_rate_alone(ctx: PolicyContext) -> tuple[Remedy, str]:
-    """Bring updates back to their usual size, and give up no step: only telemetry speaks for the explosion so far."""
+    """Bring updates back to their usual size, and give up no step: nothing shows harm so far."""
     scale, why = lower_rate(ctx)
-    reason = f"{why}; no step is given up, because only telemetry speaks for it"
+    reason = f"{why}; no step is given up, because nothing shows harm so far"
     return Remedy("lower_rate", Levers(lr_scale=scale, kl_coef_scale=2.0)), reason
 
 
@@ -53,7 +53,7 @@ def lower_rate(ctx: PolicyContext) -> tuple[float, str]:
         return _bounded(declared), f"the learning rate is {factor:.3g} times the declared one, which is restored"
     pairs = zip(ctx.reports, ctx.signal("update_ratio"), strict=True)
     since = [size for report, size in pairs if report.id.step >= ctx.diagnosis.onset]
-    usual, now = ctx.before_onset("update_ratio"), median(since) if since else math.nan
+    usual, now = _usual_update(ctx), median(since) if since else math.nan
     if usual > 0 and now / usual >= ELEVATED:
         scale = _bounded(declared * usual / now)
         return scale, f"updates are {now / usual:.3g} times their usual size; the learning rate is lowered by as much"
@@ -61,6 +61,16 @@ def lower_rate(ctx: PolicyContext) -> tuple[float, str]:
     if math.isnan(usual):
         return scale, "no step from before the fault shows the usual size of updates; lower learner.lr if this helps"
     return scale, "updates have their usual size and the policy still runs away; the learning rate is lowered"
+
+
+def _usual_update(ctx: PolicyContext) -> float:
+    """Median size of the last ten updates with gradient from before the fault; NaN without one.
+
+    Without gradient AdamW's updates shrink step by step, and the first one with gradient is many times larger.
+    """
+    earlier = [r for r in ctx.reports if r.id.step < ctx.diagnosis.onset_low and value(r, "grad_norm") != 0]
+    sizes = [size for r in earlier[-10:] if math.isfinite(size := value(r, "update_ratio"))]
+    return median(sizes) if sizes else math.nan
 
 
 def _bounded(scale: float) -> float:
@@ -94,6 +104,7 @@ PLANS: Mapping[str, RemedyPlan] = {
         gentle=(lower_rate_alone,),
         containing=("lr_scale",),
         source_active=updates_too_large,
+        source_reads=("update_ratio", "schedule_excess"),
         needs_reference=True,
     ),
     "OD-2": NO_PLAN,

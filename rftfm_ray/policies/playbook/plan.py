@@ -32,6 +32,7 @@ class RemedyPlan:
         containing: levers that keep the fault's harm away while its cause is active. Any other lever that was moved
             for it only helped recovery, and returns as soon as the remedy is verified.
         source_active: whether the cause is still active, looked at past the containing levers.
+        source_reads: signals that show whether it is; where none was measured, nobody knows.
         needs_reference: whether that cannot be ruled out without steps from before the fault.
         source_signals: signals that are high because of the cause alone, whatever becomes of the harm. Their alarms
             open incidents, but are expected while a containing lever is in force.
@@ -41,6 +42,7 @@ class RemedyPlan:
     gentle: tuple[Step, ...] = ()
     containing: tuple[str, ...] = ()
     source_active: SourceCheck = never_active
+    source_reads: tuple[str, ...] = ()
     needs_reference: bool = False
     source_signals: tuple[str, ...] = ()
 

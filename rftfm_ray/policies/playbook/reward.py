@@ -15,6 +15,7 @@ from rftfm_ray.verdicts import Remedy, StepReport
 HONEST_SHARE = 0.005
 # What the live channel says, whichever rewards are trained on.
 SOURCE = ("golden_mismatch_rate", "regrade_mismatch_rate")
+GRADED = ("regrade_mismatch_rate",)
 
 
 def regrade(ctx: PolicyContext) -> tuple[Remedy, str]:
@@ -48,9 +49,10 @@ PLANS: Mapping[str, RemedyPlan] = {
         steps=(regrade, regrade_and_rollback),
         containing=("regrade_rate",),
         source_active=channel_disagrees,
+        source_reads=GRADED,
         source_signals=SOURCE,
     ),
-    "RF-2": RemedyPlan(source_active=channel_disagrees, source_signals=SOURCE),
+    "RF-2": RemedyPlan(source_active=channel_disagrees, source_reads=GRADED, source_signals=SOURCE),
     "RF-3": NO_PLAN,
 }
 """By code of the fault."""

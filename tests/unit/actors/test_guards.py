@@ -20,7 +20,7 @@ from rftfm_ray.detection.detectors.custom import CustomDetector
 from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Settlement
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.types import Levers, StepId
-from rftfm_ray.verdicts import DeclaredChange, StepReport
+from rftfm_ray.verdicts import DeclaredChange, Order, OrderRole, StepReport
 from tests.unit.detection.user_detectors import Shift
 from tests.unit.doubles import Actor, make_plan
 
@@ -88,7 +88,8 @@ def test_monitor_is_not_told_of_an_order_that_failed(group: GuardGroup, journey:
 
 
 def test_controller_is_asked_before_an_order_and_at_both_ends_of_a_run(group: GuardGroup, journey: Journey) -> None:
-    permit, totals = Permit((), granted=True), GuardTotals()
+    permit = Permit((), Order(3, 1, OrderRole.REMEDY, "retry", "because", Levers(tool_retries=2)))
+    totals = GuardTotals()
     journey.answers = {"begin": permit, "finish": totals}
     group.attach(Path("journal.jsonl"), STEP, Levers())
     assert group.begin(3, STEP, 0.25) == permit

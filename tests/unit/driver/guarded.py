@@ -84,7 +84,7 @@ class Far:
     def begin(self, number: int, step: StepId, probed: float) -> Permit:
         self._note("begin")
         self.begun.append((number, step, probed))
-        return Permit((entry(50), entry(51)), self.granted)
+        return Permit((entry(50), entry(51)), order(number) if self.granted else None)
 
     def done(self, number: int, step: StepId, result: OrderResult) -> Settlement:
         self._note("done")

@@ -108,10 +108,10 @@ class Stage:
         """What the guard orders."""
         return self._orders.get(step.paid_step)
 
-    def begin(self, order: Order, step: StepId, probed: float) -> bool:
-        """Whether it may be carried out."""
+    def begin(self, order: Order, step: StepId, probed: float) -> Order | None:
+        """The order, where it may be carried out."""
         self.journey.append(("begin", order.number, math.isnan(probed)))
-        return self._granted
+        return order if self._granted else None
 
     def done(self, order: Order, step: StepId, result: OrderResult) -> None:
         """What became of it."""

@@ -27,10 +27,12 @@ CONFIRMED_STOP = Order(4, 1, OrderRole.REMEDY, "stop", "it is over.", MOVED, hal
 class World:
     """A session, a guard and records: everything that is asked of them, in order.
 
-    `granted`: what the guard says of an order. `errors`: what calls raise, by their names.
+    `granted`: what the guard says of an order, `instead`: the one that it puts in its place. `errors`: what calls
+    raise, by their names.
     """
 
     granted: bool = True
+    instead: Order | None = None
     errors: dict[str, Exception] = field(default_factory=dict)
     journey: list[tuple[Any, ...]] = field(default_factory=list)
     results: list[OrderResult] = field(default_factory=list)
@@ -59,17 +61,17 @@ class World:
         self._note("save")
         return "checkpoints/step-000006"
 
-    def begin(self, order: Order, step: StepId, probed: float) -> bool:
+    def begin(self, order: Order, step: StepId, probed: float) -> Order | None:
         """What was decided beforehand."""
         self._note("begin", order.number, step, None if math.isnan(probed) else probed)
-        return self.granted
+        return (self.instead or order) if self.granted else None
 
     def done(self, order: Order, step: StepId, result: OrderResult) -> None:
         """Keep the result."""
         self.results.append(result)
         self._note("done", order.number, step, result.error)
 
-    def execute(self, order: Order) -> bool:
+    def execute(self, order: Order) -> Order | None:
         """Carry an order out."""
         parts = cast("Any", self)
         return RemedyExecutor(parts, parts, parts, 80).execute(order, STEP)
@@ -122,6 +124,15 @@ def test_order_that_may_not_begin_changes_nothing(order: Order) -> None:
     world = World(granted=False)
     assert not world.execute(order)
     assert [call[0] for call in world.journey] == ["probe", "begin"][not order.is_costly :]
+
+
+def test_order_in_place_of_one_that_may_not_begin_is_carried_out_and_journalled() -> None:
+    world = World(instead=GENTLE)
+    assert world.execute(BACK) == GENTLE
+    assert not {"rollback", "resync"} & {call[0] for call in world.journey}
+    assert [call[:2] for call in world.journey if call[0] in ("begin", "done")] == [
+        ("begin", BACK.number), ("done", GENTLE.number),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("order", [STOP, CONFIRMED_STOP])

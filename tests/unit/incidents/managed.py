@@ -39,7 +39,7 @@ PLAIN = IncidentSettings(
 )  # fmt: skip
 # What a broken tool does to the signals.
 FAILING = {"tool_error_rate": 0.5}
-USUAL = {"probe_accuracy": 0.8, "lr": 1e-3, "update_ratio": 0.01}
+USUAL = {"probe_accuracy": 0.8, "lr": 1e-3, "update_ratio": 0.01, "grad_norm": 1.0}
 
 
 class Script:
@@ -113,9 +113,10 @@ class ManagedRun:
         return order
 
     def begin(self, probed: float = math.nan) -> bool:
-        """Announce the pending order at the boundary of the step under way."""
-        self.begun = self.pending
-        return self.manager.begin(self.begun, self.following, probed)
+        """Announce the pending order at the boundary of the step under way; whether it is the one that begins."""
+        pending = self.pending
+        self.begun = self.manager.begin(pending, self.following, probed)
+        return self.begun == pending
 
     def done(self) -> DeclaredChange:
         """The order that was begun has been carried out."""

@@ -132,7 +132,7 @@ class Run:
         # Held-out accuracies of the lineage by step, the first one, and those before each alarm.
         self._probes: dict[int, float] = {}
         self._before: dict[int, float] = {}
-        self._has_ground = False
+        self._has_ground = self._has_identity = False
         self._manager.start(self._place, levers)
         self._manager.note_probe(self._place, 0.9)
 
@@ -147,6 +147,7 @@ class Run:
         # What an alarm of the probe is worth, the probe at the boundary says.
         of_channel = any(kind is Evidence.CHANNEL and signal != "probe_accuracy" for kind, signal in seen)
         self._has_ground |= kl > 100 or of_channel or any(kind is Evidence.IDENTITY for kind, _ in seen)
+        self._has_identity |= any(kind is Evidence.IDENTITY for kind, _ in seen)
         if not math.isnan(probe):
             self._probes[place.step] = probe
         waiting = self._manager.pending
@@ -158,15 +159,20 @@ class Run:
 
     def _pass(self, order: Order, following: StepId, probe: float) -> None:
         frozen = self.ledger.state.levers.freeze_policy == 1
-        if not self._manager.begin(order, following, probe):
+        begun = self._manager.begin(order, following, probe)
+        if begun is None:
             assert self._manager.pending is None
             return
+        assert begun == order or not begun.is_costly, "only a remedy without cost takes the place of another"
+        order = begun
         freezes = order.role == "remedy" and order.levers.freeze_policy == 1 and not frozen
         if order.restore_step is not None or order.halt or freezes:
             # The end that is ordered where nothing is left rests on the probes so far, a remedy on one of its own.
             known = [0.9, *self._probes.values()]
             now = probe if order.role == "remedy" else min(known)
             assert self._has_ground or max(known) - now > 0.03, f"{order.remedy} on telemetry alone"
+            if order.role == "remedy" and not self._has_identity:
+                assert not now >= max(known) - 0.03, f"{order.remedy} against an accuracy that stands"
         self._manager.done(order, following, 0.1)
         if order.restore_step is not None:
             restored = order.restore_step

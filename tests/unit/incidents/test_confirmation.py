@@ -41,8 +41,11 @@ def asked_for(remedy: Remedy, diagnosis: Diagnosis, **signals: float) -> Managed
 def test_telemetry_alone_carries_nothing_costly_while_accuracy_stands(remedy: Remedy, now: float) -> None:
     run = asked_for(remedy, alarmed(Evidence.TELEMETRY))
     assert not run.begin(now)
-    known = "is not known" if math.isnan(now) else f"is {now:.3f}"
-    reason = f"held-out accuracy {known}, was 0.800, and only telemetry speaks for it"
+    reason = (
+        "held-out accuracy is not known, was 0.800, and only telemetry speaks for it"
+        if math.isnan(now)
+        else f"held-out accuracy is {now:.3f}, was 0.800: it stands, and no identity is broken"
+    )
     assert run.last(K.UNCONFIRMED).text("reason") == reason
     assert run.manager.pending is None
     assert (run.incident.state, run.manager.state.levers) == (IncidentState.DIAGNOSED, Levers())
@@ -53,9 +56,9 @@ def test_telemetry_alone_carries_nothing_costly_while_accuracy_stands(remedy: Re
     ("diagnosis", "signals", "now", "ground"),
     [
         (alarmed(Evidence.IDENTITY), {}, 0.99, "identity"),
-        (alarmed(Evidence.CHANNEL), {}, 0.99, "channel"),
+        (alarmed(Evidence.CHANNEL), {}, math.nan, "channel"),
         (alarmed(Evidence.TELEMETRY), {}, 0.5, "channel"),
-        (alarmed(Evidence.TELEMETRY), {"update_ratio": 0.3}, 0.99, "reading"),
+        (alarmed(Evidence.TELEMETRY), {"update_ratio": 0.3}, math.nan, "reading"),
     ],
 )
 def test_ground_of_a_costly_remedy_is_journalled(
@@ -64,7 +67,36 @@ def test_ground_of_a_costly_remedy_is_journalled(
     run = asked_for(remedy, diagnosis, **signals)
     assert run.begin(now)
     confirmed = dict(run.last(K.CONFIRMED).fields)
-    assert {"order": 1, "probe_before": 0.8, "probe_now": now, "ground": ground}.items() <= confirmed.items()
+    assert {"order": 1, "probe_before": 0.8, "ground": ground}.items() <= confirmed.items()
+    assert confirmed["probe_now"] == pytest.approx(now, nan_ok=True)
+
+
+@every_costly_one
+@pytest.mark.parametrize("now", [0.78, 0.8, 0.99])
+@pytest.mark.parametrize(
+    ("evidence", "signals"), [(Evidence.CHANNEL, {}), (Evidence.TELEMETRY, {"update_ratio": 0.3, "kl_ref": 500.0})]
+)
+def test_accuracy_that_stands_speaks_against_channel_and_reading(
+    remedy: Remedy, now: float, evidence: Evidence, signals: dict[str, float]
+) -> None:
+    run = asked_for(remedy, alarmed(evidence), **signals)
+    assert run.script.seen[-1].ground is not None, "no probe since the fault speaks against it at the decision"
+    assert not run.begin(now)
+    assert run.last(K.UNCONFIRMED).text("reason").endswith("it stands, and no identity is broken")
+
+
+def test_probe_that_weights_from_before_the_fault_answered_in_part_shows_a_loss_but_not_that_there_is_none() -> None:
+    grounds = []
+    for step, accuracy in ((6, 0.8), (8, 0.8), (11, 0.8), (8, 0.3)):
+        run = ManagedRun(None, verify_steps=9, probe_steps=5)
+        run.pass_steps(5)
+        for now in range(6, step + 1):
+            probe = accuracy if now == step else math.nan
+            run.tick(alarmed(Evidence.CHANNEL), probe_accuracy=probe)
+        grounds.append(run.script.seen[-1].ground)
+    assert [ground and ground.reason for ground in grounds] == [
+        "staleness is high", "staleness is high", None, "held-out accuracy fell from 0.800 to 0.300",
+    ]  # fmt: skip
 
 
 def test_policy_sees_what_allows_a_costly_remedy() -> None:

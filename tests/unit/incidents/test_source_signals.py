@@ -8,7 +8,7 @@ from dataclasses import replace
 from rftfm_ray.diagnosis.assessor import Assessor
 from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
 from rftfm_ray.incidents.guardian import Guardian
-from rftfm_ray.incidents.manager import expected_alarms
+from rftfm_ray.incidents.lever_return import expected_alarms
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy

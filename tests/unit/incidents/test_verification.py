@@ -9,60 +9,21 @@ from typing import Any
 import pytest
 
 from rftfm_ray.incidents.severity import severity
-from rftfm_ray.incidents.state import Incident
-from rftfm_ray.incidents.verification import HARMFUL_DROP, Case, Rules, judge, source_active
+from rftfm_ray.incidents.verification import HARMFUL_DROP, Case, source_active
 from rftfm_ray.signals.held_out import LEAST_LOSS, last_probe, probe_drop, tolerated_loss
-from rftfm_ray.signals.schema import INDEX, SIGNALS
-from rftfm_ray.types import Levers, StepId
-from rftfm_ray.verdicts import (
-    Diagnosis,
-    Evidence,
-    Family,
-    IncidentState,
-    Outcome,
-    OutcomeKind,
-    StepReport,
-    Symptom,
-    Tried,
+from rftfm_ray.verdicts import Diagnosis, Evidence, Family, OutcomeKind, Symptom
+from tests.unit.incidents.judged import (
+    NO_PROBE,
+    RULES,
+    SIZE,
+    TIMEOUT,
+    WINDOW,
+    case,
+    kind,
+    report,
+    reports,
+    verdict,
 )
-
-WINDOW, TIMEOUT, SIZE = 4, 12, 256
-RULES = Rules(WINDOW, TIMEOUT, SIZE)
-USUAL = {"probe_accuracy": 0.9, "lr": 1e-3, "update_ratio": 0.01}
-NO_PROBE = {"probe_accuracy": math.nan}
-
-
-def report(step: int, **signals: float) -> StepReport:
-    """A step without a finding, but for the signals that are given."""
-    values = dict.fromkeys(INDEX, 0.0) | USUAL | signals
-    assert len(values) == len(SIGNALS), "no such signal"
-    return StepReport(StepId(0, step, step), step, tuple(values[signal.name] for signal in SIGNALS))
-
-
-def reports(first: int, count: int, **signals: float) -> tuple[StepReport, ...]:
-    """Several equal steps."""
-    return tuple(report(step, **signals) for step in range(first, first + count))
-
-
-def remedied(code: str, undone: int = 0) -> Incident:
-    """An incident whose first remedy is in force; a rollback that gave up some steps, or none."""
-    tried = (Tried("remedy", 15, Levers(), undone=undone),)
-    return Incident(1, IncidentState.VERIFYING, code, Family.TE, StepId(0, 11, 11), 11, 11, tried)
-
-
-def case(under: dict[str, float], after: dict[str, float], window: int = WINDOW, before: float = 0.9) -> Case:
-    """Ten usual steps, four of the fault, and some under the remedy."""
-    return Case(reports(1, 10), reports(11, 4, **under), reports(15, window, **after), before)
-
-
-def verdict(code: str, found: Case, *, active: bool = False, undone: int = 0, rules: Rules = RULES) -> Outcome | None:
-    """What `judge` says."""
-    return judge(remedied(code, undone), found, rules, alarm_active=active)
-
-
-def kind(outcome: Outcome | None) -> OutcomeKind | None:
-    """Its kind."""
-    return outcome.kind if outcome else None
 
 
 def test_harm_and_cause_gone_is_resolved() -> None:
@@ -123,7 +84,7 @@ def test_severity_below_one_nat_must_go_altogether() -> None:
     slight = {"tool_error_rate": 0.013}
     assert 0 < severity(reports(11, 4, **slight), reports(1, 10), ["tool_error_rate"]) < 1
     assert kind(verdict("TE-1", case(slight, slight))) is OutcomeKind.INEFFECTIVE
-    assert kind(verdict("TE-1", case(slight, {}))) is OutcomeKind.RESOLVED
+    assert kind(verdict("TE-1", case(slight, {}))) is OutcomeKind.UNVERIFIED
 
 
 def test_severities_and_probes_of_the_outcome_are_those_of_the_case() -> None:

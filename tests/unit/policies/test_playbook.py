@@ -24,7 +24,7 @@ NOMINAL = Settings(
     advantage_clip=None, group_filter=False, gamma=1.0, gae_lambda=0.95, critic_lr=1e-3, freeze_policy=False,
 )  # fmt: skip
 ONSET = 21
-USUAL = {"lr": 1e-3, "update_ratio": 0.01}
+USUAL = {"lr": 1e-3, "update_ratio": 0.01, "grad_norm": 1.0}
 GROUND = Ground(GroundKind.IDENTITY, "the rate is not the declared one")
 NAMES = {
     "RF-1": ("regrade", "regrade_and_rollback"),
@@ -167,12 +167,23 @@ def test_second_remedy_takes_a_quarter_and_the_strongest_hold() -> None:
     assert remedy_for(context("OD-1", 1, {"update_ratio": 10.0})).levers.lr_scale == 0.01
 
 
+@pytest.mark.parametrize("gradient", [1.0, math.nan])
+def test_updates_without_gradient_do_not_show_the_usual_size(gradient: float) -> None:
+    ctx = context("OD-1", moved={"update_ratio": 0.3, "grad_norm": gradient})
+    shrunk = [report(step, update_ratio=1e-5, grad_norm=0.0) for step in range(ONSET - 12, ONSET)]
+    with_plateau = replace(ctx, reports=(*ctx.reports[: ONSET - 13], *shrunk, *ctx.reports[ONSET - 1 :]))
+    assert "updates are 30 times their usual size" in reason_for(with_plateau)
+    resumed = replace(ctx, reports=(*shrunk, *ctx.reports[ONSET - 1 :]))
+    assert reason_for(resumed).startswith("no step from before the fault shows the usual size of updates")
+    assert remedy_for(resumed).levers.lr_scale == UNEXPLAINED_SCALE
+
+
 def test_explosion_that_only_telemetry_shows_is_slowed_down_and_costs_no_step() -> None:
     ctx = context("OD-1", moved={"update_ratio": 0.03}, ground=None)
     gentle = remedy_for(ctx)
     assert gentle == Remedy("lower_rate", replace(gentle.levers, kl_coef_scale=2.0))
     assert gentle.levers.lr_scale == pytest.approx(1 / 3)
-    assert "only telemetry speaks for it" in reason_for(ctx)
+    assert "nothing shows harm so far" in reason_for(ctx)
     assert remedy_for(context("OD-1", snapshots=(), ground=None)) == Remedy(
         "lower_rate", Levers(lr_scale=UNEXPLAINED_SCALE, kl_coef_scale=2.0)
     ), "it needs no snapshot"
