@@ -20,6 +20,7 @@ from rftfm_ray.metrics import StepRow
 from rftfm_ray.policies.loading import PLAYBOOK
 from rftfm_ray.runs.words import describe as in_words
 from rftfm_ray.runs.words import figure, number_of, plural
+from rftfm_ray.types import GuardMode
 
 
 def describe(row: StepRow, probe: float) -> str:
@@ -80,6 +81,8 @@ def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
     def tell(entry: Entry) -> None:
         if entry.kind in TOLD:
             what, why = describe_for_user(entry, config.guard.fallback)
+            if entry.kind is EntryKind.DIAGNOSED and config.guard.mode is GuardMode.OBSERVE:
+                why = f"{why} Nothing is done about it: guard.mode=observe.".strip()
             # Text, not markup: what a policy says is shown as it is.
             because = [_indented(Text(why, style="dim"))] if why else []
             console.print(Group(*_hanging(what, console), *because, *_place(entry)))

@@ -99,15 +99,16 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
     planned = f" of {facts['steps']}" if facts["steps"] else ""
     values = figures(data)
     undone = values.undone
-    paid = f", {facts['paid_steps']} paid ({undone} undone by rollbacks)" if undone > 0 else ""
+    paid = f", {facts['paid_steps']} consumed ({undone} undone by rollbacks)" if undone > 0 else ""
     probe = facts["probe"]
     lines = [
         ("run", data.title),
         ("verdict", facts["headline"]),
         ("state", facts["state"] + (" with problems" if facts["ending"] else "") + _age(data, facts["state"])),
         ("progress", f"step {facts['step']}{planned}{paid}"),
+        *([("resumed", f"from {clean(str(resumed))}")] if (resumed := data.event("resumed").get("checkpoint")) else []),
         ("reward", _reward(values)),
-        ("held-out", "no probe yet" if probe is None else f"{figure(values.probe_last)}, at step {probe['step']}"),
+        ("held-out", "no probe yet" if probe is None else f"{share(values.probe_last)}, after step {probe['step']}"),
         ("guard", guard_words(data) if data.journalled else f"{data.mode}; no journal"),
     ]
     if data.journalled:
@@ -117,7 +118,7 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [("problem", message) for message in facts["ending"]]
     lines += [("note", facts[name]) for name in ("guard_restored", "guard_lost", "note") if facts[name]]
     lines += [("advice", sentence) for sentence in facts["advice"]]
-    lines += [("to act", facts["act_command"])] if facts["act_command"] else []
+    lines += [("train again", facts["act_command"])] if facts["act_command"] else []
     return [*lines, ("records", facts["run_dir"])]
 
 

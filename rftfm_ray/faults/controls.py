@@ -3,7 +3,7 @@
 Four of them are undeclared; the others are intended changes, which are declared to the guard.
 
 A control changes nothing that an identity checks. Those that change the configuration become `RunConfig.changes`, on
-the clock of steps; the others act on the clock of paid steps.
+the clock of steps; the others act on the clock of consumed steps.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class ControlSpec:
         return CONTROLS[self.name]
 
     def active(self, paid_step: int) -> bool:
-        """Whether it is on at a paid step."""
+        """Whether it is on at a consumed step."""
         return self.onset <= paid_step
 
     def __str__(self) -> str:

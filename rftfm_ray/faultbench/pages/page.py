@@ -105,9 +105,9 @@ steps, seed {seed}, onset at step {onset}; a fault is shown on `addition` where 
 be. `rftfm faults list` prints what can be injected. A fault is asked for as
 `rftfm train examples/calculator.yaml --inject TE-1@15:0.5,mechanism=timeout`; several may be asked for at once.
 
-- It runs on a clock of paid steps, which no rollback rewinds, and stays on until its own duration ends: `persistent`
-  (the default), `ramp` (its strength grows over ten steps), `transient` (ten steps) or a number of steps. No remedy,
-  policy or test can switch it off.
+- It runs on a clock of consumed steps, which no rollback rewinds, and stays on until its own duration ends:
+  `persistent` (the default), `ramp` (its strength grows over ten steps), `transient` (ten steps) or a number of steps.
+  No remedy, policy or test can switch it off.
 - `switch_step` and `effect_step` stand in the run's `events.jsonl`. A fault that acts by itself has its effect at its
   first step at full strength. One that works through learning (marked with a star) has it when what it asks for has
   grown by a fixed amount, counted in every step past everything that the guard sees; it may never have one. On

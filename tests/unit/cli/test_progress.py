@@ -178,7 +178,12 @@ def shown(entries: list[Entry], *, terminal: bool = False) -> list[str]:
 def test_what_the_guard_does_is_told_with_its_reason(clock: Clock, terminal: bool) -> None:
     lines = shown([DIAGNOSED], terminal=terminal)
     at = lines.index("step 7    guard #2  diagnosed: TE-1 (probability 88%, since about step 5)")
-    assert lines[at + 1] == "          tools [red]fail[/red]"
+    assert lines[at + 1].startswith("          tools [red]fail[/red]")
+
+
+def test_diagnosis_in_observe_says_that_nothing_is_done(clock: Clock) -> None:
+    assert CONFIG.guard.mode == "observe"
+    assert shown([DIAGNOSED])[-1] == ("          tools [red]fail[/red] Nothing is done about it: guard.mode=observe.")
 
 
 def test_line_that_wraps_goes_on_indented(clock: Clock) -> None:
@@ -244,10 +249,10 @@ SUMMARY = RunSummary(
 )  # fmt: skip
 
 
-def table_lines(summary: RunSummary) -> list[str]:
+def table_lines(summary: RunSummary, config: RunConfig | None = None, *, is_resumed: bool = False) -> list[str]:
     """The lines of the table without its rules, single blanks between cells."""
     console = Console(file=StringIO(), width=120)
-    console.print(summary_table(summary))
+    console.print(summary_table(summary, config, is_resumed=is_resumed))
     assert isinstance(console.file, StringIO)
     return [" ".join(re.findall(r"[\w./:,()-]+", line)) for line in console.file.getvalue().splitlines()]
 
@@ -263,9 +268,25 @@ def test_summary_table_holds_every_figure() -> None:
         "start to first step 12.3 s",
         "refused updates 7",
         "incidents, remedies (guard: act) 3, 2",
-        "Records: /runs/a",
     ):
         assert expected in lines
+
+
+def test_summary_table_of_a_single_step_is_in_the_singular_and_never_minus_zero() -> None:
+    lines = table_lines(dataclasses.replace(SUMMARY, steps=1, reward_first=-0.0003, guard_restarts=1), CONFIG)
+    for expected in (
+        "1 step, seed 3",
+        "sampled reward 0.000 0.922",
+        "held-out accuracy (greedy, 1024 problems) 0.333 0.944",
+        "guard lost and brought back 1 time",
+    ):
+        assert expected in lines
+
+
+def test_summary_table_of_a_resumed_run_says_so() -> None:
+    lines = table_lines(SUMMARY, is_resumed=True)
+    assert "40 steps, seed 3, resumed from a checkpoint" in lines
+    assert "resumed last" in lines
 
 
 def test_summary_table_of_a_run_without_sampled_probes_does_not_speak_of_them() -> None:

@@ -20,7 +20,7 @@ from rftfm_ray.driver import run as run_module
 from rftfm_ray.driver.loop import Listeners
 from rftfm_ray.errors import TerminatedRunError
 from rftfm_ray.faults.drill import Drill
-from rftfm_ray.types import EndingProblem, RunSummary
+from rftfm_ray.types import EndingProblem, IncidentSummary, RunSummary
 
 DROP = EndingProblem("below_best", "Held-out accuracy was 0.9 at step 5 and ended at 0.1.", before=0.9, after=0.1)
 OPEN = EndingProblem("incident", "Incident #1 (OD-1, opened at step 3) was still open at the end.", incident=1)
@@ -29,7 +29,8 @@ GOOD = RunSummary(
     probe_sampled_first=0.2, probe_sampled_last=0.8, step_time_s_median=0.2, first_step_s=12.3, vetoes=0,
     guard="act", incidents=(), remedies=0, paid_steps=40, guard_waits=0,
 )  # fmt: skip
-BAD = dataclasses.replace(GOOD, ending=(DROP, OPEN))
+INCIDENT = IncidentSummary("OD-1", 3, 3, "escalated", (), None)
+BAD = dataclasses.replace(GOOD, ending=(DROP, OPEN), incidents=(INCIDENT,))
 
 Train = Callable[..., Result]
 
@@ -54,7 +55,7 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Train:
 
 def test_run_that_ends_well_returns_0(train: Train) -> None:
     done = train(GOOD)
-    assert (done.exit_code, "problem" in done.output) == (0, False)
+    assert (done.exit_code, "ended with a problem" in done.output) == (0, False)
 
 
 def test_run_that_ends_badly_says_so_in_table_and_last_lines_and_returns_4(train: Train) -> None:
@@ -62,7 +63,7 @@ def test_run_that_ends_badly_says_so_in_table_and_last_lines_and_returns_4(train
     assert done.exit_code == 4
     assert done.stderr.splitlines()[-2:] == [f"rftfm: {DROP.message}", f"rftfm: {OPEN.message}"]
     table = [line for line in done.stdout.splitlines() if "ended with a problem" in line]
-    assert [line.split("│")[-2].strip() for line in table] == ["below best", "incident"]
+    assert [line.split("│")[-2].strip() for line in table] == ["below best", "OD-1 escalated"]
     assert summary_table(GOOD).row_count == summary_table(BAD).row_count - 2
 
 
