@@ -156,20 +156,27 @@ class Assessment:
 
 
 class IncidentState(StrEnum):
-    """One pass along the chain. The last three are final."""
+    """One pass along the chain. The last four are final.
+
+    An incident is resolved when a remedy is verified to have helped, or when its alarms went silent without one and a
+    probe shows that held-out accuracy is no lower than before. Without such a probe it is only cleared.
+    """
 
     SUSPECTED = "suspected"
     DIAGNOSED = "diagnosed"
     REMEDIATING = "remediating"
     VERIFYING = "verifying"
     RESOLVED = "resolved"
+    CLEARED = "cleared"
     ESCALATED = "escalated"
     GIVEN_UP = "given_up"
 
     @property
     def final(self) -> bool:
         """Whether an incident in this state is over."""
-        return self in (IncidentState.RESOLVED, IncidentState.ESCALATED, IncidentState.GIVEN_UP)
+        return self in (
+            IncidentState.RESOLVED, IncidentState.CLEARED, IncidentState.ESCALATED, IncidentState.GIVEN_UP,
+        )  # fmt: skip
 
 
 class OutcomeKind(StrEnum):

@@ -316,7 +316,7 @@ class GuardConfig(Section):
     """What happens when no remedy is left: train on, or write a checkpoint and end with exit code 3."""
     on_harm: Literal["fail", "warn"] = "fail"
     """What a run does at its end that was never updated, ends far below its start or its best held-out accuracy, leaves
-    an incident unresolved or has lost its guard: say so and end with exit code 4, or only say so."""
+    an incident escalated, given up or open, or has lost its guard: say so and end with exit code 4, or only say so."""
     on_lost: Literal["stop", "continue"] | None = None
     """What happens when monitor or controller cannot be brought back: write a checkpoint and end with exit code 5, or
     train on unguarded; null: `stop` in mode `act`, `continue` in the others."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rftfm_ray.incidents.state import Scalar
-from rftfm_ray.verdicts import OutcomeKind
+from rftfm_ray.verdicts import IncidentState, OutcomeKind
 
 OLD_VALUES: Mapping[str, Mapping[str, str]] = {
     "outcome": {
@@ -15,6 +15,18 @@ OLD_VALUES: Mapping[str, Mapping[str, str]] = {
     },
 }
 """Old values and their current ones, by field of an entry."""
+
+
+# What version 0.1 wrote where an incident was closed by silence alone, which it called resolved.
+_OLD_SILENCE = {"state": IncidentState.RESOLVED.value, "reason": "the alarm cleared without a remedy"}
+
+
+def current_fields(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The fields of an entry in the words of this version."""
+    current = {name: current_value(name, value) for name, value in fields.items()}
+    if _OLD_SILENCE.items() <= current.items():
+        current["state"] = IncidentState.CLEARED.value
+    return current
 
 
 def current_value(field: str, value: Scalar) -> Scalar:

@@ -1,7 +1,8 @@
 """The incident manager: follows every incident from suspicion to its end. Pure, one report at a time.
 
 An incident is suspected when an alarm opens it, diagnosed when one explanation leads, remediating while an order waits
-for its boundary, verifying afterwards, and then resolved, or diagnosed again for the next remedy. Every
+for its boundary, verifying afterwards, and then resolved, or diagnosed again for the next remedy. One whose alarms go
+silent without a remedy is cleared, and resolved only where a probe shows that held-out accuracy is no lower. Every
 change is written to the journal first, and the state is the fold of the journal. The manager gives orders, which others
 carry out between `begin` and `done`. Policy and snapshots are injected.
 """
@@ -25,7 +26,7 @@ from rftfm_ray.incidents.messages import Restoration
 from rftfm_ray.incidents.muting import MutedFaults
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
-from rftfm_ray.incidents.verification import Rules, judge
+from rftfm_ray.incidents.verification import Rules, judge, state_after_silence
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.effects import lever_change
 from rftfm_ray.taxonomy import UNKNOWN
@@ -188,7 +189,8 @@ class IncidentManager:
             # Silence after a remedy that did not help resolves nothing.
             return
         elif self._quiet >= self._settings.verify_steps:
-            self._close(incident, step, "the alarm cleared without a remedy")
+            quiet, reference = self._memory.reports[-self._quiet :], self._memory.reference_of(incident.id)
+            self._close(incident, step, *state_after_silence(incident, reference, quiet, self._rules))
 
     def _verify(self, incident: Incident, step: StepId, *, alarm_active: bool) -> None:
         case = replace(self._memory.case_of(incident), moved=self.state.levers_of(incident.id))
@@ -202,11 +204,11 @@ class IncidentManager:
             probe_before=outcome.probe_before, probe_after=outcome.probe_after, reason=outcome.reason,
         )  # fmt: skip
         if outcome.kind.helped:
-            self._close(incident, step, f"{outcome.kind.value} by {remedy}", outcome=outcome.kind.value)
+            reason = f"{outcome.kind.value} by {remedy}"
+            self._close(incident, step, IncidentState.RESOLVED, reason, outcome=outcome.kind.value)
 
-    def _close(self, incident: Incident, step: StepId, reason: str, **outcome: Scalar) -> None:
-        state = IncidentState.RESOLVED.value
-        self._ledger.note(EntryKind.CLOSED, step, incident.id, state=state, reason=reason, **outcome)
+    def _close(self, incident: Incident, step: StepId, state: IncidentState, reason: str, **outcome: Scalar) -> None:
+        self._ledger.note(EntryKind.CLOSED, step, incident.id, state=state.value, reason=reason, **outcome)
 
     def _next_order(self, report: StepReport) -> Order | None:
         """The order that is due: for the oldest incident with one, else for a lever that may return."""

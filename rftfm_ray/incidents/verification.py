@@ -18,7 +18,7 @@ from rftfm_ray.incidents.state import Incident
 from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.signals.held_out import last_probe, probe_drop, tolerated_loss
 from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Diagnosis, Outcome, OutcomeKind, StepReport
+from rftfm_ray.verdicts import Diagnosis, IncidentState, Outcome, OutcomeKind, StepReport
 
 # Nats that severity must fall by, unless it falls to 0.
 MUST_FALL = 1.0
@@ -143,6 +143,32 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
     if unseen := _harm_unseen(findings, case, harm):
         return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unseen}")
     return findings.outcome(OutcomeKind.RESOLVED, f"{_fell(findings)} and {_cause(incident.code, window)}")
+
+
+def state_after_silence(
+    incident: Incident, reference: Sequence[StepReport], quiet: Sequence[StepReport], rules: Rules
+) -> tuple[IncidentState, str]:
+    """The final state of an incident whose alarms went silent without a remedy, and why it is that one.
+
+    Silence alone shows nothing. The incident is resolved where the newest probe in it, of weights from after the onset,
+    shows that held-out accuracy is no lower than before the alarm.
+
+    Args:
+        incident: the one that is over.
+        reference: reports from before its fault.
+        quiet: reports since its last alarm.
+        rules: as for a remedy.
+    """
+    before = _largest(math.nan if incident.probe is None else incident.probe, last_probe(reference))
+    since = incident.onset + max(1, rules.probe_steps)
+    now = last_probe([report for report in quiet if report.id.step >= since])
+    cleared = "the alarm cleared without a remedy"
+    if math.isnan(before) or math.isnan(now):
+        known = "before it" if math.isnan(before) else "since"
+        return IncidentState.CLEARED, f"{cleared}; held-out accuracy was not measured {known}"
+    said = f"{cleared}; held-out accuracy is {now:.3f} and was {before:.3f} before it"
+    is_lower = before - now > tolerated_loss(before, now, rules.probe_size)
+    return IncidentState.CLEARED if is_lower else IncidentState.RESOLVED, said
 
 
 def harm_of(code: str, diagnosis: Diagnosis | None) -> Harm:

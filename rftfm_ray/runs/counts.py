@@ -11,7 +11,7 @@ from rftfm_ray.runs.words import number_of, to_count
 from rftfm_ray.types import IncidentSummary
 from rftfm_ray.verdicts import IncidentState
 
-FINAL = (IncidentState.RESOLVED, IncidentState.ESCALATED, IncidentState.GIVEN_UP)
+FINAL = tuple(state for state in IncidentState if state.final)
 
 
 @dataclass(frozen=True, slots=True)

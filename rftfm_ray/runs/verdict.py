@@ -189,7 +189,7 @@ def tone(data: RunData, incidents: Sequence[Incident]) -> str:
     is_bad = progress_of(data)[0] in ("failed", "halted", "dead") or (data.summary and ending_problems(data))
     if is_bad or states & {IncidentState.ESCALATED, IncidentState.GIVEN_UP}:
         return "bad"
-    if any(map(is_open, incidents)):
+    if any(map(is_open, incidents)) or IncidentState.CLEARED in states:
         return "open"
     return "good" if data.journalled else "calm"
 
@@ -198,7 +198,7 @@ def tone_of(state: str) -> str:
     """The colour of an incident's state."""
     if state == IncidentState.RESOLVED:
         return "good"
-    return "bad" if state in FINAL else "open"
+    return "bad" if state in (IncidentState.ESCALATED, IncidentState.GIVEN_UP) else "open"
 
 
 def tone_of_result(remediation: Remediation) -> str:
@@ -211,7 +211,8 @@ def tone_of_result(remediation: Remediation) -> str:
 
 def state_words(state: str) -> str:
     """Name of a state for readers."""
-    return {"given_up": "given up", "escalated": "escalated to a person"}.get(state, state.replace("_", " "))
+    words = {"given_up": "given up", "escalated": "escalated to a person", "cleared": "cleared, not verified"}
+    return words.get(state, state.replace("_", " "))
 
 
 def end_words(incident: Incident) -> str:

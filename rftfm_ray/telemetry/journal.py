@@ -12,7 +12,7 @@ from typing import Any
 
 from rftfm_ray.errors import RecordError
 from rftfm_ray.files import PRIVATE_FILE
-from rftfm_ray.incidents.aliases import current_value
+from rftfm_ray.incidents.aliases import current_fields
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
 from rftfm_ray.types import StepId
 
@@ -112,7 +112,7 @@ def _from_json(values: Any) -> tuple[Entry, float]:
     whole = [values[name] for name in ("seq", "attempt", "step", "paid_step", "incident")]
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in whole):
         raise ValueError("a count is not a whole number")
-    fields = {name: current_value(name, value) for name, value in values.items() if name not in _FIXED}
+    fields = current_fields({name: value for name, value in values.items() if name not in _FIXED})
     if not all(value is None or isinstance(value, str | int | float) for value in fields.values()):
         raise ValueError("a field is not a plain value")
     seq, attempt, step, paid_step, incident = whole

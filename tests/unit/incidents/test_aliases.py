@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rftfm_ray.incidents.aliases import OLD_VALUES, current_value
+from rftfm_ray.incidents.aliases import OLD_VALUES, current_fields, current_value
 from rftfm_ray.incidents.state import EntryKind, replay
 from rftfm_ray.runs.incidents import incidents_of, marks
 from rftfm_ray.runs.verdict import tone_of_result
@@ -45,6 +45,13 @@ def test_old_journal_is_told_like_a_new_one() -> None:
     assert [tone_of_result(mark.remediation) for mark in remedies] == ["good", "good", "bad", "open"]
     said = [describe(entry)[0] for entry in entries if entry.kind is EntryKind.OUTCOME]
     assert [words.split()[1] for words in said] == ["mitigated", "resolved", "harmful"]
+
+
+def test_incident_that_silence_closed_was_not_resolved() -> None:
+    old = {"state": "resolved", "reason": "the alarm cleared without a remedy"}
+    assert current_fields(old) == old | {"state": "cleared"}
+    for closed in (old | {"reason": "resolved by regrade"}, old | {"state": "given_up"}, {"state": "resolved"}):
+        assert current_fields(closed) == closed
 
 
 @pytest.mark.parametrize("field", OLD_VALUES)

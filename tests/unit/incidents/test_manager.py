@@ -82,7 +82,7 @@ def test_entries_hold_everything_about_an_incident() -> None:
     assert [entry.seq for entry in run.entries] == list(range(1, len(run.entries) + 1))
 
 
-def test_suspicion_that_fades_is_resolved_by_itself() -> None:
+def test_suspicion_that_fades_is_resolved_where_a_probe_shows_no_loss() -> None:
     run = started(FIRST)
     run.begin_fault(fault(probability=0.5))
     run.pass_steps(2)
@@ -91,7 +91,8 @@ def test_suspicion_that_fades_is_resolved_by_itself() -> None:
     assert run.now() is IncidentState.SUSPECTED, "silence counts from its last alarm"
     run.pass_steps(1)
     assert run.now() is IncidentState.RESOLVED
-    assert run.incident.reason == "the alarm cleared without a remedy"
+    why = "the alarm cleared without a remedy; held-out accuracy is 0.800 and was 0.800 before it"
+    assert run.incident.reason == why
     assert run.kinds == [K.OPENED, K.CLOSED]
 
 

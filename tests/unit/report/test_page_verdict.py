@@ -78,6 +78,6 @@ def test_words_of_another_version_are_shown_and_claim_nothing(tmp_path: Path, mo
 
 def test_badge_of_a_run_that_ended_with_an_open_incident_is_not_that_of_a_good_one(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"reward_first": 0.5}')
-    page = page_of(tmp_path, "observe", ((K.OPENED, 5, 1, OD),))
+    page = page_of(tmp_path, "observe", ((K.OPENED, 5, 1, OD), (K.DIAGNOSED, 5, 1, OD)))
     assert '<span class="badge bad">finished with problems</span>' in page
     assert '<p class="headline bad">Finished at step 8 of 8. OD-1' in page

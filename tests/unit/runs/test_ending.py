@@ -15,6 +15,7 @@ from rftfm_ray.config import load_config
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.runs.ending import LEAST_DROP, ending_problems, largest_drop
 from rftfm_ray.runs.headline import headline
+from rftfm_ray.runs.incidents import incidents_of
 from rftfm_ray.runs.reader import Probe, RunData, Steps
 from rftfm_ray.runs.verdict import tone, verdict
 from rftfm_ray.types import StepId
@@ -129,10 +130,9 @@ def test_one_update_is_enough() -> None:
     [
         (((EntryKind.CLOSED, {"state": "escalated", "reason": "x"}),), "was escalated to a person"),
         (((EntryKind.CLOSED, {"state": "given_up", "reason": "x"}),), "was given up: no remedy was left"),
-        ((), "was still open at the end"),
         (((EntryKind.DIAGNOSED, {"code": "OD-1", "family": "OD"}),), "was still open at the end"),
     ],
-    ids=["escalated", "given up", "suspected", "diagnosed"],
+    ids=["escalated", "given up", "diagnosed"],
 )
 def test_incident_that_nobody_resolved_is_a_problem(
     story: tuple[tuple[EntryKind, dict[str, Any]], ...], words: str
@@ -143,9 +143,20 @@ def test_incident_that_nobody_resolved_is_a_problem(
     assert problem.message == f"Incident #2 (OD-1, opened at step 3) {words}."
 
 
-def test_resolved_incident_is_no_problem() -> None:
-    closed = (EntryKind.CLOSED, {"state": "resolved", "reason": "the alarm cleared without a remedy"})
-    assert ending_problems(make(probes(0.3, 0.9), incident(1, closed))) == ()
+@pytest.mark.parametrize("state", ["resolved", "cleared", None], ids=str)
+def test_incident_that_is_over_or_only_suspected_is_no_problem(state: str | None) -> None:
+    story = [(EntryKind.CLOSED, {"state": state, "reason": "the alarm cleared"})] if state else []
+    assert ending_problems(make(probes(0.3, 0.9), incident(1, *story))) == ()
+    (problem,) = ending_problems(make(probes(0.9, 0.9, 0.05), incident(1, *story)))
+    assert problem.kind == "below_start", "what it did shows in the accuracy"
+
+
+def test_run_with_a_cleared_incident_is_not_called_good() -> None:
+    closed = (EntryKind.CLOSED, {"state": "cleared", "reason": "the alarm cleared"})
+    data = make(probes(0.9, 0.9), (Entry(1, EntryKind.STARTED, StepId(0, 0, 0), 0, ()), *incident(1, closed)))
+    incidents = incidents_of(data.entries)
+    assert tone(data, incidents) == "open"
+    assert "1 cleared, not verified" in verdict(data, incidents, ())[1][0]
 
 
 def test_run_whose_guard_was_lost_for_good_ends_with_a_problem() -> None:

@@ -156,5 +156,11 @@ def test_no_advice_without_an_incident_or_where_the_guard_acts(story: tuple[Line
     assert advised(story, mode) == Advice()
 
 
+def test_advice_about_what_only_went_silent_stays() -> None:
+    found = advised((OPENED, (K.CLOSED, 9, 1, {"state": "cleared"})))
+    assert found.sentences[0].startswith("Incident #1 (OD-1): if it may act, the guard tries ")
+    assert found.command == advised((OPENED,)).command != ""
+
+
 def test_no_advice_about_what_is_resolved() -> None:
     assert advised((OPENED, (K.CLOSED, 9, 1, {"state": "resolved"}))) == Advice()
