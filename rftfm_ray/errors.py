@@ -19,6 +19,14 @@ class RftfmError(Exception):
     exit_code: ClassVar[int] = 1
 
 
+class SavedRunError(RftfmError):
+    """Base of errors that end a run after a checkpoint; `checkpoint` is the path of it."""
+
+    def __init__(self, message: str, checkpoint: str = "") -> None:
+        super().__init__(message)
+        self.checkpoint = checkpoint
+
+
 class ConfigError(RftfmError):
     """A key, a value or a combination of them that cannot be run."""
 
@@ -55,7 +63,7 @@ class RewardError(RftfmError):
     """The verifier failed on a transcript: the trajectory is masked, not scored."""
 
 
-class VerifierError(RftfmError):
+class VerifierError(SavedRunError):
     """The verifier has failed on everything for several steps. A checkpoint has been written."""
 
 
@@ -121,13 +129,13 @@ class GuardError(RftfmError):
     """The monitor or the controller failed at what only they can do."""
 
 
-class GuardLostError(RftfmError):
+class GuardLostError(SavedRunError):
     """The guard was lost for good and `guard.on_lost` ends the run. A checkpoint has been written."""
 
     exit_code: ClassVar[int] = 5
 
 
-class GuardHaltError(RftfmError):
+class GuardHaltError(SavedRunError):
     """The guard has ended the run: no remedy was left. A checkpoint has been written."""
 
     exit_code: ClassVar[int] = 3
@@ -151,7 +159,7 @@ class SignalInterrupt(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """What a shell reports for a process that the signal ended: 130 for SIGINT, 143 for SIGTERM."""
+        """What a shell reports for a process that the signal ended: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
         return SIGNALLED + self.signum
 
 
@@ -169,3 +177,9 @@ class TerminatedRunError(StoppedError):
     """SIGTERM has ended the run."""
 
     exit_code: ClassVar[int] = SIGNALLED + signal.SIGTERM
+
+
+class HungUpRunError(StoppedError):
+    """SIGHUP has ended the run: its terminal was closed."""
+
+    exit_code: ClassVar[int] = SIGNALLED + signal.SIGHUP

@@ -38,7 +38,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """A run that has passed every check that can be made before an actor starts."""
+    """A run that has passed every check that can be made before an actor starts.
+
+    `verdict_s` are the seconds that the verifier took at most when it was checked.
+    """
 
     name: str
     config: RunConfig
@@ -52,6 +55,7 @@ class RunPlan:
     profile: Profile | None
     drill: Drill = field(default_factory=Drill)
     detectors: tuple[Detector, ...] = ()
+    verdict_s: float = 0.0
 
     @property
     def checkpoints(self) -> Path:
@@ -92,12 +96,14 @@ def plan(
     """
     task = load_task(config.task.name)
     config = expanded(config)
-    pool, heldout = check_task(task, config)
+    pool, heldout, verdict_s = check_task(task, config)
     facts = check_model(config)
     name = f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = (run_dir or default_run_dir(name)).expanduser().absolute()
     check_run_dir(folder)
     if resume is not None:
+        # The run names it in the command that goes on, which may be given elsewhere.
+        resume = resume.expanduser().absolute()
         check_resume(resume, config, allow_changes=allow_changes)
     drill = plan_drill(config, task, pool)
     policy, profile = _planned_policy(config), load_profile(config)
@@ -105,7 +111,9 @@ def plan(
     if detectors:
         # Names that shipped detectors have are refused now, and not where the monitor is built.
         monitor_plan(config, profile, detectors).build()
-    return RunPlan(name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors)
+    return RunPlan(
+        name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors, verdict_s
+    )
 
 
 def _planned_policy(config: RunConfig) -> Policy:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rftfm_ray.actors.roles import Role, rename_process
+from rftfm_ray.actors.roles import Role, keep_working, rename_process
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.ledger import Journalled, Ledger
 from rftfm_ray.incidents.manager import IncidentManager
@@ -41,6 +41,7 @@ class ControllerActor:
 
     def __init__(self, role: Role, settings: IncidentSettings, policy: SafePolicy) -> None:
         rename_process(role)
+        keep_working()
         self._role = role
         self._settings = settings
         self._policy = policy

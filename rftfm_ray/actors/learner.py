@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rftfm_ray.actors.roles import Role, rename_process
+from rftfm_ray.actors.roles import Role, keep_working, rename_process
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import LearnerError
@@ -38,6 +38,7 @@ class LearnerActor:
         self, role: Role, config: RunConfig, model_path: str, seams: LearnerSeams, *, reusable: bool = False
     ) -> None:
         rename_process(role)
+        keep_working()
         self._role = role
         self._model_path = Path(model_path)
         self._reusable = reusable

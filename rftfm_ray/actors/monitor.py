@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rftfm_ray.actors.roles import Role, rename_process
+from rftfm_ray.actors.roles import Role, keep_working, rename_process
 from rftfm_ray.detection.monitor import MonitorPlan
 from rftfm_ray.detection.state import check_keys, part_from, scalar_from
 from rftfm_ray.detection.statefile import load_state, save_state
@@ -25,6 +25,7 @@ class MonitorActor:
 
     def __init__(self, role: Role, plan: MonitorPlan) -> None:
         rename_process(role)
+        keep_working()
         self._role = role
         self._assessor = build_assessor(plan)
         self._attempt = self._newest = 0

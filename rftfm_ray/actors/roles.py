@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from dataclasses import dataclass
 
 
@@ -41,3 +43,17 @@ def rename_process(role: Role) -> None:
     logging.basicConfig(level=os.environ.get("RFTFM_LOG_LEVEL", "WARNING"), format=f"{role.name}: %(message)s")
     # Without this it warns that triton is missing, which is always so on a CPU.
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+
+
+def keep_working() -> None:
+    """In an actor of a local Ray, which a run shelters from signals: outlive them, but do not hand that on.
+
+    A task may start programs and end them with SIGTERM. A program inherits a blocked signal, but not a handler.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if number in blocked:
+            signal.signal(number, lambda *_: None)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))

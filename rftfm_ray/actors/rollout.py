@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rftfm_ray.actors.roles import Role, rename_process
+from rftfm_ray.actors.roles import Role, keep_working, rename_process
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import ConfigError, SyncError
 from rftfm_ray.policies.levers import check_levers
@@ -19,7 +19,7 @@ from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder
 from rftfm_ray.rollout.seams import Exposure, RolloutSeams
 from rftfm_ray.rollout.weights import Served, WeightsUpdate, check_weights, compare
 from rftfm_ray.tasks.api import Problem, Task, scaled_limits
-from rftfm_ray.tasks.workers import Workers
+from rftfm_ray.tasks.workers import WorkerPools
 from rftfm_ray.telemetry.metrics import StateGauge
 from rftfm_ray.types import ActorState, GuardMode, Levers, Sampling, StepId
 
@@ -42,7 +42,7 @@ def live_channels(task: Task, config: RunConfig, seams: RolloutSeams) -> Channel
         return config.at(step.step).task.reward_scale
 
     grader = Grader(task, seams.reward(TaskReward(task)), config.seed, sampled, scale)
-    return Channels(pool, grader, checks, Workers(config.verifier.workers, config.verifier.timeout_s))
+    return Channels(pool, grader, checks, WorkerPools(config.verifier.workers, config.verifier.timeout_s))
 
 
 class RolloutActor:
@@ -50,6 +50,7 @@ class RolloutActor:
 
     def __init__(self, role: Role, config: RunConfig, model_path: str, task: Task, seams: RolloutSeams) -> None:
         rename_process(role)
+        keep_working()
         from rftfm_ray.rollout.engine import VllmEngine
         from rftfm_ray.rollout.text import TextCodec
 

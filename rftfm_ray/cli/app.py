@@ -18,6 +18,7 @@ from rftfm_ray.cli.journal import journal
 from rftfm_ray.cli.profile import profile
 from rftfm_ray.cli.report import report
 from rftfm_ray.cli.status import status
+from rftfm_ray.cli.streams import lasting
 from rftfm_ray.cli.train import KeysAreNoOptions, train
 from rftfm_ray.cli.warmstart import warmstart
 from rftfm_ray.errors import RftfmError, SignalInterrupt, StoppedError
@@ -49,23 +50,27 @@ def run_guarded(command: Callable[[], None]) -> int:
         # `rftfm train` has said it, while the run was ending.
         return error.exit_code
     except RftfmError as error:
-        print(f"rftfm: {error}", file=sys.stderr)
+        print(f"rftfm: {error}", file=lasting(sys.stderr))
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         ended = interrupt if isinstance(interrupt, SignalInterrupt) else SignalInterrupt(signal.SIGINT)
-        print(f"rftfm: ended by {ended.name}.", file=sys.stderr)
+        print(f"rftfm: ended by {ended.name}.", file=lasting(sys.stderr))
         return ended.exit_code
     return 0
 
 
 def main() -> None:
     """Entry point of the `rftfm` script."""
-    # Process managers end a command with SIGTERM; it leaves as it does after Ctrl-C. A run takes both signals over.
+    # Process managers end a command with SIGTERM; it leaves as it does after Ctrl-C. A run takes the signals over.
     signal.signal(signal.SIGTERM, _interrupt)
+    # `nohup` has it ignored.
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _interrupt)
     # standalone_mode=False would swallow typer's own usage errors; it exits with 2 by itself.
     code = run_guarded(app)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    # Their reader may have ended before the command.
+    lasting(sys.stdout).flush()
+    lasting(sys.stderr).flush()
     os._exit(code) if code else sys.exit(0)
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from rftfm_ray.cli.progress import progress
+from rftfm_ray.cli.streams import lasting
 from rftfm_ray.config import RunConfig, known_keys, load_config
 from rftfm_ray.config.changes import parse_change
 from rftfm_ray.driver.stopping import StopSignal
@@ -79,7 +80,8 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
     config = load_config(file, [*(overrides or []), *([f"guard.mode={guard}"] if guard else [])])
     if inject:
         config = config.model_copy(update={"inject": (*config.inject, *inject)})
-    console = Console(stderr=True)
+    # Whoever reads the log may end before the run.
+    console, out = Console(file=lasting(sys.stderr)), Console(file=lasting(sys.stdout))
     # Ray takes a second to import: not before the configuration is known to be good.
     from rftfm_ray.driver.loop import Listeners
     from rftfm_ray.driver.run import execute
@@ -99,14 +101,15 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
         with progress(console, config) as watched:
             summary = execute(planned, Listeners(watched.row, watched.entry, stopped, stop), began)
     if json:
-        sys.stdout.write(summary_json(summary) + "\n")
+        out.file.write(summary_json(summary) + "\n")
+        out.file.flush()
     else:
-        Console().print(summary_table(summary, config, is_resumed=resume is not None))
+        out.print(summary_table(summary, config, is_resumed=resume is not None))
         # Not wrapped: paths are there to be copied.
-        Console().print(f"Records: {summary.run_dir}", soft_wrap=True, highlight=False)
+        out.print(f"Records: {summary.run_dir}", soft_wrap=True, highlight=False)
         page = Path(summary.run_dir) / "report.html"
         if page.exists():
-            Console().print(f"Report: {page}", soft_wrap=True, highlight=False)
+            out.print(f"Report: {page}", soft_wrap=True, highlight=False)
     for problem in summary.ending:
         console.print(f"rftfm: {problem.message}", style="red", markup=False, highlight=False, soft_wrap=True)
     for line in advised(Path(summary.run_dir), config):

@@ -130,7 +130,7 @@ class RolloutConfig(Section):
     block_size: Literal[16, 32, 64, 128] = 32
     """Tokens per KV block of vLLM's cache; on a CPU 32 is the smallest."""
     timeout_s: Positive = 600.0
-    """Longest time that one generation may take before the run stops."""
+    """Longest time that one generation may take before the run stops; slow verdicts have theirs in addition."""
     tool_retries: Cadence = 0
     """Further tries of a tool call that ended in an error, each on the other tool instance."""
     tool_backoff_s: NonNegative = 0.01

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -11,19 +13,22 @@ import ray
 
 from rftfm_ray.actors.placement import NAMESPACE, bundles
 from rftfm_ray.config import RunConfig
-from rftfm_ray.errors import PlacementError, RunDirError
+from rftfm_ray.driver.stopping import sheltered
+from rftfm_ray.errors import PlacementError, RunDirError, SignalInterrupt
 
 ADDRESS = "RAY_ADDRESS"
 
 
-def connect(config: RunConfig, runs: int = 1) -> bool:
+def connect(config: RunConfig, runs: int = 1, *, is_sheltered: bool = False) -> bool:
     """Join the cluster that RAY_ADDRESS names, or start one for this process. Returns whether it was started here.
 
     A local cluster has as many logical CPUs as `runs` such runs request at once, so a laptop with two cores can hold
-    three actors. Ray's token authentication is not changed.
+    three actors. Ray's token authentication is not changed. With `is_sheltered` a local cluster gets no signal that
+    would end a run, as in `stopping.sheltered`.
 
     Raises:
         PlacementError: when the cluster cannot be reached.
+        SignalInterrupt: when SIGTERM comes while Ray starts, and Ray's own handler has taken it.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Without this Ray passes the absence of GPUs on as an override, with a deprecation warning.
@@ -38,16 +43,19 @@ def connect(config: RunConfig, runs: int = 1) -> bool:
             ray.init(namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=True)
             return False
         cpus = runs * sum(bundle.get("CPU", 0.0) for bundle in bundles(config))
-        # address="local": a crashed cluster's leftovers must not be joined by accident.
-        ray.init(
-            address="local",
-            namespace=NAMESPACE,
-            num_cpus=max(os.cpu_count() or 1, int(-(-cpus // 1))),
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=True,
-        )
+        with sheltered() if is_sheltered else contextlib.nullcontext():
+            # address="local": a crashed cluster's leftovers must not be joined by accident.
+            ray.init(
+                address="local",
+                namespace=NAMESPACE,
+                num_cpus=max(os.cpu_count() or 1, int(-(-cpus // 1))),
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=True,
+            )
         return True
+    except SystemExit:
+        raise SignalInterrupt(signal.SIGTERM) from None
     except Exception as error:
         raise PlacementError(_not_connected(error, address, time.monotonic() - began)) from error
 

@@ -87,6 +87,8 @@ def loop(parts: Parts) -> Curve:
     probe, checkpoints = HeldOutProbe(config.probe, session), CheckpointWriter(config.checkpoints, session, records)
     verdicts = VerdictWatch(parts.plan.task.name, config.verifier.max_failing_steps)
     _start(parts, curve)
+    # Until here a signal has ended the run where it was; from here on the step in progress is completed.
+    parts.stop.defer()
     for position in session.positions():
         if parts.stop.requested:
             return _stop(session, checkpoints, curve)

@@ -16,7 +16,6 @@ from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import GuardHaltError, GuardLostError, RftfmError
 from rftfm_ray.incidents.messages import OrderResult
 from rftfm_ray.telemetry.records import RunRecords
-from rftfm_ray.telemetry.rundir import go_on
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import Order
 
@@ -40,7 +39,7 @@ class RemedyExecutor:
             return self._guard.boundary(step)
         except GuardLostError as error:
             checkpoint = self._session.save()
-            raise GuardLostError(f"{error} {go_on(checkpoint)}") from error
+            raise GuardLostError(str(error), checkpoint) from error
 
     def execute(self, order: Order, step: StepId) -> Order | None:
         """Carry out an order at the boundary before the update of `step`, or the one that the guard puts in its place.
@@ -69,7 +68,8 @@ class RemedyExecutor:
         if begun.halt:
             at, why = self._session.position.id.step, begun.reason.rstrip(".")
             raise GuardHaltError(
-                f"The guard ended the run at step {at}: {why}. The journal says more. {go_on(checkpoint)}"
+                f"The guard ended the run at step {at}: {why}. The journal says more.",
+                checkpoint,
             )
         return begun
 

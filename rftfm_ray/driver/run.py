@@ -12,6 +12,7 @@ import logging
 import math
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,11 +27,15 @@ from rftfm_ray.driver.guard import Guard, LiveGuard, NoGuard
 from rftfm_ray.driver.loop import Curve, Listeners, Observer, Parts, loop
 from rftfm_ray.driver.planned_changes import declare_profile
 from rftfm_ray.driver.session import Session
+from rftfm_ray.driver.stopping import StopSignal
 from rftfm_ray.errors import (
+    CheckpointError,
     LearnerError,
     RecordError,
+    ResumeError,
     RftfmError,
     RolloutError,
+    SavedRunError,
     SignalInterrupt,
     StoppedError,
     SyncError,
@@ -43,7 +48,7 @@ from rftfm_ray.runs.reader import read_run
 from rftfm_ray.telemetry.journal import JOURNAL
 from rftfm_ray.telemetry.process import this_process
 from rftfm_ray.telemetry.records import RunRecords
-from rftfm_ray.telemetry.rundir import create_run_dir, resume_command
+from rftfm_ray.telemetry.rundir import CONFIG, create_run_dir, resume_command
 from rftfm_ray.training.checkpoints import newest_valid
 from rftfm_ray.types import GuardMode, RunSummary, StepId
 
@@ -80,11 +85,13 @@ def execute(
     Without `judged` the signals of `guard.mode` are measured without being judged: for experiments.
     """
     is_local = False
+    stop = listeners.stop
+    stop.last_words = lambda: _stop_message(planned, stop, StepId(0, 0, 0), "")
     try:
-        is_local = connect(planned.config)
-        listeners.stop.reinstall()
+        is_local = connect(planned.config, is_sheltered=stop.is_installed)
+        stop.reinstall()
         check_shared(planned.folder)
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, _explained(planned, listeners):
             guards = None
             if judged and planned.config.guard.mode is not GuardMode.OFF:
                 guards = start_guard(planned)
@@ -96,35 +103,68 @@ def execute(
                 group = warm.take(planned)
             create_run_dir(planned.folder)
             return _run(planned, group, guards, listeners, began)
-    except SignalInterrupt:
-        raise _stopped(planned, listeners, StepId(0, 0, 0), "") from None
-    except (LearnerError, RolloutError, SyncError) as error:
-        raise _resumable(planned, listeners, error) from error
+    except SignalInterrupt as interrupt:
+        # Of what comes before the actors.
+        raise _stopped(planned, listeners, interrupt, StepId(0, 0, 0), "") from None
     finally:
-        listeners.stop.defer()
+        stop.defer()
         _report(planned)
         if is_local:
             ray.shutdown()
 
 
-def _stopped(planned: RunPlan, listeners: Listeners, last: StepId, checkpoint: str) -> StoppedError:
+@contextlib.contextmanager
+def _explained(planned: RunPlan, listeners: Listeners) -> Iterator[None]:
+    """Say how a run goes on that has failed or was stopped, before its actors are ended: that may take long."""
+    try:
+        yield
+    except SignalInterrupt as interrupt:
+        raise _stopped(planned, listeners, interrupt, StepId(0, 0, 0), "") from None
+    except ResumeError:
+        # The checkpoint that the command would name cannot be used.
+        raise
+    except (LearnerError, RolloutError, SyncError, RecordError, CheckpointError) as error:
+        raise _resumable(planned, listeners, error) from error
+    except SavedRunError as error:
+        # After the records: whoever reads them names the command itself.
+        command = resume_command(planned.folder, error.checkpoint)
+        raise type(error)(f"{error} Go on with: {command}", error.checkpoint) from error
+
+
+def _stopped(
+    planned: RunPlan, listeners: Listeners, interrupt: SignalInterrupt | None, last: StepId, checkpoint: str
+) -> StoppedError:
     """The error of a run that a signal ended at a checkpoint; the user is told at once, before anything is cleaned up.
 
-    Whoever sends SIGTERM may send SIGKILL a few seconds later.
+    Whoever sends SIGTERM may send SIGKILL a few seconds later. `interrupt`: the signal, if it was not deferred.
     """
-    if checkpoint:
-        command = resume_command(planned.folder, checkpoint)
-        message = (
-            f"Stopped by {listeners.stop.name} after step {last.step} of {planned.config.steps}; go on with: {command}"
-        )
-    else:
-        message = f"Stopped by {listeners.stop.name} before the first step; nothing has been trained yet."
+    if interrupt is not None:
+        listeners.stop.note(interrupt.signum)
+    return _tell(listeners, _stop_message(planned, listeners.stop, last, checkpoint))
+
+
+def _tell(listeners: Listeners, message: str) -> StoppedError:
+    """Tell the user how a signal has ended the run; what is left may take a few seconds. The error to end with."""
     listeners.stopped(message)
+    listeners.stop.end_soon()
     return listeners.stop.error(message)
 
 
+def _stop_message(planned: RunPlan, stop: StopSignal, last: StepId, checkpoint: str) -> str:
+    """What a signal has ended, and how it goes on; a resumed run does so from where it began, if not from later."""
+    if checkpoint:
+        command = resume_command(planned.folder, checkpoint)
+        return f"Stopped by {stop.name} after step {last.step} of {planned.config.steps}; go on with: {command}"
+    if planned.resume is None:
+        return f"Stopped by {stop.name} before the first step; nothing has been trained yet."
+    start = f"Stopped by {stop.name} before the resumed run made a step"
+    if not (planned.folder / CONFIG).exists():
+        return f"{start}; it has written nothing, so the same command starts it again."
+    return f"{start}; go on with: {resume_command(planned.folder, planned.resume)}"
+
+
 def _resumable(planned: RunPlan, listeners: Listeners, error: RftfmError) -> RftfmError:
-    """An error of an actor, with the command that goes on from the newest checkpoint.
+    """An error of an actor or a file, with the command that goes on from the newest checkpoint.
 
     When a signal has asked the run to end, it has probably reached the actor too, and the run counts as stopped.
     """
@@ -133,9 +173,7 @@ def _resumable(planned: RunPlan, listeners: Listeners, error: RftfmError) -> Rft
     hint = "There is no checkpoint yet." if path is None else f"Go on with: {resume_command(planned.folder, path)}"
     if not listeners.stop.requested:
         return type(error)(f"{error} {hint}")
-    message = f"Stopped by {listeners.stop.name}, and the step in progress was lost: {error} {hint}"
-    listeners.stopped(message)
-    return listeners.stop.error(message)
+    return _tell(listeners, f"Stopped by {listeners.stop.name}, and the step in progress was lost: {error} {hint}")
 
 
 def _report(planned: RunPlan) -> None:
@@ -167,11 +205,13 @@ def _run(
             session.resume(planned.resume)
             records.event("resumed", session.position.id, checkpoint=str(planned.resume))
         guard = _attach(planned, session, guards, records, listeners)
-        listeners.stop.defer()
         curve, last = loop(Parts(planned, session, guard, records, listeners.row, listeners.stop)), session.position.id
         if curve.stopped:
             records.event("run_stopped", last, signal=listeners.stop.name, checkpoint=Path(curve.checkpoint).name)
-            error = _stopped(planned, listeners, last, curve.checkpoint)
+            with contextlib.suppress(RecordError):
+                # The process may be ended while it waits for the guard.
+                records.flush()
+            error = _stopped(planned, listeners, None, last, curve.checkpoint)
             guard.finish(last)
             raise error
         summary = _summarize(planned, curve, began, guard.finish(last), last)

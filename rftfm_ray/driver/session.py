@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rftfm_ray.training.learner import UpdateReport
 
 CHECKPOINT = Limit(1800.0)
+# The checked verdicts came one at a time from an idle process, and a part of a step's is asked for twice.
+SLOWER_VERDICTS = 4.0
 START = TrainingCursor(StepId(attempt=0, step=0, paid_step=0), model_version=0, cursor=0)
 
 
@@ -44,6 +46,7 @@ class Session:
         self._stream = PromptStream(plan.pool, plan.config.seed, plan.parts)
         self._schedule = config_schedule(plan.config)
         self._rollout_limit = Limit(plan.config.rollout.timeout_s, "rollout.timeout_s")
+        self._graded_limit = graded_limit(plan)
         self._learner_limit = Limit(plan.config.learner.timeout_s, "learner.timeout_s")
         self.position = start
         self.levers = Levers()
@@ -100,7 +103,7 @@ class Session:
 
     def fetch(self, trajectories: Sequence[Pending[TrajectoryBatch]]) -> TrajectoryBatch:
         """Wait for the trajectories, in the order of their prompts."""
-        return concatenate(wait_for(trajectories, self._rollout_limit, "generating"))
+        return concatenate(wait_for(trajectories, self._graded_limit, "generating"))
 
     def fetch_report(self, report: Pending[UpdateReport]) -> UpdateReport:
         """Wait for the update's report."""
@@ -168,7 +171,7 @@ class Session:
 
     def fetch_probe(self, counts: Sequence[Pending[ProbeCounts]], made: TrainingCursor) -> ProbeResult:
         """Wait for a probe of the version at `made`."""
-        counted = wait_for(counts, self._rollout_limit, "probing held-out accuracy")
+        counted = wait_for(counts, self._graded_limit, "probing held-out accuracy")
         return probe_result(made.id.step, made.model_version, counted)
 
     def verifier_error(self, step: StepId) -> str:
@@ -248,6 +251,20 @@ class Session:
     def _sampling(self, step: int) -> Sampling:
         rollout = self._config.at(step).rollout
         return Sampling(rollout.temperature, rollout.top_p)
+
+
+def graded_limit(plan: RunPlan) -> Limit:
+    """Time limit of generating and grading the answers of a step or of the largest probe.
+
+    `rollout.timeout_s` is that of generating. A judge of 5 s takes 800 s for the 1,280 answers of the first probe, so
+    its verdicts have a time of their own, from what one took when the task was checked.
+    """
+    config, verifier = plan.config, plan.config.verifier
+    steps = (stage.algorithm.prompts_per_step * stage.algorithm.samples_per_prompt for _, stage in config.stages())
+    probe = config.probe.final_size + config.probe.sampled(config.probe.final_size)
+    rounds = math.ceil(max(*steps, probe) / (config.rollout.num_actors * verifier.workers))
+    verdicts_s = round(rounds * min(verifier.timeout_s, SLOWER_VERDICTS * plan.verdict_s))
+    return Limit(config.rollout.timeout_s + verdicts_s, "rollout.timeout_s or verifier.workers")
 
 
 def probe_result(step: int, model_version: int, counted: Sequence[ProbeCounts]) -> ProbeResult:

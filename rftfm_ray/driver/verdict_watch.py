@@ -9,7 +9,6 @@ import numpy as np
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import VerifierError
-from rftfm_ray.telemetry.rundir import go_on
 from rftfm_ray.types import Termination
 
 logger = logging.getLogger(__name__)
@@ -50,5 +49,6 @@ class VerdictWatch:
         checkpoint = session.save()
         raise VerifierError(
             f"The verifier of task {self._task} has failed on every answer for {self._failing} steps in a row, so "
-            f"nothing can be learnt; make it work. {go_on(checkpoint)}"
+            "nothing can be learnt; make it work before the run goes on.",
+            checkpoint,
         )

@@ -111,23 +111,32 @@ class ToolPool:
         self._first = 0 if levers.tool_instance is None else levers.tool_instance
         self._retries = self._nominal_retries if levers.tool_retries is None else levers.tool_retries
 
+    def instance(self, tries: int) -> int:
+        """Index of the instance whose turn it is after `tries` failed tries of a call."""
+        return (self._first + tries) % len(self._instances)
+
+    @property
+    def idle(self) -> tuple[int, ...]:
+        """Indices of the instances that are not asked first; empty while instance 0 is the first one."""
+        return tuple(index for index in range(len(self._instances)) if self._first not in (0, index))
+
     def ask(self, call: CallId, problem: Problem, text: str) -> Observation | None:
         """One try, on the instance whose turn it is."""
-        return self._instances[(self._first + call.tries) % len(self._instances)](call, problem, text)
+        return self._instances[self.instance(call.tries)](call, problem, text)
 
     def retry_after_s(self, tries: int) -> float | None:
         """Wait before a call that failed `tries` times is tried again, or None when it is not."""
         return self._backoff_s * 2 ** (tries - 1) if tries <= self._retries else None
 
-    def shadow(self, step: StepId, problems: Sequence[Problem]) -> list[bool]:
-        """Ask the instances that are not asked first about calls whose answers are known: are they well?
+    def shadow(self, step: StepId, problems: Sequence[Problem], only: Sequence[int] | None = None) -> list[bool]:
+        """Ask the idle instances about calls whose answers are known, all of them or `only` some: are they well?
 
-        Nothing of it reaches a trajectory. Empty while instance 0 is the first one.
+        Nothing of it reaches a trajectory.
         """
-        if self._first == 0:
+        asked = self.idle if only is None else only
+        if not asked:
             return []
-        idle = [instance for index, instance in enumerate(self._instances) if index != self._first]
-        return _ask_known(idle, step, recorded_calls(self._task, problems))
+        return _ask_known([self._instances[index] for index in asked], step, recorded_calls(self._task, problems))
 
     def known(self, step: StepId, calls: Sequence[Call]) -> list[bool]:
         """Ask the instance that is asked first about `calls`: is it well? Nothing of it reaches a trajectory."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rftfm_ray.errors import RewardError
 from rftfm_ray.rollout.channels import Grader, TaskReward, ToolPool, task_tools
 from rftfm_ray.tasks.api import Task
-from rftfm_ray.tasks.workers import Workers
+from rftfm_ray.tasks.workers import WorkerPools
 from rftfm_ray.types import Levers, StepId
 
 if TYPE_CHECKING:
@@ -50,13 +50,14 @@ def _reason(error: BaseException, task: Task) -> str:
 class Channels:
     """What an episode reaches: its tools, and the way to its reward. `checks` are made beside it, None: none.
 
-    `workers` run the task's code behind all of them; `failures` knows why verdicts have failed.
+    `workers` run the task's code behind them, each part of it in threads of its own; `failures` knows why verdicts have
+    failed.
     """
 
     tools: ToolPool
     grader: Grader
     checks: Checks | None = None
-    workers: Workers = field(default_factory=Workers)
+    workers: WorkerPools = field(default_factory=WorkerPools)
     failures: FailureLog = field(default_factory=FailureLog)
 
     def set_levers(self, levers: Levers) -> None:
@@ -68,8 +69,11 @@ class Channels:
 def trusted_channels(task: Task, beside: Channels | None = None) -> Channels:
     """The task's own environment and verifier, past every instance that can be faulty: what probes go through.
 
-    They share the workers and the log of `beside`, if there is one.
+    They share the log of `beside`, if there is one, and its limits, but none of its threads: a live tool or verifier
+    that hangs must not leave probes without a verdict.
     """
     grader = Grader(task, TaskReward(task), seed=0, sample_rate=0.0)
     pool = ToolPool(task, task_tools(task))
-    return Channels(pool, grader) if beside is None else Channels(pool, grader, None, beside.workers, beside.failures)
+    if beside is None:
+        return Channels(pool, grader)
+    return Channels(pool, grader, None, beside.workers.separate(), beside.failures)

@@ -27,7 +27,7 @@ from rftfm_ray.rollout.jobs import EpisodeJob
 from rftfm_ray.rollout.seams import Engine, EpisodeSeams
 from rftfm_ray.rollout.termination import Ended, Limits, implied_termination
 from rftfm_ray.rollout.text import TextCodec
-from rftfm_ray.rollout.tool_calls import Asked, Due, Reply, known_or_late, replies
+from rftfm_ray.rollout.tool_calls import Asked, Due, Reply, known_or_late, replies, shadow_or_late
 from rftfm_ray.tasks.api import (
     FAILURES,
     Observation,
@@ -171,7 +171,7 @@ class EpisodeRunner:
     def prepare(self, golden: Sequence[Problem]) -> None:
         """Take problems that are never trained on for the checks that need known answers."""
         if self._channels.checks is not None:
-            self._channels.checks.prepare(golden, self._channels.workers)
+            self._channels.checks.prepare(golden, self._channels.workers.verifier)
 
     def set_levers(self, levers: Levers) -> None:
         """Follow the levers of generation from the next batch or revision on."""
@@ -206,12 +206,12 @@ class EpisodeRunner:
                 batch.episodes[i] = start(old.job, old.tokens[: old.prompt_length], old.refill + 1)
             self._generate(batch, failed)
         asked = [e.job.problem for e in batch.episodes if e.job.sample == 0 and e.job.group % SHADOW_EVERY == 0]
-        tools, checks = self._channels.tools, self._channels.checks
-        workers = self._channels.workers
-        batch.shadow_ok = known_or_late(workers, partial(tools.shadow, batch.step, asked))
+        tools, checks, workers = self._channels.tools, self._channels.checks, self._channels.workers
+        batch.shadow_ok = shadow_or_late(tools, batch.step, asked, workers)
         if checks is not None:
-            batch.known_ok = known_or_late(workers, partial(checks.known_calls, batch.step, tools))
-            batch.golden = checks.golden(batch.step, self._channels.grader, workers)
+            first = workers.tool(tools.instance(0))
+            batch.known_ok = known_or_late(first, partial(checks.known_calls, batch.step, tools))
+            batch.golden = checks.golden(batch.step, self._channels.grader, workers.verifier)
         return self._columns(batch)
 
     def _generate(self, batch: Batch, indices: Iterable[int]) -> None:
@@ -374,7 +374,7 @@ class EpisodeRunner:
         checks = self._channels.checks
         calls = [] if checks is None else [partial(self._replay, checks, e, batch.step) for e in episodes]
         # A replay that fails or is late is no finding.
-        found = self._channels.workers.run(calls) if calls else [None] * len(episodes)
+        found = self._channels.workers.replay.run(calls) if calls else [None] * len(episodes)
         replays = [replayed if isinstance(replayed, Replayed) else None for replayed in found]
         observed = [o for e in episodes for o in e.observations if o.digest]
 

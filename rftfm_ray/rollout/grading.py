@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from rftfm_ray.errors import RewardError
 from rftfm_ray.rollout.channels import EpisodeId, Grade
 from rftfm_ray.rollout.environment import Channels
 from rftfm_ray.tasks.api import Problem, Task, Transcript
 from rftfm_ray.tasks.rewards import late_verdict
+from rftfm_ray.tasks.workers import NotAskedError
 from rftfm_ray.types import StepId
 
 
@@ -25,13 +27,22 @@ class Answered:
 def grade_all(channels: Channels, task: Task, step: StepId, answers: Sequence[Answered | None]) -> list[Grade | None]:
     """The grade of each answer; None where there is no answer, or no verdict: the trajectory is masked."""
     asked = [answer for answer in answers if answer is not None]
-    workers = channels.workers
+    workers = channels.workers.verifier
     calls = [partial(channels.grader.grade, answer.episode, answer.problem, answer.transcript) for answer in asked]
     results = [
-        late_verdict(task, workers.timeout_s) if isinstance(result, TimeoutError) else result
+        _without_verdict(task, result, workers.timeout_s) if isinstance(result, TimeoutError) else result
         for result in workers.run(calls)
     ]
     channels.failures.failed(step, task, [result for result in results if isinstance(result, BaseException)])
     left = iter(results)
     grades = (None if answer is None else next(left) for answer in answers)
     return [grade if isinstance(grade, Grade) else None for grade in grades]
+
+
+def _without_verdict(task: Task, error: TimeoutError, timeout_s: float) -> RewardError:
+    """The error of an answer that was graded too late, or not at all."""
+    if isinstance(error, NotAskedError):
+        return RewardError(
+            f"The verifier of task {task.name} gave no verdict: {error}; let every verdict end by itself."
+        )
+    return late_verdict(task, timeout_s)

@@ -9,7 +9,8 @@ from functools import partial
 
 from rftfm_ray.rollout.channels import CallId, ToolPool
 from rftfm_ray.tasks.api import Observation, Problem
-from rftfm_ray.tasks.workers import Workers
+from rftfm_ray.tasks.workers import NotAskedError, WorkerPools, Workers
+from rftfm_ray.types import StepId
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,24 @@ class Reply:
         return self.observation
 
 
-def replies(tools: ToolPool, asked: Sequence[Asked], workers: Workers) -> list[Reply]:
-    """Ask the tools; a call without an answer within the time limit ends in a `TimeoutError`."""
-    results = workers.run([partial(_ask, tools, each) for each in asked])
-    now = time.perf_counter()
-    return [
-        result if isinstance(result, Reply) else Reply(None, result, now - workers.timeout_s, now) for result in results
-    ]
+def replies(tools: ToolPool, asked: Sequence[Asked], workers: WorkerPools) -> list[Reply]:
+    """Ask the tools, one instance after the other; a call without an answer in time ends in a `TimeoutError`."""
+    results: dict[int, Reply] = {}
+    by_instance: dict[int, list[int]] = {}
+    for index, each in enumerate(asked):
+        by_instance.setdefault(tools.instance(each.call.tries), []).append(index)
+    for instance, indices in by_instance.items():
+        pool = workers.tool(instance)
+        answers = pool.run([partial(_ask, tools, asked[index]) for index in indices])
+        now = time.perf_counter()
+        for index, answer in zip(indices, answers, strict=True):
+            results[index] = answer if isinstance(answer, Reply) else _unanswered(answer, now, pool.timeout_s)
+    return [results[index] for index in range(len(asked))]
+
+
+def _unanswered(error: BaseException, now: float, timeout_s: float) -> Reply:
+    """What came of a call without an answer; one that was not made has taken no time."""
+    return Reply(None, error, now if isinstance(error, NotAskedError) else now - timeout_s, now)
 
 
 def _ask(tools: ToolPool, asked: Asked) -> Reply:
@@ -83,3 +95,12 @@ def known_or_late(workers: Workers, ask: Callable[[], list[bool]]) -> list[bool]
     """Whether tools answer known calls as they should; one that gives no answer in time does not."""
     (result,) = workers.run([ask])
     return [False] if isinstance(result, BaseException) else result
+
+
+def shadow_or_late(tools: ToolPool, step: StepId, problems: Sequence[Problem], workers: WorkerPools) -> list[bool]:
+    """Whether the instances that are not asked first answer as they should, each in its own time."""
+    return [
+        is_well
+        for instance in tools.idle
+        for is_well in known_or_late(workers.tool(instance), partial(tools.shadow, step, problems, [instance]))
+    ]

@@ -128,8 +128,10 @@ class RunData:
 
     @property
     def resume_command(self) -> str:
-        """The command that continues the run from its newest checkpoint; empty without one."""
-        return resume_command(self.run_dir.absolute(), self.checkpoint.absolute()) if self.checkpoint else ""
+        """The command that continues the run from its newest checkpoint, or from where it was resumed; else empty."""
+        began = self.event("resumed").get("checkpoint")
+        checkpoint = self.checkpoint or (Path(began) if isinstance(began, str) and began else None)
+        return resume_command(self.run_dir.absolute(), checkpoint.absolute()) if checkpoint else ""
 
     @property
     def name(self) -> str:

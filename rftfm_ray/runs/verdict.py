@@ -16,7 +16,6 @@ from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of, not_claimed
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.words import as_number, clean, describe, listed, plural, share, text_of
-from rftfm_ray.telemetry.rundir import GO_ON
 from rftfm_ray.types import GuardMode
 from rftfm_ray.verdicts import OTHER_PROFILE, IncidentState, OutcomeKind
 
@@ -105,8 +104,6 @@ def progress_of(data: RunData) -> tuple[str, str]:
         return "stopped", f"The run was stopped by {by} after step {data.position.step}.{_continuation(data)}"
     if failed:
         error, message = (clean(str(failed.get(name) or ""), 1000) for name in ("error", "message"))
-        # Some errors name the command themselves.
-        message = message.partition(f" {GO_ON}")[0]
         cause = f"The run ended with an error ({error or 'unknown'}): {message or 'no message'}"
         return "failed", f"{cause}{_continuation(data)}"
     if is_dead := _death(data):
@@ -134,7 +131,7 @@ def _death(data: RunData) -> str:
 
 def _continuation(data: RunData) -> str:
     command = data.resume_command
-    return f" {GO_ON}{command}" if command else ""
+    return f" Go on with: {command}" if command else ""
 
 
 def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> tuple[str, list[str]]:

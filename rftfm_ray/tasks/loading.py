@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
+import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import RewardError, TaskError
 from rftfm_ray.plugins import load_attribute, ship_by_value
 from rftfm_ray.tasks.addition import Addition
-from rftfm_ray.tasks.api import Problem, Task, Transcript
+from rftfm_ray.tasks.api import Problem, Task, Transcript, Verdict
 from rftfm_ray.tasks.calculator import Calculator
 from rftfm_ray.tasks.rewards import late_verdict, verify
 from rftfm_ray.tasks.stream import Part
@@ -48,7 +50,15 @@ def load_task(name: str) -> Task:
     return task
 
 
-def check_task(task: Task, config: RunConfig) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+class CheckedTask(NamedTuple):
+    """The training pool and the probe's problems of a checked task, and the seconds of its slowest checked verdict."""
+
+    pool: tuple[Problem, ...]
+    heldout: tuple[Problem, ...]
+    verdict_s: float
+
+
+def check_task(task: Task, config: RunConfig) -> CheckedTask:
     """Draw the training pool and the probe's problems, and check the task's contract on them.
 
     Raises:
@@ -82,8 +92,8 @@ def check_task(task: Task, config: RunConfig) -> tuple[tuple[Problem, ...], tupl
     if not (isinstance(limits, tuple) and limits and all(isinstance(n, int) and n >= 1 for n in limits)):
         raise TaskError(f"Task {task.name} has max_new_tokens={limits!r}; give one positive limit per turn.")
     _check_difficulty(task, pool, config)
-    _check_verifier_in_time(task, heldout[0], config.verifier.timeout_s)
-    return pool, heldout[: max(config.probe.size, config.probe.final_size)]
+    verdict_s = _check_verifier_in_time(task, heldout[0], config.verifier.timeout_s)
+    return CheckedTask(pool, heldout[: max(config.probe.size, config.probe.final_size)], verdict_s)
 
 
 def _check_difficulty(task: Task, pool: Sequence[Problem], config: RunConfig) -> None:
@@ -128,25 +138,36 @@ def hard_part(task: Task, pool: Sequence[Problem], config: RunConfig) -> Part:
     return Part("hard", harder_half(task, pool), lambda step: config.at(step.step).task.hard_share)
 
 
-def _check_verifier_in_time(task: Task, problem: Problem, timeout_s: float) -> None:
+def _check_verifier_in_time(task: Task, problem: Problem, timeout_s: float) -> float:
     (result,) = Workers(1, timeout_s).run([lambda: _check_verifier(task, problem)])
     if isinstance(result, TimeoutError):
         raise TaskError(str(late_verdict(task, timeout_s)))
-    if result is not None:
+    if isinstance(result, BaseException):
         raise result
+    return result
 
 
-def _check_verifier(task: Task, problem: Problem) -> None:
+def _check_verifier(task: Task, problem: Problem) -> float:
+    """Check three verdicts; the seconds that the slowest took."""
     try:
         reference = task.reference(problem)
     except Exception as error:  # the task's own code may raise anything
         raise TaskError(f"Task {task.name}.reference raised {type(error).__name__}: {error}; correct it.") from error
+    times_s: list[float] = []
+
+    def timed(transcript: Transcript) -> Verdict:
+        began = time.perf_counter()
+        verdict = verify(task, problem, transcript)
+        times_s.append(time.perf_counter() - began)
+        return verdict
+
     try:
-        right = verify(task, problem, reference)
+        right = timed(reference)
         for junk in (Transcript(("",)), Transcript(("\x00?",), finished=False)):
-            if verify(task, problem, junk).correct:
+            if timed(junk).correct:
                 raise TaskError(f"The verifier of task {task.name} calls an empty or senseless answer right.")
     except RewardError as error:
         raise TaskError(str(error)) from error
     if not right.correct:
         raise TaskError(f"The verifier of task {task.name} refuses the reference answer to {problem.prompt!r}.")
+    return max(times_s)

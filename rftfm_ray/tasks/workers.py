@@ -16,11 +16,15 @@ DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_WORKERS = 8
 
 
+class NotAskedError(TimeoutError):
+    """A call that was not made, because earlier ones have not returned."""
+
+
 class Workers:
     """Runs calls in threads. A thread cannot be ended, so one whose call is late is left behind.
 
-    At most `LEFT_BEHIND * count` threads are left behind at a time; then every further call counts as late at once,
-    until one of them returns. They are daemons and do not keep a process alive.
+    At most `LEFT_BEHIND * count` threads are left behind at a time; then no further call is made until one of them
+    returns. They are daemons and do not keep a process alive.
 
     Args:
         count: calls at a time.
@@ -40,7 +44,10 @@ class Workers:
         return self._left
 
     def run(self, calls: Sequence[Callable[[], T]]) -> list[T | BaseException]:
-        """Results of `calls` in their order: what each returned, what it raised, or `TimeoutError` for a late one."""
+        """Results of `calls` in their order: what each returned, what it raised, or `TimeoutError` for a late one.
+
+        It is `NotAskedError` for one that was not made.
+        """
         batch = _Batch(calls)
         with self._changed:
             self._start(batch)
@@ -52,7 +59,7 @@ class Workers:
                         self._left += 1
                 self._start(batch)
                 if not batch.started:
-                    batch.drop(self._late())
+                    batch.drop(self._not_asked())
                 elif batch.unfinished:
                     first = min(batch.started.values())
                     self._changed.wait(None if first == math.inf else max(0.0, first + self.timeout_s - now))
@@ -60,6 +67,9 @@ class Workers:
 
     def _late(self) -> TimeoutError:
         return TimeoutError(f"it gave no answer within {self.timeout_s:g} s")
+
+    def _not_asked(self) -> NotAskedError:
+        return NotAskedError(f"it was not asked, because {self._left} earlier calls of it have not returned")
 
     def _start(self, batch: _Batch[T]) -> None:
         """Start threads for calls that wait; the lock is held."""
@@ -89,6 +99,41 @@ class Workers:
                     return
                 index = batch.take()
                 batch.started[index] = time.monotonic()
+
+
+class WorkerPools:
+    """Workers for each part of a task's code: one that hangs uses up its own threads and those of no other.
+
+    Args:
+        count: calls of one part at a time. Parts are called one after the other.
+        timeout_s: seconds that one call may take.
+    """
+
+    def __init__(self, count: int = DEFAULT_WORKERS, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self.count = count
+        self.timeout_s = timeout_s
+        self._pools: dict[str, Workers] = {}
+
+    @property
+    def verifier(self) -> Workers:
+        """Workers for verdicts."""
+        return self._of("verifier")
+
+    @property
+    def replay(self) -> Workers:
+        """Workers for replays in the trusted environment."""
+        return self._of("replay")
+
+    def tool(self, instance: int) -> Workers:
+        """Workers for calls of one tool instance."""
+        return self._of(f"tool-{instance}")
+
+    def separate(self) -> WorkerPools:
+        """Pools of the same size that share no thread with these."""
+        return WorkerPools(self.count, self.timeout_s)
+
+    def _of(self, part: str) -> Workers:
+        return self._pools.setdefault(part, Workers(self.count, self.timeout_s))
 
 
 class _Batch(Generic[T]):

@@ -38,6 +38,19 @@ class BackgroundWriter:
         self._check()
         self._queue.put(work)
 
+    def wait(self) -> None:
+        """Wait until what is queued is done.
+
+        Raises:
+            RecordError: when work failed.
+        """
+        is_done = threading.Event()
+        self.submit(is_done.set)
+        # After a failure nothing more is done.
+        while not is_done.wait(0.05):
+            self._check()
+        self._check()
+
     def close(self) -> None:
         """Finish what is queued and end the thread. Safe to call twice.
 

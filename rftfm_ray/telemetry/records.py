@@ -82,6 +82,16 @@ class RunRecords:
         """Write `summary.json`, the last file of a run that ended well."""
         write_atomic(self._dir / "summary.json", (summary_json(summary) + "\n").encode())
 
+    def flush(self) -> None:
+        """Write all rows so far, and wait for it.
+
+        Raises:
+            RecordError: when the disk is full or gone.
+        """
+        self._steps.close()
+        self._trajectories.close()
+        self._writer.wait()
+
     def close(self) -> None:
         """Write what is still open. Safe to call twice."""
         with contextlib.ExitStack() as stack:

@@ -58,16 +58,6 @@ def create_run_dir(path: Path) -> None:
         raise RunDirError(f"Run directory {path} cannot be created ({why}); give another --run-dir.") from None
 
 
-GO_ON = "Go on with: "
-"""Begins the last sentence of an error that ends a run with a checkpoint; the command follows."""
-
-
-def go_on(checkpoint: Path | str) -> str:
-    """The sentence that says how a run goes on from one of its own checkpoints."""
-    path = Path(checkpoint)
-    return GO_ON + resume_command(path.parents[1], path)
-
-
 def resume_command(run_dir: Path, checkpoint: Path | str) -> str:
     """The command that continues the run recorded in `run_dir` from a checkpoint, under the same configuration."""
     return shlex.join(["rftfm", "train", str(run_dir / CONFIG), "--resume", str(checkpoint)])

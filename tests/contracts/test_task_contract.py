@@ -64,7 +64,7 @@ def test_name_under_which_it_is_found_is_its_own(task: Task) -> None:
 @every_task
 def test_contract_check_at_submit_passes_on_the_defaults(task: Task) -> None:
     config = RunConfig()
-    pool, heldout = check_task(task, config)
+    pool, heldout, _ = check_task(task, config)
     assert (len(pool), len(heldout)) == (config.task.pool_size, max(config.probe.size, config.probe.final_size))
 
 

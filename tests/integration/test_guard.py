@@ -260,7 +260,9 @@ def test_nothing_is_touched_unless_the_guard_acts(mode: str, runs: Path, warm: W
 def test_a_run_that_cannot_be_mended_ends_with_a_checkpoint_of_its_own(runs: Path, warm: WarmActors) -> None:
     folder = runs / "halted"
     wanted = config(*ACT, "guard.on_give_up=halt", "guard.budget=0", "inject=['OD-1@12:30']", "steps=40")
-    with pytest.raises(GuardHaltError, match=r"The guard ended the run .* Go on with: .* --resume .*checkpoints/step-"):
+    with pytest.raises(
+        GuardHaltError, match=r"The guard ended the run .* Go on with: rftfm train .* --resume .*checkpoints/step-"
+    ):
         train(wanted, folder, warm=warm)
     (saved,) = (folder / "checkpoints").glob("step-*")
     assert checkpoints.verify(saved).state.step == 12

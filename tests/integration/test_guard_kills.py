@@ -97,7 +97,9 @@ def test_guard_that_is_lost_again_and_again_stops_the_run(
 ) -> None:
     monkeypatch.setattr(guards, "MOST_LOSSES", 1)
     folder = runs / "kill-stop"
-    with pytest.raises(GuardLostError, match=r"lost before step 1[12] .* Go on with: .* --resume .*step-00001[01]"):
+    with pytest.raises(
+        GuardLostError, match=r"lost before step 1[12] .* Go on with: rftfm train .* --resume .*step-00001[01]"
+    ):
         train(config(), folder, observe=killer("monitor-0", (KILLED_AT,)), warm=warm)
     (saved,) = (folder / "checkpoints").glob("step-*")
     # The report of the step may have been judged before the kill; the next one is not.

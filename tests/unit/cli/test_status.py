@@ -298,6 +298,9 @@ def test_how_a_run_stands_is_said(make_run: MakeRun) -> None:
     assert figures(read_run(going)).step == 8, "the journal is ahead of the rows; the step under way is not made yet"
     EventLog(going / "events.jsonl").append("run_failed", None, error="SyncError", message="versions differ")
     assert progress_of(read_run(going)) == ("failed", "The run ended with an error (SyncError): versions differ")
+    EventLog(going / "events.jsonl").append("resumed", StepId(0, 3, 3), checkpoint="/old/checkpoints/step-000003")
+    command = f"rftfm train {going}/config.yaml --resume /old/checkpoints/step-000003"
+    assert standing(read_run(going))["resume"] == command, "it has no checkpoint of its own yet"
     checkpoint = going / "checkpoints" / "step-000005"
     checkpoint.mkdir(parents=True)
     assert read_run(going).checkpoint is None, "a checkpoint without a manifest is none"

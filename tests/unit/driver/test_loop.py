@@ -47,6 +47,7 @@ class Stage:
         self.signal_in: str | tuple[str, int] = ""
         self.stop = StopSignal()
         self.journey: list[tuple[Any, ...]] = []
+        self.deferring: list[tuple[str, bool]] = []
         self.rows: list[StepRow] = []
         self.first_probes: list[tuple[StepId, float]] = []
         self._batch = batch
@@ -58,6 +59,7 @@ class Stage:
         for call in calls:
             actor, verb, *_ = cast("Any", call.reference)
             self.journey.append((verb, actor))
+            self.deferring.append((verb, cast("Any", self.stop)._deferred))
             self._signal(verb)
         return [self._answer(cast("Any", call.reference)) for call in calls]
 
@@ -219,6 +221,15 @@ def test_signal_before_the_first_step_leaves_nothing_to_save(play: Callable[...,
     stage, curve = play(signal_in="take_snapshot")
     assert (steps(stage), curve.stopped, curve.checkpoint) == ([], True, "")
     assert "save" not in [name for name, *_ in stage.journey]
+
+
+def test_signal_ends_the_run_where_it_is_until_the_first_step(play: Callable[..., tuple[Stage, Curve]]) -> None:
+    stage, _ = play()
+    first = [verb for verb, _ in stage.deferring].index("generate")
+    before, after = stage.deferring[:first], stage.deferring[first:]
+    assert ("probe", False) in before, "the first probe may take minutes"
+    assert {deferred for _, deferred in before} == {False}
+    assert {deferred for _, deferred in after} == {True}
 
 
 def test_signal_while_a_checkpoint_is_written_writes_no_second_one(play: Callable[..., tuple[Stage, Curve]]) -> None:

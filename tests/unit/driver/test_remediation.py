@@ -83,10 +83,9 @@ def test_guard_that_is_lost_leaves_a_checkpoint_where_it_stops_the_run() -> None
     executor = RemedyExecutor(parts, parts, parts, 80)
     assert executor.order_at(STEP) is GENTLE
     world.errors["boundary"] = GuardLostError("The guard was lost.")
-    with pytest.raises(
-        GuardLostError, match=r"The guard was lost\. Go on with: rftfm .*--resume checkpoints/step-000006"
-    ):
+    with pytest.raises(GuardLostError, match=r"The guard was lost\.") as caught:
         executor.order_at(STEP)
+    assert caught.value.checkpoint == "checkpoints/step-000006"
     assert [call[0] for call in world.journey] == ["boundary", "boundary", "save"]
     assert GuardLostError.exit_code == 5
 
@@ -138,10 +137,9 @@ def test_order_in_place_of_one_that_may_not_begin_is_carried_out_and_journalled(
 @pytest.mark.parametrize("order", [STOP, CONFIRMED_STOP])
 def test_order_that_ends_the_run_leaves_a_checkpoint_and_is_journalled_first(order: Order) -> None:
     world = World()
-    with pytest.raises(
-        GuardHaltError, match=rf"at step 6: {order.reason} The .* Go on with: .* --resume checkpoints/step-000006$"
-    ):
+    with pytest.raises(GuardHaltError, match=rf"at step 6: {order.reason} The journal says more\.") as caught:
         world.execute(order)
+    assert caught.value.checkpoint == "checkpoints/step-000006"
     assert [call[0] for call in world.journey][-4:] == ["move_levers", "save", "done", "event"]
     assert (world.journey[0] == ("probe", 80)) == order.is_costly
 

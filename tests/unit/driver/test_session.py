@@ -322,3 +322,25 @@ def test_restarted_actor_gets_levers_and_weights(monkeypatch: pytest.MonkeyPatch
         ("rollout-0", "load_weights"), ("rollout-1", "load_weights"),
     ]  # fmt: skip
     assert {call[2] for call in journey[:3]} == {Levers(tool_retries=2)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "verdict_s", "seconds"),
+    [
+        ((), 2e-5, 600),
+        # 1,024 greedy and 256 sampled answers of the first probe, eight at a time.
+        ((), 5.0, 600 + 160 * 20),
+        (("verifier.workers=32",), 5.0, 600 + 40 * 20),
+        (("rollout.num_actors=2",), 5.0, 600 + 80 * 20),
+        # No verdict takes longer than its own limit.
+        (("verifier.timeout_s=10",), 5.0, 600 + 160 * 10),
+        # A step of 4,096 answers is more than the probe.
+        (("algorithm.prompts_per_step=512",), 5.0, 600 + 512 * 20),
+    ],
+)
+def test_slow_verdicts_have_time_beside_that_of_generating(
+    overrides: tuple[str, ...], verdict_s: float, seconds: float
+) -> None:
+    config = load_config(None, ["task.pool_size=4096", *overrides])
+    limit = module.graded_limit(make_plan(config, verdict_s=verdict_s))
+    assert limit == Limit(seconds, "rollout.timeout_s or verifier.workers")

@@ -11,22 +11,64 @@ from pathlib import Path
 
 import pytest
 
-from rftfm_ray.driver.stopping import SIGNALS, StopSignal
-from rftfm_ray.errors import InterruptedRunError, SignalInterrupt, TerminatedRunError
+from rftfm_ray.driver.stopping import REPEAT_S, SIGNALS, StopSignal
+from rftfm_ray.errors import HungUpRunError, InterruptedRunError, SignalInterrupt, TerminatedRunError
 from rftfm_ray.telemetry.rundir import resume_command
 
 TWICE = """
-import signal, time
-from rftfm_ray.driver.stopping import StopSignal
+import ctypes, os, signal, time
+from rftfm_ray.driver.stopping import REPEAT_S, SIGNALS, StopSignal
 
 with StopSignal().installed() as stop:
     stop.defer()
-    signal.raise_signal(signal.SIGTERM)
-    assert stop.requested
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    while not stop.requested:
+        time.sleep(0.01)
+    time.sleep({pause})
     print("remembered", flush=True)
-    signal.raise_signal(signal.{second})
+    if {stuck}:
+        # The main thread gets no signal, as in a call that does not return to Python.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    os.kill(os.getpid(), signal.{second})
+    ctypes.CDLL(None).usleep(900_000)
     print("not reached", flush=True)
 """
+# Two signals reach a process that starts, and does not come back to Python.
+STUCK = """
+import ctypes, os, signal
+from rftfm_ray.driver import stopping
+
+stopping.CLEANUP_S = 0.3
+with stopping.StopSignal().installed() as stop:
+    {before}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
+    os.kill(os.getpid(), signal.SIGHUP)
+    {after}
+    ctypes.CDLL(None).sleep(30)
+"""
+SHELTERED = """
+import os, signal, subprocess, sys, time
+from rftfm_ray.driver.stopping import SIGNALS, sheltered
+
+child = "import time; print('up', flush=True); time.sleep(0.5); print('survived', flush=True)"
+with sheltered():
+    process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
+assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+process.stdout.readline()
+for number in SIGNALS:
+    process.send_signal(number)
+print(process.communicate()[0].strip(), process.returncode)
+"""
+
+
+def python(text: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own."""
+    root = Path(__file__).parents[3]
+    return subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)}, timeout=60,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -43,7 +85,12 @@ def test_signal_raises_before_training_and_is_remembered_during_it(number: signa
 
 
 @pytest.mark.parametrize(
-    ("number", "kind", "code"), [(signal.SIGINT, InterruptedRunError, 130), (signal.SIGTERM, TerminatedRunError, 143)]
+    ("number", "kind", "code"),
+    [
+        (signal.SIGINT, InterruptedRunError, 130),
+        (signal.SIGTERM, TerminatedRunError, 143),
+        (signal.SIGHUP, HungUpRunError, 129),
+    ],
 )
 def test_error_has_the_exit_code_of_the_signal(number: signal.Signals, kind: type[Exception], code: int) -> None:
     with StopSignal().installed() as stop:
@@ -55,14 +102,53 @@ def test_error_has_the_exit_code_of_the_signal(number: signal.Signals, kind: typ
     assert str(pickle.loads(pickle.dumps(error))) == "Stopped."  # noqa: S301 - what was pickled here
 
 
-@pytest.mark.parametrize(("second", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_second_signal_ends_the_process_at_once(second: str, code: int) -> None:
-    root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [sys.executable, "-c", TWICE.format(second=second)], capture_output=True, text=True, cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)}, timeout=60,
-    )  # fmt: skip
+@pytest.mark.parametrize("stuck", [False, True])
+@pytest.mark.parametrize(("second", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
+def test_second_signal_ends_the_process_at_once(second: str, code: int, *, stuck: bool) -> None:
+    done = python(TWICE.format(second=second, pause=REPEAT_S + 0.2, stuck=stuck))
     assert (done.returncode, done.stdout) == (code, "remembered\n"), done.stderr
+
+
+def test_signal_that_is_repeated_at_once_is_one_request() -> None:
+    """`timeout` sends its signal to the process, and then to the group of it."""
+    done = python(TWICE.format(second="SIGTERM", pause=0, stuck=False))
+    assert (done.returncode, done.stdout) == (0, "remembered\nnot reached\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ("stop.last_words = lambda: f'Stopped by {stop.name}.'", "pass", "rftfm: Stopped by SIGHUP.\n"),
+        ("pass", "pass", "rftfm: ended by SIGHUP.\n"),
+        # The run has said it, and its cluster does not let it end.
+        ("stop.defer(); stop.note(signal.SIGHUP)", "stop.end_soon()", ""),
+    ],
+    ids=["start", "before the run", "clean-up"],
+)
+def test_process_that_is_stuck_ends_by_the_deadline(before: str, after: str, sentence: str) -> None:
+    done = python(STUCK.format(before=before, after=after))
+    assert (done.returncode, done.stdout, done.stderr) == (129, "", sentence)
+
+
+def test_run_in_progress_has_no_deadline_before_its_state_is_saved() -> None:
+    done = python(STUCK.format(before="stop.defer()", after="print(stop.requested)").replace("sleep(30)", "sleep(1)"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_sighup_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal().installed() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_processes_of_a_sheltered_cluster_outlive_the_signals_of_a_job() -> None:
+    done = python(SHELTERED)
+    assert (done.returncode, done.stdout) == (0, "survived 0\n"), done.stderr
 
 
 def test_handlers_are_taken_back_and_the_earlier_ones_return() -> None:

@@ -15,7 +15,7 @@ from rftfm_ray.rollout.grading import Answered, grade_all
 from rftfm_ray.tasks.addition import Addition, problem
 from rftfm_ray.tasks.api import Problem, Transcript, Verdict
 from rftfm_ray.tasks.rewards import verify
-from rftfm_ray.tasks.workers import Workers
+from rftfm_ray.tasks.workers import WorkerPools
 from rftfm_ray.types import StepId
 
 SUM = problem(17, 58)
@@ -70,7 +70,7 @@ def test_failing_verdict_masks_its_answer_and_no_other(failure: str) -> None:
 
 def test_verdict_that_never_comes_masks_its_answer() -> None:
     base = trusted_channels(Judge())
-    channels = Channels(base.tools, base.grader, workers=Workers(1, 0.05))
+    channels = Channels(base.tools, base.grader, workers=WorkerPools(1, 0.05))
     try:
         assert judged(["75", "hang", "76"], channels) == [1, None, 0]
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -144,7 +145,7 @@ def test_module_and_class_name_a_task(source: Path, monkeypatch: pytest.MonkeyPa
 
 def test_file_and_class_name_a_task_that_keeps_its_contract(source: Path) -> None:
     task = load_task(f"{source}:Echo")
-    pool, heldout = check_task(task, config(pool=32, probe=64))
+    pool, heldout, _ = check_task(task, config(pool=32, probe=64))
     assert (task.name, len(pool), len(heldout)) == ("echo", 32, 64)
 
 
@@ -234,7 +235,7 @@ def test_constructor_that_needs_arguments_is_refused(source: Path) -> None:
 
 @pytest.mark.parametrize(("probe", "final", "kept"), [(64, 64, 64), (64, 96, 96), (96, 64, 96)])
 def test_check_gives_pool_and_as_many_heldout_problems_as_a_probe_takes(probe: int, final: int, kept: int) -> None:
-    pool, heldout = check_task(Small(), config(pool=32, probe=probe, final=final))
+    pool, heldout, _ = check_task(Small(), config(pool=32, probe=probe, final=final))
     assert pool == tuple(Small().pool(32, 0))
     assert heldout == tuple(Small().heldout())[:kept]
 
@@ -377,3 +378,15 @@ def test_grade_of_a_sound_verifier_is_its_verdict(answer: str, reward: float, co
     result = grade(Small(), Small().heldout()[7], answer)
     assert result is not None
     assert (result.reward, result.live, result.correct) == (reward, reward, correct)
+
+
+def test_check_says_how_long_the_slowest_verdict_took() -> None:
+    class Judge(Addition):
+        def verify(self, problem: Problem, transcript: Transcript) -> Verdict:
+            if transcript.turns != ("",):
+                return super().verify(problem, transcript)
+            time.sleep(0.05)
+            return Verdict(0.0, correct=False)
+
+    assert 0.05 <= check_task(Judge(), config(pool=32)).verdict_s < 5
+    assert check_task(Addition(), config(pool=32)).verdict_s < 0.05

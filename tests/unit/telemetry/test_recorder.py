@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +21,13 @@ import pytest
 
 from rftfm_ray import files
 from rftfm_ray.batch import TrajectoryBatch
-from rftfm_ray.config import RecordsConfig, TextPrivacy
+from rftfm_ray.config import RecordsConfig, TextPrivacy, load_config
 from rftfm_ray.errors import RecordError
 from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, Timings, UpdateMetrics
 from rftfm_ray.tasks.api import ToolStatus
 from rftfm_ray.telemetry.parts import BackgroundWriter, PartFolder, read_parts
 from rftfm_ray.telemetry.recorder import StepRecorder, TrajectoryRecorder, read_steps, read_trajectories, step_record
-from rftfm_ray.telemetry.records import summary_json
+from rftfm_ray.telemetry.records import RunRecords, summary_json
 from rftfm_ray.types import EndingProblem, IncidentSummary, RunSummary, StepId, Termination
 
 MakeBatch = Callable[..., TrajectoryBatch]
@@ -176,6 +176,26 @@ def test_parts_are_ordered_by_their_number(tmp_path: Path) -> None:
         parts.write([{"value": 1}])
         parts.write([{"value": 2}])
         assert read_parts(folder, SCHEMA)["value"].to_pylist() == expected
+
+
+def test_rows_so_far_can_be_written_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunRecords(tmp_path, "run", load_config(None, ["records.part_steps=50"])) as records:
+        records._steps.add(_row(3))
+        records.flush()
+        assert read_steps(tmp_path)["paid_step"].to_pylist() == [3]
+        records._steps.add(_row(4))
+    assert read_steps(tmp_path)["paid_step"].to_pylist() == [3, 4]
+
+
+def test_waiting_for_a_writer_that_has_failed_raises(writer: BackgroundWriter) -> None:
+    def fail() -> None:
+        time.sleep(0.1)
+        raise OSError("no space")
+
+    writer.submit(fail)
+    with pytest.raises(RecordError, match="no space"):
+        writer.wait()
+    cast("Any", writer)._error = None
 
 
 def test_steps_can_be_read_part_by_part_before_close(tmp_path: Path, writer: BackgroundWriter) -> None:
