@@ -215,7 +215,7 @@ def test_class_that_is_not_there_is_refused_by_name_and_file(source: Path) -> No
 
 
 def test_abstract_class_is_refused_with_all_that_is_missing(source: Path) -> None:
-    assert "Abstract does not define heldout, verify" in sentence(lambda: load_task(f"{source}:Abstract"))
+    assert "Abstract does not define heldout, verify; add them." in sentence(lambda: load_task(f"{source}:Abstract"))
 
 
 @pytest.mark.parametrize("attribute", ["name", "max_new_tokens"])
