@@ -48,7 +48,7 @@ from rftfm_ray.runs.reader import read_run
 from rftfm_ray.telemetry.journal import JOURNAL
 from rftfm_ray.telemetry.process import this_process
 from rftfm_ray.telemetry.records import RunRecords
-from rftfm_ray.telemetry.rundir import CONFIG, create_run_dir, resume_command
+from rftfm_ray.telemetry.rundir import CONFIG, create_run_dir, needed_directory, resume_command
 from rftfm_ray.training.checkpoints import newest_valid
 from rftfm_ray.types import GuardMode, RunSummary, StepId
 
@@ -127,8 +127,12 @@ def _explained(planned: RunPlan, listeners: Listeners) -> Iterator[None]:
         raise _resumable(planned, listeners, error) from error
     except SavedRunError as error:
         # After the records: whoever reads them names the command itself.
-        command = resume_command(planned.folder, error.checkpoint)
+        command = _command(planned, error.checkpoint)
         raise type(error)(f"{error} Go on with: {command}", error.checkpoint) from error
+
+
+def _command(planned: RunPlan, checkpoint: Path | str) -> str:
+    return resume_command(planned.folder, checkpoint, needed_directory(planned.config))
 
 
 def _stopped(
@@ -153,14 +157,14 @@ def _tell(listeners: Listeners, message: str) -> StoppedError:
 def _stop_message(planned: RunPlan, stop: StopSignal, last: StepId, checkpoint: str) -> str:
     """What a signal has ended, and how it goes on; a resumed run does so from where it began, if not from later."""
     if checkpoint:
-        command = resume_command(planned.folder, checkpoint)
+        command = _command(planned, checkpoint)
         return f"Stopped by {stop.name} after step {last.step} of {planned.config.steps}; go on with: {command}"
     if planned.resume is None:
         return f"Stopped by {stop.name} before the first step; nothing has been trained yet."
     start = f"Stopped by {stop.name} before the resumed run made a step"
     if not (planned.folder / CONFIG).exists():
         return f"{start}; it has written nothing, so the same command starts it again."
-    return f"{start}; go on with: {resume_command(planned.folder, planned.resume)}"
+    return f"{start}; go on with: {_command(planned, planned.resume)}"
 
 
 def _resumable(planned: RunPlan, listeners: Listeners, error: RftfmError) -> RftfmError:
@@ -170,7 +174,7 @@ def _resumable(planned: RunPlan, listeners: Listeners, error: RftfmError) -> Rft
     """
     checkpoint = newest_valid(planned.checkpoints)
     path = planned.resume if checkpoint is None else checkpoint.path
-    hint = "There is no checkpoint yet." if path is None else f"Go on with: {resume_command(planned.folder, path)}"
+    hint = "There is no checkpoint yet." if path is None else f"Go on with: {_command(planned, path)}"
     if not listeners.stop.requested:
         return type(error)(f"{error} {hint}")
     return _tell(listeners, f"Stopped by {listeners.stop.name}, and the step in progress was lost: {error} {hint}")
@@ -197,7 +201,7 @@ def _run(
         process = this_process()
         records.event(
             "run_started", None, run=planned.name, task=planned.task.name, parameters=parameters, pid=process.pid,
-            host=process.host, process_started=process.started,
+            host=process.host, process_started=process.started, directory=needed_directory(planned.config),
         )  # fmt: skip
         for kind, fields in planned.drill.events():
             records.event(kind, None, **fields)

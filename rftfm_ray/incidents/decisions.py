@@ -97,10 +97,11 @@ class Decisions:
     def instead(self, incident: Incident, diagnosis: Diagnosis, step: StepId) -> Order | None:
         """The order in place of a costly one without a ground: the policy is called again, and told that there is none.
 
-        None where it wants a costly remedy again or does nothing; the incident then waits out its cooldown.
+        None where it wants a costly remedy again or does nothing; the incident then waits out its cooldown. `step` is
+        the one under way; the policy's is the last one that was judged.
         """
-        spent = dict(self._ledger.state.spent).get(incident.family, 0)
-        ctx = replace(self._context(incident, diagnosis, step, self._settings.budget - spent), ground=None)
+        spent, judged = dict(self._ledger.state.spent).get(incident.family, 0), self._memory.reports[-1].id
+        ctx = replace(self._context(incident, diagnosis, judged, self._settings.budget - spent), ground=None)
         ruling = self._policy.decide(ctx)
         for problem in ruling.problems:
             self._note_problem(problem, incident, step)
@@ -108,7 +109,7 @@ class Decisions:
         if remedy is None or remedy.rollback or remedy.halt or remedy.levers.freeze_policy == 1:
             return None
         self._policy_state = ruling.decision.state
-        return self._order(incident, ruling, remedy, ctx)
+        return self._order(incident, ruling, remedy, replace(ctx, step=step))
 
     def _context(self, incident: Incident, diagnosis: Diagnosis, step: StepId, budget_left: int) -> PolicyContext:
         return PolicyContext(

@@ -143,9 +143,8 @@ class IncidentManager:
                 return
             number = len(self.state.incidents) + 1
             seen = "; ".join(symptom.reason for symptom in diagnosis.symptoms if symptom.alarm)
-            probe = self._memory.probe_before(step.step - 1)
             named = _diagnosis_fields(diagnosis)
-            named["probe"] = self.state.first_probe if math.isnan(probe) else probe
+            named["probe"] = self._memory.best_probe(diagnosis.onset, step.step, self.state.first_probe)
             self._ledger.note(EntryKind.OPENED, step, number, **named, reason=seen)
             incident = self.state.incident(number)
         waited = step.paid_step - incident.opened.paid_step
@@ -262,7 +261,7 @@ class IncidentManager:
         incident, diagnosis = self.state.incident(order.incident), self._memory.diagnosis_of(order.incident)
         if diagnosis is None or not self._memory.reports or refusal(order, self.state, step, self._snapshots()):
             return None
-        other = self._decisions.instead(incident, diagnosis, self._memory.reports[-1].id)
+        other = self._decisions.instead(incident, diagnosis, step)
         return None if other is None or refusal(other, self.state, step, self._snapshots()) else other
 
     def _confirm(self, order: Order, step: StepId, probed: float) -> bool:

@@ -92,6 +92,15 @@ class RunMemory:
         # The probe in a step's report is of the weights before that step's update.
         return last_probe([report for report in self._lineage if report.id.step <= onset])
 
+    def best_probe(self, onset: int, alarm: int, first: float | None) -> float | None:
+        """The held-out accuracy that a remedy has to give back: the higher one of before a fault and before its alarm.
+
+        The fault may have lowered the later one, and the run may have learnt since an onset that is estimated too
+        early. Without either it is the one before the first step, None without that.
+        """
+        known = [probe for step in (onset, alarm) if not math.isnan(probe := self.probe_before(step))]
+        return max(known, default=first)
+
     def probe_now(self, since: int = 0) -> float:
         """The newest held-out accuracy of the lineage, from step `since` on; NaN without one."""
         return last_probe([report for report in self._lineage if report.id.step >= since])

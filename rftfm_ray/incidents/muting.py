@@ -35,9 +35,12 @@ class MutedFaults:
         self._silent = {mark: silent for mark, silent in counted.items() if silent < self._silence}
 
     def covers(self, diagnosis: Diagnosis) -> bool:
-        """Whether this is a muted fault: by its code, or by its alarms under another code."""
+        """Whether this is a muted fault or what follows from it: by its code, or by an alarm that it has raised too.
+
+        A fault that goes on moves further signals, and with them its name may change.
+        """
         alarms = {symptom.signal for symptom in diagnosis.symptoms if symptom.alarm}
-        same = bool(alarms) and alarms <= self._silent.keys()
+        same = not alarms.isdisjoint(self._silent.keys())
         return diagnosis.code in self._silent or same or (diagnosis.code == UNKNOWN and bool(self._silent))
 
 

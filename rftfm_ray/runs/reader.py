@@ -131,7 +131,8 @@ class RunData:
         """The command that continues the run from its newest checkpoint, or from where it was resumed; else empty."""
         began = self.event("resumed").get("checkpoint")
         checkpoint = self.checkpoint or (Path(began) if isinstance(began, str) and began else None)
-        return resume_command(self.run_dir.absolute(), checkpoint.absolute()) if checkpoint else ""
+        directory = str(self.event("run_started").get("directory") or "")
+        return resume_command(self.run_dir.absolute(), checkpoint.absolute(), directory) if checkpoint else ""
 
     @property
     def name(self) -> str:

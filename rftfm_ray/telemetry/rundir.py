@@ -7,10 +7,13 @@ import shlex
 import tempfile
 from pathlib import Path
 
+from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import RunDirError
 from rftfm_ray.files import PRIVATE_DIR
 
 HOME = "RFTFM_HOME"
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the driver of a submitted job."""
 CONFIG = "config.yaml"
 """File of the resolved configuration."""
 
@@ -58,6 +61,23 @@ def create_run_dir(path: Path) -> None:
         raise RunDirError(f"Run directory {path} cannot be created ({why}); give another --run-dir.") from None
 
 
-def resume_command(run_dir: Path, checkpoint: Path | str) -> str:
-    """The command that continues the run recorded in `run_dir` from a checkpoint, under the same configuration."""
-    return shlex.join(["rftfm", "train", str(run_dir / CONFIG), "--resume", str(checkpoint)])
+def resume_command(run_dir: Path, checkpoint: Path | str, directory: str = "") -> str:
+    """The command that continues the run recorded in `run_dir` from a checkpoint, under the same configuration.
+
+    `directory`: where it must be given, as `needed_directory` says; empty: anywhere.
+    """
+    command = shlex.join(["rftfm", "train", str(run_dir / CONFIG), "--resume", str(checkpoint)])
+    return f"cd {shlex.quote(directory)} && {command}" if directory else command
+
+
+def needed_directory(config: RunConfig) -> str:
+    """The current directory, if names of files in the configuration are relative to it; else an empty text.
+
+    Also empty in a job of `ray job submit`: its directory is a copy that ends with it, and names are relative to the
+    one that is submitted.
+    """
+    code = (config.task.name, config.guard.policy or "", *config.guard.detectors)
+    files = [name for name in code if ".py:" in name]
+    files += [name for name in (config.model.path, config.guard.profile or "") if name and Path(name).exists()]
+    is_relative = any(not Path(name).expanduser().is_absolute() for name in files)
+    return str(Path.cwd()) if is_relative and JOB not in os.environ else ""

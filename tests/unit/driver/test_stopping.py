@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from rftfm_ray.config import load_config
 from rftfm_ray.driver.stopping import REPEAT_S, SIGNALS, StopSignal
 from rftfm_ray.errors import HungUpRunError, InterruptedRunError, SignalInterrupt, TerminatedRunError
-from rftfm_ray.telemetry.rundir import resume_command
+from rftfm_ray.telemetry.rundir import needed_directory, resume_command
 
 TWICE = """
 import ctypes, os, signal, time
@@ -170,3 +171,32 @@ def test_resume_command_can_be_pasted_into_a_shell() -> None:
     assert resume_command(folder, folder / "checkpoints/step-000005") == (
         "rftfm train '/runs/my run/config.yaml' --resume '/runs/my run/checkpoints/step-000005'"
     )
+    assert resume_command(folder, "/c", "/my code") == (
+        "cd '/my code' && rftfm train '/runs/my run/config.yaml' --resume /c"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_needed"),
+    [
+        ((), False),
+        (("task.name=mine.py:Mine",), True),
+        (("task.name=/code/mine.py:Mine",), False),
+        (("task.name=package.module:Mine",), False),
+        (("guard.policy=mine.py:Policy",), True),
+        (("guard.detectors=[mine.py:Detector]",), True),
+        (("guard.profile=profile.json",), True),
+        (("model.path=model",), True),
+        (("model.path=absent",), False),
+    ],
+)
+def test_command_names_the_directory_that_relative_names_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], *, is_needed: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "profile.json").write_text("{}")
+    config = load_config(None, [*overrides])
+    assert needed_directory(config) == (str(tmp_path) if is_needed else "")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert needed_directory(config) == "", "a submitted job runs in a copy"

@@ -82,18 +82,21 @@ def test_entries_hold_everything_about_an_incident() -> None:
     assert [entry.seq for entry in run.entries] == list(range(1, len(run.entries) + 1))
 
 
-def test_suspicion_that_fades_is_resolved_where_a_probe_shows_no_loss() -> None:
-    run = started(FIRST)
-    run.begin_fault(fault(probability=0.5))
-    run.pass_steps(2)
-    run.tick(fault(probability=0.5))
-    run.pass_steps(2)
-    assert run.now() is IncidentState.SUSPECTED, "silence counts from its last alarm"
-    run.pass_steps(1)
-    assert run.now() is IncidentState.RESOLVED
-    why = "the alarm cleared without a remedy; held-out accuracy is 0.800 and was 0.800 before it"
-    assert run.incident.reason == why
-    assert run.kinds == [K.OPENED, K.CLOSED]
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [([0.5, 0.6, 0.9], 0.9), ([0.5, 0.9, 0.6], 0.9), ([0.5, math.nan, 0.9], 0.9), ([math.nan] * 3, 0.4)],
+    ids=["learns up to the alarm", "falls before the alarm", "asked in the step of the alarm", "never asked"],
+)
+def test_accuracy_to_give_back_is_the_best_known_from_before_the_fault_or_its_alarm(
+    asked: list[float], expected: float
+) -> None:
+    run = ManagedRun(None)
+    run.manager.note_probe(run.place, 0.4)
+    *before, at_alarm = asked
+    for accuracy in before:
+        run.tick(probe_accuracy=accuracy)
+    run.tick(fault(onset=len(before)), **{**FAILING, "probe_accuracy": at_alarm})
+    assert dict(run.last(K.OPENED).fields)["probe"] == expected
 
 
 def test_unlikely_explanation_is_only_suspected_and_never_claimed() -> None:

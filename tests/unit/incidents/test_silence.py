@@ -94,3 +94,18 @@ def test_alarm_after_the_silence_opens_another_incident() -> None:
     assert [incident.state for incident in run.manager.state.incidents] == [
         IncidentState.CLEARED, IncidentState.DIAGNOSED,
     ]  # fmt: skip
+
+
+def test_suspicion_that_fades_is_resolved_where_a_probe_shows_no_loss() -> None:
+    run = ManagedRun(BACK)
+    run.pass_steps(5)
+    run.begin_fault(fault(probability=0.5))
+    run.pass_steps(2)
+    run.tick(fault(probability=0.5))
+    run.pass_steps(2)
+    assert run.now() is IncidentState.SUSPECTED, "silence counts from its last alarm"
+    run.pass_steps(1)
+    assert run.now() is IncidentState.RESOLVED
+    why = "the alarm cleared without a remedy; held-out accuracy is 0.800 and was 0.800 before it"
+    assert run.incident.reason == why
+    assert run.kinds == [K.OPENED, K.CLOSED]
