@@ -207,7 +207,7 @@ def test_without_a_further_remedy_people_are_called_and_levers_go_back() -> None
     run.pass_steps(2, fault(), **FAILING)
     order = run.tick(fault(), **FAILING)
     assert (run.incident.state, run.incident.reason) == (IncidentState.ESCALATED, "the policy gave up: nothing is left")
-    assert order == Order(2, 1, OrderRole.UNDO, "undo", "nothing is left", Levers())
+    assert order == Order(2, 1, OrderRole.UNDO, "undo", "the policy gave up: nothing is left", Levers())
     run.carry_out()
     assert run.manager.state.levers == Levers()
     assert run.manager.state.owners == ()
