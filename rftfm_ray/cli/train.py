@@ -69,7 +69,8 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
     inject: Annotated[
         list[str] | None,
         typer.Option(
-            help="A fault or benign control to inject, CODE@STEP[:strength]; repeatable. See `rftfm faults list`."
+            help="A fault or benign control to inject, CODE@STEP[:strength][,mechanism=NAME][,...]; repeatable. "
+            "`rftfm faults list` has the whole syntax."
         ),
     ] = None,
     guard: Annotated[str | None, typer.Option(help="Short for guard.mode: off, observe, advise or act.")] = None,
