@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
-from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
@@ -84,8 +83,10 @@ def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
             if entry.kind is EntryKind.DIAGNOSED and config.guard.mode is GuardMode.OBSERVE:
                 why = f"{why} Nothing is done about it: guard.mode=observe.".strip()
             # Text, not markup: what a policy says is shown as it is.
-            because = [_indented(Text(why, style="dim"))] if why else []
-            console.print(Group(*_hanging(what, console), *because, *_place(entry)))
+            because = [Text(why, style="dim")] if why else []
+            first, *rest = _hanging(what, console)
+            below = [line for text in (*rest, *because, *_restored(entry)) for line in _indented(text, console)]
+            console.print(Group(first, *below))
 
     if console.is_terminal:
         with _live(console, config) as observe:
@@ -94,24 +95,28 @@ def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
         yield Watched(_Plain(console, config), tell)
 
 
-def _indented(text: Text) -> Padding:
-    return Padding(text, (0, 0, 0, INDENT), expand=False)
+def _indented(text: Text, console: Console) -> list[Text]:
+    """The lines of a text below one of the guard, without blanks at their ends."""
+    lines = text.wrap(console, max(INDENT, console.width - INDENT))
+    for line in lines:
+        line.rstrip()
+    return [Text(" " * INDENT).append_text(line) for line in lines]
 
 
-def _hanging(line: Text, console: Console) -> list[RenderableType]:
-    """A line as wide as the console, and what does not fit below it, indented."""
+def _hanging(line: Text, console: Console) -> list[Text]:
+    """A line as wide as the console, and what does not fit in it."""
     first = len(line.wrap(console, console.width)[0].plain.rstrip())
     rest = line[first:]
     blanks = len(rest.plain) - len(rest.plain.lstrip())
-    return [line[:first], _indented(rest[blanks:])] if rest.plain.strip() else [line]
+    return [line[:first], rest[blanks:]] if rest.plain.strip() else [line]
 
 
-def _place(entry: Entry) -> list[RenderableType]:
+def _restored(entry: Entry) -> list[Text]:
     """After a rollback, where the run goes on."""
     restored = number_of(entry, "restored")
     if entry.kind is not EntryKind.APPLIED or not math.isfinite(restored):
         return []
-    return [_indented(Text(f"back at step {figure(restored)} (attempt {entry.id.attempt + 1})"))]
+    return [Text(f"back at step {figure(restored)} (attempt {entry.id.attempt + 1})")]
 
 
 def describe_for_user(entry: Entry, fallback: str = PLAYBOOK) -> tuple[Text, str]:

@@ -193,7 +193,7 @@ def test_line_that_wraps_goes_on_indented(clock: Clock) -> None:
     with progress(console, CONFIG) as watched:
         watched.entry(applied)
     assert isinstance(console.file, StringIO)
-    assert [line.rstrip() for line in console.file.getvalue().splitlines()[1:]] == [
+    assert console.file.getvalue().splitlines()[1:] == [
         "step 7    guard #2  applied remedy: rollback_lower_rate in 0.049 s",
         "          (kl_coef_scale=2, lr_scale=0.0353)",
     ]
