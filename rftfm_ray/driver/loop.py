@@ -87,8 +87,6 @@ def loop(parts: Parts) -> Curve:
     probe, checkpoints = HeldOutProbe(config.probe, session), CheckpointWriter(config.checkpoints, session, records)
     verdicts = VerdictWatch(parts.plan.task.name, config.verifier.max_failing_steps)
     _start(parts, curve)
-    # Until here a signal has ended the run where it was; from here on the step in progress is completed.
-    parts.stop.defer()
     for position in session.positions():
         if parts.stop.requested:
             return _stop(session, checkpoints, curve)
@@ -165,6 +163,8 @@ def _start(parts: Parts, curve: Curve) -> None:
         session.snapshot()
     _probe(parts, config.probe, curve)
     parts.guard.note_probe(session.position.id, curve.probes[-1])
+    # Until here a signal has ended the run where it was; from here on the step in progress is completed.
+    parts.stop.defer()
 
 
 def _probe(parts: Parts, config: ProbeConfig, curve: Curve) -> None:

@@ -126,6 +126,8 @@ def _explained(planned: RunPlan, listeners: Listeners) -> Iterator[None]:
     except (LearnerError, RolloutError, SyncError, RecordError, CheckpointError) as error:
         raise _resumable(planned, listeners, error) from error
     except SavedRunError as error:
+        if not error.checkpoint:
+            raise _resumable(planned, listeners, error) from error
         # After the records: whoever reads them names the command itself.
         command = _command(planned, error.checkpoint)
         raise type(error)(f"{error} Go on with: {command}", error.checkpoint) from error

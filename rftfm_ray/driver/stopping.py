@@ -154,18 +154,29 @@ class StopSignal:
                 if now > first_s + REPEAT_S:
                     # The user asks again: nothing that cleans up may be waited for. A local Ray ends with this process.
                     os._exit(SIGNALLED + number)
-                if first_s == math.inf and not self._deferred:
-                    # The main thread may be in a call that no signal interrupts.
-                    self._deadline = now + CLEANUP_S
+                if first_s == math.inf:
+                    self._acknowledge(now)
                 first_s = min(first_s, now)
+
+    def _acknowledge(self, now: float) -> None:
+        """Take in the first signal: a step may take minutes, and the user must know that it was heard."""
+        if self._deferred:
+            _say(f"{self.name}: stopping after this step, with a checkpoint. A second signal ends the run without one.")
+        else:
+            # The main thread may be in a call that no signal interrupts.
+            self._deadline = now + CLEANUP_S
 
     def _end(self, signum: int) -> None:
         """End the process; what could not be cleaned up in time ends with it, or with its cluster's job."""
         if not self._was_said:
-            with contextlib.suppress(OSError):
-                # Not through `sys.stderr`: the main thread may hold its lock.
-                os.write(2, f"rftfm: {self.last_words()}\n".encode())
+            _say(self.last_words())
         os._exit(SIGNALLED + signum)
+
+
+def _say(text: str) -> None:
+    """Write a line for the user. Not through `sys.stderr`, whose lock the main thread may hold."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"rftfm: {text}\n".encode())
 
 
 @contextlib.contextmanager

@@ -185,10 +185,12 @@ class Decisions:
     def _levers_after(self, incident: Incident) -> Levers:
         """The levers that stay when an incident is left to people: none that was not shown to help.
 
-        After a remedy that could not be verified, one that contains the fault stays unless its cause is over.
+        One that contains the fault stays unless its cause is over, after a remedy that could not be verified, and where
+        held-out accuracy stood against everything costlier: it stands under these levers.
         """
         state, last = self._ledger.state, incident.tried[-1] if incident.tried else None
-        if last is None or last.outcome is not OutcomeKind.UNVERIFIED:
+        stood = incident.unconfirmed >= UNCONFIRMED and last is not None and last.outcome is OutcomeKind.INEFFECTIVE
+        if last is None or not (stood or last.outcome is OutcomeKind.UNVERIFIED):
             return levers_before(state, incident)
         plan, window = plan_of(incident.code), self._memory.reports[-self._settings.return_after :]
         over = plan.source_over(window, self._memory.reference_of(incident.id))

@@ -127,8 +127,9 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
         return findings.outcome(OutcomeKind.INEFFECTIVE, reason)
     if len(after) < rules.window:
         return None
-    failed = _failure(findings, rules, alarm_active=alarm_active) or _lasting_loss(findings, probes, rules.probe_size)
-    if failed:
+    longer = max(1.0, len(window) / max(1, len(case.under_fault)))
+    failed = _failure(findings, rules, longer, alarm_active=alarm_active)
+    if failed := failed or _lasting_loss(findings, probes, rules.probe_size):
         return findings.outcome(OutcomeKind.INEFFECTIVE, failed)
     late = len(after) >= max(rules.timeout, rules.window)
     unknown = _unknown(findings, case, harm, window) or _not_covered(case, undone)
@@ -196,11 +197,15 @@ def _largest(*values: float) -> float:
     return max((v for v in values if not math.isnan(v)), default=math.nan)
 
 
-def _failure(findings: _Findings, rules: Rules, *, alarm_active: bool) -> str:
-    """Why a remedy has failed by what the fault's own signals say; empty when they do not say so."""
+def _failure(findings: _Findings, rules: Rules, longer: float, *, alarm_active: bool) -> str:
+    """Why a remedy has failed by what the fault's own signals say; empty when they do not say so.
+
+    `longer` is the length of the window in lengths of the fault: evidence grows with the number of steps.
+    """
     if alarm_active:
         return f"the alarm is still active after {rules.window} steps"
-    if findings.after > max(0.0, findings.before - MUST_FALL):
+    before = findings.before * longer if findings.before > 0 else findings.before
+    if findings.after > max(0.0, before - MUST_FALL):
         return f"severity went from {_nats(findings.before)} to {_nats(findings.after)} nats, which is not enough"
     return ""
 

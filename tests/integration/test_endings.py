@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from rftfm_ray.runs.reader import read_run
 from rftfm_ray.runs.verdict import progress_of
@@ -34,7 +36,7 @@ def start(run_dir: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "rftfm_ray", "train", *arguments, "--run-dir", str(run_dir)],
         cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
+        text=True, start_new_session=True,
     )  # fmt: skip
 
 
@@ -89,3 +91,44 @@ def test_run_that_sigterm_ends_is_continued_by_the_command_that_it_prints(tmp_pa
     timed = {name for name in expected.column_names if name.endswith("_s")}
     for name in set(expected.column_names) - timed:
         assert np.array_equal(both[name].to_numpy(), expected[name].to_numpy(), equal_nan=True), name
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process and its children have started and that have not ended."""
+    own = [int(n) for file in Path(f"/proc/{pid}/task").glob("*/children") for n in file.read_text().split()]
+    return [*own, *(further for child in own for further in descendants(child))]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("is_training", [False, True], ids=["start", "mid-run"])
+def test_signal_to_every_process_of_a_job_ends_the_run_with_its_state(tmp_path: Path, *, is_training: bool) -> None:
+    """Slurm and systemd send SIGTERM to Ray and the actors too, and `timeout` twice to the run."""
+    run_dir = tmp_path / "run"
+    process = start(run_dir, "examples/addition.yaml", *SMALL)
+    wait_until(process, lambda: saved(run_dir, 1) if is_training else len(descendants(process.pid)) > 1)
+    began, others = time.monotonic(), descendants(process.pid)
+    for pid in others:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, text
+    assert time.monotonic() - began <= 10, text
+    (sentence,) = [line for line in text.splitlines() if line.startswith("rftfm: ")]
+    if is_training:
+        assert verify(Path(shlex.split(sentence)[-1])).state.step == len(read_steps(run_dir)) > 0
+    else:
+        assert sentence.endswith("before the first step; nothing has been trained yet.")
+    end = time.monotonic() + 60
+    # Ray's own agents look for their node every few seconds.
+    while left := [pid for pid in others if is_alive(pid)]:
+        assert time.monotonic() < end, left
+        time.sleep(0.2)

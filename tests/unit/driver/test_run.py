@@ -102,6 +102,8 @@ def test_run_that_ends_itself_is_told_with_the_checkpoint_that_it_has_written(
     error, told = ended(plan, monkeypatch, kind("It ends.", f"{plan.checkpoints}/step-000003"))
     command = f"rftfm train {plan.folder}/config.yaml --resume {plan.checkpoints}/step-000003"
     assert (type(error), str(error), told) == (kind, f"It ends. Go on with: {command}", [])
+    without, _ = ended(plan, monkeypatch, kind("It ends."))
+    assert str(without) == "It ends. There is no checkpoint yet."
     assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301 - what was pickled here
 
 

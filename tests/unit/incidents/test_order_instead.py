@@ -6,7 +6,7 @@ import pytest
 
 from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.types import Levers
-from rftfm_ray.verdicts import Family, IncidentState, Remedy
+from rftfm_ray.verdicts import Family, IncidentState, OrderRole, Remedy
 from tests.unit.incidents.managed import ManagedRun, fault
 
 RETRY = Remedy("retry", Levers(tool_retries=2))
@@ -42,3 +42,22 @@ def test_unconfirmed_order_has_nothing_costly_in_its_place(again: Remedy | None)
     run.tick(fault("OD-1", 0.7))
     order = run.carry_out()
     assert (order.number, order.remedy) == (2, "retry")
+
+
+@pytest.mark.parametrize(("excess", "stays"), [(1.0, True), (0.0, False)])
+def test_lever_that_contains_stays_where_accuracy_stood_against_everything_costlier(excess: float, stays: bool) -> None:
+    slow = Remedy("slow", Levers(lr_scale=0.5))
+    run = ManagedRun(slow, BACK, verify_steps=2, return_after=2)
+    run.pass_steps(5)
+    source = {"schedule_excess": excess}
+    run.tick(fault("OD-1"), update_ratio=0.3, **source)
+    run.carry_out()
+    run.pass_steps(1, fault("OD-1"), **source)
+    for _ in range(3):
+        assert run.tick(fault("OD-1"), **source) is not None
+        run.drop()
+    assert run.manager.state.levers == slow.levers
+    order = run.tick(fault("OD-1"), **source)
+    assert (run.now(), run.incident.reason) == (IncidentState.ESCALATED, "the remedy was not confirmed 3 times")
+    assert (order is None) is stays
+    assert order is None or (order.role is OrderRole.UNDO and order.levers == Levers())

@@ -11,7 +11,7 @@ from rftfm_ray.policies.playbook import PLANS
 from rftfm_ray.policies.playbook.plan import never_active
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import OutcomeKind
-from tests.unit.incidents.judged import case, kind, verdict
+from tests.unit.incidents.judged import WINDOW, case, kind, reports, verdict
 
 
 @pytest.mark.parametrize("code", ["OD-1", "TE-1", "RF-1", "NUMERICAL"])
@@ -65,3 +65,15 @@ def test_every_check_of_a_cause_names_the_signals_that_it_reads() -> None:
     for plan in PLANS.values():
         assert bool(plan.source_reads) is (plan.source_active is not never_active)
         assert set(plan.source_reads) <= set(INDEX)
+
+
+def test_evidence_of_one_step_of_a_fault_is_held_against_as_many_steps_as_the_window_has() -> None:
+    """A policy that is where one large update has led it, and stays there, has not failed to be contained."""
+    found = case({"update_ratio": 0.3, "kl_ref": 1.0}, {"kl_ref": 0.1, "lr": 1e-3 / 30}, WINDOW)
+    short = replace(found, under_fault=found.under_fault[:1])
+    outcome = verdict("OD-1", short)
+    assert outcome is not None
+    assert outcome.severity_before < outcome.severity_after < WINDOW * outcome.severity_before
+    assert kind(outcome) is OutcomeKind.MITIGATED
+    still = verdict("OD-1", replace(short, after=reports(15, WINDOW, update_ratio=0.3, kl_ref=1.0, lr=1e-3 / 30)))
+    assert kind(still) is OutcomeKind.INEFFECTIVE, "what goes on unchanged is not contained"
