@@ -106,17 +106,26 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
         out.file.flush()
     else:
         out.print(summary_table(summary, config, is_resumed=resume is not None))
-        # Not wrapped: paths are there to be copied.
-        out.print(f"Records: {summary.run_dir}", soft_wrap=True, highlight=False)
-        page = Path(summary.run_dir) / "report.html"
-        if page.exists():
-            out.print(f"Report: {page}", soft_wrap=True, highlight=False)
+        show_records(summary, out)
+    show_ending(summary, config, console)
+    if summary.ending and config.guard.on_harm == "fail":
+        raise typer.Exit(HARMED)
+
+
+def show_records(summary: RunSummary, out: Console) -> None:
+    """Print where the records and the report of a run are, unwrapped: paths are there to be copied."""
+    out.print(f"Records: {summary.run_dir}", soft_wrap=True, highlight=False)
+    page = Path(summary.run_dir) / "report.html"
+    if page.exists():
+        out.print(f"Report: {page}", soft_wrap=True, highlight=False)
+
+
+def show_ending(summary: RunSummary, config: RunConfig, console: Console) -> None:
+    """Print what is wrong with the state that a run has ended in, and what a guard that may act would have done."""
     for problem in summary.ending:
         console.print(f"rftfm: {problem.message}", style="red", markup=False, highlight=False, soft_wrap=True)
     for line in advised(Path(summary.run_dir), config):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if summary.ending and config.guard.on_harm == "fail":
-        raise typer.Exit(HARMED)
 
 
 def announced(drill: Drill, config: RunConfig) -> Iterator[str]:

@@ -14,12 +14,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from rftfm_ray import planning
+from rftfm_ray.cli import train as train_module
 from rftfm_ray.cli.app import app
 from rftfm_ray.cli.train import summary_table
 from rftfm_ray.driver import run as run_module
 from rftfm_ray.driver.loop import Listeners
 from rftfm_ray.errors import TerminatedRunError
 from rftfm_ray.faults.drill import Drill
+from rftfm_ray.runs.advice import Advice
 from rftfm_ray.types import EndingProblem, IncidentSummary, RunSummary
 
 DROP = EndingProblem("below_best", "Held-out accuracy was 0.9 at step 5 and ended at 0.1.", before=0.9, after=0.1)
@@ -65,6 +67,21 @@ def test_run_that_ends_badly_says_so_in_table_and_last_lines_and_returns_4(train
     table = [line for line in done.stdout.splitlines() if "ended with a problem" in line]
     assert [line.split("│")[-2].strip() for line in table] == ["below best", "OD-1 escalated"]
     assert summary_table(GOOD).row_count == summary_table(BAD).row_count - 2
+
+
+def test_run_that_is_only_observed_ends_with_what_a_guard_that_may_act_would_do(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advised = Advice(("Incident #1 (OD-1): if it may act, the guard tries lower_rate.",), "rftfm train run.yaml")
+    data = SimpleNamespace(entries=())
+    monkeypatch.setattr(train_module, "read_run", lambda _: data)
+    monkeypatch.setattr(train_module, "advice", lambda *_: advised)
+    assert train(GOOD).stderr.splitlines()[-3:] == [
+        "Nothing was done about it: guard.mode=observe.",
+        *advised.sentences,
+        "To train again, from the start, with a guard that may act: rftfm train run.yaml",
+    ]
+    assert "Nothing was done" not in train(GOOD, "guard.mode=act").stderr
 
 
 def test_harm_may_be_only_said(train: Train) -> None:

@@ -188,10 +188,9 @@ def test_every_fact_of_an_incident_is_told(make_run: MakeRun) -> None:
         "PG-9 unlikely", "step 5, not before step 4", "go_back", "accuracy fell", "by playbook", "0.230 — probe agrees",
         "0.610 → 0.230", "to step 4", "at step 9, took 0.2 s", "resolved at step 8 (consumed 13)", "87.5 → 0.2 nats",
         "0.240 → 0.640 — calm again", "resolved: clean for long enough", "too_bold was refused — budget spent",
-        "confirmed (held-out 0.610 -> 0.230)", "lr_scale=0.5",
+        "confirmed (held-out 0.610 -> 0.230)", "lr_scale=0.5", "lr_scale returns to nominal",
         "1 incident (OD-1): 1 resolved.", "1 remedy applied: go_back at step 9 (resolved).",
-        "lr_scale returns to nominal", "lr_scale is nominal again",
-        "0.125 → 0.875", "500 ms", "act on OD, TE",
+        "lr_scale is nominal again", "0.125 → 0.875", "500 ms", "act on OD, TE",
     ):  # fmt: skip
         assert part in text, part
 
@@ -223,10 +222,7 @@ def test_incidents_remedies_and_injected_faults_stand_where_they_happened(make_r
         assert x_of(html, panel, "injected-1") == [4.0, 4.0]
         assert f'id="{panel}-remedy-2"' not in html
     assert ">injected OD-1</text>" in html
-    assert (
-        "Injected fault: OD-1 (gain) from consumed step 4 to 6; incident 1 named it, opened 1 consumed step later."
-        in html
-    )
+    assert "Injected fault: OD-1 (gain) from consumed step 4 to 6; incident 1 named it, opened 1 consumed step" in html
     assert "stroke-dasharray" in group(html, "reward-injected-1")
     table = html[html.index("<h2>Remedies</h2>") : html.index("<h2>Incidents</h2>")]
     assert re.findall(r"<td [^>]*><div>(.*?)</div></td>", table)[:5] == ["1", "go_back", "#1 OD-1", "9", "9"]
