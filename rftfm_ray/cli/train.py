@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from typer.core import TyperCommand
 
 from rftfm_ray.cli.progress import progress
@@ -105,7 +104,9 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
         out.file.write(summary_json(summary) + "\n")
         out.file.flush()
     else:
-        out.print(summary_table(summary, config, is_resumed=resume is not None))
+        is_resumed = resume is not None
+        out.print(summary_title(summary, is_resumed=is_resumed), style="italic", highlight=False)
+        out.print(summary_table(summary, config, is_resumed=is_resumed))
         show_records(summary, out)
     show_ending(summary, config, console)
     if summary.ending and config.guard.on_harm == "fail":
@@ -157,11 +158,15 @@ def advised(run_dir: Path, config: RunConfig) -> Iterator[str]:
         yield f"To train again, from the start, with a guard that may act: {found.command}"
 
 
+def summary_title(summary: RunSummary, *, is_resumed: bool = False) -> str:
+    """The line above the table that a run ends with."""
+    began = ", resumed from a checkpoint" if is_resumed else ""
+    return f"{plural(summary.steps, 'step')}, seed {summary.seed}{began}"
+
+
 def summary_table(summary: RunSummary, config: RunConfig | None = None, *, is_resumed: bool = False) -> Table:
     """The table that a run ends with; `is_resumed`: its first values are those of a checkpoint."""
-    began = ", resumed from a checkpoint" if is_resumed else ""
-    title = f"{plural(summary.steps, 'step')}, seed {summary.seed}{began}"
-    table = Table(title=Text(title), title_justify="left")
+    table = Table()
     for heading in ("", "resumed" if is_resumed else "first", "last"):
         table.add_column(heading, justify="left" if not heading else "right")
     mean = "" if summary.steps == 1 else f" (mean of {min(EDGE, summary.steps)} steps)"

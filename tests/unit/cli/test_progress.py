@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rftfm_ray.cli import progress as module
 from rftfm_ray.cli.progress import describe, describe_for_user, progress, remaining_s
-from rftfm_ray.cli.train import summary_table
+from rftfm_ray.cli.train import summary_table, summary_title
 from rftfm_ray.config import RunConfig
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
 from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, Timings, UpdateMetrics
@@ -252,6 +252,7 @@ SUMMARY = RunSummary(
 def table_lines(summary: RunSummary, config: RunConfig | None = None, *, is_resumed: bool = False) -> list[str]:
     """The lines of the table without its rules, single blanks between cells."""
     console = Console(file=StringIO(), width=120)
+    console.print(summary_title(summary, is_resumed=is_resumed))
     console.print(summary_table(summary, config, is_resumed=is_resumed))
     assert isinstance(console.file, StringIO)
     return [" ".join(re.findall(r"[\w./:,()-]+", line)) for line in console.file.getvalue().splitlines()]
