@@ -192,7 +192,8 @@ class IncidentManager:
             self._close(incident, step, *state_after_silence(incident, reference, quiet, self._rules))
 
     def _verify(self, incident: Incident, step: StepId, *, alarm_active: bool) -> None:
-        outcome = judge(incident, self._memory.case_of(incident), self._rules, alarm_active=alarm_active)
+        case = replace(self._memory.case_of(incident), moved=self.state.levers_of(incident.id))
+        outcome = judge(incident, case, self._rules, alarm_active=alarm_active)
         if outcome is None:
             return
         remedy = incident.tried[-1].remedy

@@ -19,7 +19,7 @@ def test_harm_that_was_never_there_is_not_resolved(code: str) -> None:
     outcome = verdict(code, case({}, {}))
     assert kind(outcome) is OutcomeKind.UNVERIFIED, "at once: no later step shows what was before the remedy"
     assert outcome is not None
-    assert outcome.reason.startswith("not verified: severity was -")
+    assert outcome.reason.startswith("not verified: severity was 0.0 nats")
     assert outcome.reason.endswith(" nats before the remedy, within its healthy band")
     unmeasured = verdict(code, replace(case({}, {}), under_fault=()))
     assert kind(unmeasured) is OutcomeKind.UNVERIFIED
