@@ -140,10 +140,11 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
     if short:
         return findings.outcome(OutcomeKind.INEFFECTIVE, short) if late else None
     if active:
-        return findings.outcome(OutcomeKind.MITIGATED, f"{_fell(findings)}; {_staying(incident.code, case.moved)}")
+        reason = f"{_fell(findings, longer)}; {_staying(incident.code, case.moved)}"
+        return findings.outcome(OutcomeKind.MITIGATED, reason)
     if unseen := _harm_unseen(findings, case, harm):
         return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unseen}")
-    return findings.outcome(OutcomeKind.RESOLVED, f"{_fell(findings)} and {_cause(incident.code, window)}")
+    return findings.outcome(OutcomeKind.RESOLVED, f"{_fell(findings, longer)} and {_cause(incident.code, window)}")
 
 
 def state_after_silence(
@@ -299,12 +300,15 @@ def _cause(code: str, window: Sequence[StepReport]) -> str:
     return "its cause is no longer active" if measured else "whether its cause is still active was not measured"
 
 
-def _fell(findings: _Findings) -> str:
+def _fell(findings: _Findings, longer: float) -> str:
     if findings.before <= BAND_NATS:
         return "the harm is within its healthy band, as it was before the remedy"
     if math.isnan(findings.before) or math.isnan(findings.after):
         return "the harm is back in its healthy band"
-    return f"severity fell from {_nats(findings.before)} to {_nats(findings.after)} nats"
+    if findings.after < findings.before:
+        return f"severity fell from {_nats(findings.before)} to {_nats(findings.after)} nats"
+    # It fell as well, step for step: a window is longer than a fault that is remedied at once.
+    return f"severity fell from {_nats(findings.before)} to {_nats(findings.after / longer)} nats in as many steps"
 
 
 def _staying(code: str, moved: Sequence[str]) -> str:

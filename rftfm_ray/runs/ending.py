@@ -14,6 +14,7 @@ from rftfm_ray.runs.guard_loss import lost
 from rftfm_ray.runs.incidents import Incident, incidents_of
 from rftfm_ray.runs.reader import Probe, RunData
 from rftfm_ray.runs.words import plural, share
+from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import EndingProblem
 from rftfm_ray.verdicts import IncidentState
 
@@ -34,7 +35,8 @@ UNMENDED = {
 def ending_problems(data: RunData) -> tuple[EndingProblem, ...]:
     """What is wrong with the state that a run has ended in; empty when nothing is."""
     probes = [probe for probe in data.probes if not probe.abandoned and math.isfinite(probe.accuracy)]
-    problems = [*_updates(data), *_accuracy(probes), *map(_unmended, incidents_of(data.entries)), _loss(data)]
+    unmended = [_unmended(incident, is_probed=bool(probes)) for incident in incidents_of(data.entries)]
+    problems = [*_updates(data), *_accuracy(probes), *unmended, _loss(data)]
     return tuple(problem for problem in problems if problem is not None)
 
 
@@ -103,13 +105,14 @@ def _loss(data: RunData) -> EndingProblem | None:
     return EndingProblem("guard_lost", f"{message.rstrip('.')}.") if message else None
 
 
-def _unmended(incident: Incident) -> EndingProblem | None:
+def _unmended(incident: Incident, *, is_probed: bool) -> EndingProblem | None:
     """The problem of an incident that nobody has resolved.
 
     A suspicion that no explanation has confirmed by the last step is none, nor is an alarm that cleared without a
-    remedy: the harm of either shows in the held-out accuracy of the end, which is compared with the best.
+    remedy: the harm of either shows in the held-out accuracy of the end, which is compared with the best. So does that
+    of an incident that no known fault explains, where the run was probed.
     """
-    if incident.state == IncidentState.SUSPECTED:
+    if incident.state == IncidentState.SUSPECTED or (is_probed and incident.code == UNKNOWN):
         return None
     words = {state.value: words for state, words in UNMENDED.items()}.get(incident.state)
     if words is None and not is_open(incident):

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.runs.counts import FINAL, is_open
-from rftfm_ray.runs.ending import DROPS, ending_problems
+from rftfm_ray.runs.ending import DROPS, UNMENDED, ending_problems
 from rftfm_ray.runs.guard_loss import lost
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of, not_claimed
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.words import as_number, clean, describe, listed, plural, share, text_of
+from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import GuardMode
 from rftfm_ray.verdicts import OTHER_PROFILE, IncidentState, OutcomeKind
 
@@ -184,9 +185,11 @@ def tone(data: RunData, incidents: Sequence[Incident]) -> str:
     """Colour of the verdict."""
     states = {incident.state for incident in incidents}
     is_bad = progress_of(data)[0] in ("failed", "halted", "dead") or (data.summary and ending_problems(data))
-    if is_bad or states & {IncidentState.ESCALATED, IncidentState.GIVEN_UP}:
+    left = {incident.code for incident in incidents if incident.state in UNMENDED}
+    if is_bad or left - {UNKNOWN}:
         return "bad"
-    if any(map(is_open, incidents)) or IncidentState.CLEARED in states:
+    # What no known fault explains is bad where held-out accuracy says so, which is a problem of the ending.
+    if left or any(map(is_open, incidents)) or IncidentState.CLEARED in states:
         return "open"
     return "good" if data.journalled else "calm"
 

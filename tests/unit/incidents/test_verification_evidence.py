@@ -75,5 +75,6 @@ def test_evidence_of_one_step_of_a_fault_is_held_against_as_many_steps_as_the_wi
     assert outcome is not None
     assert outcome.severity_before < outcome.severity_after < WINDOW * outcome.severity_before
     assert kind(outcome) is OutcomeKind.MITIGATED
+    assert outcome.reason.startswith("severity fell from 16.5 to 6.9 nats in as many steps; its cause")
     still = verdict("OD-1", replace(short, after=reports(15, WINDOW, update_ratio=0.3, kl_ref=1.0, lr=1e-3 / 30)))
     assert kind(still) is OutcomeKind.INEFFECTIVE, "what goes on unchanged is not contained"
