@@ -159,6 +159,19 @@ def test_run_with_a_cleared_incident_is_not_called_good() -> None:
     assert "1 cleared, not verified" in verdict(data, incidents, ())[1][0]
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "expected"), [((0.3, 0.9), []), ((0.9, 0.3), ["below_start"]), ((), ["incident"])]
+)
+def test_what_no_known_fault_explains_is_a_problem_where_accuracy_fell_or_is_unknown(
+    accuracies: tuple[float, ...], expected: list[str]
+) -> None:
+    unknown = (EntryKind.DIAGNOSED, {"code": "UNKNOWN", "family": "UNKNOWN"})
+    closed = (EntryKind.CLOSED, {"state": "escalated", "reason": "x"})
+    data = make(probes(*accuracies), incident(1, unknown, closed))
+    assert kinds(data) == expected
+    assert tone(data, incidents_of(data.entries)) == ("bad" if expected else "open")
+
+
 def test_run_whose_guard_was_lost_for_good_ends_with_a_problem() -> None:
     entries = (
         Entry(1, EntryKind.STARTED, StepId(0, 0, 0), 0, (("mode", "observe"),)),
