@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from rftfm_ray.diagnosis.classify import CLAIMED
 from rftfm_ray.taxonomy import UNKNOWN
 
+LEAST_SHARE = 0.005
+"""A confusion that is rarer is not named: it would be 0 %."""
 EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 1.0)
 
 
@@ -111,8 +113,9 @@ def _reliability(before: Sequence[Judged], after: Sequence[Judged]) -> Iterable[
 def _by_code(before: Sequence[Judged], after: Sequence[Judged]) -> Iterable[str]:
     for code in sorted({code for item in after for code in item.truth}):
         old, new = [[item for item in items if code in item.truth] for items in (before, after)]
-        others = Counter(item.code for item in new if not item.is_right).most_common(2)
-        confused = ", ".join(f"{other} {count / len(new):.0%}" for other, count in others) or "-"
+        wrong = Counter(item.code for item in new if not item.is_right).most_common(2)
+        shares = [(other, count / len(new)) for other, count in wrong]
+        confused = ", ".join(f"{other} {share:.0%}" for other, share in shares if share >= LEAST_SHARE) or "-"
         yield f"| {code} | {len(new)} | {accuracy(old):.3f} | {accuracy(new):.3f} | {confused} |"
 
 

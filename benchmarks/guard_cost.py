@@ -169,7 +169,7 @@ The guard itself is off the critical path: reports leave by a thread, and monito
 step generates. Of the signals, the look at the policy after the step's last update (`learner.step_kl_samples`) and the
 termination check of every episode cost most.
 
-The probe of 256 problems every 5 steps, a quarter of them sampled once more, costs most of all. On so small a model a
+The probe of 256 problems every 5 steps, a quarter of them answered again by sampling, costs most. On so small a model a
 probed problem costs as much as a trained one. Its answers are generated while the learner learns, a part of them in
 every step (`probe.spread`), greedy and sampled ones in one pass of the engine, begun when the learner's reference pass
 is done, so that the two do not share a core. A probe costs by its problems and by the passes of the engine that

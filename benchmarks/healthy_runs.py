@@ -112,7 +112,7 @@ def report(runs: list[Run], arguments: argparse.Namespace) -> str:
     steps_file = f"{arguments.out.name}.csv"
     heading = "algorithm|task|seed|sampled reward|held-out accuracy|gain|KL(ref) at end|entropy|calls per episode"
     heading += "|vetoes|reached"
-    return f"""# Healthy runs
+    return f"""# Healthy runs: {", ".join(arguments.algorithms)}
 
 Made by `{command}` on {machine}.
 

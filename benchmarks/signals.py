@@ -155,6 +155,7 @@ gaps and `verifier_error_rate`, which follow from others. `--guard off` leaves o
 of texts and the size of updates. Formulas with their sources stand in `rftfm_ray/training` (advantages, losses) and
 `rftfm_ray/telemetry/features.py`.
 
+- Code: signals with one code tell one story, such as `s1`, the rewards; diagnosis does not use it.
 - Source: {sources}.
 - Cost: {costs}.
 - Scale: how a signal is compared, as a fraction of the batch, by its ratio (its logarithm), or by its difference. The

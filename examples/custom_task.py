@@ -1,4 +1,9 @@
-"""A task of your own: `rftfm train examples/addition.yaml task.name=examples/custom_task.py:Subtraction`."""
+"""A task of your own: `rftfm train examples/addition.yaml task.name=examples/custom_task.py:LargeSums`.
+
+Reinforcement can only strengthen what a model does now and then: the shipped one adds, with slips in the carry, so this
+task asks it for larger sums. Where no answer in a group is better than another, a step teaches nothing; give another
+task a model that solves some of it (`model.path`).
+"""
 
 from __future__ import annotations
 
@@ -11,17 +16,17 @@ from rftfm_ray import Problem, Task, Transcript, Verdict
 
 
 def all_problems() -> list[Problem]:
-    """`57-12=` -> `45`, for all two-digit numbers of which the first is the larger one, in a fixed random order."""
-    pairs = [(a, b) for a, b in itertools.product(range(10, 100), repeat=2) if a > b]
+    """`57+82=` -> `139`, for all pairs of numbers from 50 to 99, in a fixed random order."""
+    pairs = list(itertools.product(range(50, 100), repeat=2))
     random.Random(0).shuffle(pairs)
-    return [Problem(key=f"{a}-{b}", prompt=f"{a}-{b}=", answer=str(a - b)) for a, b in pairs]
+    return [Problem(key=f"{a}+{b}", prompt=f"{a}+{b}=", answer=str(a + b)) for a, b in pairs]
 
 
-class Subtraction(Task):
-    """Half of the reward for the first digit alone, all of it for the right difference."""
+class LargeSums(Task):
+    """Half of the reward for the last digit alone, all of it for the right sum."""
 
-    name: ClassVar[str] = "subtraction"
-    max_new_tokens: ClassVar[tuple[int, ...]] = (4,)
+    name: ClassVar[str] = "large_sums"
+    max_new_tokens: ClassVar[tuple[int, ...]] = (5,)
 
     def pool(self, size: int, seed: int) -> Sequence[Problem]:
         return random.Random(seed).sample(all_problems()[1024:], size)
@@ -32,4 +37,4 @@ class Subtraction(Task):
     def verify(self, problem: Problem, transcript: Transcript) -> Verdict:
         answer = transcript.turns[-1]
         right = transcript.finished and answer == problem.answer
-        return Verdict(reward=1.0 if right else 0.5 * (answer[:1] == problem.answer[0]), correct=right)
+        return Verdict(reward=1.0 if right else 0.5 * (answer[-1:] == problem.answer[-1]), correct=right)

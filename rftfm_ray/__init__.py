@@ -1,4 +1,4 @@
-"""Reinforcement fine-tuning on Ray that notices when it goes wrong, says why, mends it, and proves the mend."""
+"""Reinforcement fine-tuning on Ray that detects faults, diagnoses them, applies a remedy and verifies it."""
 
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.errors import RftfmError

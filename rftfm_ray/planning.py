@@ -163,7 +163,7 @@ def _check_comparable(profile: Profile, config: RunConfig, path: Path) -> None:
     comparison = compare(profile, config)
     if comparison.differences and not comparison.left:
         raise ProfileError(
-            f"guard.profile={path} was {text_of(comparison.differences)}: no signal of theirs can be compared; fit one "
+            f"guard.profile={path} was {text_of(comparison.differences)}: none of its signals can be compared; fit one "
             "to healthy runs of this kind, or leave guard.profile out."
         )
     if comparison.differences:
@@ -210,7 +210,7 @@ def check_resume(checkpoint: Path, config: RunConfig, *, allow_changes: bool = F
         raise ResumeError(f"Cannot resume: {error}") from error
     if state.step >= config.steps:
         raise ResumeError(
-            f"Checkpoint {checkpoint} stands at step {state.step}, and steps={config.steps}: nothing is left to do; "
+            f"Checkpoint {checkpoint} is of step {state.step}, and steps={config.steps}: nothing is left to do; "
             "raise steps."
         )
     if state.zero_stage != config.learner.zero_stage:

@@ -49,7 +49,7 @@ SIXTEEN: tuple[FaultType, ...] = (
 OTHERS: tuple[FaultType, ...] = (
     FaultType(NUMERICAL, "Values that are not finite", Family.NUMERICAL),
     FaultType(SYNC, "Stale weights", Family.SYNC),
-    FaultType(VERIFIER, "The verifier fails", Family.UNKNOWN),
+    FaultType(VERIFIER, "Verifier Failure", Family.UNKNOWN),
     FaultType(UNKNOWN, "unknown fault", Family.UNKNOWN),
 )
 """What a diagnosis may say beside the sixteen."""

@@ -5,6 +5,7 @@ No other module calls these actors. Results are `Pending` values, which other ca
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -20,7 +21,7 @@ from rftfm_ray.actors.learner import LearnerActor
 from rftfm_ray.actors.placement import NAMESPACE, actor_options, reserve
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.actors.rollout import RolloutActor
-from rftfm_ray.errors import PlacementError
+from rftfm_ray.errors import PlacementError, RftfmError
 from rftfm_ray.types import Levers, Sampling, StepId, TrainingCursor
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ Start = Callable[[], ActorHandle]
 """Creates an actor."""
 
 START = Limit(300.0)
+CLOSE = Limit(2.0)
+"""A learner that does not answer in this time is ended as it is."""
 PARITY_SEQUENCES = 8
 
 
@@ -122,6 +125,9 @@ class LearnerGroup:
 
     def stop(self) -> None:
         """End the actor. Safe to call twice."""
+        # Ray ends the process wherever it is: inside the clean-up of a thread pool that prints a traceback.
+        with contextlib.suppress(RftfmError):
+            wait_for([self._called(self._handle.close.remote())], CLOSE, "ending")
         ray.kill(self._handle)
 
     def _called(self, reference: ObjectRef[T]) -> Pending[T]:
@@ -177,6 +183,10 @@ class RolloutGroup:
     def exposure(self, step: StepId) -> list[Pending[list[Exposure]]]:
         """Exposure of the responses of `step` to the faults in the actors' seams."""
         return self._pending(actor.exposure.remote(step) for actor in self._handles)
+
+    def verifier_error(self, step: StepId) -> list[Pending[str]]:
+        """Why the verifier failed first in `step`, by actor; empty where it did not."""
+        return self._pending(actor.verifier_error.remote(step) for actor in self._handles)
 
     def reset(self, roles: Sequence[Role], plan: RunPlan) -> list[Pending[None]]:
         """Begin the run of `plan` on the running engines."""

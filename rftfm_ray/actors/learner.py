@@ -141,6 +141,10 @@ class LearnerActor:
         self._ring.drop_after(step)
         return TrainingCursor(snapshot.id, snapshot.model_version if version is None else version, snapshot.cursor)
 
+    def close(self) -> None:
+        """End the learner's thread, before the actor is ended."""
+        self._learner.close()
+
     def save(self, order: SaveOrder) -> str:
         """Write a durable checkpoint; returns its path once it is complete.
 

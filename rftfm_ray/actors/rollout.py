@@ -78,6 +78,7 @@ class RolloutActor:
         sampled = ServedModel(seams.sampler(self._engine, self._codec.eos_ids), self._codec, self._limit)
         rules = EpisodeRules(config.seed, lambda step: config.at(step.step).task.token_scale)
         channels = live_channels(task, config, seams)
+        self._failures = channels.failures
         self._episodes = EpisodeRunner(sampled, task, rules, channels, seams.episodes())
         # Probes bypass every seam that a fault may be injected into.
         served = ServedModel(self._engine, self._codec, self._limit)
@@ -157,6 +158,10 @@ class RolloutActor:
     def exposure(self, step: StepId) -> list[Exposure]:
         """Exposure of the responses of `step` to the faults in the seams."""
         return self._seams.exposure(step)
+
+    def verifier_error(self, step: StepId) -> str:
+        """Why the verifier failed first in `step`; empty when it did not fail."""
+        return self._failures.reason(step)
 
     def set_levers(self, levers: Levers) -> None:
         """Move levers from the next generation or revision on.

@@ -6,7 +6,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from types import FrameType
+from typing import Annotated
 
 import typer
 
@@ -30,6 +32,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"rftfm_ray {version('rftfm_ray')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    shown: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Reinforcement fine-tuning on Ray that notices when it goes wrong."""
+    del shown
+
+
 app.command(cls=KeysAreNoOptions)(train)
 app.command()(status)
 app.command()(journal)

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 STYLES = {"healthy": "green", "faulty": "red", "unknown": "yellow", "incomplete": "yellow"}
 SAID = {
     "healthy": "no alarm",
-    "faulty": "something went wrong",
-    "unknown": "too little to go by",
-    "incomplete": "a part of the log could not be judged",
+    "unknown": "no alarm, and too few checks to tell",
+    "incomplete": "no alarm, and a part of the log could not be judged",
 }
+MOST_NAMED = 10
+"""Columns that are named one by one; more are counted."""
 
 
 def diagnose(
@@ -64,11 +65,17 @@ def plain(verdict: LogVerdict) -> dict[str, Any]:
 def _show(verdict: LogVerdict, console: Console) -> None:
     coverage = verdict.coverage
     rest = ", and a part of the log could not be judged" if verdict.partial and verdict.alarms else ""
-    console.print(Text(f"{verdict.verdict}: {SAID[verdict.verdict]}{rest}", style=STYLES[verdict.verdict]))
-    missing = f", without {', '.join(coverage.missing)}" if coverage.missing else ""
-    console.print(f"{coverage.run} of {coverage.possible} checks{missing}", highlight=False, soft_wrap=True)
+    checks = f"{coverage.run} of {coverage.possible} checks"
     if verdict.alarms:
-        table = Table("signal", "column", "what", "from step", "certain at", "until")
+        first = min(alarm.raised_step for alarm in verdict.alarms)
+        found = f"alarms: {len(verdict.alarms)}, first at step {first}{rest} ({checks})"
+    else:
+        found = f"{SAID[verdict.verdict]} ({checks})"
+    console.print(Text(found, style=STYLES[verdict.verdict]))
+    if coverage.missing:
+        console.print(f"Not checked, for lack of columns or steps: {', '.join(coverage.missing)}", soft_wrap=True)
+    if verdict.alarms:
+        table = Table("signal", "column", "what", "from step", "alarm at", "until")
         for alarm in verdict.alarms:
             until = f"{alarm.last_step}" if alarm.recovered else "the end"
             what = alarm.kind.replace("_", " ")
@@ -80,4 +87,6 @@ def _show(verdict: LogVerdict, console: Console) -> None:
     columns = {"Known, but in no check": verdict.unchecked_columns, "Not known": verdict.unused_columns}
     for what, names in columns.items():
         if names:
-            console.print(Text(f"{what}: {', '.join(map(clean, names))}"), soft_wrap=True)
+            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+            shown = ", ".join(map(clean, names[:MOST_NAMED]))
+            console.print(Text(f"{what}: {shown}{more}"), soft_wrap=True)

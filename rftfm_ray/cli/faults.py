@@ -30,9 +30,9 @@ def list_faults(
     console.print(_fault_table())
     console.print(_control_table())
     console.print(
-        f"A fault:   --inject {catalogue.SYNTAX}\nA control: --inject {controls.SYNTAX}\nSteps are paid steps: no "
+        f"A fault:   --inject {catalogue.SYNTAX}\nA control: --inject {controls.SYNTAX}\nSteps are consumed steps: no "
         "rollback rewinds them. The first mechanism is the default. Several may be injected at once.",
-        markup=False, highlight=False,
+        markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def journal(
 def lines(data: RunData) -> list[str]:
     """The entries in plain words: where, about which incident, what, and why."""
     codes = {incident.id: incident.code for incident in incidents_of(data.entries)}
-    positions = [f"step {entry.id.step} (paid {entry.id.paid_step})" for entry in data.entries]
+    positions = [f"step {entry.id.step} (consumed {entry.id.paid_step})" for entry in data.entries]
     abouts = [f"{codes[e.incident]} #{e.incident}" if e.incident in codes else "" for e in data.entries]
     widths = [max(map(len, column), default=0) for column in (positions, abouts)]
     texts = []

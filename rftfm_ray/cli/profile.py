@@ -27,6 +27,11 @@ SHAPE = ("algorithm.prompts_per_step", "algorithm.samples_per_prompt")
 SHOWN_FACTS = ("task.name", "algorithm.name", "model.path", *SHAPE)
 LONGEST = 2000
 
+EXPLAINED = (
+    "spread: standard deviation among runs at a step; long-run: of their means over many steps, times the root of the "
+    "number of steps; memory: autocorrelation from step to step"
+)
+
 profile = typer.Typer(help="What healthy runs look like: fit a profile to some, or show one.", no_args_is_help=True)
 
 
@@ -124,12 +129,16 @@ def _print(profile: Profile, path: Path, digest: str, *, json: bool, all_signals
         print(jsonlib.dumps(summary(profile, path, digest), allow_nan=False))
         return
     lines = [("runs", str(profile.runs)), ("steps", str(profile.steps)), ("signals", str(len(profile.signals)))]
-    lines += [("joint", "unknown" if profile.joint is None else f"{len(profile.joint.signals)} signals")]
+    joint = "unknown" if profile.joint is None else f"how {len(profile.joint.signals)} signals go together"
+    lines += [("joint", joint)]
     kind, other_facts = _kind(profile.facts)
-    lines += [("kind", kind)] + ([("facts", other_facts)] if other_facts else [])
+    lines += [("kind", kind)] + (
+        [("config", f"{other_facts} (keys that are not at their defaults)")] if other_facts else []
+    )
     for name, text in (*lines, ("file", clean(str(path))), ("sha256", digest)):
         print(f"{name:<9}{text}")
-    print(f"\n{'signal':<34}{'spread':>10}{'long-run':>10}{'autocorr.':>11}  unit")
+    print(f"\n{EXPLAINED}")
+    print(f"{'signal':<34}{'spread':>10}{'long-run':>10}{'memory':>11}  unit")
     ranked = sorted(profile.signals, key=_width, reverse=True)
     if all_signals or len(ranked) <= 2 * SHOWN:
         print("\n".join(map(_line, ranked)))

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
-from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
@@ -19,14 +18,16 @@ from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.metrics import StepRow
 from rftfm_ray.policies.loading import PLAYBOOK
 from rftfm_ray.runs.words import describe as in_words
-from rftfm_ray.runs.words import figure, number_of
+from rftfm_ray.runs.words import figure, number_of, plural
+from rftfm_ray.types import GuardMode
 
 
 def describe(row: StepRow, probe: float) -> str:
     """The figures of a step that a person watches."""
     shown = "  -  " if math.isnan(probe) else f"{probe:.3f}"
+    reward = row.batch.reward_mean
     return (
-        f"reward {row.batch.reward_mean:6.3f}  probe {shown}  kl {row.update.kl_ref:.4f}  "
+        f"reward {'   -  ' if math.isnan(reward) else f'{reward:z6.3f}'}  probe {shown}  kl {row.update.kl_ref:.4f}  "
         f"entropy {row.update.entropy:.3f}"
     )
 
@@ -79,9 +80,13 @@ def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
     def tell(entry: Entry) -> None:
         if entry.kind in TOLD:
             what, why = describe_for_user(entry, config.guard.fallback)
+            if entry.kind is EntryKind.DIAGNOSED and config.guard.mode is GuardMode.OBSERVE:
+                why = f"{why} Nothing is done about it: guard.mode=observe.".strip()
             # Text, not markup: what a policy says is shown as it is.
-            because = [_indented(Text(why, style="dim"))] if why else []
-            console.print(Group(*_hanging(what, console), *because, *_place(entry)))
+            because = [Text(why, style="dim")] if why else []
+            first, *rest = _hanging(what, console)
+            below = [line for text in (*rest, *because, *_restored(entry)) for line in _indented(text, console)]
+            console.print(Group(first, *below))
 
     if console.is_terminal:
         with _live(console, config) as observe:
@@ -90,24 +95,28 @@ def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
         yield Watched(_Plain(console, config), tell)
 
 
-def _indented(text: Text) -> Padding:
-    return Padding(text, (0, 0, 0, INDENT), expand=False)
+def _indented(text: Text, console: Console) -> list[Text]:
+    """The lines of a text below one of the guard, without blanks at their ends."""
+    lines = text.wrap(console, max(INDENT, console.width - INDENT))
+    for line in lines:
+        line.rstrip()
+    return [Text(" " * INDENT).append_text(line) for line in lines]
 
 
-def _hanging(line: Text, console: Console) -> list[RenderableType]:
-    """A line as wide as the console, and what does not fit below it, indented."""
+def _hanging(line: Text, console: Console) -> list[Text]:
+    """A line as wide as the console, and what does not fit in it."""
     first = len(line.wrap(console, console.width)[0].plain.rstrip())
     rest = line[first:]
     blanks = len(rest.plain) - len(rest.plain.lstrip())
-    return [line[:first], _indented(rest[blanks:])] if rest.plain.strip() else [line]
+    return [line[:first], rest[blanks:]] if rest.plain.strip() else [line]
 
 
-def _place(entry: Entry) -> list[RenderableType]:
+def _restored(entry: Entry) -> list[Text]:
     """After a rollback, where the run goes on."""
     restored = number_of(entry, "restored")
     if entry.kind is not EntryKind.APPLIED or not math.isfinite(restored):
         return []
-    return [_indented(Text(f"back at step {figure(restored)} (attempt {entry.id.attempt + 1})"))]
+    return [Text(f"back at step {figure(restored)} (attempt {entry.id.attempt + 1})")]
 
 
 def describe_for_user(entry: Entry, fallback: str = PLAYBOOK) -> tuple[Text, str]:
@@ -127,7 +136,7 @@ def describe_for_user(entry: Entry, fallback: str = PLAYBOOK) -> tuple[Text, str
 
 
 class _Plain:
-    """One line per tenth of the run, each minute at least, and wherever updates were refused."""
+    """One line per tenth of the run, each minute at least, and wherever there was no update."""
 
     def __init__(self, console: Console, config: RunConfig) -> None:
         self._console = console
@@ -137,7 +146,9 @@ class _Plain:
         self._first = 0
         self._probe = math.nan
         self._shown_at = time.perf_counter()
-        console.print(f"Starting {config.rollout.num_actors} rollout actor(s) and a learner ...", highlight=False)
+        console.print(
+            f"Starting {plural(config.rollout.num_actors, 'rollout actor')} and a learner ...", highlight=False
+        )
 
     def __call__(self, row: StepRow) -> None:
         self._probe = self._probe if math.isnan(row.checks.probe_accuracy) else row.checks.probe_accuracy
@@ -150,7 +161,9 @@ class _Plain:
         self._shown_at = now
         elapsed, done = now - self._began, step - self._first
         left = remaining_s(done, self._steps - self._first, elapsed)
-        refused = f"  {row.update.vetoes} update(s) refused" if row.update.vetoes else ""
+        refused = f"  {plural(row.update.vetoes, 'update')} refused" if row.update.vetoes else ""
+        if row.batch.valid_rate == 0:
+            refused = "  no verdict, so no update"
         self._console.print(
             f"step {step}/{self._steps}  {describe(row, self._probe)}  {done / elapsed:.1f} steps/s  "
             f"ETA {left:.0f} s{refused}",

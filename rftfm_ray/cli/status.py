@@ -19,8 +19,8 @@ from rftfm_ray.runs.guard_loss import lost
 from rftfm_ray.runs.headline import headline
 from rftfm_ray.runs.incidents import Incident, incidents_of, levers_now, marks
 from rftfm_ray.runs.reader import RunData, find_run, read_run
-from rftfm_ray.runs.verdict import end_words, figures, guard_words, progress_of, restored
-from rftfm_ray.runs.words import clean, describe, figure, lever_text, plural
+from rftfm_ray.runs.verdict import Figures, end_words, figures, guard_words, progress_of, restored
+from rftfm_ray.runs.words import NONE, clean, describe, figure, lever_text, plural, share
 
 STYLES = {
     "finished": "green", "finished with problems": "red", "failed": "red", "halted": "red", "dead": "red",
@@ -99,15 +99,16 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
     planned = f" of {facts['steps']}" if facts["steps"] else ""
     values = figures(data)
     undone = values.undone
-    paid = f", {facts['paid_steps']} paid ({undone} undone by rollbacks)" if undone > 0 else ""
+    paid = f", {facts['paid_steps']} consumed ({undone} undone by rollbacks)" if undone > 0 else ""
     probe = facts["probe"]
     lines = [
         ("run", data.title),
         ("verdict", facts["headline"]),
         ("state", facts["state"] + (" with problems" if facts["ending"] else "") + _age(data, facts["state"])),
         ("progress", f"step {facts['step']}{planned}{paid}"),
-        ("reward", f"{figure(values.reward_last)} (mean of the last 5 recorded steps)"),
-        ("held-out", "no probe yet" if probe is None else f"{figure(values.probe_last)}, at step {probe['step']}"),
+        *([("resumed", f"from {clean(str(resumed))}")] if (resumed := data.event("resumed").get("checkpoint")) else []),
+        ("reward", _reward(values)),
+        ("held-out", "no probe yet" if probe is None else f"{share(values.probe_last)}, after step {probe['step']}"),
         ("guard", guard_words(data) if data.journalled else f"{data.mode}; no journal"),
     ]
     if data.journalled:
@@ -117,8 +118,17 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [("problem", message) for message in facts["ending"]]
     lines += [("note", facts[name]) for name in ("guard_restored", "guard_lost", "note") if facts[name]]
     lines += [("advice", sentence) for sentence in facts["advice"]]
-    lines += [("to act", facts["act_command"])] if facts["act_command"] else []
+    lines += [("train again", facts["act_command"])] if facts["act_command"] else []
     return [*lines, ("records", facts["run_dir"])]
+
+
+def _reward(values: Figures) -> str:
+    """The newest reward and the steps that it is the mean of; steps after them have none."""
+    since = f"; no step after step {values.reward_step} has one" if values.reward_step < values.step else ""
+    if not values.rewarded:
+        return NONE
+    mean = "" if values.rewarded == 1 else f" (mean of {plural(values.rewarded, 'step')})"
+    return f"{share(values.reward_last)}{mean}{since}"
 
 
 def _age(data: RunData, state: str) -> str:
@@ -135,7 +145,7 @@ def _incident_lines(data: RunData) -> list[tuple[str, str]]:
     for incident in going:
         last = incident.remediations[-1] if incident.remediations else None
         done = f"; {last.remedy}: {last.result}" if last is not None else ""
-        where = f"since step {incident.opened.step}"
+        where = f"opened at step {incident.opened.step}"
         lines.append(("", f"#{incident.id} {incident.code}  {end_words(incident)}, {where}{done}"))
     return lines
 

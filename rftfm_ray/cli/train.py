@@ -19,8 +19,13 @@ from rftfm_ray.cli.streams import lasting
 from rftfm_ray.config import RunConfig, known_keys, load_config
 from rftfm_ray.config.changes import parse_change
 from rftfm_ray.driver.stopping import StopSignal
-from rftfm_ray.errors import ConfigError
-from rftfm_ray.types import RunSummary
+from rftfm_ray.errors import ConfigError, RecordError
+from rftfm_ray.runs.advice import advice
+from rftfm_ray.runs.incidents import incidents_of
+from rftfm_ray.runs.reader import read_run
+from rftfm_ray.runs.verdict import EDGE
+from rftfm_ray.runs.words import plural, share
+from rftfm_ray.types import EndingProblem, GuardMode, RunSummary
 
 if TYPE_CHECKING:
     from rftfm_ray.faults.drill import Drill
@@ -63,7 +68,8 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
     inject: Annotated[
         list[str] | None,
         typer.Option(
-            help="A fault or benign control to inject, CODE@STEP[:strength]; repeatable. See `rftfm faults list`."
+            help="A fault or benign control to inject, CODE@STEP[:strength][,mechanism=NAME][,...]; repeatable. "
+            "`rftfm faults list` has the whole syntax."
         ),
     ] = None,
     guard: Annotated[str | None, typer.Option(help="Short for guard.mode: off, observe, advise or act.")] = None,
@@ -88,6 +94,8 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
 
     with StopSignal().installed() as stop:
         planned = plan(config, run_dir, resume, allow_changes=allow_changes)
+        if resume is not None:
+            console.print(f"Going on from {resume}", markup=False, highlight=False, soft_wrap=True)
         for line in announced(planned.drill, config):
             console.print(line, markup=False, highlight=False)
         with progress(console, config) as watched:
@@ -96,15 +104,29 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
         out.file.write(summary_json(summary) + "\n")
         out.file.flush()
     else:
-        out.print(summary_table(summary))
-        page = Path(summary.run_dir) / "report.html"
-        if page.exists():
-            # Not wrapped: a path is there to be copied.
-            out.print(f"Report: {page}", soft_wrap=True, highlight=False)
-    for problem in summary.ending:
-        console.print(f"rftfm: {problem.message}", style="red", markup=False, highlight=False, soft_wrap=True)
+        is_resumed = resume is not None
+        out.print(summary_title(summary, is_resumed=is_resumed), style="italic", highlight=False)
+        out.print(summary_table(summary, config, is_resumed=is_resumed))
+        show_records(summary, out)
+    show_ending(summary, config, console)
     if summary.ending and config.guard.on_harm == "fail":
         raise typer.Exit(HARMED)
+
+
+def show_records(summary: RunSummary, out: Console) -> None:
+    """Print where the records and the report of a run are, unwrapped: paths are there to be copied."""
+    out.print(f"Records: {summary.run_dir}", soft_wrap=True, highlight=False)
+    page = Path(summary.run_dir) / "report.html"
+    if page.exists():
+        out.print(f"Report: {page}", soft_wrap=True, highlight=False)
+
+
+def show_ending(summary: RunSummary, config: RunConfig, console: Console) -> None:
+    """Print what is wrong with the state that a run has ended in, and what a guard that may act would have done."""
+    for problem in summary.ending:
+        console.print(f"rftfm: {problem.message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    for line in advised(Path(summary.run_dir), config):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def announced(drill: Drill, config: RunConfig) -> Iterator[str]:
@@ -118,28 +140,60 @@ def announced(drill: Drill, config: RunConfig) -> Iterator[str]:
         yield f"Planned change: {change.key}={change.value:g} from step {change.step} on"
 
 
-def summary_table(summary: RunSummary) -> Table:
-    """The table that a run ends with."""
-    table = Table(title=f"{summary.steps} steps, seed {summary.seed}", title_justify="left")
-    for heading in ("", "first", "last"):
+def advised(run_dir: Path, config: RunConfig) -> Iterator[str]:
+    """What the guard would have done about the incidents that it may not act on, and the command that lets it."""
+    if config.guard.mode not in (GuardMode.OBSERVE, GuardMode.ADVISE):
+        return
+    try:
+        data = read_run(run_dir)
+    except RecordError:
+        # The run itself has ended; `rftfm status` names the damage.
+        return
+    found = advice(data, incidents_of(data.entries))
+    if not found.sentences:
+        return
+    yield f"Nothing was done about it: guard.mode={config.guard.mode}."
+    yield from found.sentences
+    if found.command:
+        yield f"To train again, from the start, with a guard that may act: {found.command}"
+
+
+def summary_title(summary: RunSummary, *, is_resumed: bool = False) -> str:
+    """The line above the table that a run ends with."""
+    began = ", resumed from a checkpoint" if is_resumed else ""
+    return f"{plural(summary.steps, 'step')}, seed {summary.seed}{began}"
+
+
+def summary_table(summary: RunSummary, config: RunConfig | None = None, *, is_resumed: bool = False) -> Table:
+    """The table that a run ends with; `is_resumed`: its first values are those of a checkpoint."""
+    table = Table()
+    for heading in ("", "resumed" if is_resumed else "first", "last"):
         table.add_column(heading, justify="left" if not heading else "right")
-    table.add_row("sampled reward (mean of 5 steps)", f"{summary.reward_first:.3f}", f"{summary.reward_last:.3f}")
-    table.add_row("held-out accuracy (greedy)", f"{summary.probe_first:.3f}", f"{summary.probe_last:.3f}")
+    mean = "" if summary.steps == 1 else f" (mean of {min(EDGE, summary.steps)} steps)"
+    table.add_row(f"sampled reward{mean}", share(summary.reward_first), share(summary.reward_last))
+    asked = f", {config.probe.final_size} problems" if config is not None else ""
+    table.add_row(f"held-out accuracy (greedy{asked})", share(summary.probe_first), share(summary.probe_last))
     sampled = (summary.probe_sampled_first, summary.probe_sampled_last)
     if not all(map(math.isnan, sampled)):
-        table.add_row("held-out accuracy (sampled)", *(f"{accuracy:.3f}" for accuracy in sampled))
+        table.add_row("held-out accuracy (sampled)", *map(share, sampled))
     table.add_section()
     table.add_row("step time (median)", "", f"{summary.step_time_s_median * 1000:.0f} ms")
     table.add_row("start to first step", "", f"{summary.first_step_s:.1f} s")
     table.add_row("refused updates", "", str(summary.vetoes))
     counts = f"{len(summary.incidents)}, {summary.remedies}"
     for problem in summary.ending:
-        table.add_row("ended with a problem", "", problem.kind.replace("_", " "), style="red")
+        table.add_row("ended with a problem", "", _problem(problem, summary), style="red")
     table.add_row(f"incidents, remedies (guard: {summary.guard})", "", counts)
     if summary.guard_restarts:
-        table.add_row("guard lost and brought back", "", f"{summary.guard_restarts} times")
+        table.add_row("guard lost and brought back", "", plural(summary.guard_restarts, "time"))
     if summary.unguarded_steps:
         table.add_row("guard lost for good: unguarded steps", "", f"[bold red]{summary.unguarded_steps}[/]")
-    table.caption = f"Records: {summary.run_dir}"
-    table.caption_justify = "left"
     return table
+
+
+def _problem(problem: EndingProblem, summary: RunSummary) -> str:
+    """A problem of a run's last state in two words: of an incident its fault, and its state."""
+    if not 0 < problem.incident <= len(summary.incidents):
+        return problem.kind.replace("_", " ")
+    incident = summary.incidents[problem.incident - 1]
+    return f"{incident.fault} {incident.state.replace('_', ' ')}"

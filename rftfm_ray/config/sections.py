@@ -79,16 +79,19 @@ class AlgorithmConfig(Section):
     """Baseline of a reward: its group (`grpo`), the others of its group (`rloo`), the whole batch (`reinforce_pp`), or
     a critic that learns beside the policy (`ppo`)."""
     prompts_per_step: Count = 16
+    """Problems of a step, each answered `algorithm.samples_per_prompt` times."""
     samples_per_prompt: Count = 8
     """Group size; at least 2 where the group is the baseline."""
     minibatches: Count = 1
     """Optimizer updates per step; groups are never split between them."""
     clip_low: Annotated[Float, Field(gt=0, lt=1)] = 0.2
+    """The probability ratio of new to old policy is clipped from below at 1 - clip_low."""
     clip_high: Positive = 0.2
-    """The probability ratio is clipped to [1 - clip_low, 1 + clip_high]."""
+    """The ratio is clipped from above at 1 + clip_high."""
     kl_coef: NonNegative = 0.02
     """Weight of the k3 estimate of KL(policy, frozen reference) in the loss; 0 saves the reference pass."""
     entropy_coef: NonNegative = 0.0
+    """Weight of the entropy bonus in the loss; 0: none."""
     normalize_std: bool | None = None
     """Divide advantages by their standard deviation: over the group (`grpo`, `rloo`) or over the tokens of the step
     (`ppo`, `reinforce_pp`); null: yes, but for `rloo`, as each was published."""
@@ -108,6 +111,7 @@ class CriticConfig(Section):
     gamma: Annotated[Float, Field(ge=0.5, le=1)] = 1.0
     """Discount per chosen token."""
     gae_lambda: Annotated[Float, Field(ge=0, le=1)] = 0.95
+    """Lambda of generalised advantage estimation: 0 trusts the critic, 1 the rewards alone."""
     value_coef: NonNegative = 0.1
     """Weight of the value loss. It grows with the square of the rewards: lower it where they are in the thousands."""
     value_clip: Positive | None = 0.2
@@ -120,13 +124,17 @@ class RolloutConfig(Section):
     """How trajectories are generated, with vLLM, and how tools are called."""
 
     num_actors: Count = 1
+    """Rollout actors, each with a vLLM engine of its own; the results do not depend on it."""
     temperature: NonNegative = 1.0
+    """Temperature of sampling; 0: greedy."""
     top_p: Annotated[Float, Field(gt=0, le=1)] = 1.0
+    """Sample from the most likely tokens that have this probability together; 1: from all."""
     max_num_seqs: Count = 256
     """Sequences that one vLLM engine decodes together."""
     max_model_len: Annotated[Integer, Field(ge=16)] = 128
     """Longest sequence in tokens: prompt, turns and observations."""
     kv_cache_mib: Count = 64
+    """Size of a vLLM engine's KV cache."""
     block_size: Literal[16, 32, 64, 128] = 32
     """Tokens per KV block of vLLM's cache; on a CPU 32 is the smallest."""
     timeout_s: Positive = 600.0
@@ -152,18 +160,25 @@ class LearnerConfig(Section):
     """How DeepSpeed steps."""
 
     zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed's ZeRO stage: what is divided among ranks."""
     lr: Positive = 3e-4
+    """Learning rate of AdamW after the warm-up."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the rate after the warm-up, down to 10 % of `lr` at the last step."""
     warmup_steps: Cadence = 0
+    """Steps in which the rate rises linearly to `learner.lr`."""
     weight_decay: NonNegative = 0.0
+    """Weight decay of AdamW."""
     adam_betas: tuple[Annotated[Float, Field(ge=0, lt=1)], Annotated[Float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay rates of AdamW's two running means."""
     max_grad_norm: Positive = 1.0
+    """Gradients with a larger norm are scaled down to it."""
     micro_batch_size: Count = 128
     """Sequences per forward and backward pass; lower it when memory is short."""
     step_kl_samples: Cadence = 8
     """Trajectories whose log-probs are taken again after a step's last update, to see how far it moved. 0: none."""
     timeout_s: Positive = 600.0
+    """Longest time that one update may take before the run stops."""
 
 
 class GateConfig(Section):
@@ -172,9 +187,11 @@ class GateConfig(Section):
     grad_norm_factor: Annotated[Float, Field(gt=1)] = 20.0
     """An update whose gradient norm exceeds the running median this many times is refused."""
     grad_norm_window: Annotated[Integer, Field(ge=2)] = 32
+    """Accepted updates that the running median is taken over."""
     grad_norm_warmup: Annotated[Integer, Field(ge=1)] = 8
     """Accepted updates before the norm is judged."""
     advantage_tolerance: Positive = 1e-5
+    """Largest difference between the two computations of an advantage that the gate accepts."""
 
 
 class SyncConfig(Section):
@@ -193,6 +210,7 @@ class SnapshotConfig(Section):
     every: Cadence = 5
     """Steps between in-memory snapshots of the learner; 0: none."""
     keep: Count = 4
+    """Newest snapshots that stay in memory."""
     max_bytes: Count = 4 << 30
     """Memory that the ring may take; a run that would need more is refused at submit."""
 
@@ -208,6 +226,7 @@ class CheckpointConfig(Section):
     best: bool = True
     """Keep the checkpoint with the best held-out accuracy too, under a link `best`; of equal ones the newest."""
     at_end: bool = True
+    """Write a checkpoint after the last step."""
 
 
 class ProbeConfig(Section):
@@ -268,9 +287,13 @@ class PlacementConfig(Section):
     timeout_s: Positive = 60.0
     """Longest wait for the placement group."""
     cpus_per_rollout: NonNegative = 1.0
+    """CPUs that Ray reserves for each rollout actor."""
     cpus_per_learner: NonNegative = 1.0
+    """CPUs that Ray reserves for the learner."""
     gpus_per_rollout: NonNegative = 0.0
+    """GPUs that Ray reserves for each rollout actor."""
     gpus_per_learner: NonNegative = 0.0
+    """GPUs that Ray reserves for the learner."""
 
 
 class GuardConfig(Section):
@@ -279,7 +302,10 @@ class GuardConfig(Section):
     mode: Annotated[GuardMode, BeforeValidator(_off)] = GuardMode.OBSERVE
     """`off`; `observe`: detect and diagnose; `advise`: decide and journal too; `act`: carry it out."""
     act_on: tuple[Family, ...] = (Family.TE, Family.NUMERICAL, Family.SYNC)
-    """Families of faults that `act` may treat; RF, PG, OD and CA only when they are named."""
+    """Families of faults that `act` may remedy; a list replaces the default. `RF`: rewards, `PG`: generation,
+    `OD`: optimisation, `CA`: credit, `TE`: tools and environment, `NUMERICAL`: values that are not finite, `SYNC`:
+    stale weights, `UNKNOWN`: faults without a name. The playbook has remedies in RF, OD, TE and NUMERICAL; in the
+    others only a policy of your own acts."""
     policy: str | None = None
     """Your remediation policy as `module:Class`, `module:function` or `file.py:Class`; null: the shipped playbook."""
     policy_timeout_s: Positive = 1.0

@@ -45,6 +45,7 @@ class RunConfig(Section):
     """A whole run. Steps count from 1."""
 
     seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
+    """Decides the problems, their order and every sample; equal seeds give equal runs, bit for bit."""
     steps: Count = 40
     """Steps of training; after a rollback those that were undone are made again."""
     max_paid_steps: Cadence = 0

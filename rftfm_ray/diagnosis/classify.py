@@ -48,7 +48,9 @@ class Case:
     features: Features
 
 
-def diagnose(symptoms: Sequence[Symptom], readings: Readings | None = None) -> Diagnosis | None:
+def diagnose(
+    symptoms: Sequence[Symptom], readings: Readings | None = None, impossible: Sequence[str] = ()
+) -> Diagnosis | None:
     """The likeliest explanation of the active symptoms, with its rivals; None without an alarm.
 
     The evidence of fingerprints and the learnt evidence are added, their exponential is normalised, and the result is
@@ -58,6 +60,7 @@ def diagnose(symptoms: Sequence[Symptom], readings: Readings | None = None) -> D
         symptoms: that are active.
         readings: of the run up to the newest step; None where symptoms are all that is known: fingerprints alone then
             decide.
+        impossible: faults that cannot occur in the run, and are not listed as rivals.
     """
     alarms = alarms_in(symptoms)
     if not alarms:
@@ -73,9 +76,8 @@ def diagnose(symptoms: Sequence[Symptom], readings: Readings | None = None) -> D
     else:
         ranked = _ranked(case, readings is not None)
     (code, probability), *others = ranked
-    rivals = tuple(
-        Rival(rival, share, _against(rival, case.symptoms)) for rival, share in others[:RIVALS] if share > LEAST_LISTED
-    )
+    possible = [(rival, share) for rival, share in others if rival not in impossible and share > LEAST_LISTED]
+    rivals = tuple(Rival(rival, share, _against(rival, case.symptoms)) for rival, share in possible[:RIVALS])
     text = f"Since about step {onset}: {reasons}. {_summary(code, probability, rivals)}"
     return Diagnosis(
         code=code,
@@ -234,7 +236,7 @@ def _calibrated(ranked: list[tuple[str, float]], learnt: LearntEvidence, level: 
 
 def _against(code: str, symptoms: Sequence[Symptom]) -> str:
     if code not in FINGERPRINTS:
-        return "would be a fault without a fingerprint"
+        return "is a fault that is not in the taxonomy"
     weights = FINGERPRINTS[code].weights
     # A signal may have several symptoms; it is named once.
     unexplained = list(dict.fromkeys(s.signal for s in symptoms if weights.get(s.signal, 0.0) * s.direction <= 0))

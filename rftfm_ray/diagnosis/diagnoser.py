@@ -5,13 +5,19 @@ A diagnoser must not raise. One that does is disabled, and later alarms have the
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.detection.state import State, check_keys, part_from
 from rftfm_ray.diagnosis.classify import diagnose
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.diagnosis.readings import Readings
+from rftfm_ray.signals.schema import value
 from rftfm_ray.verdicts import Diagnosis, Symptom
+
+CRITIC_FAULT = "CA-1"
+"""The fault that only a run with a critic can have; its signals are the critic's."""
 
 
 class Diagnoser(Protocol):
@@ -48,15 +54,18 @@ class FingerprintDiagnoser:
     def __init__(self) -> None:
         self._symptoms: tuple[Symptom, ...] = ()
         self._readings = Readings()
+        self._impossible: tuple[str, ...] = ()
 
     def observe(self, observation: Observation) -> None:
         """Take the symptoms that are active, and the values of the step."""
         self._symptoms = observation.symptoms
+        has_critic = any(math.isfinite(value(observation.report, name)) for name in FINGERPRINTS[CRITIC_FAULT].harm)
+        self._impossible = () if has_critic else (CRITIC_FAULT,)
         self._readings.observe(observation)
 
     def diagnose(self) -> Diagnosis | None:
         """The likeliest fault."""
-        return diagnose(self._symptoms, self._readings)
+        return diagnose(self._symptoms, self._readings, self._impossible)
 
     def state_dict(self) -> State:
         """The readings; the next observation holds every active symptom."""
@@ -70,4 +79,4 @@ class FingerprintDiagnoser:
         """
         check_keys(state, ("readings",))
         self._readings.load_state_dict(part_from(state, "readings"))
-        self._symptoms = ()
+        self._symptoms, self._impossible = (), ()

@@ -57,7 +57,7 @@ class Finding:
         column: its name in the log.
         kind: `jump`, `joint`, `not_finite`, or the name of the detector that raised it.
         first_step: at which it began, as estimated.
-        raised_step: at which it was certain.
+        raised_step: at which the alarm was raised.
         last_step: last step at which it was open.
         recovered: whether the signal returned while the run continued.
     """
@@ -135,7 +135,7 @@ def judge_log(log: StepLog) -> LogVerdict:
     judged = _judged(log, priors)
     unchecked = tuple(column for name, column in log.columns.items() if name not in judged)
     findings = sorted(
-        (_finding(log, alarm) for alarm in alarms),
+        (_finding(log, alarm) for alarm in _merged(alarms)),
         key=lambda finding: (finding.first_step, finding.signal, finding.kind),
     )
     partial = log.damaged or bool(broken)
@@ -221,6 +221,19 @@ def _priors(values: Mapping[str, Floats]) -> KindPriors | None:
     measured = [name for name, column in values.items() if int(np.isfinite(column).sum()) >= FEWEST]
     priors = shipped(kind_with(measured))
     return priors if has_enough_signals(priors, measured) else None
+
+
+def _merged(alarms: Iterable[_Alarm]) -> list[_Alarm]:
+    """Alarms without those that overlap another one of their signal and kind: a person sees one alarm there."""
+    merged = dict[tuple[str, str], list[_Alarm]]()
+    for alarm in sorted(alarms, key=lambda each: each.first):
+        known = merged.setdefault((alarm.signal, alarm.kind), [])
+        if known and alarm.first <= known[-1].last:
+            before = known.pop()
+            raised, last = min(before.raised, alarm.raised), max(before.last, alarm.last)
+            alarm = replace(before, raised=raised, last=last)
+        known.append(alarm)
+    return [alarm for known in merged.values() for alarm in known]
 
 
 def _coverage(log: StepLog, *, joint: bool) -> Coverage:

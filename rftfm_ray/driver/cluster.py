@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 
 import ray
@@ -36,7 +37,7 @@ def connect(config: RunConfig, runs: int = 1, *, is_sheltered: bool = False) -> 
     os.environ.setdefault("RAY_worker_niceness", "0")
     if ray.is_initialized():
         return False
-    address = os.environ.get(ADDRESS)
+    address, began = os.environ.get(ADDRESS), time.monotonic()
     try:
         if address:
             ray.init(namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=True)
@@ -55,12 +56,24 @@ def connect(config: RunConfig, runs: int = 1, *, is_sheltered: bool = False) -> 
         return True
     except SystemExit:
         raise SignalInterrupt(signal.SIGTERM) from None
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"the cluster at {ADDRESS}={address}" if address else "a local Ray"
-        raise PlacementError(
-            f"Cannot reach or start {where}: {' '.join(str(error).split())[:400]} (with token authentication on, "
-            "clients need RAY_AUTH_MODE=token)."
-        ) from error
+    except Exception as error:
+        raise PlacementError(_not_connected(error, address, time.monotonic() - began)) from error
+
+
+def _not_connected(error: Exception, address: str | None, waited_s: float) -> str:
+    """Why there is no cluster, as one sentence, and what to do."""
+    text = " ".join(str(error).split())[:400]
+    if address:
+        return (
+            f"Cannot reach the cluster at {ADDRESS}={address}: {text} (with token authentication on, clients need "
+            "RAY_AUTH_MODE=token)."
+        )
+    if "timed out" in text:
+        return (
+            f"Ray did not start within {waited_s:.0f} s; the machine is busy or its temporary directory is full: try "
+            "again."
+        )
+    return f"Ray cannot be started on this machine: {text or type(error).__name__}."
 
 
 def check_shared(run_dir: Path) -> None:

@@ -66,9 +66,9 @@ class RemedyExecutor:
         self._guard.done(begun, step, OrderResult(time.perf_counter() - began))
         self._records.event("remedy", step, remedy=begun.remedy, rollback=begun.restore_step is not None)
         if begun.halt:
+            at, why = self._session.position.id.step, begun.reason.rstrip(".")
             raise GuardHaltError(
-                f"The guard ended the run at step {self._session.position.id.step}: {begun.reason} The journal says "
-                "why.",
+                f"The guard ended the run at step {at}: {why}. The journal says more.",
                 checkpoint,
             )
         return begun

@@ -174,6 +174,11 @@ class Session:
         counted = wait_for(counts, self._graded_limit, "probing held-out accuracy")
         return probe_result(made.id.step, made.model_version, counted)
 
+    def verifier_error(self, step: StepId) -> str:
+        """Why the verifier failed first in `step`, by the first rollout actor that knows; empty when none does."""
+        reasons = wait_for(self._group.rollouts.verifier_error(step), self._rollout_limit, "asking why verdicts failed")
+        return next(filter(None, reasons), "")
+
     def probe(self, size: int, sampled: int = 0) -> ProbeResult:
         """Accuracy on `size` held-out problems at the current version, greedy, and sampled on the first `sampled`."""
         return self.fetch_probe(self.start_probe(slice(0, size), slice(0, sampled)), self.position)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from rftfm_ray.batch import TrajectoryBatch
@@ -9,9 +11,11 @@ from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import VerifierError
 from rftfm_ray.types import Termination
 
+logger = logging.getLogger(__name__)
+
 
 class VerdictWatch:
-    """Counts steps in a row in which no verdict could be had.
+    """Says in which steps the verifier failed, and counts those in a row in which no verdict could be had.
 
     Args:
         task: name of the task, for the message.
@@ -29,8 +33,16 @@ class VerdictWatch:
         Raises:
             VerifierError: when the limit is reached; a checkpoint has been written.
         """
-        if not np.any(batch.termination != Termination.FAILED):
+        asked = batch.termination != Termination.FAILED
+        if not np.any(asked):
             return
+        failed = int(np.count_nonzero(asked & ~batch.valid))
+        if failed:
+            step = session.position.id
+            why = session.verifier_error(step) or "no reason is known"
+            logger.warning(
+                "step %d: the verifier failed on %d of %d answers (%s)", step.step, failed, np.count_nonzero(asked), why
+            )
         self._failing = 0 if batch.valid.any() else self._failing + 1
         if self._failing < self._limit:
             return

@@ -30,7 +30,7 @@ Calibrated = Callable[[str, str, str], float]
 
 @dataclass(frozen=True, slots=True)
 class FaultSpec:
-    """One fault to inject. `onset` counts paid steps, which no rollback rewinds; `duration` None is to the end.
+    """One fault to inject. `onset` counts consumed steps, which no rollback rewinds; `duration` None is to the end.
 
     Over the first `ramp` steps the strength grows from where it does nothing, `neutral`. `all_instances` puts it into
     every instance of the component, so that failing over does not help. `seed` None draws by the run's own.
@@ -47,11 +47,11 @@ class FaultSpec:
     neutral: float = 0.0
 
     def active(self, paid_step: int) -> bool:
-        """Whether the fault is on at a paid step."""
+        """Whether the fault is on at a consumed step."""
         return self.onset <= paid_step and (self.duration is None or paid_step < self.onset + self.duration)
 
     def level(self, paid_step: int) -> float:
-        """The strength at a paid step: `neutral` while it is off."""
+        """The strength at a consumed step: `neutral` while it is off."""
         if not self.active(paid_step):
             return self.neutral
         if paid_step >= self.full_step:
@@ -61,7 +61,7 @@ class FaultSpec:
 
     @property
     def full_step(self) -> int:
-        """First paid step at its full strength."""
+        """First consumed step at its full strength."""
         return self.onset + self.ramp
 
 

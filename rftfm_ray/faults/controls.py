@@ -3,7 +3,7 @@
 Four of them are undeclared; the others are intended changes, which are declared to the guard.
 
 A control changes nothing that an identity checks. Those that change the configuration become `RunConfig.changes`, on
-the clock of steps; the others act on the clock of paid steps.
+the clock of steps; the others act on the clock of consumed steps.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _UNDECLARED = (
     ),
     ControlKind(
         "restart_rollout", False, "the first rollout actor is killed and a new one takes its place",
-        1.0, 1.0, 1.0, "1: there is one way only",
+        1.0, 1.0, 1.0, "no strength: always 1",
     ),
     ControlKind(
         "length_growth", False, "prompts whose right answers are longer come more and more often, over ten steps",
@@ -93,7 +93,7 @@ _DECLARED = (
     ),
     ControlKind(
         "resume", True, "a checkpoint is written and everything is restored from it",
-        1.0, 1.0, 1.0, "1: there is one way only",
+        1.0, 1.0, 1.0, "no strength: always 1",
     ),
     ControlKind(
         "harder_prompts", True, "prompts come from the harder half of the pool",
@@ -132,7 +132,7 @@ class ControlSpec:
         return CONTROLS[self.name]
 
     def active(self, paid_step: int) -> bool:
-        """Whether it is on at a paid step."""
+        """Whether it is on at a consumed step."""
         return self.onset <= paid_step
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """Faulty tool instances: TE-1, TE-2 at the source and in transit, TE-3 by the environment. Pure.
 
-Each takes the place of one instance and calls through to it. It runs on the clock of paid steps, and nothing but its
-own duration ends it.
+Each takes the place of one instance and calls through to it. It runs on the clock of consumed steps, and nothing but
+its own duration ends it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _SIGNS = {name: sign for name, (_, sign) in FEATURES.items()} | {"negative_entro
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """The beginning of a fault's effect: its paid step, and the amount of the rewarded behaviour."""
+    """The beginning of a fault's effect: its consumed step, and the amount of the rewarded behaviour."""
 
     code: str
     mechanism: str
@@ -33,7 +33,7 @@ class Effect:
 
 
 def effect_step(spec: FaultSpec) -> int | None:
-    """The paid step of a fault's effect, None where it must be waited for or never comes."""
+    """The consumed step of a fault's effect, None where it must be waited for or never comes."""
     if mechanism_of(spec).learned or (spec.duration is not None and spec.ramp >= spec.duration):
         return None
     return spec.full_step

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 
+from rftfm_ray.diagnosis.classify import CLAIMED
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import GuardState, Incident
 from rftfm_ray.policies.api import MOST_TIMES
 from rftfm_ray.policies.grounds import Ground, HeldOut, ground_for
+from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import Order, OrderRole
+from rftfm_ray.verdicts import Diagnosis, Evidence, Order, OrderRole
 
 
 def needs_ground(order: Order, state: GuardState) -> bool:
@@ -28,6 +30,22 @@ def held_out(state: GuardState, memory: RunMemory, incident: Incident, now: floa
     if math.isnan(before) and state.first_probe is not None:
         before = state.first_probe
     return HeldOut(before, now, size)
+
+
+def is_after_effect(diagnosis: Diagnosis, state: GuardState, memory: RunMemory, size: int) -> bool:
+    """Whether a diagnosis is taken for what a remedy in force does to telemetry, and opens no incident.
+
+    A lever that contains a fault makes the run another one than its past. Only telemetry speaks, held-out accuracy
+    stands, and nothing is given up by waiting: the fault has no remedy, or not enough speaks for its name. It is not
+    the fault that the lever was moved for.
+    """
+    owners = {state.incident(owner).code for _, owner in state.owners if owner}
+    is_urgent = diagnosis.probability >= CLAIMED and plan_of(diagnosis.code).steps
+    evidence = [symptom.evidence for symptom in diagnosis.symptoms if symptom.alarm]
+    if not owners or diagnosis.code in owners or is_urgent or set(evidence) != {Evidence.TELEMETRY}:
+        return False
+    before = memory.best_probe(diagnosis.onset, memory.reports[-1].id.step, state.first_probe)
+    return HeldOut(math.nan if before is None else before, memory.probe_now(), size).stands
 
 
 def ground_of(memory: RunMemory, incident: Incident, probes: HeldOut) -> Ground | None:

@@ -142,9 +142,11 @@ class Decisions:
         """Note that the policy waits. It is called again at later steps; after the limit the incident is escalated."""
         reason = ruling.decision.reason
         waited = self._waited[incident.id] = self._waited.get(incident.id, 0) + 1
+        if incident.tried:
+            return self._give_up(incident, step, IncidentState.ESCALATED, f"the policy gave up: {reason}")
         if waited == 1:
             self._ledger.note(EntryKind.HELD, step, incident.id, policy=ruling.policy, reason=reason)
-        if waited < self._settings.verify_steps and not incident.tried:
+        if waited < self._settings.verify_steps:
             return None
         return self._give_up(incident, step, IncidentState.ESCALATED, reason)
 

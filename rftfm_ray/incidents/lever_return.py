@@ -66,7 +66,7 @@ def next_return(state: GuardState, memory: RunMemory, settings: IncidentSettings
         over = not contains or plan.source_over(window, memory.reference_of(owner))
         if len(window) == wait and over:
             levers = one_step_back(state.levers, name, scheduled_share(reports[-1]))
-            return LeverReturn(name, owner, levers, f"no sign of the fault for {wait} steps")
+            return LeverReturn(name, owner, levers, f"{wait} steps without {'its cause' if contains else 'an alarm'}")
     return None
 
 

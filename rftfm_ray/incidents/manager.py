@@ -16,7 +16,7 @@ from dataclasses import replace
 from rftfm_ray.diagnosis.classify import CLAIMED, claimed
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
-from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, needs_ground, refusal
+from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, is_after_effect, needs_ground, refusal
 from rftfm_ray.incidents.decisions import Decisions, Snapshots, announce
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.lever_return import expected_alarms, levers_to_keep, next_return
@@ -141,6 +141,8 @@ class IncidentManager:
             if any(self._is_remediated(i, step, diagnosis) for i in self.state.open_incidents()):
                 # During the remediation of an incident, another diagnosis is taken for an after-effect of it.
                 return
+            if is_after_effect(diagnosis, self.state, self._memory, self._settings.probe_size):
+                return
             number = len(self.state.incidents) + 1
             seen = "; ".join(symptom.reason for symptom in diagnosis.symptoms if symptom.alarm)
             named = _diagnosis_fields(diagnosis)
@@ -192,7 +194,8 @@ class IncidentManager:
             self._close(incident, step, *state_after_silence(incident, reference, quiet, self._rules))
 
     def _verify(self, incident: Incident, step: StepId, *, alarm_active: bool) -> None:
-        outcome = judge(incident, self._memory.case_of(incident), self._rules, alarm_active=alarm_active)
+        case = replace(self._memory.case_of(incident), moved=self.state.levers_of(incident.id))
+        outcome = judge(incident, case, self._rules, alarm_active=alarm_active)
         if outcome is None:
             return
         remedy = incident.tried[-1].remedy

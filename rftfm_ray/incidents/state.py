@@ -120,6 +120,10 @@ class GuardState:
         later = [i for i in self.incidents if i.code == code and i.tried]
         return went is not None and any(incident.opened.paid_step >= went for incident in later)
 
+    def levers_of(self, number: int) -> tuple[str, ...]:
+        """Levers off nominal that were moved for an incident."""
+        return tuple(name for name, owner in self.owners if owner == number)
+
     def open_incidents(self) -> tuple[Incident, ...]:
         """Incidents that are not closed, oldest first."""
         return tuple(incident for incident in self.incidents if not incident.state.final)

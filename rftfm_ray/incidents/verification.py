@@ -66,6 +66,7 @@ class Case:
         after: reports under the remedy.
         probe_before: held-out accuracy that was last measured before the alarm; NaN when there was none.
         diagnosis: newest of the incident; its alarms are the harm where the fault has no fingerprint.
+        moved: levers off nominal that were moved for the incident.
     """
 
     reference: tuple[StepReport, ...]
@@ -73,6 +74,7 @@ class Case:
     after: tuple[StepReport, ...]
     probe_before: float = math.nan
     diagnosis: Diagnosis | None = None
+    moved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +140,11 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
     if short:
         return findings.outcome(OutcomeKind.INEFFECTIVE, short) if late else None
     if active:
-        return findings.outcome(
-            OutcomeKind.MITIGATED, f"{_fell(findings)}; its cause is still active, so the levers stay"
-        )
+        reason = f"{_fell(findings, longer)}; {_staying(incident.code, case.moved)}"
+        return findings.outcome(OutcomeKind.MITIGATED, reason)
     if unseen := _harm_unseen(findings, case, harm):
         return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unseen}")
-    return findings.outcome(OutcomeKind.RESOLVED, f"{_fell(findings)} and {_cause(incident.code, window)}")
+    return findings.outcome(OutcomeKind.RESOLVED, f"{_fell(findings, longer)} and {_cause(incident.code, window)}")
 
 
 def state_after_silence(
@@ -299,17 +300,29 @@ def _cause(code: str, window: Sequence[StepReport]) -> str:
     return "its cause is no longer active" if measured else "whether its cause is still active was not measured"
 
 
-def _fell(findings: _Findings) -> str:
+def _fell(findings: _Findings, longer: float) -> str:
     if findings.before <= BAND_NATS:
         return "the harm is within its healthy band, as it was before the remedy"
     if math.isnan(findings.before) or math.isnan(findings.after):
         return "the harm is back in its healthy band"
-    return f"severity fell from {_nats(findings.before)} to {_nats(findings.after)} nats"
+    if findings.after < findings.before:
+        return f"severity fell from {_nats(findings.before)} to {_nats(findings.after)} nats"
+    # It fell as well, step for step: a window is longer than a fault that is remedied at once.
+    return f"severity fell from {_nats(findings.before)} to {_nats(findings.after / longer)} nats in as many steps"
+
+
+def _staying(code: str, moved: Sequence[str]) -> str:
+    """The levers that contain a fault whose cause is still active; the others return."""
+    contain = [name for name in moved if name in plan_of(code).containing]
+    if not contain:
+        return "its cause is still active"
+    stay = "stays" if len(contain) == 1 else "stay"
+    return f"{' and '.join(contain)} {stay}, because the cause is still active"
 
 
 def _nats(severity: float) -> str:
-    """A severity with one decimal, never -0.0."""
-    return f"{severity:z.1f}"
+    """A severity with one decimal. Below 0 the steps speak against harm, which is as good as no evidence of it."""
+    return f"{max(severity, 0.0):.1f}"
 
 
 def source_active(code: str, reports: Sequence[StepReport], reference: Sequence[StepReport]) -> bool:

@@ -164,7 +164,7 @@ def _read_jsonl(path: Path, data: bytes) -> _Table:
             rows.append(row)
         else:
             broken.append(number)
-    _note_broken(path, notes, broken, len(lines), "no JSON object")
+    _note_broken(path, notes, broken, len(lines), "hold no JSON object")
     names = dict.fromkeys(str(name) for row in rows for name in row)
     return _Table({name: [row.get(name) for row in rows] for name in names}, len(rows), notes)
 
@@ -187,7 +187,7 @@ def _read_csv(path: Path, data: bytes) -> _Table:
     if all(_number(name) is not None for name in names):
         raise LogError(f"{path} has no header with the names of its columns; add one.")
     broken = [number for number, row in enumerate(rows, start=2) if len(row) != len(names)]
-    _note_broken(path, notes, broken, len(rows), f"not {len(names)} cells")
+    _note_broken(path, notes, broken, len(rows), f"do not have {len(names)} {'cell' if len(names) == 1 else 'cells'}")
     sound = [row for row in rows if len(row) == len(names)]
     cells = zip(*sound, strict=True) if sound else ([] for _ in names)
     return _Table(dict(zip(names, map(list, cells), strict=True)), len(sound), notes)
@@ -202,10 +202,10 @@ _READERS: dict[str, Callable[[Path, bytes], _Table]] = {
 
 def _note_broken(path: Path, notes: _Notes, broken: Sequence[int], total: int, what: str) -> None:
     if len(broken) > MOST_BROKEN * total:
-        raise LogError(f"{path} is not a step log: {len(broken)} of its {total} lines hold {what}; {FIX}.")
+        raise LogError(f"{path} is not a step log: {len(broken)} of its {total} lines {what}; {FIX}.")
     if broken:
         last = " It ends in the middle of one." if broken == [total] or broken == [total + 1] else ""
-        notes.add_unreadable(f"{len(broken)} of {total} lines hold {what}, the first is line {broken[0]}.{last}")
+        notes.add_unreadable(f"{len(broken)} of {total} lines {what}, the first is line {broken[0]}.{last}")
 
 
 def _short(name: str, longest: int = 60) -> str:

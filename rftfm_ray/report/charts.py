@@ -62,7 +62,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Marks of every figure, at paid steps.
+    """Marks of every figure, at consumed steps.
 
     Attributes:
         limits: ends of the axis.

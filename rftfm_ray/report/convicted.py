@@ -1,4 +1,4 @@
-"""The signals that an incident rests on, over paid steps, with its onset, its alarm and its remedies."""
+"""The signals that an incident rests on, over consumed steps, with its onset, its alarm and its remedies."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def marks_of_incident(
 
 
 def onset_of(data: RunData, incident: Incident) -> float | None:
-    """Paid step of an incident's estimated onset; None where the journal does not say it.
+    """Consumed step of an incident's estimated onset; None where the journal does not say it.
 
     The onset is a step, which rollbacks may have repeated: the last time before the opening counts.
     """

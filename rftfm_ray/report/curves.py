@@ -1,4 +1,4 @@
-"""The curves of a report, over paid steps: what was kept in colour, what a rollback has undone in grey."""
+"""The curves of a report, over consumed steps: what was kept in colour, what a rollback has undone in grey."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ PANELS = (
 
 
 def marks_of(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]) -> Marks:
-    """Marks of every curve, in paid steps. An open incident lasts to the end."""
+    """Marks of every curve, in consumed steps. An open incident lasts to the end."""
     last = float(data.position.paid_step)
     steps = [id_.paid_step for id_ in data.steps.ids] + [probe.paid_step for probe in data.probes]
     first = float(min(steps, default=0))
@@ -144,8 +144,8 @@ def panel_figure(panel: Panel, data: RunData, marks: Marks) -> Html:
         _lines(axes, panel, data)
     note = panel.note + (_logarithmic(axes, panel, data) if panel.wide else "")
     _ticks(axes)
-    axes.set_xlabel("paid step", fontsize=canvas.LABEL_PT - 0.5, labelpad=1)
-    return tag("figure", _caption(panel, note), canvas.to_svg(drawing, panel.key, f"{panel.title} over paid steps"))
+    axes.set_xlabel("consumed step", fontsize=canvas.LABEL_PT - 0.5, labelpad=1)
+    return tag("figure", _caption(panel, note), canvas.to_svg(drawing, panel.key, f"{panel.title} over consumed steps"))
 
 
 def _caption(panel: Panel, note: str) -> Html:

@@ -32,7 +32,7 @@ Moves = Sequence[tuple[int, float | None]]
 def lever_figure(
     history: Sequence[tuple[int, dict[str, float]]], marks: Marks, config: RunConfig | None
 ) -> Html | None:
-    """Levers that were ever moved, over paid steps; None when none was."""
+    """Levers that were ever moved, over consumed steps; None when none was."""
     names = [spec.name for spec in LEVERS if any(spec.name in levers for _, levers in history)]
     if not names:
         return None
@@ -115,7 +115,7 @@ def _drawing(rows: Sequence[tuple[str, float | None, Moves]], marks: Marks, widt
         look: dict[str, Any] = {"fontsize": canvas.LABEL_PT, "fontweight": "bold", "color": BLACK}
         axes.annotate(name, (0, 1), (-1.22 * 72, 4), "axes fraction", "offset points", annotation_clip=False, **look)
     _step_axis(all_axes[-1], 16 if width_in == WIDE_IN else 6)
-    return canvas.to_svg(drawing, key, "Levers over paid steps")
+    return canvas.to_svg(drawing, key, "Levers over consumed steps")
 
 
 def _lever(axes: Axes, moves: Moves, nominal: float | None, limits: tuple[float, float]) -> None:
@@ -138,4 +138,4 @@ def _step_axis(axes: Axes, ticks: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
-    axes.set_xlabel("paid step", fontsize=canvas.LABEL_PT - 0.5, labelpad=1)
+    axes.set_xlabel("consumed step", fontsize=canvas.LABEL_PT - 0.5, labelpad=1)

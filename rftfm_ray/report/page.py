@@ -20,7 +20,7 @@ from rftfm_ray.runs.headline import headline, problems_of
 from rftfm_ray.runs.incidents import Incident, Mark, incidents_of, lever_history, marks
 from rftfm_ray.runs.reader import RunData, read_run
 from rftfm_ray.runs.verdict import figures, guard_words, progress_of, tone, tone_of_result, verdict
-from rftfm_ray.runs.words import NONE, clean, clock, describe, figure
+from rftfm_ray.runs.words import NONE, clean, clock, describe, figure, share
 
 REPORT = "report.html"
 # Incidents whose signals are drawn: each has several figures.
@@ -68,7 +68,7 @@ def write_report(run_dir: Path, *, samples: bool = False, out: Path | None = Non
         write_atomic(path, text.encode())
     except OSError as error:
         raise RecordError(
-            f"The report cannot be written to {path} ({error.strerror}); give a place with --out."
+            f"The report cannot be written to {path} ({error.strerror}); give another file with --out."
         ) from None
     return path
 
@@ -115,7 +115,11 @@ def _verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Ma
     colour, paragraphs = verdict(data, incidents, remedies)
     advised = advice(data, incidents)
     wanted = [tag("p", " ".join(advised.sentences))] if advised.sentences else []
-    wanted += [tag("p", "To let the guard act: ", tag("code", advised.command))] if advised.command else []
+    wanted += (
+        [tag("p", "To train again, from the start, with a guard that may act: ", tag("code", advised.command))]
+        if advised.command
+        else []
+    )
     return tag("section", *(tag("p", text) for text in paragraphs), *wanted, class_=f"card verdict {colour}")
 
 
@@ -127,16 +131,16 @@ def _tiles(data: RunData) -> Html:
     tiles = [
         (
             "Reward",
-            f"{figure(values.reward_first)} → {figure(values.reward_last)}",
-            "means of the first and last 5 steps",
+            f"{share(values.reward_first)} → {share(values.reward_last)}",
+            "means of at most 5 steps at either end",
         ),
         (
             "Held-out accuracy",
-            f"{figure(values.probe_first)} → {figure(values.probe_last)}",
+            f"{share(values.probe_first)} → {share(values.probe_last)}",
             "greedy, first and last probe",
         ),
         ("Steps", str(values.step), planned),
-        ("Paid steps", str(values.paid_steps), "steps computed, with those that were undone"),
+        ("Consumed steps", str(values.paid_steps), "steps computed, with those that were undone"),
         ("Incidents", str(counts.incidents), "in the journal" if data.journalled else "no journal: nothing watched"),
         ("Remedies", str(counts.remedies), "applied"),
         ("Refused updates", str(values.refused), "by the commit gate, which checks every update"),
@@ -175,7 +179,7 @@ def _incidents(data: RunData, incidents: Sequence[Incident], remedies: Sequence[
             )
             for m in remedies
         ]
-        headings = ("No.", "Remedy", "Incident", "Step", "Paid step", "Verified as")
+        headings = ("No.", "Remedy", "Incident", "Step", "Consumed step", "Verified as")
         parts += [tag("h2", "Remedies"), tag("div", table(headings, rows), class_="card")]
     if incidents:
         parts.append(tag("h2", "Incidents"))
@@ -197,7 +201,7 @@ def _journal(data: RunData, incidents: Sequence[Incident]) -> Html:
         rows.append(
             (str(entry.seq), clock(written)[-8:], f"{entry.id.step} ({entry.id.paid_step})", about, description)
         )
-    headings = ("No.", "Time", "Step (paid)", "Incident", "What")
+    headings = ("No.", "Time", "Step (consumed)", "Incident", "What")
     count = f"Journal ({len(data.entries)} entries)"
     return tag("section", tag("h2", "Journal"),
                tag("details", tag("summary", count), table(headings, rows, "journal"), class_="card long"))  # fmt: skip

@@ -49,7 +49,7 @@ def _sample(row: Mapping[str, Any]) -> Html:
         f"reward {figure(as_number(row['reward']))}, {plural(to_count(as_number(row['turns'])), 'turn')}, "
         f"ended by {clean(str(row['termination']), 40)}"
     )
-    head = tag("div", tag("h3", f"step {row['step']} (paid {row['paid_step']})"), badge(state, tone),
+    head = tag("div", tag("h3", f"step {row['step']} (consumed {row['paid_step']})"), badge(state, tone),
                tag("span", about, class_="muted"), class_="head")  # fmt: skip
     return tag("div", head, tag("pre", _text(str(row["text"]))), class_="card")
 

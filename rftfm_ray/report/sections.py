@@ -11,7 +11,18 @@ from rftfm_ray.report.markup import NOTHING, Html, badge, bullets, facts, joined
 from rftfm_ray.runs.headline import title_of
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.verdict import end_words, refusals, tone_of, tone_of_result
-from rftfm_ray.runs.words import as_number, describe, figure, lever_text, levers_in, nats, number_of, plural, text_of
+from rftfm_ray.runs.words import (
+    as_number,
+    change_of,
+    describe,
+    figure,
+    lever_text,
+    levers_in,
+    nats,
+    number_of,
+    plural,
+    text_of,
+)
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import as_percent
 
@@ -44,8 +55,8 @@ def _extent(incident: Incident) -> str:
 
 
 def step_text(id_: StepId) -> str:
-    """A step, with its paid step where rollbacks have parted them."""
-    return str(id_.step) if id_.step == id_.paid_step else f"{id_.step} (paid {id_.paid_step})"
+    """A step, with its consumed step where rollbacks have parted them."""
+    return str(id_.step) if id_.step == id_.paid_step else f"{id_.step} (consumed {id_.paid_step})"
 
 
 def _finding(incident: Incident) -> Html:
@@ -122,7 +133,7 @@ def _confirmation(entry: Entry | None) -> str:
         return ""
     verdict = "confirmed" if entry.kind is EntryKind.CONFIRMED else "not confirmed"
     before, now = number_of(entry, "probe_before"), number_of(entry, "probe_now")
-    probe = f"; held-out {figure(before)} → {figure(now)}" if math.isfinite(before) or math.isfinite(now) else ""
+    probe = f"; held-out {change_of(before, now, '→')}" if math.isfinite(before) or math.isfinite(now) else ""
     return f"{verdict} at step {step_text(entry.id)}{probe}" + _because(entry)
 
 
@@ -143,11 +154,11 @@ def _outcome(entry: Entry | None) -> str:
     if entry is None:
         return ""
     severity = [nats(number_of(entry, f"severity_{when}")) for when in ("before", "after")]
-    probe = [figure(number_of(entry, f"probe_{when}")) for when in ("before", "after")]
+    probe = change_of(number_of(entry, "probe_before"), number_of(entry, "probe_after"), "→")
     verdict = text_of(entry, "outcome") or "no verdict"
     return (
         f"{verdict} at step {step_text(entry.id)}; severity {' → '.join(severity)} nats, "
-        f"held-out accuracy {' → '.join(probe)}{_because(entry)}"
+        f"held-out accuracy {probe}{_because(entry)}"
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rftfm_ray.errors import RewardError
 from rftfm_ray.rollout.channels import Grader, TaskReward, ToolPool, task_tools
 from rftfm_ray.tasks.api import Task
 from rftfm_ray.tasks.workers import WorkerPools
@@ -15,32 +15,42 @@ from rftfm_ray.types import Levers, StepId
 if TYPE_CHECKING:
     from rftfm_ray.rollout.checks import Checks
 
-logger = logging.getLogger(__name__)
+LONGEST_REASON = 160
+"""Characters of the reason why a verdict failed."""
 
 
 class FailureLog:
-    """Says once a step that verdicts have failed, however many. Shared by training and probes of one actor."""
+    """Keeps why the first verdict of the newest step failed. Shared by training and probes of one actor."""
 
     def __init__(self) -> None:
-        self._said = -1
+        self._paid_step = -1
+        self._reason = ""
 
-    def failed(self, step: StepId, task: Task, errors: Sequence[BaseException], asked: int) -> None:
-        """Log failed verdicts of `asked`, unless this step or a later one has been logged."""
-        if not errors or step.paid_step <= self._said:
+    def failed(self, step: StepId, task: Task, errors: Sequence[BaseException]) -> None:
+        """Keep why the first of `errors` happened, unless this step or a later one has one already."""
+        if not errors or step.paid_step <= self._paid_step:
             return
-        self._said = step.paid_step
-        logger.warning(
-            "Step %d: the verifier of task %s failed on %d of %d answers, which are masked and neither right nor "
-            "wrong; the first: %s",
-            step.step, task.name, len(errors), asked, errors[0],
-        )  # fmt: skip
+        self._paid_step = step.paid_step
+        self._reason = " ".join(_reason(errors[0], task).split())[:LONGEST_REASON]
+
+    def reason(self, step: StepId) -> str:
+        """Why the first failed verdict of `step` failed; empty when none is known."""
+        return self._reason if step.paid_step == self._paid_step else ""
+
+
+def _reason(error: BaseException, task: Task) -> str:
+    """What the task's own code raised, or what was wrong with its verdict."""
+    if not isinstance(error, RewardError) or error.__cause__ is not None:
+        raised = error.__cause__ or error
+        return f"{type(raised).__name__}: {raised}".rstrip(": ")
+    return str(error).removeprefix(f"The verifier of task {task.name} ").rstrip(".")
 
 
 @dataclass(frozen=True, slots=True)
 class Channels:
     """What an episode reaches: its tools, and the way to its reward. `checks` are made beside it, None: none.
 
-    `workers` run the task's code behind them, each part of it in threads of its own; `failures` says that verdicts have
+    `workers` run the task's code behind them, each part of it in threads of its own; `failures` knows why verdicts have
     failed.
     """
 

@@ -33,9 +33,7 @@ def grade_all(channels: Channels, task: Task, step: StepId, answers: Sequence[An
         _without_verdict(task, result, workers.timeout_s) if isinstance(result, TimeoutError) else result
         for result in workers.run(calls)
     ]
-    channels.failures.failed(
-        step, task, [result for result in results if isinstance(result, BaseException)], len(asked)
-    )
+    channels.failures.failed(step, task, [result for result in results if isinstance(result, BaseException)])
     left = iter(results)
     grades = (None if answer is None else next(left) for answer in answers)
     return [grade if isinstance(grade, Grade) else None for grade in grades]

@@ -13,7 +13,8 @@ from rftfm_ray.runs.counts import is_open
 from rftfm_ray.runs.guard_loss import lost
 from rftfm_ray.runs.incidents import Incident, incidents_of
 from rftfm_ray.runs.reader import Probe, RunData
-from rftfm_ray.runs.words import figure, plural
+from rftfm_ray.runs.words import plural, share
+from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import EndingProblem
 from rftfm_ray.verdicts import IncidentState
 
@@ -21,7 +22,9 @@ LEAST_DROP = 0.10
 """A drop of held-out accuracy below this is not counted, however many problems were asked."""
 DEVIATIONS = 3.0
 """Standard errors of the difference of two probes that a drop must exceed; see `largest_drop` for several probes."""
-OF_THE_MODEL = ("no_update", "below_start", "below_best")
+DROPS = ("below_start", "below_best")
+"""Kinds of problems of a held-out accuracy that fell."""
+OF_THE_MODEL = ("no_update", *DROPS)
 """Kinds of problems that speak against the model itself, whoever watched the run."""
 UNMENDED = {
     IncidentState.ESCALATED: "was escalated to a person",
@@ -32,7 +35,8 @@ UNMENDED = {
 def ending_problems(data: RunData) -> tuple[EndingProblem, ...]:
     """What is wrong with the state that a run has ended in; empty when nothing is."""
     probes = [probe for probe in data.probes if not probe.abandoned and math.isfinite(probe.accuracy)]
-    problems = [*_updates(data), *_accuracy(probes), *map(_unmended, incidents_of(data.entries)), _loss(data)]
+    unmended = [_unmended(incident, is_probed=bool(probes)) for incident in incidents_of(data.entries)]
+    problems = [*_updates(data), *_accuracy(probes), *unmended, _loss(data)]
     return tuple(problem for problem in problems if problem is not None)
 
 
@@ -81,11 +85,13 @@ def _accuracy(probes: Sequence[Probe]) -> Sequence[EndingProblem]:
     first, last, earlier = probes[0], probes[-1], probes[:-1]
     best = max(earlier, key=lambda probe: probe.accuracy)
     if first.accuracy - last.accuracy > largest_drop(first, last):
-        at = f"began at {figure(first.accuracy)}"
-        return (_drop("below_start", first, last, f"{at} and ended at {figure(last.accuracy)}"),)
+        # The best value dates the damage.
+        rose = f", was {share(best.accuracy)} at step {best.step}," if best.accuracy > first.accuracy else ""
+        at = f"began at {share(first.accuracy)}{rose}"
+        return (_drop("below_start", first, last, f"{at} and ended at {share(last.accuracy)}"),)
     if best.accuracy - last.accuracy > largest_drop(best, last, len(earlier)):
-        at = f"was {figure(best.accuracy)} at step {best.step}"
-        return (_drop("below_best", best, last, f"{at} and ended at {figure(last.accuracy)}"),)
+        at = f"was {share(best.accuracy)} at step {best.step}"
+        return (_drop("below_best", best, last, f"{at} and ended at {share(last.accuracy)}"),)
     return ()
 
 
@@ -99,17 +105,18 @@ def _loss(data: RunData) -> EndingProblem | None:
     return EndingProblem("guard_lost", f"{message.rstrip('.')}.") if message else None
 
 
-def _unmended(incident: Incident) -> EndingProblem | None:
+def _unmended(incident: Incident, *, is_probed: bool) -> EndingProblem | None:
     """The problem of an incident that nobody has resolved.
 
     A suspicion that no explanation has confirmed by the last step is none, nor is an alarm that cleared without a
-    remedy: the harm of either shows in the held-out accuracy of the end, which is compared with the best.
+    remedy: the harm of either shows in the held-out accuracy of the end, which is compared with the best. So does that
+    of an incident that no known fault explains, where the run was probed.
     """
-    if incident.state == IncidentState.SUSPECTED:
+    if incident.state == IncidentState.SUSPECTED or (is_probed and incident.code == UNKNOWN):
         return None
     words = {state.value: words for state, words in UNMENDED.items()}.get(incident.state)
     if words is None and not is_open(incident):
         return None
     words = words or "was still open at the end"
-    message = f"Incident #{incident.id} ({incident.code}, since step {incident.opened.step}) {words}."
+    message = f"Incident #{incident.id} ({incident.code}, opened at step {incident.opened.step}) {words}."
     return EndingProblem("incident", message, incident=incident.id)

@@ -19,7 +19,7 @@ from rftfm_ray.verdicts import IncidentState, OutcomeKind
 MOST_NAMED = 2
 KNOWN = {
     OutcomeKind.RESOLVED.value: "verified: resolved",
-    OutcomeKind.MITIGATED.value: "verified: contained, its cause is still active",
+    OutcomeKind.MITIGATED.value: "verified: mitigated, its cause is still active",
     OutcomeKind.INEFFECTIVE.value: "verified: it did not help",
     OutcomeKind.HARMFUL.value: "verified: it did harm",
 }
@@ -90,10 +90,13 @@ def _done(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mark]
         return [f"nothing was done{mode}", *states]
     applied = Counter(mark.remediation.remedy for mark in remedies)
     if len(remedies) <= MOST_NAMED:
-        names = [f"{m.remediation.remedy} at paid step {m.applied.id.paid_step}" for m in remedies]
+        first, *others = remedies
+        names = [f"{first.remediation.remedy} applied at step {first.applied.id.step}"]
+        names += [f"{m.remediation.remedy} at step {m.applied.id.step}" for m in others]
     else:
         names = [name + (f" {count} times" if count > 1 else "") for name, count in applied.most_common()]
-    return [f"{listed(names)} applied", _known(remedies), *states]
+        names[-1] += " applied"
+    return [listed(names), _known(remedies), *states]
 
 
 def _known(remedies: Sequence[Mark]) -> str:

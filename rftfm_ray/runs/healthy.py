@@ -61,9 +61,10 @@ def read_candidate(text: str) -> Candidate:
     if path.is_file():
         return Candidate(text, _series(text, _read_table(path)), None, "")
     run_dir = find_run(text)
+    series = _series(text, _columns(read_steps(run_dir)))
     facts, doubts = _configured(run_dir / "config.yaml")
     doubts += [*_judged(run_dir / JOURNAL), *_ended(run_dir)]
-    return Candidate(text, _series(text, _columns(read_steps(run_dir))), facts, " and ".join(doubts))
+    return Candidate(text, series, facts, " and ".join(doubts))
 
 
 def _configured(path: Path) -> tuple[Facts | None, list[str]]:

@@ -132,7 +132,7 @@ def levers_now(entries: Iterable[Entry]) -> dict[str, float]:
 
 
 def lever_history(entries: Iterable[Entry]) -> list[tuple[int, dict[str, float]]]:
-    """Paid steps at which levers were set, with all levers in force from then on; a missing lever is nominal."""
+    """Consumed steps at which levers were set, with all levers in force from then on; a missing lever is nominal."""
     moves = (EntryKind.STARTED, EntryKind.APPLIED)
     return [(entry.id.paid_step, levers_in(entry)) for entry in entries if entry.kind in moves]
 

@@ -114,11 +114,11 @@ def _step(value: object) -> int | None:
 def drill(fault: Fault, incidents: Sequence[Incident], now: int) -> str:
     """Describe the result of an injected fault: which incident named it, and how soon after its effect."""
     lasted = _duration_words(fault)
-    text = f"Injected fault: {fault.code} ({fault.mechanism}) from paid step {fault.onset} {lasted};"
+    text = f"Injected fault: {fault.code} ({fault.mechanism}) from consumed step {fault.onset} {lasted};"
     if now < fault.onset:
         return f"{text} the run has not come so far."
     if fault.learned:
-        text += f" its effect began at paid step {fault.effect}," if fault.effect else " it has had no effect yet,"
+        text += f" its effect began at consumed step {fault.effect}," if fault.effect else " it has had no effect yet,"
         text = text.removesuffix(",") + ";"
     later = [incident for incident in incidents if incident.opened.paid_step >= fault.onset]
     named = [incident for incident in later if incident.code == fault.code]
@@ -145,7 +145,7 @@ def _duration_words(fault: Fault) -> str:
     known = math.isfinite(fault.strength)
     if fault.full is not None:
         strength = f" of {figure(fault.strength)}" if known else ""
-        return f"{lasted}, growing to its full strength{strength} at paid step {fault.full}"
+        return f"{lasted}, growing to its full strength{strength} at consumed step {fault.full}"
     return lasted + (f" with strength {figure(fault.strength)}" if known else "")
 
 
@@ -153,8 +153,8 @@ def _opened(incident: Incident, fault: Fault) -> str:
     since = fault.effect or fault.onset
     waited = incident.opened.paid_step - since
     if waited > 0:
-        return f"opened {plural(waited, 'paid step')} later"
-    return "opened at that very step" if waited == 0 else f"opened {plural(-waited, 'paid step')} before its effect"
+        return f"opened {plural(waited, 'consumed step')} later"
+    return "opened at that very step" if waited == 0 else f"opened {plural(-waited, 'consumed step')} before its effect"
 
 
 def change_words(change: Change) -> str:
@@ -164,7 +164,7 @@ def change_words(change: Change) -> str:
 
 def control_words(control: Control, incidents: Sequence[Incident], now: int) -> str:
     """Describe a benign control, and whether an undeclared one was taken for a fault."""
-    text = f"Benign control: {control.name} from paid step {control.onset} on"
+    text = f"Benign control: {control.name} from consumed step {control.onset} on"
     if now < control.onset:
         return f"{text}; the run has not come so far."
     if control.declared:
@@ -172,5 +172,5 @@ def control_words(control: Control, incidents: Sequence[Incident], now: int) -> 
     later = [incident for incident in incidents if incident.opened.paid_step >= control.onset]
     if not later:
         return f"{text}, which nobody declared; no incident was opened after it."
-    waited = plural(later[0].opened.paid_step - control.onset, "paid step")
+    waited = plural(later[0].opened.paid_step - control.onset, "consumed step")
     return f"{text}, which nobody declared; incident {later[0].id} was opened {waited} later."

@@ -43,7 +43,7 @@ Event = Mapping[str, Scalar]
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Step rows in the order of paid steps. A rollback has undone the abandoned rows."""
+    """Step rows in the order of consumed steps. A rollback has undone the abandoned rows."""
 
     ids: tuple[StepId, ...]
     abandoned: tuple[bool, ...]
@@ -320,7 +320,7 @@ def _undone(ids: tuple[StepId, ...], entries: tuple[Entry, ...]) -> Callable[[St
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """A rollback that was carried out: in which attempt, after which paid step, and back to which step."""
+    """A rollback that was carried out: in which attempt, after which consumed step, and back to which step."""
 
     attempt: int
     paid_step: int

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.runs.counts import FINAL, is_open
-from rftfm_ray.runs.ending import ending_problems
+from rftfm_ray.runs.ending import DROPS, UNMENDED, ending_problems
 from rftfm_ray.runs.guard_loss import lost
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of, not_claimed
 from rftfm_ray.runs.reader import RunData
-from rftfm_ray.runs.words import as_number, clean, describe, figure, listed, plural, text_of
+from rftfm_ray.runs.words import as_number, clean, describe, listed, plural, share, text_of
+from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import GuardMode
 from rftfm_ray.verdicts import OTHER_PROFILE, IncidentState, OutcomeKind
 
@@ -29,10 +30,16 @@ SILENT_STEPS = 40
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Figures of a run; NaN where nothing was measured. `steps_planned` is 0 without a configuration."""
+    """Figures of a run; NaN where nothing was measured. `steps_planned` is 0 without a configuration.
+
+    `reward_last` is the mean of the last `rewarded` steps that have a reward, of which `reward_step` is the newest; 0:
+    none has one.
+    """
 
     reward_first: float
     reward_last: float
+    rewarded: int
+    reward_step: int
     probe_first: float
     probe_last: float
     step: int
@@ -60,10 +67,13 @@ def figures(data: RunData) -> Figures:
     }
     summed = {name: as_number(data.summary.get(name)) for name in counted}
     best = {name: summed[name] if math.isfinite(summed[name]) else counted[name] for name in counted}
-    position = data.position
+    position, steps = data.position, data.steps
+    columns = zip(steps.ids, steps.column("reward_mean"), steps.abandoned, strict=True)
     return Figures(
         reward_first=best["reward_first"],
         reward_last=best["reward_last"],
+        rewarded=min(EDGE, len(rewards)),
+        reward_step=max((id_.step for id_, reward, gone in columns if not gone and math.isfinite(reward)), default=0),
         probe_first=best["probe_first"],
         probe_last=best["probe_last"],
         step=position.step,
@@ -83,7 +93,10 @@ def progress_of(data: RunData) -> tuple[str, str]:
     halted = [e for e in data.entries if e.kind is EntryKind.APPLIED and text_of(e, "halt") == "yes"]
     failed = data.event("run_failed")
     if halted:
-        return "halted", f"The guard ended the run at step {data.position.step}, after a checkpoint."
+        return (
+            "halted",
+            f"The guard ended the run at step {data.position.step}, after a checkpoint.{_continuation(data)}",
+        )
     if data.summary:
         return "finished", ""
     stopped = data.event("run_stopped")
@@ -91,7 +104,7 @@ def progress_of(data: RunData) -> tuple[str, str]:
         by = clean(str(stopped.get("signal") or "a signal"), 20)
         return "stopped", f"The run was stopped by {by} after step {data.position.step}.{_continuation(data)}"
     if failed:
-        error, message = (clean(str(failed.get(name) or ""), 300) for name in ("error", "message"))
+        error, message = (clean(str(failed.get(name) or ""), 1000) for name in ("error", "message"))
         cause = f"The run ended with an error ({error or 'unknown'}): {message or 'no message'}"
         return "failed", f"{cause}{_continuation(data)}"
     if is_dead := _death(data):
@@ -126,9 +139,8 @@ def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mar
     """The verdict: a tone (good, bad, open or calm) and its paragraphs."""
     _, standing = progress_of(data)
     summary = [_incident_words(data, incidents), *_action_words(data, incidents, remedies)]
-    problems = [problem.message for problem in ending_problems(data) if data.summary and not problem.incident]
-    progress = (_progress_words(data), profile_words(data), " ".join(problems))
-    # At the end the loss of the guard is one of the problems.
+    progress = (_progress_words(data), profile_words(data))
+    # At the end the loss of the guard is one of the problems, which the headline names.
     unguarded = "" if data.summary else lost(data)
     paragraphs = [" ".join(summary), *progress, restored(data), unguarded, standing]
     now = data.position.paid_step
@@ -173,9 +185,11 @@ def tone(data: RunData, incidents: Sequence[Incident]) -> str:
     """Colour of the verdict."""
     states = {incident.state for incident in incidents}
     is_bad = progress_of(data)[0] in ("failed", "halted", "dead") or (data.summary and ending_problems(data))
-    if is_bad or states & {IncidentState.ESCALATED, IncidentState.GIVEN_UP}:
+    left = {incident.code for incident in incidents if incident.state in UNMENDED}
+    if is_bad or left - {UNKNOWN}:
         return "bad"
-    if any(map(is_open, incidents)) or IncidentState.CLEARED in states:
+    # What no known fault explains is bad where held-out accuracy says so, which is a problem of the ending.
+    if left or any(map(is_open, incidents)) or IncidentState.CLEARED in states:
         return "open"
     return "good" if data.journalled else "calm"
 
@@ -212,7 +226,7 @@ def _incident_words(data: RunData, incidents: Sequence[Incident]) -> str:
         off = data.mode == GuardMode.OFF
         return "The guard was off: nothing watched this run." if off else "The guard has written no journal."
     if not incidents:
-        return f"No incident in {plural(data.position.paid_step, 'paid step')}."
+        return f"No incident in {plural(data.position.paid_step, 'consumed step')}."
     counts = Counter(end_words(incident) for incident in incidents if not is_open(incident))
     going = len(incidents) - counts.total()
     known = [*(state_words(state.value) for state in FINAL), OutcomeKind.MITIGATED.value]
@@ -239,18 +253,18 @@ def _action_words(data: RunData, incidents: Sequence[Incident], remedies: Sequen
 
 
 def _remedy_words(mark: Mark) -> str:
-    return f"{mark.remediation.remedy} at paid step {mark.applied.id.paid_step} ({mark.remediation.result})"
+    return f"{mark.remediation.remedy} at step {mark.applied.id.step} ({mark.remediation.result})"
 
 
 def _progress_words(data: RunData) -> str:
-    values = figures(data)
-    parts = []
-    for name, first, last in (
-        ("Held-out accuracy", values.probe_first, values.probe_last),
-        ("reward", values.reward_first, values.reward_last),
-    ):
+    values, parts = figures(data), []
+    measured = [("reward", values.reward_first, values.reward_last)]
+    # The headline says how held-out accuracy fell, where it fell far.
+    if not (data.summary and any(problem.kind in DROPS for problem in ending_problems(data))):
+        measured.insert(0, ("held-out accuracy", values.probe_first, values.probe_last))
+    for name, first, last in measured:
         if math.isfinite(first) and math.isfinite(last):
-            parts.append(f"{name} went from {figure(first)} to {figure(last)}")
+            parts.append(f"{name} went from {share(first)} to {share(last)}")
     undone = values.undone
     back = [f"{plural(undone, 'step was', 'steps were')} undone by rollbacks"] if undone else []
     text = ", ".join([*parts, *back])
@@ -264,7 +278,7 @@ def refusals(incident: Incident) -> list[str]:
         policy = f"policy {text_of(entry, 'policy')}".strip()
         what = {
             EntryKind.POLICY_FAILED: f"{policy} failed",
-            EntryKind.HELD: f"{policy} ordered nothing at this step",
+            EntryKind.HELD: f"{policy} waited",
         }.get(entry.kind, f"{text_of(entry, 'remedy') or 'a remedy'} was refused")
         sentences.append(f"step {entry.id.step}: {what} — {text_of(entry, 'reason') or 'no reason given'}")
     return sentences

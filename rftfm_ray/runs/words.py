@@ -27,9 +27,25 @@ def figure(value: float) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
+def share(value: float) -> str:
+    """An accuracy or a mean reward with three decimals, never -0.000; a dash where it is not a number."""
+    return f"{value:z.3f}" if math.isfinite(value) else NONE
+
+
+def change_of(before: float, after: float, arrow: str = "->") -> str:
+    """How a held-out accuracy has changed, as far as it was measured."""
+    if not (math.isfinite(before) or math.isfinite(after)):
+        return "not measured"
+    if not math.isfinite(after):
+        return f"{share(before)}, not measured since"
+    return (
+        f"{share(before)} {arrow} {share(after)}" if math.isfinite(before) else f"{share(after)}, not measured before"
+    )
+
+
 def nats(evidence: float) -> str:
-    """Evidence in nats with one decimal; a dash where there is none."""
-    return f"{evidence:z.1f}" if math.isfinite(evidence) else NONE
+    """Evidence of harm in nats with one decimal, at least 0; a dash where it is not known."""
+    return f"{max(evidence, 0.0):.1f}" if math.isfinite(evidence) else NONE
 
 
 def plural(count: int, singular: str, many: str = "") -> str:
@@ -112,26 +128,61 @@ def _diagnosis(entry: Entry) -> str:
     return f"{verb} {code}" + (f" ({', '.join(details)})" if details else "")
 
 
+RETURN, UNDO, HALT = "return ", "undo", "halt"
+"""Names of the orders that no policy gives, in the field `remedy`: a lever's return, an undo, the end of the run."""
+
+
 def _remedy(verb: str) -> Callable[[Entry], str]:
     def say(entry: Entry) -> str:
         restore = number_of(entry, "restore_step")
         back = f", back to step {figure(restore)}" if math.isfinite(restore) else ""
-        return f"{verb} {text_of(entry, 'remedy') or 'no remedy named'}{back}"
+        return f"{verb} {_order_name(text_of(entry, 'remedy'))}{back}"
 
     return say
 
 
+def _order_name(remedy: str) -> str:
+    """An order in words."""
+    if remedy.startswith(RETURN):
+        return f"the return of {remedy.removeprefix(RETURN)} to nominal"
+    return {UNDO: "the undoing of what did not help", HALT: "the end of the run"}.get(
+        remedy, remedy or "no remedy named"
+    )
+
+
+def _returning(entry: Entry) -> str:
+    remedy = text_of(entry, "remedy")
+    if remedy.startswith(RETURN):
+        return f"{remedy.removeprefix(RETURN)} returns to nominal"
+    return f"ordered: {_order_name(remedy)}"
+
+
 def _applied(entry: Entry) -> str:
-    role, seconds = text_of(entry, "role") or "remedy", number_of(entry, "seconds")
+    role, remedy, seconds = text_of(entry, "role"), text_of(entry, "remedy"), number_of(entry, "seconds")
+    levers = levers_in(entry)
+    if role == "return" and remedy.startswith(RETURN):
+        return _returned(remedy.removeprefix(RETURN), levers)
     took = f" in {figure(seconds)} s" if math.isfinite(seconds) else ""
     ends = "; the run ends" if text_of(entry, "halt") == "yes" else ""
-    verb = "applied remedy:" if role == "remedy" else "applied:"
-    return f"{verb} {text_of(entry, 'remedy') or NONE}{took} ({lever_text(levers_in(entry))}){ends}"
+    if role == "undo":
+        return f"undone what did not help{took} ({lever_text(levers)}){ends}"
+    verb = "applied remedy:" if role in ("", "remedy") else "applied:"
+    return f"{verb} {_order_name(remedy)}{took} ({lever_text(levers)}){ends}"
+
+
+def _returned(lever: str, levers: dict[str, float]) -> str:
+    """The step of a lever to its nominal value, and the levers that are still off theirs."""
+    others = {name: setting for name, setting in levers.items() if name != lever}
+    if lever in levers:
+        done = f"{lever} is nearer to nominal, at {figure(levers[lever])}"
+    else:
+        done = f"{lever} is nominal again"
+    return f"{done}; still changed: {lever_text(others)}" if others else done
 
 
 def _confirmed(entry: Entry) -> str:
     before, now = number_of(entry, "probe_before"), number_of(entry, "probe_now")
-    probe = f" (held-out {figure(before)} -> {figure(now)})" if math.isfinite(before) or math.isfinite(now) else ""
+    probe = f" (held-out {change_of(before, now)})" if math.isfinite(before) or math.isfinite(now) else ""
     if entry.kind is EntryKind.UNCONFIRMED:
         return "not confirmed, nothing is applied" + probe
     ground = text_of(entry, "ground")
@@ -147,7 +198,7 @@ _GROUNDS = {
 
 def _judged(entry: Entry) -> str:
     before, after = number_of(entry, "severity_before"), number_of(entry, "severity_after")
-    probe = f"held-out {figure(number_of(entry, 'probe_before'))} -> {figure(number_of(entry, 'probe_after'))}"
+    probe = f"held-out {change_of(number_of(entry, 'probe_before'), number_of(entry, 'probe_after'))}"
     outcome = text_of(entry, "outcome") or "no verdict"
     return f"verified: {outcome} (severity {nats(before)} -> {nats(after)} nats, {probe})"
 
@@ -162,7 +213,9 @@ def _closed(entry: Entry) -> str:
 def _started(entry: Entry) -> str:
     act_on = text_of(entry, "act_on")
     on = f" on {act_on.replace(',', ', ')}" if act_on and text_of(entry, "mode") == "act" else ""
-    return f"guard started: {text_of(entry, 'mode') or 'unknown mode'}{on}, policy {text_of(entry, 'policy') or NONE}"
+    resumed = f" after step {entry.id.step} of a resumed run" if entry.id.step else ""
+    mode = text_of(entry, "mode") or "unknown mode"
+    return f"guard started{resumed}: {mode}{on}, policy {text_of(entry, 'policy') or NONE}"
 
 
 def _ended(entry: Entry) -> str:
@@ -195,21 +248,21 @@ def _declared(entry: Entry) -> str:
 
 _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.STARTED: _started,
-    EntryKind.PROBED: lambda entry: f"held-out accuracy before the first step: {figure(number_of(entry, 'accuracy'))}",
+    EntryKind.PROBED: lambda entry: f"held-out accuracy before the first step: {share(number_of(entry, 'accuracy'))}",
     EntryKind.OPENED: _diagnosis,
     EntryKind.DIAGNOSED: _diagnosis,
     EntryKind.DECIDED: _remedy("decided:"),
     EntryKind.ADVISED: _remedy("advised, not carried out:"),
-    EntryKind.HELD: lambda entry: f"held: policy {text_of(entry, 'policy') or NONE} orders nothing at this step",
+    EntryKind.HELD: lambda entry: f"policy {text_of(entry, 'policy') or NONE} waits",
     EntryKind.REFUSED: _remedy("refused:"),
     EntryKind.POLICY_FAILED: lambda entry: f"policy {text_of(entry, 'policy') or NONE} failed",
     EntryKind.CONFIRMED: _confirmed,
     EntryKind.UNCONFIRMED: _confirmed,
-    EntryKind.APPLYING: _remedy("applying"),
+    EntryKind.APPLYING: _remedy("begun:"),
     EntryKind.APPLIED: _applied,
     EntryKind.FAILED: lambda _: "could not be applied",
     EntryKind.OUTCOME: _judged,
-    EntryKind.RETURNING: _remedy("ordered:"),
+    EntryKind.RETURNING: _returning,
     EntryKind.KEPT: lambda entry: f"kept: {text_of(entry, 'lever') or NONE} does not return",
     EntryKind.CLOSED: _closed,
     EntryKind.DECLARED: _declared,

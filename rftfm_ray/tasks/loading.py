@@ -37,8 +37,9 @@ def load_task(name: str) -> Task:
     if not (isinstance(loaded, type) and issubclass(loaded, Task)):
         raise TaskError(f"task.name={name}: {class_name} is not a class derived from rftfm_ray.tasks.Task; derive it.")
     if inspect.isabstract(loaded):
-        missing = ", ".join(sorted(loaded.__abstractmethods__))
-        raise TaskError(f"task.name={name}: {class_name} does not define {missing}; add it.")
+        missing = sorted(loaded.__abstractmethods__)
+        them = "it" if len(missing) == 1 else "them"
+        raise TaskError(f"task.name={name}: {class_name} does not define {', '.join(missing)}; add {them}.")
     for attribute in ("name", "max_new_tokens"):
         if not hasattr(loaded, attribute):
             raise TaskError(f"task.name={name}: {class_name} has no class attribute {attribute!r}; add it.")

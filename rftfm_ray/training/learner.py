@@ -95,6 +95,10 @@ class Learner:
         )
         self.levers = Levers()
 
+    def close(self) -> None:
+        """End the thread of the reference model; the learner makes no further update."""
+        self._thread.shutdown(cancel_futures=True)
+
     def settings(self, step: StepId) -> Settings:
         """The settings at `step`."""
         nominal = nominal_settings(self._config, step.step)

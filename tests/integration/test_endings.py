@@ -70,7 +70,7 @@ def test_run_that_sigterm_ends_is_continued_by_the_command_that_it_prints(tmp_pa
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 143, text
     assert time.monotonic() - began <= 10, text
-    (sentence,) = [line for line in text.splitlines() if line.startswith("rftfm: ")]
+    (sentence,) = [line for line in text.splitlines() if line.startswith("rftfm: Stopped")]
     words, _, command = sentence.partition("; go on with: rftfm train ")
     step = len(read_steps(run_dir))
     assert words == f"rftfm: Stopped by SIGTERM after step {step} of 400"
@@ -122,7 +122,7 @@ def test_signal_to_every_process_of_a_job_ends_the_run_with_its_state(tmp_path: 
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 143, text
     assert time.monotonic() - began <= 10, text
-    (sentence,) = [line for line in text.splitlines() if line.startswith("rftfm: ")]
+    (sentence,) = [line for line in text.splitlines() if line.startswith("rftfm: Stopped")]
     if is_training:
         assert verify(Path(shlex.split(sentence)[-1])).state.step == len(read_steps(run_dir)) > 0
     else:

@@ -204,7 +204,7 @@ def test_stages_learn_the_same(straight: tuple[RunSummary, list[StepRow]], runs:
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
-    [(["steps=3"], "stands at step 3, and steps=3"), (["learner.zero_stage=3"], "learner.zero_stage=2; resume with")],
+    [(["steps=3"], "is of step 3, and steps=3"), (["learner.zero_stage=3"], "learner.zero_stage=2; resume with")],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_at_submit(
     overrides: list[str], words: str, straight: tuple[RunSummary, list[StepRow]], runs: Path

@@ -86,7 +86,9 @@ def fit(runs: Sequence[RunSeries], facts: Facts | None = None) -> Profile:
         ProfileError: for fewer than two runs, and for steps or values that cannot be profiled.
     """
     if len(runs) < 2:
-        raise ProfileError("A profile needs at least two healthy runs, to tell chance from course; give more.")
+        raise ProfileError(
+            "A profile needs at least two healthy runs, to tell chance from what every run does; give more."
+        )
     if len(runs) > MOST_RUNS:
         raise ProfileError(f"A profile is made of at most {MOST_RUNS} runs; give fewer.")
     for run in runs:

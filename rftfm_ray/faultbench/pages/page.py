@@ -105,9 +105,9 @@ steps, seed {seed}, onset at step {onset}; a fault is shown on `addition` where 
 be. `rftfm faults list` prints what can be injected. A fault is asked for as
 `rftfm train examples/calculator.yaml --inject TE-1@15:0.5,mechanism=timeout`; several may be asked for at once.
 
-- It runs on a clock of paid steps, which no rollback rewinds, and stays on until its own duration ends: `persistent`
-  (the default), `ramp` (its strength grows over ten steps), `transient` (ten steps) or a number of steps. No remedy,
-  policy or test can switch it off.
+- It runs on a clock of consumed steps, which no rollback rewinds, and stays on until its own duration ends:
+  `persistent` (the default), `ramp` (its strength grows over ten steps), `transient` (ten steps) or a number of steps.
+  No remedy, policy or test can switch it off.
 - `switch_step` and `effect_step` stand in the run's `events.jsonl`. A fault that acts by itself has its effect at its
   first step at full strength. One that works through learning (marked with a star) has it when what it asks for has
   grown by a fixed amount, counted in every step past everything that the guard sees; it may never have one. On
@@ -124,7 +124,7 @@ be. `rftfm faults list` prints what can be injected. A fault is asked for as
 - Loss of accuracy is that of 1,024 held-out problems after 40 steps without a guard, the fault being on from step 6,
   against the healthy run of the same seed, mean over three seeds; from 0.10 on a strength is called harmful. The commit
   gate is part of the learner, and is there without a guard too: it refuses updates on advantages that are not their
-  recompute (CA-2 `noise`, CA-3 `misplaced`), and what those cost is what updates that never come cost.
+  recompute (CA-2 `noise`, CA-3 `shifted`), and what those cost is what updates that never come cost.
 - The taxonomy is that of RFT-FaultBench (arXiv 2605.04431). Its strengths are not published: these are ours.
 """
 

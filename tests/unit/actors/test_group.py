@@ -137,7 +137,8 @@ def test_replaced_rollout_actor_takes_the_place_of_the_old_one(journey: list[Any
     journey.clear()
     group.stop()
     assert journey == [
-        ("kill", "learner-0"), ("kill", "rollout-0"), ("kill", "new rollout-1"), ("remove", None),
+        ("learner-0", "close"), ("kill", "learner-0"),
+        ("kill", "rollout-0"), ("kill", "new rollout-1"), ("remove", None),
     ]  # fmt: skip
 
 

@@ -316,6 +316,28 @@ def test_config_shows_the_meaning_of_a_key() -> None:
     assert line.endswith("Held-out problems of a probe, answered greedily.")
 
 
+def test_every_key_has_a_meaning_with_its_choices() -> None:
+    lines = dict(line.split("=", 1) for line in CliRunner().invoke(app, ["config"]).stdout.splitlines())
+    without = [key for key, text in lines.items() if not text.rstrip().endswith(".")]
+    assert without == []
+    for key, choices in {
+        "learner.lr_schedule": "One of constant, linear, cosine.",
+        "algorithm.loss_aggregation": "One of token, sequence.",
+        "records.text": "One of none, hash, full.",
+        "guard.fallback": "One of playbook, none.",
+        "learner.zero_stage": "One of 0, 1, 2, 3.",
+    }.items():
+        assert lines[key].endswith(choices)
+    assert "One of" not in lines["guard.mode"] + lines["guard.act_on"], "they explain each"
+
+
+def test_config_takes_the_keys_that_change_a_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("steps: 7\n")
+    done = CliRunner().invoke(app, ["config", str(tmp_path / "run.yaml"), "learner.lr=1e-4", "steps=9"])
+    resolved = RunConfig.model_validate(yaml.safe_load(done.stdout))
+    assert (resolved.steps, resolved.learner.lr) == (9, 1e-4)
+
+
 def test_config_with_a_file_resolves_it_to_all_keys(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("steps: 7\nlearner: {lr: 1.0e-4}\n")
     done = CliRunner().invoke(app, ["config", str(tmp_path / "run.yaml")])

@@ -227,10 +227,12 @@ def test_runs_that_differ_in_what_moves_no_signal_are_of_one_configuration(make_
 def test_facts_that_are_not_the_defaults_are_shown(make_run: Run, tmp_path: Path) -> None:
     values: dict[str, object] = {"learner": {"lr": 1e-4}, "algorithm": {"minibatches": 2}}
     done = rftfm("profile", "fit", make_run(1, **values), make_run(2, **values), "-o", tmp_path / "p.json")
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("facts"))
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("config"))
     # The clip has an effect from the second update of a step on.
     expected = {"algorithm.minibatches=2", "algorithm.clip_low=0.2", "algorithm.clip_high=0.2", "learner.lr=0.0001"}
-    assert set(line.removeprefix("facts").strip().split(", ")) == expected
+    keys = line.removeprefix("config").removesuffix("(keys that are not at their defaults)").strip()
+    assert set(keys.split(", ")) == expected
+    assert "spread: standard deviation among runs" in done.stdout
 
 
 def test_one_run_is_no_profile(make_run: Run, tmp_path: Path) -> None:

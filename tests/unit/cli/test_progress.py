@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rftfm_ray.cli import progress as module
 from rftfm_ray.cli.progress import describe, describe_for_user, progress, remaining_s
-from rftfm_ray.cli.train import summary_table
+from rftfm_ray.cli.train import summary_table, summary_title
 from rftfm_ray.config import RunConfig
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
 from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, Timings, UpdateMetrics
@@ -23,7 +23,9 @@ CONFIG = RunConfig(steps=20)
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def make_row(step: int, *, probe: float = math.nan, vetoes: int = 0, step_s: float = 0.5) -> StepRow:
+def make_row(
+    step: int, *, probe: float = math.nan, vetoes: int = 0, step_s: float = 0.5, reward: float = 0.625
+) -> StepRow:
     """A step with reward 0.625, KL 0.0123 and entropy 1.5."""
 
     def fill(kind: type[Any], **known: float) -> Any:
@@ -31,7 +33,8 @@ def make_row(step: int, *, probe: float = math.nan, vetoes: int = 0, step_s: flo
 
     update = fill(UpdateMetrics, kl_ref=0.0123, entropy=1.5, vetoes=vetoes)
     timings, checks = fill(Timings, step_s=step_s), fill(CheckMetrics, probe_accuracy=probe)
-    batch = fill(BatchMetrics, reward_mean=0.625)
+    valid = 0.0 if math.isnan(reward) else 0.1
+    batch = fill(BatchMetrics, reward_mean=reward, valid_rate=valid)
     return StepRow(StepId(0, step, step), step, batch, update, fill(CreditMetrics), timings, checks)
 
 
@@ -71,7 +74,7 @@ def test_plain_line_holds_the_figures_of_its_step(clock: Clock) -> None:
 
 
 def test_first_plain_line_says_what_is_started(clock: Clock) -> None:
-    assert watch([], clock) == "Starting 1 rollout actor(s) and a learner ...\n"
+    assert watch([], clock) == "Starting 1 rollout actor and a learner ...\n"
 
 
 def test_plain_lines_come_every_tenth_of_the_run(clock: Clock) -> None:
@@ -88,9 +91,15 @@ def test_refusals_are_shown_at_once_and_probes_in_the_next_line(clock: Clock) ->
     rows = [make_row(1), make_row(3, vetoes=2), make_row(5, probe=0.25), make_row(6)]
     lines = watch(rows, clock).splitlines()[1:]
     assert [line.split("  ")[0] for line in lines] == ["step 3/20", "step 6/20"]
-    assert lines[0].endswith("  2 update(s) refused")
+    assert lines[0].endswith("  2 updates refused")
     assert "refused" not in lines[1]
     assert "probe 0.250" in lines[1]
+
+
+def test_step_without_a_verdict_has_no_reward_and_nothing_to_refuse(clock: Clock) -> None:
+    (_, line) = watch([make_row(3, vetoes=1, reward=math.nan)], clock).splitlines()
+    assert line.startswith("step 3/20  reward    -    probe   -  ")
+    assert line.endswith("  no verdict, so no update")
 
 
 def test_slow_steps_are_shown_once_a_minute_and_so_is_the_last_one(clock: Clock) -> None:
@@ -169,7 +178,12 @@ def shown(entries: list[Entry], *, terminal: bool = False) -> list[str]:
 def test_what_the_guard_does_is_told_with_its_reason(clock: Clock, terminal: bool) -> None:
     lines = shown([DIAGNOSED], terminal=terminal)
     at = lines.index("step 7    guard #2  diagnosed: TE-1 (probability 88%, since about step 5)")
-    assert lines[at + 1] == "          tools [red]fail[/red]"
+    assert lines[at + 1].startswith("          tools [red]fail[/red]")
+
+
+def test_diagnosis_in_observe_says_that_nothing_is_done(clock: Clock) -> None:
+    assert CONFIG.guard.mode == "observe"
+    assert shown([DIAGNOSED])[-1] == ("          tools [red]fail[/red] Nothing is done about it: guard.mode=observe.")
 
 
 def test_line_that_wraps_goes_on_indented(clock: Clock) -> None:
@@ -179,7 +193,7 @@ def test_line_that_wraps_goes_on_indented(clock: Clock) -> None:
     with progress(console, CONFIG) as watched:
         watched.entry(applied)
     assert isinstance(console.file, StringIO)
-    assert [line.rstrip() for line in console.file.getvalue().splitlines()[1:]] == [
+    assert console.file.getvalue().splitlines()[1:] == [
         "step 7    guard #2  applied remedy: rollback_lower_rate in 0.049 s",
         "          (kl_coef_scale=2, lr_scale=0.0353)",
     ]
@@ -235,10 +249,11 @@ SUMMARY = RunSummary(
 )  # fmt: skip
 
 
-def table_lines(summary: RunSummary) -> list[str]:
+def table_lines(summary: RunSummary, config: RunConfig | None = None, *, is_resumed: bool = False) -> list[str]:
     """The lines of the table without its rules, single blanks between cells."""
     console = Console(file=StringIO(), width=120)
-    console.print(summary_table(summary))
+    console.print(summary_title(summary, is_resumed=is_resumed))
+    console.print(summary_table(summary, config, is_resumed=is_resumed))
     assert isinstance(console.file, StringIO)
     return [" ".join(re.findall(r"[\w./:,()-]+", line)) for line in console.file.getvalue().splitlines()]
 
@@ -254,9 +269,25 @@ def test_summary_table_holds_every_figure() -> None:
         "start to first step 12.3 s",
         "refused updates 7",
         "incidents, remedies (guard: act) 3, 2",
-        "Records: /runs/a",
     ):
         assert expected in lines
+
+
+def test_summary_table_of_a_single_step_is_in_the_singular_and_never_minus_zero() -> None:
+    lines = table_lines(dataclasses.replace(SUMMARY, steps=1, reward_first=-0.0003, guard_restarts=1), CONFIG)
+    for expected in (
+        "1 step, seed 3",
+        "sampled reward 0.000 0.922",
+        "held-out accuracy (greedy, 1024 problems) 0.333 0.944",
+        "guard lost and brought back 1 time",
+    ):
+        assert expected in lines
+
+
+def test_summary_table_of_a_resumed_run_says_so() -> None:
+    lines = table_lines(SUMMARY, is_resumed=True)
+    assert "40 steps, seed 3, resumed from a checkpoint" in lines
+    assert "resumed last" in lines
 
 
 def test_summary_table_of_a_run_without_sampled_probes_does_not_speak_of_them() -> None:

@@ -118,12 +118,13 @@ def test_status_of_a_run_that_goes_on(make_run: MakeRun) -> None:
     assert lines["run"] == f"{run.name}-1 (directory {run.name})"
     assert lines["records"] == str(run), "a path is not broken in two"
     assert lines["state"].startswith("going on, newest record ")
-    assert lines["progress"] == "step 7 of 20, 10 paid (3 undone by rollbacks)"
-    assert lines["held-out"] == "0.6, at step 5"
+    assert lines["progress"] == "step 7 of 20, 10 consumed (3 undone by rollbacks)"
+    assert lines["held-out"] == "0.600, after step 5"
     assert lines["guard"] == "act on RF, TE"
     assert lines["incidents"] == "1 open, 1 closed"
     assert (
-        "             #2 TE-1  remediating, since step 6; fail_over: could not be applied" in done.output.splitlines()
+        "             #2 TE-1  remediating, opened at step 6; fail_over: could not be applied"
+        in done.output.splitlines()
     )
     assert lines["last action"] == "step 7: could not be applied"
     assert lines["levers"] == "regrade_rate=1, tool_retries=1"
@@ -155,10 +156,10 @@ def test_status_as_json_holds_the_same(make_run: MakeRun) -> None:
 def test_journal_reads_as_one_line_an_entry(make_run: MakeRun) -> None:
     lines = rftfm("journal", make_run()).output.splitlines()
     assert len(lines) == len(STORY)
-    assert lines[0] == "step 0 (paid 0)            guard started: act on RF, TE, policy playbook"
-    assert lines[3] == "step 4 (paid 4)   RF-1 #1  decided: clip -- spiky"
-    assert lines[7].startswith("step 2 (paid 5)   RF-1 #1  applied remedy: go_back")
-    assert lines[15] == "step 7 (paid 10)  TE-1 #2  decided: fail_over -- [red]bold[/red]"
+    assert lines[0] == "step 0 (consumed 0)            guard started: act on RF, TE, policy playbook"
+    assert lines[3] == "step 4 (consumed 4)   RF-1 #1  decided: clip -- spiky"
+    assert lines[7].startswith("step 2 (consumed 5)   RF-1 #1  applied remedy: go_back")
+    assert lines[15] == "step 7 (consumed 10)  TE-1 #2  decided: fail_over -- [red]bold[/red]"
 
 
 def test_journal_as_json_is_what_stands_in_the_file(make_run: MakeRun) -> None:
@@ -189,8 +190,8 @@ def test_guard_that_was_lost_and_policy_that_waits_are_told(make_run: MakeRun) -
     rftfm("report", run)
     html = (run / "report.html").read_text()
     assert "The guard was lost on the way: the monitor died" in html
-    assert "step 4: policy mine:Own ordered nothing at this step — too early" in html
-    assert "held: policy mine:Own orders nothing at this step -- too early" in rftfm("journal", run).output
+    assert "step 4: policy mine:Own waited — too early" in html
+    assert "policy mine:Own waits -- too early" in rftfm("journal", run).output
 
 
 def test_loss_and_return_of_the_guard_are_told_with_the_unguarded_steps(make_run: MakeRun) -> None:
@@ -350,13 +351,13 @@ def test_verdict_says_what_was_done(make_run: MakeRun, mode: str, kind: EntryKin
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        (Fault("RF-1", "outliers", 3, 4.0), "incident 1 named it, opened 1 paid step later."),
+        (Fault("RF-1", "outliers", 3, 4.0), "incident 1 named it, opened 1 consumed step later."),
         (Fault("OD-1", "gain", 2, 30.0),
-         "no incident named it, and incident 1, opened 2 paid steps later, called it RF-1."),
+         "no incident named it, and incident 1, opened 2 consumed steps later, called it RF-1."),
         (Fault("RF-1", "outliers", 5, 4.0),
-         "no incident named it, and incident 2, opened 4 paid steps later, called it TE-1."),
+         "no incident named it, and incident 2, opened 4 consumed steps later, called it TE-1."),
         (Fault("RF-1", "outliers", 4, 4.0, 3),
-         "from paid step 4 to 6 with strength 4; incident 1 named it, opened at that very step."),
+         "from consumed step 4 to 6 with strength 4; incident 1 named it, opened at that very step."),
         (Fault("RF-1", "outliers", 10, 4.0), "no incident was opened after it."),
         (Fault("RF-1", "outliers", 20, 4.0), "the run has not come so far."),
     ],

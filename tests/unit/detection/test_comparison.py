@@ -144,7 +144,7 @@ def test_fact_that_is_not_recorded_is_another_where_the_run_departs_from_the_def
 def test_profile_that_does_not_say_what_kind_its_runs_were_is_refused(key: str, tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     path.write_text(with_facts(**{key: None}).to_json())
-    with pytest.raises(ProfileError, match=rf"{key}=a value that is not recorded, .* no signal of theirs"):
+    with pytest.raises(ProfileError, match=rf"{key}=a value that is not recorded, .* none of its signals"):
         planned(path)
 
 

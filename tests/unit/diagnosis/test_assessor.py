@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -366,3 +367,13 @@ def test_declared_change_counts_from_its_place_between_reports_on(
     assert actor.assess([declaration]) == (declaration,)
     again = [replace(report, id=replace(report.id, attempt=1)) for report in reports]
     assert same(judged(actor, again[15:]), tuple(judge.assess(again[15:])))
+
+
+@pytest.mark.parametrize("value_loss", [0.1, math.nan])
+def test_only_a_run_with_a_critic_has_a_fault_of_the_critic_as_rival(make_report: Make, value_loss: float) -> None:
+    symptoms = [alarm("advantage_mean", 1), alarm("advantage_max", 1)]
+    reports = [make_report(1, value_loss=value_loss)]
+    (assessment,) = assessor({1: symptoms}).assess(reports)
+    assert assessment.diagnosis is not None
+    rivals = [rival.code for rival in assessment.diagnosis.rivals]
+    assert ("CA-1" in rivals) == math.isfinite(value_loss)

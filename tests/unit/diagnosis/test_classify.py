@@ -122,3 +122,13 @@ def test_probabilities_are_some_and_the_likeliest_leads(found: list[Symptom]) ->
     assert diagnosis.code in TAXONOMY
     assert diagnose(list(reversed(found))) is not None
     assert diagnosis.onset_low <= diagnosis.onset
+
+
+def test_fault_that_cannot_occur_is_no_rival() -> None:
+    symptoms = [alarm("advantage_mean", 4), alarm("advantage_max", 4)]
+    usual, without = diagnose(symptoms), diagnose(symptoms, impossible=("CA-1",))
+    assert usual is not None
+    assert without is not None
+    assert "CA-1" in [rival.code for rival in usual.rivals]
+    assert "CA-1" not in [rival.code for rival in without.rivals]
+    assert (without.code, without.probability) == (usual.code, usual.probability)

@@ -267,6 +267,8 @@ def test_command_line_says_what_is_wrong_and_exits_with_1(tmp_path: Path) -> Non
     shown = CliRunner().invoke(app, ["diagnose", str(path)])
     assert shown.exit_code == 1
     assert "not finite" in shown.stdout
+    assert shown.stdout.splitlines()[0] == "alarms: 1, first at step 41 (8 of 8 checks)"
+    assert "alarm at" in shown.stdout
     said = CliRunner().invoke(app, ["diagnose", str(path), "--json"])
     assert said.exit_code == 1
     verdict = json.loads(said.stdout)
@@ -278,7 +280,7 @@ def test_command_line_says_what_is_wrong_and_exits_with_1(tmp_path: Path) -> Non
 
 def test_command_line_promises_no_more_than_that_there_is_no_alarm(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["diagnose", str(written(tmp_path, healthy(1, 60)))])
-    assert shown.stdout.splitlines()[0] == "healthy: no alarm"
+    assert shown.stdout.splitlines()[0] == "no alarm (8 of 8 checks)"
     assert "names no fault" in " ".join(CliRunner().invoke(app, ["diagnose", "--help"]).stdout.split())
 
 
@@ -314,3 +316,18 @@ def test_command_line_prints_no_name_of_a_column_as_it_stands(
     path.write_text("\n".join(json.dumps({"\ud800a\x1b[31mb": 1}) for _ in rows))
     assert run_guarded(lambda: app(["diagnose", str(path)], standalone_mode=False)) not in (0, 1)
     assert "no known column ( a [31mb)" in capsys.readouterr().err
+
+
+def test_alarms_of_one_signal_and_kind_that_overlap_are_one() -> None:
+    early, late = logs._Alarm("kl_ref", "blow_up", 77, 86, 87), logs._Alarm("kl_ref", "blow_up", 80, 81, 120)
+    apart, other = logs._Alarm("kl_ref", "blow_up", 130, 131, 140), logs._Alarm("kl_ref", "jump", 80, 81, 120)
+    one = logs._Alarm("kl_ref", "blow_up", 77, 81, 120)
+    assert logs._merged([late, apart, early, other]) == [one, apart, other]
+
+
+def test_long_lists_of_columns_are_cut(tmp_path: Path) -> None:
+    rows = [{"step": step, "loss": 0.5, "entropy": 1.0, **{f"c{n}": 1 for n in range(14)}} for step in range(1, 40)]
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    shown = CliRunner().invoke(app, ["diagnose", str(path)]).stdout
+    assert "Not known: c0, c1, c2, c3, c4, c5, c6, c7, c8, c9 and 4 more" in shown

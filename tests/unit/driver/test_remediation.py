@@ -137,7 +137,7 @@ def test_order_in_place_of_one_that_may_not_begin_is_carried_out_and_journalled(
 @pytest.mark.parametrize("order", [STOP, CONFIRMED_STOP])
 def test_order_that_ends_the_run_leaves_a_checkpoint_and_is_journalled_first(order: Order) -> None:
     world = World()
-    with pytest.raises(GuardHaltError, match=rf"at step 6: {order.reason} The journal says why\.") as caught:
+    with pytest.raises(GuardHaltError, match=rf"at step 6: {order.reason} The journal says more\.") as caught:
         world.execute(order)
     assert caught.value.checkpoint == "checkpoints/step-000006"
     assert [call[0] for call in world.journey][-4:] == ["move_levers", "save", "done", "event"]

@@ -13,7 +13,7 @@ from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.driver.session import Session
 from rftfm_ray.driver.verdict_watch import VerdictWatch
 from rftfm_ray.errors import VerifierError
-from rftfm_ray.types import Termination
+from rftfm_ray.types import StepId, Termination, TrainingCursor
 
 MakeBatch = Callable[..., TrajectoryBatch]
 EOS, FAILED = int(Termination.EOS), int(Termination.FAILED)
@@ -24,6 +24,13 @@ class Saving:
 
     def __init__(self) -> None:
         self.saved = 0
+
+    @property
+    def position(self) -> TrainingCursor:
+        return TrainingCursor(StepId(0, 3, 3), 3, 0)
+
+    def verifier_error(self, step: StepId) -> str:
+        return "RuntimeError: judge is down" if step.step == 3 else ""
 
     def save(self) -> str:
         self.saved += 1
@@ -56,3 +63,14 @@ def test_step_in_which_all_tools_failed_says_nothing_of_the_verifier(make_batch:
         watch.check(batch, cast("Session", session))
     with pytest.raises(VerifierError):
         watch.check(none, cast("Session", session))
+
+
+def test_one_short_line_a_step_says_how_many_have_failed_and_why(
+    make_batch: MakeBatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch, session = VerdictWatch("judge", 5), cast("Session", Saving())
+    fine = ended(make_batch([0.0, 1.0], valid=[True, True]), EOS, EOS)
+    some = ended(make_batch([0.0, 1.0, 0.0], valid=[False, True, False]), EOS, EOS, FAILED)
+    for batch in (fine, some):
+        watch.check(batch, session)
+    assert caplog.messages == ["step 3: the verifier failed on 1 of 2 answers (RuntimeError: judge is down)"]

@@ -27,7 +27,7 @@ def test_helping_lever_goes_back_first_and_the_other_when_the_source_is_silent()
     run.remedied(fault("OD-1"), {"update_ratio": 1.0}, **source)
     order = run.tick(None, **source)
     assert run.incident.reason.startswith("mitigated")
-    reason = f"no sign of the fault for {VERIFY} steps"
+    reason = f"{VERIFY} steps without an alarm"
     assert order == Order(2, 1, OrderRole.RETURN, "return kl_coef_scale", reason, Levers(lr_scale=0.5))
     assert run.entries[-1].kind is K.RETURNING
     run.carry_out()

@@ -38,7 +38,13 @@ def test_harm_gone_while_its_cause_is_active_is_mitigated() -> None:
     outcome = verdict("TE-1", case({"tool_error_rate": 0.5}, {"tool_shadow_error_rate": 0.5}))
     assert kind(outcome) is OutcomeKind.MITIGATED
     assert outcome is not None
-    assert "the levers stay" in outcome.reason
+    assert outcome.reason.endswith("; its cause is still active")
+    moved = replace(
+        case({"tool_error_rate": 0.5}, {"tool_shadow_error_rate": 0.5}), moved=("lr_scale", "tool_instance")
+    )
+    outcome = verdict("TE-1", moved)
+    assert outcome is not None
+    assert outcome.reason.endswith("; tool_instance stays, because the cause is still active"), "lr_scale returns"
 
 
 def test_source_is_looked_at_in_the_window_only() -> None:

@@ -19,7 +19,7 @@ def test_harm_that_was_never_there_is_not_resolved(code: str) -> None:
     outcome = verdict(code, case({}, {}))
     assert kind(outcome) is OutcomeKind.UNVERIFIED, "at once: no later step shows what was before the remedy"
     assert outcome is not None
-    assert outcome.reason.startswith("not verified: severity was -")
+    assert outcome.reason.startswith("not verified: severity was 0.0 nats")
     assert outcome.reason.endswith(" nats before the remedy, within its healthy band")
     unmeasured = verdict(code, replace(case({}, {}), under_fault=()))
     assert kind(unmeasured) is OutcomeKind.UNVERIFIED
@@ -75,5 +75,6 @@ def test_evidence_of_one_step_of_a_fault_is_held_against_as_many_steps_as_the_wi
     assert outcome is not None
     assert outcome.severity_before < outcome.severity_after < WINDOW * outcome.severity_before
     assert kind(outcome) is OutcomeKind.MITIGATED
+    assert outcome.reason.startswith("severity fell from 16.5 to 6.9 nats in as many steps; its cause")
     still = verdict("OD-1", replace(short, after=reports(15, WINDOW, update_ratio=0.3, kl_ref=1.0, lr=1e-3 / 30)))
     assert kind(still) is OutcomeKind.INEFFECTIVE, "what goes on unchanged is not contained"

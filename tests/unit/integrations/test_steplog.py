@@ -126,7 +126,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     ("text", "steps", "entropy", "said"),
     [
         (as_jsonl(ROWS[:4]) + '{"step": 5, "entr', [1, 2, 3, 4], [0.99, 0.98, 0.97, 0.96], "It ends in the middle"),
-        ("step,entropy\n1,1\n2,0.5,7\n3,2\n", [1, 3], [1, 2], "1 of 3 lines hold not 2 cells"),
+        ("step,entropy\n1,1\n2,0.5,7\n3,2\n", [1, 3], [1, 2], "1 of 3 lines do not have 2 cells"),
         ("step,entropy\n1,1\n2,?\n3,2\n", [1, 2, 3], [1, math.nan, 2], "1 of 3 cells of entropy are not numbers"),
         ("step,entropy\n1,1\n2,2\n2,3\n3,4\n", [1, 2, 3], [1, 3, 4], "1 step is logged more than once"),
         ("step,entropy\n1,1\n2,2\n3,3\n2,5\n", [1, 2], [1, 5], "Steps go back: 1 row from step 3 on"),

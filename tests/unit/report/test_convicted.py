@@ -19,7 +19,7 @@ from rftfm_ray.types import StepId
 
 K = EntryKind
 LIMITS = (0.5, 15.5)
-# Steps 1 to 6; a rollback to step 3 at paid step 6; then steps 4 to 12 as paid steps 7 to 15.
+# Steps 1 to 6; a rollback to step 3 at consumed step 6; then steps 4 to 12 as consumed steps 7 to 15.
 IDS = (*(StepId(0, n, n) for n in range(1, 7)), *(StepId(1, n, n + 3) for n in range(4, 13)))
 ABANDONED = tuple(id_.attempt == 0 and id_.step > 3 for id_ in IDS)
 
@@ -82,7 +82,11 @@ def test_more_signals_than_can_be_looked_at_are_named() -> None:
 @pytest.mark.parametrize(
     ("onset", "opened", "expected"),
     [
-        (5, StepId(1, 8, 11), 8.0),  # Step 5 was made twice: as paid step 5, which was undone, and as paid step 8.
+        (
+            5,
+            StepId(1, 8, 11),
+            8.0,
+        ),  # Step 5 was made twice: as consumed step 5, which was undone, and as consumed step 8.
         (5, StepId(0, 6, 6), 5.0),
         (2, StepId(1, 8, 11), 2.0),  # Before the rollback's target.
         (20, StepId(1, 12, 15), 15.0),  # A step that was never made cannot lie after the opening.

@@ -37,7 +37,7 @@ Line = tuple[EntryKind, StepId, int, dict[str, Scalar]]
 
 K = EntryKind
 FOUND: dict[str, Scalar] = {"code": "OD-1", "family": "OD", "onset": 5, "onset_low": 4, "probability": 0.9}
-# Steps 1 to 8; at paid step 9, which is thrown away, back to step 4; then steps 5 to 12 as paid steps 10 to 17.
+# Steps 1 to 8; at consumed step 9, which is thrown away, back to step 4; then steps 5 to 12 as consumed steps 10 to 17.
 STORY: tuple[Line, ...] = (
     (K.STARTED, StepId(0, 0, 0), 0, {"mode": "act", "act_on": "OD,TE", "policy": "playbook"}),
     (K.OPENED, StepId(0, 6, 6), 1, {**FOUND, "summary": "suspiciously large updates"}),
@@ -147,7 +147,7 @@ def group(html: str, gid: str) -> str:
 
 
 def x_of(html: str, panel: str, gid: str) -> list[float]:
-    """Paid steps between which a group's first path lies, measured on the panel's own axis of ticks."""
+    """Consumed steps between which a group's first path lies, measured on the panel's own axis of ticks."""
     svg = html[html.index(f'id="{panel}-figure_1"') :]
     tick = r'<use [^>]*x="([\d.]+)"[^>]*/>\s*</g>\s*</g>\s*<g id="[^"]+">\s*<text[^>]*>(\d+)<'
     ticks = re.findall(tick, svg.split("matplotlib.axis_2")[0])
@@ -185,12 +185,12 @@ def test_every_fact_of_an_incident_is_told(make_run: MakeRun) -> None:
     text = Page(build_report(make_run())).text
     for part in (
         "#1 OD-1", "family OD", "probability 90%", "suspiciously large updates", "kl_ref high", "update_ratio high",
-        "PG-9 unlikely", "step 5, not before step 4", "go_back", "accuracy fell", "by playbook", "0.23 — probe agrees",
-        "0.61 → 0.23", "to step 4", "at step 9, took 0.2 s", "resolved at step 8 (paid 13)", "87.5 → 0.2 nats",
-        "0.24 → 0.64 — calm again", "resolved: clean for long enough", "too_bold was refused — budget spent",
-        "confirmed (held-out 0.61 -> 0.23)", "lr_scale=0.5",
-        "1 incident (OD-1): 1 resolved.", "1 remedy applied: go_back at paid step 9 (resolved).", "return lr_scale",
-        "0.125 → 0.875", "500 ms", "act on OD, TE",
+        "PG-9 unlikely", "step 5, not before step 4", "go_back", "accuracy fell", "by playbook", "0.230 — probe agrees",
+        "0.610 → 0.230", "to step 4", "at step 9, took 0.2 s", "resolved at step 8 (consumed 13)", "87.5 → 0.2 nats",
+        "0.240 → 0.640 — calm again", "resolved: clean for long enough", "too_bold was refused — budget spent",
+        "confirmed (held-out 0.610 -> 0.230)", "lr_scale=0.5", "lr_scale returns to nominal",
+        "1 incident (OD-1): 1 resolved.", "1 remedy applied: go_back at step 9 (resolved).",
+        "lr_scale is nominal again", "0.125 → 0.875", "500 ms", "act on OD, TE",
     ):  # fmt: skip
         assert part in text, part
 
@@ -222,7 +222,7 @@ def test_incidents_remedies_and_injected_faults_stand_where_they_happened(make_r
         assert x_of(html, panel, "injected-1") == [4.0, 4.0]
         assert f'id="{panel}-remedy-2"' not in html
     assert ">injected OD-1</text>" in html
-    assert "Injected fault: OD-1 (gain) from paid step 4 to 6; incident 1 named it, opened 1 paid step later." in html
+    assert "Injected fault: OD-1 (gain) from consumed step 4 to 6; incident 1 named it, opened 1 consumed step" in html
     assert "stroke-dasharray" in group(html, "reward-injected-1")
     table = html[html.index("<h2>Remedies</h2>") : html.index("<h2>Incidents</h2>")]
     assert re.findall(r"<td [^>]*><div>(.*?)</div></td>", table)[:5] == ["1", "go_back", "#1 OD-1", "9", "9"]
@@ -238,7 +238,7 @@ def test_quiet_run_has_no_marks(make_run: MakeRun) -> None:
     to_come: dict[str, Scalar] = {"code": "OD-1", "onset": 99}
     html = build_report(make_run(story=STORY[:1], ids=IDS[:8], faults=(to_come,)))
     assert not re.search(r'id="[a-z]+-(incident|remedy|injected|abandoned)-', html)
-    assert "No incident in 8 paid steps." in html
+    assert "No incident in 8 consumed steps." in html
     assert "<h2>Remedies</h2>" not in html
     assert "levers-figure" not in html
 

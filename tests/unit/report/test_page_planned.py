@@ -31,7 +31,7 @@ CHANGE: Event = {
 
 
 def incident(opened: int, code: str = "RF-1") -> Incident:
-    """An incident that was opened at a paid step."""
+    """An incident that was opened at a consumed step."""
     entry = Entry(1, EntryKind.OPENED, StepId(0, opened, opened), 1, (("code", code),))
     result = Incident(1, entry.id)
     result.entries.append(entry)
@@ -40,29 +40,33 @@ def incident(opened: int, code: str = "RF-1") -> Incident:
 
 @pytest.mark.parametrize(
     ("opened", "said"),
-    [(15, "opened 2 paid steps later"), (13, "opened at that very step"), (8, "opened 5 paid steps before its effect")],
+    [
+        (15, "opened 2 consumed steps later"),
+        (13, "opened at that very step"),
+        (8, "opened 5 consumed steps before its effect"),
+    ],
 )
 def test_fault_that_grows_is_marked_where_it_began_and_its_delay_counts_from_its_effect(opened: int, said: str) -> None:
     (fault,) = faults_of([RAMP])
     assert (fault.onset, fault.full, fault.effect) == (4, 13, 13)
     words = drill(fault, [incident(opened)], 30)
-    assert "from paid step 4 on, growing to its full strength of 2 at paid step 13;" in words
+    assert "from consumed step 4 on, growing to its full strength of 2 at consumed step 13;" in words
     assert said in words
 
 
 def test_fault_that_is_learnt_says_when_its_effect_began_and_whether_it_did() -> None:
     (waiting,), (begun,) = faults_of([LEARNED]), faults_of([LEARNED, BEGUN])
     assert "; it has had no effect yet; no incident" in drill(waiting, [], 30)
-    assert "; its effect began at paid step 14; no incident" in drill(begun, [], 30)
-    assert "opened 3 paid steps later" in drill(begun, [incident(17, "RF-3")], 30)
+    assert "; its effect began at consumed step 14; no incident" in drill(begun, [], 30)
+    assert "opened 3 consumed steps later" in drill(begun, [incident(17, "RF-3")], 30)
 
 
 def test_control_that_nobody_declared_says_whether_it_was_taken_for_a_fault() -> None:
     (control,) = controls_of([CONTROL, CONTROL])
     assert control_words(control, [], 30) == (
-        "Benign control: slow_tool from paid step 6 on, which nobody declared; no incident was opened after it."
+        "Benign control: slow_tool from consumed step 6 on, which nobody declared; no incident was opened after it."
     )
-    assert "incident 1 was opened 3 paid steps later" in control_words(control, [incident(9)], 30)
+    assert "incident 1 was opened 3 consumed steps later" in control_words(control, [incident(9)], 30)
     assert "has not come so far" in control_words(control, [], 5)
     assert controls_of([CONTROL | {"kind": "twin"}]) == (control,), "as older records call it"
     (declared,) = controls_of([CONTROL | {"declared": True}])
@@ -98,4 +102,4 @@ def test_marks_and_sentences_stand_in_the_report(tmp_path: Path) -> None:
     assert ">injected RF-3, injected RF-1, control slow_tool, lr</text>" in html.replace("&lt;b&gt;learner.", "")
     assert "declared change, or injected benign control" in html
     assert "Declared: &lt;b&gt;learner.lr from 0.0002 to 6e-05 at step 9." in html
-    assert "its effect began at paid step 14" in html
+    assert "its effect began at consumed step 14" in html

@@ -27,7 +27,7 @@ NAN = math.nan
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """Writes a run of eight steps with probes, by paid step (greedy, sampled): in its rows, in its events, or both.
+    """Writes a run of eight steps with probes, by consumed step (greedy, sampled): in its rows, in its events, or both.
 
     With `undone`, steps 5 to 8 have been thrown away by a rollback to step 4.
     """

@@ -71,7 +71,7 @@ def test_signals_of_an_incident_are_drawn_in_its_card(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["act", "observe"])
 def test_words_of_another_version_are_shown_and_claim_nothing(tmp_path: Path, mode: str) -> None:
     page = page_of(tmp_path, mode, UNKNOWN_WORDS)
-    assert "WEATHER since about step 5; wait at paid step 6 applied; not known whether it worked (unverified)" in page
+    assert "WEATHER since about step 5; wait applied at step 6; not known whether it worked (unverified)" in page
     assert '<span class="badge open">unverified</span>' in page
     assert '<span class="badge open">handed over</span>' in page
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -94,15 +93,13 @@ def test_call_that_is_not_made_has_taken_no_time(channels: Channels) -> None:
     assert not_made.ended == not_made.began
 
 
-def test_log_tells_a_verifier_that_was_not_asked_from_a_late_one(
-    channels: Channels, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        grade(channels, 1)
-        grade(channels, 2)
-    late, not_asked = [record.getMessage() for record in caplog.records]
-    assert f"gave no verdict within {TIMEOUT_S:g} s" in late
-    assert f"it was not asked, because {COUNT * LEFT_BEHIND} earlier calls of it have not returned" in not_asked
+def test_reason_tells_a_verifier_that_was_not_asked_from_a_late_one(channels: Channels) -> None:
+    reasons = []
+    for step in (1, 2):
+        grade(channels, step)
+        reasons.append(channels.failures.reason(StepId(0, step, step)))
+    assert f"gave no verdict within {TIMEOUT_S:g} s" in reasons[0]
+    assert f"it was not asked, because {COUNT * LEFT_BEHIND} earlier calls of it have not returned" in reasons[1]
 
 
 def test_idle_instance_that_hangs_is_unwell_until_it_answers(channels: Channels, gate: threading.Event) -> None:

@@ -14,6 +14,7 @@ import pytest
 from rftfm_ray.config import load_config
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.runs.ending import LEAST_DROP, ending_problems, largest_drop
+from rftfm_ray.runs.headline import headline
 from rftfm_ray.runs.incidents import incidents_of
 from rftfm_ray.runs.reader import Probe, RunData, Steps
 from rftfm_ray.runs.verdict import tone, verdict
@@ -68,9 +69,9 @@ def test_run_that_learns_ends_without_a_problem() -> None:
 @pytest.mark.parametrize(
     ("accuracies", "kind", "message"),
     [
-        ((0.9, 0.95, 0.4), "below_start", "Held-out accuracy began at 0.9 and ended at 0.4."),
-        ((0.3, 0.95, 0.5), "below_best", "Held-out accuracy was 0.95 at step 5 and ended at 0.5."),
-        ((0.3, 0.95, 0.1), "below_start", "Held-out accuracy began at 0.3 and ended at 0.1."),
+        ((0.9, 0.95, 0.4), "below_start", "Held-out accuracy began at 0.900, was 0.950 at step 5, and ended at 0.400."),
+        ((0.3, 0.95, 0.5), "below_best", "Held-out accuracy was 0.950 at step 5 and ended at 0.500."),
+        ((0.3, 0.95, 0.1), "below_start", "Held-out accuracy began at 0.300, was 0.950 at step 5, and ended at 0.100."),
     ],
 )
 def test_run_that_ends_far_lower_says_from_where(accuracies: tuple[float, ...], kind: str, message: str) -> None:
@@ -139,7 +140,7 @@ def test_incident_that_nobody_resolved_is_a_problem(
     (problem,) = ending_problems(make(probes(0.3, 0.9), incident(2, *story)))
     assert problem.kind == "incident"
     assert problem.incident == 2
-    assert problem.message == f"Incident #2 (OD-1, since step 3) {words}."
+    assert problem.message == f"Incident #2 (OD-1, opened at step 3) {words}."
 
 
 @pytest.mark.parametrize("state", ["resolved", "cleared", None], ids=str)
@@ -158,6 +159,19 @@ def test_run_with_a_cleared_incident_is_not_called_good() -> None:
     assert "1 cleared, not verified" in verdict(data, incidents, ())[1][0]
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "expected"), [((0.3, 0.9), []), ((0.9, 0.3), ["below_start"]), ((), ["incident"])]
+)
+def test_what_no_known_fault_explains_is_a_problem_where_accuracy_fell_or_is_unknown(
+    accuracies: tuple[float, ...], expected: list[str]
+) -> None:
+    unknown = (EntryKind.DIAGNOSED, {"code": "UNKNOWN", "family": "UNKNOWN"})
+    closed = (EntryKind.CLOSED, {"state": "escalated", "reason": "x"})
+    data = make(probes(*accuracies), incident(1, unknown, closed))
+    assert kinds(data) == expected
+    assert tone(data, incidents_of(data.entries)) == ("bad" if expected else "open")
+
+
 def test_run_whose_guard_was_lost_for_good_ends_with_a_problem() -> None:
     entries = (
         Entry(1, EntryKind.STARTED, StepId(0, 0, 0), 0, (("mode", "observe"),)),
@@ -170,5 +184,5 @@ def test_run_whose_guard_was_lost_for_good_ends_with_a_problem() -> None:
     assert problem.kind == "guard_lost"
     assert problem.message == "The guard was lost on the way, after step 1; 3 steps unguarded: monitor-0 died."
     assert tone(data, ()) == "bad"
-    paragraphs = verdict(data, (), ())[1]
+    paragraphs = [headline(data, (), ()), *verdict(data, (), ())[1]]
     assert sum("monitor-0 died" in text for text in paragraphs) == 1, "it is said once"

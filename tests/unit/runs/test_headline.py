@@ -56,7 +56,7 @@ def test_run_without_an_incident_says_so() -> None:
     [
         (None, "not verified; still open"),
         ("resolved", "verified: resolved; still open"),
-        ("mitigated", "verified: contained, its cause is still active; still open"),
+        ("mitigated", "verified: mitigated, its cause is still active; still open"),
         ("ineffective", "verified: it did not help; still open"),
         ("harmful", "verified: it did harm; still open"),
         ("unverified", "not known whether it worked (unverified); still open"),
@@ -65,7 +65,7 @@ def test_run_without_an_incident_says_so() -> None:
 )
 def test_success_is_claimed_only_where_it_was_verified(outcome: str | None, words: str) -> None:
     judged: tuple[Line, ...] = () if outcome is None else ((K.OUTCOME, 11, 1, {"order": 1, "outcome": outcome}),)
-    begin = "Finished at step 12 of 12. OD-1 (KL Explosion) since about step 5; lower_rate at paid step 8 applied; "
+    begin = "Finished at step 12 of 12. OD-1 (KL Explosion) since about step 5; lower_rate applied at step 8; "
     assert line_of((*ACTED, *judged)) == f"{begin}{words}."
 
 
@@ -96,7 +96,7 @@ def test_each_incident_counts_by_its_last_remedy() -> None:
         (K.CLOSED, 12, 1, {"state": "resolved"}),
     )
     assert line_of((*ACTED, *second)).endswith(
-        "lower_rate at paid step 8 and go_back at paid step 10 applied; verified: resolved."
+        "lower_rate applied at step 8 and go_back at step 10; verified: resolved."
     )
 
 
@@ -105,7 +105,7 @@ def test_problem_of_the_last_state_is_said_with_the_end() -> None:
     probes = (Probe(5, 5, 0.9, abandoned=False, size=1024), Probe(12, 12, 0.125, abandoned=False, size=1024))
     harmed = replace(data, probes=probes)
     assert headline(harmed, (), ()) == (
-        "Finished at step 12 of 12, with a problem: Held-out accuracy began at 0.9 and ended at 0.125. No incident."
+        "Finished at step 12 of 12, with a problem: Held-out accuracy began at 0.900 and ended at 0.125. No incident."
     )
     assert "problem" not in headline(replace(harmed, summary={}), (), ())
 
