@@ -93,13 +93,15 @@ class RunMemory:
         return last_probe([report for report in self._lineage if report.id.step <= onset])
 
     def best_probe(self, onset: int, alarm: int, first: float | None) -> float | None:
-        """The held-out accuracy that a remedy has to give back: the higher one of before a fault and before its alarm.
+        """The held-out accuracy that a remedy has to give back: the highest of before a fault and before its alarm.
 
-        The fault may have lowered the later one, and the run may have learnt since an onset that is estimated too
-        early. Without either it is the one before the first step, None without that.
+        The fault may have lowered the last ones before the alarm, and the run may have learnt since an onset that is
+        estimated too early. `first` is the one before the first step, which is before a fault that leaves no later one.
         """
-        known = [probe for step in (onset, alarm) if not math.isnan(probe := self.probe_before(step))]
-        return max(known, default=first)
+        before = self.probe_before(onset)
+        healthy = first if math.isnan(before) else before
+        known = [healthy, self.probe_before(alarm - 1), self.probe_before(alarm)]
+        return max((probe for probe in known if probe is not None and not math.isnan(probe)), default=None)
 
     def probe_now(self, since: int = 0) -> float:
         """The newest held-out accuracy of the lineage, from step `since` on; NaN without one."""

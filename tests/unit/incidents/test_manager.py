@@ -84,8 +84,20 @@ def test_entries_hold_everything_about_an_incident() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "expected"),
-    [([0.5, 0.6, 0.9], 0.9), ([0.5, 0.9, 0.6], 0.9), ([0.5, math.nan, 0.9], 0.9), ([math.nan] * 3, 0.4)],
-    ids=["learns up to the alarm", "falls before the alarm", "asked in the step of the alarm", "never asked"],
+    [
+        ([0.5, 0.6, 0.9], 0.9),
+        ([0.5, 0.9, 0.6], 0.9),
+        ([0.5, math.nan, 0.9], 0.9),
+        ([math.nan] * 3, 0.4),
+        ([math.nan] * 2 + [0.2], 0.4),
+    ],
+    ids=[
+        "learns up to the alarm",
+        "falls before the alarm",
+        "asked in the step of the alarm",
+        "never asked",
+        "first asked under the fault",
+    ],
 )
 def test_accuracy_to_give_back_is_the_best_known_from_before_the_fault_or_its_alarm(
     asked: list[float], expected: float
