@@ -154,8 +154,8 @@ def test_explosion_after_a_plateau_is_a_reading_where_the_usual_updates_are_reme
 
 def test_update_is_held_against_the_largest_comparable_one() -> None:
     reports = [report(step, update_ratio=0.05 if step == 2 else 0.01) for step in range(1, ONSET)]
-    assert ground_for(diagnosis(), [*reports, report(ONSET, update_ratio=0.49)], UNKNOWN) is None
-    assert ground_for(diagnosis(), [*reports, report(ONSET, update_ratio=0.51)], UNKNOWN) is not None
+    assert ground_for(diagnosis(), [*reports, report(ONSET, update_ratio=0.29)], UNKNOWN) is None
+    assert ground_for(diagnosis(), [*reports, report(ONSET, update_ratio=0.31)], UNKNOWN) is not None
 
 
 def test_reading_from_before_the_fault_is_none_of_it() -> None:
