@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import RecordError
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.manager import PATIENCE, IncidentManager
-from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.incidents.state import Entry, EntryKind, replay
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.effects import signals_of
@@ -391,12 +389,3 @@ def life(run: ManagedRun) -> None:
     run.begin_fault()
     run.carry_out()
     run.pass_steps(3)
-
-
-def test_settings_are_those_of_the_configuration() -> None:
-    config = RunConfig.model_validate(
-        {"guard": {"mode": "act", "on_give_up": "halt", "budget": 7}, "learner": {"lr": 0.5}}
-    )
-    settings = incident_settings(config)
-    assert (settings.mode, settings.halts, settings.budget, settings.nominal.lr) == (GuardMode.ACT, True, 7, 0.5)
-    assert not incident_settings(RunConfig()).halts
