@@ -5,9 +5,10 @@
 One run is left alone. In every trial the same run gets SIGTERM or SIGINT, in turn, at a moment drawn evenly from the
 time between its first and its last step; where it has ended by then, it is made again, for half of that time. It must
 end with exit code 143 or 130 and print one sentence with a command; that command is executed, and the rows of both
-parts together must be those of the run that was left alone: bit for bit, times aside. Results are lines of OUT/trials.jsonl; a later call continues with the trials that are missing, and makes
-those of other sources of the package again. `--minutes` begins no further trial after so long. `--page` writes the page
-once all trials are there. Prints a summary; exit code 1 when a trial failed.
+parts together must be those of the run that was left alone: bit for bit, times aside. Results are lines of
+OUT/trials.jsonl; a later call continues with the trials that are missing, and makes those of other sources of the
+package again. `--minutes` begins no further trial after so long. `--page` writes the page once all trials are there.
+Prints a summary; exit code 1 when a trial failed.
 """
 
 from __future__ import annotations
