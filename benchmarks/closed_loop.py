@@ -1,9 +1,9 @@
 """The closed loop, measured: healthy runs that must be left alone, three faults that must be found and fixed.
 
-    python benchmarks/closed_loop.py [--seeds 1 2 3] [--folder DIR] [--out docs/closed_loop]
+    python -m benchmarks.closed_loop [--seeds 1 2 3] [--folder DIR] [--out docs/closed_loop]
 
 Every run is compared with the healthy run of its seed after as many paid steps. Finished runs in DIR are not made
-again. Writes OUT.md (verdicts, tables, versions, machine) and OUT.csv (one row a run). Exit code 1 on a miss.
+again by the same sources of the package. Writes OUT.md (verdicts, tables, versions, machine) and OUT.csv (one row a run). Exit code 1 on a miss.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.healthy_act import source_digest
+from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import load_config
 from rftfm_ray.driver.cluster import connect
 from rftfm_ray.driver.run import train
@@ -100,7 +102,7 @@ def arms(seeds: list[int]) -> list[Arm]:
     return [*healthy, *faulty, *long]
 
 
-def run(arm: Arm, folder: Path) -> ArmResult:
+def run(arm: Arm, folder: Path, warm: WarmActors) -> ArmResult:
     """Make one run, unless it has been made, and read what it left."""
     run_dir = folder / arm.name
     if not (run_dir / "summary.json").exists():
@@ -110,7 +112,7 @@ def run(arm: Arm, folder: Path) -> ArmResult:
         overrides += list(ACT) if arm.guarded else ["guard.mode=off"]
         config = load_config(ROOT / "examples" / f"{arm.task}.yaml", overrides)
         config = config.model_copy(update={"inject": (arm.fault,) if arm.fault else ()})
-        train(config, run_dir)
+        train(config, run_dir, warm=warm)
     summary = json.loads((run_dir / "summary.json").read_text())
     if not arm.guarded:
         return ArmResult(arm, summary)
@@ -204,8 +206,9 @@ def page(results: list[ArmResult], seeds: list[int]) -> str:
     steps = sum(f.arm.steps for f in results if not f.arm.fault and f.arm.guarded)
     return f"""# The closed loop
 
-Made by `python benchmarks/closed_loop.py --seeds {" ".join(map(str, seeds))}` on {os.cpu_count()} CPU cores
+Made by `python -m benchmarks.closed_loop --seeds {" ".join(map(str, seeds))}` on {os.cpu_count()} CPU cores
 ({platform.machine()}), Python {platform.python_version()}, {stack}.
+Digest of the package's sources: {source_digest()}.
 
 GRPO, 16 prompts x 8 samples a step, the shipped policy, {STEPS} paid steps, `guard.mode=act` with every family named,
 the shipped playbook, no profile: a run is compared with its own past, by the shipped priors. Held-out: greedy
@@ -230,14 +233,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "closed_loop")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.folder or Path(temporary)
+        folder = (arguments.folder or Path(temporary)) / source_digest()
         folder.mkdir(parents=True, exist_ok=True)
         results = []
         # One Ray for all runs: each of them would start its own.
         connect(load_config(None, []))
-        for arm in arms(arguments.seeds):
-            results.append(run(arm, folder))
-            print(f"{arm.name}: {results[-1].accuracy:.3f} {results[-1].alarms} {results[-1].remedies}", flush=True)
+        with WarmActors() as warm:
+            for arm in arms(arguments.seeds):
+                results.append(run(arm, folder, warm))
+                print(f"{arm.name}: {results[-1].accuracy:.3f} {results[-1].alarms} {results[-1].remedies}", flush=True)
         judge(results, folder)
     arguments.out.with_suffix(".md").write_text(page(results, arguments.seeds))
     with arguments.out.with_suffix(".csv").open("w", newline="") as file:
