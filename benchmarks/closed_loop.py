@@ -2,8 +2,9 @@
 
     python -m benchmarks.closed_loop [--seeds 1 2 3] [--folder DIR] [--out docs/closed_loop]
 
-Every run is compared with the healthy run of its seed after as many paid steps. Finished runs in DIR are not made
-again by the same sources of the package. Writes OUT.md (verdicts, tables, versions, machine) and OUT.csv (one row a run). Exit code 1 on a miss.
+Every run is compared with the healthy run of its seed after as many paid steps. Finished runs in DIR are not made again
+by the same sources of the package. Writes OUT.md (verdicts, tables, versions, machine) and OUT.csv (one row a run).
+Exit code 1 on a miss.
 """
 
 from __future__ import annotations
