@@ -132,3 +132,35 @@ def test_a_submitted_job_trains_in_the_cluster_and_leaves_its_records(head: dict
     assert "mode=observe" in shown["controller-0"]
     assert {actor for actor, _ in states} == ACTORS
     assert {state for _, state in states} <= {state.value for state in ActorState}
+
+
+def client(head: dict[str, str], *arguments: str) -> str:
+    """What a command of `ray job` prints; it must end well."""
+    done = subprocess.run(
+        [str(BIN / "ray"), "job", *arguments], env=head, cwd="/", capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_stopped_job_leaves_a_checkpoint_and_the_command_that_goes_on(head: dict[str, str], tmp_path: Path) -> None:
+    folder, job = tmp_path / "run", "stopped"
+    overrides = ["steps=2000", "probe.size=16", "probe.final_size=16", "probe.every=1", "algorithm.prompts_per_step=8"]
+    entry = ["rftfm", "train", "examples/calculator.yaml", *overrides, "--run-dir", str(folder)]
+    submitted = ("submit", "--no-wait", "--submission-id", job, "--working-dir", str(ROOT), "--", *entry)
+    client(head, *submitted)
+    events, end = folder / "events.jsonl", time.monotonic() + START_S
+    while time.monotonic() < end and not (events.exists() and events.read_text().count('"kind": "probe"') > 3):
+        time.sleep(0.2)
+    client(head, "stop", job)
+    output = client(head, "logs", job)
+    said = re.search(
+        r"Stopped by SIGTERM after step (\d+) of 2000; go on with: rftfm train (\S+) --resume (\S+)", output
+    )
+    assert said, output
+    assert int(said[1]) > 0
+    config, checkpoint = Path(said[2]), Path(said[3])
+    assert config == folder / "config.yaml"
+    assert checkpoint == folder / "checkpoints" / f"step-{int(said[1]):06d}"
+    assert checkpoint.is_dir()
