@@ -1,10 +1,11 @@
 """Learns the evidence and the calibration of diagnoses from recorded runs, and makes docs/diagnosis.md.
 
     python -m benchmarks.diagnosis [--data benchmarks/data/faultbench] [--split tune]
+    python -m benchmarks.diagnosis --keep --split report
 
-It writes rftfm_ray/assets/diagnosis.json. Evidence is learnt on the calibrate split, with the strength of its shrinkage
-chosen on tune. Calibration is learnt on calibrate too, from folds by seed, so that no run is judged by evidence that it
-has taught. The page gives the figures of `--split`.
+It writes rftfm_ray/assets/diagnosis.json, or with `--keep` judges that file as it is. Evidence is learnt on the
+calibrate split, with the strength of its shrinkage chosen on tune. Calibration is learnt on calibrate too, from folds
+by seed, so that no run is judged by evidence that it has taught. The page gives the figures of `--split`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from rftfm_ray.diagnosis.evidence import (
     LearntEvidence,
     ShippedEvidence,
     level_of,
+    shipped_evidence,
 )
 from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.faultbench.detectors.guard import RecordingMonitor
@@ -327,16 +329,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "rftfm_ray" / "assets" / "diagnosis.json")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "diagnosis.md")
     parser.add_argument("--split", type=Split, default=Split.TUNE, choices=[Split.TUNE, Split.REPORT])
+    parser.add_argument("--keep", action="store_true", help="judge the installed evidence instead of learning it again")
     options = parser.parse_args()
     examples = collect(read_bench(options.data), (Split.CALIBRATE, options.split))
-    shipped = write_evidence(examples[Split.CALIBRATE], options.data, options.out)
-    scored, evidence = examples[options.split], LearntEvidence(shipped)
+    scored, evidence = examples[options.split], shipped_evidence() if options.keep else None
+    if evidence is None:
+        evidence = LearntEvidence(write_evidence(examples[Split.CALIBRATE], options.data, options.out))
     figures = Figures(
         options.split.value, judge(scored, None), calibrated(judge(scored, evidence), evidence),
         other_task(examples[Split.CALIBRATE], scored, evidence),
     )  # fmt: skip
-    write_atomic(options.docs, page(COMMAND, figures).encode())
-    print(f"{len(examples[Split.CALIBRATE])} examples -> {options.out}, {len(scored)} -> {options.docs}")
+    command = f"{COMMAND}{' --keep' if options.keep else ''} --split {options.split}"
+    write_atomic(options.docs, page(command, figures).encode())
+    print(f"{len(scored)} diagnoses of the {options.split} split -> {options.docs}")
 
 
 def write_evidence(examples: Sequence[Example], data: Path, out: Path) -> ShippedEvidence:

@@ -155,8 +155,8 @@ def page(command: str, figures: Figures) -> str:
     newline, split, before, after = "\n", figures.split, figures.before, figures.after
     return f"""# Diagnosis
 
-`{command} --split {split}` learns the evidence of diagnoses, calibrates
-their probabilities and makes this page.
+`{command}` makes this page. Without `--keep` the command first learns the
+evidence of diagnoses and calibrates their probabilities; with it the installed ones are judged.
 
 - **Subject.** Recorded runs go step by step through `Monitor` and the diagnoser's readings. A diagnosis is taken at the
   alarm and 1, 2, 3, 5 and 10 steps later while it is open, in each of three modes of the reference: no profile, a
