@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,14 @@ def test_error_has_the_exit_code_of_the_signal(number: signal.Signals, kind: typ
 def test_second_signal_ends_the_process_at_once(second: str, code: int, *, stuck: bool) -> None:
     done = python(TWICE.format(second=second, pause=REPEAT_S + 0.2, stuck=stuck))
     assert (done.returncode, done.stdout) == (code, "remembered\n"), done.stderr
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal() -> Iterator[None]:
+    """Under `nohup` SIGHUP is ignored, and a run then goes on; processes that tests start would inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_signal_that_is_repeated_at_once_is_one_request() -> None:
