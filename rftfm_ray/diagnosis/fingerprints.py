@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rftfm_ray.verdicts import Diagnosis
+
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
@@ -24,6 +26,12 @@ class Fingerprint:
     weights: Mapping[str, float]
     excludes: Mapping[str, float] = field(default_factory=dict)
     harm: tuple[str, ...] = ()
+
+
+def explained_signals(diagnosis: Diagnosis) -> frozenset[str]:
+    """The signals of a diagnosis that its fault moves in the direction in which they have moved."""
+    fingerprint = FINGERPRINTS.get(diagnosis.code, Fingerprint({}))
+    return frozenset(s.signal for s in diagnosis.symptoms if fingerprint.weights.get(s.signal, 0.0) * s.direction > 0)
 
 
 FINGERPRINTS: Mapping[str, Fingerprint] = {

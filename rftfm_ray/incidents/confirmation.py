@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from rftfm_ray.diagnosis.classify import CLAIMED
+from rftfm_ray.diagnosis.fingerprints import explained_signals
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import GuardState, Incident
@@ -49,8 +50,10 @@ def is_after_effect(diagnosis: Diagnosis, state: GuardState, memory: RunMemory, 
 
 
 def ground_of(memory: RunMemory, incident: Incident, probes: HeldOut) -> Ground | None:
-    """What allows a costly remedy for an incident; None where only telemetry speaks for one."""
-    return ground_for(memory.diagnosis_of(incident.id), memory.reports, probes)
+    """What allows a costly remedy for an incident; None where nothing does."""
+    diagnosis = memory.diagnosis_of(incident.id)
+    explained = frozenset[str]() if diagnosis is None else explained_signals(diagnosis)
+    return ground_for(diagnosis, memory.reports, probes, explained)
 
 
 def refusal(order: Order, state: GuardState, step: StepId, snapshots: tuple[int, ...]) -> str:
@@ -91,7 +94,8 @@ def probes_at_decision(state: GuardState, memory: RunMemory, incident: Incident,
 def doubt(probes: HeldOut) -> str:
     """Why a costly remedy without a ground is not carried out."""
     if probes.stands:
-        return f"held-out accuracy is {probes.now:.3f}, was {probes.before:.3f}: it stands, and no identity is broken"
+        accuracy = f"held-out accuracy is {probes.now:.3f}, was {probes.before:.3f}"
+        return f"{accuracy}: it stands, and no identity that the fault explains is broken"
     known = f"is {probes.now:.3f}" if not math.isnan(probes.now) else "is not known"
     was = f", was {probes.before:.3f}" if not math.isnan(probes.before) else ""
     return f"held-out accuracy {known}{was}, and only telemetry speaks for it"

@@ -173,7 +173,11 @@ class Decisions:
         levers, halts = self._levers_after(incident), self._settings.halts
         if halts and self._settings.acts_on(incident.family) and self._ground(incident) is None:
             stands = probes_at_decision(state, self._memory, incident, self._settings).stands
-            why = "held-out accuracy stands and no identity is broken" if stands else "only telemetry speaks against it"
+            why = (
+                "held-out accuracy stands and no identity that the fault explains is broken"
+                if stands
+                else "only telemetry speaks against it"
+            )
             halts, reason = False, f"{reason}; the run goes on, because {why}"
         self._ledger.note(EntryKind.CLOSED, step, incident.id, state=final.value, reason=reason)
         if not self._settings.acts_on(incident.family) or (levers == state.levers and not halts):

@@ -35,9 +35,9 @@ class PolicyContext:
         reports: the newest steps of the lineage, newest last.
         state: what the policy's last decision left for itself.
         ground: what allows a costly remedy (a rollback, freeze_policy, a halt) as far as is known; None where only
-            telemetry speaks for one, or where held-out accuracy stands and no identity is broken. A probe is made
-            before every such remedy; where there is no ground by then, it is dropped, and the policy is called again
-            for one without cost.
+            telemetry speaks for one, or where held-out accuracy stands and no identity that the fault explains is
+            broken. A probe is made before every such remedy; where there is no ground by then, it is dropped, and the
+            policy is called again for one without cost.
         given: remedies that were applied in this run for faults of the same code, in this incident and in others.
     """
 

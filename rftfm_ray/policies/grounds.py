@@ -1,14 +1,15 @@
 """The grounds on which a costly remedy may be given: a rollback, a frozen policy, or the end of the run. Pure.
 
 Telemetry alone is no ground: a signal may leave its usual band in a healthy run, above all under another configuration
-than that of its reference. Nor is anything but a broken identity, while held-out accuracy stands or rises. The rule
-holds for the shipped playbook and for a policy of the user's alike.
+than that of its reference. While held-out accuracy stands or rises, nothing is but a broken identity that the diagnosed
+fault explains: another one is broken by something else, which the remedy of this fault does not mend. The rule holds
+for the shipped playbook and for a policy of the user's alike.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -137,21 +138,25 @@ READINGS: Mapping[str, ReadingRule] = {
 """Readings that cannot be healthy whatever the configuration. Values that are not finite are an identity already."""
 
 
-def ground_for(diagnosis: Diagnosis | None, reports: Sequence[StepReport], held_out: HeldOut) -> Ground | None:
+def ground_for(
+    diagnosis: Diagnosis | None, reports: Sequence[StepReport], held_out: HeldOut, explained: Collection[str]
+) -> Ground | None:
     """The strongest ground for a costly remedy; None where only telemetry speaks for one.
 
-    Where held-out accuracy is known to stand, only a broken identity is a ground.
+    Where held-out accuracy is known to stand, only a broken identity that the diagnosed fault explains is a ground.
 
     Args:
         diagnosis: that the remedy is for; None where it is not known.
         reports: of the lineage, newest last.
         held_out: accuracy before the fault and now. That an alarm of the probe was raised earlier is no ground: the
             accuracy of now is.
+        explained: signals of the diagnosis that its fault moves as they have moved.
     """
     alarms = [symptom for symptom in diagnosis.symptoms if symptom.alarm] if diagnosis is not None else []
-    for symptom in alarms:
-        if symptom.evidence is Evidence.IDENTITY:
-            return Ground(GroundKind.IDENTITY, symptom.reason)
+    broken = [symptom for symptom in alarms if symptom.evidence is Evidence.IDENTITY]
+    counted = [symptom for symptom in broken if symptom.signal in explained or not held_out.stands]
+    if counted:
+        return Ground(GroundKind.IDENTITY, counted[0].reason)
     if held_out.stands:
         return None
     if held_out.fell:

@@ -21,7 +21,7 @@ COSTLY = [
 every_costly_one = pytest.mark.parametrize("remedy", COSTLY, ids=lambda remedy: remedy.name)
 
 
-def alarmed(evidence: Evidence, signal: str = "staleness") -> Diagnosis:
+def alarmed(evidence: Evidence, signal: str = "lr_excess") -> Diagnosis:
     """A diagnosis that is certain of itself, with one alarm."""
     symptom = Symptom("test", signal, evidence, True, 1, 1.0, 0.0, 99.0, 6, 6, f"{signal} is high")
     return replace(fault("OD-1", 1.0), symptoms=(symptom,))
@@ -44,7 +44,7 @@ def test_telemetry_alone_carries_nothing_costly_while_accuracy_stands(remedy: Re
     reason = (
         "held-out accuracy is not known, was 0.800, and only telemetry speaks for it"
         if math.isnan(now)
-        else f"held-out accuracy is {now:.3f}, was 0.800: it stands, and no identity is broken"
+        else f"held-out accuracy is {now:.3f}, was 0.800: it stands, and no identity that the fault explains is broken"
     )
     assert run.last(K.UNCONFIRMED).text("reason") == reason
     assert run.manager.pending is None
@@ -82,7 +82,19 @@ def test_accuracy_that_stands_speaks_against_channel_and_reading(
     run = asked_for(remedy, alarmed(evidence), **signals)
     assert run.script.seen[-1].ground is not None, "no probe since the fault speaks against it at the decision"
     assert not run.begin(now)
-    assert run.last(K.UNCONFIRMED).text("reason").endswith("it stands, and no identity is broken")
+    assert (
+        run.last(K.UNCONFIRMED).text("reason").endswith("it stands, and no identity that the fault explains is broken")
+    )
+
+
+@every_costly_one
+def test_identity_that_the_fault_does_not_explain_carries_nothing_costly_while_accuracy_stands(remedy: Remedy) -> None:
+    """Transcripts that are altered do not say that the updates are too large."""
+    altered = alarmed(Evidence.IDENTITY, "observation_mismatch_rate")
+    run = asked_for(remedy, altered)
+    assert not run.begin(0.99)
+    assert asked_for(remedy, altered).begin(0.5)
+    assert asked_for(remedy, alarmed(Evidence.IDENTITY)).begin(0.99)
 
 
 def test_probe_that_weights_from_before_the_fault_answered_in_part_shows_a_loss_but_not_that_there_is_none() -> None:
@@ -95,7 +107,7 @@ def test_probe_that_weights_from_before_the_fault_answered_in_part_shows_a_loss_
             run.tick(alarmed(Evidence.CHANNEL), probe_accuracy=probe)
         grounds.append(run.script.seen[-1].ground)
     assert [ground and ground.reason for ground in grounds] == [
-        "staleness is high", "staleness is high", None, "held-out accuracy fell from 0.800 to 0.300",
+        "lr_excess is high", "lr_excess is high", None, "held-out accuracy fell from 0.800 to 0.300",
     ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 
 import pytest
 
@@ -39,41 +40,51 @@ def symptom(evidence: Evidence, signal: str = "kl_ref", *, alarm: bool = True) -
     return Symptom("test", signal, evidence, alarm, 1, 1.0, 0.0, 99.0, ONSET, ONSET, f"{signal} is high")
 
 
+def grounds(
+    found: Diagnosis | None, reports: Sequence[StepReport], held_out: HeldOut, explained: Collection[str] = ()
+) -> Ground | None:
+    """The ground for a remedy of a fault that explains some signals."""
+    return ground_for(found, reports, held_out, explained)
+
+
 def test_telemetry_is_no_ground_at_any_probability() -> None:
-    assert ground_for(diagnosis(symptom(Evidence.TELEMETRY)), course(), STANDS) is None
-    assert ground_for(diagnosis(), course(), STANDS) is None
-    assert ground_for(None, course(kl_ref=1e6), STANDS) is None
+    assert grounds(diagnosis(symptom(Evidence.TELEMETRY)), course(), STANDS) is None
+    assert grounds(diagnosis(), course(), STANDS) is None
+    assert grounds(None, course(kl_ref=1e6), STANDS) is None
 
 
 @pytest.mark.parametrize(
     ("evidence", "kind"), [(Evidence.IDENTITY, GroundKind.IDENTITY), (Evidence.CHANNEL, GroundKind.CHANNEL)]
 )
 def test_identity_and_channel_are_grounds_and_a_notice_is_none(evidence: Evidence, kind: GroundKind) -> None:
-    assert ground_for(diagnosis(symptom(evidence)), course(), UNKNOWN) == Ground(kind, "kl_ref is high")
-    assert ground_for(diagnosis(symptom(evidence, alarm=False)), course(), UNKNOWN) is None
+    assert grounds(diagnosis(symptom(evidence)), course(), UNKNOWN) == Ground(kind, "kl_ref is high")
+    assert grounds(diagnosis(symptom(evidence, alarm=False)), course(), UNKNOWN) is None
 
 
 @pytest.mark.parametrize("now", [0.97, 0.99, 1.0])
-def test_only_an_identity_is_a_ground_where_accuracy_stands(now: float) -> None:
+def test_only_an_identity_that_the_fault_explains_is_a_ground_where_accuracy_stands(now: float) -> None:
     stands = HeldOut(0.99, now, 256)
     read = course(kl_ref=1e6, step_kl=1e6, update_ratio=1e6)
-    assert ground_for(diagnosis(symptom(Evidence.CHANNEL)), read, stands) is None
+    assert grounds(diagnosis(symptom(Evidence.CHANNEL)), read, stands) is None
     broken = diagnosis(symptom(Evidence.CHANNEL), symptom(Evidence.IDENTITY))
-    assert ground_for(broken, read, stands) == Ground(GroundKind.IDENTITY, "kl_ref is high")
+    assert grounds(broken, read, stands, ["kl_ref"]) == Ground(GroundKind.IDENTITY, "kl_ref is high")
+    # Something else has broken it, and the remedy of this fault does not mend that.
+    assert grounds(broken, read, stands, ["update_ratio"]) is None
+    assert grounds(broken, read, HeldOut(0.99, 0.5, 256), ["update_ratio"]) is not None
 
 
 def test_verdicts_that_fail_are_no_harm_by_themselves() -> None:
     failing = diagnosis(symptom(Evidence.CHANNEL, "verifier_error_rate"))
-    assert ground_for(failing, course(), UNKNOWN) is None
-    assert ground_for(failing, course(), HeldOut(0.99, 0.5, 256)) is not None
+    assert grounds(failing, course(), UNKNOWN) is None
+    assert grounds(failing, course(), HeldOut(0.99, 0.5, 256)) is not None
 
 
 def test_alarm_of_the_probe_counts_only_as_far_as_the_probe_of_now_bears_it_out() -> None:
     seen = diagnosis(symptom(Evidence.CHANNEL, "probe_accuracy"))
-    assert ground_for(seen, course(), STANDS) is None
+    assert grounds(seen, course(), STANDS) is None
     fell = Ground(GroundKind.CHANNEL, "held-out accuracy fell from 0.990 to 0.500")
-    assert ground_for(seen, course(), HeldOut(0.99, 0.5, 256)) == fell
-    assert ground_for(None, (), HeldOut(0.99, 0.5, 256)) == fell
+    assert grounds(seen, course(), HeldOut(0.99, 0.5, 256)) == fell
+    assert grounds(None, (), HeldOut(0.99, 0.5, 256)) == fell
 
 
 @pytest.mark.parametrize("size", [16, 256, 10**6])
@@ -98,8 +109,8 @@ READ = [
 
 @pytest.mark.parametrize(("name", "signal", "healthy", "impossible"), READ)
 def test_reading_that_cannot_be_healthy_is_a_ground(name: str, signal: str, healthy: float, impossible: float) -> None:
-    assert ground_for(diagnosis(), course(**{signal: healthy}), UNKNOWN) is None
-    ground = ground_for(diagnosis(), course(**{signal: impossible}), UNKNOWN)
+    assert grounds(diagnosis(), course(**{signal: healthy}), UNKNOWN) is None
+    ground = grounds(diagnosis(), course(**{signal: impossible}), UNKNOWN)
     assert ground is not None
     assert ground.kind is GroundKind.READING
     assert ground.reason.startswith(f"{name} shows ")
@@ -112,17 +123,17 @@ def test_every_reading_is_tested() -> None:
 
 def test_update_is_held_against_the_rate_that_the_configuration_gives() -> None:
     # A planned change of the rate explains the update, a rate that nobody called for does not.
-    planned = ground_for(diagnosis(), course(update_ratio=0.3, lr=0.03), UNKNOWN)
+    planned = grounds(diagnosis(), course(update_ratio=0.3, lr=0.03), UNKNOWN)
     assert planned is None
-    excess = ground_for(diagnosis(), course(update_ratio=0.3, lr=0.03, lr_excess=math.log(30)), UNKNOWN)
+    excess = grounds(diagnosis(), course(update_ratio=0.3, lr=0.03, lr_excess=math.log(30)), UNKNOWN)
     assert excess is not None
     assert excess.reason.startswith("update_ratio shows 30 times the size")
 
 
 def test_size_of_updates_is_no_reading_where_too_few_steps_show_what_is_usual() -> None:
     few = [*(report(step) for step in range(ONSET - 4, ONSET)), report(ONSET, update_ratio=0.3)]
-    assert ground_for(diagnosis(), few, UNKNOWN) is None
-    assert ground_for(diagnosis(), [report(ONSET - 5), *few], UNKNOWN) is not None
+    assert grounds(diagnosis(), few, UNKNOWN) is None
+    assert grounds(diagnosis(), [report(ONSET - 5), *few], UNKNOWN) is not None
 
 
 def plateau(steps: int, grad_norm: float) -> list[StepReport]:
@@ -140,24 +151,24 @@ def plateau(steps: int, grad_norm: float) -> list[StepReport]:
 def test_gradient_that_comes_back_after_a_plateau_is_no_reading(steps: int, grad_norm: float, is_resumed: bool) -> None:
     reports = plateau(steps, grad_norm)[-12 if is_resumed else 0 :]
     assert reports[-1].values[INDEX["update_ratio"]] > 10 * reports[-2].values[INDEX["update_ratio"]]
-    assert ground_for(diagnosis(), reports, UNKNOWN) is None
+    assert grounds(diagnosis(), reports, UNKNOWN) is None
 
 
 def test_explosion_after_a_plateau_is_a_reading_where_the_usual_updates_are_remembered() -> None:
     reports = [*plateau(45, 0.0)[:-1], report(ONSET, update_ratio=0.3)]
-    ground = ground_for(diagnosis(), reports, UNKNOWN)
+    ground = grounds(diagnosis(), reports, UNKNOWN)
     assert ground is not None
     assert ground.reason.startswith("update_ratio shows 30 times the size")
     unknown = report(ONSET, update_ratio=0.3, grad_norm=math.nan)
-    assert ground_for(diagnosis(), [*reports[:-1], unknown], UNKNOWN) is None
+    assert grounds(diagnosis(), [*reports[:-1], unknown], UNKNOWN) is None
 
 
 def test_update_is_held_against_the_largest_comparable_one() -> None:
     reports = [report(step, update_ratio=0.05 if step == 2 else 0.01) for step in range(1, ONSET)]
-    assert ground_for(diagnosis(), [*reports, report(ONSET, update_ratio=0.29)], UNKNOWN) is None
-    assert ground_for(diagnosis(), [*reports, report(ONSET, update_ratio=0.31)], UNKNOWN) is not None
+    assert grounds(diagnosis(), [*reports, report(ONSET, update_ratio=0.29)], UNKNOWN) is None
+    assert grounds(diagnosis(), [*reports, report(ONSET, update_ratio=0.31)], UNKNOWN) is not None
 
 
 def test_reading_from_before_the_fault_is_none_of_it() -> None:
     earlier = [report(5, kl_ref=500.0), *course()[5:]]
-    assert ground_for(diagnosis(), earlier, UNKNOWN) is None
+    assert grounds(diagnosis(), earlier, UNKNOWN) is None
