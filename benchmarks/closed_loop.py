@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.healthy_act import source_digest
+from benchmarks.provenance import source_digest
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import load_config
 from rftfm_ray.driver.cluster import connect

@@ -36,8 +36,8 @@ from benchmarks.guard_kills_page import page, targets
 from benchmarks.guard_kills_plan import FAULTS, LONGER, TRIALS, Trial
 from benchmarks.guard_kills_points import Arms
 from benchmarks.guard_kills_watch import Delays, Watch, watched
-from benchmarks.healthy_act import PACKAGES, source_digest
 from benchmarks.interrupts import differences
+from benchmarks.provenance import PACKAGES, source_digest
 from rftfm_ray.actors import guards
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig, load_config

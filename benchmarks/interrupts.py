@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.healthy_act import PACKAGES, source_digest
+from benchmarks.provenance import PACKAGES, source_digest
 from rftfm_ray.files import write_atomic
 from rftfm_ray.telemetry.recorder import read_steps
 
