@@ -18,7 +18,7 @@ from rftfm_ray.config import RunConfig, config_differences, parse_config, past_d
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.detection.detectors.custom import load_detectors
 from rftfm_ray.detection.monitor import monitor_plan
-from rftfm_ray.detection.reference.comparison import PATHS, compare, facts_of, text_of
+from rftfm_ray.detection.reference.comparison import assumptions, compare, text_of
 from rftfm_ray.detection.reference.mixture import reference_of
 from rftfm_ray.detection.reference.profile import Profile, read_profile
 from rftfm_ray.errors import CheckpointError, ConfigError, ProfileError, ResumeError
@@ -170,16 +170,8 @@ def _check_comparable(profile: Profile, config: RunConfig, path: Path) -> None:
         logger.warning(
             "guard.profile=%s was %s; fit one to healthy runs of this configuration to detect more.", path, comparison
         )
-    if profile.facts is None:
-        logger.warning("guard.profile=%s does not say how its runs were configured: it holds for runs like them.", path)
-    theirs, ours = profile.facts or {}, facts_of(config)
-    for key in PATHS:
-        if theirs.get(key, ours[key]) != ours[key]:
-            logger.warning(
-                "guard.profile=%s was fitted to runs with %s=%s, and this one has %s=%s: it holds only if both are the "
-                "same.",
-                path, key, str(theirs[key])[:200], key, ours[key],
-            )  # fmt: skip
+    for assumption in assumptions(profile, config):
+        logger.warning("guard.profile=%s %s.", path, assumption)
 
 
 def _is_json(path: Path) -> bool:

@@ -18,7 +18,7 @@ from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.words import as_number, clean, describe, listed, plural, share, text_of
 from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import GuardMode
-from rftfm_ray.verdicts import OTHER_PROFILE, IncidentState, OutcomeKind
+from rftfm_ray.verdicts import ASSUMED_PROFILE, OTHER_PROFILE, IncidentState, OutcomeKind
 
 # The first and the last reward are means over this many steps, as in the summary of a run.
 EDGE = 5
@@ -160,13 +160,13 @@ def restored(data: RunData) -> str:
 
 
 def profile_words(data: RunData) -> str:
-    """What the guard's profile said nothing about, because its runs had another configuration; empty without that."""
-    reasons = [
-        text_of(entry, "reason")
+    """What the guard's profile said nothing about, and what was believed of it; empty where it is of runs like this."""
+    reasons = {
+        kind: text_of(entry, "reason")
         for entry in data.entries
-        if entry.kind is EntryKind.DECLARED and text_of(entry, "change") == OTHER_PROFILE
-    ]
-    return clean(f"{reasons[-1][:1].upper()}{reasons[-1][1:]}.", 1000) if reasons else ""
+        if entry.kind is EntryKind.DECLARED and (kind := text_of(entry, "change")) in (OTHER_PROFILE, ASSUMED_PROFILE)
+    }
+    return clean(" ".join(f"{reason[:1].upper()}{reason[1:]}." for reason in reasons.values()), 1000)
 
 
 def guard_words(data: RunData) -> str:
