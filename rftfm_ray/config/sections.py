@@ -226,7 +226,7 @@ class CheckpointConfig(Section):
     best: bool = True
     """Keep the checkpoint with the best held-out accuracy too, under a link `best`; of equal ones the newest."""
     at_end: bool = True
-    """Write a checkpoint after the last step."""
+    """Write a checkpoint after the last step; a signal that asks the run to end gets one in any case."""
 
 
 class ProbeConfig(Section):

@@ -22,11 +22,11 @@ PATHS = ("model.path", "task.name")
 """Facts that may be paths: what was moved keeps its name, and may be another thing of that name."""
 # Words of which names of files and folders are made that say nothing about what is there, as in checkpoint-100 or 7b.
 _GENERIC = frozenset({
-    "final", "base", "best", "last", "latest", "newest", "current", "checkpoint", "checkpoints", "ckpt", "ckpts", "model",
+    "final", "base", "best", "last", "latest", "newest", "current", "checkpoint", "checkpoints", "ckpt", "model",
     "models", "weights", "hf", "hub", "merged", "export", "exported", "snapshot", "snapshots", "save", "saved", "out",
-    "output", "outputs", "result", "results", "run", "runs", "train", "trained", "training", "actor", "policy", "learner",
-    "step", "steps", "epoch", "epochs", "iter", "iteration", "global", "task", "tasks", "env", "envs", "environment",
-    "environments", "main", "custom", "my", "new", "old", "tmp", "v", "b", "m",
+    "output", "outputs", "result", "results", "run", "runs", "train", "trained", "training", "actor", "policy",
+    "learner", "step", "steps", "epoch", "epochs", "iter", "iteration", "global", "task", "tasks", "env", "envs",
+    "environment", "environments", "main", "custom", "my", "new", "old", "tmp", "v", "b", "m",
 })  # fmt: skip
 _WORD = re.compile(r"[^\W\d_]+")
 OR = " or "
