@@ -341,8 +341,9 @@ class GuardConfig(Section):
     on_give_up: Literal["continue", "halt"] = "continue"
     """What happens when no remedy is left: train on, or write a checkpoint and end with exit code 3."""
     on_harm: Literal["fail", "warn"] = "fail"
-    """What a run does at its end that was never updated, ends far below its start or its best held-out accuracy, leaves
-    an incident escalated, given up or open, or has lost its guard: say so and end with exit code 4, or only say so."""
+    """What a run does at its end that was never updated, ends far below its start or its best held-out accuracy, whose
+    last probe could not be graded, that leaves an incident escalated, given up or open, or has lost its guard: say so
+    and end with exit code 4, or only say so."""
     on_lost: Literal["stop", "continue"] | None = None
     """What happens when monitor or controller cannot be brought back: write a checkpoint and end with exit code 5, or
     train on unguarded; null: `stop` in mode `act`, `continue` in the others."""

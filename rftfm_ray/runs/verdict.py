@@ -16,7 +16,6 @@ from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of, not_claimed
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.words import as_number, clean, describe, listed, plural, share, text_of
-from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import GuardMode
 from rftfm_ray.verdicts import ASSUMED_PROFILE, OTHER_PROFILE, IncidentState, OutcomeKind
 
@@ -57,7 +56,7 @@ class Figures:
 def figures(data: RunData) -> Figures:
     """Figures of a run: from its summary when it has ended, else from its records so far."""
     rewards, times = data.steps.surviving("reward_mean"), data.steps.surviving("step_s")
-    probes = [probe.accuracy for probe in data.probes if not probe.abandoned]
+    probes = [probe.accuracy for probe in data.graded if not probe.abandoned]
     counted = {
         "reward_first": statistics.fmean(rewards[:EDGE]) if rewards else math.nan,
         "reward_last": statistics.fmean(rewards[-EDGE:]) if rewards else math.nan,
@@ -185,11 +184,9 @@ def tone(data: RunData, incidents: Sequence[Incident]) -> str:
     """Colour of the verdict."""
     states = {incident.state for incident in incidents}
     is_bad = progress_of(data)[0] in ("failed", "halted", "dead") or (data.summary and ending_problems(data))
-    left = {incident.code for incident in incidents if incident.state in UNMENDED}
-    if is_bad or left - {UNKNOWN}:
+    if is_bad or states & UNMENDED.keys():
         return "bad"
-    # What no known fault explains is bad where held-out accuracy says so, which is a problem of the ending.
-    if left or any(map(is_open, incidents)) or IncidentState.CLEARED in states:
+    if any(map(is_open, incidents)) or IncidentState.CLEARED in states:
         return "open"
     return "good" if data.journalled else "calm"
 
