@@ -96,6 +96,8 @@ def plan(
     """
     task = load_task(config.task.name)
     config = expanded(config)
+    if gaps := guard_gaps(config):
+        logger.warning("guard.mode=act cannot do all of its work: %s.", "; ".join(gaps))
     pool, heldout, verdict_s = check_task(task, config)
     facts = check_model(config)
     name = f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -114,6 +116,26 @@ def plan(
     return RunPlan(
         name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors, verdict_s
     )
+
+
+def guard_gaps(config: RunConfig) -> tuple[str, ...]:
+    """What a guard in `act` cannot do under this configuration, each as a clause that names the key."""
+    guard, probe = config.guard, config.probe
+    if guard.mode is not GuardMode.ACT:
+        return ()
+    gaps = []
+    if not guard.act_on:
+        gaps.append("guard.act_on=[] lets it carry out no remedy, so name families, or use guard.mode=advise")
+    if not config.snapshots.every:
+        gaps.append("snapshots.every=0 leaves nothing to roll back to")
+    if not probe.every:
+        gaps.append("probe.every=0 leaves no held-out accuracy by which a remedy is verified")
+    elif guard.verify_timeout_steps < probe.every:
+        gaps.append(
+            f"guard.verify_timeout_steps={guard.verify_timeout_steps} is less than probe.every={probe.every}, so a "
+            "person may be asked before a probe shows what a remedy did"
+        )
+    return tuple(gaps)
 
 
 def _planned_policy(config: RunConfig) -> Policy:
