@@ -82,8 +82,10 @@ ROWS: dict[str, tuple[Reach, str]] = {
     "critic.warmup_steps": (Reach.COURSE, "critic_lr CRITIC schedule_factor lr STEP"),
     "rollout.temperature": (
         Reach.COURSE,
-        "correct_rate probe_sampled_accuracy sampled_gap probe_gap valid_rate kl_ref credit_correlation REWARDS "
-        "LENGTHS GROUPS ADVANTAGES ENTROPY UPDATES REPEATS ENDINGS CALLS RETURNS",
+        (
+            "correct_rate probe_sampled_accuracy sampled_gap probe_gap valid_rate kl_ref credit_correlation REWARDS "
+            "LENGTHS GROUPS ADVANTAGES ENTROPY UPDATES REPEATS ENDINGS CALLS RETURNS"
+        ),
     ),
     # vLLM samples from what is left of the distribution, and the learner's log-probs are of all of it.
     "rollout.top_p": (Reach.COURSE, "rollout_kl rollout_ratio_mean rollout_gap_max ENTROPY REPEATS LENGTHS"),
