@@ -90,8 +90,7 @@ def loop(parts: Parts) -> Curve:
     for position in session.positions():
         if parts.stop.requested:
             return _stop(session, checkpoints, curve)
-        is_last = session.finished(position)
-        parts.stop.outlook = Outlook.LAST_STEP if is_last else Outlook.STEP
+        parts.stop.outlook = Outlook.LAST_STEP if session.finished(position) else Outlook.STEP
         start = time.perf_counter()
         changes.begin(position)
         trajectories = session.generate(position)
@@ -129,9 +128,8 @@ def loop(parts: Parts) -> Curve:
         )  # fmt: skip
         _record(parts, curve, row, (batch, report.vetoes))
         verdicts.check(batch, session)
-        checkpoints.after_step(last=is_last)
-    _complete(parts, checkpoints, curve)
-    return curve
+        checkpoints.after_step(last=session.finished(position))
+    return _complete(parts, checkpoints, curve)
 
 
 def _recorded(
@@ -156,8 +154,8 @@ def _stop(session: Session, checkpoints: CheckpointWriter, curve: Curve) -> Curv
     return curve
 
 
-def _complete(parts: Parts, checkpoints: CheckpointWriter, curve: Curve) -> None:
-    """The large probe after the last step.
+def _complete(parts: Parts, checkpoints: CheckpointWriter, curve: Curve) -> Curve:
+    """End after the last step, with a large probe.
 
     A run that has made its last step is complete, whoever asks it to end. It is still given the checkpoint that a
     signal has announced: before the probe, which whoever sent the signal may not wait for, or after it.
@@ -169,6 +167,7 @@ def _complete(parts: Parts, checkpoints: CheckpointWriter, curve: Curve) -> None
     parts.stop.outlook = Outlook.CLOSING
     if parts.stop.requested:
         checkpoints.write()
+    return curve
 
 
 def _start(parts: Parts, curve: Curve) -> None:
