@@ -177,7 +177,7 @@ def judged(row: Row, data: RunData) -> Row:
     ]
     return replace(
         row,
-        held_out=data.probes[-1].accuracy if data.probes else float("nan"),
+        held_out=data.graded[-1].accuracy if data.graded else float("nan"),
         digest=trained_digest(data.run_dir),
         incidents=";".join(opened),
         orders=";".join(orders),
@@ -190,7 +190,7 @@ def judged(row: Row, data: RunData) -> Row:
 def with_twin(row: Row, folder: Path, warm: WarmActors) -> Row:
     """A pair with what its unguarded twin came to."""
     data = make(config_of(row, *TWIN), folder, warm)
-    probes = " ".join(f"{probe.accuracy:.4f}" for probe in data.probes)
+    probes = " ".join(f"{probe.accuracy:.4f}" for probe in data.graded)
     return replace(row, twin=probes, twin_digest=trained_digest(folder))
 
 

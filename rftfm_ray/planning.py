@@ -18,7 +18,7 @@ from rftfm_ray.config import RunConfig, config_differences, parse_config, past_d
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.detection.detectors.custom import load_detectors
 from rftfm_ray.detection.monitor import monitor_plan
-from rftfm_ray.detection.reference.comparison import PATHS, compare, facts_of, text_of
+from rftfm_ray.detection.reference.comparison import assumptions, compare, text_of
 from rftfm_ray.detection.reference.mixture import reference_of
 from rftfm_ray.detection.reference.profile import Profile, read_profile
 from rftfm_ray.errors import CheckpointError, ConfigError, ProfileError, ResumeError
@@ -96,6 +96,8 @@ def plan(
     """
     task = load_task(config.task.name)
     config = expanded(config)
+    if gaps := guard_gaps(config):
+        logger.warning("guard.mode=act cannot do all of its work: %s.", "; ".join(gaps))
     pool, heldout, verdict_s = check_task(task, config)
     facts = check_model(config)
     name = f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -114,6 +116,26 @@ def plan(
     return RunPlan(
         name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors, verdict_s
     )
+
+
+def guard_gaps(config: RunConfig) -> tuple[str, ...]:
+    """What a guard in `act` cannot do under this configuration, each as a clause that names the key."""
+    guard, probe = config.guard, config.probe
+    if guard.mode is not GuardMode.ACT:
+        return ()
+    gaps = []
+    if not guard.act_on:
+        gaps.append("guard.act_on=[] lets it carry out no remedy, so name families, or use guard.mode=advise")
+    if not config.snapshots.every:
+        gaps.append("snapshots.every=0 leaves nothing to roll back to")
+    if not probe.every:
+        gaps.append("probe.every=0 leaves no held-out accuracy by which a remedy is verified")
+    elif guard.verify_timeout_steps < probe.every:
+        gaps.append(
+            f"guard.verify_timeout_steps={guard.verify_timeout_steps} is less than probe.every={probe.every}, so a "
+            "person may be asked before a probe shows what a remedy did"
+        )
+    return tuple(gaps)
 
 
 def _planned_policy(config: RunConfig) -> Policy:
@@ -170,16 +192,8 @@ def _check_comparable(profile: Profile, config: RunConfig, path: Path) -> None:
         logger.warning(
             "guard.profile=%s was %s; fit one to healthy runs of this configuration to detect more.", path, comparison
         )
-    if profile.facts is None:
-        logger.warning("guard.profile=%s does not say how its runs were configured: it holds for runs like them.", path)
-    theirs, ours = profile.facts or {}, facts_of(config)
-    for key in PATHS:
-        if theirs.get(key, ours[key]) != ours[key]:
-            logger.warning(
-                "guard.profile=%s was fitted to runs with %s=%s, and this one has %s=%s: it holds only if both are the "
-                "same.",
-                path, key, str(theirs[key])[:200], key, ours[key],
-            )  # fmt: skip
+    for assumption in assumptions(profile, config):
+        logger.warning("guard.profile=%s %s.", path, assumption)
 
 
 def _is_json(path: Path) -> bool:

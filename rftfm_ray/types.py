@@ -197,7 +197,7 @@ class EndingProblem:
     """One thing that is wrong with the state in which a run has ended.
 
     Attributes:
-        kind: `no_update`, `below_start`, `below_best` or `incident`.
+        kind: `no_update`, `below_start`, `below_best`, `ungraded`, `incident` or `guard_lost`.
         message: one sentence.
         before: held-out accuracy that the run had, None where the problem is another one.
         after: held-out accuracy at the end, as `before`.

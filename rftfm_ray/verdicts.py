@@ -48,6 +48,8 @@ class StepReport:
 
 OTHER_PROFILE = "profile"
 """The kind of the declaration, at the start, of a profile whose runs had another configuration."""
+ASSUMED_PROFILE = "assumed profile"
+"""The kind of the declaration, at the start, of a profile that may be of other runs than this one, and is believed."""
 
 
 @dataclass(frozen=True, slots=True)

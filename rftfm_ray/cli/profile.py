@@ -57,13 +57,16 @@ def fit(
     if not force:
         check_healthy(candidates)
     series = [candidate.series for candidate in candidates]
-    fitted = fit_profile(series, common_facts(candidates, force=force), shipped(kind_of(series)).healthy)
+    facts = common_facts(candidates, force=force)
+    fitted = fit_profile(series, facts, shipped(kind_of(series)).healthy)
     data = fitted.to_json().encode()
     try:
         write_atomic(out, data)
     except OSError as error:
         raise ProfileError(f"Profile {out} cannot be written ({error.strerror}); give another --out.") from None
     _print(fitted, out, hashlib.sha256(data).hexdigest(), json=json, all_signals=False)
+    if facts is None:
+        typer.echo(f"rftfm: {_unknown_words(candidates)}", err=True)
 
 
 @profile.command()
@@ -93,7 +96,7 @@ def check_healthy(candidates: list[Candidate]) -> None:
 
 
 def common_facts(candidates: list[Candidate], *, force: bool) -> Facts | None:
-    """The configuration that the runs share, as far as it moves signals; None when no run says what it was.
+    """The configuration that the runs share, as far as it moves signals; None unless every run says what it was.
 
     With `force` runs may differ: a key in which they do has all of their values, and a run with one of them is like
     those runs.
@@ -104,9 +107,7 @@ def common_facts(candidates: list[Candidate], *, force: bool) -> Facts | None:
     from rftfm_ray.detection.reference.comparison import differences, merged
 
     known = [(candidate.name, candidate.facts) for candidate in candidates if candidate.facts is not None]
-    if not known:
-        return None
-    first, facts = known[0]
+    first, facts = known[0] if known else ("", {})
     for name, other in known[1:]:
         different = differences(facts, other)
         if different and not force:
@@ -115,9 +116,21 @@ def common_facts(candidates: list[Candidate], *, force: bool) -> Facts | None:
                 f"{clean(first)} has {key}={one}, and {clean(name)} has {key}={two}; give runs of one configuration, "
                 "or use --force."
             )
+    if len(known) < len(candidates) or not known:
+        # The others may be of any configuration, and are as much of the profile.
+        return None
     every = [other for _, other in known]
     keys = [key for key in facts if all(key in other for other in every)]
     return {key: facts[key] if _agree(key, every) else merged(key, (other[key] for other in every)) for key in keys}
+
+
+def _unknown_words(candidates: list[Candidate]) -> str:
+    """Why a profile does not say how its runs were configured, and what follows."""
+    first = next(candidate.name for candidate in candidates if candidate.facts is None)
+    return (
+        f"{clean(first)} does not say how its run was configured, so the profile does not either: a run is compared "
+        "with it whatever its configuration. Give run directories to have that checked."
+    )
 
 
 def _agree(key: str, every: Sequence[Facts]) -> bool:

@@ -48,7 +48,7 @@ def standing(data: RunData) -> dict[str, Any]:
     values, incidents = figures(data), incidents_of(data.entries)
     advised = advice(data, incidents)
     state, why = progress_of(data)
-    probe = next((probe for probe in reversed(data.probes) if not probe.abandoned), None)
+    probe = next((probe for probe in reversed(data.graded) if not probe.abandoned), None)
     return {
         "run": data.name,
         "run_dir": clean(str(data.run_dir.absolute())),

@@ -29,6 +29,10 @@ Positive = Annotated[Float, Field(gt=0)]
 NonNegative = Annotated[Float, Field(ge=0)]
 Count = Annotated[Integer, Field(ge=1)]
 Cadence = Annotated[Integer, Field(ge=0)]
+# Beyond these a number is a slip of the keyboard, and what fails on it names another cause.
+Seconds = Annotated[Float, Field(ge=1e-3, le=1e7)]
+Rate = Annotated[Float, Field(gt=0, le=1)]
+Weight = Annotated[Float, Field(ge=0, le=1000)]
 
 BUILTIN_MODEL = "builtin:tiny"
 
@@ -88,9 +92,9 @@ class AlgorithmConfig(Section):
     """The probability ratio of new to old policy is clipped from below at 1 - clip_low."""
     clip_high: Positive = 0.2
     """The ratio is clipped from above at 1 + clip_high."""
-    kl_coef: NonNegative = 0.02
+    kl_coef: Weight = 0.02
     """Weight of the k3 estimate of KL(policy, frozen reference) in the loss; 0 saves the reference pass."""
-    entropy_coef: NonNegative = 0.0
+    entropy_coef: Weight = 0.0
     """Weight of the entropy bonus in the loss; 0: none."""
     normalize_std: bool | None = None
     """Divide advantages by their standard deviation: over the group (`grpo`, `rloo`) or over the tokens of the step
@@ -106,13 +110,13 @@ class AlgorithmConfig(Section):
 class CriticConfig(Section):
     """The critic of `algorithm.name=ppo`: a value head on the policy's own last layer."""
 
-    lr: Positive = 3e-3
+    lr: Rate = 3e-3
     """Learning rate of the head. What lies below it learns at the policy's."""
     gamma: Annotated[Float, Field(ge=0.5, le=1)] = 1.0
     """Discount per chosen token."""
     gae_lambda: Annotated[Float, Field(ge=0, le=1)] = 0.95
     """Lambda of generalised advantage estimation: 0 trusts the critic, 1 the rewards alone."""
-    value_coef: NonNegative = 0.1
+    value_coef: Weight = 0.1
     """Weight of the value loss. It grows with the square of the rewards: lower it where they are in the thousands."""
     value_clip: Positive | None = 0.2
     """A value's move from what it was before the step counts up to this; null: all of it."""
@@ -137,7 +141,7 @@ class RolloutConfig(Section):
     """Size of a vLLM engine's KV cache."""
     block_size: Literal[16, 32, 64, 128] = 32
     """Tokens per KV block of vLLM's cache; on a CPU 32 is the smallest."""
-    timeout_s: Positive = 600.0
+    timeout_s: Seconds = 600.0
     """Longest time that one generation may take before the run stops; slow verdicts have theirs in addition."""
     tool_retries: Cadence = 0
     """Further tries of a tool call that ended in an error, each on the other tool instance."""
@@ -148,9 +152,9 @@ class RolloutConfig(Section):
 class VerifierConfig(Section):
     """How a task's own code is called: its verifier and its environment."""
 
-    timeout_s: Positive = 60.0
+    timeout_s: Seconds = 60.0
     """Seconds that one verdict or one tool call may take; a later one has failed, and its thread is left behind."""
-    workers: Count = 8
+    workers: Annotated[Integer, Field(ge=1, le=1024)] = 8
     """Verdicts or tool calls at a time, each in a thread; 1 where the task's code must not run beside itself."""
     max_failing_steps: Count = 5
     """Steps in a row without a single verdict after which the run stops with a checkpoint."""
@@ -161,7 +165,7 @@ class LearnerConfig(Section):
 
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed's ZeRO stage: what is divided among ranks."""
-    lr: Positive = 3e-4
+    lr: Rate = 3e-4
     """Learning rate of AdamW after the warm-up."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the rate after the warm-up, down to 10 % of `lr` at the last step."""
@@ -177,7 +181,7 @@ class LearnerConfig(Section):
     """Sequences per forward and backward pass; lower it when memory is short."""
     step_kl_samples: Cadence = 8
     """Trajectories whose log-probs are taken again after a step's last update, to see how far it moved. 0: none."""
-    timeout_s: Positive = 600.0
+    timeout_s: Seconds = 600.0
     """Longest time that one update may take before the run stops."""
 
 
@@ -226,7 +230,7 @@ class CheckpointConfig(Section):
     best: bool = True
     """Keep the checkpoint with the best held-out accuracy too, under a link `best`; of equal ones the newest."""
     at_end: bool = True
-    """Write a checkpoint after the last step."""
+    """Write a checkpoint after the last step; a signal that asks the run to end gets one in any case."""
 
 
 class ProbeConfig(Section):
@@ -284,7 +288,7 @@ class ReportConfig(Section):
 class PlacementConfig(Section):
     """Resources of the actors."""
 
-    timeout_s: Positive = 60.0
+    timeout_s: Seconds = 60.0
     """Longest wait for the placement group."""
     cpus_per_rollout: NonNegative = 1.0
     """CPUs that Ray reserves for each rollout actor."""
@@ -308,11 +312,11 @@ class GuardConfig(Section):
     others only a policy of your own acts."""
     policy: str | None = None
     """Your remediation policy as `module:Class`, `module:function` or `file.py:Class`; null: the shipped playbook."""
-    policy_timeout_s: Positive = 1.0
+    policy_timeout_s: Seconds = 1.0
     """Longest time that a policy may take to decide."""
     fallback: Literal["playbook", "none"] = "playbook"
     """What decides where your policy fails, is late or asks for what is out of bounds."""
-    verdict_timeout_s: Positive = 10.0
+    verdict_timeout_s: Seconds = 10.0
     """Longest wait for a verdict at a step's boundary; a later one takes effect at the next."""
     warmup_steps: Annotated[Integer, Field(ge=3)] = 5
     """Steps that the run's own reference is taken from before telemetry is judged."""
@@ -341,8 +345,9 @@ class GuardConfig(Section):
     on_give_up: Literal["continue", "halt"] = "continue"
     """What happens when no remedy is left: train on, or write a checkpoint and end with exit code 3."""
     on_harm: Literal["fail", "warn"] = "fail"
-    """What a run does at its end that was never updated, ends far below its start or its best held-out accuracy, leaves
-    an incident escalated, given up or open, or has lost its guard: say so and end with exit code 4, or only say so."""
+    """What a run does at its end that was never updated, ends far below its start or its best held-out accuracy, whose
+    last probe could not be graded, that leaves an incident escalated, given up or open, or has lost its guard: say so
+    and end with exit code 4, or only say so."""
     on_lost: Literal["stop", "continue"] | None = None
     """What happens when monitor or controller cannot be brought back: write a checkpoint and end with exit code 5, or
     train on unguarded; null: `stop` in mode `act`, `continue` in the others."""

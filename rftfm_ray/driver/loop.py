@@ -15,7 +15,7 @@ from rftfm_ray.driver.planned_changes import PlannedChanges
 from rftfm_ray.driver.probing import HeldOutProbe
 from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.driver.session import Session
-from rftfm_ray.driver.stopping import StopSignal
+from rftfm_ray.driver.stopping import Outlook, StopSignal
 from rftfm_ray.driver.verdict_watch import VerdictWatch
 from rftfm_ray.metrics import CheckMetrics, StepRow, Timings
 from rftfm_ray.planning import RunPlan
@@ -71,7 +71,7 @@ class Curve:
 
 
 def loop(parts: Parts) -> Curve:
-    """Train to the end, or to the step in which a signal asks to stop.
+    """Train to the end, or to the step in which a signal asks to stop. In the last step it stops nothing.
 
     Remote calls are chained by reference: the driver waits for results, never carries them.
 
@@ -90,6 +90,7 @@ def loop(parts: Parts) -> Curve:
     for position in session.positions():
         if parts.stop.requested:
             return _stop(session, checkpoints, curve)
+        parts.stop.outlook = Outlook.LAST_STEP if session.finished(position) else Outlook.STEP
         start = time.perf_counter()
         changes.begin(position)
         trajectories = session.generate(position)
@@ -128,8 +129,7 @@ def loop(parts: Parts) -> Curve:
         _record(parts, curve, row, (batch, report.vetoes))
         verdicts.check(batch, session)
         checkpoints.after_step(last=session.finished(position))
-    _probe(parts, config.probe, curve)
-    return curve
+    return _complete(parts, checkpoints, curve)
 
 
 def _recorded(
@@ -151,6 +151,22 @@ def _stop(session: Session, checkpoints: CheckpointWriter, curve: Curve) -> Curv
     """End after the last completed step, with a checkpoint of it; before the first step there is nothing to save."""
     curve.stopped = True
     curve.checkpoint = checkpoints.write() if session.position.id.step else ""
+    return curve
+
+
+def _complete(parts: Parts, checkpoints: CheckpointWriter, curve: Curve) -> Curve:
+    """End after the last step, with a large probe.
+
+    A run that has made its last step is complete, whoever asks it to end. It is still given the checkpoint that a
+    signal has announced: before the probe, which whoever sent the signal may not wait for, or after it.
+    """
+    parts.stop.outlook = Outlook.LAST_PROBE
+    if parts.stop.requested:
+        checkpoints.write()
+    _probe(parts, parts.plan.config.probe, curve)
+    parts.stop.outlook = Outlook.CLOSING
+    if parts.stop.requested:
+        checkpoints.write()
     return curve
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rftfm_ray.config import made_changes
-from rftfm_ray.detection.reference.comparison import compare
+from rftfm_ray.detection.reference.comparison import assumptions, compare
 from rftfm_ray.driver.guard import Guard
 from rftfm_ray.driver.session import Session
 from rftfm_ray.planning import RunPlan
@@ -11,11 +11,11 @@ from rftfm_ray.signals.effects import declared_change
 from rftfm_ray.tasks.api import scaled_limits
 from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.types import StepId, TrainingCursor
-from rftfm_ray.verdicts import OTHER_PROFILE, Declaration, DeclaredChange
+from rftfm_ray.verdicts import ASSUMED_PROFILE, OTHER_PROFILE, Declaration, DeclaredChange
 
 
 def declare_profile(plan: RunPlan, guard: Guard, step: StepId) -> None:
-    """Declare at the start what the profile says nothing about, so that journal and report say it.
+    """Declare at the start what the profile says nothing about, and what is believed of it: journal and report say it.
 
     No signal loses its reference by that: the monitor was built without them.
     """
@@ -25,6 +25,10 @@ def declare_profile(plan: RunPlan, guard: Guard, step: StepId) -> None:
     if comparison.differences:
         reason = f"the profile was {comparison}"
         guard.declare(Declaration(step, DeclaredChange(OTHER_PROFILE, step.step, (), reason)))
+    assumed = assumptions(plan.profile, plan.config)
+    if assumed:
+        reason = f"the profile {', and '.join(assumed)}"
+        guard.declare(Declaration(step, DeclaredChange(ASSUMED_PROFILE, step.step, (), reason)))
 
 
 class PlannedChanges:

@@ -1,8 +1,9 @@
 """SIGTERM, SIGINT and SIGHUP of a run: the step in progress is completed, the state is saved, and the run ends.
 
 `ray job stop`, `timeout` and process managers send SIGTERM, a terminal sends SIGINT, and SIGHUP when it is closed.
-Before the first step there is nothing to save, so the signal ends the run where it is. A second signal ends the process
-at once.
+Before the first step there is nothing to save, so the signal ends the run where it is. In the last step or after it
+nothing is left to stop: the run ends as it would have, with the checkpoint that the signal asks for. A second signal
+ends the process at once.
 
 Python handles signals in the main thread, which may wait for a Ray that the same signal has ended. So a thread of its
 own reads every signal from a pipe, ends the process at the second one, and at a deadline once there is nothing to save.
@@ -18,6 +19,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from types import FrameType
 
 from rftfm_ray.errors import (
@@ -39,13 +41,29 @@ CLEANUP_S = 6.0
 _WAKE, _CLOSE = 254, 255
 
 
+class Outlook(StrEnum):
+    """What becomes of a run that is asked to end now, as the user is told at once."""
+
+    STEP = "stopping after this step, with a checkpoint. A second signal ends the run without one."
+    LAST_STEP = (
+        "this step is the last: the run ends after it, with a checkpoint and a last probe. A second signal ends it at "
+        "once."
+    )
+    LAST_PROBE = (
+        "the last step is made: the run ends after its last probe, with a checkpoint. A second signal ends it at once."
+    )
+    CLOSING = "the last step is made, and the run is ending. A second signal ends it at once."
+
+
 class StopSignal:
     """The request of a signal to end the run. Until it is `installed`, signals do what they did before.
 
-    `last_words` gives the sentence that the process ends with when it must end before the run could say one.
+    `last_words` gives the sentence that the process ends with when it must end before the run could say one; `outlook`
+    is what a signal leads to that is only remembered.
     """
 
     def __init__(self) -> None:
+        self.outlook = Outlook.STEP
         self.last_words: Callable[[], str] = lambda: f"ended by {self.name}."
         self._signum = 0
         self._deferred = False
@@ -161,7 +179,7 @@ class StopSignal:
     def _acknowledge(self, now: float) -> None:
         """Take in the first signal: a step may take minutes, and the user must know that it was heard."""
         if self._deferred:
-            _say(f"{self.name}: stopping after this step, with a checkpoint. A second signal ends the run without one.")
+            _say(f"{self.name}: {self.outlook}")
         else:
             # The main thread may be in a call that no signal interrupts.
             self._deadline = now + CLEANUP_S

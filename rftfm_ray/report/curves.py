@@ -126,7 +126,7 @@ def curves(data: RunData, marks: Marks) -> list[Html]:
 
 def _has_values(panel: Panel, data: RunData) -> bool:
     if panel.key == "probe":
-        return bool(data.probes)
+        return bool(data.graded)
     if panel.only_if and not any(value > 0 for name in panel.only_if for value in data.steps.column(name)):
         return False
     return any(math.isfinite(value) for line in panel.lines for value in data.steps.column(line.column))
@@ -194,8 +194,8 @@ def _line(axes: Axes, x: Sequence[float], y: Sequence[float], stroke: Stroke, gi
 
 
 def _probes(axes: Axes, data: RunData) -> None:
-    greedy = [(probe, probe.accuracy) for probe in data.probes]
-    sampled = [(probe, probe.sampled) for probe in data.probes if math.isfinite(probe.sampled)]
+    greedy = [(probe, probe.accuracy) for probe in data.graded]
+    sampled = [(probe, probe.sampled) for probe in data.graded if math.isfinite(probe.sampled)]
     _probe_line(axes, greedy, Stroke(BLUE, "-", 1.2), ("o", 3.8), "probe")
     if sampled:
         _probe_line(axes, sampled, Stroke(GREEN, _DASH, 1.5), ("s", 2.8), "sampled-probe")

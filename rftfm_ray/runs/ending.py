@@ -34,9 +34,10 @@ UNMENDED = {
 
 def ending_problems(data: RunData) -> tuple[EndingProblem, ...]:
     """What is wrong with the state that a run has ended in; empty when nothing is."""
-    probes = [probe for probe in data.probes if not probe.abandoned and math.isfinite(probe.accuracy)]
+    asked = [probe for probe in data.probes if not probe.abandoned]
+    probes = [probe for probe in asked if math.isfinite(probe.accuracy)]
     unmended = [_unmended(incident, is_probed=bool(probes)) for incident in incidents_of(data.entries)]
-    problems = [*_updates(data), *_accuracy(probes), *unmended, _loss(data)]
+    problems = [*_updates(data), *_accuracy(probes), _ungraded(asked), *unmended, _loss(data)]
     return tuple(problem for problem in problems if problem is not None)
 
 
@@ -99,6 +100,18 @@ def _drop(kind: str, before: Probe, after: Probe, words: str) -> EndingProblem:
     return EndingProblem(kind, f"Held-out accuracy {words}.", before=before.accuracy, after=after.accuracy)
 
 
+def _ungraded(asked: Sequence[Probe]) -> EndingProblem | None:
+    """The problem of a run whose end no verdict speaks of."""
+    if not asked or math.isfinite(asked[-1].accuracy):
+        return None
+    known = [probe for probe in asked if math.isfinite(probe.accuracy)]
+    why = "No held-out probe could be graded"
+    if known:
+        before = f"the one of step {known[-1].step} was {share(known[-1].accuracy)}"
+        why = f"The last held-out probe could not be graded; {before}"
+    return EndingProblem("ungraded", f"{why}: how good the model is at the end is not known.")
+
+
 def _loss(data: RunData) -> EndingProblem | None:
     """The problem of a run that nobody watched to its end."""
     message = lost(data)
@@ -110,12 +123,12 @@ def _unmended(incident: Incident, *, is_probed: bool) -> EndingProblem | None:
 
     A suspicion that no explanation has confirmed by the last step is none, nor is an alarm that cleared without a
     remedy: the harm of either shows in the held-out accuracy of the end, which is compared with the best. So does that
-    of an incident that no known fault explains, where the run was probed.
+    of an open incident that no known fault explains, where the run was probed. What a person was asked to look at
+    counts whatever it is.
     """
-    if incident.state == IncidentState.SUSPECTED or (is_probed and incident.code == UNKNOWN):
-        return None
     words = {state.value: words for state, words in UNMENDED.items()}.get(incident.state)
-    if words is None and not is_open(incident):
+    shows = is_probed and incident.code == UNKNOWN
+    if words is None and (incident.state == IncidentState.SUSPECTED or shows or not is_open(incident)):
         return None
     words = words or "was still open at the end"
     message = f"Incident #{incident.id} ({incident.code}, opened at step {incident.opened.step}) {words}."

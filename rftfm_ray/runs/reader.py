@@ -61,7 +61,7 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A held-out accuracy, and where it was taken.
+    """A held-out accuracy, and where it was taken; NaN where too few answers could be graded.
 
     `sampled` is that of answers sampled as in training, or NaN; `size` counts the problems, 0 where that is unknown.
     """
@@ -105,6 +105,11 @@ class RunData:
     running: bool | None = None
     read_s: float = math.nan
     checkpoint: Path | None = None
+
+    @property
+    def graded(self) -> tuple[Probe, ...]:
+        """The probes whose accuracy is known."""
+        return tuple(probe for probe in self.probes if math.isfinite(probe.accuracy))
 
     @property
     def position(self) -> StepId:
@@ -353,7 +358,8 @@ def _probes(
     announced = []
     for event in events:
         position, accuracy = event_step(event), _finite(event.get("accuracy"))
-        if event.get("kind") == "probe" and position is not None and math.isfinite(accuracy):
+        is_known = math.isfinite(accuracy) or _finite(event.get("ungraded")) > 0
+        if event.get("kind") == "probe" and position is not None and is_known:
             sampled = _finite(event.get("sampled_accuracy"))
             asked = _finite(event.get("size"))
             number = int(asked) if asked > 0 else size

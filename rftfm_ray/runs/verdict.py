@@ -16,9 +16,8 @@ from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of, not_claimed
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.words import as_number, clean, describe, listed, plural, share, text_of
-from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import GuardMode
-from rftfm_ray.verdicts import OTHER_PROFILE, IncidentState, OutcomeKind
+from rftfm_ray.verdicts import ASSUMED_PROFILE, OTHER_PROFILE, IncidentState, OutcomeKind
 
 # The first and the last reward are means over this many steps, as in the summary of a run.
 EDGE = 5
@@ -57,7 +56,7 @@ class Figures:
 def figures(data: RunData) -> Figures:
     """Figures of a run: from its summary when it has ended, else from its records so far."""
     rewards, times = data.steps.surviving("reward_mean"), data.steps.surviving("step_s")
-    probes = [probe.accuracy for probe in data.probes if not probe.abandoned]
+    probes = [probe.accuracy for probe in data.graded if not probe.abandoned]
     counted = {
         "reward_first": statistics.fmean(rewards[:EDGE]) if rewards else math.nan,
         "reward_last": statistics.fmean(rewards[-EDGE:]) if rewards else math.nan,
@@ -160,13 +159,13 @@ def restored(data: RunData) -> str:
 
 
 def profile_words(data: RunData) -> str:
-    """What the guard's profile said nothing about, because its runs had another configuration; empty without that."""
-    reasons = [
-        text_of(entry, "reason")
+    """What the guard's profile said nothing about, and what was believed of it; empty where it is of runs like this."""
+    reasons = {
+        kind: text_of(entry, "reason")
         for entry in data.entries
-        if entry.kind is EntryKind.DECLARED and text_of(entry, "change") == OTHER_PROFILE
-    ]
-    return clean(f"{reasons[-1][:1].upper()}{reasons[-1][1:]}.", 1000) if reasons else ""
+        if entry.kind is EntryKind.DECLARED and (kind := text_of(entry, "change")) in (OTHER_PROFILE, ASSUMED_PROFILE)
+    }
+    return clean(" ".join(f"{reason[:1].upper()}{reason[1:]}." for reason in reasons.values()), 1000)
 
 
 def guard_words(data: RunData) -> str:
@@ -185,11 +184,9 @@ def tone(data: RunData, incidents: Sequence[Incident]) -> str:
     """Colour of the verdict."""
     states = {incident.state for incident in incidents}
     is_bad = progress_of(data)[0] in ("failed", "halted", "dead") or (data.summary and ending_problems(data))
-    left = {incident.code for incident in incidents if incident.state in UNMENDED}
-    if is_bad or left - {UNKNOWN}:
+    if is_bad or states & UNMENDED.keys():
         return "bad"
-    # What no known fault explains is bad where held-out accuracy says so, which is a problem of the ending.
-    if left or any(map(is_open, incidents)) or IncidentState.CLEARED in states:
+    if any(map(is_open, incidents)) or IncidentState.CLEARED in states:
         return "open"
     return "good" if data.journalled else "calm"
 

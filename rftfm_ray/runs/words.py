@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from rftfm_ray.incidents.state import LEVER_PREFIX, Entry, EntryKind, Scalar
-from rftfm_ray.verdicts import OTHER_PROFILE, as_percent
+from rftfm_ray.verdicts import ASSUMED_PROFILE, OTHER_PROFILE, as_percent
 
 NONE = "—"
 LONGEST = 2000
@@ -242,6 +242,8 @@ def _lost(entry: Entry) -> str:
 def _declared(entry: Entry) -> str:
     if text_of(entry, "change") == OTHER_PROFILE:
         return "the profile is of another configuration"
+    if text_of(entry, "change") == ASSUMED_PROFILE:
+        return "the profile is taken to be of runs like this one"
     levers = levers_in(entry)
     return f"declared change: {text_of(entry, 'change') or NONE}" + (f" ({lever_text(levers)})" if levers else "")
 

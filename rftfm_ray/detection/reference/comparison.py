@@ -6,6 +6,7 @@ in the profile. They are compared with the run's own past, by the shipped priors
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -19,6 +20,15 @@ from rftfm_ray.signals.groups import TELEMETRY
 
 PATHS = ("model.path", "task.name")
 """Facts that may be paths: what was moved keeps its name, and may be another thing of that name."""
+# Words of which names of files and folders are made that say nothing about what is there, as in checkpoint-100 or 7b.
+_GENERIC = frozenset({
+    "final", "base", "best", "last", "latest", "newest", "current", "checkpoint", "checkpoints", "ckpt", "model",
+    "models", "weights", "hf", "hub", "merged", "export", "exported", "snapshot", "snapshots", "save", "saved", "out",
+    "output", "outputs", "result", "results", "run", "runs", "train", "trained", "training", "actor", "policy",
+    "learner", "step", "steps", "epoch", "epochs", "iter", "iteration", "global", "task", "tasks", "env", "envs",
+    "environment", "environments", "main", "custom", "my", "new", "old", "tmp", "v", "b", "m",
+})  # fmt: skip
+_WORD = re.compile(r"[^\W\d_]+")
 OR = " or "
 """Between the values of a fact in which the runs of a profile do not agree."""
 UNRECORDED = "a value that is not recorded"
@@ -88,6 +98,19 @@ def merged(key: str, values: Iterable[FactValue]) -> str:
     return OR.join(texts)
 
 
+def assumptions(profile: Profile, config: RunConfig) -> tuple[str, ...]:
+    """What is believed about a profile beside a run because its facts do not settle it, each as a clause."""
+    theirs, ours = profile.facts, facts_of(config)
+    if theirs is None:
+        return ("does not say how its runs were configured: it holds only if they were like this one",)
+    return tuple(
+        f"was fitted to runs with {key}={str(theirs[key])[:200]}, and this one has {key}={str(ours[key])[:200]}: it "
+        "holds only if both are the same"
+        for key in PATHS
+        if key in theirs and _same(key, theirs, ours) and str(ours[key]) not in str(theirs[key]).split(OR)
+    )
+
+
 def compare(profile: Profile, config: RunConfig) -> Comparison:
     """What a profile says about a run. A profile without facts is taken to be of runs like it."""
     theirs, ours = profile.facts, facts_of(config)
@@ -141,12 +164,33 @@ def _has_effect(key: str, facts: Facts) -> bool:
 def _same(key: str, first: Facts, second: Facts) -> bool:
     if first[key] == second[key]:
         return True
-    ours, theirs = ({_name(key, value) for value in str(facts[key]).split(OR)} for facts in (first, second))
-    return ours <= theirs or theirs <= ours
+    one, other = ({_name(key, value) for value in str(facts[key]).split(OR)} for facts in (first, second))
+    return one <= other or other <= one
 
 
 def _name(key: str, value: str) -> str:
-    return PurePath(value).name if key in PATHS else value
+    """What tells a value from others: of a path, its end from the last name on that says what is there.
+
+    So a folder that was moved with its name is the same, and `/a/final` is not `/b/final`. What may be a name on the
+    hub, `owner/model`, is told by all of it.
+    """
+    if not _is_path(key, value):
+        return value
+    parts = [part for part in PurePath(value).parts if part not in ("/", "~", "..")]
+    telling = [n for n, part in enumerate(parts) if not _is_generic(part.partition(".py:")[0])]
+    # The slash keeps it apart from a name that is none of a path.
+    return "/" + "/".join(parts[telling[-1] :]) if telling else value
+
+
+def _is_generic(name: str) -> bool:
+    return all(word.lower() in _GENERIC for word in _WORD.findall(name))
+
+
+def _is_path(key: str, value: str) -> bool:
+    """Whether a fact is a path that may have been moved, as `models.resolve_model` and `tasks.loading` read it."""
+    if key == "task.name":
+        return ".py:" in value
+    return key == "model.path" and not value.startswith("builtin:") and (value[:1] in "./~" or value.count("/") != 1)
 
 
 def _value(tree: Mapping[str, Any], key: str) -> object:

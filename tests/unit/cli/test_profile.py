@@ -218,6 +218,21 @@ def test_runs_of_different_configurations_are_refused(
     assert facts[key] == (f"{usual} or {value}" if usual else value), "a run with either value is like them"
 
 
+def test_facts_are_unknown_unless_every_run_says_them(make_run: Run, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "other.csv", 3)
+    out = tmp_path / "p.json"
+    for runs in ((make_run(1), table), (table, make_run(2)), (table, write_table(tmp_path / "more.csv", 4))):
+        done = rftfm("profile", "fit", *runs, "-o", out)
+        assert read_profile(out).facts is None
+        said = "other.csv does not say how its run was configured, so the profile does not either: a run is compared"
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert json.loads(rftfm("profile", "fit", *runs, "-o", out, "--json").stdout)["facts"] is None
+    assert rftfm("profile", "fit", tmp_path / "run1", tmp_path / "run2", "-o", out).stderr == ""
+    different = (tmp_path / "run1", make_run(5, learner={"lr": 1e-4}), table)
+    assert "run5 has learner.lr=0.0001" in refusal("profile", "fit", *different, "-o", out)
+
+
 def test_runs_that_differ_in_what_moves_no_signal_are_of_one_configuration(make_run: Run, tmp_path: Path) -> None:
     same = {"probe": {"every": 3}, "guard": {"mode": "act"}, "learner": {"micro_batch_size": 4}, "critic": {"lr": 1.0}}
     runs = (make_run(1), make_run(2, **same))

@@ -352,15 +352,15 @@ def test_empty_file_means_the_defaults(tmp_path: Path, content: str) -> None:
     assert load_config(path, []) == RunConfig()
 
 
-finite = st.floats(min_value=1e-300, max_value=1e300)
+rates, weights = (st.floats(min_value=1e-300, max_value=most) for most in (1.0, 1000.0))
 trees = st.fixed_dictionaries(
     {},
     optional={
         "seed": st.integers(0, 2**31 - 1),
         "steps": st.integers(1, 10**9),
         "model": st.fixed_dictionaries({"path": st.text(max_size=20)}),
-        "learner": st.fixed_dictionaries({"lr": finite, "adam_betas": st.tuples(st.just(0.5), st.floats(0, 0.999))}),
-        "algorithm": st.fixed_dictionaries({"normalize_std": st.booleans(), "kl_coef": finite}),
+        "learner": st.fixed_dictionaries({"lr": rates, "adam_betas": st.tuples(st.just(0.5), st.floats(0, 0.999))}),
+        "algorithm": st.fixed_dictionaries({"normalize_std": st.booleans(), "kl_coef": weights}),
         "records": st.fixed_dictionaries({"text": st.sampled_from([p.value for p in TextPrivacy])}),
         "inject": st.lists(st.text(max_size=9), max_size=2),
         "guard": st.fixed_dictionaries(

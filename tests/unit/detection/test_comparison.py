@@ -11,7 +11,7 @@ import pytest
 from rftfm_ray.config import RunConfig, parse_config
 from rftfm_ray.detection.detectors.joint import JointDetector
 from rftfm_ray.detection.monitor import Monitor, monitor_plan
-from rftfm_ray.detection.reference.comparison import Difference, compare, differences, facts_of
+from rftfm_ray.detection.reference.comparison import Difference, assumptions, compare, differences, facts_of
 from rftfm_ray.detection.reference.correlation import CorrelationModel
 from rftfm_ray.detection.reference.mixture import (
     BESIDE_PROFILE,
@@ -186,6 +186,46 @@ def test_model_that_was_moved_may_be_another(tmp_path: Path, caplog: pytest.LogC
     )
     with pytest.raises(ProfileError, match=r"model\.path=/models/qwen, and this one has model\.path=/models/llama"):
         planned(path, model={"path": "/models/llama"})
+
+
+@pytest.mark.parametrize(
+    ("key", "theirs", "ours", "is_same"),
+    [
+        ("model.path", "/models/qwen", "/other/qwen", True),
+        ("model.path", "/runs/math-7b/final", "/data/runs/math-7b/final", True),
+        ("model.path", "./qwen", "/models/qwen", True),
+        ("model.path", "/a/final", "/b/final", False),
+        ("model.path", "/runs/math-7b/checkpoint-100", "/runs/code-1b/checkpoint-100", False),
+        ("model.path", "/qwen/7b", "/llama/7b", False),
+        ("model.path", "/models/final", "/out/final", False),
+        ("model.path", "Qwen/base", "meta/base", False),
+        ("model.path", "Qwen/Qwen2.5-0.5B", "mirror/Qwen2.5-0.5B", False),
+        ("model.path", "Qwen/Qwen2.5-0.5B", "/models/Qwen2.5-0.5B", False),
+        ("model.path", "builtin:tiny", "/models/builtin:tiny", False),
+        ("task.name", "a/sums.py:Sums", "/code/b/sums.py:Sums", True),
+        ("task.name", "a/tasks.py:T", "b/tasks.py:T", False),
+        ("task.name", "a/my_task.py:Task", "b/my_task.py:Task", False),
+        ("task.name", "one.sums:Sums", "two.sums:Sums", False),
+    ],
+)
+def test_names_that_merely_end_alike_are_of_different_things(
+    key: str, theirs: str, ours: str, *, is_same: bool
+) -> None:
+    section, _, name = key.partition(".")
+    known, run = (with_facts(**{key: text}) for text in (theirs, ours)), config(**{section: {name: ours}})
+    moved, own = known
+    assert [each.key for each in compare(moved, run).differences] == ([] if is_same else [key])
+    assert len(assumptions(moved, run)) == is_same, "what is believed is said"
+    assert (compare(own, run).differences, assumptions(own, run)) == ((), ()), "equal texts are the same"
+
+
+def test_what_is_believed_about_a_profile_without_facts_is_said() -> None:
+    without = Profile(2, 1, None, profile().signals)
+    (clause,) = assumptions(without, OWN)
+    assert clause == "does not say how its runs were configured: it holds only if they were like this one"
+    mixed = with_facts(**{"model.path": "/a/qwen or /b/qwen"})
+    assert assumptions(mixed, config(model={"path": "/b/qwen"})) == ()
+    assert len(assumptions(mixed, config(model={"path": "/c/qwen"}))) == 1
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rftfm_ray.config import load_config
 from rftfm_ray.driver import session as session_module
 from rftfm_ray.driver.loop import Curve, Parts, loop
 from rftfm_ray.driver.session import Session
-from rftfm_ray.driver.stopping import StopSignal
+from rftfm_ray.driver.stopping import Outlook, StopSignal
 from rftfm_ray.incidents.messages import OrderResult
 from rftfm_ray.metrics import CreditMetrics, StepRow, UpdateMetrics
 from rftfm_ray.rollout.jobs import ProbeCounts
@@ -48,6 +48,7 @@ class Stage:
         self.stop = StopSignal()
         self.journey: list[tuple[Any, ...]] = []
         self.deferring: list[tuple[str, bool]] = []
+        self.asked: list[tuple[str, Outlook]] = []
         self.rows: list[StepRow] = []
         self.first_probes: list[tuple[StepId, float]] = []
         self._batch = batch
@@ -59,6 +60,7 @@ class Stage:
         for call in calls:
             actor, verb, *_ = cast("Any", call.reference)
             self.journey.append((verb, actor))
+            self.asked.append((verb, self.stop.outlook))
             self.deferring.append((verb, cast("Any", self.stop)._deferred))
             self._signal(verb)
         return [self._answer(cast("Any", call.reference)) for call in calls]
@@ -246,6 +248,32 @@ def test_signal_in_a_rollback_saves_the_state_that_it_restores(play: Callable[..
     assert (curve.stopped, curve.checkpoint) == (True, "run/checkpoints/step-1-a1")
 
 
-def test_signal_in_the_last_step_changes_nothing(play: Callable[..., tuple[Stage, Curve]]) -> None:
-    stage, curve = play(signal_in=("train", 4))
-    assert (len(stage.rows), curve.stopped, curve.probes) == (4, False, [0.5, 0.5])
+@pytest.mark.parametrize("at_end", [False, True])
+@pytest.mark.parametrize("phase", ["generate", "train", "probe"])
+def test_signal_in_the_last_step_or_after_it_stops_nothing_and_gets_its_checkpoint(
+    play: Callable[..., tuple[Stage, Curve]], phase: str, *, at_end: bool
+) -> None:
+    # The only probes are before the first step and after the last, where five rows would come next.
+    stage, curve = play({}, f"checkpoints.at_end={at_end}", signal_in=(phase, 5 if phase == "probe" else 4))
+    assert (len(stage.rows), curve.stopped, curve.probes) == (4, False, [0.5, 0.5]), "the run is complete"
+    asked = [verb for verb, _ in stage.asked]
+    assert asked.count("save") == 1
+    if phase != "probe":
+        assert asked[-2:] == ["save", "probe"], "whoever sent the signal may not wait for the probe"
+
+
+def test_run_without_a_signal_writes_no_checkpoint_that_is_not_configured(
+    play: Callable[..., tuple[Stage, Curve]],
+) -> None:
+    stage, _ = play()
+    assert "save" not in [verb for verb, _ in stage.asked]
+
+
+def test_signal_is_told_what_it_leads_to_wherever_it_comes(play: Callable[..., tuple[Stage, Curve]]) -> None:
+    stage, _ = play({4: BACK})
+    told = [outlook for verb, outlook in stage.asked if verb in ("train", "probe")]
+    step, last = Outlook.STEP, Outlook.LAST_STEP
+    # The probe before the first step, one before the rollback that step 4 orders, and the one after the last step.
+    assert told == [step, step, step, step, last, step, step, last, Outlook.LAST_PROBE]
+    assert stage.stop.outlook is Outlook.CLOSING
+    assert "with a checkpoint" not in Outlook.CLOSING

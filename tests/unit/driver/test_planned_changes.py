@@ -17,7 +17,7 @@ from rftfm_ray.actors.controller import ControllerActor
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.config import GuardConfig, RunConfig
 from rftfm_ray.detection.reference.comparison import facts_of
-from rftfm_ray.detection.reference.profile import Profile, SignalProfile
+from rftfm_ray.detection.reference.profile import Facts, Profile, SignalProfile
 from rftfm_ray.driver.guard import LiveGuard, NoGuard
 from rftfm_ray.driver.planned_changes import PlannedChanges, declare_profile
 from rftfm_ray.driver.session import START, Session
@@ -95,6 +95,27 @@ def test_profile_of_another_configuration_is_declared_once_at_the_start(rate: fl
     assert (declared.id, declared.change.kind, declared.change.signals) == (at(4), "profile", ())
     assert "learner.lr=0.0003, and this one has learner.lr=0.0006: 0 of its 1 signals" in declared.change.reason
     assert declared.change.expected is None, "no alarm is expected by it"
+
+
+@pytest.mark.parametrize(
+    ("facts", "model", "said"),
+    [
+        (None, "builtin:tiny", "the profile does not say how its runs were configured: it holds only if"),
+        ({"model.path": "/a/qwen"}, "/b/qwen", "fitted to runs with model.path=/a/qwen, and this one has model"),
+    ],
+    ids=["no facts", "moved model"],
+)
+def test_what_is_believed_of_a_profile_is_declared_once_at_the_start(
+    facts: Facts | None, model: str, said: str
+) -> None:
+    config = RunConfig.model_validate({"model": {"path": model}})
+    known = None if facts is None else {**facts_of(config), **facts}
+    profile = Profile(2, 1, known, (SignalProfile("failed_rate", (0.0,), (2,), (2,), 0.1, None, 0.01, 4),))
+    guard = Declared()
+    declare_profile(replace(make_plan(config, pool=POOL, heldout=POOL), profile=profile), cast("Any", guard), at(0))
+    (declared,) = guard.declared
+    assert (declared.change.kind, declared.change.signals) == ("assumed profile", ())
+    assert said in declared.change.reason
 
 
 def test_session_asks_for_what_is_in_force_at_the_step() -> None:

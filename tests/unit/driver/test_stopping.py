@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rftfm_ray.config import load_config
-from rftfm_ray.driver.stopping import REPEAT_S, SIGNALS, StopSignal
+from rftfm_ray.driver.stopping import REPEAT_S, SIGNALS, Outlook, StopSignal
 from rftfm_ray.errors import HungUpRunError, InterruptedRunError, SignalInterrupt, TerminatedRunError
 from rftfm_ray.telemetry.rundir import needed_directory, resume_command
 
@@ -125,6 +125,13 @@ def test_signal_that_is_repeated_at_once_is_one_request() -> None:
     assert (done.returncode, done.stdout) == (0, "remembered\nnot reached\n"), done.stderr
     heard = "SIGTERM: stopping after this step, with a checkpoint. A second signal ends the run without one."
     assert done.stderr == f"rftfm: {heard}\n", "a step may take minutes"
+
+
+@pytest.mark.parametrize("outlook", Outlook)
+def test_user_is_told_what_the_signal_leads_to(outlook: Outlook) -> None:
+    program = TWICE.replace("stop.defer()", f"stop.defer(); stop.outlook = {outlook.value!r}")
+    done = python(program.format(second="SIGTERM", pause=0, stuck=False))
+    assert done.stderr == f"rftfm: SIGTERM: {outlook}\n"
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,11 @@ def test_profile_of_another_configuration_is_said_in_journal_and_verdict() -> No
     data = run_of({"reward_mean": (0.5,) * 5}, IDS)
     assert not any("profile" in text for text in verdict(data, (), ())[1])
     assert f"T{reason[1:]}." in verdict(replace(data, entries=(entry,)), (), ())[1]
+    believed = "the profile does not say how its runs were configured"
+    assumed = Entry(2, EntryKind.DECLARED, IDS[0], 0, (("change", "assumed profile"), ("reason", believed)))
+    assert describe(assumed) == ("the profile is taken to be of runs like this one", believed)
+    both = verdict(replace(data, entries=(entry, assumed)), (), ())[1]
+    assert f"T{reason[1:]}. T{believed[1:]}." in both
 
 
 def test_control_is_not_blamed_for_an_incident_of_an_injected_fault() -> None:

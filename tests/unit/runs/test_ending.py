@@ -97,9 +97,21 @@ def test_drop_counts_by_the_size_of_the_probes() -> None:
 def test_accuracies_that_are_unknown_or_undone_are_left_out() -> None:
     undone = Probe(7, 7, 1.0, True, NAN, 1024)
     assert kinds(make((*probes(0.3, 0.5), undone, *probes(0.3, 0.5)))) == []
-    assert kinds(make((*probes(0.3), Probe(9, 9, NAN, False, NAN, 1024)))) == []
+    unknown, undone_unknown = (Probe(9, 9, NAN, gone, NAN, 0) for gone in (False, True))
+    assert kinds(make((*probes(0.3), unknown, *probes(0.5)))) == []
+    assert kinds(make((*probes(0.3), undone_unknown))) == []
     assert kinds(make(probes(0.9))) == []
     assert kinds(make()) == []
+
+
+def test_end_that_no_verdict_speaks_of_is_a_problem() -> None:
+    unknown = Probe(9, 9, NAN, False, NAN, 0)
+    (last,) = ending_problems(make((*probes(0.3, 0.9), unknown)))
+    said = "The last held-out probe could not be graded; the one of step 5 was 0.900: how good the model is at the end "
+    assert (last.kind, last.message) == ("ungraded", f"{said}is not known.")
+    (every,) = ending_problems(make((unknown, unknown)))
+    assert every.message == "No held-out probe could be graded: how good the model is at the end is not known."
+    assert kinds(make((*probes(0.9, 0.3), unknown))) == ["below_start", "ungraded"], "what is known counts too"
 
 
 @pytest.mark.parametrize(
@@ -160,14 +172,23 @@ def test_run_with_a_cleared_incident_is_not_called_good() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "expected"), [((0.3, 0.9), []), ((0.9, 0.3), ["below_start"]), ((), ["incident"])]
+    ("accuracies", "state", "expected"),
+    [
+        ((0.3, 0.9), "", []),
+        ((0.9, 0.3), "", ["below_start"]),
+        ((), "", ["incident"]),
+        ((0.3, 0.9), "cleared", []),
+        ((0.3, 0.9), "escalated", ["incident"]),
+        ((0.3, 0.9), "given_up", ["incident"]),
+        ((0.9, 0.3), "escalated", ["below_start", "incident"]),
+    ],
 )
-def test_what_no_known_fault_explains_is_a_problem_where_accuracy_fell_or_is_unknown(
-    accuracies: tuple[float, ...], expected: list[str]
+def test_what_no_known_fault_explains_is_a_problem_where_a_person_must_look_or_accuracy_does_not_clear_it(
+    accuracies: tuple[float, ...], state: str, expected: list[str]
 ) -> None:
     unknown = (EntryKind.DIAGNOSED, {"code": "UNKNOWN", "family": "UNKNOWN"})
-    closed = (EntryKind.CLOSED, {"state": "escalated", "reason": "x"})
-    data = make(probes(*accuracies), incident(1, unknown, closed))
+    closed = [(EntryKind.CLOSED, {"state": state, "reason": "x"})] if state else []
+    data = make(probes(*accuracies), incident(1, unknown, *closed))
     assert kinds(data) == expected
     assert tone(data, incidents_of(data.entries)) == ("bad" if expected else "open")
 
