@@ -159,7 +159,8 @@ class IncidentState(StrEnum):
     """One pass along the chain. The last four are final.
 
     An incident is resolved when a remedy is verified to have helped, or when its alarms went silent without one and a
-    probe shows that held-out accuracy is no lower than before. Without such a probe it is only cleared.
+    probe shows that held-out accuracy is no lower than before, with the harm back in its healthy band. Where that is
+    not so or not measured it is only cleared.
     """
 
     SUSPECTED = "suspected"

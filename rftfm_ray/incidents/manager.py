@@ -2,7 +2,7 @@
 
 An incident is suspected when an alarm opens it, diagnosed when one explanation leads, remediating while an order waits
 for its boundary, verifying afterwards, and then resolved, or diagnosed again for the next remedy. One whose alarms go
-silent without a remedy is cleared, and resolved only where a probe shows that held-out accuracy is no lower. Every
+silent without a remedy is cleared, and resolved only where harm and held-out accuracy are back (`verification`). Every
 change is written to the journal first, and the state is the fold of the journal. The manager gives orders, which others
 carry out between `begin` and `done`. Policy and snapshots are injected.
 """
@@ -190,8 +190,8 @@ class IncidentManager:
             # Silence after a remedy that did not help resolves nothing.
             return
         elif self._quiet >= self._settings.verify_steps:
-            quiet, reference = self._memory.reports[-self._quiet :], self._memory.reference_of(incident.id)
-            self._close(incident, step, *state_after_silence(incident, reference, quiet, self._rules))
+            case = self._memory.case_of_silence(incident, self._quiet)
+            self._close(incident, step, *state_after_silence(incident, case, self._rules))
 
     def _verify(self, incident: Incident, step: StepId, *, alarm_active: bool) -> None:
         case = replace(self._memory.case_of(incident), moved=self.state.levers_of(incident.id))

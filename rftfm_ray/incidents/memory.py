@@ -79,9 +79,16 @@ class RunMemory:
             r for r in self._history if r.id.attempt == attempt and r.id.step >= began and r.id.paid_step < first
         )
         after = (r for r in self._lineage if r.id.paid_step >= newest)
+        return replace(self._case(incident), under_fault=tuple(under_fault), after=tuple(after))
+
+    def case_of_silence(self, incident: Incident, steps: int) -> Case:
+        """The newest reports, that many steps without an alarm, which an incident without a remedy is judged by."""
+        return replace(self._case(incident), after=self.reports[-steps:])
+
+    def _case(self, incident: Incident) -> Case:
+        """What is known of an incident beside its reports."""
         probe = math.nan if incident.probe is None else incident.probe
-        diagnosis = self.diagnosis_of(incident.id)
-        return Case(self.reference_of(incident.id), tuple(under_fault), tuple(after), probe, diagnosis)
+        return Case(self.reference_of(incident.id), (), (), probe, self.diagnosis_of(incident.id))
 
     def since(self, paid_step: int) -> list[StepReport]:
         """Reports of the lineage from a consumed step on."""

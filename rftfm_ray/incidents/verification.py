@@ -137,30 +137,30 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
     return findings.outcome(OutcomeKind.RESOLVED, f"{fell} and {_cause(incident.code, window)}")
 
 
-def state_after_silence(
-    incident: Incident, reference: Sequence[StepReport], quiet: Sequence[StepReport], rules: Rules
-) -> tuple[IncidentState, str]:
+def state_after_silence(incident: Incident, case: Case, rules: Rules) -> tuple[IncidentState, str]:
     """The final state of an incident whose alarms went silent without a remedy, and why it is that one.
 
     Silence alone shows nothing. The incident is resolved where the newest probe in it, of weights from after the onset,
-    shows that held-out accuracy is no lower than before the alarm.
+    shows that held-out accuracy is no lower than before the alarm, and the harm is back in its healthy band.
 
     Args:
         incident: the one that is over.
-        reference: reports from before its fault.
-        quiet: reports since its last alarm.
+        case: its reference and its newest diagnosis; `after` holds the reports since its last alarm.
         rules: as for a remedy.
     """
-    before = _largest(math.nan if incident.probe is None else incident.probe, last_probe(reference))
+    before = _largest(case.probe_before, last_probe(case.reference))
     since = incident.onset + max(1, rules.probe_steps)
-    now = last_probe([report for report in quiet if report.id.step >= since])
+    now = last_probe([report for report in case.after if report.id.step >= since])
     cleared = "the alarm cleared without a remedy"
     if math.isnan(before) or math.isnan(now):
         known = "before it" if math.isnan(before) else "since"
         return IncidentState.CLEARED, f"{cleared}; held-out accuracy was not measured {known}"
     said = f"{cleared}; held-out accuracy is {now:.3f} and was {before:.3f} before it"
-    is_lower = before - now > tolerated_loss(before, now, rules.probe_size)
-    return IncidentState.CLEARED if is_lower else IncidentState.RESOLVED, said
+    if before - now > tolerated_loss(before, now, rules.probe_size):
+        return IncidentState.CLEARED, said
+    harm, window = harm_of(incident.code, case.diagnosis), case.after[-rules.window :]
+    left = unknown_band(harm, window, case.reference) or beyond_band(harm, window, case.reference)
+    return (IncidentState.CLEARED, f"{said}; {left}") if left else (IncidentState.RESOLVED, said)
 
 
 def _counted(after: Sequence[StepReport], spread: int) -> list[StepReport]:
