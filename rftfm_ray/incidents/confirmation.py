@@ -49,8 +49,11 @@ def is_after_effect(diagnosis: Diagnosis, state: GuardState, memory: RunMemory, 
 
 
 def ground_of(memory: RunMemory, incident: Incident, probes: HeldOut) -> Ground | None:
-    """What allows a costly remedy for an incident; None where only telemetry speaks for one."""
-    return ground_for(memory.diagnosis_of(incident.id), memory.reports, probes)
+    """What allows a costly remedy for an incident; None where only telemetry speaks for one.
+
+    An alarm counts while it is active: a broken identity of earlier says nothing of the weights in force.
+    """
+    return ground_for(memory.active_diagnosis_of(incident.id), memory.reports, probes)
 
 
 def refusal(order: Order, state: GuardState, step: StepId, snapshots: tuple[int, ...]) -> str:

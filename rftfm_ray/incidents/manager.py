@@ -108,7 +108,7 @@ class IncidentManager:
             self._ledger.note(EntryKind.DISABLED, report.id, 0, name=name, reason=reason)
         if self._memory.is_late(report):
             return None
-        self._memory.add(report)
+        self._memory.add(report, diagnosis)
         if diagnosis is None and not assessment.disabled and self._is_idle():
             return None
         self._quiet = 0 if diagnosis is not None else self._quiet + 1
