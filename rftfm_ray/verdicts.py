@@ -6,8 +6,10 @@ a rollback rewinds it, and raises `attempt`.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from typing import Protocol
 
 from rftfm_ray.types import Levers, StepId
 
@@ -137,6 +139,21 @@ class Diagnosis:
     summary: str
 
 
+class Rediagnoser(Protocol):
+    """What a step's diagnosis was made from beside its symptoms: it diagnoses some of them by themselves."""
+
+    def rediagnose(
+        self, symptoms: Sequence[Symptom], explained: Collection[str], excluded: Collection[str]
+    ) -> Diagnosis | None:
+        """The diagnosis of some symptoms of the step; None without an alarm among them.
+
+        Args:
+            symptoms: to be explained.
+            explained: signals that something else explains, and that are not read.
+            excluded: codes of faults that cannot be behind these symptoms.
+        """
+
+
 # Probability beyond which nothing more is shown: recorded runs are too few to tell 99 % from certainty.
 _HIGHEST_SHOWN, _LOWEST_SHOWN = 0.99, 0.01
 
@@ -150,18 +167,27 @@ def as_percent(probability: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """The monitor's verdict on one step: a diagnosis while an alarm is open; who has been disabled, and why."""
+    """The monitor's verdict on one step.
+
+    Attributes:
+        report: of the step.
+        diagnosis: of its symptoms while an alarm is open; else None.
+        disabled: detectors or diagnosers that have been disabled, and why.
+        rediagnoser: diagnoses some of the symptoms by themselves; None without a diagnosis or a diagnoser.
+    """
 
     report: StepReport
     diagnosis: Diagnosis | None
     disabled: tuple[tuple[str, str], ...] = ()
+    rediagnoser: Rediagnoser | None = field(default=None, compare=False, repr=False)
 
 
 class IncidentState(StrEnum):
     """One pass along the chain. The last four are final.
 
     An incident is resolved when a remedy is verified to have helped, or when its alarms went silent without one and a
-    probe shows that held-out accuracy is no lower than before. Without such a probe it is only cleared.
+    probe shows that held-out accuracy is no lower than before, with the harm back in its healthy band. Where that is
+    not so or not measured it is only cleared.
     """
 
     SUSPECTED = "suspected"

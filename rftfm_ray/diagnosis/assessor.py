@@ -155,10 +155,11 @@ class Assessor:
         if self._expected:
             observation = self._without_expected_alarms(observation)
         diagnosis = self._call(lambda diagnoser: _diagnosed(diagnoser, observation))
+        rediagnoser = None if diagnosis is None else self._call(lambda diagnoser: diagnoser.rediagnoser())
         if self._diagnoser is None:
             diagnosis = unnamed(observation.symptoms, NO_DIAGNOSER)
         disabled, self._disabled = (*observation.disabled, *self._disabled), []
-        return Assessment(observation.report, diagnosis, disabled)
+        return Assessment(observation.report, diagnosis, disabled, rediagnoser)
 
     def _without_expected_alarms(self, observation: Observation) -> Observation:
         symptoms = (replace(s, alarm=s.alarm and not self._is_expected(s)) for s in observation.symptoms)

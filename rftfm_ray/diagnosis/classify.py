@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rftfm_ray.detection.detectors.exact import FiniteDetector
@@ -49,7 +49,10 @@ class Case:
 
 
 def diagnose(
-    symptoms: Sequence[Symptom], readings: Readings | None = None, impossible: Sequence[str] = ()
+    symptoms: Sequence[Symptom],
+    readings: Readings | None = None,
+    impossible: Sequence[str] = (),
+    excluded: Collection[str] = (),
 ) -> Diagnosis | None:
     """The likeliest explanation of the active symptoms, with its rivals; None without an alarm.
 
@@ -61,6 +64,7 @@ def diagnose(
         readings: of the run up to the newest step; None where symptoms are all that is known: fingerprints alone then
             decide.
         impossible: faults that cannot occur in the run, and are not listed as rivals.
+        excluded: faults that are known not to be behind these symptoms, and get no probability.
     """
     alarms = alarms_in(symptoms)
     if not alarms:
@@ -74,7 +78,7 @@ def diagnose(
         # A value that is not finite explains every other symptom.
         ranked = _probabilities({NUMERICAL: CERTAIN_NATS, UNKNOWN: UNKNOWN_NATS})
     else:
-        ranked = _ranked(case, readings is not None)
+        ranked = _ranked(case, readings is not None, excluded)
     (code, probability), *others = ranked
     possible = [(rival, share) for rival, share in others if rival not in impossible and share > LEAST_LISTED]
     rivals = tuple(Rival(rival, share, _against(rival, case.symptoms)) for rival, share in possible[:RIVALS])
@@ -211,16 +215,21 @@ def _probabilities(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(((code, weight / total) for code, weight in weights.items()), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _ranked(case: Case, has_readings: bool) -> list[tuple[str, float]]:
+def _ranked(case: Case, has_readings: bool, excluded: Collection[str]) -> list[tuple[str, float]]:
     """Codes with their stated probabilities, the likeliest first.
 
     Learnt evidence weighs symptoms together with readings, so that without readings the fingerprints alone decide.
     """
     if not has_readings:
-        scores = {**fingerprint_scores(case.symptoms), UNKNOWN: UNKNOWN_NATS}
+        scores = _without({**fingerprint_scores(case.symptoms), UNKNOWN: UNKNOWN_NATS}, excluded)
         return [(code, min(HIGHEST, share)) for code, share in _probabilities(scores)]
     learnt = shipped_evidence()
-    return _calibrated(_probabilities(scores_of(case, learnt)), learnt, level_of(alarms_in(case.symptoms)))
+    ranked = _probabilities(_without(scores_of(case, learnt), excluded))
+    return _calibrated(ranked, learnt, level_of(alarms_in(case.symptoms)))
+
+
+def _without(scores: Mapping[str, float], excluded: Collection[str]) -> dict[str, float]:
+    return {code: score for code, score in scores.items() if code == UNKNOWN or code not in excluded}
 
 
 def _calibrated(ranked: list[tuple[str, float]], learnt: LearntEvidence, level: str) -> list[tuple[str, float]]:

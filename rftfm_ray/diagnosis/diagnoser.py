@@ -6,6 +6,8 @@ A diagnoser must not raise. One that does is disabled, and later alarms have the
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from rftfm_ray.detection.monitor import Observation
@@ -14,7 +16,7 @@ from rftfm_ray.diagnosis.classify import diagnose
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Diagnosis, Symptom
+from rftfm_ray.verdicts import Diagnosis, Rediagnoser, Symptom
 
 CRITIC_FAULT = "CA-1"
 """The fault that only a run with a critic can have; its signals are the critic's."""
@@ -35,6 +37,9 @@ class Diagnoser(Protocol):
     def diagnose(self) -> Diagnosis | None:
         """The diagnosis at the newest step; None while no alarm is active. Repeated calls give the same result."""
 
+    def rediagnoser(self) -> Rediagnoser:
+        """What the diagnosis at the newest step was made from; later steps do not change it."""
+
     def state_dict(self) -> State:
         """A copy of everything that later diagnoses depend on."""
 
@@ -44,6 +49,20 @@ class Diagnoser(Protocol):
         Raises:
             StateError: when it is not a state of such a diagnoser.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvidence:
+    """What the diagnosis of one step was made from: readings up to it, and the faults that its run cannot have."""
+
+    readings: Readings
+    impossible: tuple[str, ...]
+
+    def rediagnose(
+        self, symptoms: Sequence[Symptom], explained: Collection[str], excluded: Collection[str]
+    ) -> Diagnosis | None:
+        """The likeliest fault behind some symptoms of the step, as `verdicts.Rediagnoser` says."""
+        return diagnose(symptoms, self.readings.without(explained), self.impossible, excluded)
 
 
 class FingerprintDiagnoser:
@@ -66,6 +85,10 @@ class FingerprintDiagnoser:
     def diagnose(self) -> Diagnosis | None:
         """The likeliest fault."""
         return diagnose(self._symptoms, self._readings, self._impossible)
+
+    def rediagnoser(self) -> StepEvidence:
+        """A copy of the readings."""
+        return StepEvidence(self._readings.without(()), self._impossible)
 
     def state_dict(self) -> State:
         """The readings; the next observation holds every active symptom."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from operator import itemgetter
 from typing import ClassVar
 
@@ -55,6 +56,8 @@ _READ = (
     "golden_right_error", "golden_wrong_error", "sampled_gap", "probe_gap", "lr_excess", "changed_rate", "vetoes",
     "loss", "advantage_max", *LIMITS,
 )  # fmt: skip
+# These say that an update was refused, whoever explains their alarms.
+_OF_REFUSALS = ("vetoes", "loss", "advantage_max")
 _PICK = itemgetter(*(INDEX[name] for name in _READ))
 _COLUMN = {name: column for column, name in enumerate(_READ)}
 
@@ -103,6 +106,13 @@ class Readings(Stateful):
         self._residuals[-1] = np.nan if residuals is None else residuals
         self._step = observation.report.id.step
         self._count_errors()
+
+    def without(self, signals: Collection[str]) -> Readings:
+        """A copy in which some signals were not measured, so that no finding or residual is about them."""
+        other = copy.deepcopy(self)
+        other._values[:, [name in signals and name not in _OF_REFUSALS for name in _READ]] = np.nan
+        other._residuals[:, [name in signals for name in COLUMNS]] = np.nan
+        return other
 
     def _count_errors(self) -> None:
         count, rate, error = self._values[-1, :3].tolist()

@@ -50,8 +50,11 @@ def is_after_effect(diagnosis: Diagnosis, state: GuardState, memory: RunMemory, 
 
 
 def ground_of(memory: RunMemory, incident: Incident, probes: HeldOut) -> Ground | None:
-    """What allows a costly remedy for an incident; None where nothing does."""
-    diagnosis = memory.diagnosis_of(incident.id)
+    """What allows a costly remedy for an incident; None where nothing does.
+
+    An alarm counts while it is active: a broken identity of earlier says nothing of the weights in force.
+    """
+    diagnosis = memory.active_diagnosis_of(incident.id)
     explained = frozenset[str]() if diagnosis is None else explained_signals(diagnosis)
     return ground_for(diagnosis, memory.reports, probes, explained)
 

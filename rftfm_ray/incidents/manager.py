@@ -2,7 +2,7 @@
 
 An incident is suspected when an alarm opens it, diagnosed when one explanation leads, remediating while an order waits
 for its boundary, verifying afterwards, and then resolved, or diagnosed again for the next remedy. One whose alarms go
-silent without a remedy is cleared, and resolved only where a probe shows that held-out accuracy is no lower. Every
+silent without a remedy is cleared, and resolved only where harm and held-out accuracy are back (`verification`). Every
 change is written to the journal first, and the state is the fold of the journal. The manager gives orders, which others
 carry out between `begin` and `done`. Policy and snapshots are injected.
 """
@@ -39,7 +39,6 @@ from rftfm_ray.verdicts import (
     IncidentState,
     Order,
     OrderRole,
-    StepReport,
     as_percent,
 )
 
@@ -108,16 +107,16 @@ class IncidentManager:
             self._ledger.note(EntryKind.DISABLED, report.id, 0, name=name, reason=reason)
         if self._memory.is_late(report):
             return None
-        self._memory.add(report)
+        self._memory.add(report, diagnosis)
         if diagnosis is None and not assessment.disabled and self._is_idle():
             return None
+        diagnosis = self._muted.unmuted(assessment)
         self._quiet = 0 if diagnosis is not None else self._quiet + 1
-        self._muted.observe(diagnosis)
         self._open_or_name(report.id, diagnosis)
         for incident in self.state.open_incidents():
             self._follow_up(incident, report.id, diagnosis)
         if self._pending is None:
-            self._pending = self._next_order(report)
+            self._pending = self._next_order(assessment)
             return self._pending
         return None
 
@@ -134,7 +133,7 @@ class IncidentManager:
 
     def _open_or_name(self, step: StepId, diagnosis: Diagnosis | None) -> None:
         """Assign a diagnosis to an open incident where it can belong to one, else open a new one."""
-        if diagnosis is None or self._muted.covers(diagnosis):
+        if diagnosis is None:
             return
         incident = self._incident_for(diagnosis)
         if incident is None:
@@ -190,8 +189,8 @@ class IncidentManager:
             # Silence after a remedy that did not help resolves nothing.
             return
         elif self._quiet >= self._settings.verify_steps:
-            quiet, reference = self._memory.reports[-self._quiet :], self._memory.reference_of(incident.id)
-            self._close(incident, step, *state_after_silence(incident, reference, quiet, self._rules))
+            case = self._memory.case_of_silence(incident, self._quiet)
+            self._close(incident, step, *state_after_silence(incident, case, self._rules))
 
     def _verify(self, incident: Incident, step: StepId, *, alarm_active: bool) -> None:
         case = replace(self._memory.case_of(incident), moved=self.state.levers_of(incident.id))
@@ -211,15 +210,16 @@ class IncidentManager:
     def _close(self, incident: Incident, step: StepId, state: IncidentState, reason: str, **outcome: Scalar) -> None:
         self._ledger.note(EntryKind.CLOSED, step, incident.id, state=state.value, reason=reason, **outcome)
 
-    def _next_order(self, report: StepReport) -> Order | None:
+    def _next_order(self, assessment: Assessment) -> Order | None:
         """The order that is due: for the oldest incident with one, else for a lever that may return."""
+        report = assessment.report
         for incident in self.state.open_incidents():
             diagnosis = self._memory.diagnosis_of(incident.id)
             if incident.state is not IncidentState.DIAGNOSED or diagnosis is None:
                 continue
             order = self._decisions.order_for(incident, diagnosis, report.id)
             if self.state.incident(incident.id).state.final:
-                self._muted.add(incident.code, diagnosis)
+                self._muted.add(incident, diagnosis, assessment.rediagnoser)
             if order is not None:
                 return order
         if not self.state.open_incidents():

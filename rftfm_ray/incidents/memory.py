@@ -9,7 +9,7 @@ from dataclasses import replace
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.incidents.verification import Case
 from rftfm_ray.signals.held_out import last_probe
-from rftfm_ray.verdicts import Diagnosis, StepReport
+from rftfm_ray.verdicts import Diagnosis, Evidence, StepReport
 
 # Number of remembered reports: the longest window of any check here.
 REPORTS = 256
@@ -26,6 +26,8 @@ class RunMemory:
         self._history: deque[StepReport] = deque(maxlen=REPORTS)
         self._references: dict[int, tuple[StepReport, ...]] = {}
         self._diagnoses: dict[int, Diagnosis] = {}
+        # The alarms of the newest step, by signal, side and evidence.
+        self._alarms: frozenset[tuple[str, int, Evidence]] = frozenset()
         self._attempt = 0
 
     @property
@@ -37,16 +39,18 @@ class RunMemory:
         """Whether a report belongs to an attempt that a rollback has ended."""
         return report.id.attempt < self._attempt
 
-    def add(self, report: StepReport) -> None:
-        """Remember a step."""
+    def add(self, report: StepReport, diagnosis: Diagnosis | None = None) -> None:
+        """Remember a step, and the alarms of its diagnosis."""
         self._lineage.append(report)
         self._history.append(report)
+        self._alarms = frozenset(_alarms(diagnosis)) if diagnosis is not None else frozenset()
 
     def rewind(self, step: int) -> None:
         """Forget the steps of the lineage after `step`, and end its attempt."""
         newest = self._history[-1].id.attempt if self._history else 0
         self._attempt = max(self._attempt, newest) + 1
         self._lineage = deque((report for report in self._lineage if report.id.step <= step), maxlen=REPORTS)
+        self._alarms = frozenset()
 
     def diagnose(self, incident: Incident, diagnosis: Diagnosis) -> Diagnosis:
         """Take a diagnosis as the newest one of an incident; it is returned with the incident's onset."""
@@ -67,6 +71,20 @@ class RunMemory:
         """The newest diagnosis of an incident."""
         return self._diagnoses.get(incident)
 
+    def active_diagnosis_of(self, incident: int) -> Diagnosis | None:
+        """The newest diagnosis of an incident with those of its alarms that the newest step has too.
+
+        An incident outlasts its alarms: what they said earlier is no evidence of now.
+        """
+        diagnosis = self.diagnosis_of(incident)
+        if diagnosis is None:
+            return None
+        symptoms = tuple(
+            replace(s, alarm=s.alarm and (s.signal, s.direction, s.evidence) in self._alarms)
+            for s in diagnosis.symptoms
+        )
+        return replace(diagnosis, symptoms=symptoms)
+
     def reference_of(self, incident: int) -> tuple[StepReport, ...]:
         """Reports from before the fault of an incident; empty where they are not known."""
         return self._references.get(incident, ())
@@ -79,9 +97,16 @@ class RunMemory:
             r for r in self._history if r.id.attempt == attempt and r.id.step >= began and r.id.paid_step < first
         )
         after = (r for r in self._lineage if r.id.paid_step >= newest)
+        return replace(self._case(incident), under_fault=tuple(under_fault), after=tuple(after))
+
+    def case_of_silence(self, incident: Incident, steps: int) -> Case:
+        """The newest reports, that many steps without an alarm, which an incident without a remedy is judged by."""
+        return replace(self._case(incident), after=self.reports[-steps:])
+
+    def _case(self, incident: Incident) -> Case:
+        """What is known of an incident beside its reports."""
         probe = math.nan if incident.probe is None else incident.probe
-        diagnosis = self.diagnosis_of(incident.id)
-        return Case(self.reference_of(incident.id), tuple(under_fault), tuple(after), probe, diagnosis)
+        return Case(self.reference_of(incident.id), (), (), probe, self.diagnosis_of(incident.id))
 
     def since(self, paid_step: int) -> list[StepReport]:
         """Reports of the lineage from a consumed step on."""
@@ -106,3 +131,7 @@ class RunMemory:
     def probe_now(self, since: int = 0) -> float:
         """The newest held-out accuracy of the lineage, from step `since` on; NaN without one."""
         return last_probe([report for report in self._lineage if report.id.step >= since])
+
+
+def _alarms(diagnosis: Diagnosis) -> list[tuple[str, int, Evidence]]:
+    return [(s.signal, s.direction, s.evidence) for s in diagnosis.symptoms if s.alarm]

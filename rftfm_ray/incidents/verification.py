@@ -1,18 +1,19 @@
 """Verifies remedies. Pure functions of reports.
 
 A remedy has resolved an incident when there was harm before it, the harm is back in its healthy band over the window
-under it, and held-out accuracy is no lower than before the alarm. What cannot be measured is not assumed: the verdict
-waits for it, and in the end the remedy is unverified.
+under it, and held-out accuracy is no lower than before the alarm. Where the cause is still active the incident is
+mitigated, and that needs the same of every signal that the remedy can bring back. What cannot be measured is not
+assumed: the verdict waits for it, and in the end the remedy is unverified.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean, median
 
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
+from rftfm_ray.incidents.healthy_band import HEALTHY_AT_MOST, Harm, beyond_band, harm_of, measured_values, unknown_band
 from rftfm_ray.incidents.severity import severity
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.policies.playbook import plan_of
@@ -27,16 +28,9 @@ MUST_FALL = 1.0
 BAND_NATS, BAND_SHARE = 1.0, 0.1
 # Standard errors by which held-out accuracy must have fallen for a remedy to be called harmful.
 HARMFUL_DROP = 3.0
-# Largest healthy values of signals that need no reference: shares of calls, verdicts or comparisons that go wrong.
-HEALTHY_AT_MOST: Mapping[str, float] = {
-    "trained_mismatch_rate": 0.005,
-    "tool_error_rate": 0.05,
-    "observation_mismatch_rate": 0.0,
-    "replay_observation_mismatch_rate": 0.0,
-    "replay_termination_mismatch_rate": 0.0,
-    "termination_mismatch_rate": 0.0,
-    "vetoes": 0.0,
-}
+# Signals that show where the weights are: a remedy that keeps the weights does not bring them back. What these weights
+# are worth is shown by held-out accuracy.
+OF_WEIGHTS = ("kl_ref",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +72,6 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Harm:
-    """Signals that show a fault's harm, with the directions in which they show it."""
-
-    signals: tuple[str, ...] = ()
-    directions: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class _Findings:
     """The figures of a verdict: severities in nats, and held-out accuracies; NaN for what is not known."""
 
@@ -96,6 +82,11 @@ class _Findings:
 
     def outcome(self, kind: OutcomeKind, reason: str) -> Outcome:
         return Outcome(kind, self.before, self.after, self.probe_before, self.probe_after, reason)
+
+
+def _findings(harm: Harm, case: Case, window: Sequence[StepReport], probe_after: float) -> _Findings:
+    before, now = (severity(r, case.reference, harm.signals, harm.directions) for r in (case.under_fault, window))
+    return _Findings(before, now, _largest(case.probe_before, last_probe(case.reference)), probe_after)
 
 
 def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -> Outcome | None:
@@ -110,14 +101,9 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
         alarm_active: whether an alarm of the fault is active.
     """
     harm, after, window = harm_of(incident.code, case.diagnosis), case.after, case.after[-rules.window :]
-    findings = _Findings(
-        severity(case.under_fault, case.reference, harm.signals, harm.directions),
-        severity(window, case.reference, harm.signals, harm.directions),
-        _largest(case.probe_before, last_probe(case.reference)),
-        last_probe(_counted(after, rules.probe_steps)),
-    )
+    findings = _findings(harm, case, window, last_probe(_counted(after, rules.probe_steps)))
     # The first probe under a remedy still shows the fault's effect; only a later loss is due to the remedy.
-    probes = _measured(after, "probe_accuracy")
+    probes = measured_values(after, "probe_accuracy")
     if probes and probe_drop(probes[0], probes[-1], rules.probe_size) > HARMFUL_DROP:
         reason = f"held-out accuracy fell from {probes[0]:.3f} to {probes[-1]:.3f} under the remedy"
         return findings.outcome(OutcomeKind.HARMFUL, reason)
@@ -132,55 +118,49 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
     if failed := failed or _lasting_loss(findings, probes, rules.probe_size):
         return findings.outcome(OutcomeKind.INEFFECTIVE, failed)
     late = len(after) >= max(rules.timeout, rules.window)
-    unknown = _unknown(findings, case, harm, window) or _not_covered(case, undone)
+    active = source_active(incident.code, window, case.reference)
+    due = harm.without(*OF_WEIGHTS) if active and not undone else harm
+    unknown = _unknown(findings, case, due, window) or _not_covered(case, undone)
     if unknown:
         return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unknown}") if late else None
-    active = source_active(incident.code, window, case.reference)
-    short = _loss(findings, rules.probe_size) or ("" if active else _out_of_band(findings, case, window, harm))
+    of_due = findings if due == harm else _findings(due, case, window, findings.probe_after)
+    short = _loss(findings, rules.probe_size) or _out_of_band(of_due, case, window, due)
     if short:
         return findings.outcome(OutcomeKind.INEFFECTIVE, short) if late else None
+    fell = _fell(findings, longer) or _within_bounds(case, window, harm)
     if active:
-        reason = f"{_fell(findings, longer)}; {_staying(incident.code, case.moved)}"
-        return findings.outcome(OutcomeKind.MITIGATED, reason)
+        stays = beyond_band(harm, window, case.reference)
+        kept = f"; {stays}, because the remedy keeps the weights" if stays else ""
+        return findings.outcome(OutcomeKind.MITIGATED, f"{fell}; {_staying(incident.code, case.moved)}{kept}")
     if unseen := _harm_unseen(findings, case, harm):
         return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unseen}")
-    return findings.outcome(OutcomeKind.RESOLVED, f"{_fell(findings, longer)} and {_cause(incident.code, window)}")
+    return findings.outcome(OutcomeKind.RESOLVED, f"{fell} and {_cause(incident.code, window)}")
 
 
-def state_after_silence(
-    incident: Incident, reference: Sequence[StepReport], quiet: Sequence[StepReport], rules: Rules
-) -> tuple[IncidentState, str]:
+def state_after_silence(incident: Incident, case: Case, rules: Rules) -> tuple[IncidentState, str]:
     """The final state of an incident whose alarms went silent without a remedy, and why it is that one.
 
     Silence alone shows nothing. The incident is resolved where the newest probe in it, of weights from after the onset,
-    shows that held-out accuracy is no lower than before the alarm.
+    shows that held-out accuracy is no lower than before the alarm, and the harm is back in its healthy band.
 
     Args:
         incident: the one that is over.
-        reference: reports from before its fault.
-        quiet: reports since its last alarm.
+        case: its reference and its newest diagnosis; `after` holds the reports since its last alarm.
         rules: as for a remedy.
     """
-    before = _largest(math.nan if incident.probe is None else incident.probe, last_probe(reference))
+    before = _largest(case.probe_before, last_probe(case.reference))
     since = incident.onset + max(1, rules.probe_steps)
-    now = last_probe([report for report in quiet if report.id.step >= since])
+    now = last_probe([report for report in case.after if report.id.step >= since])
     cleared = "the alarm cleared without a remedy"
     if math.isnan(before) or math.isnan(now):
         known = "before it" if math.isnan(before) else "since"
         return IncidentState.CLEARED, f"{cleared}; held-out accuracy was not measured {known}"
     said = f"{cleared}; held-out accuracy is {now:.3f} and was {before:.3f} before it"
-    is_lower = before - now > tolerated_loss(before, now, rules.probe_size)
-    return IncidentState.CLEARED if is_lower else IncidentState.RESOLVED, said
-
-
-def harm_of(code: str, diagnosis: Diagnosis | None) -> Harm:
-    """The signals that a fault harms: those of its fingerprint, else those in alarm."""
-    fingerprint = FINGERPRINTS.get(code)
-    if fingerprint is not None and fingerprint.harm:
-        return Harm(fingerprint.harm, fingerprint.weights)
-    alarms = [symptom for symptom in diagnosis.symptoms if symptom.alarm] if diagnosis is not None else []
-    sides = {symptom.signal: float(symptom.direction) for symptom in alarms}
-    return Harm(tuple(sides), sides)
+    if before - now > tolerated_loss(before, now, rules.probe_size):
+        return IncidentState.CLEARED, said
+    harm, window = harm_of(incident.code, case.diagnosis), case.after[-rules.window :]
+    left = unknown_band(harm, window, case.reference) or beyond_band(harm, window, case.reference)
+    return (IncidentState.CLEARED, f"{said}; {left}") if left else (IncidentState.RESOLVED, said)
 
 
 def _counted(after: Sequence[StepReport], spread: int) -> list[StepReport]:
@@ -231,22 +211,13 @@ def _unknown(findings: _Findings, case: Case, harm: Harm, window: Sequence[StepR
         return "held-out accuracy was not measured before the alarm"
     if math.isnan(findings.probe_after):
         return "held-out accuracy was not measured on weights trained under the remedy"
-    if not math.isnan(findings.after):
-        return ""
-    absolute = [name for name in harm.signals if name in HEALTHY_AT_MOST and _measured(window, name)]
-    if not harm.signals or len(absolute) < len(harm.signals):
-        return "the harm was not measured" if case.reference else "no step from before the fault shows a healthy band"
-    return ""
+    return unknown_band(harm, window, case.reference)
 
 
 def _not_covered(case: Case, undone: int) -> str:
     """How much of what a rollback gave up was not trained again; empty when all of it was."""
     covered = _covered(case)
     return "" if covered >= undone else f"only {covered:.0f} of the {undone} steps given up were trained again"
-
-
-def _measured(reports: Sequence[StepReport], name: str) -> list[float]:
-    return [v for report in reports if not math.isnan(v := value(report, name))]
 
 
 def _covered(case: Case) -> float:
@@ -268,21 +239,16 @@ def _median_update(reports: Sequence[StepReport]) -> float:
 
 def _out_of_band(findings: _Findings, case: Case, window: Sequence[StepReport], harm: Harm) -> str:
     """What of the harm is left outside of its healthy band; empty when nothing is."""
-    if not math.isnan(findings.after):
-        # Evidence grows with the number of steps, of which a fault has often had one or two.
-        a_step = findings.before / max(1, len(case.under_fault)) if findings.before > 0 else 0.0
-        over = findings.after > max(BAND_NATS, BAND_SHARE * a_step * len(window))
-        return f"severity is still {_nats(findings.after)} nats, above its healthy band" if over else ""
-    for name in harm.signals:
-        mean = fmean(_measured(window, name))
-        if mean > HEALTHY_AT_MOST[name]:
-            return f"{name} is still {mean:.3g}, above its healthy {HEALTHY_AT_MOST[name]:.3g}"
-    return ""
+    # Evidence grows with the number of steps, of which a fault has often had one or two.
+    a_step = findings.before / max(1, len(case.under_fault)) if findings.before > 0 else 0.0
+    if findings.after > max(BAND_NATS, BAND_SHARE * a_step * len(window)):
+        return f"severity is still {_nats(findings.after)} nats, above its healthy band"
+    return beyond_band(harm, window, case.reference)
 
 
 def _harm_unseen(findings: _Findings, case: Case, harm: Harm) -> str:
     """Why a remedy can have resolved nothing: no harm was seen before it; empty when some was."""
-    measured = {name: _measured(case.under_fault, name) for name in harm.signals if name in HEALTHY_AT_MOST}
+    measured = {name: measured_values(case.under_fault, name) for name in harm.signals if name in HEALTHY_AT_MOST}
     beyond = any(values and fmean(values) > HEALTHY_AT_MOST[name] for name, values in measured.items())
     if beyond or findings.before > BAND_NATS:
         return ""
@@ -296,19 +262,32 @@ def _cause(code: str, window: Sequence[StepReport]) -> str:
     reads = plan_of(code).source_reads
     if not reads:
         return "its cause cannot be observed apart from it"
-    measured = any(_measured(window, name) for name in reads)
+    measured = any(measured_values(window, name) for name in reads)
     return "its cause is no longer active" if measured else "whether its cause is still active was not measured"
 
 
 def _fell(findings: _Findings, longer: float) -> str:
+    """How severity fell into the healthy band; empty where there is no severity under the remedy."""
+    if math.isnan(findings.after):
+        return ""
+    if math.isnan(findings.before):
+        return "the harm is within its healthy band"
     if findings.before <= BAND_NATS:
         return "the harm is within its healthy band, as it was before the remedy"
-    if math.isnan(findings.before) or math.isnan(findings.after):
-        return "the harm is back in its healthy band"
     if findings.after < findings.before:
         return f"severity fell from {_nats(findings.before)} to {_nats(findings.after)} nats"
     # It fell as well, step for step: a window is longer than a fault that is remedied at once.
     return f"severity fell from {_nats(findings.before)} to {_nats(findings.after / longer)} nats in as many steps"
+
+
+def _within_bounds(case: Case, window: Sequence[StepReport], harm: Harm) -> str:
+    """The signals of a harm that are within a bound of their own, with what they were under the fault."""
+    parts = []
+    for name in (name for name in harm.signals if name in HEALTHY_AT_MOST and measured_values(window, name)):
+        earlier, now = measured_values(case.under_fault, name), fmean(measured_values(window, name))
+        fell = f"fell from {fmean(earlier):.3g} to {now:.3g}" if earlier and fmean(earlier) > now else f"is {now:.3g}"
+        parts.append(f"{name} {fell}, at most the healthy {HEALTHY_AT_MOST[name]:.3g}")
+    return " and ".join(parts)
 
 
 def _staying(code: str, moved: Sequence[str]) -> str:

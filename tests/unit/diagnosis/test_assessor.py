@@ -17,7 +17,8 @@ from rftfm_ray.detection.state import State, check_keys, scalar_from
 from rftfm_ray.diagnosis import assessor as assessor_module
 from rftfm_ray.diagnosis.assessor import Assessor, build_assessor
 from rftfm_ray.diagnosis.classify import CLAIMED
-from rftfm_ray.diagnosis.diagnoser import Diagnoser, FingerprintDiagnoser
+from rftfm_ray.diagnosis.diagnoser import Diagnoser, FingerprintDiagnoser, StepEvidence
+from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.errors import StateError
 from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, Diagnosis, Evidence, Family, StepReport, Symptom
 from tests.unit.diagnosis.scripted import ScriptedMonitor, alarm
@@ -45,6 +46,10 @@ class Counting:
     def diagnose(self) -> Diagnosis | None:
         """The count as a code."""
         return Diagnosis(str(self.count), Family.UNKNOWN, 1.0, (), (), 1, 1, "")
+
+    def rediagnoser(self) -> StepEvidence:
+        """One without readings."""
+        return StepEvidence(Readings(), ())
 
     def state_dict(self) -> State:
         """The count."""

@@ -154,3 +154,46 @@ def test_run_that_goes_on_has_the_levers_undone() -> None:
     order = run.tick(fault("OD-1"))
     assert order is not None
     assert (order.role, order.levers) == (OrderRole.UNDO, Levers())
+
+
+@every_costly_one
+@pytest.mark.parametrize("evidence", [Evidence.IDENTITY, Evidence.CHANNEL])
+@pytest.mark.parametrize("silent", [1, 3])
+def test_alarm_that_has_gone_silent_is_no_ground(remedy: Remedy, evidence: Evidence, silent: int) -> None:
+    run = asked_for(remedy, alarmed(evidence))
+    for _ in range(silent):
+        run.tick(None)
+    assert not run.begin(0.8 if evidence is Evidence.IDENTITY else math.nan)
+    assert run.last(K.UNCONFIRMED).text("reason").startswith("held-out accuracy is")
+
+
+def test_ground_is_an_alarm_of_the_newest_step_whatever_that_step_is_called() -> None:
+    """A step has one diagnosis, and the alarms of every incident."""
+    other = replace(fault("PG-1", 1.0), symptoms=alarmed(Evidence.IDENTITY).symptoms)
+    for diagnosis, begins in ((other, True), (alarmed(Evidence.CHANNEL), False), (fault("PG-1", 1.0), False)):
+        run = asked_for(COSTLY[0], alarmed(Evidence.IDENTITY))
+        run.tick(diagnosis)
+        assert run.begin(0.8) is begins
+
+
+@pytest.mark.parametrize(("steps", "ends"), [(0, True), (1, False)])
+def test_run_is_not_ended_by_an_identity_that_holds_again(steps: int, ends: bool) -> None:
+    run = ManagedRun(None, verify_steps=3, halts=True)
+    run.pass_steps(5)
+    run.pass_steps(2, alarmed(Evidence.IDENTITY))
+    order = run.tick(None if steps else alarmed(Evidence.IDENTITY))
+    assert (order is not None and order.role is OrderRole.HALT) is ends
+    assert run.now() is IncidentState.ESCALATED
+    said = "; the run goes on, because held-out accuracy stands and no identity is broken"
+    assert run.incident.reason == "nothing is left" + ("" if ends else said)
+
+
+def test_rollback_ends_the_alarms_of_the_steps_that_it_gave_up() -> None:
+    run = asked_for(COSTLY[0], alarmed(Evidence.IDENTITY))
+    before = run.manager.memory().run.active_diagnosis_of(1)
+    assert before is not None
+    assert [symptom.alarm for symptom in before.symptoms] == [True]
+    run.carry_out()
+    found = run.manager.memory().run.active_diagnosis_of(1)
+    assert found is not None
+    assert [symptom.alarm for symptom in found.symptoms] == [False]

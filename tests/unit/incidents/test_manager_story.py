@@ -264,8 +264,9 @@ def test_fault_left_to_people_is_not_opened_again_while_it_lasts() -> None:
 
 def test_other_name_for_a_fault_left_to_people_opens_nothing() -> None:
     run = ManagedRun(None)
-    run.pass_steps(VERIFY, fault(), **FAILING)
-    run.tick(fault("UNKNOWN"), **FAILING)
+    run.pass_steps(VERIFY, fault(signals=["tool_error_rate"]), **FAILING)
+    assert run.now() is IncidentState.ESCALATED
+    run.tick(fault("UNKNOWN", signals=["tool_error_rate"]), **FAILING)
     assert len(run.manager.state.incidents) == 1
 
 

@@ -59,6 +59,37 @@ def test_silence_resolves_only_where_a_probe_shows_no_loss(
     assert run.manager.state.open_incidents() == ()
 
 
+def over(**quiet: float) -> ManagedRun:
+    """Usual steps, a fault that shows in the KL, and its silence, in which held-out accuracy stands."""
+    run = ManagedRun(None, **OBSERVED)
+    run.pass_steps(5)
+    run.pass_steps(3, fault("OD-1", signals=("kl_ref",)), kl_ref=5.0)
+    run.pass_steps(VERIFY, None, **quiet)
+    return run
+
+
+def test_silence_does_not_resolve_harm_that_goes_on() -> None:
+    assert over().now() is IncidentState.RESOLVED
+    run = over(kl_ref=5.0)
+    assert run.now() is IncidentState.CLEARED
+    assert run.incident.reason == (
+        "the alarm cleared without a remedy; held-out accuracy is 0.800 and was 0.800 before it; "
+        "kl_ref is still 5, 20.0 spreads above its healthy level"
+    )
+
+
+def test_silence_does_not_resolve_harm_that_is_not_measured() -> None:
+    run = over(kl_ref=math.nan, update_ratio=math.nan)
+    assert run.now() is IncidentState.CLEARED
+    assert run.incident.reason.endswith("; the harm was not measured")
+    first = ManagedRun(None, **OBSERVED)
+    first.manager.note_probe(first.place, 0.8)
+    first.pass_steps(2, fault("OD-1", onset=1), kl_ref=5.0, probe_accuracy=math.nan)
+    first.pass_steps(VERIFY, None)
+    assert first.now() is IncidentState.CLEARED
+    assert first.incident.reason.endswith("; no step from before the fault shows a healthy band")
+
+
 def test_what_was_not_measured_is_cleared() -> None:
     since = silenced(ManagedRun(None, **OBSERVED))
     assert (since.now(), since.incident.reason) == (

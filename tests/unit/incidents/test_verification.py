@@ -214,8 +214,7 @@ def test_share_of_failures_has_a_healthy_band_without_a_reference(code: str, sig
     found = Case((), reports(1, 4, **{signal: 0.5}), reports(5, TIMEOUT), 0.9)
     assert kind(verdict(code, found)) is OutcomeKind.RESOLVED
     still = replace(found, after=reports(5, TIMEOUT, **{signal: 0.051}))
-    expected = OutcomeKind.MITIGATED if code == "TE-1" else OutcomeKind.INEFFECTIVE
-    assert kind(verdict(code, still)) is expected, "what a tool still fails is masked, and its source is active"
+    assert kind(verdict(code, still)) is OutcomeKind.INEFFECTIVE
 
 
 def test_unknown_fault_is_judged_by_what_was_in_alarm() -> None:
@@ -247,9 +246,10 @@ def test_harm_that_has_only_become_smaller_is_not_resolved() -> None:
 
 def test_evidence_is_compared_step_for_step() -> None:
     """One step of a fault shows less than a window of a signal that drifts while the run learns."""
-    found = case({"kl_ref": 9.0, "update_ratio": 0.3}, {"update_ratio": 0.013}, TIMEOUT)
+    # 1.4 spreads above the healthy level, which is within its band at every step.
+    found = case({"kl_ref": 9.0, "update_ratio": 0.3}, {"update_ratio": 0.0115}, TIMEOUT)
     short = replace(found, under_fault=found.under_fault[:1])
-    outcomes = [verdict("OD-1", each) for each in (found, short)]
+    outcomes = [verdict("OD-1", each, rules=replace(RULES, window=TIMEOUT)) for each in (found, short)]
     assert [kind(outcome) for outcome in outcomes] == [OutcomeKind.RESOLVED, OutcomeKind.RESOLVED]
     assert all(outcome is not None and outcome.severity_after > 1 for outcome in outcomes)
 
