@@ -22,6 +22,7 @@ from rftfm_ray.runs.words import (
     number_of,
     plural,
     text_of,
+    verified_change,
 )
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import as_percent
@@ -154,7 +155,7 @@ def _outcome(entry: Entry | None) -> str:
     if entry is None:
         return ""
     severity = [nats(number_of(entry, f"severity_{when}")) for when in ("before", "after")]
-    probe = change_of(number_of(entry, "probe_before"), number_of(entry, "probe_after"), "→")
+    probe = verified_change(number_of(entry, "probe_before"), number_of(entry, "probe_after"), "→")
     verdict = text_of(entry, "outcome") or "no verdict"
     return (
         f"{verdict} at step {step_text(entry.id)}; severity {' → '.join(severity)} nats, "

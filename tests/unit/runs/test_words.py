@@ -56,7 +56,10 @@ def test_orders_without_a_policy_are_in_plain_words() -> None:
 
 def test_verification_says_what_it_lacks() -> None:
     judged = what(K.OUTCOME, outcome="unverified", severity_before=16.5, severity_after=-0.2, probe_before=0.773)
-    assert judged == "verified: unverified (severity 16.5 -> 0.0 nats, held-out 0.773, not measured since)"
+    lacks = "no probe yet answered wholly under the remedy"
+    assert judged == f"verified: unverified (severity 16.5 -> 0.0 nats, held-out 0.773, {lacks})"
+    judged = what(K.OUTCOME, outcome="unverified", severity_before=419.9, severity_after=100.0)
+    assert judged == f"verified: unverified (severity over 100 -> 100.0 nats, held-out not measured before, {lacks})"
 
 
 def test_guard_of_a_resumed_run_says_where_it_begins() -> None:
