@@ -129,15 +129,16 @@ def fingerprint_scores(symptoms: Sequence[Symptom]) -> dict[str, float]:
 
 
 def claimed(diagnosis: Diagnosis) -> Diagnosis:
-    """The diagnosis as far as it may be claimed: below `CLAIMED` the fault is UNKNOWN, and its name a suspicion."""
+    """The diagnosis as far as it may be claimed: below `CLAIMED` the fault is UNKNOWN, and its name a suspicion.
+
+    It stays one distribution: the probability of UNKNOWN is what the suspicion and its rivals leave of 1.
+    """
     if diagnosis.code == UNKNOWN or diagnosis.probability >= CLAIMED:
         return diagnosis
     suspicion = Rival(diagnosis.code, diagnosis.probability, "is suspected, and not likely enough to be named")
-    rest = 1 - diagnosis.probability
-    others = tuple(rival for rival in diagnosis.rivals if rival.code != UNKNOWN)
-    return replace(
-        diagnosis, code=UNKNOWN, family=family_of(UNKNOWN), probability=rest, rivals=(suspicion, *others)[:RIVALS]
-    )
+    rivals = (suspicion, *(rival for rival in diagnosis.rivals if rival.code != UNKNOWN))[:RIVALS]
+    rest = max(0.0, 1 - math.fsum(rival.probability for rival in rivals))
+    return replace(diagnosis, code=UNKNOWN, family=family_of(UNKNOWN), probability=rest, rivals=rivals)
 
 
 def unnamed(symptoms: Sequence[Symptom], reason: str) -> Diagnosis | None:
