@@ -135,7 +135,7 @@ def claimed(diagnosis: Diagnosis) -> Diagnosis:
     """
     if diagnosis.code == UNKNOWN or diagnosis.probability >= CLAIMED:
         return diagnosis
-    suspicion = Rival(diagnosis.code, diagnosis.probability, "is suspected, and not likely enough to be named")
+    suspicion = Rival(diagnosis.code, diagnosis.probability, "suspected, but not likely enough to be named")
     rivals = (suspicion, *(rival for rival in diagnosis.rivals if rival.code != UNKNOWN))[:RIVALS]
     rest = max(0.0, 1 - math.fsum(rival.probability for rival in rivals))
     return replace(diagnosis, code=UNKNOWN, family=family_of(UNKNOWN), probability=rest, rivals=rivals)
@@ -237,14 +237,14 @@ def _calibrated(ranked: list[tuple[str, float]], learnt: LearntEvidence, level: 
 
 def _against(code: str, symptoms: Sequence[Symptom]) -> str:
     if code not in FINGERPRINTS:
-        return "is a fault that is not in the taxonomy"
+        return "a fault that is not in the taxonomy"
     weights = FINGERPRINTS[code].weights
     # A signal may have several symptoms; it is named once.
     unexplained = list(dict.fromkeys(s.signal for s in symptoms if weights.get(s.signal, 0.0) * s.direction <= 0))
     active = {symptom.signal for symptom in symptoms}
     missing = [name for name, weight in weights.items() if abs(weight) >= 2 and name not in active]
     parts = [f"does not explain {', '.join(unexplained[:3])}"] if unexplained else []
-    parts += [f"would move {', '.join(missing[:3])}"] if missing else []
+    parts += [f"would show in {', '.join(missing[:3])}"] if missing else []
     return " and ".join(parts) or "explains less"
 
 
