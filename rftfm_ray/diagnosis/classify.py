@@ -78,7 +78,7 @@ def diagnose(
     (code, probability), *others = ranked
     possible = [(rival, share) for rival, share in others if rival not in impossible and share > LEAST_LISTED]
     rivals = tuple(Rival(rival, share, _against(rival, case.symptoms)) for rival, share in possible[:RIVALS])
-    text = f"Since about step {onset}: {reasons}. {_summary(code, probability, rivals)}"
+    text = f"{_since(onset)} {reasons}. {_summary(code, probability, rivals)}"
     return Diagnosis(
         code=code,
         family=family_of(code),
@@ -128,6 +128,12 @@ def fingerprint_scores(symptoms: Sequence[Symptom]) -> dict[str, float]:
     return {code: evidence_for(print_, symptoms) for code, print_ in FINGERPRINTS.items() if code != NUMERICAL}
 
 
+def dated(diagnosis: Diagnosis, onset: int, onset_low: int) -> Diagnosis:
+    """The diagnosis with another estimated onset and earliest possible one, in its summary as well."""
+    summary = diagnosis.summary.replace(_since(diagnosis.onset), _since(onset), 1)
+    return replace(diagnosis, onset=onset, onset_low=onset_low, summary=summary)
+
+
 def claimed(diagnosis: Diagnosis) -> Diagnosis:
     """The diagnosis as far as it may be claimed: below `CLAIMED` the fault is UNKNOWN, and its name a suspicion.
 
@@ -152,7 +158,7 @@ def unnamed(symptoms: Sequence[Symptom], reason: str) -> Diagnosis | None:
     if not alarms:
         return None
     onset, onset_low = dates_of(alarms)
-    summary = f"Since about step {onset}: {_reasons(alarms)}. {reason}"
+    summary = f"{_since(onset)} {_reasons(alarms)}. {reason}"
     return Diagnosis(UNKNOWN, family_of(UNKNOWN), 1.0, (), tuple(symptoms), onset, onset_low, summary)
 
 
@@ -261,6 +267,10 @@ def _summary(code: str, probability: float, rivals: Sequence[Rival]) -> str:
         return f"{start}."
     rival = likely[0]
     return f"{start}; the next likely is {rival.code} ({as_percent(rival.probability)}), which {rival.against}."
+
+
+def _since(onset: int) -> str:
+    return f"Since about step {onset}:"
 
 
 def _reasons(alarms: Sequence[Symptom]) -> str:
