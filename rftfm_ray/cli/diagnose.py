@@ -31,7 +31,9 @@ MOST_NAMED = 10
 
 
 def diagnose(
-    file: Annotated[Path, typer.Argument(help="Step log as CSV, JSONL or Parquet, a row a step, or a trainer_state.json.")],
+    file: Annotated[
+        Path, typer.Argument(help="Step log as CSV, JSONL or Parquet, a row a step, or a trainer_state.json.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List the alarms of the monitor on the step log of a run. It names no fault.

@@ -164,7 +164,7 @@ def _order_name(remedy: str) -> str:
     """An order in words."""
     if remedy.startswith(RETURN):
         return f"the return of {remedy.removeprefix(RETURN)} to nominal"
-    return {UNDO: "the undoing of what did not help", HALT: "the end of the run"}.get(
+    return {UNDO: "undo the remedies that did not help", HALT: "the end of the run"}.get(
         remedy, remedy or "no remedy named"
     )
 
@@ -184,7 +184,7 @@ def _applied(entry: Entry) -> str:
     took = f" in {figure(seconds)} s" if math.isfinite(seconds) else ""
     ends = "; the run ends" if text_of(entry, "halt") == "yes" else ""
     if role == "undo":
-        return f"undone what did not help{took} ({lever_text(levers)}){ends}"
+        return f"undid the remedies that did not help{took} ({lever_text(levers)}){ends}"
     verb = "applied remedy:" if role in ("", "remedy") else "applied:"
     return f"{verb} {_order_name(remedy)}{took} ({lever_text(levers)}){ends}"
 

@@ -130,7 +130,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ("step,entropy\n1,1\n2,0.5,7\n3,2\n", [1, 3], [1, 2], "1 of 3 lines do not have 2 cells"),
         ("step,entropy\n1,1\n2,?\n3,2\n", [1, 2, 3], [1, math.nan, 2], "1 of 3 cells of entropy are not numbers"),
         ("step,entropy\n1,1\n2,2\n2,3\n3,4\n", [1, 2, 3], [1, 3, 4], "1 step is logged more than once"),
-        ("step,entropy\n1,1\n2,2\n3,3\n2,5\n", [1, 2], [1, 5], "goes back to an earlier step: 1 row of step 3 from before that is left out"),
+        ("step,entropy\n1,1\n2,2\n3,3\n2,5\n", [1, 2], [1, 5], "1 row of step 3 from before that is left out"),
         ("entropy\n1\n2\n", [1, 2], [1, 2], "rows are numbered"),
         ("step,entropy\n1,1\n-3,2\n3,3\n", [1, 3], [1, 3], "1 row has no whole number as step"),
         (b"step,entropy\n1,1\n2,2\n\xff", [1, 2], [1, 2], "not UTF-8 from byte"),
@@ -226,11 +226,12 @@ def test_blank_lines_before_the_header_of_csv_are_skipped(tmp_path: Path, delimi
     [
         ([1, 3, 2, 4], [1, 2, 3, 4], ["1 row is out of order, the first is that of step 3: sorted by step."]),
         ([4, 3, 2, 1], [1, 2, 3, 4], ["3 rows are out of order, the first is that of step 4: sorted by step."]),
-        ([2, 2, 4, 4, 3, 3], [2, 3, 4], ["2 rows are out of order, the first is that of step 4: sorted by step.",
-                                         "3 steps are logged more than once, the first is 2: the last number is used."]),
-        ([1, 2, 3, 4, 2], [1, 2], ["The log goes back to an earlier step: 2 rows of steps 3 to 4 from before that are "
-                                   "left out.", "1 step is logged more than once, the first is 2: the last number is "
-                                   "used."]),
+        ([2, 2, 4, 4, 3, 3], [2, 3, 4],
+         ["2 rows are out of order, the first is that of step 4: sorted by step.",
+          "3 steps are logged more than once, the first is 2: the last number is used."]),
+        ([1, 2, 3, 4, 2], [1, 2],
+         ["The log goes back to an earlier step: 2 rows of steps 3 to 4 from before that are left out.",
+          "1 step is logged more than once, the first is 2: the last number is used."]),
         ([1, 3, 2, 4, 5, 6, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7],
          ["1 row is out of order, the first is that of step 3: sorted by step.",
           "The log goes back to an earlier step: 1 row of step 6 from before that is left out.",

@@ -48,8 +48,8 @@ def test_return_of_a_lever_names_it_and_what_is_still_changed() -> None:
 
 def test_orders_without_a_policy_are_in_plain_words() -> None:
     undo: dict[str, Scalar] = {"remedy": "undo", "role": "undo"}
-    assert what(K.RETURNING, **undo) == "ordered: the undoing of what did not help"
-    assert what(K.APPLIED, **undo) == "undone what did not help (all levers nominal)"
+    assert what(K.RETURNING, **undo) == "ordered: undo the remedies that did not help"
+    assert what(K.APPLIED, **undo) == "undid the remedies that did not help (all levers nominal)"
     halt = what(K.APPLIED, remedy="halt", role="halt", halt="yes")
     assert halt == "applied: the end of the run (all levers nominal); the run ends"
 
