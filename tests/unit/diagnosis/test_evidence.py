@@ -96,7 +96,8 @@ def test_suspicion_its_rivals_and_unknown_are_one_distribution() -> None:
     )
     named = claimed(suspected)
     assert [(rival.code, rival.probability) for rival in named.rivals] == [("TE-3", 0.52), ("PG-3L", 0.24)]
-    assert (named.code, named.probability) == ("UNKNOWN", pytest.approx(0.24))
+    assert named.code == "UNKNOWN"
+    assert named.probability == pytest.approx(0.24)
     many = replace(suspected, rivals=tuple(Rival(code, 0.16, "c") for code in ("PG-3L", "OD-1", "OD-2")))
     named = claimed(many)
     assert named.probability + math.fsum(rival.probability for rival in named.rivals) == pytest.approx(1)
