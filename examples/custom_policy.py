@@ -1,6 +1,7 @@
 """A policy of your own: `rftfm train FILE --guard act guard.policy=examples/custom_policy.py:SlowDown`.
 
-It sees a frozen context and returns a decision; bounds, budget, cooldown, timeout and verification are kept for it.
+It is asked about diagnosed faults of the families in `guard.act_on`, sees a frozen context and returns a decision;
+bounds, budget, cooldown, timeout and verification are kept for it.
 """
 
 from rftfm_ray import Decision, Levers, PolicyContext, Remedy

@@ -145,6 +145,12 @@ class RecordError(RftfmError):
     """The records of a run cannot be written or read."""
 
 
+class OutputError(RecordError):
+    """A file that the user has named for a result cannot be written."""
+
+    exit_code: ClassVar[int] = 2
+
+
 class SignalInterrupt(KeyboardInterrupt):
     """A signal that asks the process to end, raised where the main thread was; as Ctrl-C, it is not an `Exception`."""
 

@@ -179,7 +179,8 @@ class IncidentSummary:
         fault: code of its newest diagnosis.
         alarm_step: step whose report opened it.
         onset: first step of the change, as estimated.
-        state: where it ended, for example resolved.
+        state: where it ended, for example resolved; mitigated where its cause is still active, so that a lever has to
+            stay.
         remedies: names of those that were applied, in order.
         outcome: of the last of them; None where there was none, or where it had not been verified.
     """

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from rftfm_ray.config import RunConfig, load_config
+from rftfm_ray.errors import ConfigError
 
 
 def config(
@@ -20,6 +21,8 @@ def config(
     overrides: Annotated[list[str] | None, typer.Argument(help="Keys to change, as `rftfm train` takes them.")] = None,
 ) -> None:
     """Show the configuration: all keys with defaults, or FILE with the keys that change it as it resolves."""
+    if file is not None and "=" in file.name and not file.exists():
+        raise ConfigError(f"{file} is a key; name a file before it: rftfm config FILE {file}.")
     if file is not None:
         sys.stdout.write(load_config(file, overrides or []).to_yaml())
         return

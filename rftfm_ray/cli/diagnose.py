@@ -24,15 +24,22 @@ SAID = {
     "unknown": "no alarm, and too few checks to tell",
     "incomplete": "no alarm, and a part of the log could not be judged",
 }
+EXIT_CODES = {"faulty": 1, "unknown": 3, "incomplete": 3}
+"""Exit codes by verdict, so that a job can tell a log that could not be judged from a healthy one."""
 MOST_NAMED = 10
 """Columns that are named one by one; more are counted."""
 
 
 def diagnose(
-    file: Annotated[Path, typer.Argument(help="Step log as CSV, JSONL or Parquet: a row a step.")],
+    file: Annotated[
+        Path, typer.Argument(help="Step log as CSV, JSONL or Parquet, a row a step, or a trainer_state.json.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List the alarms of the monitor on the step log of a run; exit code 1 when there is one. It names no fault.
+    """List the alarms of the monitor on the step log of a run. It names no fault.
+
+    Exit code 1 when there is an alarm, 3 when there is none but the log was too short, lacked columns or was damaged in
+    part, so that no alarm does not mean health, and 0 otherwise.
 
     Every step is compared with the run's own past. Columns may have the names of docs/signals.md, or those of TRL and
     verl.
@@ -52,8 +59,8 @@ def diagnose(
         print(jsonlib.dumps(plain(verdict), allow_nan=False))
     else:
         _show(verdict, Console())
-    if verdict.verdict == "faulty":
-        raise typer.Exit(1)
+    if code := EXIT_CODES.get(verdict.verdict, 0):
+        raise typer.Exit(code)
 
 
 def plain(verdict: LogVerdict) -> dict[str, Any]:

@@ -110,6 +110,8 @@ def _control_table() -> Table:
     for control in CONTROLS.values():
         prefix = "declared: " if control.declared else "undeclared: "
         strength = f"{control.meaning}: {control.default_strength:g}, {control.low:g}, {control.high:g}"
+        if control.low == control.high:
+            strength = "none"
         table.add_row(f"[bold]{control.name}[/]", prefix + control.summary, strength)
     return table
 

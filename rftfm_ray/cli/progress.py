@@ -22,13 +22,30 @@ from rftfm_ray.runs.words import figure, number_of, plural
 from rftfm_ray.types import GuardMode
 
 
-def describe(row: StepRow, probe: float) -> str:
-    """The figures of a step that a person watches."""
-    shown = "  -  " if math.isnan(probe) else f"{probe:.3f}"
+class NewestProbe:
+    """The newest held-out accuracy of the steps that are kept, with the step after which it was measured."""
+
+    def __init__(self) -> None:
+        self._probes: list[tuple[int, float]] = []
+
+    def after(self, row: StepRow) -> str:
+        """Take in a step; the text to show with it, as `0.988@19`, or a dash without a probe.
+
+        A step repeats those that a rollback has undone: their probes are of weights that are gone. The probe in a
+        step's row was answered by the weights from before its update.
+        """
+        self._probes = [(step, accuracy) for step, accuracy in self._probes if step < row.id.step]
+        if not math.isnan(row.checks.probe_accuracy):
+            self._probes.append((row.id.step - 1, row.checks.probe_accuracy))
+        return "{1:.3f}@{0}".format(*self._probes[-1]) if self._probes else "  -  "
+
+
+def describe(row: StepRow, probe: str) -> str:
+    """The figures of a step that a person watches; `probe` as `NewestProbe` shows it."""
     reward = row.batch.reward_mean
     return (
-        f"reward {'   -  ' if math.isnan(reward) else f'{reward:z6.3f}'}  probe {shown}  kl {row.update.kl_ref:.4f}  "
-        f"entropy {row.update.entropy:.3f}"
+        f"reward {'   -  ' if math.isnan(reward) else f'{reward:z6.3f}'}  probe {probe:<8}  "
+        f"kl {row.update.kl_ref:.4f}  entropy {row.update.entropy:.3f}"
     )
 
 
@@ -144,14 +161,14 @@ class _Plain:
         self._every = max(1, config.steps // 10)
         self._began: float | None = None
         self._first = 0
-        self._probe = math.nan
+        self._probe = NewestProbe()
         self._shown_at = time.perf_counter()
         console.print(
             f"Starting {plural(config.rollout.num_actors, 'rollout actor')} and a learner ...", highlight=False
         )
 
     def __call__(self, row: StepRow) -> None:
-        self._probe = self._probe if math.isnan(row.checks.probe_accuracy) else row.checks.probe_accuracy
+        probe = self._probe.after(row)
         now, step = time.perf_counter(), row.id.step
         if self._began is None:
             self._began, self._first = now - row.timings.step_s, step - 1
@@ -165,7 +182,7 @@ class _Plain:
         if row.batch.valid_rate == 0:
             refused = "  no verdict, so no update"
         self._console.print(
-            f"step {step}/{self._steps}  {describe(row, self._probe)}  {done / elapsed:.1f} steps/s  "
+            f"step {step}/{self._steps}  {describe(row, probe)}  {done / elapsed:.1f} steps/s  "
             f"ETA {left:.0f} s{refused}",
             highlight=False,
             soft_wrap=True,
@@ -181,22 +198,20 @@ def _live(console: Console, config: RunConfig) -> Iterator[Callable[[StepRow], N
         TextColumn("{task.description}"),
     )
     began: list[float] = []
-    probe = math.nan
+    probe = NewestProbe()
     # Two lines, so that both fit a terminal of 80 columns: how far, and how well.
     bar, figures = Progress(*columns, console=console), Text(no_wrap=True)
     with Live(Group(bar, figures), console=console):
         task = bar.add_task("starting actors ...", total=config.steps)
 
         def observe(row: StepRow) -> None:
-            nonlocal probe
-            probe = probe if math.isnan(row.checks.probe_accuracy) else row.checks.probe_accuracy
-            now, step = time.perf_counter(), row.id.step
+            now, step, newest = time.perf_counter(), row.id.step, probe.after(row)
             if not began:
                 began.extend((now - row.timings.step_s, step - 1))
             elapsed, done = now - began[0], step - began[1]
             left = remaining_s(int(done), config.steps - int(began[1]), elapsed)
             rate = f"{done / elapsed:.1f} steps/s  ETA {left:.0f} s"
-            figures.plain = "  " + describe(row, probe)
+            figures.plain = "  " + describe(row, newest)
             bar.update(task, completed=step, description=rate)
 
         yield observe

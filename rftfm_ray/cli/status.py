@@ -155,7 +155,7 @@ def _incident(incident: Incident) -> dict[str, Any]:
         "id": incident.id,
         "code": incident.code,
         "family": incident.family,
-        "state": incident.state,
+        "state": incident.end,
         "open": is_open(incident),
         "opened_step": incident.opened.step,
         "opened_paid_step": incident.opened.paid_step,

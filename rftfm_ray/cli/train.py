@@ -57,7 +57,7 @@ class KeysAreNoOptions(TyperCommand):
 def train(  # noqa: PLR0913 - the parameters of a command are its options
     file: Annotated[Path, typer.Argument(help="YAML configuration, for example examples/calculator.yaml.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Keys to change, for example steps=100 seed=1.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Where the records go; must not exist yet.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the records go; a new or an empty directory.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Checkpoint directory to go on from.")] = None,
     allow_changes: Annotated[
         bool,

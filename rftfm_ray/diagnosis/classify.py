@@ -82,7 +82,7 @@ def diagnose(
     (code, probability), *others = ranked
     possible = [(rival, share) for rival, share in others if rival not in impossible and share > LEAST_LISTED]
     rivals = tuple(Rival(rival, share, _against(rival, case.symptoms)) for rival, share in possible[:RIVALS])
-    text = f"Since about step {onset}: {reasons}. {_summary(code, probability, rivals)}"
+    text = f"{_since(onset)} {reasons}. {_summary(code, probability, rivals)}"
     return Diagnosis(
         code=code,
         family=family_of(code),
@@ -132,16 +132,23 @@ def fingerprint_scores(symptoms: Sequence[Symptom]) -> dict[str, float]:
     return {code: evidence_for(print_, symptoms) for code, print_ in FINGERPRINTS.items() if code != NUMERICAL}
 
 
+def dated(diagnosis: Diagnosis, onset: int, onset_low: int) -> Diagnosis:
+    """The diagnosis with another estimated onset and earliest possible one, in its summary as well."""
+    summary = diagnosis.summary.replace(_since(diagnosis.onset), _since(onset), 1)
+    return replace(diagnosis, onset=onset, onset_low=onset_low, summary=summary)
+
+
 def claimed(diagnosis: Diagnosis) -> Diagnosis:
-    """The diagnosis as far as it may be claimed: below `CLAIMED` the fault is UNKNOWN, and its name a suspicion."""
+    """The diagnosis as far as it may be claimed: below `CLAIMED` the fault is UNKNOWN, and its name a suspicion.
+
+    It stays one distribution: the probability of UNKNOWN is what the suspicion and its rivals leave of 1.
+    """
     if diagnosis.code == UNKNOWN or diagnosis.probability >= CLAIMED:
         return diagnosis
-    suspicion = Rival(diagnosis.code, diagnosis.probability, "is suspected, and not likely enough to be named")
-    rest = 1 - diagnosis.probability
-    others = tuple(rival for rival in diagnosis.rivals if rival.code != UNKNOWN)
-    return replace(
-        diagnosis, code=UNKNOWN, family=family_of(UNKNOWN), probability=rest, rivals=(suspicion, *others)[:RIVALS]
-    )
+    suspicion = Rival(diagnosis.code, diagnosis.probability, "suspected, but not likely enough to be named")
+    rivals = (suspicion, *(rival for rival in diagnosis.rivals if rival.code != UNKNOWN))[:RIVALS]
+    rest = max(0.0, 1 - math.fsum(rival.probability for rival in rivals))
+    return replace(diagnosis, code=UNKNOWN, family=family_of(UNKNOWN), probability=rest, rivals=rivals)
 
 
 def unnamed(symptoms: Sequence[Symptom], reason: str) -> Diagnosis | None:
@@ -155,7 +162,7 @@ def unnamed(symptoms: Sequence[Symptom], reason: str) -> Diagnosis | None:
     if not alarms:
         return None
     onset, onset_low = dates_of(alarms)
-    summary = f"Since about step {onset}: {_reasons(alarms)}. {reason}"
+    summary = f"{_since(onset)} {_reasons(alarms)}. {reason}"
     return Diagnosis(UNKNOWN, family_of(UNKNOWN), 1.0, (), tuple(symptoms), onset, onset_low, summary)
 
 
@@ -245,14 +252,14 @@ def _calibrated(ranked: list[tuple[str, float]], learnt: LearntEvidence, level: 
 
 def _against(code: str, symptoms: Sequence[Symptom]) -> str:
     if code not in FINGERPRINTS:
-        return "is a fault that is not in the taxonomy"
+        return "a fault that is not in the taxonomy"
     weights = FINGERPRINTS[code].weights
     # A signal may have several symptoms; it is named once.
     unexplained = list(dict.fromkeys(s.signal for s in symptoms if weights.get(s.signal, 0.0) * s.direction <= 0))
     active = {symptom.signal for symptom in symptoms}
     missing = [name for name, weight in weights.items() if abs(weight) >= 2 and name not in active]
     parts = [f"does not explain {', '.join(unexplained[:3])}"] if unexplained else []
-    parts += [f"would move {', '.join(missing[:3])}"] if missing else []
+    parts += [f"would show in {', '.join(missing[:3])}"] if missing else []
     return " and ".join(parts) or "explains less"
 
 
@@ -269,6 +276,10 @@ def _summary(code: str, probability: float, rivals: Sequence[Rival]) -> str:
         return f"{start}."
     rival = likely[0]
     return f"{start}; the next likely is {rival.code} ({as_percent(rival.probability)}), which {rival.against}."
+
+
+def _since(onset: int) -> str:
+    return f"Since about step {onset}:"
 
 
 def _reasons(alarms: Sequence[Symptom]) -> str:

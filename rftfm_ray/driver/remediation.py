@@ -51,7 +51,7 @@ class RemedyExecutor:
             GuardHaltError: when the order ends the run.
             RftfmError: when it fails half way; training must not continue.
         """
-        probed = self._session.probe(self._probe_size).accuracy if order.is_costly else math.nan
+        probed = self._confirming_probe(order) if order.is_costly else math.nan
         begun = self._guard.begin(order, step, probed)
         if begun is None:
             return None
@@ -72,6 +72,12 @@ class RemedyExecutor:
                 checkpoint,
             )
         return begun
+
+    def _confirming_probe(self, order: Order) -> float:
+        """Held-out accuracy of the weights in force, on which it depends whether a costly order is carried out."""
+        result = self._session.probe(self._probe_size)
+        self._records.confirming_probe(result, self._session.position.id, order.remedy)
+        return result.accuracy
 
     def carry_out(self, order: Order, step: StepId) -> str:
         """Carry out an order; returns the checkpoint of an order that ends the run, else an empty text.

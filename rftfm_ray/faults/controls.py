@@ -66,7 +66,7 @@ _UNDECLARED = (
     ),
     ControlKind(
         "restart_rollout", False, "the first rollout actor is killed and a new one takes its place",
-        1.0, 1.0, 1.0, "no strength: always 1",
+        1.0, 1.0, 1.0, "none: 1 is the only value",
     ),
     ControlKind(
         "length_growth", False, "prompts whose right answers are longer come more and more often, over ten steps",
@@ -93,7 +93,7 @@ _DECLARED = (
     ),
     ControlKind(
         "resume", True, "a checkpoint is written and everything is restored from it",
-        1.0, 1.0, 1.0, "no strength: always 1",
+        1.0, 1.0, 1.0, "none: 1 is the only value",
     ),
     ControlKind(
         "harder_prompts", True, "prompts come from the harder half of the pool",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import replace
 
+from rftfm_ray.diagnosis.classify import dated
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.incidents.verification import Case
 from rftfm_ray.signals.held_out import last_probe
-from rftfm_ray.verdicts import Diagnosis, Evidence, StepReport
+from rftfm_ray.verdicts import Diagnosis, Evidence, IncidentState, StepReport
 
 # Number of remembered reports: the longest window of any check here.
 REPORTS = 256
@@ -53,14 +53,20 @@ class RunMemory:
         self._alarms = frozenset()
 
     def diagnose(self, incident: Incident, diagnosis: Diagnosis) -> Diagnosis:
-        """Take a diagnosis as the newest one of an incident; it is returned with the incident's onset."""
+        """Take a diagnosis as the newest one of an incident; it is returned with the incident's onset.
+
+        The onset of an incident that has been diagnosed is the one in the journal, so that whoever is asked later reads
+        no other. What a later diagnosis adds is how early the fault may have begun.
+        """
         # The fault that an incident is about began before its first alarm, whatever has been raised since.
         latest, latest_low = incident.opened.step, incident.opened.step
         if incident.tried or incident.code == diagnosis.code:
             # The alarm that was raised first may have cleared, the onset of the fault stays.
             latest, latest_low = incident.onset, incident.onset_low
         onset, onset_low = min(latest, diagnosis.onset), min(latest_low, diagnosis.onset_low)
-        diagnosis = replace(diagnosis, onset=onset, onset_low=onset_low)
+        if incident.state is not IncidentState.SUSPECTED and (incident.tried or incident.code == diagnosis.code):
+            onset = incident.onset
+        diagnosis = dated(diagnosis, onset, min(onset, onset_low))
         self._diagnoses[incident.id] = diagnosis
         if not incident.tried:
             before = [report for report in self._lineage if report.id.step < diagnosis.onset_low]

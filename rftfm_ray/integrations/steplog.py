@@ -1,4 +1,4 @@
-"""Reads the step log of somebody else's run: CSV, JSONL or Parquet, a row a step.
+"""Reads the step log of somebody else's run: CSV, JSONL or Parquet, a row a step; or TRL's trainer_state.json.
 
 Cells and rows that cannot be read are left out and listed in the notes, so that a verdict on the rest can be marked as
 a verdict on a part. A file in which nothing can be read is refused.
@@ -23,6 +23,8 @@ from rftfm_ray.errors import LogError
 from rftfm_ray.integrations.aliases import STEPS, canonical
 
 LARGEST = 2 << 30
+HISTORY = "log_history"
+"""The list of rows in the trainer_state.json that Hugging Face's trainers leave in a checkpoint, TRL's among them."""
 BOM = b"\xef\xbb\xbf"
 FIX = "give a CSV, JSONL or Parquet file with a row for every step"
 # Beyond this share of unreadable rows a file is something else.
@@ -106,7 +108,10 @@ def _format(path: Path, data: bytes) -> str:
         return "parquet"
     if b"\0" in data:
         raise LogError(f"{path} is binary and not a Parquet file; {FIX}.")
-    return "jsonl" if data.removeprefix(BOM).lstrip()[:1] in (b"{", b"[") else "csv"
+    begin = data.removeprefix(BOM).lstrip()[:1]
+    if begin == b"{" and HISTORY.encode() in data:
+        return "state"
+    return "jsonl" if begin in (b"{", b"[") else "csv"
 
 
 def _text(path: Path, data: bytes, notes: _Notes) -> str:
@@ -165,8 +170,28 @@ def _read_jsonl(path: Path, data: bytes) -> _Table:
         else:
             broken.append(number)
     _note_broken(path, notes, broken, len(lines), "hold no JSON object")
+    return _table_of(rows, notes)
+
+
+def _table_of(rows: Sequence[Mapping[str, Any]], notes: _Notes) -> _Table:
     names = dict.fromkeys(str(name) for row in rows for name in row)
     return _Table({name: [row.get(name) for row in rows] for name in names}, len(rows), notes)
+
+
+def _read_state(path: Path, data: bytes) -> _Table:
+    """The rows of a trainer's state; a file of JSONL that only names its key somewhere is read as one."""
+    notes = _Notes()
+    try:
+        state = json.loads(_text(path, data, notes), strict=False)
+    except (ValueError, RecursionError):
+        return _read_jsonl(path, data)
+    history = state.get(HISTORY)
+    if not isinstance(history, list):
+        return _read_jsonl(path, data)
+    rows = [row for row in history if isinstance(row, dict)]
+    if len(rows) < len(history):
+        notes.add_unreadable(f"{len(history) - len(rows)} of {len(history)} entries of {HISTORY} hold no JSON object.")
+    return _table_of(rows, notes)
 
 
 def _read_csv(path: Path, data: bytes) -> _Table:
@@ -196,6 +221,7 @@ def _read_csv(path: Path, data: bytes) -> _Table:
 _READERS: dict[str, Callable[[Path, bytes], _Table]] = {
     "parquet": _read_parquet,
     "jsonl": _read_jsonl,
+    "state": _read_state,
     "csv": _read_csv,
 }
 
@@ -228,23 +254,32 @@ def _number(cell: object) -> float | None:
 
 def _interpret(path: Path, table: _Table) -> StepLog:
     notes, unused, values, columns = table.notes, list[str](), dict[str, Floats](), dict[str, str]()
+    texts = list[str]()
     steps = _steps(path, table, notes)
     used = {name for name in STEPS if name in table.columns}
     for name, cells in table.columns.items():
         signal = canonical(name)
-        column = None if signal is None or name in used else _column(name, cells, notes)
-        if column is None:
+        if signal is None or name in used:
             unused += [] if name in used else [name]
-        elif signal is not None and signal not in values:
+            continue
+        column, wrong = _column(name, cells, notes)
+        if column is None:
+            unused.append(name)
+            texts.append(f"{wrong} of {len(cells)} cells of {_short(name)} are not numbers")
+        elif signal not in values:
             values[signal], columns[signal] = column, name
         else:
             # Two names for one signal: the first one is taken.
             unused.append(name)
+    if not values and texts:
+        raise LogError(f"{path} has no column of numbers that is known: {'; '.join(texts[:5])}; write numbers.")
     if not values:
         raise LogError(
             f"{path} has no known column ({', '.join(map(_short, unused[:5])) or 'none'}); name columns as "
             "docs/signals.md says."
         )
+    for text in texts:
+        notes.add_unreadable(f"{text}: the column is left out.")
     counted = _rows_that_count(steps, notes)
     order = np.unique(steps[counted])
     merged = {name: _merged(column[counted], steps[counted], order) for name, column in values.items()}
@@ -252,17 +287,17 @@ def _interpret(path: Path, table: _Table) -> StepLog:
     return StepLog(order, merged, columns, tuple(unused), tuple(notes.lines), notes.damaged)
 
 
-def _column(name: str, cells: Iterable[Any] | Floats, notes: _Notes) -> Floats | None:
-    """A column of numbers; None when fewer than half of its cells are."""
+def _column(name: str, cells: Iterable[Any] | Floats, notes: _Notes) -> tuple[Floats | None, int]:
+    """A column of numbers, None when fewer than half of its cells are, and how many are not."""
     if isinstance(cells, np.ndarray):
-        return cells
+        return cells, 0
     numbers = [_number(cell) for cell in cells]
     wrong = sum(number is None for number in numbers)
     if wrong > len(numbers) / 2:
-        return None
+        return None, wrong
     if wrong:
         notes.add_unreadable(f"{wrong} of {len(numbers)} cells of {_short(name)} are not numbers.")
-    return np.array([math.nan if number is None else number for number in numbers], np.float64)
+    return np.array([math.nan if number is None else number for number in numbers], np.float64), wrong
 
 
 def _steps(path: Path, table: _Table, notes: _Notes) -> NDArray[np.int64]:
@@ -283,16 +318,40 @@ def _steps(path: Path, table: _Table, notes: _Notes) -> NDArray[np.int64]:
 
 
 def _rows_that_count(steps: NDArray[np.int64], notes: _Notes) -> NDArray[np.bool_]:
-    """Rows that count: a later row of an earlier step undoes what came between, as going on from a checkpoint does."""
-    known = np.where(steps >= 0, steps, np.iinfo(np.int64).max)
+    """Rows that count: a step that comes again later undoes what came between, as going on from a checkpoint does.
+
+    Rows that are only out of order, so that no step comes again after them, all count.
+    """
+    has_step = steps >= 0
+    known = np.where(has_step, steps, np.iinfo(np.int64).max)
     following = np.minimum.accumulate(known[::-1])[::-1]
-    kept: NDArray[np.bool_] = (steps >= 0) & (steps <= np.append(following[1:], known[-1]))
-    undone = int(((steps >= 0) & ~kept).sum())
-    if undone:
-        first = int(steps[(steps >= 0) & ~kept][0])
-        rows = "1 row" if undone == 1 else f"{undone} rows"
-        notes.lines.append(f"Steps go back: {rows} from step {first} on come again later; the later rows are used.")
+    early = has_step & (steps > np.append(following[1:], known[-1]))
+    undone = early & _repeated_after(steps)
+    swapped = early & ~undone
+    if swapped.any():
+        are = "1 row is" if swapped.sum() == 1 else f"{swapped.sum()} rows are"
+        notes.lines.append(f"{are} out of order, the first is that of step {steps[swapped][0]}: sorted by step.")
+    if undone.any():
+        first, last = int(steps[undone].min()), int(steps[undone].max())
+        one, of = undone.sum() == 1, f"step {first}" if first == last else f"steps {first} to {last}"
+        rows, is_left = ("1 row", "is") if one else (f"{undone.sum()} rows", "are")
+        notes.lines.append(f"The log goes back to an earlier step: {rows} of {of} from before that {is_left} left out.")
+    kept: NDArray[np.bool_] = has_step & ~undone
     return kept
+
+
+def _repeated_after(steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """By row: whether, at the end of its stretch of rising steps, some step of before comes again later."""
+    unique, first = np.unique(steps, return_index=True)
+    last = len(steps) - 1 - np.unique(steps[::-1], return_index=True)[1]
+    real = unique >= 0
+    change = np.zeros(len(steps) + 1, np.int64)
+    np.add.at(change, first[real], 1)
+    np.add.at(change, last[real], -1)
+    repeats = np.cumsum(change)[:-1] > 0
+    ends = np.append(np.flatnonzero(np.diff(steps) < 0), len(steps) - 1)
+    result: NDArray[np.bool_] = repeats[ends[np.searchsorted(ends, np.arange(len(steps)))]]
+    return result
 
 
 def _note_twice(values: dict[str, Floats], steps: NDArray[np.int64], kept: NDArray[np.bool_], notes: _Notes) -> None:

@@ -199,6 +199,9 @@ def _probes(axes: Axes, data: RunData) -> None:
     _probe_line(axes, greedy, Stroke(BLUE, "-", 1.2), ("o", 3.8), "probe")
     if sampled:
         _probe_line(axes, sampled, Stroke(GREEN, _DASH, 1.5), ("s", 2.8), "sampled-probe")
+    for number, probe in enumerate((probe for probe in data.probes if probe.purpose), start=1):
+        (diamond,) = axes.plot(probe.paid_step, probe.accuracy, color=BLACK, linestyle="", marker="D", markersize=5.5)
+        diamond.set(fillstyle="none", gid=f"confirming-probe-{number}", zorder=2.3)
 
 
 def _probe_line(
@@ -270,6 +273,11 @@ def key(data: RunData, marks: Marks) -> Html:
             any(data.steps.abandoned),
             f'd="M1 6H25" style="stroke:{themed(GREY)}" stroke-width="1.8" stroke-dasharray="6 3"',
             "steps undone by a rollback",
+        ),
+        (
+            any(probe.purpose for probe in data.probes),
+            f'd="M13 1L18 6L13 11L8 6z" style="stroke:{themed(BLACK)};fill:none" stroke-width="1.4"',
+            "probe that a costly remedy was confirmed or dropped by",
         ),
         (bool(marks.spans), f'd="M1 0H25V12H1z" style="fill:{themed(SPAN)}"', "incident, while it was open"),
         (

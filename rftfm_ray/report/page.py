@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rftfm_ray.errors import RecordError
+from rftfm_ray.errors import OutputError, RecordError
 from rftfm_ray.files import write_atomic
 from rftfm_ray.report.convicted import convicted
 from rftfm_ray.report.curves import curves, key, marks_of
@@ -60,16 +60,16 @@ def write_report(run_dir: Path, *, samples: bool = False, out: Path | None = Non
     """Write the report of a run and return where it is: `report.html` in the run directory unless `out` is given.
 
     Raises:
-        RecordError: when records are damaged, or the report cannot be written.
+        RecordError: when records are damaged, or the report cannot be written to the run directory.
+        OutputError: when it cannot be written to `out`.
     """
     path = out or run_dir / REPORT
     text = build_report(run_dir, samples=samples)
     try:
         write_atomic(path, text.encode())
     except OSError as error:
-        raise RecordError(
-            f"The report cannot be written to {path} ({error.strerror}); give another file with --out."
-        ) from None
+        message = f"The report cannot be written to {path} ({error.strerror}); give another file with --out."
+        raise (RecordError if out is None else OutputError)(message) from None
     return path
 
 

@@ -22,6 +22,7 @@ from rftfm_ray.runs.words import (
     number_of,
     plural,
     text_of,
+    verified_change,
 )
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import as_percent
@@ -37,12 +38,14 @@ def incident_section(incident: Incident, remedies: Sequence[Mark], figures: Html
         tag("span", _extent(incident), class_="muted"),
         class_="head",
     )
-    remediations = [_remediation(r, numbers.get(id(r))) for r in incident.remediations]
+    applied = [_remediation(r, numbers.get(id(r))) for r in incident.remediations if r.applied is not None]
+    others = [_remediation(r, None) for r in incident.remediations if r.applied is None]
     parts = [
         head,
         _finding(incident),
         figures,
-        joined((tag("h4", "What was done"), *remediations)) if remediations else NOTHING,
+        joined((tag("h4", "What was done"), *applied)) if applied else NOTHING,
+        joined((tag("h4", "Not carried out"), *others)) if others else NOTHING,
         tag("h4", "Course"),
         _course(incident),
     ]
@@ -95,9 +98,9 @@ def _onset(incident: Incident) -> str:
     onset, low = (as_number(_number(incident, name)) for name in ("onset", "onset_low"))
     if not math.isfinite(onset):
         return ""
-    earliest = f", not before step {figure(low)}" if math.isfinite(low) and low < onset else ""
+    interval = f" (interval: steps {figure(low)} to {figure(onset)})" if math.isfinite(low) and low < onset else ""
     late = incident.opened.step - onset
-    return f"step {figure(onset)}{earliest}" + (f"; opened {plural(int(late), 'step')} later" if late > 0 else "")
+    return f"step {figure(onset)}{interval}" + (f"; opened {plural(int(late), 'step')} later" if late > 0 else "")
 
 
 def _number(incident: Incident, name: str) -> float:
@@ -154,7 +157,7 @@ def _outcome(entry: Entry | None) -> str:
     if entry is None:
         return ""
     severity = [nats(number_of(entry, f"severity_{when}")) for when in ("before", "after")]
-    probe = change_of(number_of(entry, "probe_before"), number_of(entry, "probe_after"), "→")
+    probe = verified_change(number_of(entry, "probe_before"), number_of(entry, "probe_after"), "→")
     verdict = text_of(entry, "outcome") or "no verdict"
     return (
         f"{verdict} at step {step_text(entry.id)}; severity {' → '.join(severity)} nats, "

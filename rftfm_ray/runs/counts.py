@@ -58,7 +58,7 @@ def _summary(incident: Incident) -> IncidentSummary:
         fault=incident.code,
         alarm_step=incident.opened.step,
         onset=incident.opened.step if onset is None else to_count(number_of(onset, "onset")),
-        state=incident.state,
+        state=incident.end,
         remedies=tuple(r.remedy for r in applied),
         outcome=last.result if last is not None and last.outcome is not None else None,
     )

@@ -17,6 +17,7 @@ from rftfm_ray.verdicts import IncidentState, OutcomeKind
 
 # Incidents and remedies that the line names one by one; more are counted.
 MOST_NAMED = 2
+STATE_WORDS = {"going on": "Still running"}
 KNOWN = {
     OutcomeKind.RESOLVED.value: "verified: resolved",
     OutcomeKind.MITIGATED.value: "verified: mitigated, its cause is still active",
@@ -54,7 +55,8 @@ def _ended(data: RunData) -> str:
     at = f"at step {data.position.step}{planned}"
     # Incidents follow in the line anyway.
     problems = [problem.message.rstrip(".") for problem in problems_of(data) if not problem.incident]
-    return f"{_capital(state)} {at}" + (f", with a problem: {'; '.join(problems)}" if problems else "")
+    wrong = f", with a problem: {'; '.join(problems)}" if problems else ""
+    return f"{STATE_WORDS.get(state, _capital(state))} {at}{wrong}"
 
 
 def problems_of(data: RunData) -> tuple[EndingProblem, ...]:

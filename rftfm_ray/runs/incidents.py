@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from rftfm_ray.incidents.state import Entry, EntryKind, carries_remedy, next_state
 from rftfm_ray.runs.words import clean, levers_in, number_of, text_of, to_count, value_of
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import IncidentState
+from rftfm_ray.verdicts import IncidentState, OutcomeKind
 
 
 @dataclass(slots=True)
@@ -88,6 +88,16 @@ class Incident:
         """A field of the newest diagnosis that has it, as text; empty when none has."""
         entry = self.newest_with(name)
         return text_of(entry, name) if entry is not None else ""
+
+    @property
+    def end(self) -> str:
+        """Its state for people and programs: mitigated, not resolved, where a remedy contains a cause that goes on."""
+        if self.closed is None or self.state != IncidentState.RESOLVED:
+            return self.state
+        applied = [remediation.result for remediation in self.remediations if remediation.applied is not None]
+        # A journal of an earlier version closes without the outcome.
+        outcome = text_of(self.closed, "outcome") or (applied[-1] if applied else "")
+        return OutcomeKind.MITIGATED.value if outcome == OutcomeKind.MITIGATED else self.state
 
     @property
     def reason(self) -> str:

@@ -63,7 +63,9 @@ class Steps:
 class Probe:
     """A held-out accuracy, and where it was taken; NaN where too few answers could be graded.
 
-    `sampled` is that of answers sampled as in training, or NaN; `size` counts the problems, 0 where that is unknown.
+    `step` is the one after which it was taken. `sampled` is the accuracy of answers sampled as in training, or NaN;
+    `size` counts the problems, 0 where that is unknown. `purpose` says what a probe beside the regular ones was for:
+    `confirm` and the name of a costly remedy.
     """
 
     paid_step: int
@@ -72,6 +74,7 @@ class Probe:
     abandoned: bool
     sampled: float = math.nan
     size: int = 0
+    purpose: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +366,10 @@ def _probes(
             sampled = _finite(event.get("sampled_accuracy"))
             asked = _finite(event.get("size"))
             number = int(asked) if asked > 0 else size
-            announced.append(Probe(position.paid_step, position.step, accuracy, undone(position), sampled, number))
+            purpose = clean(str(event.get("purpose") or ""), 80)
+            announced.append(
+                Probe(position.paid_step, position.step, accuracy, undone(position), sampled, number, purpose)
+            )
     columns = (steps.column("probe_accuracy"), steps.abandoned, steps.column("probe_sampled_accuracy"))
     recorded = [
         Probe(id_.paid_step, id_.step, value, gone, sampled, size)

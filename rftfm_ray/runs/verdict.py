@@ -214,8 +214,7 @@ def state_words(state: str) -> str:
 
 def end_words(incident: Incident) -> str:
     """How an incident stands, for readers: while its cause is active it is mitigated, and not called resolved."""
-    mitigated = incident.closed is not None and text_of(incident.closed, "outcome") == OutcomeKind.MITIGATED
-    return OutcomeKind.MITIGATED.value if mitigated else state_words(incident.state)
+    return state_words(incident.end)
 
 
 def _incident_words(data: RunData, incidents: Sequence[Incident]) -> str:

@@ -11,6 +11,8 @@ from rftfm_ray.verdicts import ASSUMED_PROFILE, OTHER_PROFILE, as_percent
 
 NONE = "—"
 LONGEST = 2000
+MOST_NATS = 100.0
+"""Largest evidence that is shown as a number: odds of e to the power of 100."""
 
 
 def clean(text: str, longest: int = LONGEST) -> str:
@@ -43,8 +45,25 @@ def change_of(before: float, after: float, arrow: str = "->") -> str:
     )
 
 
+def verified_change(before: float, after: float, arrow: str = "->") -> str:
+    """How held-out accuracy has changed under a remedy, as its verification counts.
+
+    A probe is spread over several steps: the first one after a remedy is answered in part by weights from before it,
+    and is not counted. So the lack of `after` does not mean that nothing was measured.
+    """
+    if math.isfinite(after):
+        return change_of(before, after, arrow)
+    known = share(before) if math.isfinite(before) else "not measured before"
+    return f"{known}, no probe yet answered wholly under the remedy"
+
+
 def nats(evidence: float) -> str:
-    """Evidence of harm in nats with one decimal, at least 0; a dash where it is not known."""
+    """Evidence in nats with one decimal, at least 0; a dash where it is not known.
+
+    Beyond `MOST_NATS` its size says nothing more: a reader is told that it is over that.
+    """
+    if evidence > MOST_NATS:
+        return f"over {MOST_NATS:.0f}"
     return f"{max(evidence, 0.0):.1f}" if math.isfinite(evidence) else NONE
 
 
@@ -145,7 +164,7 @@ def _order_name(remedy: str) -> str:
     """An order in words."""
     if remedy.startswith(RETURN):
         return f"the return of {remedy.removeprefix(RETURN)} to nominal"
-    return {UNDO: "the undoing of what did not help", HALT: "the end of the run"}.get(
+    return {UNDO: "undo the remedies that did not help", HALT: "the end of the run"}.get(
         remedy, remedy or "no remedy named"
     )
 
@@ -165,7 +184,7 @@ def _applied(entry: Entry) -> str:
     took = f" in {figure(seconds)} s" if math.isfinite(seconds) else ""
     ends = "; the run ends" if text_of(entry, "halt") == "yes" else ""
     if role == "undo":
-        return f"undone what did not help{took} ({lever_text(levers)}){ends}"
+        return f"undid the remedies that did not help{took} ({lever_text(levers)}){ends}"
     verb = "applied remedy:" if role in ("", "remedy") else "applied:"
     return f"{verb} {_order_name(remedy)}{took} ({lever_text(levers)}){ends}"
 
@@ -198,7 +217,7 @@ _GROUNDS = {
 
 def _judged(entry: Entry) -> str:
     before, after = number_of(entry, "severity_before"), number_of(entry, "severity_after")
-    probe = f"held-out {change_of(number_of(entry, 'probe_before'), number_of(entry, 'probe_after'))}"
+    probe = f"held-out {verified_change(number_of(entry, 'probe_before'), number_of(entry, 'probe_after'))}"
     outcome = text_of(entry, "outcome") or "no verdict"
     return f"verified: {outcome} (severity {nats(before)} -> {nats(after)} nats, {probe})"
 

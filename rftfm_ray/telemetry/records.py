@@ -65,7 +65,14 @@ class RunRecords:
             self.event("veto", row.id, minibatch=veto.minibatch, veto=veto.veto.value, reason=veto.reason)
 
     def probe(self, result: ProbeResult, step: StepId) -> None:
-        """Record a held-out probe."""
+        """Record a held-out probe; `step` is the last one before it, whose weights answered."""
+        self._probe(result, step)
+
+    def confirming_probe(self, result: ProbeResult, step: StepId, remedy: str) -> None:
+        """Record the held-out probe that a costly remedy is confirmed by; `step` as for `probe`."""
+        self._probe(result, step, purpose=f"confirm {remedy}")
+
+    def _probe(self, result: ProbeResult, step: StepId, **purpose: str) -> None:
         self.event(
             "probe",
             step,
@@ -76,6 +83,7 @@ class RunRecords:
             sampled_size=result.sampled_size,
             ungraded=result.ungraded + result.sampled_ungraded,
             seconds=result.seconds,
+            **purpose,
         )
 
     def summary(self, summary: RunSummary) -> None:

@@ -93,9 +93,10 @@ class BlowUpDetector(Detector):
         self._high.clear()
 
     def reason(self, output: int, reading: Reading) -> str:
-        """Gives the ratio to its former value."""
-        times = reading.value / max(reading.reference, LEAST)
-        return f"{self.outputs[output].signal} is {reading.value:.3g}, {times:.0f} times what it was before"
+        """Gives the ratio to the median from before the episode, that median, and the step at which it began."""
+        times, usual = reading.value / max(reading.reference, LEAST), f"{reading.reference:.3g}"
+        ratio = f"{times:.0f} times its median of {usual} in at most {WINDOW} steps before step {reading.onset}"
+        return f"{self.outputs[output].signal} is {reading.value:.3g}, {ratio}"
 
     def earliest(self, onset: int) -> int:
         """Exponential growth begins before the value is large."""

@@ -162,10 +162,13 @@ class ChangePointDetector(Detector):
         life["score"][signal], life["onset"][signal] = values.raw[index], values.step(first)
 
     def reason(self, output: int, reading: Reading) -> str:
-        """Gives the direction and the step of the jump."""
+        """Gives the direction of the jump, the step at which it is estimated to be, and the newest value.
+
+        The signal may have moved on since: the newest value is not the one that it jumped to.
+        """
         described = self.outputs[output]
-        way = "up" if described.direction > 0 else "down"
-        return f"{described.signal} has jumped {way} to {reading.value:.3g} at step {reading.onset} and stays there"
+        moved = "rose" if described.direction > 0 else "dropped"
+        return f"{described.signal} {moved} abruptly at about step {reading.onset}, and is {reading.value:.3g} now"
 
     def earliest(self, onset: int) -> int:
         """The onset of a jump may be estimated one step late."""

@@ -45,10 +45,10 @@ class ProbeDetector(Detector):
         return scores
 
     def reason(self, output: int, reading: Reading) -> str:
-        """Gives the best accuracy and its step."""
+        """Gives the best accuracy, and the step after which it was measured: the one before its report's."""
         del output
-        best_step = reading.onset - 1
-        return f"held-out accuracy is {reading.value:.3f}, and was {reading.reference:.3f} at step {best_step}"
+        after = max(0, reading.onset - 2)
+        return f"held-out accuracy is {reading.value:.3f}, and was {reading.reference:.3f} after step {after}"
 
     def earliest(self, onset: int) -> int:
         """A probe measures the weights from before its step."""

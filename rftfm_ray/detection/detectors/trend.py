@@ -25,7 +25,7 @@ _PHRASES: Mapping[TrendKind, str] = {
     TrendKind.BLOW_UP: "grows exponentially",
     TrendKind.COLLAPSE: "falls ever faster, to next to nothing",
     TrendKind.DECLINE: "has lost most of what it had reached, for long",
-    TrendKind.UNBEARABLE: "is a share of failures that no training can bear",
+    TrendKind.UNBEARABLE: "is a share of failures too high for training to succeed",
 }
 
 

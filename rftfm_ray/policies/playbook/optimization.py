@@ -20,9 +20,9 @@ TOLERANCE = 0.01
 
 
 def lower_rate_alone(ctx: PolicyContext) -> tuple[Remedy, str]:
-    """Bring updates back to their usual size, and give up no step: nothing shows harm so far."""
+    """Bring updates back to their usual size, and give up no step: no independent check shows harm so far."""
     scale, why = lower_rate(ctx)
-    reason = f"{why}; no step is given up, because nothing shows harm so far"
+    reason = f"{why}; no step is given up, because no independent check shows harm so far"
     return Remedy("lower_rate", Levers(lr_scale=scale, kl_coef_scale=2.0)), reason
 
 

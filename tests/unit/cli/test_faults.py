@@ -182,3 +182,10 @@ def test_plots_are_the_same_for_the_same_courses() -> None:
     assert first == demo.plot(arms)
     assert first.count(b"<!-- wrong_answers -->") == 1
     assert b"probe_accuracy" in first
+
+
+def test_control_without_a_strength_lists_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = CliRunner().invoke(app, ["faults", "list"]).stdout.splitlines()
+    (resume,) = [line for line in lines if " resume " in line and "declared" in line]
+    assert [cell.strip() for cell in resume.split("│")][3] == "none"

@@ -26,7 +26,7 @@ COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 def make_row(
     step: int, *, probe: float = math.nan, vetoes: int = 0, step_s: float = 0.5, reward: float = 0.625
 ) -> StepRow:
-    """A step with reward 0.625, KL 0.0123 and entropy 1.5."""
+    """A step with reward 0.625, KL 0.0123 and entropy 1.5; `probe` is of the weights from before it."""
 
     def fill(kind: type[Any], **known: float) -> Any:
         return kind(**{field.name: 0.1 for field in dataclasses.fields(kind)} | known)
@@ -69,7 +69,7 @@ def watch(rows: list[StepRow], clock: Clock, *, terminal: bool = False, step_s: 
 def test_plain_line_holds_the_figures_of_its_step(clock: Clock) -> None:
     lines = watch([make_row(1), make_row(2, probe=0.75)], clock).splitlines()
     assert lines[1:] == [
-        "step 2/20  reward  0.625  probe 0.750  kl 0.0123  entropy 1.500  2.0 steps/s  ETA 9 s",
+        "step 2/20  reward  0.625  probe 0.750@1   kl 0.0123  entropy 1.500  2.0 steps/s  ETA 9 s",
     ]
 
 
@@ -93,7 +93,7 @@ def test_refusals_are_shown_at_once_and_probes_in_the_next_line(clock: Clock) ->
     assert [line.split("  ")[0] for line in lines] == ["step 3/20", "step 6/20"]
     assert lines[0].endswith("  2 updates refused")
     assert "refused" not in lines[1]
-    assert "probe 0.250" in lines[1]
+    assert "probe 0.250@4" in lines[1]
 
 
 def test_step_without_a_verdict_has_no_reward_and_nothing_to_refuse(clock: Clock) -> None:
@@ -116,7 +116,22 @@ def test_slow_steps_are_shown_once_a_minute_and_so_is_the_last_one(clock: Clock)
 
 def test_last_probe_stays_in_later_lines(clock: Clock) -> None:
     lines = watch([make_row(2, probe=0.75), make_row(4)], clock).splitlines()
-    assert "probe 0.750" in lines[2]
+    assert "probe 0.750@1 " in lines[2]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_probe_of_steps_that_were_undone_is_not_shown_and_one_from_before_them_is(clock: Clock, terminal: bool) -> None:
+    """A rollback to step 11 undoes the probe after step 14; that after step 9 is of the weights that are kept."""
+    rows = [make_row(10, probe=0.75), *map(make_row, range(11, 15)), make_row(15, probe=1.0), make_row(16)]
+    again = [dataclasses.replace(make_row(step), id=StepId(1, step, step + 5)) for step in range(12, 15)]
+    lines = COLOURS.sub("", watch([*rows, *again], clock, terminal=terminal)).splitlines()
+    assert "probe 0.750@9 " in lines[-1]
+    assert terminal or "probe 1.000@14 " in next(line for line in lines if line.startswith("step 16/20"))
+    lines = COLOURS.sub("", watch([*rows[1:], *again], clock, terminal=terminal)).splitlines()
+    assert "probe   -  " in lines[-1]
+    back_to_9 = dataclasses.replace(make_row(10), id=StepId(1, 10, 17))
+    lines = COLOURS.sub("", watch([*rows, back_to_9], clock, terminal=terminal)).splitlines()
+    assert "probe 0.750@9 " in lines[-1]
 
 
 def test_rate_and_time_left_of_a_resumed_run_count_from_its_first_step(clock: Clock) -> None:
@@ -138,7 +153,7 @@ def test_live_line_shows_the_same_figures(clock: Clock) -> None:
     *_, progressed, figures = COLOURS.sub("", drawn).splitlines()
     assert "step 2/20" in progressed
     assert "2.0 steps/s  ETA 9 s" in progressed
-    assert "reward  0.625  probe 0.750  kl 0.0123  entropy 1.500" in figures
+    assert "reward  0.625  probe 0.750@0   kl 0.0123  entropy 1.500" in figures
 
 
 def test_live_line_ends_when_the_run_fails(clock: Clock) -> None:
@@ -230,8 +245,8 @@ def test_a_person_is_told_of_what_matters_only(clock: Clock) -> None:
 
 
 def test_describe_shows_a_dash_until_there_is_a_probe() -> None:
-    assert describe(make_row(1), math.nan) == "reward  0.625  probe   -    kl 0.0123  entropy 1.500"
-    assert "probe 0.500" in describe(make_row(1), 0.5)
+    assert describe(make_row(1), "  -  ") == "reward  0.625  probe   -       kl 0.0123  entropy 1.500"
+    assert "probe 0.500@4 " in describe(make_row(1), "0.500@4")
 
 
 @pytest.mark.parametrize(

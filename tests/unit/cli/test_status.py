@@ -141,7 +141,7 @@ def test_status_as_json_holds_the_same(make_run: MakeRun) -> None:
     }  # fmt: skip
     assert facts["probe"] == {"step": 5, "accuracy": 0.6}
     assert [(i["id"], i["code"], i["state"], i["open"]) for i in facts["incidents"]] == [
-        (1, "RF-1", "resolved", False),
+        (1, "RF-1", "mitigated", False),
         (2, "TE-1", "remediating", True),
     ]
     undone = make_run("undone", probes={2: 0.3, 5: 0.1})
@@ -368,7 +368,7 @@ def test_fire_drill_is_judged_by_the_truth(fault: Fault, sentence: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "word"), [("mitigated", "mitigated"), ("resolved", "resolved"), (None, "resolved")]
+    ("outcome", "word"), [("mitigated", "mitigated"), ("resolved", "resolved"), (None, "mitigated")]
 )
 def test_mitigated_incident_is_not_called_resolved(make_run: MakeRun, outcome: str | None, word: str) -> None:
     closed: dict[str, Scalar] = {"state": "resolved", "reason": f"{outcome} by regrade", "outcome": outcome}

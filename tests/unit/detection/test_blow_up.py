@@ -27,7 +27,7 @@ def test_explosion_is_found_at_its_second_step(play: Play, blow_up: BlowUpDetect
     (symptom,) = symptoms[22]
     assert (symptom.signal, symptom.direction, symptom.alarm) == ("kl_ref", 1, True)
     assert (symptom.evidence, symptom.onset_low, symptom.onset) == (Evidence.TELEMETRY, 16, 21)
-    assert symptom.reason == "kl_ref is 2, 20 times what it was before"
+    assert symptom.reason == "kl_ref is 2, 20 times its median of 0.1 in at most 50 steps before step 21"
     assert symptom.score == pytest.approx(2 * math.log(2.0 / 0.5) / math.log(15))
 
 

@@ -76,7 +76,10 @@ def test_an_alarm_is_open_until_its_signal_is_back() -> None:
     assert (symptom.signal, symptom.direction, symptom.alarm) == ("length_mean", 1, True)
     assert (symptom.evidence, symptom.onset_low) == (Evidence.TELEMETRY, 80)
     assert symptom.reference == pytest.approx(5.0, abs=0.2)
-    assert symptom.reason == f"length_mean has jumped up to {symptom.value:.3g} at step 81 and stays there"
+    assert symptom.reason == f"length_mean rose abruptly at about step 81, and is {symptom.value:.3g} now"
+    # The newest value is not said to be that of the jump's step.
+    later = symptoms[110][0]
+    assert later.reason == f"length_mean rose abruptly at about step 81, and is {values[109]:.3g} now"
 
 
 def test_what_stays_becomes_usual_and_a_later_jump_is_another_alarm() -> None:

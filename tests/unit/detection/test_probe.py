@@ -24,7 +24,7 @@ def test_drop_of_held_out_accuracy_is_an_alarm_and_dated_after_the_best(play: Pl
     assert (symptom.signal, symptom.direction, symptom.alarm) == ("probe_accuracy", -1, True)
     assert (symptom.onset, symptom.onset_low) == (4, 3)
     assert (symptom.evidence, symptom.reference) == (Evidence.CHANNEL, 0.8)
-    assert symptom.reason == "held-out accuracy is 0.500, and was 0.800 at step 3"
+    assert symptom.reason == "held-out accuracy is 0.500, and was 0.800 after step 2"
     assert symptom.score == pytest.approx(probe_drop(0.8, 0.5, 256) / ProbeDetector.SIGMAS)
     assert symptoms[8] == symptoms[7]
 

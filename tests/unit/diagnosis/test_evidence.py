@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ from rftfm_ray.diagnosis.evidence import (
 from rftfm_ray.diagnosis.readings import FINDINGS
 from rftfm_ray.errors import ProfileError
 from rftfm_ray.faultbench.runs.dataset import MANIFEST, digest
-from rftfm_ray.verdicts import Evidence, as_percent
+from rftfm_ray.verdicts import Evidence, Rival, as_percent
 from tests.unit.diagnosis.scripted import alarm
 
 PACKAGE = Path(module.__file__).parents[1]
@@ -84,6 +86,21 @@ def test_name_is_claimed_only_where_it_is_likely() -> None:
     named = claimed(unlikely)
     assert named.code == "UNKNOWN"
     assert unlikely.code in ("UNKNOWN", named.rivals[0].code)
+
+
+def test_suspicion_its_rivals_and_unknown_are_one_distribution() -> None:
+    unlikely = diagnose([alarm("reward_mean", 5)])
+    assert unlikely is not None
+    suspected = replace(
+        unlikely, code="TE-3", probability=0.52, rivals=(Rival("PG-3L", 0.24, "a"), Rival("UNKNOWN", 0.2, "b"))
+    )
+    named = claimed(suspected)
+    assert [(rival.code, rival.probability) for rival in named.rivals] == [("TE-3", 0.52), ("PG-3L", 0.24)]
+    assert named.code == "UNKNOWN"
+    assert named.probability == pytest.approx(0.24)
+    many = replace(suspected, rivals=tuple(Rival(code, 0.16, "c") for code in ("PG-3L", "OD-1", "OD-2")))
+    named = claimed(many)
+    assert named.probability + math.fsum(rival.probability for rival in named.rivals) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

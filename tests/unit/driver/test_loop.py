@@ -95,6 +95,9 @@ class Stage:
     def probe(self, *_: Any) -> None:
         """A probe in the records."""
 
+    def confirming_probe(self, *_: Any) -> None:
+        """The probe of a costly order in the records."""
+
     def step(self, row: StepRow, *_: Any) -> None:
         """A row in the records."""
         self.rows.append(row)

@@ -108,6 +108,7 @@ def test_rollback_is_probed_begun_and_whole_before_it_is_done() -> None:
     assert world.execute(BACK)
     assert world.journey == [
         ("probe", 80),
+        ("confirming_probe", SimpleNamespace(accuracy=0.25), NOW.id, "back"),
         ("begin", 2, STEP, 0.25),
         ("rollback", 5, 1, 7),
         ("move_levers", MOVED),
@@ -122,7 +123,7 @@ def test_rollback_is_probed_begun_and_whole_before_it_is_done() -> None:
 def test_order_that_may_not_begin_changes_nothing(order: Order) -> None:
     world = World(granted=False)
     assert not world.execute(order)
-    assert [call[0] for call in world.journey] == ["probe", "begin"][not order.is_costly :]
+    assert [call[0] for call in world.journey] == ["probe", "confirming_probe", "begin"][2 * (not order.is_costly) :]
 
 
 def test_order_in_place_of_one_that_may_not_begin_is_carried_out_and_journalled() -> None:

@@ -118,7 +118,7 @@ def test_unlikely_explanation_is_only_suspected_and_never_claimed() -> None:
     assert run.kinds[:2] == [K.OPENED, K.DIAGNOSED]
     named = run.last(K.DIAGNOSED)
     assert (named.text("code"), dict(named.fields)["probability"]) == ("UNKNOWN", 0.6)
-    assert named.text("rivals").startswith("TE-1 40%, is suspected")
+    assert named.text("rivals").startswith("TE-1 40%, suspected")
     # Evidence that becomes clear names it after all.
     run.tick(fault(probability=0.9))
     assert run.incident.code == "TE-1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from rftfm_ray.incidents.memory import REFERENCE_STEPS, REPORTS, RunMemory
 from rftfm_ray.incidents.state import Incident
@@ -77,3 +78,17 @@ def test_probe_before_a_fault_is_of_weights_that_it_has_not_reached() -> None:
         memory.add(report(0, step, step, probe))
     assert [memory.probe_before(onset) for onset in (1, 2, 3, 4)] == [0.5, 0.5, 0.7, 0.2]
     assert paid_steps(tuple(memory.since(3))) == [3, 4]
+
+
+def test_onset_of_a_diagnosed_incident_is_the_journalled_one_whatever_is_diagnosed_later() -> None:
+    """Report, journal and policy name one onset; how early the fault may have begun still widens, for a rollback."""
+    memory = RunMemory()
+    for step in range(1, 26):
+        memory.add(report(0, step, step))
+    later = replace(fault(onset=16), onset_low=15, summary="Since about step 16: kl_ref is high.")
+    known = memory.diagnose(incident(StepId(0, 20, 20), 20, 21), later)
+    assert (known.onset, known.onset_low, known.summary) == (20, 15, "Since about step 20: kl_ref is high.")
+    untried = memory.diagnose(incident(StepId(0, 20, 20), 20), later)
+    assert (untried.onset, untried.onset_low) == (20, 15)
+    suspected = replace(incident(StepId(0, 20, 20), 20), state=IncidentState.SUSPECTED)
+    assert memory.diagnose(suspected, later).onset == 16, "its diagnosis is still to be journalled"

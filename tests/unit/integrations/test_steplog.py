@@ -108,7 +108,8 @@ def test_trl_s_own_names_are_known() -> None:
         ("a b c\nd\n{\n", "no known column"),
         ("{}\nnot\njson\nat all\n", "not a step log: 3 of its 4 lines hold no JSON object"),
         ('[1]\n"x"\n', "hold no JSON object"),
-        ('{"step": 1, "entropy": "high"}\n', "no known column"),
+        ('{"step": 1, "entropy": "high"}\n', "1 of 1 cells of entropy are not numbers; write numbers"),
+        ("step,reward\n1,?\n2,?\n3,1\n", "2 of 3 cells of reward are not numbers"),
         (b"\xff\xfe\xfd", "not UTF-8 text"),
     ],
 )
@@ -129,7 +130,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ("step,entropy\n1,1\n2,0.5,7\n3,2\n", [1, 3], [1, 2], "1 of 3 lines do not have 2 cells"),
         ("step,entropy\n1,1\n2,?\n3,2\n", [1, 2, 3], [1, math.nan, 2], "1 of 3 cells of entropy are not numbers"),
         ("step,entropy\n1,1\n2,2\n2,3\n3,4\n", [1, 2, 3], [1, 3, 4], "1 step is logged more than once"),
-        ("step,entropy\n1,1\n2,2\n3,3\n2,5\n", [1, 2], [1, 5], "Steps go back: 1 row from step 3 on"),
+        ("step,entropy\n1,1\n2,2\n3,3\n2,5\n", [1, 2], [1, 5], "1 row of step 3 from before that is left out"),
         ("entropy\n1\n2\n", [1, 2], [1, 2], "rows are numbered"),
         ("step,entropy\n1,1\n-3,2\n3,3\n", [1, 3], [1, 3], "1 row has no whole number as step"),
         (b"step,entropy\n1,1\n2,2\n\xff", [1, 2], [1, 2], "not UTF-8 from byte"),
@@ -218,3 +219,66 @@ def test_only_line_feeds_end_a_line_of_jsonl(tmp_path: Path, separator: str) -> 
 @pytest.mark.parametrize("blank", ["\n\n", "\r\n", "  \n"])
 def test_blank_lines_before_the_header_of_csv_are_skipped(tmp_path: Path, delimiter: str, blank: str) -> None:
     check(read_log(written(tmp_path, blank + as_csv(ROWS, delimiter))))
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept", "said"),
+    [
+        ([1, 3, 2, 4], [1, 2, 3, 4], ["1 row is out of order, the first is that of step 3: sorted by step."]),
+        ([4, 3, 2, 1], [1, 2, 3, 4], ["3 rows are out of order, the first is that of step 4: sorted by step."]),
+        ([2, 2, 4, 4, 3, 3], [2, 3, 4],
+         ["2 rows are out of order, the first is that of step 4: sorted by step.",
+          "3 steps are logged more than once, the first is 2: the last number is used."]),
+        ([1, 2, 3, 4, 2], [1, 2],
+         ["The log goes back to an earlier step: 2 rows of steps 3 to 4 from before that are left out.",
+          "1 step is logged more than once, the first is 2: the last number is used."]),
+        ([1, 3, 2, 4, 5, 6, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7],
+         ["1 row is out of order, the first is that of step 3: sorted by step.",
+          "The log goes back to an earlier step: 1 row of step 6 from before that is left out.",
+          "1 step is logged more than once, the first is 5: the last number is used."]),
+    ],
+)  # fmt: skip
+def test_rows_out_of_order_are_sorted_and_those_that_come_again_are_replaced(
+    tmp_path: Path, steps: list[int], kept: list[int], said: list[str]
+) -> None:
+    rows = [{"step": step, "entropy": place} for place, step in enumerate(steps)]
+    log = read_log(written(tmp_path, as_csv(rows)))
+    assert (log.steps.tolist(), list(log.notes)) == (kept, said)
+    newest = {step: place for place, step in enumerate(steps)}
+    assert log.values["entropy"].tolist() == [newest[step] for step in kept]
+
+
+def test_known_column_of_text_beside_one_of_numbers_is_left_out_and_said(tmp_path: Path) -> None:
+    log = read_log(written(tmp_path, "step,entropy,reward\n1,1,?\n2,2,?\n3,3,1\n"))
+    assert (list(log.values), log.unused, log.damaged) == (["entropy"], ("reward",), True)
+    assert log.notes == ("2 of 3 cells of reward are not numbers: the column is left out.",)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_state_of_a_hugging_face_trainer_is_read(tmp_path: Path, indent: int | None) -> None:
+    summary = {"step": 8, "train_runtime": 3.5, "train_loss": 0.1}
+    state = {"best_metric": None, "global_step": 8, "log_history": [*ROWS, summary], "max_steps": 8}
+    path = written(tmp_path, json.dumps(state, indent=indent), "trainer_state.json")
+    log = read_log(path)
+    assert log.steps.tolist() == list(range(1, 9))
+    np.testing.assert_allclose(log.values["reward_mean"], 0.5 + np.arange(1, 9) / 50)
+    path.write_text(json.dumps({"log_history": [*ROWS, 7]}, indent=indent))
+    assert read_log(path).notes == ("1 of 9 entries of log_history hold no JSON object.",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"log_history": []}', "no row that can be read"),
+        ('{"log_history": [1, 2]}', "no row that can be read"),
+        ('{"log_history": 7}', "no known column"),
+        ('{\n "log_history": [\n  {\n   "step": 1,\n', "hold no JSON object"),
+    ],
+)
+def test_state_without_rows_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(LogError, match=said):
+        read_log(written(tmp_path, text, "trainer_state.json"))
+
+
+def test_log_that_only_names_the_history_of_a_trainer_is_read_as_before(tmp_path: Path) -> None:
+    check(read_log(written(tmp_path, as_jsonl([{**row, "note": "log_history"} for row in ROWS]))))

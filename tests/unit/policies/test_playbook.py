@@ -183,7 +183,7 @@ def test_explosion_that_only_telemetry_shows_is_slowed_down_and_costs_no_step() 
     gentle = remedy_for(ctx)
     assert gentle == Remedy("lower_rate", replace(gentle.levers, kl_coef_scale=2.0))
     assert gentle.levers.lr_scale == pytest.approx(1 / 3)
-    assert "nothing shows harm so far" in reason_for(ctx)
+    assert "no independent check shows harm so far" in reason_for(ctx)
     assert remedy_for(context("OD-1", snapshots=(), ground=None)) == Remedy(
         "lower_rate", Levers(lr_scale=UNEXPLAINED_SCALE, kl_coef_scale=2.0)
     ), "it needs no snapshot"

@@ -185,12 +185,12 @@ def test_every_fact_of_an_incident_is_told(make_run: MakeRun) -> None:
     text = Page(build_report(make_run())).text
     for part in (
         "#1 OD-1", "family OD", "probability 90%", "suspiciously large updates", "kl_ref high", "update_ratio high",
-        "PG-9 unlikely", "step 5, not before step 4", "go_back", "accuracy fell", "by playbook", "0.230 — probe agrees",
-        "0.610 → 0.230", "to step 4", "at step 9, took 0.2 s", "resolved at step 8 (consumed 13)", "87.5 → 0.2 nats",
-        "0.240 → 0.640 — calm again", "resolved: clean for long enough", "too_bold was refused — budget spent",
-        "confirmed (held-out 0.610 -> 0.230)", "lr_scale=0.5", "lr_scale returns to nominal",
-        "1 incident (OD-1): 1 resolved.", "1 remedy applied: go_back at step 9 (resolved).",
-        "lr_scale is nominal again", "0.125 → 0.875", "500 ms", "act on OD, TE",
+        "PG-9 unlikely", "step 5 (interval: steps 4 to 5)", "go_back", "accuracy fell", "by playbook", "to step 4",
+        "0.610 → 0.230", "0.230 — probe agrees", "at step 9, took 0.2 s", "resolved at step 8 (consumed 13)",
+        "87.5 → 0.2 nats", "0.240 → 0.640 — calm again", "resolved: clean for long enough",
+        "too_bold was refused — budget spent", "confirmed (held-out 0.610 -> 0.230)", "lr_scale=0.5",
+        "lr_scale returns to nominal", "1 incident (OD-1): 1 resolved.", "lr_scale is nominal again", "0.125 → 0.875",
+        "1 remedy applied: go_back at step 9 (resolved).", "500 ms", "act on OD, TE",
     ):  # fmt: skip
         assert part in text, part
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,17 @@ def test_probes_are_read_from_whichever_knows_more(make_run: MakeRun) -> None:
     first_and_last = {0: (0.25, 0.125), **BOTH}
     probes = read_run(make_run(rows=GREEDY, events=first_and_last)).probes
     assert {probe.step: (probe.accuracy, probe.sampled) for probe in probes} == first_and_last
+
+
+def test_probe_that_a_costly_remedy_was_confirmed_by_is_marked_as_one(make_run: MakeRun) -> None:
+    run = make_run(events=BOTH)
+    assert not re.findall("confirming-probe|costly remedy was", build_report(run))
+    with closing(EventLog(run / "events.jsonl")) as log:
+        log.append("probe", StepId(0, 6, 6), accuracy=0.664, size=256, purpose="confirm slow_down")
+    assert [(p.step, p.accuracy, p.purpose) for p in read_run(run).probes if p.purpose] == [
+        (6, 0.664, "confirm slow_down")
+    ]
+    html = build_report(run)
+    assert len(points(html, "kept-probe")) == 4
+    assert len(points(html, "confirming-probe-1")) == 1
+    assert "probe that a costly remedy was confirmed or dropped by" in html

@@ -10,6 +10,8 @@ import pytest
 from rftfm_ray.config import parse_config
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
 from rftfm_ray.report import build_report
+from rftfm_ray.report.sections import incident_section
+from rftfm_ray.runs.incidents import incidents_of, marks
 from rftfm_ray.telemetry.journal import JOURNAL, Journal
 from rftfm_ray.telemetry.parts import PartFolder
 from rftfm_ray.telemetry.recorder import STEP_SCHEMA
@@ -51,7 +53,7 @@ def test_the_verdict_comes_before_everything_else(tmp_path: Path) -> None:
     line = re.search(r'<p class="headline (\w+)">(.*?)</p>', page)
     assert line is not None
     assert line[1] == "open"
-    assert line[2].startswith("Going on at step 8 of 8. OD-1 (KL Explosion) since about step 4; nothing was done")
+    assert line[2].startswith("Still running at step 8 of 8. OD-1 (KL Explosion) since about step 4; nothing was done")
     assert page.index("headline open") < page.index('class="about"') < page.index('class="tiles"')
 
 
@@ -81,3 +83,21 @@ def test_badge_of_a_run_that_ended_with_an_open_incident_is_not_that_of_a_good_o
     page = page_of(tmp_path, "observe", ((K.OPENED, 5, 1, OD), (K.DIAGNOSED, 5, 1, OD)))
     assert '<span class="badge bad">finished with problems</span>' in page
     assert '<p class="headline bad">Finished at step 8 of 8. OD-1' in page
+
+
+def test_remedy_that_was_not_carried_out_is_not_among_what_was_done() -> None:
+    place = StepId(0, 20, 20)
+    told: tuple[tuple[EntryKind, dict[str, Scalar]], ...] = (
+        (EntryKind.OPENED, {"code": "OD-1", "family": "OD", "onset": 20, "onset_low": 20, "probability": 0.9}),
+        (EntryKind.DECIDED, {"order": 1, "remedy": "rollback_lower_rate", "restore_step": 15}),
+        (EntryKind.UNCONFIRMED, {"order": 1, "reason": "held-out accuracy stands"}),
+        (EntryKind.DECIDED, {"order": 2, "remedy": "lower_rate"}),
+        (EntryKind.APPLIED, {"order": 2, "remedy": "lower_rate", "role": "remedy"}),
+    )
+    entries = [Entry(n, kind, place, 1, tuple(fields.items())) for n, (kind, fields) in enumerate(told, start=1)]
+    (incident,) = incidents_of(entries)
+    html = str(incident_section(incident, marks([incident])))
+    done, others = html.index("What was done"), html.index("Not carried out")
+    assert done < html.index("1. lower_rate") < others < html.index("rollback_lower_rate<") < html.index("Course")
+    (only,) = incidents_of(entries[:3])
+    assert "What was done" not in str(incident_section(only, ()))

@@ -48,7 +48,7 @@ def line_of(story: tuple[Line, ...], mode: str = "act", *, summary: bool = True)
 
 def test_run_without_an_incident_says_so() -> None:
     assert line_of(()) == "Finished at step 12 of 12. No incident."
-    assert line_of((), summary=False) == "Going on at step 12 of 12. No incident."
+    assert line_of((), summary=False) == "Still running at step 12 of 12. No incident."
 
 
 @pytest.mark.parametrize(

@@ -48,15 +48,18 @@ def test_return_of_a_lever_names_it_and_what_is_still_changed() -> None:
 
 def test_orders_without_a_policy_are_in_plain_words() -> None:
     undo: dict[str, Scalar] = {"remedy": "undo", "role": "undo"}
-    assert what(K.RETURNING, **undo) == "ordered: the undoing of what did not help"
-    assert what(K.APPLIED, **undo) == "undone what did not help (all levers nominal)"
+    assert what(K.RETURNING, **undo) == "ordered: undo the remedies that did not help"
+    assert what(K.APPLIED, **undo) == "undid the remedies that did not help (all levers nominal)"
     halt = what(K.APPLIED, remedy="halt", role="halt", halt="yes")
     assert halt == "applied: the end of the run (all levers nominal); the run ends"
 
 
 def test_verification_says_what_it_lacks() -> None:
     judged = what(K.OUTCOME, outcome="unverified", severity_before=16.5, severity_after=-0.2, probe_before=0.773)
-    assert judged == "verified: unverified (severity 16.5 -> 0.0 nats, held-out 0.773, not measured since)"
+    lacks = "no probe yet answered wholly under the remedy"
+    assert judged == f"verified: unverified (severity 16.5 -> 0.0 nats, held-out 0.773, {lacks})"
+    judged = what(K.OUTCOME, outcome="unverified", severity_before=419.9, severity_after=100.0)
+    assert judged == f"verified: unverified (severity over 100 -> 100.0 nats, held-out not measured before, {lacks})"
 
 
 def test_guard_of_a_resumed_run_says_where_it_begins() -> None:
