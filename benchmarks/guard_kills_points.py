@@ -233,9 +233,9 @@ class KillableController(ControllerActor):
         self._pass("considered", step.paid_step)
         return news
 
-    def begin(self, number: int, step: StepId, probed: float) -> Permit:
+    def begin(self, number: int, step: StepId, probed: float, graded: int = 0) -> Permit:
         self._pass("granting", number)
-        permit = super().begin(number, step, probed)
+        permit = super().begin(number, step, probed, graded)
         self._pass("granted", number)
         return permit
 

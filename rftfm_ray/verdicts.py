@@ -165,6 +165,15 @@ def as_percent(probability: float) -> str:
     return "<1%" if probability < _LOWEST_SHOWN else f"{probability:.0%}"
 
 
+MOST_NATS = 100.0
+"""Largest evidence that is shown as a number: odds of e to the power of 100. Beyond it the size says nothing more."""
+
+
+def as_nats(evidence: float) -> str:
+    """Evidence for people, in nats with one decimal: below 0 it is as good as none, beyond `MOST_NATS` "over 100"."""
+    return f"over {MOST_NATS:.0f}" if evidence > MOST_NATS else f"{max(evidence, 0.0):.1f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Assessment:
     """The monitor's verdict on one step.

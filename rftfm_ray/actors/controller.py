@@ -106,19 +106,21 @@ class ControllerActor:
         self._gauge.set(ActorState.IDLE)
         return News(self._news(), None if self._begun else self._manager.pending)
 
-    def begin(self, number: int, step: StepId, probed: float) -> Permit:
+    def begin(self, number: int, step: StepId, probed: float, graded: int = 0) -> Permit:
         """Journal that the pending order, or one in its place, is about to be carried out. An order begins once.
 
         Args:
             number: of the order; only the pending one is begun.
             step: the current step.
             probed: held-out accuracy of the weights in force, for a costly order; NaN for any other.
+            graded: problems that it is a share of; 0 for `probe.size`.
 
         Raises:
             RecordError: when it cannot be journalled; the order must not be carried out.
         """
         order = self._manager.pending
-        begun = self._manager.begin(order, step, probed) if order is not None and order.number == number else None
+        is_pending = order is not None and order.number == number
+        begun = self._manager.begin(order, step, probed, graded) if order is not None and is_pending else None
         if begun is not None:
             self._gauge.set(ActorState.ACTING)
             self._begun = begun

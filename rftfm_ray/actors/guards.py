@@ -115,7 +115,7 @@ class GuardGroup:
         """Journal with the next call that a verdict came after its boundary, without waiting."""
         self._late.append((step, waited_s))
 
-    def begin(self, number: int, step: StepId, probed: float) -> Permit:
+    def begin(self, number: int, step: StepId, probed: float, graded: int = 0) -> Permit:
         """Journal that an order is about to be carried out, or why it is not.
 
         Raises:
@@ -124,7 +124,7 @@ class GuardGroup:
         with self._lock:
             self._step = step
             self._send_late()
-            call = Call("begin", (number, step, probed))
+            call = Call("begin", (number, step, probed, graded))
             permit = cast("Permit", self._ask(self._controller, call, ANSWER, f"beginning order {number}")[1])
             return replace(permit, entries=self._in_order(permit.entries))
 

@@ -44,8 +44,8 @@ class Guard(Protocol):
     def boundary(self, step: StepId) -> Order | None:
         """The order from earlier reports; `step` is the current one. Each order is given once."""
 
-    def begin(self, order: Order, step: StepId, probed: float) -> Order | None:
-        """Journal the start of an order; returns the one to carry out, see `Permit`. `probed`: as `ControllerActor`."""
+    def begin(self, order: Order, step: StepId, probed: float, graded: int = 0) -> Order | None:
+        """Journal the start of an order; returns the one to carry out, see `Permit`. Others as `ControllerActor`."""
 
     def done(self, order: Order, step: StepId, result: OrderResult) -> None:
         """Journal the result of a begun order."""
@@ -71,9 +71,9 @@ class NoGuard:
         del step
         return None
 
-    def begin(self, order: Order, step: StepId, probed: float) -> Order | None:
+    def begin(self, order: Order, step: StepId, probed: float, graded: int = 0) -> Order | None:
         """Permit no order."""
-        del order, step, probed
+        del order, step, probed, graded
         return None
 
     def done(self, order: Order, step: StepId, result: OrderResult) -> None:
@@ -161,7 +161,7 @@ class LiveGuard:
         self._given = order.number
         return order
 
-    def begin(self, order: Order, step: StepId, probed: float) -> Order | None:
+    def begin(self, order: Order, step: StepId, probed: float, graded: int = 0) -> Order | None:
         """Journal that an order is about to be carried out; returns the one that may be, see `Permit`.
 
         None may be when the guard is lost for good: the next boundary says so.
@@ -170,7 +170,7 @@ class LiveGuard:
             RecordError: when the journal cannot be written.
         """
         try:
-            permit = self._group.begin(order.number, step, probed)
+            permit = self._group.begin(order.number, step, probed, graded)
         except (GuardError, StateError) as error:
             self._lose(f"order {order.number} was not carried out: {error}")
             return None

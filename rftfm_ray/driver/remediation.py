@@ -51,8 +51,8 @@ class RemedyExecutor:
             GuardHaltError: when the order ends the run.
             RftfmError: when it fails half way; training must not continue.
         """
-        probed = self._confirming_probe(order) if order.is_costly else math.nan
-        begun = self._guard.begin(order, step, probed)
+        probed, graded = self._confirming_probe(order) if order.is_costly else (math.nan, 0)
+        begun = self._guard.begin(order, step, probed, graded)
         if begun is None:
             return None
         began = time.perf_counter()
@@ -73,11 +73,14 @@ class RemedyExecutor:
             )
         return begun
 
-    def _confirming_probe(self, order: Order) -> float:
-        """Held-out accuracy of the weights in force, on which it depends whether a costly order is carried out."""
+    def _confirming_probe(self, order: Order) -> tuple[float, int]:
+        """Held-out accuracy of the weights in force, on which a costly order depends, and the number of graded answers.
+
+        The fewer answers there are, the more may be chance.
+        """
         result = self._session.probe(self._probe_size)
         self._records.confirming_probe(result, self._session.position.id, order.remedy)
-        return result.accuracy
+        return result.accuracy, result.size
 
     def carry_out(self, order: Order, step: StepId) -> str:
         """Carry out an order; returns the checkpoint of an order that ends the run, else an empty text.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rftfm_ray.errors import RftfmError
 from rftfm_ray.incidents.ledger import Journalled, Ledger
-from rftfm_ray.incidents.manager import summarize
 from rftfm_ray.incidents.messages import GuardTotals
 from rftfm_ray.incidents.state import Entry, EntryKind
+from rftfm_ray.incidents.summaries import summarize
 from rftfm_ray.telemetry.journal import Journal, read_journal
 from rftfm_ray.types import StepId
 

@@ -26,6 +26,7 @@ from rftfm_ray.incidents.messages import Restoration
 from rftfm_ray.incidents.muting import MutedFaults
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
+from rftfm_ray.incidents.summaries import summarize
 from rftfm_ray.incidents.verification import Rules, judge, state_after_silence
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.effects import lever_change
@@ -232,13 +233,14 @@ class IncidentManager:
         order = Order(number, back.incident, OrderRole.RETURN, name, back.reason, back.levers)
         return announce(self._ledger, report.id, order)
 
-    def begin(self, order: Order, step: StepId, probed: float = math.nan) -> Order | None:
+    def begin(self, order: Order, step: StepId, probed: float = math.nan, graded: int = 0) -> Order | None:
         """Announce that the pending order is about to be carried out. An order begins once.
 
         Args:
             order: the pending one; others are refused.
             step: the step under way.
             probed: held-out accuracy of the weights in force, for a costly order; NaN for any other.
+            graded: number of its problems; 0 for `probe.size`.
 
         Returns:
             The order to carry out; None for none. A costly remedy without a ground, one that was applied twice at its
@@ -247,7 +249,7 @@ class IncidentManager:
         """
         if self._begun or self._pending is None or self._pending.number != order.number:
             return None
-        self._pending = order if self._confirm(order, step, probed) else self._instead(order, step)
+        self._pending = order if self._confirm(order, step, probed, graded) else self._instead(order, step)
         if self._pending is None:
             return None
         begun = self._pending
@@ -266,14 +268,13 @@ class IncidentManager:
         other = self._decisions.instead(incident, diagnosis, step)
         return None if other is None or refusal(other, self.state, step, self._snapshots()) else other
 
-    def _confirm(self, order: Order, step: StepId, probed: float) -> bool:
-        reason, told = refusal(order, self.state, step, self._snapshots()), dict[str, Scalar]()
+    def _confirm(self, order: Order, step: StepId, probed: float, graded: int) -> bool:
+        reason, told, ground = refusal(order, self.state, step, self._snapshots()), dict[str, Scalar](), None
         if not reason and not needs_ground(order, self.state):
             return True
-        ground = None
         if not reason:
             incident = self.state.incident(order.incident)
-            probes = held_out(self.state, self._memory, incident, probed, self._settings.probe_size)
+            probes = held_out(self.state, self._memory, incident, probed, graded or self._settings.probe_size)
             told = {"probe_before": probes.before, "probe_now": probes.now}
             ground = ground_of(self._memory, incident, probes)
             reason = doubt(probes) if ground is None else ground.reason
@@ -374,19 +375,6 @@ class IncidentManager:
         still_open = len(self.state.open_incidents())
         self._ledger.note(EntryKind.ENDED, last, 0, incidents=len(incidents), remedies=remedies, open=still_open)
         return tuple(map(summarize, incidents)), remedies
-
-
-def summarize(incident: Incident) -> IncidentSummary:
-    """The entry of an incident in the summary of a run."""
-    outcome = incident.tried[-1].outcome if incident.tried else None
-    return IncidentSummary(
-        fault=incident.code,
-        alarm_step=incident.opened.step,
-        onset=incident.onset,
-        state=incident.state.value,
-        remedies=tuple(tried.remedy for tried in incident.tried),
-        outcome=None if outcome is None else outcome.value,
-    )
 
 
 def _diagnosis_fields(diagnosis: Diagnosis) -> dict[str, Scalar]:

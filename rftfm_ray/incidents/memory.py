@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import replace
 
 from rftfm_ray.diagnosis.classify import dated
 from rftfm_ray.incidents.state import Incident

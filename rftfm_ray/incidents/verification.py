@@ -19,7 +19,7 @@ from rftfm_ray.incidents.state import Incident
 from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.signals.held_out import last_probe, probe_drop, tolerated_loss
 from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Diagnosis, IncidentState, Outcome, OutcomeKind, StepReport
+from rftfm_ray.verdicts import Diagnosis, IncidentState, Outcome, OutcomeKind, StepReport, as_nats
 
 # Nats that severity must fall by, unless it falls to 0.
 MUST_FALL = 1.0
@@ -187,7 +187,7 @@ def _failure(findings: _Findings, rules: Rules, longer: float, *, alarm_active: 
         return f"the alarm is still active after {rules.window} steps"
     before = findings.before * longer if findings.before > 0 else findings.before
     if findings.after > max(0.0, before - MUST_FALL):
-        return f"severity went from {_nats(findings.before)} to {_nats(findings.after)} nats, which is not enough"
+        return f"severity went from {as_nats(findings.before)} to {as_nats(findings.after)} nats, which is not enough"
     return ""
 
 
@@ -210,7 +210,7 @@ def _unknown(findings: _Findings, case: Case, harm: Harm, window: Sequence[StepR
     if math.isnan(findings.probe_before):
         return "held-out accuracy was not measured before the alarm"
     if math.isnan(findings.probe_after):
-        return "held-out accuracy was not measured on weights trained under the remedy"
+        return "no probe was answered wholly by weights trained under the remedy"
     return unknown_band(harm, window, case.reference)
 
 
@@ -242,7 +242,7 @@ def _out_of_band(findings: _Findings, case: Case, window: Sequence[StepReport], 
     # Evidence grows with the number of steps, of which a fault has often had one or two.
     a_step = findings.before / max(1, len(case.under_fault)) if findings.before > 0 else 0.0
     if findings.after > max(BAND_NATS, BAND_SHARE * a_step * len(window)):
-        return f"severity is still {_nats(findings.after)} nats, above its healthy band"
+        return f"severity is still {as_nats(findings.after)} nats, above its healthy band"
     return beyond_band(harm, window, case.reference)
 
 
@@ -254,7 +254,7 @@ def _harm_unseen(findings: _Findings, case: Case, harm: Harm) -> str:
         return ""
     if math.isnan(findings.before):
         return "no harm was measured before the remedy"
-    return f"severity was {_nats(findings.before)} nats before the remedy, within its healthy band"
+    return f"severity was {as_nats(findings.before)} nats before the remedy, within its healthy band"
 
 
 def _cause(code: str, window: Sequence[StepReport]) -> str:
@@ -275,9 +275,9 @@ def _fell(findings: _Findings, longer: float) -> str:
     if findings.before <= BAND_NATS:
         return "the harm is within its healthy band, as it was before the remedy"
     if findings.after < findings.before:
-        return f"severity fell from {_nats(findings.before)} to {_nats(findings.after)} nats"
+        return f"severity fell from {as_nats(findings.before)} to {as_nats(findings.after)} nats"
     # It fell as well, step for step: a window is longer than a fault that is remedied at once.
-    return f"severity fell from {_nats(findings.before)} to {_nats(findings.after / longer)} nats in as many steps"
+    return f"severity fell from {as_nats(findings.before)} to {as_nats(findings.after / longer)} nats in as many steps"
 
 
 def _within_bounds(case: Case, window: Sequence[StepReport], harm: Harm) -> str:
@@ -297,11 +297,6 @@ def _staying(code: str, moved: Sequence[str]) -> str:
         return "its cause is still active"
     stay = "stays" if len(contain) == 1 else "stay"
     return f"{' and '.join(contain)} {stay}, because the cause is still active"
-
-
-def _nats(severity: float) -> str:
-    """A severity with one decimal. Below 0 the steps speak against harm, which is as good as no evidence of it."""
-    return f"{max(severity, 0.0):.1f}"
 
 
 def source_active(code: str, reports: Sequence[StepReport], reference: Sequence[StepReport]) -> bool:

@@ -87,11 +87,11 @@ def _accuracy(probes: Sequence[Probe]) -> Sequence[EndingProblem]:
     best = max(earlier, key=lambda probe: probe.accuracy)
     if first.accuracy - last.accuracy > largest_drop(first, last):
         # The best value dates the damage.
-        rose = f", was {share(best.accuracy)} at step {best.step}," if best.accuracy > first.accuracy else ""
+        rose = f", was {share(best.accuracy)} after step {best.step}," if best.accuracy > first.accuracy else ""
         at = f"began at {share(first.accuracy)}{rose}"
         return (_drop("below_start", first, last, f"{at} and ended at {share(last.accuracy)}"),)
     if best.accuracy - last.accuracy > largest_drop(best, last, len(earlier)):
-        at = f"was {share(best.accuracy)} at step {best.step}"
+        at = f"was {share(best.accuracy)} after step {best.step}"
         return (_drop("below_best", best, last, f"{at} and ended at {share(last.accuracy)}"),)
     return ()
 

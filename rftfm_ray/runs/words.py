@@ -7,12 +7,10 @@ import math
 from collections.abc import Callable, Sequence
 
 from rftfm_ray.incidents.state import LEVER_PREFIX, Entry, EntryKind, Scalar
-from rftfm_ray.verdicts import ASSUMED_PROFILE, OTHER_PROFILE, as_percent
+from rftfm_ray.verdicts import ASSUMED_PROFILE, OTHER_PROFILE, as_nats, as_percent
 
 NONE = "—"
 LONGEST = 2000
-MOST_NATS = 100.0
-"""Largest evidence that is shown as a number: odds of e to the power of 100."""
 
 
 def clean(text: str, longest: int = LONGEST) -> str:
@@ -58,13 +56,8 @@ def verified_change(before: float, after: float, arrow: str = "->") -> str:
 
 
 def nats(evidence: float) -> str:
-    """Evidence in nats with one decimal, at least 0; a dash where it is not known.
-
-    Beyond `MOST_NATS` its size says nothing more: a reader is told that it is over that.
-    """
-    if evidence > MOST_NATS:
-        return f"over {MOST_NATS:.0f}"
-    return f"{max(evidence, 0.0):.1f}" if math.isfinite(evidence) else NONE
+    """Evidence in nats; a dash where it is not known."""
+    return NONE if math.isnan(evidence) else as_nats(evidence)
 
 
 def plural(count: int, singular: str, many: str = "") -> str:

@@ -92,12 +92,12 @@ def test_controller_is_asked_before_an_order_and_at_both_ends_of_a_run(group: Gu
     totals = GuardTotals()
     journey.answers = {"begin": permit, "finish": totals}
     group.attach(Path("journal.jsonl"), STEP, Levers())
-    assert group.begin(3, STEP, 0.25) == permit
+    assert group.begin(3, STEP, 0.25, 200) == permit
     assert group.finish(STEP, Limit(30.0)) == totals
     assert journey.made == [
         ("controller", "attach", "journal.jsonl", STEP, Levers()),
         ("controller", "state"),
-        ("controller", "begin", 3, STEP, 0.25),
+        ("controller", "begin", 3, STEP, 0.25, 200),
         ("controller", "finish", STEP),
     ]
     assert journey.limits[-1] == Limit(30.0)

@@ -115,7 +115,7 @@ class Stage:
         """What the guard orders."""
         return self._orders.get(step.paid_step)
 
-    def begin(self, order: Order, step: StepId, probed: float) -> Order | None:
+    def begin(self, order: Order, step: StepId, probed: float, graded: int) -> Order | None:
         """The order, where it may be carried out."""
         self.journey.append(("begin", order.number, math.isnan(probed)))
         return order if self._granted else None

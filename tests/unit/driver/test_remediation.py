@@ -49,7 +49,7 @@ class World:
     def probe(self, size: int) -> Any:
         """Held-out accuracy."""
         self._note("probe", size)
-        return SimpleNamespace(accuracy=0.25)
+        return SimpleNamespace(accuracy=0.25, size=50)
 
     def boundary(self, step: StepId) -> Order | None:
         """An order, unless there is an error."""
@@ -61,9 +61,9 @@ class World:
         self._note("save")
         return "checkpoints/step-000006"
 
-    def begin(self, order: Order, step: StepId, probed: float) -> Order | None:
+    def begin(self, order: Order, step: StepId, probed: float, graded: int) -> Order | None:
         """What was decided beforehand."""
-        self._note("begin", order.number, step, None if math.isnan(probed) else probed)
+        self._note("begin", order.number, step, None if math.isnan(probed) else probed, graded)
         return (self.instead or order) if self.granted else None
 
     def done(self, order: Order, step: StepId, result: OrderResult) -> None:
@@ -94,7 +94,7 @@ def test_gentle_order_moves_levers_between_two_entries_of_the_journal() -> None:
     world = World()
     assert world.execute(GENTLE)
     assert world.journey == [
-        ("begin", 1, STEP, None),
+        ("begin", 1, STEP, None, 0),
         ("move_levers", MOVED),
         ("done", 1, STEP, ""),
         ("event", "remedy", STEP, {"remedy": "slow", "rollback": False}),
@@ -108,8 +108,8 @@ def test_rollback_is_probed_begun_and_whole_before_it_is_done() -> None:
     assert world.execute(BACK)
     assert world.journey == [
         ("probe", 80),
-        ("confirming_probe", SimpleNamespace(accuracy=0.25), NOW.id, "back"),
-        ("begin", 2, STEP, 0.25),
+        ("confirming_probe", SimpleNamespace(accuracy=0.25, size=50), NOW.id, "back"),
+        ("begin", 2, STEP, 0.25, 50),
         ("rollback", 5, 1, 7),
         ("move_levers", MOVED),
         ("resync",),

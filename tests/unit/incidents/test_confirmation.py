@@ -184,7 +184,7 @@ def test_run_is_not_ended_by_an_identity_that_holds_again(steps: int, ends: bool
     order = run.tick(None if steps else alarmed(Evidence.IDENTITY))
     assert (order is not None and order.role is OrderRole.HALT) is ends
     assert run.now() is IncidentState.ESCALATED
-    said = "; the run goes on, because held-out accuracy stands and no identity is broken"
+    said = "; the run goes on, because held-out accuracy stands and no identity that the fault explains is broken"
     assert run.incident.reason == "nothing is left" + ("" if ends else said)
 
 

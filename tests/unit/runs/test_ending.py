@@ -69,9 +69,17 @@ def test_run_that_learns_ends_without_a_problem() -> None:
 @pytest.mark.parametrize(
     ("accuracies", "kind", "message"),
     [
-        ((0.9, 0.95, 0.4), "below_start", "Held-out accuracy began at 0.900, was 0.950 at step 5, and ended at 0.400."),
-        ((0.3, 0.95, 0.5), "below_best", "Held-out accuracy was 0.950 at step 5 and ended at 0.500."),
-        ((0.3, 0.95, 0.1), "below_start", "Held-out accuracy began at 0.300, was 0.950 at step 5, and ended at 0.100."),
+        (
+            (0.9, 0.95, 0.4),
+            "below_start",
+            "Held-out accuracy began at 0.900, was 0.950 after step 5, and ended at 0.400.",
+        ),
+        ((0.3, 0.95, 0.5), "below_best", "Held-out accuracy was 0.950 after step 5 and ended at 0.500."),
+        (
+            (0.3, 0.95, 0.1),
+            "below_start",
+            "Held-out accuracy began at 0.300, was 0.950 after step 5, and ended at 0.100.",
+        ),
     ],
 )
 def test_run_that_ends_far_lower_says_from_where(accuracies: tuple[float, ...], kind: str, message: str) -> None:
