@@ -331,7 +331,7 @@ class GuardConfig(Section):
     """Share of trajectories that the trusted verifier grades again, chosen by a hash; 0: none."""
     regrade_noise: Annotated[Float, Field(gt=0, lt=0.05)] = 0.001
     """Share of verdicts in which an honest reward channel and the trusted verifier may disagree."""
-    verify_steps: Count = 6
+    verify_steps: Annotated[Integer, Field(ge=1, le=200)] = 6
     """Steps over which a remedy must show that it works."""
     verify_timeout_steps: Annotated[Integer, Field(ge=1, le=250)] = 30
     """Steps under a remedy after which a person is asked where held-out accuracy or the harm could not be judged; never
@@ -340,7 +340,7 @@ class GuardConfig(Section):
     """Steps after a remedy in which no other one is begun for the same incident."""
     budget: Cadence = 4
     """Remedies per family of faults in a run."""
-    return_after: Count = 5
+    return_after: Annotated[Integer, Field(ge=1, le=200)] = 5
     """Clean steps before a lever goes a step back to its nominal value, and between such steps."""
     on_give_up: Literal["continue", "halt"] = "continue"
     """What happens when no remedy is left: train on, or write a checkpoint and end with exit code 3."""

@@ -25,12 +25,14 @@ def needs_ground(order: Order, state: GuardState) -> bool:
 def held_out(state: GuardState, memory: RunMemory, incident: Incident, now: float, size: int) -> HeldOut:
     """Held-out accuracy before an incident's fault and now.
 
-    The probe before the first step is the one before a fault that leaves no later one.
+    The probe before the first step is the one before a fault that leaves no later one. An onset that is dated too late
+    has its harm before it: the accuracy that a remedy has to give back counts as well.
     """
     before = memory.probe_before(incident.onset_low)
     if math.isnan(before) and state.first_probe is not None:
         before = state.first_probe
-    return HeldOut(before, now, size)
+    due = math.nan if incident.probe is None else incident.probe
+    return HeldOut(max((p for p in (before, due) if not math.isnan(p)), default=math.nan), now, size)
 
 
 def is_after_effect(diagnosis: Diagnosis, state: GuardState, memory: RunMemory, size: int) -> bool:

@@ -31,10 +31,13 @@ Snapshots: TypeAlias = Callable[[], tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class DecisionsMemory:
-    """What the policy is called with beside the journal's state: its own state, and how often it waited by incident."""
+    """What the policy is called with beside the journal's state: its own state, and how often it waited.
+
+    `waited` is by incident and code: a fault that has got a name has the patience of one.
+    """
 
     policy: tuple[tuple[str, str | int | float | bool], ...]
-    waited: dict[int, int]
+    waited: dict[tuple[int, str], int]
 
 
 class Decisions:
@@ -57,8 +60,8 @@ class Decisions:
         self._ledger = ledger
         self._memory = memory
         self._policy_state: tuple[tuple[str, str | int | float | bool], ...] = ()
-        # Number of times that the policy chose to wait, by incident.
-        self._waited: dict[int, int] = {}
+        # Number of times that the policy chose to wait, by incident and code.
+        self._waited: dict[tuple[int, str], int] = {}
 
     @property
     def memory(self) -> DecisionsMemory:
@@ -141,7 +144,8 @@ class Decisions:
     def _wait(self, incident: Incident, step: StepId, ruling: Ruling) -> Order | None:
         """Note that the policy waits. It is called again at later steps; after the limit the incident is escalated."""
         reason = ruling.decision.reason
-        waited = self._waited[incident.id] = self._waited.get(incident.id, 0) + 1
+        key = incident.id, incident.code
+        waited = self._waited[key] = self._waited.get(key, 0) + 1
         if incident.tried:
             return self._give_up(incident, step, IncidentState.ESCALATED, f"the policy gave up: {reason}")
         if waited == 1:

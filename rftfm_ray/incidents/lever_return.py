@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from rftfm_ray.incidents.memory import RunMemory
+from rftfm_ray.incidents.memory import REPORTS, RunMemory
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import GuardState
 from rftfm_ray.policies.playbook import plan_of
@@ -61,7 +61,8 @@ def next_return(state: GuardState, memory: RunMemory, settings: IncidentSettings
         plan = plan_of(code)
         contains = name in plan.containing
         relapses = max(0, sum(incident.code == code for incident in state.incidents) - 1)
-        wait = (settings.return_after if contains else settings.verify_steps) * 2**relapses
+        # No longer than what is remembered: a wait beyond that would never end.
+        wait = min(REPORTS, (settings.return_after if contains else settings.verify_steps) * 2**relapses)
         window = reports[-wait:]
         over = not contains or plan.source_over(window, memory.reference_of(owner))
         if len(window) == wait and over:

@@ -68,8 +68,8 @@ class IncidentManager:
         self._rules = Rules(
             settings.verify_steps, settings.verify_timeout_steps, settings.probe_size, settings.probe_steps
         )
-        # Steps since the last diagnosis, while an incident is open.
-        self._quiet = 0
+        # Steps since an alarm of its own was active, by open incident.
+        self._quiet: dict[int, int] = {}
         # The newest order until it has been carried out or dropped, and whether it has begun.
         self._pending: Order | None = None
         self._begun = False
@@ -112,8 +112,9 @@ class IncidentManager:
         if diagnosis is None and not assessment.disabled and self._is_idle():
             return None
         diagnosis = self._muted.unmuted(assessment)
-        self._quiet = 0 if diagnosis is not None else self._quiet + 1
         self._open_or_name(report.id, diagnosis)
+        active = {i.id: self._memory.is_active(i, diagnosis) for i in self.state.open_incidents()}
+        self._quiet = {number: 0 if on else self._quiet.get(number, 0) + 1 for number, on in active.items()}
         for incident in self.state.open_incidents():
             self._follow_up(incident, report.id, diagnosis)
         if self._pending is None:
@@ -189,8 +190,8 @@ class IncidentManager:
         elif incident.tried or incident.state is IncidentState.REMEDIATING:
             # Silence after a remedy that did not help resolves nothing.
             return
-        elif self._quiet >= self._settings.verify_steps:
-            case = self._memory.case_of_silence(incident, self._quiet)
+        elif self._quiet[incident.id] >= self._settings.verify_steps:
+            case = self._memory.case_of_silence(incident, self._quiet[incident.id])
             self._close(incident, step, *state_after_silence(incident, case, self._rules))
 
     def _verify(self, incident: Incident, step: StepId, *, alarm_active: bool) -> None:
@@ -359,12 +360,18 @@ class IncidentManager:
     def memory(self) -> ManagerMemory:
         """What later decisions depend on beside the journal; it is shared with this manager, so copy it."""
         return ManagerMemory(
-            self._ledger.seq, self._memory, self._muted, self._decisions.memory, self._quiet, self._pending, self._begun
+            self._ledger.seq,
+            self._memory,
+            self._muted,
+            self._decisions.memory,
+            dict(self._quiet),
+            self._pending,
+            self._begun,
         )
 
     def restore(self, memory: ManagerMemory) -> None:
         """Continue from a memory; the ledger must hold the state after `memory.seq` entries."""
-        self._memory, self._muted, self._quiet = memory.run, memory.muted, memory.quiet
+        self._memory, self._muted, self._quiet = memory.run, memory.muted, dict(memory.quiet)
         self._pending, self._begun = memory.pending, memory.begun
         self._decisions.restore(memory.run, memory.decisions)
 

@@ -19,7 +19,7 @@ class ManagerMemory:
         run: reports and diagnoses.
         muted: faults that were left to people.
         decisions: of `Decisions`.
-        quiet: steps since the last diagnosis.
+        quiet: steps since an alarm of its own was active, by open incident.
         pending: the newest order until it was carried out or dropped.
         begun: whether that order has begun.
     """
@@ -28,6 +28,6 @@ class ManagerMemory:
     run: RunMemory
     muted: MutedFaults
     decisions: DecisionsMemory
-    quiet: int
+    quiet: dict[int, int]
     pending: Order | None
     begun: bool

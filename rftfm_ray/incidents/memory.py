@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import replace
 
 from rftfm_ray.diagnosis.classify import dated
+from rftfm_ray.diagnosis.fingerprints import explained_signals
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.incidents.verification import Case
 from rftfm_ray.signals.held_out import last_probe
@@ -108,7 +109,30 @@ class RunMemory:
 
     def case_of_silence(self, incident: Incident, steps: int) -> Case:
         """The newest reports, that many steps without an alarm, which an incident without a remedy is judged by."""
-        return replace(self._case(incident), after=self.reports[-steps:])
+        began, kept = min(incident.onset, incident.opened.step), self.reports
+        under = (report for report in kept[: max(0, len(kept) - steps)] if report.id.step >= began)
+        return replace(self._case(incident), under_fault=tuple(under), after=kept[-steps:])
+
+    def is_active(self, incident: Incident, diagnosis: Diagnosis | None) -> bool:
+        """Whether an incident's alarm is active in the newest step, whatever its diagnosis says of it.
+
+        Its fault may be the one diagnosed now; or an alarm is on that was one of its own.
+
+        Args:
+            incident: an open one.
+            diagnosis: of the newest step, None without one.
+        """
+        if diagnosis is None:
+            return bool(self._alarms) and self._has_own(incident)
+        return diagnosis.code == incident.code or self._has_own(incident)
+
+    def _has_own(self, incident: Incident) -> bool:
+        latest = self.diagnosis_of(incident.id)
+        if latest is None:
+            return False
+        explained = explained_signals(latest)
+        own = {(s.signal, s.direction) for s in latest.symptoms if s.alarm and (not explained or s.signal in explained)}
+        return any((signal, side) in own for signal, side, _ in self._alarms)
 
     def _case(self, incident: Incident) -> Case:
         """What is known of an incident beside its reports."""

@@ -1,7 +1,8 @@
 """Muted faults, which were left to people: they open no second incident while they last. Pure.
 
 What a muted fault explains is left out of a step, and the rest is diagnosed by itself: another fault may begin at any
-time, and a step has one diagnosis for all of its alarms.
+time, and a step has one diagnosis for all of its alarms. A lasting fault goes on to change the policy, so the rest is
+another fault only where it shows one in another part of the run (`parts`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import TypeAlias
 
 from rftfm_ray.diagnosis.classify import CLAIMED, alarms_in, unnamed
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
+from rftfm_ray.incidents.parts import MEASURED, Part, part_of, shows_another
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.policies.playbook import plan_of
-from rftfm_ray.taxonomy import UNKNOWN
+from rftfm_ray.taxonomy import UNKNOWN, VERIFIER
 from rftfm_ray.verdicts import Assessment, Diagnosis, Evidence, Rediagnoser, Symptom
 
 Mark: TypeAlias = tuple[str, int]
@@ -42,6 +44,11 @@ class _MutedFault:
         """Whether this is one of the fault's alarms, on no stronger evidence than the fault had."""
         mark = _mark(symptom)
         return mark in self.silent and symptom.evidence <= self.evidence[mark]
+
+    def parts(self) -> set[Part]:
+        """The parts of the run that it is in; of a fault without a name those that its alarms measure."""
+        part = part_of(self.code)
+        return {part} if part is not None else {MEASURED[signal] for signal, _ in self.silent if signal in MEASURED}
 
 
 class MutedFaults:
@@ -86,9 +93,9 @@ class MutedFaults:
     def unmuted(self, assessment: Assessment) -> Diagnosis | None:
         """Count one step, and return its diagnosis without what muted faults explain; None where nothing is left.
 
-        What is left is a muted fault that grows, and stays muted, where it has the code of one, or where it has no name
-        that may be claimed and is telemetry that such a fault moves. No fault without a name explains more than
-        telemetry.
+        What is left is a muted fault that goes on, and stays muted, where it has the code of one, or shows no fault in
+        another part of the run. Faults without a name are not muted any more once the step has a name that may be
+        claimed: with all of its alarms, for they are the evidence for it.
         """
         diagnosis = assessment.diagnosis
         if not self._faults:
@@ -97,7 +104,9 @@ class MutedFaults:
         active = {_mark(symptom) for symptom in diagnosis.symptoms if symptom.alarm} if diagnosis is not None else set()
         codes = {each.code for each in (diagnosis, rest) if each is not None}
         self._faults = [fault for fault in self._faults if fault.observe(codes, active, self._silence)]
-        return None if rest is None or self._grows(rest) else rest
+        if diagnosis is not None and _is_claimed(diagnosis) and all(f.code == UNKNOWN for f in self._faults):
+            return diagnosis
+        return None if rest is None or self._goes_on(rest) else rest
 
     def _rest(self, diagnosis: Diagnosis, rediagnoser: Rediagnoser | None) -> Diagnosis | None:
         """The diagnosis of the symptoms that are not those of a muted fault; the same one where none is."""
@@ -113,13 +122,14 @@ class MutedFaults:
         } - {UNKNOWN}
         return rediagnoser.rediagnose(left, explained - {symptom.signal for symptom in alarms}, tuple(excluded))
 
-    def _grows(self, rest: Diagnosis) -> bool:
-        alarms, codes = alarms_in(rest.symptoms), {fault.code for fault in self._faults}
-        telemetry = all(symptom.evidence is Evidence.TELEMETRY for symptom in alarms)
-        if rest.code in codes:
-            return rest.code != UNKNOWN or telemetry
-        follows = all(any(_explains(code, symptom) for code in codes) for symptom in alarms)
-        return bool(alarms) and telemetry and follows and not _is_claimed(rest)
+    def _goes_on(self, rest: Diagnosis) -> bool:
+        """Whether what is left of a step is no other fault than those that are muted."""
+        if not self._faults:
+            return False
+        named = rest.code != UNKNOWN and rest.code in {fault.code for fault in self._faults}
+        known = set[Part]().union(*(fault.parts() for fault in self._faults))
+        changes_policy = any(fault.code != VERIFIER for fault in self._faults)
+        return named or not shows_another(alarms_in(rest.symptoms), known, changes_policy=changes_policy)
 
 
 def _is_claimed(diagnosis: Diagnosis) -> bool:

@@ -140,12 +140,13 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
 def state_after_silence(incident: Incident, case: Case, rules: Rules) -> tuple[IncidentState, str]:
     """The final state of an incident whose alarms went silent without a remedy, and why it is that one.
 
-    Silence alone shows nothing. The incident is resolved where the newest probe in it, of weights from after the onset,
-    shows that held-out accuracy is no lower than before the alarm, and the harm is back in its healthy band.
+    Silence alone shows nothing. The incident is resolved where there was harm before it, the newest probe in it, of
+    weights from after the onset, shows that held-out accuracy is no lower than before the alarm, the harm is back in
+    its healthy band, and its cause is not seen to be active.
 
     Args:
         incident: the one that is over.
-        case: its reference and its newest diagnosis; `after` holds the reports since its last alarm.
+        case: its reference, the reports under it and its newest diagnosis; `after` holds those since its last alarm.
         rules: as for a remedy.
     """
     before = _largest(case.probe_before, last_probe(case.reference))
@@ -160,6 +161,9 @@ def state_after_silence(incident: Incident, case: Case, rules: Rules) -> tuple[I
         return IncidentState.CLEARED, said
     harm, window = harm_of(incident.code, case.diagnosis), case.after[-rules.window :]
     left = unknown_band(harm, window, case.reference) or beyond_band(harm, window, case.reference)
+    if not left and source_active(incident.code, window, case.reference):
+        left = "its cause is still active"
+    left = left or _harm_unseen(_findings(harm, case, window, now), case, harm)
     return (IncidentState.CLEARED, f"{said}; {left}") if left else (IncidentState.RESOLVED, said)
 
 
@@ -247,14 +251,14 @@ def _out_of_band(findings: _Findings, case: Case, window: Sequence[StepReport], 
 
 
 def _harm_unseen(findings: _Findings, case: Case, harm: Harm) -> str:
-    """Why a remedy can have resolved nothing: no harm was seen before it; empty when some was."""
+    """Why nothing can have been resolved: no harm was seen before the remedy or the silence; empty when some was."""
     measured = {name: measured_values(case.under_fault, name) for name in harm.signals if name in HEALTHY_AT_MOST}
     beyond = any(values and fmean(values) > HEALTHY_AT_MOST[name] for name, values in measured.items())
     if beyond or findings.before > BAND_NATS:
         return ""
     if math.isnan(findings.before):
-        return "no harm was measured before the remedy"
-    return f"severity was {as_nats(findings.before)} nats before the remedy, within its healthy band"
+        return "no harm was measured before"
+    return f"severity was {as_nats(findings.before)} nats before, within its healthy band"
 
 
 def _cause(code: str, window: Sequence[StepReport]) -> str:

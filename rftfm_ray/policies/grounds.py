@@ -143,7 +143,7 @@ def ground_for(
 ) -> Ground | None:
     """The strongest ground for a costly remedy; None where only telemetry speaks for one.
 
-    Where held-out accuracy is known to stand, only a broken identity that the diagnosed fault explains is a ground.
+    A broken identity is a ground where the diagnosed fault explains it; the only one while held-out accuracy stands.
 
     Args:
         diagnosis: that the remedy is for; None where it is not known.
@@ -153,10 +153,9 @@ def ground_for(
         explained: signals of the diagnosis that its fault moves as they have moved.
     """
     alarms = [symptom for symptom in diagnosis.symptoms if symptom.alarm] if diagnosis is not None else []
-    broken = [symptom for symptom in alarms if symptom.evidence is Evidence.IDENTITY]
-    counted = [symptom for symptom in broken if symptom.signal in explained or not held_out.stands]
-    if counted:
-        return Ground(GroundKind.IDENTITY, counted[0].reason)
+    broken = [symptom for symptom in alarms if symptom.evidence is Evidence.IDENTITY and symptom.signal in explained]
+    if broken:
+        return Ground(GroundKind.IDENTITY, broken[0].reason)
     if held_out.stands:
         return None
     if held_out.fell:

@@ -23,7 +23,10 @@ def plan_of(code: str) -> RemedyPlan:
 
 
 class Playbook:
-    """Goes through a fault's plan, one remedy after the other: the gentle ones first where nothing allows more."""
+    """Goes through a fault's plan, one remedy after the other: the gentle ones first where nothing allows more.
+
+    They also take the place of a rollback that has no snapshot to go back to.
+    """
 
     def decide(self, ctx: PolicyContext) -> Decision:
         """The next remedy of the plan that was not tried in this incident, nor twice at its step in earlier ones."""
@@ -36,10 +39,13 @@ class Playbook:
         left = [(remedy, reason) for remedy, reason in made if remedy.name not in done]
         if not left:
             return Decision(None, f"all {len(made)} remedies for {code} have been tried")
+        lacking = next((remedy.name for remedy, _ in left if place_of(remedy, ctx) is None), None)
+        if lacking is not None and ctx.ground is not None:
+            left += [(remedy, why) for remedy, why in (step(ctx) for step in plan.gentle) if remedy.name not in done]
         for remedy, reason in left:
             place = place_of(remedy, ctx)
-            if place is None:
-                return Decision(None, f"{remedy.name} needs a snapshot from before step {ctx.diagnosis.onset_low}")
-            if ctx.times_given(remedy.name, place) < MOST_TIMES:
+            if place is not None and ctx.times_given(remedy.name, place) < MOST_TIMES:
                 return Decision(remedy, reason)
+        if lacking is not None:
+            return Decision(None, f"{lacking} needs a snapshot from before step {ctx.diagnosis.onset_low}")
         return Decision(None, f"every remedy left for {code} was applied {MOST_TIMES} times at the same step")

@@ -20,9 +20,12 @@ TOLERANCE = 0.01
 
 
 def lower_rate_alone(ctx: PolicyContext) -> tuple[Remedy, str]:
-    """Bring updates back to their usual size, and give up no step: no independent check shows harm so far."""
+    """Bring updates back to their usual size, and give up no step: no harm is shown so far, or no snapshot is left."""
     scale, why = lower_rate(ctx)
-    reason = f"{why}; no step is given up, because no independent check shows harm so far"
+    because = "no independent check shows harm so far"
+    if ctx.ground is not None:
+        because = f"there is no snapshot from before step {ctx.diagnosis.onset_low}"
+    reason = f"{why}; no step is given up, because {because}"
     return Remedy("lower_rate", Levers(lr_scale=scale, kl_coef_scale=2.0)), reason
 
 

@@ -111,6 +111,19 @@ def test_probe_that_weights_from_before_the_fault_answered_in_part_shows_a_loss_
     ]  # fmt: skip
 
 
+def test_onset_that_is_dated_too_late_hides_no_loss() -> None:
+    run = ManagedRun(COSTLY[0], snapshots=(0, 5))
+    run.pass_steps(5)
+    exploded = replace(fault("OD-1", 1.0, 6, ("update_ratio",)), onset_low=6)
+    assert run.tick(exploded) is not None
+    run.drop()
+    # From now on its onset is dated after the harm; the incident was opened when accuracy was 0.8.
+    run.tick(replace(exploded, onset=7, onset_low=7), probe_accuracy=0.3)
+    assert run.begin(0.3)
+    assert run.last(K.CONFIRMED).text("ground") == "channel"
+    assert dict(run.last(K.CONFIRMED).fields)["probe_before"] == 0.8
+
+
 def test_policy_sees_what_allows_a_costly_remedy() -> None:
     seen = [asked_for(COSTLY[0], alarmed(kind)).script.seen[-1].ground for kind in Evidence]
     assert [ground and ground.kind.value for ground in seen] == [None, "channel", "identity"]

@@ -194,7 +194,10 @@ def test_quiet_steps_change_nothing_but_the_count_of_them() -> None:
     for step in range(1, 301):
         assert made.consider(Assessment(report(step), None)) is None
     assert made.state == manager().state
-    made.consider(Assessment(report(301), fault(probability=0.5, onset=301)))
+    values = list(report(301).values)
+    values[INDEX["tool_error_rate"]] = 0.5
+    harmed = StepReport(StepId(0, 301, 301), 301, tuple(values))
+    made.consider(Assessment(harmed, fault(probability=0.5, onset=301)))
     for step in range(302, 302 + VERIFY):
         made.consider(Assessment(report(step), None))
     assert [incident.state for incident in made.state.incidents] == [IncidentState.RESOLVED]

@@ -146,19 +146,70 @@ def test_muted_fault_may_grow(growing: Diagnosis) -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "rest"),
+    "other",
     [
-        (symptom("entropy", -1), "entropy"),
-        (symptom("probe_accuracy", -1, CHANNEL), "probe_accuracy"),
-        (symptom("kl_ref", -1), "kl_ref"),
-        (symptom("kl_ref", 1, IDENTITY), "kl_ref"),
-        (symptom("tool_error_rate", 1, CHANNEL), "tool_error_rate"),
+        symptom("kl_ref", 1, IDENTITY),
+        symptom("tool_error_rate", 1, CHANNEL),
+        symptom("trained_mismatch_rate", 1, CHANNEL),
+        symptom("update_ratio"),
+        symptom("step_kl"),
     ],
-    ids=["another signal", "harm that a channel shows", "the other side", "stronger evidence", "another fault"],
+    ids=lambda other: other.signal,
 )
-def test_what_a_muted_fault_does_not_explain_is_left(other: Symptom, rest: str) -> None:
+def test_fault_in_another_part_of_the_run_is_left(other: Symptom) -> None:
     found = left(muted(diagnosed("CA-2", symptom("kl_ref"))), diagnosed("CA-2", symptom("kl_ref"), other))
-    assert signals(found) == (rest,)
+    assert signals(found) == (other.signal,)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        symptom("entropy", -1),
+        symptom("kl_ref", -1),
+        # Held-out accuracy falls under a fault that lasts.
+        symptom("probe_accuracy", -1, CHANNEL),
+        symptom("length_mean", 1),
+        # Of the part of the run that is at fault already.
+        symptom("credit_lag", 1, IDENTITY),
+        # It measures another part, but by telemetry it may be noise.
+        symptom("tool_error_rate"),
+    ],
+    ids=["entropy", "the other side", "harm", "length", "the same part", "telemetry of another part"],
+)
+@pytest.mark.parametrize("named", ["OD-1", "PG-3L", "CA-2"])
+def test_what_a_policy_becomes_under_a_muted_fault_is_no_other_fault(after: Symptom, named: str) -> None:
+    faults = muted(diagnosed("CA-2", symptom("kl_ref")))
+    assert left(faults, diagnosed(named, symptom("kl_ref"), after)) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "own", "after"),
+    [
+        ("PG-3L", symptom("length_mean"), symptom("golden_mismatch_rate", 1, CHANNEL)),
+        ("PG-1", symptom("empty_rate"), symptom("trained_mismatch_rate", 1, CHANNEL)),
+        ("UNKNOWN", symptom("regrade_error_mean", 1, CHANNEL), symptom("golden_mismatch_rate", 1, CHANNEL)),
+        ("TE-2", symptom("observation_mismatch_rate", 1, IDENTITY), symptom("known_call_error_rate", 1, CHANNEL)),
+        ("OD-2", symptom("weights_mismatch", 1, IDENTITY), symptom("update_ratio")),
+    ],
+)
+def test_one_part_of_the_run_has_one_fault(code: str, own: Symptom, after: Symptom) -> None:
+    assert left(muted(diagnosed(code, own)), replace(diagnosed("RF-3", own, after), probability=0.5)) is None
+
+
+def test_verifier_that_fails_changes_no_policy() -> None:
+    faults = muted(diagnosed("VERIFIER", FAILED))
+    fell = symptom("probe_accuracy", -1, CHANNEL)
+    assert signals(left(faults, diagnosed("VERIFIER", FAILED, fell))) == ("probe_accuracy",)
+
+
+@pytest.mark.parametrize("signal", ["entropy", "kl_ref"])
+def test_muted_fault_without_a_name_that_gets_one_is_not_muted_any_more(signal: str) -> None:
+    faults = muted(diagnosed("UNKNOWN", symptom("kl_ref")))
+    named = diagnosed("OD-1", symptom("kl_ref"), symptom(signal))
+    assert left(faults, replace(named, probability=0.59)) is None
+    assert left(faults, named) is named, "with all of its alarms: they are the evidence for the name"
+    faults.add(incident("CA-2"), diagnosed("CA-2", symptom("grad_norm")), READ)
+    assert left(faults, named) is None
 
 
 def test_symptoms_without_a_muted_one_keep_their_diagnosis() -> None:
@@ -187,8 +238,8 @@ def test_faults_without_a_name_are_muted_by_their_alarms() -> None:
     faults = muted(diagnosed("UNKNOWN", symptom("entropy", -1)))
     assert left(faults, diagnosed("UNKNOWN", symptom("entropy", -1))) is None
     assert left(faults, diagnosed("UNKNOWN", symptom("entropy", -1), symptom("staleness"))) is None
-    probe = symptom("probe_accuracy", -1, CHANNEL)
-    assert signals(left(faults, diagnosed("UNKNOWN", symptom("entropy", -1), probe))) == ("probe_accuracy",)
+    mismatch = symptom("weights_mismatch", 1, IDENTITY)
+    assert signals(left(faults, diagnosed("UNKNOWN", symptom("entropy", -1), mismatch))) == ("weights_mismatch",)
 
 
 def test_without_a_diagnoser_the_rest_has_no_name() -> None:
@@ -219,8 +270,8 @@ def test_muted_fault_is_over_after_its_silence() -> None:
 
 def test_alarm_that_goes_on_keeps_its_mark_and_its_fault() -> None:
     faults = muted(diagnosed("OD-1", symptom("kl_ref"), symptom("update_ratio")))
-    both = diagnosed("PG-3S", symptom("kl_ref"), symptom("length_mean", -1))
+    both = diagnosed("TE-1", symptom("kl_ref"), symptom("tool_error_rate", 1, CHANNEL))
     for _ in range(2 * SILENCE):
-        assert signals(left(faults, both)) == ("length_mean",), "what only followed was never muted"
+        assert signals(left(faults, both)) == ("tool_error_rate",), "it was never muted"
     assert left(faults, diagnosed("PG-3S", symptom("kl_ref"))) is None
     assert left(faults, diagnosed("OD-1", symptom("update_ratio"))) is None, "its code lasts as long as it does"

@@ -21,7 +21,7 @@ def silenced(run: ManagedRun, *accuracies: float, before: float = 0.9, alarms: i
     """Five usual steps, a fault, and the steps of silence after which its incident is over, with their probes."""
     run.pass_steps(5, None, probe_accuracy=before)
     for _ in range(alarms):
-        run.tick(fault("OD-1"), probe_accuracy=math.nan)
+        run.tick(fault("OD-1"), probe_accuracy=math.nan, kl_ref=5.0)
         if run.manager.pending is not None:
             assert not run.begin(before)
     for accuracy in (*(math.nan for _ in range(VERIFY - len(accuracies))), *accuracies):
@@ -76,6 +76,44 @@ def test_silence_does_not_resolve_harm_that_goes_on() -> None:
         "the alarm cleared without a remedy; held-out accuracy is 0.800 and was 0.800 before it; "
         "kl_ref is still 5, 20.0 spreads above its healthy level"
     )
+
+
+def test_silence_does_not_resolve_what_did_no_harm() -> None:
+    run = ManagedRun(None, **OBSERVED)
+    run.pass_steps(5)
+    run.pass_steps(3, fault("OD-1"))
+    run.pass_steps(VERIFY, None)
+    assert run.now() is IncidentState.CLEARED
+    assert run.incident.reason.endswith("; severity was 0.0 nats before, within its healthy band")
+
+
+def test_silence_does_not_resolve_a_fault_whose_cause_is_active() -> None:
+    run = ManagedRun(BACK, act_on=(Family.OD,))
+    run.pass_steps(9)
+    run.pass_steps(3, fault("TE-1", onset=10, signals=("tool_error_rate",)), tool_error_rate=0.2)
+    run.pass_steps(VERIFY, None, tool_shadow_error_rate=0.5, tool_retry_rate=0.5)
+    assert run.now() is IncidentState.CLEARED
+    assert run.incident.reason.endswith("; its cause is still active")
+
+
+def test_alarm_that_lasts_is_not_over_because_another_fault_is_told_to_people() -> None:
+    run = ManagedRun(BACK, **ADVISED)
+    run.pass_steps(5)
+    alarms = ("update_ratio", "kl_ref")
+    run.pass_steps(3, fault("OD-1", signals=alarms), kl_ref=5.0)
+    assert run.now() is IncidentState.DIAGNOSED
+    run.pass_steps(3 * VERIFY, fault("OD-3", 0.4, signals=(*alarms, "entropy")), kl_ref=5.0)
+    assert run.manager.state.incident(1).state is IncidentState.DIAGNOSED
+
+
+def test_alarm_that_is_over_ends_its_incident_while_another_fault_lasts() -> None:
+    run = ManagedRun(BACK, **ADVISED)
+    run.pass_steps(5)
+    run.pass_steps(3, fault("OD-1", signals=("kl_ref",)), kl_ref=5.0)
+    other = fault("RF-1", 0.95, 9, ("trained_mismatch_rate",))
+    run.pass_steps(VERIFY, other, trained_mismatch_rate=0.5)
+    states = [incident.state for incident in run.manager.state.incidents]
+    assert states == [IncidentState.RESOLVED, IncidentState.DIAGNOSED]
 
 
 def test_silence_does_not_resolve_harm_that_is_not_measured() -> None:

@@ -57,8 +57,12 @@ def test_telemetry_is_no_ground_at_any_probability() -> None:
     ("evidence", "kind"), [(Evidence.IDENTITY, GroundKind.IDENTITY), (Evidence.CHANNEL, GroundKind.CHANNEL)]
 )
 def test_identity_and_channel_are_grounds_and_a_notice_is_none(evidence: Evidence, kind: GroundKind) -> None:
-    assert grounds(diagnosis(symptom(evidence)), course(), UNKNOWN) == Ground(kind, "kl_ref is high")
-    assert grounds(diagnosis(symptom(evidence, alarm=False)), course(), UNKNOWN) is None
+    assert grounds(diagnosis(symptom(evidence)), course(), UNKNOWN, ["kl_ref"]) == Ground(kind, "kl_ref is high")
+    assert grounds(diagnosis(symptom(evidence, alarm=False)), course(), UNKNOWN, ["kl_ref"]) is None
+
+
+def test_identity_that_another_fault_has_broken_is_no_ground_where_accuracy_is_not_known() -> None:
+    assert grounds(diagnosis(symptom(Evidence.IDENTITY)), course(), UNKNOWN, ["update_ratio"]) is None
 
 
 @pytest.mark.parametrize("now", [0.97, 0.99, 1.0])

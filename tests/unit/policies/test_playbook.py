@@ -246,10 +246,24 @@ def test_fault_without_remedies_is_left_to_people(code: str) -> None:
     assert Playbook().decide(context(code)) == Decision(None, f"the playbook has no remedy for {code}")
 
 
-@pytest.mark.parametrize(("code", "tried"), [("RF-1", 1), ("OD-1", 0), ("OD-1", 1), ("NUMERICAL", 0)])
-@pytest.mark.parametrize("snapshots", [(), (ONSET,), (ONSET, ONSET + 2)])
-def test_no_rollback_into_the_fault(code: str, tried: int, snapshots: tuple[int, ...]) -> None:
-    decision = Playbook().decide(context(code, tried=tried, snapshots=snapshots))
+no_snapshot = pytest.mark.parametrize("snapshots", [(), (ONSET,), (ONSET, ONSET + 2)])
+
+
+@no_snapshot
+def test_gentle_remedy_takes_the_place_of_a_rollback_without_a_snapshot(snapshots: tuple[int, ...]) -> None:
+    ctx = context("OD-1", snapshots=snapshots)
+    assert ctx.ground is not None
+    decision = Playbook().decide(ctx)
+    assert decision.remedy is not None
+    assert (decision.remedy.name, decision.remedy.rollback) == ("lower_rate", False)
+    assert decision.reason.endswith(f"because there is no snapshot from before step {ONSET}")
+
+
+@pytest.mark.parametrize(("code", "tried"), [("RF-1", ("regrade",)), ("OD-1", ("lower_rate",)), ("NUMERICAL", ())])
+@no_snapshot
+def test_no_rollback_into_the_fault(code: str, tried: tuple[str, ...], snapshots: tuple[int, ...]) -> None:
+    done = tuple(Tried(name, 22, Levers(), OutcomeKind.INEFFECTIVE) for name in tried)
+    decision = Playbook().decide(replace(context(code, snapshots=snapshots), tried=done))
     assert decision.remedy is None
     assert decision.reason.endswith(f"needs a snapshot from before step {ONSET}")
 

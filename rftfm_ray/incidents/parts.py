@@ -1,0 +1,76 @@
+"""The parts of a training run that signals measure themselves, apart from what a policy has become. Pure.
+
+A lasting fault changes the policy, and in time whatever describes its answers, its distance to the reference, its
+reward and its held-out accuracy. Such signals do not show that another fault has begun beside it. Those listed here
+measure a part of the run, and stay as they are where that part works. Only a verifier that fails changes no policy:
+what has no verdict is not trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from enum import StrEnum
+
+from rftfm_ray.taxonomy import VERIFIER, family_of
+from rftfm_ray.verdicts import Evidence, Family, Symptom
+
+
+class Part(StrEnum):
+    """A part of a training run that can be at fault."""
+
+    REWARD = "reward"
+    VERIFIER = "verifier"
+    ENVIRONMENT = "environment"
+    UPDATE = "update"
+    CREDIT = "credit"
+
+
+_SIGNALS: Mapping[Part, tuple[str, ...]] = {
+    Part.REWARD: (
+        "trained_mismatch_rate", "regrade_mismatch_rate", "regrade_error_mean", "golden_mismatch_rate",
+        "golden_right_error", "golden_wrong_error",
+    ),
+    Part.VERIFIER: ("verifier_error_rate",),
+    Part.ENVIRONMENT: (
+        "tool_error_rate", "tool_timeout_rate", "tool_retry_rate", "tool_shadow_error_rate", "known_call_error_rate",
+        "observation_mismatch_rate", "replay_observation_mismatch_rate", "replay_termination_mismatch_rate",
+        "termination_mismatch_rate",
+    ),
+    Part.UPDATE: (
+        "update_ratio", "step_kl", "changed_rate", "lr_excess", "schedule_excess", "weights_mismatch", "parity_gap",
+        "rollout_gap_max",
+    ),
+    Part.CREDIT: ("advantage_error", "credit_lag", "credit_correlation"),
+}  # fmt: skip
+MEASURED: Mapping[str, Part] = {signal: part for part, signals in _SIGNALS.items() for signal in signals}
+"""The part that a signal measures; no other signal measures one."""
+# Generation faults are in the reward as often as in the sampler: a policy that is paid for something learns it.
+_OF_FAMILIES: Mapping[Family, Part] = {
+    Family.RF: Part.REWARD, Family.PG: Part.REWARD, Family.OD: Part.UPDATE, Family.SYNC: Part.UPDATE,
+    Family.NUMERICAL: Part.UPDATE, Family.CA: Part.CREDIT, Family.TE: Part.ENVIRONMENT,
+}  # fmt: skip
+# Of telemetry only the size of an update measures a part: noise of the others follows the answers.
+SIZES = ("update_ratio", "step_kl")
+
+
+def part_of(code: str) -> Part | None:
+    """The part of the run that a fault is in; None where nobody knows."""
+    return Part.VERIFIER if code == VERIFIER else _OF_FAMILIES.get(family_of(code))
+
+
+def shows_another(alarms: Iterable[Symptom], known: Collection[Part], *, changes_policy: bool) -> bool:
+    """Whether alarms show a fault in another part of the run than those that are known to be at fault.
+
+    Args:
+        alarms: that the known faults do not explain.
+        known: parts that are at fault.
+        changes_policy: whether a known fault changes the policy, so that what a policy has become shows nothing.
+    """
+    return any((_measures(alarm) or not changes_policy) and MEASURED.get(alarm.signal) not in known for alarm in alarms)
+
+
+def _measures(alarm: Symptom) -> bool:
+    """Whether an alarm is about a part: an identity of any signal, or what measures one by more than telemetry."""
+    if alarm.signal not in MEASURED:
+        return alarm.evidence is Evidence.IDENTITY
+    return alarm.evidence is not Evidence.TELEMETRY or alarm.signal in SIZES
