@@ -12,6 +12,7 @@ from rftfm_ray.incidents.state import GuardState, Incident
 from rftfm_ray.policies.api import MOST_TIMES
 from rftfm_ray.policies.grounds import Ground, HeldOut, ground_for
 from rftfm_ray.policies.playbook import plan_of
+from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import Diagnosis, Evidence, Order, OrderRole
 
@@ -54,10 +55,13 @@ def is_after_effect(diagnosis: Diagnosis, state: GuardState, memory: RunMemory, 
 def ground_of(memory: RunMemory, incident: Incident, probes: HeldOut) -> Ground | None:
     """What allows a costly remedy for an incident; None where nothing does.
 
-    An alarm counts while it is active: a broken identity of earlier says nothing of the weights in force.
+    An alarm counts while it is active: a broken identity of earlier says nothing of the weights in force. A fault
+    without a name has broken whatever is broken, unless held-out accuracy stands.
     """
     diagnosis = memory.active_diagnosis_of(incident.id)
     explained = frozenset[str]() if diagnosis is None else explained_signals(diagnosis)
+    if diagnosis is not None and diagnosis.code == UNKNOWN and not probes.stands:
+        explained = frozenset(symptom.signal for symptom in diagnosis.symptoms)
     return ground_for(diagnosis, memory.reports, probes, explained)
 
 

@@ -101,7 +101,7 @@ class Ward:
         healthy = [Assessment(report(step), None) for step in range(1, 5)]
         kinds = () if evidence is None else (evidence,)
         symptoms = tuple(
-            Symptom("test", "staleness", kind, True, 1, 1.0, 0.0, 2.0, 6, 6, "it is broken") for kind in kinds
+            Symptom("test", "tool_error_rate", kind, True, 1, 1.0, 0.0, 2.0, 6, 6, "it is broken") for kind in kinds
         )
         diagnosis = Diagnosis(code, family_of(code), probability, (), symptoms, 6, 6, code)
         probed = Assessment(report(5, probe_accuracy=0.8), None)

@@ -201,6 +201,19 @@ def test_run_is_not_ended_by_an_identity_that_holds_again(steps: int, ends: bool
     assert run.incident.reason == "nothing is left" + ("" if ends else said)
 
 
+@pytest.mark.parametrize(
+    ("code", "now", "ends"), [("UNKNOWN", math.nan, True), ("UNKNOWN", 0.8, False), ("PG-1", math.nan, False)]
+)
+def test_identity_may_be_broken_by_a_fault_without_a_name_unless_accuracy_stands(
+    code: str, now: float, ends: bool
+) -> None:
+    run = ManagedRun(None, verify_steps=3, halts=True)
+    run.pass_steps(5, None, probe_accuracy=0.8)
+    broken = replace(fault(code, 0.9), symptoms=alarmed(Evidence.IDENTITY).symptoms)
+    orders = [run.tick(broken, probe_accuracy=now) for _ in range(8)]
+    assert (OrderRole.HALT in [order.role for order in orders if order is not None]) is ends
+
+
 def test_rollback_ends_the_alarms_of_the_steps_that_it_gave_up() -> None:
     run = asked_for(COSTLY[0], alarmed(Evidence.IDENTITY))
     before = run.manager.memory().run.active_diagnosis_of(1)

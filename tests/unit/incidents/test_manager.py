@@ -232,18 +232,6 @@ def test_policy_that_waits_is_asked_again_and_noted_once() -> None:
     assert dict(run.last(K.HELD).fields) == {"policy": "script", "reason": "nothing is left"}
 
 
-def test_fault_that_gets_a_name_has_the_patience_of_one() -> None:
-    run = ManagedRun(None, verify_steps=6)
-    run.pass_steps(5)
-    nameless = fault("UNKNOWN", 0.3, signals=("kl_ref",))
-    run.pass_steps(9, nameless)
-    assert run.kinds[-1] is K.HELD, "five of six steps of waiting are over"
-    run.pass_steps(5, fault("OD-1", 0.9, signals=("kl_ref",)))
-    assert run.now() is IncidentState.DIAGNOSED
-    run.pass_steps(1, fault("OD-1", 0.9, signals=("kl_ref",)))
-    assert run.now() is IncidentState.ESCALATED
-
-
 def test_policy_that_always_waits_is_escalated() -> None:
     run = started(None, verify_steps=4)
     run.begin_fault()
