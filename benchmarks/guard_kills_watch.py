@@ -158,8 +158,8 @@ def _watched_guard(watch: Watch) -> Iterator[None]:
             watch.at("ordered", order.number)
         return order
 
-    def watched_begin(guard: LiveGuard, order: Order, step: StepId, probed: float) -> Order | None:
-        begun = begin(guard, order, step, probed)
+    def watched_begin(guard: LiveGuard, order: Order, step: StepId, probed: float, graded: int) -> Order | None:
+        begun = begin(guard, order, step, probed, graded)
         if begun is not None:
             watch.at("begun", begun.number)
         return begun
