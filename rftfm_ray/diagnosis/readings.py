@@ -74,8 +74,9 @@ FINDINGS = (
 """Names of everything that `Readings.findings` may find."""
 
 # Steps with disagreement before the verifier is called noisy, and the t value of their mean error below which it is as
-# often too high as too low. Errors of a faulty channel have one side: their t value grows with the steps.
-FEWEST_STEPS, ONE_SIDED = 3, 2.5
+# often too high as too low. Errors of a faulty channel have one side: their t value grows with the steps. A verifier
+# that has been noisy stays so up to a higher one, because the t value of noise passes the lower one now and then.
+FEWEST_STEPS, ONE_SIDED, CLEARLY_ONE_SIDED = 3, 2.5, 4.0
 # First step with a regraded verdict up to which "from the start" holds.
 FROM_START = 3
 
@@ -85,7 +86,7 @@ class Readings(Stateful):
 
     STATE: ClassVar[Mapping[str, Kind]] = {
         "_values": Kind.ANY_ARRAY, "_residuals": Kind.ANY_ARRAY, "_step": Kind.INT, "_graded": Kind.INT,
-        "_first_error": Kind.INT, "_errors": Kind.ARRAY,
+        "_first_error": Kind.INT, "_errors": Kind.ARRAY, "_noisy": Kind.INT,
     }  # fmt: skip
 
     def __init__(self) -> None:
@@ -96,6 +97,7 @@ class Readings(Stateful):
         self._graded, self._first_error = 0, 0
         # Over steps with errors of the reward channel: their number, the sum of the mean signed error, of its square.
         self._errors = np.zeros(3)
+        self._noisy = 0
 
     def observe(self, observation: Observation) -> None:
         """Take the next step of the run."""
@@ -123,20 +125,25 @@ class Readings(Stateful):
             self._first_error = self._first_error or self._graded
             size = error / rate
             self._errors += (1.0, size, size * size)
+            self._noisy = int(self._errs_both_ways(CLEARLY_ONE_SIDED if self._noisy else ONE_SIDED))
+
+    def _errs_both_ways(self, one_sided: float) -> bool:
+        """Whether the t value of the mean error over steps is below a limit, with errors from the start."""
+        steps, total, squares = self._errors.tolist()
+        if steps < FEWEST_STEPS or not 0 < self._first_error <= FROM_START:
+            return False
+        mean = total / steps
+        variance = max(0.0, squares / steps - mean * mean) * steps / (steps - 1)
+        return abs(mean) < one_sided * math.sqrt(variance / steps)
 
     @property
     def errs_both_ways_from_start(self) -> bool:
         """Whether live rewards have differed from the trusted verifier's from the start, as often up as down.
 
         A verifier that is not deterministic does that: grading the same answer twice gives exchangeable rewards, whose
-        difference has mean 0 and no side. The test is a t test over steps.
+        difference has mean 0 and no side. The test is a t test over steps, with hysteresis.
         """
-        steps, total, squares = self._errors.tolist()
-        if steps < FEWEST_STEPS or not 0 < self._first_error <= FROM_START:
-            return False
-        mean = total / steps
-        variance = max(0.0, squares / steps - mean * mean) * steps / (steps - 1)
-        return abs(mean) < ONE_SIDED * math.sqrt(variance / steps)
+        return bool(self._noisy)
 
     @property
     def disagreement(self) -> float:

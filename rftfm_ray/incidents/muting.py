@@ -95,7 +95,8 @@ class MutedFaults:
 
         What is left is a muted fault that goes on, and stays muted, where it has the code of one, or shows no fault in
         another part of the run. Faults without a name are not muted any more once the step has a name that may be
-        claimed: with all of its alarms, for they are the evidence for it.
+        claimed: with all of its alarms, for they are the evidence for it. A rest that may be claimed by itself comes
+        first: it has a date of its own.
         """
         diagnosis = assessment.diagnosis
         if not self._faults:
@@ -104,9 +105,12 @@ class MutedFaults:
         active = {_mark(symptom) for symptom in diagnosis.symptoms if symptom.alarm} if diagnosis is not None else set()
         codes = {each.code for each in (diagnosis, rest) if each is not None}
         self._faults = [fault for fault in self._faults if fault.observe(codes, active, self._silence)]
+        other = None if rest is None or self._goes_on(rest) else rest
+        if other is not None and _is_claimed(other):
+            return other
         if diagnosis is not None and _is_claimed(diagnosis) and all(f.code == UNKNOWN for f in self._faults):
             return diagnosis
-        return None if rest is None or self._goes_on(rest) else rest
+        return other
 
     def _rest(self, diagnosis: Diagnosis, rediagnoser: Rediagnoser | None) -> Diagnosis | None:
         """The diagnosis of the symptoms that are not those of a muted fault; the same one where none is."""

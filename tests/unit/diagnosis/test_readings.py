@@ -129,6 +129,24 @@ def test_verifier_that_errs_both_ways_from_the_start(
     assert not late.errs_both_ways_from_start
 
 
+def test_noisy_verifier_stays_noisy_until_its_errors_clearly_have_one_side(read: Callable[..., Readings]) -> None:
+    noisy = [graded(0.1, error) for error in (0.1, -0.05, 0.0)]
+    # The t value of the errors so far is 2.5 after four more with one side, 3.6 after six, 4.1 after seven.
+    more = [graded(0.1, 0.08)] * 7
+    assert read(*noisy, *more[:6]).errs_both_ways_from_start
+    assert not read(*noisy, *more).errs_both_ways_from_start
+    # A channel that has never been noisy is not called so for a t value between the limits.
+    faulty = [graded(0.1, error) for error in (0.02, 0.05, 0.08)]
+    assert not read(*faulty).errs_both_ways_from_start
+    # One that errs to both sides again is noisy again.
+    back = [graded(0.1, error) for error in (-0.3, 0.2, -0.2)]
+    assert read(*noisy, *more, *back).errs_both_ways_from_start
+    # State that is saved in between holds it.
+    between, other = read(*noisy, *more[:5]), Readings()
+    other.load_state_dict(between.state_dict())
+    assert other.errs_both_ways_from_start
+
+
 def test_noisy_verifier_is_not_a_fault_of_the_reward_channel(read: Callable[..., Readings]) -> None:
     mismatch = alarm("trained_mismatch_rate", 1, evidence=Evidence.CHANNEL)
     notice = replace(alarm("regrade_error_mean", 1, evidence=Evidence.CHANNEL), alarm=False)

@@ -212,6 +212,14 @@ def test_muted_fault_without_a_name_that_gets_one_is_not_muted_any_more(signal: 
     assert left(faults, named) is None
 
 
+def test_rest_that_has_a_name_of_its_own_keeps_its_own_date() -> None:
+    faults = muted(diagnosed("UNKNOWN", symptom("entropy", 1)))
+    exploded = diagnosed("OD-1", symptom("entropy", 1), *EXPLODED)
+    rest = left(faults, exploded)
+    assert rest is not None
+    assert (rest.code, signals(rest), rest.onset) == ("OD-1", ("update_ratio", "kl_ref"), 30)
+
+
 def test_symptoms_without_a_muted_one_keep_their_diagnosis() -> None:
     other = fault("TE-1", signals=("tool_error_rate",))
     assert left(muted(ESCALATED), other) is other
