@@ -112,9 +112,9 @@ def test_preset_beside_one_of_its_keys_is_refused() -> None:
         load_config(None, ["background.preset=dirty", "background.tool_failures=0.02"])
 
 
-def call_at(paid_step: int, sample: int = 0, tries: int = 0) -> CallId:
+def call_at(paid_step: int, sample: int) -> CallId:
     """A tool call of the first problem."""
-    return CallId(EpisodeId(StepId(0, paid_step, paid_step), POOL[0].key, sample), 0, tries)
+    return CallId(EpisodeId(StepId(0, paid_step, paid_step), POOL[0].key, sample), 0)
 
 
 def outcomes(tools: tuple[ToolInstance, ...], count: int = 5000) -> Counter[str]:
@@ -138,21 +138,22 @@ def test_a_share_of_the_tool_calls_fails_half_of_it_by_time_out() -> None:
     assert ends["timeout"] / 5000 == pytest.approx(0.02, abs=0.006)
 
 
-def failing(seed: int, instance: int, tries: int = 0) -> set[int]:
+def failing(seed: int, instance: int, step: StepId = STEPS[2], tries: int = 0) -> set[int]:
     """The samples whose call fails."""
     tool = disturbed_tools(task_tools(TASK), BackgroundConfig(tool_failures=0.1), seed)[instance]
     failed = set()
     for sample in range(600):
         try:
-            tool(call_at(3, sample, tries), POOL[0], "c12+34+10;")
+            tool(CallId(EpisodeId(step, POOL[0].key, sample), 0, tries), POOL[0], "c12+34+10;")
         except (ToolOutageError, TimeoutError):
             failed.add(sample)
     return failed
 
 
-def test_calls_fail_by_their_identity_and_each_instance_by_itself() -> None:
-    assert failing(1, 0) == failing(1, 0)
-    parts = [failing(1, 0), failing(2, 0), failing(1, 1), failing(1, 0, tries=1)]
+def test_calls_fail_by_their_identity_and_consumed_step_and_each_instance_by_itself() -> None:
+    # Step 3 of the first attempt, and a later attempt's step 1 that is the third consumed one.
+    assert failing(1, 0) == failing(1, 0) == failing(1, 0, StepId(1, 1, 3))
+    parts = [failing(1, 0), failing(2, 0), failing(1, 1), failing(1, 0, STEPS[3]), failing(1, 0, tries=1)]
     assert all(30 < len(part) < 100 for part in parts)
     assert all(len(one & other) < 25 for index, one in enumerate(parts) for other in parts[:index])
 
