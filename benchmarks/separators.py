@@ -7,21 +7,18 @@ Makes short live runs: healthy ones of several configurations, and one a mechani
 kept in OUT.json run by run, so that a campaign that was interrupted goes on where it was; OUT.md is made from them.
 
 The cost is the time that the code of the separators takes in the actors, measured by a clock around each of its
-functions, over the time of a step of the same run. Ray runs `clock` in every worker that it starts.
+functions, over the time of a step of the same run. Ray sets it in every worker that it starts.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-import importlib
 import json
 import math
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ import numpy as np
 import ray
 
 from benchmarks.provenance import source_digest
+from benchmarks.separators_clock import FOLDER, set_clock
 from rftfm_ray.actors.placement import NAMESPACE
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.detection.detectors.identities import IDENTITIES
@@ -40,23 +38,10 @@ from rftfm_ray.signals.dictionary import DICTIONARY
 from rftfm_ray.signals.groups import SEPARATORS
 
 ROOT = Path(__file__).parents[1]
-FOLDER = "RFTFM_SEPARATORS_CLOCK"
 STEPS, ONSET, SEED = 16, 9, 11
 COST_STEPS = 40
 WARM = 5
 TARGET = 0.02
-# Module, object and function of all that separators add to a step, and how often a step calls it.
-CLOCKED = (
-    ("rftfm_ray.rollout.check_columns", "", "decoded_as_said"),
-    ("rftfm_ray.rollout.check_columns", "", "limit_excess"),
-    ("rftfm_ray.telemetry.features", "", "_error_split"),
-    ("rftfm_ray.training.accumulator", "MetricAccumulator", "compare"),
-    ("rftfm_ray.training.learner", "", "credit_in_loss"),
-    ("rftfm_ray.training.learner", "Learner", "_credit_errors"),
-    ("rftfm_ray.training.engine", "LearnerEngine", "watch_commit"),
-    ("rftfm_ray.training.engine", "LearnerEngine", "_look"),
-    ("rftfm_ray.training.engine", "LearnerEngine", "update_gain"),
-)
 SEEN_BY: Mapping[str, tuple[str, ...]] = {
     "gap_end": ("PG-1/eos_bias", "PG-1/blank", "PG-3S/eos_bias", "PG-3L/eos_bias"),
     "gap_rest": ("PG-2/penalty", "OD-3/cold_sampler", "OD-2/unsynced"),
@@ -95,34 +80,6 @@ HEALTHY: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
 """Healthy runs: task, algorithm, and keys that are changed."""
 
 Result = dict[str, Any]
-
-
-def clock() -> None:
-    """Put a clock around each function of `CLOCKED` in this process; it writes into the folder that Ray was told."""
-    spent: dict[str, list[float]] = {}
-    last = [0.0]
-
-    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def wrapper(*arguments: Any, **options: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return function(*arguments, **options)
-            finally:
-                now = time.perf_counter()
-                each = spent.setdefault(name, [0.0, 0.0])
-                each[0] += 1
-                each[1] += now - began
-                if now - last[0] > 0.2:
-                    last[0] = now
-                    Path(os.environ[FOLDER], f"{os.getpid()}.json").write_text(json.dumps(spent), encoding="utf-8")
-
-        return wrapper
-
-    for module, owner, name in CLOCKED:
-        holder: Any = importlib.import_module(module)
-        holder = getattr(holder, owner) if owner else holder
-        setattr(holder, name, timed(f"{owner}.{name}".lstrip("."), getattr(holder, name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,26 +123,31 @@ def signals_of(history: RunHistory) -> dict[str, list[float | None]]:
     return {name: [None if math.isnan(each) else each for each in column] for name, column in columns.items()}
 
 
-def cost_of(history: RunHistory, folder: Path) -> Result:
-    """Time of a step, and of each clocked function in it, in milliseconds."""
+def spent_in(folder: Path) -> dict[str, float]:
+    """Seconds that each clocked function has taken so far, in all processes together."""
     spent: dict[str, float] = {}
     for file in folder.glob("*.json"):
         for name, (_, seconds) in json.loads(file.read_text(encoding="utf-8")).items():
             spent[name] = spent.get(name, 0.0) + seconds
+    return spent
+
+
+def cost_of(history: RunHistory, before: Mapping[str, float], after: Mapping[str, float]) -> Result:
+    """Time of a step, and of each clocked function in it, in milliseconds."""
     steps = [row.timings.step_s for row in history.rows[WARM:]]
-    per_step = {name: 1000 * seconds / len(history.rows) for name, seconds in sorted(spent.items())}
-    total = math.fsum(per_step.values())
+    per_step = {name: 1000 * (after[name] - before.get(name, 0.0)) / len(history.rows) for name in sorted(after)}
     step_ms = 1000 * statistics.median(steps)
-    return {"step_ms": step_ms, "ms": per_step, "share": total / step_ms}
+    return {"step_ms": step_ms, "ms": per_step, "share": math.fsum(per_step.values()) / step_ms}
 
 
 def make(run: Planned, runner: ExperimentRunner, folder: Path) -> Result:
     """Make one run."""
-    for file in folder.glob("*.json"):
-        file.unlink()
+    before = spent_in(folder)
     history = runner.run(run.config, run.inject, may_fail=True)
     result: Result = {"error": history.error, "signals": signals_of(history), "effects": history.effects}
-    return result | ({"cost": cost_of(history, folder)} if run.name.startswith("cost") else {})
+    if run.name.startswith("cost"):
+        result["cost"] = cost_of(history, before, spent_in(folder))
+    return result
 
 
 def connect(folder: Path) -> None:
@@ -193,7 +155,7 @@ def connect(folder: Path) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     environment = {
-        "worker_process_setup_hook": "benchmarks.separators.clock",
+        "worker_process_setup_hook": "benchmarks.separators_clock.set_clock",
         "env_vars": {FOLDER: str(folder), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
     }
     ray.init(
@@ -201,7 +163,7 @@ def connect(folder: Path) -> None:
         runtime_env=environment,
     )  # fmt: skip
     os.environ[FOLDER] = str(folder)
-    clock()
+    set_clock()
 
 
 def number(values: Sequence[float | None]) -> str:

@@ -63,7 +63,7 @@ def test_what_arrives_as_it_was_given_is_found_in_order(
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_noise_gives_advantages_that_no_token_has(batch: TrajectoryBatch, estimator: str) -> None:
     expected = credit_of(batch, rule(estimator))
-    factors = np.repeat(np.float32([1.1, 0.7, 2.3, 1.0, -0.4, 1]), batch.action_counts())
+    factors = np.repeat(np.array([1.1, 0.7, 2.3, 1.0, -0.4, 1], np.float32), batch.action_counts())
     noisy = dataclasses.replace(expected, advantages=expected.advantages * factors)
     found = check_credit(expected, noisy, batch.action_counts())
     assert found.credit_error > 0.05
@@ -126,7 +126,7 @@ def test_step_in_which_nothing_takes_part_has_nothing_to_compare(make_batch: Mak
 
 
 def test_size_of_a_bias_of_values_is_told_exactly_and_only_of_members() -> None:
-    own, counts = np.float32([0.1, 0.2, -0.3, 0.0, 0.0]), np.array([3, 2])
+    own, counts = np.array([0.1, 0.2, -0.3, 0.0, 0.0], np.float32), np.array([3, 2])
     included = np.array([True, False])
     assert value_error(own, own, included, counts) == 0
     assert value_error(own + np.float32(0.25), own, included, counts) == pytest.approx(0.25, abs=1e-7)

@@ -115,7 +115,7 @@ def test_nothing_is_told_without_a_rate_or_weights() -> None:
     inputs, after = trained.step(), trained.weights.detach()
     assert math.isnan(update_factor([], [], RULE))
     assert math.isnan(update_factor([inputs], [after], AdamW(0.0, RULE.betas, RULE.weight_decay)))
-    few = StepInputs(*(getattr(inputs, name)[:63] for name in ("weights", "gradient", "first", "second")), inputs.steps)
+    few = StepInputs(inputs.weights[:63], inputs.gradient[:63], inputs.first[:63], inputs.second[:63], inputs.steps)
     assert math.isnan(update_factor([few], [after[:63]], RULE))
 
 
