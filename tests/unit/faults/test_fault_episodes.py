@@ -140,7 +140,8 @@ def test_limits_asked_for_and_given_tell_the_episode_from_the_server() -> None:
 def given(batch: TrajectoryBatch, row: int) -> list[int]:
     """Tokens of a trajectory that the model did not choose."""
     one = slice(int(batch.offsets[row]), int(batch.offsets[row + 1]))
-    return batch.tokens[one][~batch.action[one]].tolist()
+    tokens: list[int] = batch.tokens[one][~batch.action[one]].tolist()
+    return tokens
 
 
 def test_every_observation_whose_tokens_say_something_else_is_found() -> None:
