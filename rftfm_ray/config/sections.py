@@ -375,3 +375,6 @@ class ChannelsConfig(Section):
     """Recorded calls at a time; there are no more of them than golden problems whose reference makes a call."""
     fingerprint_every: Cadence = 1
     """Model versions between comparisons of the weights that vLLM serves with the learner's; 0: never."""
+    update_replay_every: Cadence = 5
+    """Steps between updates that are made again, on a sample of the weights at the declared rate, to see by what factor
+    the weights have moved; 0: never."""

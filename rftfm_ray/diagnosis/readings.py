@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT
+from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, CREDIT_LIMIT
 from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.detection.stateful import Kind, Stateful
@@ -34,6 +34,8 @@ ZERO_ERROR = 1e-3
 HALF = (0.45, 0.55)
 # Relative difference up to which the channel errs on as many answers as are wrong.
 AS_MANY = 0.25
+# Share of wrong advantages that another token has, from which credit is misplaced: noise makes no number that exists.
+KNOWN = 0.5
 # Training accuracy less held-out accuracy that healthy runs do not reach, above and below.
 GAPS = (0.15, -0.3)
 
@@ -54,7 +56,7 @@ LIMITS: Mapping[str, float] = {
 _READ = (
     "regrade_count", "regrade_mismatch_rate", "regrade_error_mean", "correct_rate", "golden_mismatch_rate",
     "golden_right_error", "golden_wrong_error", "sampled_gap", "probe_gap", "lr_excess", "changed_rate", "vetoes",
-    "loss", "advantage_max", *LIMITS,
+    "loss", "advantage_max", "credit_known_share", "return_error", *LIMITS,
 )  # fmt: skip
 # These say that an update was refused, whoever explains their alarms.
 _OF_REFUSALS = ("vetoes", "loss", "advantage_max")
@@ -69,7 +71,7 @@ REGRADE_FINDINGS = (
 )  # fmt: skip
 FINDINGS = (
     *REGRADE_FINDINGS, "accuracy_above_held_out", "accuracy_below_held_out", "rate_not_declared", "nothing_changed",
-    *(f"{name}_exceeded" for name in LIMITS),
+    "credit_of_other_tokens", "credit_of_no_token", "credit_by_another_rule", *(f"{name}_exceeded" for name in LIMITS),
 )  # fmt: skip
 """Names of everything that `Readings.findings` may find."""
 
@@ -249,4 +251,9 @@ def _limit_findings(values: Floats) -> Sequence[str]:
         found.append("rate_not_declared")
     if float(values[-1, _COLUMN["changed_rate"]]) < 1e-9:
         found.append("nothing_changed")
+    known = _latest(recent, "credit_known_share")
+    if not math.isnan(known):
+        other_rule = _latest(recent, "return_error") > CREDIT_LIMIT
+        of_tokens = "credit_of_other_tokens" if known > KNOWN else "credit_of_no_token"
+        found.append("credit_by_another_rule" if other_rule else of_tokens)
     return found

@@ -39,7 +39,7 @@ class Mechanism:
         signal: the telemetry signal that moves first.
         direction: 1 when it rises, -1 when it falls.
         strength: what its strength means.
-        shown_by: the identity that it breaks; empty where none shows it.
+        shown_by: the identity that tells it best of those that it breaks; empty where none shows it.
         algorithms: those that can have it.
         needs_tool: whether the task must have more than one turn.
         learned: for a mechanism that works only once the policy has learnt what it asks for, how far that must have
@@ -214,8 +214,9 @@ OPTIMIZATION_FAULTS = (
         "OD-1", "updates are too large, and the policy runs away from its reference",
         (
             Mechanism(
-                "gain", OPTIMIZER, "multiplies the rate that the optimizer is told; no figure shows it", "step_kl", 1,
-                Strength("factor on the learning rate", 1, 100, 30, neutral=1),
+                "gain", OPTIMIZER, "multiplies the rate that the optimizer is told; the reported rate is the old one",
+                "step_kl", 1,
+                Strength("factor on the learning rate", 1, 100, 30, neutral=1), shown_by="update_gain",
             ),
             Mechanism(
                 "schedule", "learning-rate schedule", "multiplies the schedule's factor; the rate shows it",
@@ -228,11 +229,11 @@ OPTIMIZATION_FAULTS = (
         (
             Mechanism(
                 "small_steps", OPTIMIZER, "steps fall short by the strength; at 1 they do nothing", "update_ratio",
-                -1, Strength("share of a step that is lost", 0.01, 1, 1), shown_by="updates_land",
+                -1, Strength("share of a step that is lost", 0.01, 1, 1), shown_by="update_gain",
             ),
             Mechanism(
                 "held_weights", OPTIMIZER, "a share of the weights is left out of every step", "update_ratio", -1,
-                Strength("share of the weights", 0.01, 0.99, 0.9),
+                Strength("share of the weights", 0.01, 0.99, 0.9), shown_by="update_gain",
             ),
             Mechanism(
                 "unsynced", SERVER, "new weights do not reach the rollout, which says that they have", "rollout_kl",
@@ -262,10 +263,12 @@ CREDIT_FAULTS = (
             Mechanism(
                 "biased_values", CRITIC_PART, "adds the strength to every value", "value_bias", 1,
                 Strength("added value, in units of the task's reward", 0.01, 100, 1), algorithms=CRITIC,
+                shown_by="values",
             ),
             Mechanism(
                 "wrong_targets", CRITIC_PART, "adds the strength to what the critic learns", "value_loss", 1,
                 Strength("added target, in units of the task's reward", 0.01, 100, 3), algorithms=CRITIC,
+                shown_by="returns",
             ),
         ),
     ),
@@ -274,7 +277,7 @@ CREDIT_FAULTS = (
         (
             Mechanism(
                 "late_noise", BUFFER, "advantages are multiplied by 1 + strength times noise of Student's t(2)",
-                "advantage_std", 1, Strength("scale of the noise", 0.01, 100, 3),
+                "advantage_std", 1, Strength("scale of the noise", 0.01, 100, 3), shown_by="credit",
             ),
             Mechanism(
                 "noise", ESTIMATOR, "the same before the commit gate has looked", "advantage_std", 1,
@@ -287,7 +290,7 @@ CREDIT_FAULTS = (
         (
             Mechanism(
                 "misplaced", BUFFER, "a trajectory gets the advantage of another one", "credit_correlation", -1,
-                _share("a trajectory's advantage is another's", 0.5, low=0.001),
+                _share("a trajectory's advantage is another's", 0.5, low=0.001), shown_by="credit",
             ),
             Mechanism(
                 "shifted", ESTIMATOR, "advantages stand one token too early, across trajectories",
@@ -297,7 +300,7 @@ CREDIT_FAULTS = (
             Mechanism(
                 "discount", "configuration of the estimator", "the discount falls short by the strength",
                 "return_early", -1, Strength("share of the discount that is lost", 0.005, 0.99, 0.5),
-                algorithms=CRITIC,
+                algorithms=CRITIC, shown_by="returns",
             ),
         ),
     ),
@@ -325,7 +328,8 @@ ENVIRONMENT_FAULTS = (
         (
             Mechanism(
                 "tokens", LINK, "a digit of an observation is encoded as another one, and its text is kept",
-                "correct_rate", -1, _share("an observation is altered", 0.5), needs_tool=True,
+                "correct_rate", -1, _share("an observation is altered", 0.5), shown_by="decoded_observations",
+                needs_tool=True,
             ),
             Mechanism(
                 "source", TOOL, "the tool says another digit, and signs that", "correct_rate", -1,
@@ -342,7 +346,7 @@ ENVIRONMENT_FAULTS = (
         (
             Mechanism(
                 "limit", "limits of the episode", "an episode has half its tokens, by the limits that all go by",
-                "truncated_rate", 1, _share("an episode is cut short", 0.5),
+                "truncated_rate", 1, _share("an episode is cut short", 0.5), shown_by="turn_limits",
             ),
             Mechanism(
                 "early", TOOL, "the environment says that the episode is over", "stop_rate", 1,

@@ -21,6 +21,7 @@ from rftfm_ray.signals.groups import (
     ADVANTAGES,
     ENDINGS,
     ENTROPIES,
+    GAPS,
     GROUP_RATES,
     LEARNING,
     LENGTHS,
@@ -85,7 +86,7 @@ _RATE = ("lr", *_STEP_SIZES)
 _SCHEDULED = ("schedule_factor", *_RATE)
 _LOSS = ("loss", "policy_loss", "grad_norm")
 # Numerical differences of the two forward passes.
-_SERVED = ("rollout_gap_max", "rollout_kl", "rollout_ratio_mean")
+_SERVED = ("rollout_gap_max", "rollout_kl", "rollout_ratio_mean", *GAPS)
 # These, and updates that are lost in rounding.
 _PRECISION = (*_SERVED, "changed_rate")
 
@@ -140,7 +141,8 @@ _CONSTANT: Mapping[str, Effect] = {
     "critic.value_clip": Effect((*_ESTIMATOR, "value_clip_rate"), reach=Reach.COURSE),
     "critic.warmup_steps": Effect(("critic_lr", *_ESTIMATOR, *_SCHEDULED), reach=Reach.COURSE),
     "rollout.top_p": Effect(
-        ("rollout_kl", "rollout_ratio_mean", "rollout_gap_max", *ENTROPIES, *REPETITION, *LENGTHS), reach=Reach.COURSE
+        ("rollout_kl", "rollout_ratio_mean", "rollout_gap_max", *GAPS, *ENTROPIES, *REPETITION, *LENGTHS),
+        reach=Reach.COURSE,
     ),
     "rollout.max_model_len": Effect((*LENGTHS, *ENDINGS), reach=Reach.COURSE),
     "rollout.tool_retries": Effect(("failed_rate", "tool_retry_rate", *_TOOL), reach=Reach.COURSE),
@@ -207,7 +209,7 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
         "sync.parity_every", "sync.parity_max_gap", "probe.every", "probe.size", "probe.spread", "probe.final_size",
         "probe.sampled_share", "guard.regrade_rate", "guard.regrade_noise", "channels.golden_every",
         "channels.golden_size", "channels.replay_rate", "channels.known_calls_every", "channels.known_calls",
-        "channels.fingerprint_every",
+        "channels.fingerprint_every", "channels.update_replay_every",
     ),
     "it says what is kept in memory or on disk": (
         "snapshots.every", "snapshots.keep", "snapshots.max_bytes", "checkpoints.every", "checkpoints.keep",

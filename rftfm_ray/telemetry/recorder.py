@@ -33,7 +33,7 @@ STEP_SCHEMA = pa.schema(
         ("model_version", pa.int64()),
         *(column for kind in _FIGURES for column in _fields(kind)),
     ],
-    metadata={"rftfm_schema": "steps/3"},
+    metadata={"rftfm_schema": "steps/4"},
 )
 """One row a step, keyed (attempt, step, paid_step). NaN where there was nothing to measure."""
 

@@ -37,6 +37,19 @@ def mechanisms(*, learned: bool) -> list[pytest.ParameterSet]:
 
 AT_ONCE, LEARNED = mechanisms(learned=False), mechanisms(learned=True)
 
+# Identities that a mechanism breaks beside the one that tells it best.
+ALSO: dict[tuple[str, str], set[str]] = {
+    # What is altered on its way to the prompt is not what the environment gives when it is asked again, either.
+    ("TE-2", "transit"): {"replayed_observations"},
+    # A rate that is not the declared one is a step that is not the declared one.
+    ("OD-1", "schedule"): {"update_gain"},
+    ("OD-2", "small_steps"): {"updates_land"},
+    # What the gate sees would have reached the loss.
+    ("CA-2", "noise"): {"credit"},
+    ("CA-3", "shifted"): {"credit"},
+    ("CA-3", "discount"): {"credit"},
+}
+
 Run = Callable[..., RunHistory]
 
 
@@ -111,8 +124,8 @@ def test_run_is_its_healthy_twin_until_the_onset_and_departs_in_the_signal_named
 def test_identities_are_broken_by_what_shows_there_and_by_nothing_else(run: Run, code: str, name: str) -> None:
     mechanism = CATALOGUE[code].mechanism(name)
     found = broken(run(configure(mechanism, STEPS), f"{code}@{ONSET},mechanism={name}"))
-    # What is altered on its way to the prompt is not what the environment gives when it is asked again, either.
-    also = {"replayed_observations"} if (code, name) == ("TE-2", "transit") else set()
+    also = ALSO.get((code, name), set())
+    assert also <= found
     assert found - also == ({mechanism.shown_by} if mechanism.shown_by else set())
 
 

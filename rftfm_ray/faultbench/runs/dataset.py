@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.runs.plan import Entry
 from rftfm_ray.files import write_atomic
+from rftfm_ray.signals.groups import SEPARATORS
 from rftfm_ray.signals.schema import SIGNALS, verifier_error_rate
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport
@@ -32,7 +33,9 @@ NAMES = tuple(signal.name for signal in SIGNALS)
 # Times depend on the machine and are not part of a run.
 TIMES = tuple(signal.name for signal in SIGNALS if signal.unit == "s")
 # Follows from two others; runs that were recorded before it do not hold it.
-ADDED = "verifier_error_rate"
+DERIVED = "verifier_error_rate"
+# Runs that were recorded before these do not hold them either, and nothing else says what they were.
+ADDED = SEPARATORS
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Rows = NDArray[np.float32]
@@ -120,7 +123,9 @@ def read_records(path: Path) -> list[Record]:
         table = pq.read_table(path.with_suffix(".parquet"))
         values = np.full((len(table), len(NAMES)), np.nan, np.float32)
         for index, name in enumerate(NAMES):
-            if name == ADDED and name not in table.column_names:
+            if name in ADDED and name not in table.column_names:
+                continue
+            if name == DERIVED and name not in table.column_names:
                 rates = zip(table["valid_rate"].to_pylist(), table["failed_rate"].to_pylist(), strict=True)
                 values[:, index] = [verifier_error_rate(valid, failed) for valid, failed in rates]
             elif name not in TIMES:

@@ -73,6 +73,8 @@ def findings(batch: TrajectoryBatch) -> set[str]:
         "terminations": batch.termination_ok,
         "replayed_observations": batch.replay_observation_ok,
         "replayed_terminations": batch.replay_termination_ok,
+        "decoded_observations": batch.observation_decode_ok,
+        "turn_limits": batch.turn_limit_excess == 0,
     }
     return {name for name, column in columns.items() if not column.all()}
 
@@ -99,11 +101,11 @@ def test_episodes_are_as_ever_before_the_onset(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("TE-3@5:1", set()),
-        ("TE-3@5:0.5", set()),
+        ("TE-3@5:1", {"turn_limits"}),
+        ("TE-3@5:0.5", {"turn_limits"}),
         ("TE-3@5:1,mechanism=early", {"replayed_terminations"}),
         ("TE-3@5:1,mechanism=never", {"terminations"}),
-        ("TE-2@5:1", set()),
+        ("TE-2@5:1", {"decoded_observations"}),
         ("TE-2@5:1,mechanism=source", {"replayed_observations"}),
         ("TE-2@5:1,mechanism=transit", {"observations", "replayed_observations"}),
         ("PG-3S@5:1,mechanism=token_cap", {"terminations"}),
@@ -122,6 +124,31 @@ def test_halved_limits_cut_calls_off_and_leave_short_answers_alone() -> None:
     assert set(batch.action_counts()[cut].tolist()) == {6}
     assert batch.correct.tolist() == (~called).tolist()
     assert not batch.reward[cut].any()
+
+
+def test_limits_asked_for_and_given_tell_the_episode_from_the_server() -> None:
+    sound, episode, server = play(), play("TE-3@5:1"), play("PG-3S@5:1,mechanism=token_cap")
+    assert (sound.turn_limit_excess == 0).all()
+    assert not sound.turn_cut_short.any()
+    assert np.exp(episode.turn_limit_excess).tolist() == pytest.approx([0.5] * int(episode.turns.sum()), abs=0.1)
+    assert not episode.turn_cut_short.any()
+    assert (server.turn_limit_excess == 0).all()
+    # Turns that are short by themselves are not cut off.
+    assert server.turn_cut_short.sum() == (server.termination == Termination.MAX_TOKENS).sum() > 0
+
+
+def given(batch: TrajectoryBatch, row: int) -> list[int]:
+    """Tokens of a trajectory that the model did not choose."""
+    one = slice(int(batch.offsets[row]), int(batch.offsets[row + 1]))
+    tokens: list[int] = batch.tokens[one][~batch.action[one]].tolist()
+    return tokens
+
+
+def test_every_observation_whose_tokens_say_something_else_is_found() -> None:
+    sound, batch = play(), play("TE-2@5:0.5")
+    assert batch.call_responses == sound.call_responses
+    altered = sum(given(batch, row) != given(sound, row) for row in range(len(batch)))
+    assert 0 < (~batch.observation_decode_ok).sum() == altered < len(batch.observation_decode_ok)
 
 
 def test_share_of_episodes_with_half_their_tokens_is_the_strength() -> None:
