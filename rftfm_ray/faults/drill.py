@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.faults.catalogue import FaultSpec, check_faults
+from rftfm_ray.faults.catalogue import FaultSpec, check_faults, of_code
 from rftfm_ray.faults.controls import (
     ControlSpec,
     check_controls,
@@ -49,7 +49,8 @@ class Drill:
 
     def rollout_seams(self, pool: Sequence[Problem]) -> RolloutSeams:
         """The seams of one rollout actor; `pool` are the training problems, whose answers some faults go by."""
-        answers = tuple(problem.answer for problem in pool) if needs_answers(self.faults) else ()
+        needed = needs_answers(self.faults) or bool(of_code(self.faults, "TE-2", "crossed"))
+        answers = tuple(problem.answer for problem in pool) if needed else ()
         return _DrilledRollout(self, answers) if self.faults or self.controls else RolloutSeams()
 
     def learner_seams(self) -> LearnerSeams:
@@ -108,7 +109,7 @@ class _DrilledRollout(RolloutSeams):
         return faulty_sampler(engine, self._faults, self._seed, eos_ids)
 
     def episodes(self) -> EpisodeSeams:
-        return FaultySeams(self._faults, self._seed)
+        return FaultySeams(self._faults, self._seed, self._answers)
 
     def arrived(self, arrays: Mapping[str, NDArray[Any]], paid_step: int) -> Mapping[str, NDArray[Any]]:
         return self._transfer.arrived(arrays, paid_step)

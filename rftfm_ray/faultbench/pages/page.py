@@ -55,17 +55,23 @@ _OTHERS = {
     ("PG-1", "eos_bias"): _SAMPLER,
     ("PG-1", "blank"): _SAMPLER,
     ("PG-1", "empty_reward"): ("faults.rewards, faults.sampler", f"{_REWARD[1]}, and for examples {_SAMPLER[1]}"),
+    ("PG-1", "answered_prompt"): _EPISODE,
     ("PG-2", "penalty"): _SAMPLER,
     ("PG-3S", "eos_bias"): _SAMPLER,
     ("PG-3S", "token_cap"): _SAMPLER,
+    ("PG-3S", "begun_prompt"): _EPISODE,
     ("PG-3L", "eos_bias"): _SAMPLER,
     ("PG-3L", "min_tokens"): _SAMPLER,
+    ("PG-3L", "lost_end"): _EPISODE,
     ("OD-1", "schedule"): _SCHEDULE,
     ("OD-2", "unsynced"): _SERVER,
     ("OD-3", "cold_sampler"): _SAMPLER,
+    ("OD-3", "colder"): ("faults.sampler, faults.learning", f"{_SAMPLER[1]}, and {_LEARNER[1]}"),
     ("TE-2", "tokens"): _EPISODE,
+    ("TE-2", "crossed"): _EPISODE,
     ("TE-3", "limit"): _EPISODE,
     ("TE-3", "never"): _EPISODE,
+    ("TE-3", "all_limits"): _EPISODE,
 }
 _FAMILIES = {"RF": _REWARD, "PG": _REWARD, "OD": _LEARNER, "CA": _LEARNER, "TE": _TOOL}
 
