@@ -84,12 +84,10 @@ def list_silence_cases(*, every: bool = False, only: Sequence[str] = ()) -> Iter
         for kind in CATALOGUE.values():
             for mechanism in kind.mechanisms:
                 acts_in_learner = kind.family in LEARNER_FAMILIES and "sampler" not in mechanism.acts_in
-                tasks = ("calculator",) if mechanism.needs_tool else ("addition",)
-                # Prices of calls show in rewards, turns and limits only where there are calls.
-                if kind.family in ("RF", "TE") or mechanism.name.endswith("_prompt"):
-                    tasks = ("calculator",) if mechanism.needs_tool else ("addition", "calculator")
+                # Calls show in rewards and turns; what acts in the learner does not depend on the task.
+                in_task = task == "calculator" if mechanism.needs_tool else task == "addition" or not acts_in_learner
                 wanted = (every or mechanism.since > 1) and (not only or kind.code in only)
-                here = task in tasks and algorithm in mechanism.algorithms
+                here = in_task and algorithm in mechanism.algorithms
                 if wanted and here and (algorithm == "grpo" or acts_in_learner):
                     yield SilenceCase(kind.code, mechanism.name, task, algorithm)
 

@@ -193,7 +193,7 @@ class _Dealer:
 
     def mechanisms(self, code: str, level: str) -> list[Mechanism]:
         """Mechanisms of a fault that this bench draws at a level; later ones need a strength of that level."""
-        known = {row.mechanism for row in table() if (row.code, row.level) == (code, level)}
+        known = {row.mechanism for row in table() if (row.code, row.level, row.dirty) == (code, level, False)}
         return [m for m in CATALOGUE[code].mechanisms if m.since == 1 or (m.since <= self._bench and m.name in known)]
 
     def between(self, low: float, high: float) -> int:
@@ -232,7 +232,8 @@ def _is_like(
 ) -> bool:
     """Whether the row that `calibrated` takes for a level in a combination is as wanted."""
     task, algorithm = combination
-    rows = [r for r in table() if (r.task, r.code, r.mechanism, r.level) == (task, code, mechanism.name, level)]
+    key = task, code, mechanism.name, level, False
+    rows = [row for row in table() if (row.task, row.code, row.mechanism, row.level, row.dirty) == key]
     own = [row for row in rows if row.algorithm == algorithm] or [row for row in rows if row.algorithm == "grpo"]
     return any(map(wanted, own or rows))
 

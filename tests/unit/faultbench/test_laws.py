@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def row(**figures: float) -> StepRow:
         part: dataclasses.replace(getattr(made, part), **{n: figures.get(n, v) for n, v in usual.items()})
         for part, usual in parts.items()
     }
-    return dataclasses.replace(made, **cast("dict[str, Any]", changed))
+    return dataclasses.replace(made, **changed)
 
 
 def config(*overrides: str) -> RunConfig:
@@ -202,7 +202,8 @@ def silence(mechanism: str = "marked_right", **figures: float) -> Silence:
 
 def test_case_is_as_declared_unless_it_breaks_what_it_is_said_to_keep() -> None:
     kept = silence(reward_mean=0.54, correct_rate=0.7)
-    assert (kept.broken(), kept.is_as_declared(), kept.moved) == ([], True, pytest.approx(0.2))
+    assert (kept.broken(), kept.is_as_declared()) == ([], True)
+    assert kept.moved == pytest.approx(0.2)
     lost = silence(reward_mean=0.54)
     assert (lost.broken(), lost.is_as_declared()) == ([Law.REWARD], False)
     assert silence("wrong_answers", reward_mean=0.54).is_as_declared()
