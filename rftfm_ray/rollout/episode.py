@@ -10,7 +10,7 @@ from rftfm_ray.rollout.checks import Answer, GoldenGrade
 from rftfm_ray.rollout.jobs import EpisodeJob
 from rftfm_ray.rollout.termination import Ended
 from rftfm_ray.rollout.tool_calls import Due
-from rftfm_ray.tasks.api import FAILURES, Observation, ToolCall, Transcript, unit_hash
+from rftfm_ray.tasks.api import FAILURES, Observation, ToolCall, Transcript
 from rftfm_ray.types import Sampling, StepId, Termination
 
 
@@ -83,12 +83,6 @@ class Episode:
             last = len(self.turns) - 1
             answers.append(Answer(last, self.turns[last], ended=True, observation=None))
         return answers
-
-
-def request_seed(run_seed: int, step: StepId, job: EpisodeJob, turn: int, refill: int = 0) -> int:
-    """Seed of one turn. `attempt` is part of it, so a rollback draws other tokens, and so does a refill."""
-    identity = (run_seed, step.attempt, step.paid_step, job.problem.key, job.sample, turn)
-    return int(unit_hash("seed", *identity, *([refill] if refill else [])) * 2**53)
 
 
 def start(job: EpisodeJob, prompt: Sequence[int], refill: int = 0) -> Episode:

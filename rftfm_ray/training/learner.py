@@ -137,7 +137,7 @@ class Learner:
         """
         began, self._reference_done = time.perf_counter(), 0.0
         settings, factor = self.settings(step), self._factor(step)
-        self._temperature = self._config.at(step.step).rollout.temperature
+        self._temperature = self._seams.temperature(step, self._config.at(step.step).rollout.temperature)
         rule = rule_of(self._config, settings)
         included = members(batch, rule)
         # With top_p the rollout samples from a truncated distribution, whose log-probs the learner does not compute.
@@ -150,7 +150,8 @@ class Learner:
         credit = self._seams.assigned(step, batch, assign(batch, rule, values))
         error, rejection = self._check(batch, included, credit, rule, values)
         credit = self._seams.delivered(step, batch, credit)
-        targets = [[targets_of(micro, credit, values) for micro in micros] for micros in minibatches]
+        used = self._seams.in_loss(step, credit)
+        targets = [[targets_of(micro, used, values) for micro in micros] for micros in minibatches]
         judged = None if own is None or values is None else _Values(own, values)
         errors = self._credit_errors(step, batch, credit_in_loss(minibatches, targets, credit), judged, error)
         if rejection is None:
@@ -329,6 +330,7 @@ class Learner:
         if replayed is not None:
             self.engine.watch_commit()
         frozen = self.engine.keep(self._seams.frozen_share(step.id))
+        self.engine.disturb(self._seams.forgotten_share(step.id), self._seams.epsilon(step.id))
         self.engine.commit(settings.lr * self._seams.gain(step.id), settings.max_grad_norm, settings.critic_lr)
         self.engine.put_back(frozen)
         if replayed is not None:

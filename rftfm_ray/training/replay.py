@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 NAN = float("nan")
+# torch's own default.
+ADAM_EPSILON = 1e-8
 # Weights of one replay: a thousand tell the factor, and cost a step next to nothing.
 SAMPLED = 4096
 # A move of so many units in the last place of its weight is known to 1.6 %, and the mean of the sample far better.
@@ -27,7 +29,7 @@ class AdamW:
     lr: float
     betas: tuple[float, float]
     weight_decay: float
-    eps: float = 1e-8
+    eps: float = ADAM_EPSILON
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ _DEALT = (Split.CALIBRATE, Split.REPORT, Split.TUNE, Split.REPORT)
 def entries_of(size: Size, seed: int = 1) -> tuple[Entry, ...]:
     """All runs of a benchmark, group by group; the same for the same arguments."""
     groups = _groups(size, seed)
-    dealer = _Dealer(groups, random.Random(f"dealer-{seed}"))
+    dealer = _Dealer(groups, random.Random(f"dealer-{seed}"), seed)
     entries = [*groups, *_long(size, len(groups)), *_controls(size, dealer), *_declared(size, dealer)]
     for code in size.codes:
         for level, count in zip(LEVELS, (size.easy, size.hard), strict=True):
@@ -173,9 +173,10 @@ def _long(size: Size, first: int) -> Iterator[Entry]:
 class _Dealer:
     """Deals runs to groups that can have them, evenly."""
 
-    def __init__(self, groups: Sequence[Entry], rng: random.Random) -> None:
+    def __init__(self, groups: Sequence[Entry], rng: random.Random, bench: int) -> None:
         self._groups = groups
         self._rng = rng
+        self._bench = bench
         self._load = {group.seed: 0 for group in groups}
 
     def group(self, split: Split, wanted: Sequence[Combination], least_steps: int = 0) -> Entry:
@@ -189,6 +190,11 @@ class _Dealer:
         chosen = self._rng.choice([g for g in fitting if self._load[g.seed] == least])
         self._load[chosen.seed] += 1
         return chosen
+
+    def mechanisms(self, code: str, level: str) -> list[Mechanism]:
+        """Mechanisms of a fault that this bench draws at a level; later ones need a strength of that level."""
+        known = {row.mechanism for row in table() if (row.code, row.level, row.dirty) == (code, level, False)}
+        return [m for m in CATALOGUE[code].mechanisms if m.since == 1 or (m.since <= self._bench and m.name in known)]
 
     def between(self, low: float, high: float) -> int:
         """A step; the first one where there is none between."""
@@ -226,7 +232,8 @@ def _is_like(
 ) -> bool:
     """Whether the row that `calibrated` takes for a level in a combination is as wanted."""
     task, algorithm = combination
-    rows = [r for r in table() if (r.task, r.code, r.mechanism, r.level) == (task, code, mechanism.name, level)]
+    key = task, code, mechanism.name, level, False
+    rows = [row for row in table() if (row.task, row.code, row.mechanism, row.level, row.dirty) == key]
     own = [row for row in rows if row.algorithm == algorithm] or [row for row in rows if row.algorithm == "grpo"]
     return any(map(wanted, own or rows))
 
@@ -246,7 +253,7 @@ def _faults(size: Size, dealer: _Dealer, code: str, level: str, count: int) -> I
     persistent, one in five is a ramp, one in five is transient."""
     kind = CATALOGUE[code]
     rng = random.Random(f"{code}-{level}")
-    possible = [m for m in kind.mechanisms if _combinations_for(size, level, (code, m))]
+    possible = [m for m in dealer.mechanisms(code, level) if _combinations_for(size, level, (code, m))]
     first = _shuffled(rng, count, [True, False, False, False])
     durations = _shuffled(rng, count, ["", "", "", ",duration=ramp", ",duration=transient"])
     for index, split in enumerate(_shares(count)):
@@ -298,18 +305,18 @@ def _controls(size: Size, dealer: _Dealer) -> Iterator[Entry]:
         yield _fork(group, f"{control.name}-{index}", Kind.CONTROL, (f"{control.name}@{onset}",), "", onset, None)
 
 
-def _at_once(code: str) -> list[Mechanism]:
+def _at_once(dealer: _Dealer, code: str) -> list[Mechanism]:
     """Mechanisms of a fault that act by themselves."""
-    return [mechanism for mechanism in CATALOGUE[code].mechanisms if not mechanism.learned]
+    return [mechanism for mechanism in dealer.mechanisms(code, "easy") if not mechanism.learned]
 
 
 def _declared(size: Size, dealer: _Dealer) -> Iterator[Entry]:
     """Easy faults on top of a declared change."""
     changes = [name for name, control in CONTROLS.items() if control.declared]
-    codes = [code for code in size.codes if _at_once(code)]
+    codes = [code for code in size.codes if _at_once(dealer, code)]
     for index, split in enumerate(_shares(size.declared)):
         kind = CATALOGUE[codes[index % len(codes)]]
-        mechanism = _at_once(kind.code)[index // len(codes) % len(_at_once(kind.code))]
+        mechanism = _at_once(dealer, kind.code)[index // len(codes) % len(_at_once(dealer, kind.code))]
         group = dealer.group(split, _combinations_for(size, "easy", (kind.code, mechanism)))
         change, onset = group.steps // 4, dealer.between(0.4 * group.steps, 0.75 * group.steps)
         inject = f"{changes[index % len(changes)]}@{change}", f"{kind.code}@{onset}:easy,mechanism={mechanism.name}"
@@ -320,11 +327,11 @@ def _declared(size: Size, dealer: _Dealer) -> Iterator[Entry]:
 def _pairs(size: Size, dealer: _Dealer) -> Iterator[Entry]:
     """Two easy faults of different families in one run."""
     rng = random.Random("pairs")
-    codes = [code for code in size.codes if _at_once(code)]
+    codes = [code for code in size.codes if _at_once(dealer, code)]
     for index, split in enumerate(_shares(size.pairs)):
         while True:
             one, other = rng.sample(codes, 2)
-            first, second = rng.choice(_at_once(one)), rng.choice(_at_once(other))
+            first, second = rng.choice(_at_once(dealer, one)), rng.choice(_at_once(dealer, other))
             combinations = _combinations_for(size, "easy", (one, first), (other, second))
             if CATALOGUE[one].family != CATALOGUE[other].family and combinations:
                 break
