@@ -22,7 +22,7 @@ from rftfm_ray.faults.catalogue import parse_fault
 from rftfm_ray.faults.kinds import CATALOGUE, Law
 from rftfm_ray.faults.learning import faulty_learner
 from rftfm_ray.metrics import StepRow
-from rftfm_ray.training.credit import Rule, assign, credit_metrics
+from rftfm_ray.training.credit import CreditErrors, Rule, assign, credit_metrics
 from rftfm_ray.types import StepId
 from tests.unit.doubles import step_row
 
@@ -164,7 +164,7 @@ def test_faults_of_credit_break_the_laws_that_they_are_said_to_break(code: str, 
     values = rng.normal(size=int(batch.action_counts().sum())).astype(np.float32) if algorithm == "ppo" else None
     values = None if values is None else seams.values(step, batch, values)
     credit = seams.delivered(step, batch, seams.assigned(step, batch, assign(batch, rule, values)))
-    metrics = credit_metrics(batch, credit, rule, 0.0, values)
+    metrics = credit_metrics(batch, credit, rule, CreditErrors(), values)
     by_group = batch.reward.reshape(-1, 8)
     flat = float((by_group == by_group[:, :1]).all(axis=1).mean())
     judged = dataclasses.replace(row(zero_variance_group_rate=flat), credit=metrics)

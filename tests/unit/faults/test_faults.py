@@ -118,7 +118,7 @@ def test_any_text_is_a_fault_or_refused_in_one_sentence(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("", ["CODE@STEP[:strength|easy|hard]", "for example OD-1@15:30"]),
+        ("", ["CODE@STEP[:strength|easy|hard|harm]", "for example OD-1@15:30"]),
         ("OD-1", ["cannot be read"]),
         ("OD-1@-3", ["cannot be read"]),
         ("OD-1@" + "9" * 5000, ["cannot be read"]),
