@@ -206,8 +206,8 @@ class SyncConfig(Section):
     parity_every: Cadence = 10
     """Steps between log-prob parity probes of learner and rollout actors; 0: only at the start and after a restore."""
     parity_max_gap: Positive | None = None
-    """Largest difference in nats that a probe accepts; null: by `model.dtype` and `sync.dtype`, 0.001 for float32 and 2
-    for bfloat16."""
+    """Largest difference in nats that a probe accepts; null: 0.001 in float32, 0.5 with `sync.dtype=bfloat16`, and 2
+    with `model.dtype=bfloat16`."""
 
 
 class SnapshotConfig(Section):

@@ -41,6 +41,10 @@ A bfloat16 logit of 16 to 32 is a multiple of 0.125, and every layer rounds: gap
 steps of the shipped model, growing with its confidence. That the weights are equal is checked exactly, by fingerprints.
 """
 
+ROUNDING_GAPS = {"float32": 0.0, "bfloat16": 0.5}
+"""The same where weights alone are rounded on their way: gaps up to 0.04 were measured in 24 healthy steps of the
+shipped model."""
+
 
 class RunConfig(Section):
     """A whole run. Steps count from 1."""
@@ -161,7 +165,7 @@ class RunConfig(Section):
         limit = self.sync.parity_max_gap
         if limit is not None:
             return limit
-        return max(PARITY_GAPS[self.model.dtype], PARITY_GAPS[self.sync.dtype])
+        return max(PARITY_GAPS[self.model.dtype], ROUNDING_GAPS[self.sync.dtype])
 
     @property
     def normalizes_std(self) -> bool:

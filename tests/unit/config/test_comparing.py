@@ -124,5 +124,6 @@ def test_limit_of_the_parity_follows_the_precision() -> None:
     half = ["model.dtype=bfloat16"]
     assert load_config(None, []).parity_limit == 1e-3
     assert load_config(None, half).parity_limit == 2.0
-    assert load_config(None, ["sync.dtype=bfloat16"]).parity_limit == 2.0
+    assert load_config(None, ["sync.dtype=bfloat16"]).parity_limit == 0.5
+    assert load_config(None, [*half, "sync.dtype=bfloat16"]).parity_limit == 2.0
     assert load_config(None, [*half, "sync.parity_max_gap=0.5"]).parity_limit == 0.5
