@@ -1,0 +1,147 @@
+"""What the calibration says of a fault at a level, in one combination of task, algorithm and background. Pure."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rftfm_ray.faultbench.runs.calibrate import HARD_RANGE
+from rftfm_ray.faultbench.runs.plan import BACKGROUNDS, Combination
+from rftfm_ray.faults.calibration import Calibration, table
+from rftfm_ray.faults.kinds import CATALOGUE, Mechanism
+
+CALLING = ("calculator",)
+"""Tasks of the benchmark with a tool."""
+LEAST_REACHED = 0.25
+"""Least share of runs in which a learnt fault must have its effect in time."""
+
+
+class Finding(StrEnum):
+    """What has been measured."""
+
+    CONFIRMED = "confirmed"
+    """Fresh seeds lie in the range of the level."""
+    SEEN = "seen"
+    """Outside of that range, but healthy runs with the same background do not hide it."""
+    BELOW = "below the background"
+    """Healthy runs with the same background hide it at every strength."""
+    LATE = "no effect in time"
+    NO_HARM = "no strength is harmful"
+    UNMEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class StrengthCell:
+    """What has a strength of its own: a mechanism at a level, in runs of one task, algorithm and background."""
+
+    code: str
+    mechanism: str
+    level: str
+    task: str
+    algorithm: str
+    dirty: bool = False
+
+    def __str__(self) -> str:
+        background = BACKGROUNDS[self.dirty]
+        return f"{self.code} by {self.mechanism}, {self.level}, {background}, {self.task} with {self.algorithm}"
+
+
+Findings = Callable[[StrengthCell], Finding]
+"""Says what has been measured of a cell."""
+FaultMechanism = tuple[str, Mechanism]
+
+
+@functools.cache
+def measured(cell: StrengthCell) -> Finding:
+    """What the table that the package ships says of a cell, by the row that `calibrated` takes for it."""
+    rows = _rows_of(cell)
+    own = [row for row in rows if row.algorithm == cell.algorithm]
+    rows = own or [row for row in rows if row.algorithm == "grpo"] or rows
+    if not rows:
+        return Finding.UNMEASURED
+    if any(row.confirmed for row in rows):
+        return Finding.CONFIRMED
+    # Where entropy falls by itself, as on calculator, a fault that does nothing would also count as having an effect:
+    # an effect must come often enough and be visible.
+    if any(row.d_fresh >= HARD_RANGE[0] and row.reached >= LEAST_REACHED for row in rows):
+        return Finding.SEEN
+    return Finding.BELOW if any(row.reached >= LEAST_REACHED for row in rows) else Finding.LATE
+
+
+def _rows_of(cell: StrengthCell) -> list[Calibration]:
+    """Rows of a cell for any algorithm. The table has none with the background."""
+    key = cell.task, cell.code, cell.mechanism, cell.level
+    return [row for row in table() if not cell.dirty and (row.task, row.code, row.mechanism, row.level) == key]
+
+
+def visible(cell: StrengthCell) -> Finding:
+    """For a benchmark without calibrated strengths: every fault is taken to be visible."""
+    del cell
+    return Finding.SEEN
+
+
+@dataclass(frozen=True, slots=True)
+class Strengths:
+    """What can be dealt to the runs of a benchmark.
+
+    Attributes:
+        combinations: tasks and algorithms of the benchmark.
+        codes: its faults.
+        mechanisms: by fault, the names of those that it has; all of a fault that is not named.
+        finding: what has been measured.
+    """
+
+    combinations: tuple[Combination, ...]
+    codes: tuple[str, ...]
+    mechanisms: Mapping[str, tuple[str, ...]]
+    finding: Findings
+
+    def mechanisms_of(self, code: str) -> list[Mechanism]:
+        """The mechanisms that the benchmark has of a fault."""
+        kind = CATALOGUE[code]
+        return [kind.mechanism(name) for name in self.mechanisms[code]] if code in self.mechanisms else [
+            *kind.mechanisms
+        ]  # fmt: skip
+
+    def possible(self, mechanism: Mechanism) -> list[Combination]:
+        """Combinations that can have a mechanism."""
+        return [
+            (task, algorithm)
+            for task, algorithm in self.combinations
+            if algorithm in mechanism.algorithms and (task in CALLING or not mechanism.needs_tool)
+        ]
+
+    def with_finding(self, fault: FaultMechanism, level: str, finding: Finding, *, dirty: bool) -> list[Combination]:
+        """Combinations in which a fault has this finding."""
+        code, mechanism = fault
+        return [
+            combination
+            for combination in self.possible(mechanism)
+            if self.finding(StrengthCell(code, mechanism.name, level, *combination, dirty)) is finding
+        ]
+
+    def combinations_for(self, level: str, *faults: FaultMechanism, dirty: bool) -> list[Combination]:
+        """Combinations that all of the faults are dealt to: those in which the level is confirmed, else those in which
+        they are seen."""
+
+        def shared(*findings: Finding) -> list[Combination]:
+            by_fault = [
+                {c for finding in findings for c in self.with_finding(fault, level, finding, dirty=dirty)}
+                for fault in faults
+            ]
+            return [c for c in self.combinations if all(c in some for some in by_fault)]
+
+        return shared(Finding.CONFIRMED) or shared(Finding.CONFIRMED, Finding.SEEN)
+
+    def cells(self, levels: Sequence[str], backgrounds: Sequence[bool]) -> list[StrengthCell]:
+        """Every cell that the benchmark could have."""
+        return [
+            StrengthCell(code, mechanism.name, level, *combination, dirty)
+            for level in levels
+            for dirty in backgrounds
+            for code in self.codes
+            for mechanism in self.mechanisms_of(code)
+            for combination in self.possible(mechanism)
+        ]
