@@ -76,8 +76,7 @@ class RunPlan:
     def parts(self) -> tuple[Part, ...]:
         """Parts of the pool that a share of the prompts comes from in some steps."""
         hard = any(stage.task.hard_share > 0 for _, stage in self.config.stages())
-        drawn = self.drill.parts(self.pool)
-        return (hard_part(self.task, self.pool, self.config), *drawn) if hard else drawn
+        return self.drill.parts(self.task, self.pool, [hard_part(self.task, self.pool, self.config)] if hard else [])
 
 
 def plan(

@@ -19,6 +19,8 @@ IDENTITY = (
     "algorithm.name",
     "algorithm.prompts_per_step",
     "algorithm.samples_per_prompt",
+    "background.length_spread",
+    "background.difficulty_walk",
 )
 """Keys that say what is trained, and on which prompts in which order: a checkpoint belongs to their values."""
 

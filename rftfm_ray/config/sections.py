@@ -199,13 +199,15 @@ class GateConfig(Section):
 
 
 class SyncConfig(Section):
-    """How the weights of learner and rollout are compared."""
+    """How the learner's weights come to the rollout actors, and how the two are compared."""
 
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision to which weights are rounded on their way to the rollout actors; the learner keeps its own."""
     parity_every: Cadence = 10
     """Steps between log-prob parity probes of learner and rollout actors; 0: only at the start and after a restore."""
     parity_max_gap: Positive | None = None
-    """Largest difference in nats that a probe accepts; null: by `model.dtype`, 0.001 for float32 and 2 for
-    bfloat16."""
+    """Largest difference in nats that a probe accepts; null: by `model.dtype` and `sync.dtype`, 0.001 for float32 and 2
+    for bfloat16."""
 
 
 class SnapshotConfig(Section):

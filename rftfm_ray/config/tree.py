@@ -8,6 +8,7 @@ from typing import Annotated
 import yaml
 from pydantic import Field, model_validator
 
+from rftfm_ray.config.background import BackgroundConfig
 from rftfm_ray.config.changes import check_changes, later_stages
 from rftfm_ray.config.sections import (
     AlgorithmConfig,
@@ -72,6 +73,7 @@ class RunConfig(Section):
     placement: PlacementConfig = PlacementConfig()
     guard: GuardConfig = GuardConfig()
     channels: ChannelsConfig = ChannelsConfig()
+    background: BackgroundConfig = BackgroundConfig()
 
     @model_validator(mode="after")
     def _groups_and_steps(self) -> RunConfig:
@@ -157,7 +159,9 @@ class RunConfig(Section):
     def parity_limit(self) -> float:
         """Largest gap in nats between log-probs of learner and rollout, by the precision where the key leaves it."""
         limit = self.sync.parity_max_gap
-        return PARITY_GAPS[self.model.dtype] if limit is None else limit
+        if limit is not None:
+            return limit
+        return max(PARITY_GAPS[self.model.dtype], PARITY_GAPS[self.sync.dtype])
 
     @property
     def normalizes_std(self) -> bool:

@@ -84,8 +84,10 @@ _STEP_SIZES = ("update_ratio", "changed_rate", "step_kl", "step_ratio_max", "kl_
 _RATE = ("lr", *_STEP_SIZES)
 _SCHEDULED = ("schedule_factor", *_RATE)
 _LOSS = ("loss", "policy_loss", "grad_norm")
-# Numerical differences of the two forward passes, and updates that are lost in rounding.
-_PRECISION = ("rollout_gap_max", "rollout_kl", "rollout_ratio_mean", "changed_rate")
+# Numerical differences of the two forward passes.
+_SERVED = ("rollout_gap_max", "rollout_kl", "rollout_ratio_mean")
+# These, and updates that are lost in rounding.
+_PRECISION = (*_SERVED, "changed_rate")
 
 _CHANGEABLE: Mapping[str, Effect] = {
     "learner.lr": Effect(_RATE, reach=Reach.COURSE),
@@ -115,6 +117,7 @@ _CHANGEABLE: Mapping[str, Effect] = {
 _CONSTANT: Mapping[str, Effect] = {
     "model.path": Effect(reason="no signal of another model can be compared", reach=Reach.KIND),
     "model.dtype": Effect(_PRECISION, reach=Reach.COURSE),
+    "sync.dtype": Effect(_SERVED, reach=Reach.COURSE),
     "task.name": Effect(reason="no signal of another task can be compared", reach=Reach.KIND),
     "task.pool_size": Effect(PROMPT_DEPENDENT, reach=Reach.COURSE),
     "algorithm.name": Effect(reason="no signal of another algorithm can be compared", reach=Reach.KIND),
@@ -185,6 +188,10 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
         "max_paid_steps", "rollout.timeout_s", "learner.timeout_s", "verifier.max_failing_steps",
     ),
     "the guard has to find injected faults by itself": ("inject",),
+    "the guard has to tell faults from the background of an experiment by itself": (
+        "background.preset", "background.tool_failures", "background.verifier_errors", "background.slow_verdicts",
+        "background.length_spread", "background.difficulty_walk",
+    ),
     "each key that it changes has a row of its own": ("changes",),
     "it divides work among processes or devices, and changes the order of sums at most": (
         "rollout.num_actors", "rollout.max_num_seqs", "rollout.kv_cache_mib", "rollout.block_size",

@@ -171,10 +171,12 @@ def test_policy_that_the_guard_does_not_ask_is_worth_a_warning(
 
 def test_train_announces_what_is_injected_and_changed() -> None:
     inject = ["OD-1@20:30", "RF-1@3:2,duration=5", "slow_tool@4"]
-    config = load_config(None, ["task.name=calculator", "changes=[learner.lr=1e-4@30]"])
+    background = ["background.tool_failures=0.02", "background.difficulty_walk=0.5"]
+    config = load_config(None, ["task.name=calculator", "changes=[learner.lr=1e-4@30]", *background])
     config = config.model_copy(update={"inject": tuple(inject)})
     drill = plan_drill(config, load_task("calculator"), ())
     assert list(announced(drill, config)) == [
+        "Background of an experiment, from the first step to the last: tool_failures=0.02, difficulty_walk=0.5.",
         "Injected: OD-1 from step 20 on (gain, strength 30)",
         "Injected: RF-1 from step 3 for 5 steps (wrong_answers, strength 2)",
         "Injected: benign control slow_tool from step 4 on (strength 0.005)",

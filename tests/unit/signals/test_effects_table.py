@@ -44,6 +44,8 @@ ROWS: dict[str, tuple[Reach, str]] = {
     "algorithm.name": (Reach.KIND, ""),
     # Rounding parts what vLLM and the learner compute for one token, and loses small updates.
     "model.dtype": (Reach.COURSE, "rollout_gap_max rollout_kl rollout_ratio_mean changed_rate"),
+    # The policy that samples is the learner's, rounded; what it samples teaches another course.
+    "sync.dtype": (Reach.COURSE, "rollout_gap_max rollout_kl rollout_ratio_mean"),
     # Fewer distinct problems come back sooner.
     "task.pool_size": (Reach.COURSE, "ASKED"),
     "task.hard_share": (Reach.COURSE, "ASKED"),
