@@ -103,9 +103,9 @@ def draw_groups(size: Size, seed: int, supply: SeedSupply) -> list[Entry]:
 def draw_long(size: Size, supply: SeedSupply) -> Iterator[Entry]:
     """Long healthy runs."""
     for index in range(size.long):
-        turn = index // len(size.combinations)
-        (task, algorithm), dirty = _at(size.combinations, index), _at(size.backgrounds, index + turn)
-        number, split = supply.next(dirty=dirty), split_at(size.long_splits, turn)
+        (task, algorithm), dirty = _at(size.combinations, index), _background_at(size, index)
+        number = supply.next(dirty=dirty)
+        split = split_at(size.long_splits, index // len(size.combinations))
         name = f"long-{number}"
         yield Entry(name, Kind.LONG, split, number, task, algorithm, "tiny", size.long_steps, dirty=dirty)
 
@@ -117,8 +117,7 @@ def draw_others(size: Size, seed: int, supply: SeedSupply) -> Iterator[Entry]:
     """
     rng = random.Random(f"others-{seed}")
     for index in range(size.other):
-        turn = index // len(size.combinations)
-        (task, algorithm), dirty = _at(size.combinations, index), _at(size.backgrounds, index + turn)
+        (task, algorithm), dirty = _at(size.combinations, index), _background_at(size, index)
         overrides = (
             f"learner.lr={RATES[task] * LR_FACTORS[0] * (LR_FACTORS[1] / LR_FACTORS[0]) ** rng.random():.4g}",
             f"rollout.temperature={rng.uniform(*TEMPERATURES):.3g}",
@@ -277,6 +276,12 @@ def _text(size: Size, code: str, mechanism: Mechanism, onset: int, level: str) -
 
 def _replicas(code: str, rng: random.Random) -> str:
     return ",instances=all" if code in REPLICATED and rng.random() < 0.5 else ""
+
+
+def _background_at(size: Size, index: int) -> bool:
+    """Background of the run with an index, where combinations take turns: each has both equally often."""
+    turn = index // len(size.combinations) if len(size.combinations) % 2 == 0 else 0
+    return _at(size.backgrounds, index + turn)
 
 
 def _at(items: Sequence[Item], index: int) -> Item:

@@ -41,6 +41,7 @@ from rftfm_ray.faultbench.runs.dataset import (
 from rftfm_ray.faultbench.runs.plan import CHECKPOINT_EVERY, Entry
 from rftfm_ray.faultbench.runs.runner import ExperimentRunner, RunHistory, example, quick
 from rftfm_ray.faultbench.runs.sizes import SIZES, entries_of, left_out
+from rftfm_ray.faults.background import background_of
 from rftfm_ray.faults.calibration import TABLE
 from rftfm_ray.faults.catalogue import check_faults
 from rftfm_ray.faults.controls import is_control
@@ -185,9 +186,12 @@ class Job:
 
 
 def config_of(entry: Entry, **sections: object) -> RunConfig:
-    """The configuration of an entry's run, without its faults and controls: as shipped, with everything measured,
-    except for the gate. The gate would refuse every update whose advantages differ from their recompute. A policy that
-    stands still is too easy to see for a fair comparison with detectors without a gate; the difference is measured."""
+    """The configuration of an entry's run, without its faults and controls.
+
+    It is as shipped, with everything measured, and with its background and overrides, except for the gate. The gate
+    would refuse every update whose advantages differ from their recompute. A policy that stands still is too easy to
+    see for a fair comparison with detectors without a gate; the difference is measured.
+    """
     probed = {"every": CHECKPOINT_EVERY, "size": 256, "final_size": 16, "sampled_share": 0.25}
     run = example(entry.task, entry.algorithm, entry.seed, entry.steps, f"builtin:{entry.size}")
     named = {"probe": probed, "gate": {"advantage_tolerance": ANY_ADVANTAGE}, **sections}
@@ -196,9 +200,8 @@ def config_of(entry: Entry, **sections: object) -> RunConfig:
 
 def _background_of(entry: Entry) -> Sections:
     """The background of a run as sections of the configuration."""
-    if entry.dirty:
-        raise BenchError(f"{entry.name} has a background, which no experiment can have yet.")
-    return {}
+    background = background_of(entry.seed) if entry.dirty else None
+    return {} if background is None else background.sections()
 
 
 def _overrides_of(entry: Entry) -> Sections:

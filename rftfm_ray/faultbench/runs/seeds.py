@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rftfm_ray.errors import BenchError
+from rftfm_ray.faults.background import background_of
 
 FIRST_SEED = 10_000
 """First seed of the runs of bench seed 1. The scripts below `benchmarks/` have seeds of their own below it, and between
@@ -37,7 +38,7 @@ def seeds_of(bench_seed: int, block: int = 0) -> range:
 
 def is_dirty(seed: int) -> bool:
     """Whether all runs of a seed have the background. Of every two seeds 2k and 2k + 1 one has it."""
-    return seed % 2 == 1
+    return background_of(seed) is not None
 
 
 class SeedSupply:

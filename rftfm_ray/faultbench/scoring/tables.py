@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from rftfm_ray.faultbench.detectors.references import ReferenceMode
-from rftfm_ray.faults.calibration import LEVELS
 
 Figures = Mapping[str, Any]
 
@@ -27,10 +26,10 @@ def show(summary: Figures, console: Console) -> None:
     heads = "detector", "evidence", "level", "recall", "95 %", "from effect", "n", "delay median", "p90", "not found"
     table = Table(*heads)
     for name, figures in scored(summary).items():
-        for evidence in figures["recall"][LEVELS[0]]:
-            for level in LEVELS:
+        for evidence in evidence_of(figures):
+            for level in figures["recall"]:
                 table.add_row(name, evidence, level, *_cells(figures, level, evidence))
-    for level in LEVELS:
+    for level in summary["oracle"]:
         table.add_row("oracle", "telemetry", level, *_cells(_oracle(summary, level), level, "telemetry"))
     console.print(table)
     console.print(_false_alarms(summary))
@@ -48,6 +47,11 @@ def scored(summary: Figures) -> dict[str, Figures]:
         figures |= _named(summary, modes, f", {trainer} columns")
     baselines: dict[str, Figures] = summary["baselines"]
     return {name: one for name, one in figures.items() if one.get("runs") != 0} | baselines
+
+
+def evidence_of(figures: Figures) -> Sequence[str]:
+    """Names of the evidence that a detector was scored by."""
+    return list(figures["false_alarms_per_1000"]["healthy"])
 
 
 def _named(summary: Figures, modes: Figures, suffix: str = "") -> dict[str, Figures]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.runs.drawing import APART, Size
-from rftfm_ray.faultbench.runs.generate import SECONDS_PER_STEP, Job
+from rftfm_ray.faultbench.runs.generate import SECONDS_PER_STEP, Job, config_of
 from rftfm_ray.faultbench.runs.plan import BACKGROUNDS, CHECKPOINT_EVERY, LEVELS, Entry, Kind, Split, mechanism_of
 from rftfm_ray.faultbench.runs.seeds import is_dirty, seeds_of
 from rftfm_ray.faultbench.runs.sizes import SIZES, entries_of, left_out
@@ -126,9 +126,7 @@ def test_a_strength_that_nobody_has_measured_is_refused_with_its_cell_and_the_co
     def unmeasured(cell: StrengthCell) -> Finding:
         return Finding.UNMEASURED if cell.level == "harm" and cell.code == "TE-3" else Finding.CONFIRMED
 
-    with pytest.raises(
-        BenchError, match=r"TE-3 by limit, harm, clean, addition .* \d+ more; .*calibrate"
-    ):
+    with pytest.raises(BenchError, match=r"TE-3 by limit, harm, clean, addition .* \d+ more; .*calibrate"):
         entries_of(SIZE, 2, unmeasured)
 
 
@@ -163,6 +161,24 @@ def test_the_small_size_needs_no_calibration_and_has_both_backgrounds() -> None:
     assert sum(entry.steps - entry.fork for entry in entries) < 600
     for kind in (Kind.HEALTHY, Kind.FAULT):
         assert {entry.background for entry in entries if entry.kind is kind} == set(BACKGROUNDS)
+    assert {entry.background for entry in entries if entry.overrides} == set(BACKGROUNDS)
+    Job("", "smoke", 1).check()
+
+
+def test_the_configuration_of_a_run_has_the_background_of_its_seed_and_its_own_values() -> None:
+    entries = Job("", "smoke", 1).entries
+    for entry in entries:
+        config = config_of(entry)
+        assert (config.background.tool_failures > 0) is entry.dirty
+        assert (config.sync.dtype == "bfloat16") is entry.dirty
+        assert (config.algorithm.minibatches > 1) is entry.dirty
+        assert config.inject == ()
+    other = next(entry for entry in entries if entry.overrides and entry.dirty)
+    config = config_of(other, guard={"mode": "act"})
+    assert f"learner.lr={config.learner.lr:.4g}" == other.overrides[0]
+    assert config.algorithm.prompts_per_step % config.algorithm.minibatches == 0
+    assert config.guard.mode == "act"
+    assert config.seed == other.seed
     assert not any(f":{level}" in text for entry in entries for text in entry.inject for level in LEVELS)
 
 
@@ -203,8 +219,8 @@ def test_a_plan_of_any_size_keeps_the_rules(size: Size, seed: int) -> None:
         same = ("split", "task", "algorithm", "size", "steps", "dirty", "overrides")
         assert len({tuple(getattr(entry, name) for name in same) for entry in group}) == 1
     healthy = Counter((e.dirty, e.split, e.task, e.algorithm) for e in entries if not e.inject and e.name[0] == "h")
-    for (dirty, *rest), count in healthy.items():
-        assert not dirty or healthy[False, *rest] == count
+    for (dirty, split, task, algorithm), count in healthy.items():
+        assert not dirty or healthy[False, split, task, algorithm] == count
     counts = Counter((e.level, e.dirty) for e in entries if e.kind is Kind.FAULT)
     assert counts == {(n, dirty): count for n, count in size.faults.items() for dirty in size.backgrounds if count}
 
