@@ -13,7 +13,7 @@ from rftfm_ray.faultbench.runs.calibrate import WINDOW
 from rftfm_ray.faultbench.runs.plan import CHECKPOINT_EVERY, COMBINATIONS, Combination, Entry, Kind, Split
 from rftfm_ray.faultbench.runs.runner import RATES
 from rftfm_ray.faultbench.runs.seeds import SeedSupply
-from rftfm_ray.faultbench.runs.strengths import CALLING, Finding, Strengths
+from rftfm_ray.faultbench.runs.strengths import CALLING, CellState, Strengths
 from rftfm_ray.faults.catalogue import RAMP_STEPS
 from rftfm_ray.faults.controls import CONTROLS
 from rftfm_ray.faults.kinds import CATALOGUE, Mechanism
@@ -258,7 +258,7 @@ def draw_below(size: Size, dealer: Dealer, strengths: Strengths) -> Iterator[Ent
     """Reported runs with faults that the background hides, persistent and from the middle of the run on."""
     for level, dirty, code in itertools.product(size.faults, size.backgrounds, size.codes):
         for mechanism in strengths.mechanisms_of(code):
-            hidden = strengths.with_finding((code, mechanism), level, Finding.BELOW, dirty=dirty)
+            hidden = strengths.with_state((code, mechanism), level, CellState.BELOW, dirty=dirty)
             for index in range(size.below if hidden else 0):
                 group = dealer.group(Split.REPORT, hidden, dirty=dirty)
                 low, high = (0.12, 0.3) if mechanism.learned else (0.25, 0.75)

@@ -21,7 +21,7 @@ from rftfm_ray.faultbench.runs.drawing import (
 )
 from rftfm_ray.faultbench.runs.plan import HARM, Entry
 from rftfm_ray.faultbench.runs.seeds import SeedSupply, seeds_of
-from rftfm_ray.faultbench.runs.strengths import Finding, Findings, StrengthCell, Strengths, measured, visible
+from rftfm_ray.faultbench.runs.strengths import CellState, StateOf, StrengthCell, Strengths, measured, visible
 
 CALIBRATE_COMMAND = "python benchmarks/calibrate_faults.py"
 # The mechanisms of the runs that are recorded in benchmarks/data/faultbench: others would change every run of the size.
@@ -62,18 +62,18 @@ SIZES: Mapping[str, Size] = {
 """The benchmark without background, the one with clean and dirty runs and three levels, and one that takes minutes."""
 
 
-def strengths_of(size: Size, findings: Findings = measured) -> Strengths:
+def strengths_of(size: Size, state_of: StateOf = measured) -> Strengths:
     """What can be dealt to the runs of a size."""
-    return Strengths(size.combinations, size.codes, size.mechanisms, findings if size.is_calibrated else visible)
+    return Strengths(size.combinations, size.codes, size.mechanisms, state_of if size.is_calibrated else visible)
 
 
-def entries_of(size: Size, seed: int = 1, findings: Findings = measured) -> tuple[Entry, ...]:
+def entries_of(size: Size, seed: int = 1, state_of: StateOf = measured) -> tuple[Entry, ...]:
     """All runs of a benchmark, group by group; the same for the same arguments.
 
     Raises:
         BenchError: when a strength that it needs has not been measured; names the cell and the command.
     """
-    strengths = strengths_of(size, findings)
+    strengths = strengths_of(size, state_of)
     _refuse_unmeasured(size, strengths)
     supply = SeedSupply(seeds_of(seed, size.block), has_backgrounds=len(size.backgrounds) > 1)
     groups = draw_groups(size, seed, supply)
@@ -87,7 +87,7 @@ def entries_of(size: Size, seed: int = 1, findings: Findings = measured) -> tupl
 
 
 def _refuse_unmeasured(size: Size, strengths: Strengths) -> None:
-    cells = _with(Finding.UNMEASURED, size, strengths)
+    cells = _with(CellState.UNMEASURED, size, strengths)
     if cells:
         more = f" and of {len(cells) - 1} more" if len(cells) > 1 else ""
         raise BenchError(
@@ -96,16 +96,16 @@ def _refuse_unmeasured(size: Size, strengths: Strengths) -> None:
         )
 
 
-def left_out(size: Size, findings: Findings = measured) -> tuple[str, ...]:
+def left_out(size: Size, state_of: StateOf = measured) -> tuple[str, ...]:
     """What a benchmark has no runs of, a line for each cell: no strength is harmful, or no effect comes in time."""
-    strengths = strengths_of(size, findings)
+    strengths = strengths_of(size, state_of)
     return tuple(
-        f"{cell}: {finding.value}"
-        for finding in (Finding.NO_HARM, Finding.LATE)
-        for cell in _with(finding, size, strengths)
+        f"{cell}: {state.value}"
+        for state in (CellState.NO_HARM, CellState.LATE)
+        for cell in _with(state, size, strengths)
     )
 
 
-def _with(finding: Finding, size: Size, strengths: Strengths) -> list[StrengthCell]:
+def _with(state: CellState, size: Size, strengths: Strengths) -> list[StrengthCell]:
     cells: Iterable[StrengthCell] = strengths.cells(tuple(size.faults), size.backgrounds)
-    return [cell for cell in cells if strengths.finding(cell) is finding]
+    return [cell for cell in cells if strengths.state_of(cell) is state]

@@ -18,7 +18,7 @@ LEAST_REACHED = 0.25
 """Least share of runs in which a learnt fault must have its effect in time."""
 
 
-class Finding(StrEnum):
+class CellState(StrEnum):
     """What has been measured."""
 
     CONFIRMED = "confirmed"
@@ -48,26 +48,26 @@ class StrengthCell:
         return f"{self.code} by {self.mechanism}, {self.level}, {background}, {self.task} with {self.algorithm}"
 
 
-Findings = Callable[[StrengthCell], Finding]
+StateOf = Callable[[StrengthCell], CellState]
 """Says what has been measured of a cell."""
 FaultMechanism = tuple[str, Mechanism]
 
 
 @functools.cache
-def measured(cell: StrengthCell) -> Finding:
+def measured(cell: StrengthCell) -> CellState:
     """What the table that the package ships says of a cell, by the row that `calibrated` takes for it."""
     rows = _rows_of(cell)
     own = [row for row in rows if row.algorithm == cell.algorithm]
     rows = own or [row for row in rows if row.algorithm == "grpo"] or rows
     if not rows:
-        return Finding.UNMEASURED
+        return CellState.UNMEASURED
     if any(row.confirmed for row in rows):
-        return Finding.CONFIRMED
+        return CellState.CONFIRMED
     # Where entropy falls by itself, as on calculator, a fault that does nothing would also count as having an effect:
     # an effect must come often enough and be visible.
     if any(row.d_fresh >= HARD_RANGE[0] and row.reached >= LEAST_REACHED for row in rows):
-        return Finding.SEEN
-    return Finding.BELOW if any(row.reached >= LEAST_REACHED for row in rows) else Finding.LATE
+        return CellState.SEEN
+    return CellState.BELOW if any(row.reached >= LEAST_REACHED for row in rows) else CellState.LATE
 
 
 def _rows_of(cell: StrengthCell) -> list[Calibration]:
@@ -76,10 +76,10 @@ def _rows_of(cell: StrengthCell) -> list[Calibration]:
     return [row for row in table() if not cell.dirty and (row.task, row.code, row.mechanism, row.level) == key]
 
 
-def visible(cell: StrengthCell) -> Finding:
+def visible(cell: StrengthCell) -> CellState:
     """For a benchmark without calibrated strengths: every fault is taken to be visible."""
     del cell
-    return Finding.SEEN
+    return CellState.SEEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,13 @@ class Strengths:
         combinations: tasks and algorithms of the benchmark.
         codes: its faults.
         mechanisms: by fault, the names of those that it has; all of a fault that is not named.
-        finding: what has been measured.
+        state_of: what has been measured.
     """
 
     combinations: tuple[Combination, ...]
     codes: tuple[str, ...]
     mechanisms: Mapping[str, tuple[str, ...]]
-    finding: Findings
+    state_of: StateOf
 
     def mechanisms_of(self, code: str) -> list[Mechanism]:
         """The mechanisms that the benchmark has of a fault."""
@@ -113,27 +113,26 @@ class Strengths:
             if algorithm in mechanism.algorithms and (task in CALLING or not mechanism.needs_tool)
         ]
 
-    def with_finding(self, fault: FaultMechanism, level: str, finding: Finding, *, dirty: bool) -> list[Combination]:
-        """Combinations in which a fault has this finding."""
+    def with_state(self, fault: FaultMechanism, level: str, state: CellState, *, dirty: bool) -> list[Combination]:
+        """Combinations in which a fault has this state."""
         code, mechanism = fault
         return [
             combination
             for combination in self.possible(mechanism)
-            if self.finding(StrengthCell(code, mechanism.name, level, *combination, dirty)) is finding
+            if self.state_of(StrengthCell(code, mechanism.name, level, *combination, dirty)) is state
         ]
 
     def combinations_for(self, level: str, *faults: FaultMechanism, dirty: bool) -> list[Combination]:
         """Combinations that all of the faults are dealt to: those in which the level is confirmed, else those in which
         they are seen."""
 
-        def shared(*findings: Finding) -> list[Combination]:
+        def shared(*states: CellState) -> list[Combination]:
             by_fault = [
-                {c for finding in findings for c in self.with_finding(fault, level, finding, dirty=dirty)}
-                for fault in faults
+                {c for state in states for c in self.with_state(fault, level, state, dirty=dirty)} for fault in faults
             ]
             return [c for c in self.combinations if all(c in some for some in by_fault)]
 
-        return shared(Finding.CONFIRMED) or shared(Finding.CONFIRMED, Finding.SEEN)
+        return shared(CellState.CONFIRMED) or shared(CellState.CONFIRMED, CellState.SEEN)
 
     def cells(self, levels: Sequence[str], backgrounds: Sequence[bool]) -> list[StrengthCell]:
         """Every cell that the benchmark could have."""

@@ -15,7 +15,7 @@ from rftfm_ray.faultbench.runs.generate import SECONDS_PER_STEP, Job, config_of
 from rftfm_ray.faultbench.runs.plan import BACKGROUNDS, CHECKPOINT_EVERY, LEVELS, Entry, Kind, Split, mechanism_of
 from rftfm_ray.faultbench.runs.seeds import is_dirty, seeds_of
 from rftfm_ray.faultbench.runs.sizes import SIZES, entries_of, left_out
-from rftfm_ray.faultbench.runs.strengths import Finding, StrengthCell, visible
+from rftfm_ray.faultbench.runs.strengths import CellState, StrengthCell, visible
 from rftfm_ray.faults.kinds import CATALOGUE
 
 SIZE = SIZES["background"]
@@ -26,17 +26,17 @@ BYTES_PER_STEP = 150
 HIDDEN, HARMLESS, LATE = ("RF-2", "zeroed"), ("OD-3", "cold_sampler"), ("PG-1", "empty_reward")
 
 
-def finding(cell: StrengthCell) -> Finding:
+def state_of(cell: StrengthCell) -> CellState:
     """A calibration in which nearly everything is visible."""
     key = cell.code, cell.mechanism
     if key == HIDDEN and cell.dirty and cell.level == "hard":
-        return Finding.BELOW
+        return CellState.BELOW
     if key == HARMLESS and cell.level == "harm":
-        return Finding.NO_HARM
-    return Finding.LATE if key == LATE and cell.task == "calculator" else Finding.CONFIRMED
+        return CellState.NO_HARM
+    return CellState.LATE if key == LATE and cell.task == "calculator" else CellState.CONFIRMED
 
 
-ENTRIES = entries_of(SIZE, 2, finding)
+ENTRIES = entries_of(SIZE, 2, state_of)
 FAULTS = [entry for entry in ENTRIES if entry.kind is Kind.FAULT]
 
 
@@ -115,7 +115,7 @@ def test_what_the_background_hides_is_marked_and_in_no_cell() -> None:
 
 
 def test_what_cannot_exist_is_listed() -> None:
-    listed = left_out(SIZE, finding)
+    listed = left_out(SIZE, state_of)
     assert len([line for line in listed if line.endswith("no strength is harmful")]) == 8
     assert "OD-3 by cold_sampler, harm, dirty, addition with grpo: no strength is harmful" in listed
     assert "PG-1 by empty_reward, easy, clean, calculator with ppo: no effect in time" in listed
@@ -123,16 +123,16 @@ def test_what_cannot_exist_is_listed() -> None:
 
 
 def test_a_strength_that_nobody_has_measured_is_refused_with_its_cell_and_the_command() -> None:
-    def unmeasured(cell: StrengthCell) -> Finding:
-        return Finding.UNMEASURED if cell.level == "harm" and cell.code == "TE-3" else Finding.CONFIRMED
+    def unmeasured(cell: StrengthCell) -> CellState:
+        return CellState.UNMEASURED if cell.level == "harm" and cell.code == "TE-3" else CellState.CONFIRMED
 
     with pytest.raises(BenchError, match=r"TE-3 by limit, harm, clean, addition .* \d+ more; .*calibrate"):
         entries_of(SIZE, 2, unmeasured)
 
 
 def test_a_fault_without_harm_leaves_its_runs_to_the_others() -> None:
-    def harmless(cell: StrengthCell) -> Finding:
-        return Finding.NO_HARM if cell.level == "harm" and cell.code[:2] in ("TE", "CA") else Finding.CONFIRMED
+    def harmless(cell: StrengthCell) -> CellState:
+        return CellState.NO_HARM if cell.level == "harm" and cell.code[:2] in ("TE", "CA") else CellState.CONFIRMED
 
     counts = Counter((e.level, e.dirty) for e in entries_of(SIZE, 2, harmless) if e.kind is Kind.FAULT)
     assert set(counts.values()) == {320}

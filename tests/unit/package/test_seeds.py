@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks import calibrate_faults, healthy_act, healthy_set
-from benchmarks.seeds import BLOCKS, CALIBRATION, EXAMPLES, HEALTHY_ACT, HEALTHY_ACT_PROFILES, HEALTHY_SET
+from benchmarks.seeds import (
+    BACKGROUND,
+    BLOCKS,
+    CALIBRATION,
+    EXAMPLES,
+    HEALTHY_ACT,
+    HEALTHY_ACT_PROFILES,
+    HEALTHY_SET,
+    PRIORS,
+)
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.runs.seeds import MOST_BENCH_SEED, MOST_GROUPS, seeds_of
 from rftfm_ray.faultbench.runs.sizes import SIZES, entries_of
@@ -43,9 +52,9 @@ def scripts() -> Mapping[str, set[int]]:
 
 
 def test_no_seed_belongs_to_two_benchmarks_or_to_a_script() -> None:
-    blocks = {"examples": EXAMPLES, "set": HEALTHY_SET, "calibration": CALIBRATION, "act": HEALTHY_ACT,
-              "profiles": HEALTHY_ACT_PROFILES}  # fmt: skip
-    every = {**planned(), **{name: set(block) for name, block in blocks.items()}}
+    blocks = {block for some in BLOCKS.values() for block in some}
+    assert {EXAMPLES, HEALTHY_SET, CALIBRATION, BACKGROUND, HEALTHY_ACT, HEALTHY_ACT_PROFILES, PRIORS} == blocks
+    every = {**planned(), **{str(block): set(block) for block in blocks}}
     assert len(every) == 3 * len(SIZES) + len(blocks)
     for (one, seeds), (other, others) in itertools.combinations(every.items(), 2):
         assert not seeds & others, f"{one} and {other} share seeds"
