@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.config import BackgroundConfig, RunConfig
 from rftfm_ray.faults.background import disturbed_prompts, disturbed_reward, disturbed_tools, with_preset
-from rftfm_ray.faults.catalogue import FaultSpec, check_faults
+from rftfm_ray.faults.catalogue import FaultSpec, check_faults, of_code
 from rftfm_ray.faults.controls import (
     ControlSpec,
     check_controls,
@@ -51,7 +51,8 @@ class Drill:
 
     def rollout_seams(self, pool: Sequence[Problem]) -> RolloutSeams:
         """The seams of one rollout actor; `pool` are the training problems, whose answers some faults go by."""
-        answers = tuple(problem.answer for problem in pool) if needs_answers(self.faults) else ()
+        needed = needs_answers(self.faults) or bool(of_code(self.faults, "TE-2", "crossed"))
+        answers = tuple(problem.answer for problem in pool) if needed else ()
         is_empty = not (self.faults or self.controls or self.background.is_on)
         return RolloutSeams() if is_empty else _DrilledRollout(self, answers)
 
@@ -120,7 +121,7 @@ class _DrilledRollout(RolloutSeams):
         return faulty_sampler(engine, self._faults, self._seed, eos_ids)
 
     def episodes(self) -> EpisodeSeams:
-        return FaultySeams(self._faults, self._seed)
+        return FaultySeams(self._faults, self._seed, self._answers)
 
     def arrived(self, arrays: Mapping[str, NDArray[Any]], paid_step: int) -> Mapping[str, NDArray[Any]]:
         return self._transfer.arrived(arrays, paid_step)

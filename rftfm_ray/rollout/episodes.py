@@ -23,7 +23,7 @@ from rftfm_ray.rollout.checks import Answer, Checks, GoldenGrade, Replayed
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.environment import Channels, trusted_channels
 from rftfm_ray.rollout.grading import Answered, grade_all
-from rftfm_ray.rollout.jobs import EpisodeJob
+from rftfm_ray.rollout.jobs import EpisodeJob, request_seed
 from rftfm_ray.rollout.seams import Engine, EpisodeSeams
 from rftfm_ray.rollout.termination import Ended, Limits, implied_termination
 from rftfm_ray.rollout.text import TextCodec
@@ -38,7 +38,6 @@ from rftfm_ray.tasks.api import (
     Transcript,
     scaled_limits,
     text_digest,
-    unit_hash,
 )
 from rftfm_ray.types import Levers, Sampling, StepId, Termination
 
@@ -93,12 +92,6 @@ class Episode:
             last = len(self.turns) - 1
             answers.append(Answer(last, self.turns[last], ended=True, observation=None))
         return answers
-
-
-def request_seed(run_seed: int, step: StepId, job: EpisodeJob, turn: int, refill: int = 0) -> int:
-    """Seed of one turn. `attempt` is part of it, so a rollback draws other tokens, and so does a refill."""
-    identity = (run_seed, step.attempt, step.paid_step, job.problem.key, job.sample, turn)
-    return int(unit_hash("seed", *identity, *([refill] if refill else [])) * 2**53)
 
 
 def start(job: EpisodeJob, prompt: Sequence[int], refill: int = 0) -> Episode:
@@ -180,9 +173,11 @@ class EpisodeRunner:
 
     def run(self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int) -> TrajectoryBatch:
         """Generate and score all jobs; trajectories come back in the order of `jobs`."""
+        texts = [self._seams.prompt(EpisodeId(step, job.problem.key, job.sample), job.problem) for job in jobs]
         # The samples of a group share their prompt.
-        prompts = {text: self._codec.encode(text) for text in {job.problem.prompt for job in jobs}}
-        batch = Batch([start(job, prompts[job.problem.prompt]) for job in jobs], step, sampling, model_version)
+        prompts = {text: self._codec.encode(text) for text in set(texts)}
+        episodes = [start(job, prompts[text]) for job, text in zip(jobs, texts, strict=True)]
+        batch = Batch(episodes, step, sampling, model_version)
         self._generate(batch, range(len(jobs)))
         self._last = batch
         return self._finish(batch)
@@ -259,17 +254,18 @@ class EpisodeRunner:
             episode.termination = Termination.MAX_TOKENS if turn else Termination.FAILED
             return
         seed = request_seed(self._run_seed, batch.step, episode.job, turn, episode.refill)
-        limit = min(self._limits(episode, batch.step).turn_tokens[turn], room)
-        sampling = GREEDY if episode.job.greedy else batch.sampling
-        paid = batch.step.paid_step
-        self._engine.submit(TurnRequest(index, episode.tokens, seed, limit, self._stop_ids, paid), sampling)
+        limits = self._limits(episode, batch.step)
+        limit = min(limits.turn_tokens[turn], room)
+        stop_ids = [token for token in self._stop_ids if token in limits.stop_ids]
+        request = TurnRequest(index, episode.tokens, seed, limit, stop_ids, batch.step.paid_step)
+        self._engine.submit(request, GREEDY if episode.job.greedy else batch.sampling)
 
     def _take_turn(self, batch: Batch, result: TurnResult) -> None:
         episode = batch.episodes[result.id]
         episode.tokens += result.tokens
         episode.action += [True] * len(result.tokens)
         episode.logprobs += result.logprobs or [0.0] * len(result.tokens)
-        ended = bool(result.tokens) and result.tokens[-1] in self._codec.eos_ids
+        ended = bool(result.tokens) and not result.truncated and result.tokens[-1] in self._codec.eos_ids
         text = self._codec.decode(result.tokens[:-1] if ended else result.tokens)
         stopped = not ended and not result.truncated
         if stopped and self._task.stop in text:

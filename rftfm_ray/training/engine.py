@@ -25,6 +25,8 @@ from rftfm_ray.training.packing import Packed
 
 # Number of sampled entries whose change measures the size of an update.
 SAMPLED_WEIGHTS = 65_536
+# torch's own default.
+ADAM_EPSILON = 1e-8
 
 
 def initialise_distributed() -> None:
@@ -78,7 +80,10 @@ class LearnerEngine:
     def _deepspeed_config(self, model: ModelConfig, learner: LearnerConfig, parameters: int) -> dict[str, object]:
         # DeepSpeed allocates a whole bucket, by default for half a billion elements; its size must be even.
         bucket = min(parameters + parameters % 2, 500_000_000)
-        adam = {"lr": learner.lr, "betas": list(learner.adam_betas), "weight_decay": learner.weight_decay}
+        adam = {
+            "lr": learner.lr, "betas": list(learner.adam_betas), "eps": ADAM_EPSILON,
+            "weight_decay": learner.weight_decay,
+        }  # fmt: skip
         return {
             "train_micro_batch_size_per_gpu": learner.micro_batch_size,
             "gradient_accumulation_steps": 1,
@@ -151,6 +156,18 @@ class LearnerEngine:
         for master, moments in saved:
             for name, value in self._inner.state[master].items():
                 value.copy_(moments[name] if name in moments else torch.zeros_like(value))
+
+    def disturb(self, forgotten: float, epsilon: float) -> None:
+        """Take a share off the optimizer's moments of the policy, and add to its epsilon until the next call.
+
+        The count of steps stays, so the bias correction is that of moments that have lost nothing.
+        """
+        for master in self._policy_masters() if forgotten else []:
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in self._inner.state[master]:
+                    self._inner.state[master][name].mul_(1 - forgotten)
+        for group in self._optimizer.param_groups:
+            group["eps"] = ADAM_EPSILON + epsilon
 
     def keep(self, share: float) -> list[Tensor]:
         """Copies of the first `share` of every part of the policy's master weights, for `put_back`; empty for 0."""

@@ -114,7 +114,7 @@ class Learner:
         """
         began, self._reference_done = time.perf_counter(), 0.0
         settings, factor = self.settings(step), self._factor(step)
-        self._temperature = self._config.at(step.step).rollout.temperature
+        self._temperature = self._seams.temperature(step, self._config.at(step.step).rollout.temperature)
         rule = rule_of(self._config, settings)
         included = members(batch, rule)
         # With top_p the rollout samples from a truncated distribution, whose log-probs the learner does not compute.
@@ -129,7 +129,8 @@ class Learner:
         error, rejection = self._check(batch, included, credit, rule, values)
         credit = self._seams.delivered(step, batch, credit)
         if rejection is None:
-            targets = [[targets_of(micro, credit, values) for micro in micros] for micros in minibatches]
+            used = self._seams.in_loss(step, credit)
+            targets = [[targets_of(micro, used, values) for micro in micros] for micros in minibatches]
             vetoes = self._updates(
                 _Step(step, batch, settings, minibatches, old_forwards, precomputed, targets, metrics)
             )
@@ -282,6 +283,7 @@ class Learner:
             self.engine.discard()
             return record
         frozen = self.engine.keep(self._seams.frozen_share(step.id))
+        self.engine.disturb(self._seams.forgotten_share(step.id), self._seams.epsilon(step.id))
         self.engine.commit(settings.lr * self._seams.gain(step.id), settings.max_grad_norm, settings.critic_lr)
         self.engine.put_back(frozen)
         # The gradient norm of the head alone must not enter the median of the policy's.

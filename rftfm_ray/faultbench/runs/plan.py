@@ -14,9 +14,6 @@ from rftfm_ray.faults.kinds import CATALOGUE
 
 Combination = tuple[str, str]
 COMBINATIONS: tuple[Combination, ...] = tuple(itertools.product(("addition", "calculator"), ("grpo", "ppo")))
-HARM = "harm"
-LEVELS = ("easy", "hard", HARM)
-"""Levels of strength that a benchmark can have, in the order of pages."""
 BACKGROUNDS = ("clean", "dirty")
 """Names of runs without the background and with it, in the order of pages."""
 # Forks leave the healthy run at its checkpoints, which fall on the steps of held-out probes.
@@ -56,7 +53,7 @@ class Entry:
         size: of the shipped model.
         steps: of the run.
         inject: faults and controls, as `rftfm train --inject` takes them.
-        level: one of `LEVELS`; empty without a fault.
+        level: one of `NAMED_LEVELS`; empty without a fault.
         onset: first step with a fault or control; 0 without.
         fork: last step that it shares with the healthy run of its group; 0 for a run of its own.
         dirty: whether its seed has the background.

@@ -19,29 +19,25 @@ from rftfm_ray.faultbench.runs.drawing import (
     draw_others,
     draw_pairs,
 )
-from rftfm_ray.faultbench.runs.plan import HARM, Entry
+from rftfm_ray.faultbench.runs.plan import Entry
 from rftfm_ray.faultbench.runs.seeds import SeedSupply, seeds_of
 from rftfm_ray.faultbench.runs.strengths import CellState, StateOf, StrengthCell, Strengths, measured, visible
+from rftfm_ray.faults.calibration import HARM
+from rftfm_ray.faults.kinds import CATALOGUE
 
-CALIBRATE_COMMAND = "python benchmarks/calibrate_faults.py"
-# The mechanisms of the runs that are recorded in benchmarks/data/faultbench: others would change every run of the size.
-RECORDED_MECHANISMS: Mapping[str, tuple[str, ...]] = {
-    "RF-1": ("wrong_answers", "outliers"), "RF-2": ("zeroed", "group_outage"),
-    "RF-3": ("last_character", "first_character"), "PG-1": ("eos_bias", "blank", "empty_reward"),
-    "PG-2": ("penalty", "repetition_reward"), "PG-3S": ("eos_bias", "token_cap", "length_penalty"),
-    "PG-3L": ("eos_bias", "min_tokens", "length_reward"), "OD-1": ("gain", "schedule"),
-    "OD-2": ("small_steps", "held_weights", "unsynced"), "OD-3": ("cold_sampler", "negative_entropy"),
-    "CA-1": ("biased_values", "wrong_targets"), "CA-2": ("late_noise", "noise"),
-    "CA-3": ("misplaced", "shifted", "discount"), "TE-1": ("error", "malformed", "timeout"),
-    "TE-2": ("tokens", "source", "transit"), "TE-3": ("limit", "early", "never"),
-}  # fmt: skip
+CALIBRATE_COMMAND = "python -m benchmarks.calibrate_faults"
+# The mechanisms of the first plan, which later ones would change: it is recorded in benchmarks/data/faultbench.
+FIRST_MECHANISMS: Mapping[str, tuple[str, ...]] = {
+    code: tuple(mechanism.name for mechanism in kind.mechanisms if mechanism.since == 1)
+    for code, kind in CATALOGUE.items()
+}
 # Eight healthy runs of the small model's six calibrate, as many as a full profile needs; half of all are reported.
 _TINY, _SMALL = "CRTRCRRCRTRC" * 2, "CRCTCR"
 
 SIZES: Mapping[str, Size] = {
     "full": Size(
         {"tiny": QUARTERS * 12, "small": QUARTERS * 3}, long=16, faults={"easy": 20 * 16, "hard": 28 * 16},
-        controls=152, declared=32, pairs=60, codes=tuple(RECORDED_MECHANISMS), mechanisms=RECORDED_MECHANISMS,
+        controls=152, declared=32, pairs=60, mechanisms=FIRST_MECHANISMS,
     ),
     # Two thirds of the faults are reported, so that a headline cell has 150 with an effect.
     "background": Size(
@@ -97,11 +93,12 @@ def _refuse_unmeasured(size: Size, strengths: Strengths) -> None:
 
 
 def left_out(size: Size, state_of: StateOf = measured) -> tuple[str, ...]:
-    """What a benchmark has no runs of, a line for each cell: no strength is harmful, or no effect comes in time."""
+    """What a benchmark has no runs of, a line for each cell: no strength is harmful or reaches the level, or no effect
+    comes in time."""
     strengths = strengths_of(size, state_of)
     return tuple(
         f"{cell}: {state.value}"
-        for state in (CellState.NO_HARM, CellState.LATE)
+        for state in (CellState.NO_HARM, CellState.UNREACHED, CellState.LATE)
         for cell in _with(state, size, strengths)
     )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from rftfm_ray.faultbench.runs.calibrate import HARD_RANGE
 from rftfm_ray.faultbench.runs.plan import BACKGROUNDS, Combination
-from rftfm_ray.faults.calibration import Calibration, table
+from rftfm_ray.faults.calibration import HARM, Finding, StrengthKey, calibration_of
 from rftfm_ray.faults.kinds import CATALOGUE, Mechanism
 
 CALLING = ("calculator",)
@@ -24,9 +24,10 @@ class CellState(StrEnum):
     CONFIRMED = "confirmed"
     """Fresh seeds lie in the range of the level."""
     SEEN = "seen"
-    """Outside of that range, but healthy runs with the same background do not hide it."""
+    """Outside of that range, or harmful on some seeds alone, but healthy runs do not hide it."""
     BELOW = "below the background"
     """Healthy runs with the same background hide it at every strength."""
+    UNREACHED = "no strength reaches the level"
     LATE = "no effect in time"
     NO_HARM = "no strength is harmful"
     UNMEASURED = "not measured"
@@ -48,6 +49,7 @@ class StrengthCell:
         return f"{self.code} by {self.mechanism}, {self.level}, {background}, {self.task} with {self.algorithm}"
 
 
+_STATES = {Finding.BELOW: CellState.BELOW, Finding.NO_HARM: CellState.NO_HARM}
 StateOf = Callable[[StrengthCell], CellState]
 """Says what has been measured of a cell."""
 FaultMechanism = tuple[str, Mechanism]
@@ -56,24 +58,23 @@ FaultMechanism = tuple[str, Mechanism]
 @functools.cache
 def measured(cell: StrengthCell) -> CellState:
     """What the table that the package ships says of a cell, by the row that `calibrated` takes for it."""
-    rows = _rows_of(cell)
-    own = [row for row in rows if row.algorithm == cell.algorithm]
-    rows = own or [row for row in rows if row.algorithm == "grpo"] or rows
-    if not rows:
+    key = StrengthKey(cell.task, cell.algorithm, cell.code, cell.mechanism, cell.level, cell.dirty)
+    row = calibration_of(key)
+    if row is None:
         return CellState.UNMEASURED
-    if any(row.confirmed for row in rows):
+    if row.finding in _STATES:
+        return _STATES[row.finding]
+    # Harm is measured by accuracy alone. It is hidden where healthy runs hide even the largest strength.
+    hard = calibration_of(replace(key, level="hard")) if cell.level == HARM else None
+    if hard is not None and hard.finding is Finding.BELOW:
+        return CellState.BELOW
+    if row.confirmed:
         return CellState.CONFIRMED
     # Where entropy falls by itself, as on calculator, a fault that does nothing would also count as having an effect:
     # an effect must come often enough and be visible.
-    if any(row.d_fresh >= HARD_RANGE[0] and row.reached >= LEAST_REACHED for row in rows):
+    if cell.level == HARM or (row.d_fresh >= HARD_RANGE[0] and row.reached >= LEAST_REACHED):
         return CellState.SEEN
-    return CellState.BELOW if any(row.reached >= LEAST_REACHED for row in rows) else CellState.LATE
-
-
-def _rows_of(cell: StrengthCell) -> list[Calibration]:
-    """Rows of a cell for any algorithm. The table has none with the background."""
-    key = cell.task, cell.code, cell.mechanism, cell.level
-    return [row for row in table() if not cell.dirty and (row.task, row.code, row.mechanism, row.level) == key]
+    return CellState.UNREACHED if row.reached >= LEAST_REACHED else CellState.LATE
 
 
 def visible(cell: StrengthCell) -> CellState:

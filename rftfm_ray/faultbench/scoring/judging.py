@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from rftfm_ray.faultbench.detectors.alarms import Alarm
 from rftfm_ray.faultbench.runs.dataset import Recorded
-from rftfm_ray.faultbench.runs.plan import HARM, LEVELS, Entry, Kind, duration_of, is_without_fault, mechanism_of
+from rftfm_ray.faultbench.runs.plan import Entry, Kind, duration_of, is_without_fault, mechanism_of
 from rftfm_ray.faultbench.scoring.intervals import (
     Delay,
     Share,
@@ -27,7 +27,7 @@ from rftfm_ray.faultbench.scoring.intervals import (
     precision_recall,
     rate_upper,
 )
-from rftfm_ray.faults.calibration import table
+from rftfm_ray.faults.calibration import HARM, NAMED_LEVELS, StrengthKey, calibration_of
 from rftfm_ray.faults.kinds import CATALOGUE
 
 PER = 1000
@@ -137,7 +137,7 @@ def faulty(results: Results, level: str | None = None) -> Results:
 def fault_levels(entries: Iterable[Entry]) -> tuple[str, ...]:
     """The levels of faults that runs have, in the order of pages."""
     levels = {entry.level for entry in entries if entry.kind is Kind.FAULT}
-    return tuple(level for level in LEVELS if level in levels)
+    return tuple(level for level in NAMED_LEVELS if level in levels)
 
 
 def false_alarms(results: Results) -> dict[str, float]:
@@ -188,10 +188,10 @@ def is_harmful(entry: Entry) -> bool:
     """
     if not is_counted(entry) or entry.level == HARM:
         return is_counted(entry)
-    key = entry.task, entry.code, mechanism_of(entry), entry.level
-    rows = [row for row in table() if (row.task, row.code, row.mechanism, row.level) == key]
-    own = [row for row in rows if row.algorithm == entry.algorithm] or [row for row in rows if row.algorithm == "grpo"]
-    return any(bool(row.harmful) for row in own or rows)
+    row = calibration_of(
+        StrengthKey(entry.task, entry.algorithm, entry.code, mechanism_of(entry), entry.level, entry.dirty)
+    )
+    return row is not None and bool(row.harmful)
 
 
 GROUPS: Mapping[str, Callable[[Entry], bool]] = {

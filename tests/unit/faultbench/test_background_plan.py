@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.runs.drawing import APART, Size
 from rftfm_ray.faultbench.runs.generate import SECONDS_PER_STEP, Job, config_of
-from rftfm_ray.faultbench.runs.plan import BACKGROUNDS, CHECKPOINT_EVERY, LEVELS, Entry, Kind, Split, mechanism_of
+from rftfm_ray.faultbench.runs.plan import BACKGROUNDS, CHECKPOINT_EVERY, Entry, Kind, Split, mechanism_of
 from rftfm_ray.faultbench.runs.seeds import is_dirty, seeds_of
 from rftfm_ray.faultbench.runs.sizes import SIZES, entries_of, left_out
 from rftfm_ray.faultbench.runs.strengths import CellState, StrengthCell, visible
+from rftfm_ray.faults.calibration import NAMED_LEVELS
 from rftfm_ray.faults.kinds import CATALOGUE
 
 SIZE = SIZES["background"]
@@ -47,7 +48,7 @@ def of_kind(kind: Kind) -> list[Entry]:
 
 def test_every_headline_cell_has_enough_reported_runs() -> None:
     cells = Counter((e.level, e.background) for e in FAULTS if e.split is Split.REPORT and not e.below)
-    assert set(cells) == {(level, background) for level in LEVELS for background in BACKGROUNDS}
+    assert set(cells) == {(level, background) for level in NAMED_LEVELS for background in BACKGROUNDS}
     # One in ten may have no effect in its run.
     assert min(cells.values()) * 0.9 >= 150
 
@@ -87,7 +88,7 @@ def test_healthy_runs_of_other_configurations_never_calibrate_and_nothing_is_for
 
 
 def test_a_quarter_of_the_faults_begins_at_step_1_in_every_cell() -> None:
-    for level in LEVELS:
+    for level in NAMED_LEVELS:
         for background in BACKGROUNDS:
             cell = [e for e in FAULTS if (e.level, e.background) == (level, background) and not e.below]
             assert sum(e.onset == 1 for e in cell) / len(cell) == pytest.approx(0.25, abs=0.03)
@@ -97,7 +98,7 @@ def test_every_fault_and_mechanism_is_there_in_both_backgrounds() -> None:
     dealt = {(e.code, mechanism_of(e), e.level, e.dirty) for e in FAULTS if e.split is Split.REPORT}
     for kind in CATALOGUE.values():
         for mechanism in kind.mechanisms:
-            for level in LEVELS:
+            for level in NAMED_LEVELS:
                 for dirty in (False, True):
                     key = kind.code, mechanism.name
                     is_there = not (key == HARMLESS and level == "harm")
@@ -179,14 +180,14 @@ def test_the_configuration_of_a_run_has_the_background_of_its_seed_and_its_own_v
     assert config.algorithm.prompts_per_step % config.algorithm.minibatches == 0
     assert config.guard.mode == "act"
     assert config.seed == other.seed
-    assert not any(f":{level}" in text for entry in entries for text in entry.inject for level in LEVELS)
+    assert not any(f":{level}" in text for entry in entries for text in entry.inject for level in NAMED_LEVELS)
 
 
 sizes = st.builds(
     Size,
     groups=st.fixed_dictionaries({"tiny": st.sampled_from(["CTR", "CRTR", "CRTRCR", "RTC" * 3])}),
     long=st.integers(0, 9),
-    faults=st.dictionaries(st.sampled_from(LEVELS), st.integers(0, 40), min_size=1),
+    faults=st.dictionaries(st.sampled_from(NAMED_LEVELS), st.integers(0, 40), min_size=1),
     controls=st.integers(0, 30),
     declared=st.integers(0, 20),
     pairs=st.integers(0, 12),

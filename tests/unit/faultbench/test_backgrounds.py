@@ -16,7 +16,7 @@ from rftfm_ray.faultbench.detectors.guard import GivenOrder, GuardTrace
 from rftfm_ray.faultbench.detectors.references import ReferenceMode, References
 from rftfm_ray.faultbench.detectors.shifts import fault_of, kind_of
 from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Recorded
-from rftfm_ray.faultbench.runs.plan import BACKGROUNDS, LEVELS, Entry, Kind, Split
+from rftfm_ray.faultbench.runs.plan import BACKGROUNDS, Entry, Kind, Split
 from rftfm_ray.faultbench.scoring.backgrounds import (
     BOTH,
     LEAST_RUNS,
@@ -28,6 +28,7 @@ from rftfm_ray.faultbench.scoring.backgrounds import (
 from rftfm_ray.faultbench.scoring.guarding import GuardScore, GuardSetup
 from rftfm_ray.faultbench.scoring.intervals import clopper_pearson
 from rftfm_ray.faultbench.scoring.judging import Results, fault_levels, faulty, group_rows, result_of, rows
+from rftfm_ray.faults.calibration import NAMED_LEVELS
 
 ONSET, STEPS = 11, 30
 HEALTHY = Entry("healthy-1", Kind.HEALTHY, Split.REPORT, 1, "addition", "grpo", "tiny", STEPS)
@@ -94,7 +95,7 @@ def test_what_the_background_hides_is_counted_apart_from_everything_else() -> No
     found = by_key(cells("all", judged, ("hard",)), "background", "onset")
     assert found["dirty", "any"]["recall"]["n"] == 0
     row: Any
-    (row,) = below_rows("all", judged, LEVELS)
+    (row,) = below_rows("all", judged, NAMED_LEVELS)
     assert (row["background"], row["level"], row["recall"]["n"], row["recall"]["rate"]) == ("dirty", "hard", 5, 0.2)
     assert sum(one.share.total for one in rows(judged, "mechanism")) == 4
     assert not any(one.share.total for one in group_rows(results((replace(below, level="harm"), 3, 1))))
@@ -146,7 +147,7 @@ entries = st.builds(
     lambda level, dirty, below, first: replace(
         FAULT, level=level, dirty=dirty, below=below, onset=1 if first else ONSET, fork=0 if first else 10
     ),
-    st.sampled_from(LEVELS), st.booleans(), st.booleans(), st.booleans(),
+    st.sampled_from(NAMED_LEVELS), st.booleans(), st.booleans(), st.booleans(),
 )  # fmt: skip
 
 

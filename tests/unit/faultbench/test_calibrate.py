@@ -114,12 +114,21 @@ class Scripted:
     def __init__(self, effect: int | None, length: int) -> None:
         self.effect, self.length = effect, length
         self.asked: list[tuple[str, ...]] = []
+        self.fails = False
 
     def trunk(self, config: RunConfig, step: int) -> str:
         """No checkpoint is needed."""
         return f"{config.seed}/{step}"
 
-    def run(self, config: RunConfig, inject: tuple[str, ...], fork: str, follow: int | None = None) -> Any:
+    def run(
+        self,
+        config: RunConfig,
+        inject: tuple[str, ...],
+        fork: str,
+        follow: int | None = None,
+        *,
+        may_fail: bool = False,
+    ) -> Any:
         """A course whose healthy values depend on the seed."""
         assert fork == f"{config.seed}/5"
         self.asked.append(inject)
@@ -131,6 +140,7 @@ class Scripted:
             values[0 if self.effect is None else self.effect - 6 :] += strength
         history = Synthetic(values.tolist())
         history.rows, history.effects, history.accuracy = range(length), (self.effect,), 1 - len(inject) / 4  # type: ignore[attr-defined]
+        history.error = "out of memory" if may_fail and self.fails else ""  # type: ignore[attr-defined]
         return history
 
 
@@ -138,7 +148,7 @@ def bench(runner: Scripted) -> Bench:
     """A bench on it with two seeds, a standard deviation of 1 / sqrt 2 apart."""
     return Bench(
         cast("ExperimentRunner", runner),
-        lambda t, a, s: load_config(None, [f"task.name={t}", f"algorithm.name={a}", f"seed={s}"]), 6,
+        lambda c, s: load_config(None, [f"task.name={c.task}", f"algorithm.name={c.algorithm}", f"seed={s}"]), 6,
         (1, 2), 40,
     )  # fmt: skip
 
@@ -165,6 +175,23 @@ def test_what_waits_for_its_effect_is_measured_from_there_and_not_where_it_is_la
 def test_loss_is_against_the_healthy_run_of_the_same_seed() -> None:
     case = CalibrationCase("addition", "grpo", "RF-1", "outliers")
     assert bench(Scripted(6, WINDOW)).loss(case, 1.0, (1, 2), 40) == [0.25, 0.25]
+
+
+def test_run_that_an_error_ends_has_lost_everything() -> None:
+    runner = Scripted(6, WINDOW)
+    runner.fails = True
+    assert bench(runner).loss(CalibrationCase("addition", "grpo", "RF-1", "outliers"), 1.0, (1,), 40) == [1.0]
+
+
+def test_clean_and_dirty_runs_have_healthy_runs_of_their_own() -> None:
+    runner = Scripted(6, WINDOW)
+    one = bench(runner)
+    for dirty in (False, True):
+        one.shifts(CalibrationCase("addition", "grpo", "RF-1", "outliers", dirty), 1.0, (1,))
+    assert runner.asked.count(()) == 4
+    cases = list(list_cases(("addition",), (), dirty=True))
+    assert all(case.dirty for case in cases)
+    assert [dataclasses.replace(c, dirty=False) for c in cases] == list(list_cases(("addition",), ()))
 
 
 def test_quick_runs_keep_what_they_measure_and_save_nothing() -> None:

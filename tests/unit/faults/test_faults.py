@@ -175,7 +175,7 @@ def test_faults_of_a_run_are_read_in_order() -> None:
         ("OD-1@11", "grpo", ["step 11", "steps=10", "raise steps"]),
         ("TE-1@3", "grpo", ["task addition calls no tool", "use task.name=calculator"]),
         ("TE-1@3,instances=all", "ppo", ["task addition calls no tool"]),
-        ("TE-3@3,mechanism=early", "grpo", ["calls no tool", "mechanism=limit, or task.name=calculator"]),
+        ("TE-3@3,mechanism=early", "grpo", ["calls no tool", "mechanism=limit or all_limits, or task.name=calculator"]),
         ("CA-1@3", "grpo", ["CA-1 by biased_values needs algorithm.name=ppo", "this run has grpo"]),
         ("CA-3@3,mechanism=discount", "rloo", ["needs algorithm.name=ppo", "mechanism=misplaced or shifted"]),
     ],

@@ -44,7 +44,8 @@ def planned() -> Mapping[str, set[int]]:
 def scripts() -> Mapping[str, set[int]]:
     """Seeds that scripts give their runs, as their own constants and plans say."""
     return {
-        "calibrate_faults": {*calibrate_faults.SEEDS, *calibrate_faults.FRESH, *calibrate_faults.FRESHER},
+        "calibrate_faults": {seed for stage in calibrate_faults.stages() for seed in stage.plan.all}
+        | set(calibrate_faults.LOSS_SEEDS),
         "healthy_set": {arm.seed for arm in healthy_set.arms()},
         "healthy_act": {healthy_act.drawn(index).seed for index in range(healthy_act.RUNS)}
         | {healthy_act.FIRST_PROFILE_SEED + n for n in range(max(healthy_act.PROFILE_RUNS.values()))},
