@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.detection_text import Figures, Rows, alarm_text, delay_text, percent, table
 from rftfm_ray.faultbench.runs.plan import BACKGROUNDS
-from rftfm_ray.faultbench.scoring.backgrounds import LEAST_RUNS, ONSETS
+from rftfm_ray.faultbench.scoring.backgrounds import LEAST_RUNS, STEP_1
 from rftfm_ray.faultbench.scoring.guarding import EVIDENCE
 from rftfm_ray.faultbench.scoring.tables import mode_name
 
 NOT_BY_ITSELF = f"fewer than {LEAST_RUNS} runs: read the row of both"
-_STEP_1 = list(ONSETS)[1]
 
 
 def backgrounds_section(summary: Figures, before: Figures) -> str:
@@ -48,9 +47,9 @@ def _cells(summary: Figures, before: Figures) -> str:
         for mode, figures in summary["backgrounds"].items():
             by_cell = {(c["evidence"], c["level"], c["background"], c["onset"]): c for c in figures["cells"]}
             for evidence, level, background, onset in by_cell:
-                if onset == _STEP_1:
+                if onset == STEP_1:
                     continue
-                cell, first = by_cell[evidence, level, background, onset], by_cell[evidence, level, background, _STEP_1]
+                cell, first = by_cell[evidence, level, background, onset], by_cell[evidence, level, background, STEP_1]
                 yield (
                     mode_name(summary, mode), evidence, level, background, percent(cell["recall"]),
                     percent(cell["recall_from_effect"]), percent(first["recall"]), delay_text(cell["delay"]),

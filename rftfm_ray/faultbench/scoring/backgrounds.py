@@ -26,7 +26,8 @@ from rftfm_ray.faultbench.scoring.judging import (
 LEAST_RUNS = 150
 BOTH = "both"
 """Runs of all backgrounds."""
-ONSETS: Mapping[str, Callable[[Entry], bool]] = {"any": lambda _: True, "step 1": lambda entry: entry.onset == 1}
+ANY_ONSET, STEP_1 = "any", "step 1"
+ONSETS: Mapping[str, Callable[[Entry], bool]] = {ANY_ONSET: lambda _: True, STEP_1: lambda entry: entry.onset == 1}
 """Runs that a cell is read for: all, and those whose fault is there from the first step on."""
 DETAILS = ("fault", "mechanism")
 _WITHOUT_FAULT: Mapping[str, Callable[[Results], Results]] = {

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from benchmarks import detection, detection_page
 from benchmarks.detection_page import RECALL_TARGETS, TargetRow, is_recall_met, page, target_rows
 from rftfm_ray.faultbench.scoring.judging import ROWS
+from rftfm_ray.faultbench.scoring.tables import show
 
 LEVELS, EVIDENCE = ("easy", "hard"), ("telemetry", "all")
 COST = {"hand_over_us": 4.0, "lost": 0.0, "monitor_ms": 0.4, "log_s": 4.5, "machine": "2 CPU cores"}
@@ -259,6 +262,20 @@ def test_what_is_hidden_left_out_and_not_measured_is_said(with_backgrounds: dict
     for figures in with_backgrounds["backgrounds"].values():
         figures["below"] = []
     assert "No fault that was run lies below the background." in page(with_backgrounds, COST, "detection")
+
+
+def test_the_terminal_shows_every_cell_of_clean_and_dirty_runs(with_backgrounds: dict[str, Any]) -> None:
+    console = Console(file=StringIO(), width=240)
+    show(with_backgrounds, console)
+    assert isinstance(console.file, StringIO)
+    shown = console.file.getvalue()
+    table = shown[shown.index("Clean and dirty") :]
+    lines = (re.split(r"\s*│\s*", line)[1:-1] for line in table.splitlines())
+    cells = [line for line in lines if line[:1] == ["rftfm, no profile"]]
+    assert len(cells) == len(EVIDENCE) * 3 * 3
+    assert cells[0] == [
+        "rftfm, no profile", "telemetry", "easy", "clean", "0.5", "0.46 to 0.54", "0.5", "0.9", "160", "0.25",
+    ]  # fmt: skip
 
 
 def test_a_benchmark_without_background_has_no_such_section(summary: dict[str, Any]) -> None:
