@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rftfm_ray.errors import BenchError
+from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Record, read_entries, read_records, write_records
 from rftfm_ray.faultbench.runs.drawing import APART, Size
 from rftfm_ray.faultbench.runs.generate import SECONDS_PER_STEP, Job, config_of
 from rftfm_ray.faultbench.runs.plan import BACKGROUNDS, CHECKPOINT_EVERY, Entry, Kind, Split, mechanism_of
@@ -230,3 +234,37 @@ def test_a_size_with_backgrounds_has_other_seeds_than_one_without() -> None:
     clean = replace(SIZES["smoke"], backgrounds=(False,))
     assert {e.seed % 2 for e in entries_of(clean, 1, visible)} == {0, 1}
     assert not any(e.dirty for e in entries_of(clean, 1, visible))
+
+
+def written(entries: tuple[Entry, ...], path: Path) -> list[Entry]:
+    """What a shard of these runs, of one step each after their fork, says of them."""
+    rows = np.zeros((1, len(NAMES)), np.float32)
+    write_records(path, [Record(entry, Outcome((), ()), rows) for entry in entries])
+    assert [record.entry for record in read_records(path)] == list(entries)
+    return read_entries(path)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 2000), st.booleans())
+def test_entries_are_read_as_they_were_written(seed: int, below: bool) -> None:
+    entries = tuple(replace(entry, below=below) for entry in entries_of(SIZES["smoke"], seed))
+    with TemporaryDirectory() as folder:
+        assert written(entries, Path(folder) / "runs-000") == list(entries)
+
+
+def test_a_folder_with_runs_of_another_plan_is_refused(tmp_path: Path) -> None:
+    job = Job(str(tmp_path), "smoke", 1)
+    written(job.entries, tmp_path / "runs-000")
+    job.check()
+    assert job.missing() == []
+    written((replace(job.entries[0], dirty=True), *job.entries[1:]), tmp_path / "runs-000")
+    with pytest.raises(BenchError, match="runs-000 has other runs than `--size smoke --seed 1` plans"):
+        job.check()
+
+
+def test_the_time_that_is_left_is_that_of_the_missing_runs(tmp_path: Path) -> None:
+    job = Job(str(tmp_path), "smoke", 1)
+    steps = sum(entry.steps - entry.fork for entry in job.entries)
+    assert job.hours(2) == pytest.approx(steps * SECONDS_PER_STEP / 7200)
+    written(job.entries, tmp_path / "runs-000")
+    assert job.hours(2) == 0
