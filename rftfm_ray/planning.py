@@ -93,7 +93,7 @@ def plan(
     Raises:
         RftfmError: one of its kinds, with one sentence that names the fix.
     """
-    task = load_task(config.task.name)
+    task = load_task(config.task.name, config.task.options)
     config = expanded(config)
     if gaps := guard_gaps(config):
         logger.warning("guard.mode=act cannot do all of its work: %s.", "; ".join(gaps))

@@ -14,6 +14,7 @@ IDENTITY = (
     "model.path",
     "model.dtype",
     "task.name",
+    "task.options",
     "task.pool_size",
     "task.hard_share",
     "algorithm.name",

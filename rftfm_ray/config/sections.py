@@ -55,7 +55,8 @@ class ModelConfig(Section):
     """The language model."""
 
     path: str = BUILTIN_MODEL
-    """Directory or hub id of a Hugging Face causal LM; `builtin:tiny` and `builtin:small` ship with the package."""
+    """Directory or hub id of a Hugging Face causal LM; `builtin:tiny` and `builtin:small` ship with the package, and
+    the starting policies of tasks that the examples name."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of weights and activations, in the learner and in vLLM."""
 
@@ -64,7 +65,10 @@ class TaskConfig(Section):
     """What is trained on."""
 
     name: str = "addition"
-    """`addition`, `calculator`, or your own as `module:Class` or `file.py:Class`."""
+    """`addition`, `calculator`, a generator of the package `reasoning_gym` as `reasoning_gym:NAME`, or your own as
+    `module:Class` or `file.py:Class`."""
+    options: tuple[str, ...] = ()
+    """Options of the generator of `task.name=reasoning_gym:NAME`, each as `KEY=VALUE`, for example `max_word_len=5`."""
     pool_size: Count = 256
     """Distinct training problems; each is seen once per pass, in a new order each pass."""
     hard_share: Annotated[Float, Field(ge=0, le=1)] = 0.0

@@ -120,6 +120,7 @@ _CONSTANT: Mapping[str, Effect] = {
     "model.dtype": Effect(_PRECISION, reach=Reach.COURSE),
     "sync.dtype": Effect(_SERVED, reach=Reach.COURSE),
     "task.name": Effect(reason="no signal of another task can be compared", reach=Reach.KIND),
+    "task.options": Effect(reason="other options make other problems, as another task does", reach=Reach.KIND),
     "task.pool_size": Effect(PROMPT_DEPENDENT, reach=Reach.COURSE),
     "algorithm.name": Effect(reason="no signal of another algorithm can be compared", reach=Reach.KIND),
     "algorithm.minibatches": Effect(

@@ -281,6 +281,17 @@ def test_warm_start_never_overwrites_a_directory(rftfm: Rftfm, tmp_path: Path) -
     check_refusal(rftfm("warmstart", tmp_path / "cwd", without_ray=True), tmp_path, str(tmp_path / "cwd"), "exists")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--target", "0.4"], "--target"), (["steps=3"], "steps=3"), (["no_such_task.yaml"], "no_such_task.yaml")],
+)
+def test_warm_start_refuses_what_it_would_not_use(
+    arguments: list[str], named: str, rftfm: Rftfm, tmp_path: Path
+) -> None:
+    check_refusal(rftfm("warmstart", tmp_path / "new", *arguments), tmp_path, named)
+    assert not (tmp_path / "new").exists()
+
+
 def test_help_names_every_command_without_ray(rftfm: Rftfm) -> None:
     done = rftfm("--help", without_ray=True)
     assert (done.returncode, done.stderr) == (0, "")

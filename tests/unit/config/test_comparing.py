@@ -49,7 +49,8 @@ def test_keys_of_the_identity_exist() -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "seed=5", "task.name=calculator", "task.pool_size=32", "task.hard_share=0.25", "model.path=builtin:small",
+        "seed=5", "task.name=calculator", "task.options=[max_n=5]", "task.pool_size=32", "task.hard_share=0.25",
+        "model.path=builtin:small",
         "model.dtype=bfloat16", "algorithm.name=rloo", "algorithm.prompts_per_step=8",
         "algorithm.samples_per_prompt=4", "background.length_spread=0.5", "background.difficulty_walk=0.5",
     ],

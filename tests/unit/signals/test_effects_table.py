@@ -42,6 +42,7 @@ ROWS: dict[str, tuple[Reach, str]] = {
     # Another kind of run: no signal is listed, and none can be compared.
     "model.path": (Reach.KIND, ""),
     "task.name": (Reach.KIND, ""),
+    "task.options": (Reach.KIND, ""),
     "algorithm.name": (Reach.KIND, ""),
     # Rounding parts what vLLM and the learner compute for one token, and loses small updates.
     "model.dtype": (Reach.COURSE, "rollout_gap_max rollout_kl rollout_ratio_mean GAPS changed_rate"),
