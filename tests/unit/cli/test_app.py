@@ -285,9 +285,7 @@ def test_warm_start_never_overwrites_a_directory(rftfm: Rftfm, tmp_path: Path) -
     ("arguments", "named"),
     [(["--target", "0.4"], "--target"), (["steps=3"], "steps=3"), (["no_such_task.yaml"], "no_such_task.yaml")],
 )
-def test_warm_start_refuses_what_it_would_not_use(
-    arguments: list[str], named: str, rftfm: Rftfm, tmp_path: Path
-) -> None:
+def test_warm_start_refuses_what_it_ignores(arguments: list[str], named: str, rftfm: Rftfm, tmp_path: Path) -> None:
     check_refusal(rftfm("warmstart", tmp_path / "new", *arguments), tmp_path, named)
     assert not (tmp_path / "new").exists()
 
