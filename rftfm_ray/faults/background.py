@@ -216,11 +216,16 @@ def _scaled(most: float, course: Tilt) -> Tilt:
 
 
 def _candidates(task: Task, pool: Sequence[Problem], seed: int) -> Sequence[Problem]:
-    """More training problems than the pool has: answers of a rare length are too few in it."""
+    """More training problems than the pool has: answers of a rare length are too few in it.
+
+    None has a longer prompt than those of the pool, whose prompts are known to leave room for an answer.
+    """
+    longest = max(len(problem.prompt) for problem in pool)
     try:
-        return tuple(task.pool(CANDIDATES * len(pool), seed))
+        drawn = tuple(task.pool(CANDIDATES * len(pool), seed))
     except Exception:  # noqa: BLE001 - the task's own code: it may not have so many
         return pool
+    return [problem for problem in drawn if len(problem.prompt) <= longest] or pool
 
 
 def _apart(problems: Sequence[Problem], levels: Sequence[float]) -> tuple[Sequence[Problem], Sequence[Problem]]:

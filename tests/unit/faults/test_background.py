@@ -256,6 +256,20 @@ def test_uneven_lengths_take_problems_that_are_not_held_out_and_have_rare_length
     assert not {p.key for p in (*longer.problems, *shorter.problems)} & {p.key for p in TASK.heldout()}
 
 
+def test_no_prompt_is_longer_than_those_that_were_checked_for_room() -> None:
+    pool = [Problem(str(n), "x" * (1 + n % 5), "1" * (1 + n % 3)) for n in range(20)]
+
+    class Longer(Addition):
+        """Knows problems with longer prompts too."""
+
+        def pool(self, size: int, seed: int) -> Sequence[Problem]:
+            return [*pool, *(Problem(f"long/{n}", "x" * 6, "1" * (1 + n % 3)) for n in range(size - len(pool)))]
+
+    parts = disturbed_prompts(BackgroundConfig(length_spread=1), Longer(), pool, 0)
+    assert len(parts) == 2
+    assert all(problem in pool for part in parts for problem in part.problems)
+
+
 def test_task_without_more_problems_varies_the_lengths_of_its_pool() -> None:
     pool = Addition().pool(4000, 0)
     parts = disturbed_prompts(BackgroundConfig(length_spread=1), Addition(), pool, 0)
