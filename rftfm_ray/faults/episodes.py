@@ -6,6 +6,7 @@ TE-3 by limits, TE-2 by tokens, PG-1 and PG-3S by prompts, PG-3L by end tokens.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 
@@ -42,8 +43,9 @@ class FaultySeams(EpisodeSeams):
                 halved = tuple(max(1, tokens // 2) for tokens in limits.turn_tokens)
                 limits = dataclasses.replace(limits, turn_tokens=halved)
         for spec in self._all_limits:
-            lost = spec.level(paid)
-            fewer = tuple(max(1, tokens - round(tokens * lost)) for tokens in limits.turn_tokens)
+            lost, chance = spec.level(paid), draw(spec, self._seed, "limit", *identity)
+            # A fraction of a token is lost by chance: limits of a few tokens have no strengths between them otherwise.
+            fewer = tuple(max(1, tokens - math.floor(tokens * lost + chance)) for tokens in limits.turn_tokens)
             limits = dataclasses.replace(limits, turn_tokens=fewer) if lost else limits
         for spec in self._endless:
             if strikes(spec, self._seed, paid, *identity):

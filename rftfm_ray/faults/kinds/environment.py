@@ -70,10 +70,9 @@ ENVIRONMENT_FAULTS = (
             ),
             Mechanism(
                 "all_limits", LIMITS,
-                "every episode has fewer tokens than declared, by the limits that all go by: a default of the server "
-                "in the place of the task's", "truncated_rate", 1,
-                Strength("share of the tokens that is lost", 0.05, 0.95, 0.5),
-                shown_by="turn_limits", since=2,
+                "every episode has fewer tokens than declared, by the limits that all go by, and fractions by chance: "
+                "a budget that is shared out by characters", "truncated_rate", 1,
+                Strength("share of the tokens that is lost", 0.05, 0.95, 0.5), shown_by="turn_limits", since=2,
             ),
         ),
     ),

@@ -213,8 +213,16 @@ def test_limits_are_halved_twice_by_two_faults_and_never_to_nothing() -> None:
 def test_all_episodes_have_fewer_tokens_by_their_share() -> None:
     seams = FaultySeams([parse_fault("TE-3@5:0.25,mechanism=all_limits,duration=3")], 1)
     limits = Limits(frozenset({2}), frozenset({2, 4}), (12, 5, 1), 128)
-    turns = [seams.limits(EpisodeId(StepId(0, 9, paid), "p", 0), limits).turn_tokens for paid in (4, 5, 7, 8)]
-    assert turns == [(12, 5, 1), (9, 4, 1), (9, 4, 1), (12, 5, 1)]
+
+    def turns(paid: int) -> list[tuple[int, ...]]:
+        return [seams.limits(EpisodeId(StepId(0, 9, paid), f"p{n}", 0), limits).turn_tokens for n in range(2000)]
+
+    assert [set(turns(paid)) for paid in (4, 8)] == [{(12, 5, 1)}] * 2
+    for paid in (5, 7):
+        # A quarter of twelve is three, that of five 1.25, and one token is left to every turn.
+        assert {first for first, _, _ in turns(paid)} == {9}
+        assert sum(second for _, second, _ in turns(paid)) / 2000 == pytest.approx(3.75, abs=0.03)
+        assert {third for _, _, third in turns(paid)} == {1}
 
 
 def test_prompt_holds_its_answer_or_the_beginning_of_it_with_its_probability() -> None:
