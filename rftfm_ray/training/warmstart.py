@@ -81,7 +81,8 @@ PLANS: Mapping[ModelSize, WarmstartPlan] = {
     ),
 }
 
-# Where a task has one right answer, the probability of its demonstration is the sampled accuracy.
+# Where a task has one right answer, the probability of its demonstration is the sampled accuracy; on demonstrations as
+# they are drawn, so that a prompt that a generator repeats counts as often.
 TASK_PLANS: Mapping[ModelSize, WarmstartPlan] = {
     size: replace(plan, steps=3000, schedule_steps=3000, stored_as="bfloat16", target=0.38)
     for size, plan in PLANS.items()

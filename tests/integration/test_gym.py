@@ -13,7 +13,7 @@ from rftfm_ray.telemetry.recorder import read_steps
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "number_sequence.yaml"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "spell_backward.yaml"
 SHORT = [
     "steps=4", "algorithm.prompts_per_step=8", "probe.size=32", "probe.every=2", "probe.final_size=256",
     "checkpoints.at_end=false", "report.at_end=false", "channels.golden_every=2", "guard.regrade_rate=1",
