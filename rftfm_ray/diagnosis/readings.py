@@ -56,7 +56,7 @@ LIMITS: Mapping[str, float] = {
 _READ = (
     "regrade_count", "regrade_mismatch_rate", "regrade_error_mean", "correct_rate", "golden_mismatch_rate",
     "golden_right_error", "golden_wrong_error", "sampled_gap", "probe_gap", "lr_excess", "changed_rate", "vetoes",
-    "loss", "advantage_max", "credit_known_share", "return_error", *LIMITS,
+    "loss", "advantage_max", "credit_error", "credit_known_share", "return_error", *LIMITS,
 )  # fmt: skip
 # These say that an update was refused, whoever explains their alarms.
 _OF_REFUSALS = ("vetoes", "loss", "advantage_max")
@@ -252,7 +252,7 @@ def _limit_findings(values: Floats) -> Sequence[str]:
     if float(values[-1, _COLUMN["changed_rate"]]) < 1e-9:
         found.append("nothing_changed")
     known = _latest(recent, "credit_known_share")
-    if not math.isnan(known):
+    if not math.isnan(known) and _latest(recent, "credit_error") > CREDIT_LIMIT:
         other_rule = _latest(recent, "return_error") > CREDIT_LIMIT
         of_tokens = "credit_of_other_tokens" if known > KNOWN else "credit_of_no_token"
         found.append("credit_by_another_rule" if other_rule else of_tokens)
