@@ -252,7 +252,7 @@ def _limit_findings(values: Floats) -> Sequence[str]:
     if float(values[-1, _COLUMN["changed_rate"]]) < 1e-9:
         found.append("nothing_changed")
     known = _latest(recent, "credit_known_share")
-    if bool((_column(recent, "credit_error") > CREDIT_LIMIT).any()) and not math.isnan(known):
+    if not math.isnan(known) and _latest(recent, "credit_error") > CREDIT_LIMIT:
         other_rule = _latest(recent, "return_error") > CREDIT_LIMIT
         of_tokens = "credit_of_other_tokens" if known > KNOWN else "credit_of_no_token"
         found.append("credit_by_another_rule" if other_rule else of_tokens)
