@@ -20,7 +20,7 @@ from rftfm_ray.metrics import StepRow
 from rftfm_ray.signals.schema import report_of, value
 from rftfm_ray.training.learner import Learner
 from rftfm_ray.types import StepId
-from tests.integration.plain import TINY, configure, make_batch
+from tests.integration.plain import TINY, Group, configure, make_batch
 from tests.unit.doubles import step_row
 
 ONSET, STEPS = 4, 6
@@ -28,7 +28,7 @@ FAMILIES = ("OD", "CA")
 # Laws of what the learner computes; the others are of what it is given.
 LEARNERS = (Law.ADVANTAGE_MEAN, Law.ADVANTAGE_SPREAD, Law.RETURNS, Law.LOSS, Law.WEIGHTS)
 # Eight sums, eight answers to each, more of them right from sum to sum, one group all right.
-GROUPS = [
+GROUPS: list[Group] = [
     (f"{a}+23=", [(float(n <= g), f"{a + 23 if n <= g else a + 13 + n}!") for n in range(8)])
     for g, a in enumerate(range(11, 67, 7))
 ]
