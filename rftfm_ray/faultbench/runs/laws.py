@@ -45,14 +45,15 @@ def advantage_spread(row: StepRow, config: RunConfig) -> float:
     """Variance of the advantages less the one that normalisation gives them.
 
     Of n members of a group with different rewards it is (n - 1) / n, as each was divided by the sample deviation; of
-    groups with equal rewards 0. With a critic the deviation over tokens is 1.
+    groups with equal rewards 0. With a critic it is (N - 1) / N over the N tokens of the step.
     """
     clipped = nominal_settings(config, row.id.step).advantage_clip is not None
     if clipped or not config.normalizes_std:
         return NAN
     variance, size = row.credit.advantage_std**2, config.algorithm.samples_per_prompt
     if config.algorithm.name == "ppo":
-        return variance - 1
+        tokens = row.batch.trajectory_count * row.batch.valid_rate * row.batch.length_mean
+        return variance - (tokens - 1) / tokens if tokens else NAN
     mixed = 1 - row.batch.zero_variance_group_rate
     applies = config.algorithm.name == "grpo" and row.batch.valid_rate == 1 and mixed > 0
     return variance / mixed - (size - 1) / size if applies and not config.algorithm.group_filter else NAN
