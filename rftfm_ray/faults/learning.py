@@ -112,21 +112,13 @@ class FaultyLearner(LearnerSeams):
             credit = dataclasses.replace(credit, returns=credit.returns + np.float32(spec.level(step.paid_step)))
         return credit
 
-    def in_loss(self, step: StepId, credit: Credit) -> Credit:
-        """Without a share of what is negative, by OD-3."""
-        for spec in self._on(step, "OD-3", "positive_only"):
-            lost = np.float32(1 - spec.level(step.paid_step))
-            kept = np.where(credit.advantages < 0, credit.advantages * lost, credit.advantages)
-            credit = dataclasses.replace(credit, advantages=kept)
-        return credit
-
 
 def faulty_learner(specs: Sequence[FaultSpec], seed: int) -> LearnerSeams:
     """Seams of a learner with the faults of `specs`; the default seams without any."""
     wanted = (
         *of_code(specs, "OD-1", "gain", "schedule", "lost_moments"),
         *of_code(specs, "OD-2", "small_steps", "held_weights", "epsilon"),
-        *of_code(specs, "OD-3", "negative_entropy", "colder", "positive_only"),
+        *of_code(specs, "OD-3", "negative_entropy", "colder"),
         *(spec for spec in specs if spec.code.startswith("CA")),
     )
     return FaultyLearner(wanted, seed) if wanted else LearnerSeams()

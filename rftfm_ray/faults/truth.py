@@ -19,8 +19,8 @@ from rftfm_ray.rollout.seams import Exposure
 BASE_STEPS = 5
 # Amounts vary from step to step with the problems, so a single step is not enough evidence.
 RECENT_STEPS = 3
-# Mechanisms of OD-3 that take entropy away by learning.
-TAKE_ENTROPY = ("negative_entropy", "positive_only")
+# The mechanism of OD-3 that takes entropy away by learning.
+TAKE_ENTROPY = ("negative_entropy",)
 _SIGNS = {name: sign for name, (_, sign) in FEATURES.items()} | dict.fromkeys(TAKE_ENTROPY, -1.0)
 
 

@@ -159,14 +159,13 @@ class LearnerEngine:
                 value.copy_(moments[name] if name in moments else torch.zeros_like(value))
 
     def disturb(self, forgotten: float, epsilon: float) -> None:
-        """Take a share off the optimizer's moments of the policy, and add to its epsilon until the next call.
+        """Take a share off the optimizer's second moments of the policy, and add to its epsilon until the next call.
 
         The count of steps stays, so the bias correction is that of moments that have lost nothing.
         """
         for master in self._policy_masters() if forgotten else []:
-            for name in ("exp_avg", "exp_avg_sq"):
-                if name in self._inner.state[master]:
-                    self._inner.state[master][name].mul_(1 - forgotten)
+            if "exp_avg_sq" in self._inner.state[master]:
+                self._inner.state[master]["exp_avg_sq"].mul_(1 - forgotten)
         for group in self._optimizer.param_groups:
             group["eps"] = ADAM_EPSILON + epsilon
 

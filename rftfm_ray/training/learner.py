@@ -150,8 +150,7 @@ class Learner:
         credit = self._seams.assigned(step, batch, assign(batch, rule, values))
         error, rejection = self._check(batch, included, credit, rule, values)
         credit = self._seams.delivered(step, batch, credit)
-        used = self._seams.in_loss(step, credit)
-        targets = [[targets_of(micro, used, values) for micro in micros] for micros in minibatches]
+        targets = [[targets_of(micro, credit, values) for micro in micros] for micros in minibatches]
         judged = None if own is None or values is None else _Values(own, values)
         errors = self._credit_errors(step, batch, credit_in_loss(minibatches, targets, credit), judged, error)
         if rejection is None:

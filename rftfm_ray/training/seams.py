@@ -29,7 +29,7 @@ class LearnerSeams:
         return 0.0
 
     def forgotten_share(self, step: StepId) -> float:
-        """Share of its moments that the optimizer loses before a step."""
+        """Share of its second moments that the optimizer loses before a step."""
         del step
         return 0.0
 
@@ -61,9 +61,4 @@ class LearnerSeams:
     def delivered(self, step: StepId, batch: TrajectoryBatch, credit: Credit) -> Credit:
         """Credit as it reaches the loss, after the commit gate has checked it."""
         del step, batch
-        return credit
-
-    def in_loss(self, step: StepId, credit: Credit) -> Credit:
-        """Credit as the loss uses it; its metrics are those of `delivered`."""
-        del step
         return credit

@@ -123,8 +123,7 @@ class Plain:
 
     def disturb(self, forgotten: float, epsilon: float) -> None:
         for moments in self._adam.state.values():
-            for name in ("exp_avg", "exp_avg_sq"):
-                moments[name] *= 1 - forgotten
+            moments["exp_avg_sq"] *= 1 - forgotten
         self._adam.param_groups[0]["eps"] = 1e-8 + epsilon
 
     def weights(self) -> Weights:

@@ -18,9 +18,9 @@ OPTIMIZATION_FAULTS = (
             ),
             Mechanism(
                 "lost_moments", OPTIMIZER,
-                "before every step the optimizer forgets a share of its moments, and Adam's steps grow: its state is "
-                "not restored after an offload", "step_kl", 1,
-                Strength("share of the moments that is lost", 0.00001, 1, 0.1), since=2,
+                "before every step the optimizer loses a share of its second moments, and Adam's steps grow: a state "
+                "that is kept in too few bits", "step_kl", 1,
+                Strength("share of the second moments that is lost", 0.001, 1, 0.9), since=2,
             ),
         ),
     ),
@@ -65,12 +65,6 @@ OPTIMIZATION_FAULTS = (
                 "samples are drawn colder than declared, and the learner goes by the same: a default of the model's "
                 "generation configuration", "entropy", -1,
                 Strength("share of the temperature that is lost", 0.01, 0.99, 0.7), since=2,
-            ),
-            Mechanism(
-                "positive_only", "loss",
-                "negative advantages lose a share of their weight in the loss, so that nothing is unlearnt: a filter "
-                "of what did not succeed", "entropy", -1,
-                Strength("share of the weight that is lost", 0.01, 1, 1), shown_by="credit", learned=0.05, since=2,
             ),
         ),
     ),

@@ -18,7 +18,7 @@ from rftfm_ray.faults.learning import faulty_learner
 from rftfm_ray.faults.rewards import LOOP_SHARE, FaultyReward, faulty_reward
 from rftfm_ray.faults.sampler import faulty_sampler
 from rftfm_ray.faults.tools import faulty_tools, garbled
-from rftfm_ray.faults.truth import EffectWatch, effect_step, entropy_exposures
+from rftfm_ray.faults.truth import EffectWatch, effect_step
 from rftfm_ray.rollout.channels import CallId, EpisodeId, TaskReward, task_tools
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.tasks.addition import problem
@@ -286,19 +286,6 @@ def test_noise_of_a_group_is_heavier_where_it_is_stronger() -> None:
     assert distance(0.05) < distance(0.5) < distance(5)
 
 
-def test_loss_takes_no_or_less_of_what_is_negative_and_metrics_see_all_of_it() -> None:
-    _, credit, _ = shared_credit(1)
-    batch = shared_credit(1)[0]
-    for strength in (0.25, 1.0):
-        seams = faulty_learner([parse_fault(f"OD-3@5:{strength},mechanism=positive_only")], 0)
-        assert seams.delivered(NOW, batch, credit) is credit
-        assert seams.in_loss(BEFORE, credit) is credit
-        used, negative = seams.in_loss(NOW, credit).advantages, credit.advantages < 0
-        assert used.dtype == np.float32
-        assert (used[~negative] == credit.advantages[~negative]).all()
-        np.testing.assert_allclose(used[negative], (1 - strength) * credit.advantages[negative], rtol=1e-6)
-
-
 def test_values_are_those_of_another_trajectory_and_none_is_lost() -> None:
     counts = [3] * 400
     batch, values = batch_of(counts, [0] * 400), np.repeat(np.arange(400, dtype=np.float32), 3)
@@ -322,8 +309,3 @@ def test_effect_is_at_full_strength_or_waited_for(code: str, name: str) -> None:
     learned = CATALOGUE[code].mechanism(name).learned
     assert effect_step(spec) == (None if learned else ON + 9)
     assert EffectWatch([spec]).waits is bool(learned)
-
-
-def test_entropy_of_positive_only_is_counted() -> None:
-    specs = [parse_fault("OD-3@3,mechanism=positive_only"), parse_fault("OD-3@3,mechanism=colder")]
-    assert [exposure.mechanism for exposure in entropy_exposures(specs, 0.25)] == ["positive_only"]
