@@ -79,6 +79,9 @@ FINDINGS = (
 # often too high as too low. Errors of a faulty channel have one side: their t value grows with the steps. A verifier
 # that has been noisy stays so up to a higher one, because the t value of noise passes the lower one now and then.
 FEWEST_STEPS, ONE_SIDED, CLEARLY_ONE_SIDED = 3, 2.5, 4.0
+# Share of the evidence that the next step with an error leaves: a fault that comes late must not have to outweigh all
+# the noise of the run before it. Fewer steps than about 30 would let noise pass the higher limit.
+REMEMBERED = 1 - 1 / 30
 # First step with a regraded verdict up to which "from the start" holds.
 FROM_START = 3
 
@@ -97,7 +100,7 @@ class Readings(Stateful):
         self._step = 0
         # Steps with regraded verdicts; the first of them that had an error, counted from 1, 0 for none.
         self._graded, self._first_error = 0, 0
-        # Over steps with errors of the reward channel: their number, the sum of the mean signed error, of its square.
+        # Over steps with errors of the reward channel: their number, and sums of the mean signed error and its square.
         self._errors = np.zeros(3)
         self._noisy = 0
 
@@ -126,13 +129,14 @@ class Readings(Stateful):
         if rate > 0:
             self._first_error = self._first_error or self._graded
             size = error / rate
-            self._errors += (1.0, size, size * size)
+            self._errors = REMEMBERED * self._errors + (1.0, size, size * size)
             self._noisy = int(self._errs_both_ways(CLEARLY_ONE_SIDED if self._noisy else ONE_SIDED))
 
     def _errs_both_ways(self, one_sided: float) -> bool:
         """Whether the t value of the mean error over steps is below a limit, with errors from the start."""
         steps, total, squares = self._errors.tolist()
-        if steps < FEWEST_STEPS or not 0 < self._first_error <= FROM_START:
+        # The newest of the steps counts 1, and each earlier one less.
+        if steps < FEWEST_STEPS * REMEMBERED**FEWEST_STEPS or not 0 < self._first_error <= FROM_START:
             return False
         mean = total / steps
         variance = max(0.0, squares / steps - mean * mean) * steps / (steps - 1)

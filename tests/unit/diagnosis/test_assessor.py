@@ -20,7 +20,17 @@ from rftfm_ray.diagnosis.classify import CLAIMED
 from rftfm_ray.diagnosis.diagnoser import Diagnoser, FingerprintDiagnoser, StepEvidence
 from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.errors import StateError
-from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, Diagnosis, Evidence, Family, StepReport, Symptom
+from rftfm_ray.verdicts import (
+    Assessment,
+    Declaration,
+    DeclaredChange,
+    Diagnosis,
+    Evidence,
+    Expected,
+    Family,
+    StepReport,
+    Symptom,
+)
 from tests.unit.diagnosis.scripted import ScriptedMonitor, alarm
 
 Make = Callable[..., StepReport]
@@ -200,7 +210,7 @@ def test_expected_alarm_is_a_notice_until_it_is_declared_otherwise(make_report: 
     golden = alarm("golden_mismatch_rate", 3)
     monitor = ScriptedMonitor(lambda _: [golden])
     judge = Assessor(monitor, FingerprintDiagnoser(), 5, 4)
-    change = DeclaredChange("levers", 2, (), "order 1", expected=(("golden_mismatch_rate", 1),))
+    change = DeclaredChange("levers", 2, (), "order 1", expected=Expected(contained=(("golden_mismatch_rate", 1),)))
 
     def alarms(step: int) -> int:
         (assessment,) = judge.assess([make_report(step)])
@@ -213,7 +223,7 @@ def test_expected_alarm_is_a_notice_until_it_is_declared_otherwise(make_report: 
     judge.declare(DeclaredChange("configuration", 3, (), "a key"))
     judge.rewind(0)
     assert alarms(3) == 0
-    judge.declare(replace(change, expected=()))
+    judge.declare(replace(change, expected=Expected()))
     assert alarms(4) == 1
     assert monitor.changes[0] == change
 
@@ -221,7 +231,9 @@ def test_expected_alarm_is_a_notice_until_it_is_declared_otherwise(make_report: 
 def test_expected_alarm_does_not_hide_others(make_report: Make) -> None:
     symptoms = [alarm("golden_mismatch_rate", 3), alarm("update_ratio", 20)]
     judge = assessor({1: symptoms})
-    judge.declare(DeclaredChange("levers", 1, (), "order 1", expected=(("golden_mismatch_rate", 1),)))
+    judge.declare(
+        DeclaredChange("levers", 1, (), "order 1", expected=Expected(contained=(("golden_mismatch_rate", 1),)))
+    )
     (assessment,) = judge.assess([make_report(1)])
     assert assessment.diagnosis is not None
     # Dated by its own alarm: a rollback must not go back to before the fault whose harm is kept away.
@@ -243,7 +255,17 @@ def test_alarm_is_expected_on_one_side_and_never_for_an_identity(
     make_report: Make, symptom: Symptom, is_notice: bool
 ) -> None:
     judge = assessor({1: [symptom]})
-    judge.declare(DeclaredChange("levers", 1, (), "order 1", expected=(("update_ratio", -1),)))
+    judge.declare(DeclaredChange("levers", 1, (), "order 1", expected=Expected(moved=(("update_ratio", -1),))))
+    (assessment,) = judge.assess([make_report(1)])
+    assert (assessment.diagnosis is None) is is_notice
+
+
+@pytest.mark.parametrize(("side", "is_notice"), [(1, True), (-1, False)])
+def test_identity_of_a_cause_that_a_lever_contains_is_expected_to_stay_broken(
+    make_report: Make, side: int, is_notice: bool
+) -> None:
+    judge = assessor({1: [alarm("update_gain", direction=side, evidence=Evidence.IDENTITY)]})
+    judge.declare(DeclaredChange("levers", 1, (), "order 1", expected=Expected(contained=(("update_gain", 1),))))
     (assessment,) = judge.assess([make_report(1)])
     assert (assessment.diagnosis is None) is is_notice
 
@@ -252,7 +274,11 @@ def test_assessor_continues_from_a_file(make_report: Make, tmp_path: Path) -> No
     reports, file = [make_report(step) for step in range(1, 15)], tmp_path / "state"
     first = assessor({13: [TOOL]}, Counting())
     first.assess(reports[:12])
-    first.declare(DeclaredChange("levers", 13, (), "order 1", expected=(("tool_error_rate", 1), ("update_ratio", -1))))
+    first.declare(
+        DeclaredChange(
+            "levers", 13, (), "order 1", expected=Expected((("update_ratio", -1),), (("tool_error_rate", 1),))
+        )
+    )
     first.save(file)
     monitor, diagnoser = ScriptedMonitor({13: [TOOL]}), Counting()
     second = Assessor(monitor, diagnoser, 5, 4)
@@ -279,7 +305,8 @@ def test_state_of_something_else_is_refused_and_changes_nothing(make_report: Mak
         {**whole, "kept": {}},
         {**whole, "kept": {"five": kept["5"]}},
         {**whole, "kept": {**kept, "5": {"monitor": {"count": "five"}, "diagnoser": {"count": 5}}}},
-        {**whole, "expected": {"above": "", "below": 3}},
+        {**whole, "expected": {"above": "", "below": ""}},
+        {**whole, "expected": {"moved": {"above": "", "below": ""}, "contained": {"above": "", "below": 3}}},
     ]
     for state in damaged:
         with pytest.raises(StateError):
