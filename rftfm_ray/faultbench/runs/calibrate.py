@@ -180,7 +180,7 @@ def search(
         strength = float(f"{bounds.neutral + distance:.3g}")
         return min(max(strength, bounds.low, bounds.neutral * 1.01), bounds.high)
 
-    low = max(bounds.low - bounds.neutral, 0.001)
+    low = bounds.low - bounds.neutral or 0.001
     high, distance = bounds.high - bounds.neutral, bounds.default - bounds.neutral
     tried: list[tuple[float, float]] = []
     for _ in range(tries):
