@@ -6,8 +6,9 @@
 
 Without `--stage` all stages are made one after the other: `instant` and `learned` are levels by how far a signal moves,
 of mechanisms that act by themselves and of those that wait for the policy to learn (runs of 40 steps); `harm` is the
-level by loss of accuracy after 40 steps; `dirty-...` are the same in runs with the background of the benchmark; `loss`,
-made when it is named, is what easy and hard cost. Every case (task, algorithm, fault, mechanism, background) that is
+level by loss of accuracy after 40 steps, of which one confirmed case a mechanism is enough, the quickest first;
+`dirty-...` are the same in runs with the background of the benchmark; `loss`, made when it is named, is what easy and
+hard cost. Every case (task, algorithm, fault, mechanism, background) that is
 done is one line below benchmarks/data/calibration/ and is not made again: the command can be stopped at any moment.
 `--worker` makes its part of the cases of every stage, so that several run beside each other. `--table` writes the table
 that the package ships.
@@ -22,7 +23,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -73,12 +74,18 @@ class Stage:
         cases: in an order in which neighbours share their healthy runs.
         plan: the seeds.
         make: the rows of a case.
+        once: whether other cases of a mechanism are left out once one is confirmed.
     """
 
     name: str
     cases: tuple[CalibrationCase, ...]
     plan: SeedPlan
     make: Callable[[Bench, CalibrationCase, SeedPlan], list[Calibration]]
+    once: bool = False
+
+    def unit(self, case: CalibrationCase) -> Hashable:
+        """What one worker makes all cases of."""
+        return (case.code, case.mechanism) if self.once else case
 
 
 def stages() -> tuple[Stage, ...]:
@@ -92,7 +99,8 @@ def stages() -> tuple[Stage, ...]:
     dirty_instant, dirty_learned = cases(dirty=True)
 
     def harm(name: str, some: Sequence[CalibrationCase]) -> Stage:
-        return Stage(name, tuple(sorted(some, key=_combination)), HARMS, lambda b, c, p: [calibrate_harm(b, c, p)])
+        cases = tuple(sorted(some, key=_combination))
+        return Stage(name, cases, HARMS, lambda b, c, p: [calibrate_harm(b, c, p)], once=True)
 
     return (
         Stage("instant", instant, INSTANT, calibrate),
@@ -105,7 +113,7 @@ def stages() -> tuple[Stage, ...]:
 
 
 def _combination(case: CalibrationCase) -> tuple[str, str]:
-    return case.algorithm, case.task
+    return case.task, case.algorithm
 
 
 def loss_stage() -> Stage:
@@ -150,25 +158,24 @@ def read(names: Sequence[str]) -> dict[CalibrationCase, list[Calibration]]:
 def missing_of(stage: Stage, worker: int, workers: int) -> list[CalibrationCase]:
     """Cases of a worker's part of a stage that nobody has made; neighbours share their healthy runs."""
     there = stored(BY_SHIFT if stage.name in BY_SHIFT else [stage.name])
-    left = [case for case in stage.cases if case not in there]
+    done = {stage.unit(case) for case, rows in there.items() if rows[0]["confirmed"]} if stage.once else set(there)
     # Parts follow from the list of all cases, so that what others finish meanwhile moves no case to another worker.
-    part = stage.cases[len(stage.cases) * (worker - 1) // workers : len(stage.cases) * worker // workers]
-    return [case for case in left if case in set(part)]
+    units = list(dict.fromkeys(stage.unit(case) for case in stage.cases))
+    part = set(units[len(units) * (worker - 1) // workers : len(units) * worker // workers])
+    return [c for c in stage.cases if c not in there and stage.unit(c) not in done and stage.unit(c) in part]
 
 
 def generate(runner: ExperimentRunner, stage: Stage, worker: tuple[int, int], until: float) -> None:
     """Make the missing cases of a worker, until the time is over."""
     DATA.mkdir(parents=True, exist_ok=True)
-    missing, began = missing_of(stage, *worker), time.monotonic()
-    bench = Bench(runner, configure, ONSET, stage.plan.all, HARM_STEPS)
-    for count, case in enumerate(missing, start=1):
-        if time.monotonic() > until:
-            return
+    bench, began, count = Bench(runner, configure, ONSET, stage.plan.all, HARM_STEPS), time.monotonic(), 0
+    while (missing := missing_of(stage, *worker)) and time.monotonic() <= until:
+        case, count = missing[0], count + 1
         rows = stage.make(bench, case, stage.plan)
         with (DATA / f"{stage.name}-{worker[0]}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps([row.to_json() for row in rows], allow_nan=False) + "\n")
-        left = (time.monotonic() - began) / count * (len(missing) - count) / 60
-        print(f"{stage.name} {count}/{len(missing)} {case}  ({left:.0f} min left)", flush=True)
+        left = (time.monotonic() - began) / count * (len(missing) - 1) / 60
+        print(f"{stage.name}, at most {len(missing) - 1} cases left ({left:.0f} min): {case}", flush=True)
         for row in rows:
             print(f"    {_said(row)}", flush=True)
 

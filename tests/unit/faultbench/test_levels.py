@@ -280,6 +280,27 @@ def test_workers_share_the_cases_and_what_is_done_is_not_made_again(folder: Path
     assert {path.name for path in folder.iterdir()} == {"harm-1.jsonl", "harm-2.jsonl"}
 
 
+def test_one_confirmed_case_of_a_mechanism_is_enough_where_the_stage_says_so(folder: Path) -> None:
+    """The first mechanism is confirmed on its first task, the second one nowhere."""
+    first, second = (m.name for m in CATALOGUE["RF-1"].mechanisms[:2])
+    cases = [
+        dataclasses.replace(CASE, task=t, mechanism=m) for t in ("addition", "calculator") for m in (first, second)
+    ]
+    made: list[CalibrationCase] = []
+
+    def make(bench: Bench, case: CalibrationCase, plan: SeedPlan) -> list[Calibration]:
+        made.append(case)
+        row = calibrate_harm(Response(losing(0.1)), CASE, HARMS)
+        return [dataclasses.replace(row, task=case.task, mechanism=case.mechanism, confirmed=case.mechanism == first)]
+
+    stage, runner = Stage("harm", tuple(cases), HARMS, make, once=True), object.__new__(ExperimentRunner)
+    assert missing_of(stage, 1, 2) == [cases[0], cases[2]], "a worker makes all cases of a mechanism"
+    for worker in (1, 2):
+        generate(runner, stage, (worker, 2), math.inf)
+    assert made == [cases[0], cases[1], cases[3]]
+    assert not missing_of(stage, 1, 1)
+
+
 def test_time_that_is_over_begins_no_case(folder: Path) -> None:
     made: list[CalibrationCase] = []
     generate(object.__new__(ExperimentRunner), counted(made), (1, 1), 0.0)
