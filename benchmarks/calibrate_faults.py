@@ -95,19 +95,30 @@ def stages() -> tuple[Stage, ...]:
         instant, learned = (tuple(list_cases(TASKS, TOOLS, learned=w, dirty=dirty)) for w in (False, True))
         return instant, learned
 
+    def start_of(case: CalibrationCase, names: Sequence[str], level: str) -> float | None:
+        """The strength of a level in runs without a background, at which a search in those with one begins."""
+        rows = read(names).get(replace(case, dirty=False), []) if case.dirty else []
+        return next((row.strength for row in rows if row.level == level and row.confirmed), None)
+
+    def by_shift(bench: Bench, case: CalibrationCase, plan: SeedPlan) -> list[Calibration]:
+        return calibrate(bench, case, plan, start_of(case, BY_SHIFT[:3], "easy"))
+
+    def by_loss(bench: Bench, case: CalibrationCase, plan: SeedPlan) -> list[Calibration]:
+        return [calibrate_harm(bench, case, plan, start_of(case, BY_LOSS[:1], HARM))]
+
     instant, learned = cases(dirty=False)
     dirty_instant, dirty_learned = cases(dirty=True)
 
     def harm(name: str, some: Sequence[CalibrationCase]) -> Stage:
         cases = tuple(sorted(some, key=_combination))
-        return Stage(name, cases, HARMS, lambda b, c, p: [calibrate_harm(b, c, p)], once=True)
+        return Stage(name, cases, HARMS, by_loss, once=True)
 
     return (
-        Stage("instant", instant, INSTANT, calibrate),
-        Stage("learned", learned, LEARNED, calibrate),
+        Stage("instant", instant, INSTANT, by_shift),
+        Stage("learned", learned, LEARNED, by_shift),
         harm("harm", (*instant, *learned)),
-        Stage("dirty-instant", dirty_instant, INSTANT, calibrate),
-        Stage("dirty-learned", dirty_learned, LEARNED, calibrate),
+        Stage("dirty-instant", dirty_instant, INSTANT, by_shift),
+        Stage("dirty-learned", dirty_learned, LEARNED, by_shift),
         harm("dirty-harm", (*dirty_instant, *dirty_learned)),
     )
 

@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -164,6 +165,46 @@ def test_smallest_harmful_strength_is_found_from_above_within_few_tries(bounds: 
     width = max(math.log(high / (bounds.default - bounds.neutral)), math.log((bounds.default - bounds.neutral) / 1e-6))
     left = (tried[0] - bounds.neutral) / (at - bounds.neutral)
     assert math.log(left) <= max(math.log(CLOSE), width / 2 ** (HARM_TRIES - 2)) + 0.02
+
+
+@pytest.mark.parametrize(("start", "at", "most"), [(0.1, 0.1, 3), (0.1, 0.07, 4), (0.1, 0.15, 3), (0.1, 0.9, 6)])
+def test_search_for_harm_near_a_known_one_takes_few_tries(start: float, at: float, most: int) -> None:
+    asked: list[float] = []
+
+    def measure(strength: float) -> float:
+        asked.append(strength)
+        return losing(at)(strength)
+
+    tried = harmful_strengths(measure, Strength("share", 0.001, 1.0, 0.5), start)
+    assert losing(at)(tried[0]) >= HARM_AIM
+    assert tried[0] / at < CLOSE or at > 0.5
+    assert len(asked) <= most
+    assert asked[0] == start
+
+
+def test_search_near_a_known_harm_asks_for_the_largest_strength_before_it_says_that_there_is_none() -> None:
+    asked: list[float] = []
+
+    def measure(strength: float) -> float:
+        asked.append(strength)
+        return 0.05
+
+    assert harmful_strengths(measure, WIDE, 0.5) == []
+    assert asked == [0.5, 0.8, 1000.0]
+
+
+def test_search_with_a_background_begins_where_the_one_without_ended(folder: Path) -> None:
+    clean = dataclasses.replace(CASE, dirty=False)
+    rows = calibrate(Response(lambda s: 50 * s), clean, INSTANT)
+    (folder / "instant-1.jsonl").write_text(json.dumps([row.to_json() for row in rows]) + "\n")
+    made = {}
+    for name, case in (("instant", clean), ("dirty-instant", dataclasses.replace(CASE, dirty=True))):
+        (stage,) = (s for s in stages() if s.name == name)
+        bench = Response(lambda s: 40 * s)
+        levels = stage.make(cast("Bench", bench), case, stage.plan)
+        assert all(row.confirmed for row in levels)
+        made[name] = bench.asked[0][0]
+    assert made == {"instant": clean.kind.strength.default, "dirty-instant": rows[0].strength}
 
 
 def test_search_for_harm_asks_for_the_largest_strength_before_it_says_that_there_is_none() -> None:
