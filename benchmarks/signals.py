@@ -202,7 +202,8 @@ def main() -> None:
     folder = arguments.out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     for title, signals in GROUPS.items():
-        (folder / file_of(title)).write_text(plot([signal.name for signal in signals], every))
+        measured = [each.name for each in signals if any(each.name in series for series in every.values())]
+        (folder / file_of(title)).write_text(plot(measured, every))
     arguments.out.write_text(page(every, manifest, arguments.out))
 
 

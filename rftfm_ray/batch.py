@@ -26,6 +26,7 @@ class TrajectoryBatch:
         reward: (B,) what trains; NaN where the trajectory is masked.
         live_reward: (B,) what the live reward channel gave, before anything was replaced or clipped; NaN where masked.
         trusted_reward: (B,) what the trusted verifier gave; NaN where it was not asked.
+        trusted_correct: (B,) whether the trusted verifier calls the answer right; False where it was not asked.
         refills: (B,) how many times the trajectory was drawn anew after a tool failure.
         correct: (B,) whether the verifier calls the answer right.
         valid: (B,) False for trajectories that must not train (infrastructure or verifier failure).
@@ -40,6 +41,9 @@ class TrajectoryBatch:
         shadow_ok: (S,) whether an idle tool instance answered a recorded call as it was answered before.
         known_ok: (K,) the same of the instance that is asked first.
         observation_ok: (O,) whether an observation stands in the transcript as its tool gave it, by their hashes.
+        observation_decode_ok: (D,) whether the tokens of an observation decode to what its tool said.
+        turn_limit_excess: (T,) of every turn, the logarithm of the tokens asked for over those declared; 0 where equal.
+        turn_cut_short: (T,) whether the engine cut a turn off before it had the tokens asked for.
         termination_ok: (B,) whether the recorded termination is the one that the tokens and limits say.
         replayed: (B,) whether the episode's turns were put to the trusted environment once more.
         replay_observation_ok: (B,) whether that gave the same observations; True where not replayed.
@@ -63,6 +67,7 @@ class TrajectoryBatch:
     reward: NDArray[np.float32]
     live_reward: NDArray[np.float32]
     trusted_reward: NDArray[np.float32]
+    trusted_correct: NDArray[np.bool_]
     refills: NDArray[np.int8]
     correct: NDArray[np.bool_]
     valid: NDArray[np.bool_]
@@ -77,6 +82,9 @@ class TrajectoryBatch:
     shadow_ok: NDArray[np.bool_]
     known_ok: NDArray[np.bool_]
     observation_ok: NDArray[np.bool_]
+    observation_decode_ok: NDArray[np.bool_]
+    turn_limit_excess: NDArray[np.float32]
+    turn_cut_short: NDArray[np.bool_]
     termination_ok: NDArray[np.bool_]
     replayed: NDArray[np.bool_]
     replay_observation_ok: NDArray[np.bool_]

@@ -63,6 +63,11 @@ class BatchMetrics:
     regrade_count: float
     regrade_mismatch_rate: float
     regrade_error_mean: float
+    regrade_hit_right: float
+    regrade_hit_wrong: float
+    regrade_by_length: float
+    regrade_by_repetition: float
+    regrade_empty: float
     trained_mismatch_rate: float
     golden_count: float
     golden_mismatch_rate: float
@@ -70,6 +75,9 @@ class BatchMetrics:
     golden_wrong_error: float
     observation_count: float
     observation_mismatch_rate: float
+    observation_decode_mismatch_rate: float
+    limit_excess: float
+    cut_short_rate: float
     replay_count: float
     replay_observation_mismatch_rate: float
     replay_termination_mismatch_rate: float
@@ -87,6 +95,11 @@ class UpdateMetrics:
     the policy after the step's last update with the one before its first, on a sample of the step's trajectories.
     `update_ratio` is the norm of the change over the norm of the weights, `changed_rate` the share of weights that
     changed, both over a fixed sample of the weights and the whole step. NaN without a critic: `value_*`, `critic_lr`.
+
+    `gap_*` are the log-prob at sampling less the learner's before the step's first update, by kind of token: end
+    tokens, all others, and of these the ones that occurred before in their response and the ones that did not; the
+    slope of the first on the second, and the share of tokens without a gap. `update_gain` is what one update moved a
+    sample of the weights over what AdamW moves them by at the declared rate.
     """
 
     loss: float
@@ -115,6 +128,13 @@ class UpdateMetrics:
     rollout_gap_max: float
     rollout_kl: float
     rollout_ratio_mean: float
+    gap_end: float
+    gap_rest: float
+    gap_again: float
+    gap_new: float
+    gap_slope: float
+    gap_zero_share: float
+    update_gain: float
     staleness: float
     vetoes: int
 
@@ -126,11 +146,14 @@ class CreditMetrics:
     Figures are over what the estimator works on: tokens with a critic, else trajectories; what the update leaves out
     does not count.
 
-    `advantage_error` is the largest difference to the independent recompute, relative above 1. `credit_correlation` is
+    `advantage_error` is the largest difference to the independent recompute, relative above 1. `credit_error` and
+    `return_error` are the same of what the loss gets, against the declared rule on the critic's values as the estimator
+    got them; `credit_known_share` is the share of the advantages that differ which belong to another token.
+    `value_error` is the largest difference of these values to the critic's output. `credit_correlation` is
     that of a trajectory's last advantage with its reward; `credit_lag` counts back from the last token to the one whose
     advantage goes most with what the reward surprised by. `value_*` and `explained_variance` judge the critic of before
     the update by the discounted rewards that followed. `early` and `late` are the first and last chosen token of a
-    trajectory. NaN without a critic: `value_*`, `explained_variance`.
+    trajectory. NaN without a critic: `value_*`, `explained_variance`, `return_error`.
     """
 
     advantage_mean: float
@@ -138,6 +161,10 @@ class CreditMetrics:
     advantage_max: float
     advantage_kurtosis: float
     advantage_error: float
+    credit_error: float
+    credit_known_share: float
+    return_error: float
+    value_error: float
     advantage_early: float
     advantage_late: float
     return_early: float

@@ -25,7 +25,9 @@ class ModelSize(StrEnum):
     SMALL = "small"
 
 
-BUILTIN_NAMES = tuple(BUILTIN + size for size in ModelSize)
+TASK_POLICIES = ("number_sequence", "spell_backward")
+"""Starting policies of one task that ship, of the tiny size: `model.path=builtin:NAME`, as in examples/NAME.yaml."""
+BUILTIN_NAMES = tuple(BUILTIN + name for name in (*ModelSize, *TASK_POLICIES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def resolve_model(name: str) -> Path:
     """
     if name in BUILTIN_NAMES:
         return ASSETS / name.removeprefix(BUILTIN)
-    shipped = " or ".join(BUILTIN_NAMES)
+    shipped = f"{', '.join(BUILTIN_NAMES[:-1])} or {BUILTIN_NAMES[-1]}"
     if name.startswith(BUILTIN):
         raise ModelError(f"model.path={name} is not a shipped model; use {shipped}, or give a directory or a hub id.")
     directory = Path(name).expanduser()

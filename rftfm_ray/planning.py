@@ -76,8 +76,7 @@ class RunPlan:
     def parts(self) -> tuple[Part, ...]:
         """Parts of the pool that a share of the prompts comes from in some steps."""
         hard = any(stage.task.hard_share > 0 for _, stage in self.config.stages())
-        drawn = self.drill.parts(self.pool)
-        return (hard_part(self.task, self.pool, self.config), *drawn) if hard else drawn
+        return self.drill.parts(self.task, self.pool, [hard_part(self.task, self.pool, self.config)] if hard else [])
 
 
 def plan(
@@ -94,7 +93,7 @@ def plan(
     Raises:
         RftfmError: one of its kinds, with one sentence that names the fix.
     """
-    task = load_task(config.task.name)
+    task = load_task(config.task.name, config.task.options)
     config = expanded(config)
     if gaps := guard_gaps(config):
         logger.warning("guard.mode=act cannot do all of its work: %s.", "; ".join(gaps))

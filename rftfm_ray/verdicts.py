@@ -55,6 +55,31 @@ ASSUMED_PROFILE = "assumed profile"
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """Alarms that are expected under the levers in force; they count as notices.
+
+    Attributes:
+        moved: signals with the sides (+1 above, -1 below) to which levers hold them by design. No lever breaks an
+            identity, so one that breaks is an alarm all the same.
+        contained: signals with the sides to which a cause moves them that a lever contains. The cause goes on, and
+            with it what it breaks, identities as well; only its harm is judged.
+    """
+
+    moved: tuple[tuple[str, int], ...] = ()
+    contained: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def sides(self) -> frozenset[tuple[str, int]]:
+        """All of them."""
+        return frozenset((*self.moved, *self.contained))
+
+    def covers(self, symptom: Symptom) -> bool:
+        """Whether an alarm of a symptom is expected."""
+        side = (symptom.signal, symptom.direction)
+        return side in self.contained or (side in self.moved and symptom.evidence is not Evidence.IDENTITY)
+
+
+@dataclass(frozen=True, slots=True)
 class DeclaredChange:
     """A change that was made on purpose: `signals` lose their reference from `step` on, everything else is judged on.
 
@@ -65,8 +90,7 @@ class DeclaredChange:
         reason: what was changed, in words.
         settled: signals that a remedy was just carried out for: their reference stays, and evidence against them
             starts again from nothing, so that it speaks of the remedy.
-        expected: signals with the sides (+1 above, -1 below) on which alarms are expected from this step on, because
-            of the levers in force; they count as notices. None leaves the earlier ones in force.
+        expected: alarms that are expected from this step on; None leaves the earlier ones in force.
     """
 
     kind: str
@@ -74,7 +98,7 @@ class DeclaredChange:
     signals: tuple[str, ...]
     reason: str
     settled: tuple[str, ...] = ()
-    expected: tuple[tuple[str, int], ...] | None = None
+    expected: Expected | None = None
 
 
 @dataclass(frozen=True, slots=True)

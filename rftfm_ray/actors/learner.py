@@ -81,10 +81,10 @@ class LearnerActor:
         self._gauge.set(ActorState.IDLE)
 
     def weights(self, version: int) -> WeightsUpdate:
-        """The current weights, called `version`."""
+        """The current weights, called `version`, as the rollout actors are to serve them."""
         from rftfm_ray.rollout.weights import pack_weights
 
-        return pack_weights(version, self._learner.engine.export())
+        return pack_weights(version, self._learner.engine.export(), self._config.sync.dtype)
 
     def train(
         self, position: TrainingCursor, snapshot: bool, *parts: TrajectoryBatch

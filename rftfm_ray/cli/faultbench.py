@@ -28,14 +28,16 @@ HERE = Path("benchmarks/data/faultbench")
 
 @faultbench.command()
 def generate(
-    size: Annotated[str, typer.Option(help="full: hours; smoke: minutes.")] = "smoke",
+    size: Annotated[
+        str, typer.Option(help="background: clean and dirty, hours; full: without background, hours; smoke: minutes.")
+    ] = "smoke",
     data: Data = HERE,
-    seed: Annotated[int, typer.Option(min=0, help="Seed that the runs are drawn from.")] = 1,
+    seed: Annotated[int, typer.Option(min=1, help="Seed that the runs are drawn from.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Runs at a time; 0: one for every core, at most 8.")] = 0,
 ) -> None:
     """Make the runs that are missing; can be stopped at any moment, and continues where it stopped."""
     from rftfm_ray.faultbench.runs.generate import Job
-    from rftfm_ray.faultbench.runs.plan import SIZES
+    from rftfm_ray.faultbench.runs.sizes import SIZES
     from rftfm_ray.faultbench.runs.sweep import generate as make
 
     if size not in SIZES:

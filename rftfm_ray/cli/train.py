@@ -22,6 +22,7 @@ from rftfm_ray.driver.stopping import StopSignal
 from rftfm_ray.errors import ConfigError, RecordError
 from rftfm_ray.runs.advice import advice
 from rftfm_ray.runs.incidents import incidents_of
+from rftfm_ray.runs.planned import background_words
 from rftfm_ray.runs.reader import read_run
 from rftfm_ray.runs.verdict import EDGE
 from rftfm_ray.runs.words import plural, share
@@ -130,7 +131,9 @@ def show_ending(summary: RunSummary, config: RunConfig, console: Console) -> Non
 
 
 def announced(drill: Drill, config: RunConfig) -> Iterator[str]:
-    """What will be injected and changed in a run, a line each; the guard is not told of the injected faults."""
+    """What will be injected and changed in a run, a line each; the guard is told of the planned changes alone."""
+    if drill.background.is_on:
+        yield background_words(drill.background.sizes())
     for fault in drill.faults:
         until = "on" if fault.duration is None else f"for {fault.duration} steps"
         yield f"Injected: {fault.code} from step {fault.onset} {until} ({fault.mechanism}, strength {fault.strength:g})"

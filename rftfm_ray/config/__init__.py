@@ -1,5 +1,6 @@
 """The configuration of a run: its tree with all defaults, and how it is read. Checked before any actor starts."""
 
+from rftfm_ray.config.background import BackgroundConfig
 from rftfm_ray.config.changes import CHANGEABLE, MadeChange, made_changes
 from rftfm_ray.config.comparing import KeyDifference, config_differences, past_differences
 from rftfm_ray.config.reading import known_keys, load_config, parse_config
@@ -30,6 +31,7 @@ __all__ = [
     "BUILTIN_MODEL",
     "CHANGEABLE",
     "AlgorithmConfig",
+    "BackgroundConfig",
     "ChannelsConfig",
     "CheckpointConfig",
     "CriticConfig",

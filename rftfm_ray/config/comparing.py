@@ -14,11 +14,14 @@ IDENTITY = (
     "model.path",
     "model.dtype",
     "task.name",
+    "task.options",
     "task.pool_size",
     "task.hard_share",
     "algorithm.name",
     "algorithm.prompts_per_step",
     "algorithm.samples_per_prompt",
+    "background.length_spread",
+    "background.difficulty_walk",
 )
 """Keys that say what is trained, and on which prompts in which order: a checkpoint belongs to their values."""
 

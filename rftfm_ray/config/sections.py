@@ -55,7 +55,8 @@ class ModelConfig(Section):
     """The language model."""
 
     path: str = BUILTIN_MODEL
-    """Directory or hub id of a Hugging Face causal LM; `builtin:tiny` and `builtin:small` ship with the package."""
+    """Directory or hub id of a Hugging Face causal LM; `builtin:tiny` and `builtin:small` ship with the package, and
+    the starting policies of tasks that the examples name."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of weights and activations, in the learner and in vLLM."""
 
@@ -64,7 +65,10 @@ class TaskConfig(Section):
     """What is trained on."""
 
     name: str = "addition"
-    """`addition`, `calculator`, or your own as `module:Class` or `file.py:Class`."""
+    """`addition`, `calculator`, a generator of the package `reasoning_gym` as `reasoning_gym:NAME`, or your own as
+    `module:Class` or `file.py:Class`."""
+    options: tuple[str, ...] = ()
+    """Options of the generator of `task.name=reasoning_gym:NAME`, each as `KEY=VALUE`, for example `max_word_len=5`."""
     pool_size: Count = 256
     """Distinct training problems; each is seen once per pass, in a new order each pass."""
     hard_share: Annotated[Float, Field(ge=0, le=1)] = 0.0
@@ -199,13 +203,15 @@ class GateConfig(Section):
 
 
 class SyncConfig(Section):
-    """How the weights of learner and rollout are compared."""
+    """How the learner's weights come to the rollout actors, and how the two are compared."""
 
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision to which weights are rounded on their way to the rollout actors; the learner keeps its own."""
     parity_every: Cadence = 10
     """Steps between log-prob parity probes of learner and rollout actors; 0: only at the start and after a restore."""
     parity_max_gap: Positive | None = None
-    """Largest difference in nats that a probe accepts; null: by `model.dtype`, 0.001 for float32 and 2 for
-    bfloat16."""
+    """Largest difference in nats that a probe accepts; null: 0.001 in float32, 0.5 with `sync.dtype=bfloat16`, and 2
+    with `model.dtype=bfloat16`."""
 
 
 class SnapshotConfig(Section):
@@ -373,3 +379,6 @@ class ChannelsConfig(Section):
     """Recorded calls at a time; there are no more of them than golden problems whose reference makes a call."""
     fingerprint_every: Cadence = 1
     """Model versions between comparisons of the weights that vLLM serves with the learner's; 0: never."""
+    update_replay_every: Cadence = 5
+    """Steps between updates that are made again, on a sample of the weights at the declared rate, to see by what factor
+    the weights have moved; 0: never."""

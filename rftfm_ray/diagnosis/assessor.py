@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from rftfm_ray.detection.statefile import load_state, save_state
 from rftfm_ray.diagnosis.classify import unnamed
 from rftfm_ray.diagnosis.diagnoser import Diagnoser, FingerprintDiagnoser
 from rftfm_ray.errors import StateError
-from rftfm_ray.verdicts import Assessment, DeclaredChange, Diagnosis, Evidence, StepReport, Symptom
+from rftfm_ray.verdicts import Assessment, DeclaredChange, Diagnosis, Expected, StepReport
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -45,8 +45,7 @@ class Assessor:
         self._diagnoser: Diagnoser | None = diagnoser
         self._keep_every, self._most = keep_every, keep
         self._disabled: list[tuple[str, str]] = []
-        # Signals and sides on which alarms count as notices, because of the levers in force.
-        self._expected: frozenset[tuple[str, int]] = frozenset()
+        self._expected = Expected()
         self._saved: OrderedDict[int, State] = OrderedDict()
         self._save_state(0)
         # Outside the ring: a rollback may go further back than the oldest state in it.
@@ -64,7 +63,7 @@ class Assessor:
     def declare(self, change: DeclaredChange) -> None:
         """Take a declared change: its signals lose their reference, and all others are still judged."""
         if change.expected is not None:
-            self._expected = frozenset(change.expected)
+            self._expected = change.expected
         self._monitor.declare(change)
 
     def rewind(self, step: int) -> None:
@@ -80,10 +79,7 @@ class Assessor:
     def state_dict(self) -> State:
         """A copy of everything that later assessments depend on, with the saved states."""
         saved = {str(step): state for step, state in self._saved.items()}
-        return {**self._parts(), "kept": saved, "expected": {side: self._names_on(value) for side, value in _SIDES}}
-
-    def _names_on(self, side: int) -> str:
-        return " ".join(sorted(signal for signal, way in self._expected if way == side))
+        return {**self._parts(), "kept": saved, "expected": _state_of(self._expected)}
 
     def load_state_dict(self, state: State) -> None:
         """Continue from a state. A detector or a diagnoser that has been disabled since stays disabled.
@@ -94,7 +90,7 @@ class Assessor:
         before = self._parts()
         try:
             check_keys(state, (*_PARTS, "kept", "expected"))
-            expected, saved = _sides_from(part_from(state, "expected")), part_from(state, "kept")
+            expected, saved = _expected_from(part_from(state, "expected")), part_from(state, "kept")
             if not saved or not all(step.isdecimal() for step in saved):
                 raise StateError("The saved state's 'kept' does not name the steps of its states.")
             states = {int(step): part_from(saved, step) for step in saved}
@@ -152,8 +148,7 @@ class Assessor:
             self._diagnoser.load_state_dict(part_from(state, "diagnoser"))
 
     def _assessment(self, observation: Observation) -> Assessment:
-        if self._expected:
-            observation = self._without_expected_alarms(observation)
+        observation = self._without_expected_alarms(observation)
         diagnosis = self._call(lambda diagnoser: _diagnosed(diagnoser, observation))
         rediagnoser = None if diagnosis is None else self._call(lambda diagnoser: diagnoser.rediagnoser())
         if self._diagnoser is None:
@@ -162,12 +157,10 @@ class Assessor:
         return Assessment(observation.report, diagnosis, disabled, rediagnoser)
 
     def _without_expected_alarms(self, observation: Observation) -> Observation:
-        symptoms = (replace(s, alarm=s.alarm and not self._is_expected(s)) for s in observation.symptoms)
+        if not self._expected.sides:
+            return observation
+        symptoms = (replace(s, alarm=s.alarm and not self._expected.covers(s)) for s in observation.symptoms)
         return replace(observation, symptoms=tuple(symptoms))
-
-    def _is_expected(self, symptom: Symptom) -> bool:
-        # An identity is never expected to break: levers do not break identities.
-        return (symptom.signal, symptom.direction) in self._expected and symptom.evidence is not Evidence.IDENTITY
 
     def _call(self, call: Callable[[Diagnoser], Result]) -> Result | None:
         """Call the diagnoser, and disable it where it raises; None without one."""
@@ -183,9 +176,22 @@ class Assessor:
             return None
 
 
-def _sides_from(state: State) -> frozenset[tuple[str, int]]:
+def _state_of(expected: Expected) -> State:
+    return {
+        name: {side: " ".join(sorted(signal for signal, way in sides if way == value)) for side, value in _SIDES}
+        for name, sides in asdict(expected).items()
+    }
+
+
+def _expected_from(state: State) -> Expected:
+    names = tuple(each.name for each in fields(Expected))
+    check_keys(state, names)
+    return Expected(*(_sides_from(part_from(state, name)) for name in names))
+
+
+def _sides_from(state: State) -> tuple[tuple[str, int], ...]:
     check_keys(state, tuple(side for side, _ in _SIDES))
-    return frozenset((name, value) for side, value in _SIDES for name in scalar_from(state, side, str).split())
+    return tuple(sorted((name, value) for side, value in _SIDES for name in scalar_from(state, side, str).split()))
 
 
 def _diagnosed(diagnoser: Diagnoser, observation: Observation) -> Diagnosis | None:

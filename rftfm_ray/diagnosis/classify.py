@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.diagnosis.evidence import HIGHEST, Features, LearntEvidence, features_of, level_of, shipped_evidence
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, Fingerprint
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, Fingerprint, meaning_of
 from rftfm_ray.diagnosis.readings import REGRADE_FINDINGS, Readings
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of, name_of
 from rftfm_ray.verdicts import Diagnosis, Evidence, Rival, Symptom, as_percent
@@ -123,7 +123,11 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
 def scores_of(case: Case, learnt: LearntEvidence) -> dict[str, float]:
     """Nats for every fault but the numerical one, and for `UNKNOWN`."""
     extra, weight = learnt.nats(case.features), learnt.fingerprint_weight
-    scores = {code: weight * nats + extra.get(code, 0.0) for code, nats in fingerprint_scores(case.symptoms).items()}
+    written = meaning_of(case.findings)
+    scores = {
+        code: weight * nats + extra.get(code, 0.0) + written.get(code, 0.0)
+        for code, nats in fingerprint_scores(case.symptoms).items()
+    }
     return {**scores, UNKNOWN: weight * UNKNOWN_NATS}
 
 

@@ -7,7 +7,7 @@ families are in `taxonomy`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from rftfm_ray.verdicts import Diagnosis
@@ -32,6 +32,25 @@ def explained_signals(diagnosis: Diagnosis) -> frozenset[str]:
     """The signals of a diagnosis that its fault moves in the direction in which they have moved."""
     fingerprint = FINGERPRINTS.get(diagnosis.code, Fingerprint({}))
     return frozenset(s.signal for s in diagnosis.symptoms if fingerprint.weights.get(s.signal, 0.0) * s.direction > 0)
+
+
+MEANINGS: Mapping[str, Mapping[str, float]] = {
+    # Misplaced credit is that of other tokens; noise gives numbers that no token has.
+    "credit_of_other_tokens": {"CA-3": 4},
+    "credit_of_no_token": {"CA-2": 4},
+    # A rule with another discount gives other advantages and other returns.
+    "credit_by_another_rule": {"CA-3": 4},
+}
+"""Nats by fault of findings that are exact, so that nothing about them has to be learnt."""
+
+
+def meaning_of(findings: Collection[str]) -> Mapping[str, float]:
+    """Nats by fault of some findings; findings without a written meaning have none."""
+    total: dict[str, float] = {}
+    for finding in findings:
+        for code, nats in MEANINGS.get(finding, {}).items():
+            total[code] = total.get(code, 0.0) + nats
+    return total
 
 
 FINGERPRINTS: Mapping[str, Fingerprint] = {
@@ -79,11 +98,19 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         ("length_mean", "truncated_rate"),
     ),
     "OD-1": Fingerprint(
-        {"update_ratio": 5, "lr_excess": 5, "kl_ref": 4, "grad_norm": 1, "probe_accuracy": -1, "reward_mean": -0.5},
+        {
+            "update_ratio": 5,
+            "lr_excess": 5,
+            "update_gain": 5,
+            "kl_ref": 4,
+            "grad_norm": 1,
+            "probe_accuracy": -1,
+            "reward_mean": -0.5,
+        },
         harm=("update_ratio", "kl_ref"),
     ),
     "OD-2": Fingerprint(
-        {"changed_rate": -5, "weights_mismatch": 5, "update_ratio": -4, "grad_norm": -0.5},
+        {"changed_rate": -5, "weights_mismatch": 5, "update_gain": -5, "update_ratio": -4, "grad_norm": -0.5},
         harm=("changed_rate", "weights_mismatch"),
     ),
     "OD-3": Fingerprint(
@@ -92,19 +119,19 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         ("entropy",),
     ),
     "CA-1": Fingerprint(
-        {"explained_variance": -3, "value_loss": 3, "advantage_mean": 0.5},
+        {"value_error": 5, "return_error": 5, "explained_variance": -3, "value_loss": 3, "advantage_mean": 0.5},
         # Where the rewards have changed the critic is only behind.
         {"trained_mismatch_rate": 3, "update_ratio": 1},
         ("value_loss", "explained_variance"),
     ),
     "CA-2": Fingerprint(
-        {"advantage_error": 5, "advantage_max": 3, "grad_norm": 1, "kl_ref": 0.5},
+        {"advantage_error": 5, "credit_error": 5, "advantage_max": 3, "grad_norm": 1, "kl_ref": 0.5},
         # Seen in the rewards as well, it is the rewards.
         {"trained_mismatch_rate": 3, "reward_std": 2, "update_ratio": 2},
         ("advantage_max",),
     ),
     "CA-3": Fingerprint(
-        {"credit_lag": 4, "credit_correlation": -2},
+        {"credit_error": 4, "return_error": 2, "credit_lag": 4, "credit_correlation": -2},
         {"advantage_max": 1},
         ("credit_lag",),
     ),
@@ -124,6 +151,7 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         {
             "observation_mismatch_rate": 5,
             "replay_observation_mismatch_rate": 5,
+            "observation_decode_mismatch_rate": 5,
             "entropy_observed": 1,
             "reward_mean": -0.5,
         },
@@ -134,6 +162,7 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         {
             "replay_termination_mismatch_rate": 5,
             "termination_mismatch_rate": 5,
+            "limit_excess": -5,
             "truncated_rate": 2,
             "reward_mean": -1,
             "length_mean": -0.5,

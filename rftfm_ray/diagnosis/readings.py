@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT
+from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, CREDIT_LIMIT
 from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.detection.stateful import Kind, Stateful
@@ -34,6 +34,8 @@ ZERO_ERROR = 1e-3
 HALF = (0.45, 0.55)
 # Relative difference up to which the channel errs on as many answers as are wrong.
 AS_MANY = 0.25
+# Share of wrong advantages that another token has, from which credit is misplaced: noise makes no number that exists.
+KNOWN = 0.5
 # Training accuracy less held-out accuracy that healthy runs do not reach, above and below.
 GAPS = (0.15, -0.3)
 
@@ -54,7 +56,7 @@ LIMITS: Mapping[str, float] = {
 _READ = (
     "regrade_count", "regrade_mismatch_rate", "regrade_error_mean", "correct_rate", "golden_mismatch_rate",
     "golden_right_error", "golden_wrong_error", "sampled_gap", "probe_gap", "lr_excess", "changed_rate", "vetoes",
-    "loss", "advantage_max", *LIMITS,
+    "loss", "advantage_max", "credit_error", "credit_known_share", "return_error", *LIMITS,
 )  # fmt: skip
 # These say that an update was refused, whoever explains their alarms.
 _OF_REFUSALS = ("vetoes", "loss", "advantage_max")
@@ -69,7 +71,7 @@ REGRADE_FINDINGS = (
 )  # fmt: skip
 FINDINGS = (
     *REGRADE_FINDINGS, "accuracy_above_held_out", "accuracy_below_held_out", "rate_not_declared", "nothing_changed",
-    *(f"{name}_exceeded" for name in LIMITS),
+    "credit_of_other_tokens", "credit_of_no_token", "credit_by_another_rule", *(f"{name}_exceeded" for name in LIMITS),
 )  # fmt: skip
 """Names of everything that `Readings.findings` may find."""
 
@@ -77,6 +79,9 @@ FINDINGS = (
 # often too high as too low. Errors of a faulty channel have one side: their t value grows with the steps. A verifier
 # that has been noisy stays so up to a higher one, because the t value of noise passes the lower one now and then.
 FEWEST_STEPS, ONE_SIDED, CLEARLY_ONE_SIDED = 3, 2.5, 4.0
+# Share of the evidence that the next step with an error leaves: a fault that comes late must not have to outweigh all
+# the noise of the run before it. Fewer steps than about 30 would let noise pass the higher limit.
+REMEMBERED = 1 - 1 / 30
 # First step with a regraded verdict up to which "from the start" holds.
 FROM_START = 3
 
@@ -95,7 +100,7 @@ class Readings(Stateful):
         self._step = 0
         # Steps with regraded verdicts; the first of them that had an error, counted from 1, 0 for none.
         self._graded, self._first_error = 0, 0
-        # Over steps with errors of the reward channel: their number, the sum of the mean signed error, of its square.
+        # Over steps with errors of the reward channel: their number, and sums of the mean signed error and its square.
         self._errors = np.zeros(3)
         self._noisy = 0
 
@@ -124,13 +129,14 @@ class Readings(Stateful):
         if rate > 0:
             self._first_error = self._first_error or self._graded
             size = error / rate
-            self._errors += (1.0, size, size * size)
+            self._errors = REMEMBERED * self._errors + (1.0, size, size * size)
             self._noisy = int(self._errs_both_ways(CLEARLY_ONE_SIDED if self._noisy else ONE_SIDED))
 
     def _errs_both_ways(self, one_sided: float) -> bool:
         """Whether the t value of the mean error over steps is below a limit, with errors from the start."""
         steps, total, squares = self._errors.tolist()
-        if steps < FEWEST_STEPS or not 0 < self._first_error <= FROM_START:
+        # The newest of the steps counts 1, and each earlier one less.
+        if steps < FEWEST_STEPS * REMEMBERED**FEWEST_STEPS or not 0 < self._first_error <= FROM_START:
             return False
         mean = total / steps
         variance = max(0.0, squares / steps - mean * mean) * steps / (steps - 1)
@@ -249,4 +255,9 @@ def _limit_findings(values: Floats) -> Sequence[str]:
         found.append("rate_not_declared")
     if float(values[-1, _COLUMN["changed_rate"]]) < 1e-9:
         found.append("nothing_changed")
+    known = _latest(recent, "credit_known_share")
+    if not math.isnan(known) and _latest(recent, "credit_error") > CREDIT_LIMIT:
+        other_rule = _latest(recent, "return_error") > CREDIT_LIMIT
+        of_tokens = "credit_of_other_tokens" if known > KNOWN else "credit_of_no_token"
+        found.append("credit_by_another_rule" if other_rule else of_tokens)
     return found

@@ -28,7 +28,7 @@ from rftfm_ray.faultbench.detectors.alarms import Alarm, alarms_while
 from rftfm_ray.faultbench.detectors.guard import OpenedIncident, guard_trace, opened_incidents
 from rftfm_ray.faultbench.detectors.references import ReferenceMode, References
 from rftfm_ray.faultbench.detectors.strata import levels
-from rftfm_ray.faultbench.runs.dataset import TIMES, Recorded, read_bench
+from rftfm_ray.faultbench.runs.dataset import ADDED, TIMES, Recorded, read_bench
 from rftfm_ray.faultbench.runs.declared import declarations, watched
 from rftfm_ray.faultbench.runs.generate import config_of, outcome_of, rows_of
 from rftfm_ray.faultbench.runs.plan import Split
@@ -179,13 +179,14 @@ def live_alarms(run: Recorded, reference: Reference) -> tuple[Alarm, ...]:
 def difference(one: Recorded, other: Recorded) -> Difference:
     """How far two runs are apart in what their seed determines, all but times.
 
-    A processor of another kind adds in another order. As long as it draws the same tokens, only the last digits differ:
-    by less than `ROUNDING` of the smallest change that ever counts. It must do so for `SHARED_STEPS`; equal bits are
-    those of one processor, and must stay equal.
+    Signals that `one` was recorded without are left out. A processor of another kind adds in another order. As long as
+    it draws the same tokens, only the last digits differ: by less than `ROUNDING` of the smallest change that ever
+    counts. It must do so for `SHARED_STEPS`; equal bits are those of one processor, and must stay equal.
     """
     if len(one) != len(other):
         return Difference(f"the number of steps, {len(one)} and {len(other)}", math.inf, is_exact=False)
-    signals = [signal for signal in SIGNALS if signal.name not in TIMES]
+    unrecorded = [name for name in ADDED if np.isnan(one.signal(name)).all()]
+    signals = [signal for signal in SIGNALS if signal.name not in (*TIMES, *unrecorded)]
     names, floors = [signal.name for signal in signals], np.array([signal.floor for signal in signals])
     raw = [np.stack([run.signal(name) for name in names], axis=1) for run in (one, other)]
     distance = np.nan_to_num(np.abs(levels(one, names) - levels(other, names)), nan=0.0) / floors

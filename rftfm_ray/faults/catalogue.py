@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import FaultError
-from rftfm_ray.faults.calibration import LEVELS, calibrated
+from rftfm_ray.faults.calibration import NAMED_LEVELS, StrengthKey, calibrated, is_dirty
 from rftfm_ray.faults.controls import CONTROLS
 from rftfm_ray.faults.kinds import CATALOGUE, FaultKind, Mechanism
 from rftfm_ray.tasks.api import Task
 
 SYNTAX = (
-    "CODE@STEP[:strength|easy|hard][,mechanism=NAME][,duration=persistent|ramp|transient|STEPS][,instances=one|all]"
+    "CODE@STEP[:strength|easy|hard|harm][,mechanism=NAME][,duration=persistent|ramp|transient|STEPS][,instances=one|all]"
     "[,seed=N]"
 )
 RAMP_STEPS = 10
@@ -25,7 +25,7 @@ _HEAD = re.compile(r"([A-Za-z0-9_-]+)@(\d{1,9})(?::([^,]+))?")
 _WHOLE = re.compile(r"[0-9]{1,9}")
 
 Calibrated = Callable[[str, str, str], float]
-"""Strength of a fault's mechanism at a level, `easy` or `hard`."""
+"""Strength of a fault's mechanism at a level, one of `NAMED_LEVELS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def mechanism_of(spec: FaultSpec) -> Mechanism:
 
 
 def parse_fault(text: str, levels: Calibrated | None = None) -> FaultSpec:
-    """Read one fault; `levels` gives the strengths that are called easy and hard.
+    """Read one fault; `levels` gives the strengths that are called easy, hard and harm.
 
     Raises:
         FaultError: one sentence that names what is wrong and what there is.
@@ -149,7 +149,7 @@ def _strength(text: str, number: str | None, kind: FaultKind, mechanism: Mechani
     bounds = mechanism.strength
     if number is None:
         return bounds.default
-    if number.strip() in LEVELS and levels is not None:
+    if number.strip() in NAMED_LEVELS and levels is not None:
         return levels(kind.code, mechanism.name, number.strip())
     try:
         strength = float(number)
@@ -176,7 +176,7 @@ def check_faults(config: RunConfig, task: Task, texts: Sequence[str] | None = No
             # An impossible fault has no strength either; the error must name the first reason.
             _check_possible(text, CATALOGUE[code], CATALOGUE[code].mechanism(mechanism), task, algorithm)
             try:
-                return calibrated(task.name, algorithm, code, mechanism, level)
+                return calibrated(StrengthKey(task.name, algorithm, code, mechanism, level, is_dirty(config)))
             except FaultError as error:
                 raise FaultError(f"inject={text!r}: {error}") from None
 

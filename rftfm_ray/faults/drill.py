@@ -1,19 +1,20 @@
-"""A drill: all faults and benign controls of a run as one value, with the seams that inject them.
+"""A drill: the background, faults and benign controls of a run as one value, with the seams that inject them.
 
-Planning builds it from `inject` and the run passes it on by value; no other module reads its content. The default is
-empty and changes nothing.
+Planning builds it from `background` and `inject`, and the run passes it on by value; no other module reads its content.
+The default is empty and changes nothing. The background lies below: faults and controls act on what it leaves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
-from rftfm_ray.config import RunConfig
-from rftfm_ray.faults.catalogue import FaultSpec, check_faults
+from rftfm_ray.config import BackgroundConfig, RunConfig
+from rftfm_ray.faults.background import disturbed_prompts, disturbed_reward, disturbed_tools, with_preset
+from rftfm_ray.faults.catalogue import FaultSpec, check_faults, of_code
 from rftfm_ray.faults.controls import (
     ControlSpec,
     check_controls,
@@ -41,27 +42,36 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Drill:
-    """What is injected into a run: faults, benign controls, and the seed that they draw by."""
+    """What is injected into a run: faults, benign controls and a background, and the seed that they draw by."""
 
     seed: int = 0
     faults: tuple[FaultSpec, ...] = ()
     controls: tuple[ControlSpec, ...] = ()
+    background: BackgroundConfig = field(default_factory=BackgroundConfig)
 
     def rollout_seams(self, pool: Sequence[Problem]) -> RolloutSeams:
         """The seams of one rollout actor; `pool` are the training problems, whose answers some faults go by."""
-        answers = tuple(problem.answer for problem in pool) if needs_answers(self.faults) else ()
-        return _DrilledRollout(self, answers) if self.faults or self.controls else RolloutSeams()
+        needed = needs_answers(self.faults) or bool(of_code(self.faults, "TE-2", "crossed"))
+        answers = tuple(problem.answer for problem in pool) if needed else ()
+        is_empty = not (self.faults or self.controls or self.background.is_on)
+        return RolloutSeams() if is_empty else _DrilledRollout(self, answers)
 
     def learner_seams(self) -> LearnerSeams:
         """The seams of a learner."""
         return faulty_learner(self.faults, self.seed)
 
-    def parts(self, pool: Sequence[Problem]) -> tuple[Part, ...]:
-        """Parts of `pool` that a share of the prompts comes from in some steps."""
-        return data_parts(self.controls, pool, self.seed)
+    def parts(self, task: Task, pool: Sequence[Problem], configured: Sequence[Part] = ()) -> tuple[Part, ...]:
+        """Parts of `pool` that a share of the prompts comes from in some steps; of several the later one wins.
+
+        `configured` are those of the configuration, which is in force whatever the background is.
+        """
+        background = disturbed_prompts(self.background, task, pool, self.seed)
+        return (*background, *configured, *data_parts(self.controls, pool, self.seed))
 
     def events(self) -> Iterator[tuple[str, Mapping[str, Scalar]]]:
         """Events to record at the beginning: the kind of an event and its fields."""
+        if self.background.is_on:
+            yield "background", self.background.sizes()
         for spec in self.faults:
             yield "fault", {
                 "code": spec.code, "mechanism": spec.mechanism, "strength": spec.strength,
@@ -90,6 +100,7 @@ class _DrilledRollout(RolloutSeams):
     """The seams of a rollout actor with the faults and controls of a drill in them."""
 
     def __init__(self, drill: Drill, answers: Sequence[str]) -> None:
+        self._background = drill.background
         self._faults = drill.faults
         self._controls = drill.controls
         self._seed = drill.seed
@@ -98,17 +109,19 @@ class _DrilledRollout(RolloutSeams):
         self._reward: RewardChannel | None = None
 
     def tools(self, instances: Sequence[ToolInstance]) -> tuple[ToolInstance, ...]:
-        return slow_tools(faulty_tools(instances, self._faults, self._seed), self._controls, self._seed)
+        tools = disturbed_tools(instances, self._background, self._seed)
+        return slow_tools(faulty_tools(tools, self._faults, self._seed), self._controls, self._seed)
 
     def reward(self, channel: RewardChannel) -> RewardChannel:
-        self._reward = faulty_reward(channel, self._faults, self._seed, self._answers)
+        live = disturbed_reward(channel, self._background, self._seed)
+        self._reward = faulty_reward(live, self._faults, self._seed, self._answers)
         return self._reward
 
     def sampler(self, engine: Engine, eos_ids: Sequence[int]) -> Engine:
         return faulty_sampler(engine, self._faults, self._seed, eos_ids)
 
     def episodes(self) -> EpisodeSeams:
-        return FaultySeams(self._faults, self._seed)
+        return FaultySeams(self._faults, self._seed, self._answers)
 
     def arrived(self, arrays: Mapping[str, NDArray[Any]], paid_step: int) -> Mapping[str, NDArray[Any]]:
         return self._transfer.arrived(arrays, paid_step)
@@ -118,16 +131,17 @@ class _DrilledRollout(RolloutSeams):
 
 
 def expanded(config: RunConfig) -> RunConfig:
-    """`config` with the changes that the controls of its `inject` call for.
+    """`config` with the preset of its background written out, and with the changes that controls of `inject` call for.
 
     Raises:
-        FaultError: when a control cannot be read, or leads to an invalid configuration.
+        FaultError: when a control cannot be read, or one of them leads to an invalid configuration.
     """
+    config = with_preset(config)
     return expand(config, _controls(config))
 
 
 def plan_drill(config: RunConfig, task: Task, pool: Sequence[Problem]) -> Drill:
-    """The drill that `inject` asks for; `config` is `expanded`.
+    """The drill that `inject` and `background` ask for; `config` is `expanded`.
 
     Raises:
         FaultError: when a fault or control cannot be read, begins after the end, or needs what run, task or data lack.
@@ -135,7 +149,7 @@ def plan_drill(config: RunConfig, task: Task, pool: Sequence[Problem]) -> Drill:
     faults = check_faults(config, task, [text for text in config.inject if not is_control(text)])
     controls = _controls(config)
     check_controls(config, controls, task, pool)
-    return Drill(config.seed, faults, controls)
+    return Drill(config.seed, faults, controls, config.background)
 
 
 def _controls(config: RunConfig) -> tuple[ControlSpec, ...]:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from rftfm_ray.faults.catalogue import FaultSpec, mechanism_of, of_code
-from rftfm_ray.faults.draws import episode_identity, strikes
+from rftfm_ray.faults.draws import corrupted, draw, episode_identity, strikes
 from rftfm_ray.rollout.channels import EpisodeId, RewardChannel
 from rftfm_ray.rollout.seams import Exposure
 from rftfm_ray.tasks.api import Problem, Transcript, Verdict
@@ -22,8 +22,12 @@ from rftfm_ray.types import StepId
 OUTLIER_SHARE = 0.3
 # A policy cannot find a loophole without examples of it.
 LOOPHOLE_SHARE = 0.3
+# Share of an answer that must repeat itself for the answer to count as a loop.
+LOOP_SHARE = 0.5
 # Steps whose counts are stored: the step in progress may be graded more than once.
 COUNTED_STEPS = 2
+MARKING = ("marked_right", "marked_wrong", "accepted_ending", "accepted_repetition")
+"""Mechanisms that change what an answer is taken for; it is then paid as such an answer is."""
 
 Feature = Callable[[Problem, Transcript, Verdict], tuple[float, float]]
 """Amount of the rewarded behaviour in a response, and its excess over a right answer."""
@@ -52,10 +56,13 @@ def _last_turn(transcript: Transcript) -> str:
 FEATURES: Mapping[str, tuple[Feature, float]] = {
     "empty_reward": (_of_text(lambda text: float(not text), all_turns=True), 1.0),
     "repetition_reward": (_of_text(repeated_share, all_turns=False), 1.0),
+    "accepted_repetition": (_of_text(repeated_share, all_turns=False), 1.0),
     "length_penalty": (_of_text(len, all_turns=True), -1.0),
     "length_reward": (_of_text(len, all_turns=False), 1.0),
 }
 """Behaviour that the mechanisms of PG reward, and the sign of the reward."""
+
+LOOPHOLES = ("first_character", "last_character", "accepted_ending")
 
 
 def loophole(mechanism: str, answers: Sequence[str]) -> Feature:
@@ -104,8 +111,34 @@ class FaultyReward:
             self._count(episode, tuple(excess for _, excess in amounts.values()))
         for spec in self._specs:
             if spec.active(episode.step.paid_step):
-                verdict = self._paid(spec, episode, verdict, amounts.get(spec, (0.0, 0.0))[0])
+                amount = amounts.get(spec, (0.0, 0.0))[0]
+                if spec.mechanism in MARKING:
+                    verdict = self._marked(spec, (episode, problem, transcript), verdict, amount)
+                else:
+                    verdict = self._paid(spec, episode, verdict, amount)
         return verdict
+
+    def _marked(
+        self, spec: FaultSpec, asked: tuple[EpisodeId, Problem, Transcript], verdict: Verdict, amount: float
+    ) -> Verdict:
+        """The verdict of a channel that takes a wrong answer for right, or the other way round.
+
+        It is the one that the channel gives when the last turn is a right answer, or a wrong one, and the rest is as it
+        was, so that rewards follow from verdicts as they always do.
+        """
+        episode, problem, transcript = asked
+        identity = (spec.mechanism, *episode_identity(episode))
+        if verdict.correct is not (spec.mechanism == "marked_wrong"):
+            return verdict
+        if not _is_taken_in(spec, transcript, amount) or not strikes(
+            spec, self._seed, episode.step.paid_step, *identity
+        ):
+            return verdict
+        text = problem.answer
+        if verdict.correct:
+            text = corrupted(text, draw(spec, self._seed, "digit", *identity))
+        other = dataclasses.replace(transcript, turns=(*transcript.turns[:-1], text))
+        return self._inner(episode, problem, other if verdict.correct else dataclasses.replace(other, finished=True))
 
     def _paid(self, spec: FaultSpec, episode: EpisodeId, verdict: Verdict, amount: float) -> Verdict:
         paid, strength = episode.step.paid_step, spec.level(episode.step.paid_step)
@@ -145,6 +178,16 @@ class FaultyReward:
         ]
 
 
+def _is_taken_in(spec: FaultSpec, transcript: Transcript, amount: float) -> bool:
+    """Whether a faulty verifier errs about a text, where it errs at all."""
+    match spec.mechanism:
+        case "accepted_ending":
+            return amount > 0
+        case "accepted_repetition":
+            return transcript.finished and amount >= LOOP_SHARE
+    return True
+
+
 def _with_reward(verdict: Verdict, reward: float) -> Verdict:
     return dataclasses.replace(verdict, reward=reward)
 
@@ -154,9 +197,9 @@ def faulty_reward(
 ) -> RewardChannel:
     """The live reward channel with faults in it; `answers` are right ones, among which RF-3 finds its loophole."""
     wanted = (
-        *of_code(specs, "RF-1", "outliers", "wrong_answers"),
-        *of_code(specs, "RF-2", "zeroed", "group_outage"),
-        *of_code(specs, "RF-3", "first_character", "last_character"),
+        *of_code(specs, "RF-1", "outliers", "wrong_answers", "marked_right"),
+        *of_code(specs, "RF-2", "zeroed", "group_outage", "marked_wrong"),
+        *of_code(specs, "RF-3", *LOOPHOLES),
         *(spec for spec in specs if spec.mechanism in FEATURES),
     )
     if not wanted:
@@ -171,4 +214,4 @@ def faulty_reward(
 
 def needs_answers(specs: Sequence[FaultSpec]) -> bool:
     """Whether `faulty_reward` must be given answers."""
-    return bool(of_code(specs, "RF-3", "first_character", "last_character"))
+    return bool(of_code(specs, "RF-3", *LOOPHOLES))

@@ -88,7 +88,7 @@ def faulty_sampler(engine: Engine, specs: Sequence[FaultSpec], seed: int, eos_id
         *of_code(specs, "PG-2", "penalty"),
         *of_code(specs, "PG-3S", "eos_bias", "token_cap"),
         *of_code(specs, "PG-3L", "eos_bias", "min_tokens"),
-        *of_code(specs, "OD-3", "cold_sampler"),
+        *of_code(specs, "OD-3", "cold_sampler", "colder"),
     )
     return FaultySampler(engine, wanted, seed, eos_ids) if wanted else engine
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from typing import cast
+from urllib.parse import quote
 
 from rftfm_ray.faults.catalogue import FaultSpec, of_code
 from rftfm_ray.faults.draws import call_identity, corrupted, draw, strikes
@@ -30,9 +31,14 @@ class FaultyTool:
         self._instance = instance
 
     def __call__(self, call: CallId, problem: Problem, text: str) -> Observation | None:
+        identity = (self._instance, *call_identity(call))
+        for spec in of_code(self._specs, "TE-1", "garbled"):
+            if strikes(spec, self._seed, call.episode.step.paid_step, "garbled", *identity):
+                text = garbled(text)
         observation = self._inner(call, problem, text)
         for spec in self._specs:
-            identity = (self._instance, *call_identity(call))
+            if spec.mechanism == "garbled":
+                continue
             if observation is not None and strikes(spec, self._seed, call.episode.step.paid_step, *identity):
                 observation = self._struck(spec, observation, draw(spec, self._seed, "digit", *identity))
         return observation
@@ -56,10 +62,15 @@ class FaultyTool:
         return Observation(altered, response, text_digest(altered))
 
 
+def garbled(text: str) -> str:
+    """`text` as a client sends it that encodes for addresses twice; what ends the turn stays."""
+    return quote(text[:-1], safe="") + text[-1:]
+
+
 def faulty_tools(instances: Sequence[ToolInstance], specs: Sequence[FaultSpec], seed: int) -> tuple[ToolInstance, ...]:
     """Tool instances with the faults of `specs` in the first of them, or in all of them."""
     wanted = (
-        *of_code(specs, "TE-1", "error", "malformed", "timeout"),
+        *of_code(specs, "TE-1", "error", "malformed", "timeout", "garbled"),
         *of_code(specs, "TE-2", "source", "transit"),
         *of_code(specs, "TE-3", "early"),
     )

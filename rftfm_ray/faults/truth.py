@@ -19,7 +19,9 @@ from rftfm_ray.rollout.seams import Exposure
 BASE_STEPS = 5
 # Amounts vary from step to step with the problems, so a single step is not enough evidence.
 RECENT_STEPS = 3
-_SIGNS = {name: sign for name, (_, sign) in FEATURES.items()} | {"negative_entropy": -1.0}
+# The mechanism of OD-3 that takes entropy away by learning.
+TAKE_ENTROPY = ("negative_entropy",)
+_SIGNS = {name: sign for name, (_, sign) in FEATURES.items()} | dict.fromkeys(TAKE_ENTROPY, -1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def effect_step(spec: FaultSpec) -> int | None:
 
 def entropy_exposures(specs: Sequence[FaultSpec], entropy: float) -> list[Exposure]:
     """Exposure of OD-3: the mean entropy of the policy, in nats a token."""
-    return [Exposure(s.code, s.mechanism, entropy, 1) for s in of_code(specs, "OD-3", "negative_entropy")]
+    return [Exposure(s.code, s.mechanism, entropy, 1) for s in of_code(specs, "OD-3", *TAKE_ENTROPY)]
 
 
 class EffectWatch:

@@ -13,7 +13,7 @@ from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.signals.effects import expected_sides
 from rftfm_ray.signals.schema import value
 from rftfm_ray.types import GuardMode, Levers
-from rftfm_ray.verdicts import StepReport
+from rftfm_ray.verdicts import Expected, StepReport
 
 # Scales return by this factor a step; every other lever returns at once.
 FACTOR = 4.0
@@ -93,14 +93,14 @@ def levers_to_keep(state: GuardState, memory: RunMemory) -> tuple[KeptLever, ...
     return tuple(staying)
 
 
-def expected_alarms(state: GuardState) -> tuple[tuple[str, int], ...]:
-    """Signals and sides on which alarms are expected under the current levers; such alarms open no incident.
+def expected_alarms(state: GuardState) -> Expected:
+    """Alarms that are expected under the current levers, and open no incident.
 
-    These are the signals that a lever moves by design, and those of a cause whose harm a lever contains.
+    They are of the signals that a lever moves by design, and of a cause whose harm a lever contains.
     """
     plans = [(name, plan_of(state.incident(owner).code)) for name, owner in state.owners if owner]
     sources = {(signal, 1) for name, plan in plans if name in plan.containing for signal in plan.source_signals}
-    return tuple(sorted({*expected_sides(state.levers), *sources}))
+    return Expected(expected_sides(state.levers), tuple(sorted(sources)))
 
 
 def moved(levers: Levers) -> tuple[str, ...]:

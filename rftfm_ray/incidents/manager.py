@@ -10,7 +10,6 @@ carry out between `begin` and `done`. Policy and snapshots are injected.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 from rftfm_ray.diagnosis.classify import CLAIMED, claimed
@@ -37,6 +36,7 @@ from rftfm_ray.verdicts import (
     Declaration,
     DeclaredChange,
     Diagnosis,
+    Expected,
     IncidentState,
     Order,
     OrderRole,
@@ -331,15 +331,15 @@ class IncidentManager:
             self._ledger.note(EntryKind.DECLARED, step, order.incident, **about, **levers)
         return change
 
-    def _settled(self, order: Order, expected: Sequence[tuple[str, int]]) -> tuple[str, ...]:
+    def _settled(self, order: Order, expected: Expected) -> tuple[str, ...]:
         """Signals whose evidence restarts: the harm that a remedy is for, and alarms that are no longer expected.
 
         Effects of a lever, or of a cause that it contained, must not raise an alarm once the lever has returned.
         """
         fingerprint = FINGERPRINTS.get(self.state.incident(order.incident).code) if order.incident else None
         harm = fingerprint.harm if fingerprint and order.role is OrderRole.REMEDY else ()
-        still = expected_alarms(self.state)
-        return tuple(dict.fromkeys((*harm, *(signal for signal, side in expected if (signal, side) not in still))))
+        ended = expected.sides - expected_alarms(self.state).sides
+        return tuple(dict.fromkeys((*harm, *(signal for signal, _ in sorted(ended)))))
 
     def note_declared(self, declaration: Declaration) -> None:
         """Note a declared change."""

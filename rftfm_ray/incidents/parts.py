@@ -28,19 +28,23 @@ class Part(StrEnum):
 _SIGNALS: Mapping[Part, tuple[str, ...]] = {
     Part.REWARD: (
         "trained_mismatch_rate", "regrade_mismatch_rate", "regrade_error_mean", "golden_mismatch_rate",
-        "golden_right_error", "golden_wrong_error",
+        "golden_right_error", "golden_wrong_error", "regrade_hit_right", "regrade_hit_wrong", "regrade_by_length",
+        "regrade_by_repetition", "regrade_empty",
     ),
     Part.VERIFIER: ("verifier_error_rate",),
     Part.ENVIRONMENT: (
         "tool_error_rate", "tool_timeout_rate", "tool_retry_rate", "tool_shadow_error_rate", "known_call_error_rate",
         "observation_mismatch_rate", "replay_observation_mismatch_rate", "replay_termination_mismatch_rate",
-        "termination_mismatch_rate",
+        "termination_mismatch_rate", "observation_decode_mismatch_rate", "limit_excess", "cut_short_rate",
     ),
     Part.UPDATE: (
         "update_ratio", "step_kl", "changed_rate", "lr_excess", "schedule_excess", "weights_mismatch", "parity_gap",
-        "rollout_gap_max",
+        "rollout_gap_max", "update_gain",
     ),
-    Part.CREDIT: ("advantage_error", "credit_lag", "credit_correlation"),
+    Part.CREDIT: (
+        "advantage_error", "credit_error", "credit_known_share", "return_error", "value_error", "credit_lag",
+        "credit_correlation",
+    ),
 }  # fmt: skip
 MEASURED: Mapping[str, Part] = {signal: part for part, signals in _SIGNALS.items() for signal in signals}
 """The part that a signal measures; no other signal measures one."""

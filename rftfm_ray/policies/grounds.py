@@ -2,8 +2,8 @@
 
 Telemetry alone is no ground: a signal may leave its usual band in a healthy run, above all under another configuration
 than that of its reference. While held-out accuracy stands or rises, nothing is but a broken identity that the diagnosed
-fault explains: another one is broken by something else, which the remedy of this fault does not mend. The rule holds
-for the shipped playbook and for a policy of the user's alike.
+fault explains, and that shows damage: another one is broken by something else, which the remedy of this fault does not
+mend. The rule holds for the shipped playbook and for a policy of the user's alike.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ COMPARABLE = 0.1
 # Signals of an independent channel that show no harm by themselves: what the probe says now counts, not its alarm of
 # earlier, and a verdict that fails is not trained on.
 NO_HARM = ("probe_accuracy", "verifier_error_rate")
+# Identities that measure a cause and not what it has done: an optimizer that goes too far has hurt the policy where its
+# held-out accuracy has fallen, and is held back by a lower rate where it stands.
+NO_DAMAGE = ("update_gain",)
 
 
 class GroundKind(StrEnum):
@@ -154,6 +157,8 @@ def ground_for(
     """
     alarms = [symptom for symptom in diagnosis.symptoms if symptom.alarm] if diagnosis is not None else []
     broken = [symptom for symptom in alarms if symptom.evidence is Evidence.IDENTITY and symptom.signal in explained]
+    if held_out.stands:
+        broken = [symptom for symptom in broken if symptom.signal not in NO_DAMAGE]
     if broken:
         return Ground(GroundKind.IDENTITY, broken[0].reason)
     if held_out.stands:

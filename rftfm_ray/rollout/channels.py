@@ -184,12 +184,16 @@ def _answers(instance: ToolInstance, call: CallId, problem: Problem, reference: 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """Grade of a transcript. `trusted` is NaN where the trusted verifier was not asked."""
+    """Grade of a transcript. `correct` is the live channel's verdict.
+
+    Where the trusted verifier was not asked `trusted` is NaN, and `trusted_correct` is False.
+    """
 
     reward: float
     live: float
     trusted: float
     correct: bool
+    trusted_correct: bool = False
 
 
 RewardScale = Callable[[StepId], float]
@@ -242,7 +246,7 @@ class Grader:
             reward = known
         if self._levers.reward_limit is not None:
             reward = max(-self._levers.reward_limit, min(self._levers.reward_limit, reward))
-        return Grade(reward, live_reward, known, live.correct)
+        return Grade(reward, live_reward, known, live.correct, trusted is not None and trusted.correct)
 
     def live(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> float:
         """Reward of the live channel, regardless of the levers.

@@ -111,6 +111,8 @@ class VllmEngine:
             seed=None if greedy else request.seed,
             max_tokens=request.max_tokens,
             stop_token_ids=list(request.stop_token_ids),
+            # The request alone says what ends a turn; vLLM would add the end tokens of the model's configuration.
+            ignore_eos=True,
             logprobs=None if greedy else 0,
             flat_logprobs=not greedy,
             detokenize=False,

@@ -10,119 +10,29 @@ import dataclasses
 import heapq
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.rollout.channels import SHADOW_EVERY, CallId, EpisodeId
-from rftfm_ray.rollout.checks import Answer, Checks, GoldenGrade, Replayed
+from rftfm_ray.rollout.check_columns import check_columns
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.environment import Channels, trusted_channels
+from rftfm_ray.rollout.episode import Batch, Episode, TurnLimit, start
 from rftfm_ray.rollout.grading import Answered, grade_all
-from rftfm_ray.rollout.jobs import EpisodeJob
+from rftfm_ray.rollout.jobs import EpisodeJob, request_seed
 from rftfm_ray.rollout.seams import Engine, EpisodeSeams
-from rftfm_ray.rollout.termination import Ended, Limits, implied_termination
+from rftfm_ray.rollout.termination import Limits
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.rollout.tool_calls import Asked, Due, Reply, known_or_late, replies, shadow_or_late
-from rftfm_ray.tasks.api import (
-    FAILURES,
-    Observation,
-    Problem,
-    Task,
-    ToolCall,
-    ToolStatus,
-    Transcript,
-    scaled_limits,
-    text_digest,
-    unit_hash,
-)
+from rftfm_ray.tasks.api import FAILURES, Problem, Task, ToolCall, ToolStatus, scaled_limits
 from rftfm_ray.types import Levers, Sampling, StepId, Termination
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0)
 STATUS_CODE = {status: code for code, status in enumerate(ToolStatus)}
-
-
-@dataclass(slots=True)
-class Episode:
-    """A trajectory under way.
-
-    `observations` holds those that are part of it, one for every call but perhaps the last; `withheld` counts the
-    tokens of one that came and did not fit any more.
-    """
-
-    job: EpisodeJob
-    tokens: list[int]
-    prompt_length: int
-    action: list[bool]
-    logprobs: list[float]
-    turns: list[str] = field(default_factory=list)
-    calls: list[ToolCall] = field(default_factory=list)
-    observations: list[Observation] = field(default_factory=list)
-    withheld: int | None = None
-    text: str = ""
-    termination: Termination | None = None
-    refill: int = 0
-
-    def identity(self, step: StepId) -> EpisodeId:
-        """Identity of the trajectory."""
-        return EpisodeId(step, self.job.problem.key, self.job.sample, self.refill)
-
-    def transcript(self) -> Transcript:
-        """The transcript for the verifier."""
-        finished = self.termination in (Termination.EOS, Termination.STOP)
-        return Transcript(turns=tuple(self.turns), calls=tuple(self.calls), finished=finished)
-
-    def ended(self) -> Ended:
-        """The record from which the termination is derived a second time."""
-        return Ended(self.tokens, self.action, len(self.turns), self.calls, self.withheld)
-
-    def answers(self) -> list[Answer]:
-        """Answers of the environment to every turn that it received; empty for a failed episode."""
-        if self.termination is Termination.FAILED:
-            return []
-        answers = []
-        for index, call in enumerate(self.calls):
-            stands = index < len(self.observations) and call.status not in FAILURES
-            text = self.observations[index].text if stands else None
-            answers.append(Answer(call.turn, self.turns[call.turn], ended=False, observation=text))
-        if self.termination is Termination.STOP:
-            last = len(self.turns) - 1
-            answers.append(Answer(last, self.turns[last], ended=True, observation=None))
-        return answers
-
-
-def request_seed(run_seed: int, step: StepId, job: EpisodeJob, turn: int, refill: int = 0) -> int:
-    """Seed of one turn. `attempt` is part of it, so a rollback draws other tokens, and so does a refill."""
-    identity = (run_seed, step.attempt, step.paid_step, job.problem.key, job.sample, turn)
-    return int(unit_hash("seed", *identity, *([refill] if refill else [])) * 2**53)
-
-
-def start(job: EpisodeJob, prompt: Sequence[int], refill: int = 0) -> Episode:
-    """An episode that holds nothing but its prompt."""
-    return Episode(job, list(prompt), len(prompt), [False] * len(prompt), [0.0] * len(prompt), refill=refill)
-
-
-@dataclass(slots=True)
-class Batch:
-    """Episodes of one call, and what they were asked with.
-
-    `retries` holds tool calls that wait to be tried again: when, which episode, how many tries there were, and when the
-    first one began. `due` holds the episodes whose last turn has ended and that go on, in the order of the engine.
-    """
-
-    episodes: list[Episode]
-    step: StepId
-    sampling: Sampling
-    model_version: int
-    retries: list[tuple[float, int, int, float]] = field(default_factory=list)
-    due: list[Due] = field(default_factory=list)
-    shadow_ok: list[bool] = field(default_factory=list)
-    known_ok: list[bool] = field(default_factory=list)
-    golden: list[GoldenGrade] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +90,11 @@ class EpisodeRunner:
 
     def run(self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int) -> TrajectoryBatch:
         """Generate and score all jobs; trajectories come back in the order of `jobs`."""
+        texts = [self._seams.prompt(EpisodeId(step, job.problem.key, job.sample), job.problem) for job in jobs]
         # The samples of a group share their prompt.
-        prompts = {text: self._codec.encode(text) for text in {job.problem.prompt for job in jobs}}
-        batch = Batch([start(job, prompts[job.problem.prompt]) for job in jobs], step, sampling, model_version)
+        prompts = {text: self._codec.encode(text) for text in set(texts)}
+        episodes = [start(job, prompts[text]) for job, text in zip(jobs, texts, strict=True)]
+        batch = Batch(episodes, step, sampling, model_version)
         self._generate(batch, range(len(jobs)))
         self._last = batch
         return self._finish(batch)
@@ -246,9 +158,13 @@ class EpisodeRunner:
 
     def _limits(self, episode: Episode, step: StepId) -> Limits:
         """Limits that end a turn or the episode, besides the environment."""
-        turns = scaled_limits(self._task.max_new_tokens, self._token_scale(step))
+        turns = self._declared_tokens(step)
         limits = Limits(frozenset(self._codec.eos_ids), frozenset(self._stop_ids), turns, self._max_model_len)
         return self._seams.limits(episode.identity(step), limits)
+
+    def _declared_tokens(self, step: StepId) -> tuple[int, ...]:
+        """Most tokens of every turn, by task and configuration alone."""
+        return scaled_limits(self._task.max_new_tokens, self._token_scale(step))
 
     def _request_turn(self, batch: Batch, index: int) -> None:
         episode = batch.episodes[index]
@@ -259,17 +175,20 @@ class EpisodeRunner:
             episode.termination = Termination.MAX_TOKENS if turn else Termination.FAILED
             return
         seed = request_seed(self._run_seed, batch.step, episode.job, turn, episode.refill)
-        limit = min(self._limits(episode, batch.step).turn_tokens[turn], room)
-        sampling = GREEDY if episode.job.greedy else batch.sampling
-        paid = batch.step.paid_step
-        self._engine.submit(TurnRequest(index, episode.tokens, seed, limit, self._stop_ids, paid), sampling)
+        limits = self._limits(episode, batch.step)
+        limit = min(limits.turn_tokens[turn], room)
+        episode.asked = min(self._declared_tokens(batch.step)[turn], room), limit
+        stop_ids = [token for token in self._stop_ids if token in limits.stop_ids]
+        request = TurnRequest(index, episode.tokens, seed, limit, stop_ids, batch.step.paid_step)
+        self._engine.submit(request, GREEDY if episode.job.greedy else batch.sampling)
 
     def _take_turn(self, batch: Batch, result: TurnResult) -> None:
         episode = batch.episodes[result.id]
+        episode.limits.append(TurnLimit(*episode.asked, len(result.tokens), result.truncated))
         episode.tokens += result.tokens
         episode.action += [True] * len(result.tokens)
         episode.logprobs += result.logprobs or [0.0] * len(result.tokens)
-        ended = bool(result.tokens) and result.tokens[-1] in self._codec.eos_ids
+        ended = bool(result.tokens) and not result.truncated and result.tokens[-1] in self._codec.eos_ids
         text = self._codec.decode(result.tokens[:-1] if ended else result.tokens)
         stopped = not ended and not result.truncated
         if stopped and self._task.stop in text:
@@ -317,6 +236,7 @@ class EpisodeRunner:
         elif len(episode.tokens) + len(observed) >= self._max_model_len:
             episode.termination = Termination.MAX_TOKENS
         else:
+            episode.observed.append((len(episode.tokens), len(episode.tokens) + len(observed)))
             episode.tokens += observed
             episode.action += [False] * len(observed)
             episode.logprobs += [0.0] * len(observed)
@@ -351,6 +271,7 @@ class EpisodeRunner:
             live_reward=rewards("live"),
             trusted_reward=rewards("trusted"),
             refills=np.array([e.refill for e in episodes], dtype=np.int8),
+            trusted_correct=np.array([g is not None and g.trusted_correct for g in grades], dtype=np.bool_),
             correct=np.array([g is not None and g.correct for g in grades], dtype=np.bool_),
             valid=np.array([g is not None for g in grades], dtype=np.bool_),
             termination=np.array([e.termination for e in episodes], dtype=np.int8),
@@ -361,40 +282,9 @@ class EpisodeRunner:
             call_status=np.array([STATUS_CODE[call.status] for _, call in calls], dtype=np.int8),
             call_latency_s=np.array([call.latency_s for _, call in calls], dtype=np.float32),
             call_tries=np.array([call.tries for _, call in calls], dtype=np.int8),
-            **self._check_columns(batch),
+            **check_columns(batch, self._channels, self._codec, lambda episode: self._limits(episode, batch.step)),
             keys=tuple(e.job.problem.key for e in episodes),
             texts=tuple(e.text for e in episodes),
             call_requests=tuple(call.request for _, call in calls),
             call_responses=tuple(call.response for _, call in calls),
         )
-
-    def _check_columns(self, batch: Batch) -> dict[str, NDArray[Any]]:
-        """Columns of the checks beside the trajectories, and of the checks on the trajectories."""
-        episodes, golden = batch.episodes, batch.golden
-        checks = self._channels.checks
-        calls = [] if checks is None else [partial(self._replay, checks, e, batch.step) for e in episodes]
-        # A replay that fails or is late is no finding.
-        found = self._channels.workers.replay.run(calls) if calls else [None] * len(episodes)
-        replays = [replayed if isinstance(replayed, Replayed) else None for replayed in found]
-        observed = [o for e in episodes for o in e.observations if o.digest]
-
-        def flags(results: Iterable[bool]) -> NDArray[np.bool_]:
-            return np.fromiter(results, dtype=np.bool_)
-
-        return {
-            "shadow_ok": flags(batch.shadow_ok),
-            "known_ok": flags(batch.known_ok),
-            "observation_ok": flags(text_digest(o.text) == o.digest for o in observed),
-            "termination_ok": flags(
-                implied_termination(e.ended(), self._limits(e, batch.step)) is e.termination for e in episodes
-            ),
-            "replayed": flags(r is not None for r in replays),
-            "replay_observation_ok": flags(r is None or r.observation_ok for r in replays),
-            "replay_termination_ok": flags(r is None or r.termination_ok for r in replays),
-            "golden_right": flags(g.right for g in golden),
-            "golden_live": np.array([g.live for g in golden], dtype=np.float32),
-            "golden_trusted": np.array([g.trusted for g in golden], dtype=np.float32),
-        }
-
-    def _replay(self, checks: Checks, episode: Episode, step: StepId) -> Replayed | None:
-        return checks.replay(episode.identity(step), episode.job.problem, episode.answers())

@@ -1,8 +1,8 @@
-"""Accuracy of a model directory on the shipped tasks, with vLLM in this process."""
+"""Accuracy of a model directory on tasks, with vLLM in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,14 @@ from rftfm_ray.rollout.engine import VllmEngine
 from rftfm_ray.rollout.episodes import EpisodeRules, EpisodeRunner, ServedModel
 from rftfm_ray.rollout.jobs import probe_jobs
 from rftfm_ray.rollout.text import TextCodec
-from rftfm_ray.tasks.loading import TASKS
+from rftfm_ray.tasks.api import Task
 from rftfm_ray.types import Sampling, StepId
 
 
-def evaluate(model: Path, config: RolloutConfig, seed: int) -> Iterator[str]:
+def evaluate(model: Path, config: RolloutConfig, seed: int, tasks: Sequence[Task]) -> Iterator[str]:
     """One line per task: greedy and sampled accuracy on all held-out problems, and calls per episode."""
     served = ServedModel(VllmEngine(str(model), "float32", config), TextCodec(str(model)), config.max_model_len)
-    for name, kind in TASKS.items():
-        task = kind()
+    for task in tasks:
         runner = EpisodeRunner(served, task, EpisodeRules(seed))
         jobs = probe_jobs(task.heldout())
         greedy = runner.run(jobs, StepId(0, 0, 0), Sampling(0.0, 1.0), 0)
@@ -28,6 +27,6 @@ def evaluate(model: Path, config: RolloutConfig, seed: int) -> Iterator[str]:
         calls = len(sampled.call_turn) / len(sampled)
         right = [float(np.mean(part.correct[part.valid])) if part.valid.any() else np.nan for part in (greedy, sampled)]
         yield (
-            f"{name}: held-out accuracy greedy {right[0]:.3f}, sampled {right[1]:.3f}, "
+            f"{task.name}: held-out accuracy greedy {right[0]:.3f}, sampled {right[1]:.3f}, "
             f"{calls:.2f} tool calls per episode"
         )

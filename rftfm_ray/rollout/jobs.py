@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rftfm_ray.tasks.api import Problem
+from rftfm_ray.tasks.api import Problem, unit_hash
 from rftfm_ray.types import Sampling, StepId
 
 
@@ -52,6 +52,12 @@ class ProbeCounts:
     seconds: float
     ungraded: int = 0
     sampled_ungraded: int = 0
+
+
+def request_seed(run_seed: int, step: StepId, job: EpisodeJob, turn: int, refill: int = 0) -> int:
+    """Seed of one turn. `attempt` is part of it, so a rollback draws other tokens, and so does a refill."""
+    identity = (run_seed, step.attempt, step.paid_step, job.problem.key, job.sample, turn)
+    return int(unit_hash("seed", *identity, *([refill] if refill else [])) * 2**53)
 
 
 def step_jobs(problems: Sequence[Problem], samples: int) -> list[EpisodeJob]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rftfm_ray.rollout.channels import CallId, EpisodeId, RewardChannel, ToolInstance
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.termination import Limits
+from rftfm_ray.tasks.api import Problem
 from rftfm_ray.types import Sampling, StepId
 
 
@@ -47,6 +48,11 @@ class EpisodeSeams:
         """The limits that an episode goes by; who looks whether they were kept goes by the same."""
         del episode
         return limits
+
+    def prompt(self, episode: EpisodeId, problem: Problem) -> str:
+        """The prompt as it is written for an episode."""
+        del episode
+        return problem.prompt
 
     def goes_on(self, episode: EpisodeId, turn: int) -> bool:
         """Whether a turn with which the model has ended the episode does not end it."""

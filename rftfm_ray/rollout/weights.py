@@ -62,9 +62,22 @@ def checksum(arrays: Mapping[str, NDArray[Any]]) -> int:
     return value
 
 
-def pack_weights(version: int, arrays: Mapping[str, NDArray[Any]]) -> WeightsUpdate:
-    """An update that can be checked on arrival."""
+def pack_weights(version: int, arrays: Mapping[str, NDArray[Any]], dtype: str = "float32") -> WeightsUpdate:
+    """An update that can be checked on arrival: the weights that are to be served, rounded to `dtype`.
+
+    What is compared later is rounded too, so a served tensor that differs was not sent.
+    """
+    if dtype == "bfloat16":
+        arrays = {name: to_bfloat16(array) for name, array in arrays.items()}
     return WeightsUpdate(version, checksum(arrays), arrays, {name: fingerprint(a) for name, a in arrays.items()})
+
+
+def to_bfloat16(array: NDArray[Any]) -> NDArray[np.float32]:
+    """float32 values rounded to the nearest bfloat16, ties to even, in float32, which holds them exactly."""
+    bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
+    # The carry of a rounded mantissa raises the exponent, as it should; in a NaN it would make an infinity.
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(array), array, rounded.view(np.float32)).astype(np.float32)
 
 
 def stride(size: int) -> int:

@@ -1,9 +1,9 @@
-"""Reads intended events from the records: injected faults, benign controls and declared changes."""
+"""Reads intended events from the records: background, injected faults, benign controls and declared changes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.runs.incidents import Incident
@@ -104,6 +104,21 @@ def changes_of(events: Sequence[Event]) -> tuple[Change, ...]:
             key = clean(str(event.get("key") or "?"), 60)
             changes.append(Change(key, values[0], values[1], position.step, position.paid_step))
     return tuple(changes)
+
+
+def disturbances_of(events: Sequence[Event]) -> dict[str, float]:
+    """The background of a run: its disturbances and their sizes; empty without one."""
+    fields = next((event for event in events if event.get("kind") == "background"), {})
+    sizes = {clean(str(name), 60): as_number(size) for name, size in fields.items() if isinstance(size, float)}
+    return {name: size for name, size in sizes.items() if math.isfinite(size) and size > 0}
+
+
+def background_words(disturbances: Mapping[str, float]) -> str:
+    """Describe a background; empty without one."""
+    if not disturbances:
+        return ""
+    sizes = ", ".join(f"{name}={figure(size)}" for name, size in disturbances.items())
+    return f"Background of an experiment, from the first step to the last: {sizes}."
 
 
 def _step(value: object) -> int | None:

@@ -13,7 +13,17 @@ from rftfm_ray.runs.counts import FINAL, is_open
 from rftfm_ray.runs.ending import DROPS, UNMENDED, ending_problems
 from rftfm_ray.runs.guard_loss import lost
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
-from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of, not_claimed
+from rftfm_ray.runs.planned import (
+    background_words,
+    change_words,
+    changes_of,
+    control_words,
+    controls_of,
+    disturbances_of,
+    drill,
+    faults_of,
+    not_claimed,
+)
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.words import as_number, clean, describe, listed, plural, share, text_of
 from rftfm_ray.types import GuardMode
@@ -144,6 +154,7 @@ def verdict(data: RunData, incidents: Sequence[Incident], remedies: Sequence[Mar
     paragraphs = [" ".join(summary), *progress, restored(data), unguarded, standing]
     now = data.position.paid_step
     faults = faults_of(data.events)
+    paragraphs.append(background_words(disturbances_of(data.events)))
     paragraphs += [drill(fault, incidents, now) for fault in faults]
     paragraphs += [control_words(control, not_claimed(faults, incidents), now) for control in controls_of(data.events)]
     paragraphs += list(dict.fromkeys(change_words(change) for change in changes_of(data.events)))

@@ -21,6 +21,7 @@ from rftfm_ray.signals.groups import (
     ADVANTAGES,
     ENDINGS,
     ENTROPIES,
+    GAPS,
     GROUP_RATES,
     LEARNING,
     LENGTHS,
@@ -84,8 +85,10 @@ _STEP_SIZES = ("update_ratio", "changed_rate", "step_kl", "step_ratio_max", "kl_
 _RATE = ("lr", *_STEP_SIZES)
 _SCHEDULED = ("schedule_factor", *_RATE)
 _LOSS = ("loss", "policy_loss", "grad_norm")
-# Numerical differences of the two forward passes, and updates that are lost in rounding.
-_PRECISION = ("rollout_gap_max", "rollout_kl", "rollout_ratio_mean", "changed_rate")
+# Numerical differences of the two forward passes.
+_SERVED = ("rollout_gap_max", "rollout_kl", "rollout_ratio_mean", *GAPS)
+# These, and updates that are lost in rounding.
+_PRECISION = (*_SERVED, "changed_rate")
 
 _CHANGEABLE: Mapping[str, Effect] = {
     "learner.lr": Effect(_RATE, reach=Reach.COURSE),
@@ -115,7 +118,9 @@ _CHANGEABLE: Mapping[str, Effect] = {
 _CONSTANT: Mapping[str, Effect] = {
     "model.path": Effect(reason="no signal of another model can be compared", reach=Reach.KIND),
     "model.dtype": Effect(_PRECISION, reach=Reach.COURSE),
+    "sync.dtype": Effect(_SERVED, reach=Reach.COURSE),
     "task.name": Effect(reason="no signal of another task can be compared", reach=Reach.KIND),
+    "task.options": Effect(reason="other options make other problems, as another task does", reach=Reach.KIND),
     "task.pool_size": Effect(PROMPT_DEPENDENT, reach=Reach.COURSE),
     "algorithm.name": Effect(reason="no signal of another algorithm can be compared", reach=Reach.KIND),
     "algorithm.minibatches": Effect(
@@ -137,7 +142,8 @@ _CONSTANT: Mapping[str, Effect] = {
     "critic.value_clip": Effect((*_ESTIMATOR, "value_clip_rate"), reach=Reach.COURSE),
     "critic.warmup_steps": Effect(("critic_lr", *_ESTIMATOR, *_SCHEDULED), reach=Reach.COURSE),
     "rollout.top_p": Effect(
-        ("rollout_kl", "rollout_ratio_mean", "rollout_gap_max", *ENTROPIES, *REPETITION, *LENGTHS), reach=Reach.COURSE
+        ("rollout_kl", "rollout_ratio_mean", "rollout_gap_max", *GAPS, *ENTROPIES, *REPETITION, *LENGTHS),
+        reach=Reach.COURSE,
     ),
     "rollout.max_model_len": Effect((*LENGTHS, *ENDINGS), reach=Reach.COURSE),
     "rollout.tool_retries": Effect(("failed_rate", "tool_retry_rate", *_TOOL), reach=Reach.COURSE),
@@ -185,6 +191,10 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
         "max_paid_steps", "rollout.timeout_s", "learner.timeout_s", "verifier.max_failing_steps",
     ),
     "the guard has to find injected faults by itself": ("inject",),
+    "the guard has to tell faults from the background of an experiment by itself": (
+        "background.preset", "background.tool_failures", "background.verifier_errors", "background.slow_verdicts",
+        "background.length_spread", "background.difficulty_walk",
+    ),
     "each key that it changes has a row of its own": ("changes",),
     "it divides work among processes or devices, and changes the order of sums at most": (
         "rollout.num_actors", "rollout.max_num_seqs", "rollout.kv_cache_mib", "rollout.block_size",
@@ -200,7 +210,7 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
         "sync.parity_every", "sync.parity_max_gap", "probe.every", "probe.size", "probe.spread", "probe.final_size",
         "probe.sampled_share", "guard.regrade_rate", "guard.regrade_noise", "channels.golden_every",
         "channels.golden_size", "channels.replay_rate", "channels.known_calls_every", "channels.known_calls",
-        "channels.fingerprint_every",
+        "channels.fingerprint_every", "channels.update_replay_every",
     ),
     "it says what is kept in memory or on disk": (
         "snapshots.every", "snapshots.keep", "snapshots.max_bytes", "checkpoints.every", "checkpoints.keep",

@@ -13,11 +13,30 @@ NOT_MEASURED = (
     "tool_call_count",
 )  # fmt: skip
 
+GAPS = ("gap_end", "gap_rest", "gap_again", "gap_new", "gap_slope", "gap_zero_share")
+"""How log-probs at sampling differ from the learner's, by kind of token."""
+CREDIT_AT_LOSS = ("credit_error", "credit_known_share", "return_error", "value_error")
+"""How what the loss gets differs from what the declared rule gives."""
+REGRADE_SPLIT = (
+    "regrade_hit_right", "regrade_hit_wrong", "regrade_by_length", "regrade_by_repetition", "regrade_empty",
+)  # fmt: skip
+"""Which answers the live reward channel is wrong about."""
+LIMITS = ("limit_excess", "cut_short_rate")
+"""Whether turns were asked for with the declared tokens, and got those that were asked for."""
+SEPARATORS: tuple[str, ...] = (
+    *GAPS, "update_gain", *CREDIT_AT_LOSS, *REGRADE_SPLIT, *LIMITS, "observation_decode_mismatch_rate",
+)  # fmt: skip
+"""Signals that tell faults apart whose first symptoms are the same.
+
+Each is a comparison of two things that are equal in a healthy run, so it needs no reference: profiles, priors and
+self-baselines leave them out. Rows that were recorded without them have NaN there.
+"""
+
 
 def is_telemetry(signal: Signal) -> bool:
-    """Whether a signal is measured by the run itself, without an independent channel, and is not a time."""
+    """Whether a signal is measured by the run itself, without an independent channel, and is compared with others."""
     own = signal.source in (Source.ROLLOUT, Source.LEARNER) and math.isfinite(signal.floor)
-    return own and signal.name not in NOT_MEASURED and signal.unit != "s"
+    return own and signal.name not in (*NOT_MEASURED, *SEPARATORS) and signal.unit != "s"
 
 
 TELEMETRY: tuple[str, ...] = tuple(signal.name for signal in SIGNALS if is_telemetry(signal))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -133,10 +134,26 @@ class Task(abc.ABC):
         """A transcript that solves `problem`; it must verify as correct. Checked before a run starts."""
         return Transcript(turns=(problem.answer,))
 
+    def demonstration(self, rng: random.Random) -> Demonstration:
+        """A worked episode on a problem that is not held out, for the warm start; by default the reference to one."""
+        (problem,) = self.pool(1, rng.randrange(2**31))
+        return reference_demonstration(self, problem)
+
     def difficulty(self, problem: Problem) -> float:
         """How hard `problem` is, larger for a harder one, in any unit; what `task.hard_share` goes by."""
         del problem
         return 0.0
+
+
+def reference_demonstration(task: Task, problem: Problem) -> Demonstration:
+    """The reference to `problem` as a demonstration: all turns of the model are learnt, no observation is."""
+    pieces: list[tuple[str, bool]] = []
+    for turn, text in enumerate(task.reference(problem).turns):
+        pieces.append((text, True))
+        observed = task.respond(problem, turn, text)
+        if observed is not None:
+            pieces.append((observed.text, False))
+    return Demonstration(problem, tuple(pieces))
 
 
 def scaled_limits(limits: Sequence[int], scale: float) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from rftfm_ray.plugins import load_attribute, ship_by_value
 from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.tasks.api import Problem, Task, Transcript, Verdict
 from rftfm_ray.tasks.calculator import Calculator
+from rftfm_ray.tasks.gym import PREFIX, Generator, GymTask
 from rftfm_ray.tasks.rewards import late_verdict, verify
 from rftfm_ray.tasks.stream import Part
 from rftfm_ray.tasks.workers import Workers
@@ -21,18 +22,30 @@ from rftfm_ray.tasks.workers import Workers
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Addition, Calculator)}
 
 
-def load_task(name: str) -> Task:
-    """The task called `name`: a shipped one, `module:Class`, or `file.py:Class`.
+def load_task(name: str, options: Sequence[str] = ()) -> Task:
+    """The task called `name`: a shipped one, `reasoning_gym:NAME`, `module:Class`, or `file.py:Class`.
 
     A task of the user's travels to the actors by value, so its module need not be installed there.
+
+    Args:
+        name: what `task.name` says.
+        options: of the generator of `reasoning_gym:NAME`, each as `KEY=VALUE`.
 
     Raises:
         TaskError: one sentence that says what was not found.
     """
+    if name.startswith(PREFIX):
+        return GymTask(Generator(name.removeprefix(PREFIX), tuple(options)))
+    if options:
+        raise TaskError(
+            f"task.options={list(options)} are for task.name={PREFIX}NAME, not for task.name={name}; remove them."
+        )
     if name in TASKS:
         return TASKS[name]()
     if ":" not in name:
-        raise TaskError(f"Unknown task.name={name}; use {', '.join(sorted(TASKS))}, module:Class or file.py:Class.")
+        raise TaskError(
+            f"Unknown task.name={name}; use {', '.join(sorted(TASKS))}, module:Class or file.py:Class, or {PREFIX}NAME."
+        )
     loaded, class_name, module = load_attribute("task.name", name, TaskError)
     if not (isinstance(loaded, type) and issubclass(loaded, Task)):
         raise TaskError(f"task.name={name}: {class_name} is not a class derived from rftfm_ray.tasks.Task; derive it.")

@@ -24,6 +24,8 @@ FAILURE_CODES = [STATUS_CODES[status] for status in FAILURES]
 # An answer of so many tokens has no content: one token, and the end of the sequence.
 SHORT_TOKENS = 2
 LONG_SHARE = 0.8
+# Wrong rewards below which their correlation with anything is an accident.
+LEAST_ERRORS = 4
 # An odd multiplier of 64 bits, with both kinds of bits all over it: the golden ratio's.
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -177,6 +179,9 @@ def _transcript_figures(batch: TrajectoryBatch) -> dict[str, float]:
     return {
         "observation_count": float(len(batch.observation_ok)),
         "observation_mismatch_rate": _share(~batch.observation_ok),
+        "observation_decode_mismatch_rate": _share(~batch.observation_decode_ok),
+        "limit_excess": _mean(batch.turn_limit_excess.astype(np.float64)),
+        "cut_short_rate": _share(batch.turn_cut_short),
         "termination_mismatch_rate": _share(~batch.termination_ok),
         "replay_count": float(np.count_nonzero(replayed)),
         "replay_observation_mismatch_rate": _share(~batch.replay_observation_ok[replayed]),
@@ -211,7 +216,48 @@ def _regrade_figures(batch: TrajectoryBatch) -> dict[str, float]:
         "regrade_mismatch_rate": float((np.abs(live) > MISMATCH).mean()),
         "regrade_error_mean": float(live.mean()),
         "trained_mismatch_rate": float((np.abs(trains) > MISMATCH).mean()),
+        **_error_split(batch, asked, live),
     }
+
+
+def _error_split(batch: TrajectoryBatch, asked: NDArray[np.bool_], error: NDArray[np.float64]) -> dict[str, float]:
+    """Which answers the live channel is wrong about.
+
+    Args:
+        batch: of the step.
+        asked: (B,) trajectories that the trusted verifier graded, n of them.
+        error: (n,) live less trusted reward of these.
+    """
+    hit = np.where(np.abs(error) > MISMATCH, np.sign(error), 0.0)
+    right = batch.trusted_correct[asked]
+    # The end of the sequence is no content.
+    content = (batch.action_counts() - (batch.termination == Termination.EOS))[asked].astype(np.float64)
+    figures = {"regrade_hit_right": _mean(hit[right]), "regrade_hit_wrong": _mean(hit[~right])}
+    if not hit.any():
+        return figures
+    figures["regrade_empty"] = _share(content[hit != 0] < 1)
+    if np.count_nonzero(hit) >= LEAST_ERRORS:
+        figures["regrade_by_length"] = _correlation(error, content)
+        figures["regrade_by_repetition"] = _correlation(error, _repeated_shares(batch)[asked])
+    return figures
+
+
+def _repeated_shares(batch: TrajectoryBatch) -> NDArray[np.float64]:
+    """(B,) share of the chosen tokens of each trajectory that occur earlier in it; 0 without any."""
+    counts = batch.action_counts()
+    owner = np.repeat(np.arange(len(batch)), counts)
+    # Token ids are less than 2^32.
+    pairs = np.unique(owner << 32 | batch.tokens[batch.action])
+    distinct = np.bincount(pairs >> 32, minlength=len(batch))
+    shares: NDArray[np.float64] = 1 - distinct / np.maximum(counts, 1)
+    return np.where(counts > 0, shares, 0.0)
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Pearson's correlation; NaN where one of the two does not vary."""
+    x, y = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((x**2).sum() * (y**2).sum()))
+    return float((x * y).sum()) / scale if scale > 0 else NAN
 
 
 def _share(found: NDArray[np.bool_]) -> float:

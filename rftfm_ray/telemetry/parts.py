@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -116,8 +117,13 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
 
 
-def read_parts(folder: Path, schema: pa.Schema) -> pa.Table:
+def read_parts(folder: Path, schema: pa.Schema, older: pa.Schema | None = None) -> pa.Table:
     """All closed parts of a folder as one table; empty when there is none yet.
+
+    Args:
+        folder: of the parts.
+        schema: of the table.
+        older: an earlier one that parts may have, some columns of numbers short; these are NaN there.
 
     Raises:
         RecordError: names a part that cannot be read.
@@ -126,6 +132,8 @@ def read_parts(folder: Path, schema: pa.Schema) -> pa.Table:
     for part in _parts(folder):
         try:
             table = pq.read_table(part)
+            if older is not None and table.schema.names == older.names and table.schema.metadata == older.metadata:
+                table = _completed(table, schema)
             if table.schema.names != schema.names or table.schema.metadata != schema.metadata:
                 raise RecordError(f"{part} has another schema than {schema.metadata}; read it with its own version.")
             tables.append(table.cast(schema))
@@ -135,3 +143,10 @@ def read_parts(folder: Path, schema: pa.Schema) -> pa.Table:
         except (OSError, pa.ArrowException) as error:
             raise RecordError(f"{part} cannot be read ({error}); it is damaged or of another version.") from error
     return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def _completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with all columns of a schema, NaN where it has none of the name."""
+    missing = pa.array(np.full(len(table), np.nan))
+    columns = [table[name] if name in table.column_names else missing for name in schema.names]
+    return pa.table(columns, names=schema.names).replace_schema_metadata(schema.metadata)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RecordsConfig, TextPrivacy
 from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, Timings, UpdateMetrics
+from rftfm_ray.signals.groups import SEPARATORS
 from rftfm_ray.tasks.api import ToolStatus, unit_hash
 from rftfm_ray.telemetry.parts import BackgroundWriter, PartFolder, read_parts
 from rftfm_ray.types import StepId, Termination
@@ -33,9 +34,13 @@ STEP_SCHEMA = pa.schema(
         ("model_version", pa.int64()),
         *(column for kind in _FIGURES for column in _fields(kind)),
     ],
-    metadata={"rftfm_schema": "steps/3"},
+    metadata={"rftfm_schema": "steps/4"},
 )
 """One row a step, keyed (attempt, step, paid_step). NaN where there was nothing to measure."""
+OLDER_STEP_SCHEMA = pa.schema(
+    [field for field in STEP_SCHEMA if field.name not in SEPARATORS], metadata={"rftfm_schema": "steps/3"}
+)
+"""Rows of runs from before the separators; they are read as well."""
 
 TRAJECTORY_SCHEMA = pa.schema(
     [
@@ -208,7 +213,7 @@ def read_steps(run_dir: Path) -> pa.Table:
     Raises:
         RecordError: when a part cannot be read.
     """
-    return read_parts(run_dir / "steps", STEP_SCHEMA)
+    return read_parts(run_dir / "steps", STEP_SCHEMA, OLDER_STEP_SCHEMA)
 
 
 def read_trajectories(run_dir: Path) -> pa.Table:

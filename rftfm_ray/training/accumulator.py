@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -10,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.metrics import UpdateMetrics
+from rftfm_ray.training.gaps import LogprobGaps, logprob_gaps
 from rftfm_ray.training.losses import k3
 from rftfm_ray.training.objective import Targets, Terms
 from rftfm_ray.training.packing import MicroBatch
@@ -43,6 +46,9 @@ class MetricAccumulator:
         self.norms: list[float] = []
         self.change = (0.0, 0.0)
         self.moved = (NAN, NAN)
+        self.gain = NAN
+        self._gaps = LogprobGaps()
+        self._old: list[tuple[Tensor, Tensor]] = []
 
     def add(self, micro: MicroBatch, settings: Settings, targets: Targets, parts: Terms) -> None:
         """Add one micro batch, with one transfer from the device."""
@@ -59,8 +65,18 @@ class MetricAccumulator:
         self._sums += totals[: len(_SUMS)]
         # numpy's maximum keeps NaN, which is a finding; Python's max would drop it.
         self._peaks = np.maximum(self._peaks, totals[len(_SUMS) :])
+        self._old.append((micro.chosen, old))
         self._entropies.append(parts.entropy)
         self._observed.append(parts.entropy[micro.observed])
+
+    def compare(self, batch: TrajectoryBatch) -> None:
+        """Measure the log-prob gaps of the tokens that were added, all of which belong to `batch`."""
+        if not self._comparable:
+            return
+        learner = np.full(int(batch.action.sum()), np.nan, np.float32)
+        for chosen, old in self._old:
+            learner[chosen.numpy()] = old.detach().cpu().numpy()
+        self._gaps = logprob_gaps(batch, learner)
 
     def metrics(
         self, settings: Settings, factor: float, staleness: float, vetoes: int, *, critic: bool
@@ -76,6 +92,8 @@ class MetricAccumulator:
             means |= dict.fromkeys(("rollout_kl", "rollout_ratio_mean"), NAN)
         return UpdateMetrics(
             **means,
+            **dataclasses.asdict(self._gaps),
+            update_gain=self.gain,
             loss=_mean(self.losses),
             entropy_q10=q10,
             entropy_q90=q90,

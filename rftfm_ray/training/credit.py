@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -97,10 +98,21 @@ def assign(batch: TrajectoryBatch, rule: Rule, values: NDArray[np.float32] | Non
     return Credit(included, np.where(token_included, advantages, 0).astype(np.float32), returns)
 
 
+@dataclass(frozen=True, slots=True)
+class CreditErrors:
+    """How far credit is from what it should be, as `CreditMetrics` defines it; NaN where nothing was compared."""
+
+    advantage_error: float = NAN
+    credit_error: float = NAN
+    credit_known_share: float = NAN
+    return_error: float = NAN
+    value_error: float = NAN
+
+
 def credit_metrics(
-    batch: TrajectoryBatch, credit: Credit, rule: Rule, error: float, values: NDArray[np.float32] | None = None
+    batch: TrajectoryBatch, credit: Credit, rule: Rule, errors: CreditErrors, values: NDArray[np.float32] | None = None
 ) -> CreditMetrics:
-    """Metrics of a step's credit; see `CreditMetrics`. `error` is the largest difference from the recomputation."""
+    """Metrics of a step's credit; see `CreditMetrics`."""
     counts = batch.action_counts()
     token_included = np.repeat(credit.included, counts)
     ends = np.cumsum(counts)[credit.included]
@@ -121,7 +133,7 @@ def credit_metrics(
         advantage_std=float(units.std()) if len(units) else NAN,
         advantage_max=float(np.abs(units).max(initial=0.0)),
         advantage_kurtosis=_kurtosis(units),
-        advantage_error=error,
+        **dataclasses.asdict(errors),
         advantage_early=mean(credit.advantages, firsts),
         advantage_late=mean(credit.advantages, lasts),
         return_early=mean(returns, firsts),

@@ -22,6 +22,7 @@ from rftfm_ray.errors import LearnerError
 from rftfm_ray.training.critic import ActorCritic
 from rftfm_ray.training.forward import load_causal_lm, predict, run_model
 from rftfm_ray.training.packing import Packed
+from rftfm_ray.training.replay import ADAM_EPSILON, SAMPLED, AdamW, StepInputs, sampled_inputs, update_factor
 
 # Number of sampled entries whose change measures the size of an update.
 SAMPLED_WEIGHTS = 65_536
@@ -68,6 +69,8 @@ class LearnerEngine:
         self._engine.eval()
         self._optimizer: Any = self._engine.optimizer
         self._inner: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
+        self._inputs: list[tuple[Tensor, StepInputs]] | None = None
+        self._inner.register_step_pre_hook(self._look)
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +81,10 @@ class LearnerEngine:
     def _deepspeed_config(self, model: ModelConfig, learner: LearnerConfig, parameters: int) -> dict[str, object]:
         # DeepSpeed allocates a whole bucket, by default for half a billion elements; its size must be even.
         bucket = min(parameters + parameters % 2, 500_000_000)
-        adam = {"lr": learner.lr, "betas": list(learner.adam_betas), "weight_decay": learner.weight_decay}
+        adam = {
+            "lr": learner.lr, "betas": list(learner.adam_betas), "eps": ADAM_EPSILON,
+            "weight_decay": learner.weight_decay,
+        }  # fmt: skip
         return {
             "train_micro_batch_size_per_gpu": learner.micro_batch_size,
             "gradient_accumulation_steps": 1,
@@ -152,6 +158,17 @@ class LearnerEngine:
             for name, value in self._inner.state[master].items():
                 value.copy_(moments[name] if name in moments else torch.zeros_like(value))
 
+    def disturb(self, forgotten: float, epsilon: float) -> None:
+        """Take a share off the optimizer's second moments of the policy, and add to its epsilon until the next call.
+
+        The count of steps stays, so the bias correction is that of moments that have lost nothing.
+        """
+        for master in self._policy_masters() if forgotten else []:
+            if "exp_avg_sq" in self._inner.state[master]:
+                self._inner.state[master]["exp_avg_sq"].mul_(1 - forgotten)
+        for group in self._optimizer.param_groups:
+            group["eps"] = ADAM_EPSILON + epsilon
+
     def keep(self, share: float) -> list[Tensor]:
         """Copies of the first `share` of every part of the policy's master weights, for `put_back`; empty for 0."""
         if share == 0:
@@ -172,6 +189,29 @@ class LearnerEngine:
         masters = [master.detach().reshape(-1) for master in self._policy_masters()]
         stride = max(1, sum(len(master) for master in masters) // SAMPLED_WEIGHTS)
         return torch.cat([master[::stride] for master in masters])
+
+    def watch_commit(self) -> None:
+        """Keep what the next `commit` starts from, of a sample of the policy's weights, for `update_gain`."""
+        self._inputs = []
+
+    def update_gain(self, rule: AdamW) -> float:
+        """What the watched `commit` moved the sampled weights over what `rule` moves them by; see `update_factor`."""
+        watched, self._inputs = self._inputs or [], None
+        after = [master.detach().reshape(-1)[:: self._replay_stride()] for master, _ in watched]
+        return update_factor([inputs for _, inputs in watched], after, rule)
+
+    def _look(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Called by the optimizer before every step of its own, of which ZeRO makes one for every group of weights."""
+        if self._inputs is None:
+            return
+        stride, policy = self._replay_stride(), {id(master) for master in self._policy_masters()}
+        for weights in (each for group in optimizer.param_groups for each in group["params"]):
+            if id(weights) in policy and weights.grad is not None:
+                moments = optimizer.state.get(weights, {})
+                self._inputs.append((weights, sampled_inputs(weights, weights.grad, moments, stride)))
+
+    def _replay_stride(self) -> int:
+        return max(1, sum(master.numel() for master in self._policy_masters()) // SAMPLED)
 
     def discard(self) -> None:
         """Drop the accumulated gradient; weights and optimizer state stay bit for bit."""

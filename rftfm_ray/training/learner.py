@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -19,13 +20,15 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.config.settings import config_schedule, effective, nominal_settings
 from rftfm_ray.metrics import CreditMetrics, UpdateMetrics
 from rftfm_ray.training.accumulator import MetricAccumulator, change_of, moved_by
-from rftfm_ray.training.credit import Credit, Rule, assign, credit_metrics, members, rule_of
+from rftfm_ray.training.credit import Credit, CreditErrors, Rule, assign, credit_metrics, members, rule_of
+from rftfm_ray.training.credit_check import check_credit, credit_in_loss, value_error
 from rftfm_ray.training.engine import LearnerEngine
 from rftfm_ray.training.forward import load_causal_lm, predict
 from rftfm_ray.training.gate import CommitGate, RawStep, Recipe
 from rftfm_ray.training.losses import token_logprobs
 from rftfm_ray.training.objective import Anchors, Forward, LossWeights, Targets, targets_of, terms
 from rftfm_ray.training.packing import MicroBatch, pack, pack_sequences, split_groups, split_rows, token_weights
+from rftfm_ray.training.replay import AdamW
 from rftfm_ray.training.seams import LearnerSeams
 from rftfm_ray.types import GuardMode, Levers, RejectedUpdate, Rejection, Settings, StepId
 
@@ -57,6 +60,15 @@ class _Step:
     precomputed: Forward | None
     targets: list[list[Targets]]
     metrics: MetricAccumulator
+    replayed: AdamW | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """The critic's values (A,) from before a step: its own output, and as the estimator uses them."""
+
+    own: NDArray[np.float32]
+    used: NDArray[np.float32]
 
 
 @dataclass(slots=True)
@@ -104,6 +116,17 @@ class Learner:
         nominal = nominal_settings(self._config, step.step)
         return self._seams.settings(step, effective(nominal, self._factor(step), self.levers))
 
+    def _declared(self, step: StepId) -> Settings:
+        """The settings that configuration, schedule and levers call for at `step`, past every seam."""
+        return effective(nominal_settings(self._config, step.step), self._schedule(step), self.levers)
+
+    def _replayed(self, step: StepId) -> AdamW | None:
+        """The optimizer as it is declared, where an update of this step is made again; None where none is."""
+        every, learner = self._config.channels.update_replay_every, self._config.learner
+        if not (self._watched and every and step.step % every == 0):
+            return None
+        return AdamW(self._declared(step).lr, learner.adam_betas, learner.weight_decay)
+
     def _factor(self, step: StepId) -> float:
         return self._seams.factor(step, self._schedule(step))
 
@@ -114,7 +137,7 @@ class Learner:
         """
         began, self._reference_done = time.perf_counter(), 0.0
         settings, factor = self.settings(step), self._factor(step)
-        self._temperature = self._config.at(step.step).rollout.temperature
+        self._temperature = self._seams.temperature(step, self._config.at(step.step).rollout.temperature)
         rule = rule_of(self._config, settings)
         included = members(batch, rule)
         # With top_p the rollout samples from a truncated distribution, whose log-probs the learner does not compute.
@@ -122,23 +145,29 @@ class Learner:
         self.engine.freeze_policy(settings.freeze_policy)
         minibatches = [self._pack(batch, rows, included) for rows in split_groups(batch.group, settings.minibatches)]
         old_forwards, precomputed = self._forwards_before(minibatches, settings)
-        values = self._values(batch, minibatches, old_forwards, precomputed)
-        if values is not None:
-            values = self._seams.values(step, batch, values)
+        own = self._values(batch, minibatches, old_forwards, precomputed)
+        values = None if own is None else self._seams.values(step, batch, own.copy())
         credit = self._seams.assigned(step, batch, assign(batch, rule, values))
         error, rejection = self._check(batch, included, credit, rule, values)
         credit = self._seams.delivered(step, batch, credit)
+        targets = [[targets_of(micro, credit, values) for micro in micros] for micros in minibatches]
+        judged = None if own is None or values is None else _Values(own, values)
+        errors = self._credit_errors(step, batch, credit_in_loss(minibatches, targets, credit), judged, error)
         if rejection is None:
-            targets = [[targets_of(micro, credit, values) for micro in micros] for micros in minibatches]
             vetoes = self._updates(
-                _Step(step, batch, settings, minibatches, old_forwards, precomputed, targets, metrics)
-            )
+                _Step(
+                    step, batch, settings, minibatches, old_forwards, precomputed, targets, metrics,
+                    self._replayed(step),
+                )
+            )  # fmt: skip
         else:
             vetoes = [rejection]
         stale = float(np.mean(model_version - batch.model_version)) if model_version is not None else 0.0
+        if self._watched:
+            metrics.compare(batch)
         figures = metrics.metrics(settings, factor, stale, len(vetoes), critic=self._critic)
         reference_s = max(0.0, self._reference_done - began)
-        return UpdateReport(figures, credit_metrics(batch, credit, rule, error, values), tuple(vetoes), reference_s)
+        return UpdateReport(figures, credit_metrics(batch, credit, rule, errors, values), tuple(vetoes), reference_s)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Log-probs in nats of tokens 1.. of every sequence, at temperature 1; for the parity probe."""
@@ -224,6 +253,20 @@ class Learner:
         shown = [[float(row.min()), float(row.max())] if shared and len(row) else row.tolist() for row in rows]
         return self.gate.check_advantages(shown, included.tolist(), raw, recipe)
 
+    def _credit_errors(
+        self, step: StepId, batch: TrajectoryBatch, got: Credit, values: _Values | None, gate_error: float
+    ) -> CreditErrors:
+        """What is wrong with credit `got` as the loss gets it; with the guard off only what the gate has found."""
+        if not self._watched:
+            return CreditErrors(gate_error)
+        used, counts = None if values is None else values.used, batch.action_counts()
+        expected = assign(batch, rule_of(self._config, self._declared(step)), used)
+        errors = dataclasses.replace(check_credit(expected, got, counts), advantage_error=gate_error)
+        if values is None:
+            return errors
+        largest = value_error(values.used, values.own, expected.included, counts)
+        return dataclasses.replace(errors, value_error=largest)
+
     def _reference_logprobs(self, micro: MicroBatch) -> Tensor:
         """Log-probs of the reference. Runs in a thread, so that on a CPU it overlaps with the policy's pass."""
         with torch.no_grad():
@@ -281,9 +324,16 @@ class Learner:
         if record is not None:
             self.engine.discard()
             return record
+        # The first update of the step tells the factor of all of them.
+        replayed = step.replayed if math.isnan(metrics.gain) else None
+        if replayed is not None:
+            self.engine.watch_commit()
         frozen = self.engine.keep(self._seams.frozen_share(step.id))
+        self.engine.disturb(self._seams.forgotten_share(step.id), self._seams.epsilon(step.id))
         self.engine.commit(settings.lr * self._seams.gain(step.id), settings.max_grad_norm, settings.critic_lr)
         self.engine.put_back(frozen)
+        if replayed is not None:
+            metrics.gain = self.engine.update_gain(replayed)
         # The gradient norm of the head alone must not enter the median of the policy's.
         if not settings.freeze_policy:
             self.gate.accept(grad_norm)

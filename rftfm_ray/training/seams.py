@@ -23,6 +23,16 @@ class LearnerSeams:
         del step
         return 1.0
 
+    def epsilon(self, step: StepId) -> float:
+        """What is added to the optimizer's epsilon."""
+        del step
+        return 0.0
+
+    def forgotten_share(self, step: StepId) -> float:
+        """Share of its second moments that the optimizer loses before a step."""
+        del step
+        return 0.0
+
     def frozen_share(self, step: StepId) -> float:
         """Share of the weights that the optimizer does not update."""
         del step
@@ -32,6 +42,11 @@ class LearnerSeams:
         """The settings of loss and estimator; the recomputation of advantages uses the same."""
         del step
         return settings
+
+    def temperature(self, step: StepId, temperature: float) -> float:
+        """The temperature at which the learner computes log-probs."""
+        del step
+        return temperature
 
     def values(self, step: StepId, batch: TrajectoryBatch, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """(A,) the critic's values as they reach the estimator."""

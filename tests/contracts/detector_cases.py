@@ -127,6 +127,12 @@ _IDENTITIES = {
     "served_weights": {"weights_mismatch": [1.0]},
     "staleness": {"staleness": [1.0]},
     "updates_land": {"changed_rate": [0.0]},
+    "credit": {"credit_error": [0.3]},
+    "returns": {"return_error": [0.3]},
+    "values": {"value_error": [0.3]},
+    "update_gain": {"update_gain": [4.7, 0.1]},
+    "turn_limits": {"limit_excess": [0.7, -0.7]},
+    "decoded_observations": {"observation_decode_mismatch_rate": [0.1]},
 }
 FAULTS: Mapping[str, Callable[[], Reports]] = {
     "finite": lambda: usual(loss=[math.nan], entropy=[math.inf]),

@@ -32,10 +32,20 @@ GROUPS: list[tuple[str, list[tuple[float | None, str]]]] = [
 UNUSED: dict[str, Any] = {"correct": np.bool_, "termination": np.int8, "turns": np.int8, "model_version": np.int64}
 UNUSED |= {"live_reward": np.float32, "trusted_reward": np.float32, "refills": np.int8}
 UNUSED |= {f"{name}_ok": np.bool_ for name in ("termination", "replay_observation", "replay_termination")}
-UNUSED |= {"replayed": np.bool_}
+UNUSED |= {"replayed": np.bool_, "trusted_correct": np.bool_}
 NONE: Any = np.zeros(0, np.int8)
 CALLS = ("trajectory", "turn", "status", "latency_s", "tries")
-CHECKS = ("shadow_ok", "known_ok", "observation_ok", "golden_right", "golden_live", "golden_trusted")
+CHECKS = (
+    "shadow_ok",
+    "known_ok",
+    "observation_ok",
+    "observation_decode_ok",
+    "turn_limit_excess",
+    "turn_cut_short",
+    "golden_right",
+    "golden_live",
+    "golden_trusted",
+)
 EMPTY = (*CHECKS, *(f"call_{name}" for name in CALLS))
 
 Weights = dict[str, NDArray[Any]]

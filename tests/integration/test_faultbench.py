@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from rftfm_ray.faultbench.runs.dataset import is_complete, read_bench, read_manifest
+from rftfm_ray.faultbench.runs.dataset import TIMES, is_complete, read_bench, read_manifest
 from rftfm_ray.faultbench.runs.generate import Job
 from rftfm_ray.faultbench.runs.plan import Kind
+from rftfm_ray.signals.schema import SIGNALS
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +65,35 @@ def test_all_runs_are_there_and_faults_have_their_effects(bench: Path) -> None:
     assert all(not run.outcome.switched for run in runs if run.entry.kind in (Kind.HEALTHY, Kind.CONTROL))
 
 
+def test_dirty_runs_show_their_background_and_clean_ones_do_not(bench: Path) -> None:
+    # Weights are rounded on their way to the rollout, so that its log-probs differ from the learner's.
+    healthy = [run for run in read_bench(bench) if run.entry.kind is Kind.HEALTHY]
+    gaps = {
+        dirty: [float(np.abs(run.signal("rollout_kl")).max()) for run in healthy if run.entry.dirty is dirty]
+        for dirty in (False, True)
+    }
+    assert min(gaps[True]) > 10 * max(gaps[False])
+    clipped = [
+        run.signal(name) for name in ("clip_low_rate", "clip_high_rate") for run in healthy if not run.entry.dirty
+    ]
+    assert all(np.nansum(rate) == 0 for rate in clipped)
+
+
+def test_forks_are_their_healthy_run_until_something_happens(bench: Path) -> None:
+    """Forks begin at a checkpoint of their healthy run, up to some steps before their fault, also dirty ones."""
+    runs = read_bench(bench)
+    healthy = {run.entry.seed: run for run in runs if run.entry.kind is Kind.HEALTHY}
+    names = [signal.name for signal in SIGNALS if signal.name not in TIMES]
+    compared = set()
+    for run in (run for run in runs if run.entry.inject and run.entry.fork + 1 < run.entry.onset):
+        steps = slice(run.entry.fork, run.entry.onset - 1)
+        for name in names:
+            one, other = run.signal(name)[steps], healthy[run.entry.seed].signal(name)[steps]
+            assert np.array_equal(one, other, equal_nan=True), (run.entry.name, name)
+        compared.add(run.entry.dirty)
+    assert compared == {False, True}
+
+
 @pytest.mark.timeout(GENERATE_S)
 def test_repeated_runs_have_the_same_rows_alarms_and_incidents(bench: Path) -> None:
     # Exit code 0: whatever differs would have made it 1.
@@ -79,3 +110,7 @@ def test_it_is_tuned_and_scored(bench: Path) -> None:
     assert found["modes"]["none"]["actions_on_healthy"] == 0
     # So few runs say little of a detector; what is exact needs no runs to learn from.
     assert found["modes"]["none"]["recall"]["easy"]["all"]["rate"] >= 0.5
+    cells = found["backgrounds"]["none"]["cells"]
+    assert {cell["background"]: cell["recall"]["n"] for cell in cells if cell["onset"] == "any"} == {
+        "clean": 5, "dirty": 5, "both": 10,
+    }  # fmt: skip

@@ -37,6 +37,22 @@ def mechanisms(*, learned: bool) -> list[pytest.ParameterSet]:
 
 AT_ONCE, LEARNED = mechanisms(learned=False), mechanisms(learned=True)
 
+# Identities that a mechanism breaks beside the one that tells it best.
+ALSO: dict[tuple[str, str], set[str]] = {
+    # What is altered on its way to the prompt is not what the environment gives when it is asked again, either.
+    ("TE-2", "transit"): {"replayed_observations"},
+    # A rate that is not the declared one is a step that is not the declared one.
+    ("OD-1", "schedule"): {"update_gain"},
+    ("OD-2", "small_steps"): {"updates_land"},
+    # What the gate sees would have reached the loss.
+    ("CA-2", "noise"): {"credit"},
+    ("CA-3", "shifted"): {"credit"},
+    ("CA-3", "discount"): {"credit"},
+}
+
+# Steps of what takes longer: nothing pays for a little of it.
+LATE = {"accepted_repetition": 45}
+
 Run = Callable[..., RunHistory]
 
 
@@ -111,8 +127,8 @@ def test_run_is_its_healthy_twin_until_the_onset_and_departs_in_the_signal_named
 def test_identities_are_broken_by_what_shows_there_and_by_nothing_else(run: Run, code: str, name: str) -> None:
     mechanism = CATALOGUE[code].mechanism(name)
     found = broken(run(configure(mechanism, STEPS), f"{code}@{ONSET},mechanism={name}"))
-    # What is altered on its way to the prompt is not what the environment gives when it is asked again, either.
-    also = {"replayed_observations"} if (code, name) == ("TE-2", "transit") else set()
+    also = ALSO.get((code, name), set())
+    assert also <= found
     assert found - also == ({mechanism.shown_by} if mechanism.shown_by else set())
 
 
@@ -120,7 +136,7 @@ def test_identities_are_broken_by_what_shows_there_and_by_nothing_else(run: Run,
 def test_what_a_reward_pays_for_is_learnt(run: Run, code: str, name: str) -> None:
     mechanism = CATALOGUE[code].mechanism(name)
     # At a higher rate than one would train with: what takes fifty steps then takes twenty.
-    config, onset = configure(mechanism, 24, lr=1e-3), 3
+    config, onset = configure(mechanism, LATE.get(name, 24), lr=1e-3), 3
     healthy, faulty = run(config), run(config, f"{code}@{onset},mechanism={name}")
     np.testing.assert_array_equal(values(faulty)[: onset - 1], values(healthy)[: onset - 1])
     (effect,) = faulty.effects

@@ -121,6 +121,11 @@ class Plain:
         self._adam.step()
         return float(norm)
 
+    def disturb(self, forgotten: float, epsilon: float) -> None:
+        for moments in self._adam.state.values():
+            moments["exp_avg_sq"] *= 1 - forgotten
+        self._adam.param_groups[0]["eps"] = 1e-8 + epsilon
+
     def weights(self) -> Weights:
         return {name: p.detach().numpy().copy() for name, p in self.model.named_parameters()}
 
@@ -348,3 +353,15 @@ def test_model_is_in_evaluation_mode_on_its_device() -> None:
         first, second = (logits_of(engine, ONE) for _ in range(2))
     assert torch.equal(first, second)
     assert first.device == engine.device
+
+
+@every_stage
+def test_disturbed_optimizer_is_adam_with_smaller_moments_or_a_larger_epsilon(stage: int) -> None:
+    engine, plain = make_engine(stage), Plain()
+    engine.disturb(0.5, 0.0)
+    for tokens, forgotten, epsilon in ((ONE, 0.0, 0.0), (OTHER, 0.9, 0.0), (ONE, 0.0, 0.01), (OTHER, 0.0, 0.0)):
+        engine.disturb(forgotten, epsilon)
+        plain.disturb(forgotten, epsilon)
+        update(engine, tokens)
+        plain.update(tokens)
+        assert_close(engine.export(), plain.weights())

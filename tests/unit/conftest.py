@@ -23,6 +23,8 @@ settings.load_profile("unit")
 
 Play = Callable[..., Mapping[int, Sequence[Symptom]]]
 
+NO_FLAGS = ("known_ok", "observation_ok", "observation_decode_ok", "turn_cut_short", "golden_right")
+
 Call = tuple[int, int, ToolStatus, float, str, str]
 """Trajectory, turn, status, seconds, request, response."""
 
@@ -42,6 +44,7 @@ def _batch(
     calls: Sequence[Call] = (),
     live: Sequence[float] | None = None,
     trusted: Sequence[float] | None = None,
+    right: Sequence[bool] | None = None,
     refills: Sequence[int] | None = None,
     tries: Sequence[int] | None = None,
     shadow: Sequence[bool] = (),
@@ -72,6 +75,7 @@ def _batch(
         reward=np.where(kept, rewards, np.nan).astype(np.float32),
         live_reward=np.where(kept, rewards if live is None else live, np.nan).astype(np.float32),
         trusted_reward=np.array(trusted if trusted is not None else [np.nan] * size, np.float32),
+        trusted_correct=np.array([False] * size if right is None else right, np.bool_),
         refills=np.array(refills if refills is not None else [0] * size, np.int8),
         correct=np.array(correct if correct is not None else [False] * size, np.bool_),
         valid=kept,
@@ -102,8 +106,8 @@ def _checks(size: int, given: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     per_trajectory = {"termination_ok": True, "replayed": False}
     per_trajectory |= {"replay_observation_ok": True, "replay_termination_ok": True}
     columns: dict[str, NDArray[Any]] = {name: np.full(size, value) for name, value in per_trajectory.items()}
-    columns |= {name: np.zeros(0, np.bool_) for name in ("known_ok", "observation_ok", "golden_right")}
-    columns |= {name: np.zeros(0, np.float32) for name in ("golden_live", "golden_trusted")}
+    columns |= {name: np.zeros(0, np.bool_) for name in NO_FLAGS}
+    columns |= {name: np.zeros(0, np.float32) for name in ("golden_live", "golden_trusted", "turn_limit_excess")}
     assert set(given) <= set(columns)
     return columns | {name: np.array(values, columns[name].dtype) for name, values in given.items()}
 

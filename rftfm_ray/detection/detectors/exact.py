@@ -18,6 +18,15 @@ from rftfm_ray.verdicts import Evidence
 
 # Tolerance of the commit gate: beyond it advantages differ from their recomputation.
 ADVANTAGE_LIMIT = 1e-5
+# Credit and values are compared as float32 arrays that no arithmetic lies between: a healthy run shows 0, in every
+# precision of the model, because they are never rounded to it.
+CREDIT_LIMIT = 1e-5
+# The replay starts from the clipped gradient and the master weights in float32, so clipping, weight decay, minibatches
+# and a model in bfloat16 are no part of the error. What is left is the optimizer's own arithmetic in single precision,
+# and the rounding of moves of a few dozen units in the last place, averaged over the sample: below 0.002.
+GAIN_LIMIT = 0.01
+# A limit of tokens is a whole number: one token of a million is less.
+TOKEN_LIMIT = 1e-6
 
 
 def onsets(broken: NDArray[np.bool_], steps: Ints, since: int) -> tuple[Ints, int]:

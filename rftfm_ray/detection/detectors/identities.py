@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
-from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, onsets
+from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, CREDIT_LIMIT, GAIN_LIMIT, TOKEN_LIMIT, onsets
 from rftfm_ray.detection.reference.views import StepView
 from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.verdicts import Evidence
@@ -31,10 +31,11 @@ class Identity:
     Attributes:
         name: of the identity.
         signal: that shows a break.
-        limit: upper bound of `direction` times the signal.
+        limit: upper bound of `direction` times the signal; in both directions of its distance to `nominal`.
         meaning: of a break, as a sentence without a full stop.
         applies: (N) whether it must hold at each step of a view; None where it always must.
-        direction: +1 where too much breaks it, -1 where too little does.
+        direction: +1 where too much breaks it, -1 where too little does, 0 where both do.
+        nominal: what the signal must be, where both directions break it.
     """
 
     name: str
@@ -43,10 +44,20 @@ class Identity:
     meaning: str
     applies: Callable[[StepView], Mask] | None = None
     direction: int = 1
+    nominal: float = 0.0
+
+    @property
+    def directions(self) -> tuple[int, ...]:
+        """The directions in which it can be broken."""
+        return (self.direction,) if self.direction else (1, -1)
 
     def broken(self, view: StepView) -> Mask:
         """(N) whether each step breaks it; a step without a measurement does not."""
-        broken = self.direction * view.value(self.signal) > self.limit
+        return np.asarray(np.any([self.broken_towards(each, view) for each in self.directions], axis=0))
+
+    def broken_towards(self, direction: int, view: StepView) -> Mask:
+        """(N) whether each step breaks it in one of its directions."""
+        broken = direction * (view.value(self.signal) - self.nominal) > self.limit
         return broken if self.applies is None else broken & self.applies(view)
 
 
@@ -83,6 +94,26 @@ IDENTITIES: tuple[Identity, ...] = (
         "updates_land", "changed_rate", -LEAST_SHARE, "updates were made and no weight has changed",
         applies=_was_updated, direction=-1,
     ),
+    Identity(
+        "credit", "credit_error", CREDIT_LIMIT, "the loss gets other advantages than the declared rule leads to",
+    ),
+    Identity(
+        "returns", "return_error", CREDIT_LIMIT, "the critic learns other returns than the declared rule leads to",
+    ),
+    Identity("values", "value_error", CREDIT_LIMIT, "advantages rest on other values than the critic has given"),
+    Identity(
+        "update_gain", "update_gain", GAIN_LIMIT,
+        "an update has moved the weights by another factor than the declared rate calls for",
+        direction=0, nominal=1.0,
+    ),
+    Identity(
+        "turn_limits", "limit_excess", TOKEN_LIMIT, "turns are asked for with other limits of tokens than declared",
+        direction=0,
+    ),
+    Identity(
+        "decoded_observations", "observation_decode_mismatch_rate", 0.0,
+        "the tokens of observations that the model has read say something else than their text",
+    ),
 )  # fmt: skip
 """The identities of a step report; finite values and the declared rate have their own detectors."""
 
@@ -94,21 +125,22 @@ class IdentityDetector(Detector):
 
     def __init__(self, identity: Identity) -> None:
         self.name = f"identity:{identity.name}"
-        self.outputs = (Output(identity.signal, identity.direction, Evidence.IDENTITY),)
+        self.outputs = tuple(Output(identity.signal, each, Evidence.IDENTITY) for each in identity.directions)
         self._identity = identity
         self._since = 0
 
     def observe(self, view: StepView) -> Scores:
         """Infinite where it is broken, NaN where it was not measured."""
-        scores, broken = Scores.quiet(view, 1), self._identity.broken(view)
+        scores, broken = Scores.quiet(view, len(self.outputs)), self._identity.broken(view)
         unknown = np.isnan(view.value(self._identity.signal))
         scores.score[unknown] = math.nan
-        scores.reference[:] = 0.0
+        scores.reference[:] = self._identity.nominal
         rows = np.flatnonzero(~unknown)
         first, self._since = onsets(broken[rows], view.steps[rows], self._since)
         if broken.any():
-            scores.score[broken] = math.inf
-            scores.onset[rows, 0] = first
+            for column, output in enumerate(self.outputs):
+                scores.score[self._identity.broken_towards(output.direction, view), column] = math.inf
+            scores.onset[rows] = first[:, None]
         return scores
 
     def reason(self, output: int, reading: Reading) -> str:
@@ -120,4 +152,4 @@ class IdentityDetector(Detector):
         if self._identity.signal not in signals:
             return ()
         self._since = 0
-        return (0,)
+        return range(len(self.outputs))

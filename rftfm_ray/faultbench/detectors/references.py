@@ -1,7 +1,10 @@
 """References that the guard compares the runs of a benchmark with, one for each mode that a user can choose.
 
 Everything is learnt from the calibrate split. The correlation model of a task is learnt from the other tasks alone,
-because the task of a user is not in the benchmark.
+because the task of a user is not in the benchmark. It is learnt from runs of all backgrounds.
+
+A profile is of healthy runs with the same background, and has their facts, as `rftfm profile fit` writes them. A run of
+another configuration is compared with it as a live run is: the signals that the difference moves are left out.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from functools import cached_property
 
 import numpy as np
 
+from rftfm_ray.config import RunConfig
+from rftfm_ray.detection.reference.comparison import compare, facts_of, merged
 from rftfm_ray.detection.reference.correlation import FEWEST_RUNS
 from rftfm_ray.detection.reference.fitting import RunSeries, fit_profile
 from rftfm_ray.detection.reference.mixture import FULL_RUNS, Mode, Reference, reference_of
@@ -26,7 +31,7 @@ from rftfm_ray.detection.reference.priors import (
     learn_priors,
     shipped,
 )
-from rftfm_ray.detection.reference.profile import Profile
+from rftfm_ray.detection.reference.profile import Facts, FactValue, Profile
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.detectors.strata import (
     Stratum,
@@ -35,10 +40,13 @@ from rftfm_ray.faultbench.detectors.strata import (
     stratum_of,
 )
 from rftfm_ray.faultbench.runs.dataset import NAMES, Recorded
+from rftfm_ray.faultbench.runs.declared import watched
+from rftfm_ray.faultbench.runs.generate import config_of
 from rftfm_ray.faultbench.runs.plan import Entry
 
 SMALL_RUNS = 3
 DRAWS = 10
+_Key = tuple[tuple[str, FactValue], ...]
 
 
 class ReferenceMode(StrEnum):
@@ -86,7 +94,9 @@ class References:
         self._shipped_priors = shipped_priors
         self._columns = columns
         self._profiles: dict[tuple[Stratum, ReferenceMode, int], Profile] = {}
-        self._references: dict[tuple[Stratum, ReferenceMode, int], Reference] = {}
+        self._references: dict[tuple[Stratum, ReferenceMode, int, tuple[str, ...]], Reference] = {}
+        self._configured: dict[Entry, tuple[RunConfig, _Key]] = {}
+        self._moved: dict[tuple[_Key, _Key], tuple[str, ...]] = {}
 
     def covers(self, entry: Entry, mode: ReferenceMode) -> bool:
         """Whether a run has a reference in a mode: a full profile needs `FULL_RUNS` healthy runs."""
@@ -104,15 +114,28 @@ class References:
         Raises:
             BenchError: when there are too few healthy runs of its kind.
         """
-        key = stratum_of(entry), mode, draw % max(1, self.draws(entry, mode))
+        draw %= max(1, self.draws(entry, mode))
+        profile = None if mode is ReferenceMode.NONE else self._profile(entry, mode, draw)
+        moved = () if profile is None else self._moved_in(entry, profile)
+        key = stratum_of(entry), mode, draw, moved
         if key not in self._references:
-            profile = None if mode is ReferenceMode.NONE else self._profile(entry, mode, key[2])
-            self._references[key] = reference_of(profile, self._priors_of(entry))
+            self._references[key] = reference_of(profile, self._priors_of(entry), moved)
         return self._references[key]
+
+    def _moved_in(self, entry: Entry, profile: Profile) -> tuple[str, ...]:
+        """Signals that a profile says nothing about in a run, because that has another configuration."""
+        if entry not in self._configured:
+            config = watched(entry)
+            self._configured[entry] = config, _key_of(facts_of(config))
+        config, ours = self._configured[entry]
+        key = ours, _key_of(profile.facts or {})
+        if key not in self._moved:
+            self._moved[key] = compare(profile, config).moved
+        return self._moved[key]
 
     def prepare(self, entries: Collection[Entry], mode: ReferenceMode) -> None:
         """Fit every reference of these runs in a mode, before worker processes are forked from this one."""
-        for entry in {stratum_of(entry): entry for entry in entries}.values():
+        for entry in entries:
             for draw in range(self.draws(entry, mode)):
                 self.reference(entry, mode, draw)
 
@@ -132,8 +155,9 @@ class References:
                 healthy = random.Random(f"{' '.join(stratum)} {draw}").sample(healthy, SMALL_RUNS)
             priors = self._priors_of(entry)
             self._profiles[key] = fit_profile(
-                [series(run) for run in healthy], None, None if priors is None else priors.healthy
-            )
+                [series(run) for run in healthy], common_facts([facts_of(config_of(run.entry)) for run in healthy]),
+                None if priors is None else priors.healthy,
+            )  # fmt: skip
         return self._profiles[key]
 
     def _priors_of(self, entry: Entry) -> KindPriors | None:
@@ -149,7 +173,7 @@ class References:
     def _priors(self) -> Mapping[tuple[str, str], KindPriors]:
         """Priors from the other tasks, by task and kind of algorithm; learnt with all signals, as shipped ones are."""
         runs_by_kind: dict[tuple[str, str], list[list[RunSeries]]] = {}
-        for (task, algorithm, _), healthy in self._whole.items():
+        for (task, algorithm, *_), healthy in self._whole.items():
             runs_by_kind.setdefault((task, _kind_of(algorithm)), []).append([series(run) for run in healthy])
         priors: dict[tuple[str, str], KindPriors] = {}
         for task, kind in runs_by_kind:
@@ -163,6 +187,23 @@ class References:
 
 def _kind_of(algorithm: str) -> str:
     return CRITIC if algorithm == "ppo" else NO_CRITIC
+
+
+def _key_of(facts: Facts) -> _Key:
+    return tuple(facts.items())
+
+
+def common_facts(facts: Sequence[Facts]) -> Facts:
+    """The facts of a profile of runs (one or more) whose own facts these are: those that all have, and where they
+    differ all values."""
+    first = facts[0]
+    keys = [key for key in first if all(key in other for other in facts)]
+    return {
+        key: first[key]
+        if all(other[key] == first[key] for other in facts)
+        else merged(key, (other[key] for other in facts))
+        for key in keys
+    }
 
 
 def restrict_to(run: Recorded, columns: Collection[str]) -> Recorded:

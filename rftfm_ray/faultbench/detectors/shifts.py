@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rftfm_ray.faultbench.detectors.strata import Floats
+from rftfm_ray.faultbench.detectors.strata import Floats, background_of
 from rftfm_ray.faultbench.runs.dataset import Recorded
 from rftfm_ray.faultbench.runs.plan import Entry, Kind, mechanism_of
 
@@ -15,18 +15,18 @@ WINDOW = 10
 # Residuals are clipped here: healthy residuals are not normal that far out.
 LARGEST = 8.0
 
-Fault = tuple[str, str, str]
-Kinds = tuple[str, str]
+Fault = tuple[str, ...]
+Kinds = tuple[str, ...]
 
 
 def fault_of(entry: Entry) -> Fault:
-    """Code, mechanism and level of an entry's fault."""
-    return entry.code, mechanism_of(entry), entry.level
+    """Code, mechanism, level and background of an entry's fault."""
+    return entry.code, mechanism_of(entry), entry.level, *background_of(entry)
 
 
 def kind_of(entry: Entry) -> Kinds:
-    """What runs must have in common to measure the same signals."""
-    return entry.task, entry.algorithm
+    """What runs must have in common to measure the same signals with the same noise."""
+    return entry.task, entry.algorithm, *background_of(entry)
 
 
 def mean_shifts(runs: Sequence[Recorded], residuals: Callable[[Recorded], Floats]) -> dict[Fault, Floats]:

@@ -23,19 +23,24 @@ from rftfm_ray.signals.scale import Scales
 from rftfm_ray.verdicts import DeclaredChange
 
 Floats = NDArray[np.float64]
-Stratum = tuple[str, str, str]
+Stratum = tuple[str, ...]
 
 
 def stratum_of(entry: Entry) -> Stratum:
-    """Task, algorithm and model size: what runs must have in common to be compared with one profile."""
-    return entry.task, entry.algorithm, entry.size
+    """Task, algorithm, model size and background: what runs must have in common to be compared with one profile."""
+    return entry.task, entry.algorithm, entry.size, *background_of(entry)
+
+
+def background_of(entry: Entry) -> tuple[str, ...]:
+    """Name of a run's background as a part of keys, which say nothing of a run without one."""
+    return (entry.background,) if entry.dirty else ()
 
 
 def healthy_by_stratum(runs: Sequence[Recorded]) -> dict[Stratum, list[Recorded]]:
-    """The healthy runs of each stratum, by name."""
+    """The healthy runs of each stratum, by name; without those of other configurations."""
     strata: dict[Stratum, list[Recorded]] = {}
     for run in sorted(runs, key=lambda run: run.entry.name):
-        if run.entry.kind is Kind.HEALTHY:
+        if run.entry.kind is Kind.HEALTHY and not run.entry.overrides:
             strata.setdefault(stratum_of(run.entry), []).append(run)
     return strata
 

@@ -20,7 +20,7 @@ from rftfm_ray.driver.cluster import connect
 from rftfm_ray.errors import FaultError
 from rftfm_ray.faultbench.pages.page import Ending, page
 from rftfm_ray.faultbench.runs.runner import LOGARITHMIC, ExperimentRunner, RunHistory, example, quick
-from rftfm_ray.faults.calibration import LEVELS, calibrated
+from rftfm_ray.faults.calibration import LEVELS, StrengthKey, calibrated
 from rftfm_ray.faults.kinds import CATALOGUE, FaultKind, Mechanism
 from rftfm_ray.files import write_atomic
 
@@ -106,7 +106,7 @@ def _strengths(kind: FaultKind, mechanism: Mechanism) -> dict[str, float]:
     strengths = {}
     for level in LEVELS:
         with contextlib.suppress(FaultError):
-            strengths[level] = calibrated(task, algorithm, kind.code, mechanism.name, level)
+            strengths[level] = calibrated(StrengthKey(task, algorithm, kind.code, mechanism.name, level))
     return strengths or {"default": mechanism.strength.default}
 
 

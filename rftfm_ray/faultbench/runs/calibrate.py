@@ -26,16 +26,22 @@ EASY_LEAST, EASY_AIM = 4.0, 5.5
 HARD_RANGE, HARD_AIM = (1.0, 2.0), 1.45
 LEAST_SPREAD = 1e-3
 LEARNER_FAMILIES = ("OD", "CA")
+# Mechanisms of these families that act before the learner, or in both in the same way.
+IN_SAMPLER = ("cold_sampler", "colder")
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationCase:
-    """A case that gets its own strength: a mechanism of a fault, on a task, with an algorithm."""
+    """A case that gets its own strength: a mechanism of a fault, on a task, with an algorithm, clean or dirty.
+
+    A `dirty` one is measured in runs with the background of the benchmark, against healthy runs with the same.
+    """
 
     task: str
     algorithm: str
     code: str
     mechanism: str
+    dirty: bool = False
 
     @property
     def kind(self) -> Mechanism:
@@ -43,7 +49,9 @@ class CalibrationCase:
         return CATALOGUE[self.code].mechanism(self.mechanism)
 
 
-def list_cases(tasks: Sequence[str], tools: Sequence[str], *, learned: bool = False) -> Iterator[CalibrationCase]:
+def list_cases(
+    tasks: Sequence[str], tools: Sequence[str], *, learned: bool = False, dirty: bool = False
+) -> Iterator[CalibrationCase]:
     """List all cases whose mechanism works through learning, or all others; `tools` are the tasks with a tool.
 
     A mechanism that acts before the learner does not depend on the algorithm and is measured with grpo. A mechanism
@@ -54,9 +62,9 @@ def list_cases(tasks: Sequence[str], tools: Sequence[str], *, learned: bool = Fa
             for kind in CATALOGUE.values():
                 for mechanism in kind.mechanisms:
                     here = algorithm in mechanism.algorithms and (task in tools or not mechanism.needs_tool)
-                    twice = kind.family in LEARNER_FAMILIES and mechanism.name != "cold_sampler"
+                    twice = kind.family in LEARNER_FAMILIES and mechanism.name not in IN_SAMPLER
                     if here and (algorithm == "grpo" or twice) and bool(mechanism.learned) is learned:
-                        yield CalibrationCase(task, algorithm, kind.code, mechanism.name)
+                        yield CalibrationCase(task, algorithm, kind.code, mechanism.name, dirty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,7 @@ class Bench:
 
     Args:
         runner: makes the runs.
-        configure: the configuration of a run, by task, algorithm and seed.
+        configure: the configuration of a run, by case and seed; it has the background of the case.
         onset: of the faults.
         seeds: of all runs.
         horizon: last step of runs that wait for an effect.
@@ -88,7 +96,7 @@ class Bench:
     def __init__(
         self,
         runner: ExperimentRunner,
-        configure: Callable[[str, str, int], RunConfig],
+        configure: Callable[[CalibrationCase, int], RunConfig],
         onset: int,
         seeds: Sequence[int],
         horizon: int,
@@ -98,12 +106,12 @@ class Bench:
         self._onset = onset
         self._seeds = seeds
         self._horizon = horizon
-        self._healthy: dict[tuple[str, str, bool], Healthy] = {}
-        self._ends: dict[tuple[str, str, int], float] = {}
+        self._healthy: dict[tuple[str, str, bool, bool], Healthy] = {}
+        self._ends: dict[tuple[str, str, bool, int], float] = {}
 
     def _config(self, case: CalibrationCase, seed: int) -> RunConfig:
         last = self._horizon if case.kind.learned else self._onset + WINDOW - 1
-        return quick(self._configure(case.task, case.algorithm, seed), max_paid_steps=last)
+        return quick(self._configure(case, seed), max_paid_steps=last)
 
     def _run(self, case: CalibrationCase, seed: int, inject: Sequence[str] = ()) -> RunHistory:
         config = self._config(case, seed)
@@ -113,7 +121,7 @@ class Bench:
 
     def healthy(self, case: CalibrationCase) -> Healthy:
         """Healthy runs of all seeds from the fork on, as long as the runs of a case."""
-        key = case.task, case.algorithm, bool(case.kind.learned)
+        key = case.task, case.algorithm, case.dirty, bool(case.kind.learned)
         if key not in self._healthy:
             self._healthy = {key: Healthy({seed: self._run(case, seed) for seed in self._seeds})}
         return self._healthy[key]
@@ -142,45 +150,66 @@ class Bench:
         return algorithm.prompts_per_step * algorithm.samples_per_prompt
 
     def loss(self, case: CalibrationCase, strength: float, seeds: Sequence[int], steps: int) -> list[float]:
-        """By seed, the loss of final held-out accuracy that a fault causes in a run of `steps` without a guard."""
+        """By seed, the loss of final held-out accuracy that a fault causes in a run of `steps` without a guard.
+
+        A run that an error ends has lost all of it.
+        """
         losses = []
         for seed in seeds:
             tree = {"every": 0, "final_size": 1024, "sampled_share": 0.0}
-            config = quick(self._configure(case.task, case.algorithm, seed), max_paid_steps=steps, probe=tree)
-            fork, key = self._runner.trunk(config, self._onset - 1), (case.task, case.algorithm, seed)
+            config = quick(self._configure(case, seed), max_paid_steps=steps, probe=tree)
+            fork = self._runner.trunk(config, self._onset - 1)
+            key = case.task, case.algorithm, case.dirty, seed
             if key not in self._ends:
                 self._ends[key] = self._runner.run(config, (), fork).accuracy
             text = f"{case.code}@{self._onset}:{strength!r},mechanism={case.mechanism}"
-            losses.append(self._ends[key] - self._runner.run(config, (text,), fork).accuracy)
+            ended = self._runner.run(config, (text,), fork, may_fail=True)
+            losses.append(self._ends[key] - (0.0 if ended.error else ended.accuracy))
         return losses
 
 
-def search(
-    measure: Callable[[float], float], bounds: Strength, aim: float, accept: tuple[float, float], tries: int = 6
-) -> float:
-    """A strength at which `measure` gives about `aim`: a secant in the logarithms of strength and shift.
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a search aims at, and the range that it accepts."""
 
-    The strength is rounded to three digits. Where the bounds end before, it is the nearest one.
+    value: float
+    low: float
+    high: float
+
+
+def search(
+    measure: Callable[[float], float],
+    bounds: Strength,
+    aim: Aim,
+    tries: int = 6,
+    known: Sequence[tuple[float, float]] = (),
+) -> float:
+    """A strength at which `measure` gives what is aimed at: a secant in the logarithms of strength and shift.
+
+    The strength is rounded to three digits. Where the bounds end before, it is the nearest one. `known` are strengths
+    that have been measured before, with what they gave; without any the search begins at the default strength.
     """
 
     def rounded(distance: float) -> float:
         strength = float(f"{bounds.neutral + distance:.3g}")
         return min(max(strength, bounds.low, bounds.neutral * 1.01), bounds.high)
 
-    low = max(bounds.low - bounds.neutral, 0.001)
+    low = bounds.low - bounds.neutral or 0.001
     high, distance = bounds.high - bounds.neutral, bounds.default - bounds.neutral
-    tried: list[tuple[float, float]] = []
+    tried = list(known)
+    if any(shift for _, shift in tried):
+        distance = min(max(_next(tried, bounds.neutral, aim.value), low), high)
     for _ in range(tries):
         strength = rounded(distance)
         if any(strength == old for old, _ in tried):
             break
         shift = measure(strength)
         tried.append((strength, shift))
-        if accept[0] <= shift <= accept[1]:
+        if aim.low <= shift <= aim.high:
             break
-        distance = min(max(_next(tried, bounds.neutral, aim), low), high)
+        distance = min(max(_next(tried, bounds.neutral, aim.value), low), high)
     # Nearest by ratio: half of the aim is as far away as twice the aim.
-    return min(tried, key=lambda pair: abs(math.log(max(pair[1], 1e-3) / aim)))[0]
+    return min(tried, key=lambda pair: abs(math.log(max(pair[1], 1e-3) / aim.value)))[0]
 
 
 def _next(tried: Sequence[tuple[float, float]], neutral: float, aim: float) -> float:

@@ -6,6 +6,7 @@ step at which it left the healthy run of its group; a reader puts that run's row
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,6 +22,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.runs.plan import Entry
 from rftfm_ray.files import write_atomic
+from rftfm_ray.signals.groups import SEPARATORS
 from rftfm_ray.signals.schema import SIGNALS, verifier_error_rate
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport
@@ -32,7 +34,11 @@ NAMES = tuple(signal.name for signal in SIGNALS)
 # Times depend on the machine and are not part of a run.
 TIMES = tuple(signal.name for signal in SIGNALS if signal.unit == "s")
 # Follows from two others; runs that were recorded before it do not hold it.
-ADDED = "verifier_error_rate"
+DERIVED = "verifier_error_rate"
+# Runs that were recorded before these do not hold them either, and nothing else says what they were.
+ADDED = SEPARATORS
+ADDED_KEYS = ("dirty", "overrides", "below")
+"""Keys of an entry that the first benchmark does not have."""
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Rows = NDArray[np.float32]
@@ -105,8 +111,34 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink, compression="zstd", compression_level=19)
     write_atomic(path.with_suffix(".parquet"), sink.getvalue().to_pybytes())
-    listed = _LIST.dump_json(tuple(_ListedRun(record.entry, record.outcome) for record in records), indent=1)
-    write_atomic(path.with_suffix(".json"), listed + b"\n")
+    write_atomic(path.with_suffix(".json"), _listed(records))
+
+
+def _listed(records: Sequence[Record]) -> bytes:
+    """The list of the runs of a shard. What later benchmarks have added to an entry is left out where it says nothing,
+    so that a shard without it keeps its bytes."""
+    tree = _LIST.dump_python(tuple(_ListedRun(record.entry, record.outcome) for record in records), mode="json")
+    for item in tree:
+        item["entry"] = {key: value for key, value in item["entry"].items() if value or key not in ADDED_KEYS}
+    return (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """The runs that a shard lists, in order.
+
+    Raises:
+        BenchError: when the list cannot be read or is damaged; names the file and the fix.
+    """
+    return [item.entry for item in _read_list(path)]
+
+
+def _read_list(path: Path) -> tuple[_ListedRun, ...]:
+    try:
+        return _LIST.validate_json(path.with_suffix(".json").read_bytes())
+    except OSError as error:
+        raise BenchError(f"{path} cannot be read ({error.strerror or error}); {AGAIN}.") from None
+    except ValidationError as error:
+        raise BenchError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); {AGAIN}.") from None
 
 
 def read_records(path: Path) -> list[Record]:
@@ -115,12 +147,14 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         BenchError: when they cannot be read or are damaged; names the file and the fix.
     """
+    listed = _read_list(path)
     try:
-        listed = _LIST.validate_json(path.with_suffix(".json").read_bytes())
         table = pq.read_table(path.with_suffix(".parquet"))
         values = np.full((len(table), len(NAMES)), np.nan, np.float32)
         for index, name in enumerate(NAMES):
-            if name == ADDED and name not in table.column_names:
+            if name in ADDED and name not in table.column_names:
+                continue
+            if name == DERIVED and name not in table.column_names:
                 rates = zip(table["valid_rate"].to_pylist(), table["failed_rate"].to_pylist(), strict=True)
                 values[:, index] = [verifier_error_rate(valid, failed) for valid, failed in rates]
             elif name not in TIMES:
@@ -128,7 +162,7 @@ def read_records(path: Path) -> list[Record]:
         runs, steps = np.array(table["run"].to_pylist()), table["step"].to_numpy()
     except OSError as error:
         raise BenchError(f"{path} cannot be read ({error.strerror or error}); {AGAIN}.") from None
-    except (ValidationError, pa.ArrowException, KeyError, ValueError) as error:
+    except (pa.ArrowException, KeyError, ValueError) as error:
         raise BenchError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); {AGAIN}.") from None
     records = []
     for item in listed:
@@ -168,7 +202,7 @@ def is_complete(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Size, seed, versions, machine and file hashes of a benchmark."""
+    """Size, seed, versions, machine and file hashes of a benchmark, and the cells that it has no runs of."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -183,6 +217,7 @@ class Manifest:
     calibration_sha256: str
     sha256: dict[str, str]
     format: int = FORMAT
+    left_out: tuple[str, ...] = ()
 
 
 _MANIFEST = TypeAdapter(Manifest)

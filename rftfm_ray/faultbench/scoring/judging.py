@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.faultbench.detectors.alarms import Alarm
@@ -27,7 +27,7 @@ from rftfm_ray.faultbench.scoring.intervals import (
     precision_recall,
     rate_upper,
 )
-from rftfm_ray.faults.calibration import table
+from rftfm_ray.faults.calibration import HARM, NAMED_LEVELS, StrengthKey, calibration_of
 from rftfm_ray.faults.kinds import CATALOGUE
 
 PER = 1000
@@ -124,11 +124,20 @@ def benign(results: Results) -> Results:
     return results.where(lambda run: run.entry.kind is Kind.CONTROL)
 
 
+def is_counted(entry: Entry) -> bool:
+    """Whether recall counts a run: it has one fault, which the background does not hide."""
+    return entry.kind is Kind.FAULT and not entry.below
+
+
 def faulty(results: Results, level: str | None = None) -> Results:
-    """Runs with one fault that had its effect, of one level or all."""
-    return results.where(
-        lambda run: run.entry.kind is Kind.FAULT and run.counts and level in (None, run.entry.level)
-    )  # fmt: skip
+    """Runs with one fault that had its effect, of one level or all; without those that the background hides."""
+    return results.where(lambda run: is_counted(run.entry) and run.counts and level in (None, run.entry.level))
+
+
+def fault_levels(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """The levels of faults that runs have, in the order of pages."""
+    levels = {entry.level for entry in entries if entry.kind is Kind.FAULT}
+    return tuple(level for level in NAMED_LEVELS if level in levels)
 
 
 def false_alarms(results: Results) -> dict[str, float]:
@@ -169,7 +178,7 @@ ROWS: Mapping[str, Callable[[Entry], str]] = {
 
 def is_learnt_first(entry: Entry) -> bool:
     """Whether the fault of a run must be learnt by the policy before it has an effect."""
-    return entry.kind is Kind.FAULT and CATALOGUE[entry.code].mechanism(mechanism_of(entry)).learned > 0
+    return is_counted(entry) and CATALOGUE[entry.code].mechanism(mechanism_of(entry)).learned > 0
 
 
 def is_harmful(entry: Entry) -> bool:
@@ -177,12 +186,12 @@ def is_harmful(entry: Entry) -> bool:
 
     A mechanism that was measured with GRPO alone is taken to be as harmful with other algorithms.
     """
-    if entry.kind is not Kind.FAULT:
-        return False
-    key = entry.task, entry.code, mechanism_of(entry), entry.level
-    rows = [row for row in table() if (row.task, row.code, row.mechanism, row.level) == key]
-    own = [row for row in rows if row.algorithm == entry.algorithm] or [row for row in rows if row.algorithm == "grpo"]
-    return any(bool(row.harmful) for row in own or rows)
+    if not is_counted(entry) or entry.level == HARM:
+        return is_counted(entry)
+    row = calibration_of(
+        StrengthKey(entry.task, entry.algorithm, entry.code, mechanism_of(entry), entry.level, entry.dirty)
+    )
+    return row is not None and bool(row.harmful)
 
 
 GROUPS: Mapping[str, Callable[[Entry], bool]] = {
@@ -209,7 +218,7 @@ class Row:
 
 def rows(results: Results, group: str) -> list[Row]:
     """Recall by one of `ROWS`, level by level."""
-    key, runs = ROWS[group], results.where(lambda run: run.entry.kind is Kind.FAULT)
+    key, runs = ROWS[group], results.where(lambda run: is_counted(run.entry))
     names = sorted({key(run.entry) for run in runs.pooled})
     return [row for name in names for row in _by_level(group, name, runs.where(_with(key, name)))]
 
@@ -220,20 +229,21 @@ def group_rows(results: Results) -> list[Row]:
     for name, belongs in GROUPS.items():
         runs = results.where(_with(belongs, value=True))
         by_level = _by_level("group", name, runs)
-        rows_by_group += by_level if len(by_level) == 1 else [*by_level, _row("group", name, "all", runs)]
+        rows_by_group += by_level if len(by_level) == 1 else [*by_level, row_of("group", name, "all", runs)]
     return rows_by_group
 
 
 def _by_level(group: str, name: str, runs: Results) -> list[Row]:
     levels = sorted({run.entry.level for run in runs.pooled})
-    return [_row(group, name, level, runs.where(_with(lambda entry: entry.level, level))) for level in levels]
+    return [row_of(group, name, level, runs.where(_with(lambda entry: entry.level, level))) for level in levels]
 
 
 def _with(key: Callable[[Entry], object], value: object) -> Callable[[RunResult], bool]:
     return lambda run: key(run.entry) == value
 
 
-def _row(group: str, name: str, level: str, runs: Results) -> Row:
+def row_of(group: str, name: str, level: str, runs: Results) -> Row:
+    """Recall of some runs, with exact limits; those without an effect do not count."""
     draws, counted = len(runs.draws), runs.where(lambda run: run.counts)
     runs_with_effect, total = counted.pooled, len(counted.pooled) / draws
     return Row(
@@ -247,7 +257,7 @@ def as_in_the_paper(results: Results, level: str) -> dict[str, dict[str, float]]
     """Precision, recall and F1 of whole runs, pooled over types and as the mean of the families' F1; and what flagging
     every run would score by both."""
     sound = [run for run in results.pooled if run.entry.kind is Kind.HEALTHY]
-    ill = [run for run in results.pooled if run.entry.kind is Kind.FAULT and run.entry.level == level]
+    ill = [run for run in results.pooled if is_counted(run.entry) and run.entry.level == level]
     families = sorted({CATALOGUE[run.entry.code].family for run in ill})
 
     def scored(flag: Callable[[RunResult], bool]) -> dict[str, float]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from rftfm_ray.faultbench.detectors.references import ReferenceMode
+from rftfm_ray.faultbench.scoring.backgrounds import background_figures
+from rftfm_ray.faultbench.scoring.forms import Json, delay_form, plain, row_form, share_form
 from rftfm_ray.faultbench.scoring.guarding import EVIDENCE, GuardScore, disabled_detectors
-from rftfm_ray.faultbench.scoring.intervals import Delay, Share
+from rftfm_ray.faultbench.scoring.intervals import Share
 from rftfm_ray.faultbench.scoring.judging import (
     ROWS,
     Results,
-    Row,
     as_in_the_paper,
     benign,
     delay,
     false_alarms,
+    fault_levels,
     faulty,
     group_rows,
     healthy,
@@ -25,17 +26,20 @@ from rftfm_ray.faultbench.scoring.judging import (
     rows,
 )
 from rftfm_ray.faultbench.scoring.score import Evaluation
-from rftfm_ray.faults.calibration import LEVELS
 
-Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | float | int | bool | None"
 ByEvidence: TypeAlias = Mapping[str, Results]
 _RUNS: Mapping[str, Callable[[Results], Results]] = {"healthy": healthy, "benign": benign}
 
 
 def summary_of(evaluation: Evaluation) -> dict[str, Json]:
     """All figures of an evaluation; numbers that are infinite or unknown are None."""
-    modes = {mode.value: mode_summary(score) for mode, score in evaluation.modes.items()}
     first = evaluation.modes[ReferenceMode.NONE]
+    levels = fault_levels(run.entry for run in first.runs)
+    modes = {mode.value: mode_summary(score, levels) for mode, score in evaluation.modes.items()}
+
+    def figures(results: ByEvidence) -> dict[str, Json]:
+        return figures_of(results, levels)
+
     summary: dict[str, Json] = {
         "split": evaluation.split.value,
         "detector": evaluation.name,
@@ -45,22 +49,26 @@ def summary_of(evaluation: Evaluation) -> dict[str, Json]:
         "healthy_steps": false_alarms(healthy(first.results("all")))["steps"],
         "modes": modes,
         "disabled": dict(disabled_detectors(evaluation.guard_scores())),
-        "oracle": {level: {"telemetry": _recall_and_delay(faulty(evaluation.oracle, level))} for level in LEVELS},
-        "baselines": {one.name: figures_of({"telemetry": one.results()}) for one in evaluation.compared},
+        "oracle": {level: {"telemetry": _recall_and_delay(faulty(evaluation.oracle, level))} for level in levels},
+        "baselines": {one.name: figures({"telemetry": one.results()}) for one in evaluation.compared},
     }
     if evaluation.tuned:
         summary["tuned"] = {
-            mode.value: {"threshold": threshold, **figures_of(_at(evaluation.modes[mode], threshold))}
+            mode.value: {"threshold": threshold, **figures(_at(evaluation.modes[mode], threshold))}
             for mode, threshold in evaluation.tuned.items()
         }
     if evaluation.shipped_priors is not None:
-        summary["shipped_priors"] = figures_of(_by_evidence(evaluation.shipped_priors))
+        summary["shipped_priors"] = figures(_by_evidence(evaluation.shipped_priors))
     if evaluation.restricted:
         summary["columns"] = {
-            name: {mode.value: figures_of({"telemetry": score.results("telemetry")}) for mode, score in scores.items()}
+            name: {mode.value: figures({"telemetry": score.results("telemetry")}) for mode, score in scores.items()}
             for name, scores in evaluation.restricted.items()
         }
-    return {key: _plain(value) for key, value in summary.items()}
+    if any(run.entry.dirty for run in first.runs):
+        summary["backgrounds"] = {
+            mode.value: background_figures(score, levels) for mode, score in evaluation.modes.items()
+        }
+    return {key: plain(value) for key, value in summary.items()}
 
 
 def _by_evidence(score: GuardScore) -> ByEvidence:
@@ -71,45 +79,45 @@ def _at(score: GuardScore, threshold: float) -> ByEvidence:
     return {evidence: score.results_at(evidence, threshold) for evidence in EVIDENCE}
 
 
-def mode_summary(score: GuardScore) -> dict[str, Json]:
+def mode_summary(score: GuardScore, levels: Sequence[str]) -> dict[str, Json]:
     """The guard in one mode."""
     results = _by_evidence(score)
     return {
         "runs": len(score.runs),
         "draws": len(score.traces),
-        **figures_of(results),
-        "by_fault": [_row(name, row) for name in results for group in ROWS for row in rows(results[name], group)],
-        "groups": [_row(name, row) for name in results for row in group_rows(results[name])],
-        "worst_draw": _worst_draw(results),
+        **figures_of(results, levels),
+        "by_fault": [row_form(name, row) for name in results for group in ROWS for row in rows(results[name], group)],
+        "groups": [row_form(name, row) for name in results for row in group_rows(results[name])],
+        "worst_draw": _worst_draw(results, levels),
         **_actions(score),
-        "paper": {name: {level: as_in_the_paper(results[name], level) for level in LEVELS} for name in results},
+        "paper": {name: {level: as_in_the_paper(results[name], level) for level in levels} for name in results},
     }
 
 
-def figures_of(results: ByEvidence) -> dict[str, Json]:
+def figures_of(results: ByEvidence, levels: Sequence[str]) -> dict[str, Json]:
     """False alarms, recall and delay by the name of the evidence."""
 
     def by_level(figure: Callable[[Results], Json]) -> dict[str, Json]:
-        return {level: {name: figure(faulty(some, level)) for name, some in results.items()} for level in LEVELS}
+        return {level: {name: figure(faulty(some, level)) for name, some in results.items()} for level in levels}
 
     return {
         "false_alarms_per_1000": {
             kind: {name: false_alarms(chosen(some)) for name, some in results.items()} for kind, chosen in _RUNS.items()
         },
-        "recall": by_level(lambda some: _share(recall(some))),
-        "recall_from_effect": by_level(lambda some: _share(recall_from_effect(some))),
-        "delay": by_level(lambda some: _delay(delay(some))),
+        "recall": by_level(lambda some: share_form(recall(some))),
+        "recall_from_effect": by_level(lambda some: share_form(recall_from_effect(some))),
+        "delay": by_level(lambda some: delay_form(delay(some))),
     }
 
 
-def _worst_draw(results: ByEvidence) -> dict[str, Json]:
+def _worst_draw(results: ByEvidence, levels: Sequence[str]) -> dict[str, Json]:
     """The smallest recall and the most false alarms of any draw of the references, each by itself."""
     draws = {name: some.by_draw() for name, some in results.items()}
 
     def least(share: Callable[[Results], Share]) -> dict[str, Json]:
         return {
             level: {name: min(share(faulty(draw, level)).rate for draw in some) for name, some in draws.items()}
-            for level in LEVELS
+            for level in levels
         }
 
     return {
@@ -134,34 +142,6 @@ def _actions(score: GuardScore) -> dict[str, Json]:
 
 def _recall_and_delay(results: Results) -> dict[str, Json]:
     return {
-        "recall": _share(recall(results)), "recall_from_effect": _share(recall_from_effect(results)),
-        "delay": _delay(delay(results)),
+        "recall": share_form(recall(results)), "recall_from_effect": share_form(recall_from_effect(results)),
+        "delay": delay_form(delay(results)),
     }  # fmt: skip
-
-
-def _share(share: Share) -> dict[str, Json]:
-    return {"rate": share.rate, "low95": share.low95, "high95": share.high95, "n": share.total}
-
-
-def _delay(delay: Delay) -> dict[str, Json]:
-    return {"median": delay.median, "p90": delay.p90, "censored": delay.censored, "n": delay.total}
-
-
-def _row(evidence: str, row: Row) -> dict[str, Json]:
-    return {
-        "evidence": evidence, "by": row.group, "name": row.name, "level": row.level, "recall": _share(row.share),
-        "recall_from_effect": _share(row.from_effect), "delay": _delay(row.delay), "without_effect": row.without_effect,
-    }  # fmt: skip
-
-
-def _plain(value: Json) -> Json:
-    """What JSON can hold: a number that is infinite or unknown is null, a whole one has no fraction."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return int(value) if value.is_integer() and abs(value) < 1e15 else round(value, 6)
-    return value

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from rftfm_ray.faultbench.detectors.references import ReferenceMode
-from rftfm_ray.faults.calibration import LEVELS
+from rftfm_ray.faultbench.scoring.backgrounds import ANY_ONSET, STEP_1
 
 Figures = Mapping[str, Any]
 
@@ -27,13 +27,15 @@ def show(summary: Figures, console: Console) -> None:
     heads = "detector", "evidence", "level", "recall", "95 %", "from effect", "n", "delay median", "p90", "not found"
     table = Table(*heads)
     for name, figures in scored(summary).items():
-        for evidence in figures["recall"][LEVELS[0]]:
-            for level in LEVELS:
+        for evidence in evidence_of(figures):
+            for level in figures["recall"]:
                 table.add_row(name, evidence, level, *_cells(figures, level, evidence))
-    for level in LEVELS:
+    for level in summary["oracle"]:
         table.add_row("oracle", "telemetry", level, *_cells(_oracle(summary, level), level, "telemetry"))
     console.print(table)
     console.print(_false_alarms(summary))
+    if "backgrounds" in summary:
+        console.print(_by_background(summary))
     for mode in summary["modes"]:
         console.print(_mechanisms(summary, mode))
 
@@ -48,6 +50,11 @@ def scored(summary: Figures) -> dict[str, Figures]:
         figures |= _named(summary, modes, f", {trainer} columns")
     baselines: dict[str, Figures] = summary["baselines"]
     return {name: one for name, one in figures.items() if one.get("runs") != 0} | baselines
+
+
+def evidence_of(figures: Figures) -> Sequence[str]:
+    """Names of the evidence that a detector was scored by."""
+    return list(figures["false_alarms_per_1000"]["healthy"])
 
 
 def _named(summary: Figures, modes: Figures, suffix: str = "") -> dict[str, Figures]:
@@ -79,6 +86,29 @@ def _false_alarms(summary: Figures) -> Table:
         for kind, by_evidence in figures["false_alarms_per_1000"].items():
             for evidence, rate in by_evidence.items():
                 table.add_row(name, evidence, kind, figure(rate["rate"]), figure(rate["upper95"]))
+    return table
+
+
+def _by_background(summary: Figures) -> Table:
+    """Recall in every cell of level and background, and of the faults from step 1; false alarms of its healthy runs."""
+    table = Table("mode", "evidence", "level", "background", "recall", "95 %", "from effect", "from step 1", "n",
+                  "false alarms in 1,000 healthy steps", title="Clean and dirty")  # fmt: skip
+    for mode, figures in summary["backgrounds"].items():
+        cells = {(c["evidence"], c["level"], c["background"], c["onset"]): c for c in figures["cells"]}
+        rates = {
+            (row["evidence"], row["background"]): row["rate"]
+            for row in figures["false_alarms_per_1000"]
+            if row["runs"] == "healthy"
+        }
+        for (evidence, level, background, onset), cell in cells.items():
+            if onset != ANY_ONSET:
+                continue
+            share, first = cell["recall"], cells[evidence, level, background, STEP_1]["recall"]
+            table.add_row(
+                mode_name(summary, mode), evidence, level, background, figure(share["rate"]),
+                f"{figure(share['low95'])} to {figure(share['high95'])}", figure(cell["recall_from_effect"]["rate"]),
+                figure(first["rate"]), figure(share["n"]), figure(rates.get((evidence, background))),
+            )  # fmt: skip
     return table
 
 

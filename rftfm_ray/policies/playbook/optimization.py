@@ -109,6 +109,7 @@ PLANS: Mapping[str, RemedyPlan] = {
         source_active=updates_too_large,
         source_reads=("update_ratio", "schedule_excess"),
         needs_reference=True,
+        source_signals=("update_gain",),
     ),
     "OD-2": NO_PLAN,
     "OD-3": NO_PLAN,

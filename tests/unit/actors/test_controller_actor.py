@@ -31,6 +31,7 @@ from rftfm_ray.verdicts import (
     DeclaredChange,
     Diagnosis,
     Evidence,
+    Expected,
     Family,
     Remedy,
     StepReport,
@@ -269,7 +270,7 @@ def test_rollback_is_confirmed_and_says_how_far_the_monitor_goes_back(admit: Adm
     assert (confirmed["order"], confirmed["probe_before"], confirmed["probe_now"]) == (1, 0.8, 0.2)
     assert (ward.last(K.APPLYING)["restore_step"], ward.last(K.APPLIED)["restored"]) == (5, 5)
     # From the first step after the snapshot; rewound detectors are not settled.
-    expected = expected_sides(Levers(lr_scale=0.5, kl_coef_scale=2.0))
+    expected = Expected(expected_sides(Levers(lr_scale=0.5, kl_coef_scale=2.0)), (("update_gain", 1),))
     change = DeclaredChange("levers", 6, ("kl_ref", "loss"), "order 1: back", expected=expected)
     assert settlement.change == change
     assert settlement.rewound_to == 5
@@ -311,7 +312,7 @@ def test_costly_order_that_is_not_confirmed_may_not_be_carried_out(admit: Admit,
     assert order.is_costly
     assert not ward.begin(1, probed=0.8).granted
     assert ward.kinds[-1] is K.UNCONFIRMED
-    reason = "held-out accuracy is 0.800, was 0.800: it stands, and no identity that the fault explains is broken"
+    reason = "held-out accuracy is 0.800, was 0.800: it stands, and no broken identity of the fault shows damage"
     assert ward.last(K.UNCONFIRMED)["reason"] == reason
     assert ward.judge().order is None
     assert not ward.begin(1, probed=0.2).granted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from rftfm_ray.actors.recovery import Recoverable
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.config import load_config
 from rftfm_ray.detection.detectors.custom import CustomDetector
+from rftfm_ray.detection.reference.comparison import facts_of
+from rftfm_ray.faults.background import dirty
+from rftfm_ray.faults.drill import expanded
 from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Settlement
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.types import Levers, StepId
@@ -25,6 +29,7 @@ from tests.unit.detection.user_detectors import Shift
 from tests.unit.doubles import Actor, make_plan
 
 STEP = StepId(0, 6, 6)
+FOR_SEED_0 = dirty(0).minibatches
 REPORTS = [StepReport(STEP, 6, ()), StepReport(StepId(0, 7, 7), 7, ())]
 CHANGE = DeclaredChange("levers", 7, ("kl_ref",), "order 1: back")
 ROLES = Role("run", "monitor", 0, ""), Role("run", "controller", 0, "")
@@ -119,6 +124,30 @@ def test_guard_is_made_of_settings_that_name_no_drill(monkeypatch: pytest.Monkey
     assert made[1][1].detail == "mode=act, act_on=OD+TE, policy=playbook"
     assert "OD-1" not in repr([arguments for _, _, *arguments in made])
     assert "lr_step" not in repr([arguments for _, _, *arguments in made])
+
+
+def test_guard_sees_of_a_background_its_minibatches_and_precision_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def create(kind: type, role: Role, *arguments: object) -> Actor:
+        made.append(re.sub(r" at 0x\w+", "", repr((role, arguments))))
+        return Actor(role.name)
+
+    monkeypatch.setattr(module, "_create", create)
+    config = load_config(None, ["guard.mode=act", "background.preset=dirty", "task.name=calculator"])
+    ordinary = load_config(
+        None,
+        ["guard.mode=act", "task.name=calculator", "sync.dtype=bfloat16", f"algorithm.minibatches={FOR_SEED_0}"],
+    )
+    policy = Playbook()
+    for each in (expanded(config), ordinary):
+        start_guard(make_plan(each, policy=policy))
+    assert expanded(config).background.is_on
+    assert made[:2] == made[2:]
+    assert len(made) == 4
+    assert facts_of(expanded(config)) == facts_of(ordinary)
+    assert {"sync.dtype": "bfloat16", "algorithm.minibatches": FOR_SEED_0}.items() <= facts_of(ordinary).items()
+    assert not [key for key in facts_of(expanded(config)) if "background" in key]
 
 
 def test_monitor_has_the_detectors_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:

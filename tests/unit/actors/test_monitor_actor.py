@@ -17,9 +17,9 @@ from rftfm_ray.detection.reference.views import Floats, StepView
 from rftfm_ray.errors import StateError
 from rftfm_ray.signals.schema import SIGNALS
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import Assessment, DeclaredChange, StepReport
+from rftfm_ray.verdicts import Assessment, DeclaredChange, Expected, StepReport
 
-CHANGE = DeclaredChange("levers", 31, ("kl_ref",), "order 1: back", expected=(("reward_mean", 1),))
+CHANGE = DeclaredChange("levers", 31, ("kl_ref",), "order 1: back", expected=Expected((("reward_mean", 1),)))
 
 
 class Failing:

@@ -171,10 +171,12 @@ def test_policy_that_the_guard_does_not_ask_is_worth_a_warning(
 
 def test_train_announces_what_is_injected_and_changed() -> None:
     inject = ["OD-1@20:30", "RF-1@3:2,duration=5", "slow_tool@4"]
-    config = load_config(None, ["task.name=calculator", "changes=[learner.lr=1e-4@30]"])
+    background = ["background.tool_failures=0.02", "background.difficulty_walk=0.5"]
+    config = load_config(None, ["task.name=calculator", "changes=[learner.lr=1e-4@30]", *background])
     config = config.model_copy(update={"inject": tuple(inject)})
     drill = plan_drill(config, load_task("calculator"), ())
     assert list(announced(drill, config)) == [
+        "Background of an experiment, from the first step to the last: tool_failures=0.02, difficulty_walk=0.5.",
         "Injected: OD-1 from step 20 on (gain, strength 30)",
         "Injected: RF-1 from step 3 for 5 steps (wrong_answers, strength 2)",
         "Injected: benign control slow_tool from step 4 on (strength 0.005)",
@@ -277,6 +279,15 @@ def test_run_directory_below_a_file_is_refused(rftfm: Rftfm, tmp_path: Path) -> 
 
 def test_warm_start_never_overwrites_a_directory(rftfm: Rftfm, tmp_path: Path) -> None:
     check_refusal(rftfm("warmstart", tmp_path / "cwd", without_ray=True), tmp_path, str(tmp_path / "cwd"), "exists")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--target", "0.4"], "--target"), (["steps=3"], "steps=3"), (["no_such_task.yaml"], "no_such_task.yaml")],
+)
+def test_warm_start_refuses_what_it_ignores(arguments: list[str], named: str, rftfm: Rftfm, tmp_path: Path) -> None:
+    check_refusal(rftfm("warmstart", tmp_path / "new", *arguments), tmp_path, named)
+    assert not (tmp_path / "new").exists()
 
 
 def test_help_names_every_command_without_ray(rftfm: Rftfm) -> None:

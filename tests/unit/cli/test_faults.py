@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from rftfm_ray.faultbench.pages import demo
 from rftfm_ray.faultbench.pages import page as pages
 from rftfm_ray.faultbench.pages.page import Ending, page
 from rftfm_ray.faults import calibration
-from rftfm_ray.faults.calibration import Calibration, calibrated
+from rftfm_ray.faults.calibration import Calibration, Finding, StrengthKey, calibrated
 from rftfm_ray.faults.catalogue import check_faults, parse_fault
 from rftfm_ray.faults.controls import CONTROLS, parse_control
 from rftfm_ray.faults.kinds import CATALOGUE
@@ -106,12 +107,12 @@ def with_rows(monkeypatch: pytest.MonkeyPatch, *rows: Calibration) -> None:
 
 def test_calibrated_strengths_are_called_easy_and_hard(monkeypatch: pytest.MonkeyPatch) -> None:
     with_rows(monkeypatch, ROW, replace(ROW, algorithm="ppo", strength=0.7), replace(ROW, level="easy", strength=1.5))
-    assert calibrated("addition", "ppo", "RF-1", "outliers", "hard") == 0.7
+    assert calibrated(StrengthKey("addition", "ppo", "RF-1", "outliers", "hard")) == 0.7
     # Measured with grpo alone: it holds for every algorithm.
-    assert calibrated("addition", "ppo", "RF-1", "outliers", "easy") == 1.5
-    assert calibrated("addition", "rloo", "RF-1", "outliers", "hard") == 0.4
+    assert calibrated(StrengthKey("addition", "ppo", "RF-1", "outliers", "easy")) == 1.5
+    assert calibrated(StrengthKey("addition", "rloo", "RF-1", "outliers", "hard")) == 0.4
     with pytest.raises(FaultError, match="no strength that is called hard on task mine; give a number"):
-        calibrated("mine", "grpo", "RF-1", "outliers", "hard")
+        calibrated(StrengthKey("mine", "grpo", "RF-1", "outliers", "hard"))
     config = load_config(None, ["steps=10"]).model_copy(update={"inject": ("RF-1@3:hard,mechanism=outliers",)})
     assert check_faults(config, Addition())[0].strength == 0.4
 
@@ -121,9 +122,13 @@ def test_shipped_strengths_lie_within_their_bounds() -> None:
         bounds = CATALOGUE[row.code].mechanism(row.mechanism)
         assert bounds.strength.low <= row.strength <= bounds.strength.high
         assert row.signal == bounds.signal
-        inside = row.d_fresh >= 4 if row.level == "easy" else 1 <= row.d_fresh <= 2
-        assert row.confirmed is inside
-        assert (row.seeds, row.seeds_fresh) >= (20, 20)
+        if row.level == "harm":
+            assert row.confirmed is ((row.loss_fresh or 0) >= 0.15)
+            assert row.seeds >= 6
+        else:
+            inside = row.d_fresh >= 4 if row.level == "easy" else 1 <= row.d_fresh <= 2
+            assert row.confirmed is inside
+            assert min(row.seeds, row.seeds_fresh) >= 10
         assert row.harmful is (None if row.accuracy_loss is None else row.accuracy_loss >= 0.1)
 
 
@@ -139,7 +144,7 @@ def test_page_says_what_how_and_where_and_links_to_what_it_holds(monkeypatch: py
     linked = set(re.findall(r"\]\(#([^)]+)\)", text))
     assert linked <= anchors
     assert len(linked) == len(CATALOGUE)
-    assert "| `outliers` | addition | grpo | hard | 0.4 | 1.40 | 1.50 | 100% | yes | +0.120, harmful |" in text
+    assert "| `outliers` | addition | grpo | clean | hard | 0.4 | 1.40 | 1.50 | 100% | yes | +0.120, harmful |" in text
     assert "| `outliers` | hard | 0.4 | 11 | 0.500 | 0.750 |" in text
     assert "Made by `rftfm faults demo`:" in text
     widths = {}
@@ -154,6 +159,18 @@ def test_page_says_where_no_strength_reaches_a_level(monkeypatch: pytest.MonkeyP
     with_rows(monkeypatch, low, replace(low, level="hard", strength=most))
     text = page(["RF-1"], [], "faults", 40, 1, 11)
     assert [line.count("no, and there is no larger strength") for line in text.splitlines() if "2.10" in line] == [0, 1]
+
+
+def test_page_says_what_a_search_has_come_to_and_on_which_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = replace(ROW, dirty=True, confirmed=False, finding=Finding.BELOW)
+    harm = replace(
+        ROW, level="harm", d=math.nan, d_fresh=math.nan, reached=math.nan, accuracy_loss=0.171, loss_fresh=0.162
+    )
+    with_rows(monkeypatch, hidden, harm, replace(harm, finding=Finding.NO_HARM, confirmed=False, loss_fresh=None))
+    text = page(["RF-1"], [], "faults", 40, 1, 11)
+    assert "| grpo | dirty | hard | 0.4 | 1.40 | 1.50 | 100% | no: below the background |" in text
+    assert "| clean | harm | 0.4 | - | - | - | yes | +0.171, harmful, fresh +0.162 |" in text
+    assert "| no: no strength is harmful | +0.171, harmful |" in text
 
 
 def test_page_of_some_faults_names_the_command_that_makes_it() -> None:

@@ -49,9 +49,10 @@ def test_keys_of_the_identity_exist() -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "seed=5", "task.name=calculator", "task.pool_size=32", "task.hard_share=0.25", "model.path=builtin:small",
+        "seed=5", "task.name=calculator", "task.options=[max_n=5]", "task.pool_size=32", "task.hard_share=0.25",
+        "model.path=builtin:small",
         "model.dtype=bfloat16", "algorithm.name=rloo", "algorithm.prompts_per_step=8",
-        "algorithm.samples_per_prompt=4",
+        "algorithm.samples_per_prompt=4", "background.length_spread=0.5", "background.difficulty_walk=0.5",
     ],
 )  # fmt: skip
 def test_what_makes_it_another_run_is_refused_unless_asked_for(
@@ -124,4 +125,6 @@ def test_limit_of_the_parity_follows_the_precision() -> None:
     half = ["model.dtype=bfloat16"]
     assert load_config(None, []).parity_limit == 1e-3
     assert load_config(None, half).parity_limit == 2.0
+    assert load_config(None, ["sync.dtype=bfloat16"]).parity_limit == 0.5
+    assert load_config(None, [*half, "sync.dtype=bfloat16"]).parity_limit == 2.0
     assert load_config(None, [*half, "sync.parity_max_gap=0.5"]).parity_limit == 0.5

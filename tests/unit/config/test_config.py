@@ -64,7 +64,7 @@ def test_configuration_is_immutable() -> None:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_example_configurations_load(path: Path) -> None:
-    assert load_config(path, []).task.name == path.stem
+    assert load_config(path, []).task.name.removeprefix("reasoning_gym:") == path.stem
 
 
 @pytest.mark.parametrize(
@@ -363,6 +363,9 @@ trees = st.fixed_dictionaries(
         "algorithm": st.fixed_dictionaries({"normalize_std": st.booleans(), "kl_coef": weights}),
         "records": st.fixed_dictionaries({"text": st.sampled_from([p.value for p in TextPrivacy])}),
         "inject": st.lists(st.text(max_size=9), max_size=2),
+        "background": st.fixed_dictionaries({"tool_failures": st.floats(0, 0.5), "length_spread": st.floats(0, 1)})
+        | st.just({"preset": "dirty"}),
+        "sync": st.fixed_dictionaries({"dtype": st.sampled_from(["float32", "bfloat16"])}),
         "guard": st.fixed_dictionaries(
             {
                 "mode": st.sampled_from([mode.value for mode in GuardMode]),

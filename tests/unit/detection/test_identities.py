@@ -32,9 +32,19 @@ CASES: dict[str, tuple[float, str, float]] = {
     "staleness": (1 / 128, "UNKNOWN", 0.0),
     # One weight of the sample has moved.
     "updates_land": (0.0, "OD-2", 1 / 65_536),
+    "credit": (1.01e-5, "CA-2", 1e-5),
+    "returns": (1.01e-5, "CA-1", 1e-5),
+    "values": (1.01e-5, "CA-1", 1e-5),
+    "update_gain": (0.985, "OD-2", 1.005),
+    # One token of a thousand, of one turn in 4096.
+    "turn_limits": (-1e-3 / 4096 * 10, "TE-3", 0.0),
+    "decoded_observations": (1 / 4096, "TE-2", 0.0),
 }
 every_identity = pytest.mark.parametrize("name", CASES)
-DIRECTIONS = dict.fromkeys(CASES, 1) | {"updates_land": -1}
+DIRECTIONS = dict.fromkeys(CASES, 1) | dict.fromkeys(("updates_land", "update_gain", "turn_limits"), -1)
+NOMINAL = {"update_gain": 1.0}
+# Wrong credit alone may be noise or another token's.
+LEAST_SURE = {"staleness": 0.3, "credit": 0.6}
 # Its signal is telemetry too: the same break is evidence of two kinds, and telemetry takes longer to be calm again.
 TELEMETRY_TOO = ("updates_land",)
 
@@ -71,7 +81,8 @@ def test_smallest_break_is_an_alarm_of_its_step(make_report: Make, name: str) ->
     identity = BY_NAME[name]
     assert symptom == Symptom(
         detector=f"identity:{name}", signal=identity.signal, evidence=Evidence.IDENTITY, alarm=True,
-        direction=DIRECTIONS[name], value=broken, reference=0.0, score=math.inf, onset=7, onset_low=7,
+        direction=DIRECTIONS[name], value=broken, reference=NOMINAL.get(name, 0.0), score=math.inf, onset=7,
+        onset_low=7,
         reason=f"{identity.meaning} ({identity.signal} is {broken:.3g})",
     )  # fmt: skip
 
@@ -151,7 +162,7 @@ def test_monitor_names_a_break_and_nothing_before_or_after(make_report: Make, na
     ]
     assert len(first.symptoms) == 1 or name in TELEMETRY_TOO
     assert first.summary.startswith(f"Since about step 20: {BY_NAME[name].meaning} (")
-    assert first.probability > (0.3 if code == "UNKNOWN" else 0.8)
+    assert first.probability > LEAST_SURE.get(name, 0.8)
     twin = [one for one in diagnosed(name, make_report, sound) if one]
     assert not [s for one in twin for s in one.symptoms if s.evidence is Evidence.IDENTITY]
     assert not twin or name in TELEMETRY_TOO
@@ -163,6 +174,28 @@ def test_break_is_an_identity_to_whoever_needs_to_be_sure(make_report: Make, nam
     evidence = {symptom.evidence for symptom in first.symptoms if symptom.alarm}
     assert max(evidence) is Evidence.IDENTITY
     assert len(evidence) == 1 or name in TELEMETRY_TOO
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "direction", "code"),
+    [
+        ("update_gain", 4.7, 1, "OD-1"), ("update_gain", 1.011, 1, "OD-1"), ("update_gain", 0.0, -1, "OD-2"),
+        ("update_gain", -1.0, -1, "OD-2"), ("turn_limits", 0.7, 1, "UNKNOWN"), ("turn_limits", -0.7, -1, "TE-3"),
+    ],
+)  # fmt: skip
+def test_what_both_directions_break_says_which(
+    make_report: Make, name: str, value: float, direction: int, code: str
+) -> None:
+    ((symptom,),) = observe(watched(name), make_report, 1, value)
+    assert (symptom.direction, symptom.value) == (direction, value)
+    diagnosis = diagnosed(name, make_report, value)[19]
+    assert diagnosis is not None
+    assert diagnosis.code == code
+
+
+def test_other_side_of_a_break_opens_its_own_alarm(make_report: Make) -> None:
+    symptoms = observe(watched("update_gain"), make_report, 1, 1.0, 2.0, math.nan, 0.5, 1.0)
+    assert [[symptom.direction for symptom in each] for each in symptoms] == [[], [1], [1], [-1], []]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from rftfm_ray.detection import statefile
 from rftfm_ray.detection.state import State
-from rftfm_ray.detection.statefile import _digest, load_state, save_state
+from rftfm_ray.detection.statefile import FORMAT, _digest, load_state, save_state
 from rftfm_ray.errors import StateError
 
 STATE: State = {
@@ -84,15 +84,15 @@ def test_changed_byte_is_noticed_and_raises_nothing_else(path: Path, place: int,
 @pytest.mark.parametrize(
     "header",
     [
-        {"format": "3", "owner": "monitor", "tree": "{}"},
+        {"format": "2", "owner": "monitor", "tree": "{}"},
         {"owner": "monitor", "tree": "{}"},
-        {"format": "2", "owner": "monitor"},
-        {"format": "2", "tree": "{}"},
-        {"format": "2", "owner": "monitor", "tree": "{"},
-        {"format": "2", "owner": "monitor", "tree": "[]"},
-        {"format": "2", "owner": "monitor", "tree": '{"a": {"__array__": "b"}}'},
-        {"format": "2", "owner": "monitor", "tree": '{"a": {"__array__": ["b"]}}'},
-        {"format": "2", "owner": "monitor", "tree": '{"a":' * 5_000 + "1" + "}" * 5_000},
+        {"format": FORMAT, "owner": "monitor"},
+        {"format": FORMAT, "tree": "{}"},
+        {"format": FORMAT, "owner": "monitor", "tree": "{"},
+        {"format": FORMAT, "owner": "monitor", "tree": "[]"},
+        {"format": FORMAT, "owner": "monitor", "tree": '{"a": {"__array__": "b"}}'},
+        {"format": FORMAT, "owner": "monitor", "tree": '{"a": {"__array__": ["b"]}}'},
+        {"format": FORMAT, "owner": "monitor", "tree": '{"a":' * 5_000 + "1" + "}" * 5_000},
     ],
     ids=["version", "no version", "no tree", "no owner", "no JSON", "no mapping", "no array", "no name", "deep"],
 )

@@ -158,7 +158,7 @@ def test_real_fault_is_seen_and_still_named_beside_a_small_profile(
 def test_state_does_not_grow_with_the_run(tmp_path: Path) -> None:
     """Every identity is broken from the first step on: windows are full after 500 steps and stay as they are."""
     run, monitor, sizes = recorded_faults()["arithmetic_300"], Monitor(SETTINGS, reference(Mode.NONE)), {}
-    broken = {INDEX[identity.signal]: identity.direction * (identity.limit + 0.1) for identity in IDENTITIES}
+    broken = {INDEX[one.signal]: one.nominal + (one.direction or 1) * (one.limit + 0.1) for one in IDENTITIES}
     broken |= {INDEX["changed_rate"]: 0.0, INDEX["vetoes"]: 0.0}
     reports = []
     for step in range(1, 5001):

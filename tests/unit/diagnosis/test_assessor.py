@@ -1,4 +1,4 @@
-"""From reports to assessments: states that go back with a rollback, diagnosers that fail, alarms that are expected."""
+"""From reports to assessments: states that go back with a rollback, and diagnosers that fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ from rftfm_ray.diagnosis.classify import CLAIMED
 from rftfm_ray.diagnosis.diagnoser import Diagnoser, FingerprintDiagnoser, StepEvidence
 from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.errors import StateError
-from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, Diagnosis, Evidence, Family, StepReport, Symptom
+from rftfm_ray.verdicts import (
+    Assessment,
+    Declaration,
+    DeclaredChange,
+    Diagnosis,
+    Expected,
+    Family,
+    StepReport,
+    Symptom,
+)
 from tests.unit.diagnosis.scripted import ScriptedMonitor, alarm
 
 Make = Callable[..., StepReport]
@@ -196,63 +205,15 @@ def test_diagnoser_whose_state_cannot_be_taken_is_disabled(make_report: Make) ->
     assert [name for a in judge.assess([make_report(6)]) for name, _ in a.disabled] == ["counting"]
 
 
-def test_expected_alarm_is_a_notice_until_it_is_declared_otherwise(make_report: Make) -> None:
-    golden = alarm("golden_mismatch_rate", 3)
-    monitor = ScriptedMonitor(lambda _: [golden])
-    judge = Assessor(monitor, FingerprintDiagnoser(), 5, 4)
-    change = DeclaredChange("levers", 2, (), "order 1", expected=(("golden_mismatch_rate", 1),))
-
-    def alarms(step: int) -> int:
-        (assessment,) = judge.assess([make_report(step)])
-        return 0 if assessment.diagnosis is None else sum(s.alarm for s in assessment.diagnosis.symptoms)
-
-    assert alarms(1) == 1
-    judge.declare(change)
-    assert alarms(2) == 0
-    # Another change says nothing about it, and a rollback is followed by what is in force then.
-    judge.declare(DeclaredChange("configuration", 3, (), "a key"))
-    judge.rewind(0)
-    assert alarms(3) == 0
-    judge.declare(replace(change, expected=()))
-    assert alarms(4) == 1
-    assert monitor.changes[0] == change
-
-
-def test_expected_alarm_does_not_hide_others(make_report: Make) -> None:
-    symptoms = [alarm("golden_mismatch_rate", 3), alarm("update_ratio", 20)]
-    judge = assessor({1: symptoms})
-    judge.declare(DeclaredChange("levers", 1, (), "order 1", expected=(("golden_mismatch_rate", 1),)))
-    (assessment,) = judge.assess([make_report(1)])
-    assert assessment.diagnosis is not None
-    # Dated by its own alarm: a rollback must not go back to before the fault whose harm is kept away.
-    assert (assessment.diagnosis.code, assessment.diagnosis.onset) == ("OD-1", 20)
-    assert [s.signal for s in assessment.diagnosis.symptoms] == ["update_ratio"]
-
-
-@pytest.mark.parametrize(
-    ("symptom", "is_notice"),
-    [
-        (alarm("update_ratio", direction=-1), True),
-        (alarm("update_ratio", direction=1), False),
-        (alarm("update_ratio", direction=-1, evidence=Evidence.CHANNEL), True),
-        (alarm("update_ratio", direction=-1, evidence=Evidence.IDENTITY), False),
-        (alarm("step_kl", direction=-1), False),
-    ],
-)
-def test_alarm_is_expected_on_one_side_and_never_for_an_identity(
-    make_report: Make, symptom: Symptom, is_notice: bool
-) -> None:
-    judge = assessor({1: [symptom]})
-    judge.declare(DeclaredChange("levers", 1, (), "order 1", expected=(("update_ratio", -1),)))
-    (assessment,) = judge.assess([make_report(1)])
-    assert (assessment.diagnosis is None) is is_notice
-
-
 def test_assessor_continues_from_a_file(make_report: Make, tmp_path: Path) -> None:
     reports, file = [make_report(step) for step in range(1, 15)], tmp_path / "state"
     first = assessor({13: [TOOL]}, Counting())
     first.assess(reports[:12])
-    first.declare(DeclaredChange("levers", 13, (), "order 1", expected=(("tool_error_rate", 1), ("update_ratio", -1))))
+    first.declare(
+        DeclaredChange(
+            "levers", 13, (), "order 1", expected=Expected((("update_ratio", -1),), (("tool_error_rate", 1),))
+        )
+    )
     first.save(file)
     monitor, diagnoser = ScriptedMonitor({13: [TOOL]}), Counting()
     second = Assessor(monitor, diagnoser, 5, 4)
@@ -279,7 +240,8 @@ def test_state_of_something_else_is_refused_and_changes_nothing(make_report: Mak
         {**whole, "kept": {}},
         {**whole, "kept": {"five": kept["5"]}},
         {**whole, "kept": {**kept, "5": {"monitor": {"count": "five"}, "diagnoser": {"count": 5}}}},
-        {**whole, "expected": {"above": "", "below": 3}},
+        {**whole, "expected": {"above": "", "below": ""}},
+        {**whole, "expected": {"moved": {"above": "", "below": ""}, "contained": {"above": "", "below": 3}}},
     ]
     for state in damaged:
         with pytest.raises(StateError):

@@ -80,6 +80,12 @@ def golden(rate: float, right: float, wrong: float) -> dict[str, float]:
         ({"sampled_gap": 0.0, "probe_gap": 0.4}, set()),
         ({"lr_excess": 0.1}, {"rate_not_declared"}),
         ({"changed_rate": 0.0}, {"nothing_changed"}),
+        ({"credit_error": 0.5, "credit_known_share": 1.0}, {"credit_of_other_tokens"}),
+        ({"credit_error": 0.5, "credit_known_share": 0.0}, {"credit_of_no_token"}),
+        ({"credit_error": 0.5, "credit_known_share": 0.0, "return_error": 0.3}, {"credit_by_another_rule"}),
+        ({"credit_error": 0.5}, set()),
+        ({"credit_known_share": 0.0}, set()),
+        ({"return_error": 0.3}, set()),
         ({"advantage_error": 0.1, "credit_lag": 2.0}, {"advantage_error_exceeded", "credit_lag_exceeded"}),
     ],
 )  # fmt: skip
@@ -87,6 +93,26 @@ def test_findings_of_a_step(read: Callable[..., Readings], step: dict[str, float
     found = read(step).findings(1)
     assert set(found) == expected
     assert set(found) <= set(FINDINGS)
+
+
+@pytest.mark.parametrize(
+    ("values", "signals", "code"),
+    [
+        ({"credit_known_share": 0.0}, ("credit_error",), "CA-2"),
+        ({"credit_known_share": 1.0}, ("credit_error",), "CA-3"),
+        ({"credit_known_share": 0.0, "return_error": 0.4}, ("credit_error", "return_error"), "CA-3"),
+        ({"return_error": 0.4}, ("return_error",), "CA-1"),
+        ({"value_error": 0.4}, ("value_error",), "CA-1"),
+    ],
+)
+def test_what_the_loss_gets_tells_faults_of_credit_apart(
+    read: Callable[..., Readings], values: dict[str, float], signals: tuple[str, ...], code: str
+) -> None:
+    readings = read(*[{}] * 5, {**values, "credit_error": 0.5 * ("credit_error" in signals)})
+    symptoms = [alarm(signal, 6, evidence=Evidence.IDENTITY) for signal in signals]
+    diagnosis = diagnose(symptoms, readings)
+    assert diagnosis is not None
+    assert diagnosis.code == code
 
 
 def test_findings_go_back_to_the_onset_and_no_further(read: Callable[..., Readings]) -> None:

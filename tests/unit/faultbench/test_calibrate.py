@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.faultbench.runs.calibrate import WINDOW, Bench, CalibrationCase, Healthy, in_range, list_cases, search
+from rftfm_ray.faultbench.runs.levels import AIMS
 from rftfm_ray.faultbench.runs.runner import ExperimentRunner, RunHistory, quick
 from rftfm_ray.faults.kinds import CATALOGUE, Strength
 
@@ -22,27 +23,39 @@ FACTOR = Strength("factor", 1.0, 100.0, 30.0, neutral=1.0)
 
 @given(st.floats(0.5, 200), st.floats(0.5, 2), st.sampled_from(["easy", "hard"]))
 def test_search_ends_in_the_range_of_any_power_law_that_crosses_it(scale: float, power: float, level: str) -> None:
-    aim, accept = (5.5, (4.7, 7.0)) if level == "easy" else (1.45, (1.2, 1.7))
+    aim = AIMS[level]
 
     def shift(strength: float) -> float:
         return scale * cast("float", strength**power)
 
-    result = search(shift, PROBABILITY, aim, accept)
-    if shift(1.0) > accept[0] and shift(0.01) < accept[1]:
+    result = search(shift, PROBABILITY, aim)
+    if shift(1.0) > aim.low and shift(0.01) < aim.high:
         assert in_range(level, shift(result))
     else:
         # The bound that is nearer.
-        assert result == (1.0 if shift(1.0) <= accept[0] else 0.01)
+        assert result == (1.0 if shift(1.0) <= aim.low else 0.01)
 
 
 def test_search_of_a_factor_goes_by_its_distance_from_doing_nothing() -> None:
-    strength = search(lambda s: 2 * math.log(s), FACTOR, 1.45, (1.2, 1.7))
+    strength = search(lambda s: 2 * math.log(s), FACTOR, AIMS["hard"])
     assert in_range("hard", 2 * math.log(strength))
     assert strength < FACTOR.default
 
 
 def test_search_bears_a_strength_that_does_nothing_at_all() -> None:
-    assert search(lambda s: 0.0, PROBABILITY, 1.45, (1.2, 1.7)) in {0.5, 1.0}
+    assert search(lambda s: 0.0, PROBABILITY, AIMS["hard"]) in {0.5, 1.0}
+
+
+def test_search_goes_on_from_what_has_been_measured() -> None:
+    asked: list[float] = []
+
+    def shift(strength: float) -> float:
+        asked.append(strength)
+        return 20 * strength
+
+    strength = search(shift, PROBABILITY, AIMS["hard"], known=[(0.25, 5.0), (0.5, 10.0)])
+    assert in_range("hard", 20 * strength)
+    assert asked == [strength], "what is known gives the first guess"
 
 
 def test_search_measures_no_strength_twice() -> None:
@@ -52,7 +65,7 @@ def test_search_measures_no_strength_twice() -> None:
         asked.append(strength)
         return 100.0 if strength > 0.1 else 0.0
 
-    search(shift, PROBABILITY, 1.45, (1.2, 1.7))
+    search(shift, PROBABILITY, AIMS["hard"])
     assert len(asked) == len(set(asked))
 
 
@@ -114,12 +127,21 @@ class Scripted:
     def __init__(self, effect: int | None, length: int) -> None:
         self.effect, self.length = effect, length
         self.asked: list[tuple[str, ...]] = []
+        self.fails = False
 
     def trunk(self, config: RunConfig, step: int) -> str:
         """No checkpoint is needed."""
         return f"{config.seed}/{step}"
 
-    def run(self, config: RunConfig, inject: tuple[str, ...], fork: str, follow: int | None = None) -> Any:
+    def run(
+        self,
+        config: RunConfig,
+        inject: tuple[str, ...],
+        fork: str,
+        follow: int | None = None,
+        *,
+        may_fail: bool = False,
+    ) -> Any:
         """A course whose healthy values depend on the seed."""
         assert fork == f"{config.seed}/5"
         self.asked.append(inject)
@@ -131,6 +153,7 @@ class Scripted:
             values[0 if self.effect is None else self.effect - 6 :] += strength
         history = Synthetic(values.tolist())
         history.rows, history.effects, history.accuracy = range(length), (self.effect,), 1 - len(inject) / 4  # type: ignore[attr-defined]
+        history.error = "out of memory" if may_fail and self.fails else ""  # type: ignore[attr-defined]
         return history
 
 
@@ -138,7 +161,7 @@ def bench(runner: Scripted) -> Bench:
     """A bench on it with two seeds, a standard deviation of 1 / sqrt 2 apart."""
     return Bench(
         cast("ExperimentRunner", runner),
-        lambda t, a, s: load_config(None, [f"task.name={t}", f"algorithm.name={a}", f"seed={s}"]), 6,
+        lambda c, s: load_config(None, [f"task.name={c.task}", f"algorithm.name={c.algorithm}", f"seed={s}"]), 6,
         (1, 2), 40,
     )  # fmt: skip
 
@@ -165,6 +188,23 @@ def test_what_waits_for_its_effect_is_measured_from_there_and_not_where_it_is_la
 def test_loss_is_against_the_healthy_run_of_the_same_seed() -> None:
     case = CalibrationCase("addition", "grpo", "RF-1", "outliers")
     assert bench(Scripted(6, WINDOW)).loss(case, 1.0, (1, 2), 40) == [0.25, 0.25]
+
+
+def test_run_that_an_error_ends_has_lost_everything() -> None:
+    runner = Scripted(6, WINDOW)
+    runner.fails = True
+    assert bench(runner).loss(CalibrationCase("addition", "grpo", "RF-1", "outliers"), 1.0, (1,), 40) == [1.0]
+
+
+def test_clean_and_dirty_runs_have_healthy_runs_of_their_own() -> None:
+    runner = Scripted(6, WINDOW)
+    one = bench(runner)
+    for dirty in (False, True):
+        one.shifts(CalibrationCase("addition", "grpo", "RF-1", "outliers", dirty), 1.0, (1,))
+    assert runner.asked.count(()) == 4
+    cases = list(list_cases(("addition",), (), dirty=True))
+    assert all(case.dirty for case in cases)
+    assert [dataclasses.replace(c, dirty=False) for c in cases] == list(list_cases(("addition",), ()))
 
 
 def test_quick_runs_keep_what_they_measure_and_save_nothing() -> None:

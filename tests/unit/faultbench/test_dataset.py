@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,9 +30,11 @@ from rftfm_ray.faultbench.runs.dataset import (
 )
 from rftfm_ray.faultbench.runs.generate import Job
 from rftfm_ray.faultbench.runs.plan import Entry, Kind, Split
+from rftfm_ray.signals.groups import SEPARATORS
 from rftfm_ray.signals.schema import value
 
 HEALTHY = Entry("healthy-1", Kind.HEALTHY, Split.TUNE, 1, "addition", "grpo", "tiny", 8)
+OUTCOME = Outcome((), ())
 FAULTY = Entry("RF-1-easy-0", Kind.FAULT, Split.TUNE, 1, "addition", "grpo", "tiny", 8, ("RF-1@7:easy",), "easy", 7, 5)
 
 
@@ -69,6 +72,25 @@ def test_records_are_read_back_and_forks_get_the_rows_that_they_share(tmp_path: 
     np.testing.assert_array_equal(faulty.values[5:], read[1].rows)
     report = list(faulty.reports())[6]
     assert (report.id.step, value(report, "entropy")) == (7, faulty.signal("entropy")[6])
+
+
+def test_rows_of_before_the_separators_are_read_without_them(tmp_path: Path) -> None:
+    path = tmp_path / "runs"
+    write_records(path, [record(HEALTHY)])
+    table = pq.read_table(path.with_suffix(".parquet"))
+    pq.write_table(table.drop_columns(list(SEPARATORS)), path.with_suffix(".parquet"))
+    (old,) = read_records(path)
+    expected = without_times(rows_for(HEALTHY))
+    expected[:, [NAMES.index(name) for name in SEPARATORS]] = np.nan
+    np.testing.assert_array_equal(old.rows, expected)
+    recorded, repeated = (
+        Recorded(HEALTHY, OUTCOME, old.rows),
+        Recorded(HEALTHY, OUTCOME, without_times(rows_for(HEALTHY))),
+    )
+    assert difference(recorded, repeated) == Difference("", 0.0, is_exact=True)
+    pq.write_table(table.drop_columns(["entropy"]), path.with_suffix(".parquet"))
+    with pytest.raises(BenchError, match="damaged"):
+        read_records(path)
 
 
 def test_equal_records_are_equal_bytes(tmp_path: Path) -> None:

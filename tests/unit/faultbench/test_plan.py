@@ -1,18 +1,23 @@
-"""What FaultBench is made of: shares, splits and forks, as the benchmark promises them."""
+"""What the benchmark without background is made of: shares, splits and forks, exactly as it was recorded."""
 
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from rftfm_ray.faultbench.runs.dataset import read_entries, read_manifest, read_records, write_records
+from rftfm_ray.faultbench.runs.drawing import COUNTED_BEFORE
 from rftfm_ray.faultbench.runs.generate import Job
-from rftfm_ray.faultbench.runs.plan import CHECKPOINT_EVERY, COUNTED_BEFORE, SIZES, Entry, Kind, Split, entries_of
+from rftfm_ray.faultbench.runs.plan import CHECKPOINT_EVERY, Entry, Kind, Split
+from rftfm_ray.faultbench.runs.sizes import SIZES, entries_of, left_out
 from rftfm_ray.faults.calibration import table
 from rftfm_ray.faults.catalogue import parse_fault
 from rftfm_ray.faults.controls import CONTROLS, is_control, parse_control
 from rftfm_ray.faults.kinds import CATALOGUE
 
+FOLDER = Path(__file__).parents[3] / "benchmarks" / "data" / "faultbench"
 FULL = entries_of(SIZES["full"])
 FAULTS = [entry for entry in FULL if entry.kind is Kind.FAULT]
 
@@ -76,8 +81,8 @@ def test_what_grows_is_whole_for_a_window() -> None:
 
 def test_every_mechanism_is_there_in_every_split() -> None:
     mechanisms = {(entry.inject[0].partition("mechanism=")[2].partition(",")[0], entry.split) for entry in FAULTS}
-    wanted = {(m.name, split) for kind in CATALOGUE.values() for m in kind.mechanisms for split in Split}
-    assert wanted - mechanisms == set()
+    drawn = {m.name for kind in CATALOGUE.values() for m in kind.mechanisms if m.since == 1}
+    assert mechanisms == {(name, split) for name in drawn for split in Split}
 
 
 def test_faults_are_drawn_where_they_show() -> None:
@@ -143,3 +148,25 @@ def test_shards_are_whole_groups_of_about_a_hundred_runs() -> None:
 def test_the_same_seed_gives_the_same_benchmark_and_another_one_another() -> None:
     assert entries_of(SIZES["full"]) == FULL
     assert entries_of(SIZES["full"], seed=2) != FULL
+
+
+def test_the_plan_is_that_of_the_recorded_runs() -> None:
+    manifest = read_manifest(FOLDER)
+    job = Job(str(FOLDER), manifest.size, manifest.seed)
+    recorded = [entry for index in range(len(job.shards())) for entry in read_entries(FOLDER / f"runs-{index:03d}")]
+    assert recorded == list(FULL)
+    assert manifest.runs == len(FULL)
+    job.check()
+
+
+def test_a_recorded_shard_is_written_again_byte_for_byte(tmp_path: Path) -> None:
+    records = read_records(FOLDER / "runs-000")
+    write_records(tmp_path / "runs-000", records)
+    assert (tmp_path / "runs-000.json").read_bytes() == (FOLDER / "runs-000.json").read_bytes()
+
+
+def test_what_never_has_an_effect_in_time_is_listed_and_has_no_runs() -> None:
+    listed = left_out(SIZES["full"])
+    assert "OD-3 by negative_entropy, easy, clean, calculator with grpo: no effect in time" not in listed
+    assert "PG-1 by empty_reward, easy, clean, calculator with grpo: no effect in time" in listed
+    assert not any(e.task == "calculator" for e in FAULTS if "empty_reward" in e.inject[0])

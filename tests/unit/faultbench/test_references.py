@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from rftfm_ray.detection.reference.comparison import compare, facts_of
 from rftfm_ray.detection.reference.mixture import Mode
+from rftfm_ray.detection.reference.profile import Facts
 from rftfm_ray.errors import BenchError
-from rftfm_ray.faultbench.detectors.references import DRAWS, SMALL_RUNS, ReferenceMode, References
+from rftfm_ray.faultbench.detectors.references import DRAWS, SMALL_RUNS, ReferenceMode, References, common_facts
 from rftfm_ray.faultbench.runs.dataset import NAMES, Recorded
+from rftfm_ray.faultbench.runs.generate import config_of
+from rftfm_ray.faultbench.runs.plan import Entry
+from rftfm_ray.faultbench.runs.seeds import is_dirty
 from rftfm_ray.faultbench.scoring.guarding import GuardSetup
 from tests.unit.doubles import recorded_runs
 
@@ -88,3 +95,68 @@ def test_modes_need_healthy_runs() -> None:
     with pytest.raises(BenchError, match=r"2 healthy runs like .*; generate more runs"):
         few.reference(entry, ReferenceMode.THREE)
     assert few.reference(entry, ReferenceMode.NONE).profile is None
+
+
+def like(entry: Entry, **changes: Any) -> Entry:
+    """An entry with other properties."""
+    return replace(entry, **changes)
+
+
+def as_dirty(runs: Sequence[Recorded]) -> list[Recorded]:
+    """The same runs as runs with the background, of seeds that have it."""
+    seeds = [seed for seed in range(10_000, 11_000) if is_dirty(seed)]
+    return [
+        replace(run, entry=replace(run.entry, dirty=True, seed=seed, name=f"dirty-{seed}"))
+        for run, seed in zip(runs, seeds, strict=False)
+    ]
+
+
+def test_a_run_is_compared_with_healthy_runs_of_its_own_background() -> None:
+    references = References([*HERE[:8], *as_dirty(HERE[8:14])])
+    clean, dirty = HERE[0].entry, as_dirty(HERE[:1])[0].entry
+    assert references.covers(clean, ReferenceMode.PROFILE)
+    assert not references.covers(dirty, ReferenceMode.PROFILE), "six dirty runs are no full profile"
+    alone = References(HERE[:8]).reference(clean, ReferenceMode.PROFILE).profile
+    beside = references.reference(clean, ReferenceMode.PROFILE).profile
+    assert str(alone) == str(beside)
+    three = references.reference(dirty, ReferenceMode.THREE).profile
+    assert three is not None
+    assert (three.facts or {})["sync.dtype"] == "bfloat16"
+
+
+def test_the_guard_sees_of_a_background_its_minibatches_and_precision_alone() -> None:
+    clean, dirty = HERE[0].entry, as_dirty(HERE[:1])[0].entry
+    theirs, ours = (facts_of(config_of(entry)) for entry in (clean, dirty))
+    different = {key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key)}
+    # Bounds of the ratio have an effect from two minibatches on.
+    assert different == {"algorithm.minibatches", "sync.dtype", "algorithm.clip_low", "algorithm.clip_high"}
+
+
+def test_facts_of_a_profile_are_those_of_all_its_runs() -> None:
+    two: Facts = {"algorithm.minibatches": 2, "task.name": "addition"}
+    four: Facts = {**two, "algorithm.minibatches": 4}
+    assert common_facts([two, {**four, "steps": 40}, two]) == {
+        "algorithm.minibatches": "2 or 4", "task.name": "addition",
+    }  # fmt: skip
+
+
+def test_a_run_of_another_configuration_has_its_own_past_for_what_that_moves() -> None:
+    references = References(HERE[:8])
+    usual = HERE[9].entry
+    other = like(usual, overrides=("rollout.temperature=0.8", "learner.lr=0.0003"))
+    config = config_of(other)
+    assert (config.rollout.temperature, config.learner.lr) == (0.8, 0.0003)
+    for mode in (ReferenceMode.THREE, ReferenceMode.PROFILE):
+        reference = references.reference(other, mode)
+        assert reference.profile is not None
+        assert reference.moved == frozenset(compare(reference.profile, config).moved)
+        assert {"entropy", "step_kl"} <= reference.moved
+        assert references.reference(usual, mode).moved == frozenset()
+    assert references.reference(other, ReferenceMode.NONE).moved == frozenset()
+
+
+def test_runs_of_other_configurations_are_in_no_profile() -> None:
+    others = [replace(run, entry=like(run.entry, overrides=("learner.lr=0.0003",))) for run in HERE[8:16]]
+    assert str(References([*HERE[:8], *others]).reference(HERE[0].entry, ReferenceMode.PROFILE).profile) == str(
+        References(HERE[:8]).reference(HERE[0].entry, ReferenceMode.PROFILE).profile
+    )

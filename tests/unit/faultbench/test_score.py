@@ -26,8 +26,10 @@ from rftfm_ray.faultbench.detectors.peers import RlWatch
 from rftfm_ray.faultbench.detectors.references import ReferenceMode, References
 from rftfm_ray.faultbench.reproduce import Alarms, Difference, Reproduced
 from rftfm_ray.faultbench.runs.dataset import NAMES, Outcome, Record, Recorded, Rows, read_bench, write_records
+from rftfm_ray.faultbench.runs.drawing import Size
 from rftfm_ray.faultbench.runs.generate import Job
-from rftfm_ray.faultbench.runs.plan import SIZES, Entry, Kind, Size, Split
+from rftfm_ray.faultbench.runs.plan import Entry, Kind, Split
+from rftfm_ray.faultbench.runs.sizes import FIRST_MECHANISMS, SIZES
 from rftfm_ray.faultbench.scoring.frozen import FROZEN, freeze, read_frozen
 from rftfm_ray.faultbench.scoring.guarding import GuardSetup
 from rftfm_ray.faultbench.scoring.score import COLUMNS, ScoreOptions, score_benchmark
@@ -38,8 +40,9 @@ from tests.unit.doubles import recorded_runs
 
 MINE = f"{Path(__file__).parents[3] / 'examples' / 'custom_detector.py'}:RewardShift"
 SIZE = Size(
-    {"tiny": 20}, long=0, easy=16, hard=16, controls=8, declared=0, pairs=4, steps=(30, 40),
-    combinations=(("addition", "grpo"),), codes=("RF-1", "OD-3"),
+    {"tiny": "CRTR" * 5}, long=0, faults={"easy": 32, "hard": 32}, controls=8, declared=0, pairs=4,
+    steps=(30, 40),
+    combinations=(("addition", "grpo"),), codes=("RF-1", "OD-3"), mechanisms=FIRST_MECHANISMS,
 )  # fmt: skip
 # What each fault moves in this simulation, in units of the signal, at its easy level; hard is a quarter of it.
 MOVES = {"RF-1": {"reward_mean": 0.3, "reward_max": 2.0}, "OD-3": {"entropy": -0.5, "sampling_logprob_mean": 0.3}}

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from ray import cloudpickle
 
-from rftfm_ray.config import RunConfig, load_config
+from rftfm_ray.config import BackgroundConfig, RunConfig, load_config
 from rftfm_ray.errors import FaultError
+from rftfm_ray.faults.background import FlakyTool, MistakenReward, dirty
 from rftfm_ray.faults.catalogue import parse_fault
 from rftfm_ray.faults.controls import parse_control
 from rftfm_ray.faults.drill import Drill, expanded, plan_drill
 from rftfm_ray.faults.episodes import FaultySeams
-from rftfm_ray.rollout.channels import EpisodeId, TaskReward, task_tools
+from rftfm_ray.faults.rewards import FaultyReward
+from rftfm_ray.faults.tools import FaultyTool
+from rftfm_ray.rollout.channels import CallId, EpisodeId, TaskReward, task_tools
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.seams import EpisodeSeams, Exposure, RolloutSeams
 from rftfm_ray.tasks.api import Transcript
 from rftfm_ray.tasks.calculator import Calculator
+from rftfm_ray.tasks.stream import Part
 from rftfm_ray.training.seams import LearnerSeams
 from rftfm_ray.types import Sampling, StepId
 
@@ -59,7 +64,7 @@ def test_empty_drill_hands_on_what_it_is_given() -> None:
     assert rollout.arrived(ARRAYS, 3) is ARRAYS
     assert rollout.exposure(STEP) == []
     assert learner.factor(STEP, 0.25) == 0.25
-    assert (list(nothing.events()), nothing.parts(POOL), nothing.effects().waits) == ([], (), False)
+    assert (list(nothing.events()), nothing.parts(TASK, POOL), nothing.effects().waits) == ([], (), False)
 
 
 def test_each_fault_stands_in_its_own_seam() -> None:
@@ -128,6 +133,79 @@ def test_acts_of_the_run_s_own_process_are_made_at_their_paid_step_in_order() ->
         asked.before_step(paid_step, lambda: made.append("restart"), lambda: made.append("resume"))
         made.append(str(paid_step))
     assert made == ["1", "2", "resume", "restart", "3", "4", "restart", "5", "6"]
+
+
+DIRTY = BackgroundConfig(
+    tool_failures=0.2, verifier_errors=0.2, slow_verdicts=0.1, length_spread=0.5, difficulty_walk=0.5
+)
+
+
+def test_background_stands_below_the_faults() -> None:
+    tools, reward = task_tools(TASK), TaskReward(TASK)
+    alone = Drill(0, background=DIRTY).rollout_seams(POOL)
+    assert all(isinstance(tool, FlakyTool) for tool in alone.tools(tools))
+    assert isinstance(alone.reward(reward), MistakenReward)
+    faulty = replace(drill("TE-1@1:0.5", "RF-2@1:1"), background=DIRTY).rollout_seams(POOL)
+    first, second = faulty.tools(tools)
+    assert isinstance(first, FaultyTool)
+    assert isinstance(first._inner, FlakyTool)
+    assert isinstance(second, FlakyTool)
+    live = faulty.reward(reward)
+    assert isinstance(live, FaultyReward)
+    assert isinstance(live._inner, MistakenReward)
+    # What the verifier takes for right by mistake the fault finds and takes away.
+    verdicts = [live(EpisodeId(STEP, POOL[0].key, n), POOL[0], Transcript(("0",))) for n in range(100)]
+    assert {verdict.reward for verdict in verdicts} == {0.0}
+    assert 8 <= sum(verdict.correct for verdict in verdicts) <= 35
+
+
+def ends(made: Drill, paid_step: int) -> list[object]:
+    """How calls and verdicts of a step end."""
+    seams = made.rollout_seams(POOL)
+    tool, reward, step = seams.tools(task_tools(TASK))[0], seams.reward(TaskReward(TASK)), StepId(0, 1, paid_step)
+    result: list[object] = []
+    for sample in range(40):
+        episode = EpisodeId(step, POOL[0].key, sample)
+        try:
+            result.append(tool(CallId(episode, 0), POOL[0], "c12+34+10;"))
+        except (RuntimeError, TimeoutError) as error:
+            result.append(type(error))
+        result.append(reward(episode, POOL[0], Transcript(("0",))))
+    return result
+
+
+def test_background_is_the_same_before_a_fault_whatever_was_asked_before() -> None:
+    healthy = Drill(3, background=DIRTY)
+    fork = replace(drill("TE-1@5:0.5", "RF-1@5:2,mechanism=wrong_answers", seed=3), background=DIRTY)
+    assert [ends(fork, step) for step in (4, 3, 4)] == [ends(healthy, step) for step in (4, 3, 4)]
+    assert ends(fork, 5) != ends(healthy, 5)
+    assert ends(Drill(4, background=DIRTY), 4) != ends(healthy, 4)
+
+
+def test_background_travels_by_value_and_says_what_it_is() -> None:
+    made = Drill(3, background=DIRTY)
+    seams: RolloutSeams = cloudpickle.loads(cloudpickle.dumps(made.rollout_seams(POOL)))
+    assert isinstance(seams.tools(task_tools(TASK))[0], FlakyTool)
+    assert cloudpickle.loads(cloudpickle.dumps(made)) == made
+    assert list(made.events()) == [("background", DIRTY.sizes())]
+    assert type(made.learner_seams()) is LearnerSeams
+
+
+def test_prompts_of_the_configuration_win_over_the_background_and_controls_over_both() -> None:
+    configured = Part("hard", POOL[:8], lambda _: 1.0)
+    made = replace(drill("entropy_decay@2:16"), background=DIRTY)
+    names = [part.name for part in made.parts(TASK, POOL, [configured])]
+    assert names == [*(part.name for part in Drill(0, background=DIRTY).parts(TASK, POOL)), "hard", "few/2"]
+    assert len(names) == 6
+
+
+def test_planned_drill_has_the_background_of_the_preset() -> None:
+    result = planned("TE-1@3:0.5", background={"preset": "dirty"}, seed=7)
+    assert result.background.sizes() == dict(dirty(7).disturbances)
+    assert result.faults == drill("TE-1@3:0.5").faults
+    config = expanded(load_config(None, ["background.preset=dirty", "inject=['lr_step@6:0.5']"]))
+    assert config.changes == ("learner.lr=0.00015@6",)
+    assert expanded(config) == config
 
 
 def planned(*inject: str, **keys: Any) -> Drill:

@@ -123,7 +123,9 @@ def test_right_and_wrong_are_left_alone_by_all_but_the_loophole() -> None:
         made = faulty_reward(TaskReward(Calculator()), [fault], 0, ("46", "45"))
         for said in ("46", "45"):
             verdict = made(episodes()[0], SUM, Transcript((said,)))
-            assert verdict.correct is (said == "46" or code == "RF-3"), (code, mechanism)
+            marks = code == "RF-3" or mechanism == "marked_right"
+            if mechanism not in ("marked_right", "marked_wrong", "accepted_ending", "accepted_repetition"):
+                assert verdict.correct is (said == "46" or marks), (code, mechanism)
 
 
 def test_answers_are_asked_for_where_a_loophole_is_to_be_found() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.errors import FaultError
+from rftfm_ray.faults.calibration import NAMED_LEVELS
 from rftfm_ray.faults.catalogue import FaultSpec, check_faults, of_code, parse_fault
 from rftfm_ray.faults.draws import corrupted
 from rftfm_ray.faults.kinds import ALGORITHMS, CATALOGUE
@@ -97,8 +98,26 @@ def test_whatever_way_a_fault_is_written_it_is_read(written: tuple[FaultSpec, st
     assert parse_fault(text) == spec
 
 
+@given(specs(), st.sampled_from(NAMED_LEVELS), st.sampled_from(["", " "]))
+def test_level_is_read_as_the_strength_that_it_has(written: tuple[FaultSpec, str], level: str, blank: str) -> None:
+    spec, _ = written
+    asked: list[tuple[str, str, str]] = []
+
+    def levels(code: str, mechanism: str, name: str) -> float:
+        asked.append((code, mechanism, name))
+        return 0.125
+
+    text = f"{spec.code}@{spec.onset}:{blank}{level}{blank},mechanism={spec.mechanism}"
+    assert parse_fault(text, levels).strength == 0.125
+    assert asked == [(spec.code, spec.mechanism, level)]
+    # Without a table a level is a strength that nobody can read.
+    with pytest.raises(FaultError):
+        parse_fault(text)
+
+
 PIECES = ["OD-1", "te-1", "RF-9", "@", "3", "0", "-1", "1e9", ":", "nan", ",", "mechanism=", "gain", "error",
-          "instances=", "one", "all", "two", "duration=", " ", "٣", "²", "=", "\n", ". "]  # fmt: skip
+          "instances=", "one", "all", "two", "duration=", " ", "٣", "²", "=", "\n", ". ", "harm", "easy",
+          "marked_right"]  # fmt: skip
 
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=9).map("".join)))
@@ -118,7 +137,7 @@ def test_any_text_is_a_fault_or_refused_in_one_sentence(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("", ["CODE@STEP[:strength|easy|hard]", "for example OD-1@15:30"]),
+        ("", ["CODE@STEP[:strength|easy|hard|harm]", "for example OD-1@15:30"]),
         ("OD-1", ["cannot be read"]),
         ("OD-1@-3", ["cannot be read"]),
         ("OD-1@" + "9" * 5000, ["cannot be read"]),
@@ -175,7 +194,7 @@ def test_faults_of_a_run_are_read_in_order() -> None:
         ("OD-1@11", "grpo", ["step 11", "steps=10", "raise steps"]),
         ("TE-1@3", "grpo", ["task addition calls no tool", "use task.name=calculator"]),
         ("TE-1@3,instances=all", "ppo", ["task addition calls no tool"]),
-        ("TE-3@3,mechanism=early", "grpo", ["calls no tool", "mechanism=limit, or task.name=calculator"]),
+        ("TE-3@3,mechanism=early", "grpo", ["calls no tool", "mechanism=limit or all_limits, or task.name=calculator"]),
         ("CA-1@3", "grpo", ["CA-1 by biased_values needs algorithm.name=ppo", "this run has grpo"]),
         ("CA-3@3,mechanism=discount", "rloo", ["needs algorithm.name=ppo", "mechanism=misplaced or shifted"]),
     ],

@@ -39,7 +39,7 @@ PLAIN = IncidentSettings(
 )  # fmt: skip
 # What a broken tool does to the signals.
 FAILING = {"tool_error_rate": 0.5}
-USUAL = {"probe_accuracy": 0.8, "lr": 1e-3, "update_ratio": 0.01, "grad_norm": 1.0}
+USUAL = {"probe_accuracy": 0.8, "lr": 1e-3, "update_ratio": 0.01, "update_gain": 1.0, "grad_norm": 1.0}
 
 
 class Script:

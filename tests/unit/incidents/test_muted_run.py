@@ -44,8 +44,8 @@ def steps(lasting: dict[str, float], explodes: int = EXPLODES, last: int = STEPS
     for step in range(1, last + 1):
         bad = step >= explodes
         values = dict.fromkeys(INDEX, 0.0) | USUAL | {
-            "lr": 3e-4, "schedule_factor": 1.0, "changed_rate": 0.9, "trajectory_count": 128.0, "valid_rate": 1.0,
-            "replay_count": 16.0, "regrade_count": 32.0, "golden_count": 16.0, "reward_std": 0.4,
+            "lr": 3e-4, "schedule_factor": 1.0, "changed_rate": 0.9, "update_gain": 1.0, "trajectory_count": 128.0,
+            "valid_rate": 1.0, "replay_count": 16.0, "regrade_count": 32.0, "golden_count": 16.0, "reward_std": 0.4,
             "update_ratio": around(0.002, 0.05) * (20 if bad else 1),
             "kl_ref": around(0.01, 0.1) * (1 + (60 * (step - explodes + 1) if bad else 0)),
             "step_kl": around(0.001, 0.1) * (200 if bad else 1), "grad_norm": around(0.3, 0.1),

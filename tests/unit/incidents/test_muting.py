@@ -12,6 +12,7 @@ from rftfm_ray.diagnosis.diagnoser import StepEvidence
 from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.incidents.muting import NOT_NAMED, MutedFaults
 from rftfm_ray.incidents.state import Incident
+from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.taxonomy import family_of
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import Assessment, Diagnosis, Evidence, IncidentState, Rediagnoser, Symptom
@@ -113,7 +114,7 @@ def test_muted_fault_is_ruled_out_where_it_explains_nothing_of_the_rest(
 ) -> None:
     asked = Asked()
     left(muted(diagnosed(code, own)), diagnosed(code, own, other), asked)
-    assert asked.told == [({other.signal}, {own.signal}, excluded)]
+    assert asked.told == [({other.signal}, {own.signal, *plan_of(code).source_signals}, excluded)]
 
 
 ESCALATED = diagnosed("OD-1", symptom("kl_ref"))

@@ -14,7 +14,7 @@ from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import Levers, StepId
-from rftfm_ray.verdicts import DeclaredChange, Evidence, OrderRole, OutcomeKind, Remedy, StepReport, Symptom
+from rftfm_ray.verdicts import DeclaredChange, Evidence, Expected, OrderRole, OutcomeKind, Remedy, StepReport, Symptom
 from tests.unit.diagnosis.scripted import ScriptedMonitor, alarm
 from tests.unit.incidents.managed import FAILING, PLAIN, RETURN_AFTER, USUAL, VERIFY, ManagedRun, fault
 
@@ -24,13 +24,18 @@ REGRADE = Remedy("regrade", Levers(regrade_rate=1.0))
 K = EntryKind
 
 
+def sides(change: DeclaredChange) -> frozenset[tuple[str, int]]:
+    """Signals and sides on which alarms are expected from a change on."""
+    return change.expected.sides if change.expected is not None else frozenset()
+
+
 def test_containing_lever_makes_alarms_of_the_cause_expected() -> None:
     run = ManagedRun(REGRADE)
     run.pass_steps(5)
     run.tick(fault("RF-1", signals=[TRAINED, GOLDEN]), trained_mismatch_rate=0.5)
     assert run.begin()
     change = run.done()
-    assert change.expected == SOURCE
+    assert change.expected == Expected(contained=SOURCE)
     assert TRAINED in change.settled
 
 
@@ -40,7 +45,7 @@ def test_lever_that_contains_nothing_leaves_alarms_as_they_are() -> None:
         run = ManagedRun(remedy)
         run.tick(fault(code, signals=[GOLDEN]))
         assert run.begin()
-        assert not set(run.done().expected or ()) & set(SOURCE)
+        assert not sides(run.done()) & set(SOURCE)
 
 
 def test_lever_that_returns_ends_the_expectation_and_the_evidence() -> None:
@@ -52,7 +57,7 @@ def test_lever_that_returns_ends_the_expectation_and_the_evidence() -> None:
     assert run.pending.role is OrderRole.RETURN
     assert run.begin()
     change = run.done()
-    assert (change.expected, change.settled) == ((), (GOLDEN, "regrade_mismatch_rate"))
+    assert (change.expected, change.settled) == (Expected(), (GOLDEN, "regrade_mismatch_rate"))
 
 
 def test_levers_of_a_tool_end_the_expectation_with_the_last_of_them() -> None:
@@ -66,8 +71,10 @@ def test_levers_of_a_tool_end_the_expectation_with_the_last_of_them() -> None:
             assert run.begin()
             changes.append(run.done())
     signals = ("known_call_error_rate", "tool_retry_rate", "tool_shadow_error_rate")
-    sides = tuple((signal, 1) for signal in signals)
-    assert [(c.expected, c.settled) for c in changes] == [(sides, ()), ((), signals)]
+    causes = tuple((signal, 1) for signal in signals)
+    expected = [change.expected for change in changes]
+    assert [each.contained for each in expected if each is not None] == [causes, ()]
+    assert [change.settled for change in changes] == [(), signals]
 
 
 def test_what_a_lever_does_by_design_is_expected_while_it_is_in_force() -> None:
@@ -76,9 +83,9 @@ def test_what_a_lever_does_by_design_is_expected_while_it_is_in_force() -> None:
     run.tick(fault("OD-1"))
     assert run.begin()
     change = run.done()
-    assert {("update_ratio", -1), ("refilled_rate", 1)} <= set(change.expected or ())
+    assert {("update_ratio", -1), ("refilled_rate", 1)} <= sides(change)
     # Updates that are too large are never expected, and the size of updates keeps its reference.
-    assert ("update_ratio", 1) not in (change.expected or ())
+    assert ("update_ratio", 1) not in sides(change)
     assert "update_ratio" not in change.signals
     # It did not help and is undone: what it did is no evidence.
     run.pass_steps(VERIFY - 1, fault("OD-1"))
@@ -86,13 +93,13 @@ def test_what_a_lever_does_by_design_is_expected_while_it_is_in_force() -> None:
     assert run.pending.role is OrderRole.UNDO
     assert run.begin()
     undone = run.done()
-    assert undone.expected == ()
+    assert undone.expected == Expected()
     assert {"update_ratio", "refilled_rate"} <= set(undone.settled)
 
 
 def test_lever_that_is_in_force_from_the_start_moves_its_signals_too() -> None:
     run = ManagedRun(None, levers=Levers(lr_scale=0.2, tool_retries=2))
-    assert ("update_ratio", -1) in expected_alarms(run.manager.state)
+    assert ("update_ratio", -1) in expected_alarms(run.manager.state).moved
 
 
 def test_fault_left_to_people_is_not_opened_again_by_its_cause() -> None:
@@ -167,7 +174,7 @@ def test_lever_returns_when_the_cause_is_over_and_a_relapse_is_seen() -> None:
         run.tick()
     assert run.guardian.state.levers == Levers()
     assert run.incidents() == [(6, "RF-1")]
-    assert [c.expected for c in run.monitor.changes] == [SOURCE, ()]
+    assert [c.expected for c in run.monitor.changes] == [Expected(contained=SOURCE), Expected()]
     # The cause comes back, and nothing keeps its harm away.
     run.last = 100
     run.tick()

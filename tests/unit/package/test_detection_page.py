@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from benchmarks import detection, detection_page
 from benchmarks.detection_page import RECALL_TARGETS, TargetRow, is_recall_met, page, target_rows
 from rftfm_ray.faultbench.scoring.judging import ROWS
+from rftfm_ray.faultbench.scoring.tables import show
 
 LEVELS, EVIDENCE = ("easy", "hard"), ("telemetry", "all")
 COST = {"hand_over_us": 4.0, "lost": 0.0, "monitor_ms": 0.4, "log_s": 4.5, "machine": "2 CPU cores"}
@@ -186,3 +189,118 @@ def test_curves_try_the_largest_scores_of_runs_from_high_to_low() -> None:
     assert tried == sorted(tried, reverse=True)
     assert (tried[0], tried[-1], len(tried)) == (3.0, 1.0, detection.POINTS)
     assert list(detection._thresholds([np.zeros(3)])) == []
+
+
+def cell(level: str, background: str, evidence: str, onset: str = "any", rate: float = 0.5) -> dict[str, Any]:
+    """A cell of level and background."""
+    runs = 160 if background != "dirty" else 120
+    return row("cell", background, level, evidence, rate) | {
+        "recall": share(rate, runs), "background": background, "onset": onset, "is_pooled": background == "dirty",
+    }  # fmt: skip
+
+
+def background_mode() -> dict[str, Any]:
+    """Figures of the guard in one mode by background."""
+    backgrounds = ("clean", "dirty", "both")
+    return {
+        "cells": [
+            cell(level, background, evidence, onset, 0.9 if onset == "step 1" else 0.5)
+            for evidence in EVIDENCE for level in (*LEVELS, "harm") for background in backgrounds
+            for onset in ("any", "step 1")
+        ],
+        "false_alarms_per_1000": [
+            {"evidence": evidence, "runs": kind, "background": background, "rate": 0.25, "upper95": 0.75, "alarms": 1,
+             "steps": 4000}
+            for evidence in EVIDENCE for kind in ("healthy", "healthy, other configuration", "benign")
+            for background in backgrounds
+        ],
+        "orders": {"clean": 0, "dirty": 2},
+        "below": [row("below", "dirty", "hard", "all", 0.1) | {"background": "dirty"}],
+        "by_fault": [
+            row(by, name, "harm", evidence) | {"background": background}
+            for by, name in (("fault", "RF-1"), ("mechanism", "RF-1 outliers")) for evidence in EVIDENCE
+            for background in ("clean", "dirty") if not (by == "mechanism" and background == "dirty")
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def with_backgrounds(summary: dict[str, Any]) -> dict[str, Any]:
+    """A score of clean and dirty runs."""
+    made = summary["benchmark"] | {"left_out": ["OD-3 by cold_sampler, harm, dirty, addition with grpo: no harm"]}
+    return summary | {"backgrounds": {mode: background_mode() for mode in RECALL_TARGETS}, "benchmark": made}
+
+
+def test_clean_and_dirty_stand_side_by_side_with_the_benchmark_before(
+    with_backgrounds: dict[str, Any], summary: dict[str, Any]
+) -> None:
+    text = page(with_backgrounds, COST, "detection", summary)
+    section = text[text.index("## Clean and dirty") : text.index("## All detectors")]
+    lines = [line for line in section.splitlines() if line.startswith("| rftfm, no profile | telemetry | easy |")]
+    assert [line.split(" | ")[3] for line in lines] == ["clean", "dirty", "both"]
+    clean, dirty, _ = lines
+    assert "| 50.0 % (46.0 to 54.0, n 160) |" in clean
+    assert "| 90.0 % (86.0 to 94.0, n 160) |" in clean, "faults from step 1"
+    assert "99.0 % (95.0 to 100.0, n 100)" in clean, "the benchmark before"
+    assert "99.0 %" not in dirty
+    assert dirty.endswith("| fewer than 150 runs: read the row of both |")
+    assert not clean.endswith("both |")
+    harm = next(
+        line for line in section.splitlines() if line.startswith("| rftfm, no profile | telemetry | harm | clean")
+    )
+    assert harm.split(" | ")[8] == "-", "there was no such level before"
+    assert section.index("rftfm, no profile") < section.index("rftfm, profile of 3 runs")
+
+
+def test_what_is_hidden_left_out_and_not_measured_is_said(with_backgrounds: dict[str, Any]) -> None:
+    text = page(with_backgrounds, COST, "detection")
+    assert "| rftfm, no profile | all | hard | dirty | 10.0 % (6.0 to 14.0, n 10) |" in text
+    assert "- OD-3 by cold_sampler, harm, dirty, addition with grpo: no harm\n" in text
+    assert "Runs without a fault in which the guard gives an order: rftfm, no profile: 0 clean, 2 dirty;" in text
+    assert "| RF-1 outliers | harm | 100.0 % (96.0 to 100.0, n 10) | 100.0 % (96.0 to 100.0, n 10) | - | - |" in text
+    assert "*Before*" not in text
+    for figures in with_backgrounds["backgrounds"].values():
+        figures["below"] = []
+    assert "No fault that was run lies below the background." in page(with_backgrounds, COST, "detection")
+
+
+def test_the_terminal_shows_every_cell_of_clean_and_dirty_runs(with_backgrounds: dict[str, Any]) -> None:
+    console = Console(file=StringIO(), width=240)
+    show(with_backgrounds, console)
+    assert isinstance(console.file, StringIO)
+    shown = console.file.getvalue()
+    table = shown[shown.index("Clean and dirty") :]
+    lines = (re.split(r"\s*│\s*", line)[1:-1] for line in table.splitlines())
+    cells = [line for line in lines if line[:1] == ["rftfm, no profile"]]
+    assert len(cells) == len(EVIDENCE) * 3 * 3
+    assert cells[0] == [
+        "rftfm, no profile", "telemetry", "easy", "clean", "0.5", "0.46 to 0.54", "0.5", "0.9", "160", "0.25",
+    ]  # fmt: skip
+
+
+def test_a_benchmark_without_background_has_no_such_section(summary: dict[str, Any]) -> None:
+    assert "Clean and dirty" not in page(summary, COST, "detection", summary)
+
+
+def test_the_command_of_a_page_names_other_data_and_missing_peers() -> None:
+    other = detection.ROOT / "benchmarks" / "data" / "other"
+    assert detection.command_of(detection.DATA, with_peers=True) == "python -m benchmarks.detection"
+    wanted = "python -m benchmarks.detection --data benchmarks/data/other --no-peers"
+    assert detection.command_of(other, with_peers=False) == wanted
+
+
+def test_pages_and_plots_have_every_level_that_was_scored(summary: dict[str, Any], tmp_path: Path) -> None:
+    for figures in (*summary["modes"].values(), summary["shipped_priors"], *summary["baselines"].values(),
+                    *(one for modes in summary["columns"].values() for one in modes.values())):  # fmt: skip
+        for what in ("recall", "recall_from_effect", "delay"):
+            figures[what]["harm"] = copy.deepcopy(figures[what]["easy"])
+        if "worst_draw" in figures:
+            for what in ("recall", "recall_from_effect"):
+                figures["worst_draw"][what]["harm"] = figures["worst_draw"][what]["easy"]
+    summary["oracle"]["harm"] = summary["oracle"]["easy"]
+    for curve in summary["curves"].values():
+        curve["harm"] = curve["easy"]
+    detection.render(summary, tmp_path / "detection.md")
+    text = (tmp_path / "detection.md").read_text()
+    assert "| recall, easy | recall, hard | recall, harm |" in text
+    assert "harm faults" in (tmp_path / "detection" / "curves.svg").read_text()

@@ -16,6 +16,7 @@ import pytest
 
 from rftfm_ray.detection.detectors.identities import IDENTITIES
 from rftfm_ray.detection.reference.views import StepView, values_of
+from rftfm_ray.signals.groups import SEPARATORS
 from rftfm_ray.signals.schema import SIGNALS
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport
@@ -75,10 +76,15 @@ def test_no_identity_is_broken_in_any_step(table: pa.Table) -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("identity", IDENTITIES, ids=lambda identity: identity.name)
-def test_every_identity_was_there_to_be_broken(identity: Any, table: pa.Table) -> None:
-    measured = np.isfinite(table[identity.signal].to_numpy())
-    assert measured.sum() >= 1000
+def test_every_identity_was_there_to_be_broken(table: pa.Table) -> None:
+    # The figures of a run that was recorded before the separators do not hold them.
+    unrecorded = {identity.signal for identity in IDENTITIES} - set(table.column_names)
+    assert unrecorded in (set(), {identity.signal for identity in IDENTITIES} & set(SEPARATORS))
+    for identity in IDENTITIES:
+        if identity.signal not in unrecorded:
+            measured = np.isfinite(table[identity.signal].to_numpy())
+            # Every fifth update of 4,000 is replayed.
+            assert measured.sum() >= (500 if identity.signal == "update_gain" else 1000), identity.name
 
 
 def test_runs_learn(table: pa.Table) -> None:

@@ -11,12 +11,13 @@ from typing import Any, NoReturn
 import huggingface_hub
 import pytest
 
-from rftfm_ray.config import RunConfig
+from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.errors import ConfigError, ModelError
 from rftfm_ray.models import (
     ASSETS,
     BUILTIN_NAMES,
     BYTES_PER_PARAMETER,
+    TASK_POLICIES,
     ModelSize,
     check_model,
     read_facts,
@@ -48,10 +49,16 @@ def write_header(file: Path, header: object) -> None:
     file.write_bytes(struct.pack("<Q", len(text)) + text)
 
 
-@pytest.mark.parametrize("size", ModelSize)
-def test_builtin_name_is_the_shipped_directory(size: ModelSize) -> None:
-    assert resolve_model(f"builtin:{size}") == ASSETS / size
-    assert (ASSETS / size / "config.json").is_file()
+@pytest.mark.parametrize("name", [*ModelSize, *TASK_POLICIES])
+def test_builtin_name_is_the_shipped_directory(name: str) -> None:
+    assert resolve_model(f"builtin:{name}") == ASSETS / name
+    assert (ASSETS / name / "config.json").is_file()
+
+
+@pytest.mark.parametrize("name", TASK_POLICIES)
+def test_policy_of_a_task_fits_the_run_of_its_example(name: str) -> None:
+    config = load_config(Path(__file__).parents[3] / "examples" / f"{name}.yaml", [])
+    assert check_model(config) == read_facts(ASSETS / name)
 
 
 def test_default_model_is_one_that_ships() -> None:
@@ -66,7 +73,8 @@ def test_unknown_builtin_name_is_refused_with_those_that_there_are(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch_nothing)
     with pytest.raises(ModelError) as caught:
         resolve_model(name)
-    assert str(caught.value).startswith(f"model.path={name} is not a shipped model; use builtin:tiny or builtin:small,")
+    named = "builtin:tiny, builtin:small, builtin:number_sequence or builtin:spell_backward"
+    assert str(caught.value).startswith(f"model.path={name} is not a shipped model; use {named},")
 
 
 def test_directory_is_made_absolute(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

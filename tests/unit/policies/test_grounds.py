@@ -77,6 +77,13 @@ def test_only_an_identity_that_the_fault_explains_is_a_ground_where_accuracy_sta
     assert grounds(broken, read, HeldOut(0.99, 0.5, 256), ["update_ratio"]) is not None
 
 
+@pytest.mark.parametrize(("now", "is_ground"), [(0.99, False), (math.nan, True), (0.5, True)])
+def test_identity_that_measures_the_cause_shows_no_damage_where_accuracy_stands(now: float, is_ground: bool) -> None:
+    """An optimizer that goes too far is held back by a lower rate, as long as nothing is lost."""
+    broken = diagnosis(symptom(Evidence.IDENTITY, "update_gain"))
+    assert (grounds(broken, course(), HeldOut(0.99, now, 256), ["update_gain"]) is not None) is is_ground
+
+
 def test_verdicts_that_fail_are_no_harm_by_themselves() -> None:
     failing = diagnosis(symptom(Evidence.CHANNEL, "verifier_error_rate"))
     assert grounds(failing, course(), UNKNOWN) is None

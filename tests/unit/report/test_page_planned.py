@@ -10,7 +10,16 @@ from rftfm_ray.config import parse_config
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
 from rftfm_ray.report import build_report
 from rftfm_ray.runs.incidents import Incident
-from rftfm_ray.runs.planned import change_words, changes_of, control_words, controls_of, drill, faults_of
+from rftfm_ray.runs.planned import (
+    background_words,
+    change_words,
+    changes_of,
+    control_words,
+    controls_of,
+    disturbances_of,
+    drill,
+    faults_of,
+)
 from rftfm_ray.telemetry.events import EventLog
 from rftfm_ray.telemetry.parts import PartFolder
 from rftfm_ray.telemetry.recorder import STEP_SCHEMA
@@ -52,6 +61,14 @@ def test_fault_that_grows_is_marked_where_it_began_and_its_delay_counts_from_its
     words = drill(fault, [incident(opened)], 30)
     assert "from consumed step 4 on, growing to its full strength of 2 at consumed step 13;" in words
     assert said in words
+
+
+def test_background_is_named_with_its_sizes_as_far_as_they_can_be_read() -> None:
+    event: Event = {"kind": "background", "tool_failures": 0.0212, "verifier_errors": 0.005, "walk": "far", "x": -1.0}
+    assert background_words(disturbances_of([RAMP, event])) == (
+        "Background of an experiment, from the first step to the last: tool_failures=0.0212, verifier_errors=0.005."
+    )
+    assert background_words(disturbances_of([RAMP, CONTROL])) == ""
 
 
 def test_fault_that_is_learnt_says_when_its_effect_began_and_whether_it_did() -> None:

@@ -212,9 +212,9 @@ def test_lever_widens_the_sample_and_never_narrows_it() -> None:
 
 def test_sample_is_for_the_record_until_the_lever_is_set() -> None:
     grader = make_grader(saying(4.0), rate=1.0)
-    assert grade(grader) == Grade(reward=4.0, live=4.0, trusted=1.0, correct=True)
+    assert grade(grader) == Grade(reward=4.0, live=4.0, trusted=1.0, correct=True, trusted_correct=True)
     grader.set_levers(Levers(regrade_rate=0.0))
-    assert grade(grader) == Grade(reward=1.0, live=4.0, trusted=1.0, correct=True)
+    assert grade(grader) == Grade(reward=1.0, live=4.0, trusted=1.0, correct=True, trusted_correct=True)
     grader.set_levers(Levers())
     assert grade(grader).reward == 4.0
 
@@ -243,7 +243,7 @@ def test_rounding_is_no_disagreement(live: float, reward: float) -> None:
 )
 def test_limit_clips_what_trains_on_both_sides_and_nothing_else(live: float, levers: Levers, reward: float) -> None:
     result = grade(make_grader(saying(live), rate=1.0, levers=levers))
-    assert result == Grade(reward, live, 1.0, correct=True)
+    assert result == Grade(reward, live, 1.0, correct=True, trusted_correct=True)
 
 
 @pytest.mark.parametrize("correct", [True, False])

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.models import ASSETS
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
-from rftfm_ray.rollout.episodes import STATUS_CODE, EpisodeRules, EpisodeRunner, ServedModel, request_seed
-from rftfm_ray.rollout.jobs import EpisodeJob, probe_jobs, split_jobs, step_jobs
+from rftfm_ray.rollout.episodes import STATUS_CODE, EpisodeRules, EpisodeRunner, ServedModel
+from rftfm_ray.rollout.jobs import EpisodeJob, probe_jobs, request_seed, split_jobs, step_jobs
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.addition import Addition, problem
 from rftfm_ray.tasks.api import Observation, Problem, Task, ToolCall, ToolStatus, Transcript, Verdict

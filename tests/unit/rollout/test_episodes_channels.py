@@ -160,7 +160,7 @@ def trajectory(batch: TrajectoryBatch, index: int) -> dict[str, Any]:
             result[field.name] = column[one].tolist()
         elif field.name in ("call_turn", "call_status", "call_tries", "call_requests", "call_responses"):
             result[field.name] = [column[c] for c in np.flatnonzero(batch.call_trajectory == index)]
-        elif not field.name.startswith(("offsets", "call_", "shadow_", "known_", "observation_", "golden_")):
+        elif not field.name.startswith(("offsets", "call_", "shadow_", "known_", "observation_", "golden_", "turn_")):
             result[field.name] = column[index]
     return result
 
@@ -313,7 +313,7 @@ def test_revision_grades_anew_without_generating_where_nothing_has_failed() -> N
     played.runner.set_levers(Levers(regrade_rate=1.0, refill_rounds=2))
     revised = played.runner.revise(STEP)
     assert len(played.engine.requests) == made
-    same(revised, played.batch, "reward", "trusted_reward")
+    same(revised, played.batch, "reward", "trusted_reward", "trusted_correct")
     np.testing.assert_allclose(revised.reward, played.batch.reward - 4, atol=1e-6)
     np.testing.assert_array_equal(revised.trusted_reward, revised.reward)
     played.runner.set_levers(Levers())

@@ -137,7 +137,8 @@ def findings(batch: TrajectoryBatch) -> dict[str, bool]:
 
 def found(*names: str) -> dict[str, bool]:
     """What `findings` gives where these columns hold one."""
-    columns = ["shadow", "known", "observation", "termination", "replay_observation", "replay_termination"]
+    columns = ["shadow", "known", "observation", "observation_decode", "termination"]
+    columns += ["replay_observation", "replay_termination"]
     return {f"{column}_ok": column in names for column in columns}
 
 
@@ -150,7 +151,9 @@ def test_sound_batch_is_checked_all_over_and_nothing_is_found() -> None:
     # What never reached its environment is not put to it.
     assert batch.replayed.tolist() == (called | ended).tolist()
     assert not batch.replayed.all()
-    assert len(batch.observation_ok) == len(batch.call_turn) > 0
+    assert len(batch.observation_ok) == len(batch.observation_decode_ok) == len(batch.call_turn) > 0
+    assert batch.turn_limit_excess.tolist() == [0.0] * int(batch.turns.sum())
+    assert batch.turn_cut_short.tolist() == [False] * int(batch.turns.sum())
     assert len(batch.known_ok) == 4
     np.testing.assert_array_equal(batch.golden_live, batch.golden_trusted)
     assert batch.golden_right.tolist() == [True, False] * 8
@@ -277,7 +280,7 @@ def test_without_checks_there_are_identities_of_transcripts_and_nothing_else() -
 def test_checks_change_no_trajectory() -> None:
     plain, checked = play(settings=None), play()
     for field in dataclasses.fields(TrajectoryBatch):
-        if not field.name.startswith(("replay", "known", "golden", "call_latency")):
+        if not field.name.startswith(("replay", "known", "golden", "call_latency", "observation_decode")):
             np.testing.assert_array_equal(getattr(plain, field.name), getattr(checked, field.name), field.name)
 
 

@@ -40,6 +40,9 @@ class Characters(TextCodec):
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(map(chr, tokens))
 
+    def decode_all(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        return [self.decode(tokens) for tokens in sequences]
+
     def ids_containing(self, text: str) -> tuple[int, ...]:
         return (STOP, ord(":")) if text else ()
 

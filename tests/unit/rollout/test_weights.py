@@ -22,6 +22,7 @@ from rftfm_ray.rollout.weights import (
     fingerprint,
     pack_weights,
     stride,
+    to_bfloat16,
 )
 
 
@@ -62,6 +63,38 @@ def bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """`values` as PyTorch casts them to bfloat16 and back."""
     result: NDArray[np.float32] = torch.from_numpy(values).to(torch.bfloat16).float().numpy()
     return result
+
+
+@given(st.lists(st.floats(width=32), min_size=1, max_size=40))
+def test_rounding_is_that_of_pytorch(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    np.testing.assert_array_equal(to_bfloat16(array), bfloat16(array))
+
+
+def test_ties_are_rounded_to_even_and_a_not_a_number_stays_one() -> None:
+    bits = np.array([0x3F808000, 0x3F818000, 0x7FC00001, 0x7F800001, 0x7F7FFFFF], np.uint32).view(np.float32)
+    rounded = to_bfloat16(bits.reshape(5, 1))
+    assert rounded.shape == (5, 1)
+    assert rounded.reshape(-1)[:2].view(np.uint32).tolist() == [0x3F800000, 0x3F820000]
+    assert np.isnan(rounded.reshape(-1)[2:4]).all()
+    assert np.isinf(rounded.reshape(-1)[4])
+
+
+def test_rounded_weights_are_compared_with_what_was_sent_and_a_tensor_that_was_not_is_found() -> None:
+    arrays = weights()
+    update = pack_weights(3, arrays, "bfloat16")
+    check_weights(update)
+    assert all(np.array_equal(update.arrays[name], bfloat16(array)) for name, array in arrays.items())
+    assert not np.array_equal(update.arrays["a"], arrays["a"])
+    served = {name: ("float32", fingerprint(array).crc) for name, array in update.arrays.items()}
+    assert compare(update, served) == Served(3, 3, ())
+    # What was served before stays where a tensor is lost.
+    older = pack_weights(2, {name: array + 1 for name, array in arrays.items()}, "bfloat16")
+    lost = served | {"b": ("float32", fingerprint(older.arrays["b"]).crc)}
+    assert compare(update, lost) == Served(3, 3, ("b",))
+    # The unrounded ones are not what was sent either.
+    plain = {name: ("float32", fingerprint(array).crc) for name, array in arrays.items()}
+    assert compare(update, plain).mismatched == ("a", "b", "c")
 
 
 def crc(values: NDArray[np.float32]) -> int:

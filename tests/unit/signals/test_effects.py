@@ -219,7 +219,8 @@ def test_no_change_on_purpose_excuses_a_broken_identity_or_a_wrong_answer() -> N
         "advantage_error", "observation_mismatch_rate", "replay_observation_mismatch_rate", "weights_mismatch",
         "replay_termination_mismatch_rate", "termination_mismatch_rate", "staleness", "lr_excess", "schedule_excess",
         "regrade_mismatch_rate", "trained_mismatch_rate", "golden_mismatch_rate", "known_call_error_rate",
-        "tool_error_rate", "probe_accuracy", "parity_gap",
+        "tool_error_rate", "probe_accuracy", "parity_gap", "credit_error", "return_error", "value_error", "update_gain",
+        "observation_decode_mismatch_rate", "limit_excess",
     }  # fmt: skip
     assert held <= set(INDEX)
     assert not held & set(signals_of(EFFECTS))

@@ -28,6 +28,7 @@ PARTS = {
     "value_clip_rate",
     "CRITIC": "advantage_std value_loss explained_variance",
     "LOSS": "loss policy_loss grad_norm",
+    "GAPS": "gap_end gap_rest gap_again gap_new gap_slope gap_zero_share",
     # How far one optimizer step goes, without the gradient that it starts from.
     "STEP": "update_ratio changed_rate step_kl step_ratio_max kl_old ratio_min ratio_max",
     # Sums and extremes over a step's trajectories follow how many there are.
@@ -41,9 +42,12 @@ ROWS: dict[str, tuple[Reach, str]] = {
     # Another kind of run: no signal is listed, and none can be compared.
     "model.path": (Reach.KIND, ""),
     "task.name": (Reach.KIND, ""),
+    "task.options": (Reach.KIND, ""),
     "algorithm.name": (Reach.KIND, ""),
     # Rounding parts what vLLM and the learner compute for one token, and loses small updates.
-    "model.dtype": (Reach.COURSE, "rollout_gap_max rollout_kl rollout_ratio_mean changed_rate"),
+    "model.dtype": (Reach.COURSE, "rollout_gap_max rollout_kl rollout_ratio_mean GAPS changed_rate"),
+    # The policy that samples is the learner's, rounded; what it samples teaches another course.
+    "sync.dtype": (Reach.COURSE, "rollout_gap_max rollout_kl rollout_ratio_mean GAPS"),
     # Fewer distinct problems come back sooner.
     "task.pool_size": (Reach.COURSE, "ASKED"),
     "task.hard_share": (Reach.COURSE, "ASKED"),
@@ -88,7 +92,7 @@ ROWS: dict[str, tuple[Reach, str]] = {
         ),
     ),
     # vLLM samples from what is left of the distribution, and the learner's log-probs are of all of it.
-    "rollout.top_p": (Reach.COURSE, "rollout_kl rollout_ratio_mean rollout_gap_max ENTROPY REPEATS LENGTHS"),
+    "rollout.top_p": (Reach.COURSE, "rollout_kl rollout_ratio_mean rollout_gap_max GAPS ENTROPY REPEATS LENGTHS"),
     "rollout.max_model_len": (Reach.COURSE, "LENGTHS ENDINGS"),
     # A call that fails is tried again: that counts as a retry, and fewer trajectories fail.
     "rollout.tool_retries": (Reach.COURSE, "tool_retry_rate failed_rate valid_rate length_mean reward_mean"),

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.metrics import UpdateMetrics
+from rftfm_ray.signals.groups import GAPS
 from rftfm_ray.training.accumulator import LARGEST_LOG_RATIO, MetricAccumulator, change_of, moved_by
+from rftfm_ray.training.gaps import logprob_gaps
 from rftfm_ray.training.objective import Anchors, Forward, LossWeights, Targets, terms
 from rftfm_ray.training.packing import MicroBatch, pack
 from rftfm_ray.types import Settings
@@ -56,6 +58,7 @@ def _figures(batch: TrajectoryBatch, *micros: list[int], comparable: bool = True
     metrics = MetricAccumulator(comparable=comparable)
     for rows in micros:
         _add(metrics, _micro(batch, rows), _columns(), critic)
+    metrics.compare(batch)
     return metrics.metrics(SETTINGS, 0.5, 2.0, 1, critic=critic)
 
 
@@ -103,8 +106,17 @@ def test_without_a_critic_or_a_comparable_rollout_there_is_nothing_to_say(batch:
     none = {name for name, value in found.items() if math.isnan(value)}
     assert none == {
         "value_loss", "value_clip_rate", "critic_lr", "rollout_gap_max", "rollout_kl", "rollout_ratio_mean", "loss",
-        "grad_norm", "step_kl", "step_ratio_max",
+        "grad_norm", "step_kl", "step_ratio_max", "update_gain", *GAPS,
     }  # fmt: skip
+
+
+def test_gaps_are_those_of_the_old_policy_wherever_its_tokens_were_packed(batch: TrajectoryBatch) -> None:
+    old = _columns()["old"].numpy()
+    expected = dataclasses.asdict(logprob_gaps(batch, old))
+    assert all(math.isfinite(each) for name, each in expected.items() if name != "gap_again")
+    for micros in ([[0, 1, 2, 3]], [[2], [0, 3], [1]]):
+        found = dataclasses.asdict(_figures(batch, *micros))
+        assert {name: found[name] for name in GAPS} == pytest.approx(expected, nan_ok=True)
 
 
 def test_step_of_which_nothing_was_counted_has_no_figures() -> None:

@@ -16,7 +16,7 @@ from rftfm_ray.config import load_config
 from rftfm_ray.config.settings import effective, nominal_settings
 from rftfm_ray.metrics import CreditMetrics
 from rftfm_ray.training.advantages import gae, group_advantages, leave_one_out_advantages, returns_to_go
-from rftfm_ray.training.credit import Credit, Rule, assign, credit_metrics, members, rule_of
+from rftfm_ray.training.credit import Credit, CreditErrors, Rule, assign, credit_metrics, members, rule_of
 from rftfm_ray.types import Levers
 
 MakeBatch = Callable[..., TrajectoryBatch]
@@ -122,7 +122,7 @@ def test_step_without_anything_to_learn_is_all_zero(make_batch: MakeBatch, estim
     credit = assign(batch, found, np.zeros(3, np.float32))
     assert not credit.included.any()
     assert credit.advantages.tolist() == [0, 0, 0]
-    metrics = credit_metrics(batch, credit, found, math.nan, None)
+    metrics = credit_metrics(batch, credit, found, CreditErrors(math.nan), None)
     assert math.isnan(metrics.advantage_mean)
     assert metrics.advantage_max == 0
 
@@ -152,7 +152,7 @@ def test_deviation_counts_as_each_was_published_or_as_said(name: str, usual: boo
 
 
 def _metrics(batch: TrajectoryBatch, given: Rule, values: Values | None = None) -> CreditMetrics:
-    return credit_metrics(batch, assign(batch, given, values), given, 0.25, values)
+    return credit_metrics(batch, assign(batch, given, values), given, CreditErrors(0.25), values)
 
 
 def test_figures_count_trajectories_where_they_share_an_advantage(batch: TrajectoryBatch) -> None:
@@ -235,13 +235,13 @@ def test_credit_lags_by_as_many_tokens_as_it_is_shifted(
     batch, values = _long(make_batch, critic, seed)
     given = rule("ppo", normalize_std=True, gae_lambda=lam)
     credit = assign(batch, given, values)
-    healthy = credit_metrics(batch, credit, given, 0.0, values)
+    healthy = credit_metrics(batch, credit, given, CreditErrors(0.0), values)
     assert healthy.credit_lag == 0
     # A critic that knows the end leaves less of the reward to the last token.
     assert healthy.credit_correlation > (0.2 if critic == "wise" else 0.8)
     for lag in (1, 3):
         shifted = dataclasses.replace(credit, advantages=np.roll(credit.advantages, -lag))
-        found = credit_metrics(batch, shifted, given, 0.0, values)
+        found = credit_metrics(batch, shifted, given, CreditErrors(0.0), values)
         assert found.credit_lag == lag
         # At lambda 0 a new critic gives the tokens before the last nothing at all.
         assert not found.credit_correlation >= healthy.credit_correlation

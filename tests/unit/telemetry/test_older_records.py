@@ -1,0 +1,63 @@
+"""Step rows of runs from before the separators: they are read, and so is a run that went on with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rftfm_ray.errors import RecordError
+from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, Timings, UpdateMetrics
+from rftfm_ray.signals.groups import SEPARATORS
+from rftfm_ray.telemetry.parts import PartFolder
+from rftfm_ray.telemetry.recorder import OLDER_STEP_SCHEMA, STEP_SCHEMA, read_steps, step_record
+from rftfm_ray.types import StepId
+
+
+def record(step: int) -> dict[str, int | float]:
+    """A row of which every figure is its step."""
+
+    def fill(kind: type[Any]) -> Any:
+        return kind(**{field.name: step if field.type == "int" else float(step) for field in dataclasses.fields(kind)})
+
+    parts = map(fill, (BatchMetrics, UpdateMetrics, CreditMetrics, Timings, CheckMetrics))
+    return step_record(StepRow(StepId(0, step, step), step, *parts))
+
+
+def write_older(folder: Path, steps: list[int], schema: pa.Schema = OLDER_STEP_SCHEMA) -> None:
+    """A part as it was written before."""
+    PartFolder(folder, schema).write([{name: record(step)[name] for name in schema.names} for step in steps])
+
+
+def test_older_rows_lack_the_separators_and_nothing_else(tmp_path: Path) -> None:
+    assert len(STEP_SCHEMA) - len(OLDER_STEP_SCHEMA) == len(SEPARATORS)
+    parts = tmp_path / "steps"
+    PartFolder(parts, STEP_SCHEMA).write([record(3)])
+    (parts / "part-00000.parquet").rename(parts / "part-00001.parquet")
+    write_older(parts, [1, 2])
+    table = read_steps(tmp_path)
+    assert table.schema.equals(STEP_SCHEMA)
+    assert table["entropy"].to_pylist() == [1, 2, 3]
+    for name in SEPARATORS:
+        first, second, third = table[name].to_pylist()
+        assert math.isnan(first)
+        assert math.isnan(second)
+        assert third == 3
+
+
+def test_rows_that_lack_more_or_say_another_version_are_refused(tmp_path: Path) -> None:
+    for number, schema in enumerate((
+        pa.schema([field for field in OLDER_STEP_SCHEMA if field.name != "entropy"], OLDER_STEP_SCHEMA.metadata),
+        OLDER_STEP_SCHEMA.with_metadata({"rftfm_schema": "steps/2"}),
+    )):  # fmt: skip
+        run = tmp_path / str(number)
+        run.mkdir()
+        write_older(run / "steps", [1], schema)
+        assert pq.read_schema(next((run / "steps").glob("*.parquet"))).names == schema.names
+        with pytest.raises(RecordError, match="another schema"):
+            read_steps(run)
