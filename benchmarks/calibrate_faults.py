@@ -6,12 +6,12 @@
 
 Without `--stage` all stages are made one after the other: `instant` and `learned` are levels by how far a signal moves,
 of mechanisms that act by themselves and of those that wait for the policy to learn (runs of 40 steps); `harm` is the
-level by loss of accuracy after 40 steps, of which one confirmed case a mechanism is enough, the quickest first;
-`dirty-...` are the same in runs with the background of the benchmark, where one confirmed case a mechanism is enough
-for all levels, and `dirty-more` are the others; `loss`, made when it is named, is what easy and hard cost. Every case
-(task, algorithm, fault, mechanism, background) that is done is one line below benchmarks/data/calibration/ and is not
-made again: the command can be stopped at any moment. `--worker` makes its part of the cases of every stage, so that
-several run beside each other. `--table` writes the table that the package ships.
+level by loss of accuracy after 40 steps; `dirty-...` are the same in runs with the background of the benchmark. One
+confirmed case a mechanism (a task with an algorithm) is enough, all tasks and algorithms have their turn, and `more`
+and `dirty-more` are the other cases; `loss`, made when it is named, is what easy and hard cost. Every case (task,
+algorithm, fault, mechanism, background) that is done is one line below benchmarks/data/calibration/ and is not made
+again: the command can be stopped at any moment. `--worker` makes its part of the cases of every stage, so that several
+run beside each other. `--table` writes the table that the package ships.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ONSET = 6
 FIRST_SEED = 2000
 LOSS_SEEDS = range(2020, 2023)
 # Rows of these files are levels by shifts; of a case in several the later one counts.
-BY_SHIFT = ("instant", "again", "learned", "dirty-instant", "dirty-learned", "dirty-more")
+BY_SHIFT = ("instant", "again", "learned", "dirty-instant", "dirty-learned", "more", "dirty-more")
 BY_LOSS = ("harm", "dirty-harm")
 COST_FIELDS = ("accuracy_loss", "loss_seeds", "harmful")
 
@@ -114,12 +114,13 @@ def stages() -> tuple[Stage, ...]:
         return Stage(name, cases, HARMS, by_loss, once=True)
 
     return (
-        Stage("instant", instant, INSTANT, by_shift),
-        Stage("learned", learned, LEARNED, by_shift),
+        Stage("instant", in_turns(instant), INSTANT, by_shift, once=True),
+        Stage("learned", in_turns(learned), LEARNED, by_shift, once=True),
         harm("harm", (*instant, *learned)),
         Stage("dirty-instant", in_turns(dirty_instant), INSTANT, by_shift, once=True),
         Stage("dirty-learned", in_turns(dirty_learned), LEARNED, by_shift, once=True),
         harm("dirty-harm", (*dirty_instant, *dirty_learned)),
+        Stage("more", instant, INSTANT, by_shift),
         Stage("dirty-more", dirty_instant, INSTANT, by_shift),
     )
 
