@@ -85,7 +85,7 @@ class Stage:
 
     def unit(self, case: CalibrationCase) -> Hashable:
         """What one worker makes all cases of."""
-        return (case.code, case.mechanism) if self.once else case
+        return (case.code, case.mechanism, case.dirty) if self.once else case
 
 
 def stages() -> tuple[Stage, ...]:
@@ -235,10 +235,10 @@ def write_table() -> None:
 
 
 def overview(known: Mapping[str, Stage]) -> Iterator[str]:
-    """One line a stage: how many of its cases are done."""
+    """One line a stage: how many of its cases are left at most."""
     for name, stage in known.items():
         left = len(missing_of(stage, 1, 1))
-        yield f"{name}: {len(stage.cases) - left} of {len(stage.cases)} cases"
+        yield f"{name}: at most {left} of {len(stage.cases)} cases left"
 
 
 def main() -> None:

@@ -357,6 +357,15 @@ def test_one_confirmed_case_of_a_mechanism_is_enough_where_the_stage_says_so(fol
     assert not missing_of(stage, 1, 1)
 
 
+def test_a_case_without_a_background_stands_for_none_with_one(folder: Path) -> None:
+    rows = calibrate(Response(lambda s: 50 * s), CASE, INSTANT)
+    (folder / "instant-1.jsonl").write_text(json.dumps([row.to_json() for row in rows]) + "\n")
+    known = {stage.name: stage for stage in stages()}
+    for name, count in (("instant", 0), ("dirty-instant", 2), ("more", 1), ("dirty-more", 2)):
+        left = [c for c in missing_of(known[name], 1, 1) if (c.code, c.mechanism) == (CASE.code, CASE.mechanism)]
+        assert len(left) == count, name
+
+
 def test_time_that_is_over_begins_no_case(folder: Path) -> None:
     made: list[CalibrationCase] = []
     generate(object.__new__(ExperimentRunner), counted(made), (1, 1), 0.0)
