@@ -14,6 +14,7 @@ from rftfm_ray.detection.detectors.identities import IDENTITIES, IdentityDetecto
 from rftfm_ray.detection.detectors.joint import JointDetector
 from rftfm_ray.detection.detectors.probe import ProbeDetector
 from rftfm_ray.detection.detectors.rates import CLUSTERED, Rate, RateDetector
+from rftfm_ray.detection.detectors.readings import reading_detectors
 from rftfm_ray.detection.detectors.trend import trend_detectors
 from rftfm_ray.detection.detectors.updates import UpdateSizeDetector
 from rftfm_ray.detection.reference.mixture import Mode, Reference
@@ -62,6 +63,7 @@ def build_detectors(settings: MonitorSettings, reference: Reference) -> list[Det
         UpdateSizeDetector(threshold, settings.warmup),
         BlowUpDetector("kl_ref", large=0.5, factor=3.0),
         *trend_detectors(),
+        *reading_detectors(),
         JointDetector(reference, budget),
     ]
     # A full profile says more about a single signal than its self-baseline does.

@@ -1,13 +1,14 @@
 """Judges the step log of another trainer's run against its self-baseline.
 
-The verdict is made of checks. A check without its columns lowers coverage. One that had its columns and failed makes
-the verdict incomplete: a check that did not run does not show health.
+The verdict is made of checks, one for each family of signals, and of absolute readings. A check without its columns
+lowers coverage. One that had its columns and too few rows, or failed, takes health from the verdict: what did not run
+does not show it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,11 +17,14 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.detectors.change_point import CHANGE_SIGNALS, ChangePointDetector
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.detection.detectors.joint import JointDetector
+from rftfm_ray.detection.detectors.readings import ReadingDetector
 from rftfm_ray.detection.monitor import CHUNK, Monitor
+from rftfm_ray.detection.readings.base import Grade
 from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.priors import KindPriors, has_enough_signals, kind_with, shipped
 from rftfm_ray.detection.statistics.change_points import FEWEST, Floats
 from rftfm_ray.detection.suite import build_detectors, monitor_settings, rates
+from rftfm_ray.diagnosis.log_readings import Break, LogReadings, ReadingRun, read
 from rftfm_ray.integrations.steplog import StepLog
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
@@ -55,11 +59,13 @@ class Finding:
     Attributes:
         signal: its name in the dictionary of signals.
         column: its name in the log.
-        kind: `jump`, `joint`, `not_finite`, or the name of the detector that raised it.
+        kind: `jump`, `joint`, `not_finite`, or the name of the reading or detector that raised it.
         first_step: at which it began, as estimated.
         raised_step: at which the alarm was raised.
         last_step: last step at which it was open.
         recovered: whether the signal returned while the run continued.
+        grade: critical for what makes the log faulty; warning or note for a reading that does not.
+        says: what it means, for a reading.
     """
 
     signal: str
@@ -69,6 +75,8 @@ class Finding:
     raised_step: int
     last_step: int
     recovered: bool
+    grade: str = str(Grade.CRITICAL)
+    says: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,8 @@ class LogVerdict:
 
     Attributes:
         verdict: `faulty` with an alarm; else `incomplete` when a check failed or a part of the file was unreadable;
-            else `unknown` when fewer than half of the checks were run; else `healthy`.
+            else `unknown` when fewer than half of the checks were run, or one with columns lacked rows: that is not
+            enough to tell; else `doubtful` with a warning that lasts; else `healthy`.
         partial: whether a part of the log could not be judged, for any verdict.
         coverage: of the checks.
         alarms: by the step at which they began.
@@ -94,6 +103,9 @@ class LogVerdict:
         unchecked_columns: columns that are known signals, and that no check reads.
         unused_columns: columns that are not known, or hold no numbers.
         notes: on the file, one sentence each.
+        warnings: readings below an alarm, by the step at which they began.
+        readings: every absolute reading, and what those lack that were not run.
+        needed: what it would take to call the log healthy, one phrase each.
     """
 
     verdict: str
@@ -104,6 +116,9 @@ class LogVerdict:
     unchecked_columns: tuple[str, ...]
     unused_columns: tuple[str, ...]
     notes: tuple[str, ...]
+    warnings: tuple[Finding, ...] = ()
+    readings: tuple[ReadingRun, ...] = ()
+    needed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +147,26 @@ def judge_log(log: StepLog) -> LogVerdict:
         broken.append(_failure("the monitor", str(error)))
     for name in _NUMBERS:
         alarms += not_finite(name, log.values[name]) if name in log.values else ()
-    judged = _judged(log, priors)
+    readings = LogReadings((), ())
+    try:
+        readings = read(log)
+    except Exception as error:  # noqa: BLE001 - as above
+        broken.append(_failure("the readings", str(error)))
+    judged = _judged(log, priors) | readings.read_names()
     unchecked = tuple(column for name, column in log.columns.items() if name not in judged)
-    findings = sorted(
-        (_finding(log, alarm) for alarm in _merged(alarms)),
-        key=lambda finding: (finding.first_step, finding.signal, finding.kind),
-    )
+    found = [_finding(log, alarm) for alarm in _merged(alarms)]
+    found += [_of_reading(log, each) for each in readings.breaks if not _is_told(each, alarms)]
+    found.sort(key=lambda finding: (finding.first_step, finding.signal, finding.kind))
+    critical = tuple(finding for finding in found if finding.grade == Grade.CRITICAL)
+    warnings = tuple(finding for finding in found if finding.grade != Grade.CRITICAL)
     partial = log.damaged or bool(broken)
     coverage = _coverage(log, joint=priors is not None)
-    verdict = _verdict(tuple(findings), coverage, partial=partial)
-    return LogVerdict(verdict, partial, coverage, tuple(findings), tuple(broken), unchecked, log.unused, log.notes)
+    needed = _needed(log, coverage, readings)
+    verdict = _verdict(critical, warnings, coverage, needed, partial=partial)
+    return LogVerdict(
+        verdict, partial, coverage, critical, tuple(broken), unchecked, log.unused, log.notes, warnings, readings.runs,
+        needed if verdict == "unknown" else (),
+    )  # fmt: skip
 
 
 def _failure(name: str, reason: str) -> str:
@@ -151,7 +176,8 @@ def _failure(name: str, reason: str) -> str:
 def _judged(log: StepLog, priors: KindPriors | None) -> set[str]:
     """Signals of the log that a check reads, and that are long enough for it."""
     detectors = build_detectors(_SETTINGS, reference_of(None, priors))
-    watched = {output.signal for detector in detectors for output in detector.outputs}
+    others = [detector for detector in detectors if not isinstance(detector, ReadingDetector)]
+    watched = {output.signal for detector in others for output in detector.outputs}
     # With priors, the joint detector also judges all signals of its correlation model.
     watched |= set(priors.own_past.bank.signals) if priors is not None else set()
     watched |= {*_SCHEDULE_SIGNALS, *(rate.count for rate in rates(_SETTINGS.noise))}
@@ -171,7 +197,9 @@ class Watched:
     def __init__(self, log: StepLog, reference: Reference) -> None:
         self.disabled: list[tuple[str, str]] = []
         self._log = log
-        self._monitor = Monitor(_SETTINGS, reference)
+        # The readings see the whole log, with what only logs have.
+        suite = [d for d in build_detectors(_SETTINGS, reference) if not isinstance(d, ReadingDetector)]
+        self._monitor = Monitor(_SETTINGS, reference, suite, shipped=False)
 
     def _reports(self) -> Iterator[list[StepReport]]:
         """The steps of the log in chunks, to bound memory."""
@@ -251,12 +279,39 @@ def _coverage(log: StepLog, *, joint: bool) -> Coverage:
     return Coverage(possible - len(missing), possible, tuple(missing))
 
 
-def _verdict(alarms: tuple[Finding, ...], coverage: Coverage, *, partial: bool) -> str:
-    if alarms:
+def _needed(log: StepLog, coverage: Coverage, readings: LogReadings) -> tuple[str, ...]:
+    """What it would take to call the log healthy: rows of checks that have columns, and columns of the others."""
+    rows, columns = list[str](), list[str]()
+    for name in coverage.missing:
+        signals = EXPECTED.get(name, _NUMBERS)
+        has = [signal for signal in signals if signal in log.values]
+        text = f"{name}: {FEWEST} rows with {' or '.join(has or signals)}"
+        (rows if has or name == OTHERS else columns).append(text)
+    for family in sorted(readings.families_lacking_rows()):
+        lacking = [run.lacks for run in readings.runs if run.family == family and run.rows]
+        rows.append(f"{family}: {lacking[0]}")
+    return (*rows, *columns) if rows or 2 * coverage.run < coverage.possible else ()
+
+
+def _verdict(
+    critical: Sequence[Finding],
+    warnings: Sequence[Finding],
+    coverage: Coverage,
+    needed: Sequence[str],
+    *,
+    partial: bool,
+) -> str:
+    if critical:
         return "faulty"
     if partial:
         return "incomplete"
-    return "unknown" if 2 * coverage.run < coverage.possible else "healthy"
+    if needed or 2 * coverage.run < coverage.possible:
+        return "unknown"
+    return (
+        "doubtful"
+        if any(not warning.recovered for warning in warnings if warning.grade == Grade.WARNING)
+        else "healthy"
+    )
 
 
 def _length(log: StepLog, name: str) -> int:
@@ -269,6 +324,21 @@ def _finding(log: StepLog, alarm: _Alarm) -> Finding:
     # The self-baseline adapts: the end of joint evidence does not show that the signal returned.
     recovered = alarm.kind != JointDetector.name and alarm.last < int(later[-1])
     return Finding(alarm.signal, log.columns[alarm.signal], alarm.kind, first, raised, last, recovered)
+
+
+def _of_reading(log: StepLog, found: Break) -> Finding:
+    first, raised, last = (int(log.steps[row]) for row in (found.first, found.raised, found.last))
+    column, recovered = log.columns.get(found.signal, found.signal), found.last < len(log.steps) - 1
+    return Finding(
+        found.signal, column, found.rule.name, first, raised, last, recovered, str(found.rule.grade), found.says
+    )
+
+
+def _is_told(found: Break, alarms: Iterable[_Alarm]) -> bool:
+    """Whether a share of rows that are not finite is that of a stretch of them, which has its own alarm."""
+    return found.rule.signal == NOT_FINITE and any(
+        alarm.kind == NOT_FINITE and alarm.first <= found.last and found.first <= alarm.last for alarm in alarms
+    )
 
 
 def not_finite(name: str, values: Floats) -> list[_Alarm]:
