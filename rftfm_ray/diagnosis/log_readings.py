@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.detectors.readings import names_of, sentence
+from rftfm_ray.detection.detectors.readings import names_of, sentence, usable
 from rftfm_ray.detection.readings.base import AbsoluteReading, Row, Rule
 from rftfm_ray.detection.readings.table import TABLE, Entry, beside_entries
 from rftfm_ray.detection.statistics.cusum import RECOVERED
@@ -83,7 +83,7 @@ class LogReadings:
 
 def read(log: StepLog) -> LogReadings:
     """Show a log to every reading."""
-    values = dict(log.values)
+    values = {name: usable(column) for name, column in log.values.items()}
     finite = not_finite_rows(log.values)
     if finite is not None:
         values[NOT_FINITE] = finite

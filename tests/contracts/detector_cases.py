@@ -12,14 +12,17 @@ import numpy as np
 
 from rftfm_ray.detection.detectors.base import Detector, Scores
 from rftfm_ray.detection.detectors.custom import CustomDetector
+from rftfm_ray.detection.detectors.readings import PREFIX, ReadingDetector
+from rftfm_ray.detection.readings.table import BY_NAME
 from rftfm_ray.detection.reference.mixture import Mode
 from rftfm_ray.detection.reference.views import Floats, StepView, StepViews, values_of
 from rftfm_ray.detection.suite import build_detectors
 from rftfm_ray.signals.groups import PROMPT_DEPENDENT
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import StepReport
+from rftfm_ray.verdicts import StepReport, Symptom
 from tests.detecting import LEARNT, SETTINGS, healthy_runs, make_report, recorded_faults, reference
+from tests.reading_courses import CASES as READINGS
 
 USER = "user"
 ONSET = 21
@@ -52,7 +55,13 @@ def suite(mode: Mode) -> list[Detector]:
     return [*build_detectors(SETTINGS, reference(mode)), CustomDetector(Rewards())]
 
 
-CASES: tuple[Case, ...] = tuple((mode, detector.name) for mode in Mode for detector in suite(mode))
+CASES: tuple[Case, ...] = tuple(
+    (mode, detector.name)
+    for mode in Mode
+    for detector in suite(mode)
+    # Readings compare with nothing: they are the same in every mode.
+    if mode is Mode.NONE or not isinstance(detector, ReadingDetector)
+)
 BY_REFERENCE = ("joint", "change_point")
 DISTINCT = tuple(case for case in CASES if case[0] is Mode.NONE or case[1] in BY_REFERENCE)
 """The same without those that are made alike, and see the same, in every mode."""
@@ -134,6 +143,15 @@ _IDENTITIES = {
     "turn_limits": {"limit_excess": [0.7, -0.7]},
     "decoded_observations": {"observation_decode_mismatch_rate": [0.1]},
 }
+
+
+def _broken(name: str) -> Reports:
+    """Usual steps with the course on which a reading must speak."""
+    course = READINGS[name]()[0]
+    rows = zip(*course.values(), strict=True)
+    return [make_report(step, **dict(zip(course, map(float, row), strict=True))) for step, row in enumerate(rows, 1)]
+
+
 FAULTS: Mapping[str, Callable[[], Reports]] = {
     "finite": lambda: usual(loss=[math.nan], entropy=[math.inf]),
     "declared_rate": lambda: usual(lr_excess=[0.5, -0.5]),
@@ -156,8 +174,19 @@ FAULTS: Mapping[str, Callable[[], Reports]] = {
     "joint": lambda: moved(healthy_runs()[-1], length_mean=3.0, reward_mean=-0.5),
     "change_point": lambda: moved(healthy_runs()[-1], length_mean=3.0, reward_mean=-0.9, entropy=1.0),
     USER: lambda: usual(reward_mean=[0.0] * 4),
+    **{
+        f"{PREFIX}{name}": lambda name=name: _broken(name)  # type: ignore[misc]
+        for name, entry in BY_NAME.items()
+        if not entry.rule.in_logs_only
+    },
 }
 """By the name of a detector, a course of steps on which it must speak."""
+
+
+def speaks(case: Case, symptom: Symptom) -> bool:
+    """Whether a symptom is what a detector is for: an alarm, or a notice of one that raises none."""
+    return symptom.alarm or not any(output.alarm for output in fresh(case).outputs)
+
 
 HEALTHY = ("calculator_300", "arithmetic_300", "calculator_1", "calculator_2", "arithmetic_1", "arithmetic_2")
 """Recorded runs in which no detector may raise an alarm, without a profile of their kind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import ClassVar
 
@@ -10,8 +11,9 @@ import numpy as np
 from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
 from rftfm_ray.detection.readings.base import AbsoluteReading, Grade
 from rftfm_ray.detection.readings.table import TABLE, Entry
-from rftfm_ray.detection.reference.views import StepView
+from rftfm_ray.detection.reference.views import Floats, StepView
 from rftfm_ray.detection.stateful import Kind
+from rftfm_ray.signals.scale import LARGEST
 from rftfm_ray.signals.schema import INDEX
 
 PREFIX = "reading:"
@@ -35,15 +37,19 @@ class ReadingDetector(Detector):
         self._reading = entry.build()
         self._names = names_of(self._reading)
         self._columns = np.array([INDEX[name] for name in self._names])
+        self._needs = [[self._names.index(name) for name in names] for names in rule.needs]
 
     def observe(self, view: StepView) -> Scores:
         """What the reading says after each row; NaN where it lacked an input."""
         scores = Scores.quiet(view, 1)
-        rows = view.values[:, self._columns].tolist()
-        for index, (step, values) in enumerate(zip(view.steps.tolist(), rows, strict=True)):
-            said = self._reading.add(step, dict(zip(self._names, values, strict=True)))
-            scores.score[index, 0], scores.onset[index, 0] = said.score, said.since
+        scores.score[:] = math.nan
         scores.reference[:] = self._entry.rule.limit
+        known = usable(view.values[:, self._columns])
+        measured = np.isfinite(known)
+        rows = np.flatnonzero(np.all([measured[:, columns].any(1) for columns in self._needs], 0))
+        for row, step, values in zip(rows.tolist(), view.steps[rows].tolist(), known[rows].tolist(), strict=True):
+            said = self._reading.take(step, dict(zip(self._names, values, strict=True)))
+            scores.score[row, 0], scores.onset[row, 0] = said.score, said.since
         return scores
 
     def reason(self, output: int, reading: Reading) -> str:
@@ -62,6 +68,11 @@ class ReadingDetector(Detector):
     def settle(self, signals: Collection[str]) -> Collection[int]:
         """Restart a reading of these signals, so that it speaks of what follows the remedy."""
         return self.forget(signals, 0) if self._entry.rule.signal in signals else ()
+
+
+def usable(values: Floats) -> Floats:
+    """Values of any shape as readings take them: finite, and so small that their squares do not overflow."""
+    return np.where(np.isfinite(values), np.clip(values, -LARGEST, LARGEST), np.nan)
 
 
 def names_of(reading: AbsoluteReading) -> tuple[str, ...]:

@@ -154,9 +154,11 @@ class AbsoluteReading(Stateful, ABC):
         return self._rows
 
     def add(self, number: int, row: Row) -> Said:
-        """Take a row, by its number, and say what it shows."""
-        if not self.rule.has_inputs(row):
-            return Said(math.nan, math.nan, self._since or number)
+        """Take a row, by its number, and say what it shows. Values are finite and no larger than `scale.LARGEST`."""
+        return self.take(number, row) if self.rule.has_inputs(row) else Said(math.nan, math.nan, self._since or number)
+
+    def take(self, number: int, row: Row) -> Said:
+        """The same for a row that is known to have all inputs."""
         self._rows += 1
         excess, value = self.excess(row)
         if math.isnan(excess):
