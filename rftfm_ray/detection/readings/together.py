@@ -17,6 +17,7 @@ from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.signals.dictionary import DICTIONARY
 from rftfm_ray.signals.scale import Scales
 
+OF_AGREEING = ("reward_std", "grad_norm")
 # Rows before and after a break.
 BEFORE, AFTER = 24, 3
 # Ranges beyond which a signal has left its own, the most that it weighs, and how many signals must have. Measured: in
@@ -34,11 +35,14 @@ class BrokeTogether(AbsoluteReading):
         self._names = rule.inputs
         self._levels = np.full((BEFORE + AFTER, len(self._names)), math.nan)
         self._scales = Scales(self._names)
+        self._of_agreeing = np.array([name in OF_AGREEING for name in self._names])
         self._floors = np.array([DICTIONARY[name].floor for name in self._names])
 
     def excess(self, row: Row) -> tuple[float, float]:
         """Sum over the signals of how far they have left their range, over the limit; and how many have."""
+        # Exactly 0 where groups agree: that is one event, which readings of its own judge.
         values = np.array([row.get(name, math.nan) for name in self._names])
+        values[self._of_agreeing & (values == 0)] = math.nan
         self._levels[:-1] = self._levels[1:]
         self._levels[-1] = self._scales.levels(values)
         before, after = self._levels[:BEFORE], self._levels[BEFORE:]
