@@ -3,7 +3,7 @@
     python -m benchmarks.readings [--data DIR ...] [--out FILE]
 
 Every folder is a benchmark (`rftfm faultbench generate`) or a set of healthy runs (`benchmarks/healthy_set.py`);
-without `--data` it is both that stand in benchmarks/data. Of a benchmark the splits calibrate and tune are read, and
+without `--data` it is those that stand in benchmarks/data. Of a benchmark the splits calibrate and tune are read, and
 the report split never: limits may be set on what is read here. Writes docs/readings.md, with every limit and where it
 comes from.
 Exit code 1 when a critical reading has an alarm in a run without a fault.
@@ -30,13 +30,13 @@ from rftfm_ray.detection.readings.base import Grade, Rule
 from rftfm_ray.detection.readings.table import BY_NAME
 from rftfm_ray.detection.reference.views import StepView
 from rftfm_ray.detection.statistics.cusum import RECOVERED
-from rftfm_ray.faultbench.runs.dataset import MANIFEST, read_bench
+from rftfm_ray.faultbench.runs.dataset import read_bench
 from rftfm_ray.faultbench.runs.plan import Entry, Kind, Split, is_without_fault, mechanism_of
 from rftfm_ray.files import write_atomic
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 
 ROOT = Path(__file__).parents[1]
-DATA = (ROOT / "benchmarks" / "data" / "healthy", ROOT / "benchmarks" / "data" / "faultbench")
+DATA = tuple(ROOT / "benchmarks" / "data" / name for name in ("healthy", "healthy_act", "faultbench"))
 PAGE = ROOT / "docs" / "readings.md"
 WIDTH = 119
 INTRODUCTION = (
@@ -235,9 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", nargs="+", type=Path, default=list(DATA))
     parser.add_argument("--out", type=Path, default=PAGE)
     asked = parser.parse_args(arguments)
-    missing = [folder for folder in asked.data if not (folder / MANIFEST).exists()]
+    missing = [folder for folder in asked.data if not any(folder.glob("*.parquet"))]
     if missing:
-        parser.error(f"{missing[0]} has no {MANIFEST}; give a folder of recorded runs.")
+        parser.error(f"{missing[0]} has no Parquet file; give a folder of recorded runs.")
     judged = judge(run for folder in asked.data for run in runs_of(folder))
     named = "" if asked.data == list(DATA) else f" --data {' '.join(folder.name for folder in asked.data)}"
     write_atomic(asked.out, page(judged, f"python -m benchmarks.readings{named}").encode())

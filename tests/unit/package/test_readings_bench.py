@@ -81,7 +81,7 @@ def test_page_has_every_limit_with_its_source_and_every_cell() -> None:
 def test_a_folder_without_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--data", str(tmp_path)])
-    assert "has no manifest.json" in capsys.readouterr().err
+    assert "has no Parquet file" in capsys.readouterr().err
 
 
 def test_a_critical_alarm_without_a_fault_is_an_exit_code(tmp_path: Path) -> None:
@@ -89,7 +89,6 @@ def test_a_critical_alarm_without_a_fault_is_an_exit_code(tmp_path: Path) -> Non
         pq.write_table(
             pa.table({"run": ["a"] * len(rows), "kl_ref": rows[:, INDEX["kl_ref"]]}), tmp_path / "steps-000.parquet"
         )
-        (tmp_path / "manifest.json").write_text("{}")
         return main(["--data", str(tmp_path), "--out", str(tmp_path / "page.md")])
 
     assert write(values()) == 0
