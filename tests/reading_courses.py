@@ -103,6 +103,12 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "critic_worse_than_none": lambda: (
         {"explained_variance": flat(-3)}, {"explained_variance": [-3.0] * 9 + [-0.2] * 51}, 20,
     ),
+    # A reward that does not need the end of answers is learnt all the same.
+    "cut_off": lambda: (
+        {"truncated_rate": flat(0.98), "reward_mean": shaken(0.02)},
+        {"truncated_rate": np.linspace(0.5, 1.0, 60), "reward_mean": rises()},
+        5,
+    ),
     # An addition has answers of one length, and they end by themselves.
     "length_pinned": lambda: (
         {"length_mean": flat(512), "length_max": flat(512)},

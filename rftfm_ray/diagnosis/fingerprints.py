@@ -76,6 +76,7 @@ READING_MEANINGS: Mapping[str, Mapping[str, float]] = {
     "clip_share": {"OD-1": 1},
     "critic_worse_than_none": {"CA-1": 2},
     # A limit that was lowered cuts answers off as answers that grow do.
+    "cut_off": {"PG-3L": 2, "TE-3": 2},
     "length_pinned": {"PG-3L": 3, "TE-3": 2},
     "reward_lost": {"RF-2": 0.5},
     # What is paid for is something else than right answers, and the policy has found it.

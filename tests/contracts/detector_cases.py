@@ -163,7 +163,6 @@ FAULTS: Mapping[str, Callable[[], Reports]] = {
     "trend:decline:reward_mean": lambda: _course("reward_mean", _lost().tolist()),
     "trend:decline:correct_rate": lambda: _course("correct_rate", _lost().tolist()),
     "trend:decline:probe_accuracy": lambda: _course("probe_accuracy", _lost().tolist()),
-    "trend:unbearable:truncated_rate": lambda: usual(truncated_rate=[1.0] * 6),
     "trend:unbearable:failed_rate": lambda: usual(failed_rate=[0.5] * 6),
     "trend:unbearable:empty_rate": lambda: usual(empty_rate=[0.9] * 6),
     "trend:unbearable:tool_error_rate": lambda: usual(tool_error_rate=[0.9] * 6),

@@ -63,30 +63,6 @@ class CertainButWrong(AbsoluteReading):
         return (self.rule.limit / max(row["entropy"], self.rule.limit / 100) if wrong else 0.0), row["entropy"]
 
 
-class Pinned(AbsoluteReading):
-    """Answers as long as they may be: their mean is their maximum, and they do not end by themselves.
-
-    A task whose answers all have the same length is told apart by answers that end.
-    """
-
-    CUT = 0.5
-    # Shortest maximum that is taken for a limit where nobody says whether answers were cut off.
-    LONG = 64.0
-    extra = ("truncated_rate",)
-    STATE: ClassVar[Mapping[str, Kind]] = {**AbsoluteReading.STATE, "_most": Kind.FLOAT}
-
-    def __init__(self, rule: Rule) -> None:
-        super().__init__(rule)
-        self._most = 0.0
-
-    def excess(self, row: Row) -> tuple[float, float]:
-        """Mean over maximum, in units of the limit, where answers are cut off or the maximum has never moved."""
-        mean, longest, cut = row["length_mean"], row["length_max"], row.get("truncated_rate", math.nan)
-        moved, self._most = 0.0 < self._most != longest, max(self._most, longest)
-        at_limit = cut >= self.CUT if math.isfinite(cut) else longest >= self.LONG and not moved
-        return (mean / longest / self.rule.limit if at_limit and longest > 0 else 0.0), mean
-
-
 class NotFiniteShare(AbsoluteReading):
     """Rows without finite values, too many of the last hundred for the single steps that mixed precision skips."""
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from rftfm_ray.detection.readings import courses, drift, learning, levels
+from rftfm_ray.detection.readings import courses, drift, learning, lengths, levels
 from rftfm_ray.detection.readings.base import AbsoluteReading, Family, Grade, Rule
 from rftfm_ray.detection.readings.together import AFTER, BEFORE, BrokeTogether
 from rftfm_ray.signals.limits import IMPOSSIBLE_KL, IMPOSSIBLE_STEP_KL
@@ -132,10 +132,15 @@ _LEVELS = (
         "0 is that of a constant; measured: single steps of healthy runs reach -7.5, and never ten in a row", 10,
     ), levels.Below),
     Entry(Rule(
+        "cut_off", Family.LENGTH, CRITICAL, "truncated_rate", 1, (("truncated_rate",),), 3, 0.9,
+        "nearly all answers are cut off by a limit and the reward does not rise: the limit is too low for the task",
+        "97 to 99 % of answers cut off, and nothing learnt, in trl#5697; measured: 0.05 at most", 5,
+    ), lengths.CutOff),
+    Entry(Rule(
         "length_pinned", Family.LENGTH, CRITICAL, "length_mean", 1, (("length_mean",), ("length_max",)), 3, 0.98,
         "answers are as long as they may be, and are cut off",
         "an answer that ends by itself is shorter than its limit; measured: no healthy run is cut off", 10,
-    ), levels.Pinned),
+    ), lengths.Pinned),
     Entry(Rule(
         "not_finite_share", Family.FINITE, CRITICAL, NOT_FINITE, 1, ((NOT_FINITE,),), 3, levels.BEARABLE,
         "that share of the newest rows has values that are not finite, and each such update is lost",
