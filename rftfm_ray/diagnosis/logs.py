@@ -163,7 +163,7 @@ def judge_log(log: StepLog) -> LogVerdict:
     found += [_of_reading(log, each) for each in readings.breaks if not _is_told(log, each, alarms)]
     found.sort(key=lambda finding: (finding.first_step, finding.signal, finding.kind))
     critical = tuple(finding for finding in found if finding.grade == Grade.CRITICAL)
-    warnings = tuple(finding for finding in found if finding.grade != Grade.CRITICAL)
+    warnings = tuple(f for f in found if f.grade != Grade.CRITICAL and not any(_covers(c, f) for c in critical))
     partial = log.damaged or bool(broken)
     coverage = _coverage(log, joint=priors is not None)
     needed = _needed(log, coverage, readings)
@@ -355,6 +355,12 @@ def _of_reading(log: StepLog, found: Break) -> Finding:
     return Finding(
         found.signal, column, found.rule.name, first, raised, last, recovered, str(found.rule.grade), found.says
     )
+
+
+def _covers(alarm: Finding, warning: Finding) -> bool:
+    """Whether an alarm says what a warning of the same signal and time says, and more."""
+    overlap = alarm.first_step <= warning.last_step and warning.first_step <= alarm.last_step
+    return alarm.signal == warning.signal and overlap
 
 
 def _is_told(log: StepLog, found: Break, alarms: Iterable[_Alarm]) -> bool:

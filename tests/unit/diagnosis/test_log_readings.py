@@ -144,6 +144,7 @@ def test_what_is_wrong_from_the_first_row_or_slowly_is_found_with_its_step(case:
     found = next(alarm for alarm in verdict["alarms"] if alarm["kind"] == reading)
     assert earliest <= found["first_step"] <= latest
     assert found["column"] in found["says"]
+    assert not {warning["signal"] for warning in verdict["warnings"]} & {alarm["signal"] for alarm in verdict["alarms"]}
     run = next(run for run in verdict["readings"] if run["name"] == reading)
     assert (run["state"], run["grade"]) == ("found", "critical")
     assert found["says"] in " ".join(asked(tmp_path, make()).stdout.split())
