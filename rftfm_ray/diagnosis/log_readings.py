@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors.readings import names_of, sentence, usable
-from rftfm_ray.detection.readings.base import AbsoluteReading, Row, Rule
+from rftfm_ray.detection.readings.base import AbsoluteReading, Family, Row, Rule
+from rftfm_ray.detection.readings.levels import FEWEST_WRONG
 from rftfm_ray.detection.readings.table import TABLE, Entry, beside_entries
+from rftfm_ray.detection.statistics.change_points import FEWEST
 from rftfm_ray.detection.statistics.cusum import RECOVERED
 from rftfm_ray.integrations.steplog import StepLog
 from rftfm_ray.signals.logged import BESIDE, NOT_FINITE
@@ -19,6 +21,12 @@ from rftfm_ray.signals.logged import BESIDE, NOT_FINITE
 Floats = NDArray[np.float64]
 
 FOUND, SILENT, NOT_RUN = "found", "silent", "not run"
+FAMILIES_WITHOUT_CHECK = frozenset((str(Family.ROLLOUT), str(Family.CRITIC), str(Family.FINITE)))
+"""Families that are read by readings alone; each of the others has a check of `logs.EXPECTED` too."""
+OF_AGREEING: Mapping[str, int] = {
+    "zero_variance_group_rate": 1, "all_right_group_rate": 1, "reward_std": -1, "grad_norm": -1,
+}  # fmt: skip
+"""What groups that agree move, as they do where a task is solved, and to which side."""
 # Values of an update, one of which a log must have for the share of rows that are not finite.
 _OF_UPDATES = ("loss", "policy_loss", "grad_norm", "kl_ref", "entropy")
 
@@ -134,10 +142,15 @@ def not_finite_rows(values: Mapping[str, Floats]) -> Floats | None:
     return rows
 
 
-def _rows(reading: AbsoluteReading, values: Mapping[str, Floats]) -> Iterator[Row]:
+def _rows(reading: AbsoluteReading, values: Mapping[str, Floats]) -> Iterator[tuple[int, Row]]:
+    """Rows, counted from 1, that have all inputs of a reading."""
     names = [name for name in names_of(reading) if name in values]
-    for row in zip(*(values[name].tolist() for name in names), strict=True):
-        yield dict(zip(names, row, strict=True))
+    measured = {name: np.isfinite(values[name]) for name in names}
+    needs = [[measured[name] for name in either if name in measured] for either in reading.rule.needs]
+    usable_rows = np.flatnonzero(np.all([np.any(columns, 0) for columns in needs], 0))
+    columns = [values[name][usable_rows].tolist() for name in names]
+    for number, row in zip((usable_rows + 1).tolist(), zip(*columns, strict=True), strict=True):
+        yield number, dict(zip(names, row, strict=True))
 
 
 def _breaks(reading: AbsoluteReading, values: Mapping[str, Floats], log: StepLog) -> Iterator[Break]:
@@ -145,8 +158,8 @@ def _breaks(reading: AbsoluteReading, values: Mapping[str, Floats], log: StepLog
     signal = _shown_by(rule, log.values)
     column = log.columns.get(signal, signal)
     current: Break | None = None
-    for number, row in enumerate(_rows(reading, values), start=1):
-        said = reading.add(number, row)
+    for number, row in _rows(reading, values):
+        said = reading.take(number, row)
         if said.score >= 1.0:
             says = sentence(column, said.value, rule.says)
             new = Break(rule, signal, said.since - 1, number - 1, number - 1, says)
@@ -162,3 +175,66 @@ def _shown_by(rule: Rule, values: Mapping[str, Floats]) -> str:
     if rule.signal == NOT_FINITE:
         return next((name for name in _OF_UPDATES if name in values and np.isinf(values[name]).any()), NOT_FINITE)
     return next((name for name in (rule.signal, *rule.inputs) if name in values), rule.signal)
+
+
+def is_told(values: Mapping[str, Floats], found: Break, stretches: Iterable[tuple[int, int]]) -> bool:
+    """Whether a share of rows that are not finite is that of stretches of them, which have alarms of their own.
+
+    Args:
+        values: of the log.
+        found: a break of any reading.
+        stretches: first and last row of each such alarm.
+    """
+    rows = not_finite_rows(values) if found.rule.signal == NOT_FINITE else None
+    if rows is None:
+        return False
+    apart = rows == 1
+    for first, last in stretches:
+        apart[first : last + 1] = False
+    return int(apart.sum()) <= FEWEST_WRONG
+
+
+def is_of_solving(values: Mapping[str, Floats], signal: str, first: int, raised: int) -> bool:
+    """Whether a jump of a signal shows that groups begin to agree because the task is solved: the reward rises.
+
+    Args:
+        values: of the log.
+        signal: that jumped.
+        first: row of the jump.
+        raised: row of its alarm.
+    """
+    side = OF_AGREEING.get(signal, 0)
+    if not side or "reward_mean" not in values:
+        return False
+    return side * _moved(values[signal], first, raised) > 0 and _moved(values["reward_mean"], first, raised) > 0
+
+
+def _moved(values: Floats, first: int, raised: int) -> float:
+    """By how much a signal has moved from the rows before a jump to those until its alarm; NaN if unknown."""
+    known = np.where(np.isfinite(values), values, math.nan)
+    before, after = known[max(0, first - FEWEST) : first], known[first : raised + 1]
+    if np.isnan(before).all() or np.isnan(after).all():
+        return math.nan
+    return float(np.nanmean(after) - np.nanmean(before))
+
+
+def lacks(
+    values: Mapping[str, Floats], missing: Mapping[str, Sequence[str]], readings: LogReadings, *, enough: bool
+) -> tuple[str, ...]:
+    """What it would take to call a log healthy: rows of what has columns, and other columns where these are too few.
+
+    Args:
+        values: of the log.
+        missing: checks that were not run, with the signals of which each needs one.
+        readings: of the log.
+        enough: whether enough checks were run, whatever the others lack.
+    """
+    rows, columns = list[str](), list[str]()
+    for name, signals in missing.items():
+        has = [signal for signal in signals if signal in values]
+        (rows if has else columns).append(f"{name}: {FEWEST} rows with {' or '.join(has or signals)}")
+    # A family that has a check was read by it.
+    for family in sorted(readings.families_lacking_rows() & FAMILIES_WITHOUT_CHECK):
+        lacking = [run.lacks for run in readings.runs if run.family == family and run.rows]
+        rows.append(f"{family}: {lacking[0]}")
+    return (*rows, *columns) if rows or not enough else ()

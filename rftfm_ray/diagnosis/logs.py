@@ -8,7 +8,6 @@ does not show it.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,14 +20,12 @@ from rftfm_ray.detection.detectors.joint import JointDetector
 from rftfm_ray.detection.detectors.readings import ReadingDetector
 from rftfm_ray.detection.monitor import CHUNK, Monitor
 from rftfm_ray.detection.readings.base import Grade
-from rftfm_ray.detection.readings.levels import FEWEST_WRONG
 from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.priors import KindPriors, has_enough_signals, kind_with, shipped
 from rftfm_ray.detection.statistics.change_points import FEWEST, Floats
 from rftfm_ray.detection.suite import build_detectors, monitor_settings, rates
-from rftfm_ray.diagnosis.log_readings import Break, LogReadings, ReadingRun, not_finite_rows, read
+from rftfm_ray.diagnosis.log_readings import Break, LogReadings, ReadingRun, is_of_solving, is_told, lacks, read
 from rftfm_ray.integrations.steplog import StepLog
-from rftfm_ray.signals.logged import NOT_FINITE as NOT_FINITE_ROW
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport, Symptom
@@ -49,8 +46,6 @@ _NUMBERS = (*FiniteDetector.WATCHED, "reward_mean", "policy_loss", "value_loss",
 # Without these there is no update.
 _ESSENTIAL = ("loss", "policy_loss", "grad_norm")
 _SETTINGS = monitor_settings(RunConfig())
-# What groups that agree move, as they do where a task is solved, and to which side.
-_OF_AGREEING = {"zero_variance_group_rate": 1, "all_right_group_rate": 1, "reward_std": -1, "grad_norm": -1}
 # Signals that the size of updates is divided by.
 _SCHEDULE_SIGNALS = ("schedule_factor", "schedule_excess")
 # Finite values in a row before a non-finite one, and non-finite ones in a row: mixed precision skips single steps.
@@ -82,6 +77,11 @@ class Finding:
     recovered: bool
     grade: str = str(Grade.CRITICAL)
     says: str = ""
+
+    def covers(self, warning: Finding) -> bool:
+        """Whether it says what a warning of the same signal and time says, and more."""
+        overlap = self.first_step <= warning.last_step and warning.first_step <= self.last_step
+        return self.signal == warning.signal and overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +159,18 @@ def judge_log(log: StepLog) -> LogVerdict:
         broken.append(_failure("the readings", str(error)))
     judged = _judged(log, priors) | readings.read_names()
     unchecked = tuple(column for name, column in log.columns.items() if name not in judged)
-    found = [_finding(log, alarm) for alarm in _merged(alarms) if not _is_solved(log, alarm)]
-    found += [_of_reading(log, each) for each in readings.breaks if not _is_told(log, each, alarms)]
+    found = [_finding(log, alarm) for alarm in _merged(alarms) if not _is_of_solving(log, alarm)]
+    stretches = [(alarm.first, alarm.last) for alarm in alarms if alarm.kind == NOT_FINITE]
+    found += [_of_reading(log, each) for each in readings.breaks if not is_told(log.values, each, stretches)]
     found.sort(key=lambda finding: (finding.first_step, finding.signal, finding.kind))
     critical = tuple(finding for finding in found if finding.grade == Grade.CRITICAL)
-    warnings = tuple(f for f in found if f.grade != Grade.CRITICAL and not any(_covers(c, f) for c in critical))
+    warnings = tuple(f for f in found if f.grade != Grade.CRITICAL and not any(c.covers(f) for c in critical))
     partial = log.damaged or bool(broken)
     coverage = _coverage(log, joint=priors is not None)
-    needed = _needed(log, coverage, readings)
+    enough = 2 * coverage.run >= coverage.possible
+    needed = lacks(
+        log.values, {name: EXPECTED.get(name, _NUMBERS) for name in coverage.missing}, readings, enough=enough
+    )
     verdict = _verdict(critical, warnings, coverage, needed, partial=partial)
     return LogVerdict(
         verdict, partial, coverage, critical, tuple(broken), unchecked, log.unused, log.notes, warnings, readings.runs,
@@ -269,51 +273,28 @@ def _merged(alarms: Iterable[_Alarm]) -> list[_Alarm]:
     return [alarm for known in merged.values() for alarm in known]
 
 
-def _is_solved(log: StepLog, alarm: _Alarm) -> bool:
-    """Whether groups began to agree because the task is solved: their jump comes with the best reward so far."""
-    side = _OF_AGREEING.get(alarm.signal, 0) if alarm.kind == JUMP else 0
-    if not side or "reward_mean" not in log.values:
-        return False
-    return side * _moved(log.values[alarm.signal], alarm) > 0 and _moved(log.values["reward_mean"], alarm) > 0
+def _is_of_solving(log: StepLog, alarm: _Alarm) -> bool:
+    return alarm.kind == JUMP and is_of_solving(log.values, alarm.signal, alarm.first, alarm.raised)
 
 
-def _moved(values: Floats, alarm: _Alarm) -> float:
-    """By how much a signal has moved from the rows before an alarm to those until it was raised; NaN if unknown."""
-    known = np.where(np.isfinite(values), values, math.nan)
-    before, after = known[max(0, alarm.first - FEWEST) : alarm.first], known[alarm.first : alarm.raised + 1]
-    if np.isnan(before).all() or np.isnan(after).all():
-        return math.nan
-    return float(np.nanmean(after) - np.nanmean(before))
+def _checked(log: StepLog) -> dict[str, tuple[Sequence[str], int]]:
+    """Checks that a log can have: signals of which one suffices, and rows that it needs."""
+    checks: dict[str, tuple[Sequence[str], int]] = {FINITE: (_NUMBERS, 1)}
+    checks |= {name: (signals, FEWEST) for name, signals in EXPECTED.items()}
+    expected = {name for names in EXPECTED.values() for name in names}
+    others = [name for name in log.values if name not in expected and name in CHANGE_SIGNALS]
+    return {**checks, OTHERS: (others, FEWEST)} if others else checks
 
 
 def _coverage(log: StepLog, *, joint: bool) -> Coverage:
     """Coverage by the checks that had their columns and steps. Missing optional columns do not lower it."""
-    checks: dict[str, tuple[Iterable[str], int]] = {FINITE: (_NUMBERS, 1)}
-    checks |= {name: (signals, FEWEST) for name, signals in EXPECTED.items()}
-    expected = {name for names in EXPECTED.values() for name in names}
-    others = [name for name in log.values if name not in expected and name in CHANGE_SIGNALS]
-    checks |= {OTHERS: (others, FEWEST)} if others else {}
+    checks = _checked(log)
     longest = {
         name: max((_length(log, signal) for signal in signals), default=0) for name, (signals, _) in checks.items()
     }
     missing = [name for name, (_, fewest) in checks.items() if longest[name] < fewest]
     possible = len(checks) + joint
     return Coverage(possible - len(missing), possible, tuple(missing))
-
-
-def _needed(log: StepLog, coverage: Coverage, readings: LogReadings) -> tuple[str, ...]:
-    """What it would take to call the log healthy: rows of checks that have columns, and columns of the others."""
-    rows, columns = list[str](), list[str]()
-    for name in coverage.missing:
-        signals = EXPECTED.get(name, _NUMBERS)
-        has = [signal for signal in signals if signal in log.values]
-        text = f"{name}: {FEWEST} rows with {' or '.join(has or signals)}"
-        (rows if has or name == OTHERS else columns).append(text)
-    # The families that any run can have are read by the checks as well.
-    for family in sorted(readings.families_lacking_rows() - set(EXPECTED)):
-        lacking = [run.lacks for run in readings.runs if run.family == family and run.rows]
-        rows.append(f"{family}: {lacking[0]}")
-    return (*rows, *columns) if rows or 2 * coverage.run < coverage.possible else ()
 
 
 def _verdict(
@@ -355,24 +336,6 @@ def _of_reading(log: StepLog, found: Break) -> Finding:
     return Finding(
         found.signal, column, found.rule.name, first, raised, last, recovered, str(found.rule.grade), found.says
     )
-
-
-def _covers(alarm: Finding, warning: Finding) -> bool:
-    """Whether an alarm says what a warning of the same signal and time says, and more."""
-    overlap = alarm.first_step <= warning.last_step and warning.first_step <= alarm.last_step
-    return alarm.signal == warning.signal and overlap
-
-
-def _is_told(log: StepLog, found: Break, alarms: Iterable[_Alarm]) -> bool:
-    """Whether a share of rows that are not finite is that of stretches of them, which have alarms of their own."""
-    rows = not_finite_rows(log.values) if found.rule.signal == NOT_FINITE_ROW else None
-    if rows is None:
-        return False
-    apart = rows == 1
-    for alarm in alarms:
-        if alarm.kind == NOT_FINITE:
-            apart[alarm.first : alarm.last + 1] = False
-    return int(apart.sum()) <= FEWEST_WRONG
 
 
 def not_finite(name: str, values: Floats) -> list[_Alarm]:

@@ -130,6 +130,7 @@ class AbsoluteReading(Stateful, ABC):
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
+        self.inputs = rule.inputs
         self._rows, self._broken, self._sound, self._since = 0, 0, 0, 0
         self._open = False
 
@@ -180,6 +181,8 @@ class AbsoluteReading(Stateful, ABC):
 
 def first_known(row: Row, names: tuple[str, ...]) -> float:
     """The first finite value of some names; NaN without one."""
+    if len(names) == 1:
+        return row.get(names[0], math.nan)
     return next((row[name] for name in names if math.isfinite(row.get(name, math.nan))), math.nan)
 
 

@@ -71,7 +71,7 @@ class Drift(AbsoluteReading):
 
     def excess(self, row: Row) -> tuple[float, float]:
         """The smaller of t and change over what they must be; it changes once a block."""
-        value = first_known(row, self.rule.inputs)
+        value = first_known(row, self.inputs)
         self._values.append(self._level(value))
         self._due += 1
         if self._due >= BLOCK and len(self._values) == ROWS:

@@ -93,7 +93,7 @@ class NothingDiffers(AbsoluteReading):
         at_ceiling = self._ceiling.add(row, learns=not flat)
         self._enough = self._rows_needed(row)
         self._flat += flat
-        return float(flat and not at_ceiling), first_known(row, self.rule.inputs)
+        return float(flat and not at_ceiling), first_known(row, self.inputs)
 
     def _rows_needed(self, row: Row) -> int:
         low, high = MIXED

@@ -21,7 +21,7 @@ class Above(AbsoluteReading):
 
     def excess(self, row: Row) -> tuple[float, float]:
         """Value over limit."""
-        value = first_known(row, self.rule.inputs)
+        value = first_known(row, self.inputs)
         return max(0.0, value / self.rule.limit), value
 
 
@@ -30,7 +30,7 @@ class Below(AbsoluteReading):
 
     def excess(self, row: Row) -> tuple[float, float]:
         """Value over limit."""
-        value = first_known(row, self.rule.inputs)
+        value = first_known(row, self.inputs)
         return max(0.0, value / self.rule.limit), value
 
 
@@ -39,7 +39,7 @@ class AwayFromOne(AbsoluteReading):
 
     def excess(self, row: Row) -> tuple[float, float]:
         """Its logarithm over that of the limit."""
-        value = first_known(row, self.rule.inputs)
+        value = first_known(row, self.inputs)
         return (abs(math.log(value)) / math.log(self.rule.limit) if value > 0 else math.inf), value
 
 
@@ -48,7 +48,7 @@ class SumAbove(AbsoluteReading):
 
     def excess(self, row: Row) -> tuple[float, float]:
         """Sum over limit."""
-        shares = [row[name] for name in self.rule.inputs if math.isfinite(row.get(name, math.nan))]
+        shares = [row[name] for name in self.inputs if math.isfinite(row.get(name, math.nan))]
         return sum(shares) / self.rule.limit, sum(shares)
 
 
