@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from rftfm_ray.detection.detectors.readings import PREFIX
+from rftfm_ray.detection.monitor import MonitorPlan
 from rftfm_ray.detection.readings.table import BY_NAME
+from rftfm_ray.diagnosis.assessor import build_assessor
 from rftfm_ray.diagnosis.classify import case_of, diagnose
 from rftfm_ray.diagnosis.fingerprints import READING_MEANINGS, meaning_of_readings
 from rftfm_ray.taxonomy import TAXONOMY, UNKNOWN
-from rftfm_ray.verdicts import Symptom
+from rftfm_ray.verdicts import Diagnosis, Family, Symptom
+from tests.detecting import SETTINGS, make_report
+from tests.reading_courses import Course, flat, rises
 from tests.unit.diagnosis.scripted import alarm
 
 
@@ -56,3 +61,44 @@ def test_a_reading_does_not_count_twice_for_its_signal() -> None:
     assert both is not None
     assert (alone.code, both.code) == ("OD-1", "OD-1")
     assert both.probability > alone.probability
+
+
+def incident(course: Course) -> tuple[int, Diagnosis]:
+    """The first step at which the guard of a run without a profile has a diagnosis, and the diagnosis at the last."""
+    assessor = build_assessor(MonitorPlan(SETTINGS))
+    rows = zip(*course.values(), strict=True)
+    reports = [make_report(step, **dict(zip(course, map(float, row), strict=True))) for step, row in enumerate(rows, 1)]
+    diagnoses = [(each.report.id.step, each.diagnosis) for each in assessor.assess(reports) if each.diagnosis]
+    assert diagnoses
+    return diagnoses[0][0], diagnoses[-1][1]
+
+
+def test_a_reward_that_everything_gets_is_an_incident_within_a_few_steps() -> None:
+    ones = flat(1.0, 12)
+    course = {
+        "reward_mean": ones, "reward_std": 0 * ones, "zero_variance_group_rate": ones, "grad_norm": 0 * ones,
+        "correct_rate": rises(12, 0.6, 0.7), "trajectory_count": 32 * ones,
+    }  # fmt: skip
+    step, diagnosis = incident(course)
+    assert step == 3
+    assert diagnosis.onset == 1
+    assert "so nothing is learnt" in diagnosis.summary
+
+
+def test_a_run_whose_every_update_is_refused_is_an_incident_within_a_few_steps() -> None:
+    nothing = flat(math.nan, 12)
+    course = {"vetoes": flat(1.0, 12), "loss": nothing, "grad_norm": nothing, "kl_ref": nothing, "reward_mean": nothing}
+    step, diagnosis = incident({**course, "valid_rate": flat(0.0, 12), "entropy": nothing})
+    assert step <= 5
+    assert "every update is refused" in diagnosis.summary
+
+
+def test_length_that_pays_where_nothing_is_right_is_reward_hacking() -> None:
+    steps = 40
+    course = {
+        "reward_mean": rises(steps, 1.7, 19.5), "correct_rate": flat(0.0, steps), "entropy": rises(steps, 5.6, 0.3),
+        "length_mean": rises(steps, 2, 5), "kl_ref": flat(0.2, steps),
+    }  # fmt: skip
+    step, diagnosis = incident(course)
+    assert step <= 30
+    assert diagnosis.family is Family.RF
