@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -189,7 +189,7 @@ def guard_trace(run: Recorded, reference: Reference, detectors: MakeDetectors | 
         every=alarms_while(_is_open(item, None) for item in observations),
         telemetry_scores=np.array([item.scores.telemetry for item in observations]),
         every_scores=np.array(
-            [max(item.scores.telemetry, item.scores.channel, item.scores.identity) for item in observations]
+            [max(astuple(item.scores)) for item in observations]
         ),
         incidents=guard.incidents,
         orders=() if order is None else (order,),
