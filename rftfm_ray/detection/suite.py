@@ -13,9 +13,9 @@ from rftfm_ray.detection.detectors.change_point import ChangePointDetector
 from rftfm_ray.detection.detectors.exact import DeclaredRateDetector, FiniteDetector
 from rftfm_ray.detection.detectors.identities import IDENTITIES, IdentityDetector
 from rftfm_ray.detection.detectors.joint import JointDetector
-from rftfm_ray.detection.detectors.laws import FloorDetector, LawDetector, OwnRewardDetector
+from rftfm_ray.detection.detectors.laws import FLOOR, FloorDetector, LawDetector, OwnRewardDetector
 from rftfm_ray.detection.detectors.probe import ProbeDetector
-from rftfm_ray.detection.detectors.rates import CLUSTERED, Rate, RateDetector
+from rftfm_ray.detection.detectors.rates import CLUSTERED, LearntRateDetector, Rate, RateDetector
 from rftfm_ray.detection.detectors.trend import trend_detectors
 from rftfm_ray.detection.detectors.updates import UpdateSizeDetector
 from rftfm_ray.detection.laws.declaring import declared_course
@@ -26,9 +26,11 @@ from rftfm_ray.detection.statistics.thresholds import budget_factor
 from rftfm_ray.verdicts import Evidence
 
 # Detectors whose thresholds follow from theory share the budget.
-SEQUENTIAL = 6
+SEQUENTIAL = 7
 # Factor of fewer false alarms than promised that thresholds are set for: calibration on some runs must hold on others.
 SAFETY = 2
+TOOL_ERRORS = Rate("tool_error_rate", "tool_call_count", Evidence.TELEMETRY, 0.02, 0.15, CLUSTERED)
+"""Calls that a tool failed: more than tools of the kind fail at all, and more than this run's do (a floor)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def build_detectors(settings: MonitorSettings, reference: Reference) -> list[Det
         OwnRewardDetector(settings.declared),
         *(FloorDetector(floor, settings.declared) for floor in FLOORS),
         *(RateDetector(rate, threshold) for rate in rates(settings.noise)),
+        LearntRateDetector(TOOL_ERRORS, f"{FLOOR}:{TOOL_ERRORS.signal}", threshold),
         ProbeDetector(settings.probe_size),
         UpdateSizeDetector(threshold, settings.warmup),
         BlowUpDetector("kl_ref", large=0.5, factor=3.0),
@@ -90,7 +93,7 @@ def rates(noise: float) -> tuple[Rate, ...]:
     channel = Evidence.CHANNEL
     return (
         Rate("trained_mismatch_rate", "regrade_count", channel, noise, 0.1, companion="regrade_error_mean"),
-        Rate("tool_error_rate", "tool_call_count", Evidence.TELEMETRY, 0.02, 0.15, CLUSTERED),
+        TOOL_ERRORS,
         Rate("verifier_error_rate", "trajectory_count", channel, 0.001, 0.03),
         Rate("golden_mismatch_rate", "golden_count", channel, noise, 0.1),
         Rate("known_call_error_rate", "known_call_count", channel, 0.02, 0.3),

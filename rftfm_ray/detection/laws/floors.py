@@ -127,4 +127,4 @@ FLOORS: tuple[Floor, ...] = (
         _unknown,
     ),
 )  # fmt: skip
-"""Floors of a run's own log; the rate of failing tools has one too (`detectors.rates`)."""
+"""Floors of a run's own log; that of failing tools is a rate (`detectors.rates.LearntRateDetector`)."""

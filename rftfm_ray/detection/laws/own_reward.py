@@ -51,7 +51,8 @@ class OwnRewardLaw:
         """(N) rewards less what the law gives for parts (N, K); NaN where a part has moved that never did."""
         absent = np.isnan(self.values)
         stays = np.where(absent, np.isnan(parts), np.abs(parts - self.values) <= CONSTANT)
-        gap = reward - np.where(self.fixed, 0.0, parts) @ self.weights - self.constant
+        # Not a matrix product, whose rounding depends on the number of rows.
+        gap = reward - (np.where(self.fixed, 0.0, parts) * self.weights).sum(axis=1) - self.constant
         return np.where((stays | ~self.fixed).all(axis=1), gap, np.nan)
 
 

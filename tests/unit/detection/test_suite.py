@@ -43,7 +43,7 @@ def test_suite_is_the_same_but_for_what_compares_with_a_reference(mode: Mode) ->
         "finite", "declared_rate", *(f"identity:{identity.name}" for identity in IDENTITIES),
         *(f"law:{name}" for name in LAWS), "law:own_reward", *(f"floor:{name}" for name in FLOOR_TABLE),
         "rate:trained_mismatch_rate", "rate:tool_error_rate", "rate:verifier_error_rate", "rate:golden_mismatch_rate",
-        "rate:known_call_error_rate",
+        "rate:known_call_error_rate", "floor:tool_error_rate",
         "probe", "update_size", "blow_up:kl_ref", *(detector.name for detector in trend_detectors()), "joint",
         *(["change_point"] if mode is not Mode.FULL else []),
     ]  # fmt: skip
