@@ -89,7 +89,7 @@ class Declared:
             where it says nothing.
         full_precision: whether weights are float32, so that no update is lost in their rounding.
         token_limit: most tokens of an answer; None where it is not declared.
-        masks_truncated: whether answers that were cut off are left out of the loss.
+        reweights_tokens: whether tokens are masked or weighted in the loss by anything beside their advantage.
         rate: of learning; None where it has a detector of its own.
     """
 
@@ -112,7 +112,7 @@ class Declared:
     parity_gap: float | None = None
     full_precision: bool = False
     token_limit: int | None = None
-    masks_truncated: bool = False
+    reweights_tokens: bool = False
     rate: DeclaredRate | None = None
 
     def under(self, levers: Levers) -> Declared:

