@@ -48,6 +48,7 @@ class TrlCase:
     law: str = ""
 
 
+WEIGHTS = {"reward_weights": [1.0, 1.0]}
 BATCH = {"per_device_train_batch_size": GROUP * PROMPTS, "num_generations": GROUP}
 HALF = {"per_device_train_batch_size": GROUP * PROMPTS // 2, "num_generations": GROUP}
 HEALTHY: tuple[TrlCase, ...] = (
@@ -57,19 +58,19 @@ HEALTHY: tuple[TrlCase, ...] = (
     TrlCase("grpo_accumulated", {**HALF, "loss_type": "grpo", "gradient_accumulation_steps": 2}, 200),
     TrlCase("bnpo", {**BATCH, "loss_type": "bnpo", "scale_rewards": "batch"}, 200),
     TrlCase("bnpo_minibatches", {**HALF, "loss_type": "bnpo", "steps_per_generation": 2, "beta": 0.04}, 300),
-    TrlCase("dr_grpo", {**BATCH, "loss_type": "dr_grpo", "scale_rewards": "none"}, 200),
-    TrlCase("dr_grpo_iterations", {**BATCH, "loss_type": "dr_grpo", "num_iterations": 2}, 300),
-    TrlCase("dapo", {**BATCH, "loss_type": "dapo", "epsilon_high": 0.28, "beta": 0.02}, 200),
-    TrlCase("dapo_minibatches", {**HALF, "loss_type": "dapo", "steps_per_generation": 4}, 300),
-    TrlCase("dapo_masked", {**BATCH, "loss_type": "dapo", "mask_truncated_completions": True}, 200),
+    TrlCase("dr_grpo", {**WEIGHTS, **BATCH, "loss_type": "dr_grpo", "scale_rewards": "none"}, 200),
+    TrlCase("dr_grpo_iterations", {**WEIGHTS, **BATCH, "loss_type": "dr_grpo", "num_iterations": 2}, 300),
+    TrlCase("dapo", {**WEIGHTS, **BATCH, "loss_type": "dapo", "epsilon_high": 0.28, "beta": 0.02}, 200),
+    TrlCase("dapo_minibatches", {**WEIGHTS, **HALF, "loss_type": "dapo", "steps_per_generation": 4}, 300),
+    TrlCase("dapo_masked", {**WEIGHTS, **BATCH, "loss_type": "dapo", "mask_truncated_completions": True}, 200),
 )  # fmt: skip
 """Healthy runs: four loss types, with and without several minibatches, KL, an entropy bonus and a mask."""
-PLAIN = {**BATCH, "loss_type": "grpo"}
+PLAIN = {**BATCH, **WEIGHTS, "loss_type": "grpo"}
 FAULTY: tuple[TrlCase, ...] = (
     TrlCase("reward_doubled", PLAIN, FAULTY_STEPS, "one reward function counts twice", "reward"),
     TrlCase("entropy_penalty", PLAIN, FAULTY_STEPS, "the entropy is penalised with weight 0.5", "centred_loss"),
     TrlCase("noisy_advantages", PLAIN, FAULTY_STEPS, "advantages get noise of Student's t(2)", "centred_loss"),
-    TrlCase("wrong_old_logprobs", PLAIN, FAULTY_STEPS, "old log-probs are those at another temperature", "clip"),
+    TrlCase("wrong_old_logprobs", PLAIN, FAULTY_STEPS, "old log-probs are off by noise of 0.5 nats", "clip"),
     TrlCase("other_reference", {**PLAIN, "beta": 0.04}, 3, "the reference is another model", "start"),
     TrlCase("noise_without_signal", {**PLAIN, "rewards": "flat"}, FAULTY_STEPS, "advantages get noise", "flat"),
     TrlCase("raised_rate", PLAIN, FAULTY_STEPS, "the learning rate is three times the declared one", "rate"),
@@ -132,7 +133,12 @@ def _penalise_entropy(trainer: Any) -> None:
 
 
 def _raise_rate(trainer: Any) -> None:
-    trainer.lr_scheduler.base_lrs = [3 * rate for rate in trainer.lr_scheduler.base_lrs]
+    scheduler = trainer.lr_scheduler
+    scheduler.base_lrs = [3 * rate for rate in scheduler.base_lrs]
+    # The rate of the step that begins has been set already.
+    scheduler._last_lr = [3 * rate for rate in scheduler._last_lr]
+    for group in trainer.optimizer.param_groups:
+        group["lr"] *= 3
 
 
 def _halve_limit(trainer: Any) -> None:
@@ -162,10 +168,9 @@ def _other_old(trainer: Any, is_on: Callable[[], bool]) -> None:
         if is_on():
             ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
             mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-            kept = inputs["completion_ids"].size(1)
-            with torch.no_grad(), mock.patch.object(trainer, "temperature", 0.5):
-                old = trainer._get_per_token_logps_and_entropies(model, ids, mask, kept)[0]
-            inputs = {**inputs, "old_per_token_logps": old}
+            with torch.no_grad():
+                old = trainer._get_per_token_logps_and_entropies(model, ids, mask, inputs["completion_ids"].size(1))[0]
+            inputs = {**inputs, "old_per_token_logps": old + 0.5 * torch.randn_like(old)}
         return loss(model, inputs)
 
     trainer._compute_loss = with_other

@@ -98,8 +98,9 @@ def declared_by_trl(config: TrlConfig, reward_columns: tuple[str, ...] = ()) -> 
         config: of the run.
         reward_columns: means of its reward functions, in a log.
     """
-    weights = config.reward_weights or (1.0,) * len(reward_columns)
-    # A log may name reward functions in another order than the configuration weighs them.
+    # A log may name reward functions in another order than the configuration weighs them, and two of one name once:
+    # only weights that are written down, one for each column and all equal, say what the reward is.
+    weights = config.reward_weights or ()
     is_known = len(weights) == len(reward_columns) > 0 and len(set(weights)) == 1
     is_reweighted = (
         config.mask_truncated_completions or config.use_vllm or config.delta is not None

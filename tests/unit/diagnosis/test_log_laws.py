@@ -63,7 +63,7 @@ def test_sound_log_keeps_every_law_that_can_be_judged(tmp_path: Path) -> None:
     log = log_of(tmp_path, columns())
     assert set(log.reward_parts) == {"rewards/right/mean", "rewards/form/mean"}
     assert not log.unused
-    laws = {law.name: law for law in laws_of(log, declared_by_trl(TrlConfig(**CONFIG), tuple(log.reward_parts)))}  # type: ignore[arg-type]
+    laws = {law.name: law for law in laws_of(log, declared_by_trl(TrlConfig(**CONFIG), tuple(log.reward_parts)))}
     assert set(laws) == {"reward", "centred_loss", "clip", "rate", "limit"}
     assert all(law.rows == STEPS and not law.broken and law.largest < 1 for law in laws.values())
     # Without a configuration only what the log shows by itself.
@@ -90,7 +90,7 @@ def test_break_is_an_alarm_from_its_first_row_to_its_last(
     late = np.arange(STEPS) >= 20
     assert callable(change)
     log = log_of(tmp_path, {**figures, column: np.where(late, change(figures), figures[column])})
-    declared = declared_by_trl(TrlConfig(**CONFIG), tuple(log.reward_parts))  # type: ignore[arg-type]
+    declared = declared_by_trl(TrlConfig(**CONFIG), tuple(log.reward_parts))
     verdict = judge_log(log, declared)
     (alarm,) = [each for each in verdict.alarms if each.kind.startswith("law")]
     assert (alarm.kind, alarm.first_step, alarm.raised_step, alarm.last_step) == (f"law_{law}", 21, 21, STEPS)

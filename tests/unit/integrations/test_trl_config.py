@@ -28,7 +28,7 @@ def test_defaults_are_those_of_trl() -> None:
 
 def test_keys_of_a_configuration_are_read_as_json_and_as_yaml(tmp_path: Path) -> None:
     tree = {"loss_type": "grpo", "beta": 0.04, "num_generations": 4, "learning_rate": 1e-6, "scale_rewards": True,
-            "max_steps": 100, "logging_steps": 1, "output_dir": "x"}  # fmt: skip
+            "max_steps": 100, "logging_steps": 1, "output_dir": "x", "reward_weights": [1.0, 1.0]}  # fmt: skip
     (tmp_path / "a.json").write_text(json.dumps(tree))
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(tree))
     # As people write it: to YAML 1.1 this is text.
@@ -56,7 +56,7 @@ def test_keys_of_a_configuration_are_read_as_json_and_as_yaml(tmp_path: Path) ->
     ],
 )  # fmt: skip
 def test_updates_of_a_batch_are_counted(keys: dict[str, int], updates: int) -> None:
-    assert declared_by_trl(TrlConfig(**keys)).updates == updates  # type: ignore[arg-type]
+    assert declared_by_trl(TrlConfig(**keys)).updates == updates
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,16 @@ def test_updates_of_a_batch_are_counted(keys: dict[str, int], updates: int) -> N
     ],
 )  # fmt: skip
 def test_what_reweights_tokens_is_told(keys: dict[str, object]) -> None:
-    assert declared_by_trl(TrlConfig(**keys)).reweights_tokens  # type: ignore[arg-type]
+    assert declared_by_trl(TrlConfig(**keys)).reweights_tokens
     assert not declared_by_trl(TrlConfig()).reweights_tokens
 
 
 def test_reward_of_functions_in_an_unknown_order_is_not_declared() -> None:
     assert declared_by_trl(TrlConfig(reward_weights=(1.0, 2.0)), PARTS).reward is None
     assert declared_by_trl(TrlConfig(reward_weights=(2.0, 2.0)), PARTS).reward is not None
-    assert declared_by_trl(TrlConfig(), ()).reward is None
+    # Two reward functions of one name are one column.
+    assert declared_by_trl(TrlConfig(), PARTS).reward is None
+    assert declared_by_trl(TrlConfig(reward_weights=(2.0, 2.0)), PARTS[:1]).reward is None
     assert declared_by_trl(TrlConfig(reward_weights=(1.0,)), PARTS).reward is None
 
 
