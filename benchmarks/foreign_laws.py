@@ -56,6 +56,7 @@ HEALTHY: tuple[TrlCase, ...] = (
     TrlCase("grpo_kl", {**BATCH, "loss_type": "grpo", "beta": 0.04}, 200),
     TrlCase("grpo_entropy", {**BATCH, "loss_type": "grpo", "entropy_coef": 0.01}, 200),
     TrlCase("grpo_accumulated", {**HALF, "loss_type": "grpo", "gradient_accumulation_steps": 2}, 200),
+    TrlCase("grpo_flat", {**BATCH, "loss_type": "grpo", "rewards": "flat"}, 100),
     TrlCase("bnpo", {**BATCH, "loss_type": "bnpo", "scale_rewards": "batch"}, 200),
     TrlCase("bnpo_minibatches", {**HALF, "loss_type": "bnpo", "steps_per_generation": 2, "beta": 0.04}, 300),
     TrlCase("dr_grpo", {**WEIGHTS, **BATCH, "loss_type": "dr_grpo", "scale_rewards": "none"}, 200),
@@ -263,7 +264,8 @@ def stored_runs() -> Iterator[JudgedRun]:
             log, config = read_log(log_path), read_trl_config(FOLDER / f"{case.name}.config.json")
             laws = laws_of(log, declared_by_trl(config, tuple(log.reward_parts)))
             onset = (1 if case.law == "start" else ONSET) if case.fault else 0
-            own = laws_of(log, None)
+            known = {law.name for law in laws}
+            own = [law for law in laws_of(log, None) if law.name not in known]
             yield JudgedRun(case.name, case.options, len(log.steps), case.fault, case.law, onset, (*laws, *own))
 
 

@@ -59,8 +59,8 @@ def page(runs: Sequence[JudgedRun]) -> str:
 
 Made by `python -m benchmarks.foreign_laws --page` from runs of `python -m benchmarks.foreign_laws`: TRL's GRPOTrainer
 on a model of some ten thousand parameters that is built in code, two reward functions, answers of at most a dozen
-tokens. {len(healthy)} healthy runs of {steps:,} steps in all broke laws on {broken} rows. A law that is not shown here
-to hold is off for the logs of other trainers; `rftfm diagnose --trl-config FILE` judges those with a yes.
+tokens. {len(healthy)} healthy runs of {steps:,} steps in all broke laws on {broken} rows. A law that is not shown to
+hold here is off for the logs of other trainers; `rftfm diagnose --trl-config FILE` judges those with a yes.
 
 {_table(heads, _laws(healthy))}
 

@@ -65,7 +65,7 @@ BREAKS: Mapping[str, BreakMeaning] = {
     ),
     f"{LAW}:ratio": BreakMeaning(("loss", "buffer"), _OLD_LOGPROBS, _OLD_LOGPROBS),
     f"{LAW}:clip": BreakMeaning(("loss", "buffer"), _OLD_LOGPROBS, _OLD_LOGPROBS),
-    f"{LAW}:start": BreakMeaning(("reference policy",), {"OD-1": 2.0}, {"OD-1": 2.0}),
+    f"{LAW}:start": BreakMeaning(("reference policy",), {"OD-1": 2.0}, {}),
     f"{LAW}:flat": BreakMeaning(
         ("advantage estimator", "buffer", "loss"), {"CA-2": 3.0, "OD-3": 2.0, "CA-3": 1.0}, {}
     ),

@@ -32,6 +32,7 @@ from rftfm_ray.detection.laws.own_reward import (
 from rftfm_ray.detection.reference.views import StepView
 from rftfm_ray.detection.state import State
 from rftfm_ray.detection.stateful import Kind
+from rftfm_ray.errors import StateError
 from rftfm_ray.types import Levers
 from rftfm_ray.verdicts import Evidence, Symptom
 
@@ -71,8 +72,9 @@ class DeclaredDetector(Detector):
     def observe(self, view: StepView) -> Scores:
         """Scores of the steps, by part of what is declared."""
         scores = Scores.quiet(view, len(self.outputs))
-        for rows, declared in self._parts(view):
-            self._judge(view.part(rows), declared, scores.part(rows))
+        with np.errstate(all="ignore"):
+            for rows, declared in self._parts(view):
+                self._judge(view.part(rows), declared, scores.part(rows))
         return scores
 
     @abstractmethod
@@ -101,8 +103,12 @@ class DeclaredDetector(Detector):
         Raises:
             StateError: when it is not a state of such a detector.
         """
+        before = self._levers
         super().load_state_dict(state)
         self._under = None
+        if np.isinf(self._levers).any():
+            self._levers = before
+            raise StateError(f"{type(self).__name__}.levers of the saved state has values that are not finite.")
 
     def _date(self, broken: Mask, measured: Mask, view: StepView, scores: Scores) -> None:
         """Onsets of breaks (N): a break goes on from one measured step to the next."""
@@ -145,18 +151,16 @@ class LawDetector(DeclaredDetector):
         unknown = np.isnan(residual)
         scores.score[unknown] = math.nan
         scores.reference[:] = (view.value(self._law.signal) - residual)[:, None]
-        with np.errstate(invalid="ignore"):
-            broken = np.asarray(np.any([output.direction * excess > 1 for output in self.outputs], axis=0))
-            for column, output in enumerate(self.outputs):
-                scores.score[output.direction * excess > 1, column] = math.inf
+        broken = np.asarray(np.any([output.direction * excess > 1 for output in self.outputs], axis=0))
+        for column, output in enumerate(self.outputs):
+            scores.score[output.direction * excess > 1, column] = math.inf
         self._date(broken, ~unknown, view, scores)
         self._measure(self._law.strength, broken, view, declared)
 
     def _measure(self, strength: Strength | None, broken: Mask, view: StepView, declared: Declared) -> None:
         if strength is None or not broken.any():
             return
-        with np.errstate(all="ignore"):
-            sizes = strength.measure(view, declared)
+        sizes = strength.measure(view, declared)
         for row in np.flatnonzero(broken).tolist():
             self._last = float(sizes[row])
             self._measured[int(view.steps[row])] = self._last

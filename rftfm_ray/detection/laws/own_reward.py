@@ -27,6 +27,8 @@ LEAST_SPREAD = 1e-3
 """Parts that vary by less, but vary, would get a weight from rounding alone: the law is not learnt from them."""
 LEAST_SINGULAR = 1e-2
 """Smallest singular value of the standardised parts: below, two of them go together, and weights are not known."""
+LARGEST = 1e12
+"""Figures beyond this are no means of rewards and their parts; their squares would overflow."""
 PARTS = ("correct_rate", "tool_calls_mean", "length_mean", "truncated_rate")
 """Logged figures that a reward may be made of."""
 
@@ -62,10 +64,10 @@ def learn_own_reward(reward: Floats, parts: Floats) -> OwnRewardLaw | None:
     A part that is NaN in all rows is not logged, and has no weight.
     """
     absent = np.isnan(parts).all(axis=0)
+    if not (np.abs(reward) <= LARGEST).all() or not (absent | (np.abs(parts) <= LARGEST).all(axis=0)).all():
+        return None
     spread = np.where(absent, 0.0, np.ptp(parts, axis=0))
     fixed = spread <= CONSTANT
-    if np.isnan(spread).any():
-        return None
     varying = np.flatnonzero(~fixed)
     if len(reward) < len(varying) + 1 + SPARE or (spread[varying] < LEAST_SPREAD).any() or np.ptp(reward) <= CONSTANT:
         return None

@@ -176,6 +176,7 @@ UPDATE_LAWS: tuple[Law, ...] = (
         "k3 of a gap of 0.014 nats: rounding in bfloat16 is below it, and float32 gives 0",
         lambda declared: declared.starts_at_reference and declared.kl_coef > 0 and _has_one_update(declared),
         _start,
+        direction=1,
     ),
     Law(
         "flat", "grad_norm", ("zero_variance_group_rate",),

@@ -25,6 +25,7 @@ CONFIG = {
     "learning_rate": 1e-4,
     "logging_steps": 1,
     "max_completion_length": 16,
+    "reward_weights": [1.0, 1.0],
 }
 
 
