@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from rftfm_ray.actors.roles import Role
 from rftfm_ray.detection.detectors.custom import CustomDetector
 from rftfm_ray.detection.laws import declaring
 from rftfm_ray.detection.monitor import Monitor, MonitorPlan
-from rftfm_ray.detection.reference.mixture import Reference
+from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.views import Floats, StepView
 from rftfm_ray.detection.state import State
 from rftfm_ray.detection.suite import monitor_settings
@@ -21,7 +22,7 @@ from rftfm_ray.diagnosis.assessor import Assessor
 from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
 from rftfm_ray.faultbench.detectors.alarms import Alarm, alarms_while
 from rftfm_ray.faultbench.detectors.baselines import ThreeSigma
-from rftfm_ray.faultbench.detectors.guard import OpenedIncident, guard_trace, opened_incidents
+from rftfm_ray.faultbench.detectors.guard import LAWS, OpenedIncident, guard_trace, opened_incidents
 from rftfm_ray.faultbench.detectors.oracle import Oracle
 from rftfm_ray.faultbench.detectors.references import ReferenceMode, References
 from rftfm_ray.faultbench.detectors.shifts import fault_of
@@ -147,6 +148,13 @@ CASES = {
     "declared and faulty": moved(RECORDED[3], 25, "batch_size@9", entropy=0.01, grad_norm=40.0),
     "resumed": moved(RECORDED[4], 7, "resume@7", **MISMATCH),
 }
+
+
+def test_laws_are_evidence_beside_telemetry() -> None:
+    trace = guard_trace(moved(RECORDED[0], 20, advantage_mean=0.5), reference_of(None, None))
+    assert [math.isinf(trace.scores(evidence)[19]) for evidence in ("telemetry", LAWS, "all")] == [False, True, True]
+    assert not np.isinf(trace.scores(LAWS)[:19]).any()
+    assert trace.alarms(LAWS)
 
 
 def one_by_one(run: Recorded, reference: Reference) -> tuple[tuple[Alarm, ...], tuple[Alarm, ...]]:
