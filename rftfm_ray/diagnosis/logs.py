@@ -13,14 +13,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rftfm_ray.config import RunConfig
+from rftfm_ray.config.declared import Declared
 from rftfm_ray.detection.detectors.change_point import CHANGE_SIGNALS, ChangePointDetector
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.detection.detectors.joint import JointDetector
+from rftfm_ray.detection.detectors.laws import LAW
 from rftfm_ray.detection.monitor import CHUNK, Monitor
 from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.priors import KindPriors, has_enough_signals, kind_with, shipped
 from rftfm_ray.detection.statistics.change_points import FEWEST, Floats
 from rftfm_ray.detection.suite import build_detectors, monitor_settings, rates
+from rftfm_ray.diagnosis.log_laws import LogLaw, laws_of
 from rftfm_ray.integrations.steplog import StepLog
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
@@ -41,7 +44,8 @@ JUMP, NOT_FINITE = "jump", "not_finite"
 _NUMBERS = (*FiniteDetector.WATCHED, "reward_mean", "policy_loss", "value_loss", "kl_old", "advantage_mean")
 # Without these there is no update.
 _ESSENTIAL = ("loss", "policy_loss", "grad_norm")
-_SETTINGS = monitor_settings(RunConfig())
+# A log declares nothing of this package's configuration; what its own declares is judged by `log_laws`.
+_SETTINGS = replace(monitor_settings(RunConfig()), declared=())
 # Signals that the size of updates is divided by.
 _SCHEDULE_SIGNALS = ("schedule_factor", "schedule_excess")
 # Finite values in a row before a non-finite one, and non-finite ones in a row: mixed precision skips single steps.
@@ -55,7 +59,7 @@ class Finding:
     Attributes:
         signal: its name in the dictionary of signals.
         column: its name in the log.
-        kind: `jump`, `joint`, `not_finite`, or the name of the detector that raised it.
+        kind: `jump`, `joint`, `not_finite`, `law_` and the name of a broken law, or the detector that raised it.
         first_step: at which it began, as estimated.
         raised_step: at which the alarm was raised.
         last_step: last step at which it was open.
@@ -81,6 +85,21 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
+class LawCheck:
+    """A law that was judged: its name, what it states, the rows that it was judged on, and those that break it.
+
+    `largest` is the largest residual in units of the tolerance, and `strength` what the first break measures, in words.
+    """
+
+    name: str
+    states: str
+    rows: int
+    broken: int
+    largest: float
+    strength: str
+
+
+@dataclass(frozen=True, slots=True)
 class LogVerdict:
     """The verdict on a log.
 
@@ -94,6 +113,7 @@ class LogVerdict:
         unchecked_columns: columns that are known signals, and that no check reads.
         unused_columns: columns that are not known, or hold no numbers.
         notes: on the file, one sentence each.
+        laws: that could be judged.
     """
 
     verdict: str
@@ -104,6 +124,7 @@ class LogVerdict:
     unchecked_columns: tuple[str, ...]
     unused_columns: tuple[str, ...]
     notes: tuple[str, ...]
+    laws: tuple[LawCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +138,14 @@ class _Alarm:
     last: int
 
 
-def judge_log(log: StepLog) -> LogVerdict:
-    """Judge a log: run the monitor over it, and check its values for non-finite ones."""
-    alarms, broken, priors = list[_Alarm](), list[str](), None
+def judge_log(log: StepLog, declared: Declared | None = None) -> LogVerdict:
+    """Judge a log: run the monitor over it, check its values for non-finite ones, and its figures by laws.
+
+    Args:
+        log: of another trainer.
+        declared: by its configuration; without it only laws are judged that need none.
+    """
+    alarms, broken, priors, laws = list[_Alarm](), list[str](), None, tuple[LogLaw, ...]()
     try:
         priors = _priors(log.values)
     except Exception as error:  # noqa: BLE001 - any failure of a check is reported: its silence does not show health
@@ -130,9 +156,14 @@ def judge_log(log: StepLog) -> LogVerdict:
         broken += [_failure(name, reason) for name, reason in watched.disabled]
     except Exception as error:  # noqa: BLE001 - as above
         broken.append(_failure("the monitor", str(error)))
+    try:
+        laws = laws_of(log, declared)
+        alarms += [alarm for law in laws for alarm in _broken(law)]
+    except Exception as error:  # noqa: BLE001 - as above
+        broken.append(_failure("the laws", str(error)))
     for name in _NUMBERS:
         alarms += not_finite(name, log.values[name]) if name in log.values else ()
-    judged = _judged(log, priors)
+    judged = _judged(log, priors) | {law.signal for law in laws}
     unchecked = tuple(column for name, column in log.columns.items() if name not in judged)
     findings = sorted(
         (_finding(log, alarm) for alarm in _merged(alarms)),
@@ -141,7 +172,21 @@ def judge_log(log: StepLog) -> LogVerdict:
     partial = log.damaged or bool(broken)
     coverage = _coverage(log, joint=priors is not None)
     verdict = _verdict(tuple(findings), coverage, partial=partial)
-    return LogVerdict(verdict, partial, coverage, tuple(findings), tuple(broken), unchecked, log.unused, log.notes)
+    checks = tuple(
+        LawCheck(law.name, law.states, law.rows, len(law.broken), law.largest, law.strength) for law in laws
+    )
+    return LogVerdict(
+        verdict, partial, coverage, tuple(findings), tuple(broken), unchecked, log.unused, log.notes, checks
+    )
+
+
+def _broken(law: LogLaw) -> Iterator[_Alarm]:
+    """Breaks of a law, each from its first row to its last; rows on which it cannot be judged do not end one."""
+    broken = [row in set(law.broken) for row in law.judged]
+    for is_broken, group in itertools.groupby(zip(law.judged, broken, strict=True), key=lambda pair: pair[1]):
+        rows = [row for row, _ in group]
+        if is_broken:
+            yield _Alarm(law.signal, f"{LAW}_{law.name}", rows[0], rows[0], rows[-1])
 
 
 def _failure(name: str, reason: str) -> str:

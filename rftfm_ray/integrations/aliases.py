@@ -6,6 +6,7 @@ the same is listed: a name whose quantity differs is better left unused than mis
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from rftfm_ray.signals.schema import INDEX
@@ -69,6 +70,14 @@ VERL: Mapping[str, str] = {
 
 ALIASES: Mapping[str, str] = {**TRL, **VERL}
 """Name of a signal by another trainer's name of it."""
+
+
+_REWARD_PART = re.compile(r"(?:train[/_])?rewards/.+/mean")
+
+
+def is_reward_part(name: str) -> bool:
+    """Whether a column holds the mean of one of several reward functions, as TRL names it (`rewards/NAME/mean`)."""
+    return _REWARD_PART.fullmatch(name) is not None and canonical(name) is None
 
 
 def canonical(name: str) -> str | None:

@@ -261,7 +261,7 @@ def declared_change(made: Sequence[MadeChange], step: int) -> DeclaredChange:
 def lever_change(before: Levers, after: Levers, step: int, reason: str) -> DeclaredChange:
     """The declaration of levers that are moved from `before` to `after` at `step`."""
     moved = (item.name for item in fields(Levers) if getattr(before, item.name) != getattr(after, item.name))
-    return DeclaredChange("levers", step, signals_of(moved), reason)
+    return DeclaredChange("levers", step, signals_of(moved), reason, levers=after)
 
 
 def expected_sides(levers: Levers) -> tuple[tuple[str, int], ...]:
