@@ -49,6 +49,8 @@ class RolloutActor:
     """Generates trajectories. Steps depend on no state of this actor except its weights."""
 
     def __init__(self, role: Role, config: RunConfig, model_path: str, task: Task, seams: RolloutSeams) -> None:
+        # Errors of the start name the actor by it.
+        self._role = role
         rename_process(role)
         keep_working()
         from rftfm_ray.rollout.engine import VllmEngine

@@ -87,6 +87,12 @@ class RunConfig(Section):
                 f"algorithm.samples_per_prompt={algorithm.samples_per_prompt} leaves algorithm.name={algorithm.name} "
                 "without a baseline, which is the group; use at least 2, or algorithm.name=reinforce_pp or ppo"
             )
+        if algorithm.name == "reinforce_pp" and algorithm.samples_per_prompt * algorithm.prompts_per_step < 2:
+            raise ValueError(
+                "algorithm.prompts_per_step=1 with algorithm.samples_per_prompt=1 leaves algorithm.name=reinforce_pp "
+                "without a baseline, which is the mean of the step; use at least 2 of one of them, or "
+                "algorithm.name=ppo"
+            )
         if algorithm.samples_per_prompt < 2 and algorithm.group_filter:
             raise ValueError(
                 f"algorithm.samples_per_prompt={algorithm.samples_per_prompt} with algorithm.group_filter=true leaves "

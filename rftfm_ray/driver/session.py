@@ -145,8 +145,13 @@ class Session:
         # NumPy's maximum is NaN if any gap is; Python's depends on the order.
         gap = float(np.max([np.abs(a - b).max() for other in others for a, b in zip(own, other, strict=True)]))
         limit = self._config.parity_limit
-        # "not <=" also catches NaN.
-        if not gap <= limit:
+        if math.isnan(gap):
+            side = "The learner's" if any(np.isnan(scores).any() for scores in own) else "The rollout's"
+            raise SyncError(
+                f"{side} log-probs of a prompt and its answer are not finite at model version {version}: the weights are "
+                f"not, or what they compute; check the files of model.path={self._config.model.path}."
+            )
+        if gap > limit:
             raise SyncError(
                 f"Learner and rollout log-probs of the same tokens differ by {gap:.3g} nats at model version "
                 f"{version}, more than sync.parity_max_gap={limit}; the rollout does not serve the learner's weights."
