@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperCommand
 
+from rftfm_ray.cli.preflight import show
 from rftfm_ray.cli.progress import progress
 from rftfm_ray.cli.streams import lasting
 from rftfm_ray.config import RunConfig, known_keys, load_config
 from rftfm_ray.config.changes import parse_change
 from rftfm_ray.driver.stopping import StopSignal
 from rftfm_ray.errors import ConfigError, RecordError
+from rftfm_ray.preflight.findings import Checked, Finding
 from rftfm_ray.runs.advice import advice
 from rftfm_ray.runs.incidents import incidents_of
 from rftfm_ray.runs.planned import background_words
@@ -93,6 +95,12 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
         # Not wrapped: the command is there to be copied.
         console.print(f"rftfm: {message}", markup=False, highlight=False, soft_wrap=True)
 
+    def found(finding: Finding) -> None:
+        show(finding, console)
+
+    def checked(outcomes: Checked) -> None:
+        console.print(outcomes.summary(), markup=False, highlight=False, soft_wrap=True)
+
     with StopSignal().installed() as stop:
         planned = plan(config, run_dir, resume, allow_changes=allow_changes)
         if resume is not None:
@@ -100,7 +108,8 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
         for line in announced(planned.drill, config):
             console.print(line, markup=False, highlight=False)
         with progress(console, config) as watched:
-            summary = execute(planned, Listeners(watched.row, watched.entry, stopped, stop), began)
+            listeners = Listeners(watched.row, watched.entry, stopped, stop, found, checked)
+            summary = execute(planned, listeners, began)
     if json:
         out.file.write(summary_json(summary) + "\n")
         out.file.flush()

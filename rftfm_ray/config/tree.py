@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from rftfm_ray.config.background import BackgroundConfig
 from rftfm_ray.config.changes import check_changes, later_stages
+from rftfm_ray.config.preflight import PreflightConfig
 from rftfm_ray.config.sections import (
     AlgorithmConfig,
     Cadence,
@@ -78,6 +79,7 @@ class RunConfig(Section):
     guard: GuardConfig = GuardConfig()
     channels: ChannelsConfig = ChannelsConfig()
     background: BackgroundConfig = BackgroundConfig()
+    preflight: PreflightConfig = PreflightConfig()
 
     @model_validator(mode="after")
     def _groups_and_steps(self) -> RunConfig:
