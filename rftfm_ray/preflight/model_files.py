@@ -114,7 +114,8 @@ def read_weights(tensors: Sequence[TensorFact], most: int = READ_BYTES, seconds:
             unsound.append(tensor.name)
         elif len(tensor.shape) > 1:
             values = _values(bits, tensor.dtype)
-            squares, count = squares + float(np.dot(values, values)), count + len(values)
+            with np.errstate(over="ignore"):
+                squares, count = squares + float(np.dot(values, values)), count + len(values)
     return Weights(tuple(unsound), read, total, math.sqrt(squares / count) if count else math.nan)
 
 
