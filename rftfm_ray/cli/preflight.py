@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rftfm_ray.cli.streams import lasting
 from rftfm_ray.config import RunConfig, known_keys, load_config
-from rftfm_ray.errors import ConfigError, ModelError, RftfmError, RunDirError, TaskError
+from rftfm_ray.errors import ConfigError, ModelError, PlacementError, RftfmError, RunDirError, TaskError
 from rftfm_ray.preflight.findings import Checked, Finding, Grade
 
 FOUND = 1
@@ -20,6 +20,10 @@ FOUND = 1
 STYLES = {Grade.CRITICAL: "bold red", Grade.WARNING: "yellow", Grade.NOTE: "dim"}
 REFUSALS = {TaskError: "task.contract", ModelError: "model.files", ConfigError: "model.fit", RunDirError: "room.folder"}
 """Errors of a plan as checks: what they name is refused by `rftfm train` too."""
+
+
+KEYS = {TaskError: "task.name", PlacementError: "placement.timeout_s"}
+"""Keys to change where an error names none."""
 
 
 def preflight(
@@ -68,8 +72,8 @@ def check(config: RunConfig, console: Console, *, full: bool, quick: bool) -> Ch
 
 def refused(error: RftfmError, check_name: str, tell: Callable[[Finding], None]) -> Checked:
     """An error that ends a run before its first step, as a critical finding."""
-    keys = [key for key in known_keys() if key in str(error)]
-    key = max(keys, key=len, default="task.name" if isinstance(error, TaskError) else "model.path")
+    keys = [key for key in known_keys() if "." in key and key in str(error)]
+    key = max(keys, key=len, default=next((k for kind, k in KEYS.items() if isinstance(error, kind)), "model.path"))
     why = "`rftfm train` ends with this sentence before its first step."
     finding = Finding(Grade.CRITICAL, str(error), why, key, check_name)
     tell(finding)

@@ -68,8 +68,8 @@ def fails(facts: RewardFacts) -> Outcome:
 def same(facts: RewardFacts) -> Outcome:
     """Whatever is answered is paid alike."""
     answered = facts.answers.answered
-    if len({each.kind for each in answered}) < 2:
-        return NotRun("fewer than two kinds of answers got a verdict")
+    if {each.worth is Worth.RIGHT for each in answered} != {True, False}:
+        return NotRun("no verdict on a right answer, or on none that is not")
     rewards = [each.reward for each in answered]
     if not _equal(min(rewards), max(rewards), facts):
         return None

@@ -41,9 +41,10 @@ def repeated(facts: RowFacts) -> Outcome:
 
 
 def shared(facts: RowFacts) -> Outcome:
-    """Prompts are trained on and held out, but for blanks and capitals."""
-    held = _rows_by([_plain(problem.prompt) for problem in facts.heldout[:MOST_ROWS]])
-    shared_rows = [row for row, problem in enumerate(facts.pool[:MOST_ROWS]) if _plain(problem.prompt) in held]
+    """Prompts are trained on and held out, but for blanks and capitals; where those matter, answers differ."""
+    held = {(_plain(problem.prompt), problem.answer) for problem in facts.heldout[:MOST_ROWS]}
+    pool = enumerate(facts.pool[:MOST_ROWS])
+    shared_rows = [row for row, problem in pool if (_plain(problem.prompt), problem.answer) in held]
     if not shared_rows:
         return None
     what = (

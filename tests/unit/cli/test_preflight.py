@@ -185,7 +185,7 @@ def test_rate_far_from_the_size_of_the_weights_is_named(lr: str, grades: dict[st
 
 
 def test_limit_that_cuts_every_answer_is_silent_once_it_is_raised() -> None:
-    assert found("ShortTurns", "task.token_scale=1.5") == {}
+    assert found("ShortTurns", "task.token_scale=2") == {}
 
 
 def test_findings_are_said_as_sentences_with_their_key() -> None:

@@ -15,6 +15,8 @@ import numpy as np
 from rftfm_ray import Problem, Transcript, Verdict
 from rftfm_ray.tasks.addition import Addition
 
+FIRST_HELDOUT = Addition().heldout()[0].key
+
 
 def last(transcript: Transcript) -> str:
     """The text of the last turn."""
@@ -122,7 +124,7 @@ class RaisesOnText(Addition):
     def verify(self, problem: Problem, transcript: Transcript) -> Verdict:
         if last(transcript) in ("", "\x00?"):
             return Verdict(0.0, correct=False)
-        if is_right(problem, transcript) and problem.key == self.heldout()[0].key:
+        if is_right(problem, transcript) and problem.key == FIRST_HELDOUT:
             return Verdict(1.0, correct=True)
         raise ValueError("cannot parse the answer")
 

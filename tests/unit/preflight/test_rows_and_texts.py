@@ -58,6 +58,11 @@ def test_prompt_that_is_held_out_but_for_blanks_is_found(twin: str) -> None:
     assert "row 2" in found.what
 
 
+def test_prompts_that_differ_in_capitals_and_answers_are_two_problems() -> None:
+    pool = [Problem("a", "spell Bob backward", "boB"), Problem("b", "spell ann backward", "nna")]
+    assert checked_rows(pool, [Problem("c", "spell bob backward", "bob")]).findings == ()
+
+
 def test_empty_prompt_is_critical_and_an_empty_answer_a_warning() -> None:
     pool = problems()
     found = finding(checked_rows([*pool, Problem("e", " \n", "1")]), "rows.blank")
