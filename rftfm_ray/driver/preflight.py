@@ -32,7 +32,15 @@ from rftfm_ray.preflight.asking import Asked, AskLimits, TaskAnswers, examine, g
 from rftfm_ray.preflight.findings import Checked, Finding, NotRun, reason_of
 from rftfm_ray.preflight.live import LiveFacts, Sampled
 from rftfm_ray.preflight.model_files import ModelFacts
-from rftfm_ray.preflight.suite import ask_limits, asked_rows, check_files, check_live, check_task_code, no_live
+from rftfm_ray.preflight.suite import (
+    ask_limits,
+    asked_rows,
+    check_files,
+    check_live,
+    check_task_code,
+    kept_back,
+    no_live,
+)
 from rftfm_ray.rollout.jobs import Rehearsed
 from rftfm_ray.tasks.api import Problem
 from rftfm_ray.telemetry.records import RunRecords
@@ -42,8 +50,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-PROCESS_S = 30.0
-"""Seconds beyond `preflight.timeout_s` that a process for the task's code may take to start, and to send answers."""
+LEAST_S = 1.0
+"""Seconds that a process with the task's code gets at least to send its answers."""
 UPDATE = Limit(600.0)
 
 
@@ -63,7 +71,6 @@ class Preflight:
         self._limits = ask_limits(plan.config)
         self._rows = asked_rows(plan)
         self._pending: ObjectRef[TaskAnswers] | None = None
-        self._began = 0.0
         self._model: ModelFacts | None = None
         self.checked = Checked()
 
@@ -73,10 +80,11 @@ class Preflight:
         Raises:
             PreflightError: when the run must not go on.
         """
-        self._began = time.perf_counter()
         with self._kept("preflight.files"):
             if self._limits.verdicts:
-                self._pending = _remote(examine, self._plan, self._rows, self._limits)
+                before = self._limits.verdicts - kept_back(self._plan.config)
+                limits = replace(self._limits, verdicts=before)
+                self._pending = _remote(examine, self._plan, self._rows, limits)
             files = check_files(self._plan)
             self._model = files.model
             self._add(files.checked)
@@ -98,12 +106,15 @@ class Preflight:
             self._finish(session, mismatch, group if full else None)
 
     def _finish(self, session: Session, mismatch: float, group: ActorGroup | None) -> None:
-        answers, reason = self._answers()
+        deadline = time.perf_counter() + self._limits.seconds
+        answers, reason = self._answers(deadline)
         self._add(check_task_code(self._plan, self._model, answers, self._rows, reason))
         began = time.perf_counter()
-        left = replace(self._limits, verdicts=max(0, self._limits.verdicts - len(answers.asked if answers else ())))
+        left = self._limits.verdicts - len(answers.asked if answers else ())
         problems = spread(self._plan.pool, self._plan.config.preflight.groups)
-        sampled, verdicts = _rehearsed(self._plan, session, problems, left)
+        episodes = session.rehearse(problems) if problems else []
+        limits = replace(self._limits, verdicts=left, seconds=max(LEAST_S, deadline - time.perf_counter()))
+        sampled, verdicts = _graded(self._plan, problems, episodes, limits)
         facts = LiveFacts(
             gap=_known(session.log_prob_gap(session.parity_sequences)[0]),
             limit=self._plan.config.parity_limit,
@@ -137,12 +148,12 @@ class Preflight:
             logger.warning("Preflight itself has failed, and the run goes on.", exc_info=True)
             self.checked += Checked(not_run=(NotRun(reason_of(error), name),))
 
-    def _answers(self) -> tuple[TaskAnswers | None, str]:
+    def _answers(self, deadline: float) -> tuple[TaskAnswers | None, str]:
         """What the task's code has said; None with the reason where it could not be asked."""
         if self._pending is None:
             return None, NONE_ASKED
         began = time.perf_counter()
-        answers, reason = _fetch(self._pending, self._limits.seconds + PROCESS_S - (began - self._began))
+        answers, reason = _fetch(self._pending, max(LEAST_S, deadline - began))
         self._add(Checked(seconds=time.perf_counter() - began))
         return answers, reason
 
@@ -252,11 +263,14 @@ def _remote(function: Callable[..., T], plan: RunPlan, *arguments: object) -> Ob
 def _fetch(pending: ObjectRef[T], seconds: float) -> tuple[T | None, str]:
     """The result of a call in another process, or None with the reason why there is none."""
     try:
-        result: T = ray.get(pending, timeout=max(1.0, seconds))
+        result: T = ray.get(pending, timeout=seconds)
     except ray.exceptions.GetTimeoutError:
         with contextlib.suppress(Exception):
             ray.cancel(pending, force=True)
-        return None, f"the task's code gave no answer within {max(1.0, seconds):.0f} s, and its process was ended"
+        return (
+            None,
+            f"the task's code gave no answer in time ({seconds:.0f} s after the actors), and its process was ended",
+        )
     except ray.exceptions.RayError as error:
         return (
             None,
@@ -265,18 +279,16 @@ def _fetch(pending: ObjectRef[T], seconds: float) -> tuple[T | None, str]:
     return result, ""
 
 
-def _rehearsed(
-    plan: RunPlan, session: Session, problems: Sequence[Problem], limits: AskLimits
+def _graded(
+    plan: RunPlan, problems: Sequence[Problem], episodes: Sequence[Rehearsed], limits: AskLimits
 ) -> tuple[tuple[Sampled, ...], int]:
     """Answers of the model to a few problems with their verdicts, and how many verdicts were asked for."""
-    if not problems:
-        return (), 0
-    episodes = session.rehearse(problems)
-    graded = [(problems[e.group], e.transcript) for e in episodes if not e.failed]
-    verdicts = _fetch(_remote(grade, plan, graded, limits), limits.seconds + PROCESS_S)[0] if limits.verdicts else ()
-    return sampled_of(episodes, verdicts or (), joint=plan.config.algorithm.name not in ("grpo", "rloo")), len(
-        verdicts or ()
-    )
+    answered = [(problems[e.group], e.transcript) for e in episodes if not e.failed]
+    verdicts: Sequence[Asked] = ()
+    if answered and limits.verdicts > 0:
+        verdicts = _fetch(_remote(grade, plan, answered, limits), limits.seconds + LEAST_S)[0] or ()
+    joint = plan.config.algorithm.name not in ("grpo", "rloo")
+    return sampled_of(episodes, verdicts, joint=joint), len(verdicts)
 
 
 def sampled_of(episodes: Sequence[Rehearsed], verdicts: Sequence[Asked], *, joint: bool) -> tuple[Sampled, ...]:

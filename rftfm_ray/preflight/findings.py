@@ -71,6 +71,7 @@ class Checked:
         not_run: the checks that could not be made.
         verdicts: how often the task's verifier was asked.
         seconds: time that the checks took, without the start of actors.
+        left_out: verdicts that the limits of number and time did not allow.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -78,6 +79,7 @@ class Checked:
     not_run: tuple[NotRun, ...] = ()
     verdicts: int = 0
     seconds: float = 0.0
+    left_out: int = 0
 
     def __add__(self, other: Checked) -> Checked:
         return Checked(
@@ -86,6 +88,7 @@ class Checked:
             (*self.not_run, *other.not_run),
             self.verdicts + other.verdicts,
             self.seconds + other.seconds,
+            self.left_out + other.left_out,
         )
 
     @property
@@ -97,9 +100,10 @@ class Checked:
         """One line: how many checks ran, what they found, and which could not run."""
         ran = len(self.findings) + len(self.passed)
         missing = f"; not run: {', '.join(each.check for each in self.not_run)}" if self.not_run else ""
+        left = f" ({self.left_out} more were left out)" if self.left_out else ""
         return (
             f"Preflight: {ran} checks ran in {self.seconds:.1f} s, {len(self.findings)} found something "
-            f"({len(self.critical)} critical); the verifier was asked {self.verdicts} times{missing}."
+            f"({len(self.critical)} critical); the verifier was asked {self.verdicts} times{left}{missing}."
         )
 
     def to_json(self) -> str:
@@ -114,6 +118,7 @@ class Checked:
                 "passed": list(self.passed),
                 "not_run": [{"check": each.check, "reason": each.reason} for each in self.not_run],
                 "verdicts": self.verdicts,
+                "verdicts_left_out": self.left_out,
             },
             allow_nan=False,
         )

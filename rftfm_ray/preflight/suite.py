@@ -27,9 +27,15 @@ class FileChecks:
 
 
 def ask_limits(config: RunConfig) -> AskLimits:
-    """How much of the task's code is asked."""
+    """How much of the task's code is asked, before and after the model has answered."""
     preflight, verifier = config.preflight, config.verifier
     return AskLimits(preflight.verdicts, preflight.timeout_s, verifier.timeout_s, verifier.workers)
+
+
+def kept_back(config: RunConfig) -> int:
+    """Verdicts that are kept for the answers of the model: one for each, and at most half of all."""
+    preflight = config.preflight
+    return min(preflight.verdicts // 2, preflight.groups * config.algorithm.samples_per_prompt)
 
 
 def asked_rows(plan: RunPlan) -> list[Problem]:
@@ -78,7 +84,8 @@ def check_task_code(
     tokenizer = None if model is None else model.tokenizer
     read = texts.TextFacts(tokenizer, asked, answers.references, limits, plan.config.rollout.max_model_len)
     checked += run_checks(texts.CHECKS, read)
-    return replace(checked, verdicts=len(answers.asked), seconds=time.perf_counter() - began)
+    asked_for, seconds = len(answers.asked), time.perf_counter() - began
+    return replace(checked, verdicts=asked_for, seconds=seconds, left_out=answers.left_out)
 
 
 def reward_facts(config: RunConfig, answers: TaskAnswers) -> rewards.RewardFacts:

@@ -87,7 +87,8 @@ def test_share_of_cut_answers_has_two_limits(cut: int, grade: Grade | None) -> N
 def test_nothing_asked_is_not_run_with_its_reason() -> None:
     nothing = LiveFacts(math.nan, 1e-3, math.nan, None, ())
     outcome = checked(nothing)
-    assert outcome.findings == outcome.passed == ()
+    assert outcome.findings == ()
+    assert outcome.passed == ()
     assert {each.check for each in outcome.not_run} == set(CHECKS)
     assert all(each.reason for each in outcome.not_run)
 
@@ -117,6 +118,7 @@ def test_summary_counts_and_names_what_has_not_run() -> None:
     assert outcome.summary() == (
         "Preflight: 3 checks ran in 1.3 s, 1 found something (1 critical); the verifier was asked 17 times; not run: d."
     )
+    assert "asked 17 times (5 more were left out); not run" in replace(outcome, left_out=5).summary()
     assert str(finding_) == "c: What. Why. Key: steps."
 
 
