@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,6 @@ from rftfm_ray.config import RunConfig, known_keys, load_config
 from rftfm_ray.config.changes import parse_change
 from rftfm_ray.driver.stopping import StopSignal
 from rftfm_ray.errors import ConfigError, RecordError
-from rftfm_ray.preflight.findings import Checked, Finding
 from rftfm_ray.runs.advice import advice
 from rftfm_ray.runs.incidents import incidents_of
 from rftfm_ray.runs.planned import background_words
@@ -91,24 +91,21 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
     from rftfm_ray.planning import plan
     from rftfm_ray.telemetry.records import summary_json
 
-    def stopped(message: str) -> None:
-        # Not wrapped: the command is there to be copied.
-        console.print(f"rftfm: {message}", markup=False, highlight=False, soft_wrap=True)
-
-    def found(finding: Finding) -> None:
-        show(finding, console)
-
-    def checked(outcomes: Checked) -> None:
-        console.print(outcomes.summary(), markup=False, highlight=False, soft_wrap=True)
+    def say(line: str) -> None:
+        # Not wrapped: commands and paths are there to be copied.
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     with StopSignal().installed() as stop:
         planned = plan(config, run_dir, resume, allow_changes=allow_changes)
         if resume is not None:
-            console.print(f"Going on from {resume}", markup=False, highlight=False, soft_wrap=True)
+            say(f"Going on from {resume}")
         for line in announced(planned.drill, config):
             console.print(line, markup=False, highlight=False)
         with progress(console, config) as watched:
-            listeners = Listeners(watched.row, watched.entry, stopped, stop, found, checked)
+            listeners = Listeners(
+                watched.row, watched.entry, lambda why: say(f"rftfm: {why}"), stop,
+                finding=partial(show, console=console), preflight=lambda checked: say(checked.summary()),
+            )  # fmt: skip
             summary = execute(planned, listeners, began)
     if json:
         out.file.write(summary_json(summary) + "\n")

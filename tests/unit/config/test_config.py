@@ -266,11 +266,6 @@ def test_not_a_number_is_refused_where_no_bound_would_catch_it() -> None:
             ["algorithm.samples_per_prompt=1", "algorithm.name=rloo"],
         ),
         (
-            ["algorithm.name=reinforce_pp", "algorithm.samples_per_prompt=1", "algorithm.prompts_per_step=1"],
-            ["algorithm.name=reinforce_pp", "algorithm.samples_per_prompt=1", "algorithm.prompts_per_step=2"],
-            ["algorithm.prompts_per_step=1", "algorithm.samples_per_prompt=1", "algorithm.name=reinforce_pp"],
-        ),
-        (
             ["algorithm.samples_per_prompt=1", "algorithm.name=ppo", "algorithm.group_filter=true"],
             ["algorithm.samples_per_prompt=2", "algorithm.name=ppo", "algorithm.group_filter=true"],
             ["algorithm.samples_per_prompt=1", "algorithm.group_filter=true"],
