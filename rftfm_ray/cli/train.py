@@ -111,13 +111,17 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
         out.file.write(summary_json(summary) + "\n")
         out.file.flush()
     else:
-        is_resumed = resume is not None
-        out.print(summary_title(summary, is_resumed=is_resumed), style="italic", highlight=False)
-        out.print(summary_table(summary, config, is_resumed=is_resumed))
-        show_records(summary, out)
+        show_summary(summary, config, out, is_resumed=resume is not None)
     show_ending(summary, config, console)
     if summary.ending and config.guard.on_harm == "fail":
         raise typer.Exit(HARMED)
+
+
+def show_summary(summary: RunSummary, config: RunConfig, out: Console, *, is_resumed: bool) -> None:
+    """Print the table that a run ends with, and where its records are."""
+    out.print(summary_title(summary, is_resumed=is_resumed), style="italic", highlight=False)
+    out.print(summary_table(summary, config, is_resumed=is_resumed))
+    show_records(summary, out)
 
 
 def show_records(summary: RunSummary, out: Console) -> None:
