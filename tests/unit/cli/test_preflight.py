@@ -185,6 +185,14 @@ def test_rate_far_from_the_size_of_the_weights_is_named(lr: str, grades: dict[st
     assert code == 0
 
 
+def test_sandbox_at_a_placeholder_address_is_found_and_the_right_one_is_silent() -> None:
+    calculator = ROOT / "examples" / "calculator.yaml"
+    code, read = outcome(f"task.name={TASKS}:UnknownSandbox", file=calculator)
+    (finding,) = read["findings"]
+    assert (code, finding["check"], finding["grade"]) == (1, "tools.known", "critical")
+    assert "8 of 8 tool calls with a known answer fail: the tool ends with the status error." in finding["what"]
+
+
 def test_limit_that_cuts_every_answer_is_silent_once_it_is_raised() -> None:
     assert found("ShortTurns", "task.token_scale=2") == {}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 from zlib import crc32
 
@@ -14,6 +15,8 @@ import numpy as np
 
 from rftfm_ray import Problem, Transcript, Verdict
 from rftfm_ray.tasks.addition import Addition
+from rftfm_ray.tasks.api import Observation, ToolStatus
+from rftfm_ray.tasks.calculator import Calculator
 
 FIRST_HELDOUT = Addition().heldout()[0].key
 
@@ -192,6 +195,19 @@ class MissingPrompt(Addition):
         prompt: Any = nothing
         rows[7] = Problem(rows[7].key, prompt, rows[7].answer)
         return rows
+
+
+class UnknownSandbox(Calculator):
+    """The sandbox has a placeholder for an address."""
+
+    name: ClassVar[str] = "unknown_sandbox"
+
+    def respond(self, problem: Problem, turn: int, text: str) -> Observation | None:
+        made = super().respond(problem, turn, text)
+        if made is None:
+            return None
+        failed = replace(made.call, response="UnknownError", status=ToolStatus.ERROR)
+        return Observation("UnknownError;", failed)
 
 
 class ShortTurns(Addition):
