@@ -14,6 +14,7 @@ import pytest
 
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.driver import preflight as module
+from rftfm_ray.driver import session as session_module
 from rftfm_ray.driver.loop import Listeners
 from rftfm_ray.driver.preflight import Preflight, finishing, refusal, resume_difference, sampled_of, started_preflight
 from rftfm_ray.driver.session import Session
@@ -27,7 +28,7 @@ from rftfm_ray.rollout.jobs import Rehearsed
 from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.tasks.api import Problem, Task, Transcript
 from rftfm_ray.types import StepId, TrainingCursor
-from tests.unit.doubles import make_plan
+from tests.unit.doubles import make_group, make_plan
 from tests.unit.preflight.broken_tasks import Constant
 
 TASK = Addition()
@@ -271,3 +272,22 @@ def test_step_that_could_not_be_tried_is_said_with_its_reason(monkeypatch: pytes
     preflight.begin()
     preflight.finish(session(), 0.0, full=True, group=cast("Any", object()))
     assert NotRun("The disk is full.", "live.resume") in preflight.checked.not_run
+
+
+def test_rehearsal_asks_every_rollout_for_whole_groups_sampled_as_in_the_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = load_config(None, ["rollout.temperature=0.7", "algorithm.samples_per_prompt=3", "rollout.num_actors=2"])
+    plan = planned(config=config)
+    monkeypatch.setattr(session_module, "wait_for", lambda calls, *_: [[call.reference] for call in calls])
+    position = TrainingCursor(StepId(1, 4, 6), 5, 64)
+    calls: Any = Session(plan, make_group(plan), position).rehearse(plan.pool[:4])
+    assert [(actor, verb, step, version) for actor, verb, _, step, _, version in calls] == [
+        (f"rollout-{n}", "rehearse", position.id, 5) for n in range(2)
+    ]
+    assert {sampling.temperature for *_, sampling, _ in calls} == {0.7}
+    jobs = [job for _, _, share, *_ in calls for job in share]
+    assert [(job.group, job.sample, job.problem) for job in jobs] == [
+        (group, sample, plan.pool[group]) for group in range(4) for sample in range(3)
+    ]
+    assert not any(job.greedy for job in jobs)

@@ -216,6 +216,21 @@ def test_reward_that_never_answers_is_late_and_ends_the_asking() -> None:
     assert "did not come within 0.2 s" in found.what
 
 
+def test_reward_that_hangs_is_asked_no_more_than_its_workers_can_lose() -> None:
+    def hangs(problem: Problem, transcript: Transcript) -> Verdict:
+        time.sleep(5)
+        return Verdict(0.0, correct=False)
+
+    assert len(asked(sums(hangs), QUICK).asked) == QUICK.workers
+
+
+def test_few_verdicts_hold_first_and_second_ones_of_what_matters_most() -> None:
+    answers = asked(Sums(), AskLimits(60, 30.0, 10.0, 4))
+    again = [each for each in answers.asked if each.again]
+    assert 20 <= len(again) < 30
+    assert {each.kind for each in again} >= {"the reference", "an empty answer", "the prompt again"}
+
+
 def test_verdicts_that_there_is_no_time_for_are_left_out_and_said() -> None:
     def sleepy(problem: Problem, transcript: Transcript) -> Verdict:
         time.sleep(0.15)
