@@ -16,16 +16,17 @@ from rftfm_ray.errors import LogError
 from rftfm_ray.runs.words import clean
 
 if TYPE_CHECKING:
-    from rftfm_ray.diagnosis.logs import LogVerdict
+    from rftfm_ray.diagnosis.log_verdict import LogVerdict
 
-STYLES = {"healthy": "green", "faulty": "red", "unknown": "yellow", "incomplete": "yellow"}
+STYLES = {"healthy": "green", "faulty": "red", "unknown": "yellow", "incomplete": "yellow", "doubtful": "yellow"}
 SAID = {
     "healthy": "no alarm",
-    "unknown": "no alarm, and too few checks to tell",
+    "unknown": "no alarm, and not enough to tell",
     "incomplete": "no alarm, and a part of the log could not be judged",
+    "doubtful": "no alarm, and a warning that lasts",
 }
-EXIT_CODES = {"faulty": 1, "unknown": 3, "incomplete": 3}
-"""Exit codes by verdict, so that a job can tell a log that could not be judged from a healthy one."""
+EXIT_CODES = {"faulty": 1, "unknown": 3, "incomplete": 3, "doubtful": 3}
+"""Exit codes by verdict, so that a job can tell a log that could not be called healthy from a healthy one."""
 MOST_NAMED = 10
 """Columns that are named one by one; more are counted."""
 
@@ -42,12 +43,13 @@ def diagnose(
 ) -> None:
     """List the alarms of the monitor on the step log of a run. It names no fault.
 
-    Exit code 1 when there is an alarm, 3 when there is none but the log was too short, lacked columns or was damaged in
-    part, so that no alarm does not mean health, and 0 otherwise.
+    Exit code 1 when there is an alarm, 3 when there is none but the log was too short, lacked columns, was damaged in
+    part or has a warning that lasts, so that no alarm does not mean health, and 0 otherwise.
 
-    Every step is compared with the run's own past. Columns may have the names of docs/signals.md, or those of TRL and
-    verl. With --trl-config relations between logged figures are checked that hold by definition of TRL's algorithm:
-    they need no past, and docs/laws.md lists them.
+    Every step is compared with the run's own past, and with limits that no healthy run reaches (docs/readings.md).
+    Columns may have the names of docs/signals.md, or those of TRL, verl, OpenRLHF and others. With --trl-config
+    relations between logged figures are checked that hold by definition of TRL's algorithm: they need no past, and
+    docs/laws.md lists them.
     """
     if file.is_dir():
         raise LogError(f"{file} is a directory; give a log file, and for a run use rftfm status or rftfm report.")
@@ -88,14 +90,9 @@ def _show(verdict: LogVerdict, console: Console) -> None:
     console.print(Text(found, style=STYLES[verdict.verdict]))
     if coverage.missing:
         console.print(f"Not checked, for lack of columns or steps: {', '.join(coverage.missing)}", soft_wrap=True)
-    if verdict.alarms:
-        table = Table("signal", "column", "what", "from step", "alarm at", "until")
-        for alarm in verdict.alarms:
-            until = f"{alarm.last_step}" if alarm.recovered else "the end"
-            what = alarm.kind.replace("_", " ")
-            steps = f"{alarm.first_step}", f"{alarm.raised_step}", until
-            table.add_row(alarm.signal, Text(clean(alarm.column)), what, *steps)
-        console.print(table)
+    for text in verdict.needed:
+        console.print(Text(f"To tell it takes {clean(text)}"), soft_wrap=True)
+    _show_findings(verdict, console)
     for law in verdict.laws:
         held = f"held on {law.rows} rows" if not law.broken else f"broken on {law.broken} of {law.rows} rows"
         size = f" ({law.strength})" if law.strength else ""
@@ -108,3 +105,19 @@ def _show(verdict: LogVerdict, console: Console) -> None:
             more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
             shown = ", ".join(map(clean, names[:MOST_NAMED]))
             console.print(Text(f"{what}: {shown}{more}"), soft_wrap=True)
+
+
+def _show_findings(verdict: LogVerdict, console: Console) -> None:
+    """A table of alarms and warnings, and what the readings among them say."""
+    if verdict.alarms or verdict.warnings:
+        table = Table("signal", "column", "what", "from step", "alarm at", "until")
+        for alarm in (*verdict.alarms, *verdict.warnings):
+            until = f"{alarm.last_step}" if alarm.recovered else "the end"
+            grade = "" if alarm.grade == "critical" else f"{alarm.grade}: "
+            what = grade + clean(alarm.kind).replace("_", " ")
+            steps = f"{alarm.first_step}", f"{alarm.raised_step}", until
+            table.add_row(Text(clean(alarm.signal)), Text(clean(alarm.column)), Text(what), *steps)
+        console.print(table)
+        for said in (*verdict.alarms, *verdict.warnings):
+            if said.says:
+                console.print(Text(f"From step {said.first_step}: {clean(said.says)}."), soft_wrap=True)

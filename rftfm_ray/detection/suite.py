@@ -16,6 +16,7 @@ from rftfm_ray.detection.detectors.joint import JointDetector
 from rftfm_ray.detection.detectors.laws import FLOOR, FloorDetector, LawDetector, OwnRewardDetector
 from rftfm_ray.detection.detectors.probe import ProbeDetector
 from rftfm_ray.detection.detectors.rates import CLUSTERED, LearntRateDetector, Rate, RateDetector
+from rftfm_ray.detection.detectors.readings import reading_detectors
 from rftfm_ray.detection.detectors.trend import trend_detectors
 from rftfm_ray.detection.detectors.updates import UpdateSizeDetector
 from rftfm_ray.detection.laws.declaring import declared_course
@@ -77,6 +78,7 @@ def build_detectors(settings: MonitorSettings, reference: Reference) -> list[Det
         UpdateSizeDetector(threshold, settings.warmup),
         BlowUpDetector("kl_ref", large=0.5, factor=3.0),
         *trend_detectors(),
+        *reading_detectors(),
         JointDetector(reference, budget),
     ]
     # A full profile says more about a single signal than its self-baseline does.

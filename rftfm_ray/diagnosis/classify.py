@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.diagnosis.evidence import HIGHEST, Features, LearntEvidence, features_of, level_of, shipped_evidence
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, Fingerprint, explains, meaning_of
+from rftfm_ray.diagnosis.fingerprints import (
+    FINGERPRINTS,
+    Fingerprint,
+    explains,
+    meaning_of,
+    meaning_of_readings,
+    without_readings,
+)
 from rftfm_ray.diagnosis.meaning import is_break, nats_of_breaks
 from rftfm_ray.diagnosis.readings import REGRADE_FINDINGS, Readings
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of, name_of
@@ -107,7 +114,7 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
     # A notice from long before the fault belongs to the normal progress of the run.
     relevant = tuple(s for s in symptoms if s.alarm or s.onset >= onset_low - 1)
     if readings is None:
-        return Case(relevant, (), (), features_of(relevant))
+        return Case(relevant, (), (), features_of(without_readings(relevant)))
     remarks = list[str]()
     findings = readings.findings(onset_low)
     if readings.update_was_refused_unseen and any(_is_uncomputed(s) for s in relevant):
@@ -117,7 +124,7 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
         relevant = tuple(s for s in relevant if s.signal not in (*_REGRADING, "regrade_error_mean"))
         findings = tuple(finding for finding in findings if finding not in REGRADE_FINDINGS)
         remarks.append(_noisy_verifier(readings.disagreement))
-    features = features_of(relevant, findings, readings.residuals(onset_low))
+    features = features_of(without_readings(relevant), findings, readings.residuals(onset_low))
     return Case(relevant, findings, tuple(remarks), features)
 
 
@@ -134,8 +141,13 @@ def scores_of(case: Case, learnt: LearntEvidence) -> dict[str, float]:
 
 
 def fingerprint_scores(symptoms: Sequence[Symptom]) -> dict[str, float]:
-    """Nats for every fault but the numerical one, by fingerprints alone."""
-    return {code: evidence_for(print_, symptoms) for code, print_ in FINGERPRINTS.items() if code != NUMERICAL}
+    """Nats for every fault but the numerical one, by fingerprints and what absolute readings mean."""
+    signs, written = without_readings(symptoms), meaning_of_readings(symptoms)
+    return {
+        code: evidence_for(print_, signs) + written.get(code, 0.0)
+        for code, print_ in FINGERPRINTS.items()
+        if code != NUMERICAL
+    }
 
 
 def dated(diagnosis: Diagnosis, onset: int, onset_low: int) -> Diagnosis:

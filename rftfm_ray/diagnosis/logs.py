@@ -1,13 +1,15 @@
 """Judges the step log of another trainer's run against its self-baseline.
 
-The verdict is made of checks. A check without its columns lowers coverage. One that had its columns and failed makes
-the verdict incomplete: a check that did not run does not show health.
+The verdict is made of checks, one for each family of signals, and of absolute readings. A check without its columns
+lowers coverage. One that had its columns and too few rows, or failed, takes health from the verdict: what did not run
+does not show it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,13 +20,19 @@ from rftfm_ray.detection.detectors.change_point import CHANGE_SIGNALS, ChangePoi
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.detection.detectors.joint import JointDetector
 from rftfm_ray.detection.detectors.laws import LAW
+from rftfm_ray.detection.detectors.readings import ReadingDetector
 from rftfm_ray.detection.monitor import CHUNK, Monitor
+from rftfm_ray.detection.readings.base import Grade
+from rftfm_ray.detection.readings.levels import FEWEST_WRONG
 from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.priors import KindPriors, has_enough_signals, kind_with, shipped
 from rftfm_ray.detection.statistics.change_points import FEWEST, Floats
 from rftfm_ray.detection.suite import build_detectors, monitor_settings, rates
 from rftfm_ray.diagnosis.log_laws import LogLaw, laws_of
+from rftfm_ray.diagnosis.log_readings import Break, LogReadings, not_finite_rows, read
+from rftfm_ray.diagnosis.log_verdict import Coverage, Finding, LawCheck, LogVerdict
 from rftfm_ray.integrations.steplog import StepLog
+from rftfm_ray.signals.logged import NOT_FINITE as NOT_FINITE_ROW
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport, Symptom
@@ -46,85 +54,12 @@ _NUMBERS = (*FiniteDetector.WATCHED, "reward_mean", "policy_loss", "value_loss",
 _ESSENTIAL = ("loss", "policy_loss", "grad_norm")
 # A log declares nothing of this package's configuration; what its own declares is judged by `log_laws`.
 _SETTINGS = replace(monitor_settings(RunConfig()), declared=())
+# What groups that agree move, as they do where a task is solved, and to which side.
+_OF_AGREEING = {"zero_variance_group_rate": 1, "all_right_group_rate": 1, "reward_std": -1, "grad_norm": -1}
 # Signals that the size of updates is divided by.
 _SCHEDULE_SIGNALS = ("schedule_factor", "schedule_excess")
 # Finite values in a row before a non-finite one, and non-finite ones in a row: mixed precision skips single steps.
 SOUND, LASTING = 3, 3
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """An alarm, by the steps of the log.
-
-    Attributes:
-        signal: its name in the dictionary of signals.
-        column: its name in the log.
-        kind: `jump`, `joint`, `not_finite`, `law_` and the name of a broken law, or the detector that raised it.
-        first_step: at which it began, as estimated.
-        raised_step: at which the alarm was raised.
-        last_step: last step at which it was open.
-        recovered: whether the signal returned while the run continued.
-    """
-
-    signal: str
-    column: str
-    kind: str
-    first_step: int
-    raised_step: int
-    last_step: int
-    recovered: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Number of checks that were run, number of possible ones, and those that lacked columns or steps."""
-
-    run: int
-    possible: int
-    missing: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LawCheck:
-    """A law that was judged: its name, what it states, the rows that it was judged on, and those that break it.
-
-    `largest` is the largest residual in units of the tolerance, and `strength` what the first break measures, in words.
-    """
-
-    name: str
-    states: str
-    rows: int
-    broken: int
-    largest: float
-    strength: str
-
-
-@dataclass(frozen=True, slots=True)
-class LogVerdict:
-    """The verdict on a log.
-
-    Attributes:
-        verdict: `faulty` with an alarm; else `incomplete` when a check failed or a part of the file was unreadable;
-            else `unknown` when fewer than half of the checks were run; else `healthy`.
-        partial: whether a part of the log could not be judged, for any verdict.
-        coverage: of the checks.
-        alarms: by the step at which they began.
-        broken: checks that had their inputs and failed.
-        unchecked_columns: columns that are known signals, and that no check reads.
-        unused_columns: columns that are not known, or hold no numbers.
-        notes: on the file, one sentence each.
-        laws: that could be judged.
-    """
-
-    verdict: str
-    partial: bool
-    coverage: Coverage
-    alarms: tuple[Finding, ...]
-    broken: tuple[str, ...]
-    unchecked_columns: tuple[str, ...]
-    unused_columns: tuple[str, ...]
-    notes: tuple[str, ...]
-    laws: tuple[LawCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,21 +98,30 @@ def judge_log(log: StepLog, declared: Declared | None = None) -> LogVerdict:
         broken.append(_failure("the laws", str(error)))
     for name in _NUMBERS:
         alarms += not_finite(name, log.values[name]) if name in log.values else ()
-    judged = _judged(log, priors) | {law.signal for law in laws}
+    readings = LogReadings((), ())
+    try:
+        readings = read(log)
+    except Exception as error:  # noqa: BLE001 - as above
+        broken.append(_failure("the readings", str(error)))
+    judged = _judged(log, priors) | readings.read_names() | {law.signal for law in laws}
     unchecked = tuple(column for name, column in log.columns.items() if name not in judged)
-    findings = sorted(
-        (_finding(log, alarm) for alarm in _merged(alarms)),
-        key=lambda finding: (finding.first_step, finding.signal, finding.kind),
-    )
+    found = [_finding(log, alarm) for alarm in _merged(alarms) if not _is_solved(log, alarm)]
+    found += [_of_reading(log, each) for each in readings.breaks if not _is_told(log, each, alarms)]
+    found.sort(key=lambda finding: (finding.first_step, finding.signal, finding.kind))
+    critical = tuple(finding for finding in found if finding.grade == Grade.CRITICAL)
+    warnings = tuple(f for f in found if f.grade != Grade.CRITICAL and not any(_covers(c, f) for c in critical))
     partial = log.damaged or bool(broken)
     coverage = _coverage(log, joint=priors is not None)
-    verdict = _verdict(tuple(findings), coverage, partial=partial)
-    checks = tuple(
-        LawCheck(law.name, law.states, law.rows, len(law.broken), law.largest, law.strength) for law in laws
-    )
+    needed = _needed(log, coverage, readings)
+    verdict = _verdict(critical, warnings, coverage, needed, partial=partial)
     return LogVerdict(
-        verdict, partial, coverage, tuple(findings), tuple(broken), unchecked, log.unused, log.notes, checks
-    )
+        verdict, partial, coverage, critical, tuple(broken), unchecked, log.unused, log.notes, warnings, readings.runs,
+        needed if verdict == "unknown" else (), tuple(map(_check, laws)),
+    )  # fmt: skip
+
+
+def _check(law: LogLaw) -> LawCheck:
+    return LawCheck(law.name, law.states, law.rows, len(law.broken), law.largest, law.strength)
 
 
 def _broken(law: LogLaw) -> Iterator[_Alarm]:
@@ -196,7 +140,8 @@ def _failure(name: str, reason: str) -> str:
 def _judged(log: StepLog, priors: KindPriors | None) -> set[str]:
     """Signals of the log that a check reads, and that are long enough for it."""
     detectors = build_detectors(_SETTINGS, reference_of(None, priors))
-    watched = {output.signal for detector in detectors for output in detector.outputs}
+    others = [detector for detector in detectors if not isinstance(detector, ReadingDetector)]
+    watched = {output.signal for detector in others for output in detector.outputs}
     # With priors, the joint detector also judges all signals of its correlation model.
     watched |= set(priors.own_past.bank.signals) if priors is not None else set()
     watched |= {*_SCHEDULE_SIGNALS, *(rate.count for rate in rates(_SETTINGS.noise))}
@@ -216,7 +161,9 @@ class Watched:
     def __init__(self, log: StepLog, reference: Reference) -> None:
         self.disabled: list[tuple[str, str]] = []
         self._log = log
-        self._monitor = Monitor(_SETTINGS, reference)
+        # The readings see the whole log, with what only logs have.
+        suite = [d for d in build_detectors(_SETTINGS, reference) if not isinstance(d, ReadingDetector)]
+        self._monitor = Monitor(_SETTINGS, reference, suite, shipped=False)
 
     def _reports(self) -> Iterator[list[StepReport]]:
         """The steps of the log in chunks, to bound memory."""
@@ -281,6 +228,23 @@ def _merged(alarms: Iterable[_Alarm]) -> list[_Alarm]:
     return [alarm for known in merged.values() for alarm in known]
 
 
+def _is_solved(log: StepLog, alarm: _Alarm) -> bool:
+    """Whether groups began to agree because the task is solved: their jump comes with the best reward so far."""
+    side = _OF_AGREEING.get(alarm.signal, 0) if alarm.kind == JUMP else 0
+    if not side or "reward_mean" not in log.values:
+        return False
+    return side * _moved(log.values[alarm.signal], alarm) > 0 and _moved(log.values["reward_mean"], alarm) > 0
+
+
+def _moved(values: Floats, alarm: _Alarm) -> float:
+    """By how much a signal has moved from the rows before an alarm to those until it was raised; NaN if unknown."""
+    known = np.where(np.isfinite(values), values, math.nan)
+    before, after = known[max(0, alarm.first - FEWEST) : alarm.first], known[alarm.first : alarm.raised + 1]
+    if np.isnan(before).all() or np.isnan(after).all():
+        return math.nan
+    return float(np.nanmean(after) - np.nanmean(before))
+
+
 def _coverage(log: StepLog, *, joint: bool) -> Coverage:
     """Coverage by the checks that had their columns and steps. Missing optional columns do not lower it."""
     checks: dict[str, tuple[Iterable[str], int]] = {FINITE: (_NUMBERS, 1)}
@@ -296,12 +260,40 @@ def _coverage(log: StepLog, *, joint: bool) -> Coverage:
     return Coverage(possible - len(missing), possible, tuple(missing))
 
 
-def _verdict(alarms: tuple[Finding, ...], coverage: Coverage, *, partial: bool) -> str:
-    if alarms:
+def _needed(log: StepLog, coverage: Coverage, readings: LogReadings) -> tuple[str, ...]:
+    """What it would take to call the log healthy: rows of checks that have columns, and columns of the others."""
+    rows, columns = list[str](), list[str]()
+    for name in coverage.missing:
+        signals = EXPECTED.get(name, _NUMBERS)
+        has = [signal for signal in signals if signal in log.values]
+        text = f"{name}: {FEWEST} rows with {' or '.join(has or signals)}"
+        (rows if has or name == OTHERS else columns).append(text)
+    # The families that any run can have are read by the checks as well.
+    for family in sorted(readings.families_lacking_rows() - set(EXPECTED)):
+        lacking = [run.lacks for run in readings.runs if run.family == family and run.rows]
+        rows.append(f"{family}: {lacking[0]}")
+    return (*rows, *columns) if rows or 2 * coverage.run < coverage.possible else ()
+
+
+def _verdict(
+    critical: Sequence[Finding],
+    warnings: Sequence[Finding],
+    coverage: Coverage,
+    needed: Sequence[str],
+    *,
+    partial: bool,
+) -> str:
+    if critical:
         return "faulty"
     if partial:
         return "incomplete"
-    return "unknown" if 2 * coverage.run < coverage.possible else "healthy"
+    if needed or 2 * coverage.run < coverage.possible:
+        return "unknown"
+    return (
+        "doubtful"
+        if any(not warning.recovered for warning in warnings if warning.grade == Grade.WARNING)
+        else "healthy"
+    )
 
 
 def _length(log: StepLog, name: str) -> int:
@@ -314,6 +306,32 @@ def _finding(log: StepLog, alarm: _Alarm) -> Finding:
     # The self-baseline adapts: the end of joint evidence does not show that the signal returned.
     recovered = alarm.kind != JointDetector.name and alarm.last < int(later[-1])
     return Finding(alarm.signal, log.columns[alarm.signal], alarm.kind, first, raised, last, recovered)
+
+
+def _of_reading(log: StepLog, found: Break) -> Finding:
+    first, raised, last = (int(log.steps[row]) for row in (found.first, found.raised, found.last))
+    column, recovered = log.columns.get(found.signal, found.signal), found.last < len(log.steps) - 1
+    return Finding(
+        found.signal, column, found.rule.name, first, raised, last, recovered, str(found.rule.grade), found.says
+    )
+
+
+def _covers(alarm: Finding, warning: Finding) -> bool:
+    """Whether an alarm says what a warning of the same signal and time says, and more."""
+    overlap = alarm.first_step <= warning.last_step and warning.first_step <= alarm.last_step
+    return alarm.signal == warning.signal and overlap
+
+
+def _is_told(log: StepLog, found: Break, alarms: Iterable[_Alarm]) -> bool:
+    """Whether a share of rows that are not finite is that of stretches of them, which have alarms of their own."""
+    rows = not_finite_rows(log.values) if found.rule.signal == NOT_FINITE_ROW else None
+    if rows is None:
+        return False
+    apart = rows == 1
+    for alarm in alarms:
+        if alarm.kind == NOT_FINITE:
+            apart[alarm.first : alarm.last + 1] = False
+    return int(apart.sum()) <= FEWEST_WRONG
 
 
 def not_finite(name: str, values: Floats) -> list[_Alarm]:

@@ -265,7 +265,6 @@ def _interpret(path: Path, table: _Table) -> StepLog:
             part, _ = _column(name, cells, notes)
             if part is not None:
                 parts[name] = np.where(np.isfinite(part), part, np.nan)
-                continue
         if signal is None or name in used:
             unused += [] if name in used else [name]
             continue

@@ -178,7 +178,7 @@ EFFECTS: Mapping[str, Effect] = {
     "gamma": Effect(_ESTIMATOR),
     "gae_lambda": Effect(_ESTIMATOR),
     "critic_lr_scale": Effect(("value_loss", "explained_variance")),
-    "freeze_policy": Effect(("grad_norm", "loss"), lowers=_SMALLER),
+    "freeze_policy": Effect(("loss",), lowers=(*_SMALLER, "grad_norm")),
 }  # fmt: skip
 """By cause: a change of the prompts, a key of the configuration, or a lever."""
 

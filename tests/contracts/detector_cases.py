@@ -21,15 +21,18 @@ from rftfm_ray.config.declared import (
 from rftfm_ray.detection.detectors.base import Detector, Scores
 from rftfm_ray.detection.detectors.custom import CustomDetector
 from rftfm_ray.detection.detectors.laws import FloorDetector, LawDetector, OwnRewardDetector
+from rftfm_ray.detection.detectors.readings import PREFIX, ReadingDetector
 from rftfm_ray.detection.laws.table import FLOOR_TABLE, LAWS
+from rftfm_ray.detection.readings.table import BY_NAME
 from rftfm_ray.detection.reference.mixture import Mode
 from rftfm_ray.detection.reference.views import Floats, StepView, StepViews, values_of
 from rftfm_ray.detection.suite import build_detectors
 from rftfm_ray.signals.groups import PROMPT_DEPENDENT
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import StepReport
+from rftfm_ray.verdicts import StepReport, Symptom
 from tests.detecting import LEARNT, SETTINGS, healthy_runs, make_report, recorded_faults, reference
+from tests.reading_courses import CASES as READINGS
 from tests.unit.detection.laws.figures import declared
 
 USER = "user"
@@ -93,7 +96,13 @@ def suite(mode: Mode) -> list[Detector]:
     return [*(own.get(detector.name, detector) for detector in others), CustomDetector(Rewards())]
 
 
-CASES: tuple[Case, ...] = tuple((mode, detector.name) for mode in Mode for detector in suite(mode))
+CASES: tuple[Case, ...] = tuple(
+    (mode, detector.name)
+    for mode in Mode
+    for detector in suite(mode)
+    # Readings compare with nothing: they are the same in every mode.
+    if mode is Mode.NONE or not isinstance(detector, ReadingDetector)
+)
 BY_REFERENCE = ("joint", "change_point")
 DISTINCT = tuple(case for case in CASES if case[0] is Mode.NONE or case[1] in BY_REFERENCE)
 """The same without those that are made alike, and see the same, in every mode."""
@@ -206,6 +215,13 @@ def _courses(**series: Sequence[float]) -> Reports:
     return [make_report(step, **dict(zip(series, row, strict=True))) for step, row in enumerate(rows, 1)]
 
 
+def _broken(name: str) -> Reports:
+    """Usual steps with the course on which a reading must speak."""
+    course = READINGS[name]()[0]
+    rows = zip(*course.values(), strict=True)
+    return [make_report(step, **dict(zip(course, map(float, row), strict=True))) for step, row in enumerate(rows, 1)]
+
+
 FAULTS: Mapping[str, Callable[[], Reports]] = {
     "finite": lambda: usual(loss=[math.nan], entropy=[math.inf]),
     "declared_rate": lambda: usual(lr_excess=[0.5, -0.5]),
@@ -224,7 +240,6 @@ FAULTS: Mapping[str, Callable[[], Reports]] = {
     "trend:decline:reward_mean": lambda: _course("reward_mean", _lost().tolist()),
     "trend:decline:correct_rate": lambda: _course("correct_rate", _lost().tolist()),
     "trend:decline:probe_accuracy": lambda: _course("probe_accuracy", _lost().tolist()),
-    "trend:unbearable:truncated_rate": lambda: usual(truncated_rate=[1.0] * 6),
     "trend:unbearable:failed_rate": lambda: usual(failed_rate=[0.5] * 6),
     "trend:unbearable:empty_rate": lambda: usual(empty_rate=[0.9] * 6),
     "trend:unbearable:tool_error_rate": lambda: usual(tool_error_rate=[0.9] * 6),
@@ -235,8 +250,19 @@ FAULTS: Mapping[str, Callable[[], Reports]] = {
     "joint": lambda: moved(healthy_runs()[-1], length_mean=3.0, reward_mean=-0.5),
     "change_point": lambda: moved(healthy_runs()[-1], length_mean=3.0, reward_mean=-0.9, entropy=1.0),
     USER: lambda: usual(reward_mean=[0.0] * 4),
+    **{
+        f"{PREFIX}{name}": lambda name=name: _broken(name)  # type: ignore[misc]
+        for name, entry in BY_NAME.items()
+        if not entry.rule.in_logs_only
+    },
 }
 """By the name of a detector, a course of steps on which it must speak."""
+
+
+def speaks(case: Case, symptom: Symptom) -> bool:
+    """Whether a symptom is what a detector is for: an alarm, or a notice of one that raises none."""
+    return symptom.alarm or not any(output.alarm for output in fresh(case).outputs)
+
 
 HEALTHY = ("calculator_300", "arithmetic_300", "calculator_1", "calculator_2", "arithmetic_1", "arithmetic_2")
 """Recorded runs in which no detector may raise an alarm, without a profile of their kind."""

@@ -33,6 +33,7 @@ from tests.contracts.detector_cases import (
     pieces_of,
     renumbered,
     run_of,
+    speaks,
 )
 from tests.detecting import SETTINGS, Watched, joined, make_report, reference, report_of_values
 
@@ -77,7 +78,7 @@ def assert_readable(symptoms: dict[int, list[Symptom]], detector: Detector) -> N
 @every_detector
 def test_it_speaks_on_its_fault_and_every_word_can_be_read(case: Case) -> None:
     symptoms = symptoms_of(case, case[1])
-    assert any(one.alarm for each in symptoms.values() for one in each)
+    assert any(speaks(case, one) for each in symptoms.values() for one in each)
     assert_readable(symptoms, fresh(case))
 
 
@@ -96,7 +97,7 @@ def test_it_is_silent_on_healthy_runs(case: Case) -> None:
     raised, steps = list[tuple[str, Symptom]](), 0
     for name in (*NEW, *(HEALTHY if case[0] is Mode.NONE else ())):
         steps += len(run_of(name))
-        alarms = {step: [one for one in each if one.alarm] for step, each in symptoms_of(case, name).items()}
+        alarms = {step: [one for one in each if speaks(case, one)] for step, each in symptoms_of(case, name).items()}
         raised += [(name, each[0]) for step, each in alarms.items() if each and not alarms.get(step - 1)]
     promised = math.ceil(steps / SETTINGS.false_alarm_steps) if case[1] in BY_REFERENCE else 0
     assert len(raised) <= promised, raised
@@ -150,7 +151,7 @@ def test_no_value_everywhere_makes_it_raise_or_blinds_it(case: Case, rest: float
     # Its fault is found as ever, once it has been told that what was before is no reference.
     watching.forget(list(INDEX), 60)
     after = watching.observe(renumbered(run_of(case[1]), 60))
-    assert case[1] in FIRST_STEP or any(one.alarm for each in after.values() for one in each)
+    assert case[1] in FIRST_STEP or any(speaks(case, one) for each in after.values() for one in each)
 
 
 @every_detector_of_recorded_runs
@@ -188,10 +189,10 @@ def test_no_stream_makes_it_raise(case: Case, stream: list[dict[str, float]], he
 def open_at_its_fault(case: Case) -> tuple[Watched, int, Symptom]:
     """The detector while its alarm is open, the next step, and the symptom."""
     run = run_of(case[1])
-    first = min(step for step, each in symptoms_of(case, case[1]).items() if any(one.alarm for one in each))
+    first = min(step for step, each in symptoms_of(case, case[1]).items() if any(speaks(case, one) for one in each))
     watching = watched(case)
     symptoms = watching.observe([report for report in run if report.id.step <= first])[first]
-    return watching, first + 1, next(one for one in symptoms if one.alarm)
+    return watching, first + 1, next(one for one in symptoms if speaks(case, one))
 
 
 @every_detector
@@ -201,14 +202,14 @@ def test_declared_change_ends_the_alarms_that_lose_their_reference(case: Case) -
     watching.forget([], step)
     # A step at which nothing was measured shows what is open.
     gap = [report_of_values(step, {})]
-    held = any(one.alarm for one in watching.observe(gap).get(step, []))
+    held = any(speaks(case, one) for one in watching.observe(gap).get(step, []))
     assert held or case[1] in ("finite", "declared_rate"), "a change of something else ends nothing"
     watching.forget(["lr", symptom.signal], step + 1)
     after = watching.observe([report_of_values(step + 1, {})]).get(step + 1, [])
     needs_none = case[1].startswith(NO_REFERENCE) and case[1] not in LEARNT_AGAIN
-    assert held is not needs_none or any(one.alarm for one in after) is held
+    assert held is not needs_none or any(speaks(case, one) for one in after) is held
     if not needs_none:
-        assert not [one for one in after if one.alarm and one.signal == symptom.signal]
+        assert not [one for one in after if speaks(case, one) and one.signal == symptom.signal]
 
 
 @every_detector
@@ -222,7 +223,7 @@ def test_remedy_lets_its_alarms_be_raised_again(case: Case) -> None:
     if case[1].startswith(NOT_SETTLED):
         assert [one.signal for one in after] == [one.signal for one in held]
     else:
-        assert not [one for one in after if one.alarm and one.signal == symptom.signal]
+        assert not [one for one in after if speaks(case, one) and one.signal == symptom.signal]
 
 
 @every_distinct_detector

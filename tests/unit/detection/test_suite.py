@@ -18,6 +18,7 @@ from rftfm_ray.detection.detectors.change_point import ChangePointDetector
 from rftfm_ray.detection.detectors.identities import IDENTITIES
 from rftfm_ray.detection.detectors.joint import NOTICED, JointDetector
 from rftfm_ray.detection.detectors.rates import RateDetector
+from rftfm_ray.detection.detectors.readings import ReadingDetector, reading_detectors
 from rftfm_ray.detection.detectors.trend import trend_detectors
 from rftfm_ray.detection.laws.declaring import declared_course
 from rftfm_ray.detection.laws.table import FLOOR_TABLE, LAWS
@@ -44,7 +45,8 @@ def test_suite_is_the_same_but_for_what_compares_with_a_reference(mode: Mode) ->
         *(f"law:{name}" for name in LAWS), "law:own_reward", *(f"floor:{name}" for name in FLOOR_TABLE),
         "rate:trained_mismatch_rate", "rate:tool_error_rate", "rate:verifier_error_rate", "rate:golden_mismatch_rate",
         "rate:known_call_error_rate", "floor:tool_error_rate",
-        "probe", "update_size", "blow_up:kl_ref", *(detector.name for detector in trend_detectors()), "joint",
+        "probe", "update_size", "blow_up:kl_ref", *(detector.name for detector in trend_detectors()),
+        *(detector.name for detector in reading_detectors()), "joint",
         *(["change_point"] if mode is not Mode.FULL else []),
     ]  # fmt: skip
     assert len(set(names)) == len(names)
@@ -58,7 +60,8 @@ def test_every_output_can_be_read(mode: Mode) -> None:
             # The joint detector's alarm names another signal from step to step.
             assert output.signal in INDEX or (detector.name, number) == ("joint", 0)
             assert output.direction in (-1, 1) or (detector.name, number) == ("joint", 0)
-            assert output.alarm or detector.name == "joint" or output.signal == "regrade_error_mean"
+            notices = isinstance(detector, JointDetector | ReadingDetector)
+            assert output.alarm or notices or output.signal == "regrade_error_mean"
 
 
 def test_what_is_exact_needs_no_threshold_and_nothing_else_is_an_identity() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
-from rftfm_ray.policies.grounds import READINGS, Ground, GroundKind, HeldOut, ground_for
+from rftfm_ray.policies.grounds import IMPOSSIBLE, Ground, GroundKind, HeldOut, ground_for
 from rftfm_ray.signals.held_out import LEAST_LOSS, probe_drop
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
@@ -132,11 +132,11 @@ def test_reading_that_cannot_be_healthy_is_a_ground(name: str, signal: str, heal
     assert ground is not None
     assert ground.kind is GroundKind.READING
     assert ground.reason.startswith(f"{name} shows ")
-    assert READINGS[name].why in ground.reason
+    assert IMPOSSIBLE[name].why in ground.reason
 
 
 def test_every_reading_is_tested() -> None:
-    assert {row[0] for row in READ} == set(READINGS)
+    assert {row[0] for row in READ} == set(IMPOSSIBLE)
 
 
 def test_update_is_held_against_the_rate_that_the_configuration_gives() -> None:

@@ -1,0 +1,164 @@
+"""The absolute readings of a step log: which ran, on how many rows, what they found, and what the others lack. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.detectors.readings import names_of, sentence, usable
+from rftfm_ray.detection.readings.base import AbsoluteReading, Row, Rule
+from rftfm_ray.detection.readings.table import TABLE, Entry, beside_entries
+from rftfm_ray.detection.statistics.cusum import RECOVERED
+from rftfm_ray.integrations.steplog import StepLog
+from rftfm_ray.signals.logged import BESIDE, NOT_FINITE
+
+Floats = NDArray[np.float64]
+
+FOUND, SILENT, NOT_RUN = "found", "silent", "not run"
+# Values of an update, one of which a log must have for the share of rows that are not finite.
+_OF_UPDATES = ("loss", "policy_loss", "grad_norm", "kl_ref", "entropy")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingRun:
+    """One reading of a log.
+
+    Attributes:
+        name: of the reading.
+        family: what it is about.
+        grade: note, warning or critical.
+        inputs: columns that it may read, by their names in the dictionary.
+        state: `found`, `silent` or `not run`.
+        rows: rows that had all of its inputs.
+        lacks: what it would take to run it, in words; empty where it ran.
+    """
+
+    name: str
+    family: str
+    grade: str
+    inputs: tuple[str, ...]
+    state: str
+    rows: int
+    lacks: str
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Rows of a log (from 0) at which a reading was broken: the first, that of its alarm, and the last.
+
+    `signal` is the one that shows it: of the rule, or another of its inputs where the log lacks that.
+    """
+
+    rule: Rule
+    signal: str
+    first: int
+    raised: int
+    last: int
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogReadings:
+    """What all readings say of a log: the runs of each, and the breaks in the order of the table."""
+
+    runs: tuple[ReadingRun, ...]
+    breaks: tuple[Break, ...]
+
+    def read_names(self) -> frozenset[str]:
+        """Names of the columns that a reading that ran may have read."""
+        return frozenset(name for run in self.runs if run.state != NOT_RUN for name in run.inputs)
+
+    def families_read(self) -> frozenset[str]:
+        """Families of which at least one reading ran."""
+        return frozenset(run.family for run in self.runs if run.state != NOT_RUN)
+
+    def families_lacking_rows(self) -> frozenset[str]:
+        """Families that have columns, and of which no reading had enough rows."""
+        return frozenset(run.family for run in self.runs if run.rows) - self.families_read()
+
+
+def read(log: StepLog) -> LogReadings:
+    """Show a log to every reading."""
+    values = {name: usable(column) for name, column in log.values.items()}
+    finite = not_finite_rows(log.values)
+    if finite is not None:
+        values[NOT_FINITE] = finite
+    runs, breaks = list[ReadingRun](), list[Break]()
+    for entry in (*TABLE, *beside_entries(name for name in values if name.startswith(BESIDE))):
+        reading = entry.build()
+        if not all(any(name in values for name in names) for names in entry.rule.needs):
+            runs.append(_run(entry, NOT_RUN, 0, _columns_lacking(entry.rule, values)))
+            continue
+        found = list(_breaks(reading, values, log))
+        breaks += found
+        lacking = reading.rows < entry.rule.fewest
+        lacks = f"{entry.rule.fewest} rows with {_either(entry.rule.needs)}" if lacking else ""
+        state = FOUND if found else NOT_RUN if lacking else SILENT
+        runs.append(_run(entry, state, reading.rows, lacks))
+    return LogReadings(tuple(runs), tuple(breaks))
+
+
+def _run(entry: Entry, state: str, rows: int, lacks: str) -> ReadingRun:
+    rule = entry.rule
+    return ReadingRun(rule.name, str(rule.family), str(rule.grade), rule.inputs, state, rows, lacks)
+
+
+def _either(needs: Sequence[tuple[str, ...]]) -> str:
+    return " and ".join(" or ".join(names) for names in needs)
+
+
+def _columns_lacking(rule: Rule, values: Mapping[str, Floats]) -> str:
+    missing = [names for names in rule.needs if not any(name in values for name in names)]
+    return f"a column {_either(missing)}"
+
+
+def not_finite_rows(values: Mapping[str, Floats]) -> Floats | None:
+    """1 at rows where a value of the update was logged and is not finite, 0 where all are; None without such a column.
+
+    Several such rows before the first finite one are NaN: mixed precision looks for its scale there.
+    """
+    columns = [values[name] for name in _OF_UPDATES if name in values]
+    if not columns:
+        return None
+    logged = ~np.isnan(np.stack(columns))
+    wrong = (np.isinf(np.stack(columns)) & logged).any(0)
+    rows = np.where(logged.any(0), wrong.astype(np.float64), math.nan)
+    sound = np.flatnonzero(rows == 0)
+    before = int(sound[0]) if len(sound) else len(rows)
+    if before > 1:
+        rows[:before] = math.nan
+    return rows
+
+
+def _rows(reading: AbsoluteReading, values: Mapping[str, Floats]) -> Iterator[Row]:
+    names = [name for name in names_of(reading) if name in values]
+    for row in zip(*(values[name].tolist() for name in names), strict=True):
+        yield dict(zip(names, row, strict=True))
+
+
+def _breaks(reading: AbsoluteReading, values: Mapping[str, Floats], log: StepLog) -> Iterator[Break]:
+    rule = reading.rule
+    signal = _shown_by(rule, log.values)
+    column = log.columns.get(signal, signal)
+    current: Break | None = None
+    for number, row in enumerate(_rows(reading, values), start=1):
+        said = reading.add(number, row)
+        if said.score >= 1.0:
+            says = sentence(column, said.value, rule.says)
+            new = Break(rule, signal, said.since - 1, number - 1, number - 1, says)
+            current = new if current is None else replace(current, last=number - 1)
+        elif said.score <= RECOVERED and current is not None:
+            yield current
+            current = None
+    if current is not None:
+        yield current
+
+
+def _shown_by(rule: Rule, values: Mapping[str, Floats]) -> str:
+    if rule.signal == NOT_FINITE:
+        return next((name for name in _OF_UPDATES if name in values and np.isinf(values[name]).any()), NOT_FINITE)
+    return next((name for name in (rule.signal, *rule.inputs) if name in values), rule.signal)
