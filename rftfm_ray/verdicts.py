@@ -28,11 +28,20 @@ class Family(StrEnum):
 
 
 class Evidence(IntEnum):
-    """Where a symptom comes from, weakest first. An identity needs no threshold."""
+    """Where a symptom comes from, weakest first.
+
+    An identity compares a thing with itself and needs no threshold. A law ties logged figures to each other by the
+    definition of the algorithm and the declared configuration: its tolerance is rounding, and it needs no reference.
+    """
 
     TELEMETRY = 1
     CHANNEL = 2
-    IDENTITY = 3
+    LAW = 3
+    IDENTITY = 4
+
+
+EXACT_EVIDENCE = (Evidence.LAW, Evidence.IDENTITY)
+"""Evidence that goes by what is declared: no lever breaks it, and a break is no matter of degree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,7 @@ class Expected:
 
     Attributes:
         moved: signals with the sides (+1 above, -1 below) to which levers hold them by design. No lever breaks an
-            identity, so one that breaks is an alarm all the same.
+            identity or a law, so one that breaks is an alarm all the same.
         contained: signals with the sides to which a cause moves them that a lever contains. The cause goes on, and
             with it what it breaks, identities as well; only its harm is judged.
     """
@@ -76,7 +85,7 @@ class Expected:
     def covers(self, symptom: Symptom) -> bool:
         """Whether an alarm of a symptom is expected."""
         side = (symptom.signal, symptom.direction)
-        return side in self.contained or (side in self.moved and symptom.evidence is not Evidence.IDENTITY)
+        return side in self.contained or (side in self.moved and symptom.evidence not in EXACT_EVIDENCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,7 @@ class DeclaredChange:
         settled: signals that a remedy was just carried out for: their reference stays, and evidence against them
             starts again from nothing, so that it speaks of the remedy.
         expected: alarms that are expected from this step on; None leaves the earlier ones in force.
+        levers: those in force from this step on; None leaves the earlier ones in force.
     """
 
     kind: str
@@ -99,6 +109,7 @@ class DeclaredChange:
     reason: str
     settled: tuple[str, ...] = ()
     expected: Expected | None = None
+    levers: Levers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +136,7 @@ class Symptom:
         onset: first step of the change, as estimated.
         onset_low: earliest step that the change may have begun with.
         reason: one sentence.
+        strength: of the fault in its own unit, where a law measures it; else None.
     """
 
     detector: str
@@ -138,6 +150,7 @@ class Symptom:
     onset: int
     onset_low: int
     reason: str
+    strength: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

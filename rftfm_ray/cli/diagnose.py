@@ -16,7 +16,7 @@ from rftfm_ray.errors import LogError
 from rftfm_ray.runs.words import clean
 
 if TYPE_CHECKING:
-    from rftfm_ray.diagnosis.logs import LogVerdict
+    from rftfm_ray.diagnosis.log_verdict import LogVerdict
 
 STYLES = {"healthy": "green", "faulty": "red", "unknown": "yellow", "incomplete": "yellow", "doubtful": "yellow"}
 SAID = {
@@ -35,6 +35,10 @@ def diagnose(
     file: Annotated[
         Path, typer.Argument(help="Step log as CSV, JSONL or Parquet, a row a step, or a trainer_state.json.")
     ],
+    trl_config: Annotated[
+        Path | None,
+        typer.Option("--trl-config", help="GRPOConfig of the run as JSON or YAML: judge its figures by laws as well."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List the alarms of the monitor on the step log of a run. It names no fault.
@@ -43,19 +47,23 @@ def diagnose(
     part or has a warning that lasts, so that no alarm does not mean health, and 0 otherwise.
 
     Every step is compared with the run's own past, and with limits that no healthy run reaches (docs/readings.md).
-    Columns may have the names of docs/signals.md, or those of TRL, verl, OpenRLHF and others.
+    Columns may have the names of docs/signals.md, or those of TRL, verl, OpenRLHF and others. With --trl-config
+    relations between logged figures are checked that hold by definition of TRL's algorithm: they need no past, and
+    docs/laws.md lists them.
     """
     if file.is_dir():
         raise LogError(f"{file} is a directory; give a log file, and for a run use rftfm status or rftfm report.")
     from rftfm_ray.diagnosis.logs import judge_log
     from rftfm_ray.integrations.steplog import read_log
+    from rftfm_ray.integrations.trl_config import declared_by_trl, read_trl_config
 
     try:
         log = read_log(file)
+        config = None if trl_config is None else read_trl_config(trl_config)
     except LogError as error:
         # The message quotes names of columns as they stand in the file.
         raise LogError(clean(str(error))) from None
-    verdict = judge_log(log)
+    verdict = judge_log(log, None if config is None else declared_by_trl(config, tuple(log.reward_parts)))
     if json:
         print(jsonlib.dumps(plain(verdict), allow_nan=False))
     else:
@@ -85,6 +93,10 @@ def _show(verdict: LogVerdict, console: Console) -> None:
     for text in verdict.needed:
         console.print(Text(f"To tell it takes {clean(text)}"), soft_wrap=True)
     _show_findings(verdict, console)
+    for law in verdict.laws:
+        held = f"held on {law.rows} rows" if not law.broken else f"broken on {law.broken} of {law.rows} rows"
+        size = f" ({law.strength})" if law.strength else ""
+        console.print(Text(f"Law {law.name} {held}{size}: {law.states}."), soft_wrap=True)
     for note in (*verdict.broken, *verdict.notes):
         console.print(Text(clean(note)), soft_wrap=True)
     columns = {"Known, but in no check": verdict.unchecked_columns, "Not known": verdict.unused_columns}

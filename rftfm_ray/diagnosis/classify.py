@@ -11,10 +11,12 @@ from rftfm_ray.diagnosis.evidence import HIGHEST, Features, LearntEvidence, feat
 from rftfm_ray.diagnosis.fingerprints import (
     FINGERPRINTS,
     Fingerprint,
+    explains,
     meaning_of,
     meaning_of_readings,
     without_readings,
 )
+from rftfm_ray.diagnosis.meaning import is_break, nats_of_breaks
 from rftfm_ray.diagnosis.readings import REGRADE_FINDINGS, Readings
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of, name_of
 from rftfm_ray.verdicts import Diagnosis, Evidence, Rival, Symptom, as_percent
@@ -129,10 +131,11 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
 def scores_of(case: Case, learnt: LearntEvidence) -> dict[str, float]:
     """Nats for every fault but the numerical one, and for `UNKNOWN`."""
     extra, weight = learnt.nats(case.features), learnt.fingerprint_weight
-    written = meaning_of(case.findings)
+    prints = fingerprint_scores(case.symptoms)
+    written, breaks = meaning_of(case.findings), nats_of_breaks(case.symptoms, tuple(prints))
     scores = {
-        code: weight * nats + extra.get(code, 0.0) + written.get(code, 0.0)
-        for code, nats in fingerprint_scores(case.symptoms).items()
+        code: weight * nats + extra.get(code, 0.0) + written.get(code, 0.0) + breaks.get(code, 0.0)
+        for code, nats in prints.items()
     }
     return {**scores, UNKNOWN: weight * UNKNOWN_NATS}
 
@@ -194,9 +197,14 @@ def dates_of(alarms: Sequence[Symptom]) -> tuple[int, int]:
 
 
 def evidence_for(fingerprint: Fingerprint, symptoms: Sequence[Symptom]) -> float:
-    """Nats for a fault: weights of explained symptoms, minus those of unexplained and of excluding ones."""
+    """Nats for a fault: weights of explained symptoms, minus those of unexplained and of excluding ones.
+
+    What a broken law means stands in a table of its own (`meaning`), and not in the fingerprint of its signal.
+    """
     total = 0.0
     for symptom in symptoms:
+        if is_break(symptom):
+            continue
         weight = fingerprint.weights.get(symptom.signal, 0.0)
         if weight * symptom.direction > 0:
             total += abs(weight)
@@ -243,7 +251,10 @@ def _ranked(case: Case, has_readings: bool, excluded: Collection[str]) -> list[t
     Learnt evidence weighs symptoms together with readings, so that without readings the fingerprints alone decide.
     """
     if not has_readings:
-        scores = _without({**fingerprint_scores(case.symptoms), UNKNOWN: UNKNOWN_NATS}, excluded)
+        prints = fingerprint_scores(case.symptoms)
+        breaks = nats_of_breaks(case.symptoms, tuple(prints))
+        told = {code: nats + breaks.get(code, 0.0) for code, nats in prints.items()}
+        scores = _without({**told, UNKNOWN: UNKNOWN_NATS}, excluded)
         return [(code, min(HIGHEST, share)) for code, share in _probabilities(scores)]
     learnt = shipped_evidence()
     ranked = _probabilities(_without(scores_of(case, learnt), excluded))
@@ -270,7 +281,7 @@ def _against(code: str, symptoms: Sequence[Symptom]) -> str:
         return "a fault that is not in the taxonomy"
     weights = FINGERPRINTS[code].weights
     # A signal may have several symptoms; it is named once.
-    unexplained = list(dict.fromkeys(s.signal for s in symptoms if weights.get(s.signal, 0.0) * s.direction <= 0))
+    unexplained = list(dict.fromkeys(s.signal for s in symptoms if not explains(code, s)))
     active = {symptom.signal for symptom in symptoms}
     missing = [name for name, weight in weights.items() if abs(weight) >= 2 and name not in active]
     parts = [f"does not explain {', '.join(unexplained[:3])}"] if unexplained else []

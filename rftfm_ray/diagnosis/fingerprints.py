@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rftfm_ray.detection.detectors.readings import PREFIX
+from rftfm_ray.diagnosis.meaning import explains_break, is_break
 from rftfm_ray.verdicts import Diagnosis, Symptom
 
 
@@ -31,8 +32,14 @@ class Fingerprint:
 
 def explained_signals(diagnosis: Diagnosis) -> frozenset[str]:
     """The signals of a diagnosis that its fault moves in the direction in which they have moved."""
-    fingerprint = FINGERPRINTS.get(diagnosis.code, Fingerprint({}))
-    return frozenset(s.signal for s in diagnosis.symptoms if fingerprint.weights.get(s.signal, 0.0) * s.direction > 0)
+    return frozenset(s.signal for s in diagnosis.symptoms if explains(diagnosis.code, s))
+
+
+def explains(code: str, symptom: Symptom) -> bool:
+    """Whether a fault moves the signal of a symptom to its side, or can break the law that it is about."""
+    if is_break(symptom):
+        return explains_break(code, symptom)
+    return FINGERPRINTS.get(code, Fingerprint({})).weights.get(symptom.signal, 0.0) * symptom.direction > 0
 
 
 MEANINGS: Mapping[str, Mapping[str, float]] = {

@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rftfm_ray.config import RunConfig
+from rftfm_ray.config.declared import Declared
 from rftfm_ray.detection.detectors.change_point import CHANGE_SIGNALS, ChangePointDetector
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.detection.detectors.joint import JointDetector
+from rftfm_ray.detection.detectors.laws import LAW
 from rftfm_ray.detection.detectors.readings import ReadingDetector
 from rftfm_ray.detection.monitor import CHUNK, Monitor
 from rftfm_ray.detection.readings.base import Grade
@@ -24,7 +26,9 @@ from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.priors import KindPriors, has_enough_signals, kind_with, shipped
 from rftfm_ray.detection.statistics.change_points import FEWEST, Floats
 from rftfm_ray.detection.suite import build_detectors, monitor_settings, rates
-from rftfm_ray.diagnosis.log_readings import Break, LogReadings, ReadingRun, is_of_solving, is_told, lacks, read
+from rftfm_ray.diagnosis.log_laws import LogLaw, laws_of
+from rftfm_ray.diagnosis.log_readings import Break, LogReadings, is_of_solving, is_told, lacks, read
+from rftfm_ray.diagnosis.log_verdict import Coverage, Finding, LawCheck, LogVerdict
 from rftfm_ray.integrations.steplog import StepLog
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
@@ -45,85 +49,12 @@ JUMP, NOT_FINITE = "jump", "not_finite"
 _NUMBERS = (*FiniteDetector.WATCHED, "reward_mean", "policy_loss", "value_loss", "kl_old", "advantage_mean")
 # Without these there is no update.
 _ESSENTIAL = ("loss", "policy_loss", "grad_norm")
-_SETTINGS = monitor_settings(RunConfig())
+# A log declares nothing of this package's configuration; what its own declares is judged by `log_laws`.
+_SETTINGS = replace(monitor_settings(RunConfig()), declared=())
 # Signals that the size of updates is divided by.
 _SCHEDULE_SIGNALS = ("schedule_factor", "schedule_excess")
 # Finite values in a row before a non-finite one, and non-finite ones in a row: mixed precision skips single steps.
 SOUND, LASTING = 3, 3
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """An alarm, by the steps of the log.
-
-    Attributes:
-        signal: its name in the dictionary of signals.
-        column: its name in the log.
-        kind: `jump`, `joint`, `not_finite`, or the name of the reading or detector that raised it.
-        first_step: at which it began, as estimated.
-        raised_step: at which the alarm was raised.
-        last_step: last step at which it was open.
-        recovered: whether the signal returned while the run continued.
-        grade: critical for what makes the log faulty; warning or note for a reading that does not.
-        says: what it means, for a reading.
-    """
-
-    signal: str
-    column: str
-    kind: str
-    first_step: int
-    raised_step: int
-    last_step: int
-    recovered: bool
-    grade: str = str(Grade.CRITICAL)
-    says: str = ""
-
-    def covers(self, warning: Finding) -> bool:
-        """Whether it says what a warning of the same signal and time says, and more."""
-        overlap = self.first_step <= warning.last_step and warning.first_step <= self.last_step
-        return self.signal == warning.signal and overlap
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Number of checks that were run, number of possible ones, and those that lacked columns or steps."""
-
-    run: int
-    possible: int
-    missing: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LogVerdict:
-    """The verdict on a log.
-
-    Attributes:
-        verdict: `faulty` with an alarm; else `incomplete` when a check failed or a part of the file was unreadable;
-            else `unknown` when fewer than half of the checks were run, or one with columns lacked rows: that is not
-            enough to tell; else `doubtful` with a warning that lasts; else `healthy`.
-        partial: whether a part of the log could not be judged, for any verdict.
-        coverage: of the checks.
-        alarms: by the step at which they began.
-        broken: checks that had their inputs and failed.
-        unchecked_columns: columns that are known signals, and that no check reads.
-        unused_columns: columns that are not known, or hold no numbers.
-        notes: on the file, one sentence each.
-        warnings: readings below an alarm, by the step at which they began.
-        readings: every absolute reading, and what those lack that were not run.
-        needed: what it would take to call the log healthy, one phrase each.
-    """
-
-    verdict: str
-    partial: bool
-    coverage: Coverage
-    alarms: tuple[Finding, ...]
-    broken: tuple[str, ...]
-    unchecked_columns: tuple[str, ...]
-    unused_columns: tuple[str, ...]
-    notes: tuple[str, ...]
-    warnings: tuple[Finding, ...] = ()
-    readings: tuple[ReadingRun, ...] = ()
-    needed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +68,14 @@ class _Alarm:
     last: int
 
 
-def judge_log(log: StepLog) -> LogVerdict:
-    """Judge a log: run the monitor over it, and check its values for non-finite ones."""
-    alarms, broken, priors = list[_Alarm](), list[str](), None
+def judge_log(log: StepLog, declared: Declared | None = None) -> LogVerdict:
+    """Judge a log: run the monitor over it, check its values for non-finite ones, and its figures by laws.
+
+    Args:
+        log: of another trainer.
+        declared: by its configuration; without it only laws are judged that need none.
+    """
+    alarms, broken, priors, laws = list[_Alarm](), list[str](), None, tuple[LogLaw, ...]()
     try:
         priors = _priors(log.values)
     except Exception as error:  # noqa: BLE001 - any failure of a check is reported: its silence does not show health
@@ -150,6 +86,11 @@ def judge_log(log: StepLog) -> LogVerdict:
         broken += [_failure(name, reason) for name, reason in watched.disabled]
     except Exception as error:  # noqa: BLE001 - as above
         broken.append(_failure("the monitor", str(error)))
+    try:
+        laws = laws_of(log, declared)
+        alarms += [alarm for law in laws for alarm in _broken(law)]
+    except Exception as error:  # noqa: BLE001 - as above
+        broken.append(_failure("the laws", str(error)))
     for name in _NUMBERS:
         alarms += not_finite(name, log.values[name]) if name in log.values else ()
     readings = LogReadings((), ())
@@ -157,7 +98,7 @@ def judge_log(log: StepLog) -> LogVerdict:
         readings = read(log)
     except Exception as error:  # noqa: BLE001 - as above
         broken.append(_failure("the readings", str(error)))
-    judged = _judged(log, priors) | readings.read_names()
+    judged = _judged(log, priors) | readings.read_names() | {law.signal for law in laws}
     unchecked = tuple(column for name, column in log.columns.items() if name not in judged)
     found = [_finding(log, alarm) for alarm in _merged(alarms) if not _is_of_solving(log, alarm)]
     stretches = [(alarm.first, alarm.last) for alarm in alarms if alarm.kind == NOT_FINITE]
@@ -168,14 +109,26 @@ def judge_log(log: StepLog) -> LogVerdict:
     partial = log.damaged or bool(broken)
     coverage = _coverage(log, joint=priors is not None)
     enough = 2 * coverage.run >= coverage.possible
-    needed = lacks(
-        log.values, {name: EXPECTED.get(name, _NUMBERS) for name in coverage.missing}, readings, enough=enough
-    )
+    missing = {name: _checked(log)[name][0] for name in coverage.missing}
+    needed = lacks(log.values, missing, readings, enough=enough)
     verdict = _verdict(critical, warnings, coverage, needed, partial=partial)
     return LogVerdict(
         verdict, partial, coverage, critical, tuple(broken), unchecked, log.unused, log.notes, warnings, readings.runs,
-        needed if verdict == "unknown" else (),
+        needed if verdict == "unknown" else (), tuple(map(_check, laws)),
     )  # fmt: skip
+
+
+def _check(law: LogLaw) -> LawCheck:
+    return LawCheck(law.name, law.states, law.rows, len(law.broken), law.largest, law.strength)
+
+
+def _broken(law: LogLaw) -> Iterator[_Alarm]:
+    """Breaks of a law, each from its first row to its last; rows on which it cannot be judged do not end one."""
+    broken = [row in set(law.broken) for row in law.judged]
+    for is_broken, group in itertools.groupby(zip(law.judged, broken, strict=True), key=lambda pair: pair[1]):
+        rows = [row for row, _ in group]
+        if is_broken:
+            yield _Alarm(law.signal, f"{LAW}_{law.name}", rows[0], rows[0], rows[-1])
 
 
 def _failure(name: str, reason: str) -> str:

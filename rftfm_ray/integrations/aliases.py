@@ -146,3 +146,9 @@ def canonical(name: str) -> str | None:
         if found in INDEX or found in LOG_ONLY:
             return found
     return next(filter(None, map(beside, plain)), None)
+
+
+def is_reward_part(name: str) -> bool:
+    """Whether a column holds the mean of one of several reward functions, as TRL names it (`rewards/NAME/mean`)."""
+    plain = (name, *(name.removeprefix(prefix) for prefix in PREFIXES))
+    return canonical(name) not in INDEX and any(_PART.fullmatch(each) and beside(each) for each in plain)

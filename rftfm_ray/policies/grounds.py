@@ -36,11 +36,12 @@ NO_DAMAGE = ("update_gain",)
 class GroundKind(StrEnum):
     """What allows a costly remedy.
 
-    A broken identity; harm that an independent channel shows; or a reading that no healthy run has, whatever its
-    configuration.
+    A broken identity; harm that an independent channel shows; a broken law; or a reading that no healthy run has,
+    whatever its configuration.
     """
 
     IDENTITY = "identity"
+    LAW = "law"
     CHANNEL = "channel"
     READING = "reading"
 
@@ -145,7 +146,8 @@ def ground_for(
 ) -> Ground | None:
     """The strongest ground for a costly remedy; None where only telemetry speaks for one.
 
-    A broken identity is a ground where the diagnosed fault explains it; the only one while held-out accuracy stands.
+    A broken identity is a ground where the diagnosed fault explains it; the only one while held-out accuracy stands. A
+    broken law goes by what a trainer logs and declares of itself, so that it yields to held-out accuracy that stands.
 
     Args:
         diagnosis: that the remedy is for; None where it is not known.
@@ -165,6 +167,8 @@ def ground_for(
     if held_out.fell:
         return Ground(GroundKind.CHANNEL, f"held-out accuracy fell from {held_out.before:.3f} to {held_out.now:.3f}")
     for symptom in alarms:
+        if symptom.evidence is Evidence.LAW and symptom.signal in explained:
+            return Ground(GroundKind.LAW, symptom.reason)
         if symptom.evidence is Evidence.CHANNEL and symptom.signal not in NO_HARM:
             return Ground(GroundKind.CHANNEL, symptom.reason)
     return None if diagnosis is None else _reading(reports, diagnosis)

@@ -23,7 +23,7 @@ from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.environment import Channels, trusted_channels
 from rftfm_ray.rollout.episode import Batch, Episode, TurnLimit, start
 from rftfm_ray.rollout.grading import Answered, grade_all
-from rftfm_ray.rollout.jobs import EpisodeJob, request_seed
+from rftfm_ray.rollout.jobs import EpisodeJob, Rehearsed, request_seed
 from rftfm_ray.rollout.seams import Engine, EpisodeSeams
 from rftfm_ray.rollout.termination import Limits
 from rftfm_ray.rollout.text import TextCodec
@@ -98,6 +98,18 @@ class EpisodeRunner:
         self._generate(batch, range(len(jobs)))
         self._last = batch
         return self._finish(batch)
+
+    def rehearse(
+        self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int
+    ) -> list[Rehearsed]:
+        """Generate all jobs without grading, refilling or keeping them; episodes come back in the order of `jobs`."""
+        episodes = [start(job, self._codec.encode(job.problem.prompt)) for job in jobs]
+        self._generate(Batch(episodes, step, sampling, model_version), range(len(jobs)))
+        limits = (Termination.MAX_TOKENS, Termination.MAX_TURNS)
+        return [
+            Rehearsed(e.job.group, e.transcript(), e.termination in limits, e.termination is Termination.FAILED)
+            for e in episodes
+        ]
 
     def revise(self, step: StepId) -> TrajectoryBatch:
         """Repeat the last batch under the current levers: refill masked trajectories, and grade all of them again.

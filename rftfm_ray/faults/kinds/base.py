@@ -13,9 +13,9 @@ CRITIC = ("ppo",)
 
 
 class Law(StrEnum):
-    """Relations between the recorded figures of a step that hold by definition of the algorithm and the task.
+    """Names of relations between the recorded figures of a step, as mechanisms are said to break or to keep them.
 
-    `faultbench.runs.laws` measures how far a step is from each of them.
+    `faultbench.runs.laws` says which law or floor of the guard each of them is, and how far a step is from it.
     """
 
     ADVANTAGE_MEAN = "advantage_mean"

@@ -21,7 +21,8 @@ from rftfm_ray.detection.detectors.joint import JointDetector
 from rftfm_ray.detection.statistics.change_points import Floats
 from rftfm_ray.detection.statistics.trends import TrendKind
 from rftfm_ray.diagnosis import logs
-from rftfm_ray.diagnosis.logs import JUMP, NOT_FINITE, LogVerdict, judge_log, not_finite
+from rftfm_ray.diagnosis.log_verdict import LogVerdict
+from rftfm_ray.diagnosis.logs import JUMP, NOT_FINITE, judge_log, not_finite
 from rftfm_ray.faultbench.runs.dataset import NAMES
 from rftfm_ray.integrations.steplog import StepLog
 from tests.unit.doubles import recorded_runs

@@ -61,6 +61,13 @@ def test_identity_and_channel_are_grounds_and_a_notice_is_none(evidence: Evidenc
     assert grounds(diagnosis(symptom(evidence, alarm=False)), course(), UNKNOWN, ["kl_ref"]) is None
 
 
+def test_broken_law_that_the_fault_explains_is_a_ground_unless_accuracy_stands() -> None:
+    broken = diagnosis(symptom(Evidence.LAW))
+    assert grounds(broken, course(), UNKNOWN, ["kl_ref"]) == Ground(GroundKind.LAW, "kl_ref is high")
+    assert grounds(broken, course(), UNKNOWN, ["update_ratio"]) is None
+    assert grounds(broken, course(), STANDS, ["kl_ref"]) is None
+
+
 def test_identity_that_another_fault_has_broken_is_no_ground_where_accuracy_is_not_known() -> None:
     assert grounds(diagnosis(symptom(Evidence.IDENTITY)), course(), UNKNOWN, ["update_ratio"]) is None
 
