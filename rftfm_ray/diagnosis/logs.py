@@ -172,9 +172,7 @@ def judge_log(log: StepLog, declared: Declared | None = None) -> LogVerdict:
     partial = log.damaged or bool(broken)
     coverage = _coverage(log, joint=priors is not None)
     verdict = _verdict(tuple(findings), coverage, partial=partial)
-    checks = tuple(
-        LawCheck(law.name, law.states, law.rows, len(law.broken), law.largest, law.strength) for law in laws
-    )
+    checks = tuple(LawCheck(law.name, law.states, law.rows, len(law.broken), law.largest, law.strength) for law in laws)
     return LogVerdict(
         verdict, partial, coverage, tuple(findings), tuple(broken), unchecked, log.unused, log.notes, checks
     )

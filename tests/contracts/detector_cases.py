@@ -190,7 +190,12 @@ _LAWS = {
     "flat": {"zero_variance_group_rate": [1.0]},
     "rate": {"lr": [3e-4, 1e-5]},
     "reward": {"reward_mean": [0.9, 0.1], "correct_rate": [0.5, 0.5], "tool_calls_mean": [0.0, 0.0]},
-    "turns": {"turns_mean": [2.0, 1.0], "tool_calls_mean": [0.5, 0.5], "turn_limit_rate": [0.0, 0.0]},
+    "turns": {
+        "turns_mean": [2.0, 1.0],
+        "tool_calls_mean": [0.5, 0.5],
+        "turn_limit_rate": [0.0, 0.0],
+        "truncated_rate": [0.0, 0.0],
+    },
     "limit": {"length_max": [20.0, 4.0], "truncated_rate": [0.1, 0.1]},
 }
 _FLOORS = {

@@ -194,9 +194,7 @@ def guard_trace(run: Recorded, reference: Reference, detectors: MakeDetectors | 
         telemetry=alarms_while(_is_open(item, (Evidence.TELEMETRY,)) for item in observations),
         every=alarms_while(_is_open(item, tuple(Evidence)) for item in observations),
         telemetry_scores=np.array([item.scores.telemetry for item in observations]),
-        every_scores=np.array(
-            [max(astuple(item.scores)) for item in observations]
-        ),
+        every_scores=np.array([max(astuple(item.scores)) for item in observations]),
         incidents=guard.incidents,
         orders=() if order is None else (order,),
         disabled=tuple(pair for item in observations for pair in item.disabled),
