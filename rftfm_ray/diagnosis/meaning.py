@@ -82,6 +82,7 @@ BREAKS: Mapping[str, BreakMeaning] = {
     ),
     f"{FLOOR}:tool_error_rate": BreakMeaning(("tool",), {"TE-1": 4.0}, {}),
     f"{FLOOR}:weights": BreakMeaning(("optimizer",), {}, {"OD-2": 4.0}),
+    f"{FLOOR}:old_policy": BreakMeaning(("optimizer", "schedule", "loss"), {"OD-1": 3.0, "OD-2": 1.0}, {}),
     f"{FLOOR}:loss_parts": BreakMeaning(
         ("loss",), {"OD-3": 3.0, "OD-1": 1.0, "CA-1": 1.0}, {"OD-1": 1.0, "OD-3": 1.0, "CA-1": 1.0}
     ),

@@ -50,6 +50,7 @@ _DECLARED: Mapping[str, Mapping[str, object]] = {
     "limit": {"token_limit": 16},
     "weights": {"full_precision": True},
     "loss_parts": {"updates": 2},
+    "old_policy": {"updates": 2},
 }
 ONSET = 21
 Reports = list[StepReport]
@@ -199,6 +200,7 @@ _LAWS = {
     "limit": {"length_max": [20.0, 4.0], "truncated_rate": [0.1, 0.1]},
 }
 _FLOORS = {
+    "old_policy": {"kl_old": [*[1e-3] * 20, 0.5]},
     "rollout": {"rollout_kl": [*[1e-12] * 20, 1e-3]},
     "weights": {"changed_rate": [*[0.99] * 20, 0.3]},
     "loss_parts": {"loss": [*[0.102] * 20, 9.0, -9.0], "policy_loss": [0.1] * 22},
