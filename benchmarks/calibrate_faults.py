@@ -6,11 +6,12 @@
 
 Without `--stage` all stages are made one after the other: `instant` and `learned` are levels by how far a signal moves,
 of mechanisms that act by themselves and of those that wait for the policy to learn (runs of 40 steps); `harm` is the
-level by loss of accuracy after 40 steps; `dirty-...` are the same in runs with the background of the benchmark; `loss`,
-made when it is named, is what easy and hard cost. Every case (task, algorithm, fault, mechanism, background) that is
-done is one line below benchmarks/data/calibration/ and is not made again: the command can be stopped at any moment.
-`--worker` makes its part of the cases of every stage, so that several run beside each other. `--table` writes the table
-that the package ships.
+level by loss of accuracy after 40 steps; `dirty-...` are the same in runs with the background of the benchmark. One
+confirmed case a mechanism (a task with an algorithm) is enough, all tasks and algorithms have their turn, and `more`
+and `dirty-more` are the other cases; `loss`, made when it is named, is what easy and hard cost. Every case (task,
+algorithm, fault, mechanism, background) that is done is one line below benchmarks/data/calibration/ and is not made
+again: the command can be stopped at any moment. `--worker` makes its part of the cases of every stage, so that several
+run beside each other. `--table` writes the table that the package ships.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -46,7 +47,7 @@ ONSET = 6
 FIRST_SEED = 2000
 LOSS_SEEDS = range(2020, 2023)
 # Rows of these files are levels by shifts; of a case in several the later one counts.
-BY_SHIFT = ("instant", "again", "learned", "dirty-instant", "dirty-learned")
+BY_SHIFT = ("instant", "again", "learned", "dirty-instant", "dirty-learned", "more", "dirty-more")
 BY_LOSS = ("harm", "dirty-harm")
 COST_FIELDS = ("accuracy_loss", "loss_seeds", "harmful")
 
@@ -73,12 +74,18 @@ class Stage:
         cases: in an order in which neighbours share their healthy runs.
         plan: the seeds.
         make: the rows of a case.
+        once: whether other cases of a mechanism are left out once one is confirmed.
     """
 
     name: str
     cases: tuple[CalibrationCase, ...]
     plan: SeedPlan
     make: Callable[[Bench, CalibrationCase, SeedPlan], list[Calibration]]
+    once: bool = False
+
+    def unit(self, case: CalibrationCase) -> Hashable:
+        """What one worker makes all cases of."""
+        return (case.code, case.mechanism, case.dirty) if self.once else case
 
 
 def stages() -> tuple[Stage, ...]:
@@ -88,24 +95,48 @@ def stages() -> tuple[Stage, ...]:
         instant, learned = (tuple(list_cases(TASKS, TOOLS, learned=w, dirty=dirty)) for w in (False, True))
         return instant, learned
 
+    def start_of(case: CalibrationCase, names: Sequence[str], level: str) -> float | None:
+        """The strength of a level in runs without a background, at which a search in those with one begins."""
+        rows = read(names).get(replace(case, dirty=False), []) if case.dirty else []
+        return next((row.strength for row in rows if row.level == level and row.confirmed), None)
+
+    def by_shift(bench: Bench, case: CalibrationCase, plan: SeedPlan) -> list[Calibration]:
+        return calibrate(bench, case, plan, start_of(case, BY_SHIFT[:3], "easy"))
+
+    def by_loss(bench: Bench, case: CalibrationCase, plan: SeedPlan) -> list[Calibration]:
+        return [calibrate_harm(bench, case, plan, start_of(case, BY_LOSS[:1], HARM))]
+
     instant, learned = cases(dirty=False)
     dirty_instant, dirty_learned = cases(dirty=True)
 
     def harm(name: str, some: Sequence[CalibrationCase]) -> Stage:
-        return Stage(name, tuple(sorted(some, key=_combination)), HARMS, lambda b, c, p: [calibrate_harm(b, c, p)])
+        cases = tuple(sorted(some, key=_combination))
+        return Stage(name, cases, HARMS, by_loss, once=True)
 
     return (
-        Stage("instant", instant, INSTANT, calibrate),
-        Stage("learned", learned, LEARNED, calibrate),
+        Stage("instant", in_turns(instant), INSTANT, by_shift, once=True),
+        Stage("learned", in_turns(learned), LEARNED, by_shift, once=True),
         harm("harm", (*instant, *learned)),
-        Stage("dirty-instant", dirty_instant, INSTANT, calibrate),
-        Stage("dirty-learned", dirty_learned, LEARNED, calibrate),
+        Stage("dirty-instant", in_turns(dirty_instant), INSTANT, by_shift, once=True),
+        Stage("dirty-learned", in_turns(dirty_learned), LEARNED, by_shift, once=True),
         harm("dirty-harm", (*dirty_instant, *dirty_learned)),
+        Stage("more", instant, INSTANT, by_shift),
+        Stage("dirty-more", dirty_instant, INSTANT, by_shift),
     )
 
 
+def in_turns(cases: Sequence[CalibrationCase]) -> tuple[CalibrationCase, ...]:
+    """One case of every mechanism, each combination of task and algorithm in its turn, and then the others."""
+    by_mechanism: dict[tuple[str, str], list[CalibrationCase]] = {}
+    for case in cases:
+        by_mechanism.setdefault((case.code, case.mechanism), []).append(case)
+    first = [some[index % len(some)] for index, some in enumerate(by_mechanism.values())]
+    others = [case for case in cases if case not in set(first)]
+    return (*sorted(first, key=_combination), *sorted(others, key=_combination))
+
+
 def _combination(case: CalibrationCase) -> tuple[str, str]:
-    return case.algorithm, case.task
+    return case.task, case.algorithm
 
 
 def loss_stage() -> Stage:
@@ -150,25 +181,24 @@ def read(names: Sequence[str]) -> dict[CalibrationCase, list[Calibration]]:
 def missing_of(stage: Stage, worker: int, workers: int) -> list[CalibrationCase]:
     """Cases of a worker's part of a stage that nobody has made; neighbours share their healthy runs."""
     there = stored(BY_SHIFT if stage.name in BY_SHIFT else [stage.name])
-    left = [case for case in stage.cases if case not in there]
+    done = {stage.unit(case) for case, rows in there.items() if rows[0]["confirmed"]} if stage.once else set(there)
     # Parts follow from the list of all cases, so that what others finish meanwhile moves no case to another worker.
-    part = stage.cases[len(stage.cases) * (worker - 1) // workers : len(stage.cases) * worker // workers]
-    return [case for case in left if case in set(part)]
+    units = list(dict.fromkeys(stage.unit(case) for case in stage.cases))
+    part = set(units[len(units) * (worker - 1) // workers : len(units) * worker // workers])
+    return [c for c in stage.cases if c not in there and stage.unit(c) not in done and stage.unit(c) in part]
 
 
 def generate(runner: ExperimentRunner, stage: Stage, worker: tuple[int, int], until: float) -> None:
     """Make the missing cases of a worker, until the time is over."""
     DATA.mkdir(parents=True, exist_ok=True)
-    missing, began = missing_of(stage, *worker), time.monotonic()
-    bench = Bench(runner, configure, ONSET, stage.plan.all, HARM_STEPS)
-    for count, case in enumerate(missing, start=1):
-        if time.monotonic() > until:
-            return
+    bench, began, count = Bench(runner, configure, ONSET, stage.plan.all, HARM_STEPS), time.monotonic(), 0
+    while (missing := missing_of(stage, *worker)) and time.monotonic() <= until:
+        case, count = missing[0], count + 1
         rows = stage.make(bench, case, stage.plan)
         with (DATA / f"{stage.name}-{worker[0]}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps([row.to_json() for row in rows], allow_nan=False) + "\n")
-        left = (time.monotonic() - began) / count * (len(missing) - count) / 60
-        print(f"{stage.name} {count}/{len(missing)} {case}  ({left:.0f} min left)", flush=True)
+        left = (time.monotonic() - began) / count * (len(missing) - 1) / 60
+        print(f"{stage.name}, at most {len(missing) - 1} cases left ({left:.0f} min): {case}", flush=True)
         for row in rows:
             print(f"    {_said(row)}", flush=True)
 
@@ -205,10 +235,10 @@ def write_table() -> None:
 
 
 def overview(known: Mapping[str, Stage]) -> Iterator[str]:
-    """One line a stage: how many of its cases are done."""
+    """One line a stage: how many of its cases are left at most."""
     for name, stage in known.items():
         left = len(missing_of(stage, 1, 1))
-        yield f"{name}: {len(stage.cases) - left} of {len(stage.cases)} cases"
+        yield f"{name}: at most {left} of {len(stage.cases)} cases left"
 
 
 def main() -> None:

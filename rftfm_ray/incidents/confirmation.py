@@ -104,7 +104,7 @@ def doubt(probes: HeldOut) -> str:
     """Why a costly remedy without a ground is not carried out."""
     if probes.stands:
         accuracy = f"held-out accuracy is {probes.now:.3f}, was {probes.before:.3f}"
-        return f"{accuracy}: it stands, and no identity that the fault explains is broken"
+        return f"{accuracy}: it stands, and no broken identity of the fault shows damage"
     known = f"is {probes.now:.3f}" if not math.isnan(probes.now) else "is not known"
     was = f", was {probes.before:.3f}" if not math.isnan(probes.before) else ""
     return f"held-out accuracy {known}{was}, and only telemetry speaks for it"

@@ -178,7 +178,7 @@ class Decisions:
         if halts and self._settings.acts_on(incident.family) and self._ground(incident) is None:
             stands = probes_at_decision(state, self._memory, incident, self._settings).stands
             why = (
-                "held-out accuracy stands and no identity that the fault explains is broken"
+                "held-out accuracy stands and no broken identity of the fault shows damage"
                 if stands
                 else "only telemetry speaks against it"
             )

@@ -35,8 +35,8 @@ class PolicyContext:
         reports: the newest steps of the lineage, newest last.
         state: what the policy's last decision left for itself.
         ground: what allows a costly remedy (a rollback, freeze_policy, a halt) as far as is known; None where only
-            telemetry speaks for one, or where held-out accuracy stands and no identity that the fault explains is
-            broken. A probe is made before every such remedy; where there is no ground by then, it is dropped, and the
+            telemetry speaks for one, or where held-out accuracy stands and no broken identity of the fault shows
+            damage. A probe is made before every such remedy; where there is no ground by then, it is dropped, and the
             policy is called again for one without cost.
         given: remedies that were applied in this run for faults of the same code, in this incident and in others.
     """

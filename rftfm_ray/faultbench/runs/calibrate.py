@@ -168,32 +168,48 @@ class Bench:
         return losses
 
 
-def search(
-    measure: Callable[[float], float], bounds: Strength, aim: float, accept: tuple[float, float], tries: int = 6
-) -> float:
-    """A strength at which `measure` gives about `aim`: a secant in the logarithms of strength and shift.
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a search aims at, and the range that it accepts."""
 
-    The strength is rounded to three digits. Where the bounds end before, it is the nearest one.
+    value: float
+    low: float
+    high: float
+
+
+def search(
+    measure: Callable[[float], float],
+    bounds: Strength,
+    aim: Aim,
+    tries: int = 6,
+    known: Sequence[tuple[float, float]] = (),
+) -> float:
+    """A strength at which `measure` gives what is aimed at: a secant in the logarithms of strength and shift.
+
+    The strength is rounded to three digits. Where the bounds end before, it is the nearest one. `known` are strengths
+    that have been measured before, with what they gave; without any the search begins at the default strength.
     """
 
     def rounded(distance: float) -> float:
         strength = float(f"{bounds.neutral + distance:.3g}")
         return min(max(strength, bounds.low, bounds.neutral * 1.01), bounds.high)
 
-    low = max(bounds.low - bounds.neutral, 0.001)
+    low = bounds.low - bounds.neutral or 0.001
     high, distance = bounds.high - bounds.neutral, bounds.default - bounds.neutral
-    tried: list[tuple[float, float]] = []
+    tried = list(known)
+    if any(shift for _, shift in tried):
+        distance = min(max(_next(tried, bounds.neutral, aim.value), low), high)
     for _ in range(tries):
         strength = rounded(distance)
         if any(strength == old for old, _ in tried):
             break
         shift = measure(strength)
         tried.append((strength, shift))
-        if accept[0] <= shift <= accept[1]:
+        if aim.low <= shift <= aim.high:
             break
-        distance = min(max(_next(tried, bounds.neutral, aim), low), high)
+        distance = min(max(_next(tried, bounds.neutral, aim.value), low), high)
     # Nearest by ratio: half of the aim is as far away as twice the aim.
-    return min(tried, key=lambda pair: abs(math.log(max(pair[1], 1e-3) / aim)))[0]
+    return min(tried, key=lambda pair: abs(math.log(max(pair[1], 1e-3) / aim.value)))[0]
 
 
 def _next(tried: Sequence[tuple[float, float]], neutral: float, aim: float) -> float:

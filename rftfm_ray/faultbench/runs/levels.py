@@ -19,6 +19,7 @@ from rftfm_ray.faultbench.runs.calibrate import (
     EASY_LEAST,
     HARD_AIM,
     HARD_RANGE,
+    Aim,
     CalibrationCase,
     in_range,
     search,
@@ -26,8 +27,7 @@ from rftfm_ray.faultbench.runs.calibrate import (
 from rftfm_ray.faults.calibration import HARM, LEVELS, Calibration, Finding
 from rftfm_ray.faults.kinds import Strength
 
-ACCEPT = {"easy": (4.7, 7.0), "hard": (1.2, 1.7)}
-AIM = {"easy": EASY_AIM, "hard": HARD_AIM}
+AIMS = {"easy": Aim(EASY_AIM, 4.7, 7.0), "hard": Aim(HARD_AIM, 1.2, 1.7)}
 LEAST = {"easy": EASY_LEAST, "hard": HARD_RANGE[0]}
 HARMFUL = 0.1
 """Loss of accuracy from which on a strength is called harmful."""
@@ -44,6 +44,8 @@ HARM_TRIES = 6
 CLOSE = 1.3
 # After fresh seeds have not confirmed a harm.
 GROWTH = 1.3
+# From a strength that is harmful in runs without a background: two such steps around the level leave less than `CLOSE`.
+NEARBY = 1.6
 
 
 class Measures(Protocol):
@@ -86,6 +88,11 @@ class Shifts:
                 (self._known[strength, seed],) = self._bench.shifts(self.case, strength, [seed])
         return [d for seed in seeds if not math.isnan(d := self._known[strength, seed])]
 
+    def known(self, seeds: Sequence[int]) -> list[tuple[float, float]]:
+        """Strengths that all of the seeds have been asked for, with their mean shifts."""
+        strengths = sorted({strength for strength, _ in self._known})
+        return [(s, self.mean(s, seeds)) for s in strengths if all((s, seed) in self._known for seed in seeds)]
+
     def mean(self, strength: float, seeds: Sequence[int]) -> float:
         """Mean shift; 0 where no run had an effect."""
         return statistics.fmean(self.with_effect(strength, seeds) or [0.0])
@@ -101,16 +108,18 @@ class Shifts:
         )  # fmt: skip
 
 
-def calibrate(bench: Measures, case: CalibrationCase, plan: SeedPlan) -> list[Calibration]:
-    """Calibrate the levels easy and hard of a case."""
+def calibrate(bench: Measures, case: CalibrationCase, plan: SeedPlan, start: float | None = None) -> list[Calibration]:
+    """Calibrate the levels easy and hard of a case; the search begins at `start`, by default at the usual strength."""
     shifts = Shifts(bench, case)
-    return [_level(shifts, level, plan) for level in LEVELS]
+    return [_level(shifts, level, plan, start) for level in LEVELS]
 
 
-def _level(shifts: Shifts, level: str, plan: SeedPlan) -> Calibration:
+def _level(shifts: Shifts, level: str, plan: SeedPlan, start: float | None) -> Calibration:
     bounds, waits = shifts.case.kind.strength, bool(shifts.case.kind.learned)
-    measure = partial(shifts.mean, seeds=plan.searched)
-    strength = search(measure, bounds, AIM[level], ACCEPT[level], 3 if waits else 6)
+    begun = bounds if start is None else dataclasses.replace(bounds, default=start)
+    measure, tries = partial(shifts.mean, seeds=plan.searched), 3 if waits else 6
+    # What the search for the other level has measured serves this one.
+    strength = search(measure, begun, AIMS[level], tries, shifts.known(plan.searched))
     if not in_range(level, shifts.mean(strength, plan.calibrated)) and not waits:
         # Few seeds have misled the search: it is repeated on all of them.
         strength = _searched_again(shifts, level, strength, plan.calibrated)
@@ -126,7 +135,7 @@ def _level(shifts: Shifts, level: str, plan: SeedPlan) -> Calibration:
 
 def _searched_again(shifts: Shifts, level: str, strength: float, seeds: Sequence[int]) -> float:
     bounds = dataclasses.replace(shifts.case.kind.strength, default=strength)
-    return search(partial(shifts.mean, seeds=seeds), bounds, AIM[level], ACCEPT[level], tries=3)
+    return search(partial(shifts.mean, seeds=seeds), bounds, AIMS[level], tries=3)
 
 
 def _is_out_of_reach(shifts: Shifts, level: str, seeds: Sequence[int]) -> bool:
@@ -166,17 +175,21 @@ def is_decided(losses: Sequence[float]) -> bool:
     return abs(statistics.fmean(losses) - HARM_AIM) > CLEARLY * LUCK / math.sqrt(len(losses))
 
 
-def harmful_strengths(measure: Callable[[float], float], bounds: Strength, tries: int = HARM_TRIES) -> list[float]:
-    """Strengths that cost as much as the level aims at, smallest first; empty where neither default nor largest does.
+def harmful_strengths(
+    measure: Callable[[float], float], bounds: Strength, start: float | None = None, tries: int = HARM_TRIES
+) -> list[float]:
+    """Strengths that cost as much as the level aims at, smallest first; empty where not even the largest does.
 
-    A bisection in the logarithm of the distance from neutral. The lower bound is taken to be harmless.
+    A bisection in the logarithm of the distance from neutral, between the bounds, or in the neighbourhood of `start`.
+    The lower bound is taken to be harmless.
     """
     low, high = max(bounds.low - bounds.neutral, 1e-6), bounds.high - bounds.neutral
 
     def is_harmful(distance: float) -> bool:
         return measure(_strength(bounds, distance)) >= HARM_AIM
 
-    distance, below, above, harmful = bounds.default - bounds.neutral, low, high, list[float]()
+    distance = (bounds.default if start is None else start) - bounds.neutral
+    below, above, harmful = low, high, list[float]()
     for count in range(tries):
         if is_harmful(distance):
             above = distance
@@ -187,8 +200,13 @@ def harmful_strengths(measure: Callable[[float], float], bounds: Strength, tries
             below = distance
         if above / below < CLOSE and harmful:
             break
-        # Whether there is a harm at all is asked before where it begins.
-        distance = high if not harmful and count == 0 else math.sqrt(below * above)
+        if not harmful:
+            # Whether there is a harm at all is asked before where it begins.
+            distance = high if start is None or count else min(distance * NEARBY, high)
+        elif start is not None and below == low:
+            distance = max(distance / NEARBY, low)
+        else:
+            distance = math.sqrt(below * above)
     return sorted(set(harmful))
 
 
@@ -197,10 +215,13 @@ def _strength(bounds: Strength, distance: float) -> float:
     return min(max(float(f"{bounds.neutral + distance:.3g}"), bounds.low), bounds.high)
 
 
-def calibrate_harm(bench: Measures, case: CalibrationCase, plan: SeedPlan) -> Calibration:
-    """Calibrate the level harm of a case: the smallest strength whose mean loss is that of the level."""
+def calibrate_harm(bench: Measures, case: CalibrationCase, plan: SeedPlan, start: float | None = None) -> Calibration:
+    """Calibrate the level harm of a case: the smallest strength whose mean loss is that of the level.
+
+    The search begins at `start`, by default at the usual strength.
+    """
     losses, bounds = Losses(bench, case), case.kind.strength
-    tried = harmful_strengths(partial(losses.glimpse, seeds=plan.calibrated), bounds)
+    tried = harmful_strengths(partial(losses.glimpse, seeds=plan.calibrated), bounds, start)
     strength = next((s for s in tried if losses.mean(s, plan.calibrated) >= HARM_LOSS), None)
     if strength is None:
         return _harm_row(losses, bounds.high, plan.calibrated, ())

@@ -83,7 +83,7 @@ def entries_of(size: Size, seed: int = 1, state_of: StateOf = measured) -> tuple
 
 
 def _refuse_unmeasured(size: Size, strengths: Strengths) -> None:
-    cells = _with(CellState.UNMEASURED, size, strengths)
+    cells = [cell for cell in _with(CellState.UNMEASURED, size, strengths) if not strengths.is_seen_elsewhere(cell)]
     if cells:
         more = f" and of {len(cells) - 1} more" if len(cells) > 1 else ""
         raise BenchError(

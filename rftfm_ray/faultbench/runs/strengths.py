@@ -123,6 +123,11 @@ class Strengths:
             if self.state_of(StrengthCell(code, mechanism.name, level, *combination, dirty)) is state
         ]
 
+    def is_seen_elsewhere(self, cell: StrengthCell) -> bool:
+        """Whether a level of a mechanism has been found in some combination, so that a benchmark has it there."""
+        fault = cell.code, CATALOGUE[cell.code].mechanism(cell.mechanism)
+        return bool(self.combinations_for(cell.level, fault, dirty=cell.dirty))
+
     def combinations_for(self, level: str, *faults: FaultMechanism, dirty: bool) -> list[Combination]:
         """Combinations that all of the faults are dealt to: those in which the level is confirmed, else those in which
         they are seen."""

@@ -313,7 +313,7 @@ def test_costly_order_that_is_not_confirmed_may_not_be_carried_out(admit: Admit,
     assert order.is_costly
     assert not ward.begin(1, probed=0.8).granted
     assert ward.kinds[-1] is K.UNCONFIRMED
-    reason = "held-out accuracy is 0.800, was 0.800: it stands, and no identity that the fault explains is broken"
+    reason = "held-out accuracy is 0.800, was 0.800: it stands, and no broken identity of the fault shows damage"
     assert ward.last(K.UNCONFIRMED)["reason"] == reason
     assert ward.judge().order is None
     assert not ward.begin(1, probed=0.2).granted

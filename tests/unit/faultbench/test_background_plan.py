@@ -135,6 +135,17 @@ def test_a_strength_that_nobody_has_measured_is_refused_with_its_cell_and_the_co
         entries_of(SIZE, 2, unmeasured)
 
 
+@pytest.mark.parametrize("level", ["harm", "easy"])
+def test_level_that_is_known_in_one_combination_is_dealt_there_alone(level: str) -> None:
+    def once(cell: StrengthCell) -> CellState:
+        is_there = cell.level != level or (cell.task, cell.algorithm) == ("calculator", "ppo")
+        return CellState.CONFIRMED if is_there else CellState.UNMEASURED
+
+    harmful = [e for e in entries_of(SIZE, 2, once) if e.kind is Kind.FAULT and e.level == level]
+    assert {(e.task, e.algorithm) for e in harmful} == {("calculator", "ppo")}
+    assert len({(e.code, mechanism_of(e)) for e in harmful}) == sum(len(k.mechanisms) for k in CATALOGUE.values())
+
+
 def test_a_fault_without_harm_leaves_its_runs_to_the_others() -> None:
     def harmless(cell: StrengthCell) -> CellState:
         return CellState.NO_HARM if cell.level == "harm" and cell.code[:2] in ("TE", "CA") else CellState.CONFIRMED

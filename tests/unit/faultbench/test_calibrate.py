@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.faultbench.runs.calibrate import WINDOW, Bench, CalibrationCase, Healthy, in_range, list_cases, search
+from rftfm_ray.faultbench.runs.levels import AIMS
 from rftfm_ray.faultbench.runs.runner import ExperimentRunner, RunHistory, quick
 from rftfm_ray.faults.kinds import CATALOGUE, Strength
 
@@ -22,27 +23,39 @@ FACTOR = Strength("factor", 1.0, 100.0, 30.0, neutral=1.0)
 
 @given(st.floats(0.5, 200), st.floats(0.5, 2), st.sampled_from(["easy", "hard"]))
 def test_search_ends_in_the_range_of_any_power_law_that_crosses_it(scale: float, power: float, level: str) -> None:
-    aim, accept = (5.5, (4.7, 7.0)) if level == "easy" else (1.45, (1.2, 1.7))
+    aim = AIMS[level]
 
     def shift(strength: float) -> float:
         return scale * cast("float", strength**power)
 
-    result = search(shift, PROBABILITY, aim, accept)
-    if shift(1.0) > accept[0] and shift(0.01) < accept[1]:
+    result = search(shift, PROBABILITY, aim)
+    if shift(1.0) > aim.low and shift(0.01) < aim.high:
         assert in_range(level, shift(result))
     else:
         # The bound that is nearer.
-        assert result == (1.0 if shift(1.0) <= accept[0] else 0.01)
+        assert result == (1.0 if shift(1.0) <= aim.low else 0.01)
 
 
 def test_search_of_a_factor_goes_by_its_distance_from_doing_nothing() -> None:
-    strength = search(lambda s: 2 * math.log(s), FACTOR, 1.45, (1.2, 1.7))
+    strength = search(lambda s: 2 * math.log(s), FACTOR, AIMS["hard"])
     assert in_range("hard", 2 * math.log(strength))
     assert strength < FACTOR.default
 
 
 def test_search_bears_a_strength_that_does_nothing_at_all() -> None:
-    assert search(lambda s: 0.0, PROBABILITY, 1.45, (1.2, 1.7)) in {0.5, 1.0}
+    assert search(lambda s: 0.0, PROBABILITY, AIMS["hard"]) in {0.5, 1.0}
+
+
+def test_search_goes_on_from_what_has_been_measured() -> None:
+    asked: list[float] = []
+
+    def shift(strength: float) -> float:
+        asked.append(strength)
+        return 20 * strength
+
+    strength = search(shift, PROBABILITY, AIMS["hard"], known=[(0.25, 5.0), (0.5, 10.0)])
+    assert in_range("hard", 20 * strength)
+    assert asked == [strength], "what is known gives the first guess"
 
 
 def test_search_measures_no_strength_twice() -> None:
@@ -52,7 +65,7 @@ def test_search_measures_no_strength_twice() -> None:
         asked.append(strength)
         return 100.0 if strength > 0.1 else 0.0
 
-    search(shift, PROBABILITY, 1.45, (1.2, 1.7))
+    search(shift, PROBABILITY, AIMS["hard"])
     assert len(asked) == len(set(asked))
 
 

@@ -7,8 +7,10 @@ import itertools
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -166,6 +168,46 @@ def test_smallest_harmful_strength_is_found_from_above_within_few_tries(bounds: 
     assert math.log(left) <= max(math.log(CLOSE), width / 2 ** (HARM_TRIES - 2)) + 0.02
 
 
+@pytest.mark.parametrize(("start", "at", "most"), [(0.1, 0.1, 3), (0.1, 0.07, 4), (0.1, 0.15, 3), (0.1, 0.9, 6)])
+def test_search_for_harm_near_a_known_one_takes_few_tries(start: float, at: float, most: int) -> None:
+    asked: list[float] = []
+
+    def measure(strength: float) -> float:
+        asked.append(strength)
+        return losing(at)(strength)
+
+    tried = harmful_strengths(measure, Strength("share", 0.001, 1.0, 0.5), start)
+    assert losing(at)(tried[0]) >= HARM_AIM
+    assert tried[0] / at < CLOSE or at > 0.5
+    assert len(asked) <= most
+    assert asked[0] == start
+
+
+def test_search_near_a_known_harm_asks_for_the_largest_strength_before_it_says_that_there_is_none() -> None:
+    asked: list[float] = []
+
+    def measure(strength: float) -> float:
+        asked.append(strength)
+        return 0.05
+
+    assert harmful_strengths(measure, WIDE, 0.5) == []
+    assert asked == [0.5, 0.8, 1000.0]
+
+
+def test_search_with_a_background_begins_where_the_one_without_ended(folder: Path) -> None:
+    clean = dataclasses.replace(CASE, dirty=False)
+    rows = calibrate(Response(lambda s: 50 * s), clean, INSTANT)
+    (folder / "instant-1.jsonl").write_text(json.dumps([row.to_json() for row in rows]) + "\n")
+    made = {}
+    for name, case in (("instant", clean), ("dirty-instant", dataclasses.replace(CASE, dirty=True))):
+        (stage,) = (s for s in stages() if s.name == name)
+        bench = Response(lambda s: 40 * s)
+        levels = stage.make(cast("Bench", bench), case, stage.plan)
+        assert all(row.confirmed for row in levels)
+        made[name] = bench.asked[0][0]
+    assert made == {"instant": clean.kind.strength.default, "dirty-instant": rows[0].strength}
+
+
 def test_search_for_harm_asks_for_the_largest_strength_before_it_says_that_there_is_none() -> None:
     asked: list[float] = []
 
@@ -227,19 +269,33 @@ def test_seeds_that_search_are_not_those_that_confirm() -> None:
 
 def test_work_is_ordered_clean_before_dirty_and_shifts_before_harm() -> None:
     work = stages()
-    assert [s.name for s in work] == ["instant", "learned", "harm", "dirty-instant", "dirty-learned", "dirty-harm"]
+    assert [s.name for s in work] == [
+        "instant", "learned", "harm", "dirty-instant", "dirty-learned", "dirty-harm", "more", "dirty-more"
+    ]  # fmt: skip
     every = {(kind.code, m.name) for kind in CATALOGUE.values() for m in kind.mechanisms}
-    for half in (work[:3], work[3:]):
+    for half in (work[:3], work[3:6]):
         instant, learned, harm = ({*stage.cases} for stage in half)
         assert harm == instant | learned
         assert not instant & learned
         assert {(case.code, case.mechanism) for case in harm} == every
-    assert not any(case.dirty for stage in work[:3] for case in stage.cases)
-    assert all(case.dirty for stage in work[3:] for case in stage.cases)
-    # Healthy runs are made once for each combination.
+    assert all(case.dirty is stage.name.startswith("dirty") for stage in work for case in stage.cases)
+    # Healthy runs are made once for each combination, and once more where one case a mechanism comes first.
     for stage in work:
         combinations = [key for key, _ in itertools.groupby((c.algorithm, c.task) for c in stage.cases)]
-        assert len(combinations) == len(set(combinations))
+        assert len(combinations) <= len(set(combinations)) * (2 if stage.once else 1)
+
+
+@pytest.mark.parametrize("name", ["instant", "dirty-instant"])
+def test_every_mechanism_comes_first_in_some_combination(name: str) -> None:
+    known = {stage.name: stage for stage in stages()}
+    stage, rest = known[name], known[name.replace("instant", "more")]
+    mechanisms = {(case.code, case.mechanism) for case in stage.cases}
+    first = stage.cases[: len(mechanisms)]
+    assert {(case.code, case.mechanism) for case in first} == mechanisms
+    shares = Counter(case.task for case in first)
+    assert min(shares.values()) > 0.35 * len(first), "both tasks have their part"
+    assert set(stage.cases) == set(rest.cases)
+    assert len(stage.cases) == len(rest.cases)
 
 
 def test_configuration_of_a_case_has_its_background() -> None:
@@ -278,6 +334,36 @@ def test_workers_share_the_cases_and_what_is_done_is_not_made_again(folder: Path
     generate(runner, stage, (1, 1), math.inf)
     assert len(made) == len(stage.cases)
     assert {path.name for path in folder.iterdir()} == {"harm-1.jsonl", "harm-2.jsonl"}
+
+
+def test_one_confirmed_case_of_a_mechanism_is_enough_where_the_stage_says_so(folder: Path) -> None:
+    """The first mechanism is confirmed on its first task, the second one nowhere."""
+    first, second = (m.name for m in CATALOGUE["RF-1"].mechanisms[:2])
+    cases = [
+        dataclasses.replace(CASE, task=t, mechanism=m) for t in ("addition", "calculator") for m in (first, second)
+    ]
+    made: list[CalibrationCase] = []
+
+    def make(bench: Bench, case: CalibrationCase, plan: SeedPlan) -> list[Calibration]:
+        made.append(case)
+        row = calibrate_harm(Response(losing(0.1)), CASE, HARMS)
+        return [dataclasses.replace(row, task=case.task, mechanism=case.mechanism, confirmed=case.mechanism == first)]
+
+    stage, runner = Stage("harm", tuple(cases), HARMS, make, once=True), object.__new__(ExperimentRunner)
+    assert missing_of(stage, 1, 2) == [cases[0], cases[2]], "a worker makes all cases of a mechanism"
+    for worker in (1, 2):
+        generate(runner, stage, (worker, 2), math.inf)
+    assert made == [cases[0], cases[1], cases[3]]
+    assert not missing_of(stage, 1, 1)
+
+
+def test_a_case_without_a_background_stands_for_none_with_one(folder: Path) -> None:
+    rows = calibrate(Response(lambda s: 50 * s), CASE, INSTANT)
+    (folder / "instant-1.jsonl").write_text(json.dumps([row.to_json() for row in rows]) + "\n")
+    known = {stage.name: stage for stage in stages()}
+    for name, count in (("instant", 0), ("dirty-instant", 2), ("more", 1), ("dirty-more", 2)):
+        left = [c for c in missing_of(known[name], 1, 1) if (c.code, c.mechanism) == (CASE.code, CASE.mechanism)]
+        assert len(left) == count, name
 
 
 def test_time_that_is_over_begins_no_case(folder: Path) -> None:

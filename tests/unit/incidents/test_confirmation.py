@@ -44,7 +44,7 @@ def test_telemetry_alone_carries_nothing_costly_while_accuracy_stands(remedy: Re
     reason = (
         "held-out accuracy is not known, was 0.800, and only telemetry speaks for it"
         if math.isnan(now)
-        else f"held-out accuracy is {now:.3f}, was 0.800: it stands, and no identity that the fault explains is broken"
+        else f"held-out accuracy is {now:.3f}, was 0.800: it stands, and no broken identity of the fault shows damage"
     )
     assert run.last(K.UNCONFIRMED).text("reason") == reason
     assert run.manager.pending is None
@@ -83,7 +83,7 @@ def test_accuracy_that_stands_speaks_against_channel_and_reading(
     assert run.script.seen[-1].ground is not None, "no probe since the fault speaks against it at the decision"
     assert not run.begin(now)
     assert (
-        run.last(K.UNCONFIRMED).text("reason").endswith("it stands, and no identity that the fault explains is broken")
+        run.last(K.UNCONFIRMED).text("reason").endswith("it stands, and no broken identity of the fault shows damage")
     )
 
 
@@ -197,7 +197,7 @@ def test_run_is_not_ended_by_an_identity_that_holds_again(steps: int, ends: bool
     order = run.tick(None if steps else alarmed(Evidence.IDENTITY))
     assert (order is not None and order.role is OrderRole.HALT) is ends
     assert run.now() is IncidentState.ESCALATED
-    said = "; the run goes on, because held-out accuracy stands and no identity that the fault explains is broken"
+    said = "; the run goes on, because held-out accuracy stands and no broken identity of the fault shows damage"
     assert run.incident.reason == "nothing is left" + ("" if ends else said)
 
 
