@@ -72,9 +72,10 @@ def laws_of(log: StepLog, declared: Declared | None) -> tuple[LogLaw, ...]:
         log: of another trainer.
         declared: by its configuration; None where that is not known, so that only laws remain that need none.
     """
-    judged = [*_declared_laws(log, declared)] if declared is not None else []
-    if not any(law.name == "reward" for law in judged):
-        judged += [*_own_reward(log)]
+    with np.errstate(all="ignore"):
+        judged = [*_declared_laws(log, declared)] if declared is not None else []
+        if not any(law.name == "reward" for law in judged):
+            judged += [*_own_reward(log)]
     return tuple(law for law in judged if law.rows)
 
 
@@ -93,8 +94,7 @@ def _declared_laws(log: StepLog, declared: Declared) -> Iterator[LogLaw]:
 def _strength(law: Law, figures: _LogFigures, declared: Declared, broken: Sequence[int]) -> str:
     if law.strength is None or not broken:
         return ""
-    with np.errstate(all="ignore"):
-        size = float(law.strength.measure(figures, declared)[broken[0]])
+    size = float(law.strength.measure(figures, declared)[broken[0]])
     return f"{law.strength.what} {size:.3g}" if math.isfinite(size) else ""
 
 

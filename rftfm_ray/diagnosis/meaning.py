@@ -41,8 +41,9 @@ _CREDIT = {"CA-2": 3.0, "CA-3": 3.0}
 _OLD_LOGPROBS = {"OD-1": 3.0, "OD-2": 1.0}
 _REWARD = BreakMeaning(
     ("reward function",),
-    {"RF-1": 3.0, "RF-3": 2.0, "PG-1": 2.0, "PG-2": 2.0, "PG-3L": 2.0, "PG-3S": 1.0},
-    {"RF-2": 3.0, "RF-1": 2.0, "PG-3S": 2.0, "PG-1": 1.0, "PG-2": 1.0, "PG-3L": 1.0},
+    {"RF-1": 3.0, "RF-3": 2.5, "PG-1": 2.0, "PG-2": 2.0, "PG-3L": 2.0, "PG-3S": 1.0},
+    # A loophole may pay less for right answers than it pays for wrong ones.
+    {"RF-2": 3.0, "RF-3": 2.5, "RF-1": 2.0, "PG-3S": 2.0, "PG-1": 1.0, "PG-2": 1.0, "PG-3L": 1.0},
 )
 
 BREAKS: Mapping[str, BreakMeaning] = {
@@ -82,6 +83,7 @@ BREAKS: Mapping[str, BreakMeaning] = {
     ),
     f"{FLOOR}:tool_error_rate": BreakMeaning(("tool",), {"TE-1": 4.0}, {}),
     f"{FLOOR}:weights": BreakMeaning(("optimizer",), {}, {"OD-2": 4.0}),
+    f"{FLOOR}:old_policy": BreakMeaning(("optimizer", "schedule", "loss"), {"OD-1": 3.0, "OD-2": 1.0}, {}),
     f"{FLOOR}:loss_parts": BreakMeaning(
         ("loss",), {"OD-3": 3.0, "OD-1": 1.0, "CA-1": 1.0}, {"OD-1": 1.0, "OD-3": 1.0, "CA-1": 1.0}
     ),

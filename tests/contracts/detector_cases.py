@@ -53,6 +53,7 @@ _DECLARED: Mapping[str, Mapping[str, object]] = {
     "limit": {"token_limit": 16},
     "weights": {"full_precision": True},
     "loss_parts": {"updates": 2},
+    "old_policy": {"updates": 2},
 }
 ONSET = 21
 Reports = list[StepReport]
@@ -199,10 +200,16 @@ _LAWS = {
     "flat": {"zero_variance_group_rate": [1.0]},
     "rate": {"lr": [3e-4, 1e-5]},
     "reward": {"reward_mean": [0.9, 0.1], "correct_rate": [0.5, 0.5], "tool_calls_mean": [0.0, 0.0]},
-    "turns": {"turns_mean": [2.0, 1.0], "tool_calls_mean": [0.5, 0.5], "turn_limit_rate": [0.0, 0.0]},
+    "turns": {
+        "turns_mean": [2.0, 1.0],
+        "tool_calls_mean": [0.5, 0.5],
+        "turn_limit_rate": [0.0, 0.0],
+        "truncated_rate": [0.0, 0.0],
+    },
     "limit": {"length_max": [20.0, 4.0], "truncated_rate": [0.1, 0.1]},
 }
 _FLOORS = {
+    "old_policy": {"kl_old": [*[1e-3] * 20, 0.5]},
     "rollout": {"rollout_kl": [*[1e-12] * 20, 1e-3]},
     "weights": {"changed_rate": [*[0.99] * 20, 0.3]},
     "loss_parts": {"loss": [*[0.102] * 20, 9.0, -9.0], "policy_loss": [0.1] * 22},

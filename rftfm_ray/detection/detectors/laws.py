@@ -73,8 +73,12 @@ class DeclaredDetector(Detector):
         """Scores of the steps, by part of what is declared."""
         scores = Scores.quiet(view, len(self.outputs))
         with np.errstate(all="ignore"):
-            for rows, declared in self._parts(view):
-                self._judge(view.part(rows), declared, scores.part(rows))
+            if len(self._course) <= 1 and len(view):
+                # The usual run, step by step: nothing to split.
+                self._judge(view, declared_at(self._in_force(), int(view.steps[0])), scores)
+            else:
+                for rows, declared in self._parts(view):
+                    self._judge(view.part(rows), declared, scores.part(rows))
         return scores
 
     @abstractmethod
@@ -112,6 +116,9 @@ class DeclaredDetector(Detector):
 
     def _date(self, broken: Mask, measured: Mask, view: StepView, scores: Scores) -> None:
         """Onsets of breaks (N): a break goes on from one measured step to the next."""
+        if not broken.any():
+            self._since = 0 if measured.any() else self._since
+            return
         rows = np.flatnonzero(measured)
         first, self._since = onsets(broken[rows], view.steps[rows], self._since)
         scores.onset[rows] = first[:, None]
@@ -151,9 +158,11 @@ class LawDetector(DeclaredDetector):
         unknown = np.isnan(residual)
         scores.score[unknown] = math.nan
         scores.reference[:] = (view.value(self._law.signal) - residual)[:, None]
-        broken = np.asarray(np.any([output.direction * excess > 1 for output in self.outputs], axis=0))
+        broken = np.zeros(len(view), bool)
         for column, output in enumerate(self.outputs):
-            scores.score[output.direction * excess > 1, column] = math.inf
+            beyond = output.direction * excess > 1
+            scores.score[beyond, column] = math.inf
+            broken |= beyond
         self._date(broken, ~unknown, view, scores)
         self._measure(self._law.strength, broken, view, declared)
 
@@ -193,6 +202,8 @@ class OwnRewardDetector(DeclaredDetector):
     def __init__(self, course: DeclaredCourse) -> None:
         super().__init__(course)
         self._seen = np.zeros((0, 1 + len(PARTS)))
+        # Follows from the rows that were seen, and is worked out once: no part of the state.
+        self._fit: tuple[OwnRewardLaw | None] | None = None
 
     def _judge(self, view: StepView, declared: Declared | None, scores: Scores) -> None:
         if declared is not None and (declared.reward is not None or declared.reward_replaced):
@@ -201,7 +212,8 @@ class OwnRewardDetector(DeclaredDetector):
         table = np.stack([view.value(name) for name in ("reward_mean", *PARTS)], axis=1)
         known = np.flatnonzero(np.isfinite(table[:, 0]))
         missing = max(0, ROWS - len(self._seen))
-        self._seen = np.concatenate([self._seen, table[known[:missing]]])
+        if missing:
+            self._seen, self._fit = np.concatenate([self._seen, table[known[:missing]]]), None
         law = self._learnt() if len(self._seen) == ROWS else None
         scores.score[:] = math.nan
         later = known[missing:]
@@ -219,7 +231,18 @@ class OwnRewardDetector(DeclaredDetector):
         self._date(broken, measured, view, scores)
 
     def _learnt(self) -> OwnRewardLaw | None:
-        return learn_own_reward(self._seen[:, 0], self._seen[:, 1:])
+        if self._fit is None:
+            self._fit = (learn_own_reward(self._seen[:, 0], self._seen[:, 1:]),)
+        return self._fit[0]
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue from a state, with the law that its rows show.
+
+        Raises:
+            StateError: when it is not a state of such a detector.
+        """
+        super().load_state_dict(state)
+        self._fit = None
 
     def reason(self, output: int, reading: Reading) -> str:
         """The law as it was learnt, and how far the reward is from it."""
@@ -236,7 +259,7 @@ class OwnRewardDetector(DeclaredDetector):
         del step
         if "reward_mean" not in signals:
             return ()
-        self._seen, self._since = self._seen[:0], 0
+        self._seen, self._since, self._fit = self._seen[:0], 0, None
         return range(len(self.outputs))
 
 

@@ -77,15 +77,14 @@ class Law:
         return (self.direction,) if self.direction else (1, -1)
 
     def residuals(self, figures: Figures, declared: Declared) -> Floats:
-        """(N) how far each step is from it; 0 at all of them where it need not hold."""
+        """(N) how far each step is from it; 0 at all of them where it need not hold. Figures may be infinite."""
         if not self.applies(declared):
             return np.zeros(len(figures.steps))
-        with np.errstate(all="ignore"):
-            return np.asarray(self.residual(figures, declared), np.float64)
+        return np.asarray(self.residual(figures, declared), np.float64)
 
     def excess(self, residual: Floats, figures: Figures) -> Floats:
         """(N) residuals in units of the tolerance."""
-        size = np.maximum(1.0, np.nan_to_num(np.abs(figures.value(self.signal))))
+        size = np.fmax(1.0, np.abs(figures.value(self.signal)))
         return np.asarray(residual / (self.tolerance * size))
 
 

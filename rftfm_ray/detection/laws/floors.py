@@ -78,6 +78,11 @@ def _several_updates(declared: Declared) -> bool:
     return several and declared.aggregation is not Aggregation.CONSTANT and not declared.frozen
 
 
+def _kl_old(figures: Figures, declared: Declared) -> Floats:
+    del declared
+    return figures.value("kl_old")
+
+
 _LOSS = next(law for law in UPDATE_LAWS if law.name == "loss")
 
 FLOORS: tuple[Floor, ...] = (
@@ -124,6 +129,21 @@ FLOORS: tuple[Floor, ...] = (
         ),
         10.0,
         "parts of the loss grow with the policy's distance to its reference, and their differences with them",
+        _unknown,
+    ),
+    Floor(
+        Law(
+            "old_policy", "kl_old", (),
+            "the updates of a step are made by the policy that its ratios are measured from",
+            "the updates of a step move the policy further from where it was before than those of the first steps",
+            5e-2,
+            "k3 of a gap of a third of a nat, which a clip at 0.2 to 0.3 lets several updates reach",
+            lambda declared: declared.updates > 1 and not declared.frozen,
+            _kl_old,
+            direction=1,
+        ),
+        10.0,
+        "the first updates of a run are its largest, and gradients come and go",
         _unknown,
     ),
 )  # fmt: skip

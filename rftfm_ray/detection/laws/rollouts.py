@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rftfm_ray.config.declared import Declared
-from rftfm_ray.detection.laws.base import Figures, Floats, Law, Strength
+from rftfm_ray.detection.laws.base import Figures, Floats, Law, Strength, outside
 
 
 def _reward(figures: Figures, declared: Declared) -> Floats:
@@ -16,10 +16,13 @@ def _reward(figures: Figures, declared: Declared) -> Floats:
 
 
 def _turns(figures: Figures, declared: Declared) -> Floats:
-    """Turns less the calls and the turn that ends an episode; one that the limit of turns ends has a call in each."""
+    """Turns less the calls and the turn that ends an episode.
+
+    An episode that the limit of turns ends has a call in each of them; one that runs out of tokens may have.
+    """
     del declared
-    last = 1 - figures.value("turn_limit_rate")
-    return figures.value("turns_mean") - figures.value("tool_calls_mean") - last
+    last = figures.value("turns_mean") - figures.value("tool_calls_mean")
+    return outside(last, 1 - figures.value("truncated_rate"), 1 - figures.value("turn_limit_rate"))
 
 
 def _limit(figures: Figures, declared: Declared) -> Floats:
@@ -44,7 +47,7 @@ ROLLOUT_LAWS: tuple[Law, ...] = (
         REWARD_STRENGTH,
     ),
     Law(
-        "turns", "turns_mean", ("tool_calls_mean", "turn_limit_rate"),
+        "turns", "turns_mean", ("tool_calls_mean", "turn_limit_rate", "truncated_rate"),
         "every turn but the last one of an episode makes a call",
         "there are other turns than those that make a call and the one that ends an episode",
         1e-5,

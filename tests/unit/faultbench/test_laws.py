@@ -29,7 +29,7 @@ from tests.unit.doubles import step_row
 BATCH = {
     "reward_mean": 0.34, "correct_rate": 0.5, "tool_calls_mean": 0.8, "turns_mean": 1.8, "valid_rate": 1.0,
     "tool_error_rate": 0.0, "zero_variance_group_rate": 0.25, "trajectory_count": 96.0, "length_mean": 3.0,
-    "turn_limit_rate": 0.0, "reward_min": -0.2, "reward_std": 0.4, "length_max": 5.0,
+    "turn_limit_rate": 0.0, "truncated_rate": 0.0, "reward_min": -0.2, "reward_std": 0.4, "length_max": 5.0,
 }  # fmt: skip
 UPDATE = {
     "loss": 0.102, "policy_loss": 0.1, "kl_ref": 0.1, "entropy": 0.7, "value_loss": math.nan, "rollout_kl": 1e-12,

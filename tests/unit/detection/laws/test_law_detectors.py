@@ -266,6 +266,12 @@ def test_floor_of_unmoved_weights_and_of_losses_over_several_updates() -> None:
     assert floor("loss_parts").show(loss=losses.tolist(), **parts) == {}
 
 
+def test_floor_of_ratios_is_for_several_updates_a_step() -> None:
+    moved = [*[2e-3] * FLOOR_ROWS, 0.04, 0.06]
+    assert list(floor("old_policy", updates=4).show(kl_old=moved)) == [FLOOR_ROWS + 2]
+    assert floor("old_policy").show(kl_old=moved) == {}
+
+
 def test_floor_is_learnt_again_after_a_declared_change() -> None:
     watching = floor("rollout")
     assert watching.show(rollout_kl=[1e-12] * FLOOR_ROWS) == {}

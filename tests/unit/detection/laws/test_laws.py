@@ -253,11 +253,19 @@ def test_mean_reward_is_the_declared_function_of_its_parts(seed: int) -> None:
     )
 
 
-def test_turns_are_calls_and_the_one_that_ends() -> None:
-    facts = declared(turn_per_call=True)
-    assert not is_broken("turns", logged(turns_mean=1.75, tool_calls_mean=0.75, turn_limit_rate=0.0), facts)
-    assert not is_broken("turns", logged(turns_mean=1.75, tool_calls_mean=1.0, turn_limit_rate=0.25), facts)
-    assert is_broken("turns", logged(turns_mean=1.8, tool_calls_mean=0.75, turn_limit_rate=0.0), facts)
+@pytest.mark.parametrize(
+    ("turns", "calls", "by_turns", "truncated", "broken"),
+    [
+        (1.75, 0.75, 0.0, 0.0, False), (1.75, 1.0, 0.25, 0.25, False), (1.8, 0.75, 0.0, 0.0, True),
+        (1.7, 0.75, 0.0, 0.0, True), (1.7, 0.75, 0.0, 0.1, False), (1.7, 0.75, 0.0, 0.04, True),
+        (1.8, 0.75, 0.0, 0.5, True),
+    ],
+)  # fmt: skip
+def test_turns_are_calls_and_the_one_that_ends(
+    turns: float, calls: float, by_turns: float, truncated: float, broken: bool
+) -> None:
+    figures = logged(turns_mean=turns, tool_calls_mean=calls, turn_limit_rate=by_turns, truncated_rate=truncated)
+    assert is_broken("turns", figures, declared(turn_per_call=True)) is broken
 
 
 @pytest.mark.parametrize(
