@@ -29,11 +29,11 @@ class PreflightConfig(Section):
     mode: Annotated[PreflightMode, BeforeValidator(_off)] = PreflightMode.WARN
     """`warn`: say what is found, in the terminal and the report, and go on; `stop`: end before step 0 where something
     critical is found; `off`: check nothing."""
-    verdicts: Cadence = 450
+    verdicts: Cadence = 500
     """Verdicts at most that the task's verifier is asked for, by a copy of the task in a process of its own; 0: none.
     Fewer where each of them costs money."""
     timeout_s: Seconds = 10.0
     """Seconds that verdicts and known tool calls may take together beside the start of the actors, and again that the
     run may wait for the rest after it; what is left out is said."""
-    groups: Annotated[Integer, Field(ge=0, le=64)] = 4
+    groups: Annotated[Integer, Field(ge=0, le=64)] = 8
     """Prompts that the model answers in preflight, each `algorithm.samples_per_prompt` times; 0: none."""

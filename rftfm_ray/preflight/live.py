@@ -11,9 +11,13 @@ from rftfm_ray.preflight.findings import Check, Finding, Grade, NotRun, Outcome
 
 CUT_OFF = (0.25, 0.9)
 """Shares of answers at a limit from which a warning, and a critical finding, is due: at the second hardly a group holds
-an answer that was completed, at the first a quarter of the samples teaches the limit instead of the task."""
+an answer that was completed, at the first a quarter of the samples teaches the limit instead of the task. In the first
+step of recorded healthy runs at most 0.008 of the answers are cut off (`python -m benchmarks.preflight`)."""
 EQUAL_GROUPS = 0.9
 """Share of groups with equal rewards from which a warning is due: a tenth of the samples is learnt from at most."""
+MANY_GROUPS = 8
+"""Groups that must all be equal before that is critical: in the first step of recorded healthy runs up to 0.375 of the
+groups are equal (`python -m benchmarks.preflight`), so eight of eight are at a chance of 0.0004."""
 FEW_ANSWERS = 16
 """Answers below which shares say nothing."""
 
@@ -115,7 +119,8 @@ def groups(facts: LiveFacts) -> Outcome:
     if right > 1 - (1 - EQUAL_GROUPS):
         return Finding(Grade.WARNING, what, "The model solves this task already; little is left to learn.", "task.name")
     why = "A group without a difference teaches nothing; take a model that solves some problems, or easier ones."
-    return Finding(Grade.CRITICAL if len(equal) == len(whole) else Grade.WARNING, what, why, "model.path")
+    certain = len(equal) == len(whole) >= MANY_GROUPS or len(graded) == 1
+    return Finding(Grade.CRITICAL if certain else Grade.WARNING, what, why, "model.path")
 
 
 def cut_off(facts: LiveFacts) -> Outcome:

@@ -11,7 +11,7 @@ from rftfm_ray.preflight.findings import Check, Finding, Grade, NotRun, Outcome
 LARGEST_MOVE = 0.05
 """Share of its size by which a step may move a typical weight. AdamW moves it by about the rate (Kingma and Ba,
 arXiv 1412.6980, section 2.1), so at more than this all weights are replaced within twenty steps. The shipped examples
-are at 0.003 to 0.008; at 0.07 the shipped sums are unlearnt within ten steps."""
+are at 0.002 to 0.006 (`python -m benchmarks.preflight`); at 0.07 the shipped sums are unlearnt."""
 SMALLEST_MOVE = 1e-4
 """Share of its size that a run must be able to move a typical weight by. Published runs of 100 and more steps at rates
 of 1e-7 to 1e-6 and weights of 0.02 are at 0.0005 and above."""

@@ -66,7 +66,7 @@ def test_shipped_examples_are_silent(file: str, overrides: list[str]) -> None:
     assert {each["check"] for each in read["not_run"]} == {name for name in checks_of(read) if name.startswith("live.")}
     assert len(read["passed"]) >= 30
     assert read["seconds"] < 10
-    assert 300 < read["verdicts"] < 450
+    assert 300 < read["verdicts"] < 500 - 64
     assert read["verdicts_left_out"] == 0
 
 

@@ -16,7 +16,7 @@ from rftfm_ray.preflight.live import CHECKS, LiveFacts, Sampled
 from tests.unit.preflight.doubles import finding, names
 
 
-def sampled(groups: int = 4, size: int = 8, right: float = 0.5) -> list[Sampled]:
+def sampled(groups: int = 8, size: int = 8, right: float = 0.5) -> list[Sampled]:
     """Groups of answers of which a share is right."""
     return [
         Sampled(g, False, False, float(k < right * size), k < right * size) for g in range(groups) for k in range(size)
@@ -57,7 +57,7 @@ def test_what_is_broken_is_critical(facts: LiveFacts, check: str) -> None:
 def test_answers_without_a_verdict_are_counted() -> None:
     without = tuple(replace(s, reward=math.nan) if i % 4 == 0 else s for i, s in enumerate(SOUND.sampled))
     found = finding(checked(replace(SOUND, sampled=without)), "live.verdicts")
-    assert (found.grade, "on 8 of 32 answers" in found.what) == (Grade.WARNING, True)
+    assert (found.grade, "on 16 of 64 answers" in found.what) == (Grade.WARNING, True)
     unasked = tuple(replace(s, reward=math.nan, asked=False) for s in SOUND.sampled)
     assert "live.verdicts" in {each.check for each in checked(replace(SOUND, sampled=unasked)).not_run}
 
@@ -66,8 +66,15 @@ def test_solved_task_is_a_warning_and_an_unsolved_one_critical() -> None:
     found = finding(checked(replace(SOUND, sampled=tuple(sampled(right=1.0)))), "live.groups")
     assert (found.grade, "100% of the answers are right" in found.what) == (Grade.WARNING, True)
     found = finding(checked(replace(SOUND, sampled=tuple(sampled(right=0.0)))), "live.groups")
-    assert "4 of 4 groups" in found.what
-    assert "0% of the answers are right, and 32 of 32 are paid 0" in found.what
+    assert "8 of 8 groups" in found.what
+    assert "0% of the answers are right, and 64 of 64 are paid 0" in found.what
+
+
+def test_few_groups_that_are_equal_are_a_warning_but_where_all_answers_are_one_group() -> None:
+    few = replace(SOUND, sampled=tuple(sampled(7, right=0.0)))
+    assert finding(checked(few), "live.groups").grade is Grade.WARNING
+    one = replace(SOUND, sampled=tuple(replace(s, group=0) for s in sampled(7, right=0.0)))
+    assert finding(checked(one), "live.groups").grade is Grade.CRITICAL
 
 
 def test_one_group_with_a_difference_is_enough_of_four_and_not_of_twenty() -> None:
@@ -77,7 +84,7 @@ def test_one_group_with_a_difference_is_enough_of_four_and_not_of_twenty() -> No
     assert finding(checked(replace(SOUND, sampled=many)), "live.groups").grade is Grade.WARNING
 
 
-@pytest.mark.parametrize(("cut", "grade"), [(7, None), (8, Grade.WARNING), (28, Grade.WARNING), (29, Grade.CRITICAL)])
+@pytest.mark.parametrize(("cut", "grade"), [(15, None), (16, Grade.WARNING), (57, Grade.WARNING), (58, Grade.CRITICAL)])
 def test_share_of_cut_answers_has_two_limits(cut: int, grade: Grade | None) -> None:
     answers = tuple(replace(s, cut_off=i < cut) for i, s in enumerate(SOUND.sampled))
     found = checked(replace(SOUND, sampled=answers)).findings
