@@ -126,11 +126,13 @@ class LearntRateDetector(RateDetector):
         rate, shares, counts = self._rate, view.value(self._rate.signal), view.value(self._rate.count)
         scores = Scores.quiet(view, 1)
         scores.score[:] = math.nan
-        for row in np.flatnonzero((counts > 0) & np.isfinite(shares)).tolist():
+        for row in np.flatnonzero((counts > 0) & np.isfinite(counts) & np.isfinite(shares)).tolist():
             events = float(counts[row]) / rate.clustered
             if self._steps < LEARNT_ROWS:
                 self._steps += 1
-                self._hits, self._events = self._hits + float(shares[row]) * events, self._events + events
+                # A share is between 0 and 1, whatever a log holds.
+                share = min(max(float(shares[row]), 0.0), 1.0)
+                self._hits, self._events = self._hits + share * events, self._events + events
                 continue
             usual = self._usual()
             if FAULTY_FACTOR * usual >= 1:
