@@ -8,6 +8,7 @@ consumed step and the identity of what it meets: a fault, a rollback or a resume
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import statistics
 import time
@@ -26,6 +27,8 @@ from rftfm_ray.tasks.api import Observation, Problem, Task, Transcript, Verdict,
 from rftfm_ray.tasks.loading import difficulties
 from rftfm_ray.tasks.stream import Part
 from rftfm_ray.types import StepId
+
+logger = logging.getLogger(__name__)
 
 DIRTY: Mapping[str, tuple[float, float]] = {
     "tool_failures": (0.01, 0.03),
@@ -223,7 +226,8 @@ def _candidates(task: Task, pool: Sequence[Problem], seed: int) -> Sequence[Prob
     longest = max(len(problem.prompt) for problem in pool)
     try:
         drawn = tuple(task.pool(CANDIDATES * len(pool), seed))
-    except Exception:  # noqa: BLE001 - the task's own code: it may not have so many
+    except Exception as error:  # noqa: BLE001 - the task's own code: it may not have so many
+        logger.warning("background.length_spread has no problems but the %d of the pool: %s", len(pool), error)
         return pool
     return [problem for problem in drawn if len(problem.prompt) <= longest] or pool
 

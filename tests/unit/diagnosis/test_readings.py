@@ -173,6 +173,14 @@ def test_noisy_verifier_stays_noisy_until_its_errors_clearly_have_one_side(read:
     assert other.errs_both_ways_from_start
 
 
+def test_a_fault_that_comes_late_need_not_outweigh_all_the_noise_before_it(read: Callable[..., Readings]) -> None:
+    noisy = [graded(0.1, error) for _ in range(150) for error in (0.1, -0.1)]
+    late = [graded(0.1, 0.09)] * 32
+    assert read(*noisy).errs_both_ways_from_start
+    # Sums over the whole run would call it noisy still, for 83 steps.
+    assert not read(*noisy, *late).errs_both_ways_from_start
+
+
 def test_noisy_verifier_is_not_a_fault_of_the_reward_channel(read: Callable[..., Readings]) -> None:
     mismatch = alarm("trained_mismatch_rate", 1, evidence=Evidence.CHANNEL)
     notice = replace(alarm("regrade_error_mean", 1, evidence=Evidence.CHANNEL), alarm=False)

@@ -270,10 +270,11 @@ def test_no_prompt_is_longer_than_those_that_were_checked_for_room() -> None:
     assert all(problem in pool for part in parts for problem in part.problems)
 
 
-def test_task_without_more_problems_varies_the_lengths_of_its_pool() -> None:
+def test_task_without_more_problems_varies_the_lengths_of_its_pool(caplog: pytest.LogCaptureFixture) -> None:
     pool = Addition().pool(4000, 0)
     parts = disturbed_prompts(BackgroundConfig(length_spread=1), Addition(), pool, 0)
     assert sorted(problem.key for part in parts for problem in part.problems) == sorted(p.key for p in pool)
+    assert "no problems but the 4000 of the pool: task.pool_size=32000" in caplog.text
 
 
 def test_prompts_come_from_the_pool_and_the_other_half_of_the_places_stays() -> None:
