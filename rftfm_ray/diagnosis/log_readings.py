@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors.readings import names_of, sentence, usable
-from rftfm_ray.detection.readings.base import AbsoluteReading, Family, Row, Rule
+from rftfm_ray.detection.readings.base import AbsoluteReading, Family, Rule
 from rftfm_ray.detection.readings.levels import FEWEST_WRONG
 from rftfm_ray.detection.readings.table import TABLE, Entry, beside_entries
 from rftfm_ray.detection.statistics.change_points import FEWEST
@@ -18,7 +18,7 @@ from rftfm_ray.detection.statistics.cusum import RECOVERED
 from rftfm_ray.integrations.steplog import StepLog
 from rftfm_ray.signals.logged import BESIDE, NOT_FINITE
 
-Floats = NDArray[np.float64]
+Floats, Ints = NDArray[np.float64], NDArray[np.int64]
 
 FOUND, SILENT, NOT_RUN = "found", "silent", "not run"
 FAMILIES_WITHOUT_CHECK = frozenset((str(Family.ROLLOUT), str(Family.CRITIC), str(Family.FINITE)))
@@ -101,12 +101,13 @@ def read(log: StepLog) -> LogReadings:
         if not all(any(name in values for name in names) for names in entry.rule.needs):
             runs.append(_run(entry, NOT_RUN, 0, _columns_lacking(entry.rule, values)))
             continue
-        found = list(_breaks(reading, values, log))
+        rows, columns = _rows(reading, values)
+        found = list(_breaks(reading, rows, columns, log)) if len(rows) and reading.may_break(columns) else []
         breaks += found
-        lacking = reading.rows < entry.rule.fewest
+        lacking = len(rows) < entry.rule.fewest
         lacks = f"{entry.rule.fewest} rows with {_either(entry.rule.needs)}" if lacking else ""
         state = FOUND if found else NOT_RUN if lacking else SILENT
-        runs.append(_run(entry, state, reading.rows, lacks))
+        runs.append(_run(entry, state, len(rows), lacks))
     return LogReadings(tuple(runs), tuple(breaks))
 
 
@@ -142,24 +143,23 @@ def not_finite_rows(values: Mapping[str, Floats]) -> Floats | None:
     return rows
 
 
-def _rows(reading: AbsoluteReading, values: Mapping[str, Floats]) -> Iterator[tuple[int, Row]]:
-    """Rows, counted from 1, that have all inputs of a reading."""
+def _rows(reading: AbsoluteReading, values: Mapping[str, Floats]) -> tuple[Ints, dict[str, Floats]]:
+    """Places (N) of the rows that have all inputs of a reading, and the columns (N) of all that it may read."""
     names = [name for name in names_of(reading) if name in values]
     measured = {name: np.isfinite(values[name]) for name in names}
     needs = [[measured[name] for name in either if name in measured] for either in reading.rule.needs]
-    usable_rows = np.flatnonzero(np.all([np.any(columns, 0) for columns in needs], 0))
-    columns = [values[name][usable_rows].tolist() for name in names]
-    for number, row in zip((usable_rows + 1).tolist(), zip(*columns, strict=True), strict=True):
-        yield number, dict(zip(names, row, strict=True))
+    rows = np.flatnonzero(np.all([np.any(columns, 0) for columns in needs], 0))
+    return rows, {name: values[name][rows] for name in names}
 
 
-def _breaks(reading: AbsoluteReading, values: Mapping[str, Floats], log: StepLog) -> Iterator[Break]:
+def _breaks(reading: AbsoluteReading, rows: Ints, columns: Mapping[str, Floats], log: StepLog) -> Iterator[Break]:
     rule = reading.rule
     signal = _shown_by(rule, log.values)
     column = log.columns.get(signal, signal)
     current: Break | None = None
-    for number, row in _rows(reading, values):
-        said = reading.take(number, row)
+    by_row = zip(*(values.tolist() for values in columns.values()), strict=True)
+    for number, row in zip((rows + 1).tolist(), by_row, strict=True):
+        said = reading.take(number, dict(zip(columns, row, strict=True)))
         if said.score >= 1.0:
             says = sentence(column, said.value, rule.says)
             new = Break(rule, signal, said.since - 1, number - 1, number - 1, says)

@@ -15,12 +15,17 @@ from enum import StrEnum
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rftfm_ray.detection.stateful import Kind, Stateful
 from rftfm_ray.verdicts import Evidence
 
+Floats = NDArray[np.float64]
 Row = Mapping[str, float]
 """Values of one row by name; a name that is missing, or NaN, was not measured."""
+
+Columns = Mapping[str, Floats]
+"""(N) values of N rows by name; a name that is missing, or NaN, was not measured."""
 
 LASTING = 3
 """Broken rows in a row that most readings need: one row may be an accident, and three are a state."""
@@ -141,6 +146,17 @@ class AbsoluteReading(Stateful, ABC):
         Called once for every such row, in their order.
         """
 
+    def may_break(self, columns: Columns) -> bool:
+        """Whether some row of a whole log may be beyond the limit; False spares its rows one by one.
+
+        A bound that costs little: True where none would.
+
+        Args:
+            columns: (N) what the reading may read and the log has, at the rows that have all inputs.
+        """
+        del columns
+        return True
+
     def lasting(self) -> int:
         """Broken rows in a row that open an alarm, as far as the run is known."""
         return self.rule.lasting
@@ -186,6 +202,15 @@ def first_known(row: Row, names: tuple[str, ...]) -> float:
     return next((row[name] for name in names if math.isfinite(row.get(name, math.nan))), math.nan)
 
 
+def first_known_of(columns: Columns, names: tuple[str, ...]) -> Floats:
+    """The same for whole columns, of which at least one is there."""
+    there = [columns[name] for name in names if name in columns]
+    known = there[0]
+    for column in there[1:]:
+        known = np.where(np.isfinite(known), known, column)
+    return known
+
+
 class Smoothed(Stateful):
     """An exponential mean whose first values are a plain mean, and the noise of the values about it.
 
@@ -196,13 +221,14 @@ class Smoothed(Stateful):
     """
 
     STATE: ClassVar[Mapping[str, Kind]] = {
-        "_memory": Kind.INT, "_count": Kind.INT, "_level": Kind.FLOAT, "_variance": Kind.FLOAT, "_last": Kind.ARRAY,
+        "_memory": Kind.INT, "_count": Kind.INT, "_level": Kind.FLOAT, "_variance": Kind.FLOAT, "_last": Kind.FLOAT,
+        "_before": Kind.FLOAT,
     }  # fmt: skip
 
     def __init__(self, memory: int) -> None:
         self._memory, self._count = memory, 0
         self._level, self._variance = 0.0, 0.0
-        self._last = np.zeros(2)
+        self._last, self._before = 0.0, 0.0
 
     @property
     def count(self) -> int:
@@ -226,8 +252,8 @@ class Smoothed(Stateful):
         self._count += 1
         self._level += (value - self._level) * max(1 / self._count, 1 / self._memory)
         if self._count >= 3:
-            bend = float(value - 2 * self._last[1] + self._last[0])
+            bend = value - 2 * self._last + self._before
             share = max(1 / (self._count - 2), 1 / (5 * self._memory))
             self._variance += share * (bend * bend / 6 - self._variance)
-        self._last[0], self._last[1] = self._last[1], value
+        self._before, self._last = self._last, value
         return self._level

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from rftfm_ray.detection.readings.base import AbsoluteReading, Row, Rule, Smoothed
+from rftfm_ray.detection.readings.base import AbsoluteReading, Columns, Row, Rule, Smoothed
 from rftfm_ray.detection.stateful import Kind
 
 # Values of the smoothing, and values before a level is one.
@@ -20,6 +20,8 @@ SELDOM = 3
 CLEAR = 6.0
 # Share of a reward's own size by which it must have risen, at least, to be called rising.
 RISEN = 0.1
+# Relative error of a mean by rounding.
+ROUNDING = 1e-9
 # Share of right answers that is as good as none.
 NONE_RIGHT = 0.01
 # Rows without a new best reward after which it has nothing left to gain, and share of its range that is no new best.
@@ -121,6 +123,10 @@ class PaidForWrong(AbsoluteReading):
         risen = rise > CLEAR * self._noise and rise >= (self.rule.limit - 1) * abs(self._lowest)
         return float(right <= NONE_RIGHT and risen), reward
 
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any row has next to no right answers: a mean is no lower than the lowest of its values."""
+        return bool((columns["correct_rate"] <= NONE_RIGHT * (1 + ROUNDING)).any())
+
 
 class KlWithoutGain(AbsoluteReading):
     """A KL that grows and grows where the reward has nothing left to gain."""
@@ -150,3 +156,9 @@ class KlWithoutGain(AbsoluteReading):
         if math.isnan(self._settled) or kl < self.SMALL:
             return 0.0, kl
         return kl / max(self._settled, self.SMALL / 2) / self.rule.limit, kl
+
+    def may_break(self, columns: Columns) -> bool:
+        """Whether the largest KL is that much larger than the smallest; means lie between the two."""
+        kl = columns["kl_ref"]
+        least = max(float(kl.min()), self.SMALL / 2) * self.rule.limit
+        return float(kl.max()) >= max(least, self.SMALL) * (1 - ROUNDING)

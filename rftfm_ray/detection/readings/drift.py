@@ -20,9 +20,9 @@ from enum import StrEnum
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.lib.stride_tricks import sliding_window_view
 
-from rftfm_ray.detection.readings.base import AbsoluteReading, Row, Rule, first_known
+from rftfm_ray.detection.readings.base import AbsoluteReading, Columns, Floats, Row, Rule, first_known, first_known_of
 from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.signals.dictionary import DICTIONARY, Scale
 from rftfm_ray.signals.scale import TINY
@@ -33,6 +33,8 @@ ROWS = BLOCK * BLOCKS
 # Student's t with 8 degrees of freedom passes this once in 10,000 tests to one side: fifty tests in 1,000 rows of each
 # of about 14 drifts are 0.07 false alarms, a third of what is allowed.
 CERTAIN = 6.44
+# What is this near to breaking is judged row by row.
+NEAR = 1 - 1e-6
 
 
 class Way(StrEnum):
@@ -81,6 +83,15 @@ class Drift(AbsoluteReading):
             self._excess = max(0.0, min(side * line.t / CERTAIN, side * line.change / self.rule.limit))
         return self._excess, value
 
+    def may_break(self, columns: Columns) -> bool:
+        """Whether the line of any window does, or comes near; logarithms of numpy and math may differ by rounding."""
+        values = self._levels(first_known_of(columns, self.inputs))
+        if len(values) < ROWS:
+            return False
+        changes, ts = lines_through(*blocks_of(values), self._floor)
+        side = self.rule.direction
+        return bool((np.minimum(side * ts / CERTAIN, side * changes / self.rule.limit) >= NEAR).any())
+
     def began(self, number: int) -> int:
         """The start of the window."""
         return max(1, number - ROWS + 1)
@@ -98,19 +109,43 @@ class Drift(AbsoluteReading):
         logarithm = math.log(max(value, TINY))
         return abs(logarithm) if self._way is Way.AWAY else logarithm
 
+    def _levels(self, values: Floats) -> Floats:
+        """The same for whole columns."""
+        if self._way is Way.PLAIN:
+            return values
+        logarithms: Floats = np.log(np.maximum(values, TINY))
+        return np.abs(logarithms) if self._way is Way.AWAY else logarithms
 
-def line_through(values: NDArray[np.float64], floor: float) -> Line:
+
+def line_through(values: Floats, floor: float) -> Line:
     """The least-squares line through the block means of values (ROWS), with its t.
 
     Args:
         values: the newest `ROWS`, the oldest first.
         floor: least standard deviation of one value.
     """
-    blocks = values.reshape(BLOCKS, BLOCK)
-    means, positions = blocks.mean(1), np.arange(BLOCKS) - (BLOCKS - 1) / 2
+    changes, ts = lines_through(*blocks_of(values), floor)
+    return Line(float(changes[0]), float(ts[0]))
+
+
+def blocks_of(values: Floats) -> tuple[Floats, Floats]:
+    """Means (B) and variances (B) of the whole blocks of values (N)."""
+    blocks = values[: len(values) // BLOCK * BLOCK].reshape(-1, BLOCK)
+    return blocks.mean(1), blocks.var(1, ddof=1)
+
+
+def lines_through(means: Floats, variances: Floats, floor: float) -> tuple[Floats, Floats]:
+    """Change (W) and t (W) of the lines through each window of `BLOCKS` of the blocks (B >= BLOCKS).
+
+    Args:
+        means: (B) of the blocks.
+        variances: (B) of the blocks.
+        floor: least standard deviation of one value.
+    """
+    windows, positions = sliding_window_view(means, BLOCKS), np.arange(BLOCKS) - (BLOCKS - 1) / 2
     squares = float((positions**2).sum())
-    slope = float((positions * means).sum()) / squares
-    residuals = means - means.mean() - slope * positions
-    between = float((residuals**2).sum()) / (BLOCKS - 2)
-    within = max(float(blocks.var(1, ddof=1).mean()), floor * floor) / BLOCK
-    return Line(slope * (BLOCKS - 1), slope / math.sqrt(max(between, within) / squares))
+    slopes = (positions * windows).sum(1) / squares
+    residuals = windows - windows.mean(1, keepdims=True) - slopes[:, None] * positions
+    between = (residuals**2).sum(1) / (BLOCKS - 2)
+    within = np.maximum(sliding_window_view(variances, BLOCKS).mean(1), floor * floor) / BLOCK
+    return slopes * (BLOCKS - 1), slopes / np.sqrt(np.maximum(between, within) / squares)

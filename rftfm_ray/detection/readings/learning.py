@@ -9,7 +9,10 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from rftfm_ray.detection.readings.base import LASTING, AbsoluteReading, Row, Rule, Smoothed, first_known
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.readings.base import LASTING, AbsoluteReading, Columns, Row, Rule, Smoothed, first_known
 from rftfm_ray.detection.stateful import Kind, Stateful
 
 # Share of right answers from which nothing is left to learn, and share of valid trajectories below which the right
@@ -95,6 +98,18 @@ class NothingDiffers(AbsoluteReading):
         self._flat += flat
         return float(flat and not at_ceiling), first_known(row, self.inputs)
 
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any row is flat."""
+        return bool(self.flat_rows(columns).any())
+
+    def flat_rows(self, columns: Columns) -> NDArray[np.bool_]:
+        """(N) which rows have nothing to learn from, whatever the schedule."""
+        if self.rule.signal != "zero_variance_group_rate":
+            return columns["grad_norm"] <= ROUNDING
+        unknown = np.full(len(next(iter(columns.values()))), math.nan)
+        share, spread = columns.get("zero_variance_group_rate", unknown), columns.get("reward_std", unknown)
+        return np.where(np.isfinite(share), share >= 1 - ROUNDING, spread <= ROUNDING)
+
     def _rows_needed(self, row: Row) -> int:
         low, high = MIXED
         if low < row.get("correct_rate", math.nan) < high:
@@ -123,6 +138,10 @@ class NothingYet(NothingDiffers):
         excess, value = super().excess(row)
         return (excess if self._flat == self._rows else 0.0), value
 
+    def may_break(self, columns: Columns) -> bool:
+        """Whether the first row is flat."""
+        return bool(self.flat_rows(columns)[:1].any())
+
     def lasting(self) -> int:
         """Three rows."""
         return self.rule.lasting
@@ -137,6 +156,10 @@ class ZeroRate(AbsoluteReading):
         """1 at a rate of 0."""
         declared = row.get("schedule_factor", math.nan) == 0
         return float(row["lr"] == 0 and not declared), row["lr"]
+
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any rate is 0."""
+        return bool((columns["lr"] == 0).any())
 
 
 class Refused(AbsoluteReading):
@@ -154,3 +177,7 @@ class Refused(AbsoluteReading):
         refused = row["vetoes"] >= self.rule.limit
         at_ceiling = self._ceiling.add(row, learns=not refused)
         return float(refused and not at_ceiling), row["vetoes"]
+
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any update is refused."""
+        return bool((columns["vetoes"] >= self.rule.limit).any())

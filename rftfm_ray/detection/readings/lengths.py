@@ -10,8 +10,11 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from rftfm_ray.detection.readings.base import AbsoluteReading, Row, Rule, Smoothed
+import numpy as np
+
+from rftfm_ray.detection.readings.base import AbsoluteReading, Columns, Row, Rule, Smoothed
 from rftfm_ray.detection.stateful import Kind, Stateful
+from rftfm_ray.signals.scale import TINY
 
 # Values of the smoothing, standard deviations of a level that a rise must exceed, and share of the rise that may be
 # lost again before the run is no longer near its best.
@@ -58,6 +61,10 @@ class CutOff(AbsoluteReading):
         rises, cut = self._progress.add(row), row["truncated_rate"]
         return (0.0 if rises else cut / self.rule.limit), cut
 
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any share does."""
+        return bool((columns["truncated_rate"] / self.rule.limit >= 1.0).any())
+
 
 class Pinned(AbsoluteReading):
     """Answers as long as they may be: their mean is their maximum, and they do not end by themselves.
@@ -83,3 +90,8 @@ class Pinned(AbsoluteReading):
         rises = self._progress.add(row)
         at_limit = cut >= self.CUT if math.isfinite(cut) else longest >= self.LONG and not moved
         return (mean / longest / self.rule.limit if at_limit and longest > 0 and not rises else 0.0), mean
+
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any mean is as long as the maximum."""
+        mean, longest = columns["length_mean"], columns["length_max"]
+        return bool(((longest > 0) & (mean / np.maximum(longest, TINY) / self.rule.limit >= 1.0)).any())

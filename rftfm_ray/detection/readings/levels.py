@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from rftfm_ray.detection.readings.base import AbsoluteReading, Row, Rule, first_known
+import numpy as np
+
+from rftfm_ray.detection.readings.base import AbsoluteReading, Columns, Row, Rule, first_known, first_known_of
 from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.signals.logged import NOT_FINITE
 
@@ -24,14 +26,13 @@ class Above(AbsoluteReading):
         value = first_known(row, self.inputs)
         return max(0.0, value / self.rule.limit), value
 
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any value does."""
+        return bool((first_known_of(columns, self.inputs) / self.rule.limit >= 1.0).any())
 
-class Below(AbsoluteReading):
-    """A value below its limit, which is below 0."""
 
-    def excess(self, row: Row) -> tuple[float, float]:
-        """Value over limit."""
-        value = first_known(row, self.inputs)
-        return max(0.0, value / self.rule.limit), value
+class Below(Above):
+    """A value below its limit, which is below 0: beyond it as one above a limit is."""
 
 
 class AwayFromOne(AbsoluteReading):
@@ -42,6 +43,11 @@ class AwayFromOne(AbsoluteReading):
         value = first_known(row, self.inputs)
         return (abs(math.log(value)) / math.log(self.rule.limit) if value > 0 else math.inf), value
 
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any value is near the factor or beyond it; the logarithms of numpy and math may differ by rounding."""
+        values, near = first_known_of(columns, self.inputs), self.rule.limit ** (1 - 1e-9)
+        return bool(((values >= near) | (values <= 1 / near)).any())
+
 
 class SumAbove(AbsoluteReading):
     """A sum of shares above its limit, of those that are measured."""
@@ -50,6 +56,11 @@ class SumAbove(AbsoluteReading):
         """Sum over limit."""
         shares = [row[name] for name in self.inputs if math.isfinite(row.get(name, math.nan))]
         return sum(shares) / self.rule.limit, sum(shares)
+
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any sum does."""
+        shares = np.stack([columns[name] for name in self.inputs if name in columns])
+        return bool((np.nansum(shares, 0) / self.rule.limit >= 1.0).any())
 
 
 class CertainButWrong(AbsoluteReading):
@@ -61,6 +72,10 @@ class CertainButWrong(AbsoluteReading):
         """Limit over entropy, where answers are wrong."""
         wrong = row["correct_rate"] < self.RIGHT
         return (self.rule.limit / max(row["entropy"], self.rule.limit / 100) if wrong else 0.0), row["entropy"]
+
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any row has both."""
+        return bool(((columns["entropy"] <= self.rule.limit) & (columns["correct_rate"] < self.RIGHT)).any())
 
 
 class NotFiniteShare(AbsoluteReading):
@@ -81,6 +96,10 @@ class NotFiniteShare(AbsoluteReading):
         by_chance = chance_of(count, rows, self.rule.limit)
         broken = count > FEWEST_WRONG and by_chance < CHANCE
         return float(broken), count / rows
+
+    def may_break(self, columns: Columns) -> bool:
+        """Whether there are more such rows than a few."""
+        return float(columns[NOT_FINITE].sum()) > FEWEST_WRONG
 
     def began(self, number: int) -> int:
         """The first of the rows that are not finite."""

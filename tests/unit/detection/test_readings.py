@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from rftfm_ray.detection.detectors.readings import ReadingDetector, reading_detectors
+from rftfm_ray.detection.detectors.readings import ReadingDetector, names_of, reading_detectors
 from rftfm_ray.detection.readings import drift, learning
 from rftfm_ray.detection.readings.base import SOUND, AbsoluteReading, Family, Grade
 from rftfm_ray.detection.readings.levels import chance_of
@@ -81,6 +81,47 @@ def test_a_saved_state_goes_on_as_if_it_had_never_stopped(name: str, at: int) ->
         for number, row in enumerate(zip(*(values[at:] for values in broken.values()), strict=True), at + 1)
     ]
     assert np.array_equal(np.array([*begun, *rest]), np.array(whole), equal_nan=True)
+
+
+def may_break(name: str, course: Course) -> bool:
+    """Whether a whole log with this course may break a reading."""
+    reading = BY_NAME[name].build()
+    columns = {column: np.asarray(values, np.float64) for column, values in course.items()}
+    needs = [[np.isfinite(columns[n]) for n in names if n in columns] for names in reading.rule.needs]
+    rows = np.all([np.any(some, 0) for some in needs], 0)
+    return reading.may_break({column: values[rows] for column, values in columns.items()})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_spares_the_rows_of_a_log_spares_no_broken_one(name: str) -> None:
+    broken, sound, _ = CASES[name]()
+    for course in (broken, sound, {column: np.asarray(values)[::-1] for column, values in broken.items()}):
+        assert may_break(name, course) or not raised(name, course)
+    assert may_break(name, broken)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_it_spares_none_of_courses_without_a_sense(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for name in CASES:
+        reading = BY_NAME[name].build()
+        limit = reading.rule.limit or 1.0
+        course = {
+            column: rng.choice([0.0, 0.5, 1.0, 1.1, limit, -limit, 2 * limit, 1 / limit, math.nan], 300)
+            * rng.choice([1.0, rng.lognormal()]) for column in names_of(reading)
+        }  # fmt: skip
+        assert may_break(name, course) or not raised(name, course), name
+
+
+@pytest.mark.parametrize("size", [0.05, 0.15, 0.3])
+@pytest.mark.parametrize("name", ["broke_together", *(name for name in CASES if name.startswith("drift_"))])
+def test_it_is_the_same_for_windows_of_a_log_as_row_by_row(name: str, size: float) -> None:
+    rule = BY_NAME[name].rule
+    for seed in range(6):
+        line = np.linspace(0, 3 * rule.limit * rule.direction, 437)
+        course = {column: 0.5 + line + noise(437, size, seed + k) for k, column in enumerate(rule.inputs)}
+        found = raised(name, course)
+        assert may_break(name, course) is bool(found)
 
 
 def test_an_alarm_ends_after_some_sound_rows_and_flickering_is_one_alarm() -> None:

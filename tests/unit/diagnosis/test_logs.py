@@ -234,8 +234,8 @@ def test_a_long_log_is_judged_in_seconds() -> None:
     columns = healthy(1, 100_000)
     began = time.process_time()
     judge_log(log_of(columns))
-    # About 10 s on a quiet machine; a busy one takes the same work and more of its time.
-    assert time.process_time() - began < 40
+    # A busy machine takes the same work and more of its time.
+    assert time.process_time() - began < 25
 
 
 @settings(max_examples=40, deadline=None)
