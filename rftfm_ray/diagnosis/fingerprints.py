@@ -204,7 +204,7 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         ("advantage_max",),
     ),
     "CA-3": Fingerprint(
-        {"credit_error": 4, "return_error": 2, "credit_lag": 4, "credit_correlation": -2},
+        {"sample_mismatch_rate": 5, "credit_error": 4, "return_error": 2, "credit_lag": 4, "credit_correlation": -2},
         {"advantage_max": 1},
         ("credit_lag",),
     ),

@@ -42,8 +42,8 @@ _SIGNALS: Mapping[Part, tuple[str, ...]] = {
         "rollout_gap_max", "update_gain",
     ),
     Part.CREDIT: (
-        "advantage_error", "credit_error", "credit_known_share", "return_error", "value_error", "credit_lag",
-        "credit_correlation",
+        "advantage_error", "credit_error", "credit_known_share", "return_error", "value_error",
+        "sample_mismatch_rate", "credit_lag", "credit_correlation",
     ),
 }  # fmt: skip
 MEASURED: Mapping[str, Part] = {signal: part for part, signals in _SIGNALS.items() for signal in signals}

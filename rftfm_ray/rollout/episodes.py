@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.batch import TrajectoryBatch
+from rftfm_ray.batch import TrajectoryBatch, seals
 from rftfm_ray.rollout.channels import SHADOW_EVERY, CallId, EpisodeId
 from rftfm_ray.rollout.check_columns import check_columns
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
@@ -271,7 +271,7 @@ class EpisodeRunner:
         def rewards(name: str) -> NDArray[np.float32]:
             return np.array([np.nan if g is None else getattr(g, name) for g in grades], dtype=np.float32)
 
-        return TrajectoryBatch(
+        found = TrajectoryBatch(
             group=np.array([e.job.group for e in episodes], dtype=np.int32),
             sample=np.array([e.job.sample for e in episodes], dtype=np.int32),
             offsets=np.cumsum([0, *(len(e.tokens) for e in episodes)], dtype=np.int64),
@@ -299,4 +299,6 @@ class EpisodeRunner:
             texts=tuple(e.text for e in episodes),
             call_requests=tuple(call.request for _, call in calls),
             call_responses=tuple(call.response for _, call in calls),
+            seal=np.zeros(len(episodes), dtype=np.uint32),
         )
+        return dataclasses.replace(found, seal=seals(found))

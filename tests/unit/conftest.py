@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from rftfm_ray.batch import TrajectoryBatch
+from rftfm_ray.batch import TrajectoryBatch, seals
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.tasks.api import ToolStatus
 from rftfm_ray.types import Termination
@@ -64,7 +65,7 @@ def _batch(
     action = np.array([role == "a" for row in roles for role in row], np.bool_)
     kept = np.array(valid if valid is not None else [True] * size, np.bool_)
     group = np.array(groups if groups is not None else [0] * size, np.int32)
-    return TrajectoryBatch(
+    made = TrajectoryBatch(
         group=group,
         sample=np.array([int((group[:i] == g).sum()) for i, g in enumerate(group)], np.int32),
         offsets=np.cumsum([0, *map(len, roles)], dtype=np.int64),
@@ -88,7 +89,9 @@ def _batch(
         **_checks(size, checks),
         keys=tuple(keys if keys is not None else [f"problem-{g}" for g in group]),
         texts=tuple(texts if texts is not None else [f"answer {i}" for i in range(size)]),
+        seal=np.zeros(size, np.uint32),
     )
+    return dataclasses.replace(made, seal=seals(made))
 
 
 def _calls(calls: Sequence[Call]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class AwayFromOne(AbsoluteReading):
         return (abs(math.log(value)) / math.log(self.rule.limit) if value > 0 else math.inf), value
 
     def may_break(self, columns: Columns) -> bool:
-        """Whether any value is near the factor or beyond it; the logarithms of numpy and math may differ by rounding."""
+        """Whether any value is beyond the factor or near it: logarithms of numpy and math may differ by rounding."""
         values, near = first_known_of(columns, self.inputs), self.rule.limit ** (1 - 1e-9)
         return bool(((values >= near) | (values <= 1 / near)).any())
 

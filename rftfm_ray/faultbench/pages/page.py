@@ -98,6 +98,7 @@ CHECKS: tuple[Check, ...] = (
     Check("credit", "training.credit_check", "advantages in the loss against the declared rule"),
     Check("returns", "training.credit_check", "the same of the returns that the critic learns"),
     Check("values", "training.credit_check", "values that advantages rest on against the critic's output"),
+    Check("samples", "training.credit_check", "tokens and rewards in the loss against checksums of the rollout"),
     Check("update_gain", "training.replay", "one step of the optimizer made again on a sample of the weights"),
     Check("turn_limits", "rollout.check_columns", "tokens asked for against task and configuration"),
     Check("decoded_observations", "rollout.check_columns", "the tokens of an observation, decoded, against its text"),
