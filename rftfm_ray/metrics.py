@@ -151,10 +151,10 @@ class CreditMetrics:
     got them; `credit_known_share` is the share of the advantages that differ which belong to another token.
     `value_error` is the largest difference of these values to the critic's output, and `sample_mismatch_rate` the
     share of samples that do not reach the loss once, with the tokens and rewards of the rollout. `credit_correlation`
-    is that of a trajectory's last advantage with its reward; `credit_lag` counts back from the last token to the one whose
-    advantage goes most with what the reward surprised by. `value_*` and `explained_variance` judge the critic of before
-    the update by the discounted rewards that followed. `early` and `late` are the first and last chosen token of a
-    trajectory. NaN without a critic: `value_*`, `explained_variance`, `return_error`.
+    is that of a trajectory's last advantage with its reward; `credit_lag` counts back from the last token to the one
+    whose advantage goes most with what the reward surprised by. `value_*` and `explained_variance` judge the critic of
+    before the update by the discounted rewards that followed. `early` and `late` are the first and last chosen token of
+    a trajectory. NaN without a critic: `value_*`, `explained_variance`, `return_error`.
     """
 
     advantage_mean: float

@@ -122,11 +122,11 @@ class WrongOldLogprobs(LearnerChange):
 
     def install(self, learner_: Learner) -> Undo:
         """One token in a hundred is 20 nats less likely to the old policy than it was."""
-        plain: Callable[..., Any] = learner_._forwards_before  # noqa: SLF001 - the story happens in there
+        plain: Callable[..., Any] = learner_._forwards_before
 
         def forwards(minibatches: Any, settings: Any) -> Any:
             found, precomputed = plain(minibatches, dataclasses.replace(settings))
-            before = found or [[learner_._forward(micro) for micro in micros] for micros in minibatches]  # noqa: SLF001
+            before = found or [[learner_._forward(micro) for micro in micros] for micros in minibatches]
             wrong = [[self._wrong(each) for each in forwards_] for forwards_ in before]
             return wrong, precomputed if found is None and precomputed is not None else None
 
@@ -208,5 +208,3 @@ def set_epsilons(values: Sequence[float], model: Any) -> list[float]:
     for index, norm in enumerate(norms):
         norm.variance_epsilon = values[min(index, len(values) - 1)]
     return before
-
-

@@ -33,7 +33,7 @@ class PaysLate(Addition):
     """The reward function asks a service that hangs now and then."""
 
     name: ClassVar[str] = "pays_late"
-    HANGS_S: ClassVar[float] = 3.0
+    HANGS_S: ClassVar[float] = 2.5
 
     def verify(self, problem: Problem, transcript: Transcript) -> Verdict:
         """The verdict of addition, much later where the problem is hit and the answer wrong."""

@@ -44,8 +44,9 @@ def tell(story: Story, folder: Path, warm: WarmActors, *, broken: bool, seed: in
     settings = [*SMALL, f"task.name={story.task}", f"seed={seed}", *story.settings]
     settings += story.broken_settings if broken else ()
     planned = plan(load_config(None, settings), folder)
-    changes = [each(story.first) if broken and each is not None else None for each in (story.learner, story.rollout)]
-    planned = dataclasses.replace(planned, drill=drill_of(planned.drill, *changes))
+    learner = story.learner(story.first) if broken and story.learner is not None else None
+    rollout = story.rollout(story.first) if broken and story.rollout is not None else None
+    planned = dataclasses.replace(planned, drill=drill_of(planned.drill, learner, rollout))
     rows, journal, error = list[int](), list[Entry](), ""
     listeners = Listeners(row=lambda row: rows.append(row.id.paid_step), entry=journal.append)
     try:
@@ -61,4 +62,4 @@ def _told(journal: list[Entry], error: str, steps: int) -> Told:
         return Told(None, "", "", error, steps)
     first = min(incidents, key=lambda incident: incident.opened.paid_step)
     (opened, *_) = [entry for entry in journal if entry.incident == first.id]
-    return Told(first.opened.paid_step, first.code, opened.text("summary"), error, steps)
+    return Told(first.opened.paid_step, first.code, opened.text("reason"), error, steps)

@@ -86,9 +86,7 @@ class Carried(Generic[T]):
 class StoryLearner(LearnerActor):
     """A learner that follows a change."""
 
-    def _begin(
-        self, config: RunConfig, seams: LearnerSeams | Carried[LearnerSeams], learner: Learner | None
-    ) -> None:
+    def _begin(self, config: RunConfig, seams: LearnerSeams | Carried[LearnerSeams], learner: Learner | None) -> None:
         change = seams.change if isinstance(seams, Carried) else None
         super()._begin(config, seams.seams if isinstance(seams, Carried) else seams, learner)
         self._learner.__dict__.pop("update", None)
@@ -117,9 +115,7 @@ class StoryRollout(RolloutActor):
     _undo: Undo = staticmethod(lambda: None)
     change: RolloutChange | None = None
 
-    def reset(
-        self, role: Role, config: RunConfig, task: Task, seams: RolloutSeams | Carried[RolloutSeams]
-    ) -> None:
+    def reset(self, role: Role, config: RunConfig, task: Task, seams: RolloutSeams | Carried[RolloutSeams]) -> None:
         """Begin a run."""
         self._undo()
         super().reset(role, config, task, seams.seams if isinstance(seams, Carried) else seams)
@@ -145,7 +141,7 @@ class StoryRollout(RolloutActor):
 
     def change_model(self, change: Callable[[Any], T]) -> T:
         """Change the model in the engine; returns what the change returns."""
-        found: list[T] = self._engine._llm.apply_model(change)  # noqa: SLF001 - the story happens in there
+        found: list[T] = self._engine._llm.apply_model(change)
         return found[0]
 
 

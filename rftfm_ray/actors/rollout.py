@@ -78,6 +78,7 @@ class RolloutActor:
         self._fingerprint_every = 0 if config.guard.mode is GuardMode.OFF else config.channels.fingerprint_every
         self._seams = seams
         self._paid_step = 0
+        self._held: dict[str, tuple[str, int]] = {}
         sampled = ServedModel(seams.sampler(self._engine, self._codec.eos_ids), self._codec, self._limit)
         rules = EpisodeRules(config.seed, lambda step: config.at(step.step).task.token_scale)
         channels = live_channels(task, config, seams)
@@ -122,17 +123,24 @@ class RolloutActor:
         return [(prompt + answer)[: self._limit - 1] for prompt, answer in zip(encoded, answers, strict=False)]
 
     def load_weights(self, update: WeightsUpdate) -> Served:
-        """Load the learner's weights; returns the served version, and whether the engine really serves them."""
+        """Load the learner's weights; returns the served version, and whether the engine really serves them.
+
+        What the engine has served until now is compared once more with what it was loaded with: an engine that sleeps,
+        or that somebody else writes to, may have generated with other weights than those that were right at the load.
+        """
         self._gauge.set(ActorState.SYNCING)
         check_weights(update)
+        shapes = {name: array.shape for name, array in update.arrays.items()}
+        now = self._engine.fingerprints(shapes) if self._held else {}
+        changed = [name for name, found in self._held.items() if now.get(name) != found]
         # Partly loaded weights must not be served when loading fails.
         self._version = -1
         self._engine.load(self._seams.arrived(update.arrays, self._paid_step))
         every = self._fingerprint_every
         due = every > 0 and update.version % every == 0
-        shapes = {name: array.shape for name, array in update.arrays.items()} if due else {}
         # vLLM itself is checked: loading weights does not prove that it generates with them.
-        served = compare(update, self._engine.fingerprints(shapes))
+        self._held = self._engine.fingerprints(shapes) if due else {}
+        served = compare(update, self._held, changed)
         self._version = update.version
         self._gauge.set(ActorState.IDLE)
         return served

@@ -18,7 +18,8 @@ from rftfm_ray.detection.statistics.cusum import RECOVERED
 from rftfm_ray.integrations.steplog import StepLog
 from rftfm_ray.signals.logged import BESIDE, NOT_FINITE
 
-Floats, Ints = NDArray[np.float64], NDArray[np.int64]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 FOUND, SILENT, NOT_RUN = "found", "silent", "not run"
 FAMILIES_WITHOUT_CHECK = frozenset((str(Family.ROLLOUT), str(Family.CRITIC), str(Family.FINITE)))

@@ -74,6 +74,8 @@ BREAKS: Mapping[str, BreakMeaning] = {
     f"{LAW}:reward": _REWARD,
     f"{LAW}:{OWN_REWARD}": _REWARD,
     f"{LAW}:turns": BreakMeaning(("limits of the episode", "tool"), {"TE-3": 5.0}, {"TE-3": 5.0}),
+    # A failure that is graded pays 0 where nothing was to be paid.
+    f"{LAW}:masked": BreakMeaning(("grading", "environment"), {"RF-2": 3.0, "TE-1": 2.0}, {}),
     f"{LAW}:limit": BreakMeaning(
         ("limits of the episode", "server"), {"TE-3": 3.0, "PG-3L": 3.0}, {"TE-3": 3.0, "PG-3S": 3.0}
     ),

@@ -52,7 +52,7 @@ _OF_LAWS: Mapping[Part, tuple[str, ...]] = {
     Part.CREDIT: ("advantage_mean", "advantage_std", "return_early", "policy_loss"),
     Part.UPDATE: ("loss", "ratio_max", "clip_high_rate", "kl_ref", "grad_norm", "lr"),
     Part.REWARD: ("reward_mean",),
-    Part.ENVIRONMENT: ("turns_mean", "length_max"),
+    Part.ENVIRONMENT: ("turns_mean", "length_max", "valid_rate"),
 }
 # A signal that follows the policy measures a part where a law of it is broken.
 _MEASURED_BY_LAW: Mapping[str, Part] = {signal: part for part, signals in _OF_LAWS.items() for signal in signals}

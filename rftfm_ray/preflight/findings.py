@@ -102,7 +102,7 @@ class Checked:
         missing = f"; not run: {', '.join(each.check for each in self.not_run)}" if self.not_run else ""
         left = f" ({self.left_out} more were left out)" if self.left_out else ""
         return (
-            f"Preflight: {ran} checks ran in {self.seconds:.1f} s, {len(self.findings)} found something "
+            f"Preflight: {ran} {'check' if ran == 1 else 'checks'} ran in {self.seconds:.1f} s, {len(self.findings)} found something "
             f"({len(self.critical)} critical); the verifier was asked {self.verdicts} times{left}{missing}."
         )
 

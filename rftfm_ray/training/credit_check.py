@@ -17,7 +17,8 @@ from rftfm_ray.training.objective import Targets
 from rftfm_ray.training.packing import MicroBatch
 
 NAN = float("nan")
-Floats, Ints = NDArray[np.float32], NDArray[np.int64]
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 # Advantages that differ by less are the same: both sides are computed alike, in float32.
 DIFFERENT = 1e-5
 

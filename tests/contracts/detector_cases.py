@@ -183,6 +183,7 @@ _IDENTITIES = {
     "credit": {"credit_error": [0.3]},
     "returns": {"return_error": [0.3]},
     "values": {"value_error": [0.3]},
+    "samples": {"sample_mismatch_rate": [0.1]},
     "update_gain": {"update_gain": [4.7, 0.1]},
     "turn_limits": {"limit_excess": [0.7, -0.7]},
     "decoded_observations": {"observation_decode_mismatch_rate": [0.1]},
@@ -206,6 +207,7 @@ _LAWS = {
         "turn_limit_rate": [0.0, 0.0],
         "truncated_rate": [0.0, 0.0],
     },
+    "masked": {"valid_rate": [1.0], "failed_rate": [0.05]},
     "limit": {"length_max": [20.0, 4.0], "truncated_rate": [0.1, 0.1]},
 }
 _FLOORS = {

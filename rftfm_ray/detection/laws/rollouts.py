@@ -25,6 +25,12 @@ def _turns(figures: Figures, declared: Declared) -> Floats:
     return outside(last, 1 - figures.value("truncated_rate"), 1 - figures.value("turn_limit_rate"))
 
 
+def _masked(figures: Figures, declared: Declared) -> Floats:
+    """Trajectories that may train, less those that no failure has ended."""
+    del declared
+    return np.asarray(figures.value("valid_rate") - (1 - figures.value("failed_rate")))
+
+
 def _limit(figures: Figures, declared: Declared) -> Floats:
     """Longest answer less the limit where one was cut off, and what is beyond the limit where none was."""
     if declared.token_limit is None:
@@ -54,6 +60,17 @@ ROLLOUT_LAWS: tuple[Law, ...] = (
         "means of whole numbers; equal in recorded healthy steps",
         lambda declared: declared.turn_per_call,
         _turns,
+    ),
+    Law(
+        "masked", "valid_rate", ("failed_rate",),
+        "no trajectory that a failure has ended may train",
+        "trajectories train that a failure of tools or machines has ended",
+        1e-5,
+        "both are shares of the same trajectories",
+        lambda _: True,
+        _masked,
+        Strength("share of the trajectories that train and should not", _masked),
+        direction=1,
     ),
     Law(
         "limit", "length_max", ("truncated_rate",),

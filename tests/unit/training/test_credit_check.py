@@ -176,10 +176,11 @@ def test_samples_that_are_lost_or_learnt_twice_are_found(batch: TrajectoryBatch,
         fresh,
         **{name: getattr(fresh, name)[[1, 1, 2, 3]] for name in ("group", "sample", "reward", "seal")},
     )
-    twice = dataclasses.replace(twice, tokens=np.concatenate([fresh.tokens[4:7], fresh.tokens[4:]]), **{
-        "action": np.concatenate([fresh.action[4:7], fresh.action[4:]]),
-        "offsets": np.array([0, 3, 6, 8, 13]), "logprobs": np.concatenate([fresh.logprobs[4:7], fresh.logprobs[4:]]),
-    })  # fmt: skip
+    tokens, action, logprobs = (
+        np.concatenate([column[4:7], column[4:]]) for column in (fresh.tokens, fresh.action, fresh.logprobs)
+    )
+    offsets = np.array([0, 3, 6, 8, 13])
+    twice = dataclasses.replace(twice, tokens=tokens, action=action, logprobs=logprobs, offsets=offsets)
     assert mismatch(twice, packed(twice, [0, 1, 2, 3]), asked=4) == pytest.approx(2 / 4)
 
 

@@ -275,6 +275,15 @@ def test_answers_end_at_the_declared_limit(longest: float, cut: float, broken: b
     assert is_broken("limit", logged(length_max=longest, truncated_rate=cut), declared(token_limit=16)) is broken
 
 
+@pytest.mark.parametrize(
+    ("valid", "failed", "broken"),
+    # What has no verdict is masked beside what has failed.
+    [(1.0, 0.0, False), (0.9, 0.1, False), (0.85, 0.1, False), (1.0, 1 / 4096, True), (0.95, 0.1, True)],
+)
+def test_what_a_failure_has_ended_may_not_train(valid: float, failed: float, broken: bool) -> None:
+    assert is_broken("masked", logged(valid_rate=valid, failed_rate=failed), declared()) is broken
+
+
 def test_tolerance_grows_with_figures_above_1() -> None:
     facts = declared(reward=RewardRule((("correct_rate", 1000.0),)))
     assert not is_broken("reward", logged(correct_rate=0.5, reward_mean=500.001), facts)
