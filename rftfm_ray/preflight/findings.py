@@ -98,11 +98,12 @@ class Checked:
 
     def summary(self) -> str:
         """One line: how many checks ran, what they found, and which could not run."""
-        ran = len(self.findings) + len(self.passed)
+        count = len(self.findings) + len(self.passed)
+        ran = "1 check" if count == 1 else f"{count} checks"
         missing = f"; not run: {', '.join(each.check for each in self.not_run)}" if self.not_run else ""
         left = f" ({self.left_out} more were left out)" if self.left_out else ""
         return (
-            f"Preflight: {ran} {'check' if ran == 1 else 'checks'} ran in {self.seconds:.1f} s, {len(self.findings)} found something "
+            f"Preflight: {ran} ran in {self.seconds:.1f} s, {len(self.findings)} found something "
             f"({len(self.critical)} critical); the verifier was asked {self.verdicts} times{left}{missing}."
         )
 
