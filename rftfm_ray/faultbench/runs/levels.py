@@ -181,21 +181,20 @@ def harmful_strengths(
     """Strengths that cost as much as the level aims at, smallest first; empty where not even the largest does.
 
     A bisection in the logarithm of the distance from neutral, between the bounds, or in the neighbourhood of `start`.
-    The lower bound is taken to be harmless.
+    The lower bound is taken to be harmless. No strength is larger than the largest, so that what the level asks for
+    suffices there.
     """
     low, high = max(bounds.low - bounds.neutral, 1e-6), bounds.high - bounds.neutral
-
-    def is_harmful(distance: float) -> bool:
-        return measure(_strength(bounds, distance)) >= HARM_AIM
-
     distance = (bounds.default if start is None else start) - bounds.neutral
     below, above, harmful = low, high, list[float]()
     for count in range(tries):
-        if is_harmful(distance):
+        strength = _strength(bounds, distance)
+        loss = measure(strength)
+        if loss >= HARM_AIM:
             above = distance
-            harmful.append(_strength(bounds, distance))
+            harmful.append(strength)
         elif distance == high:
-            return []
+            return [strength] if loss >= HARM_LOSS else []
         else:
             below = distance
         if above / below < CLOSE and harmful:

@@ -219,6 +219,17 @@ def test_search_for_harm_asks_for_the_largest_strength_before_it_says_that_there
     assert asked == [2.0, 1000.0]
 
 
+@pytest.mark.parametrize(("most", "tried"), [(HARM_LOSS - 0.001, []), (HARM_LOSS, [1.0]), (HARM_AIM - 0.001, [1.0])])
+@pytest.mark.parametrize("default", [0.5, 1.0])
+def test_what_costs_enough_at_its_largest_strength_only_is_harmful_there(
+    default: float, most: float, tried: list[float]
+) -> None:
+    def measure(strength: float) -> float:
+        return most if strength == 1.0 else 0.0
+
+    assert harmful_strengths(measure, Strength("share", 0.001, 1.0, default)) == tried
+
+
 @given(st.lists(st.floats(-0.2, 0.8), min_size=2, max_size=6))
 def test_few_seeds_decide_only_what_luck_does_not_explain(losses: list[float]) -> None:
     mean, count = sum(losses) / len(losses), len(losses)
