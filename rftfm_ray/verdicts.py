@@ -27,6 +27,25 @@ class Family(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
+class Place(StrEnum):
+    """Where the source of a fault sits: the component that has to be mended, or gone round."""
+
+    REWARD = "reward function"
+    SAMPLER = "sampler"
+    SERVER = "inference server"
+    LINK = "link between tool and policy"
+    TOOL = "tool"
+    LIMITS = "limits of the episode"
+    ESTIMATOR = "advantage estimator"
+    BUFFER = "buffer before the loss"
+    CRITIC = "critic"
+    OPTIMIZER = "optimizer"
+    SCHEDULE = "learning-rate schedule"
+    LOSS = "loss"
+    SYNC = "weight sync"
+    DATA = "data"
+
+
 class Evidence(IntEnum):
     """Where a symptom comes from, weakest first.
 
@@ -164,7 +183,11 @@ class Rival:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What is wrong, and how sure that is. `code` is one of the sixteen, NUMERICAL, SYNC, VERIFIER or UNKNOWN."""
+    """What is wrong, how sure that is, where it sits, and how strong it is.
+
+    `code` is one of the sixteen, NUMERICAL, SYNC, VERIFIER or UNKNOWN. `place` is None where nothing tells it, and
+    `strength` where nothing measures it; `strength_of` says what it measures, in words.
+    """
 
     code: str
     family: Family
@@ -174,6 +197,9 @@ class Diagnosis:
     onset: int
     onset_low: int
     summary: str
+    place: Place | None = None
+    strength: float | None = None
+    strength_of: str = ""
 
 
 class Rediagnoser(Protocol):

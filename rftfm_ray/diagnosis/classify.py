@@ -17,6 +17,7 @@ from rftfm_ray.diagnosis.fingerprints import (
     without_readings,
 )
 from rftfm_ray.diagnosis.meaning import is_break, nats_of_breaks
+from rftfm_ray.diagnosis.places import Measured, said_of, source_of
 from rftfm_ray.diagnosis.readings import REGRADE_FINDINGS, Readings
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of, name_of
 from rftfm_ray.verdicts import Diagnosis, Evidence, Rival, Symptom, as_percent
@@ -91,6 +92,7 @@ def diagnose(
     possible = [(rival, share) for rival, share in others if rival not in impossible and share > LEAST_LISTED]
     rivals = tuple(Rival(rival, share, _against(rival, case.symptoms)) for rival, share in possible[:RIVALS])
     text = f"{_since(onset)} {reasons}. {_summary(code, probability, rivals)}"
+    source = source_of(code, case.symptoms, _measured(readings, onset_low))
     return Diagnosis(
         code=code,
         family=family_of(code),
@@ -99,7 +101,10 @@ def diagnose(
         symptoms=case.symptoms,
         onset=onset,
         onset_low=onset_low,
-        summary=" ".join((text, *case.remarks)),
+        summary=" ".join((text, *(said_of(source) if source.is_told or probability >= CLAIMED else ()), *case.remarks)),
+        place=source.place,
+        strength=source.strength,
+        strength_of=source.strength_of,
     )
 
 
@@ -166,7 +171,12 @@ def claimed(diagnosis: Diagnosis) -> Diagnosis:
     suspicion = Rival(diagnosis.code, diagnosis.probability, "suspected, but not likely enough to be named")
     rivals = (suspicion, *(rival for rival in diagnosis.rivals if rival.code != UNKNOWN))[:RIVALS]
     rest = max(0.0, 1 - math.fsum(rival.probability for rival in rivals))
-    return replace(diagnosis, code=UNKNOWN, family=family_of(UNKNOWN), probability=rest, rivals=rivals)
+    # What a suspicion says of a place is worth no more than the suspicion; what a check tells is.
+    source = source_of(UNKNOWN, diagnosis.symptoms, _measured(None, diagnosis.onset_low))
+    return replace(
+        diagnosis, code=UNKNOWN, family=family_of(UNKNOWN), probability=rest, rivals=rivals, place=source.place,
+        strength=source.strength, strength_of=source.strength_of,
+    )  # fmt: skip
 
 
 def unnamed(symptoms: Sequence[Symptom], reason: str) -> Diagnosis | None:
@@ -212,6 +222,10 @@ def evidence_for(fingerprint: Fingerprint, symptoms: Sequence[Symptom]) -> float
             total -= abs(weight) + (UNEXPLAINED_NATS if symptom.alarm else UNEXPLAINED_NATS / 2)
         total -= fingerprint.excludes.get(symptom.signal, 0.0)
     return total
+
+
+def _measured(readings: Readings | None, onset: int) -> Measured:
+    return lambda name: math.nan if readings is None else readings.latest(name, onset)
 
 
 def _is_numerical(symptoms: Sequence[Symptom]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.detection.detectors.laws import FLOOR, LAW, OWN_REWARD
-from rftfm_ray.verdicts import Evidence, Symptom
+from rftfm_ray.verdicts import Evidence, Place, Symptom
 
 LAW_EXCLUDED = 4.0
 """Nats against a fault that cannot break a law that is broken: one in fifty, for a table may be incomplete."""
@@ -28,7 +28,7 @@ class BreakMeaning:
         below: nats by fault where it is too small.
     """
 
-    places: tuple[str, ...]
+    places: tuple[Place, ...]
     above: Mapping[str, float]
     below: Mapping[str, float]
 
@@ -40,54 +40,54 @@ class BreakMeaning:
 _CREDIT = {"CA-2": 3.0, "CA-3": 3.0}
 _OLD_LOGPROBS = {"OD-1": 3.0, "OD-2": 1.0}
 _REWARD = BreakMeaning(
-    ("reward function",),
+    (Place.REWARD,),
     {"RF-1": 3.0, "RF-3": 2.5, "PG-1": 2.0, "PG-2": 2.0, "PG-3L": 2.0, "PG-3S": 1.0},
     # A loophole may pay less for right answers than it pays for wrong ones.
     {"RF-2": 3.0, "RF-3": 2.5, "RF-1": 2.0, "PG-3S": 2.0, "PG-1": 1.0, "PG-2": 1.0, "PG-3L": 1.0},
 )
 
 BREAKS: Mapping[str, BreakMeaning] = {
-    f"{LAW}:advantage_mean": BreakMeaning(("advantage estimator", "buffer"), _CREDIT, _CREDIT),
+    f"{LAW}:advantage_mean": BreakMeaning((Place.ESTIMATOR, Place.BUFFER), _CREDIT, _CREDIT),
     # Noise widens advantages by much, advantages of other tokens or trajectories by little.
     f"{LAW}:advantage_spread": BreakMeaning(
-        ("advantage estimator", "buffer"), {"CA-2": 4.0, "CA-3": 2.0}, {"CA-2": 2.0, "CA-3": 2.0}
+        (Place.ESTIMATOR, Place.BUFFER), {"CA-2": 4.0, "CA-3": 2.0}, {"CA-2": 2.0, "CA-3": 2.0}
     ),
     f"{LAW}:returns": BreakMeaning(
-        ("configuration of the estimator",), {"CA-3": 5.0, "CA-1": 1.0}, {"CA-3": 5.0, "CA-1": 1.0}
+        (Place.ESTIMATOR,), {"CA-3": 5.0, "CA-1": 1.0}, {"CA-3": 5.0, "CA-1": 1.0}
     ),
-    f"{LAW}:surrogate": BreakMeaning(("advantage estimator", "buffer"), _CREDIT, _CREDIT),
+    f"{LAW}:surrogate": BreakMeaning((Place.ESTIMATOR, Place.BUFFER), _CREDIT, _CREDIT),
     # A loss that is too high by a share of the entropy pays for a low one.
     f"{LAW}:loss": BreakMeaning(
-        ("loss",), {"OD-3": 5.0, "OD-1": 1.0, "CA-1": 1.0}, {"OD-1": 2.0, "OD-3": 1.0, "CA-1": 1.0}
+        (Place.LOSS,), {"OD-3": 5.0, "OD-1": 1.0, "CA-1": 1.0}, {"OD-1": 2.0, "OD-3": 1.0, "CA-1": 1.0}
     ),
     f"{LAW}:centred_loss": BreakMeaning(
-        ("loss", "advantage estimator", "buffer"),
+        (Place.LOSS, Place.ESTIMATOR, Place.BUFFER),
         {"OD-3": 3.0, "CA-2": 2.0, "CA-3": 2.0}, {"OD-3": 1.0, "CA-2": 2.0, "CA-3": 2.0},
     ),
-    f"{LAW}:ratio": BreakMeaning(("loss", "buffer"), _OLD_LOGPROBS, _OLD_LOGPROBS),
-    f"{LAW}:clip": BreakMeaning(("loss", "buffer"), _OLD_LOGPROBS, _OLD_LOGPROBS),
-    f"{LAW}:start": BreakMeaning(("reference policy",), {"OD-1": 2.0}, {}),
+    f"{LAW}:ratio": BreakMeaning((Place.LOSS, Place.BUFFER), _OLD_LOGPROBS, _OLD_LOGPROBS),
+    f"{LAW}:clip": BreakMeaning((Place.LOSS, Place.BUFFER), _OLD_LOGPROBS, _OLD_LOGPROBS),
+    f"{LAW}:start": BreakMeaning((Place.LOSS,), {"OD-1": 2.0}, {}),
     f"{LAW}:flat": BreakMeaning(
-        ("advantage estimator", "buffer", "loss"), {"CA-2": 3.0, "OD-3": 2.0, "CA-3": 1.0}, {}
+        (Place.ESTIMATOR, Place.BUFFER, Place.LOSS), {"CA-2": 3.0, "OD-3": 2.0, "CA-3": 1.0}, {}
     ),
-    f"{LAW}:rate": BreakMeaning(("schedule",), {"OD-1": 5.0}, {"OD-2": 5.0}),
+    f"{LAW}:rate": BreakMeaning((Place.SCHEDULE,), {"OD-1": 5.0}, {"OD-2": 5.0}),
     f"{LAW}:reward": _REWARD,
     f"{LAW}:{OWN_REWARD}": _REWARD,
-    f"{LAW}:turns": BreakMeaning(("limits of the episode", "tool"), {"TE-3": 5.0}, {"TE-3": 5.0}),
+    f"{LAW}:turns": BreakMeaning((Place.LIMITS, Place.TOOL), {"TE-3": 5.0}, {"TE-3": 5.0}),
     # A failure that is graded pays 0 where nothing was to be paid.
-    f"{LAW}:masked": BreakMeaning(("grading", "environment"), {"RF-2": 3.0, "TE-1": 2.0}, {}),
+    f"{LAW}:masked": BreakMeaning((Place.REWARD, Place.TOOL), {"RF-2": 3.0, "TE-1": 2.0}, {}),
     f"{LAW}:limit": BreakMeaning(
-        ("limits of the episode", "server"), {"TE-3": 3.0, "PG-3L": 3.0}, {"TE-3": 3.0, "PG-3S": 3.0}
+        (Place.LIMITS, Place.SERVER), {"TE-3": 3.0, "PG-3L": 3.0}, {"TE-3": 3.0, "PG-3S": 3.0}
     ),
     f"{FLOOR}:rollout": BreakMeaning(
-        ("sampler", "server", "weight sync"),
+        (Place.SAMPLER, Place.SERVER, Place.SYNC),
         {"PG-1": 2.0, "PG-2": 2.0, "PG-3S": 2.0, "PG-3L": 2.0, "OD-3": 2.0, "OD-2": 2.0}, {},
     ),
-    f"{FLOOR}:tool_error_rate": BreakMeaning(("tool",), {"TE-1": 4.0}, {}),
-    f"{FLOOR}:weights": BreakMeaning(("optimizer",), {}, {"OD-2": 4.0}),
-    f"{FLOOR}:old_policy": BreakMeaning(("optimizer", "schedule", "loss"), {"OD-1": 3.0, "OD-2": 1.0}, {}),
+    f"{FLOOR}:tool_error_rate": BreakMeaning((Place.TOOL,), {"TE-1": 4.0}, {}),
+    f"{FLOOR}:weights": BreakMeaning((Place.OPTIMIZER,), {}, {"OD-2": 4.0}),
+    f"{FLOOR}:old_policy": BreakMeaning((Place.OPTIMIZER, Place.SCHEDULE, Place.LOSS), {"OD-1": 3.0, "OD-2": 1.0}, {}),
     f"{FLOOR}:loss_parts": BreakMeaning(
-        ("loss",), {"OD-3": 3.0, "OD-1": 1.0, "CA-1": 1.0}, {"OD-1": 1.0, "OD-3": 1.0, "CA-1": 1.0}
+        (Place.LOSS,), {"OD-3": 3.0, "OD-1": 1.0, "CA-1": 1.0}, {"OD-1": 1.0, "OD-3": 1.0, "CA-1": 1.0}
     ),
 }  # fmt: skip
 """By the name of the detector of a law or a floor."""
