@@ -65,7 +65,7 @@ def _batch(
     action = np.array([role == "a" for row in roles for role in row], np.bool_)
     kept = np.array(valid if valid is not None else [True] * size, np.bool_)
     group = np.array(groups if groups is not None else [0] * size, np.int32)
-    made = TrajectoryBatch(
+    return TrajectoryBatch(
         group=group,
         sample=np.array([int((group[:i] == g).sum()) for i, g in enumerate(group)], np.int32),
         offsets=np.cumsum([0, *map(len, roles)], dtype=np.int64),
@@ -89,9 +89,11 @@ def _batch(
         **_checks(size, checks),
         keys=tuple(keys if keys is not None else [f"problem-{g}" for g in group]),
         texts=tuple(texts if texts is not None else [f"answer {i}" for i in range(size)]),
-        seal=np.zeros(size, np.uint32),
     )
-    return dataclasses.replace(made, seal=seals(made))
+
+
+def _sealed(batch: TrajectoryBatch) -> TrajectoryBatch:
+    return dataclasses.replace(batch, seal=seals(batch))
 
 
 def _calls(calls: Sequence[Call]) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def _checks(size: int, given: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     per_trajectory = {"termination_ok": True, "replayed": False}
     per_trajectory |= {"replay_observation_ok": True, "replay_termination_ok": True}
     columns: dict[str, NDArray[Any]] = {name: np.full(size, value) for name, value in per_trajectory.items()}
-    columns |= {name: np.zeros(0, np.bool_) for name in NO_FLAGS}
+    columns |= {name: np.zeros(0, np.bool_) for name in NO_FLAGS} | {"seal": np.zeros(size, np.uint32)}
     columns |= {name: np.zeros(0, np.float32) for name in ("golden_live", "golden_trusted", "turn_limit_excess")}
     assert set(given) <= set(columns)
     return columns | {name: np.array(values, columns[name].dtype) for name, values in given.items()}
@@ -118,7 +120,7 @@ def _checks(size: int, given: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def make_batch() -> Callable[..., TrajectoryBatch]:
     """The factory of batches; see `_batch` for its arguments."""
-    return _batch
+    return lambda *given, **named: _sealed(_batch(*given, **named))
 
 
 @pytest.fixture(scope="session")
