@@ -28,7 +28,7 @@ class Family(StrEnum):
 
 
 class Place(StrEnum):
-    """Where the source of a fault sits: the component that has to be mended, or gone round."""
+    """Where the source of a fault sits: what has to be mended, or gone round."""
 
     REWARD = "reward function"
     SAMPLER = "sampler"
@@ -183,11 +183,7 @@ class Rival:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What is wrong, how sure that is, where it sits, and how strong it is.
-
-    `code` is one of the sixteen, NUMERICAL, SYNC, VERIFIER or UNKNOWN. `place` is None where nothing tells it, and
-    `strength` where nothing measures it; `strength_of` says what it measures, in words.
-    """
+    """What is wrong, how sure that is, and where. `code` is of the sixteen, or NUMERICAL, SYNC, VERIFIER or UNKNOWN."""
 
     code: str
     family: Family
@@ -197,6 +193,7 @@ class Diagnosis:
     onset: int
     onset_low: int
     summary: str
+    # None where nothing tells them; `strength_of` says in words what was measured.
     place: Place | None = None
     strength: float | None = None
     strength_of: str = ""
