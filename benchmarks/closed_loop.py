@@ -110,6 +110,7 @@ def run(arm: Arm, folder: Path, warm: WarmActors) -> ArmResult:
         # Left by a run that was broken off.
         shutil.rmtree(run_dir, ignore_errors=True)
         overrides = [f"seed={arm.seed}", f"steps={arm.steps}", f"max_paid_steps={arm.steps}", "report.at_end=false"]
+        overrides.append("preflight.mode=off")
         overrides += list(ACT) if arm.guarded else ["guard.mode=off"]
         config = load_config(ROOT / "examples" / f"{arm.task}.yaml", overrides)
         config = config.model_copy(update={"inject": (arm.fault,) if arm.fault else ()})

@@ -113,6 +113,7 @@ class Turns:
 def configured(task: str, steps: int, overrides: list[str]) -> RunConfig:
     """The configuration of one run."""
     common = [f"steps={steps}", "checkpoints.at_end=false", "report.at_end=false", "probe.final_size=256"]
+    common.append("preflight.mode=off")
     return load_config(ROOT / "examples" / f"{task}.yaml", [*common, *overrides])
 
 

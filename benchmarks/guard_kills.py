@@ -59,7 +59,8 @@ EXAMPLE = ROOT / "examples" / "addition.yaml"
 WAIT_S = {WAITS: 60.0, LATE: 0.5, LOST: 60.0, STOPS: 60.0}
 COMMON = (
     "guard.mode=act", "guard.act_on=[RF,PG,OD,CA,TE]", "probe.size=64", "probe.final_size=64", "checkpoints.every=0",
-    "checkpoints.best=false", "checkpoints.at_end=false", "report.at_end=false", "records.trajectory_rate=0",
+    "checkpoints.best=false", "checkpoints.at_end=false", "report.at_end=false", "preflight.mode=off",
+    "records.trajectory_rate=0",
 )  # fmt: skip
 
 

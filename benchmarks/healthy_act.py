@@ -62,7 +62,7 @@ SAMPLES = 8
 FEWEST_PROMPTS, MOST_PROMPTS = 8, 32
 ACT = ("guard.mode=act", "guard.act_on=[RF,PG,OD,CA,TE,NUMERICAL,SYNC]")
 COMMON = ("checkpoints.at_end=false", "checkpoints.every=0", "checkpoints.best=false", "report.at_end=false",
-          "records.trajectory_rate=0", f"steps={STEPS}")  # fmt: skip
+          "records.trajectory_rate=0", "preflight.mode=off", f"steps={STEPS}")  # fmt: skip
 # A twin is judged by its held-out accuracy, and measures nothing that only a guard asks for.
 TWIN = ("guard.mode=off", "probe.every=10", "probe.size=1024", "probe.spread=false")
 # Columns that say what a run trained on, and that a run without a guard measures too.

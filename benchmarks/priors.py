@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +163,8 @@ def count_alarms(scores: Sequence[Floats], threshold: float) -> int:
 
 def judge_others(every: Sequence[RunSeries]) -> Iterator[Judged]:
     """Every task judged by priors of the other ones, without a profile, kind by kind."""
-    settings = monitor_settings(RunConfig())
+    # The runs are of several configurations, and of none of them is it asked what it declares.
+    settings = replace(monitor_settings(RunConfig()), declared=())
     for kind, groups in sorted(by_kind(every).items()):
         for task in sorted({task_of(group[0]) for group in groups}):
             others = [group for group in groups if task_of(group[0]) != task]

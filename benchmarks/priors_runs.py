@@ -61,7 +61,7 @@ FIRST_SEED = 400_000
 BACKGROUND = "background.preset"
 """Key that gives a run the background of an experiment."""
 COMMON = ("checkpoints.at_end=false", "checkpoints.every=0", "checkpoints.best=false", "report.at_end=false",
-          "records.trajectory_rate=0", "probe.final_size=256", "guard.mode=observe")  # fmt: skip
+          "records.trajectory_rate=0", "probe.final_size=256", "guard.mode=observe", "preflight.mode=off")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ SEEN_BY: Mapping[str, tuple[str, ...]] = {
     "credit_known_share": ("CA-2/late_noise", "CA-2/noise", "CA-3/misplaced", "CA-3/shifted"),
     "return_error": ("CA-1/wrong_targets", "CA-3/discount"),
     "value_error": ("CA-1/biased_values",),
+    # No injected fault moves samples: `benchmarks.stories` tells of trainers that do.
+    "sample_mismatch_rate": (),
     "regrade_hit_right": ("RF-1/outliers", "RF-2/zeroed"),
     "regrade_hit_wrong": ("RF-1/wrong_answers", "RF-1/outliers", "RF-3/last_character", "RF-3/first_character"),
     "regrade_by_length": ("PG-3S/length_penalty", "PG-3L/length_reward"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +53,7 @@ class TrajectoryBatch:
         golden_right: (G,) True for known-right, False for known-wrong responses put through the live reward channel.
         golden_live: (G,) what the live channel gave for them; NaN where it failed.
         golden_trusted: (G,) what they are worth.
+        seal: (B,) checksum of what the rollout made: place, tokens, choices, reward and whether it may train (`seals`).
         keys: B problem keys.
         texts: B transcripts after the prompt, observations included.
         call_requests: C tool requests.
@@ -92,6 +95,7 @@ class TrajectoryBatch:
     golden_right: NDArray[np.bool_]
     golden_live: NDArray[np.float32]
     golden_trusted: NDArray[np.float32]
+    seal: NDArray[np.uint32]
     keys: tuple[str, ...]
     texts: tuple[str, ...]
     call_requests: tuple[str, ...]
@@ -109,6 +113,21 @@ class TrajectoryBatch:
         total = np.concatenate([[0], np.cumsum(self.action, dtype=np.int64)])
         counts: NDArray[np.int64] = total[self.offsets[1:]] - total[self.offsets[:-1]]
         return counts
+
+
+def seals(batch: TrajectoryBatch) -> NDArray[np.uint32]:
+    """(B,) checksums of the trajectories as they stand in a batch: of what a step of learning takes from each.
+
+    A checksum follows a trajectory from the rollout to the loss, so that a reward or tokens of another one show.
+    """
+    places = np.stack([batch.group, batch.sample, batch.valid.astype(np.int32)], axis=1).astype(np.int32)
+    ends, tokens, action = batch.offsets.tolist(), batch.tokens.data, batch.action.data
+    rewards = batch.reward.astype(np.float32)
+    found = [
+        crc32(action[start:end], crc32(tokens[start:end], crc32(rewards[i].tobytes(), crc32(places[i].tobytes()))))
+        for i, (start, end) in enumerate(pairwise(ends))
+    ]
+    return np.array(found, dtype=np.uint32)
 
 
 def concatenate(batches: Sequence[TrajectoryBatch]) -> TrajectoryBatch:

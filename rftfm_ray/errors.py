@@ -45,6 +45,12 @@ class TaskError(RftfmError):
     exit_code: ClassVar[int] = 2
 
 
+class PreflightError(RftfmError):
+    """A run that `preflight.mode=stop` has ended before step 0."""
+
+    exit_code: ClassVar[int] = 2
+
+
 class RunDirError(RftfmError):
     """A run directory that cannot be created or must not be touched."""
 

@@ -149,11 +149,12 @@ class CreditMetrics:
     `advantage_error` is the largest difference to the independent recompute, relative above 1. `credit_error` and
     `return_error` are the same of what the loss gets, against the declared rule on the critic's values as the estimator
     got them; `credit_known_share` is the share of the advantages that differ which belong to another token.
-    `value_error` is the largest difference of these values to the critic's output. `credit_correlation` is
-    that of a trajectory's last advantage with its reward; `credit_lag` counts back from the last token to the one whose
-    advantage goes most with what the reward surprised by. `value_*` and `explained_variance` judge the critic of before
-    the update by the discounted rewards that followed. `early` and `late` are the first and last chosen token of a
-    trajectory. NaN without a critic: `value_*`, `explained_variance`, `return_error`.
+    `value_error` is the largest difference of these values to the critic's output, and `sample_mismatch_rate` the
+    share of samples that do not reach the loss once, with the tokens and rewards of the rollout. `credit_correlation`
+    is that of a trajectory's last advantage with its reward; `credit_lag` counts back from the last token to the one
+    whose advantage goes most with what the reward surprised by. `value_*` and `explained_variance` judge the critic of
+    before the update by the discounted rewards that followed. `early` and `late` are the first and last chosen token of
+    a trajectory. NaN without a critic: `value_*`, `explained_variance`, `return_error`.
     """
 
     advantage_mean: float
@@ -165,6 +166,7 @@ class CreditMetrics:
     credit_known_share: float
     return_error: float
     value_error: float
+    sample_mismatch_rate: float
     advantage_early: float
     advantage_late: float
     return_early: float

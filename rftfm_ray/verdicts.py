@@ -27,12 +27,40 @@ class Family(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
+class Place(StrEnum):
+    """Where the source of a fault sits: what has to be mended, or gone round."""
+
+    REWARD = "reward function"
+    SAMPLER = "sampler"
+    SERVER = "inference server"
+    LINK = "link between tool and policy"
+    TOOL = "tool"
+    LIMITS = "limits of the episode"
+    ESTIMATOR = "advantage estimator"
+    BUFFER = "buffer before the loss"
+    CRITIC = "critic"
+    OPTIMIZER = "optimizer"
+    SCHEDULE = "learning-rate schedule"
+    LOSS = "loss"
+    SYNC = "weight sync"
+    DATA = "data"
+
+
 class Evidence(IntEnum):
-    """Where a symptom comes from, weakest first. An identity needs no threshold."""
+    """Where a symptom comes from, weakest first.
+
+    An identity compares a thing with itself and needs no threshold. A law ties logged figures to each other by the
+    definition of the algorithm and the declared configuration: its tolerance is rounding, and it needs no reference.
+    """
 
     TELEMETRY = 1
     CHANNEL = 2
-    IDENTITY = 3
+    LAW = 3
+    IDENTITY = 4
+
+
+EXACT_EVIDENCE = (Evidence.LAW, Evidence.IDENTITY)
+"""Evidence that goes by what is declared: no lever breaks it, and a break is no matter of degree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +88,7 @@ class Expected:
 
     Attributes:
         moved: signals with the sides (+1 above, -1 below) to which levers hold them by design. No lever breaks an
-            identity, so one that breaks is an alarm all the same.
+            identity or a law, so one that breaks is an alarm all the same.
         contained: signals with the sides to which a cause moves them that a lever contains. The cause goes on, and
             with it what it breaks, identities as well; only its harm is judged.
     """
@@ -76,7 +104,7 @@ class Expected:
     def covers(self, symptom: Symptom) -> bool:
         """Whether an alarm of a symptom is expected."""
         side = (symptom.signal, symptom.direction)
-        return side in self.contained or (side in self.moved and symptom.evidence is not Evidence.IDENTITY)
+        return side in self.contained or (side in self.moved and symptom.evidence not in EXACT_EVIDENCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +119,7 @@ class DeclaredChange:
         settled: signals that a remedy was just carried out for: their reference stays, and evidence against them
             starts again from nothing, so that it speaks of the remedy.
         expected: alarms that are expected from this step on; None leaves the earlier ones in force.
+        levers: those in force from this step on; None leaves the earlier ones in force.
     """
 
     kind: str
@@ -99,6 +128,7 @@ class DeclaredChange:
     reason: str
     settled: tuple[str, ...] = ()
     expected: Expected | None = None
+    levers: Levers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +155,7 @@ class Symptom:
         onset: first step of the change, as estimated.
         onset_low: earliest step that the change may have begun with.
         reason: one sentence.
+        strength: of the fault in its own unit, where a law measures it; else None.
     """
 
     detector: str
@@ -138,6 +169,7 @@ class Symptom:
     onset: int
     onset_low: int
     reason: str
+    strength: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +183,7 @@ class Rival:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What is wrong, and how sure that is. `code` is one of the sixteen, NUMERICAL, SYNC, VERIFIER or UNKNOWN."""
+    """What is wrong, how sure that is, and where. `code` is of the sixteen, or NUMERICAL, SYNC, VERIFIER or UNKNOWN."""
 
     code: str
     family: Family
@@ -161,6 +193,10 @@ class Diagnosis:
     onset: int
     onset_low: int
     summary: str
+    # None where nothing tells them; `strength_of` says in words what was measured.
+    place: Place | None = None
+    strength: float | None = None
+    strength_of: str = ""
 
 
 class Rediagnoser(Protocol):

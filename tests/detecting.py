@@ -50,6 +50,7 @@ USUAL: Mapping[str, float] = {
     "credit_error": 0.0,
     "return_error": 0.0,
     "value_error": 0.0,
+    "sample_mismatch_rate": 0.0,
     "update_gain": 1.0,
     "limit_excess": 0.0,
     "observation_decode_mismatch_rate": 0.0,

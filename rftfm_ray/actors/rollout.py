@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.rollout.channels import Grader, TaskReward, ToolPool, task_tools
 from rftfm_ray.rollout.checks import Checks
 from rftfm_ray.rollout.environment import Channels, trusted_channels
-from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder
+from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder, Rehearsed
 from rftfm_ray.rollout.seams import Exposure, RolloutSeams
 from rftfm_ray.rollout.weights import Served, WeightsUpdate, check_weights, compare
 from rftfm_ray.tasks.api import Problem, Task, scaled_limits
@@ -49,6 +50,8 @@ class RolloutActor:
     """Generates trajectories. Steps depend on no state of this actor except its weights."""
 
     def __init__(self, role: Role, config: RunConfig, model_path: str, task: Task, seams: RolloutSeams) -> None:
+        # Errors of the start name the actor by it.
+        self._role = role
         rename_process(role)
         keep_working()
         from rftfm_ray.rollout.engine import VllmEngine
@@ -75,6 +78,7 @@ class RolloutActor:
         self._fingerprint_every = 0 if config.guard.mode is GuardMode.OFF else config.channels.fingerprint_every
         self._seams = seams
         self._paid_step = 0
+        self._held: dict[str, tuple[str, int]] = {}
         sampled = ServedModel(seams.sampler(self._engine, self._codec.eos_ids), self._codec, self._limit)
         rules = EpisodeRules(config.seed, lambda step: config.at(step.step).task.token_scale)
         channels = live_channels(task, config, seams)
@@ -82,6 +86,7 @@ class RolloutActor:
         self._episodes = EpisodeRunner(sampled, task, rules, channels, seams.episodes())
         # Probes bypass every seam that a fault may be injected into.
         served = ServedModel(self._engine, self._codec, self._limit)
+        self._served, self._rules, self._workers = served, rules, channels.workers
         self._probes = EpisodeRunner(served, task, EpisodeRules(config.seed), trusted_channels(task, channels))
         # Not 0: a new or restarted actor serves nothing before the learner's weights arrive.
         self._version = -1
@@ -118,17 +123,24 @@ class RolloutActor:
         return [(prompt + answer)[: self._limit - 1] for prompt, answer in zip(encoded, answers, strict=False)]
 
     def load_weights(self, update: WeightsUpdate) -> Served:
-        """Load the learner's weights; returns the served version, and whether the engine really serves them."""
+        """Load the learner's weights; returns the served version, and whether the engine really serves them.
+
+        What the engine has served until now is compared once more with what it was loaded with: an engine that sleeps,
+        or that somebody else writes to, may have generated with other weights than those that were right at the load.
+        """
         self._gauge.set(ActorState.SYNCING)
         check_weights(update)
+        shapes = {name: array.shape for name, array in update.arrays.items()}
+        now = self._engine.fingerprints(shapes) if self._held else {}
+        changed = [name for name, found in self._held.items() if now.get(name) != found]
         # Partly loaded weights must not be served when loading fails.
         self._version = -1
         self._engine.load(self._seams.arrived(update.arrays, self._paid_step))
         every = self._fingerprint_every
         due = every > 0 and update.version % every == 0
-        shapes = {name: array.shape for name, array in update.arrays.items()} if due else {}
         # vLLM itself is checked: loading weights does not prove that it generates with them.
-        served = compare(update, self._engine.fingerprints(shapes))
+        self._held = self._engine.fingerprints(shapes) if due else {}
+        served = compare(update, self._held, changed)
         self._version = update.version
         self._gauge.set(ActorState.IDLE)
         return served
@@ -192,6 +204,23 @@ class RolloutActor:
         self._gauge.set(ActorState.IDLE)
         ungraded = len(order.greedy) - graded[0], len(order.sampled) - graded[1]
         return ProbeCounts(right[0], graded[0], right[1], graded[1], time.perf_counter() - start, *ungraded)
+
+    def rehearse(
+        self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int
+    ) -> list[Rehearsed]:
+        """Generate `jobs` as in training, past every seam, with a copy of the task's tools; nothing of it is graded.
+
+        Raises:
+            SyncError: when this actor holds another version.
+        """
+        from rftfm_ray.rollout.episodes import EpisodeRunner
+
+        self._check_version(model_version)
+        workers = WorkerPools(self._workers.count, self._workers.timeout_s)
+        channels = dataclasses.replace(trusted_channels(self._task), workers=workers)
+        return EpisodeRunner(self._served, self._task, self._rules, channels).rehearse(
+            jobs, step, sampling, model_version
+        )
 
     def score(self, sequences: Sequence[Sequence[int]], model_version: int) -> list[NDArray[np.float32]]:
         """vLLM's log-probs of given sequences on exactly `model_version`, for the parity probe."""

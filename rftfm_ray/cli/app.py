@@ -17,6 +17,7 @@ from rftfm_ray.cli.diagnose import diagnose
 from rftfm_ray.cli.faultbench import faultbench
 from rftfm_ray.cli.faults import faults
 from rftfm_ray.cli.journal import journal
+from rftfm_ray.cli.preflight import preflight
 from rftfm_ray.cli.profile import profile
 from rftfm_ray.cli.report import report
 from rftfm_ray.cli.status import status
@@ -51,6 +52,7 @@ def _options(
 
 
 app.command(cls=KeysAreNoOptions)(train)
+app.command(cls=KeysAreNoOptions)(preflight)
 app.command()(status)
 app.command()(journal)
 app.command()(report)

@@ -155,6 +155,7 @@ def _incident(incident: Incident) -> dict[str, Any]:
         "id": incident.id,
         "code": incident.code,
         "family": incident.family,
+        "place": incident.text("place") or None,
         "state": incident.end,
         "open": is_open(incident),
         "opened_step": incident.opened.step,

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperCommand
 
+from rftfm_ray.cli.preflight import show
 from rftfm_ray.cli.progress import progress
 from rftfm_ray.cli.streams import lasting
 from rftfm_ray.config import RunConfig, known_keys, load_config
@@ -89,29 +91,37 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
     from rftfm_ray.planning import plan
     from rftfm_ray.telemetry.records import summary_json
 
-    def stopped(message: str) -> None:
-        # Not wrapped: the command is there to be copied.
-        console.print(f"rftfm: {message}", markup=False, highlight=False, soft_wrap=True)
+    def say(line: str) -> None:
+        # Not wrapped: commands and paths are there to be copied.
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     with StopSignal().installed() as stop:
         planned = plan(config, run_dir, resume, allow_changes=allow_changes)
         if resume is not None:
-            console.print(f"Going on from {resume}", markup=False, highlight=False, soft_wrap=True)
+            say(f"Going on from {resume}")
         for line in announced(planned.drill, config):
             console.print(line, markup=False, highlight=False)
         with progress(console, config) as watched:
-            summary = execute(planned, Listeners(watched.row, watched.entry, stopped, stop), began)
+            listeners = Listeners(
+                watched.row, watched.entry, lambda why: say(f"rftfm: {why}"), stop,
+                finding=partial(show, console=console), preflight=lambda checked: say(checked.summary()),
+            )  # fmt: skip
+            summary = execute(planned, listeners, began)
     if json:
         out.file.write(summary_json(summary) + "\n")
         out.file.flush()
     else:
-        is_resumed = resume is not None
-        out.print(summary_title(summary, is_resumed=is_resumed), style="italic", highlight=False)
-        out.print(summary_table(summary, config, is_resumed=is_resumed))
-        show_records(summary, out)
+        show_summary(summary, config, out, is_resumed=resume is not None)
     show_ending(summary, config, console)
     if summary.ending and config.guard.on_harm == "fail":
         raise typer.Exit(HARMED)
+
+
+def show_summary(summary: RunSummary, config: RunConfig, out: Console, *, is_resumed: bool) -> None:
+    """Print the table that a run ends with, and where its records are."""
+    out.print(summary_title(summary, is_resumed=is_resumed), style="italic", highlight=False)
+    out.print(summary_table(summary, config, is_resumed=is_resumed))
+    show_records(summary, out)
 
 
 def show_records(summary: RunSummary, out: Console) -> None:

@@ -3,6 +3,7 @@
 from rftfm_ray.config.background import BackgroundConfig
 from rftfm_ray.config.changes import CHANGEABLE, MadeChange, made_changes
 from rftfm_ray.config.comparing import KeyDifference, config_differences, past_differences
+from rftfm_ray.config.preflight import PreflightConfig, PreflightMode
 from rftfm_ray.config.reading import known_keys, load_config, parse_config
 from rftfm_ray.config.sections import (
     BUILTIN_MODEL,
@@ -42,6 +43,8 @@ __all__ = [
     "MadeChange",
     "ModelConfig",
     "PlacementConfig",
+    "PreflightConfig",
+    "PreflightMode",
     "ProbeConfig",
     "RecordsConfig",
     "ReportConfig",

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from rftfm_ray.config.background import BackgroundConfig
 from rftfm_ray.config.changes import check_changes, later_stages
+from rftfm_ray.config.preflight import PreflightConfig
 from rftfm_ray.config.sections import (
     AlgorithmConfig,
     Cadence,
@@ -78,6 +79,7 @@ class RunConfig(Section):
     guard: GuardConfig = GuardConfig()
     channels: ChannelsConfig = ChannelsConfig()
     background: BackgroundConfig = BackgroundConfig()
+    preflight: PreflightConfig = PreflightConfig()
 
     @model_validator(mode="after")
     def _groups_and_steps(self) -> RunConfig:
@@ -86,6 +88,12 @@ class RunConfig(Section):
             raise ValueError(
                 f"algorithm.samples_per_prompt={algorithm.samples_per_prompt} leaves algorithm.name={algorithm.name} "
                 "without a baseline, which is the group; use at least 2, or algorithm.name=reinforce_pp or ppo"
+            )
+        if algorithm.name == "reinforce_pp" and algorithm.samples_per_prompt * algorithm.prompts_per_step < 2:
+            raise ValueError(
+                "algorithm.prompts_per_step=1 with algorithm.samples_per_prompt=1 leaves algorithm.name=reinforce_pp "
+                "without a baseline, which is the mean of the step; use at least 2 of one of them, or "
+                "algorithm.name=ppo"
             )
         if algorithm.samples_per_prompt < 2 and algorithm.group_filter:
             raise ValueError(

@@ -49,6 +49,7 @@ class EvidenceScores:
 
     telemetry: float = 0.0
     channel: float = 0.0
+    law: float = 0.0
     identity: float = 0.0
 
 
@@ -158,7 +159,7 @@ class Monitor:
         outputs = [output for detector in all_detectors for output in detector.outputs]
         self._alarms = {
             evidence: np.flatnonzero([output.alarm and output.evidence is evidence for output in outputs])
-            for evidence in (Evidence.TELEMETRY, Evidence.CHANNEL, Evidence.IDENTITY)
+            for evidence in Evidence
         }
         self._latch = Latch(len(self._outputs))
         self._disabled: dict[str, str] = {}
@@ -185,6 +186,9 @@ class Monitor:
         """Take a declared change: its signals lose their reference, and evidence against settled ones restarts at 0."""
         self._forget(change.signals, change.step)
         self._each(lambda detector: detector.settle(change.settled))
+        levers = change.levers
+        if levers is not None:
+            self._each(lambda detector: detector.adopt(levers))
 
     def _judge(self, reports: Sequence[StepReport]) -> Iterator[Observation]:
         steps, values = values_of(reports)

@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.diagnosis.evidence import HIGHEST, Features, LearntEvidence, features_of, level_of, shipped_evidence
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, Fingerprint, meaning_of
+from rftfm_ray.diagnosis.fingerprints import (
+    FINGERPRINTS,
+    Fingerprint,
+    explains,
+    meaning_of,
+    meaning_of_readings,
+    without_readings,
+)
+from rftfm_ray.diagnosis.meaning import is_break, nats_of_breaks
+from rftfm_ray.diagnosis.places import Measured, said_of, source_of
 from rftfm_ray.diagnosis.readings import REGRADE_FINDINGS, Readings
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of, name_of
 from rftfm_ray.verdicts import Diagnosis, Evidence, Rival, Symptom, as_percent
@@ -83,6 +92,7 @@ def diagnose(
     possible = [(rival, share) for rival, share in others if rival not in impossible and share > LEAST_LISTED]
     rivals = tuple(Rival(rival, share, _against(rival, case.symptoms)) for rival, share in possible[:RIVALS])
     text = f"{_since(onset)} {reasons}. {_summary(code, probability, rivals)}"
+    source = source_of(code, case.symptoms, _measured(readings, onset_low))
     return Diagnosis(
         code=code,
         family=family_of(code),
@@ -91,7 +101,10 @@ def diagnose(
         symptoms=case.symptoms,
         onset=onset,
         onset_low=onset_low,
-        summary=" ".join((text, *case.remarks)),
+        summary=" ".join((text, *(said_of(source) if source.is_told or probability >= CLAIMED else ()), *case.remarks)),
+        place=source.place,
+        strength=source.strength,
+        strength_of=source.strength_of,
     )
 
 
@@ -106,7 +119,7 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
     # A notice from long before the fault belongs to the normal progress of the run.
     relevant = tuple(s for s in symptoms if s.alarm or s.onset >= onset_low - 1)
     if readings is None:
-        return Case(relevant, (), (), features_of(relevant))
+        return Case(relevant, (), (), features_of(without_readings(relevant)))
     remarks = list[str]()
     findings = readings.findings(onset_low)
     if readings.update_was_refused_unseen and any(_is_uncomputed(s) for s in relevant):
@@ -116,24 +129,30 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
         relevant = tuple(s for s in relevant if s.signal not in (*_REGRADING, "regrade_error_mean"))
         findings = tuple(finding for finding in findings if finding not in REGRADE_FINDINGS)
         remarks.append(_noisy_verifier(readings.disagreement))
-    features = features_of(relevant, findings, readings.residuals(onset_low))
+    features = features_of(without_readings(relevant), findings, readings.residuals(onset_low))
     return Case(relevant, findings, tuple(remarks), features)
 
 
 def scores_of(case: Case, learnt: LearntEvidence) -> dict[str, float]:
     """Nats for every fault but the numerical one, and for `UNKNOWN`."""
     extra, weight = learnt.nats(case.features), learnt.fingerprint_weight
-    written = meaning_of(case.findings)
+    prints = fingerprint_scores(case.symptoms)
+    written, breaks = meaning_of(case.findings), nats_of_breaks(case.symptoms, tuple(prints))
     scores = {
-        code: weight * nats + extra.get(code, 0.0) + written.get(code, 0.0)
-        for code, nats in fingerprint_scores(case.symptoms).items()
+        code: weight * nats + extra.get(code, 0.0) + written.get(code, 0.0) + breaks.get(code, 0.0)
+        for code, nats in prints.items()
     }
     return {**scores, UNKNOWN: weight * UNKNOWN_NATS}
 
 
 def fingerprint_scores(symptoms: Sequence[Symptom]) -> dict[str, float]:
-    """Nats for every fault but the numerical one, by fingerprints alone."""
-    return {code: evidence_for(print_, symptoms) for code, print_ in FINGERPRINTS.items() if code != NUMERICAL}
+    """Nats for every fault but the numerical one, by fingerprints and what absolute readings mean."""
+    signs, written = without_readings(symptoms), meaning_of_readings(symptoms)
+    return {
+        code: evidence_for(print_, signs) + written.get(code, 0.0)
+        for code, print_ in FINGERPRINTS.items()
+        if code != NUMERICAL
+    }
 
 
 def dated(diagnosis: Diagnosis, onset: int, onset_low: int) -> Diagnosis:
@@ -152,7 +171,12 @@ def claimed(diagnosis: Diagnosis) -> Diagnosis:
     suspicion = Rival(diagnosis.code, diagnosis.probability, "suspected, but not likely enough to be named")
     rivals = (suspicion, *(rival for rival in diagnosis.rivals if rival.code != UNKNOWN))[:RIVALS]
     rest = max(0.0, 1 - math.fsum(rival.probability for rival in rivals))
-    return replace(diagnosis, code=UNKNOWN, family=family_of(UNKNOWN), probability=rest, rivals=rivals)
+    # What a suspicion says of a place is worth no more than the suspicion; what a check tells is.
+    source = source_of(UNKNOWN, diagnosis.symptoms, _measured(None, diagnosis.onset_low))
+    return replace(
+        diagnosis, code=UNKNOWN, family=family_of(UNKNOWN), probability=rest, rivals=rivals, place=source.place,
+        strength=source.strength, strength_of=source.strength_of,
+    )  # fmt: skip
 
 
 def unnamed(symptoms: Sequence[Symptom], reason: str) -> Diagnosis | None:
@@ -183,9 +207,14 @@ def dates_of(alarms: Sequence[Symptom]) -> tuple[int, int]:
 
 
 def evidence_for(fingerprint: Fingerprint, symptoms: Sequence[Symptom]) -> float:
-    """Nats for a fault: weights of explained symptoms, minus those of unexplained and of excluding ones."""
+    """Nats for a fault: weights of explained symptoms, minus those of unexplained and of excluding ones.
+
+    What a broken law means stands in a table of its own (`meaning`), and not in the fingerprint of its signal.
+    """
     total = 0.0
     for symptom in symptoms:
+        if is_break(symptom):
+            continue
         weight = fingerprint.weights.get(symptom.signal, 0.0)
         if weight * symptom.direction > 0:
             total += abs(weight)
@@ -193,6 +222,10 @@ def evidence_for(fingerprint: Fingerprint, symptoms: Sequence[Symptom]) -> float
             total -= abs(weight) + (UNEXPLAINED_NATS if symptom.alarm else UNEXPLAINED_NATS / 2)
         total -= fingerprint.excludes.get(symptom.signal, 0.0)
     return total
+
+
+def _measured(readings: Readings | None, onset: int) -> Measured:
+    return lambda name: math.nan if readings is None else readings.latest(name, onset)
 
 
 def _is_numerical(symptoms: Sequence[Symptom]) -> bool:
@@ -232,7 +265,10 @@ def _ranked(case: Case, has_readings: bool, excluded: Collection[str]) -> list[t
     Learnt evidence weighs symptoms together with readings, so that without readings the fingerprints alone decide.
     """
     if not has_readings:
-        scores = _without({**fingerprint_scores(case.symptoms), UNKNOWN: UNKNOWN_NATS}, excluded)
+        prints = fingerprint_scores(case.symptoms)
+        breaks = nats_of_breaks(case.symptoms, tuple(prints))
+        told = {code: nats + breaks.get(code, 0.0) for code, nats in prints.items()}
+        scores = _without({**told, UNKNOWN: UNKNOWN_NATS}, excluded)
         return [(code, min(HIGHEST, share)) for code, share in _probabilities(scores)]
     learnt = shipped_evidence()
     ranked = _probabilities(_without(scores_of(case, learnt), excluded))
@@ -259,7 +295,7 @@ def _against(code: str, symptoms: Sequence[Symptom]) -> str:
         return "a fault that is not in the taxonomy"
     weights = FINGERPRINTS[code].weights
     # A signal may have several symptoms; it is named once.
-    unexplained = list(dict.fromkeys(s.signal for s in symptoms if weights.get(s.signal, 0.0) * s.direction <= 0))
+    unexplained = list(dict.fromkeys(s.signal for s in symptoms if not explains(code, s)))
     active = {symptom.signal for symptom in symptoms}
     missing = [name for name, weight in weights.items() if abs(weight) >= 2 and name not in active]
     parts = [f"does not explain {', '.join(unexplained[:3])}"] if unexplained else []

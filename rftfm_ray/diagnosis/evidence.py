@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from rftfm_ray.detection.reference.residuals import COLUMNS
+from rftfm_ray.diagnosis.meaning import is_break
 from rftfm_ray.errors import ProfileError
 from rftfm_ray.taxonomy import SIXTEEN, UNKNOWN
 from rftfm_ray.verdicts import Evidence, Symptom
@@ -77,10 +78,15 @@ def features_of(
     symptoms: Sequence[Symptom], findings: Collection[str] = (), residuals: Floats | None = None
 ) -> Features:
     """The features of some symptoms, findings and residuals."""
-    names = {
-        f"{'alarm' if s.alarm else 'notice'} {s.signal} {'above' if s.direction > 0 else 'below'}" for s in symptoms
-    }
+    names = {_feature(symptom) for symptom in symptoms}
     return Features((*sorted(names), *findings), residuals)
+
+
+def _feature(symptom: Symptom) -> str:
+    """A broken law is another feature than an alarm of telemetry of the same signal."""
+    kind = "alarm" if symptom.alarm else "notice"
+    about = symptom.detector if is_break(symptom) else symptom.signal
+    return f"{kind} {about} {'above' if symptom.direction > 0 else 'below'}"
 
 
 class LearntEvidence:

@@ -7,10 +7,12 @@ families are in `taxonomy`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from rftfm_ray.verdicts import Diagnosis
+from rftfm_ray.detection.detectors.readings import PREFIX
+from rftfm_ray.diagnosis.meaning import explains_break, is_break
+from rftfm_ray.verdicts import Diagnosis, Symptom
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,14 @@ class Fingerprint:
 
 def explained_signals(diagnosis: Diagnosis) -> frozenset[str]:
     """The signals of a diagnosis that its fault moves in the direction in which they have moved."""
-    fingerprint = FINGERPRINTS.get(diagnosis.code, Fingerprint({}))
-    return frozenset(s.signal for s in diagnosis.symptoms if fingerprint.weights.get(s.signal, 0.0) * s.direction > 0)
+    return frozenset(s.signal for s in diagnosis.symptoms if explains(diagnosis.code, s))
+
+
+def explains(code: str, symptom: Symptom) -> bool:
+    """Whether a fault moves the signal of a symptom to its side, or can break the law that it is about."""
+    if is_break(symptom):
+        return explains_break(code, symptom)
+    return FINGERPRINTS.get(code, Fingerprint({})).weights.get(symptom.signal, 0.0) * symptom.direction > 0
 
 
 MEANINGS: Mapping[str, Mapping[str, float]] = {
@@ -51,6 +59,71 @@ def meaning_of(findings: Collection[str]) -> Mapping[str, float]:
         for code, nats in MEANINGS.get(finding, {}).items():
             total[code] = total.get(code, 0.0) + nats
     return total
+
+
+READING_MEANINGS: Mapping[str, Mapping[str, float]] = {
+    # Equal rewards come from a channel that pays everything alike as well as from answers that are all the same.
+    "groups_agree": {"OD-3": 1, "RF-2": 1},
+    "groups_agree_from_start": {"OD-3": 0.5, "RF-2": 0.5},
+    "gradient_zero": {"OD-2": 1},
+    # An update that goes nowhere is a frozen one, whatever has frozen it.
+    "rate_zero": {"OD-2": 5},
+    "updates_refused": {"CA-2": 1},
+    "kl_impossible": {"OD-1": 4},
+    "kl_large": {"OD-1": 2},
+    "step_kl_impossible": {"OD-1": 5},
+    "entropy_impossible": {},
+    "entropy_huge": {"OD-1": 2},
+    "certain_but_wrong": {"OD-3": 3, "RF-3": 2},
+    # Weights that were not sent, a sampler that is not the declared one: which, the kind of token tells, not the size.
+    "rollout_ratio": {"OD-2": 1.5, "OD-3": 1, "PG-1": 1, "PG-2": 1, "PG-3S": 1, "PG-3L": 1},
+    "rollout_kl": {"OD-2": 1.5, "OD-3": 1, "PG-1": 1, "PG-2": 1, "PG-3S": 1, "PG-3L": 1},
+    "rollout_gap_max": {"OD-3": 0.5, "PG-1": 0.5, "PG-2": 0.5, "PG-3S": 0.5, "PG-3L": 0.5},
+    "ratio_impossible": {"OD-1": 2},
+    "clip_share": {"OD-1": 1},
+    "critic_worse_than_none": {"CA-1": 2},
+    # A limit that was lowered cuts answers off as answers that grow do.
+    "cut_off": {"PG-3L": 2, "TE-3": 2},
+    "length_pinned": {"PG-3L": 3, "TE-3": 2},
+    "reward_lost": {"RF-2": 0.5},
+    # What is paid for is something else than right answers, and the policy has found it.
+    "paid_for_wrong": {"RF-3": 6},
+    "right_answers_lost": {"RF-3": 6},
+    "held_out_lost": {"RF-3": 6},
+    "kl_without_gain": {"OD-1": 1, "RF-3": 0.5},
+    "broke_together": {},
+    "drift_correct_rate": {},
+    "drift_entropy": {"OD-1": 0.5},
+    "drift_grad_norm": {"OD-1": 1},
+    "drift_rollout_kl": {"OD-2": 2},
+    "drift_rollout_ratio_mean": {"OD-2": 2},
+    "drift_truncated_rate": {"PG-3L": 2, "TE-3": 1},
+    "drift_empty_rate": {"PG-1": 3},
+    "drift_repeated_bigram_rate": {"PG-2": 3},
+    "drift_failed_rate": {"TE-1": 1},
+    "drift_tool_error_rate": {"TE-1": 3},
+    "drift_clip_high_rate": {"OD-1": 1},
+    "drift_clip_low_rate": {"OD-1": 1},
+    "drift_explained_variance": {"CA-1": 2},
+}
+"""Nats by fault of an absolute reading, by its name. They are written, not learnt: few recorded runs go that far.
+
+A reading counts by this table alone: its signal may have a symptom of its own beside it, and must not count twice.
+"""
+
+
+def meaning_of_readings(symptoms: Collection[Symptom]) -> Mapping[str, float]:
+    """Nats by fault of the readings among some symptoms."""
+    total: dict[str, float] = {}
+    for symptom in symptoms:
+        for code, nats in READING_MEANINGS.get(symptom.detector.removeprefix(PREFIX), {}).items():
+            total[code] = total.get(code, 0.0) + nats
+    return total
+
+
+def without_readings(symptoms: Iterable[Symptom]) -> tuple[Symptom, ...]:
+    """The symptoms that fingerprints and learnt evidence are about."""
+    return tuple(symptom for symptom in symptoms if not symptom.detector.startswith(PREFIX))
 
 
 FINGERPRINTS: Mapping[str, Fingerprint] = {
@@ -131,7 +204,7 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         ("advantage_max",),
     ),
     "CA-3": Fingerprint(
-        {"credit_error": 4, "return_error": 2, "credit_lag": 4, "credit_correlation": -2},
+        {"sample_mismatch_rate": 5, "credit_error": 4, "return_error": 2, "credit_lag": 4, "credit_correlation": -2},
         {"advantage_max": 1},
         ("credit_lag",),
     ),

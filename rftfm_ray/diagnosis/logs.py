@@ -1,26 +1,34 @@
 """Judges the step log of another trainer's run against its self-baseline.
 
-The verdict is made of checks. A check without its columns lowers coverage. One that had its columns and failed makes
-the verdict incomplete: a check that did not run does not show health.
+The verdict is made of checks, one for each family of signals, and of absolute readings. A check without its columns
+lowers coverage. One that had its columns and too few rows, or failed, takes health from the verdict: what did not run
+does not show it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rftfm_ray.config import RunConfig
+from rftfm_ray.config.declared import Declared
 from rftfm_ray.detection.detectors.change_point import CHANGE_SIGNALS, ChangePointDetector
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.detection.detectors.joint import JointDetector
+from rftfm_ray.detection.detectors.laws import LAW
+from rftfm_ray.detection.detectors.readings import ReadingDetector
 from rftfm_ray.detection.monitor import CHUNK, Monitor
+from rftfm_ray.detection.readings.base import Grade
 from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.priors import KindPriors, has_enough_signals, kind_with, shipped
 from rftfm_ray.detection.statistics.change_points import FEWEST, Floats
 from rftfm_ray.detection.suite import build_detectors, monitor_settings, rates
+from rftfm_ray.diagnosis.log_laws import LogLaw, laws_of
+from rftfm_ray.diagnosis.log_readings import Break, LogReadings, is_of_solving, is_told, lacks, read
+from rftfm_ray.diagnosis.log_verdict import Coverage, Finding, LawCheck, LogVerdict
 from rftfm_ray.integrations.steplog import StepLog
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
@@ -41,69 +49,12 @@ JUMP, NOT_FINITE = "jump", "not_finite"
 _NUMBERS = (*FiniteDetector.WATCHED, "reward_mean", "policy_loss", "value_loss", "kl_old", "advantage_mean")
 # Without these there is no update.
 _ESSENTIAL = ("loss", "policy_loss", "grad_norm")
-_SETTINGS = monitor_settings(RunConfig())
+# A log declares nothing of this package's configuration; what its own declares is judged by `log_laws`.
+_SETTINGS = replace(monitor_settings(RunConfig()), declared=())
 # Signals that the size of updates is divided by.
 _SCHEDULE_SIGNALS = ("schedule_factor", "schedule_excess")
 # Finite values in a row before a non-finite one, and non-finite ones in a row: mixed precision skips single steps.
 SOUND, LASTING = 3, 3
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """An alarm, by the steps of the log.
-
-    Attributes:
-        signal: its name in the dictionary of signals.
-        column: its name in the log.
-        kind: `jump`, `joint`, `not_finite`, or the name of the detector that raised it.
-        first_step: at which it began, as estimated.
-        raised_step: at which the alarm was raised.
-        last_step: last step at which it was open.
-        recovered: whether the signal returned while the run continued.
-    """
-
-    signal: str
-    column: str
-    kind: str
-    first_step: int
-    raised_step: int
-    last_step: int
-    recovered: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Number of checks that were run, number of possible ones, and those that lacked columns or steps."""
-
-    run: int
-    possible: int
-    missing: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LogVerdict:
-    """The verdict on a log.
-
-    Attributes:
-        verdict: `faulty` with an alarm; else `incomplete` when a check failed or a part of the file was unreadable;
-            else `unknown` when fewer than half of the checks were run; else `healthy`.
-        partial: whether a part of the log could not be judged, for any verdict.
-        coverage: of the checks.
-        alarms: by the step at which they began.
-        broken: checks that had their inputs and failed.
-        unchecked_columns: columns that are known signals, and that no check reads.
-        unused_columns: columns that are not known, or hold no numbers.
-        notes: on the file, one sentence each.
-    """
-
-    verdict: str
-    partial: bool
-    coverage: Coverage
-    alarms: tuple[Finding, ...]
-    broken: tuple[str, ...]
-    unchecked_columns: tuple[str, ...]
-    unused_columns: tuple[str, ...]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +68,14 @@ class _Alarm:
     last: int
 
 
-def judge_log(log: StepLog) -> LogVerdict:
-    """Judge a log: run the monitor over it, and check its values for non-finite ones."""
-    alarms, broken, priors = list[_Alarm](), list[str](), None
+def judge_log(log: StepLog, declared: Declared | None = None) -> LogVerdict:
+    """Judge a log: run the monitor over it, check its values for non-finite ones, and its figures by laws.
+
+    Args:
+        log: of another trainer.
+        declared: by its configuration; without it only laws are judged that need none.
+    """
+    alarms, broken, priors, laws = list[_Alarm](), list[str](), None, tuple[LogLaw, ...]()
     try:
         priors = _priors(log.values)
     except Exception as error:  # noqa: BLE001 - any failure of a check is reported: its silence does not show health
@@ -130,18 +86,49 @@ def judge_log(log: StepLog) -> LogVerdict:
         broken += [_failure(name, reason) for name, reason in watched.disabled]
     except Exception as error:  # noqa: BLE001 - as above
         broken.append(_failure("the monitor", str(error)))
+    try:
+        laws = laws_of(log, declared)
+        alarms += [alarm for law in laws for alarm in _broken(law)]
+    except Exception as error:  # noqa: BLE001 - as above
+        broken.append(_failure("the laws", str(error)))
     for name in _NUMBERS:
         alarms += not_finite(name, log.values[name]) if name in log.values else ()
-    judged = _judged(log, priors)
+    readings = LogReadings((), ())
+    try:
+        readings = read(log)
+    except Exception as error:  # noqa: BLE001 - as above
+        broken.append(_failure("the readings", str(error)))
+    judged = _judged(log, priors) | readings.read_names() | {law.signal for law in laws}
     unchecked = tuple(column for name, column in log.columns.items() if name not in judged)
-    findings = sorted(
-        (_finding(log, alarm) for alarm in _merged(alarms)),
-        key=lambda finding: (finding.first_step, finding.signal, finding.kind),
-    )
+    found = [_finding(log, alarm) for alarm in _merged(alarms) if not _is_of_solving(log, alarm)]
+    stretches = [(alarm.first, alarm.last) for alarm in alarms if alarm.kind == NOT_FINITE]
+    found += [_of_reading(log, each) for each in readings.breaks if not is_told(log.values, each, stretches)]
+    found.sort(key=lambda finding: (finding.first_step, finding.signal, finding.kind))
+    critical = tuple(finding for finding in found if finding.grade == Grade.CRITICAL)
+    warnings = tuple(f for f in found if f.grade != Grade.CRITICAL and not any(c.covers(f) for c in critical))
     partial = log.damaged or bool(broken)
     coverage = _coverage(log, joint=priors is not None)
-    verdict = _verdict(tuple(findings), coverage, partial=partial)
-    return LogVerdict(verdict, partial, coverage, tuple(findings), tuple(broken), unchecked, log.unused, log.notes)
+    enough = 2 * coverage.run >= coverage.possible
+    missing = {name: _checked(log)[name][0] for name in coverage.missing}
+    needed = lacks(log.values, missing, readings, enough=enough)
+    verdict = _verdict(critical, warnings, coverage, needed, partial=partial)
+    return LogVerdict(
+        verdict, partial, coverage, critical, tuple(broken), unchecked, log.unused, log.notes, warnings, readings.runs,
+        needed if verdict == "unknown" else (), tuple(map(_check, laws)),
+    )  # fmt: skip
+
+
+def _check(law: LogLaw) -> LawCheck:
+    return LawCheck(law.name, law.states, law.rows, len(law.broken), law.largest, law.strength)
+
+
+def _broken(law: LogLaw) -> Iterator[_Alarm]:
+    """Breaks of a law, each from its first row to its last; rows on which it cannot be judged do not end one."""
+    broken = [row in set(law.broken) for row in law.judged]
+    for is_broken, group in itertools.groupby(zip(law.judged, broken, strict=True), key=lambda pair: pair[1]):
+        rows = [row for row, _ in group]
+        if is_broken:
+            yield _Alarm(law.signal, f"{LAW}_{law.name}", rows[0], rows[0], rows[-1])
 
 
 def _failure(name: str, reason: str) -> str:
@@ -151,7 +138,8 @@ def _failure(name: str, reason: str) -> str:
 def _judged(log: StepLog, priors: KindPriors | None) -> set[str]:
     """Signals of the log that a check reads, and that are long enough for it."""
     detectors = build_detectors(_SETTINGS, reference_of(None, priors))
-    watched = {output.signal for detector in detectors for output in detector.outputs}
+    others = [detector for detector in detectors if not isinstance(detector, ReadingDetector)]
+    watched = {output.signal for detector in others for output in detector.outputs}
     # With priors, the joint detector also judges all signals of its correlation model.
     watched |= set(priors.own_past.bank.signals) if priors is not None else set()
     watched |= {*_SCHEDULE_SIGNALS, *(rate.count for rate in rates(_SETTINGS.noise))}
@@ -171,7 +159,9 @@ class Watched:
     def __init__(self, log: StepLog, reference: Reference) -> None:
         self.disabled: list[tuple[str, str]] = []
         self._log = log
-        self._monitor = Monitor(_SETTINGS, reference)
+        # The readings see the whole log, with what only logs have.
+        suite = [d for d in build_detectors(_SETTINGS, reference) if not isinstance(d, ReadingDetector)]
+        self._monitor = Monitor(_SETTINGS, reference, suite, shipped=False)
 
     def _reports(self) -> Iterator[list[StepReport]]:
         """The steps of the log in chunks, to bound memory."""
@@ -236,13 +226,22 @@ def _merged(alarms: Iterable[_Alarm]) -> list[_Alarm]:
     return [alarm for known in merged.values() for alarm in known]
 
 
-def _coverage(log: StepLog, *, joint: bool) -> Coverage:
-    """Coverage by the checks that had their columns and steps. Missing optional columns do not lower it."""
-    checks: dict[str, tuple[Iterable[str], int]] = {FINITE: (_NUMBERS, 1)}
+def _is_of_solving(log: StepLog, alarm: _Alarm) -> bool:
+    return alarm.kind == JUMP and is_of_solving(log.values, alarm.signal, alarm.first, alarm.raised)
+
+
+def _checked(log: StepLog) -> dict[str, tuple[Sequence[str], int]]:
+    """Checks that a log can have: signals of which one suffices, and rows that it needs."""
+    checks: dict[str, tuple[Sequence[str], int]] = {FINITE: (_NUMBERS, 1)}
     checks |= {name: (signals, FEWEST) for name, signals in EXPECTED.items()}
     expected = {name for names in EXPECTED.values() for name in names}
     others = [name for name in log.values if name not in expected and name in CHANGE_SIGNALS]
-    checks |= {OTHERS: (others, FEWEST)} if others else {}
+    return {**checks, OTHERS: (others, FEWEST)} if others else checks
+
+
+def _coverage(log: StepLog, *, joint: bool) -> Coverage:
+    """Coverage by the checks that had their columns and steps. Missing optional columns do not lower it."""
+    checks = _checked(log)
     longest = {
         name: max((_length(log, signal) for signal in signals), default=0) for name, (signals, _) in checks.items()
     }
@@ -251,12 +250,25 @@ def _coverage(log: StepLog, *, joint: bool) -> Coverage:
     return Coverage(possible - len(missing), possible, tuple(missing))
 
 
-def _verdict(alarms: tuple[Finding, ...], coverage: Coverage, *, partial: bool) -> str:
-    if alarms:
+def _verdict(
+    critical: Sequence[Finding],
+    warnings: Sequence[Finding],
+    coverage: Coverage,
+    needed: Sequence[str],
+    *,
+    partial: bool,
+) -> str:
+    if critical:
         return "faulty"
     if partial:
         return "incomplete"
-    return "unknown" if 2 * coverage.run < coverage.possible else "healthy"
+    if needed or 2 * coverage.run < coverage.possible:
+        return "unknown"
+    return (
+        "doubtful"
+        if any(not warning.recovered for warning in warnings if warning.grade == Grade.WARNING)
+        else "healthy"
+    )
 
 
 def _length(log: StepLog, name: str) -> int:
@@ -269,6 +281,14 @@ def _finding(log: StepLog, alarm: _Alarm) -> Finding:
     # The self-baseline adapts: the end of joint evidence does not show that the signal returned.
     recovered = alarm.kind != JointDetector.name and alarm.last < int(later[-1])
     return Finding(alarm.signal, log.columns[alarm.signal], alarm.kind, first, raised, last, recovered)
+
+
+def _of_reading(log: StepLog, found: Break) -> Finding:
+    first, raised, last = (int(log.steps[row]) for row in (found.first, found.raised, found.last))
+    column, recovered = log.columns.get(found.signal, found.signal), found.last < len(log.steps) - 1
+    return Finding(
+        found.signal, column, found.rule.name, first, raised, last, recovered, str(found.rule.grade), found.says
+    )
 
 
 def not_finite(name: str, values: Floats) -> list[_Alarm]:

@@ -15,6 +15,7 @@ from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, CREDIT_LIMIT
 from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.detection.stateful import Kind, Stateful
+from rftfm_ray.diagnosis.places import SEPARATING
 from rftfm_ray.signals.schema import INDEX
 
 Floats = NDArray[np.float64]
@@ -56,7 +57,7 @@ LIMITS: Mapping[str, float] = {
 _READ = (
     "regrade_count", "regrade_mismatch_rate", "regrade_error_mean", "correct_rate", "golden_mismatch_rate",
     "golden_right_error", "golden_wrong_error", "sampled_gap", "probe_gap", "lr_excess", "changed_rate", "vetoes",
-    "loss", "advantage_max", "credit_error", "credit_known_share", "return_error", *LIMITS,
+    "loss", "advantage_max", "credit_error", "credit_known_share", "return_error", *LIMITS, *SEPARATING,
 )  # fmt: skip
 # These say that an update was refused, whoever explains their alarms.
 _OF_REFUSALS = ("vetoes", "loss", "advantage_max")
@@ -170,6 +171,10 @@ class Readings(Stateful):
         )
         refused = vetoes > 0 and math.isnan(loss)
         return refused and (error > ADVANTAGE_LIMIT or (math.isnan(error) and math.isfinite(largest)))
+
+    def latest(self, name: str, onset: int) -> float:
+        """The newest value of a signal since step `onset`, as far as the window goes back; NaN without one."""
+        return _latest(self._values[-max(1, min(WINDOW, self._step - onset + 1)) :], name)
 
     def findings(self, onset: int) -> tuple[str, ...]:
         """What holds since step `onset`, as far as the window goes back."""

@@ -19,6 +19,7 @@ from rftfm_ray.driver.stopping import Outlook, StopSignal
 from rftfm_ray.driver.verdict_watch import VerdictWatch
 from rftfm_ray.metrics import CheckMetrics, StepRow, Timings
 from rftfm_ray.planning import RunPlan
+from rftfm_ray.preflight.findings import Checked, Finding, log_finding
 from rftfm_ray.telemetry.features import batch_metrics
 from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.types import GuardMode, ProbeResult, RejectedUpdate, StepId
@@ -34,6 +35,7 @@ MOST_WAIT_S = 0.1
 class Listeners:
     """Callbacks of a run, called from its own thread: for every step's row and every entry of the guard's journal.
 
+    `finding` is called with everything that preflight finds, and `preflight` with all of its outcomes at its end.
     `stopped` is called with one sentence when a signal has ended the run, as soon as its state is saved; `stop` is
     where that signal is noticed.
     """
@@ -42,11 +44,17 @@ class Listeners:
     entry: Tell = lambda _: None
     stopped: Callable[[str], None] = lambda _: None
     stop: StopSignal = field(default_factory=StopSignal)
+    finding: Callable[[Finding], None] = log_finding
+    preflight: Callable[[Checked], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The objects that the loop uses."""
+    """The objects that the loop uses.
+
+    `preflight` is called once all actors hold the same weights, with whether one of them serves others, as
+    `Session.resync` says it.
+    """
 
     plan: RunPlan
     session: Session
@@ -54,6 +62,7 @@ class Parts:
     records: RunRecords
     observe: Observer
     stop: StopSignal = field(default_factory=StopSignal)
+    preflight: Callable[[Session, float], None] = lambda *_: None
 
 
 @dataclass(slots=True)
@@ -173,8 +182,9 @@ def _complete(parts: Parts, checkpoints: CheckpointWriter, curve: Curve) -> Curv
 def _start(parts: Parts, curve: Curve) -> None:
     """Prepare the first step: the same weights everywhere, a first snapshot, and a large probe."""
     session, config = parts.session, parts.plan.config
-    session.resync()
+    mismatch = session.resync()
     parts.records.event("parity", session.position.id, gap=session.parity())
+    parts.preflight(session, mismatch)
     if config.snapshots.every:
         session.snapshot()
     _probe(parts, config.probe, curve)

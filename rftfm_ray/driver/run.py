@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -26,6 +26,7 @@ from rftfm_ray.driver.cluster import check_shared, connect
 from rftfm_ray.driver.guard import Guard, LiveGuard, NoGuard
 from rftfm_ray.driver.loop import Curve, Listeners, Observer, Parts, loop
 from rftfm_ray.driver.planned_changes import declare_profile
+from rftfm_ray.driver.preflight import Preflight, finishing, started_preflight
 from rftfm_ray.driver.session import Session
 from rftfm_ray.driver.stopping import StopSignal
 from rftfm_ray.errors import (
@@ -92,6 +93,7 @@ def execute(
         stop.reinstall()
         check_shared(planned.folder)
         with contextlib.ExitStack() as stack, _explained(planned, listeners):
+            preflight = started_preflight(planned, listeners)
             guards = None
             if judged and planned.config.guard.mode is not GuardMode.OFF:
                 guards = start_guard(planned)
@@ -102,7 +104,7 @@ def execute(
             else:
                 group = warm.take(planned)
             create_run_dir(planned.folder)
-            return _run(planned, group, guards, listeners, began)
+            return _run(Started(planned, group, guards, preflight), listeners, began)
     except SignalInterrupt as interrupt:
         # Of what comes before the actors.
         raise _stopped(planned, listeners, interrupt, StepId(0, 0, 0), "") from None
@@ -194,10 +196,18 @@ def _report(planned: RunPlan) -> None:
         logger.warning("The report of %s was not written: %s", planned.folder, error)
 
 
-def _run(
-    planned: RunPlan, group: ActorGroup, guards: GuardGroup | None, listeners: Listeners, began: float
-) -> RunSummary:
-    session = Session(planned, group)
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run whose actors have started; `guards` and `preflight` are None where it has none."""
+
+    plan: RunPlan
+    group: ActorGroup
+    guards: GuardGroup | None
+    preflight: Preflight | None
+
+
+def _run(started: Started, listeners: Listeners, began: float) -> RunSummary:
+    planned, session = started.plan, Session(started.plan, started.group)
     with RunRecords(planned.folder, planned.name, planned.config) as records:
         parameters = planned.facts.parameters
         process = this_process()
@@ -210,8 +220,10 @@ def _run(
         if planned.resume is not None:
             session.resume(planned.resume)
             records.event("resumed", session.position.id, checkpoint=str(planned.resume))
-        guard = _attach(planned, session, guards, records, listeners)
-        curve, last = loop(Parts(planned, session, guard, records, listeners.row, listeners.stop)), session.position.id
+        guard = _attach(planned, session, started.guards, records, listeners)
+        checks = finishing(started.preflight, records, listeners)
+        parts = Parts(planned, session, guard, records, listeners.row, listeners.stop, checks)
+        curve, last = loop(parts), session.position.id
         if curve.stopped:
             records.event("run_stopped", last, signal=listeners.stop.name, checkpoint=Path(curve.checkpoint).name)
             with contextlib.suppress(RecordError):

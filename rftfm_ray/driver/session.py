@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rftfm_ray.actors.calls import Limit, Pending, wait_for
-from rftfm_ray.actors.group import ActorGroup
+from rftfm_ray.actors.group import ActorGroup, Encoded
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config.settings import config_schedule, effective, nominal_settings
 from rftfm_ray.errors import SyncError
 from rftfm_ray.metrics import UpdateMetrics
 from rftfm_ray.planning import RunPlan
-from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder, probe_jobs, split_jobs, step_jobs
+from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder, Rehearsed, probe_jobs, split_jobs, step_jobs
 from rftfm_ray.rollout.seams import Exposure
 from rftfm_ray.rollout.weights import Served, WeightsUpdate
+from rftfm_ray.tasks.api import Problem
 from rftfm_ray.tasks.stream import PromptStream
 from rftfm_ray.training.checkpoints import SaveOrder
 from rftfm_ray.types import Levers, ProbeResult, Sampling, StepId, TrainingCursor
@@ -129,9 +130,12 @@ class Session:
         compared = any(answer.compared for answer in served)
         return float(any(answer.mismatched for answer in served)) if compared else math.nan
 
-    def resync(self) -> None:
-        """Send the learner's weights to every rollout actor, as at the start and after a restore."""
-        self.fetch_synced(self.sync(self._group.learner.weights(self.position.model_version)), self.position)
+    def resync(self) -> float:
+        """Send the learner's weights to every rollout actor, as at the start and after a restore.
+
+        Returns what `fetch_synced` returns.
+        """
+        return self.fetch_synced(self.sync(self._group.learner.weights(self.position.model_version)), self.position)
 
     def parity(self) -> float:
         """Largest difference in nats between the learner's and the rollout actors' log-probs of fixed sequences.
@@ -139,19 +143,50 @@ class Session:
         Raises:
             SyncError: when it is above `sync.parity_max_gap`: the two do not hold the same model.
         """
-        sequences, version = self._group.parity, self.position.model_version
-        scores = [self._group.learner.score(sequences), *self._group.rollouts.score(sequences, version)]
-        own, *others = wait_for(scores, self._rollout_limit, "probing log-prob parity")
-        # NumPy's maximum is NaN if any gap is; Python's depends on the order.
-        gap = float(np.max([np.abs(a - b).max() for other in others for a, b in zip(own, other, strict=True)]))
-        limit = self._config.parity_limit
-        # "not <=" also catches NaN.
-        if not gap <= limit:
+        version, limit = self.position.model_version, self._config.parity_limit
+        gap, is_learner = self.log_prob_gap(self._group.parity)
+        if math.isnan(gap):
+            side = "The learner's" if is_learner else "The rollout's"
+            raise SyncError(
+                f"{side} log-probs of a prompt and its answer are not finite at model version {version}: the weights "
+                f"or what they compute are not; check the files of model.path={self._config.model.path}."
+            )
+        if gap > limit:
             raise SyncError(
                 f"Learner and rollout log-probs of the same tokens differ by {gap:.3g} nats at model version "
                 f"{version}, more than sync.parity_max_gap={limit}; the rollout does not serve the learner's weights."
             )
         return gap
+
+    @property
+    def parity_sequences(self) -> Encoded:
+        """The sequences that a parity probe scores."""
+        return self._group.parity
+
+    def log_prob_gap(self, sequences: Encoded) -> tuple[float, bool]:
+        """Largest difference in nats between log-probs of tokens 1.. of given sequences, and whose NaN it is.
+
+        The gap is NaN where any log-prob is; the second value then says whether one of the learner's is.
+        """
+        version = self.position.model_version
+        scores = [self._group.learner.score(sequences), *self._group.rollouts.score(sequences, version)]
+        own, *others = wait_for(scores, self._rollout_limit, "probing log-prob parity")
+        # NumPy's maximum is NaN if any gap is; Python's depends on the order.
+        gap = float(np.max([np.abs(a - b).max() for other in others for a, b in zip(own, other, strict=True)]))
+        return gap, any(bool(np.isnan(each).any()) for each in own)
+
+    def shortest_gap(self) -> float:
+        """`log_prob_gap` of a prompt and an answer of one token each."""
+        return self.log_prob_gap([sequence[:2] for sequence in self._group.parity])[0]
+
+    def rehearse(self, problems: Sequence[Problem]) -> list[Rehearsed]:
+        """Groups of answers to some problems, sampled as in the next step; nobody grades them or learns from them."""
+        samples = self._config.at(self.position.id.step + 1).algorithm.samples_per_prompt
+        jobs = step_jobs(problems, samples)
+        shares = split_jobs(jobs, samples, len(self._group.rollouts))
+        now, sampling = self.position, self._sampling(self.position.id.step + 1)
+        made = self._group.rollouts.rehearse(shares, now.id, sampling, now.model_version)
+        return [each for part in wait_for(made, self._rollout_limit, "rehearsing") for each in part]
 
     def start_probe(self, greedy: slice, sampled: slice, after_s: float = 0.0) -> list[Pending[ProbeCounts]]:
         """Start answering those held-out problems at the current version, before the next sync.

@@ -392,4 +392,6 @@ def _diagnosis_fields(diagnosis: Diagnosis) -> dict[str, Scalar]:
         "onset": diagnosis.onset,
         "onset_low": diagnosis.onset_low,
         "probability": round(diagnosis.probability, 4),
+        **({} if diagnosis.place is None else {"place": diagnosis.place.value}),
+        **({} if diagnosis.strength is None else {"strength": diagnosis.strength, "measured": diagnosis.strength_of}),
     }

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from rftfm_ray.diagnosis.classify import CLAIMED, alarms_in, unnamed
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
-from rftfm_ray.incidents.parts import MEASURED, Part, part_of, shows_another
+from rftfm_ray.diagnosis.fingerprints import explains
+from rftfm_ray.incidents.parts import Part, measured_part, part_of, shows_another
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.taxonomy import UNKNOWN, VERIFIER
@@ -48,7 +48,10 @@ class _MutedFault:
     def parts(self) -> set[Part]:
         """The parts of the run that it is in; of a fault without a name those that its alarms measure."""
         part = part_of(self.code)
-        return {part} if part is not None else {MEASURED[signal] for signal, _ in self.silent if signal in MEASURED}
+        if part is not None:
+            return {part}
+        measured = (measured_part(mark[0], self.evidence[mark]) for mark in self.silent)
+        return {each for each in measured if each is not None}
 
 
 class MutedFaults:
@@ -146,7 +149,5 @@ def _mark(symptom: Symptom) -> Mark:
 
 def _explains(code: str, symptom: Symptom) -> bool:
     """Whether a fault moves the signal of a symptom to its side, by its fingerprint or as its cause."""
-    fingerprint = FINGERPRINTS.get(code)
-    moved = fingerprint.weights.get(symptom.signal, 0.0) if fingerprint is not None else 0.0
     is_source = symptom.signal in plan_of(code).source_signals and symptom.direction > 0
-    return moved * symptom.direction > 0 or is_source
+    return explains(code, symptom) or is_source

@@ -42,12 +42,20 @@ _SIGNALS: Mapping[Part, tuple[str, ...]] = {
         "rollout_gap_max", "update_gain",
     ),
     Part.CREDIT: (
-        "advantage_error", "credit_error", "credit_known_share", "return_error", "value_error", "credit_lag",
-        "credit_correlation",
+        "advantage_error", "credit_error", "credit_known_share", "return_error", "value_error",
+        "sample_mismatch_rate", "credit_lag", "credit_correlation",
     ),
 }  # fmt: skip
 MEASURED: Mapping[str, Part] = {signal: part for part, signals in _SIGNALS.items() for signal in signals}
 """The part that a signal measures; no other signal measures one."""
+_OF_LAWS: Mapping[Part, tuple[str, ...]] = {
+    Part.CREDIT: ("advantage_mean", "advantage_std", "return_early", "policy_loss"),
+    Part.UPDATE: ("loss", "ratio_max", "clip_high_rate", "kl_ref", "grad_norm", "lr"),
+    Part.REWARD: ("reward_mean",),
+    Part.ENVIRONMENT: ("turns_mean", "length_max", "valid_rate"),
+}
+# A signal that follows the policy measures a part where a law of it is broken.
+_MEASURED_BY_LAW: Mapping[str, Part] = {signal: part for part, signals in _OF_LAWS.items() for signal in signals}
 # Generation faults are in the reward as often as in the sampler: a policy that is paid for something learns it.
 _OF_FAMILIES: Mapping[Family, Part] = {
     Family.RF: Part.REWARD, Family.PG: Part.REWARD, Family.OD: Part.UPDATE, Family.SYNC: Part.UPDATE,
@@ -70,11 +78,22 @@ def shows_another(alarms: Iterable[Symptom], known: Collection[Part], *, changes
         known: parts that are at fault.
         changes_policy: whether a known fault changes the policy, so that what a policy has become shows nothing.
     """
-    return any((_measures(alarm) or not changes_policy) and MEASURED.get(alarm.signal) not in known for alarm in alarms)
+    return any(
+        (_measures(alarm) or not changes_policy) and measured_part(alarm.signal, alarm.evidence) not in known
+        for alarm in alarms
+    )
+
+
+def measured_part(signal: str, evidence: Evidence) -> Part | None:
+    """The part that an alarm of a signal is about; None where it measures none."""
+    part = MEASURED.get(signal)
+    return _MEASURED_BY_LAW.get(signal) if part is None and evidence is Evidence.LAW else part
 
 
 def _measures(alarm: Symptom) -> bool:
-    """Whether an alarm is about a part: an identity of any signal, or what measures one by more than telemetry."""
+    """Whether an alarm is about a part: a broken law, an identity of any signal, or more than telemetry of a part."""
+    if alarm.evidence is Evidence.LAW:
+        return True
     if alarm.signal not in MEASURED:
         return alarm.evidence is Evidence.IDENTITY
     return alarm.evidence is not Evidence.TELEMETRY or alarm.signal in SIZES

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.errors import LogError
-from rftfm_ray.integrations.aliases import STEPS, canonical
+from rftfm_ray.integrations.aliases import STEPS, canonical, is_reward_part
 
 LARGEST = 2 << 30
 HISTORY = "log_history"
@@ -46,6 +46,7 @@ class StepLog:
         unused: columns that are unknown or hold text.
         notes: observations about the file, one sentence each.
         damaged: whether a part of the file could not be read, so that a verdict covers the rest only.
+        reward_parts: (N) means of single reward functions, by the column of each; NaN where none was logged.
     """
 
     steps: NDArray[np.int64]
@@ -54,6 +55,7 @@ class StepLog:
     unused: tuple[str, ...]
     notes: tuple[str, ...]
     damaged: bool
+    reward_parts: dict[str, Floats] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -254,11 +256,15 @@ def _number(cell: object) -> float | None:
 
 def _interpret(path: Path, table: _Table) -> StepLog:
     notes, unused, values, columns = table.notes, list[str](), dict[str, Floats](), dict[str, str]()
-    texts = list[str]()
+    texts, parts = list[str](), dict[str, Floats]()
     steps = _steps(path, table, notes)
     used = {name for name in STEPS if name in table.columns}
     for name, cells in table.columns.items():
         signal = canonical(name)
+        if is_reward_part(name):
+            part, _ = _column(name, cells, notes)
+            if part is not None:
+                parts[name] = np.where(np.isfinite(part), part, np.nan)
         if signal is None or name in used:
             unused += [] if name in used else [name]
             continue
@@ -284,7 +290,8 @@ def _interpret(path: Path, table: _Table) -> StepLog:
     order = np.unique(steps[counted])
     merged = {name: _merged(column[counted], steps[counted], order) for name, column in values.items()}
     _note_twice(values, steps, counted, notes)
-    return StepLog(order, merged, columns, tuple(unused), tuple(notes.lines), notes.damaged)
+    rewards = {name: _merged(column[counted], steps[counted], order) for name, column in parts.items()}
+    return StepLog(order, merged, columns, tuple(unused), tuple(notes.lines), notes.damaged, rewards)
 
 
 def _column(name: str, cells: Iterable[Any] | Floats, notes: _Notes) -> tuple[Floats | None, int]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rftfm_ray.signals.held_out import LEAST_LOSS, probe_drop
+from rftfm_ray.signals.limits import IMPOSSIBLE_KL, IMPOSSIBLE_STEP_KL
 from rftfm_ray.signals.schema import value
 from rftfm_ray.verdicts import Diagnosis, Evidence, StepReport
 
@@ -35,11 +36,12 @@ NO_DAMAGE = ("update_gain",)
 class GroundKind(StrEnum):
     """What allows a costly remedy.
 
-    A broken identity; harm that an independent channel shows; or a reading that no healthy run has, whatever its
-    configuration.
+    A broken identity; harm that an independent channel shows; a broken law; or a reading that no healthy run has,
+    whatever its configuration.
     """
 
     IDENTITY = "identity"
+    LAW = "law"
     CHANNEL = "channel"
     READING = "reading"
 
@@ -73,11 +75,11 @@ class HeldOut:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadingRule:
-    """A reading that cannot be healthy.
+class ImpossibleValue:
+    """A value that cannot be healthy, whatever the configuration.
 
     Attributes:
-        bound: largest value that is not one.
+        bound: largest value that may be healthy.
         unit: of the value, after its number.
         why: why no healthy run comes near the bound.
         measure: the value at a step, from its report and those from before the fault; NaN where it is not known.
@@ -120,25 +122,23 @@ def _gain(report: StepReport) -> float:
     return value(report, "update_ratio") / declared if declared > 0 else math.nan
 
 
-READINGS: Mapping[str, ReadingRule] = {
-    # The largest of 29,674 recorded healthy steps, 500-step runs among them, is 15.8.
-    "kl_ref": ReadingRule(
-        100.0, "nats a token between policy and reference",
+IMPOSSIBLE: Mapping[str, ImpossibleValue] = {
+    "kl_ref": ImpossibleValue(
+        IMPOSSIBLE_KL, "nats a token between policy and reference",
         "a token of a vocabulary of 150,000 that is as likely as any other is 12 nats away", _kl_ref,
     ),
-    # The largest of the same steps is 0.53; a rate twice as high gives four times as much.
-    "step_kl": ReadingRule(
-        10.0, "nats a token in a single step", "the clip of the objective keeps a step within a fraction of a nat",
-        _step_kl,
+    "step_kl": ImpossibleValue(
+        IMPOSSIBLE_STEP_KL, "nats a token in a single step",
+        "the clip of the objective keeps a step within a fraction of a nat", _step_kl,
     ),
     # The largest of 36,239 recorded steps without a fault is 4.2. The first updates of a run are its largest, so an
     # update of 30 times the usual size may be no more than 9 times as large as they.
-    "update_ratio": ReadingRule(
+    "update_ratio": ImpossibleValue(
         6.0, "times the size that the learning rate explains",
         "an update of AdamW moves no weight by much more than the learning rate", _update_excess,
     ),
 }  # fmt: skip
-"""Readings that cannot be healthy whatever the configuration. Values that are not finite are an identity already."""
+"""Values that cannot be healthy whatever the configuration. Values that are not finite are an identity already."""
 
 
 def ground_for(
@@ -146,7 +146,8 @@ def ground_for(
 ) -> Ground | None:
     """The strongest ground for a costly remedy; None where only telemetry speaks for one.
 
-    A broken identity is a ground where the diagnosed fault explains it; the only one while held-out accuracy stands.
+    A broken identity is a ground where the diagnosed fault explains it; the only one while held-out accuracy stands. A
+    broken law goes by what a trainer logs and declares of itself, so that it yields to held-out accuracy that stands.
 
     Args:
         diagnosis: that the remedy is for; None where it is not known.
@@ -166,6 +167,8 @@ def ground_for(
     if held_out.fell:
         return Ground(GroundKind.CHANNEL, f"held-out accuracy fell from {held_out.before:.3f} to {held_out.now:.3f}")
     for symptom in alarms:
+        if symptom.evidence is Evidence.LAW and symptom.signal in explained:
+            return Ground(GroundKind.LAW, symptom.reason)
         if symptom.evidence is Evidence.CHANNEL and symptom.signal not in NO_HARM:
             return Ground(GroundKind.CHANNEL, symptom.reason)
     return None if diagnosis is None else _reading(reports, diagnosis)
@@ -174,7 +177,7 @@ def ground_for(
 def _reading(reports: Sequence[StepReport], diagnosis: Diagnosis) -> Ground | None:
     earlier = [report for report in reports if report.id.step < diagnosis.onset_low]
     since = [report for report in reports if report.id.step >= diagnosis.onset_low]
-    for name, rule in READINGS.items():
+    for name, rule in IMPOSSIBLE.items():
         largest = max((v for r in since if not math.isnan(v := rule.measure(r, earlier))), default=math.nan)
         if largest > rule.bound:
             return Ground(GroundKind.READING, f"{name} shows {largest:.3g} {rule.unit}, and {rule.why}")

@@ -11,6 +11,7 @@ from rftfm_ray.report.convicted import convicted
 from rftfm_ray.report.curves import curves, key, marks_of
 from rftfm_ray.report.levers import lever_figure
 from rftfm_ray.report.markup import NOTHING, Html, badge, joined, table, tag
+from rftfm_ray.report.preflight import preflight_section
 from rftfm_ray.report.samples import samples_section
 from rftfm_ray.report.sections import incident_section
 from rftfm_ray.report.style import CSS
@@ -46,6 +47,7 @@ def build_report(run_dir: Path, *, samples: bool = False) -> str:
     parts = [
         _header(data, incidents, remedies),
         _verdict(data, incidents, remedies),
+        preflight_section(data),
         _tiles(data),
         _curves(data, incidents, remedies),
         *_incidents(data, incidents, remedies),

@@ -71,6 +71,7 @@ def _finding(incident: Incident) -> Html:
     return facts(
         [
             ("Fault", f"{incident.code}, family {incident.family}{known}"),
+            ("Where it sits", _place(incident)),
             ("Summary", incident.text("summary")),
             ("What was seen", bullets(incident.evidence) if incident.evidence else ""),
             ("Other explanations", _rivals(incident)),
@@ -80,6 +81,12 @@ def _finding(incident: Incident) -> Html:
             ("Final state", _final_state(incident)),
         ]
     )
+
+
+def _place(incident: Incident) -> str:
+    """The place of the fault's source, and its strength where it is measured."""
+    place, strength = incident.text("place"), as_number(_number(incident, "strength"))
+    return f"{place}: {incident.text('measured')} {strength:.3g}" if place and math.isfinite(strength) else place
 
 
 def _final_state(incident: Incident) -> str:

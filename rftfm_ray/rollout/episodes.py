@@ -16,14 +16,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.batch import TrajectoryBatch
+from rftfm_ray.batch import TrajectoryBatch, seals
 from rftfm_ray.rollout.channels import SHADOW_EVERY, CallId, EpisodeId
 from rftfm_ray.rollout.check_columns import check_columns
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.environment import Channels, trusted_channels
 from rftfm_ray.rollout.episode import Batch, Episode, TurnLimit, start
 from rftfm_ray.rollout.grading import Answered, grade_all
-from rftfm_ray.rollout.jobs import EpisodeJob, request_seed
+from rftfm_ray.rollout.jobs import EpisodeJob, Rehearsed, request_seed
 from rftfm_ray.rollout.seams import Engine, EpisodeSeams
 from rftfm_ray.rollout.termination import Limits
 from rftfm_ray.rollout.text import TextCodec
@@ -98,6 +98,18 @@ class EpisodeRunner:
         self._generate(batch, range(len(jobs)))
         self._last = batch
         return self._finish(batch)
+
+    def rehearse(
+        self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int
+    ) -> list[Rehearsed]:
+        """Generate all jobs without grading, refilling or keeping them; episodes come back in the order of `jobs`."""
+        episodes = [start(job, self._codec.encode(job.problem.prompt)) for job in jobs]
+        self._generate(Batch(episodes, step, sampling, model_version), range(len(jobs)))
+        limits = (Termination.MAX_TOKENS, Termination.MAX_TURNS)
+        return [
+            Rehearsed(e.job.group, e.transcript(), e.termination in limits, e.termination is Termination.FAILED)
+            for e in episodes
+        ]
 
     def revise(self, step: StepId) -> TrajectoryBatch:
         """Repeat the last batch under the current levers: refill masked trajectories, and grade all of them again.
@@ -259,7 +271,7 @@ class EpisodeRunner:
         def rewards(name: str) -> NDArray[np.float32]:
             return np.array([np.nan if g is None else getattr(g, name) for g in grades], dtype=np.float32)
 
-        return TrajectoryBatch(
+        found = TrajectoryBatch(
             group=np.array([e.job.group for e in episodes], dtype=np.int32),
             sample=np.array([e.job.sample for e in episodes], dtype=np.int32),
             offsets=np.cumsum([0, *(len(e.tokens) for e in episodes)], dtype=np.int64),
@@ -287,4 +299,6 @@ class EpisodeRunner:
             texts=tuple(e.text for e in episodes),
             call_requests=tuple(call.request for _, call in calls),
             call_responses=tuple(call.response for _, call in calls),
+            seal=np.zeros(len(episodes), dtype=np.uint32),
         )
+        return dataclasses.replace(found, seal=seals(found))

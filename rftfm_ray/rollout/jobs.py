@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rftfm_ray.tasks.api import Problem, unit_hash
+from rftfm_ray.tasks.api import Problem, Transcript, unit_hash
 from rftfm_ray.types import Sampling, StepId
 
 
@@ -52,6 +52,23 @@ class ProbeCounts:
     seconds: float
     ungraded: int = 0
     sampled_ungraded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """An episode that nobody grades or learns from.
+
+    Attributes:
+        group: number of its problem among those of the call.
+        transcript: what a verifier would see.
+        cut_off: whether a limit of tokens or turns ended it.
+        failed: whether a tool ended it by failing.
+    """
+
+    group: int
+    transcript: Transcript
+    cut_off: bool
+    failed: bool
 
 
 def request_seed(run_seed: int, step: StepId, job: EpisodeJob, turn: int, refill: int = 0) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Served:
     Attributes:
         version: the model version.
         compared: how many tensors were compared with the learner's; 0 where it was not due, or none can be.
-        mismatched: names of those that differ.
+        mismatched: names of those that differ, and of those that had changed since the load before.
     """
 
     version: int
@@ -92,10 +92,11 @@ def fingerprint(array: NDArray[Any]) -> Fingerprint:
     return Fingerprint(zlib.crc32(sample.data), not (sample.view(np.uint32) & 0xFFFF).any())
 
 
-def compare(update: WeightsUpdate, served: Mapping[str, tuple[str, int]]) -> Served:
+def compare(update: WeightsUpdate, served: Mapping[str, tuple[str, int]], changed: Iterable[str] = ()) -> Served:
     """Compare fingerprints of what is served, each with the precision in which it is held, with the learner's.
 
     Values that the served precision cannot represent exactly are left out, because rounding is not a finding.
+    `changed` are tensors that the engine has changed by itself since they were loaded.
     """
     compared, mismatched = 0, []
     for name, (precision, crc) in served.items():
@@ -104,7 +105,8 @@ def compare(update: WeightsUpdate, served: Mapping[str, tuple[str, int]]) -> Ser
             compared += 1
             if crc != own.crc:
                 mismatched.append(name)
-    return Served(update.version, compared, tuple(sorted(mismatched)))
+    changed = tuple(changed)
+    return Served(update.version, compared + len(changed), tuple(sorted({*mismatched, *changed})))
 
 
 def check_weights(update: WeightsUpdate) -> None:

@@ -178,7 +178,7 @@ EFFECTS: Mapping[str, Effect] = {
     "gamma": Effect(_ESTIMATOR),
     "gae_lambda": Effect(_ESTIMATOR),
     "critic_lr_scale": Effect(("value_loss", "explained_variance")),
-    "freeze_policy": Effect(("grad_norm", "loss"), lowers=_SMALLER),
+    "freeze_policy": Effect(("loss",), lowers=(*_SMALLER, "grad_norm")),
 }  # fmt: skip
 """By cause: a change of the prompts, a key of the configuration, or a lever."""
 
@@ -211,6 +211,9 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
         "probe.sampled_share", "guard.regrade_rate", "guard.regrade_noise", "channels.golden_every",
         "channels.golden_size", "channels.replay_rate", "channels.known_calls_every", "channels.known_calls",
         "channels.fingerprint_every", "channels.update_replay_every",
+    ),
+    "it says what is checked before the first step, by copies of what trains": (
+        "preflight.mode", "preflight.verdicts", "preflight.timeout_s", "preflight.groups",
     ),
     "it says what is kept in memory or on disk": (
         "snapshots.every", "snapshots.keep", "snapshots.max_bytes", "checkpoints.every", "checkpoints.keep",
@@ -261,7 +264,7 @@ def declared_change(made: Sequence[MadeChange], step: int) -> DeclaredChange:
 def lever_change(before: Levers, after: Levers, step: int, reason: str) -> DeclaredChange:
     """The declaration of levers that are moved from `before` to `after` at `step`."""
     moved = (item.name for item in fields(Levers) if getattr(before, item.name) != getattr(after, item.name))
-    return DeclaredChange("levers", step, signals_of(moved), reason)
+    return DeclaredChange("levers", step, signals_of(moved), reason, levers=after)
 
 
 def expected_sides(levers: Levers) -> tuple[tuple[str, int], ...]:

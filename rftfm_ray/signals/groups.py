@@ -15,8 +15,8 @@ NOT_MEASURED = (
 
 GAPS = ("gap_end", "gap_rest", "gap_again", "gap_new", "gap_slope", "gap_zero_share")
 """How log-probs at sampling differ from the learner's, by kind of token."""
-CREDIT_AT_LOSS = ("credit_error", "credit_known_share", "return_error", "value_error")
-"""How what the loss gets differs from what the declared rule gives."""
+CREDIT_AT_LOSS = ("credit_error", "credit_known_share", "return_error", "value_error", "sample_mismatch_rate")
+"""How what the loss gets differs from what rollout and declared rule give."""
 REGRADE_SPLIT = (
     "regrade_hit_right", "regrade_hit_wrong", "regrade_by_length", "regrade_by_repetition", "regrade_empty",
 )  # fmt: skip

@@ -16,6 +16,7 @@ from rftfm_ray.tasks.api import Problem, Task, Transcript, Verdict
 from rftfm_ray.tasks.calculator import Calculator
 from rftfm_ray.tasks.gym import PREFIX, Generator, GymTask
 from rftfm_ray.tasks.rewards import late_verdict, verify
+from rftfm_ray.tasks.rows import check_rows
 from rftfm_ray.tasks.stream import Part
 from rftfm_ray.tasks.workers import Workers
 
@@ -76,18 +77,18 @@ def check_task(task: Task, config: RunConfig) -> CheckedTask:
     """Draw the training pool and the probe's problems, and check the task's contract on them.
 
     Raises:
-        TaskError: when pool and held-out set overlap, are too small, or the verifier fails.
+        TaskError: when a row is not text, pool and held-out set overlap or are too small, or the verifier fails or pays
+            a right answer less than none.
     """
     try:
         pool = tuple(task.pool(config.task.pool_size, config.seed))
         heldout = tuple(task.heldout())
-        unlike = [item for item in (*pool, *heldout) if not isinstance(item, Problem)]
     except TaskError:
         raise
     except Exception as error:  # the task's own code may raise anything
         raise TaskError(f"Task {task.name} failed to draw problems ({type(error).__name__}: {error}).") from error
-    if unlike:
-        raise TaskError(f"Task {task.name} gave {unlike[0]!r:.200} as a problem; give rftfm_ray.Problem values.")
+    check_rows(task.name, "pool", pool)
+    check_rows(task.name, "heldout", heldout)
     distinct, wanted = len({p.key for p in pool}), config.task.pool_size
     if len(pool) != wanted or distinct != wanted:
         raise TaskError(f"Task {task.name} gave {distinct} distinct problems for task.pool_size={wanted}; lower it.")
@@ -177,11 +178,18 @@ def _check_verifier(task: Task, problem: Problem) -> float:
 
     try:
         right = timed(reference)
-        for junk in (Transcript(("",)), Transcript(("\x00?",), finished=False)):
-            if timed(junk).correct:
-                raise TaskError(f"The verifier of task {task.name} calls an empty or senseless answer right.")
+        junk = [timed(answer) for answer in (Transcript(("",)), Transcript(("\x00?",), finished=False))]
     except RewardError as error:
         raise TaskError(str(error)) from error
+    if any(verdict.correct for verdict in junk):
+        raise TaskError(f"The verifier of task {task.name} calls an empty or senseless answer right.")
     if not right.correct:
         raise TaskError(f"The verifier of task {task.name} refuses the reference answer to {problem.prompt!r}.")
+    least = min(verdict.reward for verdict in junk)
+    if right.reward < least:
+        raise TaskError(
+            f"The verifier of task {task.name} pays {right.reward:g} for the reference answer to {problem.prompt!r} "
+            f"and {least:z.3g} or more for an empty and a senseless one, so training would unlearn right answers; turn "
+            "the sign of its reward."
+        )
     return max(times_s)

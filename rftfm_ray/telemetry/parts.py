@@ -117,13 +117,13 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
 
 
-def read_parts(folder: Path, schema: pa.Schema, older: pa.Schema | None = None) -> pa.Table:
+def read_parts(folder: Path, schema: pa.Schema, older: Sequence[pa.Schema] = ()) -> pa.Table:
     """All closed parts of a folder as one table; empty when there is none yet.
 
     Args:
         folder: of the parts.
         schema: of the table.
-        older: an earlier one that parts may have, some columns of numbers short; these are NaN there.
+        older: earlier ones that parts may have, some columns of numbers short; these are NaN there.
 
     Raises:
         RecordError: names a part that cannot be read.
@@ -132,7 +132,7 @@ def read_parts(folder: Path, schema: pa.Schema, older: pa.Schema | None = None) 
     for part in _parts(folder):
         try:
             table = pq.read_table(part)
-            if older is not None and table.schema.names == older.names and table.schema.metadata == older.metadata:
+            if any(table.schema.names == one.names and table.schema.metadata == one.metadata for one in older):
                 table = _completed(table, schema)
             if table.schema.names != schema.names or table.schema.metadata != schema.metadata:
                 raise RecordError(f"{part} has another schema than {schema.metadata}; read it with its own version.")

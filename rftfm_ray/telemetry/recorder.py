@@ -34,13 +34,16 @@ STEP_SCHEMA = pa.schema(
         ("model_version", pa.int64()),
         *(column for kind in _FIGURES for column in _fields(kind)),
     ],
-    metadata={"rftfm_schema": "steps/4"},
+    metadata={"rftfm_schema": "steps/5"},
 )
 """One row a step, keyed (attempt, step, paid_step). NaN where there was nothing to measure."""
-OLDER_STEP_SCHEMA = pa.schema(
-    [field for field in STEP_SCHEMA if field.name not in SEPARATORS], metadata={"rftfm_schema": "steps/3"}
+OLDER_STEP_SCHEMAS: tuple[pa.Schema, ...] = tuple(
+    pa.schema(
+        [field for field in STEP_SCHEMA if field.name not in lacking], metadata={"rftfm_schema": f"steps/{number}"}
+    )
+    for number, lacking in ((4, ("sample_mismatch_rate",)), (3, SEPARATORS))
 )
-"""Rows of runs from before the separators; they are read as well."""
+"""Rows of runs from before the seals of samples, and from before all separators; they are read as well."""
 
 TRAJECTORY_SCHEMA = pa.schema(
     [
@@ -213,7 +216,7 @@ def read_steps(run_dir: Path) -> pa.Table:
     Raises:
         RecordError: when a part cannot be read.
     """
-    return read_parts(run_dir / "steps", STEP_SCHEMA, OLDER_STEP_SCHEMA)
+    return read_parts(run_dir / "steps", STEP_SCHEMA, OLDER_STEP_SCHEMAS)
 
 
 def read_trajectories(run_dir: Path) -> pa.Table:

@@ -107,6 +107,7 @@ class CreditErrors:
     credit_known_share: float = NAN
     return_error: float = NAN
     value_error: float = NAN
+    sample_mismatch_rate: float = NAN
 
 
 def credit_metrics(

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rftfm_ray.batch import TrajectoryBatch, seals
 from rftfm_ray.training.credit import Credit, CreditErrors
 from rftfm_ray.training.objective import Targets
 from rftfm_ray.training.packing import MicroBatch
 
 NAN = float("nan")
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 # Advantages that differ by less are the same: both sides are computed alike, in float32.
 DIFFERENT = 1e-5
 
@@ -64,6 +66,33 @@ def value_error(values: Floats, own: Floats, included: NDArray[np.bool_], counts
     """Largest difference (A,) between the values that the estimator got and the critic's own, of members; else NaN."""
     members = np.repeat(included, counts)
     return float(np.abs(values[members].astype(np.float64) - own[members]).max()) if members.any() else NAN
+
+
+def sample_mismatch_rate(
+    batch: TrajectoryBatch, included: NDArray[np.bool_], minibatches: Sequence[Sequence[MicroBatch]], asked: int
+) -> float:
+    """Share of a step's samples that do not reach the loss as the rollout made them: once, or not if they take no part.
+
+    Args:
+        batch: as the learner has it.
+        included: (B,) trajectories that take part by the declared rule.
+        minibatches: of the step.
+        asked: samples that were asked for; NaN without any.
+    """
+    if not asked:
+        return NAN
+    chosen, owner = batch.tokens[batch.action], np.repeat(np.arange(len(batch)), batch.action_counts())
+    times, other = np.zeros(len(chosen), np.int64), np.zeros(len(chosen), np.bool_)
+    for micro in (micro for micros in minibatches for micro in micros):
+        indices = micro.chosen.numpy()
+        np.add.at(times, indices, 1)
+        other[indices] |= chosen[indices] != micro.targets.cpu().numpy()
+    odd = np.bincount(owner, weights=other | (times != included[owner]), minlength=len(batch)) > 0
+    sound = ~odd & (seals(batch) == batch.seal)
+    places = np.stack([batch.group, batch.sample], axis=1)[sound]
+    distinct = len(np.unique(places, axis=0))
+    # One too many is as wrong as one that is missing.
+    return 1 - (distinct - (len(places) - distinct)) / max(asked, len(batch))
 
 
 def _error(wanted: Floats, given: Floats) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from rftfm_ray.config.settings import config_schedule, effective, nominal_settin
 from rftfm_ray.metrics import CreditMetrics, UpdateMetrics
 from rftfm_ray.training.accumulator import MetricAccumulator, change_of, moved_by
 from rftfm_ray.training.credit import Credit, CreditErrors, Rule, assign, credit_metrics, members, rule_of
-from rftfm_ray.training.credit_check import check_credit, credit_in_loss, value_error
+from rftfm_ray.training.credit_check import check_credit, credit_in_loss, sample_mismatch_rate, value_error
 from rftfm_ray.training.engine import LearnerEngine
 from rftfm_ray.training.forward import load_causal_lm, predict
 from rftfm_ray.training.gate import CommitGate, RawStep, Recipe
@@ -153,6 +153,7 @@ class Learner:
         targets = [[targets_of(micro, credit, values) for micro in micros] for micros in minibatches]
         judged = None if own is None or values is None else _Values(own, values)
         errors = self._credit_errors(step, batch, credit_in_loss(minibatches, targets, credit), judged, error)
+        errors = dataclasses.replace(errors, sample_mismatch_rate=self._sample_mismatch_rate(step, batch, minibatches))
         if rejection is None:
             vetoes = self._updates(
                 _Step(
@@ -266,6 +267,17 @@ class Learner:
             return errors
         largest = value_error(values.used, values.own, expected.included, counts)
         return dataclasses.replace(errors, value_error=largest)
+
+    def _sample_mismatch_rate(
+        self, step: StepId, batch: TrajectoryBatch, minibatches: Sequence[Sequence[MicroBatch]]
+    ) -> float:
+        """See `sample_mismatch_rate`; NaN with the guard off."""
+        if not self._watched:
+            return math.nan
+        algorithm = self._config.at(step.step).algorithm
+        included = members(batch, rule_of(self._config, self._declared(step)))
+        asked = algorithm.prompts_per_step * algorithm.samples_per_prompt
+        return sample_mismatch_rate(batch, included, minibatches, asked)
 
     def _reference_logprobs(self, micro: MicroBatch) -> Tensor:
         """Log-probs of the reference. Runs in a thread, so that on a CPU it overlaps with the policy's pass."""

@@ -10,18 +10,51 @@ from functools import cache
 
 import numpy as np
 
+from rftfm_ray.config.declared import (
+    Aggregation,
+    DeclaredCourse,
+    DeclaredRate,
+    Normalization,
+    RateCourse,
+    RewardRule,
+)
 from rftfm_ray.detection.detectors.base import Detector, Scores
 from rftfm_ray.detection.detectors.custom import CustomDetector
+from rftfm_ray.detection.detectors.laws import FloorDetector, LawDetector, OwnRewardDetector
+from rftfm_ray.detection.detectors.readings import PREFIX, ReadingDetector
+from rftfm_ray.detection.laws.table import FLOOR_TABLE, LAWS
+from rftfm_ray.detection.readings.table import BY_NAME
 from rftfm_ray.detection.reference.mixture import Mode
 from rftfm_ray.detection.reference.views import Floats, StepView, StepViews, values_of
 from rftfm_ray.detection.suite import build_detectors
 from rftfm_ray.signals.groups import PROMPT_DEPENDENT
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import StepReport
+from rftfm_ray.verdicts import StepReport, Symptom
 from tests.detecting import LEARNT, SETTINGS, healthy_runs, make_report, recorded_faults, reference
+from tests.reading_courses import CASES as READINGS
+from tests.unit.detection.laws.figures import declared
 
 USER = "user"
+BY_DECLARATION = ("law:", "floor:")
+"""What goes by what is declared, the same in every mode."""
+FIRST_STEP = ("law:start",)
+"""What speaks of the first step of a run alone."""
+OTHERWISE_DECLARED = ("law:surrogate", "law:centred_loss", "law:flat", "law:rate", "law:limit")
+"""Laws that are in force under what no recorded run declares: recorded runs break them."""
+_DECLARED: Mapping[str, Mapping[str, object]] = {
+    "advantage_spread": {"reward": RewardRule((), 1.0)},
+    "surrogate": {"estimator": "reinforce_pp", "normalization": Normalization.BATCH},
+    "centred_loss": {"aggregation": Aggregation.SEQUENCE, "kl_coef": 0.0},
+    "flat": {"kl_coef": 0.0},
+    "rate": {"rate": DeclaredRate(1e-4, 100, course=RateCourse.CONSTANT)},
+    "reward": {"reward": RewardRule((("correct_rate", 1.0), ("tool_calls_mean", -0.2)), 0.2)},
+    "turns": {"turn_per_call": True},
+    "limit": {"token_limit": 16},
+    "weights": {"full_precision": True},
+    "loss_parts": {"updates": 2},
+    "old_policy": {"updates": 2},
+}
 ONSET = 21
 Reports = list[StepReport]
 Case = tuple[Mode, str]
@@ -47,15 +80,35 @@ class Rewards:
         return scores
 
 
+def declared_for(name: str) -> DeclaredCourse:
+    """What is declared where the law or floor of a detector is in force: no declaration puts all of them in force."""
+    return ((1, declared(**_DECLARED.get(name.partition(":")[2], {}))),)
+
+
 def suite(mode: Mode) -> list[Detector]:
-    """All detectors of a run, fresh."""
-    return [*build_detectors(SETTINGS, reference(mode)), CustomDetector(Rewards())]
+    """All detectors of a run, fresh; what a law compares with does not depend on what healthy runs are known."""
+    shipped = build_detectors(SETTINGS, reference(mode))
+    laws = [
+        *(LawDetector(law, declared_for(f"law:{name}")) for name, law in LAWS.items()), OwnRewardDetector(()),
+        *(FloorDetector(floor, declared_for(f"floor:{name}")) for name, floor in FLOOR_TABLE.items()),
+    ]  # fmt: skip
+    own = {detector.name: detector for detector in laws if mode is Mode.NONE}
+    others = [each for each in shipped if mode is Mode.NONE or not each.name.startswith(BY_DECLARATION)]
+    return [*(own.get(detector.name, detector) for detector in others), CustomDetector(Rewards())]
 
 
-CASES: tuple[Case, ...] = tuple((mode, detector.name) for mode in Mode for detector in suite(mode))
+CASES: tuple[Case, ...] = tuple(
+    (mode, detector.name)
+    for mode in Mode
+    for detector in suite(mode)
+    # Readings compare with nothing: they are the same in every mode.
+    if mode is Mode.NONE or not isinstance(detector, ReadingDetector)
+)
 BY_REFERENCE = ("joint", "change_point")
 DISTINCT = tuple(case for case in CASES if case[0] is Mode.NONE or case[1] in BY_REFERENCE)
 """The same without those that are made alike, and see the same, in every mode."""
+RECORDED = tuple(case for case in CASES if case[1] not in OTHERWISE_DECLARED)
+"""Those whose declaration is that of recorded runs."""
 NAMES = tuple(dict.fromkeys(name for _, name in CASES))
 
 
@@ -130,22 +183,72 @@ _IDENTITIES = {
     "credit": {"credit_error": [0.3]},
     "returns": {"return_error": [0.3]},
     "values": {"value_error": [0.3]},
+    "samples": {"sample_mismatch_rate": [0.1]},
     "update_gain": {"update_gain": [4.7, 0.1]},
     "turn_limits": {"limit_excess": [0.7, -0.7]},
     "decoded_observations": {"observation_decode_mismatch_rate": [0.1]},
 }
+_WHOLE = {"zero_variance_group_rate": 0.0, "trajectory_count": 128.0, "length_mean": 4.0, "reward_std": 0.5}
+_LAWS = {
+    "advantage_mean": {"advantage_mean": [0.1, -0.1]},
+    "advantage_spread": {"advantage_std": [2.0, 0.1]} | {name: [value] * 2 for name, value in _WHOLE.items()},
+    "returns": {"return_early": [0.5, 0.1], "return_late": [0.3, 0.3]},
+    "loss": {"loss": [1.0, -1.0], "policy_loss": [0.1, 0.1]},
+    "surrogate": {"policy_loss": [0.2, -0.2]},
+    "centred_loss": {"loss": [0.5, -0.5]},
+    "ratio": {"ratio_max": [1.5, 1.0], "ratio_min": [1.0, 0.5]},
+    "clip": {"clip_high_rate": [0.1], "clip_low_rate": [0.0]},
+    "flat": {"zero_variance_group_rate": [1.0]},
+    "rate": {"lr": [3e-4, 1e-5]},
+    "reward": {"reward_mean": [0.9, 0.1], "correct_rate": [0.5, 0.5], "tool_calls_mean": [0.0, 0.0]},
+    "turns": {
+        "turns_mean": [2.0, 1.0],
+        "tool_calls_mean": [0.5, 0.5],
+        "turn_limit_rate": [0.0, 0.0],
+        "truncated_rate": [0.0, 0.0],
+    },
+    "masked": {"valid_rate": [1.0], "failed_rate": [0.05]},
+    "limit": {"length_max": [20.0, 4.0], "truncated_rate": [0.1, 0.1]},
+}
+_FLOORS = {
+    "old_policy": {"kl_old": [*[1e-3] * 20, 0.5]},
+    "rollout": {"rollout_kl": [*[1e-12] * 20, 1e-3]},
+    "weights": {"changed_rate": [*[0.99] * 20, 0.3]},
+    "loss_parts": {"loss": [*[0.102] * 20, 9.0, -9.0], "policy_loss": [0.1] * 22},
+}
+
+
+def _courses(**series: Sequence[float]) -> Reports:
+    """Usual steps with several series from the first step on."""
+    rows = zip(*series.values(), strict=True)
+    return [make_report(step, **dict(zip(series, row, strict=True))) for step, row in enumerate(rows, 1)]
+
+
+def _broken(name: str) -> Reports:
+    """Usual steps with the course on which a reading must speak."""
+    course = READINGS[name]()[0]
+    rows = zip(*course.values(), strict=True)
+    return [make_report(step, **dict(zip(course, map(float, row), strict=True))) for step, row in enumerate(rows, 1)]
+
+
 FAULTS: Mapping[str, Callable[[], Reports]] = {
     "finite": lambda: usual(loss=[math.nan], entropy=[math.inf]),
     "declared_rate": lambda: usual(lr_excess=[0.5, -0.5]),
     **{f"identity:{name}": lambda series=series: usual(**series) for name, series in _IDENTITIES.items()},  # type: ignore[misc]
     **{name: lambda series=series: usual(**series) for name, series in _RATES.items()},  # type: ignore[misc]
+    **{f"law:{name}": lambda series=series: usual(**series) for name, series in _LAWS.items()},  # type: ignore[misc]
+    **{f"floor:{name}": lambda series=series: _courses(**series) for name, series in _FLOORS.items()},  # type: ignore[misc]
+    "law:start": lambda: _course("kl_ref", [0.3, 0.3]),
+    "law:own_reward": lambda: _courses(
+        reward_mean=[*np.linspace(0.2, 0.8, 20).tolist(), 0.9], correct_rate=[*np.linspace(0.2, 0.8, 20).tolist(), 0.5]
+    ),
+    "floor:tool_error_rate": lambda: usual(tool_error_rate=[0.8] * 4),
     "probe": lambda: usual(probe_accuracy=[0.9, math.nan, 0.4, 0.4]),
     "update_size": lambda: usual(update_ratio=[0.1] * 3),
     "blow_up:kl_ref": lambda: usual(kl_ref=[4.0] * 4),
     "trend:decline:reward_mean": lambda: _course("reward_mean", _lost().tolist()),
     "trend:decline:correct_rate": lambda: _course("correct_rate", _lost().tolist()),
     "trend:decline:probe_accuracy": lambda: _course("probe_accuracy", _lost().tolist()),
-    "trend:unbearable:truncated_rate": lambda: usual(truncated_rate=[1.0] * 6),
     "trend:unbearable:failed_rate": lambda: usual(failed_rate=[0.5] * 6),
     "trend:unbearable:empty_rate": lambda: usual(empty_rate=[0.9] * 6),
     "trend:unbearable:tool_error_rate": lambda: usual(tool_error_rate=[0.9] * 6),
@@ -156,8 +259,19 @@ FAULTS: Mapping[str, Callable[[], Reports]] = {
     "joint": lambda: moved(healthy_runs()[-1], length_mean=3.0, reward_mean=-0.5),
     "change_point": lambda: moved(healthy_runs()[-1], length_mean=3.0, reward_mean=-0.9, entropy=1.0),
     USER: lambda: usual(reward_mean=[0.0] * 4),
+    **{
+        f"{PREFIX}{name}": lambda name=name: _broken(name)  # type: ignore[misc]
+        for name, entry in BY_NAME.items()
+        if not entry.rule.in_logs_only
+    },
 }
 """By the name of a detector, a course of steps on which it must speak."""
+
+
+def speaks(case: Case, symptom: Symptom) -> bool:
+    """Whether a symptom is what a detector is for: an alarm, or a notice of one that raises none."""
+    return symptom.alarm or not any(output.alarm for output in fresh(case).outputs)
+
 
 HEALTHY = ("calculator_300", "arithmetic_300", "calculator_1", "calculator_2", "arithmetic_1", "arithmetic_2")
 """Recorded runs in which no detector may raise an alarm, without a profile of their kind."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from rftfm_ray.batch import TrajectoryBatch
+from rftfm_ray.batch import TrajectoryBatch, seals
 from rftfm_ray.config import RunConfig
 from rftfm_ray.models import ASSETS
 from rftfm_ray.training.critic import value_head
@@ -70,7 +71,7 @@ def make_batch(groups: list[Group]) -> TrajectoryBatch:
     size, mask = len(samples), np.array(action)
     made_up = -np.random.default_rng(0).random(len(tokens), np.float32)
     rewards = [math.nan if reward is None else reward for *_, reward, _ in samples]
-    return TrajectoryBatch(
+    made = TrajectoryBatch(
         group=np.array([sample[0] for sample in samples], np.int32),
         sample=np.array([sample[1] for sample in samples], np.int32),
         offsets=np.array(offsets, np.int64),
@@ -86,7 +87,9 @@ def make_batch(groups: list[Group]) -> TrajectoryBatch:
         **dict.fromkeys(EMPTY, NONE),
         call_requests=(),
         call_responses=(),
+        seal=np.zeros(size, np.uint32),
     )
+    return dataclasses.replace(made, seal=seals(made))
 
 
 def masked(groups: list[Group]) -> list[Group]:

@@ -97,7 +97,7 @@ def test_events_tell_the_run_in_order(straight: tuple[RunSummary, list[StepRow]]
     events = list(read_events(folder_of(summary) / "events.jsonl"))
     kinds = [event["kind"] for event in events]
     told = ["probe", "checkpoint", "probe", "checkpoint", "probe"]
-    assert kinds == ["run_started", "parity", "probe", *told, "run_ended"]
+    assert kinds == ["run_started", "parity", "preflight", "probe", *told, "run_ended"]
     probes = [event["accuracy"] for event in events if event["kind"] == "probe"]
     assert (probes[0], probes[-1]) == (summary.probe_first, summary.probe_last)
 

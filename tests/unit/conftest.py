@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from rftfm_ray.batch import TrajectoryBatch
+from rftfm_ray.batch import TrajectoryBatch, seals
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.tasks.api import ToolStatus
 from rftfm_ray.types import Termination
@@ -91,6 +92,10 @@ def _batch(
     )
 
 
+def _sealed(batch: TrajectoryBatch) -> TrajectoryBatch:
+    return dataclasses.replace(batch, seal=seals(batch))
+
+
 def _calls(calls: Sequence[Call]) -> dict[str, Any]:
     return {
         "call_trajectory": np.array([call[0] for call in calls], np.int32),
@@ -106,7 +111,7 @@ def _checks(size: int, given: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     per_trajectory = {"termination_ok": True, "replayed": False}
     per_trajectory |= {"replay_observation_ok": True, "replay_termination_ok": True}
     columns: dict[str, NDArray[Any]] = {name: np.full(size, value) for name, value in per_trajectory.items()}
-    columns |= {name: np.zeros(0, np.bool_) for name in NO_FLAGS}
+    columns |= {name: np.zeros(0, np.bool_) for name in NO_FLAGS} | {"seal": np.zeros(size, np.uint32)}
     columns |= {name: np.zeros(0, np.float32) for name in ("golden_live", "golden_trusted", "turn_limit_excess")}
     assert set(given) <= set(columns)
     return columns | {name: np.array(values, columns[name].dtype) for name, values in given.items()}
@@ -115,7 +120,7 @@ def _checks(size: int, given: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def make_batch() -> Callable[..., TrajectoryBatch]:
     """The factory of batches; see `_batch` for its arguments."""
-    return _batch
+    return lambda *given, **named: _sealed(_batch(*given, **named))
 
 
 @pytest.fixture(scope="session")

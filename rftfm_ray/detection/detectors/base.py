@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.detection.reference.views import Floats, Ints, StepView
 from rftfm_ray.detection.stateful import Stateful
+from rftfm_ray.types import Levers
 from rftfm_ray.verdicts import Evidence, Symptom
 
 
@@ -133,6 +134,14 @@ class Detector(Stateful, ABC):
         Returns the outputs that restart.
         """
         del signals
+        return ()
+
+    def adopt(self, levers: Levers) -> Collection[int]:
+        """Take the levers that are in force from the next step on.
+
+        Returns the outputs that restart. None by default: only what goes by declared settings depends on levers.
+        """
+        del levers
         return ()
 
     def outputs_of(self, signals: Collection[str]) -> list[int]:

@@ -19,7 +19,7 @@ from rftfm_ray.detection.reference.views import Floats, Ints, StepView
 from rftfm_ray.detection.state import State, array_from, check_keys, part_from, scalar_from
 from rftfm_ray.detection.statistics.change_points import LONGEST, Jumps, JumpScores, levels_at
 from rftfm_ray.errors import StateError
-from rftfm_ray.signals.groups import WATCHED
+from rftfm_ray.signals.groups import GROUP_RATES, WATCHED
 from rftfm_ray.signals.scale import raw_of
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.verdicts import Evidence
@@ -28,6 +28,8 @@ from rftfm_ray.verdicts import Evidence
 # usual.
 BACK, USUAL = 3, 100
 HALF = 0.5
+# Rounding of a share of groups in single precision.
+NEARLY = 1e-3
 # AdamW's updates leap in healthy runs when gradient signal returns after it was rare: `UpdateSizeDetector` compares
 # them with their largest value instead.
 CHANGE_SIGNALS = tuple(name for name in WATCHED if name != "update_ratio")
@@ -35,6 +37,13 @@ CHANGE_SIGNALS = tuple(name for name in WATCHED if name != "update_ratio")
 _COLUMNS = np.array([COLUMNS.index(name) for name in CHANGE_SIGNALS])
 _SIGNALS = [SIGNALS[INDEX[name]] for name in CHANGE_SIGNALS]
 _FLOORS = np.array([signal.floor for signal in _SIGNALS])
+# Rates of few groups are 0 or 1 as often as not, and norms and spreads are exactly 0 where all groups agree: they leap
+# when a task is solved, and by chance. Absolute readings judge them, by how often the run's own rows agree.
+_GROUP_RATES = np.array([CHANGE_SIGNALS.index(name) for name in GROUP_RATES if name in CHANGE_SIGNALS])
+_ZERO_WHERE_AGREED = np.array([CHANGE_SIGNALS.index(name) for name in ("grad_norm", "reward_std")])
+_RAW = np.array([INDEX[name] for name in CHANGE_SIGNALS])
+FEW_GROUPS = 8
+"""Most groups a row whose rates are left out."""
 # Of each signal: whether a jump is open, its first value, the level before it, its size, its score and onset, and the
 # values in a row that were back; and of the last closed jump: first and last value, level, size.
 _LIFE = (
@@ -72,11 +81,13 @@ class ChangePointDetector(Detector):
         self._multiplier = multiplier
         everything = np.arange(len(CHANGE_SIGNALS))
         self._groups = [_Group(everything, Jumps(_FLOORS))]
+        # The smallest share of groups that was seen, or of the rest: one of a batch's groups.
+        self._share = 1.0
         self._life = {name: np.zeros(len(CHANGE_SIGNALS)) for name in _LIFE}
 
     def observe(self, view: StepView) -> Scores:
         """Evidence for a jump that the step makes certain; for an open jump, the evidence that raised it."""
-        levels, scores = view.levels[:, _COLUMNS], Scores.quiet(view, len(self.outputs))
+        levels, scores = self._judged(view), Scores.quiet(view, len(self.outputs))
         scores.score[:] = np.repeat(np.where(np.isfinite(levels), 0.0, math.nan), 2, axis=1)
         self._split(np.isfinite(levels))
         for group in self._groups:
@@ -84,6 +95,19 @@ class ChangePointDetector(Detector):
             if len(rows):
                 self._follow(group, rows, levels[np.ix_(rows, group.signals)], view, scores)
         return scores
+
+    def _judged(self, view: StepView) -> Floats:
+        """Levels (N, signals) without those that absolute readings judge."""
+        levels, raw = view.levels[:, _COLUMNS].copy(), view.values[:, _RAW]
+        rates = raw[:, _GROUP_RATES]
+        shares = np.where((rates > 0) & (rates < 1), np.minimum(rates, 1 - rates), 1.0).min(1)
+        smallest = np.minimum(np.minimum.accumulate(shares), self._share)
+        self._share = float(smallest[-1]) if len(smallest) else self._share
+        few = (smallest < 1) & (smallest * FEW_GROUPS > 1 - NEARLY)
+        levels[np.ix_(few, _GROUP_RATES)] = math.nan
+        exact = raw[:, _ZERO_WHERE_AGREED] == 0
+        levels[:, _ZERO_WHERE_AGREED] = np.where(exact, math.nan, levels[:, _ZERO_WHERE_AGREED])
+        return levels
 
     def _split(self, known: NDArray[np.bool_]) -> None:
         """Split groups whose signals are no longer measured at the same steps."""
@@ -205,7 +229,8 @@ class ChangePointDetector(Detector):
             }
             for number, group in enumerate(self._groups)
         }  # fmt: skip
-        return {"groups": groups, "life": {name: values.copy() for name, values in self._life.items()}}
+        life = {name: values.copy() for name, values in self._life.items()}
+        return {"groups": groups, "life": life, "share": self._share}
 
     def load_state_dict(self, state: State) -> None:
         """Continue from a state.
@@ -213,14 +238,17 @@ class ChangePointDetector(Detector):
         Raises:
             StateError: when groups do not hold every signal exactly once, or a part does not fit.
         """
-        check_keys(state, ("groups", "life"))
-        life, groups = part_from(state, "life"), part_from(state, "groups")
+        check_keys(state, ("groups", "life", "share"))
+        life, groups, share = part_from(state, "life"), part_from(state, "groups"), scalar_from(state, "share", float)
+        if math.isnan(share):
+            raise StateError("The saved state's 'share' is not a number.")
         check_keys(life, _LIFE)
         loaded = [_group_from(part_from(groups, number)) for number in groups]
         if sorted(signal for group in loaded for signal in group.signals.tolist()) != list(range(len(CHANGE_SIGNALS))):
             raise StateError("The saved state of the change-point detector does not hold every signal once.")
         self._life = {name: array_from(life, name, np.zeros(len(CHANGE_SIGNALS))) for name in _LIFE}
         self._groups = loaded
+        self._share = share
 
 
 @dataclass(frozen=True, slots=True)

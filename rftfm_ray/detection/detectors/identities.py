@@ -102,6 +102,10 @@ IDENTITIES: tuple[Identity, ...] = (
     ),
     Identity("values", "value_error", CREDIT_LIMIT, "advantages rest on other values than the critic has given"),
     Identity(
+        "samples", "sample_mismatch_rate", 0.0,
+        "samples reach the loss with tokens or rewards of others, more than once, or not at all",
+    ),
+    Identity(
         "update_gain", "update_gain", GAIN_LIMIT,
         "an update has moved the weights by another factor than the declared rate calls for",
         direction=0, nominal=1.0,

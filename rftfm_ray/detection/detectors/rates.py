@@ -42,6 +42,15 @@ class Rate:
     companion: str = ""
 
 
+LEARNT_ROWS = 8
+"""Steps with events that a learnt rate is taken from."""
+UPPER = 2.33
+"""Standard errors above the learnt rate that are usual still: a rate of few events is known badly, and one in a hundred
+runs begins with fewer than its own."""
+FAULTY_FACTOR = 3.0
+"""Times the usual rate that a fault of a learnt rate is looked for at."""
+
+
 class RateDetector(Detector):
     """A binomial CUSUM of the faulty rate against the usual one.
 
@@ -89,4 +98,61 @@ class RateDetector(Detector):
         if self._rate.signal not in signals:
             return ()
         self._cusum.clear()
+        return range(len(self.outputs))
+
+
+class LearntRateDetector(RateDetector):
+    """The floor of a rate: the same CUSUM against the rate that the first steps show, with its uncertainty.
+
+    A rate is 0 where nothing around a run fails, and small where something does.
+
+    Args:
+        rate: what is counted; its healthy and faulty rates are learnt.
+        name: of the floor.
+        threshold: evidence for an alarm, in nats.
+    """
+
+    STATE: ClassVar[Mapping[str, Kind]] = {
+        **RateDetector.STATE, "_steps": Kind.INT, "_hits": Kind.FLOAT, "_events": Kind.FLOAT,
+    }  # fmt: skip
+
+    def __init__(self, rate: Rate, name: str, threshold: float) -> None:
+        super().__init__(rate, threshold)
+        self.name = name
+        self._steps, self._hits, self._events = 0, 0.0, 0.0
+
+    def observe(self, view: StepView) -> Scores:
+        """The evidence after each step, once the rate is learnt; a step without events does not change it."""
+        rate, shares, counts = self._rate, view.value(self._rate.signal), view.value(self._rate.count)
+        scores = Scores.quiet(view, 1)
+        scores.score[:] = math.nan
+        for row in np.flatnonzero((counts > 0) & np.isfinite(counts) & np.isfinite(shares)).tolist():
+            events = float(counts[row]) / rate.clustered
+            if self._steps < LEARNT_ROWS:
+                self._steps += 1
+                # A share is between 0 and 1, whatever a log holds.
+                share = min(max(float(shares[row]), 0.0), 1.0)
+                self._hits, self._events = self._hits + share * events, self._events + events
+                continue
+            usual = self._usual()
+            if FAULTY_FACTOR * usual >= 1:
+                continue
+            ratio = bernoulli_ratio(float(shares[row]), events, usual, FAULTY_FACTOR * usual)
+            self._cusum.add(ratio, int(view.steps[row]))
+            scores.score[row] = self._cusum.sum / self._threshold
+            scores.onset[row], scores.reference[row] = self._cusum.onset, usual
+        return scores
+
+    def _usual(self) -> float:
+        """The largest rate that the first steps allow: the upper end of Wilson's interval for a rare event."""
+        half = UPPER**2 / 2
+        return (self._hits + half + UPPER * math.sqrt(self._hits + half / 2)) / self._events
+
+    def forget(self, signals: Collection[str], step: int) -> Collection[int]:
+        """Learn the rate again."""
+        del step
+        if self._rate.signal not in signals:
+            return ()
+        self._cusum.clear()
+        self._steps, self._hits, self._events = 0, 0.0, 0.0
         return range(len(self.outputs))

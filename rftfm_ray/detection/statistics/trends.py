@@ -39,7 +39,6 @@ UNBEARABLE: Mapping[str, float] = {
     "tool_error_rate": 0.5,
     "tool_timeout_rate": 0.5,
     "empty_rate": 0.5,
-    "truncated_rate": 0.9,
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
@@ -33,6 +33,8 @@ from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.types import GuardMode, StepId
 from rftfm_ray.verdicts import Evidence, StepReport
 
+LAWS = "laws"
+"""Name of the evidence of telemetry together with laws."""
 MakeDetectors = Callable[[], Sequence[Detector]]
 
 
@@ -65,6 +67,8 @@ class GuardTrace:
         incidents: that were opened.
         orders: the first one that the guard gives in a run without a fault, or nothing.
         disabled: detectors that failed, and why.
+        lawful: alarms by telemetry and laws: what a trainer logs and declares, without asking anybody.
+        lawful_scores: (N) the largest score of any of these.
     """
 
     name: str
@@ -75,14 +79,16 @@ class GuardTrace:
     incidents: tuple[OpenedIncident, ...]
     orders: tuple[GivenOrder, ...]
     disabled: tuple[tuple[str, str], ...]
+    lawful: tuple[Alarm, ...] = ()
+    lawful_scores: Floats = field(default_factory=lambda: np.zeros(0))
 
     def alarms(self, evidence: str) -> tuple[Alarm, ...]:
-        """Alarms by the name of the evidence, `telemetry` or `all`."""
-        return self.telemetry if evidence == "telemetry" else self.every
+        """Alarms by the name of the evidence, `telemetry`, `laws` (beside telemetry) or `all`."""
+        return {"telemetry": self.telemetry, LAWS: self.lawful}.get(evidence, self.every)
 
     def scores(self, evidence: str) -> Floats:
-        """Scores (N) by the name of the evidence, `telemetry` or `all`."""
-        return self.telemetry_scores if evidence == "telemetry" else self.every_scores
+        """Scores (N) by the name of the evidence, as `alarms` has it."""
+        return {"telemetry": self.telemetry_scores, LAWS: self.lawful_scores}.get(evidence, self.every_scores)
 
 
 def opened_incidents(journal: Iterable[JournalEntry]) -> tuple[OpenedIncident, ...]:
@@ -185,17 +191,17 @@ def guard_trace(run: Recorded, reference: Reference, detectors: MakeDetectors | 
     observations = recording.observations
     return GuardTrace(
         name=run.entry.name,
-        telemetry=alarms_while(_is_open(item, Evidence.TELEMETRY) for item in observations),
-        every=alarms_while(_is_open(item, None) for item in observations),
+        telemetry=alarms_while(_is_open(item, (Evidence.TELEMETRY,)) for item in observations),
+        every=alarms_while(_is_open(item, tuple(Evidence)) for item in observations),
         telemetry_scores=np.array([item.scores.telemetry for item in observations]),
-        every_scores=np.array(
-            [max(item.scores.telemetry, item.scores.channel, item.scores.identity) for item in observations]
-        ),
+        every_scores=np.array([max(astuple(item.scores)) for item in observations]),
         incidents=guard.incidents,
         orders=() if order is None else (order,),
         disabled=tuple(pair for item in observations for pair in item.disabled),
+        lawful=alarms_while(_is_open(item, (Evidence.TELEMETRY, Evidence.LAW)) for item in observations),
+        lawful_scores=np.array([max(item.scores.telemetry, item.scores.law) for item in observations]),
     )
 
 
-def _is_open(observation: Observation, evidence: Evidence | None) -> bool:
-    return any(symptom.alarm and evidence in (None, symptom.evidence) for symptom in observation.symptoms)
+def _is_open(observation: Observation, evidence: Sequence[Evidence]) -> bool:
+    return any(symptom.alarm and symptom.evidence in evidence for symptom in observation.symptoms)

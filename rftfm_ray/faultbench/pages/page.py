@@ -26,7 +26,7 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Site:
     """Where a mechanism acts: its module, and the component that it replaces."""
 
     code: str
@@ -76,8 +76,8 @@ _OTHERS = {
 }
 _FAMILIES = {"RF": _REWARD, "PG": _REWARD, "OD": _LEARNER, "CA": _LEARNER, "TE": _TOOL}
 
-PLACES: tuple[Place, ...] = tuple(
-    Place(code, mechanism.name, *_OTHERS.get((code, mechanism.name), _FAMILIES[kind.family]))
+SITES: tuple[Site, ...] = tuple(
+    Site(code, mechanism.name, *_OTHERS.get((code, mechanism.name), _FAMILIES[kind.family]))
     for code, kind in CATALOGUE.items()
     for mechanism in kind.mechanisms
 )
@@ -98,6 +98,7 @@ CHECKS: tuple[Check, ...] = (
     Check("credit", "training.credit_check", "advantages in the loss against the declared rule"),
     Check("returns", "training.credit_check", "the same of the returns that the critic learns"),
     Check("values", "training.credit_check", "values that advantages rest on against the critic's output"),
+    Check("samples", "training.credit_check", "tokens and rewards in the loss against checksums of the rollout"),
     Check("update_gain", "training.replay", "one step of the optimizer made again on a sample of the weights"),
     Check("turn_limits", "rollout.check_columns", "tokens asked for against task and configuration"),
     Check("decoded_observations", "rollout.check_columns", "the tokens of an observation, decoded, against its text"),
@@ -227,7 +228,7 @@ def _ending(ending: Ending) -> Sequence[str]:
 
 
 def _places(codes: Sequence[str]) -> str:
-    rows = ([p.code, f"`{p.mechanism}`", f"`{p.module}`", p.what] for p in PLACES if p.code in codes)
+    rows = ([p.code, f"`{p.mechanism}`", f"`{p.module}`", p.what] for p in SITES if p.code in codes)
     return "## Where faults act\n\n" + _table(["fault", "mechanism", "where", "what is in its place"], rows)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.actors.warm import WarmActors
-from rftfm_ray.config import RunConfig
+from rftfm_ray.config import PreflightConfig, PreflightMode, RunConfig
 from rftfm_ray.driver.loop import Listeners
 from rftfm_ray.driver.run import execute
 from rftfm_ray.errors import RftfmError
@@ -149,7 +149,8 @@ class ExperimentRunner:
                 if all(step is not None and row.id.paid_step >= step + follow - 1 for step in begun):
                     raise _FollowedError
 
-        planned = plan(config.model_copy(update={"inject": tuple(inject)}), folder, fork)
+        update = {"inject": tuple(inject), "preflight": PreflightConfig(mode=PreflightMode.OFF)}
+        planned = plan(config.model_copy(update=update), folder, fork)
         accuracy, error = math.nan, ""
         try:
             began = time.perf_counter()
@@ -176,7 +177,7 @@ class ExperimentRunner:
         if not checkpoint.exists():
             folder = self._folder / "trunk"
             shutil.rmtree(folder, ignore_errors=True)
-            planned = plan(short, folder)
+            planned = plan(short.model_copy(update={"preflight": PreflightConfig(mode=PreflightMode.OFF)}), folder)
             execute(planned, Listeners(), time.perf_counter(), self._warm, judged=False)
             (made,) = (folder / "checkpoints").iterdir()
             shutil.move(str(made), checkpoint)

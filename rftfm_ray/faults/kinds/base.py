@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rftfm_ray.taxonomy import TAXONOMY
-from rftfm_ray.verdicts import Family
+from rftfm_ray.verdicts import Family, Place
 
 ALGORITHMS = ("grpo", "ppo", "rloo", "reinforce_pp")
 CRITIC = ("ppo",)
 
 
 class Law(StrEnum):
-    """Relations between the recorded figures of a step that hold by definition of the algorithm and the task.
+    """Names of relations between the recorded figures of a step, as mechanisms are said to break or to keep them.
 
-    `faultbench.runs.laws` measures how far a step is from each of them.
+    `faultbench.runs.laws` says which law or floor of the guard each of them is, and how far a step is from it.
     """
 
     ADVANTAGE_MEAN = "advantage_mean"
@@ -46,7 +46,7 @@ class Mechanism:
 
     Attributes:
         name: its name.
-        acts_in: the component instance that it sits in.
+        acts_in: the place that it sits in.
         summary: what it does.
         signal: the telemetry signal that moves first.
         direction: 1 when it rises, -1 when it falls.
@@ -62,7 +62,7 @@ class Mechanism:
     """
 
     name: str
-    acts_in: str
+    acts_in: Place
     summary: str
     signal: str
     direction: int
@@ -111,9 +111,3 @@ class FaultKind:
 def share_of(what: str, default: float, low: float = 0.01, high: float = 1.0) -> Strength:
     """A strength that is a probability."""
     return Strength(f"probability that {what}", low, high, default)
-
-
-REWARD, SAMPLER, SERVER = "reward channel", "sampler of the rollout engine", "inference server"
-TOOL, LINK, OPTIMIZER = "tool instance", "way from tool to prompt", "optimizer"
-CRITIC_PART, ESTIMATOR, BUFFER = "critic", "advantage estimator", "buffer between estimator and loss"
-TEMPLATE, LIMITS = "template of the prompt", "limits of the episode"

@@ -270,8 +270,9 @@ def test_rollback_is_confirmed_and_says_how_far_the_monitor_goes_back(admit: Adm
     assert (confirmed["order"], confirmed["probe_before"], confirmed["probe_now"]) == (1, 0.8, 0.2)
     assert (ward.last(K.APPLYING)["restore_step"], ward.last(K.APPLIED)["restored"]) == (5, 5)
     # From the first step after the snapshot; rewound detectors are not settled.
-    expected = Expected(expected_sides(Levers(lr_scale=0.5, kl_coef_scale=2.0)), (("update_gain", 1),))
-    change = DeclaredChange("levers", 6, ("kl_ref", "loss"), "order 1: back", expected=expected)
+    levers = Levers(lr_scale=0.5, kl_coef_scale=2.0)
+    expected = Expected(expected_sides(levers), (("update_gain", 1),))
+    change = DeclaredChange("levers", 6, ("kl_ref", "loss"), "order 1: back", expected=expected, levers=levers)
     assert settlement.change == change
     assert settlement.rewound_to == 5
 

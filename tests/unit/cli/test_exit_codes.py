@@ -24,7 +24,7 @@ def full(rows: int = 80) -> str:
     [
         (full(), 0, "no alarm ("),
         (full().replace("80,0.5", "80,?,0.5"), 3, "a part of the log could not be judged"),
-        ("step,entropy\n" + "\n".join(f"{n},1.{n % 3}" for n in range(1, 81)), 3, "too few checks to tell"),
+        ("step,entropy\n" + "\n".join(f"{n},1.{n % 3}" for n in range(1, 81)), 3, "not enough to tell"),
         (full() + "".join(f"{n},nan,nan,nan,nan,nan,nan,nan\n" for n in range(81, 90)), 1, "alarms: "),
     ],
     ids=["healthy", "damaged", "too few", "alarm"],

@@ -33,3 +33,13 @@ def test_number_out_of_all_reason_is_refused(key: str, lowest: str, highest: str
         assert "input should be " in message
         assert message.endswith(".")
         assert ". " not in message
+
+
+def test_batch_of_one_has_no_baseline_in_a_mean_over_the_step() -> None:
+    single = ["algorithm.name=reinforce_pp", "algorithm.samples_per_prompt=1"]
+    with pytest.raises(
+        ConfigError, match=r"leaves algorithm\.name=reinforce_pp without a baseline.* at least 2 of one"
+    ):
+        load_config(None, [*single, "algorithm.prompts_per_step=1"])
+    load_config(None, [*single, "algorithm.prompts_per_step=2"])
+    load_config(None, ["algorithm.name=ppo", "algorithm.samples_per_prompt=1", "algorithm.prompts_per_step=1"])

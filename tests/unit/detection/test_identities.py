@@ -35,6 +35,7 @@ CASES: dict[str, tuple[float, str, float]] = {
     "credit": (1.01e-5, "CA-2", 1e-5),
     "returns": (1.01e-5, "CA-1", 1e-5),
     "values": (1.01e-5, "CA-1", 1e-5),
+    "samples": (1 / 4096, "CA-3", 0.0),
     "update_gain": (0.985, "OD-2", 1.005),
     # One token of a thousand, of one turn in 4096.
     "turn_limits": (-1e-3 / 4096 * 10, "TE-3", 0.0),

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rftfm_ray.config import parse_config
+from rftfm_ray.config import RunConfig, parse_config
 from rftfm_ray.detection.detectors.change_point import ChangePointDetector
 from rftfm_ray.detection.detectors.identities import IDENTITIES
 from rftfm_ray.detection.detectors.joint import NOTICED, JointDetector
 from rftfm_ray.detection.detectors.rates import RateDetector
+from rftfm_ray.detection.detectors.readings import ReadingDetector, reading_detectors
 from rftfm_ray.detection.detectors.trend import trend_detectors
+from rftfm_ray.detection.laws.declaring import declared_course
+from rftfm_ray.detection.laws.table import FLOOR_TABLE, LAWS
 from rftfm_ray.detection.monitor import Monitor
 from rftfm_ray.detection.reference.fitting import fit_profile, series_of
 from rftfm_ray.detection.reference.mixture import Mode, Reference, reference_of
@@ -39,9 +42,11 @@ def test_suite_is_the_same_but_for_what_compares_with_a_reference(mode: Mode) ->
     names = [detector.name for detector in build_detectors(SETTINGS, reference(mode))]
     assert names == [
         "finite", "declared_rate", *(f"identity:{identity.name}" for identity in IDENTITIES),
+        *(f"law:{name}" for name in LAWS), "law:own_reward", *(f"floor:{name}" for name in FLOOR_TABLE),
         "rate:trained_mismatch_rate", "rate:tool_error_rate", "rate:verifier_error_rate", "rate:golden_mismatch_rate",
-        "rate:known_call_error_rate",
-        "probe", "update_size", "blow_up:kl_ref", *(detector.name for detector in trend_detectors()), "joint",
+        "rate:known_call_error_rate", "floor:tool_error_rate",
+        "probe", "update_size", "blow_up:kl_ref", *(detector.name for detector in trend_detectors()),
+        *(detector.name for detector in reading_detectors()), "joint",
         *(["change_point"] if mode is not Mode.FULL else []),
     ]  # fmt: skip
     assert len(set(names)) == len(names)
@@ -55,7 +60,8 @@ def test_every_output_can_be_read(mode: Mode) -> None:
             # The joint detector's alarm names another signal from step to step.
             assert output.signal in INDEX or (detector.name, number) == ("joint", 0)
             assert output.direction in (-1, 1) or (detector.name, number) == ("joint", 0)
-            assert output.alarm or detector.name == "joint" or output.signal == "regrade_error_mean"
+            notices = isinstance(detector, JointDetector | ReadingDetector)
+            assert output.alarm or notices or output.signal == "regrade_error_mean"
 
 
 def test_what_is_exact_needs_no_threshold_and_nothing_else_is_an_identity() -> None:
@@ -68,7 +74,9 @@ def test_what_is_exact_needs_no_threshold_and_nothing_else_is_an_identity() -> N
 def test_settings_are_those_of_the_configuration() -> None:
     guard = {"warmup_steps": 9, "false_alarm_steps": 4321, "regrade_noise": 0.02}
     settings = monitor_settings(parse_config({"guard": guard, "probe": {"size": 32}}))
-    assert settings == MonitorSettings(warmup=9, false_alarm_steps=4321, noise=0.02, probe_size=32)
+    declared = declared_course(RunConfig())
+    assert settings == MonitorSettings(9, 4321, 0.02, 32, declared)
+    assert [first for first, _ in declared] == [1]
 
 
 def test_one_budget_sets_every_threshold(monkeypatch: pytest.MonkeyPatch) -> None:

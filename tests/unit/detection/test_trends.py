@@ -9,7 +9,7 @@ import pytest
 
 from rftfm_ray.detection.detectors.trend import CERTAIN, TrendDetector, trend_detectors
 from rftfm_ray.detection.statistics.change_points import Floats
-from rftfm_ray.detection.statistics.trends import BLOCK, LASTING, TrendKind, trends_of
+from rftfm_ray.detection.statistics.trends import BLOCK, LASTING, TrendKind, Unbearable, trends_of
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import Evidence, Symptom
 from tests.detecting import Watched
@@ -112,8 +112,8 @@ def test_a_share_of_failures_is_borne_for_a_moment_only() -> None:
 def test_a_mean_that_is_rounded_up_to_the_limit_counts_from_its_oldest_value() -> None:
     rates = [math.nextafter(0.9, 0.0)] * 7
     assert sum(rates[:BLOCK]) / BLOCK == 0.9
-    symptoms = shown(TrendKind.UNBEARABLE, "truncated_rate", np.array(rates))
-    assert {step: one.onset for step, one in symptoms.items()} == {5: 1, 6: 1, 7: 1}
+    trend = Unbearable(0.9)
+    assert [trend.add(rate) for rate in rates] == [None, None, None, None, 4, 5, 6]
 
 
 def test_gaps_are_left_out_and_keep_what_is_open() -> None:

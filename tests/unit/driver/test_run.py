@@ -37,7 +37,7 @@ from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.types import StepId
 from tests.unit.doubles import make_plan
 
-CONFIG = load_config(None, ["steps=40", "guard.mode=off", "report.at_end=false"])
+CONFIG = load_config(None, ["steps=40", "guard.mode=off", "report.at_end=false", "preflight.mode=off"])
 
 
 @pytest.fixture
@@ -146,9 +146,9 @@ def test_signal_while_a_resumed_run_starts_says_how_it_goes_on(
     resumed = cast("Any", make_plan)(CONFIG, folder=plan.folder, resume=Path("/old/step-000007"))
     told: list[str] = []
 
-    def fail(planned: RunPlan, *_: object) -> None:
+    def fail(started: run_module.Started, *_: object) -> None:
         if is_created:
-            (planned.folder / "config.yaml").write_text("")
+            (started.plan.folder / "config.yaml").write_text("")
         raise SignalInterrupt(signal.SIGHUP)
 
     monkeypatch.setattr(run_module, "_run", fail)

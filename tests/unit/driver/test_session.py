@@ -268,7 +268,9 @@ def test_parity_probe_with_a_score_that_is_no_number_is_refused(
         return answers
 
     monkeypatch.setattr(module, "wait_for", scores)
-    with pytest.raises(SyncError, match="differ by nan nats"):
+    side = "learner" if actor == "learner-0" else "rollout"
+    sentence = rf"^The {side}'s log-probs .* are not finite .*; check the files of model\.path="
+    with pytest.raises(SyncError, match=sentence):
         make_session(RunConfig()).parity()
 
 

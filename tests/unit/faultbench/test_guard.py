@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 from rftfm_ray.actors.monitor import MonitorActor
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.detection.detectors.custom import CustomDetector
+from rftfm_ray.detection.laws import declaring
 from rftfm_ray.detection.monitor import Monitor, MonitorPlan
-from rftfm_ray.detection.reference.mixture import Reference
+from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.views import Floats, StepView
 from rftfm_ray.detection.state import State
 from rftfm_ray.detection.suite import monitor_settings
@@ -19,7 +22,7 @@ from rftfm_ray.diagnosis.assessor import Assessor
 from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
 from rftfm_ray.faultbench.detectors.alarms import Alarm, alarms_while
 from rftfm_ray.faultbench.detectors.baselines import ThreeSigma
-from rftfm_ray.faultbench.detectors.guard import OpenedIncident, guard_trace, opened_incidents
+from rftfm_ray.faultbench.detectors.guard import LAWS, OpenedIncident, guard_trace, opened_incidents
 from rftfm_ray.faultbench.detectors.oracle import Oracle
 from rftfm_ray.faultbench.detectors.references import ReferenceMode, References
 from rftfm_ray.faultbench.detectors.shifts import fault_of
@@ -46,6 +49,14 @@ RECORDED = list(recorded_runs(1))
 """Ten healthy runs that were made on the real stack."""
 CALIBRATE = [simulated(seed) for seed in range(24)] + [simulated(seed, fault) for seed in range(6) for fault in SHIFTS]
 TUNE = [simulated(seed) for seed in range(1000, 1100)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _rewards_follow_nothing() -> Iterator[None]:
+    """Simulated rewards follow the share of right answers closely, and not as the task says: that is no law here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(declaring, "RELATIONS", {})
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +148,13 @@ CASES = {
     "declared and faulty": moved(RECORDED[3], 25, "batch_size@9", entropy=0.01, grad_norm=40.0),
     "resumed": moved(RECORDED[4], 7, "resume@7", **MISMATCH),
 }
+
+
+def test_laws_are_evidence_beside_telemetry() -> None:
+    trace = guard_trace(moved(RECORDED[0], 20, advantage_mean=0.5), reference_of(None, None))
+    assert [math.isinf(trace.scores(evidence)[19]) for evidence in ("telemetry", LAWS, "all")] == [False, True, True]
+    assert not np.isinf(trace.scores(LAWS)[:19]).any()
+    assert trace.alarms(LAWS)
 
 
 def one_by_one(run: Recorded, reference: Reference) -> tuple[tuple[Alarm, ...], tuple[Alarm, ...]]:

@@ -9,7 +9,7 @@ import pytest
 
 from rftfm_ray.detection.detectors.exact import DeclaredRateDetector
 from rftfm_ray.detection.detectors.identities import IDENTITIES
-from rftfm_ray.faultbench.pages.page import CHECKS, PLACES, Place
+from rftfm_ray.faultbench.pages.page import CHECKS, SITES, Site
 from rftfm_ray.faults.kinds import ALGORITHMS, CATALOGUE, FaultKind, Mechanism
 from rftfm_ray.signals.dictionary import DICTIONARY, Source
 
@@ -79,7 +79,7 @@ def test_who_needs_a_tool_is_of_the_environment_and_who_needs_a_critic_of_credit
 
 
 def test_table_of_places_has_every_mechanism_and_every_identity_once() -> None:
-    listed = [(place.code, place.mechanism) for place in PLACES]
+    listed = [(place.code, place.mechanism) for place in SITES]
     assert sorted(listed) == sorted((kind.code, m.name) for kind in CATALOGUE.values() for m in kind.mechanisms)
     checks = [check.name for check in CHECKS]
     assert len(checks) == len(set(checks))
@@ -91,8 +91,8 @@ def file_of(module: str) -> Path:
     return PACKAGE / f"{module.replace('.', '/')}.py"
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place.code}-{place.mechanism}")
-def test_mechanism_is_named_in_the_module_that_is_said_to_hold_it(place: Place) -> None:
+@pytest.mark.parametrize("place", SITES, ids=lambda place: f"{place.code}-{place.mechanism}")
+def test_mechanism_is_named_in_the_module_that_is_said_to_hold_it(place: Site) -> None:
     for module in place.module.split(", "):
         assert module.startswith("faults.")
         tree = ast.parse(file_of(module).read_text(encoding="utf-8"))
@@ -100,8 +100,8 @@ def test_mechanism_is_named_in_the_module_that_is_said_to_hold_it(place: Place) 
 
 
 def test_faults_and_checks_share_no_module() -> None:
-    modules = {module for place in PLACES for module in place.module.split(", ")}
+    modules = {module for place in SITES for module in place.module.split(", ")}
     assert not modules & {check.module for check in CHECKS}
     assert all(file_of(check.module).is_file() for check in CHECKS)
-    assert all(place.what for place in PLACES)
+    assert all(place.what for place in SITES)
     assert all(check.what for check in CHECKS)

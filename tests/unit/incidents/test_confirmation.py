@@ -126,7 +126,7 @@ def test_onset_that_is_dated_too_late_hides_no_loss() -> None:
 
 def test_policy_sees_what_allows_a_costly_remedy() -> None:
     seen = [asked_for(COSTLY[0], alarmed(kind)).script.seen[-1].ground for kind in Evidence]
-    assert [ground and ground.kind.value for ground in seen] == [None, "channel", "identity"]
+    assert [ground and ground.kind.value for ground in seen] == [None, "channel", "law", "identity"]
 
 
 def test_probe_before_the_first_step_is_the_reference_of_a_fault_that_begins_with_it() -> None:

@@ -30,6 +30,10 @@ LASTING = {
     "VERIFIER": {"verifier_error_rate": 0.05, "valid_rate": 0.95},
     "TE-2": {"replay_observation_mismatch_rate": 0.06},
 }
+# Ratios before the first update; and parts of sums that are made up here, and so are not logged.
+LAWFUL = {"ratio_min": 1.0, "ratio_max": 1.0} | dict.fromkeys(
+    ("correct_rate", "tool_calls_mean", "policy_loss", "zero_variance_group_rate"), math.nan
+)
 SETTINGS = replace(PLAIN, verify_steps=6, verify_timeout_steps=30, cooldown_steps=2)
 
 
@@ -43,11 +47,11 @@ def steps(lasting: dict[str, float], explodes: int = EXPLODES, last: int = STEPS
     result = []
     for step in range(1, last + 1):
         bad = step >= explodes
-        values = dict.fromkeys(INDEX, 0.0) | USUAL | {
+        values = dict.fromkeys(INDEX, 0.0) | USUAL | LAWFUL | {
             "lr": 3e-4, "schedule_factor": 1.0, "changed_rate": 0.9, "update_gain": 1.0, "trajectory_count": 128.0,
             "valid_rate": 1.0, "replay_count": 16.0, "regrade_count": 32.0, "golden_count": 16.0, "reward_std": 0.4,
             "update_ratio": around(0.002, 0.05) * (20 if bad else 1),
-            "kl_ref": around(0.01, 0.1) * (1 + (60 * (step - explodes + 1) if bad else 0)),
+            "kl_ref": (step > 1) * around(0.01, 0.1) * (1 + (60 * (step - explodes + 1) if bad else 0)),
             "step_kl": around(0.001, 0.1) * (200 if bad else 1), "grad_norm": around(0.3, 0.1),
             "entropy": around(0.5, 0.02), "reward_mean": 0.8 + draw.gauss(0, 0.02),
             "length_mean": 4 + draw.gauss(0, 0.05),

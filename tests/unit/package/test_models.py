@@ -21,6 +21,7 @@ from rftfm_ray.models import (
     ModelSize,
     check_model,
     read_facts,
+    read_tensors,
     resolve_model,
 )
 
@@ -230,3 +231,84 @@ def test_tokenizer_of_a_users_model_is_checked(model: Path) -> None:
     (model / "tokenizer.json").write_text("")
     with pytest.raises(ModelError, match="holds no tokenizer that loads"):
         check_model(configure(model))
+
+
+@pytest.mark.parametrize("name", ["n_positions", "max_sequence_length", "seq_length", "n_ctx"])
+def test_positions_are_found_under_the_name_of_the_models_family(model: Path, name: str) -> None:
+    (model / "config.json").write_text(json.dumps({name: 64}))
+    assert read_facts(model).max_positions == 64
+    with pytest.raises(ConfigError, match=r"^rollout\.max_model_len=128 is more than the 64 positions"):
+        check_model(configure(model))
+
+
+def test_positions_of_the_language_model_inside_another_model_count(model: Path) -> None:
+    (model / "config.json").write_text(json.dumps({"text_config": {"max_position_embeddings": 96}}))
+    assert read_facts(model).max_positions == 96
+
+
+def test_missing_shard_is_named(model: Path) -> None:
+    files = dict.fromkeys("ab", "model-00001-of-00002.safetensors") | {"c": "model-00002-of-00002.safetensors"}
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    with pytest.raises(
+        ModelError, match=r"lacks model-00002-of-00002\.safetensors of the 2 weight files that .* fetch"
+    ):
+        read_facts(model)
+    shutil.copy(model / "model-00001-of-00002.safetensors", model / "model-00002-of-00002.safetensors")
+    assert read_facts(model).parameters > 0
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": []}'])
+def test_index_of_shards_that_cannot_be_read_is_named(model: Path, content: str) -> None:
+    (model / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ModelError, match=r"model\.safetensors\.index\.json cannot be read .*; fetch it again"):
+        read_facts(model)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["base_model.model.lm_head.weight"], r"No weight of the model is in .* begins with base_model\., for example"),
+        (["base_model.model.q.lora_A.weight"], "holds weights of an adapter, for example base_model.model.q.lora_A"),
+        (["lm_head.weight", "q.lora_A.weight"], "holds weights of an adapter, for example q.lora_A.weight; merge"),
+    ],
+    ids=["badly merged", "adapter alone", "adapter beside the model"],
+)
+def test_weights_of_an_adapter_are_refused(model: Path, names: list[str], message: str) -> None:
+    write_header(model / "model.safetensors", {name: {"shape": [2]} for name in names})
+    with pytest.raises(ModelError, match=message):
+        read_facts(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({"num_attention_heads": 8}, 16),
+        ({"head_dim": 48}, 48),
+        ({"hidden_size": None, "num_attention_heads": None, "n_embd": 128, "n_head": 16}, 8),
+    ],
+)
+def test_heads_that_vllm_lacks_on_a_cpu_are_refused_there(model: Path, changes: dict[str, Any], size: int) -> None:
+    declared = json.loads((model / "config.json").read_text()) | changes
+    (model / "config.json").write_text(json.dumps(declared))
+    with pytest.raises(ModelError, match=rf"has attention heads of {size}, and vLLM on a CPU computes with .* 32, 64"):
+        check_model(configure(model))
+    check_model(configure(model, placement={"gpus_per_rollout": 1}))
+
+
+def test_compressed_heads_are_not_judged(model: Path) -> None:
+    declared = json.loads((model / "config.json").read_text()) | {"kv_lora_rank": 512, "num_attention_heads": 8}
+    (model / "config.json").write_text(json.dumps(declared))
+    check_model(configure(model))
+
+
+def test_tensors_are_where_their_header_says() -> None:
+    from safetensors.numpy import load_file
+
+    (file,) = TINY.glob("*.safetensors")
+    loaded, data = load_file(file), file.read_bytes()
+    tensors = read_tensors(TINY)
+    assert {tensor.name for tensor in tensors} == set(loaded)
+    for tensor in tensors:
+        assert (tensor.shape, tensor.dtype, tensor.file) == (loaded[tensor.name].shape, "F32", file)
+        assert data[tensor.begin : tensor.end] == loaded[tensor.name].tobytes()

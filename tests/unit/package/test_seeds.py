@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 MAKES_RUNS = re.compile(r"driver\.run import|ExperimentRunner\(|rftfm_ray.+train|\"train\"")
 # They read recorded rows, or time the reading of a log, or the runs of another script.
 READERS = {
-    "detection", "diagnosis", "priors", "provenance", "seeds", "separators_clock", "signals", "thresholds",
+    "detection", "diagnosis", "preflight", "priors", "provenance", "seeds", "separators_clock", "signals", "thresholds",
     "watch_cost",
 }  # fmt: skip
 

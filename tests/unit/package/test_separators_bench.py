@@ -18,7 +18,7 @@ from rftfm_ray.signals.groups import SEPARATORS
 NAMES = [run.name for run in planned_runs((), "")]
 
 
-def test_every_separator_has_mechanisms_and_every_mechanism_one_run() -> None:
+def test_every_separator_has_its_row_and_every_mechanism_one_run() -> None:
     assert set(SEEN_BY) == set(SEPARATORS)
     faults = [name.removeprefix("fault: ") for name in NAMES if name.startswith("fault")]
     assert len(NAMES) == len(set(NAMES))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
-from rftfm_ray.policies.grounds import READINGS, Ground, GroundKind, HeldOut, ground_for
+from rftfm_ray.policies.grounds import IMPOSSIBLE, Ground, GroundKind, HeldOut, ground_for
 from rftfm_ray.signals.held_out import LEAST_LOSS, probe_drop
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
@@ -59,6 +59,13 @@ def test_telemetry_is_no_ground_at_any_probability() -> None:
 def test_identity_and_channel_are_grounds_and_a_notice_is_none(evidence: Evidence, kind: GroundKind) -> None:
     assert grounds(diagnosis(symptom(evidence)), course(), UNKNOWN, ["kl_ref"]) == Ground(kind, "kl_ref is high")
     assert grounds(diagnosis(symptom(evidence, alarm=False)), course(), UNKNOWN, ["kl_ref"]) is None
+
+
+def test_broken_law_that_the_fault_explains_is_a_ground_unless_accuracy_stands() -> None:
+    broken = diagnosis(symptom(Evidence.LAW))
+    assert grounds(broken, course(), UNKNOWN, ["kl_ref"]) == Ground(GroundKind.LAW, "kl_ref is high")
+    assert grounds(broken, course(), UNKNOWN, ["update_ratio"]) is None
+    assert grounds(broken, course(), STANDS, ["kl_ref"]) is None
 
 
 def test_identity_that_another_fault_has_broken_is_no_ground_where_accuracy_is_not_known() -> None:
@@ -125,11 +132,11 @@ def test_reading_that_cannot_be_healthy_is_a_ground(name: str, signal: str, heal
     assert ground is not None
     assert ground.kind is GroundKind.READING
     assert ground.reason.startswith(f"{name} shows ")
-    assert READINGS[name].why in ground.reason
+    assert IMPOSSIBLE[name].why in ground.reason
 
 
 def test_every_reading_is_tested() -> None:
-    assert {row[0] for row in READ} == set(READINGS)
+    assert {row[0] for row in READ} == set(IMPOSSIBLE)
 
 
 def test_update_is_held_against_the_rate_that_the_configuration_gives() -> None:

@@ -313,7 +313,7 @@ def test_revision_grades_anew_without_generating_where_nothing_has_failed() -> N
     played.runner.set_levers(Levers(regrade_rate=1.0, refill_rounds=2))
     revised = played.runner.revise(STEP)
     assert len(played.engine.requests) == made
-    same(revised, played.batch, "reward", "trusted_reward", "trusted_correct")
+    same(revised, played.batch, "reward", "trusted_reward", "trusted_correct", "seal")
     np.testing.assert_allclose(revised.reward, played.batch.reward - 4, atol=1e-6)
     np.testing.assert_array_equal(revised.trusted_reward, revised.reward)
     played.runner.set_levers(Levers())

@@ -284,7 +284,7 @@ def test_lever_that_is_moved_takes_its_signals_with_it(lever: str) -> None:
     on = replace(Levers(), **{lever: 1})
     for before, after in ((Levers(), on), (on, Levers()), (on, replace(Levers(), **{lever: 2}))):
         change = lever_change(before, after, 7, "why")
-        assert change == DeclaredChange("levers", 7, signals_of([lever]), "why")
+        assert change == DeclaredChange("levers", 7, signals_of([lever]), "why", levers=after)
     assert lever_change(on, on, 7, "why").signals == ()
 
 

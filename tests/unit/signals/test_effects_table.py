@@ -128,7 +128,7 @@ LEVER_ROWS: dict[str, tuple[str, str, str]] = {
     "gamma": ("CRITIC", "", ""),
     "gae_lambda": ("CRITIC", "", ""),
     "critic_lr_scale": ("value_loss explained_variance", "", ""),
-    "freeze_policy": ("grad_norm loss", "", SMALLER),
+    "freeze_policy": ("loss", "", f"{SMALLER} grad_norm"),
     PROMPTS: ("ASKED", "", ""),
 }
 

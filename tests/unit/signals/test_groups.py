@@ -10,7 +10,7 @@ from rftfm_ray.signals.groups import GAPS, SEPARATORS, TELEMETRY
 
 
 def test_separators_are_signals_and_need_no_reference() -> None:
-    assert len(set(SEPARATORS)) == len(SEPARATORS) == 19
+    assert len(set(SEPARATORS)) == len(SEPARATORS) == 20
     assert set(SEPARATORS) <= set(DICTIONARY)
     assert not set(SEPARATORS) & {*TELEMETRY, *COLUMNS}
 
@@ -24,5 +24,5 @@ def test_gaps_and_patterns_of_errors_are_no_identities() -> None:
     exact = {identity.signal for identity in IDENTITIES} & set(SEPARATORS)
     assert exact == {
         "credit_error", "return_error", "value_error", "update_gain", "limit_excess",
-        "observation_decode_mismatch_rate",
+        "observation_decode_mismatch_rate", "sample_mismatch_rate",
     }  # fmt: skip

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from rftfm_ray.batch import TrajectoryBatch
-from rftfm_ray.training.credit import Credit, Rule, assign
-from rftfm_ray.training.credit_check import check_credit, credit_in_loss, value_error
+from rftfm_ray.training.credit import Credit, Rule, assign, members
+from rftfm_ray.training.credit_check import check_credit, credit_in_loss, sample_mismatch_rate, value_error
 from rftfm_ray.training.objective import targets_of
-from rftfm_ray.training.packing import pack
+from rftfm_ray.training.packing import MicroBatch, pack
 
 MakeBatch = Callable[..., TrajectoryBatch]
 ROLES = ["paaa", "paa", "pa", "paoaa", "paa", "paa"]
@@ -133,3 +133,58 @@ def test_size_of_a_bias_of_values_is_told_exactly_and_only_of_members() -> None:
     other = own.copy()
     other[3] = 9
     assert value_error(other, own, included, counts) == 0
+
+
+def packed(batch: TrajectoryBatch, *parts: list[int]) -> list[list[MicroBatch]]:
+    """One minibatch of a micro batch for each of `parts`."""
+    weights = np.ones(len(batch), np.float32)
+    return [[pack(batch, np.array(rows), weights, torch.device("cpu")) for rows in parts]]
+
+
+def mismatch(batch: TrajectoryBatch, minibatches: list[list[MicroBatch]], asked: int = 6) -> float:
+    """The share of samples that do not reach the loss as they were made."""
+    return sample_mismatch_rate(batch, members(batch, rule()), minibatches, asked)
+
+
+def test_samples_that_arrive_as_they_were_made_are_found_in_order(batch: TrajectoryBatch) -> None:
+    # The masked one takes no part, and nothing is wrong with that.
+    assert mismatch(batch, packed(batch, [0, 1, 2], [4, 3])) == 0
+    assert math.isnan(mismatch(batch, packed(batch, [0, 1, 2], [3, 4]), asked=0))
+
+
+def test_rewards_and_tokens_of_others_are_found(batch: TrajectoryBatch) -> None:
+    rewards, tokens = batch.reward.copy(), batch.tokens.copy()
+    rewards[[0, 1]] = rewards[[1, 0]]
+    swapped = dataclasses.replace(batch, reward=rewards)
+    assert mismatch(swapped, packed(swapped, [0, 1, 2, 3, 4])) == pytest.approx(2 / 6)
+    tokens[batch.offsets[3]] += 1
+    other = dataclasses.replace(batch, tokens=tokens)
+    assert mismatch(other, packed(other, [0, 1, 2, 3, 4])) == pytest.approx(1 / 6)
+    unmasked = dataclasses.replace(batch, valid=np.ones(6, np.bool_), reward=np.nan_to_num(batch.reward))
+    assert mismatch(unmasked, packed(unmasked, [0, 1, 2, 3, 4, 5])) == pytest.approx(1 / 6)
+
+
+def test_samples_that_are_lost_or_learnt_twice_are_found(batch: TrajectoryBatch, make_batch: MakeBatch) -> None:
+    assert mismatch(batch, packed(batch, [0, 1, 2], [4])) == pytest.approx(1 / 6)
+    assert mismatch(batch, packed(batch, [0, 1, 2], [3, 4, 2])) == pytest.approx(1 / 6)
+    assert mismatch(batch, packed(batch, [0, 1, 2], [3, 4, 5])) == pytest.approx(1 / 6)
+    # A group that never came.
+    assert mismatch(batch, packed(batch, [0, 1, 2], [3, 4]), asked=8) == pytest.approx(2 / 8)
+    # The second sample of the first group came twice, the first one never.
+    fresh = make_batch(REWARDS[:4], roles=ROLES[:4], groups=[0, 0, 0, 0])
+    twice = dataclasses.replace(
+        fresh,
+        **{name: getattr(fresh, name)[[1, 1, 2, 3]] for name in ("group", "sample", "reward", "seal")},
+    )
+    tokens, action, logprobs = (
+        np.concatenate([column[4:7], column[4:]]) for column in (fresh.tokens, fresh.action, fresh.logprobs)
+    )
+    offsets = np.array([0, 3, 6, 8, 13])
+    twice = dataclasses.replace(twice, tokens=tokens, action=action, logprobs=logprobs, offsets=offsets)
+    assert mismatch(twice, packed(twice, [0, 1, 2, 3]), asked=4) == pytest.approx(2 / 4)
+
+
+def test_other_tokens_than_those_of_the_batch_in_the_loss_are_found(batch: TrajectoryBatch) -> None:
+    ((first, second),) = packed(batch, [0, 1, 2], [3, 4])
+    shifted = dataclasses.replace(second, targets=second.targets + 1)
+    assert mismatch(batch, [[first, shifted]]) == pytest.approx(2 / 6)

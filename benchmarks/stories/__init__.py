@@ -1,0 +1,1 @@
+"""Stories: what went wrong in other people's training, told by this trainer, in real actors."""

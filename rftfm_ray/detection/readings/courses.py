@@ -1,0 +1,164 @@
+"""Readings of a run's own course: a reward that is lost, one that is paid for the wrong thing, a KL that buys nothing.
+
+They compare a run with nothing but its own best rows, in its own noise. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+from rftfm_ray.detection.readings.base import AbsoluteReading, Columns, Row, Rule, Smoothed
+from rftfm_ray.detection.stateful import Kind
+
+# Values of the smoothing, and values before a level is one.
+MEMORY = 10
+SELDOM = 3
+"""The same for what is measured now and then, as a held-out score is: its problems are the same each time."""
+# Standard deviations of the smoothed level that a rise or a fall must exceed, whatever its share.
+CLEAR = 6.0
+# Share of a reward's own size by which it must have risen, at least, to be called rising.
+RISEN = 0.1
+# Relative error of a mean by rounding.
+ROUNDING = 1e-9
+# Share of right answers that is as good as none.
+NONE_RIGHT = 0.01
+# Rows without a new best reward after which it has nothing left to gain, and share of its range that is no new best.
+SETTLED, NEW_BEST = 50, 0.02
+# Standard deviations of the smoothed reward that a new best is by chance.
+BY_CHANCE = 3.0
+
+
+class LostLevel(AbsoluteReading):
+    """A reward that has lost most of its best smoothed level.
+
+    What there is to lose is the best level less the lower of 0 and the lowest level before the best: a reward between
+    -3 and -1 has lost nothing at -2 that it had not been.
+    """
+
+    STATE: ClassVar[Mapping[str, Kind]] = {
+        **AbsoluteReading.STATE, "_level": Kind.PART, "_best": Kind.ANY_FLOAT, "_lowest": Kind.ANY_FLOAT,
+        "_noise": Kind.ANY_FLOAT,
+    }  # fmt: skip
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__(rule)
+        self._level = Smoothed(MEMORY)
+        self._best, self._lowest, self._noise = -math.inf, math.inf, math.inf
+
+    def excess(self, row: Row) -> tuple[float, float]:
+        """Share of the best level that is lost, over the limit."""
+        level = self._level.add(row[self.rule.signal])
+        if self._level.count < MEMORY:
+            return 0.0, level
+        if level > self._best:
+            # The noise of now would count the fall itself.
+            self._best, self._noise = level, self._level.noise
+            self._lowest = min(self._lowest, level)
+        lost, owned = self._best - level, self._best - min(0.0, self._lowest)
+        if owned <= 0 or lost < CLEAR * self._noise:
+            return 0.0, level
+        return lost / owned / self.rule.limit, level
+
+
+class PartLost(AbsoluteReading):
+    """A part of the reward, or a score beside it, that is lost while the trained reward rises.
+
+    The reward is compared with its level at the part's best: what was lost since has been paid for.
+
+    Args:
+        rule: what it is.
+        memory: values of the smoothing: a score that is measured at few rows has no need of many.
+    """
+
+    STATE: ClassVar[Mapping[str, Kind]] = {
+        **AbsoluteReading.STATE, "_part": Kind.PART, "_reward": Kind.PART, "_best": Kind.ANY_FLOAT,
+        "_then": Kind.ANY_FLOAT, "_noise": Kind.ANY_FLOAT, "_reward_noise": Kind.ANY_FLOAT,
+    }  # fmt: skip
+
+    def __init__(self, rule: Rule, memory: int = MEMORY) -> None:
+        super().__init__(rule)
+        self._memory = memory
+        self._part, self._reward = Smoothed(memory), Smoothed(memory)
+        self._best, self._then = -math.inf, math.nan
+        self._noise, self._reward_noise = math.inf, math.inf
+
+    def excess(self, row: Row) -> tuple[float, float]:
+        """Share of the part's best level that is lost, over the limit, where the reward has risen meanwhile."""
+        part, reward = self._part.add(row[self.rule.signal]), self._reward.add(row["reward_mean"])
+        if self._part.count < self._memory:
+            return 0.0, part
+        if part > self._best:
+            self._best, self._then = part, reward
+            self._noise, self._reward_noise = self._part.noise, self._reward.noise
+        lost, rise = self._best - part, reward - self._then
+        rises = rise > max(CLEAR * self._reward_noise, RISEN * abs(self._then))
+        if self._best <= 0 or lost < CLEAR * self._noise or not rises:
+            return 0.0, part
+        return lost / self._best / self.rule.limit, part
+
+
+class PaidForWrong(AbsoluteReading):
+    """A reward that rises while no answer is right."""
+
+    STATE: ClassVar[Mapping[str, Kind]] = {
+        **AbsoluteReading.STATE, "_reward": Kind.PART, "_right": Kind.PART, "_lowest": Kind.ANY_FLOAT,
+        "_noise": Kind.ANY_FLOAT,
+    }  # fmt: skip
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__(rule)
+        self._reward, self._right = Smoothed(MEMORY), Smoothed(MEMORY)
+        self._lowest, self._noise = math.inf, math.inf
+
+    def excess(self, row: Row) -> tuple[float, float]:
+        """The reward over its lowest level, in units of the limit, where nothing is right."""
+        reward, right = self._reward.add(row["reward_mean"]), self._right.add(row["correct_rate"])
+        if self._reward.count < MEMORY:
+            return 0.0, reward
+        if reward < self._lowest:
+            self._lowest, self._noise = reward, self._reward.noise
+        rise = reward - self._lowest
+        risen = rise > CLEAR * self._noise and rise >= (self.rule.limit - 1) * abs(self._lowest)
+        return float(right <= NONE_RIGHT and risen), reward
+
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any row has next to no right answers: a mean is no lower than the lowest of its values."""
+        return bool((columns["correct_rate"] <= NONE_RIGHT * (1 + ROUNDING)).any())
+
+
+class KlWithoutGain(AbsoluteReading):
+    """A KL that grows and grows where the reward has nothing left to gain."""
+
+    STATE: ClassVar[Mapping[str, Kind]] = {
+        **AbsoluteReading.STATE, "_reward": Kind.PART, "_kl": Kind.PART, "_best": Kind.ANY_FLOAT,
+        "_lowest": Kind.ANY_FLOAT, "_best_at": Kind.INT, "_settled": Kind.ANY_FLOAT,
+    }  # fmt: skip
+    # KL up to which nothing is said, in nats a token.
+    SMALL = 0.1
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__(rule)
+        self._reward, self._kl = Smoothed(MEMORY), Smoothed(MEMORY)
+        self._best, self._lowest, self._settled = -math.inf, math.inf, math.nan
+        self._best_at = 0
+
+    def excess(self, row: Row) -> tuple[float, float]:
+        """KL over that at which the reward settled, in units of the limit."""
+        reward, kl = self._reward.add(row["reward_mean"]), self._kl.add(row["kl_ref"])
+        self._lowest = min(self._lowest, reward)
+        gained = max(NEW_BEST * (self._best - self._lowest), BY_CHANCE * self._reward.noise)
+        if self._rows <= MEMORY or reward > self._best + gained:
+            self._best, self._best_at, self._settled = reward, self._rows, math.nan
+        elif self._rows - self._best_at == SETTLED:
+            self._settled = kl
+        if math.isnan(self._settled) or kl < self.SMALL:
+            return 0.0, kl
+        return kl / max(self._settled, self.SMALL / 2) / self.rule.limit, kl
+
+    def may_break(self, columns: Columns) -> bool:
+        """Whether the largest KL is that much larger than the smallest; means lie between the two."""
+        kl = columns["kl_ref"]
+        least = max(float(kl.min()), self.SMALL / 2) * self.rule.limit
+        return float(kl.max()) >= max(least, self.SMALL) * (1 - ROUNDING)

@@ -1,0 +1,117 @@
+"""What a broken law can mean: faults that can cause it, by side, and places where they act. Written, not learnt. Pure.
+
+A law is broken by what it is about, so the table says which faults can be behind a break, and all others cannot. The
+strength that a law measures stands in its symptom (`Symptom.strength`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rftfm_ray.detection.detectors.laws import FLOOR, LAW, OWN_REWARD
+from rftfm_ray.verdicts import Evidence, Place, Symptom
+
+LAW_EXCLUDED = 4.0
+"""Nats against a fault that cannot break a law that is broken: one in fifty, for a table may be incomplete."""
+FLOOR_EXCLUDED = 1.0
+"""The same for a floor, which other faults may lift a little once they have changed the policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakMeaning:
+    """The meaning of a broken law or a figure beyond its floor.
+
+    Attributes:
+        places: where what breaks it can act.
+        above: nats by fault where the figure is too large.
+        below: nats by fault where it is too small.
+    """
+
+    places: tuple[Place, ...]
+    above: Mapping[str, float]
+    below: Mapping[str, float]
+
+    def of(self, direction: int) -> Mapping[str, float]:
+        """Nats by fault on one side."""
+        return self.above if direction > 0 else self.below
+
+
+_CREDIT = {"CA-2": 3.0, "CA-3": 3.0}
+_OLD_LOGPROBS = {"OD-1": 3.0, "OD-2": 1.0}
+_REWARD = BreakMeaning(
+    (Place.REWARD,),
+    {"RF-1": 3.0, "RF-3": 2.5, "PG-1": 2.0, "PG-2": 2.0, "PG-3L": 2.0, "PG-3S": 1.0},
+    # A loophole may pay less for right answers than it pays for wrong ones.
+    {"RF-2": 3.0, "RF-3": 2.5, "RF-1": 2.0, "PG-3S": 2.0, "PG-1": 1.0, "PG-2": 1.0, "PG-3L": 1.0},
+)
+
+BREAKS: Mapping[str, BreakMeaning] = {
+    f"{LAW}:advantage_mean": BreakMeaning((Place.ESTIMATOR, Place.BUFFER), _CREDIT, _CREDIT),
+    # Noise widens advantages by much, advantages of other tokens or trajectories by little.
+    f"{LAW}:advantage_spread": BreakMeaning(
+        (Place.ESTIMATOR, Place.BUFFER), {"CA-2": 4.0, "CA-3": 2.0}, {"CA-2": 2.0, "CA-3": 2.0}
+    ),
+    f"{LAW}:returns": BreakMeaning(
+        (Place.ESTIMATOR,), {"CA-3": 5.0, "CA-1": 1.0}, {"CA-3": 5.0, "CA-1": 1.0}
+    ),
+    f"{LAW}:surrogate": BreakMeaning((Place.ESTIMATOR, Place.BUFFER), _CREDIT, _CREDIT),
+    # A loss that is too high by a share of the entropy pays for a low one.
+    f"{LAW}:loss": BreakMeaning(
+        (Place.LOSS,), {"OD-3": 5.0, "OD-1": 1.0, "CA-1": 1.0}, {"OD-1": 2.0, "OD-3": 1.0, "CA-1": 1.0}
+    ),
+    f"{LAW}:centred_loss": BreakMeaning(
+        (Place.LOSS, Place.ESTIMATOR, Place.BUFFER),
+        {"OD-3": 3.0, "CA-2": 2.0, "CA-3": 2.0}, {"OD-3": 1.0, "CA-2": 2.0, "CA-3": 2.0},
+    ),
+    f"{LAW}:ratio": BreakMeaning((Place.LOSS, Place.BUFFER), _OLD_LOGPROBS, _OLD_LOGPROBS),
+    f"{LAW}:clip": BreakMeaning((Place.LOSS, Place.BUFFER), _OLD_LOGPROBS, _OLD_LOGPROBS),
+    f"{LAW}:start": BreakMeaning((Place.LOSS,), {"OD-1": 2.0}, {}),
+    f"{LAW}:flat": BreakMeaning(
+        (Place.ESTIMATOR, Place.BUFFER, Place.LOSS), {"CA-2": 3.0, "OD-3": 2.0, "CA-3": 1.0}, {}
+    ),
+    f"{LAW}:rate": BreakMeaning((Place.SCHEDULE,), {"OD-1": 5.0}, {"OD-2": 5.0}),
+    f"{LAW}:reward": _REWARD,
+    f"{LAW}:{OWN_REWARD}": _REWARD,
+    f"{LAW}:turns": BreakMeaning((Place.LIMITS, Place.TOOL), {"TE-3": 5.0}, {"TE-3": 5.0}),
+    # A failure that is graded pays 0 where nothing was to be paid.
+    f"{LAW}:masked": BreakMeaning((Place.REWARD, Place.TOOL), {"RF-2": 3.0, "TE-1": 2.0}, {}),
+    f"{LAW}:limit": BreakMeaning(
+        (Place.LIMITS, Place.SERVER), {"TE-3": 3.0, "PG-3L": 3.0}, {"TE-3": 3.0, "PG-3S": 3.0}
+    ),
+    f"{FLOOR}:rollout": BreakMeaning(
+        (Place.SAMPLER, Place.SERVER, Place.SYNC),
+        {"PG-1": 2.0, "PG-2": 2.0, "PG-3S": 2.0, "PG-3L": 2.0, "OD-3": 2.0, "OD-2": 2.0}, {},
+    ),
+    f"{FLOOR}:tool_error_rate": BreakMeaning((Place.TOOL,), {"TE-1": 4.0}, {}),
+    f"{FLOOR}:weights": BreakMeaning((Place.OPTIMIZER,), {}, {"OD-2": 4.0}),
+    f"{FLOOR}:old_policy": BreakMeaning((Place.OPTIMIZER, Place.SCHEDULE, Place.LOSS), {"OD-1": 3.0, "OD-2": 1.0}, {}),
+    f"{FLOOR}:loss_parts": BreakMeaning(
+        (Place.LOSS,), {"OD-3": 3.0, "OD-1": 1.0, "CA-1": 1.0}, {"OD-1": 1.0, "OD-3": 1.0, "CA-1": 1.0}
+    ),
+}  # fmt: skip
+"""By the name of the detector of a law or a floor."""
+
+
+def is_break(symptom: Symptom) -> bool:
+    """Whether a symptom is a broken law or a figure beyond its floor: what explains it stands in `BREAKS`."""
+    return symptom.detector in BREAKS
+
+
+def explains_break(code: str, symptom: Symptom) -> bool:
+    """Whether a fault can be behind a break."""
+    return code in BREAKS[symptom.detector].of(symptom.direction)
+
+
+def nats_of_breaks(symptoms: Sequence[Symptom], codes: Sequence[str]) -> dict[str, float]:
+    """Nats for each of some faults by the breaks among symptoms; nothing without one.
+
+    Breaks of one law say the same thing, so that each law counts once.
+    """
+    total: dict[str, float] = {}
+    for symptom in {each.detector: each for each in symptoms if each.alarm and is_break(each)}.values():
+        meaning = BREAKS[symptom.detector].of(symptom.direction)
+        excluded = LAW_EXCLUDED if symptom.evidence is Evidence.LAW else FLOOR_EXCLUDED
+        for code in codes:
+            total[code] = total.get(code, 0.0) + meaning.get(code, -excluded)
+    return total

@@ -1,0 +1,84 @@
+"""What a broken law can mean: a written table, complete, and the diagnoses that it leads to."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from rftfm_ray.detection.detectors.laws import FLOOR, LAW, OWN_REWARD
+from rftfm_ray.detection.laws.table import FLOOR_TABLE, LAWS
+from rftfm_ray.detection.suite import TOOL_ERRORS
+from rftfm_ray.diagnosis.classify import diagnose
+from rftfm_ray.diagnosis.evidence import EXACT, features_of, level_of
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, explained_signals, explains
+from rftfm_ray.diagnosis.meaning import BREAKS, nats_of_breaks
+from rftfm_ray.incidents.parts import Part, measured_part
+from rftfm_ray.verdicts import Evidence, Symptom
+
+
+def broken(name: str, direction: int = 1, kind: str = LAW) -> Symptom:
+    """A broken law, or a figure beyond its floor."""
+    law = FLOOR_TABLE[name].law if kind == FLOOR else LAWS.get(name, LAWS["reward"])
+    evidence = Evidence.LAW if kind == LAW else Evidence.TELEMETRY
+    return Symptom(f"{kind}:{name}", law.signal, evidence, True, direction, 1.0, 0.0, math.inf, 6, 6, "it is broken")
+
+
+def test_every_law_and_floor_has_a_meaning_in_every_direction_of_faults_with_fingerprints() -> None:
+    named = {f"{LAW}:{name}": law for name, law in LAWS.items()} | {
+        f"{FLOOR}:{name}": floor.law for name, floor in FLOOR_TABLE.items()
+    }
+    assert set(BREAKS) == {*named, f"{LAW}:{OWN_REWARD}", f"{FLOOR}:{TOOL_ERRORS.signal}"}
+    for name, meaning in BREAKS.items():
+        assert meaning.places
+        assert {*meaning.above, *meaning.below} <= set(FINGERPRINTS)
+        for direction in named[name].directions if name in named else (1,):
+            assert meaning.of(direction), name
+
+
+def test_every_law_measures_a_part_of_the_run() -> None:
+    assert {measured_part(law.signal, Evidence.LAW) for law in LAWS.values()} == set(Part) - {Part.VERIFIER}
+    assert measured_part("reward_mean", Evidence.TELEMETRY) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "direction", "code"),
+    [
+        ("loss", 1, "OD-3"), ("returns", -1, "CA-3"), ("turns", 1, "TE-3"), ("rate", 1, "OD-1"), ("rate", -1, "OD-2"),
+        ("ratio", 1, "OD-1"),
+    ],
+)  # fmt: skip
+def test_law_alone_names_what_only_one_fault_breaks(name: str, direction: int, code: str) -> None:
+    diagnosis = diagnose([broken(name, direction)])
+    assert diagnosis is not None
+    assert diagnosis.code == code
+    assert explained_signals(diagnosis) == {LAWS[name].signal}
+
+
+def test_law_that_several_faults_break_rules_all_others_out() -> None:
+    diagnosis = diagnose([broken("reward", -1)])
+    assert diagnosis is not None
+    assert diagnosis.code in BREAKS["law:reward"].below
+    nats = nats_of_breaks([broken("reward", -1)], tuple(FINGERPRINTS))
+    assert all(nats[code] < 0 for code in FINGERPRINTS if code not in BREAKS["law:reward"].below)
+    assert not explains("CA-2", broken("reward"))
+    # The fingerprint of the signal does not count beside the law.
+    assert explains("OD-3", broken("loss", 1))
+    assert not explains("NUMERICAL", broken("loss", 1))
+
+
+def test_each_law_counts_once_and_a_floor_rules_out_less() -> None:
+    codes = ("RF-1", "CA-2")
+    once = nats_of_breaks([broken("reward")], codes)
+    assert nats_of_breaks([broken("reward"), broken("reward")], codes) == once
+    assert nats_of_breaks([], codes) == {}
+    floor = nats_of_breaks([broken("rollout", kind=FLOOR)], ("CA-2", "PG-1"))
+    assert 0 > floor["CA-2"] > once["CA-2"]
+    assert floor["PG-1"] > 0
+
+
+def test_law_is_exact_evidence_and_a_feature_of_its_own() -> None:
+    assert level_of([broken("loss")]) == EXACT
+    assert features_of([broken("loss"), broken("rollout", kind=FLOOR)]).present == (
+        "alarm floor:rollout above", "alarm law:loss above",
+    )  # fmt: skip
