@@ -154,3 +154,14 @@ def test_what_arrives_damaged_is_not_what_the_learner_holds() -> None:
     update = pack_weights(3, arrays)
     arrays["b"][0, 0] += 1
     assert compare(update, {name: ("float32", crc(array)) for name, array in arrays.items()}) == Served(3, 3, ("b",))
+
+
+def test_a_tensor_that_changed_since_the_load_before_is_found_though_this_load_is_right() -> None:
+    update = pack_weights(3, weights())
+    held = {name: ("float32", own.crc) for name, own in update.fingerprints.items()}
+    assert compare(update, held) == Served(3, 3, ())
+    found = compare(update, held, ["c"])
+    assert found.mismatched == ("c",)
+    assert found.compared > 0
+    # Also where this load was not due for a comparison.
+    assert compare(update, {}, ["a", "b"]) == Served(3, 2, ("a", "b"))
