@@ -135,8 +135,8 @@ STORIES: tuple[Story, ...] = (
 
 ELSEWHERE: Mapping[str, str] = {
     "huggingface/trl PR#6427": "a default reward of 0: `tests/unit/preflight/test_rewards.py`",
-    "huggingface/trl#5697": "the same limit, before the first step: `tests/integration/test_preflight.py`",
-    "ToRL#27": "a sandbox that does not answer: `tests/integration/test_preflight.py`",
+    "huggingface/trl#5697": "the same limit, before the first step: `tests/unit/cli/test_preflight.py`",
+    "ToRL#27": "a sandbox whose address is a placeholder: `tests/unit/cli/test_preflight.py`",
     "pytorch/rl#4188, open-r1#450": "state missing in a checkpoint: `tests/integration/test_preflight.py`",
     "tinker-cookbook PR#848": "answers of a single token: `tests/integration/test_learner.py`",
 }
