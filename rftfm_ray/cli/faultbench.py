@@ -94,6 +94,23 @@ def tune(data: Data = HERE, peers: Peers = False) -> None:
 
 
 @faultbench.command()
+def teach(
+    data: Data = HERE,
+    out: Annotated[Path, typer.Option(help="The file of the model; name it in guard.diagnosis.")] = Path(
+        "diagnosis.npz"
+    ),
+    split: Annotated[list[Split], typer.Option(help="Whose runs teach; may be given again.")] = [Split.CALIBRATE],  # noqa: B006
+    workers: Workers = 0,
+) -> None:
+    """Teach a model that names faults, from the runs of a benchmark."""
+    from rftfm_ray.faultbench.teaching.teach import teach as make
+
+    console = Console()
+    taught = make(data, out, split, lambda text: console.print(text, highlight=False), workers or os.cpu_count() or 1)
+    console.print(f"Model: {out}, of {taught.runs} runs, sha256 {taught.sha256}", soft_wrap=True, highlight=False)
+
+
+@faultbench.command()
 def score(
     data: Data = HERE,
     detector: Annotated[

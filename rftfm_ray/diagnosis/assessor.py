@@ -13,7 +13,7 @@ from rftfm_ray.detection.monitor import Monitor, MonitorPlan, Observation
 from rftfm_ray.detection.state import State, check_keys, part_from, scalar_from
 from rftfm_ray.detection.statefile import load_state, save_state
 from rftfm_ray.diagnosis.classify import unnamed
-from rftfm_ray.diagnosis.diagnoser import Diagnoser, FingerprintDiagnoser
+from rftfm_ray.diagnosis.diagnoser import Diagnoser, FaultDiagnoser
 from rftfm_ray.errors import StateError
 from rftfm_ray.verdicts import Assessment, DeclaredChange, Diagnosis, Expected, StepReport
 
@@ -205,4 +205,4 @@ def build_assessor(plan: MonitorPlan) -> Assessor:
     Raises:
         ProfileError: when the profile or the installed priors are damaged.
     """
-    return Assessor(plan.build(), FingerprintDiagnoser(), plan.keep_every, plan.keep)
+    return Assessor(plan.build(), FaultDiagnoser(), plan.keep_every, plan.keep)

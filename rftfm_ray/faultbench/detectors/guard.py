@@ -17,7 +17,7 @@ from rftfm_ray.detection.monitor import Monitor, Observation
 from rftfm_ray.detection.reference.mixture import Reference
 from rftfm_ray.detection.suite import monitor_settings
 from rftfm_ray.diagnosis.assessor import Assessor
-from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
+from rftfm_ray.diagnosis.diagnoser import FaultDiagnoser
 from rftfm_ray.faultbench.detectors.alarms import Alarm, alarms_while
 from rftfm_ray.faultbench.detectors.strata import Floats
 from rftfm_ray.faultbench.runs.dataset import Recorded
@@ -133,7 +133,7 @@ class RecordedGuard:
         # No order is carried out, so nothing is rewound. States are stored only for user detectors, so that one whose
         # state cannot be saved is disabled at the same step as in a live run; the shipped ones can always be saved.
         keep_every = config.snapshots.every if monitor.has_user_detectors else 0
-        assessor = Assessor(monitor, FingerprintDiagnoser(), keep_every, self._keep)
+        assessor = Assessor(monitor, FaultDiagnoser(), keep_every, self._keep)
         policy = SafePolicy(Playbook(), PLAYBOOK, config.guard.policy_timeout_s)
         self._guardian = Guardian(assessor, incident_settings(config), policy, self._snapshots, self._journal.append)
         self._guardian.start(StepId(0, 0, 0))
