@@ -99,14 +99,26 @@ def teach(
     out: Annotated[Path, typer.Option(help="The file of the model; name it in guard.diagnosis.")] = Path(
         "diagnosis.npz"
     ),
-    split: Annotated[list[Split], typer.Option(help="Whose runs teach; may be given again.")] = [Split.CALIBRATE],  # noqa: B006
+    split: Annotated[
+        list[str] | None, typer.Option(help="Whose runs teach, calibrate by default; can be given again.")
+    ] = None,
     workers: Workers = 0,
 ) -> None:
     """Teach a model that names faults, from the runs of a benchmark."""
+    from rftfm_ray.faultbench.runs.plan import Split
     from rftfm_ray.faultbench.teaching.teach import teach as make
 
-    console = Console()
-    taught = make(data, out, split, lambda text: console.print(text, highlight=False), workers or os.cpu_count() or 1)
+    console, splits = Console(), split or [Split.CALIBRATE.value]
+    for name in splits:
+        if name not in {each.value for each in Split}:
+            raise ConfigError(f"Unknown split {name}; choose among {', '.join(each.value for each in Split)}.")
+    taught = make(
+        data,
+        out,
+        [Split(name) for name in splits],
+        lambda text: console.print(text, highlight=False),
+        workers or os.cpu_count() or 1,
+    )
     console.print(f"Model: {out}, of {taught.runs} runs, sha256 {taught.sha256}", soft_wrap=True, highlight=False)
 
 

@@ -29,7 +29,8 @@ from rftfm_ray.taxonomy import SIXTEEN
 Floats = NDArray[np.float64]
 
 ASSET = "assets/diagnosis.npz"
-FORMAT = 1
+FORMAT: Literal[1] = 1
+"""Of the file."""
 CODES: tuple[str, ...] = tuple(fault.code for fault in SIXTEEN)
 """The faults that a model knows, in the order of its shares."""
 TELEMETRY, EXACT = "telemetry", "exact"

@@ -178,8 +178,8 @@ def alarmed(run: Followed) -> Iterator[Example]:
 
 def _effect(residuals: Floats, healthy: Floats) -> Floats:
     """What a fault adds to the residuals of a healthy run; 0 where either is unknown."""
-    clipped = (np.clip(part, -FARTHEST, FARTHEST) for part in (residuals, healthy))
-    return np.nan_to_num(np.subtract(*clipped))
+    effect: Floats = np.clip(residuals, -FARTHEST, FARTHEST) - np.clip(healthy, -FARTHEST, FARTHEST)
+    return np.nan_to_num(effect)
 
 
 def _is_profiled(run: Followed) -> bool:
