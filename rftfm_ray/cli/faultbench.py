@@ -96,30 +96,41 @@ def tune(data: Data = HERE, peers: Peers = False) -> None:
 @faultbench.command()
 def teach(
     data: Data = HERE,
-    out: Annotated[Path, typer.Option(help="The file of the model; name it in guard.diagnosis.")] = Path(
-        "diagnosis.npz"
-    ),
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="Your run: teach its task by forks with injected faults, instead of a benchmark."
+        ),
+    ] = None,
+    forks: Annotated[int, typer.Option(min=1, help="Forks that are made for --config.")] = 40,
+    out: Annotated[Path, typer.Option(help="File of the model.", dir_okay=False)] = Path("diagnosis.npz"),
     split: Annotated[
-        list[str] | None, typer.Option(help="Whose runs teach, calibrate by default; can be given again.")
+        list[str] | None,
+        typer.Option(help="Split of the benchmark that teaches, calibrate by default; may be repeated."),
     ] = None,
     workers: Workers = 0,
 ) -> None:
-    """Teach a model that names faults, from the runs of a benchmark."""
+    """Teach a model that names faults, for guard.diagnosis: from a benchmark, or on a task of yours."""
+    from rftfm_ray.config import load_config
     from rftfm_ray.faultbench.runs.plan import Split
-    from rftfm_ray.faultbench.teaching.teach import teach as make
+    from rftfm_ray.faultbench.teaching.own import teach_own
+    from rftfm_ray.faultbench.teaching.teach import teach as teach_from
 
-    console, splits = Console(), split or [Split.CALIBRATE.value]
+    splits = split or [Split.CALIBRATE.value]
     for name in splits:
         if name not in {each.value for each in Split}:
             raise ConfigError(f"Unknown split {name}; choose among {', '.join(each.value for each in Split)}.")
-    taught = make(
-        data,
-        out,
-        [Split(name) for name in splits],
-        lambda text: console.print(text, highlight=False),
-        workers or os.cpu_count() or 1,
-    )
-    console.print(f"Model: {out}, of {taught.runs} runs, sha256 {taught.sha256}", soft_wrap=True, highlight=False)
+    console, processes = Console(), workers or os.cpu_count() or 1
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    if config is None:
+        taught = teach_from(data, out, [Split(name) for name in splits], say, processes)
+    else:
+        taught = teach_own(load_config(config), out, say, forks, processes)
+    say(f"{out} has learnt from {taught.examples} windows of {taught.runs} runs (sha256 {taught.sha256}).")
+    say(f"Use it with guard.diagnosis={out}.")
 
 
 @faultbench.command()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from rftfm_ray.errors import DiagnosisModelError
 
 Floats = NDArray[np.float64]
+Number = TypeVar("Number", bound=np.generic)
 WHOLE = 255
 """What a share of 1 is stored as."""
 
@@ -23,7 +25,7 @@ class Forest:
     """T trees with at most N inner nodes and L leaves each, for K faults.
 
     A child that is at least 0 is an inner node, which comes after its parent; leaf k is -1 - k. Trees with fewer nodes
-    are filled up with zeros.
+    are filled up with nodes that nothing leads to.
 
     Attributes:
         feature: (T, N) int16, the number that a node compares.
@@ -52,6 +54,17 @@ class Forest:
             at = np.where(inner, child, at)
         mean: Floats = self.shares[trees, -1 - at].mean(0) / WHOLE
         return mean
+
+    def joined(self, other: Forest) -> Forest:
+        """The trees of both; each of them counts the same."""
+        nodes = max(self.feature.shape[1], other.feature.shape[1])
+        leaves = max(self.shares.shape[1], other.shares.shape[1])
+        feature, threshold, left, right = (
+            np.concatenate([_filled(getattr(each, name), nodes, unused) for each in (self, other)])
+            for name, unused in (("feature", 0), ("threshold", 0), ("left", -1), ("right", -1))
+        )
+        shares = np.concatenate([_filled(each.shares, leaves, 0) for each in (self, other)])
+        return Forest(feature, threshold, left, right, shares)
 
     def check(self, numbers: int, faults: int) -> None:
         """Check that every walk ends in a leaf.
@@ -86,3 +99,10 @@ class Forest:
     def arrays(self) -> Mapping[str, NDArray[np.generic]]:
         """The arrays by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def _filled(array: NDArray[Number], size: int, unused: int) -> NDArray[Number]:
+    """An array of trees with so many nodes, or leaves, each."""
+    widths = [(0, 0)] * array.ndim
+    widths[1] = (0, size - array.shape[1])
+    return np.pad(array, widths, constant_values=unused)

@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
+from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.detection.monitor import Monitor, Observation
 from rftfm_ray.detection.reference.mixture import Reference
@@ -101,9 +102,9 @@ class RecordingMonitor(Monitor):
     """A monitor that keeps its observations."""
 
     def __init__(
-        self, run: Recorded, reference: Reference, detectors: Sequence[Detector] = (), *, shipped: bool = True
+        self, config: RunConfig, reference: Reference, detectors: Sequence[Detector] = (), *, shipped: bool = True
     ) -> None:
-        super().__init__(monitor_settings(watched(run.entry)), reference, detectors, shipped=shipped)
+        super().__init__(monitor_settings(config), reference, detectors, shipped=shipped)
         self.observations = list[Observation]()
 
     def observe(self, reports: Sequence[StepReport]) -> list[Observation]:
@@ -180,7 +181,9 @@ def guard_trace(run: Recorded, reference: Reference, detectors: MakeDetectors | 
     """
 
     def monitor() -> RecordingMonitor:
-        return RecordingMonitor(run, reference, () if detectors is None else detectors(), shipped=detectors is None)
+        return RecordingMonitor(
+            watched(run.entry), reference, () if detectors is None else detectors(), shipped=detectors is None
+        )
 
     recording = monitor()
     guard = RecordedGuard(run, recording, GuardMode.OBSERVE)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.detection.reference.mixture import Reference
 from rftfm_ray.detection.reference.residuals import COLUMNS
@@ -78,9 +79,9 @@ class Followed:
         return features_of(self.symptoms[end - 1], findings_in(values), self.window(onset, end))
 
 
-def observations_of(run: Recorded, monitor: RecordingMonitor) -> list[Observation]:
-    """Judge a run, with what was declared in it."""
-    declared = {d.id.step: d.change for d in declarations(run.entry, watched(run.entry))}
+def observations_of(run: Recorded, monitor: RecordingMonitor, config: RunConfig) -> list[Observation]:
+    """Judge a run of a configuration, with what was declared in it."""
+    declared = {d.id.step: d.change for d in declarations(run.entry, config)}
     reports = list(run.reports())
     bounds = sorted({0, *(step - 1 for step in declared), len(reports)})
     for start, end in itertools.pairwise(bounds):
@@ -90,9 +91,16 @@ def observations_of(run: Recorded, monitor: RecordingMonitor) -> list[Observatio
     return monitor.observations
 
 
-def follow(run: Recorded, reference: Reference) -> Followed:
-    """Follow a run that is compared with a reference."""
-    observations = observations_of(run, RecordingMonitor(run, reference))
+def follow(run: Recorded, reference: Reference, config: RunConfig | None = None) -> Followed:
+    """Follow a run that is compared with a reference.
+
+    Args:
+        run: of a benchmark, or another with its configuration.
+        reference: what it is compared with.
+        config: of the run; None for that of its entry in a benchmark.
+    """
+    config = watched(run.entry) if config is None else config
+    observations = observations_of(run, RecordingMonitor(config, reference), config)
     readings, symptoms, diagnosed = Readings(), list[tuple[Symptom, ...]](), list[Diagnosed]()
     for step, observation in enumerate(observations, start=1):
         readings.observe(observation)

@@ -71,8 +71,14 @@ class Lesson:
     seed: int
 
 
-def learn(lesson: Lesson, trees: int = TREES, workers: int = 1) -> DiagnosisModel:
+def learn(lesson: Lesson, trees: int = TREES, workers: int = 1, base: DiagnosisModel | None = None) -> DiagnosisModel:
     """Learn a model without a calibration.
+
+    Args:
+        lesson: what is taught.
+        trees: for each kind of reference.
+        workers: threads that share the work.
+        base: a model whose trees are kept beside the new ones, with its calibration.
 
     Raises:
         DiagnosisModelError: when scikit-learn is missing, or there is nothing to learn from.
@@ -80,9 +86,12 @@ def learn(lesson: Lesson, trees: int = TREES, workers: int = 1) -> DiagnosisMode
     examples = lesson.examples
     if not any(example.codes for example in examples):
         raise DiagnosisModelError("No run has a fault with an effect in time, so there is nothing to learn.")
+    # The trees of a base have seen its names in their order.
+    known = () if base is None else base.info.present
     info = ModelInfo(
-        FORMAT, lesson.command, lesson.taught_on, lesson.seed, len(examples), NUMBERS, names_seen(examples),
-        dict.fromkeys((TELEMETRY, EXACT), NOTHING_KNOWN),
+        FORMAT, lesson.command, lesson.taught_on, lesson.seed, len(examples), NUMBERS,
+        (*known, *(name for name in names_seen(examples) if name not in known)),
+        dict.fromkeys((TELEMETRY, EXACT), NOTHING_KNOWN) if base is None else base.info.calibration,
     )  # fmt: skip
     # Its vectors are made before its trees are known.
     blank = DiagnosisModel(info, {})
@@ -92,6 +101,8 @@ def learn(lesson: Lesson, trees: int = TREES, workers: int = 1) -> DiagnosisMode
     forests = {
         against: _forest(blank, of_kind or some, trees, lesson.seed, workers) for against, of_kind in by_profile.items()
     }
+    if base is not None:
+        forests = {against: base.forests[against].joined(forest) for against, forest in forests.items()}
     return DiagnosisModel(info, forests)
 
 
