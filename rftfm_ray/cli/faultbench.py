@@ -94,7 +94,8 @@ def tune(data: Data = HERE, peers: Peers = False) -> None:
 
 
 @faultbench.command()
-def teach(
+def teach(  # noqa: PLR0913 - the parameters of a command are its options
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For --config.")] = None,
     data: Data = HERE,
     config: Annotated[
         Path | None,
@@ -128,7 +129,7 @@ def teach(
     if config is None:
         taught = teach_from(data, out, [Split(name) for name in splits], say, processes)
     else:
-        taught = teach_own(load_config(config), out, say, forks, processes)
+        taught = teach_own(load_config(config, overrides or []), out, say, forks, processes)
     say(f"{out} has learnt from {taught.examples} windows of {taught.runs} runs (sha256 {taught.sha256}).")
     say(f"Use it with guard.diagnosis={out}.")
 

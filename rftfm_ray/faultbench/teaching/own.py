@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import ray
 
+from rftfm_ray import planning
 from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.reference.comparison import facts_of
 from rftfm_ray.detection.reference.fitting import fit_profile
@@ -113,7 +116,7 @@ class _Drill:
         self._runner, self._folder = runner, folder
         # What is measured is what a live run measures: its probes and checks stay.
         self._config = quick(
-            config, steps=STEPS, max_paid_steps=None, inject=[], probe=config.probe.model_dump(mode="json"),
+            config, steps=STEPS, max_paid_steps=0, inject=[], probe=config.probe.model_dump(mode="json"),
             sync=config.sync.model_dump(mode="json"),
         )  # fmt: skip
         self._healthy: dict[int, Recorded] = {}
@@ -160,6 +163,18 @@ class _Drill:
         return self._folder / f"trunk-{trunk}"
 
 
+@contextmanager
+def _quiet_forks() -> Iterator[None]:
+    """Without a warning at every fork that it goes on under another configuration: that is what a fork is."""
+    logger = logging.getLogger(planning.__name__)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _made(config: RunConfig, forks: Sequence[Fork], say: Say) -> tuple[RunConfig, list[Recorded], list[Recorded]]:
     """The configuration of the runs, the healthy ones, and those with a fault."""
     with ExperimentRunner() as runner, tempfile.TemporaryDirectory(prefix="rftfm-teach-") as folder:
@@ -170,7 +185,8 @@ def _made(config: RunConfig, forks: Sequence[Fork], say: Say) -> tuple[RunConfig
             say(f"healthy run {trunk + 1} of {HEALTHY_RUNS} is made")
         faulty = list[Recorded]()
         for number, fork in enumerate(forks, start=1):
-            made = drill.fork(fork, f"fork-{number}")
+            with _quiet_forks():
+                made = drill.fork(fork, f"fork-{number}")
             faulty.append(made)
             ended = f", and ended early: {made.outcome.error}" if made.outcome.error else ""
             say(f"fork {number} of {len(forks)} is made: {fork.text}{ended}")
