@@ -30,6 +30,19 @@ KNOWN = 0.5
 # Training accuracy less held-out accuracy that healthy runs do not reach, above and below.
 GAPS = (0.15, -0.3)
 
+# Nats from which a gap of log-probs between rollout and learner has a structure, and from which weights that did not
+# arrive leave one without: rounding is as often positive as negative.
+GAP, PLAIN_GAP = 0.5, 0.003
+# Factor by which tokens that were there before have a larger gap than others, where repetition is what is changed.
+AGAIN = 2.0
+# Slope of log-probs at sampling on the learner's from which a temperature is lower than declared.
+SCALED = 1.05
+# Share of regraded verdicts that must differ before it is asked which answers they are about, correlation from which
+# errors follow something, and net share of errors that counts as some.
+SPLIT_FROM, FOLLOWS, SOME = 0.02, 0.9, 0.02
+# Logarithm of tokens asked for over declared beyond which a limit is another one.
+OTHER_LIMIT = 0.05
+
 # Signals with a limit of their own, which no healthy run exceeds for long.
 LIMITS: Mapping[str, float] = {
     "observation_mismatch_rate": 0.0,
@@ -58,11 +71,17 @@ REGRADE_FINDINGS = (
     "regrade_disagrees", "regrade_agrees", "regrade_pays_more", "regrade_pays_less", "regrade_disagrees_on_all",
     "regrade_disagrees_on_as_many_as_are_wrong", "golden_agrees", "golden_disagrees_on_some",
     "golden_disagrees_on_half", "golden_disagrees_on_most", "golden_right_paid_more", "golden_right_paid_less",
-    "golden_wrong_alone_paid_more",
+    "golden_wrong_alone_paid_more", "regrade_follows_repetition", "regrade_follows_length",
+    "regrade_follows_shortness", "regrade_of_empty", "regrade_of_right_paid_less", "regrade_of_every_wrong",
+    "regrade_of_some_wrong", "regrade_of_right_and_wrong",
+)  # fmt: skip
+GAP_FINDINGS = (
+    "ends_sampled_more", "ends_sampled_less", "repeats_sampled_more", "sampled_colder", "sampled_by_other_weights",
 )  # fmt: skip
 FINDINGS = (
-    *REGRADE_FINDINGS, "accuracy_above_held_out", "accuracy_below_held_out", "rate_not_declared", "nothing_changed",
-    "credit_of_other_tokens", "credit_of_no_token", "credit_by_another_rule", *(f"{name}_exceeded" for name in LIMITS),
+    *REGRADE_FINDINGS, *GAP_FINDINGS, "turns_cut_short", "limit_lower", "limit_higher", "accuracy_above_held_out",
+    "accuracy_below_held_out", "rate_not_declared", "nothing_changed", "credit_of_other_tokens", "credit_of_no_token",
+    "credit_by_another_rule", *(f"{name}_exceeded" for name in LIMITS),
 )  # fmt: skip
 """Names of everything that `findings_in` may find."""
 
@@ -73,11 +92,20 @@ def findings_in(values: Floats) -> tuple[str, ...]:
     Args:
         values: (N, `READ`) of the steps, N at least 1.
     """
-    return (*_regrade_findings(values), *_gap_findings(values), *_limit_findings(values))
+    return (
+        *_regrade_findings(values), *_accuracy_findings(values), *_gap_findings(values), *_limit_findings(values)
+    )  # fmt: skip
 
 
 def _column(values: Floats, name: str) -> Floats:
     return values[:, COLUMN_OF[name]]
+
+
+def _mean(values: Floats, name: str) -> float:
+    """The mean of the finite values; NaN without one, which no comparison holds for."""
+    column = _column(values, name)
+    finite = column[np.isfinite(column)]
+    return float(finite.mean()) if len(finite) else math.nan
 
 
 def latest(values: Floats, name: str) -> float:
@@ -106,7 +134,26 @@ def _regrade_findings(values: Floats) -> Sequence[str]:
         found.append("regrade_disagrees_on_all")
     if abs(rate - wrong) < AS_MANY * wrong:
         found.append("regrade_disagrees_on_as_many_as_are_wrong")
-    return [*found, *_golden_findings(values)]
+    about = [_regraded_answers(values)] if rate > SPLIT_FROM else []
+    return [*found, *(name for name in about if name), *_golden_findings(values)]
+
+
+def _regraded_answers(values: Floats) -> str:
+    """What the answers have in common that the reward channel is wrong about; empty where nothing tells."""
+    repetition, length = _mean(values, "regrade_by_repetition"), _mean(values, "regrade_by_length")
+    right, wrong = _mean(values, "regrade_hit_right"), _mean(values, "regrade_hit_wrong")
+    if _mean(values, "regrade_empty") > FOLLOWS:
+        return "regrade_of_empty"
+    if abs(repetition) > FOLLOWS:
+        return "regrade_follows_repetition"
+    if abs(length) > FOLLOWS:
+        return "regrade_follows_length" if length > 0 else "regrade_follows_shortness"
+    if right < -SOME:
+        return "regrade_of_right_paid_less"
+    if wrong > SOME:
+        alone = "regrade_of_every_wrong" if wrong > FOLLOWS else "regrade_of_some_wrong"
+        return "regrade_of_right_and_wrong" if right > SOME else alone
+    return ""
 
 
 def _golden_findings(values: Floats) -> Sequence[str]:
@@ -130,6 +177,21 @@ def _golden_findings(values: Floats) -> Sequence[str]:
 
 
 def _gap_findings(values: Floats) -> Sequence[str]:
+    """Which tokens are sampled otherwise than the learner's policy says."""
+    end, rest, again, new = (_mean(values, f"gap_{kind}") for kind in ("end", "rest", "again", "new"))
+    slope = _mean(values, "gap_slope")
+    if abs(end) > GAP:
+        # An end that is made likelier takes from all other tokens, and one that is made rarer gives to them.
+        return ("ends_sampled_more",) if end > 0 else ("ends_sampled_less",)
+    if again > GAP and again > AGAIN * abs(new):
+        return ("repeats_sampled_more",)
+    # Written so that an unknown gap finds nothing.
+    if not abs(rest) > PLAIN_GAP:
+        return ()
+    return ("sampled_colder",) if slope > SCALED else ("sampled_by_other_weights",)
+
+
+def _accuracy_findings(values: Floats) -> Sequence[str]:
     """Whether training accuracy is far from held-out accuracy; sampled answers are compared where they were probed."""
     gap = latest(values, "sampled_gap")
     gap = latest(values, "probe_gap") if math.isnan(gap) else gap
@@ -143,6 +205,11 @@ def _limit_findings(values: Floats) -> Sequence[str]:
     """Signals beyond their own limit in one of the last three steps."""
     recent = values[-RECENT:]
     found = [f"{name}_exceeded" for name, limit in LIMITS.items() if bool((_column(recent, name) > limit).any())]
+    if _mean(values, "cut_short_rate") > 0:
+        found.append("turns_cut_short")
+    excess = _mean(values, "limit_excess")
+    if abs(excess) > OTHER_LIMIT:
+        found.append("limit_higher" if excess > 0 else "limit_lower")
     if abs(float(values[-1, COLUMN_OF["lr_excess"]])) > 1e-6:
         found.append("rate_not_declared")
     if float(values[-1, COLUMN_OF["changed_rate"]]) < 1e-9:
