@@ -31,6 +31,8 @@ UNKNOWN_NATS = 2.5
 LEAST_SHARE = 0.01
 # Nats for a fault, of whatever kind, where there is an alarm: false ones are rare.
 FAULT_NATS = 3.0
+# Share of a model's answers from which a fault is there beside a leading one.
+SEEN = 0.45
 # Nats of the numerical fault when a value is not finite: the evidence is certain.
 CERTAIN_NATS = 20.0
 # Penalty in nats for a symptom that a fault does not explain.
@@ -92,13 +94,16 @@ def diagnose(
     reasons = _reasons(alarms)
     if not alarms_in(case.symptoms):
         return unnamed(symptoms, " ".join(case.remarks))
+    also: tuple[str, ...] = ()
     if _is_numerical(case.symptoms):
         # A value that is not finite explains every other symptom.
         ranked = _probabilities({NUMERICAL: CERTAIN_NATS, UNKNOWN: UNKNOWN_NATS})
     else:
-        ranked = _ranked(case, None if readings is None else model or installed_model(), excluded)
+        asked = None if readings is None else model or installed_model()
+        ranked = _ranked(case, asked, excluded)
+        also = () if asked is None else also_in(case, asked, {ranked[0][0], *impossible, *excluded})
     (code, probability), *others = ranked
-    possible = [(rival, share) for rival, share in others if rival not in impossible and share > LEAST_LISTED]
+    possible = [(rival, share) for rival, share in others if rival not in (*impossible, *also) and share > LEAST_LISTED]
     rivals = tuple(Rival(rival, share, _against(rival, case.symptoms)) for rival, share in possible[:RIVALS])
     text = f"{_since(onset)} {reasons}. {_summary(code, probability, rivals)}"
     source = source_of(code, case.symptoms, _measured(readings, onset_low))
@@ -110,11 +115,32 @@ def diagnose(
         symptoms=case.symptoms,
         onset=onset,
         onset_low=onset_low,
-        summary=" ".join((text, *(said_of(source) if source.is_told or probability >= CLAIMED else ()), *case.remarks)),
+        summary=" ".join(
+            (text, *_said(also), *(said_of(source) if source.is_told or probability >= CLAIMED else ()), *case.remarks)
+        ),
         place=source.place,
         strength=source.strength,
         strength_of=source.strength_of,
+        also=also,
     )
+
+
+def also_in(case: Case, model: DiagnosisModel, others: Collection[str]) -> tuple[str, ...]:
+    """Codes of faults that a model sees beside a leading one, the likeliest first.
+
+    Args:
+        case: what the diagnosis rests on.
+        model: whose answers are one for each fault, so that two can be yes.
+        others: the leading fault, and those that are ruled out.
+    """
+    shares = zip(CODES, model.shares(case.features).tolist(), strict=True)
+    seen = sorted((-share, code) for code, share in shares if share >= SEEN and code not in others)
+    return tuple(code for _, code in seen)
+
+
+def _said(also: Sequence[str]) -> list[str]:
+    named = " and ".join(f"{code} ({name_of(code)})" for code in also)
+    return [f"{named} {'is' if len(also) == 1 else 'are'} likely there as well."] if also else []
 
 
 def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 LONGEST = 12
 """Steps of the longest window."""
-TRANSPLANTED, OF_TWO, ALARMED = 20, 6, (0, 1, 2, 3, 5, 10)
+TRANSPLANTED, OF_TWO, ALARMED = 20, 10, (0, 1, 2, 3, 5, 10)
 """Windows of a faulty run: transplanted, together with a second fault, and so many steps after its own alarm."""
 OF_HEALTHY = 8
 # Steps by which an estimated onset misses the true one.
@@ -97,7 +97,7 @@ class Windows:
             if is_without_fault(run.entry):
                 yield from (self._lesser(each) for each in self._of_healthy(run))
         for run in faulty:
-            others = [other for other in faulty if other.codes != run.codes and _group(other) == _group(run)]
+            others = [other for other in faulty if other.codes != run.codes and _kind(other) == _kind(run)]
             for _ in range(TRANSPLANTED):
                 yield self._lesser(self._transplanted([run]))
             for _ in range(OF_TWO if others else 0):
@@ -110,28 +110,29 @@ class Windows:
             yield _example(run, (), run.features(onset, end))
 
     def _transplanted(self, faulty: Sequence[Followed]) -> Example:
-        """A window with the effects of some runs of one group."""
-        first = faulty[0]
-        begun = max(self._random.choice((run.switch, run.effect)) for run in faulty)
-        length = min(len(run) for run in faulty)
-        begun = min(begun, length)
-        onset = min(length, max(1, begun + self._random.choice(MISSES)))
-        end = min(length, max(onset, begun) + self._random.randrange(LONGEST))
-        parts = [run.features(onset, end) for run in faulty]
-        twin = self._twins.get(_group(first))
-        windows = [part.window for part in parts if part.window is not None]
-        residuals = windows[0].residuals
-        if twin is not None and len(twin) >= end:
-            same = twin.residuals[end - len(residuals) : end]
-            effects = [self._random.uniform(*SIZES) * _effect(window.residuals, same) for window in windows]
-            residuals = self._host(windows[0].profiled, len(residuals)) + sum(effects)
-        figures = np.array([window.figures for window in windows])
+        """A window with the effects of some runs of one kind on a piece of a healthy one."""
+        length = self._random.randint(1, LONGEST)
+        seen = [self._window_of(run, length) for run in faulty]
+        steps = min(len(effect) for _, effect in seen)
+        profiled = _is_profiled(faulty[0])
+        residuals = self._host(profiled, steps) + sum(effect[-steps:] for _, effect in seen)
+        figures = np.array([part.window.figures for part, _ in seen if part.window is not None])
         largest = figures[np.abs(figures).argmax(0), np.arange(len(FIGURES))]
-        features = Features(
-            tuple(dict.fromkeys(name for part in parts for name in part.present)),
-            Window(residuals, largest, windows[0].profiled),
-        )
-        return _example(first, tuple(code for run in faulty for code in run.codes), features)
+        present = tuple(dict.fromkeys(name for part, _ in seen for name in part.present))
+        codes = tuple(code for run in faulty for code in run.codes)
+        return _example(faulty[0], codes, Features(present, Window(residuals, largest, profiled)))
+
+    def _window_of(self, run: Followed, length: int) -> tuple[Features, Floats]:
+        """What is known in a window under a fault, and what the fault adds to the residuals (N, `COLUMNS`)."""
+        begun = self._random.choice((run.switch, run.effect))
+        onset = min(len(run), max(1, begun + self._random.choice(MISSES)))
+        end = min(len(run), max(onset, begun) + length - 1)
+        part, twin = run.features(onset, end), self._twins.get(_group(run))
+        residuals = run.window(onset, end).residuals
+        if twin is None or len(twin) < end:
+            return part, np.nan_to_num(residuals)
+        same = twin.residuals[end - len(residuals) : end]
+        return part, self._random.uniform(*SIZES) * _effect(residuals, same)
 
     def _host(self, profiled: bool, steps: int) -> Floats:
         """Residuals (steps, `COLUMNS`) of a piece of a healthy run; 0 where it has none, as runs of other tasks."""
@@ -190,6 +191,11 @@ def _is_profiled(run: Followed) -> bool:
 def _group(run: Followed) -> tuple[str | int | bool, ...]:
     entry = run.entry
     return entry.split, entry.seed, entry.task, entry.algorithm, entry.size, _is_profiled(run)
+
+
+def _kind(run: Followed) -> tuple[str, str, bool]:
+    """What runs must have in common for their effects to be added."""
+    return run.entry.task, run.entry.algorithm, _is_profiled(run)
 
 
 def _example(
