@@ -78,7 +78,7 @@ def learn(lesson: Lesson, trees: int = TREES, workers: int = 1) -> DiagnosisMode
         DiagnosisModelError: when scikit-learn is missing, or there is nothing to learn from.
     """
     examples = lesson.examples
-    if not any(example.codes for example in examples):
+    if not any(example.codes and example.features.window is not None for example in examples):
         raise DiagnosisModelError("No run has a fault with an effect in time, so there is nothing to learn.")
     info = ModelInfo(
         FORMAT, lesson.command, lesson.taught_on, lesson.seed, len(examples), NUMBERS, names_seen(examples),
@@ -87,12 +87,14 @@ def learn(lesson: Lesson, trees: int = TREES, workers: int = 1) -> DiagnosisMode
     # Its vectors are made before its trees are known.
     blank = DiagnosisModel(info, {})
     by_profile = {against: [e for e in examples if _is_against(e, against)] for against in (PROFILE, OWN_PAST)}
-    # Where no run was compared in one of the two ways, the trees of the other are the best that there is.
-    some = by_profile[PROFILE] or by_profile[OWN_PAST]
-    forests = {
-        against: _forest(blank, of_kind or some, trees, lesson.seed, workers) for against, of_kind in by_profile.items()
+    learnt = {
+        against: _forest(blank, of_kind, trees, lesson.seed, workers)
+        for against, of_kind in by_profile.items()
+        if of_kind
     }
-    return DiagnosisModel(info, forests)
+    # Where no run was compared in one of the two ways, the trees of the other are the best that there is.
+    some = next(iter(learnt.values()))
+    return DiagnosisModel(info, {against: learnt.get(against, some) for against in by_profile})
 
 
 def _is_against(example: Example, against: str) -> bool:
