@@ -94,14 +94,11 @@ def diagnose(
     reasons = _reasons(alarms)
     if not alarms_in(case.symptoms):
         return unnamed(symptoms, " ".join(case.remarks))
+    asked = None if readings is None else model or installed_model()
+    ranked = stated_of(case, asked, excluded)
     also: tuple[str, ...] = ()
-    if _is_numerical(case.symptoms):
-        # A value that is not finite explains every other symptom.
-        ranked = _probabilities({NUMERICAL: CERTAIN_NATS, UNKNOWN: UNKNOWN_NATS})
-    else:
-        asked = None if readings is None else model or installed_model()
-        ranked = _ranked(case, asked, excluded)
-        also = () if asked is None else also_in(case, asked, {ranked[0][0], *impossible, *excluded})
+    if asked is not None and ranked[0][0] != NUMERICAL:
+        also = also_in(case, asked, {ranked[0][0], *impossible, *excluded})
     (code, probability), *others = ranked
     possible = [(rival, share) for rival, share in others if rival not in (*impossible, *also) and share > LEAST_LISTED]
     rivals = tuple(Rival(rival, share, _against(rival, case.symptoms)) for rival, share in possible[:RIVALS])
@@ -296,11 +293,19 @@ def _probabilities(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(((code, weight / total) for code, weight in weights.items()), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _ranked(case: Case, model: DiagnosisModel | None, excluded: Collection[str]) -> list[tuple[str, float]]:
+def stated_of(case: Case, model: DiagnosisModel | None, excluded: Collection[str] = ()) -> list[tuple[str, float]]:
     """Codes with their stated probabilities, the likeliest first.
 
     A model weighs symptoms together with readings, so that without readings the fingerprints alone decide.
+
+    Args:
+        case: with an alarm.
+        model: that is asked; None for fingerprints alone.
+        excluded: faults that are known not to be behind it.
     """
+    if _is_numerical(case.symptoms):
+        # A value that is not finite explains every other symptom.
+        return _probabilities({NUMERICAL: CERTAIN_NATS, UNKNOWN: UNKNOWN_NATS})
     if model is None:
         prints = fingerprint_scores(case.symptoms)
         tables = nats_of_breaks(case.symptoms, tuple(prints)), meaning_of_readings(case.symptoms)

@@ -84,7 +84,7 @@ def learn(lesson: Lesson, trees: int = TREES, workers: int = 1, base: DiagnosisM
         DiagnosisModelError: when scikit-learn is missing, or there is nothing to learn from.
     """
     examples = lesson.examples
-    if not any(example.codes for example in examples):
+    if not any(example.codes and example.features.window is not None for example in examples):
         raise DiagnosisModelError("No run has a fault with an effect in time, so there is nothing to learn.")
     # The trees of a base have seen its names in their order.
     known = () if base is None else base.info.present
@@ -96,11 +96,14 @@ def learn(lesson: Lesson, trees: int = TREES, workers: int = 1, base: DiagnosisM
     # Its vectors are made before its trees are known.
     blank = DiagnosisModel(info, {})
     by_profile = {against: [e for e in examples if _is_against(e, against)] for against in (PROFILE, OWN_PAST)}
-    # Where no run was compared in one of the two ways, the trees of the other are the best that there is.
-    some = by_profile[PROFILE] or by_profile[OWN_PAST]
-    forests = {
-        against: _forest(blank, of_kind or some, trees, lesson.seed, workers) for against, of_kind in by_profile.items()
+    learnt = {
+        against: _forest(blank, of_kind, trees, lesson.seed, workers)
+        for against, of_kind in by_profile.items()
+        if of_kind
     }
+    # Where no run was compared in one of the two ways, the trees of the other are the best that there is.
+    some = next(iter(learnt.values()))
+    forests = {against: learnt.get(against, some) for against in by_profile}
     if base is not None:
         forests = {against: base.forests[against].joined(forest) for against, forest in forests.items()}
     return DiagnosisModel(info, forests)

@@ -19,8 +19,8 @@ from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.diagnosis.classify import Case
 from rftfm_ray.diagnosis.features import FARTHEST, FIGURES, Features, Window
 from rftfm_ray.faultbench.runs.plan import Kind, is_without_fault, mechanism_of
+from rftfm_ray.faultbench.teaching.evidence import EvidenceScope, less_of
 from rftfm_ray.faultbench.teaching.following import Followed
-from rftfm_ray.signals.groups import TELEMETRY
 
 Floats = NDArray[np.float64]
 
@@ -36,8 +36,6 @@ SIZES = (0.5, 1.3)
 # Share of the windows in which no evidence but telemetry was measured, and in which laws were as well: other trainers
 # log no more.
 TELEMETRY_ALONE, WITH_LAWS = 0.15, 0.1
-_LAWFUL = ("law:", "floor:")
-_IS_LOGGED = np.array([name in TELEMETRY for name in FIGURES])
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,20 +143,11 @@ class Windows:
 
     def _lesser(self, example: Example) -> Example:
         """The same as a trainer sees it that measures less, now and then."""
-        draw, window = self._random.random(), example.features.window
-        if draw >= TELEMETRY_ALONE + WITH_LAWS or window is None:
+        draw = self._random.random()
+        if draw >= TELEMETRY_ALONE + WITH_LAWS:
             return example
-        lawful = _LAWFUL if draw >= TELEMETRY_ALONE else ()
-        return replace(example, features=less_of(example.features, lawful))
-
-
-def less_of(features: Features, lawful: tuple[str, ...]) -> Features:
-    """Features with telemetry alone, and with symptoms of detectors whose names begin as given."""
-    window = features.window
-    if window is None:
-        return features
-    kept = tuple(name for name in features.present if name.partition(" ")[2].startswith(lawful)) if lawful else ()
-    return Features(kept, replace(window, figures=np.where(_IS_LOGGED, window.figures, 0.0)))
+        scope = EvidenceScope.LAWS if draw >= TELEMETRY_ALONE else EvidenceScope.TELEMETRY
+        return replace(example, features=less_of(example.features, scope))
 
 
 def alarmed(run: Followed) -> Iterator[Example]:
