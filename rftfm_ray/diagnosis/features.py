@@ -35,9 +35,10 @@ FIGURES: tuple[str, ...] = (
 """Signals whose newest value counts as it is: most are 0, or another number, in every healthy run."""
 _FIGURE_COLUMNS = [COLUMN_OF[name] for name in FIGURES]
 # Where healthy is another number than 0: a value that is not known must not look like a change.
-_HEALTHY = np.array(
-    [float(name in ("gap_slope", "gap_zero_share", "update_gain", "rollout_ratio_mean")) for name in FIGURES]
-)
+_HEALTHY_AT_ONE = (
+    "changed_rate", "turns_mean", "gap_slope", "gap_zero_share", "update_gain", "rollout_ratio_mean",
+)  # fmt: skip
+_HEALTHY = np.array([float(name in _HEALTHY_AT_ONE) for name in FIGURES])
 # Size at which the logarithm of a figure begins to flatten.
 _SMALL = 0.01
 _RESIDUALS = ("since onset", "newest", "direction since onset", "newest direction")
@@ -61,6 +62,10 @@ class Window:
     figures: Floats
     profiled: bool
 
+    def knows(self, signal: str) -> bool:
+        """Whether a signal has a residual at any of the steps; some have none without a profile."""
+        return signal in COLUMNS and bool(np.isfinite(self.residuals[:, COLUMNS.index(signal)]).any())
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -78,7 +83,7 @@ class Features:
 def features_of(symptoms: Sequence[Symptom], findings: Collection[str] = (), window: Window | None = None) -> Features:
     """The features of some symptoms, findings and steps.
 
-    Symptoms of telemetry are left out: residuals say more, and say it before they are alarms.
+    Symptoms of telemetry are left out: where their signals have residuals, these say more, and before they are alarms.
     """
     exact = {name_of(symptom) for symptom in symptoms if is_exact(symptom)}
     return Features((*sorted(exact), *findings), window)
