@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.diagnosis.classify import Case
-from rftfm_ray.diagnosis.features import FARTHEST, FIGURES, Features, Window
+from rftfm_ray.diagnosis.features import FARTHEST, FIGURES, UNMEASURED, Features, Window
 from rftfm_ray.faultbench.runs.plan import Kind, is_without_fault, mechanism_of
 from rftfm_ray.faultbench.teaching.following import Followed
 from rftfm_ray.signals.groups import TELEMETRY
@@ -126,7 +126,8 @@ class Windows:
             effects = [self._random.uniform(*SIZES) * _effect(window.residuals, same) for window in windows]
             residuals = self._host(windows[0].profiled, len(residuals)) + sum(effects)
         figures = np.array([window.figures for window in windows])
-        largest = figures[np.abs(figures).argmax(0), np.arange(len(FIGURES))]
+        # Of two faults, the one that has moved a figure further from healthy shows in it.
+        largest = figures[np.abs(figures - UNMEASURED).argmax(0), np.arange(len(FIGURES))]
         features = Features(
             tuple(dict.fromkeys(name for part in parts for name in part.present)),
             Window(residuals, largest, windows[0].profiled),
@@ -157,7 +158,7 @@ def less_of(features: Features, lawful: tuple[str, ...]) -> Features:
     if window is None:
         return features
     kept = tuple(name for name in features.present if name.partition(" ")[2].startswith(lawful)) if lawful else ()
-    return Features(kept, replace(window, figures=np.where(_IS_LOGGED, window.figures, 0.0)))
+    return Features(kept, replace(window, figures=np.where(_IS_LOGGED, window.figures, UNMEASURED)))
 
 
 def alarmed(run: Followed) -> Iterator[Example]:
