@@ -168,19 +168,28 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
 def scores_of(case: Case, model: DiagnosisModel) -> dict[str, float]:
     """Nats for every fault but the numerical one, and for `UNKNOWN`.
 
-    The model has learnt what symptoms and findings mean that it has seen. Of others, and of absolute readings, it says
-    nothing: for them the written tables speak.
+    The model has learnt what residuals mean, and symptoms and findings that it has seen. Of others, of telemetry
+    without a residual, and of absolute readings, it says nothing: for them the written tables speak, and so they do for
+    faults that it does not know.
     """
-    shares = model.shares(case.features).tolist()
-    none = max(0.0, 1.0 - math.fsum(shares))
-    nats = {code: math.log(share + LEAST_SHARE) for code, share in zip(CODES, shares, strict=True)}
+    shares = dict(zip(CODES, model.shares(case.features).tolist(), strict=True))
+    none = max(0.0, 1.0 - math.fsum(shares.values()))
+    codes = [code for code in FINGERPRINTS if code != NUMERICAL]
+    nats = {code: math.log(shares.get(code, 0.0) + LEAST_SHARE) for code in codes}
     nats[UNKNOWN] = math.log(none + LEAST_SHARE) - FAULT_NATS
-    new = tuple(s for s in case.symptoms if is_exact(s) and not model.has_seen(feature_name(s)))
+    new = tuple(s for s in case.symptoms if not _is_learnt(s, case.features, model))
     tables = (
-        fingerprint_scores(new), nats_of_breaks(new, CODES), meaning_of_readings(case.symptoms),
+        fingerprint_scores(new), nats_of_breaks(new, codes), meaning_of_readings(case.symptoms),
         meaning_of(tuple(finding for finding in case.findings if not model.has_seen(finding))),
     )  # fmt: skip
     return {code: value + math.fsum(table.get(code, 0.0) for table in tables) for code, value in nats.items()}
+
+
+def _is_learnt(symptom: Symptom, features: Features, model: DiagnosisModel) -> bool:
+    """Whether a model has learnt what a symptom says, by its name or by the residuals of its signal."""
+    if is_exact(symptom):
+        return model.has_seen(feature_name(symptom))
+    return features.window is not None and features.window.knows(symptom.signal)
 
 
 def fingerprint_scores(symptoms: Sequence[Symptom]) -> dict[str, float]:

@@ -34,10 +34,12 @@ FIGURES: tuple[str, ...] = (
 )  # fmt: skip
 """Signals whose newest value counts as it is: most are 0, or another number, in every healthy run."""
 _FIGURE_COLUMNS = [COLUMN_OF[name] for name in FIGURES]
-# Where healthy is another number than 0: a value that is not known must not look like a change.
-_HEALTHY = np.array(
-    [float(name in ("gap_slope", "gap_zero_share", "update_gain", "rollout_ratio_mean")) for name in FIGURES]
-)
+# What a figure is a distance from: its healthy value, or the value that a fault leads to. A share of changed weights
+# says most near 0, and what is healthy depends on the precision of the weights.
+_AT_ONE = ("gap_slope", "gap_zero_share", "update_gain", "rollout_ratio_mean")
+_ORIGIN = np.array([float(name in _AT_ONE) for name in FIGURES])
+# A value that is not known must not look like a change: it counts as healthy.
+_HEALTHY = np.array([float(name in (*_AT_ONE, "changed_rate", "turns_mean")) for name in FIGURES])
 # Size at which the logarithm of a figure begins to flatten.
 _SMALL = 0.01
 _RESIDUALS = ("since onset", "newest", "direction since onset", "newest direction")
@@ -61,6 +63,10 @@ class Window:
     figures: Floats
     profiled: bool
 
+    def knows(self, signal: str) -> bool:
+        """Whether a signal has a residual at any of the steps; some have none without a profile."""
+        return signal in COLUMNS and bool(np.isfinite(self.residuals[:, COLUMNS.index(signal)]).any())
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -78,7 +84,7 @@ class Features:
 def features_of(symptoms: Sequence[Symptom], findings: Collection[str] = (), window: Window | None = None) -> Features:
     """The features of some symptoms, findings and steps.
 
-    Symptoms of telemetry are left out: residuals say more, and say it before they are alarms.
+    Symptoms of telemetry are left out: where their signals have residuals, these say more, and before they are alarms.
     """
     exact = {name_of(symptom) for symptom in symptoms if is_exact(symptom)}
     return Features((*sorted(exact), *findings), window)
@@ -97,18 +103,22 @@ def is_exact(symptom: Symptom) -> bool:
 
 
 def figures_in(values: Floats) -> Floats:
-    """The newest known figures (`FIGURES`) of some steps, as signed logarithms of their distance from healthy.
+    """The newest known figures (`FIGURES`) of some steps, as signed logarithms; healthy ones where none is known.
 
     Args:
         values: (N, `findings.READ`) of the steps.
     """
     figures = values[:, _FIGURE_COLUMNS]
     known = np.isfinite(figures)
-    # The newest known row of each column; where none is known, the distance is 0.
+    # The newest known row of each column.
     newest = len(figures) - 1 - known[::-1].argmax(0)
-    distance = np.where(known.any(0), figures[newest, np.arange(len(FIGURES))] - _HEALTHY, 0.0)
+    distance = np.where(known.any(0), figures[newest, np.arange(len(FIGURES))], _HEALTHY) - _ORIGIN
     squashed: Floats = np.sign(distance) * np.log1p(np.abs(distance) / _SMALL)
     return squashed
+
+
+UNMEASURED: Floats = figures_in(np.full((1, len(COLUMN_OF)), np.nan))
+"""Figures (`FIGURES`) of a run in which none is measured."""
 
 
 def numbers_of(window: Window) -> Floats:

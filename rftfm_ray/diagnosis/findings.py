@@ -86,6 +86,18 @@ FINDINGS = (
 """Names of everything that `findings_in` may find."""
 
 
+def values_of(reported: Sequence[float]) -> Floats:
+    """Values (`READ`) of a report; a refused update changes nothing, so that its share of changed weights says nothing.
+
+    Args:
+        reported: (signals) in the order of `signals.schema.SIGNALS`.
+    """
+    values = np.array(PICK(reported), np.float64)
+    if values[COLUMN_OF["vetoes"]] > 0:
+        values[COLUMN_OF["changed_rate"]] = np.nan
+    return values
+
+
 def findings_in(values: Floats) -> tuple[str, ...]:
     """What holds in some steps.
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -42,6 +43,11 @@ HIGHEST = 0.99
 LARGEST_FILE, LARGEST_CONTENT = 4 << 20, 64 << 20
 """Bytes of a model file, and of what it unpacks to, beyond which it is refused."""
 _INFO = "info"
+# What damage of any byte leads to: of the archive, of a compressed array, of its header, of the text.
+_DAMAGED = (
+    KeyError, ValueError, OSError, EOFError, RuntimeError, MemoryError, OverflowError, struct.error, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
 _Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -164,7 +170,7 @@ def _model_of(content: bytes) -> DiagnosisModel:
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             arrays = {name: np.asarray(stored[name]) for name in stored.files}
         info = _INFO_JSON.validate_json(arrays.pop(_INFO).tobytes())
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, json.JSONDecodeError) as error:
+    except _DAMAGED as error:
         kind = "it says nothing of itself" if isinstance(error, KeyError) else type(error).__name__
         raise DiagnosisModelError(kind) from None
     if info.numbers != NUMBERS:

@@ -15,7 +15,7 @@ from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.detection.stateful import Kind, Stateful
 from rftfm_ray.diagnosis.features import SINCE_ONSET, Window, figures_in
-from rftfm_ray.diagnosis.findings import COLUMN_OF, PICK, READ, findings_in, latest
+from rftfm_ray.diagnosis.findings import COLUMN_OF, READ, findings_in, latest, values_of
 
 Floats = NDArray[np.float64]
 
@@ -57,7 +57,7 @@ class Readings(Stateful):
     def observe(self, observation: Observation) -> None:
         """Take the next step of the run."""
         self._values[:-1] = self._values[1:]
-        self._values[-1] = PICK(observation.report.values)
+        self._values[-1] = values_of(observation.report.values)
         self._residuals[:-1] = self._residuals[1:]
         residuals = observation.residuals
         self._residuals[-1] = np.nan if residuals is None else residuals

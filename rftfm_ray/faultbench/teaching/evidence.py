@@ -13,7 +13,7 @@ import numpy as np
 
 from rftfm_ray.detection.detectors.laws import FLOOR, LAW
 from rftfm_ray.diagnosis.classify import Case, alarms_in, dates_of
-from rftfm_ray.diagnosis.features import FIGURES, Features, features_of
+from rftfm_ray.diagnosis.features import FIGURES, UNMEASURED, Features, features_of
 from rftfm_ray.diagnosis.findings import READ
 from rftfm_ray.diagnosis.fingerprints import without_readings
 from rftfm_ray.faultbench.teaching.following import Diagnosed, Followed
@@ -48,7 +48,7 @@ def less_of(features: Features, scope: EvidenceScope) -> Features:
         return features
     is_lawful = scope is EvidenceScope.LAWS
     present = tuple(name for name in features.present if is_lawful and name.partition(" ")[2].startswith(_LAWFUL))
-    return Features(present, replace(window, figures=np.where(_LOGGED_FIGURES, window.figures, 0.0)))
+    return Features(present, replace(window, figures=np.where(_LOGGED_FIGURES, window.figures, UNMEASURED)))
 
 
 def restricted(run: Followed, scope: EvidenceScope) -> Followed:

@@ -15,7 +15,7 @@ from rftfm_ray.detection.reference.mixture import Reference
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.diagnosis.classify import Case, alarms_in, case_of, dates_of
 from rftfm_ray.diagnosis.features import SINCE_ONSET, Features, Window, features_of, figures_in
-from rftfm_ray.diagnosis.findings import PICK, findings_in
+from rftfm_ray.diagnosis.findings import findings_in, values_of
 from rftfm_ray.diagnosis.readings import WINDOW, Readings
 from rftfm_ray.faultbench.detectors.guard import RecordingMonitor
 from rftfm_ray.faultbench.runs.dataset import Recorded
@@ -114,7 +114,7 @@ def follow(run: Recorded, reference: Reference, config: RunConfig | None = None)
     return Followed(
         run.entry, min(run.outcome.switched, default=0), min(effects, default=0),
         np.array([nothing if o.residuals is None else o.residuals for o in observations]),
-        np.array([o.profiled for o in observations]), np.array([PICK(o.report.values) for o in observations]),
+        np.array([o.profiled for o in observations]), np.array([values_of(o.report.values) for o in observations]),
         tuple(symptoms), tuple(diagnosed),
     )  # fmt: skip
 

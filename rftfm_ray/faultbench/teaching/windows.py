@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.diagnosis.classify import Case
-from rftfm_ray.diagnosis.features import FARTHEST, FIGURES, Features, Window
+from rftfm_ray.diagnosis.features import FARTHEST, FIGURES, UNMEASURED, Features, Window
 from rftfm_ray.faultbench.runs.plan import Kind, is_without_fault, mechanism_of
 from rftfm_ray.faultbench.teaching.evidence import EvidenceScope, less_of
 from rftfm_ray.faultbench.teaching.following import Followed
@@ -115,7 +115,8 @@ class Windows:
         profiled = _is_profiled(faulty[0])
         residuals = self._host(profiled, steps) + sum(effect[-steps:] for _, effect in seen)
         figures = np.array([part.window.figures for part, _ in seen if part.window is not None])
-        largest = figures[np.abs(figures).argmax(0), np.arange(len(FIGURES))]
+        # Of two faults, the one that has moved a figure further from healthy shows in it.
+        largest = figures[np.abs(figures - UNMEASURED).argmax(0), np.arange(len(FIGURES))]
         present = tuple(dict.fromkeys(name for part, _ in seen for name in part.present))
         codes = tuple(code for run in faulty for code in run.codes)
         return _example(faulty[0], codes, Features(present, Window(residuals, largest, profiled)))
