@@ -31,6 +31,8 @@ UNKNOWN_NATS = 2.5
 LEAST_SHARE = 0.01
 # Nats for a fault, of whatever kind, where there is an alarm: false ones are rare.
 FAULT_NATS = 3.0
+# Largest share below which a model has learnt from nothing like a case. Chosen on the tune split.
+LIKE_NOTHING = 0.25
 # Share of a model's answers from which a fault is there beside a leading one.
 SEEN = 0.45
 # Nats of the numerical fault when a value is not finite: the evidence is certain.
@@ -170,17 +172,18 @@ def scores_of(case: Case, model: DiagnosisModel) -> dict[str, float]:
 
     The model has learnt what residuals mean, and symptoms and findings that it has seen. Of others, of telemetry
     without a residual, and of absolute readings, it says nothing: for them the written tables speak, and so they do for
-    faults that it does not know.
+    faults that it does not know, and for everything where it knows nothing like it.
     """
     shares = dict(zip(CODES, model.shares(case.features).tolist(), strict=True))
     none = max(0.0, 1.0 - math.fsum(shares.values()))
     codes = [code for code in FINGERPRINTS if code != NUMERICAL]
     nats = {code: math.log(shares.get(code, 0.0) + LEAST_SHARE) for code in codes}
     nats[UNKNOWN] = math.log(none + LEAST_SHARE) - FAULT_NATS
-    new = tuple(s for s in case.symptoms if not _is_learnt(s, case.features, model))
+    is_new = max(shares.values()) < LIKE_NOTHING
+    new = tuple(s for s in case.symptoms if is_new or not _is_learnt(s, case.features, model))
+    findings = tuple(finding for finding in case.findings if is_new or not model.has_seen(finding))
     tables = (
-        fingerprint_scores(new), nats_of_breaks(new, codes), meaning_of_readings(case.symptoms),
-        meaning_of(tuple(finding for finding in case.findings if not model.has_seen(finding))),
+        fingerprint_scores(new), nats_of_breaks(new, codes), meaning_of_readings(case.symptoms), meaning_of(findings),
     )  # fmt: skip
     return {code: value + math.fsum(table.get(code, 0.0) for table in tables) for code, value in nats.items()}
 

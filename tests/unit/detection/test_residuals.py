@@ -207,7 +207,7 @@ def profiled(mode: Mode, table: Floats, *, forgotten_after: int | None = None) -
     """Whether telemetry is against the profile, by step; `forgotten_after` steps a change is declared."""
     residuals = Residuals(usual(mode))
     if forgotten_after is None:
-        return residuals.over(np.arange(1, len(table) + 1), table).profiled.tolist()
+        return list(map(bool, residuals.over(np.arange(1, len(table) + 1), table).profiled))
     head = taken(residuals, table[:forgotten_after], [0, forgotten_after]).profiled.tolist()
     residuals.forget(["entropy"])
     rest = len(table) - forgotten_after

@@ -142,7 +142,8 @@ def test_probability_of_a_name_is_calibrated_and_the_others_share_the_rest() -> 
     asked = model(calibration=((0.0, 0.7), (1.0, 0.7)))
     diagnosis = diagnose([alarm("staleness")], Readings(), model=asked)
     assert diagnosis is not None
-    assert (diagnosis.code, diagnosis.probability) == ("OD-1", pytest.approx(0.7))
+    assert diagnosis.code == "OD-1"
+    assert diagnosis.probability == pytest.approx(0.7)
     assert math.fsum(rival.probability for rival in diagnosis.rivals) <= 0.3 + 1e-9
 
 

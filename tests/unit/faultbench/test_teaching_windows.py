@@ -14,6 +14,7 @@ from rftfm_ray.diagnosis.features import FARTHEST, FIGURES, UNMEASURED, Features
 from rftfm_ray.diagnosis.findings import COLUMN_OF, READ
 from rftfm_ray.faultbench.runs.plan import Entry, Kind, Split
 from rftfm_ray.faultbench.teaching import windows as module
+from rftfm_ray.faultbench.teaching.evidence import EvidenceScope, less_of
 from rftfm_ray.faultbench.teaching.following import Diagnosed, Followed, first_diagnosed
 from rftfm_ray.faultbench.teaching.windows import (
     ALARMED,
@@ -24,7 +25,6 @@ from rftfm_ray.faultbench.teaching.windows import (
     Example,
     Windows,
     alarmed,
-    less_of,
 )
 from rftfm_ray.signals.groups import TELEMETRY
 
@@ -186,10 +186,10 @@ def test_example_says_what_it_is_of() -> None:
 
 
 def test_less_is_measured_elsewhere() -> None:
-    figures = np.arange(1.0, len(FIGURES) + 1)
+    figures: Floats = np.arange(1.0, len(FIGURES) + 1)
     names = ("alarm law:loss above", "notice floor:rollout above", "alarm weights_mismatch above", "golden_agrees")
     features = Features(names, Window(course(1)[:3], figures, profiled=True))
-    telemetry, lawful = less_of(features, ()), less_of(features, ("law:", "floor:"))
+    telemetry, lawful = less_of(features, EvidenceScope.TELEMETRY), less_of(features, EvidenceScope.LAWS)
     assert telemetry.present == ()
     assert lawful.present == names[:2]
     for less in (telemetry, lawful):
@@ -198,7 +198,7 @@ def test_less_is_measured_elsewhere() -> None:
         is_logged = np.array([name in TELEMETRY for name in FIGURES])
         np.testing.assert_array_equal(less.window.figures, np.where(is_logged, figures, UNMEASURED))
         assert {True, False} == set(is_logged.tolist())
-    assert less_of(Features(names), ()) == Features(names)
+    assert less_of(Features(names), EvidenceScope.TELEMETRY) == Features(names)
 
 
 def test_diagnoses_are_taught_some_steps_after_the_alarm() -> None:
