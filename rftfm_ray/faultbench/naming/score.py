@@ -145,9 +145,7 @@ def evaluate(
     if options.with_others:
         course = _course(followed.get(MODE, ()), judged.get(MODE, ()), model)
         others = dict(_by_baselines(course, tell))
-        parts = parts_of(course)
-        tell(f"Leaving out {len(parts)} parts, one after the other")
-        left = tuple(leave_out(course, parts, options.processes))
+        left = tuple(_left_out(course, options.processes, tell))
     return NamingEvaluation(source, tuple(named), tuple(controls), tuple(pairs), left, others)
 
 
@@ -167,6 +165,13 @@ def _restricted(followed: ByMode) -> Iterator[tuple[ReferenceMode, EvidenceScope
 def _course(followed: Sequence[Followed], judged: Sequence[Followed], model: DiagnosisModel) -> Course:
     taught = [run for run in followed if run.entry.split is Split.CALIBRATE]
     return Course(taught, list(Windows(taught, SEED).all()), list(filter(is_judged, judged)), model)
+
+
+def _left_out(course: Course, processes: int, tell: Tell) -> Iterator[LeftOut]:
+    parts = parts_of(course)
+    for number, part in enumerate(leave_out(course, parts, processes), start=1):
+        tell(f"{part.kind} {part.name} was left out ({number} of {len(parts)})")
+        yield part
 
 
 def _by_baselines(course: Course, tell: Tell) -> Iterator[tuple[str, tuple[NamedRun, ...]]]:
