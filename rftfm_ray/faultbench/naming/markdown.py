@@ -94,6 +94,12 @@ def fault_lines(rows: Sequence[Figures]) -> Iterator[Line]:
         )  # fmt: skip
 
 
+def place_lines(rows: Sequence[Figures]) -> Iterator[Line]:
+    """One line for each mechanism that was placed elsewhere."""
+    for row in rows:
+        yield f"{row['fault']} `{row['mechanism']}`", row["acts_in"], row["told"] or "-", str(row["n"])
+
+
 def taken(counts: Mapping[str, int]) -> str:
     """What faults were taken for, and how often; the most frequent first."""
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))

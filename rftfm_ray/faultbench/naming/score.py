@@ -12,6 +12,9 @@ from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
+
+from rftfm_ray.diagnosis.findings import READ
 from rftfm_ray.diagnosis.model import ASSET, DiagnosisModel, installed_model
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.detectors.references import ReferenceMode
@@ -70,6 +73,7 @@ class NamingEvaluation:
         pairs: every run with two faults, in each mode and scope.
         left_out: runs of parts that the model was not taught.
         baselines: the same runs with a full profile and all evidence, as other ways name them.
+        unmeasured: signals that diagnoses read and that no judged run holds.
     """
 
     source: Source
@@ -78,6 +82,7 @@ class NamingEvaluation:
     pairs: tuple[PairResult, ...]
     left_out: tuple[LeftOut, ...]
     baselines: Mapping[str, tuple[NamedRun, ...]]
+    unmeasured: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,21 @@ def evaluate(
         course = _course(followed.get(MODE, ()), judged.get(MODE, ()), model)
         others = dict(_by_baselines(course, tell))
         left = tuple(_left_out(course, options.processes, tell))
-    return NamingEvaluation(source, tuple(named), tuple(controls), tuple(pairs), left, others)
+    return NamingEvaluation(
+        source, tuple(named), tuple(controls), tuple(pairs), left, others, unmeasured_in(judged)
+    )  # fmt: skip
+
+
+def unmeasured_in(followed: ByMode) -> tuple[str, ...]:
+    """Signals that diagnoses read and that none of some runs holds: old benchmarks lack those that were added later."""
+    measured = {
+        name
+        for runs in followed.values()
+        for run in runs
+        for name, is_known in zip(READ, np.isfinite(run.values).any(0).tolist(), strict=True)
+        if is_known
+    }
+    return tuple(name for name in dict.fromkeys(READ) if name not in measured)
 
 
 def is_judged(run: Followed) -> bool:
