@@ -119,7 +119,7 @@ def left_lines(kinds: Figures) -> Iterator[Line]:
 
 
 def _left_line(kind: str, name: str, row: Figures) -> Line:
-    right = share(row["right"]) if "right" in row else f"{share(row['right_or_unknown'])} or unknown"
+    right = share(row["right"] if "right" in row else row["right_or_unknown"])
     return (
         kind, name, str(row["n"]), str(row["not_alarmed"]), right, share(row["unknown"]), share(row["right_family"]),
         share(row["sure_and_wrong"]), percent(row.get("macro_f1")), taken(row["taken_for"]),

@@ -148,8 +148,7 @@ def _others(summary: Figures) -> Iterator[str]:
         yield "## What was never taught\n"
         yield (
             f"The model is taught again without a part, with {TREES} trees, and judged on the runs of that part: with "
-            "a full profile and all evidence, over the runs with an alarm. A mechanism that nothing has taught may "
-            "stay UNKNOWN.\n"
+            "a full profile and all evidence, over the runs with an alarm. For a mechanism UNKNOWN counts as right.\n"
         )
         heads = (
             "left out", "part", "alarmed", "no alarm", "right", "unknown", "right family", "sure and wrong",

@@ -158,14 +158,12 @@ def evaluate(
 
 def unmeasured_in(followed: ByMode) -> tuple[str, ...]:
     """Signals that diagnoses read and that none of some runs holds: old benchmarks lack those that were added later."""
-    measured = {
-        name
-        for runs in followed.values()
-        for run in runs
-        for name, is_known in zip(READ, np.isfinite(run.values).any(0).tolist(), strict=True)
-        if is_known
-    }
-    return tuple(name for name in dict.fromkeys(READ) if name not in measured)
+    measured = np.zeros(len(READ), np.bool_)
+    for runs in followed.values():
+        for run in runs:
+            measured |= np.isfinite(run.values).any(axis=0)
+    names = {name for name, is_measured in zip(READ, measured.tolist(), strict=True) if is_measured}
+    return tuple(name for name in dict.fromkeys(READ) if name not in names)
 
 
 def is_judged(run: Followed) -> bool:
