@@ -63,7 +63,7 @@ def _classifiers() -> Mapping[str, Callable[[], Any]]:
     return {
         "nearest_neighbour": lambda: make_pipeline(StandardScaler(), KNeighborsClassifier(1)),
         # The hinge loss makes it a support vector machine; descent is its solver.
-        "linear_svm": lambda: make_pipeline(StandardScaler(), SGDClassifier(loss="hinge", random_state=0)),
+        "linear_svm": lambda: make_pipeline(StandardScaler(), SGDClassifier(loss="hinge", tol=1e-2, random_state=0)),
         "decision_tree": lambda: DecisionTreeClassifier(min_samples_leaf=5, random_state=0),
         # Normal classes with one covariance: the likelihood ratio is linear. Shrunk, as numbers are many.
         "likelihood_ratio": lambda: make_pipeline(

@@ -6,7 +6,7 @@ followed once. The calibration is that of the model with everything, as a user h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -114,8 +114,8 @@ def _left_out(part: Part) -> LeftOut:
     return left_out(_inherited[-1], part)
 
 
-def leave_out(course: Course, parts: Iterable[Part], workers: int = 1) -> list[LeftOut]:
-    """Leave out each part.
+def leave_out(course: Course, parts: Iterable[Part], workers: int = 1) -> Iterator[LeftOut]:
+    """Leave out each part, in their order.
 
     Args:
         course: what is taught and judged.
@@ -123,10 +123,11 @@ def leave_out(course: Course, parts: Iterable[Part], workers: int = 1) -> list[L
         workers: processes that share the work.
     """
     if workers == 1:
-        return [left_out(course, part) for part in parts]
+        yield from (left_out(course, part) for part in parts)
+        return
     _inherited.append(course)
     try:
         with ProcessPoolExecutor(workers, get_context("fork")) as pool:
-            return list(pool.map(_left_out, parts))
+            yield from pool.map(_left_out, parts)
     finally:
         _inherited.pop()

@@ -94,6 +94,12 @@ def fault_lines(rows: Sequence[Figures]) -> Iterator[Line]:
         )  # fmt: skip
 
 
+def place_lines(rows: Sequence[Figures]) -> Iterator[Line]:
+    """One line for each mechanism that was placed elsewhere."""
+    for row in rows:
+        yield f"{row['fault']} `{row['mechanism']}`", row["acts_in"], row["told"] or "-", str(row["n"])
+
+
 def taken(counts: Mapping[str, int]) -> str:
     """What faults were taken for, and how often; the most frequent first."""
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -113,7 +119,7 @@ def left_lines(kinds: Figures) -> Iterator[Line]:
 
 
 def _left_line(kind: str, name: str, row: Figures) -> Line:
-    right = share(row["right"]) if "right" in row else f"{share(row['right_or_unknown'])} or unknown"
+    right = share(row["right"] if "right" in row else row["right_or_unknown"])
     return (
         kind, name, str(row["n"]), str(row["not_alarmed"]), right, share(row["unknown"]), share(row["right_family"]),
         share(row["sure_and_wrong"]), percent(row.get("macro_f1")), taken(row["taken_for"]),

@@ -23,6 +23,7 @@ from rftfm_ray.faultbench.naming.markdown import (
     mode_name,
     pair_lines,
     percent,
+    place_lines,
     table,
 )
 from rftfm_ray.faultbench.naming.pictures import confusion_svg
@@ -112,6 +113,13 @@ def _sections(summary: Figures, folder: str) -> Iterator[str]:
     )  # fmt: skip
     yield table(heads, calibration_lines(modes))
     yield from _by_fault(summary, folder)
+    yield "## Wrong places\n"
+    if summary["unmeasured"]:
+        names = ", ".join(f"`{name}`" for name in summary["unmeasured"])
+        yield f"Diagnoses read these signals, and no run of this benchmark holds them: {names}.\n"
+    yield f"With a profile of {FULL_RUNS} runs or more and all evidence, on the clean background.\n"
+    wrong_places = summary["wrong_places"][EvidenceScope.ALL.value]
+    yield table(("mechanism", "acts in", "told", "runs"), place_lines(wrong_places))
     yield "## Two faults\n"
     yield (
         "Runs with two faults, at the end of the patience with the alarm under both of them. The exact set is that of "
@@ -140,8 +148,7 @@ def _others(summary: Figures) -> Iterator[str]:
         yield "## What was never taught\n"
         yield (
             f"The model is taught again without a part, with {TREES} trees, and judged on the runs of that part: with "
-            "a full profile and all evidence, over the runs with an alarm. A mechanism that nothing has taught may "
-            "stay UNKNOWN.\n"
+            "a full profile and all evidence, over the runs with an alarm. For a mechanism UNKNOWN counts as right.\n"
         )
         heads = (
             "left out", "part", "alarmed", "no alarm", "right", "unknown", "right family", "sure and wrong",

@@ -12,6 +12,9 @@ from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
+
+from rftfm_ray.diagnosis.findings import READ
 from rftfm_ray.diagnosis.model import ASSET, DiagnosisModel, installed_model
 from rftfm_ray.errors import BenchError
 from rftfm_ray.faultbench.detectors.references import ReferenceMode
@@ -70,6 +73,7 @@ class NamingEvaluation:
         pairs: every run with two faults, in each mode and scope.
         left_out: runs of parts that the model was not taught.
         baselines: the same runs with a full profile and all evidence, as other ways name them.
+        unmeasured: signals that diagnoses read and that no judged run holds.
     """
 
     source: Source
@@ -78,6 +82,7 @@ class NamingEvaluation:
     pairs: tuple[PairResult, ...]
     left_out: tuple[LeftOut, ...]
     baselines: Mapping[str, tuple[NamedRun, ...]]
+    unmeasured: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +150,20 @@ def evaluate(
     if options.with_others:
         course = _course(followed.get(MODE, ()), judged.get(MODE, ()), model)
         others = dict(_by_baselines(course, tell))
-        parts = parts_of(course)
-        tell(f"Leaving out {len(parts)} parts, one after the other")
-        left = tuple(leave_out(course, parts, options.processes))
-    return NamingEvaluation(source, tuple(named), tuple(controls), tuple(pairs), left, others)
+        left = tuple(_left_out(course, options.processes, tell))
+    return NamingEvaluation(
+        source, tuple(named), tuple(controls), tuple(pairs), left, others, unmeasured_in(judged)
+    )  # fmt: skip
+
+
+def unmeasured_in(followed: ByMode) -> tuple[str, ...]:
+    """Signals that diagnoses read and that none of some runs holds: old benchmarks lack those that were added later."""
+    measured = np.zeros(len(READ), np.bool_)
+    for runs in followed.values():
+        for run in runs:
+            measured |= np.isfinite(run.values).any(axis=0)
+    names = {name for name, is_measured in zip(READ, measured.tolist(), strict=True) if is_measured}
+    return tuple(name for name in dict.fromkeys(READ) if name not in names)
 
 
 def is_judged(run: Followed) -> bool:
@@ -167,6 +182,13 @@ def _restricted(followed: ByMode) -> Iterator[tuple[ReferenceMode, EvidenceScope
 def _course(followed: Sequence[Followed], judged: Sequence[Followed], model: DiagnosisModel) -> Course:
     taught = [run for run in followed if run.entry.split is Split.CALIBRATE]
     return Course(taught, list(Windows(taught, SEED).all()), list(filter(is_judged, judged)), model)
+
+
+def _left_out(course: Course, processes: int, tell: Tell) -> Iterator[LeftOut]:
+    parts = parts_of(course)
+    for number, part in enumerate(leave_out(course, parts, processes), start=1):
+        tell(f"{part.kind} {part.name} was left out ({number} of {len(parts)})")
+        yield part
 
 
 def _by_baselines(course: Course, tell: Tell) -> Iterator[tuple[str, tuple[NamedRun, ...]]]:

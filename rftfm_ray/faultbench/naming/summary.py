@@ -36,6 +36,7 @@ def naming_summary(evaluation: NamingEvaluation) -> dict[str, Json]:
         "runs": source.runs,
         "model_sha256": source.model_sha256,
         "manifest_sha256": source.manifest_sha256,
+        "unmeasured": list(evaluation.unmeasured),
         "rule": {"sure": SURE, "least": LEAST, "patience_steps": PATIENCE},
         **figures(evaluation, MODE, CLEAN),
         "leave_one_out": leave_outs(evaluation.left_out),
@@ -65,6 +66,7 @@ def figures(evaluation: NamingEvaluation, mode: ReferenceMode, background: str) 
         "ece": _by_scope(named, _calibration),
         "steps_to_name": _by_scope(named, _steps),
         "by_fault": _by_scope(named, _by_fault),
+        "wrong_places": _by_scope(named, _wrong_places),
         "benign_as_fault": _by_scope(controls, lambda runs: _as_fault(runs, Kind.CONTROL)),
         "healthy_as_fault": _by_scope(controls, lambda runs: _as_fault(runs, Kind.HEALTHY)),
         "two_faults": _by_scope(pairs, _two_faults),
@@ -134,6 +136,19 @@ def _by_fault(runs: Runs) -> list[Json]:
             "in_place": sum(run.is_in_place for run in of_code), "taken_for": dict(sorted(taken.items())),
         })  # fmt: skip
     return rows
+
+
+def _wrong_places(runs: Runs) -> list[Json]:
+    """Where faults with an alarm were placed that sit elsewhere, by mechanism."""
+    placed = Counter(
+        (run.truth, run.mechanism.name, run.mechanism.acts_in.value, run.name.place or "")
+        for run in runs
+        if run.name is not None and not run.is_in_place
+    )
+    return [
+        {"fault": fault, "mechanism": mechanism, "acts_in": acts_in, "told": str(told), "n": count}
+        for (fault, mechanism, acts_in, told), count in sorted(placed.items())
+    ]
 
 
 def _as_fault(runs: Sequence[ControlResult], kind: Kind) -> dict[str, Json]:

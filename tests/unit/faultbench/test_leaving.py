@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rftfm_ray.diagnosis.findings import READ
 from rftfm_ray.diagnosis.model import DiagnosisModel
 from rftfm_ray.errors import DiagnosisModelError
 from rftfm_ray.faultbench.detectors.references import ReferenceMode
@@ -112,6 +113,7 @@ def test_evaluation_names_the_runs_of_its_split_in_every_scope(course: Course) -
     # No alarm is of telemetry alone.
     assert {run.code for run in result.named if run.scope is EvidenceScope.TELEMETRY} == {"-"}
     assert {control.code for control in result.controls} == {""}
+    assert set(result.unmeasured) == set(READ)
     assert {part.kind for part in result.left_out} == {MECHANISM, "algorithm"}
     assert all(len(runs) == len(course.judged) for runs in result.baselines.values())
 

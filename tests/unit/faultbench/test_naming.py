@@ -139,13 +139,15 @@ def test_calibration_error_is_the_gap_and_a_perfect_classifier_has_one_too() -> 
 
 
 def test_scope_leaves_out_alarms_of_other_evidence_and_what_they_date() -> None:
-    entry, late = entry_of("CA-3@16:hard,mechanism=discount"), alarm("change", "reward_mean", Evidence.TELEMETRY, 22)
+    entry, late = entry_of("CA-3@16:hard,mechanism=discount"), alarm("change", "reward_mean", Evidence.TELEMETRY, 20)
     run = followed(entry, {18: (IDENTITY, LAW), 22: (IDENTITY, CHANNEL, FLOOR, late)})
     by_scope = {scope: restricted(run, scope) for scope in EvidenceScope}
     assert by_scope[EvidenceScope.ALL] is run
     assert [each.step for each in by_scope[EvidenceScope.LAWS].diagnosed] == [18, 22]
     (only,) = by_scope[EvidenceScope.TELEMETRY].diagnosed
-    assert (only.step, only.onset, only.case.symptoms) == (22, 22, (late,))
+    assert (only.step, only.onset, only.case.symptoms) == (22, 20, (late,))
+    assert only.case.features.window is not None
+    assert len(only.case.features.window.residuals) == 3
     assert by_scope[EvidenceScope.LAWS].diagnosed[1].case.symptoms == (FLOOR, late)
     assert by_scope[EvidenceScope.LAWS].diagnosed[0].case.features.present == ("alarm law:advantage_mean above",)
     assert by_scope[EvidenceScope.TELEMETRY].symptoms[17] == ()

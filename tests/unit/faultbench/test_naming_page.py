@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -56,6 +57,7 @@ def evaluation() -> NamingEvaluation:
         tuple(PairResult(entry, mode, scope, ("RF-2", "RF-1"), ("RF-1",)) for mode, scope in every),
         (LeftOut("mechanism", "RF-2 zeroed", of_profile[2:]), LeftOut("algorithm", "grpo", of_profile)),
         {"decision_tree": of_profile},
+        ("gap_end",),
     )  # fmt: skip
 
 
@@ -99,6 +101,18 @@ def test_every_wrong_name_is_listed_with_a_reason(summary: Any) -> None:
     assert summary["confusion"]["profile"]["RF-2"] == {"RF-1": 1, NO_ALARM: 1}
     text = page(summary, "rftfm faultbench score", "diagnosis")
     assert all(row["run"] in text and row["reason"] in text for row in wrong)
+
+
+def test_wrong_places_and_signals_that_were_not_recorded_are_told(summary: Any) -> None:
+    assert summary["wrong_places"]["all"] == []
+    run = named_run(alarmed(entry_of("OD-2@16:hard,mechanism=unsynced")), MODE, EvidenceScope.ALL,
+                    stating({}, ("OD-2", 0.9)))  # fmt: skip
+    told = json.loads(json.dumps(naming_summary(replace(evaluation(), named=(run,)))))
+    row = {"fault": "OD-2", "mechanism": "unsynced", "acts_in": "weight sync", "told": "optimizer", "n": 1}
+    assert told["wrong_places"]["all"] == [row]
+    text = page(told, "rftfm faultbench score", "diagnosis")
+    assert "| OD-2 `unsynced` | weight sync | optimizer | 1 |" in text
+    assert "no run of this benchmark holds them: `gap_end`." in text
 
 
 def test_page_is_written_with_its_pictures(tmp_path: Path, summary: Any) -> None:
