@@ -36,6 +36,10 @@ SIZES = (0.5, 1.3)
 # Share of the windows in which no evidence but telemetry was measured, and in which laws were as well: other trainers
 # log no more.
 TELEMETRY_ALONE, WITH_LAWS = 0.15, 0.1
+# Share of those in which one channel is off, and what the names of each have in common: what is not measured must not
+# look like what agrees.
+WITHOUT_A_CHANNEL = 0.15
+CHANNELS = ("golden", "regrade", "gap_", "_gap", "known_call", "tool_shadow", "observation", "probe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,12 @@ class Windows:
             if is_without_fault(run.entry):
                 yield from (self._lesser(each) for each in self._of_healthy(run))
         for run in faulty:
+            if not self._has_twin(run):
+                # Without the healthy run of its seed nobody knows what its fault has added.
+                yield from (self._lesser(self._as_it_is(run)) for _ in range(TRANSPLANTED))
+                continue
             others = [other for other in faulty if other.codes != run.codes and _kind(other) == _kind(run)]
+            others = [other for other in others if self._has_twin(other)]
             for _ in range(TRANSPLANTED):
                 yield self._lesser(self._transplanted([run]))
             for _ in range(OF_TWO if others else 0):
@@ -123,15 +132,26 @@ class Windows:
 
     def _window_of(self, run: Followed, length: int) -> tuple[Features, Floats]:
         """What is known in a window under a fault, and what the fault adds to the residuals (N, `COLUMNS`)."""
-        begun = self._random.choice((run.switch, run.effect))
-        onset = min(len(run), max(1, begun + self._random.choice(MISSES)))
-        end = min(len(run), max(onset, begun) + length - 1)
-        part, twin = run.features(onset, end), self._twins.get(_group(run))
+        onset, end = self._span(run, length)
+        part, twin = run.features(onset, end), self._twins[_group(run)]
         residuals = run.window(onset, end).residuals
-        if twin is None or len(twin) < end:
-            return part, np.nan_to_num(residuals)
         same = twin.residuals[end - len(residuals) : end]
         return part, self._random.uniform(*SIZES) * _effect(residuals, same)
+
+    def _span(self, run: Followed, length: int) -> tuple[int, int]:
+        """First and last step of a window under a fault, whose onset is estimated."""
+        begun = self._random.choice((run.switch, run.effect))
+        onset = min(len(run), max(1, begun + self._random.choice(MISSES)))
+        return onset, min(len(run), max(onset, begun) + length - 1)
+
+    def _as_it_is(self, run: Followed) -> Example:
+        """A window of a faulty run."""
+        onset, end = self._span(run, self._random.randint(1, LONGEST))
+        return _example(run, run.codes, run.features(onset, end))
+
+    def _has_twin(self, run: Followed) -> bool:
+        twin = self._twins.get(_group(run))
+        return twin is not None and len(twin) >= len(run)
 
     def _host(self, profiled: bool, steps: int) -> Floats:
         """Residuals (steps, `COLUMNS`) of a piece of a healthy run; 0 where it has none, as runs of other tasks."""
@@ -145,10 +165,23 @@ class Windows:
     def _lesser(self, example: Example) -> Example:
         """The same as a trainer sees it that measures less, now and then."""
         draw = self._random.random()
-        if draw >= TELEMETRY_ALONE + WITH_LAWS:
-            return example
-        scope = EvidenceScope.LAWS if draw >= TELEMETRY_ALONE else EvidenceScope.TELEMETRY
-        return replace(example, features=less_of(example.features, scope))
+        if draw < TELEMETRY_ALONE + WITH_LAWS:
+            scope = EvidenceScope.LAWS if draw >= TELEMETRY_ALONE else EvidenceScope.TELEMETRY
+            return replace(example, features=less_of(example.features, scope))
+        if draw < TELEMETRY_ALONE + WITH_LAWS + WITHOUT_A_CHANNEL:
+            channel = self._random.choice(CHANNELS)
+            return replace(example, features=without_channel(example.features, channel))
+        return example
+
+
+def without_channel(features: Features, channel: str) -> Features:
+    """Features of a run in which a channel is off, one of `CHANNELS`: nothing about it is measured or found."""
+    window = features.window
+    if window is None:
+        return features
+    present = tuple(name for name in features.present if channel not in name)
+    is_off = np.array([channel in name for name in FIGURES])
+    return Features(present, replace(window, figures=np.where(is_off, UNMEASURED, window.figures)))
 
 
 def alarmed(run: Followed) -> Iterator[Example]:

@@ -151,10 +151,11 @@ def test_run_without_a_healthy_one_of_its_seed_stays_as_it_is() -> None:
         assert {tuple(row) for row in example.features.window.residuals.tolist()} <= rows
 
 
-def test_two_faults_of_a_seed_are_put_together() -> None:
+def test_effects_of_two_runs_of_one_kind_are_put_together() -> None:
     first = run("OD-1", 1, 0, lr_excess=1.0, changed_rate=0.0)
     second = run("OD-3", 1, 1, changed_rate=1.0)
-    found = examples(first, second, run("CA-2", 2, 2))
+    other = run("CA-2", 2, 2)
+    found = examples(first, second, replace(other, entry=replace(other.entry, algorithm="ppo")))
     both = [each for each in found if len(each.codes) == 2]
     assert {each.codes for each in both} == {("OD-1", "OD-3"), ("OD-3", "OD-1")}
     assert len(both) == 2 * OF_TWO
@@ -186,7 +187,7 @@ def test_example_says_what_it_is_of() -> None:
 
 
 def test_less_is_measured_elsewhere() -> None:
-    figures: Floats = np.arange(1.0, len(FIGURES) + 1)
+    figures = np.arange(1.0, len(FIGURES) + 1).astype(np.float64)
     names = ("alarm law:loss above", "notice floor:rollout above", "alarm weights_mismatch above", "golden_agrees")
     features = Features(names, Window(course(1)[:3], figures, profiled=True))
     telemetry, lawful = less_of(features, EvidenceScope.TELEMETRY), less_of(features, EvidenceScope.LAWS)
