@@ -146,7 +146,9 @@ def _regrade_findings(values: Floats) -> Sequence[str]:
         found.append("regrade_disagrees_on_all")
     if abs(rate - wrong) < AS_MANY * wrong:
         found.append("regrade_disagrees_on_as_many_as_are_wrong")
-    about = [_regraded_answers(values)] if rate > SPLIT_FROM else []
+    # Steps in which nothing was graded wrong say nothing of what is.
+    wrong_steps = values[values[:, 1] > 0]
+    about = [_regraded_answers(wrong_steps)] if rate > SPLIT_FROM else []
     return [*found, *(name for name in about if name), *_golden_findings(values)]
 
 

@@ -283,7 +283,7 @@ def test_recorded_fault_is_found_named_and_dated(
         "calculator_od1",
         "arithmetic_od1",
         "calculator_te1",
-        pytest.param("calculator_rf1", marks=pytest.mark.xfail(reason="the model shares it with RF-2 and RF-3")),
+        "calculator_rf1",
     ],
 )
 def test_recorded_fault_is_claimed_at_its_first_alarm(recorded: Recorded, plan: MonitorPlan, run: str) -> None:

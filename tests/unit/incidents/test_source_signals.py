@@ -146,6 +146,8 @@ class GuardedRun:
         wrong = 0.5 if self.is_broken else 0.0
         values = dict.fromkeys(INDEX, 0.0) | USUAL | {"regrade_mismatch_rate": wrong, "regrade_count": 100.0}
         values |= {TRAINED: 0.0 if graded_again else wrong, GOLDEN: wrong}
+        # Every wrong answer is paid as a right one.
+        values |= {"regrade_error_mean": wrong, "golden_wrong_error": 2 * wrong, "regrade_hit_wrong": 2 * wrong}
         id_ = StepId(0, self.step, self.step)
         _, order = self.guardian.step(StepReport(id_, self.step, tuple(values[s.name] for s in SIGNALS)))
         if order is not None:
