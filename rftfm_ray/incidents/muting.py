@@ -82,7 +82,9 @@ class MutedFaults:
         code, alarms = incident.code, alarms_in(diagnosis.symptoms) if diagnosis is not None else []
         explained = [symptom for symptom in alarms if _explains(code, symptom)]
         others = [s for s in alarms if s not in explained and s.onset <= incident.opened.step]
-        if others and rediagnoser is not None:
+        # A fault without a name explains nothing, so that all of its alarms are its own: were those that have a name by
+        # themselves left out, it would be opened again as soon as it is closed. A name that may be claimed ends it.
+        if others and code != UNKNOWN and rediagnoser is not None:
             signals = {symptom.signal for symptom in explained}
             other = rediagnoser.rediagnose(others, signals - {s.signal for s in others}, (code,))
             others = [] if other is not None and _is_claimed(other) else others

@@ -88,6 +88,15 @@ def test_readings_of_a_muted_fault_do_not_name_the_rest() -> None:
     assert "TE-2" not in {rival.code for rival in rest.rivals}
 
 
+def test_fault_without_a_name_mutes_alarms_that_have_one_by_themselves() -> None:
+    update = symptom("update_ratio")
+    faults = muted(diagnosed("UNKNOWN", update), Asked())
+    suspected = replace(diagnosed("OD-1", update), probability=0.5)
+    assert left(faults, suspected, None) is None
+    claimed = diagnosed("OD-1", update)
+    assert left(faults, claimed, None) == claimed, "a name that may be claimed ends the silence"
+
+
 class Asked:
     """A rediagnoser that names OD-1, and remembers what it was told."""
 
