@@ -1,1 +1,0 @@
-"""How well a model of diagnoses names the faults of recorded runs."""

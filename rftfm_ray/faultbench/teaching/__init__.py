@@ -1,1 +1,0 @@
-"""Teaching a model of diagnoses from runs with injected faults."""
