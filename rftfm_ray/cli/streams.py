@@ -23,7 +23,7 @@ class LastingStream(io.TextIOBase):
         self._stream = stream
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
+    def encoding(self) -> str:  # type: ignore[override]  # an attribute there; here it follows a stream
         """Encoding of the other stream."""
         return self._stream.encoding
 
