@@ -110,8 +110,11 @@ def stages() -> tuple[Stage, ...]:
     dirty_instant, dirty_learned = cases(dirty=True)
 
     def harm(name: str, some: Sequence[CalibrationCase]) -> Stage:
-        cases = tuple(sorted(some, key=_combination))
-        return Stage(name, cases, HARMS, by_loss, once=True)
+        # What harms without a background is where a search with one is likely to find something, and soon.
+        known = read(BY_LOSS[:1])
+        harmful = {case for case, rows in known.items() if rows[0].confirmed}
+        cases = sorted(some, key=lambda case: (replace(case, dirty=False) not in harmful, _combination(case)))
+        return Stage(name, tuple(cases), HARMS, by_loss, once=True)
 
     return (
         Stage("instant", in_turns(instant), INSTANT, by_shift, once=True),
@@ -182,8 +185,8 @@ def missing_of(stage: Stage, worker: int, workers: int) -> list[CalibrationCase]
     """Cases of a worker's part of a stage that nobody has made; neighbours share their healthy runs."""
     there = stored(BY_SHIFT if stage.name in BY_SHIFT else [stage.name])
     done = {stage.unit(case) for case, rows in there.items() if rows[0]["confirmed"]} if stage.once else set(there)
-    # Parts follow from the list of all cases, so that what others finish meanwhile moves no case to another worker.
-    units = list(dict.fromkeys(stage.unit(case) for case in stage.cases))
+    # Parts follow from the names of all cases, so that what others finish meanwhile moves no case to another worker.
+    units = sorted({stage.unit(case) for case in stage.cases}, key=str)
     part = set(units[len(units) * (worker - 1) // workers : len(units) * worker // workers])
     return [c for c in stage.cases if c not in there and stage.unit(c) not in done and stage.unit(c) in part]
 
