@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rftfm_ray.detection.detectors.exact import FiniteDetector
-from rftfm_ray.diagnosis.evidence import HIGHEST, Features, LearntEvidence, features_of, level_of, shipped_evidence
+from rftfm_ray.diagnosis.features import Features, features_of, is_exact
+from rftfm_ray.diagnosis.features import name_of as feature_name
+from rftfm_ray.diagnosis.findings import REGRADE_FINDINGS
 from rftfm_ray.diagnosis.fingerprints import (
     FINGERPRINTS,
     Fingerprint,
@@ -17,13 +19,22 @@ from rftfm_ray.diagnosis.fingerprints import (
     without_readings,
 )
 from rftfm_ray.diagnosis.meaning import is_break, nats_of_breaks
+from rftfm_ray.diagnosis.model import CODES, EXACT, HIGHEST, TELEMETRY, DiagnosisModel, installed_model
 from rftfm_ray.diagnosis.places import Measured, said_of, source_of
-from rftfm_ray.diagnosis.readings import REGRADE_FINDINGS, Readings
+from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of, name_of
 from rftfm_ray.verdicts import Diagnosis, Evidence, Rival, Symptom, as_percent
 
 # Nats above which a fault is likelier than one without a fingerprint.
 UNKNOWN_NATS = 2.5
+# Added to a learnt share, so that no fault is ruled out because no example had it.
+LEAST_SHARE = 0.01
+# Nats for a fault, of whatever kind, where there is an alarm: false ones are rare.
+FAULT_NATS = 3.0
+# Largest share below which a model has learnt from nothing like a case. Chosen on the tune split.
+LIKE_NOTHING = 0.25
+# Share of a model's answers from which a fault is there beside a leading one.
+SEEN = 0.45
 # Nats of the numerical fault when a value is not finite: the evidence is certain.
 CERTAIN_NATS = 20.0
 # Penalty in nats for a symptom that a fault does not explain.
@@ -46,7 +57,7 @@ class Case:
 
     Attributes:
         symptoms: that count: those that something harmless explains are left out.
-        findings: `readings.FINDINGS` that hold.
+        findings: `findings.FINDINGS` that hold.
         remarks: sentences on what was left out.
         features: what the learnt evidence is about.
     """
@@ -62,11 +73,12 @@ def diagnose(
     readings: Readings | None = None,
     impossible: Sequence[str] = (),
     excluded: Collection[str] = (),
+    model: DiagnosisModel | None = None,
 ) -> Diagnosis | None:
     """The likeliest explanation of the active symptoms, with its rivals; None without an alarm.
 
-    The evidence of fingerprints and the learnt evidence are added, their exponential is normalised, and the result is
-    calibrated: of recorded diagnoses with this probability so many were right.
+    What the model has learnt and what is written of evidence that it has never seen are added, their exponential is
+    normalised, and the result is calibrated: of recorded diagnoses with this probability so many were right.
 
     Args:
         symptoms: that are active.
@@ -74,6 +86,7 @@ def diagnose(
             decide.
         impossible: faults that cannot occur in the run, and are not listed as rivals.
         excluded: faults that are known not to be behind these symptoms, and get no probability.
+        model: that is asked beside readings; None for the installed one.
     """
     alarms = alarms_in(symptoms)
     if not alarms:
@@ -83,13 +96,13 @@ def diagnose(
     reasons = _reasons(alarms)
     if not alarms_in(case.symptoms):
         return unnamed(symptoms, " ".join(case.remarks))
-    if _is_numerical(case.symptoms):
-        # A value that is not finite explains every other symptom.
-        ranked = _probabilities({NUMERICAL: CERTAIN_NATS, UNKNOWN: UNKNOWN_NATS})
-    else:
-        ranked = _ranked(case, readings is not None, excluded)
+    asked = None if readings is None else model or installed_model()
+    ranked = stated_of(case, asked, excluded)
+    also: tuple[str, ...] = ()
+    if asked is not None and ranked[0][0] != NUMERICAL:
+        also = also_in(case, asked, {ranked[0][0], *impossible, *excluded})
     (code, probability), *others = ranked
-    possible = [(rival, share) for rival, share in others if rival not in impossible and share > LEAST_LISTED]
+    possible = [(rival, share) for rival, share in others if rival not in (*impossible, *also) and share > LEAST_LISTED]
     rivals = tuple(Rival(rival, share, _against(rival, case.symptoms)) for rival, share in possible[:RIVALS])
     text = f"{_since(onset)} {reasons}. {_summary(code, probability, rivals)}"
     source = source_of(code, case.symptoms, _measured(readings, onset_low))
@@ -101,11 +114,32 @@ def diagnose(
         symptoms=case.symptoms,
         onset=onset,
         onset_low=onset_low,
-        summary=" ".join((text, *(said_of(source) if source.is_told or probability >= CLAIMED else ()), *case.remarks)),
+        summary=" ".join(
+            (text, *_said(also), *(said_of(source) if source.is_told or probability >= CLAIMED else ()), *case.remarks)
+        ),
         place=source.place,
         strength=source.strength,
         strength_of=source.strength_of,
+        also=also,
     )
+
+
+def also_in(case: Case, model: DiagnosisModel, others: Collection[str]) -> tuple[str, ...]:
+    """Codes of faults that a model sees beside a leading one, the likeliest first.
+
+    Args:
+        case: what the diagnosis rests on.
+        model: whose answers are one for each fault, so that two can be yes.
+        others: the leading fault, and those that are ruled out.
+    """
+    shares = zip(CODES, model.shares(case.features).tolist(), strict=True)
+    seen = sorted((-share, code) for code, share in shares if share >= SEEN and code not in others)
+    return tuple(code for _, code in seen)
+
+
+def _said(also: Sequence[str]) -> list[str]:
+    named = " and ".join(f"{code} ({name_of(code)})" for code in also)
+    return [f"{named} {'is' if len(also) == 1 else 'are'} likely there as well."] if also else []
 
 
 def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
@@ -115,7 +149,7 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
         symptoms: that are active, with an alarm among them.
         readings: of the run; None where symptoms are all that is known.
     """
-    _, onset_low = dates_of(alarms_in(symptoms))
+    onset, onset_low = dates_of(alarms_in(symptoms))
     # A notice from long before the fault belongs to the normal progress of the run.
     relevant = tuple(s for s in symptoms if s.alarm or s.onset >= onset_low - 1)
     if readings is None:
@@ -129,30 +163,42 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
         relevant = tuple(s for s in relevant if s.signal not in (*_REGRADING, "regrade_error_mean"))
         findings = tuple(finding for finding in findings if finding not in REGRADE_FINDINGS)
         remarks.append(_noisy_verifier(readings.disagreement))
-    features = features_of(without_readings(relevant), findings, readings.residuals(onset_low))
+    features = features_of(without_readings(relevant), findings, readings.window(onset))
     return Case(relevant, findings, tuple(remarks), features)
 
 
-def scores_of(case: Case, learnt: LearntEvidence) -> dict[str, float]:
-    """Nats for every fault but the numerical one, and for `UNKNOWN`."""
-    extra, weight = learnt.nats(case.features), learnt.fingerprint_weight
-    prints = fingerprint_scores(case.symptoms)
-    written, breaks = meaning_of(case.findings), nats_of_breaks(case.symptoms, tuple(prints))
-    scores = {
-        code: weight * nats + extra.get(code, 0.0) + written.get(code, 0.0) + breaks.get(code, 0.0)
-        for code, nats in prints.items()
-    }
-    return {**scores, UNKNOWN: weight * UNKNOWN_NATS}
+def scores_of(case: Case, model: DiagnosisModel) -> dict[str, float]:
+    """Nats for every fault but the numerical one, and for `UNKNOWN`.
+
+    The model has learnt what residuals mean, and symptoms and findings that it has seen. Of others, of telemetry
+    without a residual, and of absolute readings, it says nothing: for them the written tables speak, and so they do for
+    faults that it does not know, and for everything where it knows nothing like it.
+    """
+    shares = dict(zip(CODES, model.shares(case.features).tolist(), strict=True))
+    none = max(0.0, 1.0 - math.fsum(shares.values()))
+    codes = [code for code in FINGERPRINTS if code != NUMERICAL]
+    nats = {code: math.log(shares.get(code, 0.0) + LEAST_SHARE) for code in codes}
+    nats[UNKNOWN] = math.log(none + LEAST_SHARE) - FAULT_NATS
+    is_new = max(shares.values()) < LIKE_NOTHING
+    new = tuple(s for s in case.symptoms if is_new or not _is_learnt(s, case.features, model))
+    findings = tuple(finding for finding in case.findings if is_new or not model.has_seen(finding))
+    tables = (
+        fingerprint_scores(new), nats_of_breaks(new, codes), meaning_of_readings(case.symptoms), meaning_of(findings),
+    )  # fmt: skip
+    return {code: value + math.fsum(table.get(code, 0.0) for table in tables) for code, value in nats.items()}
+
+
+def _is_learnt(symptom: Symptom, features: Features, model: DiagnosisModel) -> bool:
+    """Whether a model has learnt what a symptom says, by its name or by the residuals of its signal."""
+    if is_exact(symptom):
+        return model.has_seen(feature_name(symptom))
+    return features.window is not None and features.window.knows(symptom.signal)
 
 
 def fingerprint_scores(symptoms: Sequence[Symptom]) -> dict[str, float]:
-    """Nats for every fault but the numerical one, by fingerprints and what absolute readings mean."""
-    signs, written = without_readings(symptoms), meaning_of_readings(symptoms)
-    return {
-        code: evidence_for(print_, signs) + written.get(code, 0.0)
-        for code, print_ in FINGERPRINTS.items()
-        if code != NUMERICAL
-    }
+    """Nats for every fault but the numerical one, by fingerprints."""
+    signs = without_readings(symptoms)
+    return {code: evidence_for(print_, signs) for code, print_ in FINGERPRINTS.items() if code != NUMERICAL}
 
 
 def dated(diagnosis: Diagnosis, onset: int, onset_low: int) -> Diagnosis:
@@ -259,32 +305,48 @@ def _probabilities(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(((code, weight / total) for code, weight in weights.items()), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _ranked(case: Case, has_readings: bool, excluded: Collection[str]) -> list[tuple[str, float]]:
+def stated_of(case: Case, model: DiagnosisModel | None, excluded: Collection[str] = ()) -> list[tuple[str, float]]:
     """Codes with their stated probabilities, the likeliest first.
 
-    Learnt evidence weighs symptoms together with readings, so that without readings the fingerprints alone decide.
+    A model weighs symptoms together with readings, so that without readings the fingerprints alone decide.
+
+    Args:
+        case: with an alarm.
+        model: that is asked; None for fingerprints alone.
+        excluded: faults that are known not to be behind it.
     """
-    if not has_readings:
+    if _is_numerical(case.symptoms):
+        # A value that is not finite explains every other symptom.
+        return _probabilities({NUMERICAL: CERTAIN_NATS, UNKNOWN: UNKNOWN_NATS})
+    if model is None:
         prints = fingerprint_scores(case.symptoms)
-        breaks = nats_of_breaks(case.symptoms, tuple(prints))
-        told = {code: nats + breaks.get(code, 0.0) for code, nats in prints.items()}
+        tables = nats_of_breaks(case.symptoms, tuple(prints)), meaning_of_readings(case.symptoms)
+        told = {code: nats + math.fsum(table.get(code, 0.0) for table in tables) for code, nats in prints.items()}
         scores = _without({**told, UNKNOWN: UNKNOWN_NATS}, excluded)
         return [(code, min(HIGHEST, share)) for code, share in _probabilities(scores)]
-    learnt = shipped_evidence()
-    ranked = _probabilities(_without(scores_of(case, learnt), excluded))
-    return _calibrated(ranked, learnt, level_of(alarms_in(case.symptoms)))
+    return _calibrated(ranked_by(case, model, excluded), model, level_of(alarms_in(case.symptoms)))
+
+
+def ranked_by(case: Case, model: DiagnosisModel, excluded: Collection[str] = ()) -> list[tuple[str, float]]:
+    """Codes with the probabilities of a model, before calibration, the likeliest first."""
+    return _probabilities(_without(scores_of(case, model), excluded))
+
+
+def level_of(alarms: Sequence[Symptom]) -> str:
+    """The kind of evidence of some alarms, one of those with a calibration of their own."""
+    return EXACT if any(alarm.evidence is not Evidence.TELEMETRY for alarm in alarms) else TELEMETRY
 
 
 def _without(scores: Mapping[str, float], excluded: Collection[str]) -> dict[str, float]:
     return {code: score for code, score in scores.items() if code == UNKNOWN or code not in excluded}
 
 
-def _calibrated(ranked: list[tuple[str, float]], learnt: LearntEvidence, level: str) -> list[tuple[str, float]]:
+def _calibrated(ranked: list[tuple[str, float]], model: DiagnosisModel, level: str) -> list[tuple[str, float]]:
     """The leading fault with its calibrated probability; the others share the rest, and none overtakes it."""
     (code, probability), *others = ranked
     if code == UNKNOWN:
         return ranked
-    right = learnt.calibrated(probability, level)
+    right = model.calibrated(probability, level)
     rest = math.fsum(share for _, share in others)
     scale = (1 - right) / rest if rest > 0 else 0.0
     return [(code, right), *((other, min(right, share * scale)) for other, share in others)]

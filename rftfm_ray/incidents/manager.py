@@ -394,4 +394,5 @@ def _diagnosis_fields(diagnosis: Diagnosis) -> dict[str, Scalar]:
         "probability": round(diagnosis.probability, 4),
         **({} if diagnosis.place is None else {"place": diagnosis.place.value}),
         **({} if diagnosis.strength is None else {"strength": diagnosis.strength, "measured": diagnosis.strength_of}),
+        **({} if not diagnosis.also else {"also": " ".join(diagnosis.also)}),
     }

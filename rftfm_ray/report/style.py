@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-CSS = """
+THEME = """
 :root {
   --page: #f5f6f8; --card: #ffffff; --text: #1c2127; --muted: #57606a; --line: #d8dde3; --soft: #eef1f4;
   --good: #0b6b4b; --good-bg: #d9f2e6; --bad: #9a2c00; --bad-bg: #fde3d6; --open: #7a5200; --open-bg: #fdf0cf;
@@ -19,7 +19,12 @@ CSS = """
     --edge: #5d6872; --grid: #323a43; --tick: #a3adb8; --incident: #f5d68a; --on-green: #0c1a15;
   }
 }
-* { box-sizing: border-box; }
+"""
+"""Colours by the reader's preference; a figure beside a page has them too."""
+
+CSS = (
+    THEME
+    + """* { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text); line-height: 1.5;
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", Arial, sans-serif; }
 main { max-width: 1160px; margin: 0 auto; padding: 32px 24px 64px; }
@@ -127,3 +132,4 @@ footer { margin-top: 36px; color: var(--muted); font-size: 13px; overflow-wrap: 
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
+)

@@ -9,10 +9,11 @@ import pytest
 from rftfm_ray.detection.detectors.laws import FLOOR, LAW, OWN_REWARD
 from rftfm_ray.detection.laws.table import FLOOR_TABLE, LAWS
 from rftfm_ray.detection.suite import TOOL_ERRORS
-from rftfm_ray.diagnosis.classify import diagnose
-from rftfm_ray.diagnosis.evidence import EXACT, features_of, level_of
+from rftfm_ray.diagnosis.classify import diagnose, level_of
+from rftfm_ray.diagnosis.features import features_of
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, explained_signals, explains
 from rftfm_ray.diagnosis.meaning import BREAKS, nats_of_breaks
+from rftfm_ray.diagnosis.model import EXACT
 from rftfm_ray.incidents.parts import Part, measured_part
 from rftfm_ray.verdicts import Evidence, Symptom
 
