@@ -45,6 +45,7 @@ def explains(code: str, symptom: Symptom) -> bool:
 MEANINGS: Mapping[str, Mapping[str, float]] = {
     # Misplaced credit is that of other tokens; noise gives numbers that no token has.
     "credit_of_other_tokens": {"CA-3": 4},
+    "credit_lag_exceeded": {"CA-3": 4},
     "credit_of_no_token": {"CA-2": 4},
     # A rule with another discount gives other advantages and other returns.
     "credit_by_another_rule": {"CA-3": 4},
@@ -224,7 +225,14 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         ("advantage_max",),
     ),
     "CA-3": Fingerprint(
-        {"sample_mismatch_rate": 5, "credit_error": 4, "return_error": 2, "credit_lag": 4, "credit_correlation": -2},
+        {
+            "sample_mismatch_rate": 5,
+            "advantage_error": 4,
+            "credit_error": 4,
+            "return_error": 2,
+            "credit_lag": 4,
+            "credit_correlation": -2,
+        },
         {"advantage_max": 1},
         ("credit_lag",),
     ),

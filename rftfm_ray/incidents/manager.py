@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from rftfm_ray.diagnosis.classify import CLAIMED, claimed
+from rftfm_ray.diagnosis.classify import PATIENCE, SURE, claimed
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, is_after_effect, needs_ground, refusal
@@ -42,9 +42,6 @@ from rftfm_ray.verdicts import (
     OrderRole,
     as_percent,
 )
-
-# Steps after which a suspicion becomes a diagnosis: of UNKNOWN, where no fault has become likely enough to be claimed.
-PATIENCE = 4
 
 
 class IncidentManager:
@@ -152,7 +149,7 @@ class IncidentManager:
             incident = self.state.incident(number)
         waited = step.paid_step - incident.opened.paid_step
         suspected = incident.state is IncidentState.SUSPECTED
-        is_due = suspected and (diagnosis.probability >= CLAIMED or waited >= PATIENCE)
+        is_due = suspected and (diagnosis.probability >= SURE or waited >= PATIENCE)
         if is_due or (not suspected and incident.code != diagnosis.code):
             diagnosis = claimed(diagnosis)
         diagnosis = self._memory.diagnose(incident, diagnosis)

@@ -1,7 +1,7 @@
 """The name that the fault of a run is given, by one rule for every way to name faults. Pure.
 
 A fault is named as soon as a name is stated with `SURE`, and at the latest `PATIENCE` steps after the alarm: then it
-has the likeliest name, or UNKNOWN where that is less likely than `LEAST`.
+has the likeliest name, or UNKNOWN where that is less likely than `CLAIMED`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rftfm_ray.diagnosis.classify import alarms_in, dates_of, stated_of
+from rftfm_ray.diagnosis.classify import CLAIMED, PATIENCE, SURE, dates_of
 from rftfm_ray.diagnosis.findings import latest
 from rftfm_ray.diagnosis.model import DiagnosisModel
 from rftfm_ray.diagnosis.places import source_of
 from rftfm_ray.diagnosis.readings import WINDOW
+from rftfm_ray.diagnosis.weighing import alarms_in, stated_of
 from rftfm_ray.faultbench.detectors.references import ReferenceMode
 from rftfm_ray.faultbench.runs.plan import Entry, mechanism_of
 from rftfm_ray.faultbench.teaching.evidence import EvidenceScope
@@ -22,8 +23,6 @@ from rftfm_ray.faults.kinds import CATALOGUE, Mechanism
 from rftfm_ray.taxonomy import UNKNOWN, family_of
 from rftfm_ray.verdicts import Family, Place
 
-SURE, LEAST, PATIENCE = 0.7, 0.35, 10
-"""Probability from which a fault is named at once, and below which it stays UNKNOWN after so many steps."""
 NO_ALARM = "-"
 """What a fault without an alarm is named: it is not a name of anything, so it is wrong."""
 Ranking = Sequence[tuple[str, float]]
@@ -117,7 +116,7 @@ def ranker_of(model: DiagnosisModel | None) -> Ranker:
     return lambda _, diagnosed: stated_of(diagnosed.case, model)
 
 
-def name_of_alarm(run: Followed, diagnosed: Sequence[Diagnosed], ranker: Ranker, least: float = LEAST) -> Name:
+def name_of_alarm(run: Followed, diagnosed: Sequence[Diagnosed], ranker: Ranker, least: float = CLAIMED) -> Name:
     """The name of an alarm.
 
     Args:
@@ -152,7 +151,7 @@ def place_of(run: Followed, diagnosed: Diagnosed, code: str) -> Place | None:
 
 
 def named_run(
-    run: Followed, mode: ReferenceMode, scope: EvidenceScope, ranker: Ranker, least: float = LEAST
+    run: Followed, mode: ReferenceMode, scope: EvidenceScope, ranker: Ranker, least: float = CLAIMED
 ) -> NamedRun:
     """The name of the fault of a run.
 

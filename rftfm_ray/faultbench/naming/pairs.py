@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rftfm_ray.diagnosis.classify import stated_of
 from rftfm_ray.diagnosis.model import CODES, DiagnosisModel
+from rftfm_ray.diagnosis.weighing import SEEN, stated_of
 from rftfm_ray.faultbench.detectors.references import ReferenceMode
-from rftfm_ray.faultbench.naming.named import LEAST, within_patience
+from rftfm_ray.faultbench.naming.named import within_patience
 from rftfm_ray.faultbench.runs.plan import Entry
 from rftfm_ray.faultbench.teaching.evidence import EvidenceScope
 from rftfm_ray.faultbench.teaching.following import Followed, first_diagnosed
@@ -23,7 +23,7 @@ class PairResult:
         mode: of the reference.
         scope: the evidence.
         first: the two likeliest faults; none without an alarm.
-        likely: the faults to which the model gives a share of `LEAST` or more.
+        likely: the faults to which the model gives a share of `weighing.SEEN` or more.
     """
 
     entry: Entry
@@ -59,7 +59,7 @@ def pair_result(run: Followed, mode: ReferenceMode, scope: EvidenceScope, model:
     *_, newest = within_patience(diagnosed)
     names = [code for code, _ in stated_of(newest.case, model) if code != UNKNOWN]
     shares = model.shares(newest.case.features).tolist()
-    likely = tuple(code for code, share in zip(CODES, shares, strict=True) if share >= LEAST)
+    likely = tuple(code for code, share in zip(CODES, shares, strict=True) if share >= SEEN)
     return PairResult(run.entry, mode, scope, tuple(names[:2]), likely)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from rftfm_ray.faultbench.naming.named import LEAST, PATIENCE, Name, NamedRun
+from rftfm_ray.diagnosis.classify import CLAIMED, PATIENCE
+from rftfm_ray.faultbench.naming.named import Name, NamedRun
 from rftfm_ray.faultbench.teaching.evidence import EvidenceScope
 from rftfm_ray.taxonomy import UNKNOWN
 
@@ -33,12 +34,12 @@ def _of_name(run: NamedRun, name: Name) -> Iterator[str]:
         yield f"named at step {name.step}, before the effect at step {run.effect}"
     likeliest, truth = name.ranking[0], dict(name.ranking).get(run.truth, 0.0)
     if likeliest[0] == run.truth:
-        yield f"{run.truth} was likeliest, with {likeliest[1]:.0%}, below the {LEAST:.0%} of a name"
+        yield f"{run.truth} was likeliest, with {likeliest[1]:.0%}, below the {CLAIMED:.0%} of a name"
         return
     nats = math.log(max(likeliest[1], LEAST_STATED) / max(truth, LEAST_STATED))
     yield f"{likeliest[0]} is closer by {nats:.1f} nats ({likeliest[1]:.0%} to {truth:.0%})"
     if name.code == UNKNOWN and likeliest[0] != UNKNOWN:
-        yield f"no name reached {LEAST:.0%} in {PATIENCE} steps"
+        yield f"no name reached {CLAIMED:.0%} in {PATIENCE} steps"
 
 
 def _missing(run: NamedRun) -> Iterator[str]:

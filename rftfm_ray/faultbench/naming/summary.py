@@ -6,10 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from rftfm_ray.diagnosis.classify import CLAIMED, PATIENCE, SURE
 from rftfm_ray.faultbench.detectors.references import ReferenceMode
 from rftfm_ray.faultbench.naming.figures import Answer, Estimate, calibration_of, f1_by_class, macro_f1
 from rftfm_ray.faultbench.naming.leaving import MECHANISM, MODE, LeftOut
-from rftfm_ray.faultbench.naming.named import LEAST, NO_ALARM, PATIENCE, SURE, NamedRun
+from rftfm_ray.faultbench.naming.named import NO_ALARM, NamedRun
 from rftfm_ray.faultbench.naming.pairs import PairResult
 from rftfm_ray.faultbench.naming.reasons import reason_of
 from rftfm_ray.faultbench.naming.score import ControlResult, NamingEvaluation
@@ -37,7 +38,7 @@ def naming_summary(evaluation: NamingEvaluation) -> dict[str, Json]:
         "model_sha256": source.model_sha256,
         "manifest_sha256": source.manifest_sha256,
         "unmeasured": list(evaluation.unmeasured),
-        "rule": {"sure": SURE, "least": LEAST, "patience_steps": PATIENCE},
+        "rule": {"sure": SURE, "least": CLAIMED, "patience_steps": PATIENCE},
         **figures(evaluation, MODE, CLEAN),
         "leave_one_out": leave_outs(evaluation.left_out),
         "baselines": {name: _baseline(runs) for name, runs in evaluation.baselines.items()},

@@ -12,10 +12,11 @@ from enum import StrEnum
 import numpy as np
 
 from rftfm_ray.detection.detectors.laws import FLOOR, LAW
-from rftfm_ray.diagnosis.classify import Case, alarms_in, dates_of
+from rftfm_ray.diagnosis.classify import dates_of
 from rftfm_ray.diagnosis.features import FIGURES, UNMEASURED, Features, features_of
 from rftfm_ray.diagnosis.findings import READ
 from rftfm_ray.diagnosis.fingerprints import without_readings
+from rftfm_ray.diagnosis.weighing import Case, alarms_in
 from rftfm_ray.faultbench.teaching.following import Diagnosed, Followed
 from rftfm_ray.signals.groups import TELEMETRY
 from rftfm_ray.verdicts import Evidence, Symptom

@@ -13,10 +13,11 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.detection.reference.mixture import Reference
 from rftfm_ray.detection.reference.residuals import COLUMNS
-from rftfm_ray.diagnosis.classify import Case, alarms_in, case_of, dates_of
+from rftfm_ray.diagnosis.classify import case_of, dates_of
 from rftfm_ray.diagnosis.features import SINCE_ONSET, Features, Window, features_of, figures_in
 from rftfm_ray.diagnosis.findings import findings_in, values_of
 from rftfm_ray.diagnosis.readings import WINDOW, Readings
+from rftfm_ray.diagnosis.weighing import Case, alarms_in
 from rftfm_ray.faultbench.detectors.guard import RecordingMonitor
 from rftfm_ray.faultbench.runs.dataset import Recorded
 from rftfm_ray.faultbench.runs.declared import declarations, watched

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.diagnosis.classify import alarms_in, level_of, ranked_by
 from rftfm_ray.diagnosis.features import NUMBERS
 from rftfm_ray.diagnosis.forest import WHOLE, Forest
 from rftfm_ray.diagnosis.model import (
@@ -25,6 +24,7 @@ from rftfm_ray.diagnosis.model import (
     DiagnosisModel,
     ModelInfo,
 )
+from rftfm_ray.diagnosis.weighing import alarms_in, level_of, ranked_by
 from rftfm_ray.errors import DiagnosisModelError
 from rftfm_ray.faultbench.teaching.windows import Example
 from rftfm_ray.taxonomy import UNKNOWN

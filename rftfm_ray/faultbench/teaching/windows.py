@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.reference.residuals import COLUMNS
-from rftfm_ray.diagnosis.classify import Case
 from rftfm_ray.diagnosis.features import FARTHEST, FIGURES, UNMEASURED, Features, Window
+from rftfm_ray.diagnosis.weighing import Case
 from rftfm_ray.faultbench.runs.plan import Kind, is_without_fault, mechanism_of
 from rftfm_ray.faultbench.teaching.evidence import EvidenceScope, less_of
 from rftfm_ray.faultbench.teaching.following import Followed

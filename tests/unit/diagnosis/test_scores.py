@@ -7,24 +7,23 @@ from dataclasses import replace
 
 import pytest
 
-from rftfm_ray.diagnosis.classify import (
-    CLAIMED,
+from rftfm_ray.diagnosis.classify import CLAIMED, case_of, claimed, diagnose
+from rftfm_ray.diagnosis.features import Window, features_of
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, MEANINGS, READING_MEANINGS, meaning_of
+from rftfm_ray.diagnosis.meaning import IDENTITY_EXCLUDED, nats_of_breaks
+from rftfm_ray.diagnosis.model import EXACT, HIGHEST, TELEMETRY, DiagnosisModel
+from rftfm_ray.diagnosis.readings import Readings
+from rftfm_ray.diagnosis.weighing import (
     FAULT_NATS,
     LEAST_SHARE,
+    LIKE_NOTHING,
+    LIKE_SOMETHING,
     Case,
-    case_of,
-    claimed,
-    diagnose,
     fingerprint_scores,
     level_of,
     ranked_by,
     scores_of,
 )
-from rftfm_ray.diagnosis.features import Window, features_of
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, MEANINGS, READING_MEANINGS, meaning_of
-from rftfm_ray.diagnosis.meaning import nats_of_breaks
-from rftfm_ray.diagnosis.model import EXACT, HIGHEST, TELEMETRY, DiagnosisModel
-from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, VERIFIER
 from rftfm_ray.verdicts import Evidence, Rival, Symptom, as_percent
 from tests.unit.diagnosis.models import Points, model_of, stump, window_of
@@ -100,6 +99,26 @@ def test_absolute_reading_is_always_judged_by_its_table() -> None:
         gained = differences(case(reading, window=window), case(window=window), model())
         written = READING_MEANINGS["kl_impossible"]
         assert gained == pytest.approx({code: written.get(code, 0.0) for code in (*TOLD, UNKNOWN)})
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_what_the_model_has_seen_is_judged_by_the_tables_as_well_where_it_knows_little_like_it(share: float) -> None:
+    largest = LIKE_SOMETHING - share * (LIKE_SOMETHING - LIKE_NOTHING)
+    asked = model_of(stump({"OD-1": largest}), present=(SEEN,))
+    gained = differences(case(IDENTITY), case(), asked)
+    written = {code: share * nats for code, nats in fingerprint_scores([IDENTITY]).items()}
+    # Shares are stored as bytes.
+    assert gained == pytest.approx({**written, UNKNOWN: 0.0}, abs=0.2)
+
+
+def test_what_cannot_break_a_broken_identity_is_ruled_out_whatever_the_model_says() -> None:
+    served = replace(alarm("weights_mismatch", evidence=Evidence.IDENTITY), detector="identity:served_weights")
+    sure = model_of(stump({"PG-2": 1.0, "OD-2": 0.3}), present=("alarm weights_mismatch above",))
+    gained = differences(case(served), case(), sure)
+    ruled_out = {code: 0.0 if code in ("OD-2", UNKNOWN) else -IDENTITY_EXCLUDED for code in (*TOLD, UNKNOWN)}
+    assert gained == pytest.approx(ruled_out)
+    assert ranked_by(case(served), sure)[0][0] == "OD-2"
+    assert not any(differences(case(replace(served, alarm=False)), case(), sure).values()), "a notice rules nothing out"
 
 
 def test_fault_that_no_example_had_is_named_by_its_table() -> None:

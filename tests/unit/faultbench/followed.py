@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rftfm_ray.detection.reference.residuals import COLUMNS
-from rftfm_ray.diagnosis.classify import Case
 from rftfm_ray.diagnosis.features import FIGURES, Window, features_of
 from rftfm_ray.diagnosis.findings import READ
+from rftfm_ray.diagnosis.weighing import Case
 from rftfm_ray.faultbench.naming.named import Ranker
 from rftfm_ray.faultbench.runs.plan import Entry, Kind, Split
 from rftfm_ray.faultbench.teaching.following import Diagnosed, Followed

@@ -236,8 +236,8 @@ def test_guard_does_nothing_about_healthy_runs() -> None:
 
 def test_guard_acts_on_rewards_that_the_verifier_does_not_confirm() -> None:
     trace = guard_trace(CASES["channel"], live_reference(CASES["channel"]))
-    # The name is only suspected until the evidence is enough to claim it.
-    assert [(order.step, order.remedy) for order in trace.orders] == [(23, "regrade")]
+    # An independent channel is sure at once.
+    assert [(order.step, order.remedy) for order in trace.orders] == [(20, "regrade")]
     assert trace.incidents == (OpenedIncident(20, "RF-1"),)
 
 

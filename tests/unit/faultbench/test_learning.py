@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from rftfm_ray.diagnosis.classify import Case
 from rftfm_ray.diagnosis.features import Features
 from rftfm_ray.diagnosis.model import CODES, EXACT, OWN_PAST, PROFILE, TELEMETRY, DiagnosisModel
+from rftfm_ray.diagnosis.weighing import Case
 from rftfm_ray.errors import DiagnosisModelError
 from rftfm_ray.faultbench.teaching import learning as module
 from rftfm_ray.faultbench.teaching.learning import (

@@ -7,13 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rftfm_ray.diagnosis.classify import CLAIMED, PATIENCE, SURE
 from rftfm_ray.faultbench.detectors.references import ReferenceMode
 from rftfm_ray.faultbench.naming.figures import Answer, calibration_error, calibration_of, f1_by_class, macro_f1
 from rftfm_ray.faultbench.naming.named import (
-    LEAST,
     NO_ALARM,
-    PATIENCE,
-    SURE,
     NamedRun,
     Ranker,
     false_name,
@@ -40,7 +38,7 @@ FLOOR = alarm("floor:rollout", "rollout_kl", Evidence.TELEMETRY)
 CHANNEL = alarm("golden", "golden_mismatch_rate", Evidence.CHANNEL)
 
 
-def named(run: Followed, ranker: Ranker, least: float = LEAST) -> NamedRun:
+def named(run: Followed, ranker: Ranker, least: float = CLAIMED) -> NamedRun:
     return named_run(run, ReferenceMode.PROFILE, EvidenceScope.ALL, ranker, least)
 
 
@@ -54,14 +52,14 @@ def test_fault_is_named_as_soon_as_a_name_is_sure() -> None:
 
 def test_after_patience_the_likeliest_name_stands_unless_it_is_unlikely() -> None:
     run, last = alarmed(entry_of()), ONSET + PATIENCE
-    assert named(run, stating({last: ("RF-1", LEAST), last + 1: ("RF-2", 0.99)})).code == "RF-1"
-    unlikely = stating({last: ("RF-1", LEAST - 0.01)})
+    assert named(run, stating({last: ("RF-1", CLAIMED), last + 1: ("RF-2", 0.99)})).code == "RF-1"
+    unlikely = stating({last: ("RF-1", CLAIMED - 0.01)})
     assert named(run, unlikely).code == "UNKNOWN"
     assert named(run, unlikely, least=0.0).code == "RF-1"
 
 
 def test_unknown_that_is_sure_does_not_end_the_patience() -> None:
-    result = named(alarmed(entry_of()), stating({20: ("RF-1", 0.8)}))
+    result = named(alarmed(entry_of()), stating({20: ("RF-1", SURE)}))
     assert result.name is not None
     assert (result.code, result.name.step) == ("RF-1", 20)
 
@@ -86,10 +84,10 @@ def test_place_is_read_off_what_is_broken() -> None:
 
 def test_reason_says_how_much_closer_the_rival_is_and_what_evidence_is_missing() -> None:
     run = alarmed(entry_of("OD-2@16:hard,mechanism=small_steps"))
-    wrong = named(run, lambda *_: [("OD-1", 0.8), ("OD-2", 0.1)])
-    assert "OD-1 is closer by 2.1 nats (80% to 10%)" in reason_of(wrong)
+    wrong = named(run, lambda *_: [("OD-1", 0.9), ("OD-2", 0.09)])
+    assert "OD-1 is closer by 2.3 nats (90% to 9%)" in reason_of(wrong)
     assert "`update_gain`, which shows it, had no alarm" in reason_of(wrong)
-    early = named(replace(run, effect=30), lambda *_: [("OD-1", 0.8), ("OD-2", 0.1)])
+    early = named(replace(run, effect=30), lambda *_: [("OD-1", 0.9), ("OD-2", 0.09)])
     assert "named at step 16, before the effect at step 30" in reason_of(early)
     assert "measured" in reason_of(replace(wrong, scope=EvidenceScope.TELEMETRY))
     assert reason_of(named(run, lambda *_: [("OD-2", 0.8)])) == ""

@@ -39,7 +39,7 @@ def names(mode: ReferenceMode, scope: EvidenceScope) -> Iterator[NamedRun]:
     """Four runs: two right, one that is taken for another fault, and one without an alarm."""
     for seed in (1, 2):
         yield named_run(alarmed(entry_of(RF_1, seed=seed)), mode, scope, stating({}, ("RF-1", 0.9)))
-    yield named_run(alarmed(entry_of(RF_2, seed=3)), mode, scope, stating({}, ("RF-1", 0.8)))
+    yield named_run(alarmed(entry_of(RF_2, seed=3)), mode, scope, stating({}, ("RF-1", 0.95)))
     yield named_run(followed(entry_of(RF_2, seed=4), {}), mode, scope, stating({}))
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from rftfm_ray.detection.reference.residuals import COLUMNS
-from rftfm_ray.diagnosis.classify import Case
 from rftfm_ray.diagnosis.features import FARTHEST, FIGURES, UNMEASURED, Features, Floats, Window
 from rftfm_ray.diagnosis.findings import COLUMN_OF, READ
+from rftfm_ray.diagnosis.weighing import Case
 from rftfm_ray.faultbench.runs.plan import Entry, Kind, Split
 from rftfm_ray.faultbench.teaching import windows as module
 from rftfm_ray.faultbench.teaching.evidence import EvidenceScope, less_of
