@@ -79,9 +79,9 @@ GAP_FINDINGS = (
     "ends_sampled_more", "ends_sampled_less", "repeats_sampled_more", "sampled_colder", "sampled_by_other_weights",
 )  # fmt: skip
 FINDINGS = (
-    *REGRADE_FINDINGS, *GAP_FINDINGS, "turns_cut_short", "limit_lower", "limit_higher", "accuracy_above_held_out",
-    "accuracy_below_held_out", "rate_not_declared", "nothing_changed", "credit_of_other_tokens", "credit_of_no_token",
-    "credit_by_another_rule", *(f"{name}_exceeded" for name in LIMITS),
+    *REGRADE_FINDINGS, *GAP_FINDINGS, "turns_cut_short", "no_turn_cut_short", "limit_lower", "limit_higher",
+    "accuracy_above_held_out", "accuracy_below_held_out", "rate_not_declared", "nothing_changed",
+    "credit_of_other_tokens", "credit_of_no_token", "credit_by_another_rule", *(f"{name}_exceeded" for name in LIMITS),
 )  # fmt: skip
 """Names of everything that `findings_in` may find."""
 
@@ -219,8 +219,9 @@ def _limit_findings(values: Floats) -> Sequence[str]:
     """Signals beyond their own limit in one of the last three steps."""
     recent = values[-RECENT:]
     found = [f"{name}_exceeded" for name, limit in LIMITS.items() if bool((_column(recent, name) > limit).any())]
-    if _mean(values, "cut_short_rate") > 0:
-        found.append("turns_cut_short")
+    cut_short = _mean(values, "cut_short_rate")
+    if not math.isnan(cut_short):
+        found.append("turns_cut_short" if cut_short > 0 else "no_turn_cut_short")
     excess = _mean(values, "limit_excess")
     if abs(excess) > OTHER_LIMIT:
         found.append("limit_higher" if excess > 0 else "limit_lower")

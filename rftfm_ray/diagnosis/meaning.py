@@ -6,7 +6,7 @@ strength that a law measures stands in its symptom (`Symptom.strength`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.detection.detectors.laws import FLOOR, LAW, OWN_REWARD
@@ -115,6 +115,11 @@ CAUSES: Mapping[str, tuple[str, ...]] = {
     "identity:turn_limits": ("TE-3",),
 }
 """Faults that can break an identity, by the name of its detector."""
+RULED_OUT: Mapping[tuple[str, str], tuple[str, ...]] = {
+    # Where no turn ends early, the tokens run into a limit of which nothing is said.
+    ("identity:terminations", "no_turn_cut_short"): ("PG-3S",),
+}
+"""Causes of an identity that a finding rules out, by both."""
 
 
 def is_break(symptom: Symptom) -> bool:
@@ -141,10 +146,17 @@ def nats_of_breaks(symptoms: Sequence[Symptom], codes: Sequence[str]) -> dict[st
     return total
 
 
-def nats_of_identities(symptoms: Sequence[Symptom], codes: Sequence[str]) -> dict[str, float]:
+def nats_of_identities(
+    symptoms: Sequence[Symptom], codes: Sequence[str], findings: Collection[str] = ()
+) -> dict[str, float]:
     """Nats against each of some faults by the broken identities among symptoms; nothing without one.
 
     They only rule out. What speaks for one of the causes is learnt, for most identities have several.
     """
     broken = {each.detector for each in symptoms if each.alarm and each.detector in CAUSES}
-    return {code: -IDENTITY_EXCLUDED * sum(code not in CAUSES[name] for name in broken) for code in codes if broken}
+    causes = [set(CAUSES[name]) - _ruled_out(name, findings) for name in broken]
+    return {code: -IDENTITY_EXCLUDED * sum(code not in each for each in causes) for code in codes if broken}
+
+
+def _ruled_out(name: str, findings: Collection[str]) -> set[str]:
+    return {code for finding in findings for code in RULED_OUT.get((name, finding), ())}

@@ -124,7 +124,7 @@ def scores_of(case: Case, model: DiagnosisModel) -> dict[str, float]:
     like_nothing = (LIKE_SOMETHING - max(shares.values())) / (LIKE_SOMETHING - LIKE_NOTHING)
     fading = min(1.0, max(0.0, like_nothing))
     tables = [
-        (1.0, nats_of_identities(case.symptoms, codes)), (1.0, meaning_of_readings(case.symptoms)),
+        (1.0, nats_of_identities(case.symptoms, codes, case.findings)), (1.0, meaning_of_readings(case.symptoms)),
         *((1.0, table) for table in _written_of(*new, codes)),
         *((fading, table) for table in _written_of(*learnt, codes)),
     ]  # fmt: skip

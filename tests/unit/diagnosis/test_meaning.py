@@ -13,8 +13,9 @@ from rftfm_ray.detection.laws.table import FLOOR_TABLE, LAWS
 from rftfm_ray.detection.suite import TOOL_ERRORS
 from rftfm_ray.diagnosis.classify import diagnose
 from rftfm_ray.diagnosis.features import features_of
+from rftfm_ray.diagnosis.findings import FINDINGS
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, explained_signals, explains
-from rftfm_ray.diagnosis.meaning import BREAKS, CAUSES, IDENTITY_EXCLUDED, nats_of_breaks, nats_of_identities
+from rftfm_ray.diagnosis.meaning import BREAKS, CAUSES, IDENTITY_EXCLUDED, RULED_OUT, nats_of_breaks, nats_of_identities
 from rftfm_ray.diagnosis.model import EXACT
 from rftfm_ray.diagnosis.places import source_of
 from rftfm_ray.diagnosis.weighing import level_of
@@ -63,6 +64,16 @@ def test_each_broken_identity_rules_out_once_what_cannot_break_it() -> None:
         "CA-1": -IDENTITY_EXCLUDED, "CA-2": -IDENTITY_EXCLUDED, "CA-3": 0.0, "PG-2": -2 * IDENTITY_EXCLUDED
     }  # fmt: skip
     assert nats_of_identities([], ("CA-1",)) == {}
+
+
+def test_end_that_no_turn_was_cut_short_for_is_one_of_the_limits() -> None:
+    ended, codes = [identity_broken("identity:terminations")], ("PG-3S", "TE-3")
+    assert nats_of_identities(ended, codes, ("turns_cut_short",)) == {"PG-3S": 0.0, "TE-3": 0.0}
+    assert nats_of_identities(ended, codes, ("no_turn_cut_short",)) == {"PG-3S": -IDENTITY_EXCLUDED, "TE-3": 0.0}
+    assert {(name, code) for (name, _), out in RULED_OUT.items() for code in out} <= {
+        (name, code) for name, causes in CAUSES.items() for code in causes
+    }
+    assert {finding for _, finding in RULED_OUT} <= set(FINDINGS)
 
 
 def test_every_law_measures_a_part_of_the_run() -> None:
