@@ -84,6 +84,11 @@ table.journal td:nth-child(-n+4), table.short td:not(:last-child) { white-space:
 dl.facts { display: grid; grid-template-columns: 150px minmax(0, 1fr); gap: 6px 16px; margin: 0; }
 dl.facts dt { color: var(--muted); }
 dl.facts dd { margin: 0; overflow-wrap: anywhere; }
+.shares { display: grid; gap: 4px; }
+.share { display: grid; grid-template-columns: 86px 130px 46px minmax(0, 1fr); gap: 0 12px; align-items: center; }
+.bar { height: 10px; border-radius: 5px; background: var(--soft); overflow: hidden; }
+.bar i { display: block; height: 100%; background: var(--accent); }
+.percent { text-align: right; font-variant-numeric: tabular-nums; }
 ul { margin: 0; padding-left: 18px; }
 ol.line { list-style: none; margin: 0; padding: 0; border-left: 2px solid var(--line); }
 ol.line li { position: relative; display: grid; grid-template-columns: 140px minmax(0, 1fr); gap: 12px;
@@ -103,6 +108,8 @@ footer { margin-top: 36px; color: var(--muted); font-size: 13px; overflow-wrap: 
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   dl.facts, ol.line li { grid-template-columns: minmax(0, 1fr); gap: 0 12px; }
   dl.facts dd { margin-bottom: 6px; }
+  .share { grid-template-columns: 86px minmax(0, 1fr) 46px; }
+  .share .muted { grid-column: 1 / -1; }
 }
 @media screen and (max-width: 600px) {
   main { padding: 20px 14px 48px; }
