@@ -23,6 +23,7 @@ from rftfm_ray.incidents.manager_memory import ManagerMemory
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.messages import Restoration
 from rftfm_ray.incidents.muting import MutedFaults
+from rftfm_ray.incidents.questions import ask, take_answers
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
 from rftfm_ray.incidents.summaries import summarize
@@ -109,7 +110,9 @@ class IncidentManager:
         if diagnosis is None and not assessment.disabled and self._is_idle():
             return None
         diagnosis = self._muted.unmuted(assessment)
+        take_answers(self._ledger, report)
         self._open_or_name(report.id, diagnosis)
+        ask(self._ledger, report, self._memory, self._settings.mode)
         active = {i.id: self._memory.is_active(i, diagnosis) for i in self.state.open_incidents()}
         self._quiet = {number: 0 if on else self._quiet.get(number, 0) + 1 for number, on in active.items()}
         for incident in self.state.open_incidents():
