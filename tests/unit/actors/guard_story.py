@@ -156,7 +156,7 @@ def make_group(monkeypatch: pytest.MonkeyPatch, cut: Cut) -> GuardGroup:
     monkeypatch.setattr(
         monitor_module,
         "build_assessor",
-        lambda plan: Assessor(ScriptedMonitor(lambda step: symptoms * (step >= 8)), FaultDiagnoser(), 5, 4),
+        lambda plan, diagnosis: Assessor(ScriptedMonitor(lambda step: symptoms * (step >= 8)), FaultDiagnoser(), 5, 4),
     )
     CutJournal.cut = cut
     monkeypatch.setattr(controller_module, "Journal", CutJournal)

@@ -27,7 +27,8 @@ from tests.unit.faultbench.followed import alarm, alarmed, entry_of
 SHOWN: dict[str, tuple[Symptom, ...]] = {
     "RF-1@16:hard,mechanism=wrong_answers": (alarm("golden", "golden_mismatch_rate", Evidence.CHANNEL),),
     "RF-2@16:hard,mechanism=zeroed": (alarm("regrade", "regrade_mismatch_rate", Evidence.CHANNEL),),
-    "RF-2@16:hard,mechanism=group_outage": (alarm("identity:served_weights", "weights_mismatch", Evidence.IDENTITY),),
+    # By a detector of a user's own: of the shipped identity it is written that this fault cannot break it.
+    "RF-2@16:hard,mechanism=group_outage": (alarm("identity:mine", "weights_mismatch", Evidence.IDENTITY),),
     "TE-1@16:hard,mechanism=timeout": (alarm("tool", "known_call_error_rate", Evidence.CHANNEL),),
 }
 PAIR = ("RF-1@16:easy,mechanism=wrong_answers", "TE-1@20:easy,mechanism=timeout")
