@@ -123,12 +123,15 @@ def dated(diagnosis: Diagnosis, onset: int, onset_low: int) -> Diagnosis:
 
 
 def claimed(diagnosis: Diagnosis) -> Diagnosis:
-    """The diagnosis as far as it may be claimed: below `CLAIMED` the fault is UNKNOWN, and its name a suspicion.
+    """The diagnosis as far as it may be claimed: below `CLAIMED` the fault is UNKNOWN, and its name a suspicion."""
+    return diagnosis if diagnosis.code == UNKNOWN or diagnosis.probability >= CLAIMED else suspected(diagnosis)
+
+
+def suspected(diagnosis: Diagnosis) -> Diagnosis:
+    """The diagnosis UNKNOWN, with the name as a suspicion.
 
     It stays one distribution: the probability of UNKNOWN is what the suspicion and its rivals leave of 1.
     """
-    if diagnosis.code == UNKNOWN or diagnosis.probability >= CLAIMED:
-        return diagnosis
     suspicion = Rival(diagnosis.code, diagnosis.probability, "suspected, but not likely enough to be named")
     rivals = (suspicion, *(rival for rival in diagnosis.rivals if rival.code != UNKNOWN))[:RIVALS]
     rest = max(0.0, 1 - math.fsum(rival.probability for rival in rivals))
