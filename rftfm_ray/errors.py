@@ -109,6 +109,12 @@ class ProfileError(RftfmError):
     exit_code: ClassVar[int] = 2
 
 
+class DiagnosisModelError(RftfmError):
+    """A model of diagnoses that cannot be taught, read, or used."""
+
+    exit_code: ClassVar[int] = 2
+
+
 class DetectorError(RftfmError):
     """A detector of the user's that cannot be loaded or breaks its contract."""
 

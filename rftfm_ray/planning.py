@@ -21,7 +21,8 @@ from rftfm_ray.detection.monitor import monitor_plan
 from rftfm_ray.detection.reference.comparison import assumptions, compare, text_of
 from rftfm_ray.detection.reference.mixture import reference_of
 from rftfm_ray.detection.reference.profile import Profile, read_profile
-from rftfm_ray.errors import CheckpointError, ConfigError, ProfileError, ResumeError
+from rftfm_ray.diagnosis.model import DiagnosisModel, read_model
+from rftfm_ray.errors import CheckpointError, ConfigError, DiagnosisModelError, ProfileError, ResumeError
 from rftfm_ray.faults.drill import Drill, expanded, plan_drill
 from rftfm_ray.models import ModelFacts, check_model
 from rftfm_ray.policies.api import Policy
@@ -55,6 +56,7 @@ class RunPlan:
     profile: Profile | None
     drill: Drill = field(default_factory=Drill)
     detectors: tuple[Detector, ...] = ()
+    diagnosis: DiagnosisModel | None = None
     verdict_s: float = 0.0
 
     @property
@@ -113,8 +115,9 @@ def plan(
         # Names that shipped detectors have are refused now, and not where the monitor is built.
         monitor_plan(config, profile, detectors).build()
     return RunPlan(
-        name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors, verdict_s
-    )
+        name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors,
+        load_diagnosis(config), verdict_s,
+    )  # fmt: skip
 
 
 def guard_gaps(config: RunConfig) -> tuple[str, ...]:
@@ -178,6 +181,20 @@ def load_profile(config: RunConfig) -> Profile | None:
             path, profile.steps, config.steps,
         )  # fmt: skip
     return profile
+
+
+def load_diagnosis(config: RunConfig) -> DiagnosisModel | None:
+    """Read the model of diagnoses of a configuration; None for the installed one.
+
+    Raises:
+        DiagnosisModelError: names the file, what is wrong with it, and the fix.
+    """
+    if config.guard.diagnosis is None:
+        return None
+    try:
+        return read_model(Path(config.guard.diagnosis).expanduser())
+    except DiagnosisModelError as error:
+        raise DiagnosisModelError(f"guard.diagnosis cannot be used: {error}") from None
 
 
 def _check_comparable(profile: Profile, config: RunConfig, path: Path) -> None:

@@ -39,6 +39,14 @@ class GuardMode(StrEnum):
     ACT = "act"
 
 
+class Check(StrEnum):
+    """A check that is made at a cadence, and at once where the guard asks for it; the cheapest first."""
+
+    UPDATE_REPLAY = "update_replay"
+    KNOWN_CALLS = "known_calls"
+    GOLDEN = "golden"
+
+
 class Rejection(StrEnum):
     """Why the commit gate rejected an update."""
 

@@ -193,10 +193,11 @@ class Diagnosis:
     onset: int
     onset_low: int
     summary: str
-    # None where nothing tells them; `strength_of` says in words what was measured.
+    # None where nothing tells them; `strength_of` is what was measured, in words.
     place: Place | None = None
     strength: float | None = None
     strength_of: str = ""
+    also: tuple[str, ...] = ()  # Codes of other faults that are likely there beside it.
 
 
 class Rediagnoser(Protocol):

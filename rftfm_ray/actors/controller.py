@@ -12,6 +12,7 @@ from rftfm_ray.incidents.ledger import Journalled, Ledger
 from rftfm_ray.incidents.manager import IncidentManager
 from rftfm_ray.incidents.manager_memory import ManagerMemory
 from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Restoration, Settlement
+from rftfm_ray.incidents.questions import waiting_checks
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.policies.safety import SafePolicy
@@ -104,7 +105,8 @@ class ControllerActor:
                 self._snapshots = item.report.snapshots
                 self._manager.consider(item)
         self._gauge.set(ActorState.IDLE)
-        return News(self._news(), None if self._begun else self._manager.pending)
+        order = None if self._begun else self._manager.pending
+        return News(self._news(), order, waiting_checks(self._manager.state))
 
     def begin(self, number: int, step: StepId, probed: float, graded: int = 0) -> Permit:
         """Journal that the pending order, or one in its place, is about to be carried out. An order begins once.

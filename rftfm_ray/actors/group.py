@@ -22,7 +22,7 @@ from rftfm_ray.actors.placement import NAMESPACE, actor_options, reserve
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.actors.rollout import RolloutActor
 from rftfm_ray.errors import PlacementError, RftfmError
-from rftfm_ray.types import Levers, Sampling, StepId, TrainingCursor
+from rftfm_ray.types import Check, Levers, Sampling, StepId, TrainingCursor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,6 +82,10 @@ class LearnerGroup:
     def score(self, sequences: Encoded) -> Pending[list[NDArray[np.float32]]]:
         """The learner's log-probs of given sequences, in nats."""
         return self._called(self._handle.score.remote(sequences))
+
+    def ask(self, checks: Sequence[Check]) -> Pending[None]:
+        """Have checks made in the next update, whatever their cadence."""
+        return self._called(self._handle.ask.remote(checks))
 
     def set_levers(self, levers: Levers) -> Pending[None]:
         """Move levers from the next update on."""
@@ -182,6 +186,10 @@ class RolloutGroup:
         """Each actor's share of episodes that nobody grades or learns from."""
         calls = zip(self._handles, shares, strict=True)
         return self._pending(actor.rehearse.remote(share, step, sampling, version) for actor, share in calls)
+
+    def ask(self, checks: Sequence[Check]) -> list[Pending[None]]:
+        """Have checks made with the next generation, whatever their cadence."""
+        return self._pending(actor.ask.remote(checks) for actor in self._handles)
 
     def set_levers(self, levers: Levers) -> list[Pending[None]]:
         """Move levers from the next generation or revision on."""

@@ -258,7 +258,7 @@ def start_guard(plan: RunPlan) -> GuardGroup:
     monitor = Role(plan.name, "monitor", 0, f"detectors={len(watched.build().active)}")
     controller = Role(plan.name, "controller", 0, acts)
     return GuardGroup(
-        Recoverable(monitor, lambda: _create(MonitorActor, monitor, watched)),
+        Recoverable(monitor, lambda: _create(MonitorActor, monitor, watched, plan.diagnosis)),
         Recoverable(controller, lambda: _create(ControllerActor, controller, incidents, policy)),
     )
 

@@ -13,7 +13,7 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import LearnerError
 from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.telemetry.metrics import StateGauge
-from rftfm_ray.types import ActorState, Levers, TrainingCursor
+from rftfm_ray.types import ActorState, Check, Levers, TrainingCursor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,6 +104,10 @@ class LearnerActor:
     def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """The learner's own log-probs of given sequences, for the parity probe."""
         return self._learner.score(sequences)
+
+    def ask(self, checks: Sequence[Check]) -> None:
+        """Have checks made in the next update, whatever their cadence."""
+        self._learner.asked = frozenset(checks)
 
     def set_levers(self, levers: Levers) -> None:
         """Move levers from the next update on.

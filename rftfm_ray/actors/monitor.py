@@ -11,6 +11,7 @@ from rftfm_ray.detection.monitor import MonitorPlan
 from rftfm_ray.detection.state import check_keys, part_from, scalar_from
 from rftfm_ray.detection.statefile import load_state, save_state
 from rftfm_ray.diagnosis.assessor import build_assessor
+from rftfm_ray.diagnosis.model import DiagnosisModel
 from rftfm_ray.errors import StateError
 from rftfm_ray.files import PRIVATE_DIR
 from rftfm_ray.telemetry.metrics import StateGauge
@@ -23,11 +24,11 @@ STATE_OWNER = "monitor actor"
 class MonitorActor:
     """Judges step reports in their order."""
 
-    def __init__(self, role: Role, plan: MonitorPlan) -> None:
+    def __init__(self, role: Role, plan: MonitorPlan, diagnosis: DiagnosisModel | None = None) -> None:
         rename_process(role)
         keep_working()
         self._role = role
-        self._assessor = build_assessor(plan)
+        self._assessor = build_assessor(plan, diagnosis)
         self._attempt = self._newest = 0
         # Names of disabled detectors that were reported: a restored assessor reports them again.
         self._reported: set[str] = set()

@@ -22,7 +22,7 @@ from rftfm_ray.rollout.weights import Served, WeightsUpdate, check_weights, comp
 from rftfm_ray.tasks.api import Problem, Task, scaled_limits
 from rftfm_ray.tasks.workers import WorkerPools
 from rftfm_ray.telemetry.metrics import StateGauge
-from rftfm_ray.types import ActorState, GuardMode, Levers, Sampling, StepId
+from rftfm_ray.types import ActorState, Check, GuardMode, Levers, Sampling, StepId
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -174,6 +174,10 @@ class RolloutActor:
     def verifier_error(self, step: StepId) -> str:
         """Why the verifier failed first in `step`; empty when it did not fail."""
         return self._failures.reason(step)
+
+    def ask(self, checks: Sequence[Check]) -> None:
+        """Have checks made with the next generation, whatever their cadence."""
+        self._episodes.ask(checks)
 
     def set_levers(self, levers: Levers) -> None:
         """Move levers from the next generation or revision on.

@@ -14,8 +14,11 @@ from rich.text import Text
 
 from rftfm_ray.errors import LogError
 from rftfm_ray.runs.words import clean
+from rftfm_ray.taxonomy import UNKNOWN
+from rftfm_ray.verdicts import as_percent
 
 if TYPE_CHECKING:
+    from rftfm_ray.diagnosis.log_names import LogName
     from rftfm_ray.diagnosis.log_verdict import LogVerdict
 
 STYLES = {"healthy": "green", "faulty": "red", "unknown": "yellow", "incomplete": "yellow", "doubtful": "yellow"}
@@ -41,7 +44,7 @@ def diagnose(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List the alarms of the monitor on the step log of a run. It names no fault.
+    """List the alarms of the monitor on the step log of a run, and name the fault as far as its columns go.
 
     Exit code 1 when there is an alarm, 3 when there is none but the log was too short, lacked columns, was damaged in
     part or has a warning that lasts, so that no alarm does not mean health, and 0 otherwise.
@@ -49,7 +52,8 @@ def diagnose(
     Every step is compared with the run's own past, and with limits that no healthy run reaches (docs/readings.md).
     Columns may have the names of docs/signals.md, or those of TRL, verl, OpenRLHF and others. With --trl-config
     relations between logged figures are checked that hold by definition of TRL's algorithm: they need no past, and
-    docs/laws.md lists them.
+    docs/laws.md lists them. A fault is named where a law is broken, a value is not finite, or a limit is passed that
+    one fault passes; how columns have moved makes a suspicion, and the columns are listed that would tell more.
     """
     if file.is_dir():
         raise LogError(f"{file} is a directory; give a log file, and for a run use rftfm status or rftfm report.")
@@ -93,6 +97,8 @@ def _show(verdict: LogVerdict, console: Console) -> None:
     for text in verdict.needed:
         console.print(Text(f"To tell it takes {clean(text)}"), soft_wrap=True)
     _show_findings(verdict, console)
+    if verdict.fault is not None:
+        _show_fault(verdict.fault, console)
     for law in verdict.laws:
         held = f"held on {law.rows} rows" if not law.broken else f"broken on {law.broken} of {law.rows} rows"
         size = f" ({law.strength})" if law.strength else ""
@@ -105,6 +111,17 @@ def _show(verdict: LogVerdict, console: Console) -> None:
             more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
             shown = ", ".join(map(clean, names[:MOST_NAMED]))
             console.print(Text(f"{what}: {shown}{more}"), soft_wrap=True)
+
+
+def _show_fault(fault: LogName, console: Console) -> None:
+    """What the alarms are named, and what would tell more."""
+    where = f" It sits in the {fault.place}." if fault.place else ""
+    console.print(Text(clean(fault.says) + where), soft_wrap=True)
+    for rival in fault.rivals if fault.code == UNKNOWN else ():
+        if rival.code != UNKNOWN:
+            console.print(Text(f"    {rival.code} {as_percent(rival.probability)}: {rival.against}"), soft_wrap=True)
+    if fault.would_tell:
+        console.print(Text(f"Columns that would tell more: {', '.join(fault.would_tell)}"), soft_wrap=True)
 
 
 def _show_findings(verdict: LogVerdict, console: Console) -> None:

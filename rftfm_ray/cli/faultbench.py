@@ -94,7 +94,48 @@ def tune(data: Data = HERE, peers: Peers = False) -> None:
 
 
 @faultbench.command()
-def score(
+def teach(  # noqa: PLR0913 - the parameters of a command are its options
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For --config.")] = None,
+    data: Data = HERE,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="Your run: teach its task by forks with injected faults, instead of a benchmark."
+        ),
+    ] = None,
+    forks: Annotated[int, typer.Option(min=1, help="Forks that are made for --config.")] = 40,
+    out: Annotated[Path, typer.Option(help="File of the model.", dir_okay=False)] = Path("diagnosis.npz"),
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Split of the benchmark that teaches, calibrate by default; may be repeated."),
+    ] = None,
+    workers: Workers = 0,
+) -> None:
+    """Teach a model that names faults, for guard.diagnosis: from a benchmark, or on a task of yours."""
+    from rftfm_ray.config import load_config
+    from rftfm_ray.faultbench.runs.plan import Split
+    from rftfm_ray.faultbench.teaching.own import teach_own
+    from rftfm_ray.faultbench.teaching.teach import teach as teach_from
+
+    splits = split or [Split.CALIBRATE.value]
+    for name in splits:
+        if name not in {each.value for each in Split}:
+            raise ConfigError(f"Unknown split {name}; choose among {', '.join(each.value for each in Split)}.")
+    console, processes = Console(), workers or os.cpu_count() or 1
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    if config is None:
+        taught = teach_from(data, out, [Split(name) for name in splits], say, processes)
+    else:
+        taught = teach_own(load_config(config, overrides or []), out, say, forks, processes)
+    say(f"{out} has learnt from {taught.examples} windows of {taught.runs} runs (sha256 {taught.sha256}).")
+    say(f"Use it with guard.diagnosis={out}.")
+
+
+@faultbench.command()
+def score(  # noqa: PLR0913 - the parameters of a command are its options
     data: Data = HERE,
     detector: Annotated[
         str | None, typer.Option(help="Yours, as module:Class or file.py:Class; see examples/custom_detector.py.")
@@ -102,8 +143,25 @@ def score(
     peers: Peers = False,
     workers: Workers = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    diagnosis: Annotated[
+        bool, typer.Option("--diagnosis", help="Judge how the installed model names faults instead.")
+    ] = False,
+    split: Annotated[
+        str,
+        typer.Option(help="With --diagnosis: whose runs are judged, report or tune; tune is for work on the model."),
+    ] = "report",
+    page: Annotated[
+        Path | None, typer.Option(help="With --diagnosis: write the page, and its pictures beside it.", dir_okay=False)
+    ] = None,
 ) -> None:
     """Score the guard, or a detector of yours, on the report split, with the frozen thresholds."""
+    if diagnosis:
+        if detector is not None or peers:
+            raise ConfigError("--diagnosis judges names, and no detector; leave out --detector and --peers.")
+        _score_diagnosis(data, split, workers, page, json=json)
+        return
+    if split != "report" or page is not None:
+        raise ConfigError("--split and --page belong to --diagnosis; add it.")
     from rftfm_ray.detection.detectors.custom import load_detectors
     from rftfm_ray.faultbench.scoring.score import ScoreOptions, score_benchmark
     from rftfm_ray.faultbench.scoring.summary import summary_of
@@ -117,3 +175,24 @@ def score(
     from rftfm_ray.faultbench.scoring.tables import show
 
     show(summary, Console())
+
+
+def _score_diagnosis(data: Path, split: str, workers: int, page: Path | None, *, json: bool) -> None:
+    from rftfm_ray.faultbench.naming.page import command_of, write_page
+    from rftfm_ray.faultbench.naming.score import SPLITS, NamingOptions, score_diagnosis
+    from rftfm_ray.faultbench.naming.show import show
+    from rftfm_ray.faultbench.naming.summary import naming_summary
+    from rftfm_ray.faultbench.runs.plan import Split
+
+    if split not in {each.value for each in SPLITS}:
+        raise ConfigError(f"Split {split} cannot be judged; choose one of {', '.join(SPLITS)}.")
+    aside = Console(stderr=True)
+    options = NamingOptions(Split(split), workers)
+    summary = naming_summary(score_diagnosis(data, lambda text: aside.print(text, highlight=False), options))
+    if page is not None:
+        write_page(page, summary, command_of(split, data, page))
+        aside.print(f"Page: {page}", soft_wrap=True, highlight=False)
+    if json:
+        sys.stdout.write(jsonlib.dumps(summary, indent=1) + "\n")
+    else:
+        show(summary, Console())

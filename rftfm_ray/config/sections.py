@@ -331,6 +331,8 @@ class GuardConfig(Section):
     profile: str | None = None
     """What healthy runs look like, a file of `rftfm profile fit`; null: a run is compared with its own past and
     the shipped values of its kind. So are signals that another configuration moves, such as another `learner.lr`."""
+    diagnosis: str | None = None
+    """What names faults, a file of `rftfm faultbench teach`; null: the shipped one, which knows the shipped tasks."""
     detectors: tuple[str, ...] = ()
     """Your detectors beside the shipped ones, each as `module:Class` or `file.py:Class`."""
     regrade_rate: Annotated[Float, Field(ge=0, le=1)] = 0.25

@@ -63,6 +63,7 @@ class Observation:
         scores: the largest score of any alarm, by evidence.
         disabled: detectors that were disabled since the last observation, and why.
         residuals: (`reference.residuals.COLUMNS`) of the step in standard deviations; None without views.
+        profiled: whether the residuals of telemetry are against a profile.
     """
 
     report: StepReport
@@ -70,6 +71,7 @@ class Observation:
     scores: EvidenceScores = EvidenceScores()
     disabled: tuple[tuple[str, str], ...] = ()
     residuals: Floats | None = field(default=None, compare=False, repr=False)
+    profiled: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,9 @@ class Monitor:
         for row, report in enumerate(reports):
             symptoms = tuple(self._symptoms(scores, view, row, is_open[row])) if row in alarmed else ()
             disabled, self._unreported = tuple(self._unreported), []
-            yield Observation(report, symptoms, highest[row], disabled, view.residuals[row])
+            yield Observation(
+                report, symptoms, highest[row], disabled, view.residuals[row], bool(view.profiled[row])
+            )  # fmt: skip
 
     def _score(self, view: StepView) -> tuple[Scores, Failures]:
         """Scores (N, outputs) of all detectors; NaN for those that are disabled, and from where they fail."""

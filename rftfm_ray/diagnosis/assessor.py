@@ -13,7 +13,8 @@ from rftfm_ray.detection.monitor import Monitor, MonitorPlan, Observation
 from rftfm_ray.detection.state import State, check_keys, part_from, scalar_from
 from rftfm_ray.detection.statefile import load_state, save_state
 from rftfm_ray.diagnosis.classify import unnamed
-from rftfm_ray.diagnosis.diagnoser import Diagnoser, FingerprintDiagnoser
+from rftfm_ray.diagnosis.diagnoser import Diagnoser, FaultDiagnoser
+from rftfm_ray.diagnosis.model import DiagnosisModel
 from rftfm_ray.errors import StateError
 from rftfm_ray.verdicts import Assessment, DeclaredChange, Diagnosis, Expected, StepReport
 
@@ -199,10 +200,15 @@ def _diagnosed(diagnoser: Diagnoser, observation: Observation) -> Diagnosis | No
     return diagnoser.diagnose()
 
 
-def build_assessor(plan: MonitorPlan) -> Assessor:
+def build_assessor(plan: MonitorPlan, model: DiagnosisModel | None = None) -> Assessor:
     """Build the assessor of a monitor's plan, with the shipped diagnoser.
+
+    Args:
+        plan: of the monitor.
+        model: that names faults; None for the installed one.
 
     Raises:
         ProfileError: when the profile or the installed priors are damaged.
+        DiagnosisModelError: when the installed model is damaged.
     """
-    return Assessor(plan.build(), FingerprintDiagnoser(), plan.keep_every, plan.keep)
+    return Assessor(plan.build(), FaultDiagnoser(model), plan.keep_every, plan.keep)

@@ -1,60 +1,33 @@
-"""From symptoms to one diagnosis: additive evidence for every fault, and an explicit `UNKNOWN` beside them. Pure."""
+"""From symptoms to one diagnosis: what it rests on, its rivals, and what it says. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from rftfm_ray.detection.detectors.exact import FiniteDetector
-from rftfm_ray.diagnosis.evidence import HIGHEST, Features, LearntEvidence, features_of, level_of, shipped_evidence
-from rftfm_ray.diagnosis.fingerprints import (
-    FINGERPRINTS,
-    Fingerprint,
-    explains,
-    meaning_of,
-    meaning_of_readings,
-    without_readings,
-)
-from rftfm_ray.diagnosis.meaning import is_break, nats_of_breaks
+from rftfm_ray.diagnosis.features import features_of
+from rftfm_ray.diagnosis.findings import REGRADE_FINDINGS
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, explains, without_readings
+from rftfm_ray.diagnosis.model import DiagnosisModel, installed_model
 from rftfm_ray.diagnosis.places import Measured, said_of, source_of
-from rftfm_ray.diagnosis.readings import REGRADE_FINDINGS, Readings
+from rftfm_ray.diagnosis.readings import Readings
+from rftfm_ray.diagnosis.weighing import Case, alarms_in, also_in, stated_of
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of, name_of
 from rftfm_ray.verdicts import Diagnosis, Evidence, Rival, Symptom, as_percent
 
-# Nats above which a fault is likelier than one without a fingerprint.
-UNKNOWN_NATS = 2.5
-# Nats of the numerical fault when a value is not finite: the evidence is certain.
-CERTAIN_NATS = 20.0
-# Penalty in nats for a symptom that a fault does not explain.
-UNEXPLAINED_NATS = 0.5
 RIVALS = 3
 # Lowest probability of a rival in the summary.
 LEAST_NAMED = 0.02
 # Lowest probability of a rival in a diagnosis.
 LEAST_LISTED = 1e-4
-CLAIMED = 0.6
-"""Calibrated probability from which a fault is named; below it the fault is only suspected."""
+SURE, CLAIMED, PATIENCE = 0.9, 0.6, 6
+"""Calibrated probabilities from which a fault is named at once, and so many steps after its first alarm; below it the
+fault is only suspected. Evidence grows in the first steps. Chosen on the tune split."""
 # Alarms that say nothing but that the reward channel and the trusted verifier disagree.
 _REGRADING = ("trained_mismatch_rate", "regrade_mismatch_rate", "golden_mismatch_rate")
 _REFUSED = "The commit gate refused the update, so its loss was not computed: NaN is no value of it here."
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What a diagnosis rests on.
-
-    Attributes:
-        symptoms: that count: those that something harmless explains are left out.
-        findings: `readings.FINDINGS` that hold.
-        remarks: sentences on what was left out.
-        features: what the learnt evidence is about.
-    """
-
-    symptoms: tuple[Symptom, ...]
-    findings: tuple[str, ...]
-    remarks: tuple[str, ...]
-    features: Features
 
 
 def diagnose(
@@ -62,11 +35,12 @@ def diagnose(
     readings: Readings | None = None,
     impossible: Sequence[str] = (),
     excluded: Collection[str] = (),
+    model: DiagnosisModel | None = None,
 ) -> Diagnosis | None:
     """The likeliest explanation of the active symptoms, with its rivals; None without an alarm.
 
-    The evidence of fingerprints and the learnt evidence are added, their exponential is normalised, and the result is
-    calibrated: of recorded diagnoses with this probability so many were right.
+    What the model has learnt and what is written of evidence that it has never seen are added, their exponential is
+    normalised, and the result is calibrated: of recorded diagnoses with this probability so many were right.
 
     Args:
         symptoms: that are active.
@@ -74,6 +48,7 @@ def diagnose(
             decide.
         impossible: faults that cannot occur in the run, and are not listed as rivals.
         excluded: faults that are known not to be behind these symptoms, and get no probability.
+        model: that is asked beside readings; None for the installed one.
     """
     alarms = alarms_in(symptoms)
     if not alarms:
@@ -83,13 +58,13 @@ def diagnose(
     reasons = _reasons(alarms)
     if not alarms_in(case.symptoms):
         return unnamed(symptoms, " ".join(case.remarks))
-    if _is_numerical(case.symptoms):
-        # A value that is not finite explains every other symptom.
-        ranked = _probabilities({NUMERICAL: CERTAIN_NATS, UNKNOWN: UNKNOWN_NATS})
-    else:
-        ranked = _ranked(case, readings is not None, excluded)
+    asked = None if readings is None else model or installed_model()
+    ranked = stated_of(case, asked, excluded)
+    also: tuple[str, ...] = ()
+    if asked is not None and ranked[0][0] != NUMERICAL:
+        also = also_in(case, asked, {ranked[0][0], *impossible, *excluded})
     (code, probability), *others = ranked
-    possible = [(rival, share) for rival, share in others if rival not in impossible and share > LEAST_LISTED]
+    possible = [(rival, share) for rival, share in others if rival not in (*impossible, *also) and share > LEAST_LISTED]
     rivals = tuple(Rival(rival, share, _against(rival, case.symptoms)) for rival, share in possible[:RIVALS])
     text = f"{_since(onset)} {reasons}. {_summary(code, probability, rivals)}"
     source = source_of(code, case.symptoms, _measured(readings, onset_low))
@@ -101,11 +76,19 @@ def diagnose(
         symptoms=case.symptoms,
         onset=onset,
         onset_low=onset_low,
-        summary=" ".join((text, *(said_of(source) if source.is_told or probability >= CLAIMED else ()), *case.remarks)),
+        summary=" ".join(
+            (text, *_said(also), *(said_of(source) if source.is_told or probability >= CLAIMED else ()), *case.remarks)
+        ),
         place=source.place,
         strength=source.strength,
         strength_of=source.strength_of,
+        also=also,
     )
+
+
+def _said(also: Sequence[str]) -> list[str]:
+    named = " and ".join(f"{code} ({name_of(code)})" for code in also)
+    return [f"{named} {'is' if len(also) == 1 else 'are'} likely there as well."] if also else []
 
 
 def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
@@ -115,7 +98,7 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
         symptoms: that are active, with an alarm among them.
         readings: of the run; None where symptoms are all that is known.
     """
-    _, onset_low = dates_of(alarms_in(symptoms))
+    onset, onset_low = dates_of(alarms_in(symptoms))
     # A notice from long before the fault belongs to the normal progress of the run.
     relevant = tuple(s for s in symptoms if s.alarm or s.onset >= onset_low - 1)
     if readings is None:
@@ -129,30 +112,8 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
         relevant = tuple(s for s in relevant if s.signal not in (*_REGRADING, "regrade_error_mean"))
         findings = tuple(finding for finding in findings if finding not in REGRADE_FINDINGS)
         remarks.append(_noisy_verifier(readings.disagreement))
-    features = features_of(without_readings(relevant), findings, readings.residuals(onset_low))
+    features = features_of(without_readings(relevant), findings, readings.window(onset))
     return Case(relevant, findings, tuple(remarks), features)
-
-
-def scores_of(case: Case, learnt: LearntEvidence) -> dict[str, float]:
-    """Nats for every fault but the numerical one, and for `UNKNOWN`."""
-    extra, weight = learnt.nats(case.features), learnt.fingerprint_weight
-    prints = fingerprint_scores(case.symptoms)
-    written, breaks = meaning_of(case.findings), nats_of_breaks(case.symptoms, tuple(prints))
-    scores = {
-        code: weight * nats + extra.get(code, 0.0) + written.get(code, 0.0) + breaks.get(code, 0.0)
-        for code, nats in prints.items()
-    }
-    return {**scores, UNKNOWN: weight * UNKNOWN_NATS}
-
-
-def fingerprint_scores(symptoms: Sequence[Symptom]) -> dict[str, float]:
-    """Nats for every fault but the numerical one, by fingerprints and what absolute readings mean."""
-    signs, written = without_readings(symptoms), meaning_of_readings(symptoms)
-    return {
-        code: evidence_for(print_, signs) + written.get(code, 0.0)
-        for code, print_ in FINGERPRINTS.items()
-        if code != NUMERICAL
-    }
 
 
 def dated(diagnosis: Diagnosis, onset: int, onset_low: int) -> Diagnosis:
@@ -162,12 +123,15 @@ def dated(diagnosis: Diagnosis, onset: int, onset_low: int) -> Diagnosis:
 
 
 def claimed(diagnosis: Diagnosis) -> Diagnosis:
-    """The diagnosis as far as it may be claimed: below `CLAIMED` the fault is UNKNOWN, and its name a suspicion.
+    """The diagnosis as far as it may be claimed: below `CLAIMED` the fault is UNKNOWN, and its name a suspicion."""
+    return diagnosis if diagnosis.code == UNKNOWN or diagnosis.probability >= CLAIMED else suspected(diagnosis)
+
+
+def suspected(diagnosis: Diagnosis) -> Diagnosis:
+    """The diagnosis UNKNOWN, with the name as a suspicion.
 
     It stays one distribution: the probability of UNKNOWN is what the suspicion and its rivals leave of 1.
     """
-    if diagnosis.code == UNKNOWN or diagnosis.probability >= CLAIMED:
-        return diagnosis
     suspicion = Rival(diagnosis.code, diagnosis.probability, "suspected, but not likely enough to be named")
     rivals = (suspicion, *(rival for rival in diagnosis.rivals if rival.code != UNKNOWN))[:RIVALS]
     rest = max(0.0, 1 - math.fsum(rival.probability for rival in rivals))
@@ -194,11 +158,6 @@ def unnamed(symptoms: Sequence[Symptom], reason: str) -> Diagnosis | None:
     return Diagnosis(UNKNOWN, family_of(UNKNOWN), 1.0, (), tuple(symptoms), onset, onset_low, summary)
 
 
-def alarms_in(symptoms: Sequence[Symptom]) -> list[Symptom]:
-    """The alarms of `symptoms`, without notices."""
-    return [symptom for symptom in symptoms if symptom.alarm]
-
-
 def dates_of(alarms: Sequence[Symptom]) -> tuple[int, int]:
     """The estimated onset of the fault behind some alarms, and the earliest possible one."""
     # Probes are several steps apart: signals that are measured at every step date a fault better.
@@ -206,34 +165,8 @@ def dates_of(alarms: Sequence[Symptom]) -> tuple[int, int]:
     return min(alarm.onset for alarm in dated), min(alarm.onset_low for alarm in dated)
 
 
-def evidence_for(fingerprint: Fingerprint, symptoms: Sequence[Symptom]) -> float:
-    """Nats for a fault: weights of explained symptoms, minus those of unexplained and of excluding ones.
-
-    What a broken law means stands in a table of its own (`meaning`), and not in the fingerprint of its signal.
-    """
-    total = 0.0
-    for symptom in symptoms:
-        if is_break(symptom):
-            continue
-        weight = fingerprint.weights.get(symptom.signal, 0.0)
-        if weight * symptom.direction > 0:
-            total += abs(weight)
-        else:
-            total -= abs(weight) + (UNEXPLAINED_NATS if symptom.alarm else UNEXPLAINED_NATS / 2)
-        total -= fingerprint.excludes.get(symptom.signal, 0.0)
-    return total
-
-
 def _measured(readings: Readings | None, onset: int) -> Measured:
     return lambda name: math.nan if readings is None else readings.latest(name, onset)
-
-
-def _is_numerical(symptoms: Sequence[Symptom]) -> bool:
-    numerical = FINGERPRINTS[NUMERICAL].weights
-    return any(
-        s.signal in numerical and s.evidence is Evidence.IDENTITY and not math.isfinite(s.value)
-        for s in alarms_in(symptoms)
-    )
 
 
 def _is_uncomputed(symptom: Symptom) -> bool:
@@ -248,46 +181,6 @@ def _noisy_verifier(rate: float) -> str:
         f"The verifier is not deterministic: since the first steps it has graded {share} of the same answers "
         "differently, as often up as down. Make it deterministic, or set guard.regrade_noise to that share, below 0.05."
     )
-
-
-def _probabilities(scores: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Codes with their probabilities, the likeliest first."""
-    most = max(scores.values())
-    weights = {code: math.exp(score - most) for code, score in scores.items()}
-    total = math.fsum(weights.values())
-    # Ties go to the code that comes first in the alphabet, so that equal runs get equal diagnoses.
-    return sorted(((code, weight / total) for code, weight in weights.items()), key=lambda pair: (-pair[1], pair[0]))
-
-
-def _ranked(case: Case, has_readings: bool, excluded: Collection[str]) -> list[tuple[str, float]]:
-    """Codes with their stated probabilities, the likeliest first.
-
-    Learnt evidence weighs symptoms together with readings, so that without readings the fingerprints alone decide.
-    """
-    if not has_readings:
-        prints = fingerprint_scores(case.symptoms)
-        breaks = nats_of_breaks(case.symptoms, tuple(prints))
-        told = {code: nats + breaks.get(code, 0.0) for code, nats in prints.items()}
-        scores = _without({**told, UNKNOWN: UNKNOWN_NATS}, excluded)
-        return [(code, min(HIGHEST, share)) for code, share in _probabilities(scores)]
-    learnt = shipped_evidence()
-    ranked = _probabilities(_without(scores_of(case, learnt), excluded))
-    return _calibrated(ranked, learnt, level_of(alarms_in(case.symptoms)))
-
-
-def _without(scores: Mapping[str, float], excluded: Collection[str]) -> dict[str, float]:
-    return {code: score for code, score in scores.items() if code == UNKNOWN or code not in excluded}
-
-
-def _calibrated(ranked: list[tuple[str, float]], learnt: LearntEvidence, level: str) -> list[tuple[str, float]]:
-    """The leading fault with its calibrated probability; the others share the rest, and none overtakes it."""
-    (code, probability), *others = ranked
-    if code == UNKNOWN:
-        return ranked
-    right = learnt.calibrated(probability, level)
-    rest = math.fsum(share for _, share in others)
-    scale = (1 - right) / rest if rest > 0 else 0.0
-    return [(code, right), *((other, min(right, share * scale)) for other, share in others)]
 
 
 def _against(code: str, symptoms: Sequence[Symptom]) -> str:

@@ -14,6 +14,7 @@ from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.detection.state import State, check_keys, part_from
 from rftfm_ray.diagnosis.classify import diagnose
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
+from rftfm_ray.diagnosis.model import DiagnosisModel, installed_model
 from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.signals.schema import value
 from rftfm_ray.verdicts import Diagnosis, Rediagnoser, Symptom
@@ -53,24 +54,30 @@ class Diagnoser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepEvidence:
-    """What the diagnosis of one step was made from: readings up to it, and the faults that its run cannot have."""
+    """What the diagnosis of one step was made from: readings up to it, the faults that its run cannot have, a model."""
 
     readings: Readings
     impossible: tuple[str, ...]
+    model: DiagnosisModel
 
     def rediagnose(
         self, symptoms: Sequence[Symptom], explained: Collection[str], excluded: Collection[str]
     ) -> Diagnosis | None:
         """The likeliest fault behind some symptoms of the step, as `verdicts.Rediagnoser` says."""
-        return diagnose(symptoms, self.readings.without(explained), self.impossible, excluded)
+        return diagnose(symptoms, self.readings.without(explained), self.impossible, excluded, self.model)
 
 
-class FingerprintDiagnoser:
-    """Compares active symptoms with what every fault does (`classify.diagnose`), and reads the newest steps beside."""
+class FaultDiagnoser:
+    """Asks a model of what faults do (`classify.diagnose`) about the active symptoms and the newest steps.
 
-    name = "fingerprints"
+    Args:
+        model: that is asked; None for the installed one.
+    """
 
-    def __init__(self) -> None:
+    name = "diagnosis"
+
+    def __init__(self, model: DiagnosisModel | None = None) -> None:
+        self._model = installed_model() if model is None else model
         self._symptoms: tuple[Symptom, ...] = ()
         self._readings = Readings()
         self._impossible: tuple[str, ...] = ()
@@ -84,11 +91,11 @@ class FingerprintDiagnoser:
 
     def diagnose(self) -> Diagnosis | None:
         """The likeliest fault."""
-        return diagnose(self._symptoms, self._readings, self._impossible)
+        return diagnose(self._symptoms, self._readings, self._impossible, model=self._model)
 
     def rediagnoser(self) -> StepEvidence:
         """A copy of the readings."""
-        return StepEvidence(self._readings.without(()), self._impossible)
+        return StepEvidence(self._readings.without(()), self._impossible, self._model)
 
     def state_dict(self) -> State:
         """The readings; the next observation holds every active symptom."""

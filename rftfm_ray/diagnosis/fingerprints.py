@@ -45,9 +45,30 @@ def explains(code: str, symptom: Symptom) -> bool:
 MEANINGS: Mapping[str, Mapping[str, float]] = {
     # Misplaced credit is that of other tokens; noise gives numbers that no token has.
     "credit_of_other_tokens": {"CA-3": 4},
+    "credit_lag_exceeded": {"CA-3": 4},
     "credit_of_no_token": {"CA-2": 4},
     # A rule with another discount gives other advantages and other returns.
     "credit_by_another_rule": {"CA-3": 4},
+    # Ends that are drawn too often leave empty answers, or short ones: their share says which.
+    "ends_sampled_more": {"PG-1": 3, "PG-3S": 3},
+    "ends_sampled_less": {"PG-3L": 5},
+    "repeats_sampled_more": {"PG-2": 5},
+    "sampled_colder": {"OD-3": 5},
+    # A gap that follows no kind of token: weights that did not arrive.
+    "sampled_by_other_weights": {"OD-2": 3},
+    "turns_cut_short": {"PG-3S": 4},
+    "limit_lower": {"TE-3": 5},
+    "limit_higher": {"PG-3L": 3, "TE-3": 3},
+    # What an answer is paid too much for is what the policy will learn.
+    "regrade_of_empty": {"PG-1": 5},
+    "regrade_follows_repetition": {"PG-2": 5},
+    "regrade_follows_length": {"PG-3L": 5},
+    "regrade_follows_shortness": {"PG-3S": 5},
+    "regrade_of_right_paid_less": {"RF-2": 4},
+    "regrade_of_every_wrong": {"RF-1": 4},
+    "regrade_of_right_and_wrong": {"RF-1": 4},
+    # A loophole pays those wrong answers that go through it.
+    "regrade_of_some_wrong": {"RF-3": 4},
 }
 """Nats by fault of findings that are exact, so that nothing about them has to be learnt."""
 
@@ -204,7 +225,14 @@ FINGERPRINTS: Mapping[str, Fingerprint] = {
         ("advantage_max",),
     ),
     "CA-3": Fingerprint(
-        {"sample_mismatch_rate": 5, "credit_error": 4, "return_error": 2, "credit_lag": 4, "credit_correlation": -2},
+        {
+            "sample_mismatch_rate": 5,
+            "advantage_error": 4,
+            "credit_error": 4,
+            "return_error": 2,
+            "credit_lag": 4,
+            "credit_correlation": -2,
+        },
         {"advantage_max": 1},
         ("credit_lag",),
     ),

@@ -36,6 +36,7 @@ class LogLaw:
         strength: what it reads off the first break, in words; empty without.
         broken: (N) rows that break it, by their places in the log.
         judged: (N) rows on which it was judged.
+        side: +1 where its figure is too large at the first break, -1 where it is too small; 0 without a break.
     """
 
     name: str
@@ -46,6 +47,7 @@ class LogLaw:
     strength: str
     broken: tuple[int, ...]
     judged: tuple[int, ...]
+    side: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def _declared_laws(log: StepLog, declared: Declared) -> Iterator[LogLaw]:
             continue
         excess = law.excess(law.residuals(figures, declared), figures)
         # Where only one side breaks a law the other one is no residual.
-        excess = np.maximum(law.direction * excess, 0.0) if law.direction else excess
+        excess = law.direction * np.maximum(law.direction * excess, 0.0) if law.direction else excess
         judged = _judged(law.name, law.states, law.signal, excess)
         yield replace(judged, strength=_strength(law, figures, declared, judged.broken))
 
@@ -119,4 +121,5 @@ def _judged(name: str, states: str, signal: str, excess: Floats) -> LogLaw:
     rows = np.flatnonzero(~np.isnan(excess))
     size = np.abs(excess[rows])
     broken = tuple(rows[size > 1].tolist())
-    return LogLaw(name, states, signal, len(rows), float(size.max(initial=0.0)), "", broken, tuple(rows.tolist()))
+    side = int(np.sign(excess[broken[0]])) if broken else 0
+    return LogLaw(name, states, signal, len(rows), float(size.max(initial=0.0)), "", broken, tuple(rows.tolist()), side)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rftfm_ray.detection.readings.base import Grade
+from rftfm_ray.diagnosis.log_names import LogName
 from rftfm_ray.diagnosis.log_readings import ReadingRun
 
 
@@ -84,6 +85,7 @@ class LogVerdict:
         readings: every absolute reading, and what those lack that were not run.
         needed: what it would take to call the log healthy, one phrase each.
         laws: that could be judged.
+        fault: what the first alarms are named; None without an alarm.
     """
 
     verdict: str
@@ -98,3 +100,4 @@ class LogVerdict:
     readings: tuple[ReadingRun, ...] = ()
     needed: tuple[str, ...] = ()
     laws: tuple[LawCheck, ...] = ()
+    fault: LogName | None = None

@@ -27,6 +27,7 @@ from rftfm_ray.detection.reference.priors import KindPriors, has_enough_signals,
 from rftfm_ray.detection.statistics.change_points import FEWEST, Floats
 from rftfm_ray.detection.suite import build_detectors, monitor_settings, rates
 from rftfm_ray.diagnosis.log_laws import LogLaw, laws_of
+from rftfm_ray.diagnosis.log_names import Heard, Witness, name_log
 from rftfm_ray.diagnosis.log_readings import Break, LogReadings, is_of_solving, is_told, lacks, read
 from rftfm_ray.diagnosis.log_verdict import Coverage, Finding, LawCheck, LogVerdict
 from rftfm_ray.integrations.steplog import StepLog
@@ -75,13 +76,13 @@ def judge_log(log: StepLog, declared: Declared | None = None) -> LogVerdict:
         log: of another trainer.
         declared: by its configuration; without it only laws are judged that need none.
     """
-    alarms, broken, priors, laws = list[_Alarm](), list[str](), None, tuple[LogLaw, ...]()
+    alarms, broken, priors, laws, witness = list[_Alarm](), list[str](), None, tuple[LogLaw, ...](), Witness()
     try:
         priors = _priors(log.values)
     except Exception as error:  # noqa: BLE001 - any failure of a check is reported: its silence does not show health
         broken.append(_failure(JointDetector.name, str(error)))
     try:
-        watched = Watched(log, reference_of(None, priors))
+        watched = Watched(log, reference_of(None, priors), witness)
         alarms += watched.alarms()
         broken += [_failure(name, reason) for name, reason in watched.disabled]
     except Exception as error:  # noqa: BLE001 - as above
@@ -112,10 +113,21 @@ def judge_log(log: StepLog, declared: Declared | None = None) -> LogVerdict:
     missing = {name: _checked(log)[name][0] for name in coverage.missing}
     needed = lacks(log.values, missing, readings, enough=enough)
     verdict = _verdict(critical, warnings, coverage, needed, partial=partial)
+    heard = Heard(witness, laws, readings.breaks, [(a.signal, a.first) for a in alarms if a.kind == NOT_FINITE])
+    try:
+        fault = name_log(heard, _standing(log, critical), log.steps.tolist(), log.values)
+    except Exception as error:  # noqa: BLE001 - as above
+        fault = None
+        broken.append(_failure("the naming", str(error)))
     return LogVerdict(
         verdict, partial, coverage, critical, tuple(broken), unchecked, log.unused, log.notes, warnings, readings.runs,
-        needed if verdict == "unknown" else (), tuple(map(_check, laws)),
+        needed if verdict == "unknown" else (), tuple(map(_check, laws)), fault,
     )  # fmt: skip
+
+
+def _standing(log: StepLog, critical: Iterable[Finding]) -> list[tuple[str, int]]:
+    """Signals of alarms, with the row at which each was raised."""
+    return [(finding.signal, int(np.searchsorted(log.steps, finding.raised_step))) for finding in critical]
 
 
 def _check(law: LogLaw) -> LawCheck:
@@ -156,7 +168,8 @@ class Watched:
         disabled: detectors that failed, and why.
     """
 
-    def __init__(self, log: StepLog, reference: Reference) -> None:
+    def __init__(self, log: StepLog, reference: Reference, witness: Witness) -> None:
+        self._witness = witness
         self.disabled: list[tuple[str, str]] = []
         self._log = log
         # The readings see the whole log, with what only logs have.
@@ -184,6 +197,7 @@ class Watched:
         for reports in self._reports():
             for observation in self._monitor.observe(reports):
                 self.disabled += observation.disabled
+                self._witness.observe(observation)
                 if not observation.symptoms and not open_alarms:
                     continue
                 row = observation.report.id.step - 1

@@ -1,12 +1,12 @@
-"""What a broken law can mean: faults that can cause it, by side, and places where they act. Written, not learnt. Pure.
+"""What a broken law or identity can mean: which faults cause it, and where they act. Written, not learnt. Pure.
 
-A law is broken by what it is about, so the table says which faults can be behind a break, and all others cannot. The
+Each is broken by what it is about, so the tables say which faults can be behind a break, and all others cannot. The
 strength that a law measures stands in its symptom (`Symptom.strength`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.detection.detectors.laws import FLOOR, LAW, OWN_REWARD
@@ -16,6 +16,8 @@ LAW_EXCLUDED = 4.0
 """Nats against a fault that cannot break a law that is broken: one in fifty, for a table may be incomplete."""
 FLOOR_EXCLUDED = 1.0
 """The same for a floor, which other faults may lift a little once they have changed the policy."""
+IDENTITY_EXCLUDED = 4.0
+"""The same for an identity: one in fifty, for two faults may be there, and the other one has broken it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,33 @@ BREAKS: Mapping[str, BreakMeaning] = {
 }  # fmt: skip
 """By the name of the detector of a law or a floor."""
 
+_CREDIT_CAUSES = ("CA-1", "CA-2", "CA-3")
+CAUSES: Mapping[str, tuple[str, ...]] = {
+    "identity:served_weights": ("OD-2",),
+    "identity:staleness": ("OD-2",),
+    "identity:samples": ("CA-2", "CA-3"),
+    "identity:values": ("CA-1",),
+    "declared_rate": ("OD-1", "OD-2"),
+    "identity:update_gain": ("OD-1", "OD-2"),
+    "identity:updates_land": ("OD-2",),
+    "identity:advantages": _CREDIT_CAUSES,
+    "identity:returns": ("CA-1", "CA-3"),
+    "identity:credit": ("CA-2", "CA-3"),
+    "identity:observations": ("TE-2",),
+    "identity:decoded_observations": ("TE-2",),
+    "identity:replayed_observations": ("TE-2",),
+    # A turn that is ended early by its server is said to have ended at a token that it has not.
+    "identity:terminations": ("TE-3", "PG-3S"),
+    "identity:replayed_terminations": ("TE-3",),
+    "identity:turn_limits": ("TE-3",),
+}
+"""Faults that can break an identity, by the name of its detector."""
+RULED_OUT: Mapping[tuple[str, str], tuple[str, ...]] = {
+    # Where no turn ends early, the tokens run into a limit of which nothing is said.
+    ("identity:terminations", "no_turn_cut_short"): ("PG-3S",),
+}
+"""Causes of an identity that a finding rules out, by both."""
+
 
 def is_break(symptom: Symptom) -> bool:
     """Whether a symptom is a broken law or a figure beyond its floor: what explains it stands in `BREAKS`."""
@@ -115,3 +144,19 @@ def nats_of_breaks(symptoms: Sequence[Symptom], codes: Sequence[str]) -> dict[st
         for code in codes:
             total[code] = total.get(code, 0.0) + meaning.get(code, -excluded)
     return total
+
+
+def nats_of_identities(
+    symptoms: Sequence[Symptom], codes: Sequence[str], findings: Collection[str] = ()
+) -> dict[str, float]:
+    """Nats against each of some faults by the broken identities among symptoms; nothing without one.
+
+    They only rule out. What speaks for one of the causes is learnt, for most identities have several.
+    """
+    broken = {each.detector for each in symptoms if each.alarm and each.detector in CAUSES}
+    causes = [set(CAUSES[name]) - _ruled_out(name, findings) for name in broken]
+    return {code: -IDENTITY_EXCLUDED * sum(code not in each for each in causes) for code in codes if broken}
+
+
+def _ruled_out(name: str, findings: Collection[str]) -> set[str]:
+    return {code for finding in findings for code in RULED_OUT.get((name, finding), ())}

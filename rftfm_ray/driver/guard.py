@@ -18,7 +18,7 @@ from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.metrics import StepRow
 from rftfm_ray.signals.schema import report_of
-from rftfm_ray.types import GuardMode, StepId
+from rftfm_ray.types import Check, GuardMode, StepId
 from rftfm_ray.verdicts import Declaration, Order, StepReport
 
 FINISH = Limit(30.0)
@@ -43,6 +43,9 @@ class Guard(Protocol):
 
     def boundary(self, step: StepId) -> Order | None:
         """The order from earlier reports; `step` is the current one. Each order is given once."""
+
+    def asked(self) -> tuple[Check, ...]:
+        """Checks that are asked for, beside those that are due at their cadence."""
 
     def begin(self, order: Order, step: StepId, probed: float, graded: int = 0) -> Order | None:
         """Journal the start of an order; returns the one to carry out, see `Permit`. Others as `ControllerActor`."""
@@ -71,6 +74,10 @@ class NoGuard:
         del step
         return None
 
+    def asked(self) -> tuple[Check, ...]:
+        """Ask for nothing."""
+        return ()
+
     def begin(self, order: Order, step: StepId, probed: float, graded: int = 0) -> Order | None:
         """Permit no order."""
         del order, step, probed, graded
@@ -91,6 +98,7 @@ class _Shared:
 
     settled: int = 0
     order: Order | None = None
+    checks: tuple[Check, ...] = ()
     lost: str = ""
     judged: StepId | None = None
     entries: list[Entry] = field(default_factory=list)
@@ -160,6 +168,10 @@ class LiveGuard:
         # The news of a late verdict may name an order that has been given since.
         self._given = order.number
         return order
+
+    def asked(self) -> tuple[Check, ...]:
+        """Checks that the verdict on the last report asks for."""
+        return () if self._shared.lost else self._shared.checks
 
     def begin(self, order: Order, step: StepId, probed: float, graded: int = 0) -> Order | None:
         """Journal that an order is about to be carried out; returns the one that may be, see `Permit`.
@@ -272,6 +284,7 @@ class LiveGuard:
                     self._shared.judged = (self._shared.judged, *judged)[-1]
                 self._shared.entries += news.entries
                 self._shared.order = news.order or self._shared.order
+                self._shared.checks = news.checks
                 self._shared.lost = self._shared.lost or lost
                 self._condition.notify_all()
 

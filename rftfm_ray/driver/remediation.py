@@ -30,16 +30,18 @@ class RemedyExecutor:
         self._probe_size = probe_size
 
     def order_at(self, step: StepId) -> Order | None:
-        """The order for the boundary before the update of `step`, if any.
+        """The order for the boundary before the update of `step`, if any; what the guard asks for is passed on.
 
         Raises:
             GuardLostError: when the guard is lost and the run must not continue unguarded; a checkpoint is written.
         """
         try:
-            return self._guard.boundary(step)
+            order = self._guard.boundary(step)
         except GuardLostError as error:
             checkpoint = self._session.save()
             raise GuardLostError(str(error), checkpoint) from error
+        self._session.ask(self._guard.asked())
+        return order
 
     def execute(self, order: Order, step: StepId) -> Order | None:
         """Carry out an order at the boundary before the update of `step`, or the one that the guard puts in its place.

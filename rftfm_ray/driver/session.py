@@ -22,7 +22,7 @@ from rftfm_ray.rollout.weights import Served, WeightsUpdate
 from rftfm_ray.tasks.api import Problem
 from rftfm_ray.tasks.stream import PromptStream
 from rftfm_ray.training.checkpoints import SaveOrder
-from rftfm_ray.types import Levers, ProbeResult, Sampling, StepId, TrainingCursor
+from rftfm_ray.types import Check, Levers, ProbeResult, Sampling, StepId, TrainingCursor
 
 if TYPE_CHECKING:
     from rftfm_ray.training.learner import UpdateReport
@@ -228,6 +228,12 @@ class Session:
         calls = [self._group.learner.set_levers(levers), *self._group.rollouts.set_levers(levers)]
         wait_for(calls, self._rollout_limit, "moving levers")
         self.levers = levers
+
+    def ask(self, checks: Sequence[Check]) -> None:
+        """Have checks made at the next occasion, whatever their cadence: in the next update or generation."""
+        if checks:
+            calls = [self._group.learner.ask(checks), *self._group.rollouts.ask(checks)]
+            wait_for(calls, self._rollout_limit, "asking for checks")
 
     def snapshot(self) -> None:
         """Copy the learner's state into its ring."""

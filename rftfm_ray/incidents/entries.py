@@ -21,6 +21,8 @@ class EntryKind(StrEnum):
     PROBED = "probed"
     OPENED = "opened"
     DIAGNOSED = "diagnosed"
+    ASKED = "asked"
+    ANSWERED = "answered"
     DECIDED = "decided"
     ADVISED = "advised"
     HELD = "held"

@@ -14,7 +14,9 @@ Sink: TypeAlias = Callable[[Entry], None]
 """Writes one entry; raises when it cannot."""
 
 # Fields that decide what was done; figures beside them may differ in their last digit after a restart.
-_DECISIVE = ("code", "order", "remedy", "restore_step", "restored", "outcome", "state", "change", "name", "policy")
+_DECISIVE = (
+    "code", "order", "remedy", "restore_step", "restored", "outcome", "state", "change", "name", "policy", "check",
+)  # fmt: skip
 
 
 def _unread(_: Entry) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from rftfm_ray.diagnosis.classify import CLAIMED, claimed
+from rftfm_ray.diagnosis.classify import PATIENCE, SURE, claimed
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, is_after_effect, needs_ground, refusal
@@ -23,6 +23,7 @@ from rftfm_ray.incidents.manager_memory import ManagerMemory
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.messages import Restoration
 from rftfm_ray.incidents.muting import MutedFaults
+from rftfm_ray.incidents.questions import ask, take_answers
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
 from rftfm_ray.incidents.summaries import summarize
@@ -42,9 +43,6 @@ from rftfm_ray.verdicts import (
     OrderRole,
     as_percent,
 )
-
-# Steps after which a suspicion becomes a diagnosis: of UNKNOWN, where no fault has become likely enough to be claimed.
-PATIENCE = 4
 
 
 class IncidentManager:
@@ -112,7 +110,9 @@ class IncidentManager:
         if diagnosis is None and not assessment.disabled and self._is_idle():
             return None
         diagnosis = self._muted.unmuted(assessment)
+        take_answers(self._ledger, report)
         self._open_or_name(report.id, diagnosis)
+        ask(self._ledger, report, self._memory, self._settings.mode)
         active = {i.id: self._memory.is_active(i, diagnosis) for i in self.state.open_incidents()}
         self._quiet = {number: 0 if on else self._quiet.get(number, 0) + 1 for number, on in active.items()}
         for incident in self.state.open_incidents():
@@ -152,7 +152,7 @@ class IncidentManager:
             incident = self.state.incident(number)
         waited = step.paid_step - incident.opened.paid_step
         suspected = incident.state is IncidentState.SUSPECTED
-        is_due = suspected and (diagnosis.probability >= CLAIMED or waited >= PATIENCE)
+        is_due = suspected and (diagnosis.probability >= SURE or waited >= PATIENCE)
         if is_due or (not suspected and incident.code != diagnosis.code):
             diagnosis = claimed(diagnosis)
         diagnosis = self._memory.diagnose(incident, diagnosis)
@@ -394,4 +394,5 @@ def _diagnosis_fields(diagnosis: Diagnosis) -> dict[str, Scalar]:
         "probability": round(diagnosis.probability, 4),
         **({} if diagnosis.place is None else {"place": diagnosis.place.value}),
         **({} if diagnosis.strength is None else {"strength": diagnosis.strength, "measured": diagnosis.strength_of}),
+        **({} if not diagnosis.also else {"also": " ".join(diagnosis.also)}),
     }

@@ -5,16 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rftfm_ray.incidents.state import Entry
-from rftfm_ray.types import IncidentSummary
+from rftfm_ray.types import Check, IncidentSummary
 from rftfm_ray.verdicts import DeclaredChange, Order
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """The result of judging: the journal entries since the last message, and the order that waits for a boundary."""
+    """The result of judging.
+
+    Attributes:
+        entries: of the journal, since the last message.
+        order: that waits for a boundary.
+        checks: that are asked for.
+    """
 
     entries: tuple[Entry, ...]
     order: Order | None = None
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from rftfm_ray.diagnosis.classify import CLAIMED, alarms_in, unnamed
+from rftfm_ray.diagnosis.classify import CLAIMED, unnamed
 from rftfm_ray.diagnosis.fingerprints import explains
+from rftfm_ray.diagnosis.weighing import alarms_in
 from rftfm_ray.incidents.parts import Part, measured_part, part_of, shows_another
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.policies.playbook import plan_of

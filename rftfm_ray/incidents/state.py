@@ -13,7 +13,7 @@ from typing import Any
 
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.entries import LEVER_PREFIX, Entry, EntryKind, Scalar, lever_fields, levers_of
-from rftfm_ray.types import Levers, StepId
+from rftfm_ray.types import Check, Levers, StepId
 from rftfm_ray.verdicts import Family, IncidentState, OrderRole, OutcomeKind, Tried
 
 __all__ = [
@@ -41,6 +41,9 @@ class Incident:
         unconfirmed: number of such orders.
         reason: why its last remedy was judged as it was, or why it was closed.
         probe: held-out accuracy that was last measured before the alarm; None when there was none.
+        asked: checks that were asked for to name it.
+        waiting: the one of them that is not answered; None where all are.
+        asked_at: consumed step at which it was asked for.
     """
 
     id: int
@@ -57,6 +60,9 @@ class Incident:
     unconfirmed: int = 0
     reason: str = ""
     probe: float | None = None
+    asked: tuple[Check, ...] = ()
+    waiting: Check | None = None
+    asked_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +219,16 @@ def _diagnosed(state: GuardState, entry: Entry) -> GuardState:
     return _with(state, entry, diagnosed)
 
 
+def _asked(state: GuardState, entry: Entry) -> GuardState:
+    incident, check = state.incident(entry.incident), Check(entry.text("check"))
+    asked = replace(incident, asked=(*incident.asked, check), waiting=check, asked_at=entry.id.paid_step)
+    return _with(state, entry, asked)
+
+
+def _answered(state: GuardState, entry: Entry) -> GuardState:
+    return _with(state, entry, replace(state.incident(entry.incident), waiting=None))
+
+
 def _decided(state: GuardState, entry: Entry) -> GuardState:
     number, incident = entry.integer("order"), state.incident(entry.incident)
     decided = _with(state, entry, replace(incident, ordered=number))
@@ -335,6 +351,8 @@ _CHANGES: dict[EntryKind, Callable[[GuardState, Entry], GuardState]] = {
     EntryKind.KEPT: _kept,
     EntryKind.OPENED: _opened,
     EntryKind.DIAGNOSED: _diagnosed,
+    EntryKind.ASKED: _asked,
+    EntryKind.ANSWERED: _answered,
     EntryKind.DECIDED: _decided,
     EntryKind.ADVISED: _advised,
     EntryKind.RETURNING: _returning,

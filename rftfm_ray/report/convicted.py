@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,6 +19,8 @@ from rftfm_ray.signals.dictionary import DICTIONARY
 
 # Signals of one incident that are drawn; the others are named.
 MOST = 6
+# Steps before the onset from which it is said what was usual.
+LEAST_USUAL = 5
 # Gaps have no column: the share of right answers in training minus that of a probe.
 GAPS = {"probe_gap": "probe_accuracy", "sampled_gap": "probe_sampled_accuracy"}
 
@@ -37,7 +40,7 @@ def convicted(data: RunData, incident: Incident, remedies: Sequence[Mark], limit
         return NOTHING
     marks, run = marks_of_incident(data, incident, remedies, limits), replace(data, steps=steps)
     with canvas.style():
-        figures = [panel_figure(_panel(incident, name), run, marks) for name in names[:MOST]]
+        figures = [panel_figure(_panel(run, incident, name), run, marks) for name in names[:MOST]]
     more = [tag("p", f"Also: {listed(names[MOST:])}.", class_="muted")] if len(names) > MOST else []
     heading = tag("h4", "Signals that it rests on")
     return joined((heading, tag("div", *figures, class_="curves"), *more))
@@ -89,7 +92,24 @@ def with_gaps(steps: Steps) -> Steps:
     return replace(steps, columns={**steps.columns, **gaps})
 
 
-def _panel(incident: Incident, name: str) -> Panel:
-    signal = DICTIONARY[name]
+def usual_of(data: RunData, incident: Incident, name: str) -> tuple[float, float] | None:
+    """Between what a signal was in most steps before an incident's onset; None where too few of them have values.
+
+    Before the onset are rows of other steps than those that a rollback has undone and made again.
+    """
+    onset = onset_of(data, incident)
+    until = incident.opened.paid_step if onset is None else onset
+    rows = zip(data.steps.ids, data.steps.abandoned, data.steps.column(name), strict=True)
+    before = sorted(v for id_, gone, v in rows if id_.paid_step < until and not gone and math.isfinite(v))
+    if len(before) < LEAST_USUAL:
+        return None
+    low, *_, high = statistics.quantiles(before, n=10, method="inclusive")
+    return low, high
+
+
+def _panel(data: RunData, incident: Incident, name: str) -> Panel:
+    signal, usual = DICTIONARY[name], usual_of(data, incident, name)
     unit = f" ({signal.unit})" if signal.unit else ""
-    return Panel(f"incident-{incident.id}-{name}", name, signal.meaning + unit, (Line(name, name),), wide=True)
+    band = "" if usual is None else "; green: usual before the onset (10 % to 90 % of its steps)"
+    note = signal.meaning + unit + band
+    return Panel(f"incident-{incident.id}-{name}", name, note, (Line(name, name),), usual=usual, wide=True)

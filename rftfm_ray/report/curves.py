@@ -47,13 +47,25 @@ class Stroke:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One figure. `only_if` names columns of which one must exceed zero somewhere, or the panel is left out."""
+    """One figure.
+
+    Attributes:
+        key: its identifiers begin with it.
+        title: heading.
+        note: what is drawn, in small letters.
+        lines: columns that are drawn.
+        band: columns between which it is shaded.
+        usual: values between which it is shaded all along.
+        wide: whether widely spread values get a logarithmic axis.
+        only_if: columns of which one must exceed zero somewhere, or the panel is left out.
+    """
 
     key: str
     title: str
     note: str
     lines: tuple[Line, ...]
     band: tuple[str, str] | None = None
+    usual: tuple[float, float] | None = None
     wide: bool = False
     only_if: tuple[str, ...] = ()
 
@@ -138,6 +150,8 @@ def panel_figure(panel: Panel, data: RunData, marks: Marks) -> Html:
     top = 1 - canvas.headroom_in(marks) / HEIGHT_IN
     drawing.subplots_adjust(left=0.095, right=0.985, top=top, bottom=0.36 / HEIGHT_IN)
     canvas.mark(axes, marks)
+    if panel.usual is not None:
+        axes.axhspan(*panel.usual, color=GREEN, alpha=0.16, linewidth=0, zorder=1.4).set_gid("usual")
     if panel.key == "probe":
         _probes(axes, data)
     else:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 from rftfm_ray.incidents.state import Entry, EntryKind
+from rftfm_ray.report.explanations import explanations
 from rftfm_ray.report.markup import NOTHING, Html, badge, bullets, facts, joined, tag
 from rftfm_ray.runs.headline import title_of
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
@@ -74,7 +74,7 @@ def _finding(incident: Incident) -> Html:
             ("Where it sits", _place(incident)),
             ("Summary", incident.text("summary")),
             ("What was seen", bullets(incident.evidence) if incident.evidence else ""),
-            ("Other explanations", _rivals(incident)),
+            ("What can explain it", explanations(incident)),
             ("Onset, estimated", _onset(incident)),
             ("Decision", nothing),
             ("Not done", bullets(refused) if refused else ""),
@@ -94,11 +94,6 @@ def _final_state(incident: Incident) -> str:
     if incident.reason.startswith(end):
         return incident.reason
     return f"{end}: {incident.reason}" if incident.reason else end
-
-
-def _rivals(incident: Incident) -> str:
-    """The other explanations, without those whose probability rounds to zero."""
-    return "; ".join(item for item in incident.text("rivals").split("; ") if not re.match(r"\S+ (0|<1)%(,|$)", item))
 
 
 def _onset(incident: Incident) -> str:

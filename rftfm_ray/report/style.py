@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-CSS = """
+THEME = """
 :root {
   --page: #f5f6f8; --card: #ffffff; --text: #1c2127; --muted: #57606a; --line: #d8dde3; --soft: #eef1f4;
   --good: #0b6b4b; --good-bg: #d9f2e6; --bad: #9a2c00; --bad-bg: #fde3d6; --open: #7a5200; --open-bg: #fdf0cf;
@@ -19,7 +19,12 @@ CSS = """
     --edge: #5d6872; --grid: #323a43; --tick: #a3adb8; --incident: #f5d68a; --on-green: #0c1a15;
   }
 }
-* { box-sizing: border-box; }
+"""
+"""Colours by the reader's preference; a figure beside a page has them too."""
+
+CSS = (
+    THEME
+    + """* { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text); line-height: 1.5;
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", Arial, sans-serif; }
 main { max-width: 1160px; margin: 0 auto; padding: 32px 24px 64px; }
@@ -79,6 +84,11 @@ table.journal td:nth-child(-n+4), table.short td:not(:last-child) { white-space:
 dl.facts { display: grid; grid-template-columns: 150px minmax(0, 1fr); gap: 6px 16px; margin: 0; }
 dl.facts dt { color: var(--muted); }
 dl.facts dd { margin: 0; overflow-wrap: anywhere; }
+.shares { display: grid; gap: 4px; }
+.share { display: grid; grid-template-columns: 86px 130px 46px minmax(0, 1fr); gap: 0 12px; align-items: center; }
+.bar { height: 10px; border-radius: 5px; background: var(--soft); overflow: hidden; }
+.bar i { display: block; height: 100%; background: var(--accent); }
+.percent { text-align: right; font-variant-numeric: tabular-nums; }
 ul { margin: 0; padding-left: 18px; }
 ol.line { list-style: none; margin: 0; padding: 0; border-left: 2px solid var(--line); }
 ol.line li { position: relative; display: grid; grid-template-columns: 140px minmax(0, 1fr); gap: 12px;
@@ -98,6 +108,8 @@ footer { margin-top: 36px; color: var(--muted); font-size: 13px; overflow-wrap: 
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   dl.facts, ol.line li { grid-template-columns: minmax(0, 1fr); gap: 0 12px; }
   dl.facts dd { margin-bottom: 6px; }
+  .share { grid-template-columns: 86px minmax(0, 1fr) 46px; }
+  .share .muted { grid-column: 1 / -1; }
 }
 @media screen and (max-width: 600px) {
   main { padding: 20px 14px 48px; }
@@ -127,3 +139,4 @@ footer { margin-top: 36px; color: var(--muted); font-size: 13px; overflow-wrap: 
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from rftfm_ray.rollout.channels import Call, EpisodeId, Grader, ToolPool, chosen
 from rftfm_ray.tasks.api import Observation, Problem, Task, Transcript
 from rftfm_ray.tasks.rewards import verify
 from rftfm_ray.tasks.workers import Workers
-from rftfm_ray.types import StepId
+from rftfm_ray.types import Check, StepId
 
 logger = logging.getLogger(__name__)
 
@@ -137,15 +137,28 @@ class Checks:
         self._seed = seed
         self._golden: tuple[GoldenResponse, ...] = ()
         self._calls: tuple[Call, ...] = ()
+        self._next: frozenset[Check] = frozenset()
+        self._asked: frozenset[Check] = frozenset()
 
     def prepare(self, problems: Sequence[Problem], workers: Workers | None = None) -> None:
         """Take `problems`, which are never trained on, as those whose answers are known."""
         self._golden = golden_set(self._task, problems, workers)
         self._calls = recorded_calls(self._task, problems)[: self._settings.known_calls]
 
+    def ask(self, checks: Collection[Check]) -> None:
+        """Have checks made in the next batch, whatever their cadence; what is switched off stays off."""
+        self._next = frozenset(checks)
+
+    def begin(self) -> None:
+        """Begin a batch: what was asked for before it is made in it, and in its revisions."""
+        self._asked, self._next = self._next, frozenset()
+
+    def _is_due(self, check: Check, step: StepId, every: int) -> bool:
+        return due(step, every) or (every > 0 and check in self._asked)
+
     def golden(self, step: StepId, grader: Grader, workers: Workers) -> list[GoldenGrade]:
         """The golden responses through the live channel of `grader`; empty in steps in which they are not due."""
-        if not due(step, self._settings.golden_every):
+        if not self._is_due(Check.GOLDEN, step, self._settings.golden_every):
             return []
 
         def live(response: GoldenResponse) -> float:
@@ -165,7 +178,8 @@ class Checks:
 
     def known_calls(self, step: StepId, tools: ToolPool) -> list[bool]:
         """Whether the tool instance that is asked first answers recorded calls as it should; empty when not due."""
-        return tools.known(step, self._calls) if due(step, self._settings.known_calls_every) else []
+        every = self._settings.known_calls_every
+        return tools.known(step, self._calls) if self._is_due(Check.KNOWN_CALLS, step, every) else []
 
     def replay(self, episode: EpisodeId, problem: Problem, answers: Sequence[Answer]) -> Replayed | None:
         """Replay the episode, if it is chosen and has a turn that went to its environment."""

@@ -29,7 +29,7 @@ from rftfm_ray.rollout.termination import Limits
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.rollout.tool_calls import Asked, Due, Reply, known_or_late, replies, shadow_or_late
 from rftfm_ray.tasks.api import FAILURES, Problem, Task, ToolCall, ToolStatus, scaled_limits
-from rftfm_ray.types import Levers, Sampling, StepId, Termination
+from rftfm_ray.types import Check, Levers, Sampling, StepId, Termination
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0)
 STATUS_CODE = {status: code for code, status in enumerate(ToolStatus)}
@@ -83,6 +83,11 @@ class EpisodeRunner:
         if self._channels.checks is not None:
             self._channels.checks.prepare(golden, self._channels.workers.verifier)
 
+    def ask(self, checks: Sequence[Check]) -> None:
+        """Have checks made with the next batch and its revisions, whatever their cadence."""
+        if self._channels.checks is not None:
+            self._channels.checks.ask(checks)
+
     def set_levers(self, levers: Levers) -> None:
         """Follow the levers of generation from the next batch or revision on."""
         self._channels.set_levers(levers)
@@ -95,6 +100,8 @@ class EpisodeRunner:
         prompts = {text: self._codec.encode(text) for text in set(texts)}
         episodes = [start(job, prompts[text]) for job, text in zip(jobs, texts, strict=True)]
         batch = Batch(episodes, step, sampling, model_version)
+        if self._channels.checks is not None:
+            self._channels.checks.begin()
         self._generate(batch, range(len(jobs)))
         self._last = batch
         return self._finish(batch)

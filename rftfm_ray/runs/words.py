@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from rftfm_ray.incidents.state import LEVER_PREFIX, Entry, EntryKind, Scalar
+from rftfm_ray.types import Check
 from rftfm_ray.verdicts import ASSUMED_PROFILE, OTHER_PROFILE, as_nats, as_percent
 
 NONE = "—"
@@ -140,6 +141,30 @@ def _diagnosis(entry: Entry) -> str:
     return f"{verb} {code}" + (f" ({', '.join(details)})" if details else "")
 
 
+CHECKS = {
+    Check.UPDATE_REPLAY: "an update made again", Check.KNOWN_CALLS: "tool calls with known answers",
+    Check.GOLDEN: "rewards of known responses",
+}  # fmt: skip
+"""Checks in words."""
+
+
+def _check(entry: Entry) -> str:
+    known = {check.value: words for check, words in CHECKS.items()}
+    return known.get(text_of(entry, "check"), "a check")
+
+
+def _asked(entry: Entry) -> str:
+    between = text_of(entry, "between")
+    return f"asked for {_check(entry)}" + (f", to tell {between} apart" if between else "")
+
+
+def _answered(entry: Entry) -> str:
+    measured = number_of(entry, "value")
+    if not math.isfinite(measured):
+        return f"{_check(entry)}: no answer"
+    return f"{_check(entry)}: {text_of(entry, 'signal') or NONE} is {figure(measured)}"
+
+
 RETURN, UNDO, HALT = "return ", "undo", "halt"
 """Names of the orders that no policy gives, in the field `remedy`: a lever's return, an undo, the end of the run."""
 
@@ -265,6 +290,8 @@ _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.PROBED: lambda entry: f"held-out accuracy before the first step: {share(number_of(entry, 'accuracy'))}",
     EntryKind.OPENED: _diagnosis,
     EntryKind.DIAGNOSED: _diagnosis,
+    EntryKind.ASKED: _asked,
+    EntryKind.ANSWERED: _answered,
     EntryKind.DECIDED: _remedy("decided:"),
     EntryKind.ADVISED: _remedy("advised, not carried out:"),
     EntryKind.HELD: lambda entry: f"policy {text_of(entry, 'policy') or NONE} waits",

@@ -223,8 +223,9 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
     "it says how a run is judged, and every act of the guard is declared": (
         "guard.mode", "guard.act_on", "guard.policy", "guard.policy_timeout_s", "guard.fallback",
         "guard.verdict_timeout_s", "guard.warmup_steps", "guard.false_alarm_steps", "guard.profile",
-        "guard.detectors", "guard.verify_steps", "guard.cooldown_steps", "guard.budget", "guard.return_after",
-        "guard.on_give_up", "guard.on_lost", "guard.on_harm", "guard.verify_timeout_steps", "guard.buffer",
+        "guard.diagnosis", "guard.detectors", "guard.verify_steps", "guard.cooldown_steps", "guard.budget",
+        "guard.return_after", "guard.on_give_up", "guard.on_lost", "guard.on_harm", "guard.verify_timeout_steps",
+        "guard.buffer",
     ),
 }  # fmt: skip
 

@@ -78,6 +78,7 @@ def needed_directory(config: RunConfig) -> str:
     """
     code = (config.task.name, config.guard.policy or "", *config.guard.detectors)
     files = [name for name in code if ".py:" in name]
-    files += [name for name in (config.model.path, config.guard.profile or "") if name and Path(name).exists()]
+    named = (config.model.path, config.guard.profile or "", config.guard.diagnosis or "")
+    files += [name for name in named if name and Path(name).exists()]
     is_relative = any(not Path(name).expanduser().is_absolute() for name in files)
     return str(Path.cwd()) if is_relative and JOB not in os.environ else ""

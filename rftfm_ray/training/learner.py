@@ -30,7 +30,7 @@ from rftfm_ray.training.objective import Anchors, Forward, LossWeights, Targets,
 from rftfm_ray.training.packing import MicroBatch, pack, pack_sequences, split_groups, split_rows, token_weights
 from rftfm_ray.training.replay import AdamW
 from rftfm_ray.training.seams import LearnerSeams
-from rftfm_ray.types import GuardMode, Levers, RejectedUpdate, Rejection, Settings, StepId
+from rftfm_ray.types import Check, GuardMode, Levers, RejectedUpdate, Rejection, Settings, StepId
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ class Learner:
             gate.grad_norm_factor, gate.grad_norm_window, gate.grad_norm_warmup, gate.advantage_tolerance
         )
         self.levers = Levers()
+        self.asked: frozenset[Check] = frozenset()
 
     def close(self) -> None:
         """End the thread of the reference model; the learner makes no further update."""
@@ -123,7 +124,8 @@ class Learner:
     def _replayed(self, step: StepId) -> AdamW | None:
         """The optimizer as it is declared, where an update of this step is made again; None where none is."""
         every, learner = self._config.channels.update_replay_every, self._config.learner
-        if not (self._watched and every and step.step % every == 0):
+        is_asked, self.asked = Check.UPDATE_REPLAY in self.asked, frozenset()
+        if not (self._watched and every and (is_asked or step.step % every == 0)):
             return None
         return AdamW(self._declared(step).lr, learner.adam_betas, learner.weight_decay)
 

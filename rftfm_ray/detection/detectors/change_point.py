@@ -18,6 +18,7 @@ from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.detection.reference.views import Floats, Ints, StepView
 from rftfm_ray.detection.state import State, array_from, check_keys, part_from, scalar_from
 from rftfm_ray.detection.statistics.change_points import LONGEST, Jumps, JumpScores, levels_at
+from rftfm_ray.detection.statistics.kinds import kinds_of
 from rftfm_ray.errors import StateError
 from rftfm_ray.signals.groups import GROUP_RATES, WATCHED
 from rftfm_ray.signals.scale import raw_of
@@ -117,8 +118,8 @@ class ChangePointDetector(Detector):
             if (measured == measured[:, :1]).all():
                 groups.append(group)
                 continue
-            kinds = np.unique(measured, axis=1, return_inverse=True)[1].ravel()
-            groups += [group.select(np.flatnonzero(kinds == kind)) for kind in np.unique(kinds)]
+            kinds = kinds_of(measured.T)
+            groups += [group.select(np.flatnonzero(kinds == kind)) for kind in range(int(kinds.max()) + 1)]
         self._groups = groups
 
     def _follow(self, group: _Group, rows: NDArray[np.intp], levels: Floats, view: StepView, scores: Scores) -> None:

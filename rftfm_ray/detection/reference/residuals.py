@@ -97,11 +97,13 @@ class ResidualTable:
             there is neither.
         own: (N, `COLUMNS`) against the self-baseline throughout.
         prompts_changed: (N) whether a change of the prompts became certain at the step.
+        profiled: (N) whether telemetry is compared with the profile.
     """
 
     residuals: Floats
     own: Floats
     prompts_changed: Mask
+    profiled: Mask
 
 
 class Residuals(Stateful):
@@ -149,7 +151,7 @@ class Residuals(Stateful):
     def over(self, steps: Ints, levels: Floats) -> ResidualTable:
         """Take many steps (N), counted from 1, with their levels (N, `COLUMNS`); equal to single steps."""
         residuals, own = (np.full(levels.shape, np.nan) for _ in range(2))
-        table = ResidualTable(residuals, own, np.zeros(len(levels), bool))
+        table = ResidualTable(residuals, own, np.zeros(len(levels), bool), np.zeros(len(levels), bool))
         known, start = np.where(self._known, levels, np.nan), 0
         while start < len(steps):
             start += self._take(steps[start : start + SEGMENT], known[start : start + SEGMENT], table, start)
@@ -161,8 +163,9 @@ class Residuals(Stateful):
         steps, levels = steps[:taken], levels[:taken]
         own: Floats = np.where(_HAS_OWN_PAST, OWN_WEIGHT * self._past.over(levels), np.nan)
         residuals = self._against(steps, levels, own)
+        table.profiled[start : start + taken] = ~self._telemetry_alone & ~self._beyond(steps)
         changed = self._shift.first(residuals[:, _PROMPTS]) is not None
-        beyond = np.logical_or.accumulate(steps > self._usual.steps)
+        beyond = self._beyond(steps)
         # Telemetry and the prompts that explain it must have the same reference.
         rows_of_own = np.flatnonzero(self._telemetry_alone | beyond)
         residuals[rows_of_own, _PROMPTS] = own[rows_of_own, _PROMPTS]
@@ -181,7 +184,7 @@ class Residuals(Stateful):
 
     def _against(self, steps: Ints, levels: Floats, own: Floats) -> Floats:
         """Residuals (N, `COLUMNS`) against the profile; where it does not apply, those of the self-baseline, `own`."""
-        beyond = np.logical_or.accumulate(steps > self._usual.steps)
+        beyond = self._beyond(steps)
         residuals = own.copy()
         for columns, is_self_baseline in ((_TELEMETRY, self._telemetry_alone), (_PROMPTS, self._prompts_alone)):
             rows = np.flatnonzero(~beyond) if not is_self_baseline else beyond[:0]
@@ -191,6 +194,11 @@ class Residuals(Stateful):
                 ratio = deviation / self._usual.scales[profiled, columns]
                 residuals[rows, columns] = np.where(self._usual.moved[columns], own[rows, columns], ratio)
         return residuals
+
+    def _beyond(self, steps: Ints) -> Mask:
+        """Steps (N) from the first one on that the profile does not reach."""
+        beyond: Mask = np.logical_or.accumulate(steps > self._usual.steps)
+        return beyond
 
     def _until_prompts_change(self, steps: Ints, levels: Floats) -> int:
         """Number of steps up to the one that makes a prompt shift certain, or of all steps."""

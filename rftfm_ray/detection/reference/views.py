@@ -38,6 +38,7 @@ class StepView:
         own: (N, `COLUMNS`) the same against the self-baseline throughout; equal to `residuals` without a profile.
         prompts_changed: (N) whether a change of the prompts became certain at the step. Signals that depend on the
             prompts (`signals.groups.PROMPT_DEPENDENT`) have lost their reference there, as by a declared change.
+        profiled: (N) whether the residuals of telemetry are against the profile.
     """
 
     steps: Ints
@@ -46,6 +47,7 @@ class StepView:
     residuals: Floats
     own: Floats
     prompts_changed: NDArray[np.bool_]
+    profiled: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -54,7 +56,8 @@ class StepView:
     def without_residuals(cls, steps: Ints, values: Floats) -> StepView:
         """A view without a reference: levels and residuals are NaN."""
         nothing = np.full((len(steps), len(COLUMNS)), np.nan)
-        return cls(steps, values, nothing, nothing, nothing, np.zeros(len(steps), bool))
+        no = np.zeros(len(steps), bool)
+        return cls(steps, values, nothing, nothing, nothing, no, no)
 
     def value(self, name: str) -> Floats:
         """One signal (N), as reported."""
@@ -98,7 +101,7 @@ class StepViews(Stateful):
         """Take the next steps (N) with their values (N, signals)."""
         levels = levels_of(values)
         table = self._residuals.over(steps, levels)
-        return StepView(steps, values, levels, table.residuals, table.own, table.prompts_changed)
+        return StepView(steps, values, levels, table.residuals, table.own, table.prompts_changed, table.profiled)
 
     def forget(self, signals: Sequence[str]) -> None:
         """Take a declared change: these signals lose their reference from the next step on."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.detection.stateful import Kind, Stateful
 from rftfm_ray.detection.statistics.correlations import LARGEST
+from rftfm_ray.detection.statistics.kinds import kinds_of
 from rftfm_ray.detection.statistics.recursions import BLOCK, MANY, decayed_sums, lagged
 from rftfm_ray.detection.statistics.student import normal_equivalents
 
@@ -116,8 +117,9 @@ def _groups(known: Mask) -> list[tuple[NDArray[np.intp], Mask]]:
     if len(known) == 1 or bool((known == known[:1]).all()):
         groups = [(np.arange(len(known)), known[0])] if len(known) else []
     else:
-        masks, group_of = np.unique(known, axis=0, return_inverse=True)
-        groups = [(np.flatnonzero(group_of.ravel() == group), mask) for group, mask in enumerate(masks)]
+        kinds = kinds_of(known)
+        parts = [np.flatnonzero(kinds == kind) for kind in range(int(kinds.max()) + 1)]
+        groups = [(rows, known[rows[0]]) for rows in parts]
     return [(rows, mask) for rows, mask in groups if mask.any()]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.stateful import Kind, Stateful
+from rftfm_ray.detection.statistics.kinds import kinds_of
 from rftfm_ray.detection.statistics.recursions import BLOCK, MANY, decayed_sums, lagged
 from rftfm_ray.detection.statistics.student import normal_equivalents
 
@@ -74,9 +75,10 @@ class SelfBaseline(Stateful):
                 residuals[row] = self.add(step)
             return residuals
         known = np.isfinite(levels)
-        masks, group_of = np.unique(known, axis=1, return_inverse=True)
-        for group, mask in enumerate(masks.T):
-            columns, rows = np.flatnonzero(group_of.ravel() == group), np.flatnonzero(mask)
+        kinds = kinds_of(known.T)
+        for kind in range(int(kinds.max(initial=-1)) + 1):
+            columns = np.flatnonzero(kinds == kind)
+            rows = np.flatnonzero(known[:, columns[0]])
             if len(rows):
                 part = self.select(columns)
                 residuals[np.ix_(rows, columns)] = part._measured(levels[np.ix_(rows, columns)])

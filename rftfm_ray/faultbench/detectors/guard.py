@@ -12,12 +12,13 @@ from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
+from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.detection.monitor import Monitor, Observation
 from rftfm_ray.detection.reference.mixture import Reference
 from rftfm_ray.detection.suite import monitor_settings
 from rftfm_ray.diagnosis.assessor import Assessor
-from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
+from rftfm_ray.diagnosis.diagnoser import FaultDiagnoser
 from rftfm_ray.faultbench.detectors.alarms import Alarm, alarms_while
 from rftfm_ray.faultbench.detectors.strata import Floats
 from rftfm_ray.faultbench.runs.dataset import Recorded
@@ -101,9 +102,9 @@ class RecordingMonitor(Monitor):
     """A monitor that keeps its observations."""
 
     def __init__(
-        self, run: Recorded, reference: Reference, detectors: Sequence[Detector] = (), *, shipped: bool = True
+        self, config: RunConfig, reference: Reference, detectors: Sequence[Detector] = (), *, shipped: bool = True
     ) -> None:
-        super().__init__(monitor_settings(watched(run.entry)), reference, detectors, shipped=shipped)
+        super().__init__(monitor_settings(config), reference, detectors, shipped=shipped)
         self.observations = list[Observation]()
 
     def observe(self, reports: Sequence[StepReport]) -> list[Observation]:
@@ -133,7 +134,7 @@ class RecordedGuard:
         # No order is carried out, so nothing is rewound. States are stored only for user detectors, so that one whose
         # state cannot be saved is disabled at the same step as in a live run; the shipped ones can always be saved.
         keep_every = config.snapshots.every if monitor.has_user_detectors else 0
-        assessor = Assessor(monitor, FingerprintDiagnoser(), keep_every, self._keep)
+        assessor = Assessor(monitor, FaultDiagnoser(), keep_every, self._keep)
         policy = SafePolicy(Playbook(), PLAYBOOK, config.guard.policy_timeout_s)
         self._guardian = Guardian(assessor, incident_settings(config), policy, self._snapshots, self._journal.append)
         self._guardian.start(StepId(0, 0, 0))
@@ -180,7 +181,9 @@ def guard_trace(run: Recorded, reference: Reference, detectors: MakeDetectors | 
     """
 
     def monitor() -> RecordingMonitor:
-        return RecordingMonitor(run, reference, () if detectors is None else detectors(), shipped=detectors is None)
+        return RecordingMonitor(
+            watched(run.entry), reference, () if detectors is None else detectors(), shipped=detectors is None
+        )
 
     recording = monitor()
     guard = RecordedGuard(run, recording, GuardMode.OBSERVE)

@@ -83,6 +83,12 @@ class Entry:
         return BACKGROUNDS[self.dirty]
 
     @property
+    def codes(self) -> tuple[str, ...]:
+        """Codes of its faults."""
+        codes = (text.partition("@")[0] for text in self.inject)
+        return tuple(code for code in codes if code in CATALOGUE)
+
+    @property
     def code(self) -> str:
         """Code of its fault, the name of its control, or nothing."""
         faults = [text for text in self.inject if text.partition("@")[0] in CATALOGUE]

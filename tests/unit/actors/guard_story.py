@@ -21,7 +21,7 @@ from rftfm_ray.actors.monitor import MonitorActor
 from rftfm_ray.actors.recovery import Recoverable
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.diagnosis.assessor import Assessor
-from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
+from rftfm_ray.diagnosis.diagnoser import FaultDiagnoser
 from rftfm_ray.errors import GuardError, RftfmError
 from rftfm_ray.incidents.messages import GuardTotals, OrderResult
 from rftfm_ray.incidents.state import Entry, EntryKind
@@ -156,7 +156,7 @@ def make_group(monkeypatch: pytest.MonkeyPatch, cut: Cut) -> GuardGroup:
     monkeypatch.setattr(
         monitor_module,
         "build_assessor",
-        lambda plan: Assessor(ScriptedMonitor(lambda step: symptoms * (step >= 8)), FingerprintDiagnoser(), 5, 4),
+        lambda plan, diagnosis: Assessor(ScriptedMonitor(lambda step: symptoms * (step >= 8)), FaultDiagnoser(), 5, 4),
     )
     CutJournal.cut = cut
     monkeypatch.setattr(controller_module, "Journal", CutJournal)

@@ -263,7 +263,7 @@ def test_failed_order_is_not_tried_again(admit: Admit) -> None:
 
 def test_rollback_is_confirmed_and_says_how_far_the_monitor_goes_back(admit: Admit) -> None:
     ward = admit(BACK)
-    ward.fall_ill("OD-1", 0.7)
+    ward.fall_ill("OD-1", 0.95)
     settlement = ward.carry_out(1, probed=0.2)
     assert ward.kinds == [K.OPENED, K.DIAGNOSED, K.DECIDED, K.CONFIRMED, K.APPLYING, K.APPLIED, K.DECLARED]
     confirmed = ward.last(K.CONFIRMED)
@@ -321,7 +321,7 @@ def test_costly_order_that_is_not_confirmed_may_not_be_carried_out(admit: Admit,
 
 def test_gentle_order_is_not_confirmed(admit: Admit) -> None:
     ward = admit(RETRY)
-    order = ward.fall_ill(probability=0.7).order
+    order = ward.fall_ill(probability=0.95).order
     assert order is not None
     assert not order.is_costly
     assert ward.begin(1).granted

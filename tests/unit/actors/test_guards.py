@@ -161,7 +161,7 @@ def test_monitor_has_the_detectors_of_the_plan(monkeypatch: pytest.MonkeyPatch) 
     plain, mine = make_plan(load_config(None, []), policy=Playbook()), CustomDetector(Shift())
     start_guard(plain)
     start_guard(replace(plain, detectors=(mine,)))
-    (before, _), _, (role, watched), _ = made
+    (before, *_), _, (role, watched, _), _ = made
     assert watched.detectors == (mine,)
     assert watched.build().active[-1] == mine.name
     assert int(role.detail.removeprefix("detectors=")) == int(before.detail.removeprefix("detectors=")) + 1

@@ -44,8 +44,8 @@ CASES: dict[str, tuple[float, str, float]] = {
 every_identity = pytest.mark.parametrize("name", CASES)
 DIRECTIONS = dict.fromkeys(CASES, 1) | dict.fromkeys(("updates_land", "update_gain", "turn_limits"), -1)
 NOMINAL = {"update_gain": 1.0}
-# Wrong credit alone may be noise or another token's.
-LEAST_SURE = {"staleness": 0.3, "credit": 0.6}
+# Wrong credit alone, and wrong advantages alone, may be noise or another token's.
+LEAST_SURE = {"staleness": 0.3, "credit": 0.6, "advantages": 0.6}
 # Its signal is telemetry too: the same break is evidence of two kinds, and telemetry takes longer to be calm again.
 TELEMETRY_TOO = ("updates_land",)
 

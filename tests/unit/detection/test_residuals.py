@@ -201,3 +201,34 @@ def test_state_goes_on_where_it_was_saved(known: Reference | None) -> None:
             np.testing.assert_array_equal(getattr(one, name), getattr(same, name))
     with pytest.raises(StateError):
         other.load_state_dict({"residuals": {}})
+
+
+def profiled(mode: Mode, table: Floats, *, forgotten_after: int | None = None) -> list[bool]:
+    """Whether telemetry is against the profile, by step; `forgotten_after` steps a change is declared."""
+    residuals = Residuals(usual(mode))
+    if forgotten_after is None:
+        return list(map(bool, residuals.over(np.arange(1, len(table) + 1), table).profiled))
+    head = taken(residuals, table[:forgotten_after], [0, forgotten_after]).profiled.tolist()
+    residuals.forget(["entropy"])
+    rest = len(table) - forgotten_after
+    return [*head, *taken(residuals, table[forgotten_after:], [0, rest], forgotten_after + 1).profiled.tolist()]
+
+
+def test_steps_say_whether_they_are_compared_with_the_profile() -> None:
+    table = levels()
+    last = usual(Mode.FULL).steps
+    long = np.concatenate([table] * 3)[: last + 10]
+    assert profiled(Mode.NONE, table) == [False] * len(table)
+    assert profiled(Mode.FULL, long) == [True] * last + [False] * 10
+    assert profiled(Mode.FULL, table, forgotten_after=10) == [True] * 10 + [False] * (len(table) - 10)
+
+
+def test_view_says_whether_its_steps_are_compared_with_the_profile() -> None:
+    for mode in Mode:
+        steps, values = values_of(RUN)
+        views = StepViews(reference(mode))
+        wanted = mode is not Mode.NONE
+        assert views.observe(steps[:10], values[:10]).profiled.tolist() == [wanted] * 10
+        views.forget(["entropy"])
+        assert views.observe(steps[10:20], values[10:20]).profiled.tolist() == [False] * 10
+    assert not StepView.without_residuals(steps, values).profiled.any()

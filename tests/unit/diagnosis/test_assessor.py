@@ -17,7 +17,8 @@ from rftfm_ray.detection.state import State, check_keys, scalar_from
 from rftfm_ray.diagnosis import assessor as assessor_module
 from rftfm_ray.diagnosis.assessor import Assessor, build_assessor
 from rftfm_ray.diagnosis.classify import CLAIMED
-from rftfm_ray.diagnosis.diagnoser import Diagnoser, FingerprintDiagnoser, StepEvidence
+from rftfm_ray.diagnosis.diagnoser import Diagnoser, FaultDiagnoser, StepEvidence
+from rftfm_ray.diagnosis.model import installed_model
 from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.errors import StateError
 from rftfm_ray.verdicts import (
@@ -58,7 +59,7 @@ class Counting:
 
     def rediagnoser(self) -> StepEvidence:
         """One without readings."""
-        return StepEvidence(Readings(), ())
+        return StepEvidence(Readings(), (), installed_model())
 
     def state_dict(self) -> State:
         """The count."""
@@ -74,7 +75,7 @@ def assessor(
     symptoms: Mapping[int, Sequence[Symptom]], diagnoser: Diagnoser | None = None, every: int = 5, keep: int = 4
 ) -> Assessor:
     """An assessor whose monitor has these symptoms at these steps."""
-    return Assessor(ScriptedMonitor(symptoms), diagnoser or FingerprintDiagnoser(), every, keep)
+    return Assessor(ScriptedMonitor(symptoms), diagnoser or FaultDiagnoser(), every, keep)
 
 
 def codes(assessments: Sequence[Assessment]) -> dict[int, str]:
@@ -96,7 +97,7 @@ def test_alarm_gets_a_name_and_silence_none(make_report: Make) -> None:
 def test_reports_are_judged_in_chunks_that_end_where_a_state_is_kept(make_report: Make) -> None:
     monitor = ScriptedMonitor({8: [TOOL]})
     reports = [make_report(step) for step in range(1, 13)]
-    chunked = Assessor(monitor, FingerprintDiagnoser(), 5, 4).assess(reports)
+    chunked = Assessor(monitor, FaultDiagnoser(), 5, 4).assess(reports)
     assert monitor.chunks == [5, 5, 2]
     one_by_one = assessor({8: [TOOL]})
     assert same(chunked, [one_by_one.assess([report])[0] for report in reports])
@@ -116,7 +117,7 @@ def test_rewinding_goes_to_the_newest_kept_state_before_a_step(make_report: Make
 
 def test_steps_that_were_undone_leave_nothing(make_report: Make) -> None:
     monitor = ScriptedMonitor({})
-    assessor = Assessor(monitor, FingerprintDiagnoser(), 5, 4)
+    assessor = Assessor(monitor, FaultDiagnoser(), 5, 4)
     assessor.assess([make_report(step) for step in range(1, 13)])
     assessor.rewind(5)
     # The state of step 10 is one of the abandoned attempt.
@@ -127,7 +128,7 @@ def test_steps_that_were_undone_leave_nothing(make_report: Make) -> None:
 @pytest.mark.parametrize(("keep", "every"), [(1, 5), (4, 5), (4, 1), (2, 7)])
 def test_kept_states_are_bounded_and_reach_as_far_as_the_snapshots(make_report: Make, keep: int, every: int) -> None:
     monitor = ScriptedMonitor({})
-    assessor = Assessor(monitor, FingerprintDiagnoser(), every, keep)
+    assessor = Assessor(monitor, FaultDiagnoser(), every, keep)
     for step in range(1, 61):
         assessor.assess([make_report(step)])
         kept = assessor.state_dict()["kept"]
@@ -156,7 +157,7 @@ def test_rewinding_beyond_the_kept_states_goes_to_the_initial_one(make_report: M
 
 def test_without_snapshots_only_the_start_is_kept(make_report: Make) -> None:
     monitor = ScriptedMonitor({})
-    assessor = Assessor(monitor, FingerprintDiagnoser(), 0, 4)
+    assessor = Assessor(monitor, FaultDiagnoser(), 0, 4)
     assessor.assess([make_report(step) for step in range(1, 30)])
     assert monitor.chunks == [29]
     assessor.rewind(20)
@@ -274,6 +275,19 @@ def test_recorded_fault_is_found_named_and_dated(
     first = assessments[min(named) - 1].diagnosis
     assert first is not None
     assert (first.onset, first.onset_low) == (onset, onset)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "calculator_od1",
+        "arithmetic_od1",
+        "calculator_te1",
+        "calculator_rf1",
+    ],
+)
+def test_recorded_fault_is_claimed_at_its_first_alarm(recorded: Recorded, plan: MonitorPlan, run: str) -> None:
+    first = next(each.diagnosis for each in build_assessor(plan).assess(recorded[run]) if each.diagnosis)
     assert first.probability >= CLAIMED
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from rftfm_ray.diagnosis.assessor import Assessor
-from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
+from rftfm_ray.diagnosis.diagnoser import FaultDiagnoser
 from rftfm_ray.verdicts import DeclaredChange, Evidence, Expected, StepReport, Symptom
 from tests.unit.diagnosis.scripted import Given, ScriptedMonitor, alarm
 
@@ -17,13 +17,13 @@ Make = Callable[..., StepReport]
 
 def assessor(symptoms: Given) -> Assessor:
     """An assessor whose monitor has these symptoms."""
-    return Assessor(ScriptedMonitor(symptoms), FingerprintDiagnoser(), 5, 4)
+    return Assessor(ScriptedMonitor(symptoms), FaultDiagnoser(), 5, 4)
 
 
 def test_expected_alarm_is_a_notice_until_it_is_declared_otherwise(make_report: Make) -> None:
     golden = alarm("golden_mismatch_rate", 3)
     monitor = ScriptedMonitor(lambda _: [golden])
-    judge = Assessor(monitor, FingerprintDiagnoser(), 5, 4)
+    judge = Assessor(monitor, FaultDiagnoser(), 5, 4)
     change = DeclaredChange("levers", 2, (), "order 1", expected=Expected(contained=(("golden_mismatch_rate", 1),)))
 
     def alarms(step: int) -> int:

@@ -6,14 +6,21 @@ import math
 
 import pytest
 
+from rftfm_ray.detection.detectors.exact import DeclaredRateDetector
+from rftfm_ray.detection.detectors.identities import IDENTITIES
 from rftfm_ray.detection.detectors.laws import FLOOR, LAW, OWN_REWARD
 from rftfm_ray.detection.laws.table import FLOOR_TABLE, LAWS
 from rftfm_ray.detection.suite import TOOL_ERRORS
 from rftfm_ray.diagnosis.classify import diagnose
-from rftfm_ray.diagnosis.evidence import EXACT, features_of, level_of
+from rftfm_ray.diagnosis.features import features_of
+from rftfm_ray.diagnosis.findings import FINDINGS
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, explained_signals, explains
-from rftfm_ray.diagnosis.meaning import BREAKS, nats_of_breaks
+from rftfm_ray.diagnosis.meaning import BREAKS, CAUSES, IDENTITY_EXCLUDED, RULED_OUT, nats_of_breaks, nats_of_identities
+from rftfm_ray.diagnosis.model import EXACT
+from rftfm_ray.diagnosis.places import source_of
+from rftfm_ray.diagnosis.weighing import level_of
 from rftfm_ray.incidents.parts import Part, measured_part
+from rftfm_ray.taxonomy import SIXTEEN, UNKNOWN, places_of
 from rftfm_ray.verdicts import Evidence, Symptom
 
 
@@ -22,6 +29,11 @@ def broken(name: str, direction: int = 1, kind: str = LAW) -> Symptom:
     law = FLOOR_TABLE[name].law if kind == FLOOR else LAWS.get(name, LAWS["reward"])
     evidence = Evidence.LAW if kind == LAW else Evidence.TELEMETRY
     return Symptom(f"{kind}:{name}", law.signal, evidence, True, direction, 1.0, 0.0, math.inf, 6, 6, "it is broken")
+
+
+def identity_broken(name: str) -> Symptom:
+    """A broken identity, by the name of its detector."""
+    return Symptom(name, "credit_error", Evidence.IDENTITY, True, 1, 1.0, 0.0, math.inf, 6, 6, "it is broken")
 
 
 def test_every_law_and_floor_has_a_meaning_in_every_direction_of_faults_with_fingerprints() -> None:
@@ -34,6 +46,34 @@ def test_every_law_and_floor_has_a_meaning_in_every_direction_of_faults_with_fin
         assert {*meaning.above, *meaning.below} <= set(FINGERPRINTS)
         for direction in named[name].directions if name in named else (1,):
             assert meaning.of(direction), name
+
+
+def test_every_identity_of_one_meaning_has_its_causes_and_they_sit_where_it_is_broken() -> None:
+    # What is not finite and what a verifier does have rules of their own.
+    assert set(CAUSES) == {DeclaredRateDetector.name, *(f"identity:{identity.name}" for identity in IDENTITIES)}
+    for name, codes in CAUSES.items():
+        assert set(codes) < {fault.code for fault in SIXTEEN}
+        told = source_of(UNKNOWN, [identity_broken(name)], lambda _: math.nan).place
+        assert told is None or any(told in places_of(code) for code in codes), name
+
+
+def test_each_broken_identity_rules_out_once_what_cannot_break_it() -> None:
+    both = [identity_broken("identity:credit"), identity_broken("identity:returns")]
+    against = nats_of_identities([*both, both[0]], ("CA-1", "CA-2", "CA-3", "PG-2"))
+    assert against == {
+        "CA-1": -IDENTITY_EXCLUDED, "CA-2": -IDENTITY_EXCLUDED, "CA-3": 0.0, "PG-2": -2 * IDENTITY_EXCLUDED
+    }  # fmt: skip
+    assert nats_of_identities([], ("CA-1",)) == {}
+
+
+def test_end_that_no_turn_was_cut_short_for_is_one_of_the_limits() -> None:
+    ended, codes = [identity_broken("identity:terminations")], ("PG-3S", "TE-3")
+    assert nats_of_identities(ended, codes, ("turns_cut_short",)) == {"PG-3S": 0.0, "TE-3": 0.0}
+    assert nats_of_identities(ended, codes, ("no_turn_cut_short",)) == {"PG-3S": -IDENTITY_EXCLUDED, "TE-3": 0.0}
+    assert {(name, code) for (name, _), out in RULED_OUT.items() for code in out} <= {
+        (name, code) for name, causes in CAUSES.items() for code in causes
+    }
+    assert {finding for _, finding in RULED_OUT} <= set(FINDINGS)
 
 
 def test_every_law_measures_a_part_of_the_run() -> None:

@@ -12,7 +12,8 @@ import pytest
 from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.diagnosis.classify import diagnose
-from rftfm_ray.diagnosis.readings import FARTHEST, FINDINGS, WINDOW, Readings
+from rftfm_ray.diagnosis.features import FIGURES, SINCE_ONSET
+from rftfm_ray.diagnosis.readings import WINDOW, Readings
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN
 from rftfm_ray.verdicts import Evidence, StepReport, Symptom
 from tests.unit.diagnosis.scripted import alarm
@@ -36,63 +37,6 @@ def read(make_report: Make) -> Callable[..., Readings]:
 def graded(rate: float, error: float, **more: float) -> dict[str, float]:
     """A step with 32 regraded verdicts."""
     return {"regrade_count": 32.0, "regrade_mismatch_rate": rate, "regrade_error_mean": error, **more}
-
-
-def golden(rate: float, right: float, wrong: float) -> dict[str, float]:
-    """A step's grades of known responses."""
-    return {"golden_mismatch_rate": rate, "golden_right_error": right, "golden_wrong_error": wrong}
-
-
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    [
-        ({}, set()),
-        (graded(0.0, 0.0), {"regrade_agrees"}),
-        # The fixture of an older log has no rate: nothing is known, which is not agreement.
-        ({"regrade_count": 32.0, "regrade_error_mean": 0.6}, set()),
-        (
-            graded(0.5, 0.1, correct_rate=0.5, **golden(0.5, 0.0, 0.2)),
-            {
-                "regrade_disagrees", "regrade_pays_more", "regrade_disagrees_on_as_many_as_are_wrong",
-                "golden_disagrees_on_half", "golden_wrong_alone_paid_more",
-            },
-        ),
-        (
-            graded(0.3, 0.1, correct_rate=0.9, **golden(0.2, 0.0, 0.2)),
-            {
-                "regrade_disagrees", "regrade_pays_more", "golden_disagrees_on_some", "golden_wrong_alone_paid_more",
-            },
-        ),
-        (
-            graded(1.0, 20.0, **golden(1.0, 20.0, 20.0)),
-            {
-                "regrade_disagrees", "regrade_pays_more", "regrade_disagrees_on_all", "golden_disagrees_on_most",
-                "golden_right_paid_more",
-            },
-        ),
-        (
-            graded(0.1, -0.1, **golden(0.2, -0.2, 0.0)),
-            {"regrade_disagrees", "regrade_pays_less", "golden_disagrees_on_some", "golden_right_paid_less"},
-        ),
-        (graded(0.1, 0.1, **golden(0.0, 0.0, 0.0)), {"regrade_disagrees", "regrade_pays_more", "golden_agrees"}),
-        ({"sampled_gap": 0.2}, {"accuracy_above_held_out"}),
-        ({"probe_gap": -0.4}, {"accuracy_below_held_out"}),
-        ({"sampled_gap": 0.0, "probe_gap": 0.4}, set()),
-        ({"lr_excess": 0.1}, {"rate_not_declared"}),
-        ({"changed_rate": 0.0}, {"nothing_changed"}),
-        ({"credit_error": 0.5, "credit_known_share": 1.0}, {"credit_of_other_tokens"}),
-        ({"credit_error": 0.5, "credit_known_share": 0.0}, {"credit_of_no_token"}),
-        ({"credit_error": 0.5, "credit_known_share": 0.0, "return_error": 0.3}, {"credit_by_another_rule"}),
-        ({"credit_error": 0.5}, set()),
-        ({"credit_known_share": 0.0}, set()),
-        ({"return_error": 0.3}, set()),
-        ({"advantage_error": 0.1, "credit_lag": 2.0}, {"advantage_error_exceeded", "credit_lag_exceeded"}),
-    ],
-)  # fmt: skip
-def test_findings_of_a_step(read: Callable[..., Readings], step: dict[str, float], expected: set[str]) -> None:
-    found = read(step).findings(1)
-    assert set(found) == expected
-    assert set(found) <= set(FINDINGS)
 
 
 @pytest.mark.parametrize(
@@ -123,17 +67,42 @@ def test_findings_go_back_to_the_onset_and_no_further(read: Callable[..., Readin
     assert long.findings(1) == ("regrade_agrees",)
 
 
-def test_residuals_are_means_of_what_is_known(make_report: Make) -> None:
+def followed(make_report: Make, steps: int, *, profiled: bool = False) -> Readings:
+    """Readings of steps whose residuals are their number."""
     readings = Readings()
-    for step, value in enumerate((1.0, 3.0, math.nan, math.inf), 1):
-        row = np.full(len(COLUMNS), np.nan)
-        row[0] = value
-        readings.observe(Observation(make_report(step), (), residuals=row))
-    # The newest three steps are 3, unknown, and beyond what counts.
-    assert readings.residuals(1).tolist() == [(3.0 + FARTHEST) / 2, *[0.0] * (len(COLUMNS) - 1)]
-    bounded = Readings()
-    bounded.observe(Observation(make_report(1), (), residuals=np.full(len(COLUMNS), -50.0)))
-    assert set(bounded.residuals(1).tolist()) == {-FARTHEST}
+    for step in range(1, steps + 1):
+        report = make_report(step, lr_excess=float(step))
+        residuals = np.full(len(COLUMNS), float(step))
+        readings.observe(Observation(report, (), residuals=residuals, profiled=profiled))
+    return readings
+
+
+def test_window_goes_back_to_the_onset_and_no_further(make_report: Make) -> None:
+    for steps, onset, first in ((5, 3, 3), (5, 5, 5), (5, 9, 5), (30, 1, 30 - SINCE_ONSET + 1)):
+        window = followed(make_report, steps).window(onset)
+        assert window.residuals[:, 0].tolist() == list(range(first, steps + 1))
+    assert len(Readings().window(1).residuals) == 1
+
+
+def test_window_is_a_copy_that_later_steps_leave_as_it_is(make_report: Make) -> None:
+    readings = followed(make_report, 3)
+    window = readings.window(1)
+    residuals, figures = window.residuals.copy(), window.figures.copy()
+    readings.observe(Observation(make_report(4, lr_excess=-9.0), (), residuals=np.full(len(COLUMNS), -9.0)))
+    np.testing.assert_array_equal(window.residuals, residuals)
+    np.testing.assert_array_equal(window.figures, figures)
+    assert readings.window(1).figures[FIGURES.index("lr_excess")] != figures[FIGURES.index("lr_excess")]
+
+
+def test_window_says_what_the_newest_residuals_are_against(make_report: Make) -> None:
+    readings = followed(make_report, 3, profiled=True)
+    assert readings.window(1).profiled
+    other = Readings()
+    other.load_state_dict(readings.state_dict())
+    assert other.window(1).profiled
+    readings.observe(Observation(make_report(4), ()))
+    assert not readings.window(1).profiled
+    assert np.isnan(readings.window(4).residuals).all(), "a step without views has no residuals"
 
 
 @pytest.mark.parametrize(
@@ -210,7 +179,9 @@ def not_finite(*names: str) -> list[Symptom]:
 
 @pytest.mark.parametrize("error", [0.5, math.inf])
 def test_refused_update_is_named_by_what_the_gate_saw(read: Callable[..., Readings], error: float) -> None:
+    # A refused update changes no weight, which is not a frozen optimizer.
     refused = {**NOT_COMPUTED, "vetoes": 1.0, "advantage_error": error, "advantage_max": 1.0, "credit_lag": 1.0}
+    refused["changed_rate"] = 0.0
     seen = alarm("advantage_error", 12, evidence=Evidence.IDENTITY)
     diagnosis = diagnose([*not_finite(*NOT_COMPUTED), seen], read(refused, first=12))
     assert diagnosis is not None

@@ -14,7 +14,7 @@ from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.diagnosis.assessor import Assessor
 from rftfm_ray.diagnosis.classify import diagnose
-from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
+from rftfm_ray.diagnosis.diagnoser import FaultDiagnoser
 from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.verdicts import Evidence, StepReport
 from tests.unit.diagnosis.scripted import ScriptedMonitor, alarm
@@ -27,8 +27,8 @@ BOTH = {3: [MISMATCH, UPDATES], 4: [MISMATCH], 5: [UPDATES]}
 
 def test_rest_of_a_step_is_diagnosed_as_a_step_with_nothing_else(make_report: Make) -> None:
     reports = [make_report(step, replay_observation_mismatch_rate=0.5) for step in (1, 2, 3)]
-    first = Assessor(ScriptedMonitor(BOTH), FingerprintDiagnoser(), 0, 0).assess(reports)[-1]
-    alone = Assessor(ScriptedMonitor({3: [UPDATES]}), FingerprintDiagnoser(), 0, 0).assess(
+    first = Assessor(ScriptedMonitor(BOTH), FaultDiagnoser(), 0, 0).assess(reports)[-1]
+    alone = Assessor(ScriptedMonitor({3: [UPDATES]}), FaultDiagnoser(), 0, 0).assess(
         [make_report(step, replay_observation_mismatch_rate=math.nan) for step in (1, 2, 3)]
     )[-1]
     assert first.rediagnoser is not None
@@ -39,7 +39,7 @@ def test_rest_of_a_step_is_diagnosed_as_a_step_with_nothing_else(make_report: Ma
 
 
 def test_later_steps_and_other_processes_leave_it_as_it_is(make_report: Make) -> None:
-    assessor = Assessor(ScriptedMonitor(BOTH), FingerprintDiagnoser(), 0, 0)
+    assessor = Assessor(ScriptedMonitor(BOTH), FaultDiagnoser(), 0, 0)
     first = assessor.assess([make_report(step) for step in (1, 2, 3)])[-1]
     assert first.rediagnoser is not None
     before = first.rediagnoser.rediagnose([UPDATES], (), ())
@@ -50,7 +50,7 @@ def test_later_steps_and_other_processes_leave_it_as_it_is(make_report: Make) ->
 
 
 def test_step_without_a_diagnosis_has_none(make_report: Make) -> None:
-    assessments = Assessor(ScriptedMonitor(BOTH), FingerprintDiagnoser(), 0, 0).assess(
+    assessments = Assessor(ScriptedMonitor(BOTH), FaultDiagnoser(), 0, 0).assess(
         [make_report(step) for step in range(1, 7)]
     )
     assert [a.rediagnoser is not None for a in assessments] == [a.diagnosis is not None for a in assessments]
@@ -86,8 +86,9 @@ def test_signal_that_is_left_out_leaves_no_finding(make_report: Make, signal: st
     }[signal]
     assert of_signal <= found
     assert set(rest.findings(1)) == found - of_signal
-    expected = [0.0 if name == signal else 1.0 for name in COLUMNS]
-    assert rest.residuals(1).tolist() == expected
+    known = [name for name in COLUMNS if rest.window(1).knows(name)]
+    assert known == [name for name in COLUMNS if name != signal]
+    assert all(readings.window(1).knows(name) for name in COLUMNS)
     assert set(readings.findings(1)) == found, "it is a copy"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rftfm_ray.driver.guard import NoGuard
 from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult
-from rftfm_ray.types import GuardMode
+from rftfm_ray.types import Check, GuardMode
 from tests.unit.doubles import step_row
 from tests.unit.driver.guarded import FOLLOWING, FOUND, LONG_S, ME, SHIPPER, SHORT_S, Begin, entry, order
 
@@ -47,6 +47,17 @@ def test_boundary_waits_for_the_verdict_on_the_last_report(begin: Begin) -> None
     timer.join()
     assert loop.far.judged == [1, 2, 3]
     assert loop.far.late == []
+
+
+def test_checks_of_the_newest_verdict_are_asked_for_until_another_one_does_not(begin: Begin) -> None:
+    loop = begin()
+    asked = {1: (Check.GOLDEN,), 2: (Check.GOLDEN, Check.UPDATE_REPLAY)}
+    loop.far.news = lambda judged: News((), checks=asked.get(judged, ()))
+    assert loop.guard.asked() == ()
+    for step in (1, 2, 3):
+        loop.report(step)
+        loop.boundary()
+        assert loop.guard.asked() == asked.get(step, ())
 
 
 def test_boundary_before_any_report_waits_for_nothing(begin: Begin) -> None:

@@ -25,7 +25,7 @@ from rftfm_ray.rollout.weights import Served
 from rftfm_ray.signals.schema import report_of
 from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.training.learner import UpdateReport
-from rftfm_ray.types import Levers, StepId, TrainingCursor
+from rftfm_ray.types import Check, Levers, StepId, TrainingCursor
 from rftfm_ray.verdicts import Order, OrderRole
 from tests.unit.doubles import make_group, make_plan
 
@@ -45,10 +45,11 @@ class Stage:
 
     def __init__(self, batch: TrajectoryBatch, orders: Mapping[int, Order], granted: bool) -> None:
         self.signal_in: str | tuple[str, int] = ""
+        self.checks: Mapping[int, tuple[Check, ...]] = {}
         self.stop = StopSignal()
         self.journey: list[tuple[Any, ...]] = []
         self.deferring: list[tuple[str, bool]] = []
-        self.asked: list[tuple[str, Outlook]] = []
+        self.outlooks: list[tuple[str, Outlook]] = []
         self.rows: list[StepRow] = []
         self.first_probes: list[tuple[StepId, float]] = []
         self._batch = batch
@@ -60,7 +61,7 @@ class Stage:
         for call in calls:
             actor, verb, *_ = cast("Any", call.reference)
             self.journey.append((verb, actor))
-            self.asked.append((verb, self.stop.outlook))
+            self.outlooks.append((verb, self.stop.outlook))
             self.deferring.append((verb, cast("Any", self.stop)._deferred))
             self._signal(verb)
         return [self._answer(cast("Any", call.reference)) for call in calls]
@@ -115,6 +116,10 @@ class Stage:
         """What the guard orders."""
         return self._orders.get(step.paid_step)
 
+    def asked(self) -> tuple[Check, ...]:
+        """Checks that the guard asks for."""
+        return self.checks.get(len(self.rows) + 1, ())
+
     def begin(self, order: Order, step: StepId, probed: float, graded: int) -> Order | None:
         """The order, where it may be carried out."""
         self.journey.append(("begin", order.number, math.isnan(probed)))
@@ -134,9 +139,10 @@ def play(make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         *overrides: str,
         granted: bool = True,
         signal_in: str | tuple[str, int] = "",
+        checks: Mapping[int, tuple[Check, ...]] | None = None,
     ) -> tuple[Stage, Curve]:
         stage = Stage(make_batch([1.0, 0.0]), orders or {}, granted)
-        stage.signal_in = signal_in
+        stage.signal_in, stage.checks = signal_in, checks or {}
         monkeypatch.setattr(session_module, "wait_for", stage.wait)
         pool = tuple(Addition().pool(64, 0))
         plan = make_plan(load_config(None, [*SHORT, *overrides]), pool=pool, heldout=pool)
@@ -163,6 +169,18 @@ def test_run_without_orders_makes_each_step_once(play: Callable[..., tuple[Stage
     assert steps(stage) == [(0, step, step, step) for step in range(1, 5)]
     assert (curve.rewards, curve.probes) == ([0.5] * 4, [0.5, 0.5])
     assert [name for name, *_ in stage.journey][:4] == ["load_weights", "score", "score", "take_snapshot"]
+
+
+def test_checks_are_asked_of_every_actor_before_the_update_of_the_step(
+    play: Callable[..., tuple[Stage, Curve]],
+) -> None:
+    stage, _ = play(checks={3: (Check.GOLDEN,)})
+    asked = [place for place, (name, *_) in enumerate(stage.journey) if name == "ask"]
+    actors = [stage.journey[place][1] for place in asked]
+    assert actors == ["learner", "rollout-0"] or len(set(actors)) == len(actors) > 1
+    names = [name for name, *_ in stage.journey]
+    assert names[: asked[0]].count("train") == 2
+    assert names[asked[-1] + 1 :].count("train") == 2
 
 
 def test_guard_is_told_the_accuracy_before_the_first_step(play: Callable[..., tuple[Stage, Curve]]) -> None:
@@ -259,7 +277,7 @@ def test_signal_in_the_last_step_or_after_it_stops_nothing_and_gets_its_checkpoi
     # The only probes are before the first step and after the last, where five rows would come next.
     stage, curve = play({}, f"checkpoints.at_end={at_end}", signal_in=(phase, 5 if phase == "probe" else 4))
     assert (len(stage.rows), curve.stopped, curve.probes) == (4, False, [0.5, 0.5]), "the run is complete"
-    asked = [verb for verb, _ in stage.asked]
+    asked = [verb for verb, _ in stage.outlooks]
     assert asked.count("save") == 1
     if phase != "probe":
         assert asked[-2:] == ["save", "probe"], "whoever sent the signal may not wait for the probe"
@@ -269,12 +287,12 @@ def test_run_without_a_signal_writes_no_checkpoint_that_is_not_configured(
     play: Callable[..., tuple[Stage, Curve]],
 ) -> None:
     stage, _ = play()
-    assert "save" not in [verb for verb, _ in stage.asked]
+    assert "save" not in [verb for verb, _ in stage.outlooks]
 
 
 def test_signal_is_told_what_it_leads_to_wherever_it_comes(play: Callable[..., tuple[Stage, Curve]]) -> None:
     stage, _ = play({4: BACK})
-    told = [outlook for verb, outlook in stage.asked if verb in ("train", "probe")]
+    told = [outlook for verb, outlook in stage.outlooks if verb in ("train", "probe")]
     step, last = Outlook.STEP, Outlook.LAST_STEP
     # The probe before the first step, one before the rollback that step 4 orders, and the one after the last step.
     assert told == [step, step, step, step, last, step, step, last, Outlook.LAST_PROBE]

@@ -12,7 +12,7 @@ import pytest
 from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.errors import GuardError, GuardHaltError, GuardLostError, LearnerError, SyncError
 from rftfm_ray.incidents.messages import OrderResult
-from rftfm_ray.types import Levers, StepId, TrainingCursor
+from rftfm_ray.types import Check, Levers, StepId, TrainingCursor
 from rftfm_ray.verdicts import Order, OrderRole
 
 STEP, NOW = StepId(0, 7, 7), TrainingCursor(StepId(0, 6, 6), 6, 96)
@@ -56,6 +56,10 @@ class World:
         self._note("boundary", step)
         return GENTLE
 
+    def asked(self) -> tuple[Check, ...]:
+        """Checks that the guard asks for."""
+        return (Check.GOLDEN,)
+
     def save(self) -> str:
         """A checkpoint."""
         self._note("save")
@@ -86,7 +90,8 @@ def test_guard_that_is_lost_leaves_a_checkpoint_where_it_stops_the_run() -> None
     with pytest.raises(GuardLostError, match=r"The guard was lost\.") as caught:
         executor.order_at(STEP)
     assert caught.value.checkpoint == "checkpoints/step-000006"
-    assert [call[0] for call in world.journey] == ["boundary", "boundary", "save"]
+    assert [call[0] for call in world.journey] == ["boundary", "ask", "boundary", "save"]
+    assert world.journey[1] == ("ask", (Check.GOLDEN,))
     assert GuardLostError.exit_code == 5
 
 

@@ -19,7 +19,7 @@ from rftfm_ray.detection.reference.views import Floats, StepView
 from rftfm_ray.detection.state import State
 from rftfm_ray.detection.suite import monitor_settings
 from rftfm_ray.diagnosis.assessor import Assessor
-from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
+from rftfm_ray.diagnosis.diagnoser import FaultDiagnoser
 from rftfm_ray.faultbench.detectors.alarms import Alarm, alarms_while
 from rftfm_ray.faultbench.detectors.baselines import ThreeSigma
 from rftfm_ray.faultbench.detectors.guard import LAWS, OpenedIncident, guard_trace, opened_incidents
@@ -177,7 +177,7 @@ def incidents_one_by_one(run: Recorded, reference: Reference) -> tuple[OpenedInc
     config = config.model_copy(update={"guard": config.guard.model_copy(update={"mode": GuardMode.OBSERVE})})
     monitor = Monitor(monitor_settings(config), reference)
     guardian = Guardian(
-        Assessor(monitor, FingerprintDiagnoser(), keep_every=5, keep=2), incident_settings(config),
+        Assessor(monitor, FaultDiagnoser(), keep_every=5, keep=2), incident_settings(config),
         SafePolicy(Playbook(), PLAYBOOK, config.guard.policy_timeout_s), lambda: (0,), journal.append,
     )  # fmt: skip
     guardian.start(StepId(0, 0, 0))
@@ -236,8 +236,8 @@ def test_guard_does_nothing_about_healthy_runs() -> None:
 
 def test_guard_acts_on_rewards_that_the_verifier_does_not_confirm() -> None:
     trace = guard_trace(CASES["channel"], live_reference(CASES["channel"]))
-    # The name is only suspected until the evidence is enough to claim it.
-    assert [(order.step, order.remedy) for order in trace.orders] == [(23, "regrade")]
+    # An independent channel is sure at once.
+    assert [(order.step, order.remedy) for order in trace.orders] == [(20, "regrade")]
     assert trace.incidents == (OpenedIncident(20, "RF-1"),)
 
 
@@ -256,7 +256,7 @@ def test_detector_whose_state_cannot_be_saved_is_disabled_where_a_live_run_would
     run, reference = RECORDED[0], live_reference(RECORDED[0])
     config = watched(run.entry)
     monitor = Monitor(monitor_settings(config), reference, [CustomDetector(Unsavable())], shipped=False)
-    live = Assessor(monitor, FingerprintDiagnoser(), config.snapshots.every, config.snapshots.keep)
+    live = Assessor(monitor, FaultDiagnoser(), config.snapshots.every, config.snapshots.keep)
     said = [(one.report.id.step, one.disabled) for r in run.reports() for one in live.assess([r]) if one.disabled]
     trace = guard_trace(run, reference, lambda: [CustomDetector(Unsavable())])
     assert said == [(SNAPSHOT_EVERY + 1, trace.disabled)]

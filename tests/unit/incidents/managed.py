@@ -39,7 +39,11 @@ PLAIN = IncidentSettings(
 )  # fmt: skip
 # What a broken tool does to the signals.
 FAILING = {"tool_error_rate": 0.5}
-USUAL = {"probe_accuracy": 0.8, "lr": 1e-3, "update_ratio": 0.01, "update_gain": 1.0, "grad_norm": 1.0}
+USUAL = {
+    "probe_accuracy": 0.8, "lr": 1e-3, "update_ratio": 0.01, "grad_norm": 1.0,
+    "update_gain": 1.0, "changed_rate": 1.0, "turns_mean": 1.0, "rollout_ratio_mean": 1.0, "gap_slope": 1.0,
+    "gap_zero_share": 1.0,
+}  # fmt: skip
 
 
 class Script:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from rftfm_ray.diagnosis.assessor import Assessor
-from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
+from rftfm_ray.diagnosis.diagnoser import FaultDiagnoser
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.guardian import Guardian
 from rftfm_ray.incidents.ledger import Ledger
@@ -47,7 +47,7 @@ def guardian(symptoms: Given, *answers: Answer) -> tuple[Guardian, ScriptedMonit
     """A guardian of a run with these symptoms, its monitor, and its journal."""
     monitor, entries = ScriptedMonitor(symptoms), list[Entry]()
     policy = SafePolicy(Script(answers or (None,)), "script", 30.0)
-    assessor = Assessor(monitor, FingerprintDiagnoser(), 5, 4)
+    assessor = Assessor(monitor, FaultDiagnoser(), 5, 4)
     return Guardian(assessor, PLAIN, policy, lambda: (0, 5), entries.append), monitor, entries
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from rftfm_ray.diagnosis.classify import PATIENCE, SURE
 from rftfm_ray.errors import RecordError
 from rftfm_ray.incidents.ledger import Ledger
-from rftfm_ray.incidents.manager import PATIENCE, IncidentManager
+from rftfm_ray.incidents.manager import IncidentManager
 from rftfm_ray.incidents.state import Entry, EntryKind, replay
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.effects import signals_of
@@ -64,8 +65,8 @@ def test_diagnosis_is_journalled_with_its_signals_once_each() -> None:
 
 def test_entries_hold_everything_about_an_incident() -> None:
     run = started(FIRST)
-    run.begin_fault(fault(probability=0.87654))
-    named = {"code": "TE-1", "family": "TE", "onset": 6, "onset_low": 6, "probability": 0.8765}
+    run.begin_fault(fault(probability=0.92654))
+    named = {"code": "TE-1", "family": "TE", "onset": 6, "onset_low": 6, "probability": 0.9265}
     assert dict(run.last(K.OPENED).fields) == named | {"reason": "", "probe": 0.8}
     told = {"summary": "TE-1 it is", "rivals": "", "evidence": "", "signals": ""}
     assert dict(run.last(K.DIAGNOSED).fields) == named | told
@@ -124,7 +125,7 @@ def test_unlikely_explanation_is_only_suspected_and_never_claimed() -> None:
     assert run.incident.code == "TE-1"
 
 
-@pytest.mark.parametrize(("probability", "named"), [(0.6, True), (math.nextafter(0.6, 0), False)])
+@pytest.mark.parametrize(("probability", "named"), [(SURE, True), (math.nextafter(SURE, 0), False)])
 def test_probability_that_is_enough(probability: float, named: bool) -> None:
     run = started(None)
     run.begin_fault(fault(probability=probability))

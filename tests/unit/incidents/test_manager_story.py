@@ -306,7 +306,7 @@ def test_guard_that_does_not_act_ends_no_run(changed: dict[str, Any]) -> None:
 def test_unconfirmed_orders_spend_no_budget_and_end_with_a_person() -> None:
     run = ManagedRun(BACK, budget=2)
     for _ in range(4):
-        if run.tick(fault("OD-1", 0.7)) is not None:
+        if run.tick(fault("OD-1", 0.95)) is not None:
             run.drop()
     assert run.incident.reason == "the remedy was not confirmed 3 times"
 
@@ -351,9 +351,9 @@ def test_rollback_goes_to_before_the_earliest_onset_that_was_ever_seen() -> None
 
 def test_unconfirmed_rollback_is_not_dated_later_when_it_is_asked_for_again() -> None:
     run = ManagedRun(BACK, snapshots=(5, 10))
-    run.tick(fault("OD-1", 0.7, onset=6))
+    run.tick(fault("OD-1", onset=6))
     run.drop()
-    assert run.tick(fault("OD-1", 0.7, onset=11)) is not None
+    assert run.tick(fault("OD-1", onset=11)) is not None
     assert run.pending.restore_step == 5
 
 

@@ -16,10 +16,13 @@ from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.taxonomy import family_of
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import Assessment, Diagnosis, Evidence, IncidentState, Rediagnoser, Symptom
+from tests.unit.diagnosis.models import model_of, stump
 from tests.unit.incidents.managed import ManagedRun, fault
 
 SILENCE = 3
-READ = StepEvidence(Readings(), ())
+MODEL = model_of(stump({}))
+"""Has learnt nothing, so that the written tables decide."""
+READ = StepEvidence(Readings(), (), MODEL)
 TELEMETRY, CHANNEL, IDENTITY = Evidence.TELEMETRY, Evidence.CHANNEL, Evidence.IDENTITY
 
 
@@ -79,7 +82,7 @@ def test_readings_of_a_muted_fault_do_not_name_the_rest() -> None:
     for _ in range(8):
         readings.observe(Observation(run.report(replay_observation_mismatch_rate=0.5), ()))
     faults = muted(diagnosed("TE-2", MISMATCH))
-    rest = left(faults, diagnosed("TE-2", MISMATCH, symptom("update_ratio")), StepEvidence(readings, ()))
+    rest = left(faults, diagnosed("TE-2", MISMATCH, symptom("update_ratio")), StepEvidence(readings, (), MODEL))
     assert rest is not None
     assert rest.code == "OD-1"
     assert "TE-2" not in {rival.code for rival in rest.rivals}

@@ -16,7 +16,7 @@ K = EntryKind
 
 def test_unconfirmed_order_is_dropped_and_a_remedy_without_cost_takes_its_place_at_once() -> None:
     run = ManagedRun(BACK, RETRY)
-    assert run.tick(fault("OD-1", 0.7)) is not None
+    assert run.tick(fault("OD-1", 0.95)) is not None
     assert not run.begin(0.8)
     assert run.script.seen[-1].ground is None
     assert run.script.seen[-1].step == run.place, "the last one that was judged"
@@ -34,12 +34,12 @@ def test_unconfirmed_order_is_dropped_and_a_remedy_without_cost_takes_its_place_
 @pytest.mark.parametrize("again", [BACK, Remedy("end", halt=True), Remedy("hold", Levers(freeze_policy=1)), None])
 def test_unconfirmed_order_has_nothing_costly_in_its_place(again: Remedy | None) -> None:
     run = ManagedRun(BACK, again, RETRY, cooldown_steps=2)
-    assert run.tick(fault("OD-1", 0.7)) is not None
+    assert run.tick(fault("OD-1", 0.95)) is not None
     run.drop()
     assert (run.incident.state, run.incident.tried) == (IncidentState.DIAGNOSED, ())
     assert run.manager.pending is None
-    run.pass_steps(2, fault("OD-1", 0.7))
-    run.tick(fault("OD-1", 0.7))
+    run.pass_steps(2, fault("OD-1", 0.95))
+    run.tick(fault("OD-1", 0.95))
     order = run.carry_out()
     assert (order.number, order.remedy) == (2, "retry")
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from rftfm_ray.diagnosis.assessor import Assessor
-from rftfm_ray.diagnosis.diagnoser import FingerprintDiagnoser
+from rftfm_ray.diagnosis.diagnoser import FaultDiagnoser
 from rftfm_ray.incidents.guardian import Guardian
 from rftfm_ray.incidents.lever_return import expected_alarms
 from rftfm_ray.incidents.state import Entry, EntryKind
@@ -120,7 +120,7 @@ class GuardedRun:
         self.step = 0
         self.entries: list[Entry] = []
         self.monitor = ScriptedMonitor(lambda _: self.symptoms())
-        assessor = Assessor(self.monitor, FingerprintDiagnoser(), 5, 4)
+        assessor = Assessor(self.monitor, FaultDiagnoser(), 5, 4)
         policy = SafePolicy(Playbook(), "playbook", 30.0)
         self.guardian = Guardian(assessor, PLAIN, policy, lambda: (0, 5), self.entries.append)
         self.guardian.start(StepId(0, 0, 0))
@@ -146,6 +146,8 @@ class GuardedRun:
         wrong = 0.5 if self.is_broken else 0.0
         values = dict.fromkeys(INDEX, 0.0) | USUAL | {"regrade_mismatch_rate": wrong, "regrade_count": 100.0}
         values |= {TRAINED: 0.0 if graded_again else wrong, GOLDEN: wrong}
+        # Every wrong answer is paid as a right one.
+        values |= {"regrade_error_mean": wrong, "golden_wrong_error": 2 * wrong, "regrade_hit_wrong": 2 * wrong}
         id_ = StepId(0, self.step, self.step)
         _, order = self.guardian.step(StepReport(id_, self.step, tuple(values[s.name] for s in SIGNALS)))
         if order is not None:
@@ -185,7 +187,7 @@ def test_cause_alone_opens_an_incident() -> None:
     for signal, code in ((GOLDEN, "RF-1"), ("known_call_error_rate", "TE-1")):
         entries: list[Entry] = []
         monitor = ScriptedMonitor({1: [alarm(signal, 2, evidence=Evidence.CHANNEL)]})
-        assessor = Assessor(monitor, FingerprintDiagnoser(), 0, 0)
+        assessor = Assessor(monitor, FaultDiagnoser(), 0, 0)
         guardian = Guardian(assessor, PLAIN, SafePolicy(Playbook(), "playbook", 30.0), lambda: (0,), entries.append)
         values = tuple((dict.fromkeys(INDEX, 0.0) | USUAL)[s.name] for s in SIGNALS)
         guardian.step(StepReport(StepId(0, 2, 2), 2, values))

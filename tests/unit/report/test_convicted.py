@@ -11,7 +11,7 @@ import pytest
 from rftfm_ray.config import RunConfig
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
 from rftfm_ray.report.charts import Marks
-from rftfm_ray.report.convicted import MOST, convicted, marks_of_incident, onset_of, signals_of, with_gaps
+from rftfm_ray.report.convicted import MOST, convicted, marks_of_incident, onset_of, signals_of, usual_of, with_gaps
 from rftfm_ray.runs.incidents import Incident, incidents_of, marks
 from rftfm_ray.runs.reader import RunData, Steps
 from rftfm_ray.signals.schema import SIGNALS
@@ -98,6 +98,19 @@ def test_onset_is_marked_at_the_paid_step_before_the_opening(
 ) -> None:
     fields: dict[str, Scalar] = {} if onset is None else {"onset": onset}
     assert onset_of(run_of({}), incident_of(opened, **fields)) == expected
+
+
+def test_what_was_usual_is_drawn_where_enough_steps_lie_before_the_onset() -> None:
+    data, incident = run_of({"kl_ref": RISING}), incident_of(StepId(1, 8, 11), onset=7, signals="kl_ref")
+    # Consumed steps 1 to 3 and 7 to 9 lie before the onset at consumed step 10; 4 to 6 were undone.
+    assert onset_of(data, incident) == 10
+    assert usual_of(data, incident, "kl_ref") == pytest.approx((0.5, 7.5))
+    html = convicted(data, incident, (), LIMITS)
+    assert 'id="incident-1-kl_ref-usual"' in html
+    assert "green: usual before the onset (10 % to 90 % of its steps)" in html
+    early = incident_of(StepId(0, 5, 5), onset=5, signals="kl_ref")
+    assert usual_of(data, early, "kl_ref") is None
+    assert "usual" not in convicted(data, early, (), LIMITS)
 
 
 def test_onset_and_alarm_at_one_step_share_a_mark() -> None:

@@ -30,7 +30,7 @@ from rftfm_ray.tasks.addition import Addition, problem
 from rftfm_ray.tasks.api import Observation, Problem, Task, ToolCall, ToolStatus, Transcript, Verdict, text_digest
 from rftfm_ray.tasks.calculator import Calculator
 from rftfm_ray.tasks.workers import Workers
-from rftfm_ray.types import Levers, StepId
+from rftfm_ray.types import Check, Levers, StepId
 
 STEP = StepId(attempt=1, step=10, paid_step=12)
 TRIPLE = problem(12, 34, 56)
@@ -52,6 +52,23 @@ def golden(channel: RewardChannel, levers: Levers | None = None) -> list[GoldenG
     grader = Grader(Calculator(), channel, 3, 0.0)
     grader.set_levers(levers or Levers())
     return checks().golden(STEP, grader, Workers(1))
+
+
+@pytest.mark.parametrize("every", [3, 0])
+def test_what_is_asked_for_is_made_in_the_next_batch_and_its_revisions_alone(every: int) -> None:
+    grader = Grader(Calculator(), TaskReward(Calculator()), 3, 0.0)
+    made, between = checks(golden_every=every), StepId(0, 4, 4)
+
+    def is_made() -> bool:
+        return bool(made.golden(between, grader, Workers(1)))
+
+    made.ask([Check.GOLDEN])
+    assert not is_made(), "of the batch under way nothing was asked"
+    made.begin()
+    # What is switched off stays off.
+    assert (is_made(), is_made()) == (every > 0, every > 0)
+    made.begin()
+    assert not is_made()
 
 
 def test_golden_set_has_a_right_and_a_wrong_response_to_every_problem() -> None:

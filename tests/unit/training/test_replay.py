@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import pytest
 import torch
 
+from rftfm_ray.config import RunConfig
+from rftfm_ray.config.sections import ChannelsConfig
 from rftfm_ray.detection.detectors.exact import GAIN_LIMIT
+from rftfm_ray.training.learner import Learner
 from rftfm_ray.training.replay import AdamW, StepInputs, adamw_change, sampled_inputs, update_factor
+from rftfm_ray.types import Check, Levers, StepId
 
 RULE = AdamW(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.1)
 
@@ -135,3 +140,19 @@ def test_inputs_are_copies() -> None:
     for tensor, old in zip((inputs.weights, inputs.gradient, inputs.first, inputs.second), kept, strict=True):
         torch.testing.assert_close(tensor, old, rtol=0, atol=0)
     assert inputs.steps == 1
+
+
+@pytest.mark.parametrize("every", [5, 0])
+def test_update_is_made_again_at_its_cadence_and_in_the_one_that_it_is_asked_for(every: int) -> None:
+    learner = cast("Any", Learner.__new__(Learner))
+    learner.asked, learner.levers, learner._watched = frozenset(), Levers(), True
+    learner._config = RunConfig().model_copy(update={"channels": ChannelsConfig(update_replay_every=every)})
+    learner._schedule = lambda _: 1.0
+    made = []
+    for step in range(1, 8):
+        if step == 3:
+            learner.asked = frozenset({Check.UPDATE_REPLAY, Check.GOLDEN})
+        rule = learner._replayed(StepId(0, step, step))
+        made += [] if rule is None else [(step, rule.lr)]
+    # What is switched off stays off.
+    assert made == ([(3, RunConfig().learner.lr), (5, RunConfig().learner.lr)] if every else [])

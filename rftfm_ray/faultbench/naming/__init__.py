@@ -1,0 +1,1 @@
+"""How well a model of diagnoses names the faults of recorded runs."""

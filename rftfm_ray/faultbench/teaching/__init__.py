@@ -1,0 +1,1 @@
+"""Teaching a model of diagnoses from runs with injected faults."""

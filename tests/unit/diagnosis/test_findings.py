@@ -1,0 +1,125 @@
+"""What some steps say together, which separates faults with the same symptoms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from rftfm_ray.diagnosis.findings import (
+    COLUMN_OF,
+    FINDINGS,
+    LIMITS,
+    PICK,
+    READ,
+    RECENT,
+    Floats,
+    findings_in,
+    latest,
+    values_of,
+)
+from rftfm_ray.signals.schema import INDEX, SIGNALS
+from tests.detecting import USUAL, make_report
+
+
+def steps(*given: dict[str, float]) -> Floats:
+    """Values that are read in some steps, the usual ones where none is given."""
+    return np.array([[{**USUAL, **values}.get(name, math.nan) for name in READ] for values in given])
+
+
+def graded(rate: float, error: float, **more: float) -> dict[str, float]:
+    """A step with 32 regraded verdicts."""
+    return {"regrade_count": 32.0, "regrade_mismatch_rate": rate, "regrade_error_mean": error, **more}
+
+
+def golden(rate: float, right: float, wrong: float) -> dict[str, float]:
+    """A step's grades of known responses."""
+    return {"golden_mismatch_rate": rate, "golden_right_error": right, "golden_wrong_error": wrong}
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ({}, set()),
+        (graded(0.0, 0.0), {"regrade_agrees"}),
+        # The fixture of an older log has no rate: nothing is known, which is not agreement.
+        ({"regrade_count": 32.0, "regrade_error_mean": 0.6}, set()),
+        (
+            graded(0.5, 0.1, correct_rate=0.5, **golden(0.5, 0.0, 0.2)),
+            {
+                "regrade_disagrees", "regrade_pays_more", "regrade_disagrees_on_as_many_as_are_wrong",
+                "golden_disagrees_on_half", "golden_wrong_alone_paid_more",
+            },
+        ),
+        (
+            graded(0.3, 0.1, correct_rate=0.9, **golden(0.2, 0.0, 0.2)),
+            {
+                "regrade_disagrees", "regrade_pays_more", "golden_disagrees_on_some", "golden_wrong_alone_paid_more",
+            },
+        ),
+        (
+            graded(1.0, 20.0, **golden(1.0, 20.0, 20.0)),
+            {
+                "regrade_disagrees", "regrade_pays_more", "regrade_disagrees_on_all", "golden_disagrees_on_most",
+                "golden_right_paid_more",
+            },
+        ),
+        (
+            graded(0.1, -0.1, **golden(0.2, -0.2, 0.0)),
+            {"regrade_disagrees", "regrade_pays_less", "golden_disagrees_on_some", "golden_right_paid_less"},
+        ),
+        (graded(0.1, 0.1, **golden(0.0, 0.0, 0.0)), {"regrade_disagrees", "regrade_pays_more", "golden_agrees"}),
+        ({"sampled_gap": 0.2}, {"accuracy_above_held_out"}),
+        ({"probe_gap": -0.4}, {"accuracy_below_held_out"}),
+        ({"sampled_gap": 0.0, "probe_gap": 0.4}, set()),
+        ({"lr_excess": 0.1}, {"rate_not_declared"}),
+        ({"changed_rate": 0.0}, {"nothing_changed"}),
+        ({"credit_error": 0.5, "credit_known_share": 1.0}, {"credit_of_other_tokens"}),
+        ({"credit_error": 0.5, "credit_known_share": 0.0}, {"credit_of_no_token"}),
+        ({"credit_error": 0.5, "credit_known_share": 0.0, "return_error": 0.3}, {"credit_by_another_rule"}),
+        ({"credit_error": 0.5}, set()),
+        ({"credit_known_share": 0.0}, set()),
+        ({"return_error": 0.3}, set()),
+        ({"advantage_error": 0.1, "credit_lag": 2.0}, {"advantage_error_exceeded", "credit_lag_exceeded"}),
+    ],
+)  # fmt: skip
+def test_findings_of_a_step(step: dict[str, float], expected: set[str]) -> None:
+    found = findings_in(steps(step))
+    assert set(found) == expected
+    assert set(found) <= set(FINDINGS)
+
+
+def test_signals_are_read_by_their_names() -> None:
+    picked = PICK(range(len(SIGNALS)))
+    assert picked == tuple(INDEX[name] for name in READ)
+    assert len(COLUMN_OF) == len(READ), "no signal is read twice"
+
+
+@pytest.mark.parametrize(("vetoes", "share"), [(0.0, 0.0), (1.0, math.nan)])
+def test_refused_update_says_nothing_of_changed_weights(vetoes: float, share: float) -> None:
+    values = values_of(make_report(1, changed_rate=0.0, vetoes=vetoes).values)
+    assert values[COLUMN_OF["changed_rate"]] == pytest.approx(share, nan_ok=True)
+    assert ("nothing_changed" in findings_in(values[None])) is (vetoes == 0.0)
+
+
+@pytest.mark.parametrize("name", list(LIMITS))
+def test_limit_counts_beyond_it_and_for_a_few_steps(name: str) -> None:
+    limit, expected = LIMITS[name], f"{name}_exceeded"
+    beyond = {name: limit + 0.01}
+    assert expected in findings_in(steps(beyond, *[{}] * (RECENT - 1)))
+    assert expected not in findings_in(steps(beyond, *[{name: limit}] * RECENT))
+    assert expected not in findings_in(steps({name: limit}))
+    assert expected not in findings_in(steps({name: math.nan}))
+
+
+def test_disagreement_is_weighed_by_the_number_of_verdicts() -> None:
+    many = graded(0.0, 0.0) | {"regrade_count": 9_999.0}
+    assert findings_in(steps(graded(0.5, 0.1), many)) == ("regrade_agrees",)
+    assert "regrade_disagrees" in findings_in(steps(graded(0.5, 0.1), graded(0.0, 0.0)))
+
+
+def test_newest_finite_value_counts() -> None:
+    values = steps({"sampled_gap": 0.2}, {"sampled_gap": 0.5}, {"sampled_gap": math.inf}, {})
+    assert latest(values, "sampled_gap") == 0.5
+    assert math.isnan(latest(values[2:], "sampled_gap"))
