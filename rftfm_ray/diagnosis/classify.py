@@ -46,7 +46,7 @@ def diagnose(
         symptoms: that are active.
         readings: of the run up to the newest step; None where symptoms are all that is known: fingerprints alone then
             decide.
-        impossible: faults that cannot occur in the run, and are not listed as rivals.
+        impossible: faults that cannot occur in the run.
         excluded: faults that are known not to be behind these symptoms, and get no probability.
         model: that is asked beside readings; None for the installed one.
     """
@@ -59,12 +59,13 @@ def diagnose(
     if not alarms_in(case.symptoms):
         return unnamed(symptoms, " ".join(case.remarks))
     asked = None if readings is None else model or installed_model()
-    ranked = stated_of(case, asked, excluded)
+    out = {*impossible, *excluded}
+    ranked = stated_of(case, asked, out)
     also: tuple[str, ...] = ()
     if asked is not None and ranked[0][0] != NUMERICAL:
-        also = also_in(case, asked, {ranked[0][0], *impossible, *excluded})
+        also = also_in(case, asked, {ranked[0][0], *out})
     (code, probability), *others = ranked
-    possible = [(rival, share) for rival, share in others if rival not in (*impossible, *also) and share > LEAST_LISTED]
+    possible = [(rival, share) for rival, share in others if rival not in also and share > LEAST_LISTED]
     rivals = tuple(Rival(rival, share, _against(rival, case.symptoms)) for rival, share in possible[:RIVALS])
     text = f"{_since(onset)} {reasons}. {_summary(code, probability, rivals)}"
     source = source_of(code, case.symptoms, _measured(readings, onset_low))

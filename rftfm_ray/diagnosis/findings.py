@@ -9,7 +9,7 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, CREDIT_LIMIT
+from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, CREDIT_LIMIT, GAIN_LIMIT, RATE_LIMIT, TOKEN_LIMIT
 from rftfm_ray.signals.groups import SEPARATORS
 from rftfm_ray.signals.schema import INDEX
 
@@ -57,6 +57,32 @@ LIMITS: Mapping[str, float] = {
     "tool_shadow_error_rate": 0.0,
     "tool_retry_rate": 0.0,
 }
+# Checks that a fault breaks, and what each may be off by: where all were made since the onset and hold, it is hardly
+# that fault. A fault of which several mechanisms break nothing has none here.
+BROKEN_BY: Mapping[str, Mapping[str, float]] = {
+    # Lost moments and a large epsilon alone move the weights as the rule does that is replayed.
+    "OD-1": {"update_gain": GAIN_LIMIT, "lr_excess": RATE_LIMIT},
+    "OD-2": {"update_gain": GAIN_LIMIT, "lr_excess": RATE_LIMIT, "weights_mismatch": 0.0},
+    "TE-2": {
+        "observation_mismatch_rate": 0.0, "replay_observation_mismatch_rate": 0.0,
+        "observation_decode_mismatch_rate": 0.0,
+    },
+    "TE-3": {"limit_excess": TOKEN_LIMIT, "replay_termination_mismatch_rate": 0.0, "termination_mismatch_rate": 0.0},
+    "CA-1": {"value_error": CREDIT_LIMIT, "return_error": CREDIT_LIMIT},
+    "CA-2": {"advantage_error": ADVANTAGE_LIMIT, "credit_error": CREDIT_LIMIT},
+    "CA-3": {
+        "advantage_error": ADVANTAGE_LIMIT, "credit_error": CREDIT_LIMIT, "return_error": CREDIT_LIMIT,
+        "sample_mismatch_rate": 0.0,
+    },
+}  # fmt: skip
+_NOMINAL: Mapping[str, float] = {"update_gain": 1.0}
+# What only a task whose environment answers can have measured.
+_OF_TURNS = frozenset((
+    "observation_mismatch_rate", "replay_observation_mismatch_rate", "observation_decode_mismatch_rate",
+    "replay_termination_mismatch_rate",
+))  # fmt: skip
+INTACT = "intact: "
+"""What the names of findings begin with that rule a fault out, by its code."""
 READ = (
     "regrade_count", "regrade_mismatch_rate", "regrade_error_mean", "correct_rate", "golden_mismatch_rate",
     "golden_right_error", "golden_wrong_error", "sampled_gap", "probe_gap", "lr_excess", "changed_rate", "vetoes",
@@ -82,6 +108,7 @@ FINDINGS = (
     *REGRADE_FINDINGS, *GAP_FINDINGS, "turns_cut_short", "no_turn_cut_short", "limit_lower", "limit_higher",
     "accuracy_above_held_out", "accuracy_below_held_out", "rate_not_declared", "nothing_changed",
     "credit_of_other_tokens", "credit_of_no_token", "credit_by_another_rule", *(f"{name}_exceeded" for name in LIMITS),
+    *(f"{INTACT}{code}" for code in BROKEN_BY),
 )  # fmt: skip
 """Names of everything that `findings_in` may find."""
 
@@ -105,7 +132,8 @@ def findings_in(values: Floats) -> tuple[str, ...]:
         values: (N, `READ`) of the steps, N at least 1.
     """
     return (
-        *_regrade_findings(values), *_accuracy_findings(values), *_gap_findings(values), *_limit_findings(values)
+        *_regrade_findings(values), *_accuracy_findings(values), *_gap_findings(values), *_limit_findings(values),
+        *_intact(values),
     )  # fmt: skip
 
 
@@ -215,6 +243,21 @@ def _accuracy_findings(values: Floats) -> Sequence[str]:
     return ("accuracy_below_held_out",) if gap < low else ()
 
 
+def _intact(values: Floats) -> Sequence[str]:
+    """Faults that break nothing of what they would break."""
+    one_turn = _mean(values, "turns_mean") == 1
+    return [
+        f"{INTACT}{code}" for code, limits in BROKEN_BY.items()
+        if all(_holds(values, name, limit) or (one_turn and name in _OF_TURNS) for name, limit in limits.items())
+    ]  # fmt: skip
+
+
+def _holds(values: Floats, name: str, limit: float) -> bool:
+    known = _column(values, name)
+    known = known[np.isfinite(known)]
+    return len(known) > 0 and bool((np.abs(known - _NOMINAL.get(name, 0.0)) <= limit).all())
+
+
 def _limit_findings(values: Floats) -> Sequence[str]:
     """Signals beyond their own limit in one of the last three steps."""
     recent = values[-RECENT:]
@@ -225,7 +268,7 @@ def _limit_findings(values: Floats) -> Sequence[str]:
     excess = _mean(values, "limit_excess")
     if abs(excess) > OTHER_LIMIT:
         found.append("limit_higher" if excess > 0 else "limit_lower")
-    if abs(float(values[-1, COLUMN_OF["lr_excess"]])) > 1e-6:
+    if abs(float(values[-1, COLUMN_OF["lr_excess"]])) > RATE_LIMIT:
         found.append("rate_not_declared")
     if float(values[-1, COLUMN_OF["changed_rate"]]) < 1e-9:
         found.append("nothing_changed")

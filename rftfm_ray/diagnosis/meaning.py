@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.detection.detectors.laws import FLOOR, LAW, OWN_REWARD
+from rftfm_ray.diagnosis.findings import INTACT
 from rftfm_ray.verdicts import Evidence, Place, Symptom
 
 LAW_EXCLUDED = 4.0
@@ -18,6 +19,8 @@ FLOOR_EXCLUDED = 1.0
 """The same for a floor, which other faults may lift a little once they have changed the policy."""
 IDENTITY_EXCLUDED = 4.0
 """The same for an identity: one in fifty, for two faults may be there, and the other one has broken it."""
+INTACT_NATS: Mapping[str, float] = {"OD-1": 3.0, "OD-2": 3.0}
+"""Nats against a fault where what it would break holds, if one of its mechanisms breaks nothing; else as above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +152,19 @@ def nats_of_breaks(symptoms: Sequence[Symptom], codes: Sequence[str]) -> dict[st
 def nats_of_identities(
     symptoms: Sequence[Symptom], codes: Sequence[str], findings: Collection[str] = ()
 ) -> dict[str, float]:
-    """Nats against each of some faults by the broken identities among symptoms; nothing without one.
+    """Nats against each of some faults: by broken identities that it does not break, and by those that it would break.
 
     They only rule out. What speaks for one of the causes is learnt, for most identities have several.
     """
     broken = {each.detector for each in symptoms if each.alarm and each.detector in CAUSES}
     causes = [set(CAUSES[name]) - _ruled_out(name, findings) for name in broken]
-    return {code: -IDENTITY_EXCLUDED * sum(code not in each for each in causes) for code in codes if broken}
+    against = {code: IDENTITY_EXCLUDED * sum(code not in each for each in causes) for code in codes}
+    # A check that holds may have been made just before the fault that has broken another one.
+    able = {code for name in broken for code in CAUSES[name]}
+    whole = [code for code in codes if f"{INTACT}{code}" in findings and code not in able]
+    intact = {code: INTACT_NATS.get(code, IDENTITY_EXCLUDED) for code in whole}
+    total = {code: nats + intact.get(code, 0.0) for code, nats in against.items()}
+    return {code: -nats for code, nats in total.items() if nats}
 
 
 def _ruled_out(name: str, findings: Collection[str]) -> set[str]:

@@ -27,6 +27,7 @@ CREDIT_LIMIT = 1e-5
 GAIN_LIMIT = 0.01
 # A limit of tokens is a whole number: one token of a million is less.
 TOKEN_LIMIT = 1e-6
+RATE_LIMIT = 1e-6
 
 
 def onsets(broken: NDArray[np.bool_], steps: Ints, since: int) -> tuple[Ints, int]:
@@ -80,7 +81,7 @@ class DeclaredRateDetector(Detector):
     """An identity: the applied learning rate is the one that configuration, schedule and levers give."""
 
     name = "declared_rate"
-    TOLERANCE = 1e-6
+    TOLERANCE = RATE_LIMIT
     STATE: ClassVar[Mapping[str, Kind]] = {"_since": Kind.INT}
     outputs = (Output("lr_excess", 1, Evidence.IDENTITY), Output("lr_excess", -1, Evidence.IDENTITY))
 

@@ -13,7 +13,7 @@ from rftfm_ray.detection.laws.table import FLOOR_TABLE, LAWS
 from rftfm_ray.detection.suite import TOOL_ERRORS
 from rftfm_ray.diagnosis.classify import diagnose
 from rftfm_ray.diagnosis.features import features_of
-from rftfm_ray.diagnosis.findings import FINDINGS
+from rftfm_ray.diagnosis.findings import BROKEN_BY, FINDINGS, INTACT
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, explained_signals, explains
 from rftfm_ray.diagnosis.meaning import BREAKS, CAUSES, IDENTITY_EXCLUDED, RULED_OUT, nats_of_breaks, nats_of_identities
 from rftfm_ray.diagnosis.model import EXACT
@@ -60,16 +60,24 @@ def test_every_identity_of_one_meaning_has_its_causes_and_they_sit_where_it_is_b
 def test_each_broken_identity_rules_out_once_what_cannot_break_it() -> None:
     both = [identity_broken("identity:credit"), identity_broken("identity:returns")]
     against = nats_of_identities([*both, both[0]], ("CA-1", "CA-2", "CA-3", "PG-2"))
-    assert against == {
-        "CA-1": -IDENTITY_EXCLUDED, "CA-2": -IDENTITY_EXCLUDED, "CA-3": 0.0, "PG-2": -2 * IDENTITY_EXCLUDED
-    }  # fmt: skip
+    assert against == {"CA-1": -IDENTITY_EXCLUDED, "CA-2": -IDENTITY_EXCLUDED, "PG-2": -2 * IDENTITY_EXCLUDED}
     assert nats_of_identities([], ("CA-1",)) == {}
+
+
+def test_fault_that_would_break_what_holds_is_ruled_out() -> None:
+    assert nats_of_identities([], ("TE-3", "OD-1"), (f"{INTACT}TE-3",)) == {"TE-3": -IDENTITY_EXCLUDED}
+    frozen = [identity_broken("identity:updates_land")]
+    assert nats_of_identities(frozen, ("OD-2",), (f"{INTACT}OD-2",)) == {}, "something else of it is broken"
+    for code, limits in BROKEN_BY.items():
+        signals = {identity.signal for identity in IDENTITIES if code in CAUSES[f"identity:{identity.name}"]}
+        signals |= {"lr_excess"} if code in CAUSES[DeclaredRateDetector.name] else set()
+        assert set(limits) <= signals, f"{code} is ruled out by what it does not break"
 
 
 def test_end_that_no_turn_was_cut_short_for_is_one_of_the_limits() -> None:
     ended, codes = [identity_broken("identity:terminations")], ("PG-3S", "TE-3")
-    assert nats_of_identities(ended, codes, ("turns_cut_short",)) == {"PG-3S": 0.0, "TE-3": 0.0}
-    assert nats_of_identities(ended, codes, ("no_turn_cut_short",)) == {"PG-3S": -IDENTITY_EXCLUDED, "TE-3": 0.0}
+    assert nats_of_identities(ended, codes, ("turns_cut_short",)) == {}
+    assert nats_of_identities(ended, codes, ("no_turn_cut_short",)) == {"PG-3S": -IDENTITY_EXCLUDED}
     assert {(name, code) for (name, _), out in RULED_OUT.items() for code in out} <= {
         (name, code) for name, causes in CAUSES.items() for code in causes
     }
