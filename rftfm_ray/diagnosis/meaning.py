@@ -150,17 +150,23 @@ def nats_of_breaks(symptoms: Sequence[Symptom], codes: Sequence[str]) -> dict[st
 
 
 def nats_of_identities(
-    symptoms: Sequence[Symptom], codes: Sequence[str], findings: Collection[str] = ()
+    symptoms: Sequence[Symptom], codes: Sequence[str], findings: Collection[str] = (), spoken: Collection[str] = ()
 ) -> dict[str, float]:
     """Nats against each of some faults: by broken identities that it does not break, and by those that it would break.
 
     They only rule out. What speaks for one of the causes is learnt, for most identities have several.
+
+    Args:
+        symptoms: that are active.
+        codes: of the faults.
+        findings: that hold.
+        spoken: faults that an absolute reading speaks for: a limit or a rate may be as declared, and declared wrongly.
     """
     broken = {each.detector for each in symptoms if each.alarm and each.detector in CAUSES}
     causes = [set(CAUSES[name]) - _ruled_out(name, findings) for name in broken]
     against = {code: IDENTITY_EXCLUDED * sum(code not in each for each in causes) for code in codes}
     # A check that holds may have been made just before the fault that has broken another one.
-    able = {code for name in broken for code in CAUSES[name]}
+    able = {*spoken, *(code for name in broken for code in CAUSES[name])}
     whole = [code for code in codes if f"{INTACT}{code}" in findings and code not in able]
     intact = {code: INTACT_NATS.get(code, IDENTITY_EXCLUDED) for code in whole}
     total = {code: nats + intact.get(code, 0.0) for code, nats in against.items()}

@@ -123,8 +123,9 @@ def scores_of(case: Case, model: DiagnosisModel) -> dict[str, float]:
     new, learnt = _parted_by(case, model)
     like_nothing = (LIKE_SOMETHING - max(shares.values())) / (LIKE_SOMETHING - LIKE_NOTHING)
     fading = min(1.0, max(0.0, like_nothing))
+    readings = meaning_of_readings(case.symptoms)
     tables = [
-        (1.0, nats_of_identities(case.symptoms, codes, case.findings)), (1.0, meaning_of_readings(case.symptoms)),
+        (1.0, nats_of_identities(case.symptoms, codes, case.findings, readings)), (1.0, readings),
         *((1.0, table) for table in _written_of(*new, codes)),
         *((fading, table) for table in _written_of(*learnt, codes)),
     ]  # fmt: skip

@@ -66,6 +66,7 @@ def test_each_broken_identity_rules_out_once_what_cannot_break_it() -> None:
 
 def test_fault_that_would_break_what_holds_is_ruled_out() -> None:
     assert nats_of_identities([], ("TE-3", "OD-1"), (f"{INTACT}TE-3",)) == {"TE-3": -IDENTITY_EXCLUDED}
+    assert nats_of_identities([], ("TE-3",), (f"{INTACT}TE-3",), {"TE-3": 2.0}) == {}, "it is declared so"
     frozen = [identity_broken("identity:updates_land")]
     assert nats_of_identities(frozen, ("OD-2",), (f"{INTACT}OD-2",)) == {}, "something else of it is broken"
     for code, limits in BROKEN_BY.items():

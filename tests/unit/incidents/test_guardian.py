@@ -133,7 +133,7 @@ def test_rollback_takes_the_guard_back_as_well() -> None:
 
 def test_unconfirmed_order_is_dropped_and_failed_one_noted() -> None:
     # Likely enough to be diagnosed, and not to go without a probe.
-    guard, _, entries = guardian({8: [alarm("grad_norm", 8), alarm("probe_accuracy", 8, direction=-1)]}, BACK)
+    guard, _, entries = guardian({8: [alarm(name, 8) for name in ("grad_norm", "kl_ref", "update_ratio")]}, BACK)
     order = guard.steps([report(step) for step in range(1, 9)])[-1][1]
     assert order is not None
     assert not guard.begin(order, StepId(0, 9, 9), math.nan)
