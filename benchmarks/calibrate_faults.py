@@ -112,18 +112,17 @@ def stages() -> tuple[Stage, ...]:
     def promising_first(some: Sequence[CalibrationCase], names: Sequence[str]) -> tuple[CalibrationCase, ...]:
         # What has a level without a background is where a search with one is likely to find something, and soon.
         there = {case for case, rows in read(names).items() if any(row.confirmed for row in rows)}
-        return tuple(sorted(some, key=lambda case: replace(case, dirty=False) not in there))
+        return tuple(sorted(some, key=lambda case: (replace(case, dirty=False) not in there, _combination(case))))
 
     def harm(name: str, some: Sequence[CalibrationCase]) -> Stage:
-        cases = promising_first(sorted(some, key=_combination), BY_LOSS[:1])
-        return Stage(name, cases, HARMS, by_loss, once=True)
+        return Stage(name, promising_first(some, BY_LOSS[:1]), HARMS, by_loss, once=True)
 
     return (
         Stage("instant", in_turns(instant), INSTANT, by_shift, once=True),
         Stage("learned", in_turns(learned), LEARNED, by_shift, once=True),
         harm("harm", (*instant, *learned)),
         Stage("dirty-instant", in_turns(dirty_instant), INSTANT, by_shift, once=True),
-        Stage("dirty-learned", promising_first(in_turns(dirty_learned), BY_SHIFT[:3]), LEARNED, by_shift, once=True),
+        Stage("dirty-learned", promising_first(dirty_learned, BY_SHIFT[:3]), LEARNED, by_shift, once=True),
         harm("dirty-harm", (*dirty_instant, *dirty_learned)),
         Stage("more", instant, INSTANT, by_shift),
         Stage("dirty-more", dirty_instant, INSTANT, by_shift),

@@ -361,10 +361,11 @@ def test_one_confirmed_case_of_a_mechanism_is_enough_where_the_stage_says_so(fol
         return [dataclasses.replace(row, task=case.task, mechanism=case.mechanism, confirmed=case.mechanism == first)]
 
     stage, runner = Stage("harm", tuple(cases), HARMS, make, once=True), object.__new__(ExperimentRunner)
-    assert missing_of(stage, 1, 2) == [cases[0], cases[2]], "a worker makes all cases of a mechanism"
+    # Parts go by names: "outliers" stands before "wrong_answers".
+    assert missing_of(stage, 1, 2) == [cases[1], cases[3]], "a worker makes all cases of a mechanism"
     for worker in (1, 2):
         generate(runner, stage, (worker, 2), math.inf)
-    assert made == [cases[0], cases[1], cases[3]]
+    assert made == [cases[1], cases[3], cases[0]]
     assert not missing_of(stage, 1, 1)
 
 
