@@ -237,6 +237,9 @@ def test_a_person_is_told_of_what_matters_only(clock: Clock) -> None:
         EntryKind.STARTED,
         EntryKind.PROBED,
         EntryKind.OPENED,
+        # What was asked to name a fault is a detail of its name.
+        EntryKind.ASKED,
+        EntryKind.ANSWERED,
         EntryKind.APPLYING,
         EntryKind.DECLARED,
         EntryKind.ENDED,
