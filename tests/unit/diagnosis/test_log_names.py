@@ -12,12 +12,13 @@ from typer.testing import CliRunner
 
 from rftfm_ray.cli.app import app
 from rftfm_ray.detection.monitor import Observation
+from rftfm_ray.diagnosis import log_names
 from rftfm_ray.diagnosis.classify import PATIENCE
 from rftfm_ray.diagnosis.log_names import MOST_EPISODES, MOST_WANTED, LogName, Witness
 from rftfm_ray.diagnosis.logs import judge_log
 from rftfm_ray.integrations.trl_config import TrlConfig, declared_by_trl
-from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN
-from rftfm_ray.verdicts import Evidence, Symptom
+from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of
+from rftfm_ray.verdicts import Diagnosis, Evidence, Symptom
 from tests.detecting import make_report
 from tests.unit.diagnosis.scripted import alarm
 from tests.unit.diagnosis.test_log_laws import CONFIG, Columns, log_of, written
@@ -111,3 +112,16 @@ def test_witness_of_a_log_whose_alarm_comes_and_goes_is_bounded() -> None:
     for row in range(1, 4 * MOST_EPISODES):
         witness.observe(seen(row, *[alarm("kl_ref", row, evidence=Evidence.TELEMETRY)] * (row % 2)))
     assert len(witness._episodes) == MOST_EPISODES
+
+
+def test_sure_name_that_rests_on_telemetry_alone_is_only_suspected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sure = Diagnosis("OD-1", family_of("OD-1"), 0.97, (), (alarm("entropy", 31),), 31, 31, "OD-1 it is")
+    monkeypatch.setattr(log_names, "diagnose", lambda *_: sure)
+    figures = sound()
+    figures["completions/mean_length"][30:] += 6
+    figures["entropy"][30:] *= 0.3
+    fault = named(tmp_path, figures)
+    assert fault is not None
+    assert (fault.code, fault.rivals[0].code) == (UNKNOWN, "OD-1")
