@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, CREDIT_LIMIT, GAIN_LIMIT, RATE_LIMIT, TOKEN_LIMIT
+from rftfm_ray.detection.detectors.rates import CLUSTERED
+from rftfm_ray.detection.statistics.cusum import bernoulli_ratio
 from rftfm_ray.signals.groups import SEPARATORS
 from rftfm_ray.signals.schema import INDEX
 
@@ -75,6 +78,43 @@ BROKEN_BY: Mapping[str, Mapping[str, float]] = {
         "sample_mismatch_rate": 0.0,
     },
 }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A share that a fault raises.
+
+    Attributes:
+        share: signal of it.
+        count: signal of the number of its events.
+        clustered: events that count as one.
+        usual: its healthy value.
+        faulty: its value from which a fault is looked for.
+        alarms: signals whose alarm says that it is raised, whatever the newest steps show.
+    """
+
+    share: str
+    count: str
+    clustered: float
+    usual: float
+    faulty: float
+    alarms: frozenset[str]
+
+
+# Verdicts that are graded again, and tool calls: a healthy share is not 0 where verifiers err and tools fail at times.
+_VERDICTS = _Counted(
+    "trained_mismatch_rate", "regrade_count", 1.0, DISAGREES, 0.1,
+    frozenset(("trained_mismatch_rate", "regrade_mismatch_rate", "golden_mismatch_rate", "verifier_error_rate")),
+)  # fmt: skip
+_CALLS = _Counted(
+    "tool_error_rate", "tool_call_count", CLUSTERED, 0.02, 0.15,
+    frozenset(("tool_error_rate", "known_call_error_rate", "tool_shadow_error_rate", "tool_retry_rate")),
+)  # fmt: skip
+RAISED_BY: Mapping[str, _Counted] = {"RF-1": _VERDICTS, "RF-2": _VERDICTS, "RF-3": _VERDICTS, "TE-1": _CALLS}
+"""Shares that a fault raises: where so many events were counted since the onset that a raised one would show, and none
+does, it is hardly that fault."""
+# Nats for the healthy share against the faulty one from which it counts as not raised.
+_NOT_RAISED = 3.0
 _NOMINAL: Mapping[str, float] = {"update_gain": 1.0}
 # What only a task whose environment answers can have measured.
 _OF_TURNS = frozenset((
@@ -87,7 +127,7 @@ READ = (
     "regrade_count", "regrade_mismatch_rate", "regrade_error_mean", "correct_rate", "golden_mismatch_rate",
     "golden_right_error", "golden_wrong_error", "sampled_gap", "probe_gap", "lr_excess", "changed_rate", "vetoes",
     "loss", "advantage_max", "trained_mismatch_rate", "rollout_kl", "rollout_ratio_mean", "truncated_rate",
-    "empty_rate", "repeated_bigram_rate", "turns_mean", "clip_high_rate", *SEPARATORS, *LIMITS,
+    "empty_rate", "repeated_bigram_rate", "turns_mean", "clip_high_rate", *SEPARATORS, *LIMITS, "tool_call_count",
 )  # fmt: skip
 """Signals that are read, in the order of their columns."""
 PICK: Callable[[Sequence[float]], tuple[float, ...]] = itemgetter(*(INDEX[name] for name in READ))
@@ -108,7 +148,7 @@ FINDINGS = (
     *REGRADE_FINDINGS, *GAP_FINDINGS, "turns_cut_short", "no_turn_cut_short", "limit_lower", "limit_higher",
     "accuracy_above_held_out", "accuracy_below_held_out", "rate_not_declared", "nothing_changed",
     "credit_of_other_tokens", "credit_of_no_token", "credit_by_another_rule", *(f"{name}_exceeded" for name in LIMITS),
-    *(f"{INTACT}{code}" for code in BROKEN_BY),
+    *(f"{INTACT}{code}" for code in (*BROKEN_BY, *RAISED_BY)),
 )  # fmt: skip
 """Names of everything that `findings_in` may find."""
 
@@ -244,12 +284,26 @@ def _accuracy_findings(values: Floats) -> Sequence[str]:
 
 
 def _intact(values: Floats) -> Sequence[str]:
-    """Faults that break nothing of what they would break."""
+    """Faults that break nothing of what they would break, and raise no share that they would raise."""
     one_turn = _mean(values, "turns_mean") == 1
-    return [
-        f"{INTACT}{code}" for code, limits in BROKEN_BY.items()
+    unbroken = [
+        code for code, limits in BROKEN_BY.items()
         if all(_holds(values, name, limit) or (one_turn and name in _OF_TURNS) for name, limit in limits.items())
     ]  # fmt: skip
+    usual = {counted for counted in set(RAISED_BY.values()) if _is_usual(values, counted)}
+    return [f"{INTACT}{code}" for code in (*unbroken, *(code for code, raised in RAISED_BY.items() if raised in usual))]
+
+
+def _is_usual(values: Floats, counted: _Counted) -> bool:
+    """Whether a share is its healthy one, by all its events since the onset."""
+    shares, counts = _column(values, counted.share), _column(values, counted.count)
+    known = np.isfinite(shares) & (counts > 0)
+    events = counts[known] / counted.clustered
+    total = float(events.sum())
+    if total == 0:
+        return False
+    share = float((shares[known] * events).sum()) / total
+    return bernoulli_ratio(share, total, counted.usual, counted.faulty) < -_NOT_RAISED
 
 
 def _holds(values: Floats, name: str, limit: float) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.detection.detectors.laws import FLOOR, LAW, OWN_REWARD
-from rftfm_ray.diagnosis.findings import INTACT
+from rftfm_ray.diagnosis.findings import INTACT, RAISED_BY
 from rftfm_ray.verdicts import Evidence, Place, Symptom
 
 LAW_EXCLUDED = 4.0
@@ -165,8 +165,10 @@ def nats_of_identities(
     broken = {each.detector for each in symptoms if each.alarm and each.detector in CAUSES}
     causes = [set(CAUSES[name]) - _ruled_out(name, findings) for name in broken]
     against = {code: IDENTITY_EXCLUDED * sum(code not in each for each in causes) for code in codes}
-    # A check that holds may have been made just before the fault that has broken another one.
-    able = {*spoken, *(code for name in broken for code in CAUSES[name])}
+    # A check that holds may have been made just before the fault that has broken another one, and a share that is usual
+    # by all its events may be beyond what is usual in this run.
+    raised = {code for code, counted in RAISED_BY.items() if counted.alarms & {each.signal for each in symptoms}}
+    able = {*spoken, *raised, *(code for name in broken for code in CAUSES[name])}
     whole = [code for code in codes if f"{INTACT}{code}" in findings and code not in able]
     intact = {code: INTACT_NATS.get(code, IDENTITY_EXCLUDED) for code in whole}
     total = {code: nats + intact.get(code, 0.0) for code, nats in against.items()}

@@ -95,7 +95,7 @@ def level_of(alarms: Sequence[Symptom]) -> str:
 
 
 def also_in(case: Case, model: DiagnosisModel, others: Collection[str]) -> tuple[str, ...]:
-    """Codes of faults that a model sees beside a leading one, the likeliest first.
+    """Codes of faults that a model sees beside a leading one, the likeliest first, and that no check speaks against.
 
     Args:
         case: what the diagnosis rests on.
@@ -103,7 +103,8 @@ def also_in(case: Case, model: DiagnosisModel, others: Collection[str]) -> tuple
         others: the leading fault, and those that are ruled out.
     """
     shares = zip(CODES, model.shares(case.features).tolist(), strict=True)
-    seen = sorted((-share, code) for code, share in shares if share >= SEEN and code not in others)
+    against = nats_of_identities(case.symptoms, CODES, case.findings, meaning_of_readings(case.symptoms))
+    seen = sorted((-share, code) for code, share in shares if share >= SEEN and code not in {*others, *against})
     return tuple(code for _, code in seen)
 
 

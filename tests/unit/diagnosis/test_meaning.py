@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from rftfm_ray.detection.laws.table import FLOOR_TABLE, LAWS
 from rftfm_ray.detection.suite import TOOL_ERRORS
 from rftfm_ray.diagnosis.classify import diagnose
 from rftfm_ray.diagnosis.features import features_of
-from rftfm_ray.diagnosis.findings import BROKEN_BY, FINDINGS, INTACT
+from rftfm_ray.diagnosis.findings import BROKEN_BY, FINDINGS, INTACT, RAISED_BY
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, explained_signals, explains
 from rftfm_ray.diagnosis.meaning import BREAKS, CAUSES, IDENTITY_EXCLUDED, RULED_OUT, nats_of_breaks, nats_of_identities
 from rftfm_ray.diagnosis.model import EXACT
@@ -73,6 +74,15 @@ def test_fault_that_would_break_what_holds_is_ruled_out() -> None:
         signals = {identity.signal for identity in IDENTITIES if code in CAUSES[f"identity:{identity.name}"]}
         signals |= {"lr_excess"} if code in CAUSES[DeclaredRateDetector.name] else set()
         assert set(limits) <= signals, f"{code} is ruled out by what it does not break"
+
+
+@pytest.mark.parametrize("code", list(RAISED_BY))
+def test_alarm_of_a_raised_share_outweighs_that_the_newest_steps_look_usual(code: str) -> None:
+    intact = (f"{INTACT}{code}",)
+    elsewhere = Symptom("change:reward_std", "reward_std", Evidence.TELEMETRY, True, -1, 0.3, 0.4, 2.0, 6, 6, "it fell")
+    assert nats_of_identities([elsewhere], (code,), intact) == {code: -IDENTITY_EXCLUDED}
+    for signal in RAISED_BY[code].alarms:
+        assert nats_of_identities([elsewhere, replace(elsewhere, signal=signal)], (code,), intact) == {}
 
 
 def test_end_that_no_turn_was_cut_short_for_is_one_of_the_limits() -> None:

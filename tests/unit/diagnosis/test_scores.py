@@ -9,6 +9,7 @@ import pytest
 
 from rftfm_ray.diagnosis.classify import CLAIMED, case_of, claimed, diagnose
 from rftfm_ray.diagnosis.features import Window, features_of
+from rftfm_ray.diagnosis.findings import INTACT
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, MEANINGS, READING_MEANINGS, meaning_of
 from rftfm_ray.diagnosis.meaning import IDENTITY_EXCLUDED, nats_of_breaks
 from rftfm_ray.diagnosis.model import EXACT, HIGHEST, TELEMETRY, DiagnosisModel
@@ -19,6 +20,7 @@ from rftfm_ray.diagnosis.weighing import (
     LIKE_NOTHING,
     LIKE_SOMETHING,
     Case,
+    also_in,
     fingerprint_scores,
     level_of,
     ranked_by,
@@ -213,3 +215,10 @@ def test_suspicion_its_rivals_and_unknown_are_one_distribution() -> None:
 )
 def test_percentage_never_claims_certainty(probability: float, text: str) -> None:
     assert as_percent(probability) == text
+
+
+def test_fault_that_a_check_speaks_against_is_not_there_beside_the_leading_one() -> None:
+    asked = model_of(stump({"OD-1": 0.9, "TE-1": 0.6, "RF-2": 0.5}))
+    fell = alarm("reward_std", -1)
+    assert also_in(case(fell), asked, {"OD-1"}) == ("TE-1", "RF-2")
+    assert also_in(case(fell, findings=(f"{INTACT}TE-1",)), asked, {"OD-1"}) == ("RF-2",)
