@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rftfm_ray.errors import LogError
+from rftfm_ray.numerals import as_percent
 from rftfm_ray.runs.words import clean
 from rftfm_ray.taxonomy import UNKNOWN
-from rftfm_ray.verdicts import as_percent
 
 if TYPE_CHECKING:
     from rftfm_ray.diagnosis.log_names import LogName

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json as jsonlib
 import math
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
-from rftfm_ray.incidents.state import Entry, Scalar
+from rftfm_ray.incidents.explaining import EXPLAINED, read_explained
+from rftfm_ray.incidents.state import Entry
 from rftfm_ray.runs.incidents import incidents_of
 from rftfm_ray.runs.reader import RunData, find_run, read_run
 from rftfm_ray.runs.words import describe
@@ -44,9 +46,9 @@ def lines(data: RunData) -> list[str]:
     return texts
 
 
-def plain(entry: Entry, written: float) -> dict[str, Scalar]:
-    """An entry as it stands in the file; a number that JSON cannot hold becomes null."""
-    fixed: dict[str, Scalar] = {
+def plain(entry: Entry, written: float) -> dict[str, Any]:
+    """An entry as it stands in the file, but what JSON cannot hold as null, and a field of parts as its parts."""
+    fixed: dict[str, Any] = {
         "seq": entry.seq,
         "time_s": written,
         "kind": entry.kind.value,
@@ -56,4 +58,7 @@ def plain(entry: Entry, written: float) -> dict[str, Scalar]:
         "incident": entry.incident,
     }
     values = fixed | dict(entry.fields)
+    explained = read_explained(entry.text(EXPLAINED))
+    if explained is not None:
+        values[EXPLAINED] = asdict(explained)
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}

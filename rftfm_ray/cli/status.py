@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import math
 import time
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ from rftfm_ray.runs.headline import headline
 from rftfm_ray.runs.incidents import Incident, incidents_of, levers_now, marks
 from rftfm_ray.runs.reader import RunData, find_run, read_run
 from rftfm_ray.runs.verdict import Figures, end_words, figures, guard_words, progress_of, restored
-from rftfm_ray.runs.words import NONE, clean, describe, figure, lever_text, plural, share
+from rftfm_ray.runs.words import NONE, clean, describe, figure, lever_text, number_of, plural, share
 
 STYLES = {
     "finished": "green", "finished with problems": "red", "failed": "red", "halted": "red", "dead": "red",
@@ -151,10 +152,12 @@ def _incident_lines(data: RunData) -> list[tuple[str, str]]:
 
 
 def _incident(incident: Incident) -> dict[str, Any]:
+    newest, explained = incident.newest_with("probability"), incident.explained
     return {
         "id": incident.id,
         "code": incident.code,
         "family": incident.family,
+        "probability": None if newest is None else _known(number_of(newest, "probability")),
         "place": incident.text("place") or None,
         "state": incident.end,
         "open": is_open(incident),
@@ -163,6 +166,7 @@ def _incident(incident: Incident) -> dict[str, Any]:
         "closed_paid_step": None if incident.closed is None else incident.closed.id.paid_step,
         "remedies": [{"remedy": r.remedy, "result": r.result} for r in incident.remediations],
         "reason": incident.reason or None,
+        "explained": None if explained is None else asdict(explained),
     }
 
 

@@ -9,13 +9,14 @@ from dataclasses import replace
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.diagnosis.features import features_of
 from rftfm_ray.diagnosis.findings import REGRADE_FINDINGS
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, explains, without_readings
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, explains, without_readings, would_tell
 from rftfm_ray.diagnosis.model import DiagnosisModel, installed_model
 from rftfm_ray.diagnosis.places import Measured, said_of, source_of
 from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.diagnosis.weighing import Case, alarms_in, also_in, stated_of
+from rftfm_ray.numerals import as_percent
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of, name_of
-from rftfm_ray.verdicts import Diagnosis, Evidence, Rival, Symptom, as_percent
+from rftfm_ray.verdicts import Diagnosis, Evidence, Rival, Symptom
 
 RIVALS = 3
 # Lowest probability of a rival in the summary.
@@ -84,7 +85,17 @@ def diagnose(
         strength=source.strength,
         strength_of=source.strength_of,
         also=also,
+        would_tell=_would_tell(ranked, readings, onset_low),
     )
+
+
+def _would_tell(ranked: Sequence[tuple[str, float]], readings: Readings | None, onset: int) -> tuple[str, ...]:
+    """What was not measured since the onset and would tell the two likeliest explanations apart; nothing once sure."""
+    likely = [code for code, share in ranked if code != UNKNOWN and share >= LEAST_NAMED][:2]
+    if readings is None or len(likely) < 2 or ranked[0][1] >= SURE:
+        return ()
+    unknown = readings.unmeasured(onset)
+    return would_tell(likely, lambda signal: signal in unknown)
 
 
 def _said(also: Sequence[str]) -> list[str]:

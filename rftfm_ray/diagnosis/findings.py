@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, CREDIT_LIMIT, GAIN_LIMIT, RATE_LIMIT, TOKEN_LIMIT
-from rftfm_ray.detection.detectors.rates import CLUSTERED
-from rftfm_ray.detection.statistics.cusum import bernoulli_ratio
+from rftfm_ray.diagnosis.raised import NO_PAST, RAISED_BY, Past, counts_in, not_raised
 from rftfm_ray.signals.groups import SEPARATORS
 from rftfm_ray.signals.schema import INDEX
 
@@ -79,42 +77,6 @@ BROKEN_BY: Mapping[str, Mapping[str, float]] = {
     },
 }  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    """A share that a fault raises.
-
-    Attributes:
-        share: signal of it.
-        count: signal of the number of its events.
-        clustered: events that count as one.
-        usual: its healthy value.
-        faulty: its value from which a fault is looked for.
-        alarms: signals whose alarm says that it is raised, whatever the newest steps show.
-    """
-
-    share: str
-    count: str
-    clustered: float
-    usual: float
-    faulty: float
-    alarms: frozenset[str]
-
-
-# Verdicts that are graded again, and tool calls: a healthy share is not 0 where verifiers err and tools fail at times.
-_VERDICTS = _Counted(
-    "trained_mismatch_rate", "regrade_count", 1.0, DISAGREES, 0.1,
-    frozenset(("trained_mismatch_rate", "regrade_mismatch_rate", "golden_mismatch_rate", "verifier_error_rate")),
-)  # fmt: skip
-_CALLS = _Counted(
-    "tool_error_rate", "tool_call_count", CLUSTERED, 0.02, 0.15,
-    frozenset(("tool_error_rate", "known_call_error_rate", "tool_shadow_error_rate", "tool_retry_rate")),
-)  # fmt: skip
-RAISED_BY: Mapping[str, _Counted] = {"RF-1": _VERDICTS, "RF-2": _VERDICTS, "RF-3": _VERDICTS, "TE-1": _CALLS}
-"""Shares that a fault raises: where so many events were counted since the onset that a raised one would show, and none
-does, it is hardly that fault."""
-# Nats for the healthy share against the faulty one from which it counts as not raised.
-_NOT_RAISED = 3.0
 _NOMINAL: Mapping[str, float] = {"update_gain": 1.0}
 # What only a task whose environment answers can have measured.
 _OF_TURNS = frozenset((
@@ -165,15 +127,16 @@ def values_of(reported: Sequence[float]) -> Floats:
     return values
 
 
-def findings_in(values: Floats) -> tuple[str, ...]:
+def findings_in(values: Floats, past: Past = NO_PAST) -> tuple[str, ...]:
     """What holds in some steps.
 
     Args:
         values: (N, `READ`) of the steps, N at least 1.
+        past: what shares of these steps are compared with.
     """
     return (
         *_regrade_findings(values), *_accuracy_findings(values), *_gap_findings(values), *_limit_findings(values),
-        *_intact(values),
+        *_intact(values, past),
     )  # fmt: skip
 
 
@@ -283,27 +246,16 @@ def _accuracy_findings(values: Floats) -> Sequence[str]:
     return ("accuracy_below_held_out",) if gap < low else ()
 
 
-def _intact(values: Floats) -> Sequence[str]:
+def _intact(values: Floats, past: Past) -> Sequence[str]:
     """Faults that break nothing of what they would break, and raise no share that they would raise."""
     one_turn = _mean(values, "turns_mean") == 1
     unbroken = [
         code for code, limits in BROKEN_BY.items()
         if all(_holds(values, name, limit) or (one_turn and name in _OF_TURNS) for name, limit in limits.items())
     ]  # fmt: skip
-    usual = {counted for counted in set(RAISED_BY.values()) if _is_usual(values, counted)}
-    return [f"{INTACT}{code}" for code in (*unbroken, *(code for code, raised in RAISED_BY.items() if raised in usual))]
-
-
-def _is_usual(values: Floats, counted: _Counted) -> bool:
-    """Whether a share is its healthy one, by all its events since the onset."""
-    shares, counts = _column(values, counted.share), _column(values, counted.count)
-    known = np.isfinite(shares) & (counts > 0)
-    events = counts[known] / counted.clustered
-    total = float(events.sum())
-    if total == 0:
-        return False
-    share = float((shares[known] * events).sum()) / total
-    return bernoulli_ratio(share, total, counted.usual, counted.faulty) < -_NOT_RAISED
+    usual = not_raised(counts_in(values, COLUMN_OF), past)
+    unraised = [code for code, counted in RAISED_BY.items() if counted in usual]
+    return [f"{INTACT}{code}" for code in (*unbroken, *unraised)]
 
 
 def _holds(values: Floats, name: str, limit: float) -> bool:

@@ -7,7 +7,7 @@ families are in `taxonomy`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rftfm_ray.detection.detectors.readings import PREFIX
@@ -28,6 +28,24 @@ class Fingerprint:
     weights: Mapping[str, float]
     excludes: Mapping[str, float] = field(default_factory=dict)
     harm: tuple[str, ...] = ()
+
+
+TELLING = 4.0
+"""Nats from which evidence parts a fault from others."""
+MOST_WANTED = 6
+"""Signals that are named at most as those that would tell more."""
+
+
+def would_tell(codes: Iterable[str], is_wanted: Callable[[str], bool]) -> tuple[str, ...]:
+    """Signals that part some explanations from others.
+
+    Args:
+        codes: of the faults.
+        is_wanted: whether a signal is wanted: it is not known yet, and could be.
+    """
+    told = (FINGERPRINTS[code].weights.items() for code in codes if code in FINGERPRINTS)
+    wanted = [signal for weights in told for signal, nats in weights if abs(nats) >= TELLING and is_wanted(signal)]
+    return tuple(dict.fromkeys(wanted))[:MOST_WANTED]
 
 
 def explained_signals(diagnosis: Diagnosis) -> frozenset[str]:

@@ -19,19 +19,16 @@ from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.detection.readings.base import Grade
 from rftfm_ray.diagnosis.classify import PATIENCE, claimed, diagnose, suspected
 from rftfm_ray.diagnosis.diagnoser import CRITIC_FAULT
-from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, meaning_of_readings
+from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, TELLING, meaning_of_readings, would_tell
 from rftfm_ray.diagnosis.log_laws import LogLaw
 from rftfm_ray.diagnosis.log_readings import Break
 from rftfm_ray.diagnosis.readings import WINDOW, Readings
+from rftfm_ray.numerals import as_percent
 from rftfm_ray.taxonomy import UNKNOWN, name_of
-from rftfm_ray.verdicts import EXACT_EVIDENCE, Diagnosis, Evidence, Rival, Symptom, as_percent
+from rftfm_ray.verdicts import EXACT_EVIDENCE, Diagnosis, Evidence, Rival, Symptom
 
-# Nats from which evidence parts a fault from others.
-TELLING = 4.0
 # Beginnings of alarms that are kept; a log whose alarms come and go has more.
 MOST_EPISODES = 50
-MOST_WANTED = 6
-"""Columns that are named at most as those that would tell more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +158,7 @@ def _named(diagnosis: Diagnosis, steps: Sequence[int], last: int, columns: Colle
         rivals=tuple(Rival(rival.code, round(rival.probability, 4), rival.against) for rival in diagnosis.rivals),
         place="" if diagnosis.place is None else str(diagnosis.place),
         says=_said(diagnosis),
-        would_tell=tuple(_would_tell(likely, columns)),
+        would_tell=would_tell(likely, lambda signal: signal not in columns),
     )
 
 
@@ -177,16 +174,6 @@ def _said(diagnosis: Diagnosis) -> str:
         f"{rival.code} ({name_of(rival.code)}, {as_percent(rival.probability)})" for rival in rivals[:2]
     )
     return f"It cannot be named from these columns; {suspected} would explain it."
-
-
-def _would_tell(codes: Sequence[str], columns: Collection[str]) -> Iterator[str]:
-    """Signals that part the likeliest explanations, and that the log has no column for."""
-    wanted = dict.fromkeys(
-        signal
-        for code in codes if code in FINGERPRINTS
-        for signal, nats in FINGERPRINTS[code].weights.items() if abs(nats) >= TELLING and signal not in columns
-    )  # fmt: skip
-    yield from list(wanted)[:MOST_WANTED]
 
 
 def _of_laws(laws: Iterable[LogLaw]) -> Iterator[tuple[int, Symptom]]:

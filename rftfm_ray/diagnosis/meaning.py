@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.detection.detectors.laws import FLOOR, LAW, OWN_REWARD
-from rftfm_ray.diagnosis.findings import INTACT, RAISED_BY
+from rftfm_ray.diagnosis.findings import INTACT
+from rftfm_ray.diagnosis.raised import RAISED_BY
 from rftfm_ray.verdicts import Evidence, Place, Symptom
 
 LAW_EXCLUDED = 4.0

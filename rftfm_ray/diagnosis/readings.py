@@ -16,6 +16,7 @@ from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.detection.stateful import Kind, Stateful
 from rftfm_ray.diagnosis.features import SINCE_ONSET, Window, figures_in
 from rftfm_ray.diagnosis.findings import COLUMN_OF, READ, findings_in, latest, values_of
+from rftfm_ray.diagnosis.raised import COUNTED, NO_PAST, NONE_COUNTED, Past, counts_in
 
 Floats = NDArray[np.float64]
 
@@ -35,12 +36,17 @@ REMEMBERED = 1 - 1 / 30
 FROM_START = 3
 
 
+_HAS_RESIDUAL = np.array([counted.share in COLUMNS for counted in COUNTED])
+_OF_COUNTED = [COLUMNS.index(counted.share) if counted.share in COLUMNS else 0 for counted in COUNTED]
+
+
 class Readings(Stateful):
     """Follows the values of a run that separate faults with the same symptoms."""
 
     STATE: ClassVar[Mapping[str, Kind]] = {
         "_values": Kind.ANY_ARRAY, "_residuals": Kind.ANY_ARRAY, "_step": Kind.INT, "_graded": Kind.INT,
-        "_first_error": Kind.INT, "_errors": Kind.ARRAY, "_noisy": Kind.INT, "_profiled": Kind.INT,
+        "_first_error": Kind.INT, "_errors": Kind.ARRAY, "_before": Kind.ARRAY, "_noisy": Kind.INT,
+        "_profiled": Kind.INT,
     }  # fmt: skip
 
     def __init__(self) -> None:
@@ -53,9 +59,14 @@ class Readings(Stateful):
         self._errors = np.zeros(3)
         self._noisy = 0
         self._profiled = 0
+        # Hits and events of steps that have left the window.
+        self._before = NONE_COUNTED.copy()
 
     def observe(self, observation: Observation) -> None:
         """Take the next step of the run."""
+        # What leaves the window while an alarm is open may be the fault's.
+        if not any(symptom.alarm for symptom in observation.symptoms):
+            self._before += counts_in(self._values[:1], COLUMN_OF)
         self._values[:-1] = self._values[1:]
         self._values[-1] = values_of(observation.report.values)
         self._residuals[:-1] = self._residuals[1:]
@@ -126,9 +137,24 @@ class Readings(Stateful):
         """The newest value of a signal since step `onset`, as far as the window goes back; NaN without one."""
         return latest(self._since(onset), name)
 
+    def unmeasured(self, onset: int) -> frozenset[str]:
+        """Signals (`READ`) without a value since step `onset`, as far as the window goes back."""
+        known = np.isfinite(self._since(onset)).sum(0)
+        return frozenset(READ[column] for column in np.flatnonzero(known == 0).tolist())
+
     def findings(self, onset: int) -> tuple[str, ...]:
         """What holds since step `onset`, as far as the window goes back."""
-        return findings_in(self._since(onset))
+        since = self._since(onset)
+        before = self._before + counts_in(self._values[: WINDOW - len(since)], COLUMN_OF)
+        return findings_in(since, Past(before, self._against_profile(onset)))
+
+    def _against_profile(self, onset: int) -> Floats:
+        if not self._profiled:
+            return NO_PAST.against_profile
+        each = self._residuals[-max(1, min(SINCE_ONSET, self._step - onset + 1)) :, _OF_COUNTED]
+        known = np.isfinite(each)
+        z: Floats = np.where(known, each, 0.0).sum(0) / np.sqrt(np.maximum(1, known.sum(0)))
+        return np.where(known.any(0) & _HAS_RESIDUAL, z, np.nan)
 
     def window(self, onset: int) -> Window:
         """What features are made of: what is known since step `onset`, as far as it goes back."""

@@ -17,6 +17,7 @@ from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, is_after_effect, needs_ground, refusal
 from rftfm_ray.incidents.decisions import Decisions, Snapshots, announce
+from rftfm_ray.incidents.explaining import named_fields, opened_fields
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.lever_return import expected_alarms, levers_to_keep, next_return
 from rftfm_ray.incidents.manager_memory import ManagerMemory
@@ -41,7 +42,6 @@ from rftfm_ray.verdicts import (
     IncidentState,
     Order,
     OrderRole,
-    as_percent,
 )
 
 
@@ -146,9 +146,9 @@ class IncidentManager:
                 return
             number = len(self.state.incidents) + 1
             seen = "; ".join(symptom.reason for symptom in diagnosis.symptoms if symptom.alarm)
-            named = _diagnosis_fields(diagnosis)
-            named["probe"] = self._memory.best_probe(diagnosis.onset, step.step, self.state.first_probe)
-            self._ledger.note(EntryKind.OPENED, step, number, **named, reason=seen)
+            opened = opened_fields(diagnosis)
+            opened["probe"] = self._memory.best_probe(diagnosis.onset, step.step, self.state.first_probe)
+            self._ledger.note(EntryKind.OPENED, step, number, **opened, reason=seen)
             incident = self.state.incident(number)
         waited = step.paid_step - incident.opened.paid_step
         suspected = incident.state is IncidentState.SUSPECTED
@@ -158,12 +158,7 @@ class IncidentManager:
         diagnosis = self._memory.diagnose(incident, diagnosis)
         changed = incident.code != diagnosis.code and not incident.tried
         if is_due or (not suspected and changed):
-            self._ledger.note(
-                EntryKind.DIAGNOSED, step, incident.id, **_diagnosis_fields(diagnosis), summary=diagnosis.summary,
-                rivals="; ".join(f"{r.code} {as_percent(r.probability)}, {r.against}" for r in diagnosis.rivals),
-                evidence="; ".join(symptom.reason for symptom in diagnosis.symptoms),
-                signals=",".join(dict.fromkeys(symptom.signal for symptom in diagnosis.symptoms)),
-            )  # fmt: skip
+            self._ledger.note(EntryKind.DIAGNOSED, step, incident.id, **named_fields(diagnosis))
 
     def _is_remediated(self, incident: Incident, step: StepId, other: Diagnosis) -> bool:
         """Whether an incident's remediation is under way, so that another diagnosis is an after-effect of it.
@@ -382,17 +377,3 @@ class IncidentManager:
         still_open = len(self.state.open_incidents())
         self._ledger.note(EntryKind.ENDED, last, 0, incidents=len(incidents), remedies=remedies, open=still_open)
         return tuple(map(summarize, incidents)), remedies
-
-
-def _diagnosis_fields(diagnosis: Diagnosis) -> dict[str, Scalar]:
-    """A diagnosis as fields of an entry."""
-    return {
-        "code": diagnosis.code,
-        "family": diagnosis.family.value,
-        "onset": diagnosis.onset,
-        "onset_low": diagnosis.onset_low,
-        "probability": round(diagnosis.probability, 4),
-        **({} if diagnosis.place is None else {"place": diagnosis.place.value}),
-        **({} if diagnosis.strength is None else {"strength": diagnosis.strength, "measured": diagnosis.strength_of}),
-        **({} if not diagnosis.also else {"also": " ".join(diagnosis.also)}),
-    }

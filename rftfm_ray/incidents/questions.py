@@ -13,10 +13,11 @@ from rftfm_ray.incidents.entries import EntryKind
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.state import GuardState, Incident
+from rftfm_ray.numerals import as_percent
 from rftfm_ray.signals.schema import value
 from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import Check, GuardMode
-from rftfm_ray.verdicts import IncidentState, StepReport, as_percent
+from rftfm_ray.verdicts import IncidentState, StepReport
 
 MOST_WAIT = 3
 """Consumed steps after which a question counts as not answered: the check may be switched off, or have failed."""

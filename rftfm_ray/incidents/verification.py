@@ -16,10 +16,11 @@ from statistics import fmean, median
 from rftfm_ray.incidents.healthy_band import HEALTHY_AT_MOST, Harm, beyond_band, harm_of, measured_values, unknown_band
 from rftfm_ray.incidents.severity import severity
 from rftfm_ray.incidents.state import Incident
+from rftfm_ray.numerals import as_nats
 from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.signals.held_out import last_probe, probe_drop, tolerated_loss
 from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Diagnosis, IncidentState, Outcome, OutcomeKind, StepReport, as_nats
+from rftfm_ray.verdicts import Diagnosis, IncidentState, Outcome, OutcomeKind, StepReport
 
 # Nats that severity must fall by, unless it falls to 0.
 MUST_FALL = 1.0

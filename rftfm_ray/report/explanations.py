@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rftfm_ray.report.markup import NOTHING, Html, joined, tag
+from rftfm_ray.incidents.explaining import Sign
+from rftfm_ray.numerals import as_percent
+from rftfm_ray.report.markup import NOTHING, Html, bullets, joined, table, tag
 from rftfm_ray.runs.incidents import Incident
-from rftfm_ray.runs.words import number_of
-from rftfm_ray.verdicts import as_percent
+from rftfm_ray.runs.words import figure, listed, number_of
 
-# A rival as the journal writes it, and one whose probability rounds to zero.
-_RIVAL = re.compile(r"(\S+) ([<>]?)(\d{1,3})%(?:, (.*))?")
-_NO_CHANCE = re.compile(r"\S+ (0|<1)%(,|$)")
+# A probability below it is shown as less than a percent: that explains nothing.
+LEAST_SHOWN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,47 +22,66 @@ class Explanation:
 
     Attributes:
         code: of the fault.
-        probability: in words, as the journal has it.
-        width: of its bar in percent.
-        against: what speaks against it; empty where nothing is written.
+        probability: of it.
+        against: what speaks against it; empty where nothing does.
     """
 
     code: str
-    probability: str
-    width: int
+    probability: float
     against: str
 
 
 def explanations(incident: Incident) -> Html:
-    """The named fault and its rivals as bars; rivals of older journals, which give no shares, as they are written."""
-    written = [item for item in incident.text("rivals").split("; ") if item and not _NO_CHANCE.match(item)]
-    rivals = [_explanation(item) for item in written]
-    if not written or any(rival is None for rival in rivals):
-        return joined(["; ".join(written)]) if written else NOTHING
-    return tag("div", *map(_bar, (*_named(incident), *filter(None, rivals))), class_="shares")
+    """The named fault and its rivals as bars; rivals of older journals as they are written."""
+    explained = incident.explained
+    if explained is None:
+        return joined([incident.text("rivals")])
+    rivals = [
+        Explanation(rival.code, rival.probability, rival.against) for rival in explained.rivals
+        if rival.probability >= LEAST_SHOWN
+    ]  # fmt: skip
+    return tag("div", *map(_bar, (*_named(incident), *rivals)), class_="shares") if rivals else NOTHING
+
+
+def seen(incident: Incident) -> Html:
+    """What a diagnosis rests on: each signal, what was usual and what was observed, since when, and who says so."""
+    explained = incident.explained
+    if explained is None:
+        return bullets(incident.evidence) if incident.evidence else NOTHING
+    if not explained.evidence:
+        return NOTHING
+    return table(("signal", "usual", "observed", "since step", "what it says"), map(_sign, explained.evidence), "signs")
+
+
+def would_tell(incident: Incident) -> str:
+    """Signals that were not measured and would tell more; empty where a fault is named without doubt."""
+    explained = incident.explained
+    return listed(explained.would_tell) if explained is not None and explained.would_tell else ""
+
+
+def _sign(sign: Sign) -> Sequence[str]:
+    since = str(sign.since) if sign.since_low >= sign.since else f"{sign.since_low} to {sign.since}"
+    return tag("code", sign.signal), _figure(sign.usual), _figure(sign.observed), since, sign.says
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else figure(value)
 
 
 def _named(incident: Incident) -> Iterator[Explanation]:
     newest = incident.newest_with("probability")
     probability = math.nan if newest is None else number_of(newest, "probability")
     if math.isfinite(probability):
-        yield Explanation(incident.code, as_percent(probability), round(100 * min(1.0, max(0.0, probability))), "")
-
-
-def _explanation(item: str) -> Explanation | None:
-    found = _RIVAL.fullmatch(item)
-    if found is None:
-        return None
-    code, bound, percent, against = found.groups()
-    return Explanation(code, f"{bound}{percent}%", min(100, int(percent)), against or "")
+        yield Explanation(incident.code, probability, "")
 
 
 def _bar(explanation: Explanation) -> Html:
+    width = round(100 * min(1.0, max(0.0, explanation.probability)))
     return tag(
         "div",
         tag("b", explanation.code),
-        tag("span", tag("i", style=f"width:{explanation.width}%"), class_="bar"),
-        tag("span", explanation.probability, class_="percent"),
+        tag("span", tag("i", style=f"width:{width}%"), class_="bar"),
+        tag("span", as_percent(explanation.probability), class_="percent"),
         tag("span", explanation.against, class_="muted"),
         class_="share",
     )

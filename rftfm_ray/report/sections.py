@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from rftfm_ray.incidents.state import Entry, EntryKind
-from rftfm_ray.report.explanations import explanations
+from rftfm_ray.numerals import as_percent
+from rftfm_ray.report.explanations import explanations, seen, would_tell
 from rftfm_ray.report.markup import NOTHING, Html, badge, bullets, facts, joined, tag
 from rftfm_ray.runs.headline import title_of
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
@@ -25,7 +26,6 @@ from rftfm_ray.runs.words import (
     verified_change,
 )
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import as_percent
 
 
 def incident_section(incident: Incident, remedies: Sequence[Mark], figures: Html = NOTHING) -> Html:
@@ -73,8 +73,9 @@ def _finding(incident: Incident) -> Html:
             ("Fault", f"{incident.code}, family {incident.family}{known}"),
             ("Where it sits", _place(incident)),
             ("Summary", incident.text("summary")),
-            ("What was seen", bullets(incident.evidence) if incident.evidence else ""),
+            ("What was seen", seen(incident)),
             ("What can explain it", explanations(incident)),
+            ("Not measured, and would tell more", would_tell(incident)),
             ("Onset, estimated", _onset(incident)),
             ("Decision", nothing),
             ("Not done", bullets(refused) if refused else ""),

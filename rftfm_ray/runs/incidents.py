@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from rftfm_ray.incidents.explaining import EXPLAINED, Explained, read_explained
 from rftfm_ray.incidents.state import Entry, EntryKind, carries_remedy, next_state
 from rftfm_ray.runs.words import clean, levers_in, number_of, text_of, to_count, value_of
 from rftfm_ray.types import StepId
@@ -72,8 +73,16 @@ class Incident:
         return self.text("family") or "unknown"
 
     @property
+    def explained(self) -> Explained | None:
+        """What the newest diagnosis rests on; None where no entry says it, as in journals of earlier versions."""
+        return read_explained(self.text(EXPLAINED))
+
+    @property
     def evidence(self) -> tuple[str, ...]:
         """Items of the evidence."""
+        explained = self.explained
+        if explained is not None:
+            return tuple(sign.says for sign in explained.evidence)
         entry = self.newest_with("evidence")
         raw = value_of(entry, "evidence") if entry is not None else ""
         return tuple(item for part in str(raw).split("; ") if (item := clean(part)))

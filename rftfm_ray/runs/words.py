@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from rftfm_ray.incidents.state import LEVER_PREFIX, Entry, EntryKind, Scalar
+from rftfm_ray.numerals import as_nats, as_percent
 from rftfm_ray.types import Check
-from rftfm_ray.verdicts import ASSUMED_PROFILE, OTHER_PROFILE, as_nats, as_percent
+from rftfm_ray.verdicts import ASSUMED_PROFILE, OTHER_PROFILE
 
 NONE = "—"
 LONGEST = 2000

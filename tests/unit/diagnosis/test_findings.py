@@ -14,7 +14,6 @@ from rftfm_ray.diagnosis.findings import (
     INTACT,
     LIMITS,
     PICK,
-    RAISED_BY,
     READ,
     RECENT,
     Floats,
@@ -110,24 +109,6 @@ def test_what_takes_an_environment_is_not_asked_of_a_task_of_one_turn() -> None:
     unknown = {"replay_termination_mismatch_rate": math.nan}
     assert f"{INTACT}TE-3" in findings_in(steps(sound | unknown | {"turns_mean": 1.0}))
     assert f"{INTACT}TE-3" not in findings_in(steps(sound | unknown | {"turns_mean": 1.5}))
-
-
-@pytest.mark.parametrize("code", list(RAISED_BY))
-def test_fault_that_raises_a_share_is_ruled_out_by_events_enough(code: str) -> None:
-    counted, name = RAISED_BY[code], f"{INTACT}{code}"
-
-    def found(*shares: float, events: float = 100.0) -> bool:
-        each = [{counted.share: share, counted.count: events * counted.clustered} for share in shares]
-        return name in findings_in(steps(*each))
-
-    assert found(0.0)
-    assert found(counted.usual, counted.usual), "verifiers err and tools fail at times"
-    assert not found(counted.faulty, counted.faulty)
-    assert not found(0.0, 2 * counted.faulty, 2 * counted.faulty), "one sound step outweighs no others"
-    assert not found(0.0, events=10.0), "a few events say nothing"
-    assert found(*[0.0] * 8, events=10.0), "many steps of few events do"
-    assert not found(0.0, math.nan, events=0.0), "nothing was counted"
-    assert not found(math.nan, events=100.0)
 
 
 def test_signals_are_read_by_their_names() -> None:

@@ -14,7 +14,8 @@ from rftfm_ray.cli.app import app
 from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.diagnosis import log_names
 from rftfm_ray.diagnosis.classify import PATIENCE
-from rftfm_ray.diagnosis.log_names import MOST_EPISODES, MOST_WANTED, LogName, Witness
+from rftfm_ray.diagnosis.fingerprints import MOST_WANTED
+from rftfm_ray.diagnosis.log_names import MOST_EPISODES, LogName, Witness
 from rftfm_ray.diagnosis.logs import judge_log
 from rftfm_ray.integrations.trl_config import TrlConfig, declared_by_trl
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, family_of

@@ -14,11 +14,12 @@ from rftfm_ray.detection.laws.table import FLOOR_TABLE, LAWS
 from rftfm_ray.detection.suite import TOOL_ERRORS
 from rftfm_ray.diagnosis.classify import diagnose
 from rftfm_ray.diagnosis.features import features_of
-from rftfm_ray.diagnosis.findings import BROKEN_BY, FINDINGS, INTACT, RAISED_BY
+from rftfm_ray.diagnosis.findings import BROKEN_BY, FINDINGS, INTACT
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, explained_signals, explains
 from rftfm_ray.diagnosis.meaning import BREAKS, CAUSES, IDENTITY_EXCLUDED, RULED_OUT, nats_of_breaks, nats_of_identities
 from rftfm_ray.diagnosis.model import EXACT
 from rftfm_ray.diagnosis.places import source_of
+from rftfm_ray.diagnosis.raised import RAISED_BY
 from rftfm_ray.diagnosis.weighing import level_of
 from rftfm_ray.incidents.parts import Part, measured_part
 from rftfm_ray.taxonomy import SIXTEEN, UNKNOWN, places_of

@@ -26,8 +26,9 @@ from rftfm_ray.diagnosis.weighing import (
     ranked_by,
     scores_of,
 )
+from rftfm_ray.numerals import as_percent
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, VERIFIER
-from rftfm_ray.verdicts import Evidence, Rival, Symptom, as_percent
+from rftfm_ray.verdicts import Evidence, Rival, Symptom
 from tests.unit.diagnosis.models import Points, model_of, stump, window_of
 from tests.unit.diagnosis.scripted import alarm
 

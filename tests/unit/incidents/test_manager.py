@@ -11,6 +11,7 @@ import pytest
 
 from rftfm_ray.diagnosis.classify import PATIENCE, SURE
 from rftfm_ray.errors import RecordError
+from rftfm_ray.incidents.explaining import EXPLAINED, read_explained
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.manager import IncidentManager
 from rftfm_ray.incidents.state import Entry, EntryKind, replay
@@ -68,7 +69,7 @@ def test_entries_hold_everything_about_an_incident() -> None:
     run.begin_fault(fault(probability=0.92654))
     named = {"code": "TE-1", "family": "TE", "onset": 6, "onset_low": 6, "probability": 0.9265}
     assert dict(run.last(K.OPENED).fields) == named | {"reason": "", "probe": 0.8}
-    told = {"summary": "TE-1 it is", "rivals": "", "evidence": "", "signals": ""}
+    told = {"summary": "TE-1 it is", "signals": "", "explained": '{"evidence":[],"rivals":[],"would_tell":[]}'}
     assert dict(run.last(K.DIAGNOSED).fields) == named | told
     decided = dict(run.last(K.DECIDED).fields)
     assert {"order": 1, "remedy": "first", "policy": "script", "lever_tool_instance": 1}.items() <= decided.items()
@@ -119,7 +120,10 @@ def test_unlikely_explanation_is_only_suspected_and_never_claimed() -> None:
     assert run.kinds[:2] == [K.OPENED, K.DIAGNOSED]
     named = run.last(K.DIAGNOSED)
     assert (named.text("code"), dict(named.fields)["probability"]) == ("UNKNOWN", 0.6)
-    assert named.text("rivals").startswith("TE-1 40%, suspected")
+    explained = read_explained(named.text(EXPLAINED))
+    assert explained is not None
+    assert (explained.rivals[0].code, explained.rivals[0].probability) == ("TE-1", 0.4)
+    assert explained.rivals[0].against.startswith("suspected")
     # Evidence that becomes clear names it after all.
     run.tick(fault(probability=0.9))
     assert run.incident.code == "TE-1"

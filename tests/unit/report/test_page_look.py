@@ -16,7 +16,6 @@ from rftfm_ray.report.charts import GREEN, VARIABLES, Marks
 from rftfm_ray.report.curves import PANELS, panel_figure
 from rftfm_ray.report.levers import heights_of, lever_figure, nominal_value, rungs_of, ticks_of
 from rftfm_ray.report.markup import table
-from rftfm_ray.report.sections import incident_section
 from rftfm_ray.report.style import CSS
 from rftfm_ray.runs.incidents import Incident, incidents_of
 from rftfm_ray.runs.planned import Fault, control_words, controls_of, not_claimed
@@ -29,9 +28,9 @@ LIMITS = (0.5, 20.5)
 CONFIG = RunConfig(steps=20)
 
 
-def opened(code: str, step: int, rivals: str = "") -> Incident:
+def opened(code: str, step: int) -> Incident:
     """An incident that was opened at a step."""
-    fields = (("code", code), ("rivals", rivals))
+    fields = (("code", code),)
     (incident,) = incidents_of([Entry(1, EntryKind.OPENED, StepId(0, step, step), 1, fields)])
     return incident
 
@@ -123,14 +122,6 @@ def test_steps_that_were_undone_are_paid_ones_less_steps_made() -> None:
     data = run_of({"reward_mean": (0.5,) * 7}, ids)
     assert figures(data).undone == 3
     assert any("3 steps were undone by rollbacks" in text for text in verdict(data, (), ())[1])
-
-
-def test_explanations_that_round_to_zero_are_left_out() -> None:
-    html = incident_section(
-        opened("OD-1", 5, "UNKNOWN 7%, has no fingerprint; CA-3 0%, explains less; PG-1 10%, x"), ()
-    )
-    assert [code for code in ("UNKNOWN", "TE-1", "PG-1") if f"<b>{code}</b>" in html] == ["UNKNOWN", "PG-1"]
-    assert "CA-3" not in html
 
 
 def test_declared_levers_are_shown_with_their_values() -> None:

@@ -1,0 +1,125 @@
+"""Shares that a fault raises, since its onset and before: where they are no higher it is hardly that fault.
+
+A healthy share is not 0 where verifiers err and tools fail at times: what counts is whether it rose. Pure; numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rftfm_ray.detection.detectors.rates import CLUSTERED
+from rftfm_ray.detection.statistics.cusum import bernoulli_ratio
+
+Floats = NDArray[np.float64]
+
+FEWEST = 30.0
+"""Events from which a share says something."""
+# Standard errors from which a share is higher than before, and nats from which it is the healthy one and not the faulty
+# one: both one time in twenty by chance.
+HIGHER, HEALTHY_NATS = 1.645, 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A share of events.
+
+    Attributes:
+        share: signal of it.
+        count: signal of the number of its events.
+        alarms: signals whose alarm says that it is raised, whatever the newest steps show.
+        clustered: events that count as one.
+        healthy: its largest healthy and smallest faulty value; None where healthy ones differ from run to run.
+    """
+
+    share: str
+    count: str
+    alarms: frozenset[str]
+    clustered: float = 1.0
+    healthy: tuple[float, float] | None = None
+
+
+VERDICTS = Counted(
+    "trained_mismatch_rate", "regrade_count",
+    frozenset(("trained_mismatch_rate", "regrade_mismatch_rate", "golden_mismatch_rate", "verifier_error_rate")),
+    healthy=(0.005, 0.1),
+)  # fmt: skip
+"""Verdicts that the trusted verifier gives again: it errs seldom, on whichever task."""
+CALLS = Counted(
+    "tool_error_rate", "tool_call_count",
+    frozenset(("tool_error_rate", "known_call_error_rate", "tool_shadow_error_rate", "tool_retry_rate")), CLUSTERED,
+)  # fmt: skip
+COUNTED = (VERDICTS, CALLS)
+"""In the order of their rows."""
+RAISED_BY: Mapping[str, Counted] = {"RF-1": VERDICTS, "RF-2": VERDICTS, "RF-3": VERDICTS, "TE-1": CALLS}
+"""The share that a fault raises, by its code."""
+NONE_COUNTED: Floats = np.zeros((len(COUNTED), 2))
+"""Hits and events (`COUNTED`, 2) before anything was counted."""
+
+
+def counts_in(values: Floats, columns: Mapping[str, int]) -> Floats:
+    """Hits and events (`COUNTED`, 2) of some steps.
+
+    Args:
+        values: (N, M) of the steps, NaN where nothing was measured.
+        columns: where each signal stands.
+    """
+    total = NONE_COUNTED.copy()
+    for row, counted in enumerate(COUNTED):
+        shares, events = values[:, columns[counted.share]], values[:, columns[counted.count]]
+        known = np.isfinite(shares) & np.isfinite(events) & (events > 0)
+        total[row] = float((np.clip(shares[known], 0, 1) * events[known]).sum()), float(events[known].sum())
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What shares since an onset are compared with.
+
+    Attributes:
+        counts: hits and events (`COUNTED`, 2) of the run before the onset.
+        against_profile: (`COUNTED`) standard errors that shares since the onset are above a profile's; NaN without one.
+    """
+
+    counts: Floats
+    against_profile: Floats
+
+
+NO_PAST = Past(NONE_COUNTED, np.full(len(COUNTED), np.nan))
+"""That of a run whose first step is the onset, without a profile."""
+
+
+def not_raised(since: Floats, past: Past) -> frozenset[Counted]:
+    """Shares that are no higher since an onset than before it, than in a profile, or than a healthy one is.
+
+    The run's own past says most; the next is asked where there is none.
+
+    Args:
+        since: hits and events (`COUNTED`, 2) since the onset.
+        past: what they are compared with.
+    """
+    rows = zip(COUNTED, since.tolist(), past.counts.tolist(), past.against_profile.tolist(), strict=True)
+    return frozenset(
+        counted for counted, now, before, z in rows if now[1] >= FEWEST and _is_usual(counted, now, before, z)
+    )
+
+
+def _is_usual(counted: Counted, now: list[float], before: list[float], against_profile: float) -> bool:
+    if before[1] >= FEWEST:
+        return _is_no_higher(counted, now, before)
+    if math.isfinite(against_profile):
+        return against_profile <= HIGHER
+    if counted.healthy is None:
+        return False
+    return bernoulli_ratio(now[0] / now[1], now[1] / counted.clustered, *counted.healthy) < -HEALTHY_NATS
+
+
+def _is_no_higher(counted: Counted, now: list[float], before: list[float]) -> bool:
+    """A one-sided z test of two shares; half a hit is added to those before, which may have been none."""
+    expected = (before[0] + 0.5) / (before[1] + 1) * now[1]
+    spread = math.sqrt(counted.clustered * expected * (1 + now[1] / before[1]))
+    return now[0] <= expected + HIGHER * spread
