@@ -26,6 +26,8 @@ LEAST_LISTED = 1e-4
 SURE, CLAIMED, PATIENCE = 0.9, 0.6, 6
 """Calibrated probabilities from which a fault is named at once, and so many steps after its first alarm; below it the
 fault is only suspected. Evidence grows in the first steps. Chosen on the tune split."""
+PERSISTENCE = 3
+"""Steps in a row that another fault leads for, until a named fault gets its name: evidence of a step is noisy."""
 # Alarms that say nothing but that the reward channel and the trusted verifier disagree.
 _REGRADING = ("trained_mismatch_rate", "regrade_mismatch_rate", "golden_mismatch_rate")
 _REFUSED = "The commit gate refused the update, so its loss was not computed: NaN is no value of it here."

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, CREDIT_LIMIT, GAIN_LIMIT, RATE_LIMIT, TOKEN_LIMIT
-from rftfm_ray.diagnosis.raised import NO_PAST, RAISED_BY, Past, counts_in, not_raised
+from rftfm_ray.diagnosis.raised import EMPTY, NO_PAST, RAISED_BY, VERDICTS, Counted, Past, counts_in, standing_of
 from rftfm_ray.signals.groups import SEPARATORS
 from rftfm_ray.signals.schema import INDEX
 
@@ -90,6 +90,7 @@ READ = (
     "golden_right_error", "golden_wrong_error", "sampled_gap", "probe_gap", "lr_excess", "changed_rate", "vetoes",
     "loss", "advantage_max", "trained_mismatch_rate", "rollout_kl", "rollout_ratio_mean", "truncated_rate",
     "empty_rate", "repeated_bigram_rate", "turns_mean", "clip_high_rate", *SEPARATORS, *LIMITS, "tool_call_count",
+    "trajectory_count",
 )  # fmt: skip
 """Signals that are read, in the order of their columns."""
 PICK: Callable[[Sequence[float]], tuple[float, ...]] = itemgetter(*(INDEX[name] for name in READ))
@@ -109,7 +110,8 @@ GAP_FINDINGS = (
 FINDINGS = (
     *REGRADE_FINDINGS, *GAP_FINDINGS, "turns_cut_short", "no_turn_cut_short", "limit_lower", "limit_higher",
     "accuracy_above_held_out", "accuracy_below_held_out", "rate_not_declared", "nothing_changed",
-    "credit_of_other_tokens", "credit_of_no_token", "credit_by_another_rule", *(f"{name}_exceeded" for name in LIMITS),
+    "answers_empty", "credit_of_other_tokens", "credit_of_no_token", "credit_by_another_rule",
+    *(f"{name}_exceeded" for name in LIMITS),
     *(f"{INTACT}{code}" for code in (*BROKEN_BY, *RAISED_BY)),
 )  # fmt: skip
 """Names of everything that `findings_in` may find."""
@@ -134,9 +136,11 @@ def findings_in(values: Floats, past: Past = NO_PAST) -> tuple[str, ...]:
         values: (N, `READ`) of the steps, N at least 1.
         past: what shares of these steps are compared with.
     """
+    standing = standing_of(counts_in(values, COLUMN_OF), past)
     return (
-        *_regrade_findings(values), *_accuracy_findings(values), *_gap_findings(values), *_limit_findings(values),
-        *_intact(values, past),
+        *_regrade_findings(values, is_raised=VERDICTS in standing.higher), *_accuracy_findings(values),
+        *_gap_findings(values), *_limit_findings(values), *(["answers_empty"] if EMPTY in standing.higher else []),
+        *_intact(values, standing.usual),
     )  # fmt: skip
 
 
@@ -158,8 +162,11 @@ def latest(values: Floats, name: str) -> float:
     return float(finite[-1]) if len(finite) else math.nan
 
 
-def _regrade_findings(values: Floats) -> Sequence[str]:
-    """On which answers, and to which side, the reward channel disagrees with the trusted verifier."""
+def _regrade_findings(values: Floats, *, is_raised: bool) -> Sequence[str]:
+    """On which answers, and to which side, the reward channel disagrees with the trusted verifier.
+
+    Some disagreement is usual where verifiers err at times: what it is about then says nothing.
+    """
     counts, shares, errors = (np.nan_to_num(column) for column in values[np.isfinite(values[:, 1]), :3].T)
     count = float(counts.sum())
     if count == 0:
@@ -167,6 +174,8 @@ def _regrade_findings(values: Floats) -> Sequence[str]:
     rate, error = float((counts * shares).sum()) / count, float((counts * errors).sum())
     if rate <= DISAGREES:
         return ("regrade_agrees",)
+    if not is_raised:
+        return ()
     found = ["regrade_disagrees"]
     if error:
         found.append("regrade_pays_more" if error > 0 else "regrade_pays_less")
@@ -246,14 +255,13 @@ def _accuracy_findings(values: Floats) -> Sequence[str]:
     return ("accuracy_below_held_out",) if gap < low else ()
 
 
-def _intact(values: Floats, past: Past) -> Sequence[str]:
+def _intact(values: Floats, usual: Collection[Counted]) -> Sequence[str]:
     """Faults that break nothing of what they would break, and raise no share that they would raise."""
     one_turn = _mean(values, "turns_mean") == 1
     unbroken = [
         code for code, limits in BROKEN_BY.items()
         if all(_holds(values, name, limit) or (one_turn and name in _OF_TURNS) for name, limit in limits.items())
     ]  # fmt: skip
-    usual = not_raised(counts_in(values, COLUMN_OF), past)
     unraised = [code for code, counted in RAISED_BY.items() if counted in usual]
     return [f"{INTACT}{code}" for code in (*unbroken, *unraised)]
 

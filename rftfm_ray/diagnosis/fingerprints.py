@@ -70,6 +70,7 @@ MEANINGS: Mapping[str, Mapping[str, float]] = {
     # Ends that are drawn too often leave empty answers, or short ones: their share says which.
     "ends_sampled_more": {"PG-1": 3, "PG-3S": 3},
     "ends_sampled_less": {"PG-3L": 5},
+    "answers_empty": {"PG-1": 2, "PG-3S": -3},
     "repeats_sampled_more": {"PG-2": 5},
     "sampled_colder": {"OD-3": 5},
     # A gap that follows no kind of token: weights that did not arrive.

@@ -166,10 +166,11 @@ def nats_of_identities(
     broken = {each.detector for each in symptoms if each.alarm and each.detector in CAUSES}
     causes = [set(CAUSES[name]) - _ruled_out(name, findings) for name in broken]
     against = {code: IDENTITY_EXCLUDED * sum(code not in each for each in causes) for code in codes}
-    # A check that holds may have been made just before the fault that has broken another one, and a share that is usual
-    # by all its events may be beyond what is usual in this run.
+    # A check that holds may have been made just before the fault that has broken another one, or a law. A share that is
+    # usual by all its events may be beyond what is usual in this run.
     raised = {code for code, counted in RAISED_BY.items() if counted.alarms & {each.signal for each in symptoms}}
-    able = {*spoken, *raised, *(code for name in broken for code in CAUSES[name])}
+    breaks = [BREAKS[each.detector].of(each.direction) for each in symptoms if each.alarm and is_break(each)]
+    able = {*spoken, *raised}.union(*(CAUSES[name] for name in broken), *breaks)
     whole = [code for code in codes if f"{INTACT}{code}" in findings and code not in able]
     intact = {code: INTACT_NATS.get(code, IDENTITY_EXCLUDED) for code in whole}
     total = {code: nats + intact.get(code, 0.0) for code, nats in against.items()}

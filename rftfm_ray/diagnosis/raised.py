@@ -53,9 +53,13 @@ CALLS = Counted(
     "tool_error_rate", "tool_call_count",
     frozenset(("tool_error_rate", "known_call_error_rate", "tool_shadow_error_rate", "tool_retry_rate")), CLUSTERED,
 )  # fmt: skip
-COUNTED = (VERDICTS, CALLS)
+EMPTY = Counted("empty_rate", "trajectory_count", frozenset(("empty_rate",)), CLUSTERED, (0.002, 0.02))
+"""Answers without a token beside their end: hardly any healthy policy gives them, and short answers have words."""
+COUNTED = (VERDICTS, CALLS, EMPTY)
 """In the order of their rows."""
-RAISED_BY: Mapping[str, Counted] = {"RF-1": VERDICTS, "RF-2": VERDICTS, "RF-3": VERDICTS, "TE-1": CALLS}
+RAISED_BY: Mapping[str, Counted] = {
+    "RF-1": VERDICTS, "RF-2": VERDICTS, "RF-3": VERDICTS, "TE-1": CALLS, "PG-1": EMPTY,
+}  # fmt: skip
 """The share that a fault raises, by its code."""
 NONE_COUNTED: Floats = np.zeros((len(COUNTED), 2))
 """Hits and events (`COUNTED`, 2) before anything was counted."""
@@ -93,8 +97,16 @@ NO_PAST = Past(NONE_COUNTED, np.full(len(COUNTED), np.nan))
 """That of a run whose first step is the onset, without a profile."""
 
 
-def not_raised(since: Floats, past: Past) -> frozenset[Counted]:
-    """Shares that are no higher since an onset than before it, than in a profile, or than a healthy one is.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How shares since an onset compare: those that are higher, and those that are not. Of others it is not known."""
+
+    higher: frozenset[Counted]
+    usual: frozenset[Counted]
+
+
+def standing_of(since: Floats, past: Past) -> Standing:
+    """Whether shares since an onset are higher than before it, than in a profile, or than a healthy one is.
 
     The run's own past says most; the next is asked where there is none.
 
@@ -102,24 +114,31 @@ def not_raised(since: Floats, past: Past) -> frozenset[Counted]:
         since: hits and events (`COUNTED`, 2) since the onset.
         past: what they are compared with.
     """
-    rows = zip(COUNTED, since.tolist(), past.counts.tolist(), past.against_profile.tolist(), strict=True)
-    return frozenset(
-        counted for counted, now, before, z in rows if now[1] >= FEWEST and _is_usual(counted, now, before, z)
+    rows = zip(since.tolist(), past.counts.tolist(), past.against_profile.tolist(), strict=True)
+    found = {counted: _is_higher(counted, *row) for counted, row in zip(COUNTED, rows, strict=True)}
+    enough = {counted for counted, (_, events) in zip(COUNTED, since.tolist(), strict=True) if events >= FEWEST}
+    return Standing(
+        frozenset(counted for counted, is_higher in found.items() if is_higher is True),
+        frozenset(counted for counted, is_higher in found.items() if is_higher is False and counted in enough),
     )
 
 
-def _is_usual(counted: Counted, now: list[float], before: list[float], against_profile: float) -> bool:
+def _is_higher(counted: Counted, now: list[float], before: list[float], against_profile: float) -> bool | None:
+    """None where it is not known."""
+    if now[1] == 0:
+        return None
     if before[1] >= FEWEST:
-        return _is_no_higher(counted, now, before)
+        return _is_more(counted, now, before)
     if math.isfinite(against_profile):
-        return against_profile <= HIGHER
+        return against_profile > HIGHER
     if counted.healthy is None:
-        return False
-    return bernoulli_ratio(now[0] / now[1], now[1] / counted.clustered, *counted.healthy) < -HEALTHY_NATS
+        return None
+    nats = bernoulli_ratio(now[0] / now[1], now[1] / counted.clustered, *counted.healthy)
+    return True if nats > 0 else False if nats < -HEALTHY_NATS else None
 
 
-def _is_no_higher(counted: Counted, now: list[float], before: list[float]) -> bool:
+def _is_more(counted: Counted, now: list[float], before: list[float]) -> bool:
     """A one-sided z test of two shares; half a hit is added to those before, which may have been none."""
     expected = (before[0] + 0.5) / (before[1] + 1) * now[1]
     spread = math.sqrt(counted.clustered * expected * (1 + now[1] / before[1]))
-    return now[0] <= expected + HIGHER * spread
+    return now[0] > expected + HIGHER * spread

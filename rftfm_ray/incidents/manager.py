@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from rftfm_ray.diagnosis.classify import PATIENCE, SURE, claimed
+from rftfm_ray.diagnosis.classify import PATIENCE, PERSISTENCE, SURE, claimed
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, is_after_effect, needs_ground, refusal
@@ -135,6 +135,7 @@ class IncidentManager:
 
     def _open_or_name(self, step: StepId, diagnosis: Diagnosis | None) -> None:
         """Assign a diagnosis to an open incident where it can belong to one, else open a new one."""
+        led = self._memory.led_by(diagnosis)
         if diagnosis is None:
             return
         incident = self._incident_for(diagnosis)
@@ -155,8 +156,10 @@ class IncidentManager:
         is_due = suspected and (diagnosis.probability >= SURE or waited >= PATIENCE)
         if is_due or (not suspected and incident.code != diagnosis.code):
             diagnosis = claimed(diagnosis)
-        diagnosis = self._memory.diagnose(incident, diagnosis)
         changed = incident.code != diagnosis.code and not incident.tried
+        if changed and not suspected and incident.code != UNKNOWN and led < PERSISTENCE:
+            return
+        diagnosis = self._memory.diagnose(incident, diagnosis)
         if is_due or (not suspected and changed):
             self._ledger.note(EntryKind.DIAGNOSED, step, incident.id, **named_fields(diagnosis))
 

@@ -31,6 +31,8 @@ class RunMemory:
         # The alarms of the newest step, by signal, side and evidence.
         self._alarms: frozenset[tuple[str, int, Evidence]] = frozenset()
         self._attempt = 0
+        # The fault that leads, and the number of steps in a row for which it does.
+        self._leading, self._led = "", 0
 
     @property
     def reports(self) -> tuple[StepReport, ...]:
@@ -46,6 +48,13 @@ class RunMemory:
         self._lineage.append(report)
         self._history.append(report)
         self._alarms = frozenset(_alarms(diagnosis)) if diagnosis is not None else frozenset()
+
+    def led_by(self, diagnosis: Diagnosis | None) -> int:
+        """Take a step's diagnosis; the number of steps in a row, this one included, that its fault leads for."""
+        code = "" if diagnosis is None else diagnosis.code
+        self._led = self._led + 1 if code and code == self._leading else int(bool(code))
+        self._leading = code
+        return self._led
 
     def rewind(self, step: int) -> None:
         """Forget the steps of the lineage after `step`, and end its attempt."""

@@ -86,6 +86,12 @@ def test_alarm_of_a_raised_share_outweighs_that_the_newest_steps_look_usual(code
         assert nats_of_identities([elsewhere, replace(elsewhere, signal=signal)], (code,), intact) == {}
 
 
+def test_broken_law_that_a_fault_can_be_behind_outweighs_that_a_share_is_usual() -> None:
+    intact = (f"{INTACT}RF-2",)
+    assert nats_of_identities([broken("reward", -1)], ("RF-2",), intact) == {}
+    assert nats_of_identities([broken("returns", -1)], ("RF-2",), intact) == {"RF-2": -IDENTITY_EXCLUDED}
+
+
 def test_end_that_no_turn_was_cut_short_for_is_one_of_the_limits() -> None:
     ended, codes = [identity_broken("identity:terminations")], ("PG-3S", "TE-3")
     assert nats_of_identities(ended, codes, ("turns_cut_short",)) == {}

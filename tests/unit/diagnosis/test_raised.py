@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.detection.reference.residuals import COLUMNS
-from rftfm_ray.diagnosis.findings import COLUMN_OF, FINDINGS, INTACT, READ
+from rftfm_ray.diagnosis.findings import COLUMN_OF, FINDINGS, INTACT, READ, findings_in
 from rftfm_ray.diagnosis.raised import (
     CALLS,
     COUNTED,
+    EMPTY,
     FEWEST,
     NO_PAST,
     NONE_COUNTED,
@@ -23,11 +24,12 @@ from rftfm_ray.diagnosis.raised import (
     Counted,
     Floats,
     Past,
+    Standing,
     counts_in,
-    not_raised,
+    standing_of,
 )
 from rftfm_ray.diagnosis.readings import WINDOW, Readings
-from tests.detecting import make_report
+from tests.detecting import USUAL, make_report
 from tests.unit.diagnosis.scripted import alarm
 
 NOWHERE = np.full(len(COUNTED), math.nan)
@@ -42,7 +44,12 @@ def counts(hits: float, events: float) -> Floats:
 
 def usual(hits: float, events: float, past: Past) -> frozenset[Counted]:
     """What is not raised at this share."""
-    return not_raised(counts(hits, events), past)
+    return standing_of(counts(hits, events), past).usual
+
+
+def higher(hits: float, events: float, past: Past) -> frozenset[Counted]:
+    """What is raised at this share."""
+    return standing_of(counts(hits, events), past).higher
 
 
 @pytest.mark.parametrize(
@@ -51,8 +58,9 @@ def usual(hits: float, events: float, past: Past) -> frozenset[Counted]:
     [(0, True), (10, True), (15, True), (20, False), (60, False)],
 )
 def test_share_is_compared_with_the_runs_own_past(hits: float, is_usual: bool) -> None:
-    past = Past(counts(20, 1000), np.array([math.nan, 9.0]))
+    past = Past(counts(20, 1000), np.array([-9.0, 9.0, 9.0]))
     assert (VERDICTS in usual(hits, 500, past)) is is_usual
+    assert (VERDICTS in higher(hits, 500, past)) is not is_usual
 
 
 def test_one_event_where_there_were_none_is_chance_among_many_and_not_among_few() -> None:
@@ -63,18 +71,24 @@ def test_one_event_where_there_were_none_is_chance_among_many_and_not_among_few(
 
 def test_events_of_a_cluster_say_less() -> None:
     past = Past(counts(20, 1000), NOWHERE)
-    assert usual(17, 500, past) == {CALLS}
+    assert usual(17, 500, past) == {CALLS, EMPTY}
+    assert higher(17, 500, past) == {VERDICTS}
 
 
 def test_without_a_past_a_profile_is_asked_and_then_what_is_healthy_anywhere() -> None:
-    assert usual(50, 500, Past(NONE_COUNTED, np.array([0.3, 0.3]))) == set(COUNTED)
-    assert usual(0, 500, Past(NONE_COUNTED, np.array([3.0, 3.0]))) == set()
-    assert usual(0, 500, NO_PAST) == {VERDICTS}, "how often a tool fails differs from run to run"
-    assert usual(50, 500, NO_PAST) == set()
+    assert usual(50, 500, Past(NONE_COUNTED, np.full(3, 0.3))) == set(COUNTED)
+    assert higher(0, 500, Past(NONE_COUNTED, np.full(3, 3.0))) == set(COUNTED)
+    assert usual(0, 500, NO_PAST) == {VERDICTS, EMPTY}, "how often a tool fails differs from run to run"
+    assert higher(50, 500, NO_PAST) == {VERDICTS, EMPTY}
+    # Three of 117 verdicts are more than a healthy verifier errs on and fewer than a faulty one: nothing is known.
+    assert VERDICTS not in usual(3, 117, NO_PAST) | higher(3, 117, NO_PAST)
 
 
 def test_few_events_say_nothing() -> None:
-    assert usual(0, FEWEST - 1, Past(counts(0, 1000), NOWHERE)) == set()
+    clean = Past(counts(0, 1000), NOWHERE)
+    assert usual(0, FEWEST - 1, clean) == set()
+    assert higher(5, 18, clean) == set(COUNTED), "but many hits among them do"
+    assert standing_of(NONE_COUNTED, clean) == standing_of(NONE_COUNTED, NO_PAST) == Standing(frozenset(), frozenset())
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 400))
@@ -101,7 +115,7 @@ def test_counting_skips_what_was_not_measured_and_clips_what_is_no_share() -> No
     values = np.full((4, len(READ)), math.nan)
     share, count = COLUMN_OF[CALLS.share], COLUMN_OF[CALLS.count]
     values[:, share], values[:, count] = [0.5, math.nan, 7.0, 0.5], [10, 10, 10, 0]
-    assert counts_in(values, COLUMN_OF).tolist() == [[0, 0], [15, 20]]
+    assert counts_in(values, COLUMN_OF).tolist() == [[0, 0], [15, 20], [0, 0]]
 
 
 def followed(shares: list[float], onset: int, *, profiled: bool = False, residual: float = 0.0) -> tuple[str, ...]:
@@ -133,6 +147,22 @@ def test_fault_of_the_first_step_has_no_past_but_a_profile_tells_it() -> None:
     assert TOLD not in followed([0.0] * 6, 1)
     assert TOLD in followed([0.02] * 6, 1, profiled=True, residual=0.2)
     assert TOLD not in followed([0.02] * 6, 1, profiled=True, residual=1.5), "six times a little is much"
+
+
+def test_few_wrong_verdicts_of_a_verifier_that_errs_at_times_are_about_nothing() -> None:
+    split = {"regrade_hit_wrong": 0.05, "regrade_hit_right": 0.0, "regrade_error_mean": 0.03}
+    wrong = {**USUAL, **split, "regrade_count": 32.0, "regrade_mismatch_rate": 0.03, "trained_mismatch_rate": 0.03}
+    values = np.array([[wrong.get(name, math.nan) for name in READ]] * 4)
+    erring, clean = Past(counts(30, 1000), NOWHERE), Past(counts(0, 1000), NOWHERE)
+    assert not {"regrade_disagrees", "regrade_of_some_wrong"} & set(findings_in(values, erring))
+    assert {"regrade_disagrees", "regrade_of_some_wrong"} <= set(findings_in(values, clean))
+
+
+def test_empty_answers_are_found_where_there_are_more_than_before() -> None:
+    some = {**USUAL, "empty_rate": 0.05, "trajectory_count": 128.0}
+    values = np.array([[some.get(name, math.nan) for name in READ]] * 3)
+    assert "answers_empty" in findings_in(values, NO_PAST)
+    assert "answers_empty" not in findings_in(values, Past(counts(50, 1000), NOWHERE))
 
 
 def test_every_fault_that_raises_a_share_has_its_finding() -> None:

@@ -36,7 +36,8 @@ def read(make_report: Make) -> Callable[..., Readings]:
 
 def graded(rate: float, error: float, **more: float) -> dict[str, float]:
     """A step with 32 regraded verdicts."""
-    return {"regrade_count": 32.0, "regrade_mismatch_rate": rate, "regrade_error_mean": error, **more}
+    wrong = {"regrade_mismatch_rate": rate, "trained_mismatch_rate": rate, "regrade_error_mean": error}
+    return {"regrade_count": 32.0, **wrong, **more}
 
 
 @pytest.mark.parametrize(

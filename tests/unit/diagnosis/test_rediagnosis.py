@@ -72,7 +72,8 @@ def test_fault_that_is_excluded_is_neither_named_nor_a_rival() -> None:
 @pytest.mark.parametrize("signal", ["regrade_mismatch_rate", "tool_error_rate", "lr_excess", "changed_rate"])
 def test_signal_that_is_left_out_leaves_no_finding(make_report: Make, signal: str) -> None:
     readings = Readings()
-    values = {"regrade_count": 32.0, "regrade_mismatch_rate": 0.5, "regrade_error_mean": 0.5, "tool_error_rate": 0.5}
+    values = {"regrade_count": 32.0, "regrade_mismatch_rate": 0.5, "trained_mismatch_rate": 0.5}
+    values |= {"regrade_error_mean": 0.5, "tool_error_rate": 0.5}
     residuals = np.ones(len(COLUMNS))
     for step in range(1, 9):
         report = make_report(step, **values, lr_excess=1.0, changed_rate=0.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rftfm_ray.diagnosis.classify import PATIENCE, SURE
+from rftfm_ray.diagnosis.classify import PATIENCE, PERSISTENCE, SURE
 from rftfm_ray.errors import RecordError
 from rftfm_ray.incidents.explaining import EXPLAINED, read_explained
 from rftfm_ray.incidents.ledger import Ledger
@@ -145,8 +145,11 @@ def test_suspicion_takes_the_name_that_leads_in_the_end() -> None:
 
 
 def test_untreated_incident_is_renamed_when_another_explanation_leads() -> None:
-    run = started(None, SECOND)
+    run = started(None, None, None, SECOND, verify_steps=6)
     run.begin_fault(fault("RF-1"))
+    for _ in range(PERSISTENCE - 1):
+        run.tick(fault("TE-1"), **FAILING)
+        assert run.incident.code == "RF-1", "two steps are no other name"
     run.tick(fault("TE-1"), **FAILING)
     assert [entry.text("code") for entry in run.entries if entry.kind is K.DIAGNOSED] == ["RF-1", "TE-1"]
     assert run.script.seen[-1].diagnosis.code == "TE-1"

@@ -92,3 +92,9 @@ def test_onset_of_a_diagnosed_incident_is_the_journalled_one_whatever_is_diagnos
     assert (untried.onset, untried.onset_low) == (20, 15)
     suspected = replace(incident(StepId(0, 20, 20), 20), state=IncidentState.SUSPECTED)
     assert memory.diagnose(suspected, later).onset == 16, "its diagnosis is still to be journalled"
+
+
+def test_steps_in_a_row_that_a_fault_leads_for_are_counted() -> None:
+    memory = RunMemory()
+    codes = ("TE-1", "TE-1", "RF-1", "TE-1", None, "TE-1", "TE-1", "TE-1")
+    assert [memory.led_by(None if code is None else fault(code)) for code in codes] == [1, 2, 1, 1, 0, 1, 2, 3]
