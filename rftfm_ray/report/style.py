@@ -47,6 +47,7 @@ code, pre { font: 13px/1.45 ui-monospace, "SF Mono", Menlo, "Liberation Mono", C
 .verdict.good { border-left-color: var(--good); }
 .verdict.open { border-left-color: var(--open); }
 .verdict p:last-child { margin-bottom: 0; }
+.verdict + p { margin-top: 12px; }
 .tiles { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 12px; margin: 16px 0 0; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
 .tile .name { color: var(--muted); font-size: 13px; }

@@ -91,7 +91,7 @@ class RateDetector(Detector):
         """The rate and its usual value, or the companion with its side."""
         if output:
             return f"{self._rate.companion} is {reading.value:+.3g}"
-        return f"{self._rate.signal} is {reading.value:.3g}, where {reading.reference:g} is usual"
+        return f"{self._rate.signal} is {reading.value:.3g}, where {reading.reference:.3g} is usual"
 
     def settle(self, signals: Collection[str]) -> Collection[int]:
         """Restart the evidence; a declared change does not move the usual rate, so `forget` does nothing."""
