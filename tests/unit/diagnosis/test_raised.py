@@ -140,7 +140,7 @@ def test_run_remembers_its_past_beyond_the_window() -> None:
 
 
 def test_what_leaves_the_window_while_an_alarm_is_open_is_no_past() -> None:
-    assert TOLD not in followed([0.0] * 24 + [0.05] * (3 * WINDOW), 25)
+    assert TOLD not in followed([0.0] * 24 + [0.05] * (20 * WINDOW), 25)
 
 
 def test_fault_of_the_first_step_has_no_past_but_a_profile_tells_it() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from rftfm_ray.detection.monitor import Observation
 from rftfm_ray.diagnosis.classify import CLAIMED, case_of, claimed, diagnose
 from rftfm_ray.diagnosis.features import Window, features_of
 from rftfm_ray.diagnosis.findings import INTACT
@@ -29,6 +30,7 @@ from rftfm_ray.diagnosis.weighing import (
 from rftfm_ray.numerals import as_percent
 from rftfm_ray.taxonomy import NUMERICAL, UNKNOWN, VERIFIER
 from rftfm_ray.verdicts import Evidence, Rival, Symptom
+from tests.detecting import make_report
 from tests.unit.diagnosis.models import Points, model_of, stump, window_of
 from tests.unit.diagnosis.scripted import alarm
 
@@ -223,3 +225,18 @@ def test_fault_that_a_check_speaks_against_is_not_there_beside_the_leading_one()
     fell = alarm("reward_std", -1)
     assert also_in(case(fell), asked, {"OD-1"}) == ("TE-1", "RF-2")
     assert also_in(case(fell, findings=(f"{INTACT}TE-1",)), asked, {"OD-1"}) == ("RF-2",)
+
+
+def test_what_was_not_measured_and_parts_the_two_likeliest_would_tell() -> None:
+    asked, readings = model_of(stump({"RF-1": 0.5, "TE-1": 0.45})), Readings()
+    report = make_report(1, golden_mismatch_rate=math.nan, known_call_error_rate=math.nan, tool_error_rate=0.0)
+    readings.observe(Observation(report, ()))
+    found = diagnose([alarm("reward_std", 1)], readings, model=asked)
+    assert found is not None
+    assert {found.code, found.rivals[0].code} == {"RF-1", "TE-1"}
+    assert "golden_mismatch_rate" in found.would_tell
+    assert "tool_error_rate" not in found.would_tell, "it was measured"
+    surely = model_of(stump({"TE-1": 0.99, "RF-1": 0.1}), calibration=((0.0, 0.0), (0.5, 0.95), (1.0, 1.0)))
+    sure = diagnose([alarm("reward_std", 1)], readings, model=surely)
+    assert sure is not None
+    assert (sure.code, sure.would_tell) == ("TE-1", ())

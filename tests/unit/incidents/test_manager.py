@@ -124,7 +124,15 @@ def test_unlikely_explanation_is_only_suspected_and_never_claimed() -> None:
     assert explained is not None
     assert (explained.rivals[0].code, explained.rivals[0].probability) == ("TE-1", 0.4)
     assert explained.rivals[0].against.startswith("suspected")
-    # Evidence that becomes clear names it after all.
+    # Evidence that becomes clear names it after all, and at once, whatever it is.
+    run.tick(fault("RF-1", probability=0.95))
+    assert run.incident.code == "RF-1"
+
+
+def test_suspicion_that_becomes_clear_is_named_at_once() -> None:
+    run = started(None)
+    run.pass_steps(PATIENCE + 1, fault(probability=0.4))
+    assert run.incident.code == "UNKNOWN"
     run.tick(fault(probability=0.9))
     assert run.incident.code == "TE-1"
 
