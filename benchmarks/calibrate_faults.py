@@ -37,6 +37,7 @@ from rftfm_ray.driver.cluster import connect
 from rftfm_ray.faultbench.runs.calibrate import Bench, CalibrationCase, list_cases
 from rftfm_ray.faultbench.runs.levels import HARM_STEPS, HARMFUL, SeedPlan, calibrate, calibrate_harm
 from rftfm_ray.faultbench.runs.runner import ExperimentRunner
+from rftfm_ray.faultbench.runs.strengths import NOWHERE, CellState, state_of
 from rftfm_ray.faults.calibration import HARM, TABLE, Calibration
 from rftfm_ray.files import write_atomic
 
@@ -109,21 +110,20 @@ def stages() -> tuple[Stage, ...]:
     instant, learned = cases(dirty=False)
     dirty_instant, dirty_learned = cases(dirty=True)
 
-    def promising_first(some: Sequence[CalibrationCase], names: Sequence[str]) -> tuple[CalibrationCase, ...]:
-        # What has a level without a background is where a search with one is likely to find something, and soon.
-        there = {case for case, rows in read(names).items() if any(row.confirmed for row in rows)}
-        return tuple(sorted(some, key=lambda case: (replace(case, dirty=False) not in there, _combination(case))))
-
-    def harm(name: str, some: Sequence[CalibrationCase]) -> Stage:
-        return Stage(name, promising_first(some, BY_LOSS[:1]), HARMS, by_loss, once=True)
+    def promising(some: Sequence[CalibrationCase], names: Sequence[str]) -> tuple[CalibrationCase, ...]:
+        # A background hides a level that it does not leave as it is: where there is none without, none is looked for.
+        known = read(names)
+        states = {case: {state_of(row) for row in known.get(replace(case, dirty=False), [])} for case in some}
+        there = [case for case in some if not states[case] or not states[case] <= set(NOWHERE)]
+        return tuple(sorted(there, key=lambda case: (CellState.CONFIRMED not in states[case], _combination(case))))
 
     return (
         Stage("instant", in_turns(instant), INSTANT, by_shift, once=True),
         Stage("learned", in_turns(learned), LEARNED, by_shift, once=True),
-        harm("harm", (*instant, *learned)),
+        Stage("harm", tuple(sorted((*instant, *learned), key=_combination)), HARMS, by_loss, once=True),
         Stage("dirty-instant", in_turns(dirty_instant), INSTANT, by_shift, once=True),
-        Stage("dirty-learned", promising_first(dirty_learned, BY_SHIFT[:3]), LEARNED, by_shift, once=True),
-        harm("dirty-harm", (*dirty_instant, *dirty_learned)),
+        Stage("dirty-learned", promising(dirty_learned, BY_SHIFT[:3]), LEARNED, by_shift, once=True),
+        Stage("dirty-harm", promising((*dirty_instant, *dirty_learned), BY_LOSS[:1]), HARMS, by_loss, once=True),
         Stage("more", instant, INSTANT, by_shift),
         Stage("dirty-more", dirty_instant, INSTANT, by_shift),
     )

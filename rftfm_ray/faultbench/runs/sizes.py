@@ -21,7 +21,15 @@ from rftfm_ray.faultbench.runs.drawing import (
 )
 from rftfm_ray.faultbench.runs.plan import Entry
 from rftfm_ray.faultbench.runs.seeds import SeedSupply, seeds_of
-from rftfm_ray.faultbench.runs.strengths import CellState, StateOf, StrengthCell, Strengths, measured, visible
+from rftfm_ray.faultbench.runs.strengths import (
+    NOWHERE,
+    CellState,
+    StateOf,
+    StrengthCell,
+    Strengths,
+    measured,
+    visible,
+)
 from rftfm_ray.faults.calibration import HARM
 from rftfm_ray.faults.kinds import CATALOGUE
 
@@ -96,11 +104,7 @@ def left_out(size: Size, state_of: StateOf = measured) -> tuple[str, ...]:
     """What a benchmark has no runs of, a line for each cell: no strength is harmful or reaches the level, or no effect
     comes in time."""
     strengths = strengths_of(size, state_of)
-    return tuple(
-        f"{cell}: {state.value}"
-        for state in (CellState.NO_HARM, CellState.UNREACHED, CellState.LATE)
-        for cell in _with(state, size, strengths)
-    )
+    return tuple(f"{cell}: {state.value}" for state in NOWHERE for cell in _with(state, size, strengths))
 
 
 def _with(state: CellState, size: Size, strengths: Strengths) -> list[StrengthCell]:

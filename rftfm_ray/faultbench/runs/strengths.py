@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from rftfm_ray.faultbench.runs.calibrate import HARD_RANGE
 from rftfm_ray.faultbench.runs.plan import BACKGROUNDS, Combination
-from rftfm_ray.faults.calibration import HARM, Finding, StrengthKey, calibration_of
+from rftfm_ray.faults.calibration import HARM, Calibration, Finding, StrengthKey, calibration_of
 from rftfm_ray.faults.kinds import CATALOGUE, Mechanism
 
 CALLING = ("calculator",)
@@ -49,6 +49,8 @@ class StrengthCell:
         return f"{self.code} by {self.mechanism}, {self.level}, {background}, {self.task} with {self.algorithm}"
 
 
+NOWHERE = (CellState.NO_HARM, CellState.UNREACHED, CellState.LATE)
+"""States of a cell that no strength has the level of."""
 _STATES = {Finding.BELOW: CellState.BELOW, Finding.NO_HARM: CellState.NO_HARM}
 StateOf = Callable[[StrengthCell], CellState]
 """Says what has been measured of a cell."""
@@ -57,22 +59,31 @@ FaultMechanism = tuple[str, Mechanism]
 
 @functools.cache
 def measured(cell: StrengthCell) -> CellState:
-    """What the table that the package ships says of a cell, by the row that `calibrated` takes for it."""
+    """What the table that the package ships says of a cell, by the row that `calibrated` takes for it.
+
+    A level that no strength reaches in runs without a background is not searched in those with one, which hide more.
+    """
     key = StrengthKey(cell.task, cell.algorithm, cell.code, cell.mechanism, cell.level, cell.dirty)
     row = calibration_of(key)
     if row is None:
-        return CellState.UNMEASURED
-    if row.finding in _STATES:
-        return _STATES[row.finding]
+        clean = measured(replace(cell, dirty=False)) if cell.dirty else CellState.UNMEASURED
+        return clean if clean in NOWHERE else CellState.UNMEASURED
     # Harm is measured by accuracy alone. It is hidden where healthy runs hide even the largest strength.
     hard = calibration_of(replace(key, level="hard")) if cell.level == HARM else None
-    if hard is not None and hard.finding is Finding.BELOW:
+    if hard is not None and hard.finding is Finding.BELOW and row.finding not in _STATES:
         return CellState.BELOW
+    return state_of(row)
+
+
+def state_of(row: Calibration) -> CellState:
+    """What a measured row says of its cell, taken by itself."""
+    if row.finding in _STATES:
+        return _STATES[row.finding]
     if row.confirmed:
         return CellState.CONFIRMED
     # Where entropy falls by itself, as on calculator, a fault that does nothing would also count as having an effect:
     # an effect must come often enough and be visible.
-    if cell.level == HARM or (row.d_fresh >= HARD_RANGE[0] and row.reached >= LEAST_REACHED):
+    if row.level == HARM or (row.d_fresh >= HARD_RANGE[0] and row.reached >= LEAST_REACHED):
         return CellState.SEEN
     return CellState.UNREACHED if row.reached >= LEAST_REACHED else CellState.LATE
 

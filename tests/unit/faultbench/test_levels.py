@@ -284,11 +284,13 @@ def test_work_is_ordered_clean_before_dirty_and_shifts_before_harm() -> None:
         "instant", "learned", "harm", "dirty-instant", "dirty-learned", "dirty-harm", "more", "dirty-more"
     ]  # fmt: skip
     every = {(kind.code, m.name) for kind in CATALOGUE.values() for m in kind.mechanisms}
-    for half in (work[:3], work[3:6]):
-        instant, learned, harm = ({*stage.cases} for stage in half)
-        assert harm == instant | learned
-        assert not instant & learned
-        assert {(case.code, case.mechanism) for case in harm} == every
+    instant, learned, harm = ({*stage.cases} for stage in work[:3])
+    assert harm == instant | learned
+    assert not instant & learned
+    assert {(case.code, case.mechanism) for case in harm} == every
+    with_background, dirty_harm = ({dataclasses.replace(c, dirty=False) for c in s.cases} for s in (work[3], work[5]))
+    assert with_background == instant
+    assert dirty_harm <= harm
     assert all(case.dirty is stage.name.startswith("dirty") for stage in work for case in stage.cases)
     # Healthy runs are made once for each combination, and once more where one case a mechanism comes first.
     for stage in work:
@@ -376,6 +378,29 @@ def test_a_case_without_a_background_stands_for_none_with_one(folder: Path) -> N
     for name, count in (("instant", 0), ("dirty-instant", 2), ("more", 1), ("dirty-more", 2)):
         left = [c for c in missing_of(known[name], 1, 1) if (c.code, c.mechanism) == (CASE.code, CASE.mechanism)]
         assert len(left) == count, name
+
+
+def test_background_is_added_only_where_a_level_was_found_without_or_may_be(folder: Path) -> None:
+    """Harm by two mechanisms on two tasks: found, found nowhere, and not searched."""
+    first, second = (m.name for m in CATALOGUE["RF-1"].mechanisms[:2])
+    found = calibrate_harm(Response(losing(0.1)), CASE, HARMS)
+    none = calibrate_harm(Response(lambda s: 0.0), CASE, HARMS)
+    assert (found.confirmed, none.finding) == (True, Finding.NO_HARM)
+    rows = [
+        dataclasses.replace(row, task=task, mechanism=mechanism)
+        for row, task, mechanism in (
+            (none, "addition", first),
+            (found, "calculator", first),
+            (none, "addition", second),
+        )
+    ]
+    (folder / "harm-1.jsonl").write_text("".join(json.dumps([row.to_json()]) + "\n" for row in rows))
+    (stage,) = (stage for stage in stages() if stage.name == "dirty-harm")
+    left = [(c.task, c.mechanism) for c in stage.cases if c.code == "RF-1" and c.algorithm == "grpo"]
+    assert left[0] == ("calculator", first), "what was found comes first"
+    assert ("addition", first) not in left
+    assert ("addition", second) not in left
+    assert ("calculator", second) in left, "it may have a level there"
 
 
 def test_time_that_is_over_begins_no_case(folder: Path) -> None:
