@@ -166,15 +166,22 @@ def nats_of_identities(
     broken = {each.detector for each in symptoms if each.alarm and each.detector in CAUSES}
     causes = [set(CAUSES[name]) - _ruled_out(name, findings) for name in broken]
     against = {code: IDENTITY_EXCLUDED * sum(code not in each for each in causes) for code in codes}
-    # A check that holds may have been made just before the fault that has broken another one, or a law. A share that is
-    # usual by all its events may be beyond what is usual in this run.
-    raised = {code for code, counted in RAISED_BY.items() if counted.alarms & {each.signal for each in symptoms}}
-    breaks = [BREAKS[each.detector].of(each.direction) for each in symptoms if each.alarm and is_break(each)]
-    able = {*spoken, *raised}.union(*(CAUSES[name] for name in broken), *breaks)
+    # A check that holds may have been made just before the fault that has broken another one.
+    able = {*spoken, *_may_raise(symptoms)}.union(*(CAUSES[name] for name in broken))
     whole = [code for code in codes if f"{INTACT}{code}" in findings and code not in able]
     intact = {code: INTACT_NATS.get(code, IDENTITY_EXCLUDED) for code in whole}
     total = {code: nats + intact.get(code, 0.0) for code, nats in against.items()}
     return {code: -nats for code, nats in total.items() if nats}
+
+
+def _may_raise(symptoms: Sequence[Symptom]) -> set[str]:
+    """Faults that may raise a share that looks usual: its alarm is on, or a law is broken that they can break.
+
+    A law outweighs a share, which takes events to show, and no check that compares a thing with itself.
+    """
+    signals = {each.signal for each in symptoms}
+    breaks = [BREAKS[each.detector].of(each.direction) for each in symptoms if each.alarm and is_break(each)]
+    return {code for code, each in RAISED_BY.items() if each.alarms & signals or any(code in one for one in breaks)}
 
 
 def _ruled_out(name: str, findings: Collection[str]) -> set[str]:

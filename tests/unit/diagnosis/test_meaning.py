@@ -92,6 +92,12 @@ def test_broken_law_that_a_fault_can_be_behind_outweighs_that_a_share_is_usual()
     assert nats_of_identities([broken("returns", -1)], ("RF-2",), intact) == {"RF-2": -IDENTITY_EXCLUDED}
 
 
+def test_check_that_holds_outweighs_a_broken_law() -> None:
+    assert "TE-3" in BREAKS[f"{LAW}:turns"].of(-1)
+    against = nats_of_identities([broken("turns", -1)], ("TE-3",), (f"{INTACT}TE-3",))
+    assert against == {"TE-3": -IDENTITY_EXCLUDED}
+
+
 def test_end_that_no_turn_was_cut_short_for_is_one_of_the_limits() -> None:
     ended, codes = [identity_broken("identity:terminations")], ("PG-3S", "TE-3")
     assert nats_of_identities(ended, codes, ("turns_cut_short",)) == {}
