@@ -37,6 +37,8 @@ PLAIN = IncidentSettings(
     mode=GuardMode.ACT, act_on=tuple(Family), verify_steps=VERIFY, verify_timeout_steps=TIMEOUT,
     cooldown_steps=0, budget=4, return_after=RETURN_AFTER, halts=False, probe_size=256, nominal=NOMINAL,
 )  # fmt: skip
+FIRST = Remedy("first", Levers(tool_instance=1))
+SECOND = Remedy("second", Levers(tool_retries=2))
 # What a broken tool does to the signals.
 FAILING = {"tool_error_rate": 0.5}
 USUAL = {
@@ -175,3 +177,12 @@ def fault(code: str = "TE-1", probability: float = 0.9, onset: int = 6, signals:
         for name in signals
     )
     return Diagnosis(code, family_of(code), probability, (), symptoms, onset, onset, f"{code} it is")
+
+
+def started(
+    *answers: Answer, snapshots: tuple[int, ...] | Callable[[], tuple[int, ...]] = (0, 5), **changed: Any
+) -> ManagedRun:
+    """A run in which five usual steps have passed."""
+    run = ManagedRun(*answers, snapshots=snapshots, **changed)
+    run.pass_steps(5)
+    return run

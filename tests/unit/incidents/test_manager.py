@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from rftfm_ray.diagnosis.classify import PATIENCE, PERSISTENCE, SURE
 from rftfm_ray.errors import RecordError
-from rftfm_ray.incidents.explaining import EXPLAINED, read_explained
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.manager import IncidentManager
 from rftfm_ray.incidents.state import Entry, EntryKind, replay
@@ -19,23 +16,12 @@ from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.effects import signals_of
 from rftfm_ray.types import GuardMode, Levers
 from rftfm_ray.verdicts import Assessment, Family, IncidentState, Order, OrderRole, OutcomeKind, Remedy, Tried
-from tests.unit.incidents.managed import FAILING, PLAIN, Answer, ManagedRun, fault
+from tests.unit.incidents.managed import FAILING, FIRST, PLAIN, SECOND, ManagedRun, fault, started
 
-FIRST = Remedy("first", Levers(tool_instance=1))
-SECOND = Remedy("second", Levers(tool_retries=2))
 BACK = Remedy("back", Levers(lr_scale=0.5), rollback=True, skip_batches=2)
 K = EntryKind
 LIFE = [K.OPENED, K.DIAGNOSED, K.DECIDED, K.APPLYING, K.APPLIED, K.DECLARED, K.OUTCOME, K.CLOSED]
 """Kinds of the entries of an incident whose remedy helps."""
-
-
-def started(
-    *answers: Answer, snapshots: tuple[int, ...] | Callable[[], tuple[int, ...]] = (0, 5), **changed: Any
-) -> ManagedRun:
-    """A run in which five usual steps have passed."""
-    run = ManagedRun(*answers, snapshots=snapshots, **changed)
-    run.pass_steps(5)
-    return run
 
 
 def test_life_of_an_incident_that_is_mitigated() -> None:
@@ -109,59 +95,6 @@ def test_accuracy_to_give_back_is_the_best_known_from_before_the_fault_or_its_al
         run.tick(probe_accuracy=accuracy)
     run.tick(fault(onset=len(before)), **{**FAILING, "probe_accuracy": at_alarm})
     assert dict(run.last(K.OPENED).fields)["probe"] == expected
-
-
-def test_unlikely_explanation_is_only_suspected_and_never_claimed() -> None:
-    run = started(None)
-    run.begin_fault(fault(probability=0.4))
-    run.pass_steps(PATIENCE - 1, fault(probability=0.4))
-    assert run.now() is IncidentState.SUSPECTED
-    run.tick(fault(probability=0.4))
-    assert run.kinds[:2] == [K.OPENED, K.DIAGNOSED]
-    named = run.last(K.DIAGNOSED)
-    assert (named.text("code"), dict(named.fields)["probability"]) == ("UNKNOWN", 0.6)
-    explained = read_explained(named.text(EXPLAINED))
-    assert explained is not None
-    assert (explained.rivals[0].code, explained.rivals[0].probability) == ("TE-1", 0.4)
-    assert explained.rivals[0].against.startswith("suspected")
-    # Evidence that becomes clear names it after all, and at once, whatever it is.
-    run.tick(fault("RF-1", probability=0.95))
-    assert run.incident.code == "RF-1"
-
-
-def test_suspicion_that_becomes_clear_is_named_at_once() -> None:
-    run = started(None)
-    run.pass_steps(PATIENCE + 1, fault(probability=0.4))
-    assert run.incident.code == "UNKNOWN"
-    run.tick(fault(probability=0.9))
-    assert run.incident.code == "TE-1"
-
-
-@pytest.mark.parametrize(("probability", "named"), [(SURE, True), (math.nextafter(SURE, 0), False)])
-def test_probability_that_is_enough(probability: float, named: bool) -> None:
-    run = started(None)
-    run.begin_fault(fault(probability=probability))
-    assert (K.DIAGNOSED in run.kinds) is named
-
-
-def test_suspicion_takes_the_name_that_leads_in_the_end() -> None:
-    run = started(FIRST)
-    run.begin_fault(fault("RF-1", 0.4))
-    run.tick(fault("TE-1"), **FAILING)
-    assert (run.incident.code, run.incident.family) == ("TE-1", Family.TE)
-    assert len(run.manager.state.incidents) == 1
-
-
-def test_untreated_incident_is_renamed_when_another_explanation_leads() -> None:
-    run = started(None, None, None, SECOND, verify_steps=6)
-    run.begin_fault(fault("RF-1"))
-    for _ in range(PERSISTENCE - 1):
-        run.tick(fault("TE-1"), **FAILING)
-        assert run.incident.code == "RF-1", "two steps are no other name"
-    run.tick(fault("TE-1"), **FAILING)
-    assert [entry.text("code") for entry in run.entries if entry.kind is K.DIAGNOSED] == ["RF-1", "TE-1"]
-    assert run.script.seen[-1].diagnosis.code == "TE-1"
-    assert len(run.manager.state.incidents) == 1
 
 
 @pytest.mark.parametrize("code", ["RF-1", "TE-1"])
