@@ -111,7 +111,7 @@ def stages() -> tuple[Stage, ...]:
     dirty_instant, dirty_learned = cases(dirty=True)
 
     def promising(some: Sequence[CalibrationCase], names: Sequence[str]) -> tuple[CalibrationCase, ...]:
-        # A background hides a level that it does not leave as it is: where there is none without, none is looked for.
+        # To save half of the searches: what has no level without a background is listed as not searched with one.
         known = read(names)
         states = {case: {state_of(row) for row in known.get(replace(case, dirty=False), [])} for case in some}
         there = [case for case in some if not states[case] or not states[case] <= set(NOWHERE)]

@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, CREDIT_LIMIT, GAIN_LIMIT, RATE_LIMIT, TOKEN_LIMIT
-from rftfm_ray.diagnosis.raised import EMPTY, NO_PAST, RAISED_BY, VERDICTS, Counted, Past, counts_in, standing_of
+from rftfm_ray.diagnosis.raised import (
+    DISAGREES,
+    EMPTY,
+    NO_PAST,
+    RAISED_BY,
+    VERDICTS,
+    Counted,
+    Past,
+    counts_in,
+    standing_of,
+)
 from rftfm_ray.signals.groups import SEPARATORS
 from rftfm_ray.signals.schema import INDEX
 
@@ -18,8 +28,8 @@ Floats = NDArray[np.float64]
 
 RECENT = 3
 """Steps in one of which a signal counts as being beyond its limit."""
-# Share of verdicts beyond which the reward channel disagrees with the trusted verifier, and from which all of them do.
-DISAGREES, ALL = 0.005, 0.97
+# Share of verdicts from which the reward channel disagrees with the trusted verifier on all of them.
+ALL = 0.97
 # Reward below which a mean error of golden answers counts as zero.
 ZERO_ERROR = 1e-3
 # Golden responses are right ones and as many wrong ones, so that a channel that pays every wrong answer errs on half.
@@ -76,7 +86,6 @@ BROKEN_BY: Mapping[str, Mapping[str, float]] = {
         "sample_mismatch_rate": 0.0,
     },
 }  # fmt: skip
-
 _NOMINAL: Mapping[str, float] = {"update_gain": 1.0}
 # What only a task whose environment answers can have measured.
 _OF_TURNS = frozenset((

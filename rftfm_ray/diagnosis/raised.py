@@ -17,6 +17,8 @@ from rftfm_ray.detection.statistics.cusum import bernoulli_ratio
 
 Floats = NDArray[np.float64]
 
+DISAGREES = 0.005
+"""Share of verdicts beyond which the reward channel disagrees with the trusted verifier."""
 FEWEST = 30.0
 """Events from which a share says something."""
 # Standard errors from which a share is higher than before, and nats from which it is the healthy one and not the faulty
@@ -46,7 +48,7 @@ class Counted:
 VERDICTS = Counted(
     "trained_mismatch_rate", "regrade_count",
     frozenset(("trained_mismatch_rate", "regrade_mismatch_rate", "golden_mismatch_rate", "verifier_error_rate")),
-    healthy=(0.005, 0.1),
+    healthy=(DISAGREES, 0.1),
 )  # fmt: skip
 """Verdicts that the trusted verifier gives again: it errs seldom, on whichever task."""
 CALLS = Counted(

@@ -141,6 +141,8 @@ be. `rftfm faults list` prints what can be injected. A fault is asked for as
 - Harm is the smallest strength that costs a mean of 0.15 in held-out accuracy after 40 steps (6 seeds), found by
   bisection in the logarithm of the strength and confirmed on 6 fresh seeds; for some mechanisms there is none.
 - Harm, and what works through learning, is searched with the background only where there is such a strength without it.
+  That saves half of the searches; whether the background itself would make a strength harmful was not measured, and
+  such cells are listed as not searched.
 - Loss of accuracy is that of 1,024 held-out problems after 40 steps without a guard, the fault being on from step 6,
   against the healthy run of the same seed, mean over three seeds; from 0.10 on a strength is called harmful. The commit
   gate is part of the learner, and is there without a guard too: it refuses updates on advantages that are not their

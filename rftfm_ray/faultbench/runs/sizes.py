@@ -101,10 +101,12 @@ def _refuse_unmeasured(size: Size, strengths: Strengths) -> None:
 
 
 def left_out(size: Size, state_of: StateOf = measured) -> tuple[str, ...]:
-    """What a benchmark has no runs of, a line for each cell: no strength is harmful or reaches the level, or no effect
-    comes in time."""
+    """What a benchmark has no runs of, a line for each cell: no strength is harmful or reaches the level, no effect
+    comes in time, or it was not searched."""
     strengths = strengths_of(size, state_of)
-    return tuple(f"{cell}: {state.value}" for state in NOWHERE for cell in _with(state, size, strengths))
+    return tuple(
+        f"{cell}: {state.value}" for state in (*NOWHERE, CellState.UNSEARCHED) for cell in _with(state, size, strengths)
+    )
 
 
 def _with(state: CellState, size: Size, strengths: Strengths) -> list[StrengthCell]:

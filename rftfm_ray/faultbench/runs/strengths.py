@@ -30,6 +30,8 @@ class CellState(StrEnum):
     UNREACHED = "no strength reaches the level"
     LATE = "no effect in time"
     NO_HARM = "no strength is harmful"
+    UNSEARCHED = "not searched, as no strength has it without a background"
+    """An assumption, and no measurement: it spares half of the searches."""
     UNMEASURED = "not measured"
 
 
@@ -50,7 +52,7 @@ class StrengthCell:
 
 
 NOWHERE = (CellState.NO_HARM, CellState.UNREACHED, CellState.LATE)
-"""States of a cell that no strength has the level of."""
+"""States of a cell in which no strength was measured to have the level."""
 _STATES = {Finding.BELOW: CellState.BELOW, Finding.NO_HARM: CellState.NO_HARM}
 StateOf = Callable[[StrengthCell], CellState]
 """Says what has been measured of a cell."""
@@ -61,13 +63,14 @@ FaultMechanism = tuple[str, Mechanism]
 def measured(cell: StrengthCell) -> CellState:
     """What the table that the package ships says of a cell, by the row that `calibrated` takes for it.
 
-    A level that no strength reaches in runs without a background is not searched in those with one, which hide more.
+    A level that no strength has in runs without a background is not searched in those with one: whether the background
+    would give it one is not known.
     """
     key = StrengthKey(cell.task, cell.algorithm, cell.code, cell.mechanism, cell.level, cell.dirty)
     row = calibration_of(key)
     if row is None:
         clean = measured(replace(cell, dirty=False)) if cell.dirty else CellState.UNMEASURED
-        return clean if clean in NOWHERE else CellState.UNMEASURED
+        return CellState.UNSEARCHED if clean in NOWHERE else CellState.UNMEASURED
     # Harm is measured by accuracy alone. It is hidden where healthy runs hide even the largest strength.
     hard = calibration_of(replace(key, level="hard")) if cell.level == HARM else None
     if hard is not None and hard.finding is Finding.BELOW and row.finding not in _STATES:

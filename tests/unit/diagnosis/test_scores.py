@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from rftfm_ray.detection.monitor import Observation
-from rftfm_ray.diagnosis.classify import CLAIMED, case_of, claimed, diagnose
+from rftfm_ray.diagnosis.classify import CLAIMED, LEAST_NAMED, case_of, claimed, diagnose
 from rftfm_ray.diagnosis.features import Window, features_of
 from rftfm_ray.diagnosis.findings import INTACT
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, MEANINGS, READING_MEANINGS, meaning_of
@@ -236,7 +236,8 @@ def test_what_was_not_measured_and_parts_the_two_likeliest_would_tell() -> None:
     assert {found.code, found.rivals[0].code} == {"RF-1", "TE-1"}
     assert "golden_mismatch_rate" in found.would_tell
     assert "tool_error_rate" not in found.would_tell, "it was measured"
-    surely = model_of(stump({"TE-1": 0.99, "RF-1": 0.1}), calibration=((0.0, 0.0), (0.5, 0.95), (1.0, 1.0)))
+    surely = model_of(stump({"TE-1": 0.6, "PG-2": 0.35}), calibration=((0.0, 0.0), (0.3, 0.92), (1.0, 1.0)))
     sure = diagnose([alarm("reward_std", 1)], readings, model=surely)
     assert sure is not None
     assert (sure.code, sure.would_tell) == ("TE-1", ())
+    assert (sure.rivals[0].code, sure.rivals[0].probability > LEAST_NAMED) == ("PG-2", True), "it is sure, not alone"

@@ -76,16 +76,16 @@ def test_harm_that_healthy_runs_hide_at_every_strength_lies_below_the_background
     assert measured(HARM_CELL) is CellState.CONFIRMED
 
 
-def test_level_that_no_strength_has_without_a_background_has_none_with_one(table: Table) -> None:
+def test_what_was_not_searched_with_a_background_is_never_called_measured(table: Table) -> None:
     nowhere = replace(HARM, confirmed=False, finding=Finding.NO_HARM, dirty=False)
     table.has(nowhere)
-    assert measured(HARM_CELL) is CellState.NO_HARM
+    assert measured(HARM_CELL) is CellState.UNSEARCHED
     table.has(replace(HARM, dirty=False))
     assert measured(HARM_CELL) is CellState.UNMEASURED, "where there is one it must be measured"
     table.has(nowhere, HARM)
     assert measured(HARM_CELL) is CellState.CONFIRMED, "what was measured counts"
     table.has(replace(ROW, dirty=False, confirmed=False, d_fresh=0.4, reached=0.2))
-    assert measured(CELL) is CellState.LATE
+    assert measured(CELL) is CellState.UNSEARCHED
     assert measured(replace(CELL, dirty=False)) is CellState.LATE
 
 
