@@ -12,6 +12,7 @@ from rftfm_ray.diagnosis.findings import REGRADE_FINDINGS
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, explains, without_readings, would_tell
 from rftfm_ray.diagnosis.model import DiagnosisModel, installed_model
 from rftfm_ray.diagnosis.places import Measured, said_of, source_of
+from rftfm_ray.diagnosis.raised import REGRADING
 from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.diagnosis.weighing import Case, alarms_in, also_in, stated_of
 from rftfm_ray.numerals import as_percent
@@ -28,8 +29,6 @@ SURE, CLAIMED, PATIENCE = 0.9, 0.6, 6
 fault is only suspected. Evidence grows in the first steps. Chosen on the tune split."""
 PERSISTENCE = 3
 """Steps in a row that another fault leads for, until a named fault gets its name: evidence of a step is noisy."""
-# Alarms that say nothing but that the reward channel and the trusted verifier disagree.
-_REGRADING = ("trained_mismatch_rate", "regrade_mismatch_rate", "golden_mismatch_rate")
 _REFUSED = "The commit gate refused the update, so its loss was not computed: NaN is no value of it here."
 
 
@@ -122,8 +121,8 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
     if readings.update_was_refused_unseen and any(_is_uncomputed(s) for s in relevant):
         relevant = tuple(s for s in relevant if not _is_uncomputed(s))
         remarks.append(_REFUSED)
-    if readings.errs_both_ways_from_start and any(s.signal in _REGRADING for s in relevant):
-        relevant = tuple(s for s in relevant if s.signal not in (*_REGRADING, "regrade_error_mean"))
+    if readings.errs_both_ways_from_start and any(s.signal in REGRADING for s in relevant):
+        relevant = tuple(s for s in relevant if s.signal not in (*REGRADING, "regrade_error_mean"))
         findings = tuple(finding for finding in findings if finding not in REGRADE_FINDINGS)
         remarks.append(_noisy_verifier(readings.disagreement))
     features = features_of(without_readings(relevant), findings, readings.window(onset))

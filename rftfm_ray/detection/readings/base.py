@@ -133,6 +133,9 @@ class AbsoluteReading(Stateful, ABC):
     extra: ClassVar[tuple[str, ...]] = ()
     """Names that it reads where they are measured, and does without where they are not."""
 
+    follows: ClassVar[tuple[str, ...]] = ()
+    """Names of which it also takes the values at rows that lack an input."""
+
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self.inputs = rule.inputs
@@ -152,10 +155,14 @@ class AbsoluteReading(Stateful, ABC):
         A bound that costs little: True where none would.
 
         Args:
-            columns: (N) what the reading may read and the log has, at the rows that have all inputs.
+            columns: (N) what the reading may read and the log has, at the rows that have all inputs or that it follows.
         """
         del columns
         return True
+
+    def follow(self, row: Row) -> None:
+        """Take a row that lacks an input, and has a value of what the reading follows."""
+        del row
 
     def lasting(self) -> int:
         """Broken rows in a row that open an alarm, as far as the run is known."""
@@ -172,7 +179,11 @@ class AbsoluteReading(Stateful, ABC):
 
     def add(self, number: int, row: Row) -> Said:
         """Take a row, by its number, and say what it shows. Values are finite and no larger than `scale.LARGEST`."""
-        return self.take(number, row) if self.rule.has_inputs(row) else Said(math.nan, math.nan, self._since or number)
+        if self.rule.has_inputs(row):
+            return self.take(number, row)
+        if any(math.isfinite(row.get(name, math.nan)) for name in self.follows):
+            self.follow(row)
+        return Said(math.nan, math.nan, self._since or number)
 
     def take(self, number: int, row: Row) -> Said:
         """The same for a row that is known to have all inputs."""
