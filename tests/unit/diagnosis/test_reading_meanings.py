@@ -99,6 +99,22 @@ def test_a_reward_that_everything_gets_is_an_incident_within_a_few_steps() -> No
     assert "so nothing is learnt" in diagnosis.summary
 
 
+def test_what_follows_from_equal_rewards_is_no_fault_of_the_optimizer() -> None:
+    ones = flat(1.0, 12)
+    still = {name: 0 * ones for name in ("grad_norm", "changed_rate", "update_ratio", "step_kl", "policy_loss", "loss")}
+    graded = {"trained_mismatch_rate": 0 * ones, "regrade_error_mean": 0 * ones, "regrade_count": 128 * ones}
+    course = {
+        "reward_mean": ones, "reward_std": 0 * ones, "zero_variance_group_rate": ones, "entropy": flat(0.3, 12),
+        "correct_rate": rises(12, 0.5, 0.6), "trajectory_count": 32 * ones, **still, **graded,
+    }  # fmt: skip
+    _, diagnosis = incident(course)
+    assert diagnosis.family is not Family.OD
+    assert "there is no gradient" in diagnosis.summary
+    # Where rewards differ, a gradient of 0 and weights that stay are a frozen update.
+    _, frozen = incident({**course, "reward_std": flat(0.4, 12), "zero_variance_group_rate": flat(0.2, 12)})
+    assert frozen.code == "OD-2"
+
+
 def test_a_run_whose_every_update_is_refused_is_an_incident_within_a_few_steps() -> None:
     nothing = flat(math.nan, 12)
     course = {"vetoes": flat(1.0, 12), "loss": nothing, "grad_norm": nothing, "kl_ref": nothing, "reward_mean": nothing}
