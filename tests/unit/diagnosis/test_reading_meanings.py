@@ -101,7 +101,7 @@ def test_a_reward_that_everything_gets_is_an_incident_within_a_few_steps() -> No
 
 def test_what_follows_from_equal_rewards_is_no_fault_of_the_optimizer() -> None:
     ones = flat(1.0, 12)
-    still = {name: 0 * ones for name in ("grad_norm", "changed_rate", "update_ratio", "step_kl", "policy_loss", "loss")}
+    still = dict.fromkeys(("grad_norm", "changed_rate", "update_ratio", "step_kl", "policy_loss", "loss"), 0 * ones)
     graded = {"trained_mismatch_rate": 0 * ones, "regrade_error_mean": 0 * ones, "regrade_count": 128 * ones}
     course = {
         "reward_mean": ones, "reward_std": 0 * ones, "zero_variance_group_rate": ones, "entropy": flat(0.3, 12),
