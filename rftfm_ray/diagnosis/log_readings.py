@@ -165,7 +165,7 @@ def _breaks(
     rule = reading.rule
     signal = _shown_by(rule, log.values)
     column = log.columns.get(signal, signal)
-    current: Break | None = None
+    current, last = None, 0
     by_row = zip(*(values.tolist() for values in columns.values()), strict=True)
     for number, has_inputs, row in zip((rows + 1).tolist(), complete.tolist(), by_row, strict=True):
         named = dict(zip(columns, row, strict=True))
@@ -174,14 +174,15 @@ def _breaks(
             continue
         said = reading.take(number, named)
         if said.score >= 1.0:
-            says = sentence(column, said.value, rule.says)
-            new = Break(rule, signal, said.since - 1, number - 1, number - 1, says)
-            current = new if current is None else replace(current, last=number - 1)
+            last = number - 1
+            if current is None:
+                says = sentence(column, said.value, rule.says)
+                current = Break(rule, signal, said.since - 1, last, last, says)
         elif said.score <= RECOVERED and current is not None:
-            yield current
+            yield replace(current, last=last)
             current = None
     if current is not None:
-        yield current
+        yield replace(current, last=last)
 
 
 def _shown_by(rule: Rule, values: Mapping[str, Floats]) -> str:

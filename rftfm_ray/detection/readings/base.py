@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.stateful import Kind, Stateful
+from rftfm_ray.detection.statistics.recursions import BLOCK, decayed_sums
 from rftfm_ray.verdicts import Evidence
 
 Floats = NDArray[np.float64]
@@ -268,3 +269,12 @@ class Smoothed(Stateful):
             self._variance += share * (bend * bend / 6 - self._variance)
         self._before, self._last = self._last, value
         return self._level
+
+
+def smoothed(values: Floats, memory: int) -> Floats:
+    """The levels (N) of `Smoothed` for finite values (N) at once, to a few units in the last place."""
+    levels = np.cumsum(values[:memory]) / np.arange(1, len(values[:memory]) + 1)
+    parts = [levels]
+    for start in range(memory, len(values), BLOCK):
+        parts.append(decayed_sums(values[start : start + BLOCK] / memory, parts[-1][-1], 1 - 1 / memory))
+    return np.concatenate(parts)

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rftfm_ray.detection.readings.base import AbsoluteReading, Columns, Row, Rule, Smoothed
+from rftfm_ray.detection.readings.base import AbsoluteReading, Columns, Row, Rule, Smoothed, smoothed
 from rftfm_ray.detection.stateful import Kind
 
 # Values of the smoothing, and values before a level is one.
@@ -60,6 +60,14 @@ class LostLevel(AbsoluteReading):
         if owned <= 0 or lost < CLEAR * self._noise:
             return 0.0, level
         return lost / owned / self.rule.limit, level
+
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any level does, whatever the noise."""
+        levels = smoothed(columns[self.rule.signal], MEMORY)[MEMORY - 1 :]
+        best = np.maximum.accumulate(levels)
+        # The first level is the lowest of those that were the best at their time.
+        owned = best - np.minimum(0.0, levels[:1])
+        return bool((best - levels >= self.rule.limit * owned * (1 - ROUNDING)).any())
 
 
 class PartLost(AbsoluteReading):
