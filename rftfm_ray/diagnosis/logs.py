@@ -172,8 +172,13 @@ class Watched:
         self._witness = witness
         self.disabled: list[tuple[str, str]] = []
         self._log = log
-        # The readings see the whole log, with what only logs have.
-        suite = [d for d in build_detectors(_SETTINGS, reference) if not isinstance(d, ReadingDetector)]
+        # The readings see the whole log, with what only logs have. Without a column for any of its signals a detector
+        # has nothing to say.
+        suite = [
+            detector
+            for detector in build_detectors(_SETTINGS, reference)
+            if not isinstance(detector, ReadingDetector) and any(o.signal in log.values for o in detector.outputs)
+        ]
         self._monitor = Monitor(_SETTINGS, reference, suite, shipped=False)
 
     def _reports(self) -> Iterator[ReportTable]:

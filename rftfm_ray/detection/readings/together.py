@@ -14,6 +14,7 @@ import numpy as np
 
 from rftfm_ray.detection.readings.base import AbsoluteReading, Columns, Floats, Row, Rule
 from rftfm_ray.detection.stateful import Kind
+from rftfm_ray.detection.statistics.windows import of_windows
 from rftfm_ray.signals.dictionary import DICTIONARY
 from rftfm_ray.signals.scale import Scales
 
@@ -81,16 +82,3 @@ class BrokeTogether(AbsoluteReading):
     def began(self, number: int) -> int:
         """The first of the rows after the break."""
         return number - AFTER + 1
-
-
-def of_windows(extreme: np.ufunc, values: Floats, size: int) -> Floats:
-    """The smallest or largest (N - size + 1, S) of each window of values (N, S): NaN where one of them is.
-
-    Windows of twice the length are made of two, so that their number of steps is the logarithm of the size.
-    """
-    length, found = 1, values
-    while length < size:
-        more = min(length, size - length)
-        found = extreme(found[:-more], found[more:])
-        length += more
-    return found
