@@ -16,8 +16,8 @@ from rftfm_ray.detection.detectors.readings import ReadingDetector
 from rftfm_ray.detection.detectors.trend import trend_detectors
 from rftfm_ray.detection.monitor import CHUNK, Monitor
 from rftfm_ray.detection.observed import Observed
-from rftfm_ray.detection.readings.base import AbsoluteReading
-from rftfm_ray.detection.readings.table import TABLE, beside_entries
+from rftfm_ray.detection.readings.base import AbsoluteReading, Smoothed, smoothed
+from rftfm_ray.detection.readings.table import BY_NAME, TABLE, beside_entries
 from rftfm_ray.detection.reference.mixture import Reference
 from rftfm_ray.detection.reference.views import ReportTable, StepView
 from rftfm_ray.detection.statistics.trends import Trend
@@ -156,34 +156,60 @@ def test_readings_that_spare_a_log_would_have_found_nothing_in_it(data: st.DataO
         assert read(log) == spared
 
 
-WILD = st.sampled_from([0.0, 1e-12, 0.01, 0.3, 0.49, 0.5, 0.51, 1.6, 3.0, 40.0, 1e100, -1.0])
-SERIES = st.lists(WILD, min_size=2, max_size=60)
+FACTORS = st.sampled_from([0.01, 0.3, 0.9, 1.0, 1.1, 1.55, 1.65, 1.8, 3.0])
+WILD = st.sampled_from([0.0, 1e-12, 0.3, 0.5, 0.51, 3.0, 1e100, -1.0])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
-    st.sampled_from(["trend:blow_up:kl_ref", "trend:collapse:entropy", "blow_up:kl_ref"]), st.lists(SERIES, max_size=4)
+    name=st.sampled_from(["trend:blow_up:kl_ref", "trend:collapse:entropy", "blow_up:kl_ref"]),
+    start=st.sampled_from([0.02, 0.2, 1.0]),
+    factors=st.lists(FACTORS, min_size=5, max_size=12),
+    wild=st.dictionaries(st.integers(0, 59), WILD, max_size=3),
+    size=st.integers(2, 60),
 )
-def test_detectors_that_take_values_at_once_say_what_they_say_of_each(name: str, chunks: list[list[float]]) -> None:
-    signal = name.rpartition(":")[2]
-    made = [
-        BlowUpDetector("kl_ref", 0.5, 3.0)
-        if name == "blow_up:kl_ref"
-        else next(d for d in trend_detectors() if d.name == name)
-        for _ in range(2)
-    ]
-    first = 1
-    for chunk in chunks:
-        values = np.full((len(chunk), len(SIGNALS)), math.nan)
-        values[:, INDEX[signal]] = chunk
-        view = StepView.without_residuals(np.arange(first, first + len(chunk)), values)
-        first += len(chunk)
-        at_once = made[0].observe(view)
-        each = [made[1].observe(view.part(slice(row, row + 1))) for row in range(len(chunk))]
+def test_detectors_that_take_values_at_once_say_what_they_say_of_each(
+    name: str, start: float, factors: list[float], wild: dict[int, float], size: int
+) -> None:
+    suite = (
+        [BlowUpDetector("kl_ref", 0.5, 3.0), *trend_detectors()],
+        [BlowUpDetector("kl_ref", 0.5, 3.0), *trend_detectors()],
+    )
+    together, apart = (next(each for each in detectors if each.name == name) for detectors in suite)
+    course = start * np.repeat(np.cumprod(factors), 5)
+    for row, value in wild.items():
+        course[row % len(course)] = value
+    values = np.full((len(course), len(SIGNALS)), math.nan)
+    values[:, INDEX[name.rpartition(":")[2]]] = course
+    whole = StepView.without_residuals(np.arange(1, len(course) + 1), values)
+    for first in range(0, len(course), size):
+        view = whole.part(slice(first, first + size))
+        at_once = together.observe(view)
+        each = [apart.observe(view.part(slice(row, row + 1))) for row in range(len(view))]
         for table in ("score", "onset", "reference"):
             expected = np.concatenate([getattr(one, table) for one in each])
             assert np.array_equal(getattr(at_once, table), expected, equal_nan=True), table
-    assert repr(made[0].state_dict()) == repr(made[1].state_dict())
+    assert repr(together.state_dict()) == repr(apart.state_dict())
+
+
+@pytest.mark.parametrize("left", [0.38, 0.395, 0.4, 0.41, 0.5])
+@pytest.mark.parametrize("start", [-1.0, 0.0, 0.3])
+def test_a_reward_that_is_lost_is_spared_only_where_it_is_not(left: float, start: float) -> None:
+    course = np.concatenate([np.linspace(start, 1.0, 60), np.full(60, left + (1 - left) * min(0.0, start))])
+    rows = {"reward_mean": course + 1e-4 * np.random.default_rng(0).standard_normal(120)}
+    reading = BY_NAME["reward_lost"].build()
+    scores = [
+        reading.add(row, {"reward_mean": value}).score for row, value in enumerate(rows["reward_mean"].tolist(), 1)
+    ]
+    assert reading.may_break(rows) is (max(scores) >= 1.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=150), st.sampled_from([1, 3, 10]))
+def test_levels_at_once_are_those_of_each_value(values: list[float], memory: int) -> None:
+    level = Smoothed(memory)
+    each = [level.add(value) for value in values]
+    assert smoothed(np.array(values), memory) == pytest.approx(each, rel=1e-9, abs=1e-9 * max(map(abs, values)))
 
 
 def test_a_table_of_reports_is_the_reports() -> None:
