@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rftfm_ray.detection.detectors.blow_up import BlowUpDetector
@@ -160,7 +160,8 @@ FACTORS = st.sampled_from([0.01, 0.3, 0.9, 1.0, 1.1, 1.55, 1.65, 1.8, 3.0])
 WILD = st.sampled_from([0.0, 1e-12, 0.3, 0.5, 0.51, 3.0, 1e100, -1.0])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
+@example("trend:blow_up:kl_ref", 0.1, [1.0] * 4 + [2.0] * 5, {}, 60)
 @given(
     name=st.sampled_from(["trend:blow_up:kl_ref", "trend:collapse:entropy", "blow_up:kl_ref"]),
     start=st.sampled_from([0.02, 0.2, 1.0]),
@@ -195,8 +196,10 @@ def test_detectors_that_take_values_at_once_say_what_they_say_of_each(
 @pytest.mark.parametrize("left", [0.38, 0.395, 0.4, 0.41, 0.5])
 @pytest.mark.parametrize("start", [-1.0, 0.0, 0.3])
 def test_a_reward_that_is_lost_is_spared_only_where_it_is_not(left: float, start: float) -> None:
-    course = np.concatenate([np.linspace(start, 1.0, 60), np.full(60, left + (1 - left) * min(0.0, start))])
-    rows = {"reward_mean": course + 1e-4 * np.random.default_rng(0).standard_normal(120)}
+    course = np.concatenate(
+        [np.full(12, start), np.linspace(start, 1.0, 60), np.full(60, left + (1 - left) * min(0.0, start))]
+    )
+    rows = {"reward_mean": course + 1e-4 * np.random.default_rng(0).standard_normal(132)}
     reading = BY_NAME["reward_lost"].build()
     scores = [
         reading.add(row, {"reward_mean": value}).score for row, value in enumerate(rows["reward_mean"].tolist(), 1)
