@@ -197,9 +197,9 @@ def test_detectors_that_take_values_at_once_say_what_they_say_of_each(
 @pytest.mark.parametrize("start", [-1.0, 0.0, 0.3])
 def test_a_reward_that_is_lost_is_spared_only_where_it_is_not(left: float, start: float) -> None:
     course = np.concatenate(
-        [np.full(12, start), np.linspace(start, 1.0, 60), np.full(60, left + (1 - left) * min(0.0, start))]
+        [np.full(12, start), np.linspace(start, 1.0, 60), np.ones(60), np.full(60, left + (1 - left) * min(0.0, start))]
     )
-    rows = {"reward_mean": course + 1e-4 * np.random.default_rng(0).standard_normal(132)}
+    rows = {"reward_mean": course + 1e-4 * np.random.default_rng(0).standard_normal(192)}
     reading = BY_NAME["reward_lost"].build()
     scores = [
         reading.add(row, {"reward_mean": value}).score for row, value in enumerate(rows["reward_mean"].tolist(), 1)
