@@ -115,11 +115,11 @@ class PartLost(AbsoluteReading):
         return lost / self._best / self.rule.limit, part
 
     def may_break(self, columns: Columns) -> bool:
-        """Whether the smallest value of the part is that far below its largest; means lie between the two."""
+        """Whether any level of the part is that far below its best, whatever the noise and the reward."""
         part = columns[self.rule.signal]
-        part = part[np.isfinite(part)]
-        most = float(part.max(initial=0.0))
-        return most - float(part.min(initial=most)) >= self.rule.limit * most * (1 - ROUNDING)
+        levels = smoothed(part[np.isfinite(part)], self.MEMORY)[self.MEMORY - 1 :]
+        best = np.maximum.accumulate(levels)
+        return bool(((best > 0) & (best - levels >= self.rule.limit * best * (1 - ROUNDING))).any())
 
 
 class SeldomLost(PartLost):
@@ -192,7 +192,7 @@ class KlWithoutGain(AbsoluteReading):
         return kl / max(self._settled, self.SMALL / 2) / self.rule.limit, kl
 
     def may_break(self, columns: Columns) -> bool:
-        """Whether the largest KL is that much larger than the smallest; means lie between the two."""
-        kl = columns["kl_ref"]
+        """Whether the largest level of KL is that much larger than the smallest."""
+        kl = smoothed(columns["kl_ref"], MEMORY)
         least = max(float(kl.min()), self.SMALL / 2) * self.rule.limit
         return float(kl.max()) >= max(least, self.SMALL) * (1 - ROUNDING)
