@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors.readings import names_of, sentence, usable
-from rftfm_ray.detection.readings.base import AbsoluteReading, Family, Rule
+from rftfm_ray.detection.readings.base import AbsoluteReading, Family, Rule, Said
 from rftfm_ray.detection.readings.levels import FEWEST_WRONG
 from rftfm_ray.detection.readings.table import TABLE, Entry, beside_entries
 from rftfm_ray.detection.statistics.change_points import FEWEST
@@ -166,13 +166,7 @@ def _breaks(
     signal = _shown_by(rule, log.values)
     column = log.columns.get(signal, signal)
     current, last = None, 0
-    by_row = zip(*(values.tolist() for values in columns.values()), strict=True)
-    for number, has_inputs, row in zip((rows + 1).tolist(), complete.tolist(), by_row, strict=True):
-        named = dict(zip(columns, row, strict=True))
-        if not has_inputs:
-            reading.follow(named)
-            continue
-        said = reading.take(number, named)
+    for number, said in _said(reading, rows, complete, columns):
         if said.score >= 1.0:
             last = number - 1
             if current is None:
@@ -183,6 +177,24 @@ def _breaks(
             current = None
     if current is not None:
         yield replace(current, last=last)
+
+
+def _said(
+    reading: AbsoluteReading, rows: Ints, complete: Mask, columns: Mapping[str, Floats]
+) -> Iterator[tuple[int, Said]]:
+    """What a reading says after each row that has all its inputs, with the row's number."""
+    numbers, measured = (rows + 1).tolist(), reading.excesses(columns)
+    if measured is not None:
+        for number, excess, value in zip(numbers, *(each.tolist() for each in measured), strict=True):
+            yield number, reading.take_measured(number, excess, value)
+        return
+    by_row = zip(*(values.tolist() for values in columns.values()), strict=True)
+    for number, has_inputs, row in zip(numbers, complete.tolist(), by_row, strict=True):
+        named = dict(zip(columns, row, strict=True))
+        if has_inputs:
+            yield number, reading.take(number, named)
+        else:
+            reading.follow(named)
 
 
 def _shown_by(rule: Rule, values: Mapping[str, Floats]) -> str:

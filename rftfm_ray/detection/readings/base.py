@@ -150,6 +150,11 @@ class AbsoluteReading(Stateful, ABC):
         Called once for every such row, in their order.
         """
 
+    def excesses(self, columns: Columns) -> tuple[Floats, Floats] | None:
+        """`excess` for all rows (N) of a whole log at once, to the last digit; None where a row depends on others."""
+        del columns
+        return None
+
     def may_break(self, columns: Columns) -> bool:
         """Whether some row of a whole log may be beyond the limit; False spares its rows one by one.
 
@@ -189,7 +194,14 @@ class AbsoluteReading(Stateful, ABC):
     def take(self, number: int, row: Row) -> Said:
         """The same for a row that is known to have all inputs."""
         self._rows += 1
-        excess, value = self.excess(row)
+        return self._judge(number, *self.excess(row))
+
+    def take_measured(self, number: int, excess: float, value: float) -> Said:
+        """The same for a row of which `excesses` has told how far it is beyond the limit."""
+        self._rows += 1
+        return self._judge(number, excess, value)
+
+    def _judge(self, number: int, excess: float, value: float) -> Said:
         if math.isnan(excess):
             return Said(math.nan, value, self._since or number)
         if excess >= 1.0:

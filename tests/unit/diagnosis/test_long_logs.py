@@ -64,6 +64,7 @@ def judged_row_by_row(log: StepLog) -> LogVerdict:
     with pytest.MonkeyPatch.context() as patched:
         for reading in subclasses(AbsoluteReading):
             patched.setattr(reading, "may_break", lambda *_: True)
+            patched.setattr(reading, "excesses", lambda *_: None)
         for trend in subclasses(Trend):
             patched.setattr(trend, "skip", lambda *_: False)
         patched.setattr(BlowUpDetector, "_skip", lambda *_: False)
@@ -154,6 +155,7 @@ def test_readings_that_spare_a_log_would_have_found_nothing_in_it(data: st.DataO
     with pytest.MonkeyPatch.context() as patched:
         for reading in subclasses(AbsoluteReading):
             patched.setattr(reading, "may_break", lambda *_: True)
+            patched.setattr(reading, "excesses", lambda *_: None)
         assert read(log) == spared
 
 
