@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.detectors.base import Detector, Reading, Scores
 from rftfm_ray.detection.latch import Latch, Mask
+from rftfm_ray.detection.observed import Observation, Observed
 from rftfm_ray.detection.reference.comparison import compare
 from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.priors import CRITIC, NO_CRITIC, shipped
@@ -41,37 +42,6 @@ VIEWS = "views"
 CHUNK = 512
 """Steps that are judged at a time, so that memory does not grow with the log."""
 STATE_FILE = "monitor"
-
-
-@dataclass(frozen=True, slots=True)
-class EvidenceScores:
-    """The largest score of any alarm at one step in units of its threshold, by the kind of its evidence; 0 for none."""
-
-    telemetry: float = 0.0
-    channel: float = 0.0
-    law: float = 0.0
-    identity: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """The monitor's result for one step.
-
-    Attributes:
-        report: of the step.
-        symptoms: open alarms and notices.
-        scores: the largest score of any alarm, by evidence.
-        disabled: detectors that were disabled since the last observation, and why.
-        residuals: (`reference.residuals.COLUMNS`) of the step in standard deviations; None without views.
-        profiled: whether the residuals of telemetry are against a profile.
-    """
-
-    report: StepReport
-    symptoms: tuple[Symptom, ...]
-    scores: EvidenceScores = EvidenceScores()
-    disabled: tuple[tuple[str, str], ...] = ()
-    residuals: Floats | None = field(default=None, compare=False, repr=False)
-    profiled: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +149,12 @@ class Monitor:
 
     def observe(self, reports: Sequence[StepReport]) -> list[Observation]:
         """Judge the next steps, in their order. The chunk size does not change the verdicts."""
-        observations = list[Observation]()
+        return [observation for observed in self.watch(reports) for observation in observed]
+
+    def watch(self, reports: Sequence[StepReport]) -> Iterator[Observed]:
+        """The same for a long log: its observations are made where they are asked for."""
         for start in range(0, len(reports), CHUNK):
-            observations += self._judge(reports[start : start + CHUNK])
-        return observations
+            yield from self._judge(reports[start : start + CHUNK])
 
     def declare(self, change: DeclaredChange) -> None:
         """Take a declared change: its signals lose their reference, and evidence against settled ones restarts at 0."""
@@ -192,14 +164,14 @@ class Monitor:
         if levers is not None:
             self._each(lambda detector: detector.adopt(levers))
 
-    def _judge(self, reports: Sequence[StepReport]) -> Iterator[Observation]:
+    def _judge(self, reports: Sequence[StepReport]) -> Iterator[Observed]:
         steps, values = values_of(reports)
         done = 0
         for view in self._views_of(steps, values):
             if view.prompts_changed[0]:
                 # An undeclared change of prompts is not a fault: signals that depend on them lose their reference.
                 self._forget(PROMPT_DEPENDENT, int(view.steps[0]), views=False)
-            yield from self._observations(reports[done : done + len(view)], view)
+            yield from self._observed(reports[done : done + len(view)], view)
             done += len(view)
 
     def _views_of(self, steps: Ints, values: Floats) -> list[StepView]:
@@ -210,27 +182,29 @@ class Monitor:
                 self._disable(VIEWS, error)
         return [StepView.without_residuals(steps, values)]
 
-    def _observations(self, reports: Sequence[StepReport], view: StepView) -> Iterator[Observation]:
+    def _observed(self, reports: Sequence[StepReport], view: StepView) -> Iterator[Observed]:
         scores, failures = self._score(view)
         if not failures:
-            yield from self._latched(reports, view, scores)
+            yield self._latched(reports, view, scores)
             return
         # A detector is disabled at the step at which it failed: what it said before stands.
         for first, end in itertools.pairwise((*sorted({0, *failures}), len(reports))):
             for name, error in failures.get(first, ()):
                 self._disable(name, error)
-            yield from self._latched(reports[first:end], view.part(slice(first, end)), scores.part(slice(first, end)))
+            yield self._latched(reports[first:end], view.part(slice(first, end)), scores.part(slice(first, end)))
 
-    def _latched(self, reports: Sequence[StepReport], view: StepView, scores: Scores) -> Iterator[Observation]:
+    def _latched(self, reports: Sequence[StepReport], view: StepView, scores: Scores) -> Observed:
         is_open = self._latch.add(scores.score)
         highest = self._highest(scores.score, is_open)
-        alarmed = set(np.flatnonzero(is_open.any(1)).tolist())
-        for row, report in enumerate(reports):
-            symptoms = tuple(self._symptoms(scores, view, row, is_open[row])) if row in alarmed else ()
-            disabled, self._unreported = tuple(self._unreported), []
-            yield Observation(
-                report, symptoms, highest[row], disabled, view.residuals[row], bool(view.profiled[row])
-            )  # fmt: skip
+        alarmed = np.flatnonzero(is_open.any(1)).tolist()
+        symptoms, disabled = dict[int, tuple[Symptom, ...]](), dict[int, tuple[tuple[str, str], ...]]()
+        # What was disabled before is said at the first row, whether or not it has an alarm.
+        for row in dict.fromkeys([0, *alarmed]) if len(reports) else ():
+            if is_open[row].any():
+                symptoms[row] = tuple(self._symptoms(scores, view, row, is_open[row]))
+            if self._unreported:
+                disabled[row], self._unreported = tuple(self._unreported), []
+        return Observed(reports, view, highest, symptoms, disabled)
 
     def _score(self, view: StepView) -> tuple[Scores, Failures]:
         """Scores (N, outputs) of all detectors; NaN for those that are disabled, and from where they fail."""
@@ -257,11 +231,10 @@ class Monitor:
                 raise ValueError(f"its scores have shape {np.shape(part)}, and steps and outputs {wanted}")
             table[rows, columns] = part
 
-    def _highest(self, score: Floats, is_open: Mask) -> list[EvidenceScores]:
-        """The largest score of any alarm at each step, by evidence; an open alarm without a score counts as 1."""
+    def _highest(self, score: Floats, is_open: Mask) -> Floats:
+        """The largest score (N, 4) of any alarm, by evidence; an open alarm without a score counts as 1."""
         known = np.where(np.isnan(score), is_open, score)
-        by_evidence = [known[:, columns].max(1, initial=0.0).tolist() for columns in self._alarms.values()]
-        return [EvidenceScores(*each) for each in zip(*by_evidence, strict=True)]
+        return np.stack([known[:, columns].max(1, initial=0.0) for columns in self._alarms.values()], axis=1)
 
     def _symptoms(self, scores: Scores, view: StepView, row: int, is_open: Mask) -> Iterator[Symptom]:
         step = int(view.steps[row])

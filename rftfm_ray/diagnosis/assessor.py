@@ -9,7 +9,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
-from rftfm_ray.detection.monitor import Monitor, MonitorPlan, Observation
+from rftfm_ray.detection.monitor import Monitor, MonitorPlan
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.detection.state import State, check_keys, part_from, scalar_from
 from rftfm_ray.detection.statefile import load_state, save_state
 from rftfm_ray.diagnosis.classify import unnamed

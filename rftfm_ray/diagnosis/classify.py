@@ -10,8 +10,10 @@ from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.diagnosis.features import features_of
 from rftfm_ray.diagnosis.findings import REGRADE_FINDINGS
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, explains, without_readings, would_tell
+from rftfm_ray.diagnosis.meaning import nothing_differs
 from rftfm_ray.diagnosis.model import DiagnosisModel, installed_model
 from rftfm_ray.diagnosis.places import Measured, said_of, source_of
+from rftfm_ray.diagnosis.raised import REGRADING
 from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.diagnosis.weighing import Case, alarms_in, also_in, stated_of
 from rftfm_ray.numerals import as_percent
@@ -28,8 +30,9 @@ SURE, CLAIMED, PATIENCE = 0.9, 0.6, 6
 fault is only suspected. Evidence grows in the first steps. Chosen on the tune split."""
 PERSISTENCE = 3
 """Steps in a row that another fault leads for, until a named fault gets its name: evidence of a step is noisy."""
-# Alarms that say nothing but that the reward channel and the trusted verifier disagree.
-_REGRADING = ("trained_mismatch_rate", "regrade_mismatch_rate", "golden_mismatch_rate")
+# What stands still where no gradient is left, whatever the optimizer does.
+_OF_GRADIENTS = ("grad_norm", "update_ratio", "changed_rate", "update_gain", "step_kl", "loss", "policy_loss")
+_NO_GRADIENT = "Without two different rewards in a group there is no gradient: that nothing changes follows from it."
 _REFUSED = "The commit gate refused the update, so its loss was not computed: NaN is no value of it here."
 
 
@@ -118,12 +121,15 @@ def case_of(symptoms: Sequence[Symptom], readings: Readings | None) -> Case:
     if readings is None:
         return Case(relevant, (), (), features_of(without_readings(relevant)))
     remarks = list[str]()
+    if nothing_differs(relevant):
+        readings = readings.without(_OF_GRADIENTS)
+        remarks.append(_NO_GRADIENT)
     findings = readings.findings(onset_low)
     if readings.update_was_refused_unseen and any(_is_uncomputed(s) for s in relevant):
         relevant = tuple(s for s in relevant if not _is_uncomputed(s))
         remarks.append(_REFUSED)
-    if readings.errs_both_ways_from_start and any(s.signal in _REGRADING for s in relevant):
-        relevant = tuple(s for s in relevant if s.signal not in (*_REGRADING, "regrade_error_mean"))
+    if readings.errs_both_ways_from_start and any(s.signal in REGRADING for s in relevant):
+        relevant = tuple(s for s in relevant if s.signal not in (*REGRADING, "regrade_error_mean"))
         findings = tuple(finding for finding in findings if finding not in REGRADE_FINDINGS)
         remarks.append(_noisy_verifier(readings.disagreement))
     features = features_of(without_readings(relevant), findings, readings.window(onset))

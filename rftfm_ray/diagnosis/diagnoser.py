@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rftfm_ray.detection.monitor import Observation
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.detection.state import State, check_keys, part_from
 from rftfm_ray.diagnosis.classify import diagnose
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rftfm_ray.detection.detectors.readings import PREFIX
-from rftfm_ray.diagnosis.meaning import explains_break, is_break
+from rftfm_ray.diagnosis.meaning import explains_break, is_break, nothing_differs
+from rftfm_ray.diagnosis.raised import REGRADING
 from rftfm_ray.verdicts import Diagnosis, Symptom
 
 
@@ -154,12 +155,22 @@ READING_MEANINGS: Mapping[str, Mapping[str, float]] = {
 A reading counts by this table alone: its signal may have a symptom of its own beside it, and must not count twice.
 """
 
+PAID_WRONGLY = frozenset(("paid_for_wrong", "right_answers_lost", "held_out_lost"))
+"""Readings that say that something else than right answers is paid for, and not what or by whom. Where the trusted
+verifier disagrees with the rewards, that is known already, and what it disagrees about tells the fault."""
+
+FOLLOWS = frozenset(("gradient_zero",))
+"""Readings of what follows where all rewards of each group are equal: they say nothing more."""
+
 
 def meaning_of_readings(symptoms: Collection[Symptom]) -> Mapping[str, float]:
     """Nats by fault of the readings among some symptoms."""
     total: dict[str, float] = {}
-    for symptom in symptoms:
-        for code, nats in READING_MEANINGS.get(symptom.detector.removeprefix(PREFIX), {}).items():
+    told = PAID_WRONGLY if any(s.alarm and s.signal in REGRADING for s in symptoms) else frozenset()
+    if nothing_differs(symptoms):
+        told |= FOLLOWS
+    for name in {symptom.detector.removeprefix(PREFIX) for symptom in symptoms} - told:
+        for code, nats in READING_MEANINGS.get(name, {}).items():
             total[code] = total.get(code, 0.0) + nats
     return total
 

@@ -12,10 +12,12 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from rftfm_ray.detection.detectors.exact import FiniteDetector
 from rftfm_ray.detection.detectors.laws import LAW
 from rftfm_ray.detection.detectors.readings import PREFIX
-from rftfm_ray.detection.monitor import Observation
+from rftfm_ray.detection.observed import Observation, Observed
 from rftfm_ray.detection.readings.base import Grade
 from rftfm_ray.diagnosis.classify import PATIENCE, claimed, diagnose, suspected
 from rftfm_ray.diagnosis.diagnoser import CRITIC_FAULT
@@ -69,6 +71,18 @@ class Witness:
         self._episodes: list[list[Observation]] = []
         self._begun: list[int] = []
         self._open = False
+
+    def watch(self, observed: Observed) -> None:
+        """Take the next rows; those that are far from any alarm are left out."""
+        near = np.zeros(len(observed), bool)
+        # The first alarm of the next rows has these before it.
+        near[-WINDOW:] = True
+        if self._begun:
+            near[: max(0, self._begun[-1] + PATIENCE + WINDOW + 1 - int(observed.view.steps[0]))] = True
+        for row in observed.symptoms:
+            near[max(0, row - WINDOW) : row + PATIENCE + WINDOW + 1] = True
+        for row in np.flatnonzero(near).tolist():
+            self.observe(observed.at(row))
 
     def observe(self, observation: Observation) -> None:
         """Take the next row."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors.readings import names_of, sentence, usable
-from rftfm_ray.detection.readings.base import AbsoluteReading, Family, Rule
+from rftfm_ray.detection.readings.base import AbsoluteReading, Family, Rule, Said
 from rftfm_ray.detection.readings.levels import FEWEST_WRONG
 from rftfm_ray.detection.readings.table import TABLE, Entry, beside_entries
 from rftfm_ray.detection.statistics.change_points import FEWEST
@@ -20,6 +20,7 @@ from rftfm_ray.signals.logged import BESIDE, NOT_FINITE
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 FOUND, SILENT, NOT_RUN = "found", "silent", "not run"
 FAMILIES_WITHOUT_CHECK = frozenset((str(Family.ROLLOUT), str(Family.CRITIC), str(Family.FINITE)))
@@ -102,13 +103,14 @@ def read(log: StepLog) -> LogReadings:
         if not all(any(name in values for name in names) for names in entry.rule.needs):
             runs.append(_run(entry, NOT_RUN, 0, _columns_lacking(entry.rule, values)))
             continue
-        rows, columns = _rows(reading, values)
-        found = list(_breaks(reading, rows, columns, log)) if len(rows) and reading.may_break(columns) else []
+        rows, complete, columns = _rows(reading, values)
+        count = int(complete.sum())
+        found = list(_breaks(reading, rows, complete, columns, log)) if count and reading.may_break(columns) else []
         breaks += found
-        lacking = len(rows) < entry.rule.fewest
+        lacking = count < entry.rule.fewest
         lacks = f"{entry.rule.fewest} rows with {_either(entry.rule.needs)}" if lacking else ""
         state = FOUND if found else NOT_RUN if lacking else SILENT
-        runs.append(_run(entry, state, len(rows), lacks))
+        runs.append(_run(entry, state, count, lacks))
     return LogReadings(tuple(runs), tuple(breaks))
 
 
@@ -144,32 +146,55 @@ def not_finite_rows(values: Mapping[str, Floats]) -> Floats | None:
     return rows
 
 
-def _rows(reading: AbsoluteReading, values: Mapping[str, Floats]) -> tuple[Ints, dict[str, Floats]]:
-    """Places (N) of the rows that have all inputs of a reading, and the columns (N) of all that it may read."""
+def _rows(reading: AbsoluteReading, values: Mapping[str, Floats]) -> tuple[Ints, Mask, dict[str, Floats]]:
+    """Rows that a reading takes: their places (N), whether each has all inputs, and the columns (N) that it may read.
+
+    The others have what it follows.
+    """
     names = [name for name in names_of(reading) if name in values]
     measured = {name: np.isfinite(values[name]) for name in names}
     needs = [[measured[name] for name in either if name in measured] for either in reading.rule.needs]
-    rows = np.flatnonzero(np.all([np.any(columns, 0) for columns in needs], 0))
-    return rows, {name: values[name][rows] for name in names}
+    complete = np.all([np.any(columns, 0) for columns in needs], 0)
+    rows = np.flatnonzero(np.any([complete, *(measured[name] for name in reading.follows if name in measured)], 0))
+    return rows, complete[rows], {name: values[name][rows] for name in names}
 
 
-def _breaks(reading: AbsoluteReading, rows: Ints, columns: Mapping[str, Floats], log: StepLog) -> Iterator[Break]:
+def _breaks(
+    reading: AbsoluteReading, rows: Ints, complete: Mask, columns: Mapping[str, Floats], log: StepLog
+) -> Iterator[Break]:
     rule = reading.rule
     signal = _shown_by(rule, log.values)
     column = log.columns.get(signal, signal)
-    current: Break | None = None
-    by_row = zip(*(values.tolist() for values in columns.values()), strict=True)
-    for number, row in zip((rows + 1).tolist(), by_row, strict=True):
-        said = reading.take(number, dict(zip(columns, row, strict=True)))
+    current, last = None, 0
+    for number, said in _said(reading, rows, complete, columns):
         if said.score >= 1.0:
-            says = sentence(column, said.value, rule.says)
-            new = Break(rule, signal, said.since - 1, number - 1, number - 1, says)
-            current = new if current is None else replace(current, last=number - 1)
+            last = number - 1
+            if current is None:
+                says = sentence(column, said.value, rule.says)
+                current = Break(rule, signal, said.since - 1, last, last, says)
         elif said.score <= RECOVERED and current is not None:
-            yield current
+            yield replace(current, last=last)
             current = None
     if current is not None:
-        yield current
+        yield replace(current, last=last)
+
+
+def _said(
+    reading: AbsoluteReading, rows: Ints, complete: Mask, columns: Mapping[str, Floats]
+) -> Iterator[tuple[int, Said]]:
+    """What a reading says after each row that has all its inputs, with the row's number."""
+    numbers, measured = (rows + 1).tolist(), reading.excesses(columns)
+    if measured is not None:
+        for number, excess, value in zip(numbers, *(each.tolist() for each in measured), strict=True):
+            yield number, reading.take_measured(number, excess, value)
+        return
+    by_row = zip(*(values.tolist() for values in columns.values()), strict=True)
+    for number, has_inputs, row in zip(numbers, complete.tolist(), by_row, strict=True):
+        named = dict(zip(columns, row, strict=True))
+        if has_inputs:
+            yield number, reading.take(number, named)
+        else:
+            reading.follow(named)
 
 
 def _shown_by(rule: Rule, values: Mapping[str, Floats]) -> str:

@@ -24,6 +24,7 @@ from rftfm_ray.detection.monitor import CHUNK, Monitor
 from rftfm_ray.detection.readings.base import Grade
 from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.priors import KindPriors, has_enough_signals, kind_with, shipped
+from rftfm_ray.detection.reference.views import ReportTable
 from rftfm_ray.detection.statistics.change_points import FEWEST, Floats
 from rftfm_ray.detection.suite import build_detectors, monitor_settings, rates
 from rftfm_ray.diagnosis.log_laws import LogLaw, laws_of
@@ -32,8 +33,7 @@ from rftfm_ray.diagnosis.log_readings import Break, LogReadings, is_of_solving, 
 from rftfm_ray.diagnosis.log_verdict import Coverage, Finding, LawCheck, LogVerdict
 from rftfm_ray.integrations.steplog import StepLog
 from rftfm_ray.signals.schema import INDEX, SIGNALS
-from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import StepReport, Symptom
+from rftfm_ray.verdicts import Symptom
 
 EXPECTED: Mapping[str, tuple[str, ...]] = {
     "reward": ("reward_mean", "correct_rate"),
@@ -172,11 +172,16 @@ class Watched:
         self._witness = witness
         self.disabled: list[tuple[str, str]] = []
         self._log = log
-        # The readings see the whole log, with what only logs have.
-        suite = [d for d in build_detectors(_SETTINGS, reference) if not isinstance(d, ReadingDetector)]
+        # The readings see the whole log, with what only logs have. Without a column for any of its signals a detector
+        # has nothing to say.
+        suite = [
+            detector
+            for detector in build_detectors(_SETTINGS, reference)
+            if not isinstance(detector, ReadingDetector) and any(o.signal in log.values for o in detector.outputs)
+        ]
         self._monitor = Monitor(_SETTINGS, reference, suite, shipped=False)
 
-    def _reports(self) -> Iterator[list[StepReport]]:
+    def _reports(self) -> Iterator[ReportTable]:
         """The steps of the log in chunks, to bound memory."""
         names = [name for name in self._log.values if name in INDEX]
         columns = np.array([INDEX[name] for name in names])
@@ -186,27 +191,30 @@ class Watched:
             for column, name in zip(columns.tolist(), names, strict=True):
                 values = self._log.values[name][rows]
                 table[:, column] = np.where(np.isfinite(values), values, np.nan)
-            yield [
-                StepReport(StepId(0, number, number), number, tuple(row))
-                for number, row in enumerate(table.tolist(), start=start + 1)
-            ]
+            yield ReportTable(np.arange(start + 1, start + 1 + len(table)), table)
 
     def alarms(self) -> list[_Alarm]:
         """Alarms by log rows, each under the signal that it named when it was raised."""
         closed, open_alarms = list[_Alarm](), dict[tuple[str, str], _Alarm]()
         for reports in self._reports():
-            for observation in self._monitor.observe(reports):
-                self.disabled += observation.disabled
-                self._witness.observe(observation)
-                if not observation.symptoms and not open_alarms:
-                    continue
-                row = observation.report.id.step - 1
-                active = {_key(symptom): symptom for symptom in observation.symptoms if symptom.alarm}
-                closed += [open_alarms.pop(key) for key in list(open_alarms) if key not in active]
-                for key, symptom in active.items():
-                    raised = _Alarm(symptom.signal, _kind(symptom), symptom.onset - 1, row, row)
-                    open_alarms[key] = replace(open_alarms.get(key, raised), last=row)
+            for observed in self._monitor.watch(reports):
+                self.disabled += [each for disabled in observed.disabled.values() for each in disabled]
+                self._witness.watch(observed)
+                # A row without a symptom changes something only where it ends the alarms of the row before.
+                told = sorted(observed.symptoms)
+                for row in sorted({0, *told, *(row + 1 for row in told if row + 1 < len(observed))}):
+                    closed += _follow(open_alarms, observed.symptoms.get(row, ()), int(observed.view.steps[row]) - 1)
         return [*closed, *open_alarms.values()]
+
+
+def _follow(open_alarms: dict[tuple[str, str], _Alarm], symptoms: Iterable[Symptom], row: int) -> list[_Alarm]:
+    """Follow the open alarms through a row of the log with these symptoms; returns those that end there."""
+    active = {_key(symptom): symptom for symptom in symptoms if symptom.alarm}
+    closed = [open_alarms.pop(key) for key in list(open_alarms) if key not in active]
+    for key, symptom in active.items():
+        raised = _Alarm(symptom.signal, _kind(symptom), symptom.onset - 1, row, row)
+        open_alarms[key] = replace(open_alarms.get(key, raised), last=row)
+    return closed
 
 
 def _key(symptom: Symptom) -> tuple[str, str]:

@@ -6,10 +6,11 @@ strength that a law measures stands in its symptom (`Symptom.strength`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.detection.detectors.laws import FLOOR, LAW, OWN_REWARD
+from rftfm_ray.detection.detectors.readings import PREFIX
 from rftfm_ray.diagnosis.findings import INTACT
 from rftfm_ray.diagnosis.raised import RAISED_BY
 from rftfm_ray.verdicts import Evidence, Place, Symptom
@@ -126,6 +127,17 @@ RULED_OUT: Mapping[tuple[str, str], tuple[str, ...]] = {
 """Causes of an identity that a finding rules out, by both."""
 
 
+NOTHING_DIFFERS = f"{PREFIX}groups_agree"
+"""The detector of rewards that are equal in each group."""
+NEED_GRADIENTS = ("OD-1", "OD-2", "CA-1", "CA-2", "CA-3")
+"""Faults that act on gradients: where no group has two different rewards there is none, so none of them shows."""
+
+
+def nothing_differs(symptoms: Iterable[Symptom]) -> bool:
+    """Whether an alarm says that all rewards of each group are equal."""
+    return any(symptom.alarm and symptom.detector == NOTHING_DIFFERS for symptom in symptoms)
+
+
 def is_break(symptom: Symptom) -> bool:
     """Whether a symptom is a broken law or a figure beyond its floor: what explains it stands in `BREAKS`."""
     return symptom.detector in BREAKS
@@ -155,6 +167,7 @@ def nats_of_identities(
 ) -> dict[str, float]:
     """Nats against each of some faults: by broken identities that it does not break, and by those that it would break.
 
+    Where no group has two different rewards, what acts on gradients is ruled out in the same way.
     They only rule out. What speaks for one of the causes is learnt, for most identities have several.
 
     Args:
@@ -170,7 +183,10 @@ def nats_of_identities(
     able = {*spoken, *_may_raise(symptoms)}.union(*(CAUSES[name] for name in broken))
     whole = [code for code in codes if f"{INTACT}{code}" in findings and code not in able]
     intact = {code: INTACT_NATS.get(code, IDENTITY_EXCLUDED) for code in whole}
-    total = {code: nats + intact.get(code, 0.0) for code, nats in against.items()}
+    unseen = set(NEED_GRADIENTS) - able if nothing_differs(symptoms) else set()
+    total = {
+        code: nats + max(intact.get(code, 0.0), IDENTITY_EXCLUDED * (code in unseen)) for code, nats in against.items()
+    }
     return {code: -nats for code, nats in total.items() if nats}
 
 

@@ -45,9 +45,10 @@ class Counted:
     healthy: tuple[float, float] | None = None
 
 
+REGRADING = frozenset(("trained_mismatch_rate", "regrade_mismatch_rate", "golden_mismatch_rate"))
+"""Signals whose alarm says that the reward channel and the trusted verifier disagree, and nothing else."""
 VERDICTS = Counted(
-    "trained_mismatch_rate", "regrade_count",
-    frozenset(("trained_mismatch_rate", "regrade_mismatch_rate", "golden_mismatch_rate", "verifier_error_rate")),
+    "trained_mismatch_rate", "regrade_count", REGRADING | {"verifier_error_rate"},
     healthy=(DISAGREES, 0.1),
 )  # fmt: skip
 """Verdicts that the trusted verifier gives again: it errs seldom, on whichever task."""

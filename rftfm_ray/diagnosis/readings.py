@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT
-from rftfm_ray.detection.monitor import Observation
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.detection.stateful import Kind, Stateful
 from rftfm_ray.diagnosis.features import SINCE_ONSET, Window, figures_in

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import ClassVar
 
@@ -50,7 +50,11 @@ class BlowUpDetector(Detector):
         """1 and more while it has blown up: the share of the duration or of the height that makes it certain."""
         scores, values = Scores.quiet(view, 1), view.value(self._signal)
         scores.score[:] = math.nan
-        for row in measured(values).tolist():
+        rows = measured(values)
+        if len(rows) > 1 and self._skip(values[rows].tolist()):
+            scores.score[rows] = 0.0
+            return scores
+        for row in rows.tolist():
             value, step = float(values[row]), int(view.steps[row])
             if value <= self._large:
                 # A shortcut for most steps of most runs.
@@ -59,10 +63,17 @@ class BlowUpDetector(Detector):
                 continue
             usual, rare = self._limits()
             scores.score[row, 0] = self._add(value, step, usual, rare)
-            scores.reference[row, 0] = usual
             if self._since:
-                scores.onset[row, 0] = self._since
+                scores.reference[row, 0], scores.onset[row, 0] = usual, self._since
         return scores
+
+    def _skip(self, values: Sequence[float]) -> bool:
+        """Take values at once where none of them can be far above its median, which is no smaller than all of them."""
+        highest = max(values)
+        if self._since or not (highest <= self._large or highest <= self._factor * min([*self._values, *values])):
+            return False
+        self._values.extend(values)
+        return True
 
     def _limits(self) -> tuple[float, float]:
         """The median, and the limit of a rare event, of the values that are old enough to compare with."""

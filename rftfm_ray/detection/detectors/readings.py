@@ -37,6 +37,7 @@ class ReadingDetector(Detector):
         self._reading = entry.build()
         self._names = names_of(self._reading)
         self._columns = np.array([INDEX[name] for name in self._names])
+        self._follows = [self._names.index(name) for name in self._reading.follows]
         self._needs = [[self._names.index(name) for name in names] for names in rule.needs]
 
     def observe(self, view: StepView) -> Scores:
@@ -46,9 +47,17 @@ class ReadingDetector(Detector):
         scores.reference[:] = self._entry.rule.limit
         known = usable(view.values[:, self._columns])
         measured = np.isfinite(known)
-        rows = np.flatnonzero(np.all([measured[:, columns].any(1) for columns in self._needs], 0))
-        for row, step, values in zip(rows.tolist(), view.steps[rows].tolist(), known[rows].tolist(), strict=True):
-            said = self._reading.take(step, dict(zip(self._names, values, strict=True)))
+        complete = np.all([measured[:, columns].any(1) for columns in self._needs], 0)
+        rows = np.flatnonzero(complete | measured[:, self._follows].any(1))
+        shown = zip(
+            rows.tolist(), complete[rows].tolist(), view.steps[rows].tolist(), known[rows].tolist(), strict=True
+        )
+        for row, has_inputs, step, values in shown:
+            named = dict(zip(self._names, values, strict=True))
+            if not has_inputs:
+                self._reading.follow(named)
+                continue
+            said = self._reading.take(step, named)
             scores.score[row, 0], scores.onset[row, 0] = said.score, said.since
         return scores
 
@@ -77,7 +86,7 @@ def usable(values: Floats) -> Floats:
 
 def names_of(reading: AbsoluteReading) -> tuple[str, ...]:
     """Everything that a reading may read."""
-    return tuple(dict.fromkeys((*reading.rule.inputs, *reading.extra)))
+    return tuple(dict.fromkeys((*reading.rule.inputs, *reading.extra, *reading.follows)))
 
 
 def sentence(name: str, value: float, says: str) -> str:

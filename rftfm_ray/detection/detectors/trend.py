@@ -53,6 +53,10 @@ class TrendDetector(Detector):
         scores.score[:] = math.nan
         scores.score[rows] = 0.0
         known = np.clip(values[rows], -LARGEST, LARGEST).tolist()
+        if len(known) > 1 and self._trend.skip(known):
+            self._steps.extend(view.steps[rows].tolist())
+            self._onset = 0
+            return scores
         for row, step, value in zip(rows.tolist(), view.steps[rows].tolist(), known, strict=True):
             self._steps.append(step)
             lag = self._trend.add(value)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.stateful import Kind, Stateful
+from rftfm_ray.detection.statistics.recursions import BLOCK, decayed_sums
 from rftfm_ray.verdicts import Evidence
 
 Floats = NDArray[np.float64]
@@ -133,6 +134,9 @@ class AbsoluteReading(Stateful, ABC):
     extra: ClassVar[tuple[str, ...]] = ()
     """Names that it reads where they are measured, and does without where they are not."""
 
+    follows: ClassVar[tuple[str, ...]] = ()
+    """Names of which it also takes the values at rows that lack an input."""
+
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self.inputs = rule.inputs
@@ -146,16 +150,25 @@ class AbsoluteReading(Stateful, ABC):
         Called once for every such row, in their order.
         """
 
+    def excesses(self, columns: Columns) -> tuple[Floats, Floats] | None:
+        """`excess` for all rows (N) of a whole log at once, to the last digit; None where a row depends on others."""
+        del columns
+        return None
+
     def may_break(self, columns: Columns) -> bool:
         """Whether some row of a whole log may be beyond the limit; False spares its rows one by one.
 
         A bound that costs little: True where none would.
 
         Args:
-            columns: (N) what the reading may read and the log has, at the rows that have all inputs.
+            columns: (N) what the reading may read and the log has, at the rows that have all inputs or that it follows.
         """
         del columns
         return True
+
+    def follow(self, row: Row) -> None:
+        """Take a row that lacks an input, and has a value of what the reading follows."""
+        del row
 
     def lasting(self) -> int:
         """Broken rows in a row that open an alarm, as far as the run is known."""
@@ -172,12 +185,23 @@ class AbsoluteReading(Stateful, ABC):
 
     def add(self, number: int, row: Row) -> Said:
         """Take a row, by its number, and say what it shows. Values are finite and no larger than `scale.LARGEST`."""
-        return self.take(number, row) if self.rule.has_inputs(row) else Said(math.nan, math.nan, self._since or number)
+        if self.rule.has_inputs(row):
+            return self.take(number, row)
+        if any(math.isfinite(row.get(name, math.nan)) for name in self.follows):
+            self.follow(row)
+        return Said(math.nan, math.nan, self._since or number)
 
     def take(self, number: int, row: Row) -> Said:
         """The same for a row that is known to have all inputs."""
         self._rows += 1
-        excess, value = self.excess(row)
+        return self._judge(number, *self.excess(row))
+
+    def take_measured(self, number: int, excess: float, value: float) -> Said:
+        """The same for a row of which `excesses` has told how far it is beyond the limit."""
+        self._rows += 1
+        return self._judge(number, excess, value)
+
+    def _judge(self, number: int, excess: float, value: float) -> Said:
         if math.isnan(excess):
             return Said(math.nan, value, self._since or number)
         if excess >= 1.0:
@@ -257,3 +281,12 @@ class Smoothed(Stateful):
             self._variance += share * (bend * bend / 6 - self._variance)
         self._before, self._last = self._last, value
         return self._level
+
+
+def smoothed(values: Floats, memory: int) -> Floats:
+    """The levels (N) of `Smoothed` for finite values (N) at once, to a few units in the last place."""
+    levels = np.cumsum(values[:memory]) / np.arange(1, len(values[:memory]) + 1)
+    parts = [levels]
+    for start in range(memory, len(values), BLOCK):
+        parts.append(decayed_sums(values[start : start + BLOCK] / memory, parts[-1][-1], 1 - 1 / memory))
+    return np.concatenate(parts)

@@ -9,13 +9,13 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from rftfm_ray.detection.readings.base import AbsoluteReading, Columns, Row, Rule, Smoothed
+import numpy as np
+
+from rftfm_ray.detection.readings.base import AbsoluteReading, Columns, Row, Rule, Smoothed, smoothed
 from rftfm_ray.detection.stateful import Kind
 
 # Values of the smoothing, and values before a level is one.
 MEMORY = 10
-SELDOM = 3
-"""The same for what is measured now and then, as a held-out score is: its problems are the same each time."""
 # Standard deviations of the smoothed level that a rise or a fall must exceed, whatever its share.
 CLEAR = 6.0
 # Share of a reward's own size by which it must have risen, at least, to be called rising.
@@ -61,42 +61,76 @@ class LostLevel(AbsoluteReading):
             return 0.0, level
         return lost / owned / self.rule.limit, level
 
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any level does, whatever the noise."""
+        levels = smoothed(columns[self.rule.signal], MEMORY)[MEMORY - 1 :]
+        best = np.maximum.accumulate(levels)
+        # The first level is the lowest of those that were the best at their time.
+        owned = best - np.minimum(0.0, levels[:1])
+        return bool((best - levels >= self.rule.limit * owned * (1 - ROUNDING)).any())
+
 
 class PartLost(AbsoluteReading):
     """A part of the reward, or a score beside it, that is lost while the trained reward rises.
 
-    The reward is compared with its level at the part's best: what was lost since has been paid for.
+    The reward is compared with its level at the part's best: what was lost since has been paid for. Its level is that
+    of all rows, however seldom the part is known.
 
-    Args:
-        rule: what it is.
-        memory: values of the smoothing: a score that is measured at few rows has no need of many.
+    Attributes:
+        MEMORY: values of the part's smoothing.
+        RISEN: standard errors and share of its size by which the reward must have risen.
     """
 
     STATE: ClassVar[Mapping[str, Kind]] = {
         **AbsoluteReading.STATE, "_part": Kind.PART, "_reward": Kind.PART, "_best": Kind.ANY_FLOAT,
         "_then": Kind.ANY_FLOAT, "_noise": Kind.ANY_FLOAT, "_reward_noise": Kind.ANY_FLOAT,
     }  # fmt: skip
+    MEMORY: ClassVar[int] = MEMORY
+    RISEN: ClassVar[tuple[float, float]] = CLEAR, RISEN
+    follows = ("reward_mean",)
 
-    def __init__(self, rule: Rule, memory: int = MEMORY) -> None:
+    def __init__(self, rule: Rule) -> None:
         super().__init__(rule)
-        self._memory = memory
-        self._part, self._reward = Smoothed(memory), Smoothed(memory)
+        self._part, self._reward = Smoothed(self.MEMORY), Smoothed(MEMORY)
         self._best, self._then = -math.inf, math.nan
         self._noise, self._reward_noise = math.inf, math.inf
+
+    def follow(self, row: Row) -> None:
+        """Take a reward of a row without the part."""
+        self._reward.add(row["reward_mean"])
 
     def excess(self, row: Row) -> tuple[float, float]:
         """Share of the part's best level that is lost, over the limit, where the reward has risen meanwhile."""
         part, reward = self._part.add(row[self.rule.signal]), self._reward.add(row["reward_mean"])
-        if self._part.count < self._memory:
+        if self._part.count < self.MEMORY:
             return 0.0, part
         if part > self._best:
             self._best, self._then = part, reward
             self._noise, self._reward_noise = self._part.noise, self._reward.noise
         lost, rise = self._best - part, reward - self._then
-        rises = rise > max(CLEAR * self._reward_noise, RISEN * abs(self._then))
+        errors, share = self.RISEN
+        rises = rise > max(errors * self._reward_noise, share * abs(self._then))
         if self._best <= 0 or lost < CLEAR * self._noise or not rises:
             return 0.0, part
         return lost / self._best / self.rule.limit, part
+
+    def may_break(self, columns: Columns) -> bool:
+        """Whether any level of the part is that far below its best, whatever the noise and the reward."""
+        part = columns[self.rule.signal]
+        levels = smoothed(part[np.isfinite(part)], self.MEMORY)[self.MEMORY - 1 :]
+        best = np.maximum.accumulate(levels)
+        return bool(((best > 0) & (best - levels >= self.rule.limit * best * (1 - ROUNDING))).any())
+
+
+class SeldomLost(PartLost):
+    """The same for a score that is measured at few rows, on the same problems each time, as a held-out score is.
+
+    A level of a few such scores is one, for most of their noise is that of the problems. They are few comparisons, and
+    the loss is the evidence: that the reward has risen at all tells it from a policy that is ruined.
+    """
+
+    MEMORY = 3
+    RISEN = 3.0, 0.0
 
 
 class PaidForWrong(AbsoluteReading):
@@ -158,7 +192,7 @@ class KlWithoutGain(AbsoluteReading):
         return kl / max(self._settled, self.SMALL / 2) / self.rule.limit, kl
 
     def may_break(self, columns: Columns) -> bool:
-        """Whether the largest KL is that much larger than the smallest; means lie between the two."""
-        kl = columns["kl_ref"]
+        """Whether the largest level of KL is that much larger than the smallest."""
+        kl = smoothed(columns["kl_ref"], MEMORY)
         least = max(float(kl.min()), self.SMALL / 2) * self.rule.limit
         return float(kl.max()) >= max(least, self.SMALL) * (1 - ROUNDING)

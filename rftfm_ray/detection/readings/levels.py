@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rftfm_ray.detection.readings.base import AbsoluteReading, Columns, Row, Rule, first_known, first_known_of
+from rftfm_ray.detection.readings.base import AbsoluteReading, Columns, Floats, Row, Rule, first_known, first_known_of
 from rftfm_ray.detection.stateful import Kind
 from rftfm_ray.signals.logged import NOT_FINITE
 
@@ -26,9 +26,14 @@ class Above(AbsoluteReading):
         value = first_known(row, self.inputs)
         return max(0.0, value / self.rule.limit), value
 
+    def excesses(self, columns: Columns) -> tuple[Floats, Floats]:
+        """The same for all rows."""
+        values = first_known_of(columns, self.inputs)
+        return np.maximum(0.0, values / self.rule.limit), values
+
     def may_break(self, columns: Columns) -> bool:
         """Whether any value does."""
-        return bool((first_known_of(columns, self.inputs) / self.rule.limit >= 1.0).any())
+        return bool((self.excesses(columns)[0] >= 1.0).any())
 
 
 class Below(Above):
@@ -57,10 +62,15 @@ class SumAbove(AbsoluteReading):
         shares = [row[name] for name in self.inputs if math.isfinite(row.get(name, math.nan))]
         return sum(shares) / self.rule.limit, sum(shares)
 
+    def excesses(self, columns: Columns) -> tuple[Floats, Floats]:
+        """The same for all rows."""
+        shares = [np.nan_to_num(columns[name], nan=0.0) for name in self.inputs if name in columns]
+        total = sum(shares[1:], shares[0])
+        return total / self.rule.limit, total
+
     def may_break(self, columns: Columns) -> bool:
         """Whether any sum does."""
-        shares = np.stack([columns[name] for name in self.inputs if name in columns])
-        return bool((np.nansum(shares, 0) / self.rule.limit >= 1.0).any())
+        return bool((self.excesses(columns)[0] >= 1.0).any())
 
 
 class CertainButWrong(AbsoluteReading):

@@ -168,8 +168,8 @@ _COURSES = (
     Entry(Rule(
         "held_out_lost", Family.REWARD, CRITICAL, "probe_accuracy", -1, (("probe_accuracy",), ("reward_mean",)), 3,
         0.3, "held-out accuracy is lost while the trained reward rises: it pays for something else",
-        _MEASURED, 2, Evidence.CHANNEL,
-    ), lambda rule: courses.PartLost(rule, courses.SELDOM)),
+        _MEASURED, 1, Evidence.CHANNEL,
+    ), courses.SeldomLost),
     Entry(Rule(
         "kl_without_gain", Family.KL, WARNING, "kl_ref", 1, (("kl_ref",), ("reward_mean",)), 60, 5.0,
         "KL grows on though the reward has had nothing left to gain for long",

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from rftfm_ray.detection.readings.base import AbsoluteReading, Columns, Floats, Row, Rule
 from rftfm_ray.detection.stateful import Kind
+from rftfm_ray.detection.statistics.windows import of_windows
 from rftfm_ray.signals.dictionary import DICTIONARY
 from rftfm_ray.signals.scale import Scales
 
@@ -69,10 +69,9 @@ class BrokeTogether(AbsoluteReading):
 
         A signal with a gap in the window counts as one that stayed: a range of few values is no range.
         """
-        before = sliding_window_view(levels[:-AFTER], BEFORE, axis=0)
-        after = sliding_window_view(levels[BEFORE:], AFTER, axis=0)
-        low, high = before.min(2), before.max(2)
-        beyond = np.maximum(after.min(2) - high, low - after.max(2))
+        before, after = levels[:-AFTER], levels[BEFORE:]
+        low, high = (of_windows(extreme, before, BEFORE) for extreme in (np.minimum, np.maximum))
+        beyond = np.maximum(of_windows(np.minimum, after, AFTER) - high, low - of_windows(np.maximum, after, AFTER))
         sizes = beyond / np.maximum(high - low, 3 * self._floors)
         # NaN compares as false.
         left = sizes >= LEFT

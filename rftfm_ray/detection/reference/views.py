@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from rftfm_ray.detection.reference.mixture import Reference
 from rftfm_ray.detection.reference.residuals import COLUMNS, Residuals, Usual, levels_of
 from rftfm_ray.detection.stateful import Kind, Stateful
 from rftfm_ray.signals.schema import INDEX
+from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import StepReport
 
 Floats = NDArray[np.float64]
@@ -79,8 +80,36 @@ class StepView:
                 yield self.part(slice(first, end))
 
 
+class ReportTable(Sequence[StepReport]):
+    """Reports of a log's rows, made from a table where they are asked for: nobody reads most of a long log's.
+
+    Args:
+        steps: (N) numbers of the rows, from 1.
+        values: (N, signals) in the order of `signals.schema.SIGNALS`; NaN where nothing was measured.
+    """
+
+    def __init__(self, steps: Ints, values: Floats) -> None:
+        self.steps, self.values = steps, values
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @overload
+    def __getitem__(self, rows: int) -> StepReport: ...
+    @overload
+    def __getitem__(self, rows: slice) -> ReportTable: ...
+    def __getitem__(self, rows: int | slice) -> StepReport | ReportTable:
+        """The report of a row, or a table of some rows."""
+        if isinstance(rows, slice):
+            return ReportTable(self.steps[rows], self.values[rows])
+        step = int(self.steps[rows])
+        return StepReport(StepId(0, step, step), step, tuple(self.values[rows].tolist()))
+
+
 def values_of(reports: Sequence[StepReport]) -> tuple[Ints, Floats]:
     """Steps (N) and values (N, signals) of reports."""
+    if isinstance(reports, ReportTable):
+        return reports.steps, reports.values
     steps = np.array([report.id.step for report in reports], np.int64)
     return steps, np.array([report.values for report in reports], np.float64)
 

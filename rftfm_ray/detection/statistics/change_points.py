@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.detection.stateful import Kind, Stateful
 from rftfm_ray.detection.statistics.student import normal_equivalents
+from rftfm_ray.detection.statistics.windows import of_windows
 
 Floats = NDArray[np.float64]
 
@@ -211,10 +212,11 @@ class Jumps(Stateful):
             windows = _windows(clean, lines.length, count)
             # The newest step cannot be recognized as an outlier yet.
             windows[..., -1] = known[-count:]
-            gaps, before = _dot(windows, lines.weights), windows[..., : lines.before]
+            gaps = _dot(windows, lines.weights)
             usual = own.add(gaps)
-            size = np.abs(gaps)
-            rows, columns = np.nonzero((size >= before.max(-1) - before.min(-1)) & (size > NOTHING * self._floors))
+            size, past = np.abs(gaps), clean[len(known) - lines.length + 1 - count : len(known) - lines.after]
+            usual_range = of_windows(np.maximum, past, lines.before) - of_windows(np.minimum, past, lines.before)
+            rows, columns = np.nonzero((size >= usual_range) & (size > NOTHING * self._floors))
             if not len(rows):
                 continue
             # Where each window's second line begins.

@@ -246,8 +246,9 @@ def _constant_gain(steps: int, share: float, slope: float) -> Floats:
 
 @lru_cache(maxsize=8)
 def _plain_mean(steps: int, count: float) -> Floats:
-    since = np.arange(steps)[:, None] - np.arange(steps)
-    inverse: Floats = np.linalg.inv(np.eye(steps) + np.where(since > 0, 1 / (count + np.arange(steps) + 1), 0.0))
+    # A value less the mean of all before it: of those before the block, which the open loop is about, and the others.
+    before = np.tri(steps, k=-1) / np.maximum(count + np.arange(steps), 1.0)[:, None]
+    inverse: Floats = np.eye(steps) - before
     return inverse
 
 

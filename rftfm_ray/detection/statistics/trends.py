@@ -10,13 +10,21 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import ClassVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from rftfm_ray.detection.stateful import Kind as StateKind
 from rftfm_ray.detection.stateful import Stateful
 
+Floats = NDArray[np.float64]
+
+# Relative error of a mean by rounding.
+ROUNDING = 1e-9
 # Steps to a mean, and means that are compared.
 BLOCK, BLOCKS = 5, 4
 # Floor of a denominator.
@@ -66,6 +74,14 @@ class Trend(Stateful, ABC):
     def add(self, value: float) -> int | None:
         """Take a finite value; returns how many values ago the trend began, None without one."""
 
+    def skip(self, values: Sequence[float]) -> bool:
+        """Take finite values at once where none of them shows the trend; otherwise take none and return False.
+
+        It saves time, so it may return False wherever that is not plain to see.
+        """
+        del values
+        return False
+
 
 class _Means(Stateful):
     """Means of the last blocks of values, the oldest first; optionally each without its largest value."""
@@ -81,12 +97,32 @@ class _Means(Stateful):
         self._values.append(value)
         return len(self._values) == BLOCK * BLOCKS
 
+    def extend(self, values: Sequence[float]) -> None:
+        """Take many values."""
+        self._values.extend(values)
+
+    def newest(self, values: Sequence[float]) -> Floats:
+        """Means (N) of the newest block after each of the next values (N), to a few units in the last place.
+
+        Infinite while the block is not full.
+        """
+        before = list(self._values)[-(BLOCK - 1) :]
+        blocks = sliding_window_view(np.array([0.0] * (BLOCK - 1 - len(before)) + before + list(values)), BLOCK)
+        blocks = np.sort(blocks, 1)[:, :-1] if self._without_largest else blocks
+        full = len(before) + np.arange(1, len(values) + 1) >= BLOCK
+        return np.where(full, blocks.mean(1), math.inf)
+
     def of(self, block: int) -> float:
         """Mean of one block, computed on demand."""
         values = list(itertools.islice(self._values, block * BLOCK, (block + 1) * BLOCK))
         if self._without_largest:
             values.remove(max(values))
         return sum(values) / len(values)
+
+    @property
+    def values(self) -> Sequence[float]:
+        """Those of the last blocks, the oldest first."""
+        return self._values
 
     def rises(self) -> list[float]:
         """Logarithms of the ratio of each mean to the one before."""
@@ -120,6 +156,20 @@ class BlowUp(Trend):
         growing = min(rises[-2:]) >= GROWN and sum(rises) >= GROWN_IN_ALL
         return 2 * BLOCK - 1 if growing else None
 
+    def skip(self, values: Sequence[float]) -> bool:
+        """See `Trend`: where no mean is large and that much larger than the one before."""
+        floored = [max(value, LEAST) for value in values]
+        newest = self._means.newest(floored)
+        # The means before the first value are not known here; a mean of values is no smaller than all of them.
+        before = np.concatenate([np.full(BLOCK, min([*self._means.values, *floored])), newest[:-BLOCK]])[: len(newest)]
+        near = 1 - ROUNDING
+        if bool(((newest >= near * self._large) & (newest >= near * math.exp(GROWN) * before)).any()):
+            return False
+        self._means.extend(floored)
+        large = [index for index, value in enumerate(values) if value >= self._large]
+        self._since_large = len(values) - 1 - large[-1] if large else self._since_large + len(values)
+        return True
+
 
 class Collapse(Trend):
     """An entropy that falls at an accelerating rate to near 0; when a policy converges the fall decelerates."""
@@ -149,6 +199,15 @@ class Collapse(Trend):
             if rises[-1] <= FASTER * rises[-2] < 0 and sum(rises) <= -FALLEN:
                 self._since = 2 * BLOCK - 1
         return self._since if self._since >= 0 else None
+
+    def skip(self, values: Sequence[float]) -> bool:
+        """See `Trend`: where no mean is near 0."""
+        floored = [max(value, LEAST) for value in values]
+        if not bool((self._means.newest(floored) > (1 + ROUNDING) * LEFT * self._first).all()):
+            return False
+        self._means.extend(floored)
+        self._since = -1
+        return True
 
 
 class Decline(Trend):

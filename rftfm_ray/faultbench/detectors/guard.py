@@ -14,7 +14,8 @@ import numpy as np
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.detection.detectors.base import Detector
-from rftfm_ray.detection.monitor import Monitor, Observation
+from rftfm_ray.detection.monitor import Monitor
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.detection.reference.mixture import Reference
 from rftfm_ray.detection.suite import monitor_settings
 from rftfm_ray.diagnosis.assessor import Assessor

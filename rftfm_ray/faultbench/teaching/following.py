@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.detection.monitor import Observation
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.detection.reference.mixture import Reference
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.diagnosis.classify import case_of, dates_of

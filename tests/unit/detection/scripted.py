@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 from rftfm_ray.detection.detectors.base import Detector, Output, Scores
-from rftfm_ray.detection.monitor import Monitor, Observation
+from rftfm_ray.detection.monitor import Monitor
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.detection.reference.mixture import Mode
 from rftfm_ray.detection.reference.views import StepView
 from rftfm_ray.detection.stateful import Kind

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from rftfm_ray.detection.detectors.custom import MOST_BLANK, CustomDetector
-from rftfm_ray.detection.monitor import Monitor, Observation
+from rftfm_ray.detection.monitor import Monitor
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.detection.reference.views import StepView
 from rftfm_ray.verdicts import StepReport
 from tests.detecting import NO_REFERENCE, SETTINGS, make_reports

@@ -12,7 +12,8 @@ import pytest
 
 from rftfm_ray.detection import monitor as module
 from rftfm_ray.detection.detectors.base import Scores
-from rftfm_ray.detection.monitor import VIEWS, EvidenceScores
+from rftfm_ray.detection.monitor import VIEWS
+from rftfm_ray.detection.observed import EvidenceScores
 from rftfm_ray.detection.reference.mixture import Mode
 from rftfm_ray.detection.reference.views import StepView
 from rftfm_ray.errors import DetectorError

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from rftfm_ray.config import parse_config
 from rftfm_ray.detection import monitor as module
-from rftfm_ray.detection.monitor import VIEWS, EvidenceScores, Monitor, Observation, monitor_plan
+from rftfm_ray.detection.monitor import VIEWS, Monitor, monitor_plan
+from rftfm_ray.detection.observed import EvidenceScores, Observation
 from rftfm_ray.detection.reference.mixture import Mode
 from rftfm_ray.detection.reference.views import StepViews, values_of
 from rftfm_ray.detection.statistics.cusum import RECOVERED

@@ -16,7 +16,7 @@ from rftfm_ray.detection.reference.views import StepView, values_of
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import StepReport
 from tests.detecting import make_report
-from tests.reading_courses import CASES, Course, flat, hill, noise, rises
+from tests.reading_courses import CASES, Course, Floats, flat, hill, noise, rises
 
 
 def follow(name: str | AbsoluteReading, course: Course) -> list[float]:
@@ -122,6 +122,40 @@ def test_it_is_the_same_for_windows_of_a_log_as_row_by_row(name: str, size: floa
         course = {column: 0.5 + line + noise(437, size, seed + k) for k, column in enumerate(rule.inputs)}
         found = raised(name, course)
         assert may_break(name, course) is bool(found)
+
+
+PROBED = np.arange(1, 61) % 5 == 0
+"""Rows of a course at which a held-out score is measured."""
+
+
+def seldom(end: float, reward: float) -> dict[str, Floats]:
+    """A held-out score at every fifth row that is learnt and then goes to its end, and a noisy reward that does too."""
+    score = np.interp(np.arange(60), [0, 15, 40, 60], [0.7, 0.9, end, end])
+    rewards = np.interp(np.arange(60), [0, 15, 60], [0.95, 1.0, reward]) + noise(60, 0.05, 11)
+    return {"reward_mean": rewards, "probe_accuracy": np.where(PROBED, score, math.nan)}
+
+
+def test_a_score_that_is_known_seldom_is_compared_with_the_reward_of_all_rows() -> None:
+    course = seldom(0.2, 1.15)
+    assert 30 <= raised("held_out_lost", course) <= 45
+    alone = {**course, "reward_mean": np.where(PROBED, course["reward_mean"], math.nan)}
+    assert raised("held_out_lost", alone) == 0
+    # A policy that is ruined loses both, and one that learns keeps both.
+    assert raised("held_out_lost", seldom(0.2, 0.3)) == 0
+    assert raised("held_out_lost", seldom(0.8, 1.15)) == 0
+
+
+def test_a_guard_shows_a_reading_the_rows_that_it_follows_whatever_the_chunks() -> None:
+    course = seldom(0.2, 1.15)
+    expected = follow("held_out_lost", course)
+    rows = zip(*course.values(), strict=True)
+    reports = [make_report(n, **dict(zip(course, map(float, row), strict=True))) for n, row in enumerate(rows, 1)]
+    for size in (1, 7, 60):
+        detector = ReadingDetector(BY_NAME["held_out_lost"])
+        views = [StepView.without_residuals(*values_of(reports[start : start + size])) for start in range(0, 60, size)]
+        scores = np.concatenate([detector.observe(view).score[:, 0] for view in views])
+        assert np.array_equal(scores, np.array(expected), equal_nan=True)
+    assert max(score for score in expected if math.isfinite(score)) >= 1.0
 
 
 def test_an_alarm_ends_after_some_sound_rows_and_flickering_is_one_alarm() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from rftfm_ray.detection.monitor import Monitor, Observation
+from rftfm_ray.detection.monitor import Monitor
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.detection.state import State, check_keys, scalar_from
 from rftfm_ray.verdicts import DeclaredChange, Evidence, StepReport, Symptom
 

@@ -12,7 +12,8 @@ import pytest
 
 from rftfm_ray.actors.monitor import MonitorActor
 from rftfm_ray.actors.roles import Role
-from rftfm_ray.detection.monitor import MonitorPlan, Observation
+from rftfm_ray.detection.monitor import MonitorPlan
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.detection.state import State, check_keys, scalar_from
 from rftfm_ray.diagnosis import assessor as assessor_module
 from rftfm_ray.diagnosis.assessor import Assessor, build_assessor

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rftfm_ray.cli.app import app
-from rftfm_ray.detection.monitor import Observation
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.diagnosis import log_names
 from rftfm_ray.diagnosis.classify import PATIENCE
 from rftfm_ray.diagnosis.fingerprints import MOST_WANTED

@@ -16,8 +16,17 @@ from rftfm_ray.diagnosis.classify import diagnose
 from rftfm_ray.diagnosis.features import features_of
 from rftfm_ray.diagnosis.findings import BROKEN_BY, FINDINGS, INTACT
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS, explained_signals, explains
-from rftfm_ray.diagnosis.meaning import BREAKS, CAUSES, IDENTITY_EXCLUDED, RULED_OUT, nats_of_breaks, nats_of_identities
-from rftfm_ray.diagnosis.model import EXACT
+from rftfm_ray.diagnosis.meaning import (
+    BREAKS,
+    CAUSES,
+    IDENTITY_EXCLUDED,
+    NEED_GRADIENTS,
+    NOTHING_DIFFERS,
+    RULED_OUT,
+    nats_of_breaks,
+    nats_of_identities,
+)
+from rftfm_ray.diagnosis.model import CODES, EXACT
 from rftfm_ray.diagnosis.places import source_of
 from rftfm_ray.diagnosis.raised import RAISED_BY
 from rftfm_ray.diagnosis.weighing import level_of
@@ -154,3 +163,14 @@ def test_law_is_exact_evidence_and_a_feature_of_its_own() -> None:
     assert features_of([broken("loss"), broken("rollout", kind=FLOOR)]).present == (
         "alarm floor:rollout above", "alarm law:loss above",
     )  # fmt: skip
+
+
+def test_equal_rewards_rule_out_what_acts_on_gradients_and_nothing_that_an_exact_check_shows() -> None:
+    equal = replace(identity_broken(NOTHING_DIFFERS), signal="zero_variance_group_rate", evidence=Evidence.TELEMETRY)
+    against = nats_of_identities([equal], CODES)
+    assert against == dict.fromkeys(NEED_GRADIENTS, -IDENTITY_EXCLUDED)
+    assert nats_of_identities([replace(equal, alarm=False)], CODES) == {}
+    # A check that holds says the same thing, and counts no more for it.
+    assert nats_of_identities([equal], CODES, [f"{INTACT}OD-2"]) == against
+    rate = identity_broken("declared_rate")
+    assert not {"OD-1", "OD-2"} & set(nats_of_identities([equal, rate], CODES))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rftfm_ray.detection.monitor import Observation
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.diagnosis.findings import COLUMN_OF, FINDINGS, INTACT, READ, findings_in
 from rftfm_ray.diagnosis.raised import (

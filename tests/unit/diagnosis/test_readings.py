@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rftfm_ray.detection.monitor import Observation
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.diagnosis.classify import diagnose
 from rftfm_ray.diagnosis.features import FIGURES, SINCE_ONSET

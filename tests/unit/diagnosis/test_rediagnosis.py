@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rftfm_ray.detection.monitor import Observation
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.diagnosis.assessor import Assessor
 from rftfm_ray.diagnosis.classify import diagnose

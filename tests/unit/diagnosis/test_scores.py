@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from rftfm_ray.detection.monitor import Observation
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.diagnosis.classify import CLAIMED, LEAST_NAMED, case_of, claimed, diagnose
 from rftfm_ray.diagnosis.features import Window, features_of
 from rftfm_ray.diagnosis.findings import INTACT

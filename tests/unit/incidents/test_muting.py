@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from rftfm_ray.detection.monitor import Observation
+from rftfm_ray.detection.observed import Observation
 from rftfm_ray.diagnosis.diagnoser import StepEvidence
 from rftfm_ray.diagnosis.readings import Readings
 from rftfm_ray.incidents.muting import NOT_NAMED, MutedFaults
