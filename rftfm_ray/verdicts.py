@@ -301,6 +301,8 @@ class Remedy:
         rollback: go back to the newest snapshot before the earliest step that the fault may have begun with.
         skip_batches: batches of prompts to leave out after a rollback.
         halt: write a checkpoint and end the run with an exit code of its own.
+        measured_by: detectors of the diagnosis's symptoms that have measured the values of `levers`. A lever goes
+            beyond its usual bounds only as far as one of them has measured.
     """
 
     name: str
@@ -308,6 +310,7 @@ class Remedy:
     rollback: bool = False
     skip_batches: int = 0
     halt: bool = False
+    measured_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

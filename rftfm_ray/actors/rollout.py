@@ -79,7 +79,8 @@ class RolloutActor:
         self._seams = seams
         self._paid_step = 0
         self._held: dict[str, tuple[str, int]] = {}
-        sampled = ServedModel(seams.sampler(self._engine, self._codec.eos_ids), self._codec, self._limit)
+        sampler = seams.sampler(self._engine, self._codec.eos_ids)
+        sampled = ServedModel(sampler, self._codec, self._limit, self._engine)
         rules = EpisodeRules(config.seed, lambda step: config.at(step.step).task.token_scale)
         channels = live_channels(task, config, seams)
         self._failures = channels.failures

@@ -33,7 +33,7 @@ class VerdictWatch:
         Raises:
             VerifierError: when the limit is reached; a checkpoint has been written.
         """
-        asked = batch.termination != Termination.FAILED
+        asked = (batch.termination != Termination.FAILED) & ~batch.masked
         if not np.any(asked):
             return
         failed = int(np.count_nonzero(asked & ~batch.valid))

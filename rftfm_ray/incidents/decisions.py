@@ -127,6 +127,7 @@ class Decisions:
             state=self._policy_state,
             ground=self._ground(incident),
             given=self._ledger.state.given(incident.code),
+            facts=self._settings.facts,
         )
 
     def _ground(self, incident: Incident) -> Ground | None:
@@ -161,6 +162,8 @@ class Decisions:
         levers = _merged(levers_before(self._ledger.state, incident), remedy.levers)
         number = self._ledger.state.orders + 1
         values: dict[str, Scalar] = {"order": number, "remedy": remedy.name, "reason": reason}
+        if remedy.measured_by:
+            values["measured_by"] = ", ".join(remedy.measured_by)
         values |= {"policy": ruling.policy, "restore_step": restore, "halt": remedy.halt, **dict(lever_fields(levers))}
         if not self._settings.acts_on(incident.family):
             self._ledger.note(EntryKind.ADVISED, ctx.step, incident.id, **values)

@@ -11,7 +11,8 @@ from typing import Any
 
 from rftfm_ray.errors import ConfigError, PolicyError
 from rftfm_ray.policies.api import MOST_TIMES, Policy, PolicyContext, place_of, restore_step
-from rftfm_ray.policies.levers import check_levers
+from rftfm_ray.policies.levers import check_levers, check_possible
+from rftfm_ray.policies.measured import check_measured
 from rftfm_ray.types import Levers
 from rftfm_ray.verdicts import Decision, Remedy
 
@@ -63,8 +64,11 @@ def check_decision(decision: object, ctx: PolicyContext) -> Decision:
         raise PolicyError("The decision's remedy has no name; give it one, for journal and report.")
     try:
         check_levers(remedy.levers)
+        if ctx.facts is not None:
+            check_possible(remedy.levers, ctx.facts)
     except (ConfigError, TypeError, AttributeError) as error:
         raise PolicyError(f"Remedy {remedy.name}: {error}") from None
+    check_measured(remedy, ctx)
     _check_flags(remedy)
     if remedy.rollback:
         _check_rollback(remedy, ctx)

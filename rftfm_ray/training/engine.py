@@ -113,10 +113,10 @@ class LearnerEngine:
         output, index = run_model(self._engine, packed, row, column)
         return output.logits[index], output.values[index]
 
-    def freeze_policy(self, frozen: bool) -> None:
-        """Freeze or unfreeze the policy. While it is frozen the value's gradient ends at the critic's head."""
+    def detach_critic(self, detached: bool) -> None:
+        """End the value's gradient at the critic's head, or let it reach the policy again."""
         if self._critic is not None:
-            self._critic.detached = frozen
+            self._critic.detached = detached
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a micro batch's gradient; `last` says that the next call is `grad_norm`."""

@@ -80,6 +80,7 @@ def _batch(
         refills=np.array(refills if refills is not None else [0] * size, np.int8),
         correct=np.array(correct if correct is not None else [False] * size, np.bool_),
         valid=kept,
+        masked=np.zeros(size, np.bool_),
         termination=np.array(terminations if terminations is not None else [Termination.EOS] * size, np.int8),
         turns=np.array(turns if turns is not None else [1] * size, np.int8),
         model_version=np.full(size, 7, np.int64),
