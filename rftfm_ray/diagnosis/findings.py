@@ -22,6 +22,7 @@ from rftfm_ray.diagnosis.raised import (
     standing_of,
 )
 from rftfm_ray.signals.groups import SEPARATORS
+from rftfm_ray.signals.limits import GAP, OTHER_LIMIT, SHARPER
 from rftfm_ray.signals.schema import INDEX
 
 Floats = NDArray[np.float64]
@@ -41,19 +42,13 @@ KNOWN = 0.5
 # Training accuracy less held-out accuracy that healthy runs do not reach, above and below.
 GAPS = (0.15, -0.3)
 
-# Nats from which a gap of log-probs between rollout and learner has a structure, and from which weights that did not
-# arrive leave one without: rounding is as often positive as negative.
-GAP, PLAIN_GAP = 0.5, 0.003
+# Nats from which weights that did not arrive leave a plain gap: rounding is as often positive as negative.
+PLAIN_GAP = 0.003
 # Factor by which tokens that were there before have a larger gap than others, where repetition is what is changed.
 AGAIN = 2.0
-# Exponent of sharpening at sampling from which a temperature is lower than declared.
-SCALED = 1.05
 # Share of regraded verdicts that must differ before it is asked which answers they are about, correlation from which
 # errors follow something, and net share of errors that counts as some.
 SPLIT_FROM, FOLLOWS, SOME = 0.02, 0.9, 0.02
-# Logarithm of tokens asked for over declared beyond which a limit is another one.
-OTHER_LIMIT = 0.05
-
 # Signals with a limit of their own, which no healthy run exceeds for long.
 LIMITS: Mapping[str, float] = {
     "observation_mismatch_rate": 0.0,
@@ -251,7 +246,7 @@ def _gap_findings(values: Floats) -> Sequence[str]:
     # Written so that an unknown gap finds nothing.
     if not abs(rest) > PLAIN_GAP:
         return ()
-    return ("sampled_colder",) if slope > SCALED else ("sampled_by_other_weights",)
+    return ("sampled_colder",) if slope > SHARPER else ("sampled_by_other_weights",)
 
 
 def _accuracy_findings(values: Floats) -> Sequence[str]:

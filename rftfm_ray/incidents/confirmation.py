@@ -44,7 +44,7 @@ def is_after_effect(diagnosis: Diagnosis, state: GuardState, memory: RunMemory, 
     the fault that the lever was moved for.
     """
     owners = {state.incident(owner).code for _, owner in state.owners if owner}
-    is_urgent = diagnosis.probability >= CLAIMED and plan_of(diagnosis.code).steps
+    is_urgent = diagnosis.probability >= CLAIMED and plan_of(diagnosis.code, diagnosis.place).remedies
     evidence = [symptom.evidence for symptom in diagnosis.symptoms if symptom.alarm]
     if not owners or diagnosis.code in owners or is_urgent or set(evidence) != {Evidence.TELEMETRY}:
         return False

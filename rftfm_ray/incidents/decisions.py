@@ -164,6 +164,8 @@ class Decisions:
         values: dict[str, Scalar] = {"order": number, "remedy": remedy.name, "reason": reason}
         if remedy.measured_by:
             values["measured_by"] = ", ".join(remedy.measured_by)
+        if ctx.diagnosis.place is not None:
+            values["place"] = ctx.diagnosis.place.value
         values |= {"policy": ruling.policy, "restore_step": restore, "halt": remedy.halt, **dict(lever_fields(levers))}
         if not self._settings.acts_on(incident.family):
             self._ledger.note(EntryKind.ADVISED, ctx.step, incident.id, **values)
@@ -203,8 +205,9 @@ class Decisions:
         stood = incident.unconfirmed >= UNCONFIRMED and last is not None and last.outcome is OutcomeKind.INEFFECTIVE
         if last is None or not (stood or last.outcome is OutcomeKind.UNVERIFIED):
             return levers_before(state, incident)
-        plan, window = plan_of(incident.code), self._memory.reports[-self._settings.return_after :]
-        over = plan.source_over(window, self._memory.reference_of(incident.id))
+        plan, window = plan_of(incident.code, incident.place), self._memory.reports[-self._settings.return_after :]
+        reference = self._memory.reference_of(incident.id)
+        over = plan.cause_is_over(state.levers_of(incident.id), window, reference)
         return levers_home(state, incident, last.before, () if over else plan.containing)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -61,6 +62,8 @@ LEVERS: tuple[LeverSpec, ...] = (
 )
 """Every lever of `types.Levers`, in its order; which signals each moves stands in `signals.effects`."""
 
+BOUNDS: Mapping[str, LeverSpec] = {spec.name: spec for spec in LEVERS}
+"""The same by name."""
 OF_CRITIC = ("gamma", "gae_lambda", "critic_lr_scale")
 """Levers that only an algorithm with a critic has."""
 
