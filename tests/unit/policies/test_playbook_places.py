@@ -102,7 +102,7 @@ SET = [
 def test_first_remedy_goes_by_place_and_size(
     code: str, place: Place | None, moved: dict[str, float], levers: Levers
 ) -> None:
-    remedy = remedy_of(at(code, place, **moved))
+    remedy = remedy_of(at(code, place, (), **moved))
     expected = {item.name: getattr(levers, item.name) for item in fields(Levers)}
     assert {item.name: getattr(remedy.levers, item.name) for item in fields(Levers)} == pytest.approx(expected)
     assert not remedy.rollback
