@@ -53,6 +53,7 @@ class TrajectoryBatch:
         replay_termination_ok: (B,) whether it would have ended the episode at the same turn; True where not replayed.
         golden_right: (G,) True for known-right, False for known-wrong responses put through the live reward channel.
         golden_live: (G,) what the live channel gave for them; NaN where it failed.
+        golden_again: (G,) the same when it was asked a second time.
         golden_trusted: (G,) what they are worth.
         seal: (B,) checksum of what the rollout made: place, tokens, choices, reward and whether it may train (`seals`).
         keys: B problem keys.
@@ -96,6 +97,7 @@ class TrajectoryBatch:
     replay_termination_ok: NDArray[np.bool_]
     golden_right: NDArray[np.bool_]
     golden_live: NDArray[np.float32]
+    golden_again: NDArray[np.float32]
     golden_trusted: NDArray[np.float32]
     seal: NDArray[np.uint32]
     keys: tuple[str, ...]

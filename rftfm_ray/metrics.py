@@ -68,11 +68,13 @@ class BatchMetrics:
     regrade_by_length: float
     regrade_by_repetition: float
     regrade_empty: float
+    regrade_by_form: float
     trained_mismatch_rate: float
     golden_count: float
     golden_mismatch_rate: float
     golden_right_error: float
     golden_wrong_error: float
+    golden_repeat_mismatch_rate: float
     observation_count: float
     observation_mismatch_rate: float
     observation_decode_mismatch_rate: float
@@ -96,8 +98,9 @@ class UpdateMetrics:
     `update_ratio` is the norm of the change over the norm of the weights, `changed_rate` the share of weights that
     changed, both over a fixed sample of the weights and the whole step. NaN without a critic: `value_*`, `critic_lr`.
 
-    `gap_*` are the log-prob at sampling less the learner's before the step's first update, by kind of token: end
-    tokens, all others, and of these the ones that occurred before in their response and the ones that did not;
+    `gap_*` compare the log-prob at sampling with the learner's before the step's first update, by kind of token. Of end
+    tokens it is the difference of log-odds, which is the bias that the sampler adds to them (`training.gaps`); of all
+    others, and of these the ones that occurred before in their response and the ones that did not, that of log-probs;
     `gap_slope` the exponent by which the sampler sharpens the learner's distribution, to first order: about the
     declared temperature over the real one (`training.gaps`); and the share of tokens without a gap. `update_gain` is
     what one update moved a sample of the weights over what AdamW moves them by at the declared rate.

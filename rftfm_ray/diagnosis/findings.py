@@ -22,7 +22,7 @@ from rftfm_ray.diagnosis.raised import (
     standing_of,
 )
 from rftfm_ray.signals.groups import SEPARATORS
-from rftfm_ray.signals.limits import GAP, OTHER_LIMIT, SHARPER
+from rftfm_ray.signals.limits import BIASED, OTHER_LIMIT, SHARPER, SHIFTED
 from rftfm_ray.signals.schema import INDEX
 
 Floats = NDArray[np.float64]
@@ -44,11 +44,17 @@ GAPS = (0.15, -0.3)
 
 # Nats from which weights that did not arrive leave a plain gap: rounding is as often positive as negative.
 PLAIN_GAP = 0.003
-# Factor by which tokens that were there before have a larger gap than others, where repetition is what is changed.
-AGAIN = 2.0
+# Factor by which the gap of tokens that were said before must be larger than that of others.
+ONE_KIND = 5.0
+# Nats a changed token from which tokens are sampled that the policy does not say at all.
+IMPOSSIBLE_TOKEN = 4.0
 # Share of regraded verdicts that must differ before it is asked which answers they are about, correlation from which
 # errors follow something, and net share of errors that counts as some.
 SPLIT_FROM, FOLLOWS, SOME = 0.02, 0.9, 0.02
+# Share of which wrong answers are paid that their first or last token explains, from which a loophole is behind it, and
+# up to which chance is, in the mean of so many steps.
+OF_A_FORM, OF_NO_FORM, ENOUGH = 0.3, 0.2, 4
+
 # Signals with a limit of their own, which no healthy run exceeds for long.
 LIMITS: Mapping[str, float] = {
     "observation_mismatch_rate": 0.0,
@@ -106,10 +112,11 @@ REGRADE_FINDINGS = (
     "golden_disagrees_on_half", "golden_disagrees_on_most", "golden_right_paid_more", "golden_right_paid_less",
     "golden_wrong_alone_paid_more", "regrade_follows_repetition", "regrade_follows_length",
     "regrade_follows_shortness", "regrade_of_empty", "regrade_of_right_paid_less", "regrade_of_every_wrong",
-    "regrade_of_some_wrong", "regrade_of_right_and_wrong",
+    "regrade_of_some_wrong", "regrade_of_right_and_wrong", "regrade_follows_form", "regrade_by_chance",
 )  # fmt: skip
 GAP_FINDINGS = (
-    "ends_sampled_more", "ends_sampled_less", "repeats_sampled_more", "sampled_colder", "sampled_by_other_weights",
+    "ends_sampled_more", "ends_sampled_less", "ends_forbidden", "repeats_sampled_more", "sampled_colder",
+    "sampled_by_other_weights",
 )  # fmt: skip
 FINDINGS = (
     *REGRADE_FINDINGS, *GAP_FINDINGS, "turns_cut_short", "no_turn_cut_short", "limit_lower", "limit_higher",
@@ -209,9 +216,20 @@ def _regraded_answers(values: Floats) -> str:
     if right < -SOME:
         return "regrade_of_right_paid_less"
     if wrong > SOME:
-        alone = "regrade_of_every_wrong" if wrong > FOLLOWS else "regrade_of_some_wrong"
-        return "regrade_of_right_and_wrong" if right > SOME else alone
+        return "regrade_of_right_and_wrong" if right > SOME else _paid_wrong_answers(values, wrong)
     return ""
+
+
+def _paid_wrong_answers(values: Floats, share: float) -> str:
+    """Which of the wrong answers are paid: all, those of a form, or some by chance; where nothing tells, just some."""
+    if share > FOLLOWS:
+        return "regrade_of_every_wrong"
+    forms = _column(values, "regrade_by_form")
+    forms = forms[np.isfinite(forms)]
+    if len(forms) and forms.mean() > OF_A_FORM:
+        return "regrade_follows_form"
+    by_chance = len(forms) >= ENOUGH and forms.mean() < OF_NO_FORM
+    return "regrade_by_chance" if by_chance else "regrade_of_some_wrong"
 
 
 def _golden_findings(values: Floats) -> Sequence[str]:
@@ -237,16 +255,20 @@ def _golden_findings(values: Floats) -> Sequence[str]:
 def _gap_findings(values: Floats) -> Sequence[str]:
     """Which tokens are sampled otherwise than the learner's policy says."""
     end, rest, again, new = (_mean(values, f"gap_{kind}") for kind in ("end", "rest", "again", "new"))
-    slope = _mean(values, "gap_slope")
-    if abs(end) > GAP:
-        # An end that is made likelier takes from all other tokens, and one that is made rarer gives to them.
+    changed, is_gap = 1 - _mean(values, "gap_zero_share"), abs(rest) > PLAIN_GAP
+    # A lower temperature makes ends likelier too, where they are likely. Whatever else is put in the place of what the
+    # policy says is unlikely, which looks like a higher one.
+    if is_gap and _mean(values, "gap_slope") > SHARPER:
+        return ("sampled_colder",)
+    if abs(end) > BIASED:
         return ("ends_sampled_more",) if end > 0 else ("ends_sampled_less",)
-    if again > GAP and again > AGAIN * abs(new):
+    # Where a turn must go on, whatever comes next is what the policy does not say, said before or not.
+    if rest > SHIFTED and new > SHIFTED and rest > IMPOSSIBLE_TOKEN * changed:
+        return ("ends_forbidden",)
+    # What was said before is made likelier at the cost of what was not, or is alone in being so.
+    if again > SHIFTED and again > ONE_KIND * new:
         return ("repeats_sampled_more",)
-    # Written so that an unknown gap finds nothing.
-    if not abs(rest) > PLAIN_GAP:
-        return ()
-    return ("sampled_colder",) if slope > SHARPER else ("sampled_by_other_weights",)
+    return ("sampled_by_other_weights",) if is_gap else ()
 
 
 def _accuracy_findings(values: Floats) -> Sequence[str]:

@@ -71,6 +71,7 @@ MEANINGS: Mapping[str, Mapping[str, float]] = {
     "ends_sampled_more": {"PG-1": 3, "PG-3S": 3},
     "ends_sampled_less": {"PG-3L": 5},
     "answers_empty": {"PG-1": 2, "PG-3S": -3},
+    "ends_forbidden": {"PG-3L": 5},
     "repeats_sampled_more": {"PG-2": 5},
     "sampled_colder": {"OD-3": 5},
     # A gap that follows no kind of token: weights that did not arrive.
@@ -84,10 +85,12 @@ MEANINGS: Mapping[str, Mapping[str, float]] = {
     "regrade_follows_length": {"PG-3L": 5},
     "regrade_follows_shortness": {"PG-3S": 5},
     "regrade_of_right_paid_less": {"RF-2": 4},
-    "regrade_of_every_wrong": {"RF-1": 4},
+    "regrade_of_every_wrong": {"RF-1": 4, "RF-3": -2},
     "regrade_of_right_and_wrong": {"RF-1": 4},
-    # A loophole pays those wrong answers that go through it.
-    "regrade_of_some_wrong": {"RF-3": 4},
+    # A loophole pays those wrong answers that go through it, which have something in common.
+    "regrade_of_some_wrong": {"RF-3": 2, "RF-1": 1},
+    "regrade_follows_form": {"RF-3": 5},
+    "regrade_by_chance": {"RF-1": 4, "RF-3": -2},
 }
 """Nats by fault of findings that are exact, so that nothing about them has to be learnt."""
 

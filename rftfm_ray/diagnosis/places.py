@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from rftfm_ray.detection.detectors.laws import FLOOR, LAW
 from rftfm_ray.detection.laws.table import FLOOR_TABLE, LAWS
 from rftfm_ray.diagnosis.meaning import BREAKS
+from rftfm_ray.signals.limits import BIASED, SHIFTED
 from rftfm_ray.taxonomy import UNKNOWN, places_of
 from rftfm_ray.verdicts import Place, Symptom
 
@@ -47,9 +48,9 @@ _OF_CHANNELS: Mapping[str, tuple[Place, ...]] = {
 """Places that an independent channel tells, by the signal of its alarm."""
 # What was sampled is not what the policy says: the sampler, the server behind it, or weights that did not arrive.
 _GAP = f"{FLOOR}:rollout"
-# Share of tokens without a gap from which single turns are changed, and not every draw as by a sampler's setting.
-SINGLE_TURNS = 0.05
-SEPARATING = ("cut_short_rate", "gap_zero_share")
+# What a bias gives to ends it takes from the other tokens: so many nats each, at least, where rounding leaves less.
+PAID = 0.001
+SEPARATING = ("cut_short_rate", "gap_end", "gap_rest")
 """Signals that tell places apart which break the same checks."""
 Measured = Callable[[str], float]
 """The newest value of one of `SEPARATING` since the onset; NaN where it was not measured."""
@@ -115,11 +116,20 @@ def _by_tokens(possible: Collection[Place], alarms: Sequence[Symptom], measured:
     if Place.SAMPLER not in possible:
         return
     has_gap = any(alarm.detector == _GAP for alarm in alarms)
-    if measured("cut_short_rate") > 0 or (has_gap and measured("gap_zero_share") > SINGLE_TURNS):
+    if measured("cut_short_rate") > 0 or (has_gap and _is_put_in(measured("gap_end"), measured("gap_rest"))):
         yield Place.SERVER
     if not has_gap:
         # What is sampled is what the policy says, and what is paid is right: the prompts, or the limits.
         yield from (Place.DATA, Place.LIMITS)
+
+
+def _is_put_in(end: float, rest: float) -> bool:
+    """Whether turns come back with an end that was put in, or kept out, behind the sampler.
+
+    A sampler's bias moves both kinds of tokens in opposite directions. Where the server ends turns, or forbids an end,
+    the other turns are as the policy says. NaN for a kind of token that does not occur.
+    """
+    return (end > BIASED and not rest < -PAID) or (rest > SHIFTED and abs(end) < BIASED)
 
 
 def _strength(place: Place | None, alarms: Sequence[Symptom]) -> tuple[float | None, str]:

@@ -157,7 +157,8 @@ class IncidentManager:
         if is_due or (not suspected and incident.code != diagnosis.code):
             diagnosis = claimed(diagnosis)
         changed = incident.code != diagnosis.code and not incident.tried
-        if changed and not suspected and incident.code != UNKNOWN and led < PERSISTENCE:
+        # A fault that is named stays so until another one is likelier for some time: not to know takes no name away.
+        if changed and not suspected and incident.code != UNKNOWN and (led < PERSISTENCE or diagnosis.code == UNKNOWN):
             return
         diagnosis = self._memory.diagnose(incident, diagnosis)
         if is_due or (not suspected and changed):

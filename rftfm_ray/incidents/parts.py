@@ -29,7 +29,7 @@ _SIGNALS: Mapping[Part, tuple[str, ...]] = {
     Part.REWARD: (
         "trained_mismatch_rate", "regrade_mismatch_rate", "regrade_error_mean", "golden_mismatch_rate",
         "golden_right_error", "golden_wrong_error", "regrade_hit_right", "regrade_hit_wrong", "regrade_by_length",
-        "regrade_by_repetition", "regrade_empty",
+        "regrade_by_repetition", "regrade_empty", "regrade_by_form", "golden_repeat_mismatch_rate",
     ),
     Part.VERIFIER: ("verifier_error_rate",),
     Part.ENVIRONMENT: (

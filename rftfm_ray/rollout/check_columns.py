@@ -63,6 +63,7 @@ def check_columns(
         "masked": flags(_masked(episodes, masks, decoded, replays)),
         "golden_right": flags(g.right for g in golden),
         "golden_live": np.array([g.live for g in golden], dtype=np.float32),
+        "golden_again": np.array([g.again for g in golden], dtype=np.float32),
         "golden_trusted": np.array([g.trusted for g in golden], dtype=np.float32),
     }
 

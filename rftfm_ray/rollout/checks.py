@@ -38,10 +38,11 @@ class GoldenResponse:
 
 @dataclass(frozen=True, slots=True)
 class GoldenGrade:
-    """Reward of the live channel for a golden response: NaN where it failed."""
+    """Rewards of the live channel for a golden response, asked for twice: NaN where it failed."""
 
     right: bool
     live: float
+    again: float
     trusted: float
 
 
@@ -161,19 +162,17 @@ class Checks:
         if not self._is_due(Check.GOLDEN, step, self._settings.golden_every):
             return []
 
-        def live(response: GoldenResponse) -> float:
-            episode = EpisodeId(step, response.problem.key, RIGHT if response.right else WRONG)
+        def live(response: GoldenResponse, times: int) -> float:
+            episode = EpisodeId(step, response.problem.key, RIGHT if response.right else WRONG, times)
             return grader.live(episode, response.problem, response.transcript)
 
+        # A loophole pays an answer each time; a channel that errs by chance does not.
+        asked = workers.run([partial(live, response, times) for times in (0, 1) for response in self._golden])
+        rewards = [math.nan if isinstance(reward, BaseException) else reward for reward in asked]
+        first, again = rewards[: len(self._golden)], rewards[len(self._golden) :]
         return [
-            GoldenGrade(
-                response.right,
-                math.nan if isinstance(reward, BaseException) else reward,
-                grader.scaled(step, response.trusted),
-            )
-            for response, reward in zip(
-                self._golden, workers.run([partial(live, response) for response in self._golden]), strict=True
-            )
+            GoldenGrade(response.right, *graded, grader.scaled(step, response.trusted))
+            for response, *graded in zip(self._golden, first, again, strict=True)
         ]
 
     def known_calls(self, step: StepId, tools: ToolPool) -> list[bool]:

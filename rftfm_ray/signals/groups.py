@@ -19,8 +19,9 @@ CREDIT_AT_LOSS = ("credit_error", "credit_known_share", "return_error", "value_e
 """How what the loss gets differs from what rollout and declared rule give."""
 REGRADE_SPLIT = (
     "regrade_hit_right", "regrade_hit_wrong", "regrade_by_length", "regrade_by_repetition", "regrade_empty",
+    "regrade_by_form", "golden_repeat_mismatch_rate",
 )  # fmt: skip
-"""Which answers the live reward channel is wrong about."""
+"""Which answers the live reward channel is wrong about, and whether it would be so again."""
 LIMITS = ("limit_excess", "cut_short_rate")
 """Whether turns were asked for with the declared tokens, and got those that were asked for."""
 SEPARATORS: tuple[str, ...] = (

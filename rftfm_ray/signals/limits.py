@@ -8,8 +8,12 @@ nats away. The largest of 29,674 recorded healthy steps, 500-step runs among the
 IMPOSSIBLE_STEP_KL = 10.0
 """Nats a token that one update moves the policy: the clip of the objective keeps a step within a fraction of a nat. The
 largest of the same steps is 0.53; a rate twice as high gives four times as much."""
-GAP = 0.5
-"""Nats from which a mean gap of log-probs between rollout and learner has a structure. That of two engines is 1e-5."""
+SHIFTED = 0.02
+"""Nats from which a mean gap of log-probs between rollout and learner is one of sampling, and not of rounding: weights
+in bfloat16 leave less than 0.001."""
+BIASED = 0.5
+"""Nats of a bias on end tokens (`gap_end`) from which they are sampled otherwise than the policy says: weights that are
+a few steps old, or rounded, move log-odds by less."""
 SHARPER = 1.05
 """Exponent of sharpening at sampling (`gap_slope`) from which a temperature is lower than declared."""
 OTHER_LIMIT = 0.05

@@ -194,12 +194,14 @@ def _golden_figures(batch: TrajectoryBatch) -> dict[str, float]:
     error = batch.golden_live.astype(np.float64) - batch.golden_trusted
     # A verdict that failed is no wrong verdict.
     came = ~np.isnan(error)
+    change = np.abs(batch.golden_again.astype(np.float64) - batch.golden_live)
     error, right = error[came], batch.golden_right[came]
     return {
         "golden_count": float(len(error)),
         "golden_mismatch_rate": _share(np.abs(error) > MISMATCH),
         "golden_right_error": _mean(error[right]),
         "golden_wrong_error": _mean(error[~right]),
+        "golden_repeat_mismatch_rate": _share(change[~np.isnan(change)] > MISMATCH),
     }
 
 
@@ -239,7 +241,42 @@ def _error_split(batch: TrajectoryBatch, asked: NDArray[np.bool_], error: NDArra
     if np.count_nonzero(hit) >= LEAST_ERRORS:
         figures["regrade_by_length"] = _correlation(error, content)
         figures["regrade_by_repetition"] = _correlation(error, _repeated_shares(batch)[asked])
+    if hit[~right].any():
+        forms = (form[asked][~right] for form in _outer_tokens(batch))
+        figures["regrade_by_form"] = float(np.fmax(*(_explained(hit[~right], form) for form in forms)))
     return figures
+
+
+def _outer_tokens(batch: TrajectoryBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(B,) first and last token that the policy chose in the last turn of each trajectory; -1 without any.
+
+    A token that has ended the trajectory is none of its answer.
+    """
+    before = np.concatenate([[False], batch.action[:-1]])
+    before[batch.offsets[:-1][batch.offsets[:-1] < len(before)]] = False
+    begins, first, last = batch.action & ~before, np.full(len(batch), -1), np.full(len(batch), -1)
+    ended = batch.termination == Termination.EOS
+    for row, (start, end) in enumerate(zip(batch.offsets[:-1], batch.offsets[1:], strict=True)):
+        chosen = np.flatnonzero(batch.action[start:end])
+        chosen = chosen[: len(chosen) - bool(ended[row])]
+        if len(chosen):
+            turns = np.flatnonzero(begins[start : start + chosen[-1] + 1])
+            first[row], last[row] = batch.tokens[start + turns[-1]], batch.tokens[start + chosen[-1]]
+    return first, last
+
+
+def _explained(values: NDArray[np.float64], groups: NDArray[np.int64]) -> float:
+    """Share of the variance of some values that their groups explain, less what groups explain by chance (Ezekiel).
+
+    NaN where values do not vary, or hardly any group has two of them.
+    """
+    _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    left, total = len(values) - len(counts), float(((values - values.mean()) ** 2).sum())
+    if left < LEAST_ERRORS or total == 0:
+        return NAN
+    means = np.bincount(index, values) / counts
+    within = float(((values - means[index]) ** 2).sum())
+    return 1 - (within / left) / (total / (len(values) - 1))
 
 
 def _repeated_shares(batch: TrajectoryBatch) -> NDArray[np.float64]:

@@ -15,6 +15,8 @@ NAN = float("nan")
 LARGEST_GAP = 20.0
 # Two engines in float32 agree to 3e-5 nats on one token; what a sampler changes moves a token by more than this.
 SAME = 1e-3
+# Probability of all other tokens below which log-probs in float32 cannot tell it from 0.
+LEAST_LEFT = 1e-6
 # Mean square in square nats below which all tokens are as likely as the learner expects, and no slope can be told.
 LEAST_VARIANCE = 1e-6
 
@@ -54,7 +56,7 @@ def logprob_gaps(batch: TrajectoryBatch, learner: NDArray[np.floating], entropy:
         return float(gap[of].mean()) if of.any() else NAN
 
     return LogprobGaps(
-        gap_end=mean(known & is_end),
+        gap_end=_bias(own[known & is_end], sampled[known & is_end]),
         gap_rest=mean(rest),
         gap_again=mean(rest & again),
         gap_new=mean(rest & ~again),
@@ -77,6 +79,23 @@ def _occurred_before(tokens: NDArray[np.int32], owner: NDArray[np.int64]) -> NDA
     again = np.ones(len(tokens), np.bool_)
     again[first] = False
     return again
+
+
+def _bias(own: NDArray[np.float64], sampled: NDArray[np.float64]) -> float:
+    """Nats that the sampler adds to the logit of some tokens, by their log-odds; NaN without any.
+
+    A bias b on one token moves its log-odds by b whatever the others are, where its log-prob moves by less the likelier
+    it is. Each token counts as far as it could have become likelier: of one that is certain nothing can be told.
+    """
+    if not len(own):
+        return NAN
+    weights = np.maximum(-np.expm1(own), LEAST_LEFT)
+    return float((weights * (_log_odds(sampled) - _log_odds(own))).sum() / weights.sum())
+
+
+def _log_odds(logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
+    odds: NDArray[np.float64] = logprobs - np.log(np.maximum(-np.expm1(logprobs), LEAST_LEFT))
+    return odds
 
 
 def _sharpness(gap: NDArray[np.float64], excess: NDArray[np.float64]) -> float:

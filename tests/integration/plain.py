@@ -45,6 +45,7 @@ CHECKS = (
     "turn_cut_short",
     "golden_right",
     "golden_live",
+    "golden_again",
     "golden_trusted",
 )
 EMPTY = (*CHECKS, *(f"call_{name}" for name in CALLS))

@@ -9,7 +9,7 @@ from rftfm_ray.policies.playbook.plan import FaultPlan, PlannedRemedy, RemedyPla
 from rftfm_ray.policies.playbook.reading import beyond, newest
 from rftfm_ray.policies.playbook.reward import CHANNEL
 from rftfm_ray.signals.groups import GAPS
-from rftfm_ray.signals.limits import GAP
+from rftfm_ray.signals.limits import BIASED
 from rftfm_ray.signals.schema import value
 from rftfm_ray.types import Levers
 from rftfm_ray.verdicts import Place, StepReport
@@ -26,30 +26,26 @@ TWICE = 2.0
 
 
 def opposite_bias(ctx: PolicyContext) -> Setting | None:
-    """A bias on end tokens that takes away what the sampler adds to them; None where the gap at ends is not known.
-
-    Where an end has become likely its gap is smaller than the bias behind it, so that a second look is taken at what is
-    left.
-    """
-    gap = newest(ctx, "gap_end")
-    if not abs(gap) > GAP:
+    """A bias on end tokens that takes away what the sampler adds to them; None where that is not known."""
+    added = newest(ctx, "gap_end")
+    if not abs(added) > BIASED:
         return None
-    bias = max(-MOST_BIAS, min(MOST_BIAS, (ctx.levers.end_bias or 0.0) - gap))
-    side = "likelier" if gap > 0 else "rarer"
-    reason = f"ends are {abs(gap):.3g} nats {side} at sampling than the policy says, and the opposite is asked for"
+    bias = max(-MOST_BIAS, min(MOST_BIAS, (ctx.levers.end_bias or 0.0) - added))
+    done = "adds to" if added > 0 else "takes from"
+    reason = f"the sampler {done} the logit of ends {abs(added):.3g} nats, and the opposite is asked for"
     return Levers(end_bias=bias), reason
 
 
 def ends_biased(reports: Sequence[StepReport], reference: Sequence[StepReport]) -> bool:
     """Whether ends are sampled otherwise than the policy says, where nothing makes up for it."""
     del reference
-    return any(abs(value(report, "gap_end")) > GAP for report in reports)
+    return any(abs(value(report, "gap_end")) > BIASED for report in reports)
 
 
 def ends_still_biased(reports: Sequence[StepReport], reference: Sequence[StepReport]) -> bool:
     """Whether the opposite bias still meets one: without it the lever itself would show as a gap at the ends."""
     del reference
-    return any(abs(value(report, "gap_end")) <= GAP for report in reports)
+    return any(abs(value(report, "gap_end")) <= BIASED for report in reports)
 
 
 def clean_path(ctx: PolicyContext) -> Setting:
@@ -92,7 +88,6 @@ _ASK_SAMPLER = "compare the sampling terms of the engine with the configuration"
 ENDS = RemedyPlan(
     remedies=(
         PlannedRemedy("opposite_end_bias", ("end_bias",), opposite_bias),
-        PlannedRemedy("opposite_end_bias_again", ("end_bias",), opposite_bias),
         CLEAN_PATH, WEIGHTED, _FREEZE,
     ),
     containing=("end_bias", "rollout_path", "is_cap", "freeze_policy"),

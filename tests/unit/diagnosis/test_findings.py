@@ -11,6 +11,7 @@ from rftfm_ray.diagnosis.findings import (
     BROKEN_BY,
     COLUMN_OF,
     FINDINGS,
+    GAP_FINDINGS,
     INTACT,
     LIMITS,
     PICK,
@@ -91,6 +92,52 @@ def test_findings_of_a_step(step: dict[str, float], expected: set[str]) -> None:
     found = findings_in(steps(step))
     assert set(found) <= set(FINDINGS)
     assert {name for name in found if not name.startswith(INTACT)} == expected
+
+
+def gaps(end: float, rest: float, again: float, new: float, slope: float, same: float) -> dict[str, float]:
+    """A step's gaps of log-probs between rollout and learner."""
+    named = {"gap_end": end, "gap_rest": rest, "gap_again": again, "gap_new": new}
+    return {**named, "gap_slope": slope, "gap_zero_share": same}
+
+
+# As real runs have them at the strengths of the benchmark.
+SAMPLED = [
+    ("an end made likelier", gaps(14.3, -1.334, math.nan, -1.334, -0.09, 0.002), "ends_sampled_more"),
+    ("the same once it is learnt", gaps(6.0, -0.008, -0.017, -0.007, 0.48, 0.57), "ends_sampled_more"),
+    ("turns that come back empty", gaps(25.0, math.nan, math.nan, math.nan, 0.0, 0.0), "ends_sampled_more"),
+    ("an end made rarer", gaps(-2.0, 0.3, 0.2, 0.3, 0.4, 0.5), "ends_sampled_less"),
+    ("turns that must go on", gaps(-1e-7, 1.005, 1.713, 0.924, 0.23, 0.914), "ends_forbidden"),
+    ("the same with more that was said", gaps(0.0, 1.0, 3.0, 0.5, 0.2, 0.9), "ends_forbidden"),
+    ("a penalty the wrong way round", gaps(-0.01, 0.1, 0.9, -0.2, 0.7, 0.3), "repeats_sampled_more"),
+    ("a cold sampler", gaps(1.2, 0.013, 0.029, 0.012, 1.13, 0.37), "sampled_colder"),
+    ("weights that did not arrive", gaps(-0.2, 0.006, 0.0015, 0.007, 0.99, 0.54), "sampled_by_other_weights"),
+    ("weights in bfloat16", gaps(0.02, -2e-4, 6e-4, -2e-4, 1.0007, 0.79), ""),
+    ("two engines", gaps(1e-7, 1e-8, 1e-8, 1e-8, 1.0, 1.0), ""),
+]
+
+
+@pytest.mark.parametrize(("step", "expected"), [row[1:] for row in SAMPLED], ids=[row[0] for row in SAMPLED])
+def test_gaps_tell_what_the_sampler_does(step: dict[str, float], expected: str) -> None:
+    assert set(findings_in(steps(step))) & set(GAP_FINDINGS) == ({expected} if expected else set())
+
+
+def paid(wrong: float, *forms: float) -> set[str]:
+    """Findings of a channel that pays a share of wrong answers, which their form explains as far at each step."""
+    split = {"regrade_hit_right": 0.0, "regrade_hit_wrong": wrong}
+    return set(findings_in(steps(*(graded(0.2, 0.2, **split, regrade_by_form=form) for form in forms))))
+
+
+def test_wrong_answers_that_are_paid_are_those_of_a_form_or_of_chance() -> None:
+    of_wrong = {
+        "regrade_of_every_wrong", "regrade_of_some_wrong", "regrade_follows_form", "regrade_by_chance",
+    }  # fmt: skip
+    assert paid(1.0, math.nan) & of_wrong == {"regrade_of_every_wrong"}
+    assert paid(0.4, 1.0) & of_wrong == {"regrade_follows_form"}
+    assert paid(0.4, 0.4, 0.3, 0.35) & of_wrong == {"regrade_follows_form"}
+    # A share of one step is noise.
+    assert paid(0.4, math.nan) & of_wrong == paid(0.4, 0.0) & of_wrong == {"regrade_of_some_wrong"}
+    assert paid(0.4, 0.1, -0.2, 0.3, 0.2) & of_wrong == {"regrade_by_chance"}
+    assert paid(0.4, 0.1, -0.2, 0.3, math.nan) & of_wrong == {"regrade_of_some_wrong"}
 
 
 @pytest.mark.parametrize("code", list(BROKEN_BY))

@@ -68,14 +68,19 @@ CASES: list[tuple[str, tuple[str, ...], Mapping[str, float], Place, bool]] = [
     ("OD-2", (GAP,), {}, Place.SYNC, True),
     ("OD-2", ("identity:update_gain",), {}, Place.OPTIMIZER, True),
     ("OD-3", ("law:loss",), {}, Place.LOSS, True),
-    ("OD-3", (GAP,), {"gap_zero_share": 0.0}, Place.SAMPLER, True),
-    ("PG-1", (GAP,), {"gap_zero_share": 0.0}, Place.SAMPLER, True),
-    # Single turns come back empty, and all others are what the policy says.
-    ("PG-1", (GAP,), {"gap_zero_share": 0.6}, Place.SERVER, True),
-    ("PG-1", (GAP, "law:reward"), {"gap_zero_share": 0.9}, Place.REWARD, True),
+    ("OD-3", (GAP,), {"gap_end": 0.4, "gap_rest": 0.01}, Place.SAMPLER, True),
+    # What a bias gives to ends it takes from all other tokens.
+    ("PG-1", (GAP,), {"gap_end": 14.3, "gap_rest": -1.3}, Place.SAMPLER, True),
+    ("PG-3S", (GAP,), {"gap_end": 6.0, "gap_rest": -0.008}, Place.SAMPLER, True),
+    # Single turns come back empty, and all others are what the policy says; or all do, and there are no others.
+    ("PG-1", (GAP,), {"gap_end": 6.0, "gap_rest": -4e-4}, Place.SERVER, True),
+    ("PG-1", (GAP,), {"gap_end": 12.0, "gap_rest": math.nan}, Place.SERVER, True),
+    ("PG-1", (GAP, "law:reward"), {"gap_end": 6.0, "gap_rest": 0.0}, Place.REWARD, True),
     ("PG-1", (), {}, Place.DATA, True),
     ("PG-3S", ("identity:terminations",), {"cut_short_rate": 0.2}, Place.SERVER, True),
-    ("PG-3L", (GAP,), {"gap_zero_share": 0.7}, Place.SERVER, True),
+    # Ends that come are as the policy says, and where one must not come anything else does.
+    ("PG-3L", (GAP,), {"gap_end": -1e-7, "gap_rest": 1.0}, Place.SERVER, True),
+    ("PG-3L", (GAP,), {"gap_end": -3.0, "gap_rest": 0.8}, Place.SAMPLER, True),
     ("PG-3L", (), {}, Place.LIMITS, True),
     ("PG-2", (), {}, Place.SAMPLER, False),
     ("CA-2", ("identity:advantages", "law:advantage_mean"), {}, Place.ESTIMATOR, True),

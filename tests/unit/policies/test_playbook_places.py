@@ -109,7 +109,7 @@ def test_first_remedy_goes_by_place_and_size(
 
 
 def test_what_is_left_of_a_bias_is_added_to_the_one_in_force() -> None:
-    ctx = replace(at("PG-1", None, ("opposite_end_bias",), gap_end=2.8), levers=Levers(end_bias=-9.2))
+    ctx = replace(at("PG-1", None, (), gap_end=2.8), levers=Levers(end_bias=-9.2))
     assert remedy_of(ctx).levers.end_bias == pytest.approx(-12.0)
     cold = replace(at("OD-3", None, ("higher_temperature",), gap_slope=1.5), levers=Levers(temperature_scale=1.6))
     assert remedy_of(cold).levers.temperature_scale == pytest.approx(2.4)

@@ -10,7 +10,7 @@ from rftfm_ray.signals.groups import GAPS, SEPARATORS, TELEMETRY
 
 
 def test_separators_are_signals_and_need_no_reference() -> None:
-    assert len(set(SEPARATORS)) == len(SEPARATORS) == 20
+    assert len(set(SEPARATORS)) == len(SEPARATORS) == 22
     assert set(SEPARATORS) <= set(DICTIONARY)
     assert not set(SEPARATORS) & {*TELEMETRY, *COLUMNS}
 

@@ -337,12 +337,17 @@ def test_golden_responses_are_judged_by_what_came_back(make_batch: MakeBatch) ->
             [0.0],
             golden_right=[True, True, True, False, False],
             golden_live=[1.0, 3.0, math.nan, 0.000001, 0.5],
+            golden_again=[1.0, 1.0, 1.0, math.nan, 0.5],
             golden_trusted=[1.0, 1.0, 1.0, 0.0, -0.5],
         )
     )
     assert (found.golden_count, found.golden_mismatch_rate) == (4.0, 2 / 4)
     assert (found.golden_right_error, found.golden_wrong_error) == pytest.approx((1.0, 0.5), abs=1e-5)
-    down = figures_of(make_batch([0.0], golden_right=[True], golden_live=[math.nan], golden_trusted=[1.0]))
+    # Of the three that came twice one is paid otherwise the second time.
+    assert found.golden_repeat_mismatch_rate == pytest.approx(1 / 3)
+    down = figures_of(
+        make_batch([0.0], golden_right=[True], golden_live=[math.nan], golden_again=[math.nan], golden_trusted=[1.0])
+    )
     assert (down.golden_count, math.isnan(down.golden_mismatch_rate), math.isnan(down.golden_right_error)) == (
         0.0,
         True,
@@ -372,6 +377,7 @@ def test_checks_are_shares_of_what_was_checked(make_batch: MakeBatch) -> None:
 def test_checks_that_were_not_due_are_not_measured(make_batch: MakeBatch) -> None:
     found = figures_of(make_batch([0.0]))
     rates = [found.golden_mismatch_rate, found.golden_right_error, found.golden_wrong_error]
+    rates += [found.golden_repeat_mismatch_rate]
     rates += [found.known_call_error_rate, found.observation_mismatch_rate]
     rates += [found.replay_observation_mismatch_rate, found.replay_termination_mismatch_rate]
     assert all(math.isnan(rate) for rate in rates)

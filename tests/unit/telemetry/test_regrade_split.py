@@ -13,6 +13,7 @@ import pytest
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.metrics import BatchMetrics
 from rftfm_ray.telemetry.features import batch_metrics
+from rftfm_ray.types import Termination
 
 MakeBatch = Callable[..., TrajectoryBatch]
 
@@ -42,7 +43,7 @@ def split(make_batch: MakeBatch, error: list[float]) -> dict[str, float]:
 def test_channel_that_agrees_hits_nothing_and_has_no_pattern(make_batch: MakeBatch) -> None:
     found = split(make_batch, [0.0] * 6)
     assert (found["regrade_hit_right"], found["regrade_hit_wrong"]) == (0, 0)
-    assert all(math.isnan(found[f"regrade_{name}"]) for name in ("by_length", "by_repetition", "empty"))
+    assert all(math.isnan(found[f"regrade_{name}"]) for name in ("by_length", "by_repetition", "empty", "by_form"))
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,57 @@ def test_errors_that_follow_length_or_repetition_say_so(make_batch: MakeBatch, s
     assert shifted["regrade_by_repetition"] == pytest.approx(sign)
     expected = np.corrcoef([each + 1 for each in REPEATED], CONTENT)[0, 1] * sign
     assert shifted["regrade_by_length"] == pytest.approx(expected)
+
+
+def by_form(make_batch: MakeBatch, answers: list[list[int]], paid: list[bool]) -> float:
+    """The figure of a channel that pays some of these answers, all of which are wrong and end themselves."""
+    tokens = [[1, *answer, 0] for answer in answers]
+    count = len(answers)
+    live = [float(each) for each in paid]
+    batch = make_batch(
+        live, live=live, trusted=[0.0] * count, right=[False] * count, tokens=tokens,
+        roles=["p" + "a" * (len(row) - 1) for row in tokens], terminations=[Termination.EOS] * count,
+    )  # fmt: skip
+    return figures_of(batch).regrade_by_form
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_loophole_of_a_first_or_last_token_explains_what_is_paid(make_batch: MakeBatch, place: int) -> None:
+    rng = np.random.default_rng(0)
+    answers = rng.integers(3, 9, (40, 3)).tolist()
+    assert by_form(make_batch, answers, [answer[place] in (5, 7) for answer in answers]) == pytest.approx(1)
+    # The middle one is not looked at.
+    assert by_form(make_batch, answers, [answer[1] in (5, 7) for answer in answers]) < 0.3
+
+
+def test_channel_that_pays_by_chance_is_explained_by_nothing(make_batch: MakeBatch) -> None:
+    rng = np.random.default_rng(1)
+    found = [
+        by_form(make_batch, rng.integers(3, 9, (15, 3)).tolist(), (rng.random(15) < 0.4).tolist()) for _ in range(60)
+    ]
+    # Of two shares the larger one is told, so that their mean lies somewhat above 0.
+    assert 0 < np.nanmean(found) < 0.2
+    half = [
+        by_form(make_batch, answers, [a[-1] in (5, 7) and rng.random() < 0.5 for a in answers])
+        for answers in (rng.integers(3, 9, (15, 3)).tolist() for _ in range(60))
+    ]
+    assert np.nanmean(half) > 0.35
+
+
+def test_form_needs_answers_that_are_alike(make_batch: MakeBatch) -> None:
+    assert math.isnan(by_form(make_batch, [[3], [4], [5], [6]], [True, False, True, False]))
+    assert math.isnan(by_form(make_batch, [[3]] * 6, [False] * 6)), "nothing is paid"
+    assert math.isnan(by_form(make_batch, [[]] * 6, [True] * 6)), "everything is paid"
+
+
+def test_form_is_that_of_the_last_turn(make_batch: MakeBatch) -> None:
+    rows = [[1, first, 9, second, 0] for first in (3, 4) for second in (5, 6)] * 3
+    live = [float(row[3] == 5) for row in rows]
+    batch = make_batch(
+        live, live=live, trusted=[0.0] * 12, right=[False] * 12, tokens=rows, roles=["paoaa"] * 12,
+        terminations=[Termination.EOS] * 12,
+    )  # fmt: skip
+    assert figures_of(batch).regrade_by_form == pytest.approx(1)
 
 
 def test_right_and_wrong_are_what_the_trusted_verifier_says(make_batch: MakeBatch) -> None:

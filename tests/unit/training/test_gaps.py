@@ -54,14 +54,29 @@ def test_engines_that_agree_have_no_gap(batch: TrajectoryBatch) -> None:
 
 @pytest.mark.parametrize("size", [0.5, -0.5])
 def test_each_kind_of_token_has_its_own_figure(batch: TrajectoryBatch, size: float) -> None:
-    end = gaps_of(batch, end=size)
-    assert (end.gap_end, end.gap_rest, end.gap_again, end.gap_new) == pytest.approx((size, 0, 0, 0), abs=1e-6)
+    end = gaps_of(batch, end=0.2 * size)
+    assert end.gap_end * size > 0
+    assert (end.gap_rest, end.gap_again, end.gap_new) == pytest.approx((0, 0, 0), abs=1e-6)
     assert end.gap_zero_share == pytest.approx(9 / 11)
     again = gaps_of(batch, again=size)
     assert (again.gap_end, again.gap_again, again.gap_new) == pytest.approx((0, size, 0), abs=1e-6)
     assert again.gap_rest == pytest.approx(size * 3 / 9)
     new = gaps_of(batch, new=size)
     assert (new.gap_end, new.gap_again, new.gap_new) == pytest.approx((0, 0, size), abs=1e-6)
+
+
+@pytest.mark.parametrize("bias", [-12.0, -1.0, 0.0, 1.0, 5.0, 12.0])
+def test_gap_of_ends_is_the_bias_that_was_added_to_them(make_batch: MakeBatch, bias: float) -> None:
+    """Whether an end is as good as certain, or as good as impossible: their mean log-prob moves by far less."""
+    own = np.log([0.9999, 0.99, 0.5, 1e-3, 1e-5])
+    sampled = own + bias - np.log(1 - np.exp(own) + np.exp(own + bias))
+    batch = make_batch([0.0] * 5, roles=["pa"] * 5, tokens=[[5, END]] * 5, terminations=[Termination.EOS] * 5)
+    logprobs = np.zeros(len(batch.tokens), np.float32)
+    logprobs[batch.action] = sampled
+    found = logprob_gaps(dataclasses.replace(batch, logprobs=logprobs), own.astype(np.float32), ENTROPY[:5])
+    # What is less likely than e^-20 counts as that.
+    assert found.gap_end == pytest.approx(bias, rel=0.12, abs=1e-3)
+    assert math.isnan(found.gap_rest)
 
 
 def sharpened(make_batch: MakeBatch, exponent: float, certain: float) -> float:
@@ -123,7 +138,8 @@ def test_end_that_does_not_end_its_trajectory_is_an_end_token(make_batch: MakeBa
                        terminations=[Termination.EOS, Termination.MAX_TOKENS])  # fmt: skip
     own = batch.logprobs[batch.action] - np.array([1, 0, 1, 1, 0], np.float32)
     found = logprob_gaps(batch, own, ENTROPY[: len(own)])
-    assert (found.gap_end, found.gap_rest) == pytest.approx((1, 0), abs=1e-6)
+    assert found.gap_rest == pytest.approx(0, abs=1e-6)
+    assert found.gap_end > 1
 
 
 def test_batch_that_never_ends_itself_has_no_end_tokens(batch: TrajectoryBatch) -> None:
