@@ -135,7 +135,8 @@ def test_critic_goes_back_to_a_snapshot_and_the_policy_stays_bit_for_bit(stage: 
     kept = {name for name in now if torch.equal(now[name], after[name]) and not torch.equal(now[name], before[name])}
     heads = {int(name.split(".")[1]) for name in back}
     policy = {int(name.split(".")[1]) for name in kept if name != "rng.torch"}
-    assert heads and policy
+    assert heads
+    assert policy
     assert max(policy) < min(heads)
     assert all(torch.equal(now[name], before[name]) or torch.equal(now[name], after[name]) for name in now)
     # The module serves the head that was put back: the critic says what it said before the second step.
@@ -147,5 +148,5 @@ def test_critic_goes_back_to_a_snapshot_and_the_policy_stays_bit_for_bit(stage: 
 
 def test_learner_without_a_critic_has_none_to_put_back() -> None:
     learner = Learner(configure(), str(TINY))
-    with pytest.raises(LearnerError, match="only algorithm.name=ppo has one"):
+    with pytest.raises(LearnerError, match=r"only algorithm\.name=ppo has one"):
         learner.engine.load_critic(learner.engine.state())
