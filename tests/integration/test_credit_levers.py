@@ -55,7 +55,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("algorithm", "fault"), FAULTS)
 def test_recomputed_credit_gives_the_course_of_a_healthy_learner(algorithm: str, fault: str) -> None:
-    kind = {"algorithm": {"name": algorithm}}
+    kind: dict[str, Any] = {"algorithm": {"name": algorithm}}
     healthy, usual = learnt(**kind)
     broken, shown = learnt(fault, **kind)
     assert apart(broken, healthy) > 0.05
@@ -78,12 +78,12 @@ def test_recomputed_credit_gives_the_course_of_a_healthy_learner(algorithm: str,
 
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_recomputed_credit_changes_nothing_in_a_healthy_learner(algorithm: str) -> None:
-    kind = {"algorithm": {"name": algorithm}}
+    kind: dict[str, Any] = {"algorithm": {"name": algorithm}}
     assert apart(learnt(levers=RECOMPUTED, **kind)[0], learnt(**kind)[0]) < 1e-3
 
 
 def test_group_relative_credit_learns_as_without_a_critic_whose_loss_ends_at_its_head() -> None:
-    free = {"learner": {"max_grad_norm": 1e9}}
+    free: dict[str, Any] = {"learner": {"max_grad_norm": 1e9}}
     without, _ = learnt(algorithm={"name": "grpo"}, **free)
     fault = "CA-1@1:30,mechanism=wrong_targets"
     mended, reports = learnt(fault, levers=GROUP, algorithm={"name": "ppo"}, **free)

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rftfm_ray.config.declared import Normalization
 from rftfm_ray.detection.detectors.laws import FIRST_LEVERS, LawDetector
@@ -54,7 +55,13 @@ def test_state_with_fewer_or_other_levers_is_refused() -> None:
     state = make(Levers(lr_scale=0.5)).state_dict()
     levers = state["levers"]
     assert isinstance(levers, np.ndarray)
-    for wrong in (levers[: FIRST_LEVERS - 1], np.append(levers, 1.0), levers[:FIRST_LEVERS].astype(np.float32)):
+    longer, other = np.append(levers, 1.0), np.zeros(FIRST_LEVERS, np.int64)
+    wrongs: list[NDArray[np.float64] | NDArray[np.int64]] = [
+        levers[: FIRST_LEVERS - 1].astype(np.float64),
+        longer,
+        other,
+    ]
+    for wrong in wrongs:
         with pytest.raises(StateError, match="levers"):
             make(Levers()).load_state_dict({**state, "levers": wrong})
 
