@@ -54,6 +54,7 @@ def test_levers_beyond_the_usual_are_those_that_something_measures() -> None:
         (raised((GAIN,), lr_scale=10.0), [], f"{GAIN} has measured nothing that it would undo"),
         (raised((GAIN,), lr_scale=10.0), [symptom(GAIN, 0.0)], "has measured nothing"),
         (raised((GAIN,), lr_scale=10.0), [symptom(GAIN, 0.5)], f"what {GAIN} has measured calls for 2."),
+        (raised((GAIN,), lr_scale=13.0), [symptom(GAIN, 0.1)], f"what {GAIN} has measured calls for 10."),
         (raised((GAIN,), lr_scale=1.5), [symptom(GAIN, 4.0)], "calls for 0.25."),
         (raised((LOSS,), entropy_coef=5.0), [symptom(LOSS, 3.0)], "has measured nothing"),
         (raised((LOSS,), entropy_coef=5.0), [symptom(LOSS, 3.0, -1.0)], "calls for 1.02."),
