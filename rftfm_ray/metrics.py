@@ -97,9 +97,10 @@ class UpdateMetrics:
     changed, both over a fixed sample of the weights and the whole step. NaN without a critic: `value_*`, `critic_lr`.
 
     `gap_*` are the log-prob at sampling less the learner's before the step's first update, by kind of token: end
-    tokens, all others, and of these the ones that occurred before in their response and the ones that did not; the
-    slope of the first on the second, and the share of tokens without a gap. `update_gain` is what one update moved a
-    sample of the weights over what AdamW moves them by at the declared rate.
+    tokens, all others, and of these the ones that occurred before in their response and the ones that did not;
+    `gap_slope` the exponent by which the sampler sharpens the learner's distribution, to first order: about the
+    declared temperature over the real one (`training.gaps`); and the share of tokens without a gap. `update_gain` is
+    what one update moved a sample of the weights over what AdamW moves them by at the declared rate.
     """
 
     loss: float

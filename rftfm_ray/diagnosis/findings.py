@@ -46,7 +46,7 @@ GAPS = (0.15, -0.3)
 GAP, PLAIN_GAP = 0.5, 0.003
 # Factor by which tokens that were there before have a larger gap than others, where repetition is what is changed.
 AGAIN = 2.0
-# Slope of log-probs at sampling on the learner's from which a temperature is lower than declared.
+# Exponent of sharpening at sampling from which a temperature is lower than declared.
 SCALED = 1.05
 # Share of regraded verdicts that must differ before it is asked which answers they are about, correlation from which
 # errors follow something, and net share of errors that counts as some.

@@ -236,7 +236,16 @@ _UPDATES: tuple[_Row, ...] = (
     ("gap_rest", "s20", LINEAR, "nats", 0.001, LEARNER, 0, "the same, all other tokens"),
     ("gap_again", "s20", LINEAR, "nats", 0.001, LEARNER, 0, "of these, tokens that their response had before"),
     ("gap_new", "s20", LINEAR, "nats", 0.001, LEARNER, 0, "of these, tokens that it had not"),
-    ("gap_slope", "s20", LINEAR, "slope", 0.001, LEARNER, 0, "regression of log-probs at sampling on the learner's"),
+    (
+        "gap_slope",
+        "s20",
+        LINEAR,
+        "slope",
+        0.001,
+        LEARNER,
+        0,
+        "exponent by which the sampler sharpens the learner's distribution",
+    ),
     ("gap_zero_share", "s20", RATE, "fraction", ONE, LEARNER, 0, "tokens whose two log-probs are the same"),
     (
         "update_gain",

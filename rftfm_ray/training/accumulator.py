@@ -48,7 +48,7 @@ class MetricAccumulator:
         self.moved = (NAN, NAN)
         self.gain = NAN
         self._gaps = LogprobGaps()
-        self._old: list[tuple[Tensor, Tensor]] = []
+        self._old: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, micro: MicroBatch, settings: Settings, targets: Targets, parts: Terms) -> None:
         """Add one micro batch, with one transfer from the device."""
@@ -65,7 +65,7 @@ class MetricAccumulator:
         self._sums += totals[: len(_SUMS)]
         # numpy's maximum keeps NaN, which is a finding; Python's max would drop it.
         self._peaks = np.maximum(self._peaks, totals[len(_SUMS) :])
-        self._old.append((micro.chosen, old))
+        self._old.append((micro.chosen, old, parts.entropy))
         self._entropies.append(parts.entropy)
         self._observed.append(parts.entropy[micro.observed])
 
@@ -73,10 +73,11 @@ class MetricAccumulator:
         """Measure the log-prob gaps of the tokens that were added, all of which belong to `batch`."""
         if not self._comparable:
             return
-        learner = np.full(int(batch.action.sum()), np.nan, np.float32)
-        for chosen, old in self._old:
-            learner[chosen.numpy()] = old.detach().cpu().numpy()
-        self._gaps = logprob_gaps(batch, learner)
+        learner, entropy = (np.full(int(batch.action.sum()), np.nan, np.float32) for _ in range(2))
+        for chosen, *of_tokens in self._old:
+            for values, known in zip((learner, entropy), of_tokens, strict=True):
+                values[chosen.numpy()] = known.detach().cpu().numpy()
+        self._gaps = logprob_gaps(batch, learner, entropy)
 
     def metrics(
         self, settings: Settings, factor: float, staleness: float, vetoes: int, *, critic: bool

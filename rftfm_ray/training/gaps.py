@@ -15,7 +15,7 @@ NAN = float("nan")
 LARGEST_GAP = 20.0
 # Two engines in float32 agree to 3e-5 nats on one token; what a sampler changes moves a token by more than this.
 SAME = 1e-3
-# Variance in square nats below which the learner is equally sure of all tokens, and no slope can be told.
+# Mean square in square nats below which all tokens are as likely as the learner expects, and no slope can be told.
 LEAST_VARIANCE = 1e-6
 
 
@@ -31,13 +31,14 @@ class LogprobGaps:
     gap_zero_share: float = NAN
 
 
-def logprob_gaps(batch: TrajectoryBatch, learner: NDArray[np.floating]) -> LogprobGaps:
+def logprob_gaps(batch: TrajectoryBatch, learner: NDArray[np.floating], entropy: NDArray[np.floating]) -> LogprobGaps:
     """Gaps of the log-probs at sampling to the learner's.
 
     Args:
         batch: with A chosen tokens in all.
         learner: (A,) log-probs in nats of these tokens by the weights that sampled them; NaN where they were not
             computed, and such tokens do not count.
+        entropy: (A,) of the learner's distribution at each of them, in nats.
     """
     tokens, owner = batch.tokens[batch.action], np.repeat(np.arange(len(batch)), batch.action_counts())
     known = np.isfinite(learner)
@@ -57,7 +58,7 @@ def logprob_gaps(batch: TrajectoryBatch, learner: NDArray[np.floating]) -> Logpr
         gap_rest=mean(rest),
         gap_again=mean(rest & again),
         gap_new=mean(rest & ~again),
-        gap_slope=_slope(own[known], sampled[known]),
+        gap_slope=_sharpness(gap[known], own[known] + entropy.astype(np.float64)[known]),
         gap_zero_share=float((np.abs(gap[known]) <= SAME).mean()),
     )
 
@@ -78,8 +79,17 @@ def _occurred_before(tokens: NDArray[np.int32], owner: NDArray[np.int64]) -> NDA
     return again
 
 
-def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Least-squares slope of `y` on `x`; NaN where `x` hardly varies."""
-    centred = x - x.mean()
-    variance = float((centred**2).mean())
-    return float((centred * y).mean()) / variance if variance > LEAST_VARIANCE else NAN
+def _sharpness(gap: NDArray[np.float64], excess: NDArray[np.float64]) -> float:
+    """Exponent b by which the sampler sharpens the learner's p, to first order; NaN where nothing tells it.
+
+    Of the distribution in proportion to p^b, the derivative of log p_b(x) by b at b = 1 is log p(x) + H(p), whatever
+    the other tokens are, so that b - 1 is the least-squares slope of the gap on it through the origin. A regression of
+    one log-prob on the other would take the normalisers of sure and unsure places for slopes. At b = 2 it gives about
+    1.6, and at 3.3 about 1.7: what is far away looks nearer.
+
+    Args:
+        gap: (A,) log-prob at sampling less the learner's.
+        excess: (A,) the learner's log-prob plus the entropy of its distribution.
+    """
+    size = float((excess**2).mean())
+    return 1.0 + float((excess * gap).mean()) / size if size > LEAST_VARIANCE else NAN

@@ -111,8 +111,8 @@ def test_without_a_critic_or_a_comparable_rollout_there_is_nothing_to_say(batch:
 
 
 def test_gaps_are_those_of_the_old_policy_wherever_its_tokens_were_packed(batch: TrajectoryBatch) -> None:
-    old = _columns()["old"].numpy()
-    expected = dataclasses.asdict(logprob_gaps(batch, old))
+    columns = _columns()
+    expected = dataclasses.asdict(logprob_gaps(batch, columns["old"].numpy(), columns["entropy"].numpy()))
     assert all(math.isfinite(each) for name, each in expected.items() if name != "gap_again")
     for micros in ([[0, 1, 2, 3]], [[2], [0, 3], [1]]):
         found = dataclasses.asdict(_figures(batch, *micros))
