@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -60,24 +61,27 @@ def run(folder: Path, warm: WarmActors, fault: str) -> tuple[dict[str, np.ndarra
 
 def test_credit_is_recomputed_while_the_buffer_goes_on_spoiling_it(tmp_path: Path, warm: WarmActors) -> None:
     figures, applied = run(tmp_path, warm, "CA-2@5:3,mechanism=late_noise")
-    (at, levers), *_ = applied
+    (at, levers), *later = applied
     assert levers == Levers(credit_source=1)
-    step = figures["step"]
-    before, spoiled, after = step < 5, (step >= 5) & (step < at), step >= at
+    step, home = figures["step"], later[0][0] if later else math.inf
+    before, spoiled, after = step < 5, (step >= 5) & (step < at), (step >= at) & (step < home)
+    assert after.sum() > 2
     assert spoiled.any()
     assert figures["credit_error"][before].max() < 1e-5
     assert figures["credit_error"][step >= 5].min() > 0.1, "the source shows before and under the lever"
     healthy = figures["advantage_std"][before].max()
     assert figures["advantage_std"][spoiled].max() > 1.3 * healthy
     assert figures["advantage_std"][after].max() < 1.1 * healthy
+    # Where the guard takes the lever home, the loss gets spoiled credit again.
+    assert not later or figures["advantage_std"][step >= home].max() > 1.3 * healthy
 
 
 def test_rate_is_raised_as_far_as_the_replayed_update_measures(tmp_path: Path, warm: WarmActors) -> None:
     figures, applied = run(tmp_path, warm, "OD-2@5:0.9,mechanism=small_steps")
-    (at, levers), *_ = applied
+    (at, levers), *later = applied
     assert levers.lr_scale == pytest.approx(10.0, rel=0.05)
-    step = figures["step"]
-    before, short, after = step < 5, (step >= 5) & (step < at), step >= at
+    step, home = figures["step"], later[0][0] if later else math.inf
+    before, short, after = step < 5, (step >= 5) & (step < at), (step >= at) & (step < home)
     assert figures["update_gain"][step >= 5] == pytest.approx(0.1, abs=0.01)
     usual = np.median(figures["update_ratio"][before][1:])
     assert figures["update_ratio"][short].max() < 0.3 * usual
