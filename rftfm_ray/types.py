@@ -47,6 +47,18 @@ class Check(StrEnum):
     GOLDEN = "golden"
 
 
+class Action(StrEnum):
+    """What a remedy does once, beside moving levers.
+
+    Send the learner's weights to every rollout actor again, and compare by hash what is served; replace every rollout
+    actor by a new one, which gets weights whole; put the critic's head back to where it was before the fault.
+    """
+
+    RESYNC = "resync"
+    RESTART_ROLLOUT = "restart_rollout"
+    RESET_CRITIC = "reset_critic"
+
+
 class Rejection(StrEnum):
     """Why the commit gate rejected an update."""
 

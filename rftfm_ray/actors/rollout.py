@@ -123,8 +123,10 @@ class RolloutActor:
         answers = [self._codec.encode(p.answer) for p in problems[:probes]]
         return [(prompt + answer)[: self._limit - 1] for prompt, answer in zip(encoded, answers, strict=False)]
 
-    def load_weights(self, update: WeightsUpdate) -> Served:
+    def load_weights(self, update: WeightsUpdate, verify: bool = False) -> Served:
         """Load the learner's weights; returns the served version, and whether the engine really serves them.
+
+        That is compared at its cadence, and with `verify` in any case.
 
         What the engine has served until now is compared once more with what it was loaded with: an engine that sleeps,
         or that somebody else writes to, may have generated with other weights than those that were right at the load.
@@ -138,7 +140,7 @@ class RolloutActor:
         self._version = -1
         self._engine.load(self._seams.arrived(update.arrays, self._paid_step))
         every = self._fingerprint_every
-        due = every > 0 and update.version % every == 0
+        due = verify or (every > 0 and update.version % every == 0)
         # vLLM itself is checked: loading weights does not prove that it generates with them.
         self._held = self._engine.fingerprints(shapes) if due else {}
         served = compare(update, self._held, changed)

@@ -19,7 +19,7 @@ from rftfm_ray.policies.api import PolicyContext, restore_step
 from rftfm_ray.policies.grounds import Ground
 from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.policies.safety import PolicyProblem, ProblemKind, Ruling, SafePolicy
-from rftfm_ray.types import GuardMode, Levers, StepId
+from rftfm_ray.types import Action, GuardMode, Levers, StepId
 from rftfm_ray.verdicts import Diagnosis, IncidentState, Order, OrderRole, OutcomeKind, Remedy
 
 # Unconfirmed costly remedies after which a person must look.
@@ -158,6 +158,7 @@ class Decisions:
     def _order(self, incident: Incident, ruling: Ruling, remedy: Remedy, ctx: PolicyContext) -> Order | None:
         reason = ruling.decision.reason
         restore = restore_step(ctx) if remedy.rollback else None
+        critic = restore_step(ctx) if Action.RESET_CRITIC in remedy.actions else None
         # A remedy that did not help is undone before the next one is tried.
         levers = _merged(levers_before(self._ledger.state, incident), remedy.levers)
         number = self._ledger.state.orders + 1
@@ -166,6 +167,8 @@ class Decisions:
             values["measured_by"] = ", ".join(remedy.measured_by)
         if ctx.diagnosis.place is not None:
             values["place"] = ctx.diagnosis.place.value
+        if remedy.actions:
+            values |= {"actions": ", ".join(remedy.actions), "critic_step": critic}
         values |= {"policy": ruling.policy, "restore_step": restore, "halt": remedy.halt, **dict(lever_fields(levers))}
         if not self._settings.acts_on(incident.family):
             self._ledger.note(EntryKind.ADVISED, ctx.step, incident.id, **values)
@@ -173,7 +176,7 @@ class Decisions:
         self._ledger.note(EntryKind.DECIDED, ctx.step, incident.id, **values)
         return Order(
             number, incident.id, OrderRole.REMEDY, remedy.name, reason, levers, restore, remedy.skip_batches,
-            remedy.halt,
+            remedy.halt, remedy.actions, critic,
         )  # fmt: skip
 
     def _give_up(self, incident: Incident, step: StepId, final: IncidentState, reason: str) -> Order | None:

@@ -291,6 +291,20 @@ class LearnerEngine:
         torch.set_rng_state(tensors["rng.torch"])
         self._publish()
 
+    def load_critic(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore the critic's head and its moments from what `state` gave; the policy stays bit for bit.
+
+        Raises:
+            LearnerError: without a critic.
+        """
+        if self._critic is None:
+            raise LearnerError("There is no critic to restore; only algorithm.name=ppo has one.")
+        first, live = len(self._policy_masters()), self._live_state()
+        for name, tensor in live.items():
+            if int(name.split(".")[1]) >= first:
+                tensor.copy_(tensors[name])
+        self._publish()
+
     def _publish(self) -> None:
         """Copy the master weights into the module."""
         if self._stage == 3:

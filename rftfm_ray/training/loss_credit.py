@@ -79,9 +79,9 @@ class CreditPath:
         own: NDArray[np.float32] | None,
     ) -> LossCredit:
         """The credit of one step; `own` (A,) is the critic's output from before it, None without a critic."""
-        values = None if own is None else self.seams.values(step, batch, own.copy())
+        values, included = None if own is None else self.seams.values(step, batch, own.copy()), rules.members(batch)
         credit = self.seams.assigned(step, batch, assign(batch, rules.learner, values))
-        error, rejection = check_advantages(self.gate, batch, credit, rules.learner, values)
+        error, rejection = self.check(batch, included, credit, rules.learner, values)
         credit = self.seams.delivered(step, batch, credit)
         targets = _targets(minibatches, credit, values)
         got = credit_in_loss(minibatches, targets, credit)
@@ -90,8 +90,31 @@ class CreditPath:
             return LossCredit(credit, values, targets, errors, rejection)
         errors = self._errors(batch, rules.declared, credit, (own, values), error)
         trusted = credit_at_loss(rules.source, batch, rules.declared, own)
-        _, rejection = check_advantages(self.gate, batch, trusted, rules.at_loss, own)
+        _, rejection = self.check(batch, trusted.included, trusted, rules.at_loss, own)
         return LossCredit(trusted, own, _targets(minibatches, trusted, own), errors, rejection)
+
+    def check(
+        self,
+        batch: TrajectoryBatch,
+        included: NDArray[np.bool_],
+        credit: Credit,
+        rule: Rule,
+        values: NDArray[np.float32] | None,
+    ) -> tuple[float, RejectedUpdate | None]:
+        """The commit gate's check of the advantages of a step.
+
+        `included` (B,) are the trajectories that take part, `values` (A,) a critic's, as the estimator got them.
+        """
+        counts = batch.action_counts()
+        if not included.any():
+            filtered = bool((batch.valid & (counts > 0)).any())
+            why = "no group holds different rewards" if filtered else "every trajectory of the step is masked"
+            return math.nan, RejectedUpdate(0, Rejection.EMPTY_BATCH, why)
+        rows = np.split(credit.advantages, np.cumsum(counts)[:-1])
+        # Where all tokens of a trajectory share one advantage, checking its minimum and maximum suffices.
+        shared = rule.estimator in ("grpo", "rloo")
+        shown = [[float(row.min()), float(row.max())] if shared and len(row) else row.tolist() for row in rows]
+        return self.gate.check_advantages(shown, included.tolist(), raw_step(batch, values), recipe_of(rule))
 
     def _errors(
         self,
@@ -113,26 +136,6 @@ class CreditPath:
         if own is None or used is None:
             return errors
         return dataclasses.replace(errors, value_error=value_error(used, own, expected.included, counts))
-
-
-def check_advantages(
-    gate: CommitGate,
-    batch: TrajectoryBatch,
-    credit: Credit,
-    rule: Rule,
-    values: NDArray[np.float32] | None,
-) -> tuple[float, RejectedUpdate | None]:
-    """The gate's check of the advantages of a step; `values` (A,) are a critic's, as the estimator got them."""
-    included, counts = members(batch, rule), batch.action_counts()
-    if not included.any():
-        filtered = bool((batch.valid & (counts > 0)).any())
-        why = "no group holds different rewards" if filtered else "every trajectory of the step is masked"
-        return math.nan, RejectedUpdate(0, Rejection.EMPTY_BATCH, why)
-    rows = np.split(credit.advantages, np.cumsum(counts)[:-1])
-    # Where all tokens of a trajectory share one advantage, checking its minimum and maximum suffices.
-    shared = rule.estimator in ("grpo", "rloo")
-    shown = [[float(row.min()), float(row.max())] if shared and len(row) else row.tolist() for row in rows]
-    return gate.check_advantages(shown, included.tolist(), raw_step(batch, values), recipe_of(rule))
 
 
 def _targets(minibatches: MicroBatches, credit: Credit, values: NDArray[np.float32] | None) -> list[list[Targets]]:

@@ -80,7 +80,6 @@ def _batch(
         refills=np.array(refills if refills is not None else [0] * size, np.int8),
         correct=np.array(correct if correct is not None else [False] * size, np.bool_),
         valid=kept,
-        masked=np.zeros(size, np.bool_),
         termination=np.array(terminations if terminations is not None else [Termination.EOS] * size, np.int8),
         turns=np.array(turns if turns is not None else [1] * size, np.int8),
         model_version=np.full(size, 7, np.int64),
@@ -109,7 +108,7 @@ def _calls(calls: Sequence[Call]) -> dict[str, Any]:
 
 
 def _checks(size: int, given: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    per_trajectory = {"termination_ok": True, "replayed": False}
+    per_trajectory = {"termination_ok": True, "replayed": False, "masked": False}
     per_trajectory |= {"replay_observation_ok": True, "replay_termination_ok": True}
     columns: dict[str, NDArray[Any]] = {name: np.full(size, value) for name, value in per_trajectory.items()}
     columns |= {name: np.zeros(0, np.bool_) for name in NO_FLAGS} | {"seal": np.zeros(size, np.uint32)}

@@ -14,7 +14,7 @@ from rftfm_ray.policies.playbook.plan import FaultPlan, PlannedRemedy, RemedyPla
 from rftfm_ray.policies.playbook.reading import beyond, newest
 from rftfm_ray.signals.limits import SHARPER
 from rftfm_ray.signals.schema import value
-from rftfm_ray.types import Levers
+from rftfm_ray.types import Action, Levers
 from rftfm_ray.verdicts import Place, StepReport
 
 # An update this many times its usual size is too large; below, the rate is lowered by a fixed share.
@@ -111,6 +111,18 @@ def updates_lost(reports: Sequence[StepReport], reference: Sequence[StepReport])
     return any(value(r, "update_gain") < 1 - TOLERANCE for r in reports)
 
 
+def sent_again(ctx: PolicyContext) -> Setting:
+    """Send the weights again, and compare by hash what is served."""
+    del ctx
+    return Levers(), "the rollout samples with weights that are not the learner's, which are sent again and verified"
+
+
+def started_again(ctx: PolicyContext) -> Setting:
+    """Start the rollout actors again, which get their weights whole."""
+    del ctx
+    return Levers(), "weights that were sent again do not arrive either, so the rollout actors are started again"
+
+
 def warmer(ctx: PolicyContext) -> Setting | None:
     """The temperature at which the sampler draws as it is declared; None where it does not draw colder.
 
@@ -180,13 +192,17 @@ LOST = RemedyPlan(
 )
 """Updates that fall short, or reach a part of the weights alone."""
 UNSYNCED = RemedyPlan(
-    remedies=(WEIGHTED, _STALE),
+    remedies=(
+        PlannedRemedy("send_weights_again", (), sent_again, actions=(Action.RESYNC,)),
+        PlannedRemedy("restart_rollout", (), started_again, actions=(Action.RESTART_ROLLOUT,)),
+        WEIGHTED, _STALE,
+    ),
     containing=("is_cap", "freeze_policy"),
     source_active=beyond({"weights_mismatch": 0.0}),
     source_reads=("weights_mismatch",),
     source_sides=(*above("weights_mismatch"), *SAMPLED_OTHERWISE),
-    ask="start the rollout actors again",
-)
+    ask="look at what stands between learner and rollout",
+)  # fmt: skip
 """New weights that do not reach the rollout."""
 COLD = RemedyPlan(
     remedies=(

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from rftfm_ray.policies.api import PolicyContext
-from rftfm_ray.types import Levers
+from rftfm_ray.types import Action, Levers
 from rftfm_ray.verdicts import Place, Remedy, StepReport
 
 Setting: TypeAlias = tuple[Levers, str]
@@ -37,6 +37,7 @@ class PlannedRemedy:
         setting: the values for a context, with the reason; None where nothing has measured what they follow from.
         rollback: whether what was learnt since the onset is given up.
         skip_batches: batches of prompts that are left out after a rollback.
+        actions: what is done once, beside the levers.
         measured_by: detectors that may have measured the values, where they may go beyond their usual bounds.
         shows_after: steps until its effect can show; the verification takes no fewer.
     """
@@ -46,6 +47,7 @@ class PlannedRemedy:
     setting: Callable[[PolicyContext], Setting | None]
     rollback: bool = False
     skip_batches: int = 0
+    actions: tuple[Action, ...] = ()
     measured_by: tuple[str, ...] = ()
     shows_after: int = SHOWS_AFTER
 
@@ -61,7 +63,12 @@ class PlannedRemedy:
             return None
         levers, reason = setting
         remedy = Remedy(
-            self.name, levers, rollback=self.rollback, skip_batches=self.skip_batches, measured_by=self.measured_by
+            self.name,
+            levers,
+            rollback=self.rollback,
+            skip_batches=self.skip_batches,
+            measured_by=self.measured_by,
+            actions=self.actions,
         )
         return remedy, reason
 

@@ -28,7 +28,7 @@ def remedied(remedy: Remedy, diagnosis: Diagnosis, **under: float) -> ManagedRun
     for _ in range(8):
         run.tick()
     run.remedied(diagnosis, SAMPLED, **under)
-    run.tick(**under)
+    run.tick(None, **under)
     return run
 
 
@@ -37,7 +37,7 @@ def test_place_is_that_of_the_newest_diagnosis_or_decision() -> None:
     run.begin_fault(at(Place.SAMPLER), **SAMPLED)
     assert run.incident.place is Place.SAMPLER
     assert run.last(EntryKind.DECIDED).text("place") == "sampler"
-    assert replay(run.entries) == run.manager.state
+    assert replay(tuple(run.entries)) == run.manager.state
     unknown = ManagedRun(CLEAN)
     unknown.begin_fault(at(None), **SAMPLED)
     assert unknown.incident.place is None

@@ -15,7 +15,7 @@ from rftfm_ray.policies.playbook.plan import NO_PLAN, RemedyPlan
 from rftfm_ray.policies.safety import check_decision
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.taxonomy import NUMERICAL, SIXTEEN, TAXONOMY
-from rftfm_ray.types import CreditSource, Levers, RunFacts
+from rftfm_ray.types import Action, CreditSource, Levers, RunFacts
 from rftfm_ray.verdicts import Decision, Evidence, OutcomeKind, Place, Remedy, Symptom, Tried
 from tests.unit.policies.test_playbook import GROUND, ONSET, context, report
 
@@ -83,7 +83,7 @@ SET = [
     ("PG-2", Place.SAMPLER, {}, Levers(rollout_path=1)),
     ("PG-3S", Place.SERVER, {}, Levers(rollout_path=1)),
     ("PG-3L", Place.LIMITS, {}, Levers(mask_truncated=1)),
-    ("OD-2", Place.SYNC, {}, Levers(is_cap=2.0)),
+    ("OD-2", Place.SYNC, {}, Levers()),
     ("OD-3", Place.SAMPLER, {"gap_slope": 1.6}, Levers(temperature_scale=1.6)),
     ("OD-3", Place.SAMPLER, {"gap_slope": 1.0}, Levers(rollout_path=1)),
     ("CA-1", None, {}, Levers(credit_source=1)),
@@ -123,6 +123,13 @@ def test_lost_updates_are_made_up_for_as_far_as_they_are_measured() -> None:
     assert Playbook().decide(at("OD-2", None)).remedy is None, "nothing has measured what is lost"
 
 
+def test_weights_that_did_not_arrive_are_sent_again_and_then_the_rollout_starts_again() -> None:
+    assert remedy_of(at("OD-2", Place.SYNC)).actions == (Action.RESYNC,)
+    assert remedy_of(at("OD-2", Place.SYNC, ("send_weights_again",))).actions == (Action.RESTART_ROLLOUT,)
+    both = at("OD-2", Place.SYNC, ("send_weights_again", "restart_rollout"))
+    assert remedy_of(both).levers == Levers(is_cap=2.0)
+
+
 def test_no_rate_moves_weights_that_are_left_out() -> None:
     ctx = measured(at("OD-2", None, update_gain=0.5, changed_rate=0.5), "identity:update_gain", 0.5)
     decision = Playbook().decide(ctx)
@@ -144,7 +151,7 @@ def test_without_groups_or_a_comparable_sampler_the_remedies_that_need_them_are_
     assert remedy_of(at("CA-2", None, tried)).levers == Levers(credit_source=CreditSource.GROUP.value)
     alone = replace(at("CA-2", None, tried), facts=RunFacts("ppo", 1, 1.0), ground=GROUND)
     assert remedy_of(alone).name == "freeze"
-    cut = replace(at("OD-2", Place.SYNC), facts=RunFacts("grpo", 8, 0.9))
+    cut = replace(at("OD-2", Place.SYNC, ("send_weights_again", "restart_rollout")), facts=RunFacts("grpo", 8, 0.9))
     decision = Playbook().decide(replace(cut, ground=GROUND))
     assert decision.remedy is not None
     assert decision.remedy.name == "freeze"
