@@ -171,8 +171,8 @@ class Checks:
         rewards = [math.nan if isinstance(reward, BaseException) else reward for reward in asked]
         first, again = rewards[: len(self._golden)], rewards[len(self._golden) :]
         return [
-            GoldenGrade(response.right, *graded, grader.scaled(step, response.trusted))
-            for response, *graded in zip(self._golden, first, again, strict=True)
+            GoldenGrade(response.right, live_reward, second, grader.scaled(step, response.trusted))
+            for response, live_reward, second in zip(self._golden, first, again, strict=True)
         ]
 
     def known_calls(self, step: StepId, tools: ToolPool) -> list[bool]:

@@ -242,8 +242,8 @@ def _error_split(batch: TrajectoryBatch, asked: NDArray[np.bool_], error: NDArra
         figures["regrade_by_length"] = _correlation(error, content)
         figures["regrade_by_repetition"] = _correlation(error, _repeated_shares(batch)[asked])
     if hit[~right].any():
-        forms = (form[asked][~right] for form in _outer_tokens(batch))
-        figures["regrade_by_form"] = float(np.fmax(*(_explained(hit[~right], form) for form in forms)))
+        by_first, by_last = (_explained(hit[~right], form[asked][~right]) for form in _outer_tokens(batch))
+        figures["regrade_by_form"] = float(np.fmax(by_first, by_last))
     return figures
 
 
