@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rftfm_ray.errors import PolicyError
 from rftfm_ray.policies.api import PolicyContext
-from rftfm_ray.policies.levers import beyond_usual
+from rftfm_ray.policies.levers import LEVERS, beyond_usual
 from rftfm_ray.verdicts import Remedy, Symptom
 
 # An inverse that is a fifth off still gives back all but 0.02 of the accuracy that a fault costs.
@@ -52,12 +52,15 @@ MEASURES: Mapping[str, Measure] = {
 
 
 def inverse_of(lever: str, ctx: PolicyContext) -> tuple[float, str] | None:
-    """The setting of a lever that undoes what a broken check has measured, and that check; None without one."""
-    measure = MEASURES[lever]
+    """The setting of a lever that undoes what a broken check has measured, and that check; None without one.
+
+    It is the nearest one within the bounds of the lever, which may undo less than all of it.
+    """
+    measure, spec = MEASURES[lever], next(spec for spec in LEVERS if spec.name == lever)
     for symptom in _measuring(measure.detectors, ctx):
         setting = measure.inverse(symptom, ctx)
         if math.isfinite(setting):
-            return setting, symptom.detector
+            return min(spec.high, max(spec.low, setting)), symptom.detector
     return None
 
 

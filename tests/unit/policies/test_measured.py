@@ -90,6 +90,8 @@ def test_inverse_is_read_off_the_first_check_that_measures() -> None:
 
     assert read("lr_scale", symptom(GAIN, 0.1)) == [10.0, GAIN]
     assert read("entropy_coef", symptom("floor:loss_parts", 1.0, -3.0), symptom(LOSS, 3.0, -4.99)) == [5.01, LOSS]
+    assert read("lr_scale", symptom(GAIN, 0.001)) == [20.0, GAIN], "as far as the lever goes"
+    assert read("entropy_coef", symptom(LOSS, 3.0, 9.0)) == [0.0, LOSS]
     assert inverse_of("entropy_coef", context(symptom(LOSS, 3.0))) is None
     assert inverse_of("lr_scale", context(symptom(LOSS, 3.0, -5.0))) is None
 
