@@ -64,6 +64,18 @@ TAXONOMY: Mapping[str, FaultType] = {fault.code: fault for fault in (*SIXTEEN, *
 """Every fault by its code."""
 
 
+_LEARNT = ("PG-1", "PG-2", "PG-3S", "PG-3L", "OD-3")
+LEADS_TO: Mapping[str, tuple[str, ...]] = {
+    # What is paid for is learnt, and what is always the same needs no exploring.
+    **dict.fromkeys(("RF-1", "RF-2", "RF-3"), _LEARNT),
+    **dict.fromkeys(("PG-1", "PG-2", "PG-3S", "PG-3L"), ("OD-3",)),
+    "OD-1": ("OD-3",),
+    # A policy that learns from what another one has said, or from credit of other tokens, runs away.
+    "OD-2": ("OD-1", "OD-3"),
+    **dict.fromkeys(("CA-1", "CA-2", "CA-3"), ("OD-1", "OD-3")),
+}
+"""Faults that look like another one in the end: what a policy becomes under them is what the other one is known by."""
+
 SEAMS: Mapping[str, tuple[Place, ...]] = {
     "RolloutSeams.reward": (Place.REWARD,),
     # What is asked of the engine is the sampler's, what comes back from it the server's.

@@ -44,8 +44,9 @@ GAPS = (0.15, -0.3)
 
 # Nats from which weights that did not arrive leave a plain gap: rounding is as often positive as negative.
 PLAIN_GAP = 0.003
-# Factor by which the gap of tokens that were said before must be larger than that of others.
-ONE_KIND = 5.0
+# Factor by which the gap of tokens that were said before must be larger than that of others, and exponent of sharpening
+# up to which what is sampled is what the policy finds unlikely: weights that did not arrive leave it near 1.
+AGAIN, UNLIKELY = 2.0, 0.8
 # Nats a changed token from which tokens are sampled that the policy does not say at all.
 IMPOSSIBLE_TOKEN = 4.0
 # Share of regraded verdicts that must differ before it is asked which answers they are about, correlation from which
@@ -255,18 +256,17 @@ def _golden_findings(values: Floats) -> Sequence[str]:
 def _gap_findings(values: Floats) -> Sequence[str]:
     """Which tokens are sampled otherwise than the learner's policy says."""
     end, rest, again, new = (_mean(values, f"gap_{kind}") for kind in ("end", "rest", "again", "new"))
-    changed, is_gap = 1 - _mean(values, "gap_zero_share"), abs(rest) > PLAIN_GAP
+    slope, changed, is_gap = _mean(values, "gap_slope"), 1 - _mean(values, "gap_zero_share"), abs(rest) > PLAIN_GAP
     # A lower temperature makes ends likelier too, where they are likely. Whatever else is put in the place of what the
     # policy says is unlikely, which looks like a higher one.
-    if is_gap and _mean(values, "gap_slope") > SHARPER:
+    if is_gap and slope > SHARPER:
         return ("sampled_colder",)
     if abs(end) > BIASED:
         return ("ends_sampled_more",) if end > 0 else ("ends_sampled_less",)
     # Where a turn must go on, whatever comes next is what the policy does not say, said before or not.
     if rest > SHIFTED and new > SHIFTED and rest > IMPOSSIBLE_TOKEN * changed:
         return ("ends_forbidden",)
-    # What was said before is made likelier at the cost of what was not, or is alone in being so.
-    if again > SHIFTED and again > ONE_KIND * new:
+    if again > SHIFTED and again > AGAIN * new and slope < UNLIKELY:
         return ("repeats_sampled_more",)
     return ("sampled_by_other_weights",) if is_gap else ()
 

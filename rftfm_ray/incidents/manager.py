@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from rftfm_ray.diagnosis.classify import PATIENCE, PERSISTENCE, SURE, claimed
+from rftfm_ray.diagnosis.classify import PATIENCE, SURE, claimed
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, is_after_effect, needs_ground, refusal
@@ -25,6 +25,7 @@ from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.messages import Restoration
 from rftfm_ray.incidents.muting import MutedFaults
 from rftfm_ray.incidents.questions import ask, take_answers
+from rftfm_ray.incidents.renaming import takes_name
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
 from rftfm_ray.incidents.summaries import summarize
@@ -157,8 +158,7 @@ class IncidentManager:
         if is_due or (not suspected and incident.code != diagnosis.code):
             diagnosis = claimed(diagnosis)
         changed = incident.code != diagnosis.code and not incident.tried
-        # A fault that is named stays so until another one is likelier for some time: not to know takes no name away.
-        if changed and not suspected and incident.code != UNKNOWN and (led < PERSISTENCE or diagnosis.code == UNKNOWN):
+        if changed and not suspected and not takes_name(incident.code, diagnosis, led):
             return
         diagnosis = self._memory.diagnose(incident, diagnosis)
         if is_due or (not suspected and changed):

@@ -108,9 +108,11 @@ SAMPLED = [
     ("an end made rarer", gaps(-2.0, 0.3, 0.2, 0.3, 0.4, 0.5), "ends_sampled_less"),
     ("turns that must go on", gaps(-1e-7, 1.005, 1.713, 0.924, 0.23, 0.914), "ends_forbidden"),
     ("the same with more that was said", gaps(0.0, 1.0, 3.0, 0.5, 0.2, 0.9), "ends_forbidden"),
-    ("a penalty the wrong way round", gaps(-0.01, 0.1, 0.9, -0.2, 0.7, 0.3), "repeats_sampled_more"),
+    ("a penalty the wrong way round", gaps(-0.13, 0.44, 1.02, 0.33, 0.25, 0.43), "repeats_sampled_more"),
+    ("the same at the cost of what is new", gaps(-0.01, 0.1, 0.9, -0.2, 0.7, 0.3), "repeats_sampled_more"),
     ("a cold sampler", gaps(1.2, 0.013, 0.029, 0.012, 1.13, 0.37), "sampled_colder"),
     ("weights that did not arrive", gaps(-0.2, 0.006, 0.0015, 0.007, 0.99, 0.54), "sampled_by_other_weights"),
+    ("the same much later", gaps(-0.3, 0.05, 0.11, 0.04, 0.97, 0.4), "sampled_by_other_weights"),
     ("weights in bfloat16", gaps(0.02, -2e-4, 6e-4, -2e-4, 1.0007, 0.79), ""),
     ("two engines", gaps(1e-7, 1e-8, 1e-8, 1e-8, 1.0, 1.0), ""),
 ]
