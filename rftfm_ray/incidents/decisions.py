@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
+from rftfm_ray.diagnosis.features import is_shown
 from rftfm_ray.incidents.confirmation import ground_of, probes_at_decision
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.memory import RunMemory
@@ -117,7 +118,7 @@ class Decisions:
     def _context(self, incident: Incident, diagnosis: Diagnosis, step: StepId, budget_left: int) -> PolicyContext:
         return PolicyContext(
             step=step,
-            diagnosis=diagnosis,
+            diagnosis=replace(diagnosis, place=incident.place) if incident.tried else diagnosis,
             tried=incident.tried,
             levers=self._ledger.state.levers,
             nominal=self._settings.nominal_at(step.step),
@@ -165,6 +166,7 @@ class Decisions:
         values: dict[str, Scalar] = {"order": number, "remedy": remedy.name, "reason": reason}
         if remedy.measured_by:
             values["measured_by"] = ", ".join(remedy.measured_by)
+        values["shown"] = any(map(is_shown, ctx.diagnosis.symptoms))
         if ctx.diagnosis.place is not None:
             values["place"] = ctx.diagnosis.place.value
         if remedy.actions:

@@ -42,6 +42,7 @@ class Incident:
         unconfirmed: number of such orders.
         reason: why its last remedy was judged as it was, or why it was closed.
         probe: held-out accuracy that was last measured before the alarm; None when there was none.
+        shown: whether more than telemetry showed the fault when its newest remedy was decided on.
         asked: checks that were asked for to name it.
         waiting: the one of them that is not answered; None where all are.
         asked_at: consumed step at which it was asked for.
@@ -62,6 +63,7 @@ class Incident:
     reason: str = ""
     probe: float | None = None
     place: Place | None = None
+    shown: bool = False
     asked: tuple[Check, ...] = ()
     waiting: Check | None = None
     asked_at: int = 0
@@ -218,13 +220,15 @@ def _known(value: float) -> float | None:
 
 
 def _diagnosed(state: GuardState, entry: Entry) -> GuardState:
+    incident = state.incident(entry.incident)
     diagnosed = replace(
-        state.incident(entry.incident),
+        incident,
         code=entry.text("code"),
         family=Family(entry.text("family")),
         onset=entry.integer("onset"),
         onset_low=entry.integer("onset_low"),
-        place=_place(entry),
+        # What a place is told by may be gone under a remedy.
+        place=incident.place if incident.tried else _place(entry),
     )
     return _with(state, entry, diagnosed)
 
@@ -242,7 +246,7 @@ def _answered(state: GuardState, entry: Entry) -> GuardState:
 def _decided(state: GuardState, entry: Entry) -> GuardState:
     number, incident = entry.integer("order"), state.incident(entry.incident)
     place = _place(entry) if entry.has("place") else incident.place
-    decided = _with(state, entry, replace(incident, ordered=number, place=place))
+    decided = _with(state, entry, replace(incident, ordered=number, place=place, shown=entry.text("shown") == "yes"))
     return replace(decided, orders=number, spent=_spent(state, incident.family, 1))
 
 

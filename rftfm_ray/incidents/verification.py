@@ -86,7 +86,9 @@ class _Findings:
 
 
 def _findings(harm: Harm, case: Case, window: Sequence[StepReport], probe_after: float) -> _Findings:
-    before, now = (severity(r, case.reference, harm.signals, harm.directions) for r in (case.under_fault, window))
+    # A run that learns moves away from its reference, whatever was remedied: of that the trend judges (`beyond_band`).
+    signals = harm.without(*OF_WEIGHTS).signals or harm.signals
+    before, now = (severity(r, case.reference, signals, harm.directions) for r in (case.under_fault, window))
     return _Findings(before, now, _largest(case.probe_before, last_probe(case.reference)), probe_after)
 
 
@@ -193,7 +195,8 @@ def _failure(findings: _Findings, rules: Rules, longer: float, *, alarm_active: 
     if alarm_active:
         return f"the alarm is still active after {rules.window} steps"
     before = findings.before * longer if findings.before > 0 else findings.before
-    if findings.after > max(0.0, before - MUST_FALL):
+    # Where no harm was seen before, none can fall.
+    if findings.after > (max(0.0, before - MUST_FALL) if findings.before > BAND_NATS else BAND_NATS):
         return f"severity went from {as_nats(findings.before)} to {as_nats(findings.after)} nats, which is not enough"
     return ""
 

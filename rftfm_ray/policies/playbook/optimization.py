@@ -22,6 +22,8 @@ ELEVATED = 1.5
 UNEXPLAINED_SCALE = 0.3
 # The rate in force, or the schedule's factor, is off by more than this, as a difference of logarithms.
 TOLERANCE = 0.01
+# Exponent of sharpening from which it is no longer known how much colder samples are drawn.
+FAR = 1.5
 # Share of the weights that an update moves at least where none is left out.
 MOVED = 0.95
 
@@ -58,6 +60,10 @@ def lower_rate(ctx: PolicyContext) -> tuple[float, str]:
     if abs(excess) > TOLERANCE:
         factor = math.exp(excess)
         return _bounded(declared), f"the learning rate is {factor:.3g} times the declared one, which is restored"
+    measured = inverse_of("lr_scale", ctx)
+    if measured is not None and 0 < measured[0] < 1:
+        gain = 1 / measured[0]
+        return _bounded(declared * measured[0]), f"updates go {gain:.3g} times as far as they should, and the rate less"
     pairs = zip(ctx.reports, ctx.signal("update_ratio"), strict=True)
     since = [size for report, size in pairs if report.id.step >= ctx.diagnosis.onset]
     usual, now = _usual_update(ctx), median(since) if since else math.nan
@@ -124,12 +130,12 @@ def started_again(ctx: PolicyContext) -> Setting:
 
 
 def warmer(ctx: PolicyContext) -> Setting | None:
-    """The temperature at which the sampler draws as it is declared; None where it does not draw colder.
+    """The temperature at which the sampler draws as it is declared; None where it does not draw colder, or far colder.
 
-    What is far away looks nearer, so that a second look is taken at what is left.
+    The exponent is read off to first order: what is far away looks nearer than it is, and cannot be taken back by it.
     """
     slope = newest(ctx, "gap_slope")
-    if not slope > SHARPER:
+    if not SHARPER < slope < FAR:
         return None
     scale = min(BOUNDS["temperature_scale"].high, (ctx.levers.temperature_scale or 1.0) * slope)
     reason = f"samples are drawn about {slope:.3g} times as cold as declared, and a higher temperature is asked for"
@@ -150,6 +156,26 @@ def entropy_back(ctx: PolicyContext) -> Setting | None:
     coefficient, law = min(BOUNDS["entropy_coef"].high, measured[0]), measured[1]
     reason = f"the loss punishes entropy, as {law} measures, and entropy_coef={coefficient:.3g} gives it back"
     return Levers(entropy_coef=coefficient), reason
+
+
+def shown_bonus(report: StepReport) -> float:
+    """The coefficient of an entropy bonus that the loss shows, where it has no other parts than those of the policy."""
+    rest = value(report, "loss") - value(report, "policy_loss") - value(report, "kl_coef") * value(report, "kl_ref")
+    entropy = value(report, "entropy")
+    return -rest / entropy if entropy > 0 else math.nan
+
+
+def entropy_punished(reports: Sequence[StepReport], reference: Sequence[StepReport]) -> bool:
+    """Whether the loss punishes entropy, where nothing makes up for it."""
+    del reference
+    return any(shown_bonus(report) < -TOLERANCE for report in reports)
+
+
+def bonus_taken_back(reports: Sequence[StepReport], reference: Sequence[StepReport]) -> bool:
+    """Whether the bonus that was given back still meets what takes it: without that the loss would show all of it."""
+    del reference
+    most = BOUNDS["entropy_coef"].usual_high or math.inf
+    return any(shown_bonus(report) <= most for report in reports)
 
 
 def updates_too_large(reports: Sequence[StepReport], reference: Sequence[StepReport]) -> bool:
@@ -207,7 +233,6 @@ UNSYNCED = RemedyPlan(
 COLD = RemedyPlan(
     remedies=(
         PlannedRemedy("higher_temperature", ("temperature_scale",), warmer),
-        PlannedRemedy("higher_temperature_again", ("temperature_scale",), warmer),
         CLEAN_PATH, WEIGHTED, _COLLAPSED,
     ),
     containing=("temperature_scale", "rollout_path", "is_cap", "freeze_policy"),
@@ -229,7 +254,10 @@ PUNISHED = RemedyPlan(
         _COLLAPSED,
     ),
     containing=("entropy_coef", "freeze_policy"),
-    hidden_by=("entropy_coef", "freeze_policy"),
+    inverted_by={"entropy_coef": bonus_taken_back},
+    breaks_under=("entropy_coef",),
+    source_active=entropy_punished,
+    source_reads=("loss", "policy_loss", "entropy"),
     source_sides=(*above("loss"), *below("loss")),
     ask="look at the terms of the loss",
 )  # fmt: skip

@@ -95,6 +95,7 @@ class RemedyPlan:
             themselves.
         inverted_by: containing levers that cancel the cause, so that what shows it is nominal while both are there;
             each with the check of the cause under it.
+        breaks_under: levers that cancel the cause, and under which its checks stay broken all the same.
         source_active: whether the cause is still active, under any other containing lever or none.
         source_reads: signals that show whether it is; where none was measured, nobody knows.
         needs_reference: whether that cannot be ruled out without steps from before the fault.
@@ -109,6 +110,7 @@ class RemedyPlan:
     containing: tuple[str, ...] = ()
     hidden_by: tuple[str, ...] = ()
     inverted_by: Mapping[str, SourceCheck] = field(default_factory=dict)
+    breaks_under: tuple[str, ...] = ()
     source_active: SourceCheck = never_active
     source_reads: tuple[str, ...] = ()
     needs_reference: bool = False
@@ -138,7 +140,8 @@ class RemedyPlan:
 
     def expected_under(self, lever: str) -> tuple[tuple[str, int], ...]:
         """Sides of the cause's signals whose alarms are expected while a lever is in force."""
-        shows = lever in self.containing and lever not in self.hidden_by and lever not in self.inverted_by
+        cancels = lever in self.inverted_by and lever not in self.breaks_under
+        shows = lever in self.containing and lever not in self.hidden_by and not cancels
         return self.source_sides if shows else ()
 
     def shows_after(self, remedy: str) -> int:

@@ -43,6 +43,18 @@ def test_place_is_that_of_the_newest_diagnosis_or_decision() -> None:
     assert unknown.incident.place is None
 
 
+def test_remedies_of_an_incident_go_by_one_place() -> None:
+    """What tells a place may be gone under a remedy, which then is no sign of another place."""
+    run = ManagedRun(WEIGHTED, CLEAN)
+    run.begin_fault(at(Place.SERVER), **SAMPLED)
+    run.carry_out()
+    for _ in range(30):
+        if run.tick(at(Place.REWARD), **SAMPLED) is not None:
+            break
+    assert [ctx.diagnosis.place for ctx in run.script.seen] == [Place.SERVER] * 2
+    assert run.incident.place is Place.SERVER
+
+
 def test_fault_whose_cause_a_lever_hides_is_mitigated_and_the_lever_stays() -> None:
     run = remedied(CLEAN, at(Place.SAMPLER))
     outcome = run.last(EntryKind.OUTCOME)

@@ -84,7 +84,9 @@ SET = [
     ("PG-3S", Place.SERVER, {}, Levers(rollout_path=1)),
     ("PG-3L", Place.LIMITS, {}, Levers(mask_truncated=1)),
     ("OD-2", Place.SYNC, {}, Levers()),
-    ("OD-3", Place.SAMPLER, {"gap_slope": 1.6}, Levers(temperature_scale=1.6)),
+    ("OD-3", Place.SAMPLER, {"gap_slope": 1.4}, Levers(temperature_scale=1.4)),
+    # How much colder samples are drawn is not known any more.
+    ("OD-3", Place.SAMPLER, {"gap_slope": 1.8}, Levers(rollout_path=1)),
     ("OD-3", Place.SAMPLER, {"gap_slope": 1.0}, Levers(rollout_path=1)),
     ("CA-1", None, {}, Levers(credit_source=1)),
     ("CA-2", Place.BUFFER, {}, Levers(credit_source=1)),
@@ -111,8 +113,8 @@ def test_first_remedy_goes_by_place_and_size(
 def test_what_is_left_of_a_bias_is_added_to_the_one_in_force() -> None:
     ctx = replace(at("PG-1", None, (), gap_end=2.8), levers=Levers(end_bias=-9.2))
     assert remedy_of(ctx).levers.end_bias == pytest.approx(-12.0)
-    cold = replace(at("OD-3", None, ("higher_temperature",), gap_slope=1.5), levers=Levers(temperature_scale=1.6))
-    assert remedy_of(cold).levers.temperature_scale == pytest.approx(2.4)
+    cold = replace(at("OD-3", None, (), gap_slope=1.25), levers=Levers(temperature_scale=1.6))
+    assert remedy_of(cold).levers.temperature_scale == pytest.approx(2.0)
 
 
 def test_lost_updates_are_made_up_for_as_far_as_they_are_measured() -> None:
@@ -191,7 +193,11 @@ CAUSES = [
     ("PG-1", Place.SAMPLER, ("is_cap", "rollout_path"), {"gap_end": 9.0}, Cause.HIDDEN),
     ("OD-3", Place.SAMPLER, ("temperature_scale",), {"gap_slope": 1.0}, Cause.ACTIVE),
     ("OD-3", Place.SAMPLER, ("temperature_scale",), {"gap_slope": 0.7}, Cause.OVER),
-    ("OD-3", Place.LOSS, ("entropy_coef",), {}, Cause.HIDDEN),
+    # A bonus of 5 that meets a loss which takes as much off.
+    ("OD-3", Place.LOSS, (), {"loss": 1.0, "entropy": 0.2}, Cause.ACTIVE),
+    ("OD-3", Place.LOSS, (), {"loss": 0.0, "entropy": 0.2}, Cause.OVER),
+    ("OD-3", Place.LOSS, ("entropy_coef",), {"loss": 0.0, "entropy": 0.2}, Cause.ACTIVE),
+    ("OD-3", Place.LOSS, ("entropy_coef",), {"loss": -1.0, "entropy": 0.2}, Cause.OVER),
     ("OD-2", Place.OPTIMIZER, ("lr_scale",), {"update_gain": 0.1}, Cause.ACTIVE),
     ("OD-2", Place.OPTIMIZER, ("lr_scale",), {"update_gain": 1.0}, Cause.OVER),
     ("OD-2", Place.SYNC, ("is_cap",), {"weights_mismatch": 1.0}, Cause.ACTIVE),
@@ -222,3 +228,4 @@ def test_alarms_of_a_cause_are_expected_only_where_it_goes_on_in_sight() -> None
     assert not ends.expected_under("end_bias"), "a gap that is left is what the remedy has not mended"
     assert not ends.expected_under("rollout_path")
     assert not ends.expected_under("lr_scale")
+    assert ("loss", 1) in plan_of("OD-3", Place.LOSS).expected_under("entropy_coef"), "the law stays broken"
