@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Protocol
 
-from rftfm_ray.types import Levers, StepId
+from rftfm_ray.types import Action, Levers, StepId
 
 
 class Family(StrEnum):
@@ -301,6 +301,9 @@ class Remedy:
         rollback: go back to the newest snapshot before the earliest step that the fault may have begun with.
         skip_batches: batches of prompts to leave out after a rollback.
         halt: write a checkpoint and end the run with an exit code of its own.
+        measured_by: detectors of the diagnosis's symptoms that have measured the values of `levers`. A lever goes
+            beyond its usual bounds only as far as one of them has measured.
+        actions: what is done once, beside the levers.
     """
 
     name: str
@@ -308,6 +311,8 @@ class Remedy:
     rollback: bool = False
     skip_batches: int = 0
     halt: bool = False
+    measured_by: tuple[str, ...] = ()
+    actions: tuple[Action, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +347,8 @@ class Order:
         restore_step: snapshot to go back to, or None.
         skip_batches: batches of prompts to leave out after it.
         halt: end the run after a checkpoint.
+        actions: what is done once, beside the levers.
+        critic_step: snapshot that the critic's head goes back to, or None.
     """
 
     number: int
@@ -353,6 +360,13 @@ class Order:
     restore_step: int | None = None
     skip_batches: int = 0
     halt: bool = False
+    actions: tuple[Action, ...] = ()
+    critic_step: int | None = None
+
+    @property
+    def regenerates(self) -> bool:
+        """Whether the trajectories of the step under way are made again: other weights have made those that are."""
+        return Action.RESYNC in self.actions or Action.RESTART_ROLLOUT in self.actions
 
     @property
     def is_costly(self) -> bool:

@@ -123,9 +123,9 @@ class StoryRollout(RolloutActor):
         self.change = change if isinstance(change, RolloutChange) else None
         self._undo = (lambda: None) if self.change is None else self.change.begin(self)
 
-    def load_weights(self, update: WeightsUpdate) -> Served:
+    def load_weights(self, update: WeightsUpdate, verify: bool = False) -> Served:
         """Load weights."""
-        served = super().load_weights(update)
+        served = super().load_weights(update, verify)
         if self.change is not None:
             self.change.loaded(self, update)
         return served

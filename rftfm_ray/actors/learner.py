@@ -145,6 +145,14 @@ class LearnerActor:
         self._ring.drop_after(step)
         return TrainingCursor(snapshot.id, snapshot.model_version if version is None else version, snapshot.cursor)
 
+    def restore_critic(self, step: int) -> None:
+        """Restore the critic's head, and its optimizer, as they were after `step`; everything else stays.
+
+        Raises:
+            LearnerError: when there is no snapshot of that step, or no critic.
+        """
+        self._learner.engine.load_critic(self._ring.get(step).tensors)
+
     def close(self) -> None:
         """End the learner's thread, before the actor is ended."""
         self._learner.close()

@@ -16,8 +16,11 @@ from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import GuardHaltError, GuardLostError, RftfmError
 from rftfm_ray.incidents.messages import OrderResult
 from rftfm_ray.telemetry.records import RunRecords
-from rftfm_ray.types import StepId
+from rftfm_ray.types import Action, StepId
 from rftfm_ray.verdicts import Order
+
+# Times that weights are sent before it is left to what judges the remedy.
+MOST_SENDS = 3
 
 
 class RemedyExecutor:
@@ -94,7 +97,24 @@ class RemedyExecutor:
         if order.restore_step is not None:
             session.rollback(order.restore_step, order.skip_batches, step.paid_step)
         session.move_levers(order.levers)
-        if order.restore_step is not None:
+        if order.critic_step is not None:
+            session.reset_critic(order.critic_step)
+        if Action.RESTART_ROLLOUT in order.actions:
+            session.restart_rollout(every=True)
+        if Action.RESYNC in order.actions:
+            self._resync(step)
+        elif order.restore_step is not None:
             session.resync()
+        if order.restore_step is not None or Action.RESTART_ROLLOUT in order.actions:
             session.parity()
         return session.save() if order.halt else ""
+
+    def _resync(self, step: StepId) -> None:
+        """Send the weights until all rollout actors serve them by hash, a few times at most; records how it went.
+
+        A sync that still loses some is no reason to end the run here: what verifies the remedy sees it.
+        """
+        mismatch, sent = math.nan, 0
+        while sent < MOST_SENDS and mismatch != 0:
+            mismatch, sent = self._session.resync(verify=True), sent + 1
+        self._records.event("resync", step, sent=sent, mismatch=mismatch)

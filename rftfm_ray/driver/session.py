@@ -98,9 +98,12 @@ class Session:
         every = self._config.snapshots.every
         return self._group.learner.train(position, trajectories, snapshot=bool(every) and position.id.step % every == 0)
 
-    def sync(self, weights: Pending[WeightsUpdate]) -> list[Pending[Served]]:
-        """Start sending weights to every rollout actor; each refuses to serve until it has them."""
-        return self._group.rollouts.load_weights(weights)
+    def sync(self, weights: Pending[WeightsUpdate], *, verify: bool = False) -> list[Pending[Served]]:
+        """Start sending weights to every rollout actor; each refuses to serve until it has them.
+
+        With `verify` what each serves is compared, whatever the cadence of that check.
+        """
+        return self._group.rollouts.load_weights(weights, verify=verify)
 
     def fetch(self, trajectories: Sequence[Pending[TrajectoryBatch]]) -> TrajectoryBatch:
         """Wait for the trajectories, in the order of their prompts."""
@@ -130,12 +133,13 @@ class Session:
         compared = any(answer.compared for answer in served)
         return float(any(answer.mismatched for answer in served)) if compared else math.nan
 
-    def resync(self) -> float:
+    def resync(self, *, verify: bool = False) -> float:
         """Send the learner's weights to every rollout actor, as at the start and after a restore.
 
-        Returns what `fetch_synced` returns.
+        Returns what `fetch_synced` returns; with `verify` that is never NaN unless no tensor can be compared.
         """
-        return self.fetch_synced(self.sync(self._group.learner.weights(self.position.model_version)), self.position)
+        weights = self._group.learner.weights(self.position.model_version)
+        return self.fetch_synced(self.sync(weights, verify=verify), self.position)
 
     def parity(self) -> float:
         """Largest difference in nats between the learner's and the rollout actors' log-probs of fixed sequences.
@@ -260,11 +264,20 @@ class Session:
         step_id = StepId(self.position.id.attempt + 1, snapshot.id.step, paid_step)
         self.position = TrainingCursor(step_id, version, snapshot.cursor + skipped)
 
-    def restart_rollout(self) -> None:
-        """Replace the first rollout actor by a new one, with the current levers and weights."""
-        self._group.replace(self._group.rollouts.roles[0])
+    def restart_rollout(self, *, every: bool = False) -> None:
+        """Replace the first rollout actor, or every one, by a new one with the current levers and weights."""
+        for role in self._group.rollouts.roles if every else self._group.rollouts.roles[:1]:
+            self._group.replace(role)
         self.move_levers(self.levers)
         self.resync()
+
+    def reset_critic(self, step: int) -> None:
+        """Put the critic's head back to the snapshot of `step`; policy, cursor and levers stay.
+
+        Raises:
+            LearnerError: when there is no snapshot of that step, or no critic.
+        """
+        wait_for([self._group.learner.restore_critic(step)], self._learner_limit, "resetting the critic")
 
     def save(self, folder: Path | None = None, *, is_best: bool = False) -> str:
         """Write a durable checkpoint, by default among those of the run; its path once it is complete.

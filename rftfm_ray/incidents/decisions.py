@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
+from rftfm_ray.diagnosis.features import is_shown
 from rftfm_ray.incidents.confirmation import ground_of, probes_at_decision
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.memory import RunMemory
@@ -19,7 +20,7 @@ from rftfm_ray.policies.api import PolicyContext, restore_step
 from rftfm_ray.policies.grounds import Ground
 from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.policies.safety import PolicyProblem, ProblemKind, Ruling, SafePolicy
-from rftfm_ray.types import GuardMode, Levers, StepId
+from rftfm_ray.types import Action, GuardMode, Levers, StepId
 from rftfm_ray.verdicts import Diagnosis, IncidentState, Order, OrderRole, OutcomeKind, Remedy
 
 # Unconfirmed costly remedies after which a person must look.
@@ -117,7 +118,7 @@ class Decisions:
     def _context(self, incident: Incident, diagnosis: Diagnosis, step: StepId, budget_left: int) -> PolicyContext:
         return PolicyContext(
             step=step,
-            diagnosis=diagnosis,
+            diagnosis=replace(diagnosis, place=incident.place) if incident.tried else diagnosis,
             tried=incident.tried,
             levers=self._ledger.state.levers,
             nominal=self._settings.nominal_at(step.step),
@@ -127,6 +128,7 @@ class Decisions:
             state=self._policy_state,
             ground=self._ground(incident),
             given=self._ledger.state.given(incident.code),
+            facts=self._settings.facts,
         )
 
     def _ground(self, incident: Incident) -> Ground | None:
@@ -157,10 +159,18 @@ class Decisions:
     def _order(self, incident: Incident, ruling: Ruling, remedy: Remedy, ctx: PolicyContext) -> Order | None:
         reason = ruling.decision.reason
         restore = restore_step(ctx) if remedy.rollback else None
+        critic = restore_step(ctx) if Action.RESET_CRITIC in remedy.actions else None
         # A remedy that did not help is undone before the next one is tried.
         levers = _merged(levers_before(self._ledger.state, incident), remedy.levers)
         number = self._ledger.state.orders + 1
         values: dict[str, Scalar] = {"order": number, "remedy": remedy.name, "reason": reason}
+        if remedy.measured_by:
+            values["measured_by"] = ", ".join(remedy.measured_by)
+        values["shown"] = any(map(is_shown, ctx.diagnosis.symptoms))
+        if ctx.diagnosis.place is not None:
+            values["place"] = ctx.diagnosis.place.value
+        if remedy.actions:
+            values |= {"actions": ", ".join(remedy.actions), "critic_step": critic}
         values |= {"policy": ruling.policy, "restore_step": restore, "halt": remedy.halt, **dict(lever_fields(levers))}
         if not self._settings.acts_on(incident.family):
             self._ledger.note(EntryKind.ADVISED, ctx.step, incident.id, **values)
@@ -168,7 +178,7 @@ class Decisions:
         self._ledger.note(EntryKind.DECIDED, ctx.step, incident.id, **values)
         return Order(
             number, incident.id, OrderRole.REMEDY, remedy.name, reason, levers, restore, remedy.skip_batches,
-            remedy.halt,
+            remedy.halt, remedy.actions, critic,
         )  # fmt: skip
 
     def _give_up(self, incident: Incident, step: StepId, final: IncidentState, reason: str) -> Order | None:
@@ -200,8 +210,9 @@ class Decisions:
         stood = incident.unconfirmed >= UNCONFIRMED and last is not None and last.outcome is OutcomeKind.INEFFECTIVE
         if last is None or not (stood or last.outcome is OutcomeKind.UNVERIFIED):
             return levers_before(state, incident)
-        plan, window = plan_of(incident.code), self._memory.reports[-self._settings.return_after :]
-        over = plan.source_over(window, self._memory.reference_of(incident.id))
+        plan, window = plan_of(incident.code, incident.place), self._memory.reports[-self._settings.return_after :]
+        reference = self._memory.reference_of(incident.id)
+        over = plan.cause_is_over(state.levers_of(incident.id), window, reference)
         return levers_home(state, incident, last.before, () if over else plan.containing)
 
 

@@ -13,6 +13,7 @@ import math
 from dataclasses import replace
 
 from rftfm_ray.diagnosis.classify import PATIENCE, SURE, claimed
+from rftfm_ray.diagnosis.features import is_shown
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, is_after_effect, needs_ground, refusal
@@ -185,7 +186,9 @@ class IncidentManager:
         """Verify an incident whose remedy is in force; close one whose alarm has been silent for long."""
         active = diagnosis is not None and (diagnosis.code == incident.code or incident.code == UNKNOWN)
         if incident.state is IncidentState.VERIFYING:
-            self._verify(incident, step, alarm_active=active)
+            # Where a check has shown the fault, what the policy has become under it is not the fault.
+            shows = not incident.shown or (diagnosis is not None and any(map(is_shown, diagnosis.symptoms)))
+            self._verify(incident, step, alarm_active=active and shows)
         elif incident.tried or incident.state is IncidentState.REMEDIATING:
             # Silence after a remedy that did not help resolves nothing.
             return

@@ -17,7 +17,7 @@ from rftfm_ray.incidents.parts import Part, measured_part, part_of, shows_anothe
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.taxonomy import UNKNOWN, VERIFIER
-from rftfm_ray.verdicts import Assessment, Diagnosis, Evidence, Rediagnoser, Symptom
+from rftfm_ray.verdicts import Assessment, Diagnosis, Evidence, Place, Rediagnoser, Symptom
 
 Mark: TypeAlias = tuple[str, int]
 """What an alarm is known by: its signal and its side."""
@@ -27,9 +27,10 @@ NOT_NAMED = "What a fault that was left to people explains is left out, and the 
 
 @dataclass(slots=True)
 class _MutedFault:
-    """A muted fault: its code, the strongest evidence of each of its marks, and the steps of silence of both."""
+    """A muted fault: code and place, the strongest evidence of each of its marks, and the steps of silence of both."""
 
     code: str
+    place: Place | None
     evidence: dict[Mark, Evidence]
     silent: dict[Mark, int]
     silent_code: int = 0
@@ -81,7 +82,7 @@ class MutedFaults:
             rediagnoser: of the newest step.
         """
         code, alarms = incident.code, alarms_in(diagnosis.symptoms) if diagnosis is not None else []
-        explained = [symptom for symptom in alarms if _explains(code, symptom)]
+        explained = [symptom for symptom in alarms if _explains(code, incident.place, symptom)]
         others = [s for s in alarms if s not in explained and s.onset <= incident.opened.step]
         # A fault without a name explains nothing, so that all of its alarms are its own: were those that have a name by
         # themselves left out, it would be opened again as soon as it is closed. A name that may be claimed ends it.
@@ -89,12 +90,10 @@ class MutedFaults:
             signals = {symptom.signal for symptom in explained}
             other = rediagnoser.rediagnose(others, signals - {s.signal for s in others}, (code,))
             others = [] if other is not None and _is_claimed(other) else others
-        evidence: dict[Mark, Evidence] = dict.fromkeys(
-            ((signal, 1) for signal in plan_of(code).source_signals), Evidence.IDENTITY
-        )
+        evidence: dict[Mark, Evidence] = dict.fromkeys(plan_of(code, incident.place).source_sides, Evidence.IDENTITY)
         for symptom in (*explained, *others):
             evidence[_mark(symptom)] = max(symptom.evidence, evidence.get(_mark(symptom), symptom.evidence))
-        self._faults.append(_MutedFault(code, evidence, dict.fromkeys(evidence, 0)))
+        self._faults.append(_MutedFault(code, incident.place, evidence, dict.fromkeys(evidence, 0)))
 
     def unmuted(self, assessment: Assessment) -> Diagnosis | None:
         """Count one step, and return its diagnosis without what muted faults explain; None where nothing is left.
@@ -128,7 +127,9 @@ class MutedFaults:
             return unnamed(left, NOT_NAMED)
         explained = {signal for fault in self._faults for signal, _ in fault.silent}
         excluded = {
-            fault.code for fault in self._faults if not any(_explains(fault.code, symptom) for symptom in alarms)
+            fault.code
+            for fault in self._faults
+            if not any(_explains(fault.code, fault.place, symptom) for symptom in alarms)
         } - {UNKNOWN}
         return rediagnoser.rediagnose(left, explained - {symptom.signal for symptom in alarms}, tuple(excluded))
 
@@ -150,7 +151,6 @@ def _mark(symptom: Symptom) -> Mark:
     return symptom.signal, symptom.direction
 
 
-def _explains(code: str, symptom: Symptom) -> bool:
+def _explains(code: str, place: Place | None, symptom: Symptom) -> bool:
     """Whether a fault moves the signal of a symptom to its side, by its fingerprint or as its cause."""
-    is_source = symptom.signal in plan_of(code).source_signals and symptom.direction > 0
-    return explains(code, symptom) or is_source
+    return explains(code, symptom) or _mark(symptom) in plan_of(code, place).source_sides

@@ -14,7 +14,7 @@ from typing import Any
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.entries import LEVER_PREFIX, Entry, EntryKind, Scalar, lever_fields, levers_of
 from rftfm_ray.types import Check, Levers, StepId
-from rftfm_ray.verdicts import Family, IncidentState, OrderRole, OutcomeKind, Tried
+from rftfm_ray.verdicts import Family, IncidentState, OrderRole, OutcomeKind, Place, Tried
 
 __all__ = [
     "LEVER_PREFIX", "Entry", "EntryKind", "GuardState", "Incident", "Scalar", "carries_remedy", "fold", "lever_fields",
@@ -31,6 +31,7 @@ class Incident:
         state: its stage.
         code: of the fault.
         family: of the fault.
+        place: where its source sits, as far as the newest diagnosis or decision told.
         opened: step whose report opened it.
         onset: estimated first step of the fault.
         onset_low: earliest step at which the fault may have begun.
@@ -41,6 +42,7 @@ class Incident:
         unconfirmed: number of such orders.
         reason: why its last remedy was judged as it was, or why it was closed.
         probe: held-out accuracy that was last measured before the alarm; None when there was none.
+        shown: whether more than telemetry showed the fault when its newest remedy was decided on.
         asked: checks that were asked for to name it.
         waiting: the one of them that is not answered; None where all are.
         asked_at: consumed step at which it was asked for.
@@ -60,6 +62,8 @@ class Incident:
     unconfirmed: int = 0
     reason: str = ""
     probe: float | None = None
+    place: Place | None = None
+    shown: bool = False
     asked: tuple[Check, ...] = ()
     waiting: Check | None = None
     asked_at: int = 0
@@ -200,8 +204,15 @@ def _opened(state: GuardState, entry: Entry) -> GuardState:
         onset=entry.integer("onset"),
         onset_low=entry.integer("onset_low"),
         probe=_known(entry.number("probe")),
+        place=_place(entry),
     )
     return replace(state, incidents=(*state.incidents, opened))
+
+
+def _place(entry: Entry) -> Place | None:
+    """The place that an entry names; None where it names none, as those of earlier versions do."""
+    named = entry.text("place") if entry.has("place") else ""
+    return next((place for place in Place if place.value == named), None)
 
 
 def _known(value: float) -> float | None:
@@ -209,12 +220,15 @@ def _known(value: float) -> float | None:
 
 
 def _diagnosed(state: GuardState, entry: Entry) -> GuardState:
+    incident = state.incident(entry.incident)
     diagnosed = replace(
-        state.incident(entry.incident),
+        incident,
         code=entry.text("code"),
         family=Family(entry.text("family")),
         onset=entry.integer("onset"),
         onset_low=entry.integer("onset_low"),
+        # What a place is told by may be gone under a remedy.
+        place=incident.place if incident.tried else _place(entry),
     )
     return _with(state, entry, diagnosed)
 
@@ -231,7 +245,8 @@ def _answered(state: GuardState, entry: Entry) -> GuardState:
 
 def _decided(state: GuardState, entry: Entry) -> GuardState:
     number, incident = entry.integer("order"), state.incident(entry.incident)
-    decided = _with(state, entry, replace(incident, ordered=number))
+    place = _place(entry) if entry.has("place") else incident.place
+    decided = _with(state, entry, replace(incident, ordered=number, place=place, shown=entry.text("shown") == "yes"))
     return replace(decided, orders=number, spent=_spent(state, incident.family, 1))
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from rftfm_ray.policies.grounds import Ground
 from rftfm_ray.signals.schema import value
-from rftfm_ray.types import Levers, Settings, StepId
+from rftfm_ray.types import Levers, RunFacts, Settings, StepId
 from rftfm_ray.verdicts import Decision, Diagnosis, Remedy, StepReport, Tried
 
 # Times that one remedy may be applied for one fault at one step. What has not helped twice from there will not.
@@ -39,6 +39,7 @@ class PolicyContext:
             damage. A probe is made before every such remedy; where there is no ground by then, it is dropped, and the
             policy is called again for one without cost.
         given: remedies that were applied in this run for faults of the same code, in this incident and in others.
+        facts: of the run, which decide on the levers that it can have; None where they are not known.
     """
 
     step: StepId
@@ -52,6 +53,7 @@ class PolicyContext:
     state: tuple[tuple[str, str | int | float | bool], ...] = ()
     ground: Ground | None = None
     given: tuple[Tried, ...] = ()
+    facts: RunFacts | None = None
 
     def times_given(self, remedy: str, step: int) -> int:
         """How often a remedy was applied at a step of the lineage for faults of this code."""

@@ -11,8 +11,9 @@ from typing import Any
 
 from rftfm_ray.errors import ConfigError, PolicyError
 from rftfm_ray.policies.api import MOST_TIMES, Policy, PolicyContext, place_of, restore_step
-from rftfm_ray.policies.levers import check_levers
-from rftfm_ray.types import Levers
+from rftfm_ray.policies.levers import check_levers, check_possible
+from rftfm_ray.policies.measured import check_measured
+from rftfm_ray.types import Action, Levers
 from rftfm_ray.verdicts import Decision, Remedy
 
 MAX_SKIP = 64
@@ -63,9 +64,13 @@ def check_decision(decision: object, ctx: PolicyContext) -> Decision:
         raise PolicyError("The decision's remedy has no name; give it one, for journal and report.")
     try:
         check_levers(remedy.levers)
+        if ctx.facts is not None:
+            check_possible(remedy.levers, ctx.facts)
     except (ConfigError, TypeError, AttributeError) as error:
         raise PolicyError(f"Remedy {remedy.name}: {error}") from None
+    check_measured(remedy, ctx)
     _check_flags(remedy)
+    _check_actions(remedy, ctx)
     if remedy.rollback:
         _check_rollback(remedy, ctx)
     _check_repeats(remedy, ctx)
@@ -92,6 +97,24 @@ def _plain(levers: Levers) -> Levers:
     whole = {name: int(v) for name, v in values.items() if isinstance(v, Integral)}
     plain: dict[str, Any] = {name: float(v) for name, v in values.items() if v is not None} | whole
     return replace(levers, **plain)
+
+
+def _check_actions(remedy: Remedy, ctx: PolicyContext) -> None:
+    if not (isinstance(remedy.actions, tuple) and all(isinstance(action, Action) for action in remedy.actions)):
+        raise PolicyError(f"Remedy {remedy.name}: actions is {_shown(remedy.actions)}; give a tuple of Action.")
+    if Action.RESET_CRITIC not in remedy.actions:
+        return
+    if ctx.facts is not None and not ctx.facts.has_critic:
+        raise PolicyError(
+            f"Remedy {remedy.name} resets a critic, and algorithm.name={ctx.facts.algorithm} has none; leave it out."
+        )
+    if remedy.rollback:
+        raise PolicyError(f"Remedy {remedy.name} resets the critic, which its rollback does already; ask for one.")
+    if restore_step(ctx) is None:
+        raise PolicyError(
+            f"Remedy {remedy.name} resets the critic to before step {ctx.diagnosis.onset_low}, and the snapshots are "
+            f"of steps {list(ctx.snapshots)}; raise snapshots.keep."
+        )
 
 
 def _check_rollback(remedy: Remedy, ctx: PolicyContext) -> None:

@@ -13,7 +13,7 @@ from rftfm_ray.incidents.explaining import EXPLAINED, Explained, read_explained
 from rftfm_ray.incidents.state import Entry, EntryKind, carries_remedy, next_state
 from rftfm_ray.runs.words import clean, levers_in, number_of, text_of, to_count, value_of
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import IncidentState, OutcomeKind
+from rftfm_ray.verdicts import IncidentState, OutcomeKind, Place
 
 
 @dataclass(slots=True)
@@ -71,6 +71,11 @@ class Incident:
     def family(self) -> str:
         """Family of the fault; `unknown` when no entry says it."""
         return self.text("family") or "unknown"
+
+    @property
+    def place(self) -> Place | None:
+        """Where the source sits, as far as an entry says it."""
+        return next((place for place in Place if place.value == self.text("place")), None)
 
     @property
     def explained(self) -> Explained | None:

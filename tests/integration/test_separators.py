@@ -87,6 +87,7 @@ def test_exact_signals_are_at_rest_where_weights_are_divided(name: str) -> None:
 LEVERS = [
     Levers(lr_scale=0.01), Levers(lr_scale=0.5, max_grad_norm=0.01), Levers(entropy_coef=0.1, kl_coef_scale=5.0),
     Levers(advantage_clip=0.5), Levers(gamma=0.5, gae_lambda=0.3), Levers(minibatches=1), Levers(group_filter=1),
+    Levers(credit_source=1), Levers(credit_source=2, gamma=0.5), Levers(is_cap=1.5), Levers(rollout_path=1),
 ]  # fmt: skip
 
 

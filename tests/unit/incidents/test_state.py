@@ -210,7 +210,7 @@ ALTERED: list[tuple[str, int, Entry]] = [
     ("no order carried out", 3, entry(K.APPLIED, {"role": "remedy"}, seq=8)),
     ("no order returned", 3, entry(K.RETURNING, seq=8)),
     ("unknown lever", 3, entry(K.APPLIED, APPLIED | {"lever_magic": 1}, seq=8)),
-    ("lever too high", 3, entry(K.APPLIED, APPLIED | {"lever_lr_scale": 7.0}, seq=8)),
+    ("lever too high", 3, entry(K.APPLIED, APPLIED | {"lever_lr_scale": 70.0}, seq=8)),
     ("lever in words", 3, entry(K.APPLIED, APPLIED | {"lever_lr_scale": "0.5"}, seq=8)),
     ("levers at the start", 0, entry(K.STARTED, {"lever_tool_retries": 0.5}, seq=8)),
     ("incident diagnosed", 2, entry(K.DIAGNOSED, NAMED, 7)),
