@@ -49,10 +49,14 @@ USUAL = {
 
 
 class Script:
-    """A policy that gives its answers in their order, and its last one from then on."""
+    """A policy that gives its answers in their order, and its last one from then on.
+
+    One that `counts` leaves the number of times that it was asked in the state of its decisions.
+    """
 
     def __init__(self, answers: Sequence[Answer]) -> None:
         self.answers = list(answers)
+        self.counts = False
         self.seen: list[PolicyContext] = []
 
     def decide(self, ctx: PolicyContext) -> Decision:
@@ -62,7 +66,7 @@ class Script:
         if isinstance(answer, Exception):
             raise answer
         why = f"{answer.name} is next" if answer else "nothing is left"
-        return Decision(answer, why, (("asked", len(self.seen)),))
+        return Decision(answer, why, (("asked", len(self.seen)),) if self.counts else ())
 
 
 class ManagedRun:
