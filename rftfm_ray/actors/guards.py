@@ -28,7 +28,7 @@ from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit,
 from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.planning import RunPlan
-from rftfm_ray.policies.loading import PLAYBOOK
+from rftfm_ray.policies.loading import BUILT_IN, PLAYBOOK
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.types import Levers, StepId
@@ -73,14 +73,16 @@ class GuardGroup:
         """The journal of the run."""
         return self._journal
 
-    def attach(self, journal: Path, start: StepId, levers: Levers) -> None:
+    def attach(self, journal: Path, start: StepId, levers: Levers, policy_state: str = "") -> None:
         """Wait until both can work; the controller opens its journal, with the levers in force.
+
+        `policy_state` is what the policy remembers from the checkpoint that the run goes on from; empty without one.
 
         Raises:
             RftfmError: when one of them cannot start.
         """
         self._journal, self._step = journal, start
-        wait_for([self._controller.submit(Call("attach", (str(journal), start, levers)))], START, "starting")
+        wait_for([self._controller.submit(Call("attach", (str(journal), start, levers, policy_state)))], START, "starting")
         self._save_controller()
 
     def judge(self, items: Sequence[StepReport | Declaration], policy_timeout_s: float) -> News:
@@ -252,7 +254,8 @@ def start_guard(plan: RunPlan) -> GuardGroup:
     """Create monitor and controller of a run, to start beside the other actors. They do not know its drill."""
     config, guard = plan.config, plan.config.guard
     watched, incidents = monitor_plan(config, plan.profile, plan.detectors), incident_settings(config)
-    fallback = Playbook() if guard.fallback == "playbook" and guard.policy is not None else None
+    is_own = guard.policy is not None and guard.policy not in BUILT_IN
+    fallback = Playbook() if guard.fallback == "playbook" and is_own else None
     policy = SafePolicy(plan.policy, guard.policy or PLAYBOOK, guard.policy_timeout_s, fallback)
     acts = f"mode={guard.mode}, act_on={'+'.join(guard.act_on) or 'nothing'}, policy={policy.name}"
     monitor = Role(plan.name, "monitor", 0, f"detectors={len(watched.build().active)}")

@@ -90,7 +90,6 @@ class Decisions:
             return self._give_up(incident, step, IncidentState.GIVEN_UP, reason)
         ctx = self._context(incident, diagnosis, step, settings.budget - spent)
         ruling = self._policy.decide(ctx, step, incident.id)
-        self._policy.decided(ruling, step, incident.id)
         remedy = ruling.decision.remedy
         return self._wait(incident, step, ruling) if remedy is None else self._order(incident, ruling, remedy, ctx)
 
@@ -106,7 +105,6 @@ class Decisions:
         remedy = ruling.decision.remedy
         if remedy is None or remedy.rollback or remedy.halt or remedy.levers.freeze_policy == 1:
             return None
-        self._policy.decided(ruling, judged, incident.id)
         return self._order(incident, ruling, remedy, replace(ctx, step=step))
 
     def _context(self, incident: Incident, diagnosis: Diagnosis, step: StepId, budget_left: int) -> PolicyContext:

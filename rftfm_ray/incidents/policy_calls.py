@@ -50,16 +50,15 @@ class PolicyCalls:
         self._note(heard if heard != Heard() else self._policy.keep(), step, 0, state.decision)
 
     def decide(self, ctx: PolicyContext, step: StepId, incident: int) -> Ruling:
-        """Ask for a decision; what the policy keeps then is noted at the step that was judged last."""
-        ruling = self._policy.decide(ctx)
-        self._note(Heard(ruling.problems, ruling.kept), step, incident, self.decision_state)
-        return ruling
+        """Ask for a decision, and note what the policy keeps. Where it fails, the state of its last decision stays.
 
-    def decided(self, ruling: Ruling, step: StepId, incident: int) -> None:
-        """Take note of the state that a decision leaves for the next; where the policy failed, that of before stays."""
-        if any(problem.method == "decide" for problem in ruling.problems):
-            return
-        self._keep(Kept(), step, incident, ruling.decision.state)
+        `step` is the one that was judged last.
+        """
+        ruling = self._policy.decide(ctx)
+        failed = any(problem.method == "decide" for problem in ruling.problems)
+        decision = self.decision_state if failed else ruling.decision.state
+        self._note(Heard(ruling.problems, ruling.kept), step, incident, decision)
+        return ruling
 
     def observe(self, outcome: Outcome, step: StepId) -> None:
         """Tell the policy what came of a remedy."""
@@ -94,13 +93,17 @@ class PolicyCalls:
         self._keep(heard.kept, step, incident, decision, **about)
 
     def _keep(self, kept: Kept, step: StepId, incident: int, decision: DecisionState, **about: Scalar) -> None:
-        """Note what the policy keeps where it is another than the journal says."""
+        """Note what the policy keeps.
+
+        Whether there is an entry does not depend on the values of its optional methods, which may be others when a
+        restarted controller makes the same calls again.
+        """
         memory = self._ledger.state.policy
         before = read_policy_state(memory.newest)
         own = kept.state if kept.state is not None else before.own if before is not None else ""
         metrics = memory.metrics if kept.metrics is None else kept.metrics
         text = PolicyState(self.name, own, decision).to_text() if own or decision or memory.newest else ""
-        if (text, metrics) != (memory.newest, memory.metrics):
+        if kept != Kept() or text != memory.newest:
             values = {"policy": self.name, **about, **kept_fields(text, metrics)}
             self._ledger.note(EntryKind.POLICY_STATE, step, incident, **values)
 
