@@ -8,9 +8,11 @@ import sys
 import zlib
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from rftfm_ray.errors import RftfmError
+
+T = TypeVar("T")
 
 
 def load_attribute(key: str, name: str, error: type[RftfmError]) -> tuple[Any, str, ModuleType]:
@@ -38,6 +40,14 @@ def ship_by_value(module: ModuleType) -> None:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(module)
+
+
+def shipped_copy(value: T) -> T:
+    """A copy of a value that has gone the way of what is sent to an actor."""
+    from ray import cloudpickle
+
+    copied: T = cloudpickle.loads(cloudpickle.dumps(value))
+    return copied
 
 
 def _import(key: str, name: str, error: type[RftfmError]) -> ModuleType:

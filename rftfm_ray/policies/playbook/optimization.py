@@ -8,6 +8,7 @@ from statistics import median
 
 from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.policies.playbook.plan import NO_PLAN, RemedyPlan
+from rftfm_ray.signals.scale import safe_exp
 from rftfm_ray.signals.schema import value
 from rftfm_ray.types import Levers
 from rftfm_ray.verdicts import Remedy, StepReport
@@ -50,9 +51,9 @@ def lower_rate(ctx: PolicyContext) -> tuple[float, str]:
     before the onset says how much too large the effective rate is, whatever multiplies it.
     """
     rate, excess = ctx.signal("lr")[-1], ctx.signal("lr_excess")[-1]
-    declared = rate * math.exp(-excess) / ctx.nominal.lr
+    declared = rate * safe_exp(-excess) / ctx.nominal.lr
     if abs(excess) > TOLERANCE:
-        factor = math.exp(excess)
+        factor = safe_exp(excess)
         return _bounded(declared), f"the learning rate is {factor:.3g} times the declared one, which is restored"
     pairs = zip(ctx.reports, ctx.signal("update_ratio"), strict=True)
     since = [size for report, size in pairs if report.id.step >= ctx.diagnosis.onset]
