@@ -82,7 +82,9 @@ class GuardGroup:
             RftfmError: when one of them cannot start.
         """
         self._journal, self._step = journal, start
-        wait_for([self._controller.submit(Call("attach", (str(journal), start, levers, policy_state)))], START, "starting")
+        wait_for(
+            [self._controller.submit(Call("attach", (str(journal), start, levers, policy_state)))], START, "starting"
+        )
         self._save_controller()
 
     def judge(self, items: Sequence[StepReport | Declaration], policy_timeout_s: float) -> News:

@@ -17,6 +17,7 @@ from rftfm_ray.runs.words import clean, figure, listed, plural
 if TYPE_CHECKING:
     from rftfm_ray.runs.policy_replay import Action, ReplayedDecision
 
+LIMIT_S = GuardConfig().policy_timeout_s
 RECORDED = ASSETS / "incidents"
 """Recorded runs that ship: what a policy can be replayed on before there are runs of your own."""
 
@@ -43,7 +44,7 @@ def list_policies(json: AsJson = False) -> None:
 
 
 @policies.command()
-def check(name: Name, json: AsJson = False, timeout_s: TimeoutS = GuardConfig().policy_timeout_s) -> None:
+def check(name: Name, json: AsJson = False, timeout_s: TimeoutS = LIMIT_S) -> None:
     """Put a policy through the contract that every policy keeps to; exit code 1 where it fails.
 
     It decides about every fault, with awkward values as well, comes to an end, keeps its state, and decides the same in
@@ -67,7 +68,7 @@ def replay(
         typer.Argument(metavar="[RUN_DIR]...", help="Run directories, or names of runs; without one those that ship."),
     ] = None,
     json: AsJson = False,
-    timeout_s: TimeoutS = GuardConfig().policy_timeout_s,
+    timeout_s: TimeoutS = LIMIT_S,
 ) -> None:
     """Ask a policy about every decision of recorded runs, and show how it differs from what was done.
 
@@ -110,7 +111,9 @@ def _in_words(action: Action) -> str:
     parts += ["end of the run"] if action.halt else []
     remedy = clean(action.remedy) or "nothing"
     asked = "asks for " if action.asks else ""
-    return f"{asked}{remedy}{f' ({listed(parts)})' if parts else ''}" + (f" -- {clean(action.reason)}" if action.reason else "")
+    return f"{asked}{remedy}{f' ({listed(parts)})' if parts else ''}" + (
+        f" -- {clean(action.reason)}" if action.reason else ""
+    )
 
 
 def _show(name: str, results: tuple[Checked, ...], failed: list[Checked]) -> None:

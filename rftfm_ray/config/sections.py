@@ -318,7 +318,8 @@ class GuardConfig(Section):
     others only a policy of your own acts."""
     policy: str | None = None
     """`playbook`, `adaptive_kl`, `hold_and_ask`, or your own as `file.py:Class`, `module:Class` or with a function in
-    place of the class; null: the playbook. `rftfm policies list` says what each does, docs/policies.md how to write one."""
+    place of the class; null: the playbook. `rftfm policies list` says what each does, docs/policies.md how to write
+    one."""
     policy_timeout_s: Seconds = 1.0
     """Longest time that a policy may take to decide."""
     fallback: Literal["playbook", "none"] = "playbook"

@@ -102,7 +102,7 @@ class GuardState:
     first_probe: float | None = None
     returned: tuple[tuple[str, str, int], ...] = ()
     kept: tuple[tuple[str, int], ...] = ()
-    policy: PolicyMemory = PolicyMemory()
+    policy: PolicyMemory = field(default_factory=PolicyMemory)
 
     def incident(self, number: int) -> Incident:
         """The incident with an id.

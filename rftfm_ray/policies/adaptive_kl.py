@@ -26,7 +26,7 @@ _BOUNDS = next(spec for spec in LEVERS if spec.name == "kl_coef_scale")
 
 
 class AdaptiveKL:
-    """Scales kl_coef until the KL to the reference policy is back at its target; other faults are left to a person.
+    """Scales kl_coef by the KL to the reference policy against a target (Ziegler et al. 2019); for OD faults only.
 
     Args:
         target: KL in nats a token; None for the KL from before the fault.

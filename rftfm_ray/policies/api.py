@@ -6,8 +6,8 @@ cooldown, timeout and confirmation hold whatever a policy does, see `policies.sa
 An object may also have
 
 - `observe(outcome)`: called with the `Outcome` of every remedy that was verified, whoever decided on it;
-- `state_dict()` and `load_state_dict(state)`: what it remembers, as a dict of plain JSON values of at most 16 KiB. It is
-  read after every call, and given back after `--resume`, after the loss of the controller, and after a rollback. A
+- `state_dict()` and `load_state_dict(state)`: what it remembers, as a dict of plain JSON values of at most 16 KiB. It
+  is read after every call, and given back after `--resume`, after the loss of the controller, and after a rollback. A
   rollback gives back the state of the step that training goes back to, and then calls `observe` again for every outcome
   since then, with `outcome.abandoned`: what was made of the steps given up is gone, what is known of remedies is not;
 - `metrics()`: figures by name, for journal and metrics of the run.

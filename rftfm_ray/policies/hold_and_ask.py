@@ -13,9 +13,10 @@ HOLD = "hold"
 
 
 class HoldAndAsk:
-    """Asks a person to approve what the playbook would do; where it has nothing, to freeze the policy and keep the data.
+    """Never acts by itself: asks a person to approve the playbook's remedy, or a frozen policy where it has none.
 
-    Nothing is moved until somebody approves it, whatever `guard.act_on` says.
+    Nothing is learnt from faulty data while the policy is frozen, and what was learnt stays. Nothing is moved until
+    somebody approves it, whatever `guard.act_on` says.
     """
 
     def __init__(self) -> None:

@@ -21,6 +21,7 @@ BUILT_IN: Mapping[str, type[Policy]] = {PLAYBOOK: Playbook, "adaptive_kl": Adapt
 """Policies that `guard.policy` knows by a name of their own."""
 FORMS = ("file.py:Class", "file.py:function", "module:Class", "module:function", "module:object")
 """How a policy of the user's is named."""
+_CONTEXT = "one argument, the context"
 # Optional methods, with what they take and how that is called.
 _OPTIONAL: Mapping[str, tuple[int, str]] = {
     "observe": (1, "one argument, the outcome"), "state_dict": (0, "no argument"),
@@ -95,7 +96,7 @@ def _check_optional(policy: object, name: str, attribute: str) -> None:
 
 
 def _check_call(
-    function: Callable[..., object], name: str, called: str, arguments: int = 1, takes: str = "one argument, the context"
+    function: Callable[..., object], name: str, called: str, arguments: int = 1, takes: str = _CONTEXT
 ) -> None:
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         raise PolicyError(

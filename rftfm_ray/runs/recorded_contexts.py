@@ -164,8 +164,8 @@ def _symptom(sign: Sign) -> Symptom:
 def _reports(run_dir: Path) -> list[StepReport]:
     """The step rows of a run as the guard saw them, abandoned ones included, in the order of consumed steps."""
     table = read_steps(run_dir)
-    columns = {name: table.column(name).cast(pa.float64(), safe=False).fill_null(math.nan).to_pylist() for name in table.schema.names}
-    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    columns = [column.cast(pa.float64(), safe=False).fill_null(math.nan).to_pylist() for column in table.columns]
+    rows = (dict(zip(table.schema.names, row, strict=True)) for row in zip(*columns, strict=True))
     return sorted(map(_report, rows), key=lambda report: (report.id.paid_step, report.id.attempt))
 
 

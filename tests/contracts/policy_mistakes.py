@@ -376,7 +376,7 @@ MISTAKES: dict[str, str] = {
     "NeverEnds": "decide has given 8 remedies for RF-1 that did not help, and does not come to an end",
     "NeedsPast": "decide raised ValueError: max() arg is an empty sequence (RF-1 without a snapshot)",
     "Writes": "decide has changed the context that it was given",
-    "Remembers": "decide goes by something that it remembers and does not keep; keep what it remembers in Decision.state",
+    "Remembers": "it remembers and does not keep; keep what it remembers in Decision.state",
     "Random": "two new copies of the policy different decisions on one context; leave nothing to chance",
     "ByHash": "decide gives another decision in another process",
     "ObserveTakesNothing": "ObserveTakesNothing.observe must take one argument, the outcome",

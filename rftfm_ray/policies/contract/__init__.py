@@ -1,1 +1,1 @@
-"""The contract of a remediation policy as a suite of checks: for `rftfm policies check`, and for the shipped ones. Pure."""
+"""The contract of a remediation policy as a suite of checks, for those of users and those that ship alike. Pure."""

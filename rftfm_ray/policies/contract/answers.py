@@ -43,7 +43,7 @@ def answers_elsewhere(name: str, timeout_s: float) -> list[str]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=environment, check=False)
         made = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, OSError, ValueError, IndexError):
-        raise PolicyError("in a new process it comes to no answers; it must load and decide there as it does here.")
+        raise PolicyError("A new process comes to no answers; it must load and decide there as it does here.") from None
     return [str(answer) for answer in made]
 
 

@@ -148,9 +148,8 @@ def _keeps_state(subject: Subject) -> str:
     if problem := _of("load_state_dict", heard.problems):
         return problem
     if heard.kept.state != state:
-        return f"load_state_dict does not give back what state_dict returned: {state[:100]} came back as " + (
-            f"{(heard.kept.state or 'nothing')[:100]}."
-        )
+        came = (heard.kept.state or "nothing")[:100]
+        return f"load_state_dict does not give back what state_dict returned: {came} came back for {state[:100]}."
     return ""
 
 
@@ -205,7 +204,9 @@ def _decides_the_same_elsewhere(subject: Subject) -> str:
     there = answers_elsewhere(subject.name, subject.timeout_s)
     for (asked, here), other in zip(answers(shipped_copy(subject.policy), subject.timeout_s), there, strict=True):
         if here != other:
-            return f"decide gives another decision in another process ({asked}); do not go by hash(), sets or the clock."
+            return (
+                f"decide gives another decision in another process ({asked}); do not go by hash(), sets or the clock."
+            )
     return ""
 
 
