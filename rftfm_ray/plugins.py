@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -42,12 +43,17 @@ def ship_by_value(module: ModuleType) -> None:
     cloudpickle.register_pickle_by_value(module)
 
 
-def shipped_copy(value: T) -> T:
-    """A copy of a value that has gone the way of what is sent to an actor."""
+def packed(value: T) -> Callable[[], T]:
+    """Pack a value as for the way to an actor; what is returned makes a new copy of it, as it arrives there."""
     from ray import cloudpickle
 
-    copied: T = cloudpickle.loads(cloudpickle.dumps(value))
-    return copied
+    data = cloudpickle.dumps(value)
+
+    def unpack() -> T:
+        copied: T = cloudpickle.loads(data)
+        return copied
+
+    return unpack
 
 
 def _import(key: str, name: str, error: type[RftfmError]) -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,10 @@ import typer
 from rftfm_ray.config import GuardConfig
 from rftfm_ray.models import ASSETS
 from rftfm_ray.policies.contract.checks import Checked, check_policy
+from rftfm_ray.policies.levers import LEVERS
 from rftfm_ray.policies.loading import BUILT_IN, FORMS
 from rftfm_ray.runs.words import clean, figure, listed, plural
+from rftfm_ray.types import Levers
 
 if TYPE_CHECKING:
     from rftfm_ray.runs.policy_replay import Action, ReplayedDecision
@@ -41,6 +44,26 @@ def list_policies(json: AsJson = False) -> None:
     for name, line in lines.items():
         print(f"guard.policy={name:<{width}}  {line}")
     print(f"Your own: guard.policy={' or '.join(FORMS)}; docs/policies.md says how to write one.")
+
+
+@policies.command("levers")
+def list_levers(json: AsJson = False) -> None:
+    """The settings that a remedy may move, with their bounds."""
+    meanings = lever_meanings()
+    if json:
+        print(jsonlib.dumps([asdict(spec) | {"meaning": meanings[spec.name]} for spec in LEVERS]))
+        return
+    width = max(len(spec.name) for spec in LEVERS)
+    for spec in LEVERS:
+        bounds = f"{spec.low:g} to {spec.high:g}{', whole' if spec.whole else ''}"
+        print(f"{spec.name:<{width}}  {bounds:<18}  {meanings[spec.name]}")
+
+
+def lever_meanings() -> dict[str, str]:
+    """What each lever sets, from the documentation of `Levers`."""
+    _, _, attributes = (Levers.__doc__ or "").partition("Attributes:")
+    named = re.findall(r"^        (\w+): (.*(?:\n {12}.*)*)", attributes, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in named}
 
 
 @policies.command()

@@ -92,8 +92,8 @@ class PolicyMemory:
         outcomes = tuple((min(at, step), outcome) for at, outcome in self.outcomes)
         states = tuple(known for known in self.states if known[0] <= step)
         before, newest = (read_policy_state(known[-1][1]) if known else None for known in (states, self.states))
-        if before is not None and newest is not None and before.decision != newest.decision:
-            text = replace(before, decision=newest.decision).to_text()
+        if newest is not None and newest.decision != (before.decision if before is not None else ()):
+            text = replace(newest, own=before.own if before is not None else "").to_text()
             states = (*(known for known in states if known[0] != step), (step, text))
         return replace(self, states=states, outcomes=outcomes, again=again)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rftfm_ray.incidents.entries import levers_of
 from rftfm_ray.incidents.state import Entry, EntryKind, GuardState, levers_before
-from rftfm_ray.plugins import shipped_copy
+from rftfm_ray.plugins import packed
 from rftfm_ray.policies.api import Policy, PolicyContext, restore_step
 from rftfm_ray.policies.safety import Kept, SafePolicy
 from rftfm_ray.runs.reader import RunData
@@ -79,7 +79,7 @@ def replay_policy(policy: Policy, name: str, data: RunData, timeout_s: float) ->
         RecordError: when the records of the run cannot be read.
         GuardError: when its journal has been altered.
     """
-    replay = _Replay(SafePolicy(shipped_copy(policy), name, timeout_s), data)
+    replay = _Replay(SafePolicy(packed(policy)(), name, timeout_s), data)
     made = [decision for moment in moments(data) for decision in replay.follow(moment)]
     return tuple(replace(each, outcome=_outcome_of(each, data.entries)) for each in made)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.policies.grounds import Ground, GroundKind
@@ -38,6 +39,11 @@ def report(step: int, values: Mapping[str, float]) -> StepReport:
     return StepReport(StepId(0, step, step), step, tuple(known[signal.name] for signal in SIGNALS), (0, 5, 10))
 
 
+@cache
+def _reports() -> tuple[StepReport, ...]:
+    return tuple(report(step, {} if step < ONSET else _FAULTY) for step in range(1, LAST + 1))
+
+
 def context(
     code: str, tried: int = 0, values: Mapping[str, float] | None = None, ground: Ground | None = None
 ) -> PolicyContext:
@@ -46,6 +52,7 @@ def context(
     symptom = Symptom(
         "contract", "update_ratio", Evidence.TELEMETRY, True, 1, 0.3, 0.01, 9.0, ONSET, ONSET, "updates are too large"
     )
+    since = () if values is None else tuple(report(step, values) for step in range(ONSET, LAST + 1))
     return PolicyContext(
         step=StepId(0, LAST, LAST),
         diagnosis=Diagnosis(code, family_of(code), 0.9, (), (symptom,), ONSET, ONSET, f"{code} it is"),
@@ -54,7 +61,7 @@ def context(
         nominal=NOMINAL,
         snapshots=(0, 5, 10),
         budget_left=4,
-        reports=tuple(report(step, {} if step < ONSET else values or _FAULTY) for step in range(1, LAST + 1)),
+        reports=_reports() if values is None else (*_reports()[: ONSET - 1], *since),
         ground=ground,
         given=done,
     )
