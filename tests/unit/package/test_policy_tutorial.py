@@ -1,4 +1,4 @@
-"""docs/policies.md, as somebody follows it who reads nothing else: files are written, commands run, outputs compared."""
+"""docs/policies.md, as somebody follows it who reads nothing else: its files are written and its commands run."""
 
 from __future__ import annotations
 
