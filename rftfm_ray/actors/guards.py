@@ -55,9 +55,11 @@ class GuardGroup:
     judged once, and every entry is journalled once. Calls may come from two threads.
     """
 
-    def __init__(self, monitor: Recoverable, controller: Recoverable) -> None:
+    def __init__(self, monitor: Recoverable, controller: Recoverable, policy_timeout_s: float = 0.0) -> None:
         self._monitor = monitor
         self._controller = controller
+        # An order may have the policy asked for another one, or taken back with a rollback.
+        self._order_limit = Limit(ANSWER.seconds + policy_timeout_s)
         self._lock = threading.Lock()
         self._step = StepId(0, 0, 0)
         self._journal = Path()
@@ -88,7 +90,9 @@ class GuardGroup:
         self._save_controller()
 
     def judge(self, items: Sequence[StepReport | Declaration], policy_timeout_s: float) -> News:
-        """Judge reports and declared changes, in their order. The policy has its time limit for each of them.
+        """Judge reports and declared changes, in their order.
+
+        The policy has its time limit twice for each of them: to be told of an outcome, and to decide.
 
         Raises:
             RftfmError: when monitor or controller was lost and could not be brought back.
@@ -98,7 +102,7 @@ class GuardGroup:
             self._step = items[-1].id
             self._send_late()
             # The assessments go from actor to actor; only the news comes back here.
-            assess, limit = Call("assess", (items,), steps), Limit(JUDGE_S + policy_timeout_s * len(items))
+            assess, limit = Call("assess", (items,), steps), Limit(JUDGE_S + 2 * policy_timeout_s * len(items))
             assessed, _ = self._ask(self._monitor, assess, Limit(JUDGE_S), "judging a step")
             consider = Call("consider", (assessed.reference,), steps)
             _, news = self._ask(self._controller, consider, limit, "judging a step")
@@ -129,7 +133,9 @@ class GuardGroup:
             self._step = step
             self._send_late()
             call = Call("begin", (number, step, probed, graded))
-            permit = cast("Permit", self._ask(self._controller, call, ANSWER, f"beginning order {number}")[1])
+            permit = cast(
+                "Permit", self._ask(self._controller, call, self._order_limit, f"beginning order {number}")[1]
+            )
             return replace(permit, entries=self._in_order(permit.entries))
 
     def done(self, number: int, step: StepId, result: OrderResult) -> Settlement:
@@ -141,7 +147,8 @@ class GuardGroup:
         with self._lock:
             self._send_late()
             call = Call("done", (number, step, result))
-            settlement = cast("Settlement", self._ask(self._controller, call, ANSWER, f"ending order {number}")[1])
+            ended = self._ask(self._controller, call, self._order_limit, f"ending order {number}")[1]
+            settlement = cast("Settlement", ended)
             if settlement.change is not None:
                 changed = Call("changed", (settlement.change, settlement.rewound_to))
                 self._ask(self._monitor, changed, ANSWER, f"taking in what order {number} has changed")
@@ -265,6 +272,7 @@ def start_guard(plan: RunPlan) -> GuardGroup:
     return GuardGroup(
         Recoverable(monitor, lambda: _create(MonitorActor, monitor, watched, plan.diagnosis)),
         Recoverable(controller, lambda: _create(ControllerActor, controller, incidents, policy)),
+        guard.policy_timeout_s,
     )
 
 

@@ -321,7 +321,7 @@ class GuardConfig(Section):
     place of the class; null: the playbook. `rftfm policies list` says what each does, docs/policies.md how to write
     one."""
     policy_timeout_s: Seconds = 1.0
-    """Longest time that a policy may take to decide."""
+    """Longest time that one call of a policy may take, with reading what it keeps."""
     fallback: Literal["playbook", "none"] = "playbook"
     """What decides where your policy fails, is late or asks for what is out of bounds."""
     verdict_timeout_s: Seconds = 10.0
