@@ -119,7 +119,7 @@ def replay(
 
 
 def _show_decision(name: str, made: ReplayedDecision) -> None:
-    print(f"{clean(made.run)}, step {made.step}: {clean(made.code)} #{made.incident}")
+    print(f"{clean(made.run)}, step {made.step} (consumed {made.consumed}): {clean(made.code)} #{made.incident}")
     outcome = f"; it was {made.outcome}" if made.outcome else ""
     print(f"  recorded  {clean(made.asked) or 'nobody'}: {_in_words(made.recorded)}{outcome}")
     print(f"  replayed  {clean(name)}: {_in_words(made.decided)}")

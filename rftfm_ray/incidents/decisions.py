@@ -149,6 +149,8 @@ class Decisions:
         number = self._ledger.state.orders + 1
         values: dict[str, Scalar] = {"order": number, "remedy": remedy.name, "reason": reason}
         values |= {"policy": ruling.policy, "restore_step": restore, "halt": remedy.halt, **dict(lever_fields(levers))}
+        # Later than the diagnosis in the journal an alarm may have shown that the fault began earlier.
+        values["onset_low"] = ctx.diagnosis.onset_low
         if ruling.decision.ask or not self._settings.acts_on(incident.family):
             self._ledger.note(EntryKind.ADVISED, ctx.step, incident.id, **values)
             return None

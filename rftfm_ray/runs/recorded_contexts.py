@@ -89,7 +89,8 @@ class _Rebuilt:
         """The context of the decision in an entry; `instead`: it took the place of a costly one without a ground."""
         incident = state.incident(entry.incident)
         lineage, snapshots = self._course(entry.id.paid_step - instead)
-        diagnosis = _diagnosis(diagnosed, incident)
+        onset_low = _onset_low(entry, incident.onset_low, snapshots)
+        diagnosis = replace(_diagnosis(diagnosed, incident), onset_low=onset_low)
         spent = dict(state.spent).get(incident.family, 0)
         context = PolicyContext(
             step=lineage[-1].id if instead and lineage else entry.id,
@@ -127,6 +128,20 @@ class _Rebuilt:
             if self._every and report.id.step % self._every == 0:
                 ring = [*ring, report.id.step][-self._keep :]
         return tuple(lineage[-REPORTS:]), tuple(ring)
+
+
+def _onset_low(entry: Entry, known: int, snapshots: Sequence[int]) -> int:
+    """The earliest step that the fault may have begun with, as the policy was told; `known` is that of the diagnosis.
+
+    A journal of an earlier version does not have it at the decision: there it is the latest from which a rollback goes
+    back to the recorded step.
+    """
+    if entry.has("onset_low"):
+        return entry.integer("onset_low")
+    if not entry.has("restore_step"):
+        return known
+    restored = entry.integer("restore_step")
+    return min([known, *(step for step in snapshots if step > restored)])
 
 
 def _diagnosis(entry: Entry | None, incident: Incident) -> Diagnosis:

@@ -74,7 +74,7 @@ def test_check_of_a_file_that_is_not_there_ends_with_1() -> None:
 def test_replay_without_a_run_takes_those_that_ship() -> None:
     done = rftfm("replay", "playbook", *LONG)
     assert done.exit_code == 0
-    assert "kl_explosion, step 12: OD-1 #1\n  recorded  playbook: rollback_lower_rate (" in done.stdout
+    assert "kl_explosion, step 12 (consumed 12): OD-1 #1\n  recorded  playbook: rollback_lower_rate (" in done.stdout
     assert "  no difference\n" in done.stdout
     said = read(rftfm("replay", "playbook", "--json", *LONG))
     assert (said["runs"], len(said["decisions"])) == (3, done.stdout.count(", step "))

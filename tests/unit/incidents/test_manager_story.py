@@ -347,6 +347,7 @@ def test_rollback_goes_to_before_the_earliest_onset_that_was_ever_seen() -> None
     order = run.tick(fault(onset=11), **FAILING)
     assert order is not None
     assert order.restore_step == 5
+    assert run.last(K.DECIDED).integer("onset_low") == 6
 
 
 def test_unconfirmed_rollback_is_not_dated_later_when_it_is_asked_for_again() -> None:

@@ -81,7 +81,7 @@ def test_context_is_rebuilt_from_journal_and_rows() -> None:
     assert ctx.nominal.kl_coef == 0.02
     assert (ctx.tried, ctx.levers, ctx.budget_left) == ((), Levers(), 4)
     assert ctx.ground is not None
-    assert ctx.ground.kind is GroundKind.CHANNEL
+    assert ctx.ground.kind is GroundKind.READING
     symptom = ctx.diagnosis.symptoms[0]
     assert symptom.evidence in tuple(Evidence)
     assert symptom.reason in ctx.diagnosis.summary or symptom.reason
