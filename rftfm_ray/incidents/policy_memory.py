@@ -110,7 +110,14 @@ def metrics_of(entry: Entry) -> tuple[tuple[str, float], ...]:
 
 
 def _outcome(entry: Entry) -> Outcome:
-    severities = entry.number("severity_before"), entry.number("severity_after")
-    probes = entry.number("probe_before"), entry.number("probe_after")
-    about = entry.incident, entry.text("code"), entry.text("remedy")
-    return Outcome(OutcomeKind(entry.text("outcome")), *severities, *probes, entry.text("reason"), *about)
+    return Outcome(
+        kind=OutcomeKind(entry.text("outcome")),
+        severity_before=entry.number("severity_before"),
+        severity_after=entry.number("severity_after"),
+        probe_before=entry.number("probe_before"),
+        probe_after=entry.number("probe_after"),
+        reason=entry.text("reason"),
+        incident=entry.incident,
+        code=entry.text("code"),
+        remedy=entry.text("remedy"),
+    )

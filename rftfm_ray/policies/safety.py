@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -224,7 +225,7 @@ class SafePolicy:
         """Tell the policy what came of remedies, if it wants to know. Never raises."""
         if not outcomes or not _has(self._policy, "observe"):
             return Heard()
-        return self._tell([("observe", lambda told=told: self._policy.observe(told)) for told in outcomes])
+        return self._tell([("observe", partial(self._policy.observe, told)) for told in outcomes])
 
     def keep(self) -> Heard:
         """What the policy keeps now. Never raises."""
@@ -242,7 +243,7 @@ class SafePolicy:
             ("load_state_dict", lambda: self._policy.load_state_dict(json.loads(state)))
         ]
         if _has(self._policy, "observe"):
-            calls += [("observe", lambda told=told: self._policy.observe(told)) for told in outcomes]
+            calls += [("observe", partial(self._policy.observe, told)) for told in outcomes]
         return self._tell(calls)
 
     def _tell(self, calls: Sequence[tuple[str, Callable[[], object]]]) -> Heard:
