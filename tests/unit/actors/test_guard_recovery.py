@@ -90,7 +90,7 @@ def test_call_that_fails_by_itself_is_not_made_again(tell: Tell) -> None:
     story.group.attach(story.folder / "journal.jsonl", story.position, replay(()).levers)
     with pytest.raises(GuardError, match="Order 7 ends and was not begun"):
         story.group.done(7, story.position, OrderResult(0.1))
-    assert [entry.kind for entry in story.entries] == [EntryKind.STARTED]
+    assert [entry.kind for entry in story.entries] == [EntryKind.STARTED, EntryKind.POLICY_STATE]
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a state"])
