@@ -73,7 +73,8 @@ class PolicyCalls:
         before = read_policy_state(memory.newest)
         heard = self._policy.restore(before.own, memory.again) if before is not None and before.own else Heard()
         reason = f"back to its state at step {restored}"
-        reason += f", and told again of {len(memory.again)} outcomes" if memory.again else ""
+        count = len(memory.again)
+        reason += f", and told again of {count} outcome{'' if count == 1 else 's'}" if count else ""
         self._note(heard, step, 0, self.decision_state, restored=restored, reason=reason)
 
     def restore(self) -> None:

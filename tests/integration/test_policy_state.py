@@ -71,7 +71,7 @@ def test_state_goes_back_with_a_rollback_and_on_with_a_checkpoint(runs: Path, tm
     entries = read_journal(folder / JOURNAL)[0]
     assert [e.text("remedy") for e in entries if e.kind is EntryKind.DECIDED] == ["little", "back"]
     back = next(e for e in entries if e.kind is EntryKind.POLICY_STATE and e.has("restored"))
-    assert back.text("reason") == f"back to its state at step {back.integer('restored')}, and told again of 1 outcomes"
+    assert back.text("reason") == f"back to its state at step {back.integer('restored')}, and told again of 1 outcome"
     told = states(entries)
     assert told[0] == {"asked": 0, "told": []}
     # Both decisions were made in steps that the rollback has undone; what came of the first remedy is known.

@@ -251,7 +251,7 @@ def test_a_person_is_told_of_what_matters_only(clock: Clock) -> None:
 
 def test_playbook_decides_in_place_of_a_policy_that_fails_to_decide_and_of_no_other(clock: Clock) -> None:
     def told(**fields: str) -> str:
-        return " ".join(shown([entry(EntryKind.POLICY_FAILED, **fields)])[1:])
+        return " ".join(shown([entry(EntryKind.POLICY_FAILED, 2, **fields)])[1:])
 
     assert "policy mine.py:Mine failed; the playbook decides instead" in told(policy="mine.py:Mine")
     assert "failed in observe; its decisions stand" in told(policy="mine.py:Mine", method="observe")

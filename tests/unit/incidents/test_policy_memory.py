@@ -129,7 +129,7 @@ def test_rollback_takes_the_policy_back_and_tells_it_its_outcomes_again() -> Non
     # Both decisions were made at steps that are given up; the outcome of the first remedy is known all the same.
     assert (policy.steps, policy.told) == ([], ["TE-1 slow ineffective again"])
     noted = run.last(K.POLICY_STATE)
-    assert noted.text("reason") == "back to its state at step 5, and told again of 1 outcomes"
+    assert noted.text("reason") == "back to its state at step 5, and told again of 1 outcome"
     assert run.manager.state.policy.states[-1][0] == 5
     # The decision that ordered the rollback is what the new attempt begins with.
     state = read_policy_state(run.manager.state.policy.newest)

@@ -25,7 +25,9 @@ class Recorded:
         """Remember a value."""
         self.values.append((value, tags))
 
-    inc = set
+    def inc(self, value: float, tags: dict[str, str]) -> None:
+        """Remember a step."""
+        self.values.append((value, tags))
 
 
 def test_metrics_of_a_policy_are_gauges_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
