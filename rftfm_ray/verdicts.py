@@ -281,7 +281,11 @@ class OutcomeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a remedy. Severities in nats over a window before and after it; probes are held-out accuracies."""
+    """What came of a remedy. Severities in nats over a window before and after it; probes are held-out accuracies.
+
+    NaN stands for what was not measured. `incident` is the number, `code` the fault and `remedy` the name of what was
+    done for it; `abandoned` says that a rollback has given up its steps, and that a policy is told of it again.
+    """
 
     kind: OutcomeKind
     severity_before: float
@@ -289,6 +293,10 @@ class Outcome:
     probe_before: float
     probe_after: float
     reason: str
+    incident: int = 0
+    code: str = ""
+    remedy: str = ""
+    abandoned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,11 +325,15 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a policy wants: a remedy, or none, and why. `state` comes back in the policy's next context."""
+    """What a policy wants: a remedy, or none, and why. `state` comes back in the policy's next context.
+
+    With `ask` a person must approve the remedy first: it is advised and not carried out, whatever the mode.
+    """
 
     remedy: Remedy | None
     reason: str
     state: tuple[tuple[str, str | int | float | bool], ...] = ()
+    ask: bool = False
 
 
 class OrderRole(StrEnum):

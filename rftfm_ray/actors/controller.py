@@ -58,10 +58,13 @@ class ControllerActor:
     def __repr__(self) -> str:
         return repr(self._role)
 
-    def attach(self, journal: str, start: StepId, levers: Levers) -> None:
-        """Open the journal at its path, with the current levers. Called once, before all other methods."""
+    def attach(self, journal: str, start: StepId, levers: Levers, policy_state: str = "") -> None:
+        """Open the journal at its path, with the current levers and what the policy remembers from a checkpoint.
+
+        Called once, before all other methods.
+        """
         self._open(journal, Ledger(self._record))
-        self._manager.start(start, levers)
+        self._manager.start(start, levers, policy_state)
 
     def ping(self) -> None:
         """Answer, as a sign of life."""

@@ -28,7 +28,7 @@ from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit,
 from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.planning import RunPlan
-from rftfm_ray.policies.loading import PLAYBOOK
+from rftfm_ray.policies.loading import BUILT_IN, PLAYBOOK
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.types import Levers, StepId
@@ -55,9 +55,11 @@ class GuardGroup:
     judged once, and every entry is journalled once. Calls may come from two threads.
     """
 
-    def __init__(self, monitor: Recoverable, controller: Recoverable) -> None:
+    def __init__(self, monitor: Recoverable, controller: Recoverable, policy_timeout_s: float = 0.0) -> None:
         self._monitor = monitor
         self._controller = controller
+        # An order may have the policy asked for another one, or taken back with a rollback.
+        self._order_limit = Limit(ANSWER.seconds + policy_timeout_s)
         self._lock = threading.Lock()
         self._step = StepId(0, 0, 0)
         self._journal = Path()
@@ -73,18 +75,24 @@ class GuardGroup:
         """The journal of the run."""
         return self._journal
 
-    def attach(self, journal: Path, start: StepId, levers: Levers) -> None:
+    def attach(self, journal: Path, start: StepId, levers: Levers, policy_state: str = "") -> None:
         """Wait until both can work; the controller opens its journal, with the levers in force.
+
+        `policy_state` is what the policy remembers from the checkpoint that the run goes on from; empty without one.
 
         Raises:
             RftfmError: when one of them cannot start.
         """
         self._journal, self._step = journal, start
-        wait_for([self._controller.submit(Call("attach", (str(journal), start, levers)))], START, "starting")
+        wait_for(
+            [self._controller.submit(Call("attach", (str(journal), start, levers, policy_state)))], START, "starting"
+        )
         self._save_controller()
 
     def judge(self, items: Sequence[StepReport | Declaration], policy_timeout_s: float) -> News:
-        """Judge reports and declared changes, in their order. The policy has its time limit for each of them.
+        """Judge reports and declared changes, in their order.
+
+        The policy has its time limit twice for each of them: to be told of an outcome, and to decide.
 
         Raises:
             RftfmError: when monitor or controller was lost and could not be brought back.
@@ -94,7 +102,7 @@ class GuardGroup:
             self._step = items[-1].id
             self._send_late()
             # The assessments go from actor to actor; only the news comes back here.
-            assess, limit = Call("assess", (items,), steps), Limit(JUDGE_S + policy_timeout_s * len(items))
+            assess, limit = Call("assess", (items,), steps), Limit(JUDGE_S + 2 * policy_timeout_s * len(items))
             assessed, _ = self._ask(self._monitor, assess, Limit(JUDGE_S), "judging a step")
             consider = Call("consider", (assessed.reference,), steps)
             _, news = self._ask(self._controller, consider, limit, "judging a step")
@@ -125,7 +133,9 @@ class GuardGroup:
             self._step = step
             self._send_late()
             call = Call("begin", (number, step, probed, graded))
-            permit = cast("Permit", self._ask(self._controller, call, ANSWER, f"beginning order {number}")[1])
+            permit = cast(
+                "Permit", self._ask(self._controller, call, self._order_limit, f"beginning order {number}")[1]
+            )
             return replace(permit, entries=self._in_order(permit.entries))
 
     def done(self, number: int, step: StepId, result: OrderResult) -> Settlement:
@@ -137,7 +147,8 @@ class GuardGroup:
         with self._lock:
             self._send_late()
             call = Call("done", (number, step, result))
-            settlement = cast("Settlement", self._ask(self._controller, call, ANSWER, f"ending order {number}")[1])
+            ended = self._ask(self._controller, call, self._order_limit, f"ending order {number}")[1]
+            settlement = cast("Settlement", ended)
             if settlement.change is not None:
                 changed = Call("changed", (settlement.change, settlement.rewound_to))
                 self._ask(self._monitor, changed, ANSWER, f"taking in what order {number} has changed")
@@ -252,7 +263,8 @@ def start_guard(plan: RunPlan) -> GuardGroup:
     """Create monitor and controller of a run, to start beside the other actors. They do not know its drill."""
     config, guard = plan.config, plan.config.guard
     watched, incidents = monitor_plan(config, plan.profile, plan.detectors), incident_settings(config)
-    fallback = Playbook() if guard.fallback == "playbook" and guard.policy is not None else None
+    is_own = guard.policy is not None and guard.policy not in BUILT_IN
+    fallback = Playbook() if guard.fallback == "playbook" and is_own else None
     policy = SafePolicy(plan.policy, guard.policy or PLAYBOOK, guard.policy_timeout_s, fallback)
     acts = f"mode={guard.mode}, act_on={'+'.join(guard.act_on) or 'nothing'}, policy={policy.name}"
     monitor = Role(plan.name, "monitor", 0, f"detectors={len(watched.build().active)}")
@@ -260,6 +272,7 @@ def start_guard(plan: RunPlan) -> GuardGroup:
     return GuardGroup(
         Recoverable(monitor, lambda: _create(MonitorActor, monitor, watched, plan.diagnosis)),
         Recoverable(controller, lambda: _create(ControllerActor, controller, incidents, policy)),
+        guard.policy_timeout_s,
     )
 
 

@@ -183,6 +183,7 @@ class LearnerActor:
             grad_norms=learner.gate.norms,
             config_sha256=order.config_sha256,
             probe=order.probe,
+            policy=order.policy,
         )
         checkpoints.write_config(staging, self._config.to_yaml())
         path = checkpoints.commit(staging, state).path

@@ -17,6 +17,7 @@ from rftfm_ray.cli.diagnose import diagnose
 from rftfm_ray.cli.faultbench import faultbench
 from rftfm_ray.cli.faults import faults
 from rftfm_ray.cli.journal import journal
+from rftfm_ray.cli.policies import policies
 from rftfm_ray.cli.preflight import preflight
 from rftfm_ray.cli.profile import profile
 from rftfm_ray.cli.report import report
@@ -61,6 +62,7 @@ app.command()(config)
 app.command()(warmstart)
 app.add_typer(profile, name="profile")
 app.add_typer(faults, name="faults")
+app.add_typer(policies, name="policies")
 app.add_typer(faultbench, name="faultbench")
 
 

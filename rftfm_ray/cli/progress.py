@@ -16,7 +16,7 @@ from rich.text import Text
 from rftfm_ray.config import RunConfig
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.metrics import StepRow
-from rftfm_ray.policies.loading import PLAYBOOK
+from rftfm_ray.policies.loading import BUILT_IN, PLAYBOOK
 from rftfm_ray.runs.words import describe as in_words
 from rftfm_ray.runs.words import figure, number_of, plural
 from rftfm_ray.types import GuardMode
@@ -144,7 +144,8 @@ def describe_for_user(entry: Entry, fallback: str = PLAYBOOK) -> tuple[Text, str
         fallback: `guard.fallback`, which decides where a policy of the user's fails.
     """
     what, why = in_words(entry)
-    if entry.kind is EntryKind.POLICY_FAILED and fallback == PLAYBOOK != entry.text("policy"):
+    is_decision = entry.kind is EntryKind.POLICY_FAILED and not entry.text("method")
+    if is_decision and fallback == PLAYBOOK and entry.text("policy") not in BUILT_IN:
         what += "; the playbook decides instead"
     number = f" #{entry.incident}" if entry.incident else ""
     line = Text(f"step {entry.id.step:<4} guard{number}  ", style="dim")

@@ -317,9 +317,11 @@ class GuardConfig(Section):
     stale weights, `UNKNOWN`: faults without a name. The playbook has remedies in RF, OD, TE and NUMERICAL; in the
     others only a policy of your own acts."""
     policy: str | None = None
-    """Your remediation policy as `module:Class`, `module:function` or `file.py:Class`; null: the shipped playbook."""
+    """`playbook`, `adaptive_kl`, `hold_and_ask`, or your own as `file.py:Class`, `module:Class` or with a function in
+    place of the class; null: the playbook. `rftfm policies list` says what each does, docs/policies.md how to write
+    one."""
     policy_timeout_s: Seconds = 1.0
-    """Longest time that a policy may take to decide."""
+    """Longest time that one call of a policy may take, with reading what it keeps."""
     fallback: Literal["playbook", "none"] = "playbook"
     """What decides where your policy fails, is late or asks for what is out of bounds."""
     verdict_timeout_s: Seconds = 10.0

@@ -42,6 +42,7 @@ from rftfm_ray.errors import (
     SyncError,
 )
 from rftfm_ray.incidents.messages import GuardTotals
+from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.planning import RunPlan, plan
 from rftfm_ray.runs.counts import counts_of, summaries_of
 from rftfm_ray.runs.ending import ending_problems
@@ -260,12 +261,17 @@ def _attach(
     """The guard of the loop, after monitor and controller are ready."""
     if guards is None:
         return NoGuard()
-    guards.attach(planned.folder / JOURNAL, session.position.id, session.levers)
+    guards.attach(planned.folder / JOURNAL, session.position.id, session.levers, session.policy_state)
 
     def lost(why: str) -> None:
         records.event("guard_lost", None, reason=why)
 
-    guard = LiveGuard(planned.config.guard, guards, lost, listeners.entry, session.position.id)
+    def tell(entry: Entry) -> None:
+        if entry.kind is EntryKind.POLICY_STATE:
+            session.policy_state = entry.text("state")
+        listeners.entry(entry)
+
+    guard = LiveGuard(planned.config.guard, guards, lost, tell, session.position.id)
     declare_profile(planned, guard, session.position.id)
     return guard
 

@@ -37,7 +37,8 @@ class Session:
     """One run's actors, called by reference: data goes from actor to actor, and the driver fetches only what it needs.
 
     `position` is the training cursor and `levers` are the current levers; only this class changes them. `probe_parts`
-    are the answers of the held-out probe in progress: they belong to the state that a checkpoint holds.
+    are the answers of the held-out probe in progress, and `policy_state` is what the remediation policy remembers: they
+    belong to the state that a checkpoint holds.
     """
 
     def __init__(self, plan: RunPlan, group: ActorGroup, start: TrainingCursor = START) -> None:
@@ -52,6 +53,7 @@ class Session:
         self.position = start
         self.levers = Levers()
         self.probe_parts: tuple[ProbeResult, ...] = ()
+        self.policy_state = ""
         self._saved: tuple[StepId, str] | None = None
 
     def positions(self) -> Iterator[TrainingCursor]:
@@ -287,7 +289,9 @@ class Session:
         if folder is None and self._saved is not None and self._saved[0] == self.position.id:
             return self._saved[1]
         target = self._plan.checkpoints if folder is None else folder
-        order = SaveOrder(str(target), self.position, self._plan.config_sha256, is_best, self.probe_parts)
+        order = SaveOrder(
+            str(target), self.position, self._plan.config_sha256, is_best, self.probe_parts, self.policy_state
+        )
         path = wait_for([self._group.learner.save(order)], CHECKPOINT, "writing a checkpoint")[0]
         if folder is None:
             self._saved = (self.position.id, path)
@@ -297,7 +301,7 @@ class Session:
         """Restore learner and cursor from a checkpoint. The caller syncs and probes parity next."""
         state = wait_for([self._group.learner.load(checkpoint)], CHECKPOINT, "loading a checkpoint")[0]
         self.move_levers(state.levers)
-        self.probe_parts = state.probe
+        self.probe_parts, self.policy_state = state.probe, state.policy
         self.position = TrainingCursor(
             StepId(state.attempt, state.step, state.paid_step), state.model_version, state.cursor
         )

@@ -28,6 +28,7 @@ class EntryKind(StrEnum):
     HELD = "held"
     REFUSED = "refused"
     POLICY_FAILED = "policy_failed"
+    POLICY_STATE = "policy_state"
     CONFIRMED = "confirmed"
     UNCONFIRMED = "unconfirmed"
     APPLYING = "applying"

@@ -25,6 +25,7 @@ from rftfm_ray.incidents.manager_memory import ManagerMemory
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.messages import Restoration
 from rftfm_ray.incidents.muting import MutedFaults
+from rftfm_ray.incidents.policy_calls import PolicyCalls
 from rftfm_ray.incidents.questions import ask, take_answers
 from rftfm_ray.incidents.renaming import takes_name
 from rftfm_ray.incidents.settings import IncidentSettings
@@ -59,11 +60,11 @@ class IncidentManager:
 
     def __init__(self, settings: IncidentSettings, policy: SafePolicy, snapshots: Snapshots, ledger: Ledger) -> None:
         self._settings = settings
-        self._policy_name = policy.name
+        self._policy = PolicyCalls(policy, ledger)
         self._ledger = ledger
         self._memory = RunMemory()
         self._muted = MutedFaults(settings.verify_steps)
-        self._decisions = Decisions(settings, policy, snapshots, ledger, self._memory)
+        self._decisions = Decisions(settings, self._policy, snapshots, ledger, self._memory)
         self._snapshots = snapshots
         self._rules = Rules(
             settings.verify_steps, settings.verify_timeout_steps, settings.probe_size, settings.probe_steps
@@ -87,15 +88,16 @@ class IncidentManager:
         """The order that waits for a boundary; None once it has begun."""
         return None if self._begun else self._pending
 
-    def start(self, step: StepId, levers: Levers) -> None:
-        """Begin the journal, with the step that the run starts from and the levers that are in force."""
+    def start(self, step: StepId, levers: Levers, policy_state: str = "") -> None:
+        """Begin the journal, with the step that the run starts from, the levers in force and a saved policy state."""
         settings = self._settings
         self._ledger.note(
             EntryKind.STARTED, step, 0, mode=settings.mode.value, act_on=",".join(settings.act_on),
-            policy=self._policy_name, **dict(lever_fields(levers)),
+            policy=self._policy.name, **dict(lever_fields(levers)),
         )  # fmt: skip
         if step.step:
             self._ledger.note(EntryKind.DECLARED, step, 0, change="resume", reason=f"goes on from step {step.step}")
+        self._policy.start(step, policy_state)
 
     def note_probe(self, step: StepId, accuracy: float) -> None:
         """Note the held-out accuracy before the first step, the reference of a fault that begins with it."""
@@ -203,10 +205,11 @@ class IncidentManager:
             return
         remedy = incident.tried[-1].remedy
         self._ledger.note(
-            EntryKind.OUTCOME, step, incident.id, outcome=outcome.kind.value, remedy=remedy,
+            EntryKind.OUTCOME, step, incident.id, outcome=outcome.kind.value, remedy=remedy, code=incident.code,
             severity_before=outcome.severity_before, severity_after=outcome.severity_after,
             probe_before=outcome.probe_before, probe_after=outcome.probe_after, reason=outcome.reason,
         )  # fmt: skip
+        self._policy.observe(outcome, step)
         if outcome.kind.helped:
             reason = f"{outcome.kind.value} by {remedy}"
             self._close(incident, step, IncidentState.RESOLVED, reason, outcome=outcome.kind.value)
@@ -321,6 +324,7 @@ class IncidentManager:
         self._ledger.note(EntryKind.APPLIED, step, order.incident, **values)
         if order.restore_step is not None:
             self._memory.rewind(order.restore_step)
+            self._policy.rewind(order.restore_step, step)
         first = step.step if order.restore_step is None else order.restore_step + 1
         change = lever_change(before, order.levers, first, f"order {order.number}: {order.remedy}")
         change = replace(change, expected=expected_alarms(self.state))
@@ -358,6 +362,7 @@ class IncidentManager:
             EntryKind.RESTORED, step, 0, name=back.actor, reason=back.reason, replayed=back.replayed,
             waited=back.waited, seconds=round(back.seconds, 3),
         )  # fmt: skip
+        self._policy.note_unsaid(step)
 
     def memory(self) -> ManagerMemory:
         """What later decisions depend on beside the journal; it is shared with this manager, so copy it."""
@@ -376,6 +381,7 @@ class IncidentManager:
         self._memory, self._muted, self._quiet = memory.run, memory.muted, dict(memory.quiet)
         self._pending, self._begun = memory.pending, memory.begun
         self._decisions.restore(memory.run, memory.decisions)
+        self._policy.restore()
 
     def finish(self, last: StepId) -> tuple[tuple[IncidentSummary, ...], int]:
         """End the journal at the last step; returns the incidents and the number of applied remedies."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.entries import LEVER_PREFIX, Entry, EntryKind, Scalar, lever_fields, levers_of
+from rftfm_ray.incidents.policy_memory import PolicyMemory
 from rftfm_ray.types import Check, Levers, StepId
 from rftfm_ray.verdicts import Family, IncidentState, OrderRole, OutcomeKind, Place, Tried
 
@@ -88,6 +89,7 @@ class GuardState:
         first_probe: held-out accuracy before the first step; None when it was not measured.
         returned: consumed step at which each lever last went a step home, by lever and the code it was moved for.
         kept: levers that do not return, with the incident they were moved for.
+        policy: what the policy remembers.
     """
 
     incidents: tuple[Incident, ...] = ()
@@ -104,6 +106,7 @@ class GuardState:
     first_probe: float | None = None
     returned: tuple[tuple[str, str, int], ...] = ()
     kept: tuple[tuple[str, int], ...] = ()
+    policy: PolicyMemory = field(default_factory=PolicyMemory)
 
     def incident(self, number: int) -> Incident:
         """The incident with an id.
@@ -299,6 +302,8 @@ def _applied(state: GuardState, entry: Entry) -> GuardState:
     if entry.text("role") == OrderRole.RETURN:
         gone = [name for name in names if getattr(levers, name) != getattr(before, name)]
         state = replace(state, returned=_returned(state, entry, gone))
+    if entry.has("restored"):
+        state = replace(state, policy=state.policy.rewound(entry.integer("restored")))
     if carries_remedy(entry):
         incident = state.incident(entry.incident)
         state = _with(state, entry, replace(incident, ordered=0, tried=(*incident.tried, _tried(state, entry))))
@@ -340,7 +345,8 @@ def _moves(moves: tuple[tuple[int, Levers], ...], entry: Entry, levers: Levers) 
 def _judged(state: GuardState, entry: Entry) -> GuardState:
     incident, outcome = state.incident(entry.incident), OutcomeKind(entry.text("outcome"))
     tried = (*incident.tried[:-1], replace(incident.tried[-1], outcome=outcome))
-    return _with(state, entry, replace(incident, tried=tried, reason=entry.text("reason")))
+    told = replace(state, policy=state.policy.told(entry))
+    return _with(told, entry, replace(incident, tried=tried, reason=entry.text("reason")))
 
 
 def _closed(state: GuardState, entry: Entry) -> GuardState:
@@ -376,5 +382,6 @@ _CHANGES: dict[EntryKind, Callable[[GuardState, Entry], GuardState]] = {
     EntryKind.OUTCOME: _judged,
     EntryKind.CLOSED: _closed,
     EntryKind.POLICY_FAILED: lambda state, _: replace(state, policy_failures=state.policy_failures + 1),
+    EntryKind.POLICY_STATE: lambda state, entry: replace(state, policy=state.policy.kept(entry)),
     EntryKind.LATE: lambda state, _: replace(state, late=state.late + 1),
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from rftfm_ray.incidents.healthy_band import HEALTHY_AT_MOST, Harm, beyond_band, harm_of, measured_values, unknown_band
@@ -93,15 +93,22 @@ def _findings(harm: Harm, case: Case, window: Sequence[StepReport], probe_after:
 
 
 def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -> Outcome | None:
-    """The outcome of an incident's last remedy, or None while it is too early to say.
-
-    A loss of held-out accuracy under the remedy, and the return of the fault after a rollback, are reported at once.
+    """The outcome of an incident's last remedy with what it is an outcome of, or None while it is too early to say.
 
     Args:
         incident: the one whose remedy is verified.
         case: what it is judged by.
         rules: how.
         alarm_active: whether an alarm of the fault is active.
+    """
+    outcome, remedy = _verdict(incident, case, rules, alarm_active=alarm_active), incident.tried[-1].remedy
+    return None if outcome is None else replace(outcome, incident=incident.id, code=incident.code, remedy=remedy)
+
+
+def _verdict(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -> Outcome | None:
+    """The outcome itself.
+
+    A loss of held-out accuracy under the remedy, and the return of the fault after a rollback, are reported at once.
     """
     harm, after, window = harm_of(incident.code, case.diagnosis), case.after, case.after[-rules.window :]
     findings = _findings(harm, case, window, last_probe(_counted(after, rules.probe_steps)))

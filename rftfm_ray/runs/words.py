@@ -6,6 +6,7 @@ import datetime as dt
 import math
 from collections.abc import Callable, Sequence
 
+from rftfm_ray.incidents.policy_memory import metrics_of
 from rftfm_ray.incidents.state import LEVER_PREFIX, Entry, EntryKind, Scalar
 from rftfm_ray.numerals import as_nats, as_percent
 from rftfm_ray.types import Check
@@ -286,6 +287,18 @@ def _declared(entry: Entry) -> str:
     return f"declared change: {text_of(entry, 'change') or NONE}" + (f" ({lever_text(levers)})" if levers else "")
 
 
+def _policy_failed(entry: Entry) -> str:
+    """A method beside `decide` that fails costs no decision."""
+    method, policy = text_of(entry, "method"), text_of(entry, "policy") or NONE
+    return f"policy {policy} failed in {method}; its decisions stand" if method else f"policy {policy} failed"
+
+
+def _policy_state(entry: Entry) -> str:
+    values = [f"{name}={figure(number)}" for name, number in metrics_of(entry)]
+    keeps = [*values, *([f"a state of {len(entry.text('state'))} bytes"] if entry.text("state") else [])]
+    return f"policy {text_of(entry, 'policy') or NONE} keeps {listed(keeps) if keeps else 'nothing'}"
+
+
 _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.STARTED: _started,
     EntryKind.PROBED: lambda entry: f"held-out accuracy before the first step: {share(number_of(entry, 'accuracy'))}",
@@ -297,7 +310,8 @@ _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.ADVISED: _remedy("advised, not carried out:"),
     EntryKind.HELD: lambda entry: f"policy {text_of(entry, 'policy') or NONE} waits",
     EntryKind.REFUSED: _remedy("refused:"),
-    EntryKind.POLICY_FAILED: lambda entry: f"policy {text_of(entry, 'policy') or NONE} failed",
+    EntryKind.POLICY_FAILED: _policy_failed,
+    EntryKind.POLICY_STATE: _policy_state,
     EntryKind.CONFIRMED: _confirmed,
     EntryKind.UNCONFIRMED: _confirmed,
     EntryKind.APPLYING: _remedy("begun:"),

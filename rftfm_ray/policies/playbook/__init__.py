@@ -28,9 +28,9 @@ def plan_of(code: str, place: Place | None) -> RemedyPlan:
 
 
 class Playbook:
-    """Goes through a fault's plan, one remedy after the other: the gentle ones first where nothing allows more.
+    """The default: goes through the plan of remedies that ships for a fault, the gentlest first.
 
-    They also take the place of a rollback that has no snapshot to go back to.
+    Gentle remedies come first where nothing allows more, and in place of a rollback without a snapshot to go back to.
     """
 
     def decide(self, ctx: PolicyContext) -> Decision:

@@ -13,6 +13,7 @@ from rftfm_ray.policies.playbook.generation import CLEAN_PATH, SAMPLED_OTHERWISE
 from rftfm_ray.policies.playbook.plan import FaultPlan, PlannedRemedy, RemedyPlan, Setting, above, below, frozen
 from rftfm_ray.policies.playbook.reading import beyond, newest
 from rftfm_ray.signals.limits import SHARPER
+from rftfm_ray.signals.scale import safe_exp
 from rftfm_ray.signals.schema import value
 from rftfm_ray.types import Action, Levers
 from rftfm_ray.verdicts import Place, StepReport
@@ -56,9 +57,9 @@ def lower_rate(ctx: PolicyContext) -> tuple[float, str]:
     before the onset says how much too large the effective rate is, whatever multiplies it.
     """
     rate, excess = ctx.signal("lr")[-1], ctx.signal("lr_excess")[-1]
-    declared = rate * math.exp(-excess) / ctx.nominal.lr
+    declared = rate * safe_exp(-excess) / ctx.nominal.lr
     if abs(excess) > TOLERANCE:
-        factor = math.exp(excess)
+        factor = safe_exp(excess)
         return _bounded(declared), f"the learning rate is {factor:.3g} times the declared one, which is restored"
     measured = inverse_of("lr_scale", ctx)
     if measured is not None and 0 < measured[0] < 1:

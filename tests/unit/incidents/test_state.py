@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 
 from rftfm_ray.errors import GuardError, RecordError
 from rftfm_ray.incidents.ledger import Ledger
+from rftfm_ray.incidents.policy_memory import PolicyMemory
 from rftfm_ray.incidents.state import (
     Entry,
     EntryKind,
@@ -24,6 +26,7 @@ from rftfm_ray.types import Levers, StepId
 from rftfm_ray.verdicts import (
     Family,
     IncidentState,
+    Outcome,
     OutcomeKind,
     Tried,
 )
@@ -79,9 +82,11 @@ def test_life_of_an_incident() -> None:
     )
     assert after(4) == acted
     judged = replace(verifying, tried=(replace(tried, outcome=OutcomeKind.MITIGATED),))
-    assert after(5) == replace(acted, incidents=(judged,))
+    nan = math.nan
+    told = PolicyMemory(outcomes=((7, Outcome(OutcomeKind.MITIGATED, nan, nan, nan, nan, "", 1)),))
+    assert after(5) == replace(acted, incidents=(judged,), policy=told)
     closed = replace(judged, state=IncidentState.RESOLVED, reason="better")
-    assert after(6) == replace(acted, incidents=(closed,))
+    assert after(6) == replace(acted, incidents=(closed,), policy=told)
     assert after(6).open_incidents() == ()
     assert after(5).open_incidents() == (judged,)
 
