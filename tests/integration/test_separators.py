@@ -13,9 +13,10 @@ import torch
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
-from rftfm_ray.detection.detectors.exact import CREDIT_LIMIT, GAIN_LIMIT
+from rftfm_ray.detection.detectors.exact import GAIN_LIMIT
 from rftfm_ray.faults.catalogue import parse_fault
 from rftfm_ray.faults.learning import faulty_learner
+from rftfm_ray.signals.limits import CREDIT_LIMIT
 from rftfm_ray.training.gate import CommitGate
 from rftfm_ray.training.learner import Learner, UpdateReport
 from rftfm_ray.types import Levers, RejectedUpdate, Rejection, Termination

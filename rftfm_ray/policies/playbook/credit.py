@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, CREDIT_LIMIT
 from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.policies.playbook.plan import FaultPlan, PlannedRemedy, RemedyPlan, Setting, above, frozen
 from rftfm_ray.policies.playbook.reading import beyond
+from rftfm_ray.signals.limits import ADVANTAGE_LIMIT, CREDIT_LIMIT
 from rftfm_ray.types import CreditSource, Levers
 
 # What the learner's own path delivers is compared whichever credit the loss goes by.
