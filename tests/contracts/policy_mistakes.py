@@ -1,4 +1,4 @@
-"""Policies with one mistake each, as people make them; `MISTAKES` has what `rftfm policies check` must say."""
+"""Two policies without a mistake, and many with one each; `MISTAKES` has what `rftfm policies check` must say."""
 
 import random
 import threading
@@ -22,6 +22,12 @@ class Polite:
     def decide(self, ctx: PolicyContext) -> Any:
         """One remedy, and then a person."""
         return decided(ctx)
+
+
+def hold_back(ctx: PolicyContext) -> Decision:
+    """Nothing is wrong with this function either: it counts, and is content in the end."""
+    state = (("tries", int(dict(ctx.state).get("tries", 0)) + 1),)
+    return Decision(None if len(ctx.tried) == 3 else GOOD, "slowly", state)
 
 
 class NoDecide:

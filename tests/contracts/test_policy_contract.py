@@ -11,14 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rftfm_ray.policies.api import Policy, PolicyContext
+from rftfm_ray.policies.api import Policy
 from rftfm_ray.policies.contract.cases import CODES, LAST, ONSET, context
 from rftfm_ray.policies.contract.checks import Checked, check_policy
 from rftfm_ray.policies.loading import BUILT_IN, load_policy
 from rftfm_ray.policies.safety import SafePolicy, check_decision
 from rftfm_ray.signals.schema import INDEX
-from rftfm_ray.types import Levers
-from rftfm_ray.verdicts import Decision, Remedy
 from tests.contracts.policy_mistakes import MISTAKES
 
 HERE = Path(__file__)
@@ -27,16 +25,7 @@ EXAMPLE = HERE.parents[2] / "examples" / "custom_policy.py"
 LONG_S, SHORT_S = 30.0, 0.3
 
 
-def hold_back(ctx: PolicyContext) -> Decision:
-    """A plain function as a policy: gentler with each try, and content in the end."""
-    tries = dict(ctx.state).get("tries", 0)
-    if len(ctx.tried) == 3:
-        return Decision(None, "enough")
-    levers = Levers(lr_scale=max(0.01, 0.5 ** (len(ctx.tried) + 1)))
-    return Decision(Remedy("hold_back", levers), "slowly", (("tries", int(tries) + 1),))
-
-
-POLICIES = {name: name for name in BUILT_IN} | {"function": f"{HERE}:hold_back"}
+POLICIES = {name: name for name in BUILT_IN} | {"function": f"{HERE.parent / 'policy_mistakes.py'}:hold_back"}
 if EXAMPLE.is_file():
     POLICIES["example"] = f"{EXAMPLE}:SlowDown"
 CHECKS = tuple(result.check for result in check_policy("gone.py:Gone", LONG_S))
