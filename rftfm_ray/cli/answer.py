@@ -12,7 +12,6 @@ import typer
 
 from rftfm_ray.errors import AnswerError, NotTakenError, RunDirError
 from rftfm_ray.incidents.requests import LONGEST_NAME, LONGEST_REASON, Reply, Request, Wish
-from rftfm_ray.runs.answering import answer_paused
 from rftfm_ray.runs.reader import RunData, find_run, read_run
 from rftfm_ray.runs.verdict import progress_of
 from rftfm_ray.runs.waiting import pause_of, waiting
@@ -114,6 +113,9 @@ def _about(data: RunData, request: Request) -> Request:
 
 
 def _paused(data: RunData, request: Request) -> str:
+    # It imports numpy, which a command without a run does not need.
+    from rftfm_ray.runs.paused import answer_paused
+
     message = _sentence(answer_paused(data, request))
     return f"{message} Go on with: {data.resume_command}"
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from rftfm_ray.diagnosis.classify import PATIENCE, PERSISTENCE, SURE, claimed
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
+from rftfm_ray.incidents.answering import approved_order, follow, note_pause
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, is_after_effect, needs_ground, refusal
 from rftfm_ray.incidents.decisions import Decisions, Snapshots, announce
 from rftfm_ray.incidents.explaining import named_fields, opened_fields
@@ -26,7 +27,7 @@ from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.messages import Restoration
 from rftfm_ray.incidents.muting import MutedFaults
 from rftfm_ray.incidents.questions import ask, take_answers
-from rftfm_ray.incidents.requests import Reply, Request, approved_order, follow, note_pause
+from rftfm_ray.incidents.requests import Reply, Request
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
 from rftfm_ray.incidents.summaries import summarize

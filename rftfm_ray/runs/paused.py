@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rftfm_ray.errors import AnswerError, RecordError
+from rftfm_ray.incidents.answering import follow
 from rftfm_ray.incidents.handover import read_handover
 from rftfm_ray.incidents.ledger import Journalled, Ledger
-from rftfm_ray.incidents.requests import Reply, Request, follow
+from rftfm_ray.incidents.requests import Reply, Request
 from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.runs.waiting import continued_in, pause_of
