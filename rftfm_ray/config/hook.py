@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 def _checked(target: str) -> str:
     problem = hook_problem(target)
     if problem:
-        raise ValueError(f"it {problem}")
+        raise ValueError(f"guard.on_incident={target} {problem}")
     return target
 
 
