@@ -203,9 +203,14 @@ class LiveGuard:
         if self._shared.lost:
             return
         try:
-            self._waiting.pause_if_due(step)
+            paused = self._waiting.pause(step)
         except (GuardError, StateError) as error:
             self._lose(f"the run could not be paused: {error}")
+            return
+        if paused is not None:
+            entries, ending = paused
+            self._tell_all(entries)
+            raise ending
 
     def asked(self) -> tuple[Check, ...]:
         """Checks that the verdict on the last report asks for."""

@@ -82,24 +82,25 @@ class WaitingDecisions:
         for request in self._box.take():
             self._box.reply(Reply(request.id, False, why))
 
-    def pause_if_due(self, step: StepId) -> None:
-        """End the run where a decision has waited too long; `step` is the one under way.
+    def pause(self, step: StepId) -> tuple[tuple[Entry, ...], GuardPausedError] | None:
+        """Pause the run where a decision has waited too long; `step` is the one under way.
+
+        Returns the entries of the journal and the error that the run ends with; None where it goes on.
 
         Raises:
-            GuardPausedError: when one has; the journal says so.
-            RftfmError: when that cannot be journalled.
+            RftfmError: when it cannot be journalled.
         """
         if self.timeout_s is None or not self.since:
-            return
+            return None
         incident, began = min(self.since.items(), key=lambda item: item[1])
         waited = time.monotonic() - began
         if waited < self.timeout_s:
-            return
+            return None
         last = StepId(step.attempt, step.step - 1, step.paid_step - 1)
         paused = self.group.pause(step, last, incident, waited)
         remedy = next((e.text("remedy") for e in paused.entries if e.kind is EntryKind.PAUSED), "") or "a remedy"
         approve, reject = (answer_command(Path(self.group.journal).parent, wish, incident) for wish in Wish)
-        raise GuardPausedError(
+        return paused.entries, GuardPausedError(
             f"Paused after step {last.step}: {remedy} for incident #{incident} has waited for a person for "
             f"{waited:.0f} s (guard.pause_timeout_s). Answer with `{approve}` or `{reject}`.",
             restore_steps=paused.restore_steps,
