@@ -10,17 +10,20 @@ from pathlib import Path
 import pytest
 
 from rftfm_ray.actors import guards as guards_module
+from rftfm_ray.actors.calls import Limit
 from rftfm_ray.actors.guards import GuardGroup
+from rftfm_ray.actors.recovery import Call
 from rftfm_ray.incidents.handover import read_handover
 from rftfm_ray.incidents.messages import Inherited
 from rftfm_ray.incidents.requests import Reply, Request, Wish
 from rftfm_ray.incidents.state import EntryKind, replay
 from rftfm_ray.telemetry.journal import JOURNAL
+from rftfm_ray.telemetry.requests import RequestBox
 from rftfm_ray.telemetry.rundir import HANDOVER, MONITOR_STATE
 from rftfm_ray.types import GuardMode, Levers, StepId
 from rftfm_ray.verdicts import IncidentState
 from tests.unit.actors import guard_story
-from tests.unit.actors.guard_story import Cut, Story, make_group, without_restorations
+from tests.unit.actors.guard_story import Cut, Story, make_group, wait_for_local, without_restorations
 from tests.unit.incidents.managed import PLAIN
 
 K = EntryKind
@@ -114,3 +117,35 @@ def test_guard_of_the_continued_run_stands_where_the_paused_one_stood(tell: Tell
     (incident,) = replay(again.entries).incidents
     assert (incident.state, len(incident.tried)) == (IncidentState.VERIFYING, 1), "it was answered at the next boundary"
     assert sum(entry.kind is K.OPENED for entry in again.entries) == 1
+
+
+def test_controller_puts_the_answer_of_somebody_outside_into_the_box_and_does_nothing(tell: Tell) -> None:
+    story = tell()
+    story.group.attach(story.folder / JOURNAL, story.position, Levers())
+    before = story.entries
+
+    def call(method: str, argument: object) -> object:
+        return wait_for_local([story.group._controller.submit(Call(method, (argument,)))], Limit(1.0), "")[0]
+
+    call("post", REQUEST)
+    box = RequestBox(story.folder)
+    assert call("reply_to", "a1") is None
+    assert box.take() == (REQUEST,)
+    assert call("withdraw", "a1") is False
+    box.reply(Reply("a1", True, "Approved."))
+    assert call("reply_to", "a1") == Reply("a1", True, "Approved.")
+    assert story.entries == before, "the driver asks, whose calls are made again when the controller is lost"
+
+
+def test_hook_that_fails_is_journalled_with_the_next_call(tell: Tell) -> None:
+    story = tell()
+    story.group.attach(story.folder / JOURNAL, story.position, Levers())
+    story.group.note_hook_failed("notify", "it ended with exit code 3")
+    assert [entry.kind for entry in story.entries] == [K.STARTED]
+    story._step()
+    noted = story.entries[-1]
+    assert (noted.kind, noted.text("name"), noted.text("reason")) == (
+        K.HOOK_FAILED,
+        "notify",
+        "it ended with exit code 3",
+    )
