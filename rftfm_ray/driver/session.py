@@ -280,7 +280,8 @@ class Session:
         for path in held:
             self.resume(path)
             self.snapshot()
-        self.resume(checkpoint)
+        if held:
+            self.resume(checkpoint)
         if self._config.snapshots.every:
             self.snapshot()
         steps = self._group.learner.snapshot_steps()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from rftfm_ray.incidents.advice import Advice, advice_of
 from rftfm_ray.incidents.requests import Reply, Request, Wish
-from rftfm_ray.incidents.state import EntryKind, replay
+from rftfm_ray.incidents.state import Entry, EntryKind, lever_fields, replay
 from rftfm_ray.types import GuardMode, Levers, StepId
 from rftfm_ray.verdicts import Family, IncidentState, OrderRole, Remedy
 from tests.unit.incidents.managed import FAILING, FIRST, PLAIN, SECOND, VERIFY, ManagedRun, fault, started
@@ -96,6 +98,23 @@ def test_given_up_incident_gives_back_what_was_approved() -> None:
     run.carry_out()
     run.pass_steps(1, fault(), **FAILING)
     assert (run.now(), run.manager.state.levers) == (IncidentState.ESCALATED, Levers())
+
+
+def test_remedy_that_cannot_be_verified_is_taken_back() -> None:
+    run = advised(FIRST)
+    ask(run)
+    run.carry_out()
+    while run.manager.pending is None:
+        run.tick(probe_accuracy=math.nan)
+    assert (run.pending.role, run.pending.levers) == (OrderRole.UNDO, Levers())
+    assert run.now() is IncidentState.ESCALATED
+
+
+def test_advice_keeps_what_the_remedy_sets_and_nothing_that_was_so_before() -> None:
+    then, base = Levers(tool_retries=2, kl_coef_scale=2.0), Levers(kl_coef_scale=2.0)
+    values = (("remedy", "retry"), ("restore_step", 5), ("skip_batches", 1), ("halt", True), *lever_fields(then))
+    advice = advice_of(Entry(7, K.ADVISED, StepId(0, 6, 6), 1, values), base)
+    assert advice == Advice(7, "retry", "", Levers(tool_retries=2), 5, 1, halt=True)
 
 
 def test_rollback_keeps_what_it_skips_and_needs_its_ground_like_any_other() -> None:
