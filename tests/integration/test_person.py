@@ -137,7 +137,6 @@ def test_rollback_that_is_approved_goes_back_to_a_snapshot_of_the_paused_run(
     answer("approve", runs / "person-back")
     train(wanted, runs / "person-back-on", resume=saved, warm=warm)
     entries = entries_of(runs / "person-back-on")
-    print([(e.kind.value, e.id.step, e.text("reason")) for e in entries])
     applied = first(entries, K.APPLIED)
     assert applied.integer("restored") == step
     assert levers_of(applied).lr_scale == 0.04
