@@ -53,6 +53,7 @@ def entries_of(folder: Path) -> tuple[Entry, ...]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_job_on_two_nodes_is_remedied_by_a_person(client: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train = ["rftfm", "train", "examples/calculator.yaml", *OVERRIDES, "--run-dir", str(folder)]
