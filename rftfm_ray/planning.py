@@ -149,7 +149,8 @@ def idle_keys(config: RunConfig) -> tuple[str, ...]:
         idle.append("guard.on_incident is told of nothing with guard.mode=off")
     if guard.pause_timeout_s is not None and guard.mode in (GuardMode.OFF, GuardMode.OBSERVE):
         idle.append(
-            f"guard.pause_timeout_s has no effect with guard.mode={guard.mode}, which decides nothing; use advise or act"
+            f"guard.pause_timeout_s has no effect with guard.mode={guard.mode}, which decides nothing; use guard.mode="
+            "advise or act"
         )
     return tuple(idle)
 
