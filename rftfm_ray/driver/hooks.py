@@ -19,7 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,14 +124,15 @@ class IncidentHook:
         self._thread = threading.Thread(target=self._work, name="rftfm-hook", daemon=True)
         self._thread.start()
 
-    def learn(self, entry: Entry) -> None:
-        """Take in an entry that is not told, of the run that this one continues."""
-        if entry.kind in (EntryKind.OPENED, EntryKind.DIAGNOSED):
-            self._faults[entry.incident] = entry.text("code"), entry.text("family")
+    def learn(self, entries: Iterable[Entry]) -> None:
+        """Take in which faults incidents have, from entries that are not told: those of a run that this one continues."""
+        for entry in entries:
+            if entry.kind in (EntryKind.OPENED, EntryKind.DIAGNOSED):
+                self._faults[entry.incident] = entry.text("code"), entry.text("family")
 
     def offer(self, entry: Entry) -> None:
         """Queue the event of an entry, if it has one. Never waits."""
-        self.learn(entry)
+        self.learn((entry,))
         told = entry.kind in EVENTS and (entry.kind is not EntryKind.APPLIED or carries_remedy(entry))
         if not told:
             return

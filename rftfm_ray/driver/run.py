@@ -288,8 +288,8 @@ def _attach(
     guard = LiveGuard(planned.config.guard, guards, lost, told, session.position.id)
     if inherited is not None:
         entries, _ = read_journal(planned.folder / JOURNAL)
-        for entry in entries if hook is not None else ():
-            hook.learn(entry)
+        if hook is not None:
+            hook.learn(entries)
         guard.continue_with(news, entries)
     declare_profile(planned, guard, session.position.id)
     return guard

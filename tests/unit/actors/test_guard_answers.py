@@ -44,6 +44,10 @@ class AnsweredStory(Story):
             self.told += answered.entries
         super()._step()
 
+    def run(self) -> AnsweredStory:
+        super().run()
+        return self
+
 
 Tell = Callable[..., AnsweredStory]
 

@@ -59,12 +59,12 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RFTFM_HOME", str(tmp_path))
 
-    def write(story: tuple[Any, ...] = ADVISED, mode: str = "advise", **process: Scalar) -> Path:
+    def write(story: tuple[Any, ...] = ADVISED, mode: str = "advise") -> Path:
         folder = tmp_path / "run"
         folder.mkdir()
         (folder / "config.yaml").write_text(load_config(None, ["steps=20", f"guard.mode={mode}"]).to_yaml())
         here = this_process()
-        about = {"pid": here.pid, "host": here.host, "process_started": here.started} | process
+        about: dict[str, Scalar] = {"pid": here.pid, "host": here.host, "process_started": here.started}
         EventLog(folder / "events.jsonl").append("run_started", None, run="run-1", **about)
         for seq, (kind, step, incident, fields) in enumerate(story, start=1):
             Journal(folder / JOURNAL).write(Entry(seq, kind, StepId(0, step, step), incident, tuple(fields.items())))

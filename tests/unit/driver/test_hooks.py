@@ -255,7 +255,7 @@ def test_command_that_does_not_exist_is_tried_once() -> None:
 def test_continued_run_names_faults_of_the_paused_one(serve: Callable[..., Server]) -> None:
     server = serve(200)
     told = hook(server.url)
-    told.hook.learn(entry(K.DIAGNOSED, **NAMED))
+    told.hook.learn([entry(K.DIAGNOSED, **NAMED)])
     told.tell(entry(K.CLOSED, state="resolved"))
     assert [(each["event"], each["code"]) for each in server.seen] == [("closed", "TE-1")]
 

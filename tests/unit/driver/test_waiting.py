@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_run_pauses_when_a_decision_has_waited_too_long(begin: Begin, tmp_path: 
 
 
 @pytest.mark.parametrize("how", [{}, {"pause_timeout_s": 1000.0}])
-def test_run_trains_on_while_nobody_answers(begin: Begin, tmp_path: Path, how: dict[str, float]) -> None:
+def test_run_trains_on_while_nobody_answers(begin: Begin, tmp_path: Path, how: dict[str, Any]) -> None:
     loop = started(begin, tmp_path, **how)
     waits(loop)
     for _ in range(50):

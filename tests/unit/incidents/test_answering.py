@@ -10,7 +10,7 @@ import pytest
 
 from rftfm_ray.incidents.advice import Advice, advice_of
 from rftfm_ray.incidents.requests import Reply, Request, Wish
-from rftfm_ray.incidents.state import Entry, EntryKind, lever_fields, replay
+from rftfm_ray.incidents.state import Entry, EntryKind, Scalar, lever_fields, replay
 from rftfm_ray.types import GuardMode, Levers, StepId
 from rftfm_ray.verdicts import Family, IncidentState, OrderRole, Remedy
 from tests.unit.incidents.managed import FAILING, FIRST, PLAIN, SECOND, VERIFY, ManagedRun, fault, started
@@ -112,8 +112,9 @@ def test_remedy_that_cannot_be_verified_is_taken_back() -> None:
 
 def test_advice_keeps_what_the_remedy_sets_and_nothing_that_was_so_before() -> None:
     then, base = Levers(tool_retries=2, kl_coef_scale=2.0), Levers(kl_coef_scale=2.0)
-    values = (("remedy", "retry"), ("restore_step", 5), ("skip_batches", 1), ("halt", True), *lever_fields(then))
-    advice = advice_of(Entry(7, K.ADVISED, StepId(0, 6, 6), 1, values), base)
+    values: dict[str, Scalar] = {"remedy": "retry", "restore_step": 5, "skip_batches": 1, "halt": True}
+    values |= dict(lever_fields(then))
+    advice = advice_of(Entry(7, K.ADVISED, StepId(0, 6, 6), 1, tuple(values.items())), base)
     assert advice == Advice(7, "retry", "", Levers(tool_retries=2), 5, 1, halt=True)
 
 

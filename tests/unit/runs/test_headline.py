@@ -167,8 +167,8 @@ def test_no_advice_about_what_is_resolved() -> None:
 
 
 def test_no_advice_about_what_a_person_has_had_done() -> None:
-    advice_on = (K.ADVISED, 7, 1, {"order": 1, "remedy": "lower_rate"})
-    approved = (K.APPROVED, 8, 1, {"order": 2, "remedy": "lower_rate", "by": "ada"})
-    applied = (K.APPLIED, 8, 1, {"order": 2, "remedy": "lower_rate", "role": "remedy"})
+    advice_on: Line = (K.ADVISED, 7, 1, {"order": 1, "remedy": "lower_rate"})
+    approved: Line = (K.APPROVED, 8, 1, {"order": 2, "remedy": "lower_rate", "by": "ada"})
+    applied: Line = (K.APPLIED, 8, 1, {"order": 2, "remedy": "lower_rate", "role": "remedy"})
     assert advised((OPENED, advice_on, approved, applied), "advise") == Advice()
     assert advised((OPENED, advice_on, approved), "advise") != Advice()

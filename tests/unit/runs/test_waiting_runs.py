@@ -24,6 +24,7 @@ def story(*lines: tuple[EntryKind, dict[str, Scalar]]) -> tuple[Entry, ...]:
     return tuple(Entry(n, kind, StepId(0, 6 + n, 6 + n), 1, tuple(f.items())) for n, (kind, f) in enumerate(every, 1))
 
 
+CLOSED: tuple[EntryKind, dict[str, Scalar]] = (K.CLOSED, {"state": "cleared"})
 APPROVED: tuple[EntryKind, dict[str, Scalar]] = (
     K.APPROVED,
     {"order": 4, "remedy": "retry", "by": "ada", "reason": "yes"},
@@ -35,7 +36,7 @@ APPLIED: tuple[EntryKind, dict[str, Scalar]] = (K.APPLIED, {"order": 4, "remedy"
 def test_remedy_waits_until_it_is_answered_or_its_incident_is_over() -> None:
     (decision,) = waiting(story())
     assert decision.commands(Path("/runs/a b")) == ("rftfm approve '/runs/a b' 1", "rftfm reject '/runs/a b' 1")
-    for line in (APPROVED, REJECTED, (K.CLOSED, {"state": "cleared"})):
+    for line in (APPROVED, REJECTED, CLOSED):
         assert waiting(story(line)) == ()
 
 
