@@ -125,7 +125,7 @@ class IncidentHook:
         self._thread.start()
 
     def learn(self, entries: Iterable[Entry]) -> None:
-        """Take in which faults incidents have, from entries that are not told: those of a run that this one continues."""
+        """Take in which faults incidents have, from entries that are not told, of the run that this one continues."""
         for entry in entries:
             if entry.kind in (EntryKind.OPENED, EntryKind.DIAGNOSED):
                 self._faults[entry.incident] = entry.text("code"), entry.text("family")
