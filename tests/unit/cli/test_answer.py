@@ -246,6 +246,7 @@ def test_status_and_journal_show_what_waits_and_how_to_answer(
 def test_status_of_a_paused_run_says_how_it_goes_on(make: Callable[..., Path]) -> None:
     run = make(PAUSED)
     shown = rftfm("status", run).output
+    assert "The run waits for a person at step 6." in shown, "nobody knows of the step under way whether it was made"
     assert f"Answer with: rftfm approve {run} 1 or rftfm reject {run} 1." in shown
     rftfm("approve", run, 1, "--by", "ada")
     shown = rftfm("status", run).output
