@@ -67,7 +67,8 @@ def test_job_on_two_nodes_is_remedied_by_a_person(client: dict[str, str], tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
 
     def log() -> str:
-        return run(client, "ray", "job", "logs", JOB).stdout
+        status = run(client, "ray", "job", "status", JOB)
+        return run(client, "ray", "job", "logs", JOB).stdout + status.stdout + status.stderr
 
     def has(*kinds: EntryKind) -> Callable[[], bool]:
         return lambda: {*kinds} <= {entry.kind for entry in entries_of(folder)}
