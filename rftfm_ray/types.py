@@ -299,7 +299,7 @@ class RunSummary:
     `remedies` counts those that were applied, `guard_waits` the steps that had to wait because the guard was
     `guard.buffer` reports behind, and `ending` lists what is wrong with the last state. `guard_restarts` counts how
     often monitor or controller was lost and replaced, and `unguarded_steps` the steps without a verdict because the
-    guard was lost for good.
+    guard was lost for good. `hook_failures` counts the events of incidents that `guard.on_incident` was not told.
     """
 
     run_dir: str
@@ -322,6 +322,7 @@ class RunSummary:
     ending: tuple[EndingProblem, ...] = ()
     guard_restarts: int = 0
     unguarded_steps: int = 0
+    hook_failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from rftfm_ray.cli.answer import approve, reject
 from rftfm_ray.cli.config import config
 from rftfm_ray.cli.diagnose import diagnose
 from rftfm_ray.cli.faultbench import faultbench
@@ -56,6 +57,8 @@ app.command(cls=KeysAreNoOptions)(train)
 app.command(cls=KeysAreNoOptions)(preflight)
 app.command()(status)
 app.command()(journal)
+app.command()(approve)
+app.command()(reject)
 app.command()(report)
 app.command()(diagnose)
 app.command()(config)

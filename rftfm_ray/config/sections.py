@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from rftfm_ray.config.hook import Hook
 from rftfm_ray.types import GuardMode
 from rftfm_ray.verdicts import Family
 
@@ -361,6 +362,12 @@ class GuardConfig(Section):
     on_lost: Literal["stop", "continue"] | None = None
     """What happens when monitor or controller cannot be brought back: write a checkpoint and end with exit code 5, or
     train on unguarded; null: `stop` in mode `act`, `continue` in the others."""
+    pause_timeout_s: Seconds | None = None
+    """Longest time that an advised remedy may wait for `rftfm approve` or `rftfm reject` while the run trains on; then
+    it writes a checkpoint and ends with exit code 6. null: it trains on, however long nobody answers."""
+    on_incident: Hook | None = None
+    """What is told of incidents: a URL (http:// or https://) that gets a POST, or a command, split like a shell's words
+    and run without a shell, that reads standard input. Both get one JSON object an event, without sample texts."""
     buffer: Count = 256
     """Reports that may wait for the monitor; beyond them the run waits, so none is dropped."""
 

@@ -13,7 +13,7 @@ import time
 
 from rftfm_ray.driver.guard import Guard
 from rftfm_ray.driver.session import Session
-from rftfm_ray.errors import GuardHaltError, GuardLostError, RftfmError
+from rftfm_ray.errors import GuardHaltError, GuardLostError, GuardPausedError, RftfmError
 from rftfm_ray.incidents.messages import OrderResult
 from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.types import Action, StepId
@@ -37,12 +37,18 @@ class RemedyExecutor:
 
         Raises:
             GuardLostError: when the guard is lost and the run must not continue unguarded; a checkpoint is written.
+            GuardPausedError: when a decision has waited for a person too long; a checkpoint is written, and one of each
+                snapshot that a remedy which waits goes back to.
         """
         try:
             order = self._guard.boundary(step)
         except GuardLostError as error:
             checkpoint = self._session.save()
             raise GuardLostError(str(error), checkpoint) from error
+        except GuardPausedError as error:
+            checkpoint = self._session.save()
+            self._session.hold(error.restore_steps)
+            raise GuardPausedError(str(error), checkpoint, error.restore_steps) from error
         self._session.ask(self._guard.asked())
         return order
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from rftfm_ray.actors.calls import Limit, Pending, wait_for
 from rftfm_ray.actors.group import ActorGroup, Encoded
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config.settings import config_schedule, effective, nominal_settings
-from rftfm_ray.errors import SyncError
+from rftfm_ray.errors import LearnerError, SyncError
 from rftfm_ray.metrics import UpdateMetrics
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder, Rehearsed, probe_jobs, split_jobs, step_jobs
@@ -21,6 +22,7 @@ from rftfm_ray.rollout.seams import Exposure
 from rftfm_ray.rollout.weights import Served, WeightsUpdate
 from rftfm_ray.tasks.api import Problem
 from rftfm_ray.tasks.stream import PromptStream
+from rftfm_ray.telemetry.rundir import HELD
 from rftfm_ray.training.checkpoints import SaveOrder
 from rftfm_ray.types import Check, Levers, ProbeResult, Sampling, StepId, TrainingCursor
 
@@ -265,6 +267,31 @@ class Session:
         skipped = skip_batches * self._config.at(snapshot.id.step + 1).algorithm.prompts_per_step
         step_id = StepId(self.position.id.attempt + 1, snapshot.id.step, paid_step)
         self.position = TrainingCursor(step_id, version, snapshot.cursor + skipped)
+
+    def hold(self, steps: Sequence[int]) -> None:
+        """Write the snapshots of some steps as checkpoints, for a remedy that goes back to one in a later run.
+
+        The run ends with it: learner and cursor are then at the earliest of them. A snapshot that is gone is left out.
+        """
+        for step in sorted(steps, reverse=True):
+            with contextlib.suppress(LearnerError):
+                self.rollback(step, 0, self.position.id.paid_step)
+                self.save(self._plan.folder / HELD)
+
+    def restore_held(self, held: Sequence[Path], checkpoint: Path) -> tuple[int, ...]:
+        """Take the snapshots of a paused run back into the learner's ring, and go on from its checkpoint.
+
+        Returns the steps that can be restored.
+        """
+        for path in held:
+            self.resume(path)
+            self.snapshot()
+        if held:
+            self.resume(checkpoint)
+        if self._config.snapshots.every:
+            self.snapshot()
+        steps = self._group.learner.snapshot_steps()
+        return wait_for([steps], self._learner_limit, "listing its snapshots")[0]
 
     def restart_rollout(self, *, every: bool = False) -> None:
         """Replace the first rollout actor, or every one, by a new one with the current levers and weights."""

@@ -7,10 +7,11 @@ incident is escalated to people. Pure: policy and snapshots are injected.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from rftfm_ray.diagnosis.features import is_shown
+from rftfm_ray.incidents.advice import merged
 from rftfm_ray.incidents.confirmation import ground_of, probes_at_decision
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.memory import RunMemory
@@ -79,6 +80,11 @@ class Decisions:
             return None
         if incident.tried and incident.tried[-1].outcome is OutcomeKind.UNVERIFIED:
             return self._give_up(incident, step, IncidentState.ESCALATED, f"{incident.reason}; a person must look")
+        home = levers_before(state, incident)
+        if home != state.levers and not settings.acts_on(incident.family):
+            # A person has approved what did not help, and the next remedy may wait long for one.
+            order = Order(state.orders + 1, incident.id, OrderRole.UNDO, OrderRole.UNDO.value, incident.reason, home)
+            return announce(self._ledger, step, order)
         last = max([tried.paid_step for tried in incident.tried[-1:]] + [incident.unconfirmed_at or 0])
         if last and step.paid_step - last < settings.cooldown_steps:
             return None
@@ -148,7 +154,7 @@ class Decisions:
         restore = restore_step(ctx) if remedy.rollback else None
         critic = restore_step(ctx) if Action.RESET_CRITIC in remedy.actions else None
         # A remedy that did not help is undone before the next one is tried.
-        levers = _merged(levers_before(self._ledger.state, incident), remedy.levers)
+        levers = merged(levers_before(self._ledger.state, incident), remedy.levers)
         number = self._ledger.state.orders + 1
         values: dict[str, Scalar] = {"order": number, "remedy": remedy.name, "reason": reason}
         if remedy.measured_by:
@@ -158,7 +164,10 @@ class Decisions:
             values["place"] = ctx.diagnosis.place.value
         if remedy.actions:
             values |= {"actions": ", ".join(remedy.actions), "critic_step": critic}
-        values |= {"policy": ruling.policy, "restore_step": restore, "halt": remedy.halt, **dict(lever_fields(levers))}
+        values |= {"policy": ruling.policy, "restore_step": restore, "halt": remedy.halt}
+        # What is approved is rebuilt from its entry.
+        values |= {"skip_batches": remedy.skip_batches} if remedy.skip_batches else {}
+        values |= dict(lever_fields(levers))
         # Later than the diagnosis in the journal an alarm may have shown that the fault began earlier.
         values["onset_low"] = ctx.diagnosis.onset_low
         if ruling.decision.ask or not self._settings.acts_on(incident.family):
@@ -178,8 +187,9 @@ class Decisions:
         `by` names the policy where its decision closes the incident.
         """
         state = self._ledger.state
-        levers, halts = self._levers_after(incident), self._settings.halts
-        if halts and self._settings.acts_on(incident.family) and self._ground(incident) is None:
+        levers = self._levers_after(incident)
+        halts = self._settings.halts and self._settings.acts_on(incident.family)
+        if halts and self._ground(incident) is None:
             stands = probes_at_decision(state, self._memory, incident, self._settings).stands
             why = (
                 "held-out accuracy stands and no broken identity of the fault shows damage"
@@ -188,11 +198,15 @@ class Decisions:
             )
             halts, reason = False, f"{reason}; the run goes on, because {why}"
         self._ledger.note(EntryKind.CLOSED, step, incident.id, state=final.value, reason=reason, **by)
-        if not self._settings.acts_on(incident.family) or (levers == state.levers and not halts):
+        if not self._may_act(incident) or (levers == state.levers and not halts):
             return None
         role = OrderRole.HALT if halts else OrderRole.UNDO
         order = Order(state.orders + 1, incident.id, role, role.value, reason, levers, halt=halts)
         return announce(self._ledger, step, order)
+
+    def _may_act(self, incident: Incident) -> bool:
+        """Whether orders for an incident are carried out: by the settings, or to end what a person has approved."""
+        return self._settings.acts_on(incident.family) or bool(incident.tried)
 
     def _levers_after(self, incident: Incident) -> Levers:
         """The levers that stay when an incident is left to people: none that was not shown to help.
@@ -214,9 +228,3 @@ def announce(ledger: Ledger, step: StepId, order: Order) -> Order:
     """Write an order that no policy has made to the journal, and return it."""
     ledger.note(EntryKind.RETURNING, step, order.incident, order=order.number, remedy=order.remedy, reason=order.reason)
     return order
-
-
-def _merged(base: Levers, wanted: Levers) -> Levers:
-    """`base` with every lever that `wanted` sets."""
-    chosen = {item.name: getattr(wanted, item.name) for item in fields(Levers)}
-    return replace(base, **{name: setting for name, setting in chosen.items() if setting is not None})

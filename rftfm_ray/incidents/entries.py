@@ -25,6 +25,9 @@ class EntryKind(StrEnum):
     ANSWERED = "answered"
     DECIDED = "decided"
     ADVISED = "advised"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    DECLINED = "declined"
     HELD = "held"
     REFUSED = "refused"
     POLICY_FAILED = "policy_failed"
@@ -43,6 +46,8 @@ class EntryKind(StrEnum):
     LATE = "late"
     RESTORED = "restored"
     LOST = "lost"
+    PAUSED = "paused"
+    HOOK_FAILED = "hook_failed"
     ENDED = "ended"
 
 

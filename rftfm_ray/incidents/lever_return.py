@@ -49,10 +49,13 @@ def next_return(state: GuardState, memory: RunMemory, settings: IncidentSettings
     A containing lever waits until the cause of its fault has been silent for `return_after` steps, any other lever for
     `verify_steps`. Each relapse doubles the wait.
     """
-    off = moved(state.levers)
-    if not off or settings.mode is not GuardMode.ACT or state.open_incidents():
+    off, owners = moved(state.levers), dict(state.owners)
+    if settings.mode is not GuardMode.ACT:
+        # In advise the guard returns what a person has approved, and no lever of the checkpoint that a run began with.
+        off = tuple(name for name in off if owners.get(name)) if settings.mode is GuardMode.ADVISE else ()
+    if not off or state.open_incidents():
         return None
-    owners, reports = dict(state.owners), memory.since(state.moved_at)
+    reports = memory.since(state.moved_at)
     for name in off:
         owner = owners.get(name, 0)
         if (name, owner) in state.kept:

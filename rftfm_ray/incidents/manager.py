@@ -16,9 +16,11 @@ from rftfm_ray.diagnosis.classify import PATIENCE, SURE, claimed
 from rftfm_ray.diagnosis.features import is_shown
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
+from rftfm_ray.incidents.answering import approved_order, follow, note_pause
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, is_after_effect, needs_ground, refusal
 from rftfm_ray.incidents.decisions import Decisions, Snapshots, announce
 from rftfm_ray.incidents.explaining import named_fields, opened_fields
+from rftfm_ray.incidents.handover import Handover, handover_of, memory_of
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.lever_return import expected_alarms, levers_to_keep, next_return
 from rftfm_ray.incidents.manager_memory import ManagerMemory
@@ -28,6 +30,7 @@ from rftfm_ray.incidents.muting import MutedFaults
 from rftfm_ray.incidents.policy_calls import PolicyCalls
 from rftfm_ray.incidents.questions import ask, take_answers
 from rftfm_ray.incidents.renaming import takes_name
+from rftfm_ray.incidents.requests import Reply, Request
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
 from rftfm_ray.incidents.summaries import summarize
@@ -122,7 +125,7 @@ class IncidentManager:
         for incident in self.state.open_incidents():
             self._follow_up(incident, report.id, diagnosis)
         if self._pending is None:
-            self._pending = self._next_order(assessment)
+            self._pending = approved_order(self.state) or self._next_order(assessment)
             return self._pending
         return None
 
@@ -133,7 +136,7 @@ class IncidentManager:
         """
         if self._checked_state is not self.state:
             self._checked_state = self.state
-            returning = self.state.levers != Levers() and self._settings.mode is GuardMode.ACT
+            returning = self.state.levers != Levers() and self._settings.mode is not GuardMode.OBSERVE
             self._needs_attention = returning or bool(self.state.open_incidents())
         return not (self._needs_attention or self._muted or self._pending)
 
@@ -238,6 +241,22 @@ class IncidentManager:
         number, name = self.state.orders + 1, f"return {back.name}"
         order = Order(number, back.incident, OrderRole.RETURN, name, back.reason, back.levers)
         return announce(self._ledger, report.id, order)
+
+    def answer(self, request: Request, step: StepId) -> Reply:
+        """Follow a person's answer to a decision that waits; an approved remedy is then pending, or due next."""
+        reply = follow(self._ledger, self._settings, request, step, self._snapshots())
+        self._pending = self._pending or approved_order(self.state)
+        return reply
+
+    def pause(self, step: StepId, last: StepId, incident: int, waited_s: float) -> Handover:
+        """Note that the run ends until a person answers; returns what the run that continues it needs."""
+        restore_steps = note_pause(self._ledger, step, incident, waited_s)
+        return handover_of(self.memory(), last, restore_steps)
+
+    def take_over(self, handover: Handover) -> None:
+        """Continue a paused run; the ledger must hold its journal, to which a person may have added an answer."""
+        self.restore(memory_of(handover, self._settings.verify_steps))
+        self._pending = approved_order(self.state)
 
     def begin(self, order: Order, step: StepId, probed: float = math.nan, graded: int = 0) -> Order | None:
         """Announce that the pending order is about to be carried out. An order begins once.
@@ -356,6 +375,10 @@ class IncidentManager:
         """Note that a verdict came after its boundary."""
         self._ledger.note(EntryKind.LATE, step, 0, waited_s=round(waited_s, 3))
 
+    def note_hook_failed(self, step: StepId, hook: str, reason: str) -> None:
+        """Note that a hook of the user's could not be called."""
+        self._ledger.note(EntryKind.HOOK_FAILED, step, 0, name=hook, reason=reason)
+
     def note_restored(self, step: StepId, back: Restoration) -> None:
         """Note that an actor of the guard was lost and came back; `step` is the newest one."""
         self._ledger.note(
@@ -367,14 +390,9 @@ class IncidentManager:
     def memory(self) -> ManagerMemory:
         """What later decisions depend on beside the journal; it is shared with this manager, so copy it."""
         return ManagerMemory(
-            self._ledger.seq,
-            self._memory,
-            self._muted,
-            self._decisions.memory,
-            dict(self._quiet),
-            self._pending,
+            self._ledger.seq, self._memory, self._muted, self._decisions.memory, dict(self._quiet), self._pending,
             self._begun,
-        )
+        )  # fmt: skip
 
     def restore(self, memory: ManagerMemory) -> None:
         """Continue from a memory; the ledger must hold the state after `memory.seq` entries."""

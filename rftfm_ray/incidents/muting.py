@@ -25,6 +25,15 @@ Mark: TypeAlias = tuple[str, int]
 NOT_NAMED = "What a fault that was left to people explains is left out, and the rest has no name."
 
 
+@dataclass(frozen=True, slots=True)
+class MutedShare:
+    """A muted fault as a value: its code, of each mark signal, side, evidence and silent steps, and its own silence."""
+
+    code: str
+    marks: tuple[tuple[str, int, Evidence, int], ...]
+    silent_code: int
+
+
 @dataclass(slots=True)
 class _MutedFault:
     """A muted fault: code and place, the strongest evidence of each of its marks, and the steps of silence of both."""
@@ -69,6 +78,29 @@ class MutedFaults:
 
     def __bool__(self) -> bool:
         return bool(self._faults)
+
+    def share(self) -> tuple[MutedShare, ...]:
+        """The muted faults as values."""
+        return tuple(
+            MutedShare(
+                fault.code,
+                tuple((*mark, fault.evidence[mark], steps) for mark, steps in fault.silent.items()),
+                fault.silent_code,
+            )
+            for fault in self._faults
+        )
+
+    def take_over(self, shares: tuple[MutedShare, ...]) -> None:
+        """Mute the faults of another run's share instead."""
+        self._faults = [
+            _MutedFault(
+                share.code,
+                {(signal, side): evidence for signal, side, evidence, _ in share.marks},
+                {(signal, side): silent for signal, side, _, silent in share.marks},
+                share.silent_code,
+            )
+            for share in shares
+        ]
 
     def add(self, incident: Incident, diagnosis: Diagnosis | None, rediagnoser: Rediagnoser | None) -> None:
         """Mute the fault of an incident: by its code, the signals of its cause, and the alarms that it explains.

@@ -12,6 +12,7 @@ from functools import reduce
 from typing import Any
 
 from rftfm_ray.errors import GuardError
+from rftfm_ray.incidents.advice import Advice, advice_of
 from rftfm_ray.incidents.entries import LEVER_PREFIX, Entry, EntryKind, Scalar, lever_fields, levers_of
 from rftfm_ray.incidents.policy_memory import PolicyMemory
 from rftfm_ray.types import Check, Levers, StepId
@@ -38,7 +39,8 @@ class Incident:
         onset_low: earliest step at which the fault may have begun.
         tried: remedies that were applied for it.
         ordered: number of its order that is not yet carried out; 0 for none.
-        advised: whether a remedy was advised without being carried out.
+        advised: whether a remedy was advised and nobody has approved it, so that no other one is decided on.
+        advice: the remedy that was advised, until it is carried out or rejected; with `ordered` it is approved.
         unconfirmed_at: consumed step at which an order was last dropped because the probe did not confirm it.
         unconfirmed: number of such orders.
         reason: why its last remedy was judged as it was, or why it was closed.
@@ -59,6 +61,7 @@ class Incident:
     tried: tuple[Tried, ...] = ()
     ordered: int = 0
     advised: bool = False
+    advice: Advice | None = None
     unconfirmed_at: int | None = None
     unconfirmed: int = 0
     reason: str = ""
@@ -68,6 +71,11 @@ class Incident:
     asked: tuple[Check, ...] = ()
     waiting: Check | None = None
     asked_at: int = 0
+
+    @property
+    def waiting_advice(self) -> Advice | None:
+        """The remedy that waits for a person; None where none does."""
+        return None if self.ordered or self.state.final else self.advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +174,7 @@ _NEXT: dict[EntryKind, IncidentState] = {
     EntryKind.OPENED: IncidentState.SUSPECTED,
     EntryKind.DIAGNOSED: IncidentState.DIAGNOSED,
     EntryKind.DECIDED: IncidentState.REMEDIATING,
+    EntryKind.APPROVED: IncidentState.REMEDIATING,
     EntryKind.UNCONFIRMED: IncidentState.DIAGNOSED,
 }
 
@@ -260,7 +269,20 @@ def _spent(state: GuardState, family: Family, more: int) -> tuple[tuple[Family, 
 
 
 def _advised(state: GuardState, entry: Entry) -> GuardState:
-    return _with(state, entry, replace(state.incident(entry.incident), advised=True))
+    incident = state.incident(entry.incident)
+    advice = advice_of(entry, levers_before(state, incident))
+    return _with(state, entry, replace(incident, advised=True, advice=advice))
+
+
+def _approved(state: GuardState, entry: Entry) -> GuardState:
+    incident = state.incident(entry.incident)
+    if incident.waiting_advice is None:
+        raise ValueError("no decision waits")
+    return _decided(_with(state, entry, replace(incident, advised=False)), entry)
+
+
+def _rejected(state: GuardState, entry: Entry) -> GuardState:
+    return _with(state, entry, replace(state.incident(entry.incident), advice=None))
 
 
 def _returning(state: GuardState, entry: Entry) -> GuardState:
@@ -270,7 +292,9 @@ def _returning(state: GuardState, entry: Entry) -> GuardState:
 def _unconfirmed(state: GuardState, entry: Entry) -> GuardState:
     """Drop an unconfirmed order, and give its budget back because no remedy was applied."""
     incident = state.incident(entry.incident)
-    dropped = replace(incident, ordered=0, unconfirmed_at=entry.id.paid_step, unconfirmed=incident.unconfirmed + 1)
+    dropped = replace(
+        incident, ordered=0, advice=None, unconfirmed_at=entry.id.paid_step, unconfirmed=incident.unconfirmed + 1
+    )
     spent = _spent(state, incident.family, -1)
     return replace(_with(state, entry, dropped), executed=entry.integer("order"), spent=spent)
 
@@ -306,7 +330,8 @@ def _applied(state: GuardState, entry: Entry) -> GuardState:
         state = replace(state, policy=state.policy.rewound(entry.integer("restored")))
     if carries_remedy(entry):
         incident = state.incident(entry.incident)
-        state = _with(state, entry, replace(incident, ordered=0, tried=(*incident.tried, _tried(state, entry))))
+        tried = (*incident.tried, _tried(state, entry))
+        state = _with(state, entry, replace(incident, ordered=0, advice=None, tried=tried))
         owners |= dict.fromkeys(moved, entry.incident)
     return replace(
         state,
@@ -376,6 +401,8 @@ _CHANGES: dict[EntryKind, Callable[[GuardState, Entry], GuardState]] = {
     EntryKind.ANSWERED: _answered,
     EntryKind.DECIDED: _decided,
     EntryKind.ADVISED: _advised,
+    EntryKind.APPROVED: _approved,
+    EntryKind.REJECTED: _rejected,
     EntryKind.RETURNING: _returning,
     EntryKind.UNCONFIRMED: _unconfirmed,
     EntryKind.APPLIED: _applied,

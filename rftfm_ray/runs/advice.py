@@ -31,7 +31,8 @@ def advice(data: RunData, incidents: Sequence[Incident]) -> Advice:
     """
     unresolved = [incident for incident in incidents if incident.state != IncidentState.RESOLVED]
     if data.mode in (GuardMode.OBSERVE, GuardMode.ADVISE):
-        waiting = unresolved
+        # What a person has approved was done.
+        waiting = [i for i in unresolved if all(r.applied is None for r in i.remediations)]
     else:
         # In act a remedy is advised where the family is not among those that the guard may act on.
         waiting = [incident for incident in unresolved if any(r.advised for r in incident.remediations)]

@@ -25,6 +25,8 @@ class Remediation:
     applied: Entry | None = None
     failed: Entry | None = None
     outcome: Entry | None = None
+    # What a person has said to a remedy that was advised.
+    answer: Entry | None = None
 
     @property
     def remedy(self) -> str:
@@ -33,8 +35,19 @@ class Remediation:
 
     @property
     def advised(self) -> bool:
-        """Whether it was only advised."""
-        return self.decision.kind is EntryKind.ADVISED
+        """Whether it was only advised: a person who approves it makes it a decision."""
+        return self.decision.kind is EntryKind.ADVISED and not self.approved
+
+    @property
+    def approved(self) -> bool:
+        """Whether a person has approved it."""
+        return self.answer is not None and self.answer.kind is EntryKind.APPROVED
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Numbers of its order: as it was decided on, and as it was approved."""
+        entries = [entry for entry in (self.decision, self.answer) if entry is not None]
+        return tuple(to_count(number_of(entry, "order")) for entry in entries)
 
     @property
     def result(self) -> str:
@@ -47,6 +60,8 @@ class Remediation:
             return "could not be applied"
         if self.confirmation is not None and self.confirmation.kind is EntryKind.UNCONFIRMED:
             return "not confirmed"
+        if self.answer is not None and not self.approved:
+            return f"rejected by {text_of(self.answer, 'by') or 'a person'}"
         return "advised only" if self.advised else "not applied yet"
 
 
@@ -166,6 +181,10 @@ def _take(incident: Incident, entry: Entry) -> None:
     incident.state = _state_after(incident.state, entry)
     if kind in (EntryKind.DECIDED, EntryKind.ADVISED):
         incident.remediations.append(Remediation(entry))
+    elif kind in (EntryKind.APPROVED, EntryKind.REJECTED):
+        advised = [r for r in incident.remediations if r.decision.kind is EntryKind.ADVISED and r.answer is None]
+        if advised:
+            advised[-1].answer = entry
     elif kind in (EntryKind.REFUSED, EntryKind.POLICY_FAILED, EntryKind.HELD):
         incident.refusals.append(entry)
     elif kind is EntryKind.CLOSED:
@@ -207,5 +226,5 @@ def _ordered(incident: Incident, entry: Entry) -> Remediation | None:
     order = to_count(number_of(entry, "order"))
     if not order:
         return incident.remediations[-1] if incident.remediations else None
-    named = [r for r in incident.remediations if to_count(number_of(r.decision, "order")) == order]
+    named = [r for r in incident.remediations if order in r.orders]
     return named[-1] if named else None

@@ -266,7 +266,7 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
         "guard.verdict_timeout_s", "guard.warmup_steps", "guard.false_alarm_steps", "guard.profile",
         "guard.diagnosis", "guard.detectors", "guard.verify_steps", "guard.cooldown_steps", "guard.budget",
         "guard.return_after", "guard.on_give_up", "guard.on_lost", "guard.on_harm", "guard.verify_timeout_steps",
-        "guard.buffer",
+        "guard.buffer", "guard.pause_timeout_s", "guard.on_incident",
     ),
 }  # fmt: skip
 
