@@ -198,8 +198,7 @@ class Diagnosis:
     strength: float | None = None
     strength_of: str = ""
     also: tuple[str, ...] = ()  # Codes of other faults that are likely there beside it.
-    # Signals that were not measured since the onset and would tell the likeliest explanations apart.
-    would_tell: tuple[str, ...] = ()
+    would_tell: tuple[str, ...] = ()  # Signals that were not measured and would tell explanations apart.
 
 
 class Rediagnoser(Protocol):
@@ -210,10 +209,7 @@ class Rediagnoser(Protocol):
     ) -> Diagnosis | None:
         """The diagnosis of some symptoms of the step; None without an alarm among them.
 
-        Args:
-            symptoms: to be explained.
-            explained: signals that something else explains, and that are not read.
-            excluded: codes of faults that cannot be behind these symptoms.
+        Signals that something else has explained are not read; faults that are excluded cannot be behind them.
         """
 
 
@@ -237,9 +233,8 @@ class Assessment:
 class IncidentState(StrEnum):
     """One pass along the chain. The last four are final.
 
-    An incident is resolved when a remedy is verified to have helped, or when its alarms went silent without one and a
-    probe shows that held-out accuracy is no lower than before, with the harm back in its healthy band. Where that is
-    not so or not measured it is only cleared.
+    An incident is resolved when a remedy is verified to have helped, or its alarms went silent without one and held-out
+    accuracy and harm are measured to be as before. Where that is not so or not measured it is only cleared.
     """
 
     SUSPECTED = "suspected"
@@ -254,17 +249,14 @@ class IncidentState(StrEnum):
     @property
     def final(self) -> bool:
         """Whether an incident in this state is over."""
-        return self in (
-            IncidentState.RESOLVED, IncidentState.CLEARED, IncidentState.ESCALATED, IncidentState.GIVEN_UP,
-        )  # fmt: skip
+        return self.value in ("resolved", "cleared", "escalated", "given_up")
 
 
 class OutcomeKind(StrEnum):
     """What verification says of a remedy.
 
-    The harm and its cause are gone; the harm is gone while its cause is still active, so that the levers must stay; the
-    harm is still there; the remedy does harm of its own; or nobody knows, because something that the verdict rests on
-    could not be measured in time.
+    Harm and cause are gone; the harm is gone while its cause is active or hidden, so that the levers stay; it is still
+    there; the remedy does harm of its own; or what the verdict rests on could not be measured in time.
     """
 
     RESOLVED = "resolved"

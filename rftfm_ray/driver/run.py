@@ -275,9 +275,7 @@ def _attach(
     if guards is None:
         return NoGuard()
     inherited = inherit(planned, session)
-    news = guards.attach(
-        planned.folder / JOURNAL, session.position.id, session.levers, session.policy_state, inherited
-    )
+    news = guards.attach(planned.folder / JOURNAL, session.position.id, session.levers, session.policy_state, inherited)
 
     def lost(why: str) -> None:
         records.event("guard_lost", None, reason=why)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from rftfm_ray.incidents.entries import Entry, levers_of
-from rftfm_ray.types import Levers
+from rftfm_ray.types import Action, Levers
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,8 @@ class Advice:
         restore_step: snapshot to go back to, or None.
         skip_batches: batches of prompts to leave out after it.
         halt: end the run after a checkpoint.
+        actions: what is done once, beside the levers.
+        critic_step: snapshot that the critic's head goes back to, or None.
     """
 
     seq: int
@@ -30,6 +32,8 @@ class Advice:
     restore_step: int | None = None
     skip_batches: int = 0
     halt: bool = False
+    actions: tuple[Action, ...] = ()
+    critic_step: int | None = None
 
 
 def advice_of(entry: Entry, base: Levers) -> Advice:
@@ -44,6 +48,7 @@ def advice_of(entry: Entry, base: Levers) -> Advice:
     then = levers_of(entry)
     names = [item.name for item in fields(Levers) if getattr(then, item.name) != getattr(base, item.name)]
     own: dict[str, Any] = {name: getattr(then, name) for name in names}
+    text = entry.text("actions") if entry.has("actions") else ""
     return Advice(
         seq=entry.seq,
         remedy=entry.text("remedy"),
@@ -52,6 +57,8 @@ def advice_of(entry: Entry, base: Levers) -> Advice:
         restore_step=entry.integer("restore_step") if entry.has("restore_step") else None,
         skip_batches=entry.integer("skip_batches") if entry.has("skip_batches") else 0,
         halt=dict(entry.fields).get("halt") is True,
+        actions=tuple(map(Action, filter(None, text.split(", ")))),
+        critic_step=entry.integer("critic_step") if entry.has("critic_step") else None,
     )
 
 

@@ -70,14 +70,15 @@ def note_pause(ledger: Ledger, step: StepId, incident: int, waited_s: float) -> 
     about = ledger.state.incident(incident).waiting_advice
     remedy = "" if about is None else about.remedy
     ledger.note(EntryKind.PAUSED, step, incident, remedy=remedy, waited_s=round(waited_s, 1))
-    return tuple(sorted({advice.restore_step for advice in waiting if advice.restore_step is not None}))
+    steps = {step for advice in waiting for step in (advice.restore_step, advice.critic_step)}
+    return tuple(sorted(step for step in steps if step is not None))
 
 
 def _order(state: GuardState, incident: Incident, advice: Advice, number: int) -> Order:
     levers = merged(levers_before(state, incident), advice.levers)
     return Order(
         number, incident.id, OrderRole.REMEDY, advice.remedy, advice.reason, levers, advice.restore_step,
-        advice.skip_batches, advice.halt,
+        advice.skip_batches, advice.halt, advice.actions, advice.critic_step,
     )  # fmt: skip
 
 

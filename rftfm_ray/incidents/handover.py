@@ -31,7 +31,6 @@ class Handover:
         seq: number of journal entries that it belongs to.
         memory: newest reports, references and diagnoses.
         muted: faults that were left to people.
-        policy: the state that the policy's last decision left for itself.
         waited: how often the policy waited, by incident and code.
         quiet: steps since an alarm of its own was active, by open incident.
         restore_steps: snapshots that remedies which wait for a person go back to.
@@ -42,7 +41,6 @@ class Handover:
     seq: int
     memory: MemoryShare
     muted: tuple[MutedShare, ...]
-    policy: tuple[tuple[str, str | int | float | bool], ...]
     waited: tuple[tuple[int, str, int], ...]
     quiet: tuple[tuple[int, int], ...]
     restore_steps: tuple[int, ...]
@@ -55,7 +53,7 @@ def handover_of(memory: ManagerMemory, at: StepId, restore_steps: tuple[int, ...
     """What the manager with this memory hands over after step `at`."""
     decisions = memory.decisions
     return Handover(
-        VERSION, at, memory.seq, memory.run.share(), memory.muted.share(), decisions.policy,
+        VERSION, at, memory.seq, memory.run.share(), memory.muted.share(),
         tuple((incident, code, times) for (incident, code), times in decisions.waited.items()),
         tuple(memory.quiet.items()), restore_steps,
     )  # fmt: skip
@@ -67,9 +65,7 @@ def memory_of(handover: Handover, silence: int) -> ManagerMemory:
     run.take_over(handover.memory)
     muted.take_over(handover.muted)
     waited = {(incident, code): times for incident, code, times in handover.waited}
-    return ManagerMemory(
-        handover.seq, run, muted, DecisionsMemory(handover.policy, waited), dict(handover.quiet), None, begun=False
-    )
+    return ManagerMemory(handover.seq, run, muted, DecisionsMemory(waited), dict(handover.quiet), None, begun=False)
 
 
 def write_handover(handover: Handover) -> bytes:

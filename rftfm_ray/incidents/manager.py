@@ -17,6 +17,7 @@ from rftfm_ray.diagnosis.features import is_shown
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.answering import approved_order, follow, note_pause
+from rftfm_ray.incidents.belonging import incident_for, is_remediated
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, is_after_effect, needs_ground, refusal
 from rftfm_ray.incidents.decisions import Decisions, Snapshots, announce
 from rftfm_ray.incidents.explaining import named_fields, opened_fields
@@ -145,9 +146,9 @@ class IncidentManager:
         led = self._memory.led_by(diagnosis)
         if diagnosis is None:
             return
-        incident = self._incident_for(diagnosis)
+        incident = incident_for(diagnosis, self.state.open_incidents())
         if incident is None:
-            if any(self._is_remediated(i, step, diagnosis) for i in self.state.open_incidents()):
+            if any(is_remediated(i, step, diagnosis, self._settings) for i in self.state.open_incidents()):
                 # During the remediation of an incident, another diagnosis is taken for an after-effect of it.
                 return
             if is_after_effect(diagnosis, self.state, self._memory, self._settings.probe_size):
@@ -169,23 +170,6 @@ class IncidentManager:
         diagnosis = self._memory.diagnose(incident, diagnosis)
         if is_due or (not suspected and changed):
             self._ledger.note(EntryKind.DIAGNOSED, step, incident.id, **named_fields(diagnosis))
-
-    def _is_remediated(self, incident: Incident, step: StepId, other: Diagnosis) -> bool:
-        """Whether an incident's remediation is under way, so that another diagnosis is an after-effect of it.
-
-        A verdict that waits for a probe hides no other fault that has a name.
-        """
-        if incident.state is IncidentState.VERIFYING and other.code != UNKNOWN:
-            return step.paid_step - incident.tried[-1].paid_step < self._settings.verify_steps
-        return incident.state is not IncidentState.DIAGNOSED or bool(incident.tried)
-
-    def _incident_for(self, diagnosis: Diagnosis) -> Incident | None:
-        """The open incident of a diagnosis: one of the same code, else one without any remedy yet."""
-        incidents = self.state.open_incidents()
-        same = [i for i in incidents if i.code == diagnosis.code]
-        unnamed = [i for i in incidents if i.state is IncidentState.SUSPECTED]
-        untouched = [i for i in incidents if i.state is IncidentState.DIAGNOSED and not i.tried and not i.advised]
-        return next(iter((*same, *unnamed, *untouched)), None)
 
     def _follow_up(self, incident: Incident, step: StepId, diagnosis: Diagnosis | None) -> None:
         """Verify an incident whose remedy is in force; close one whose alarm has been silent for long."""

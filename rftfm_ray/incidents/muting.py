@@ -27,9 +27,10 @@ NOT_NAMED = "What a fault that was left to people explains is left out, and the 
 
 @dataclass(frozen=True, slots=True)
 class MutedShare:
-    """A muted fault as a value: its code, of each mark signal, side, evidence and silent steps, and its own silence."""
+    """A muted fault as a value: code, place, of each mark signal, side, evidence and silent steps, its own silence."""
 
     code: str
+    place: str | None
     marks: tuple[tuple[str, int, Evidence, int], ...]
     silent_code: int
 
@@ -84,6 +85,7 @@ class MutedFaults:
         return tuple(
             MutedShare(
                 fault.code,
+                None if fault.place is None else fault.place.value,
                 tuple((*mark, fault.evidence[mark], steps) for mark, steps in fault.silent.items()),
                 fault.silent_code,
             )
@@ -95,6 +97,7 @@ class MutedFaults:
         self._faults = [
             _MutedFault(
                 share.code,
+                None if share.place is None else Place(share.place),
                 {(signal, side): evidence for signal, side, evidence, _ in share.marks},
                 {(signal, side): silent for signal, side, _, silent in share.marks},
                 share.silent_code,

@@ -12,70 +12,27 @@ from functools import reduce
 from typing import Any
 
 from rftfm_ray.errors import GuardError
-from rftfm_ray.incidents.advice import Advice, advice_of
-from rftfm_ray.incidents.entries import LEVER_PREFIX, Entry, EntryKind, Scalar, lever_fields, levers_of
+from rftfm_ray.incidents.advice import advice_of
+from rftfm_ray.incidents.entries import (
+    LEVER_PREFIX,
+    Entry,
+    EntryKind,
+    Scalar,
+    is_shown_in,
+    lever_fields,
+    levers_of,
+    moves_after,
+    place_in,
+)
+from rftfm_ray.incidents.incident import Incident
 from rftfm_ray.incidents.policy_memory import PolicyMemory
-from rftfm_ray.types import Check, Levers, StepId
-from rftfm_ray.verdicts import Family, IncidentState, OrderRole, OutcomeKind, Place, Tried
+from rftfm_ray.types import Check, Levers
+from rftfm_ray.verdicts import Family, IncidentState, OrderRole, OutcomeKind, Tried
 
 __all__ = [
     "LEVER_PREFIX", "Entry", "EntryKind", "GuardState", "Incident", "Scalar", "carries_remedy", "fold", "lever_fields",
     "levers_before", "levers_home", "levers_of", "next_state", "replay",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Incident:
-    """One incident, from suspicion to its end.
-
-    Attributes:
-        id: number of the incident in the run, from 1.
-        state: its stage.
-        code: of the fault.
-        family: of the fault.
-        place: where its source sits, as far as the newest diagnosis or decision told.
-        opened: step whose report opened it.
-        onset: estimated first step of the fault.
-        onset_low: earliest step at which the fault may have begun.
-        tried: remedies that were applied for it.
-        ordered: number of its order that is not yet carried out; 0 for none.
-        advised: whether a remedy was advised and nobody has approved it, so that no other one is decided on.
-        advice: the remedy that was advised, until it is carried out or rejected; with `ordered` it is approved.
-        unconfirmed_at: consumed step at which an order was last dropped because the probe did not confirm it.
-        unconfirmed: number of such orders.
-        reason: why its last remedy was judged as it was, or why it was closed.
-        probe: held-out accuracy that was last measured before the alarm; None when there was none.
-        shown: whether more than telemetry showed the fault when its newest remedy was decided on.
-        asked: checks that were asked for to name it.
-        waiting: the one of them that is not answered; None where all are.
-        asked_at: consumed step at which it was asked for.
-    """
-
-    id: int
-    state: IncidentState
-    code: str
-    family: Family
-    opened: StepId
-    onset: int
-    onset_low: int
-    tried: tuple[Tried, ...] = ()
-    ordered: int = 0
-    advised: bool = False
-    advice: Advice | None = None
-    unconfirmed_at: int | None = None
-    unconfirmed: int = 0
-    reason: str = ""
-    probe: float | None = None
-    place: Place | None = None
-    shown: bool = False
-    asked: tuple[Check, ...] = ()
-    waiting: Check | None = None
-    asked_at: int = 0
-
-    @property
-    def waiting_advice(self) -> Advice | None:
-        """The remedy that waits for a person; None where none does."""
-        return None if self.ordered or self.state.final else self.advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,15 +173,9 @@ def _opened(state: GuardState, entry: Entry) -> GuardState:
         onset=entry.integer("onset"),
         onset_low=entry.integer("onset_low"),
         probe=_known(entry.number("probe")),
-        place=_place(entry),
+        place=place_in(entry),
     )
     return replace(state, incidents=(*state.incidents, opened))
-
-
-def _place(entry: Entry) -> Place | None:
-    """The place that an entry names; None where it names none, as those of earlier versions do."""
-    named = entry.text("place") if entry.has("place") else ""
-    return next((place for place in Place if place.value == named), None)
 
 
 def _known(value: float) -> float | None:
@@ -240,7 +191,7 @@ def _diagnosed(state: GuardState, entry: Entry) -> GuardState:
         onset=entry.integer("onset"),
         onset_low=entry.integer("onset_low"),
         # What a place is told by may be gone under a remedy.
-        place=incident.place if incident.tried else _place(entry),
+        place=incident.place if incident.tried else place_in(entry),
     )
     return _with(state, entry, diagnosed)
 
@@ -257,8 +208,10 @@ def _answered(state: GuardState, entry: Entry) -> GuardState:
 
 def _decided(state: GuardState, entry: Entry) -> GuardState:
     number, incident = entry.integer("order"), state.incident(entry.incident)
-    place = _place(entry) if entry.has("place") else incident.place
-    decided = _with(state, entry, replace(incident, ordered=number, place=place, shown=entry.text("shown") == "yes"))
+    place = place_in(entry) if entry.has("place") else incident.place
+    decided = _with(
+        state, entry, replace(incident, ordered=number, place=place, shown=is_shown_in(entry) or incident.shown)
+    )
     return replace(decided, orders=number, spent=_spent(state, incident.family, 1))
 
 
@@ -271,7 +224,8 @@ def _spent(state: GuardState, family: Family, more: int) -> tuple[tuple[Family, 
 def _advised(state: GuardState, entry: Entry) -> GuardState:
     incident = state.incident(entry.incident)
     advice = advice_of(entry, levers_before(state, incident))
-    return _with(state, entry, replace(incident, advised=True, advice=advice))
+    shown = is_shown_in(entry)
+    return _with(state, entry, replace(incident, advised=True, advice=advice, place=place_in(entry), shown=shown))
 
 
 def _approved(state: GuardState, entry: Entry) -> GuardState:
@@ -337,7 +291,7 @@ def _applied(state: GuardState, entry: Entry) -> GuardState:
         state,
         levers=levers,
         owners=tuple(sorted(owners.items())),
-        moves=_moves(state.moves, entry, levers),
+        moves=moves_after(state.moves, entry, levers),
         executed=entry.integer("order"),
         moved_at=entry.id.paid_step,
         halted=state.halted or entry.text("halt") == "yes",
@@ -357,14 +311,6 @@ def _returned(state: GuardState, entry: Entry, names: Sequence[str]) -> tuple[tu
     known = {(name, of): at for name, of, at in state.returned}
     known |= {(name, code): entry.id.paid_step for name in names}
     return tuple((name, of, at) for (name, of), at in sorted(known.items()))
-
-
-def _moves(moves: tuple[tuple[int, Levers], ...], entry: Entry, levers: Levers) -> tuple[tuple[int, Levers], ...]:
-    """The moves of the lineage after one more; a rollback undoes those after the step that it goes back to."""
-    restored = entry.integer("restored") if entry.has("restored") else None
-    if restored is None:
-        return (*moves, (entry.id.step, levers))
-    return (*((first, known) for first, known in moves if first <= restored), (restored + 1, levers))
 
 
 def _judged(state: GuardState, entry: Entry) -> GuardState:

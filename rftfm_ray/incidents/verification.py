@@ -86,9 +86,7 @@ class _Findings:
 
 
 def _findings(harm: Harm, case: Case, window: Sequence[StepReport], probe_after: float) -> _Findings:
-    # A run that learns moves away from its reference, whatever was remedied: of that the trend judges (`beyond_band`).
-    signals = harm.without(*OF_WEIGHTS).signals or harm.signals
-    before, now = (severity(r, case.reference, signals, harm.directions) for r in (case.under_fault, window))
+    before, now = (severity(r, case.reference, harm.signals, harm.directions) for r in (case.under_fault, window))
     return _Findings(before, now, _largest(case.probe_before, last_probe(case.reference)), probe_after)
 
 
@@ -125,7 +123,10 @@ def _verdict(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool
     if len(after) < max(rules.window, plan.shows_after(incident.tried[-1].remedy)):
         return None
     longer = max(1.0, len(window) / max(1, len(case.under_fault)))
-    failed = _failure(findings, rules, longer, alarm_active=alarm_active)
+    # A run that learns moves away from its reference, whatever was remedied: of that the trend judges (`beyond_band`).
+    of_steps = harm.without(*OF_WEIGHTS) if harm.without(*OF_WEIGHTS).signals else harm
+    moved = findings if of_steps == harm else _findings(of_steps, case, window, findings.probe_after)
+    failed = _failure(moved, rules, longer, alarm_active=alarm_active)
     if failed := failed or _lasting_loss(findings, probes, rules.probe_size):
         return findings.outcome(OutcomeKind.INEFFECTIVE, failed)
     late = len(after) >= max(rules.timeout, rules.window)
@@ -134,8 +135,7 @@ def _verdict(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool
     unknown = _unknown(findings, case, due, window) or _not_covered(case, undone)
     if unknown:
         return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unknown}") if late else None
-    of_due = findings if due == harm else _findings(due, case, window, findings.probe_after)
-    short = _loss(findings, rules.probe_size) or _out_of_band(of_due, case, window, due)
+    short = _loss(findings, rules.probe_size) or _out_of_band(moved, case, window, due)
     if short:
         return findings.outcome(OutcomeKind.INEFFECTIVE, short) if late else None
     fell = _fell(findings, longer) or _within_bounds(case, window, harm)
@@ -202,8 +202,7 @@ def _failure(findings: _Findings, rules: Rules, longer: float, *, alarm_active: 
     if alarm_active:
         return f"the alarm is still active after {rules.window} steps"
     before = findings.before * longer if findings.before > 0 else findings.before
-    # Where no harm was seen before, none can fall.
-    if findings.after > (max(0.0, before - MUST_FALL) if findings.before > BAND_NATS else BAND_NATS):
+    if findings.after > max(0.0, before - MUST_FALL):
         return f"severity went from {as_nats(findings.before)} to {as_nats(findings.after)} nats, which is not enough"
     return ""
 

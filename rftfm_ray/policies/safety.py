@@ -129,7 +129,7 @@ def _check_flags(remedy: Remedy) -> None:
         raise PolicyError(f"Remedy {remedy.name} skips {remedy.skip_batches} batches; choose 0 to {MAX_SKIP}.")
     if remedy.skip_batches and not remedy.rollback:
         raise PolicyError(f"Remedy {remedy.name} skips batches without a rollback; ask for both.")
-    if remedy.levers == Levers() and not (remedy.rollback or remedy.halt):
+    if remedy.levers == Levers() and not (remedy.rollback or remedy.halt or remedy.actions):
         raise PolicyError(
             f"Remedy {remedy.name} changes nothing; set a lever, or return Decision(None, reason) to wait."
         )

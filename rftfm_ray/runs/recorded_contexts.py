@@ -102,6 +102,7 @@ class _Rebuilt:
             budget_left=self._settings.budget - spent,
             reports=lineage,
             given=state.given(incident.code),
+            facts=self._settings.facts,
         )
         if instead or not lineage:
             return context

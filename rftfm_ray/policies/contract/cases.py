@@ -11,7 +11,7 @@ from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.policies.grounds import Ground, GroundKind
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.taxonomy import TAXONOMY, family_of
-from rftfm_ray.types import Levers, Settings, StepId
+from rftfm_ray.types import Levers, RunFacts, Settings, StepId
 from rftfm_ray.verdicts import Diagnosis, Evidence, Outcome, OutcomeKind, StepReport, Symptom, Tried
 
 CODES = tuple(TAXONOMY)
@@ -64,6 +64,7 @@ def context(
         reports=_reports() if values is None else (*_reports()[: ONSET - 1], *since),
         ground=ground,
         given=done,
+        facts=RunFacts("ppo", 8, 1.0),
     )
 
 

@@ -113,7 +113,7 @@ def test_guard_of_the_continued_run_stands_where_the_paused_one_stood(tell: Tell
     handover = read_handover((story.folder / HANDOVER).read_bytes(), HANDOVER)
     assert handover.at == story.position
     again.position = story.position
-    news = again.group.attach(again.folder / JOURNAL, again.position, Levers(), Inherited(handover, (0, 5)))
+    news = again.group.attach(again.folder / JOURNAL, again.position, Levers(), inherited=Inherited(handover, (0, 5)))
     assert [entry.kind for entry in news.entries] == [K.STARTED, K.DECLARED]
     assert news.order is None
     again._step()

@@ -8,7 +8,7 @@ import pytest
 
 from rftfm_ray.incidents.state import EntryKind, replay
 from rftfm_ray.types import Levers
-from rftfm_ray.verdicts import Diagnosis, IncidentState, OutcomeKind, Place, Remedy
+from rftfm_ray.verdicts import Diagnosis, Evidence, IncidentState, OutcomeKind, Place, Remedy
 from tests.unit.incidents.managed import RETURN_AFTER, VERIFY, ManagedRun, fault
 
 CLEAN = Remedy("clean_path", Levers(rollout_path=1))
@@ -82,6 +82,23 @@ def test_lever_under_which_the_cause_shows_returns_when_it_is_over() -> None:
         order = order or run.tick()
     assert order is not None
     assert order.levers == Levers()
+
+
+def test_what_the_policy_has_become_is_not_the_fault_that_a_check_has_shown() -> None:
+    """Its alarms of telemetry last longer than the fault; where nothing else had shown it they are all there is."""
+    by_check, left = at(Place.SAMPLER), replace(fault("PG-2"), place=Place.SAMPLER, symptoms=())
+    telemetry = replace(by_check.symptoms[0], signal="entropy", evidence=Evidence.TELEMETRY)
+    left = replace(left, symptoms=(telemetry,))
+    for first, expected in ((by_check, OutcomeKind.MITIGATED), (left, OutcomeKind.INEFFECTIVE)):
+        run = ManagedRun(CLEAN)
+        for _ in range(8):
+            run.tick()
+        assert run.tick(first, **SAMPLED) is not None
+        run.carry_out()
+        for _ in range(VERIFY):
+            run.tick(left)
+        assert run.incident.shown is (first is by_check)
+        assert run.last(EntryKind.OUTCOME).text("outcome") == expected
 
 
 @pytest.mark.parametrize(("place", "expected"), [(Place.SAMPLER, True), (Place.REWARD, False)])

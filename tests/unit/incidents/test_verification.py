@@ -244,7 +244,7 @@ def test_harm_that_has_only_become_smaller_is_not_resolved() -> None:
     assert outcome is not None
     assert 1 < outcome.severity_after < outcome.severity_before - 1
     assert kind(outcome) is OutcomeKind.INEFFECTIVE
-    assert outcome.reason.endswith("above its healthy band")
+    assert outcome.reason.endswith("above its healthy level")
 
 
 def test_evidence_is_compared_step_for_step() -> None:
