@@ -63,6 +63,8 @@ SEEN_BY: Mapping[str, tuple[str, ...]] = {
     "regrade_by_length": ("PG-3S/length_penalty", "PG-3L/length_reward"),
     "regrade_by_repetition": ("PG-2/repetition_reward",),
     "regrade_empty": ("PG-1/empty_reward",),
+    "regrade_by_form": ("RF-3/last_character", "RF-3/first_character"),
+    "golden_repeat_mismatch_rate": ("RF-1/outliers", "RF-2/zeroed"),
     "limit_excess": ("TE-3/limit",),
     "cut_short_rate": ("PG-3S/token_cap",),
     "observation_decode_mismatch_rate": ("TE-2/tokens",),

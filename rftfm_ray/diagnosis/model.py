@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ _INFO = "info"
 # What damage of any byte leads to: of the archive, of a compressed array, of its header, of the text.
 _DAMAGED = (
     KeyError, ValueError, OSError, EOFError, RuntimeError, MemoryError, OverflowError, struct.error, zlib.error,
-    zipfile.BadZipFile,
+    zipfile.BadZipFile, tokenize.TokenError,
 )  # fmt: skip
 _Probability = Annotated[float, Field(ge=0, le=1)]
 
