@@ -161,6 +161,10 @@ def _judged(log: StepLog, priors: KindPriors | None) -> set[str]:
     return {name for name in log.values if name in _NUMBERS or (name in watched and _length(log, name) >= FEWEST)}
 
 
+def _has_column(log: StepLog, signal: str) -> bool:
+    return signal in log.values or signal not in INDEX
+
+
 class Watched:
     """Runs the monitor over a log.
 
@@ -173,11 +177,11 @@ class Watched:
         self.disabled: list[tuple[str, str]] = []
         self._log = log
         # The readings see the whole log, with what only logs have. Without a column for any of its signals a detector
-        # has nothing to say.
+        # has nothing to say; one that is about several signals together has its name for them.
         suite = [
             detector
             for detector in build_detectors(_SETTINGS, reference)
-            if not isinstance(detector, ReadingDetector) and any(o.signal in log.values for o in detector.outputs)
+            if not isinstance(detector, ReadingDetector) and any(_has_column(log, o.signal) for o in detector.outputs)
         ]
         self._monitor = Monitor(_SETTINGS, reference, suite, shipped=False)
 

@@ -34,16 +34,18 @@ STEP_SCHEMA = pa.schema(
         ("model_version", pa.int64()),
         *(column for kind in _FIGURES for column in _fields(kind)),
     ],
-    metadata={"rftfm_schema": "steps/5"},
+    metadata={"rftfm_schema": "steps/6"},
 )
 """One row a step, keyed (attempt, step, paid_step). NaN where there was nothing to measure."""
+_OF_ERRORS = ("regrade_by_form", "golden_repeat_mismatch_rate")
 OLDER_STEP_SCHEMAS: tuple[pa.Schema, ...] = tuple(
     pa.schema(
         [field for field in STEP_SCHEMA if field.name not in lacking], metadata={"rftfm_schema": f"steps/{number}"}
     )
-    for number, lacking in ((4, ("sample_mismatch_rate",)), (3, SEPARATORS))
+    for number, lacking in ((5, _OF_ERRORS), (4, (*_OF_ERRORS, "sample_mismatch_rate")), (3, SEPARATORS))
 )
-"""Rows of runs from before the seals of samples, and from before all separators; they are read as well."""
+"""Rows of runs from before what errors of rewards have in common, before the seals of samples, and before all
+separators; they are read as well."""
 
 TRAJECTORY_SCHEMA = pa.schema(
     [

@@ -29,8 +29,13 @@ def record(step: int) -> dict[str, int | float]:
     return step_record(StepRow(StepId(0, step, step), step, *parts))
 
 
-WITHOUT_SEALS, WITHOUT_SEPARATORS = OLDER_STEP_SCHEMAS
-LACKING = {WITHOUT_SEALS: ("sample_mismatch_rate",), WITHOUT_SEPARATORS: SEPARATORS}
+WITHOUT_ERRORS, WITHOUT_SEALS, WITHOUT_SEPARATORS = OLDER_STEP_SCHEMAS
+OF_ERRORS = ("regrade_by_form", "golden_repeat_mismatch_rate")
+LACKING = {
+    WITHOUT_ERRORS: OF_ERRORS,
+    WITHOUT_SEALS: (*OF_ERRORS, "sample_mismatch_rate"),
+    WITHOUT_SEPARATORS: SEPARATORS,
+}  # fmt: skip
 
 
 def write_older(folder: Path, steps: list[int], schema: pa.Schema) -> None:
