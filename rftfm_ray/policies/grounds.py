@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from rftfm_ray.signals.arithmetic import safe_exp
 from rftfm_ray.signals.held_out import LEAST_LOSS, probe_drop
 from rftfm_ray.signals.limits import IMPOSSIBLE_KL, IMPOSSIBLE_STEP_KL
-from rftfm_ray.signals.scale import safe_exp
 from rftfm_ray.signals.schema import value
 from rftfm_ray.verdicts import Diagnosis, Evidence, StepReport
 

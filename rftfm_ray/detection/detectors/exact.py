@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
 from rftfm_ray.detection.reference.views import Ints, StepView
 from rftfm_ray.detection.stateful import Kind
+from rftfm_ray.signals.arithmetic import safe_exp
 from rftfm_ray.signals.limits import ADVANTAGE_LIMIT
-from rftfm_ray.signals.scale import safe_exp
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import Evidence
 

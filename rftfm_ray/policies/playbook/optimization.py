@@ -12,8 +12,8 @@ from rftfm_ray.policies.measured import MEASURES, inverse_of
 from rftfm_ray.policies.playbook.generation import CLEAN_PATH, SAMPLED_OTHERWISE, WEIGHTED
 from rftfm_ray.policies.playbook.plan import FaultPlan, PlannedRemedy, RemedyPlan, Setting, above, below, frozen
 from rftfm_ray.policies.playbook.reading import beyond, newest
+from rftfm_ray.signals.arithmetic import safe_exp
 from rftfm_ray.signals.limits import SHARPER
-from rftfm_ray.signals.scale import safe_exp
 from rftfm_ray.signals.schema import value
 from rftfm_ray.types import Action, Levers
 from rftfm_ray.verdicts import Place, StepReport

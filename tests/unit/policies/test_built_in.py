@@ -89,7 +89,7 @@ def test_a_person_is_asked_for_the_remedy_of_the_playbook(code: str) -> None:
 
 
 def test_where_the_playbook_has_nothing_a_person_is_asked_to_freeze_the_policy() -> None:
-    ctx = context("RF-2")
+    ctx = context("SYNC")
     asked = HoldAndAsk().decide(ctx)
     assert asked.remedy is not None
     assert (asked.remedy.name, asked.remedy.levers, asked.ask) == (HOLD, Levers(freeze_policy=1), True)
