@@ -145,7 +145,10 @@ def test_golden_responses_have_identities_of_their_own() -> None:
         return Verdict(0.0, correct=False)
 
     golden(noting)
-    assert asked == [EpisodeId(STEP, p.key, sample) for p in HELDOUT for sample in (-1, -2)]
+    once = [(p.key, sample) for p in HELDOUT for sample in (-1, -2)]
+    assert asked == [EpisodeId(STEP, key, sample, refill) for refill in (0, 1) for key, sample in once], (
+        "graded twice: the second time under an identity of its own, or a grader that remembers answers from memory"
+    )
 
 
 @pytest.mark.parametrize(("every", "steps"), [(0, []), (1, [1, 2, 3, 4, 5, 6]), (3, [3, 6]), (5, [5])])
