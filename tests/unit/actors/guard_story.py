@@ -36,6 +36,8 @@ from tests.unit.incidents.managed import PLAIN, USUAL
 
 ROLES = {name: Role("run", name, 0, "") for name in ("monitor", "controller")}
 STORY_STEPS = 26
+# That the controller has started and what its policy remembers: at the start a run fails as a whole.
+START_LINES = 2
 RETRY = Remedy("retry", Levers(tool_retries=2))
 BACK = Remedy("back", Levers(lr_scale=0.5), rollback=True)
 

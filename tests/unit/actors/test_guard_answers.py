@@ -23,7 +23,7 @@ from rftfm_ray.telemetry.rundir import HANDOVER, MONITOR_STATE
 from rftfm_ray.types import GuardMode, Levers, StepId
 from rftfm_ray.verdicts import IncidentState
 from tests.unit.actors import guard_story
-from tests.unit.actors.guard_story import Cut, Story, make_group, wait_for_local, without_restorations
+from tests.unit.actors.guard_story import START_LINES, Cut, Story, make_group, wait_for_local, without_restorations
 from tests.unit.incidents.managed import PLAIN
 
 K = EntryKind
@@ -83,7 +83,7 @@ def test_dying_anywhere_answers_a_person_once(tell: Tell, point: str) -> None:
     usual = tell(never := Cut()).run()
     times = never.reached[point]
     assert times > 0, "the story never comes there"
-    for number in range(1 + ("line" in point), times + 1):
+    for number in range(1 + START_LINES * ("line" in point), times + 1):
         story = tell(Cut(point, number)).run()
         where = f"{point} {number}"
         assert without_restorations(story.entries) == without_restorations(usual.entries), where

@@ -22,7 +22,7 @@ from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.runs.policy_replay import Action, ReplayedDecision, differences, replay_policy
 from rftfm_ray.runs.reader import RunData, read_run
 from rftfm_ray.runs.recorded_contexts import Moment, moments
-from rftfm_ray.types import Levers
+from rftfm_ray.types import GuardMode, Levers
 from rftfm_ray.verdicts import Decision, Evidence, Outcome, OutcomeKind, Remedy
 
 LONG_S = 30.0
@@ -67,7 +67,9 @@ def test_policy_of_a_run_decides_as_it_did_then(name: str) -> None:
     policy = load_policy(f"{EXAMPLE}:SlowDown" if config.guard.policy else None)
     made = replayed(policy, name)
     assert made
-    assert [each.differences for each in made] == [()] * len(made)
+    # A run that only observes asks nobody, and does nothing.
+    differs = ("gives regrade where nothing was done",) if config.guard.mode is GuardMode.OBSERVE else ()
+    assert [each.differences for each in made] == [differs] * len(made)
     for each in made:
         assert each.problems == ()
         if each.recorded.remedy:
@@ -112,7 +114,7 @@ def test_run_that_only_observed_asks_about_its_diagnosis() -> None:
     (made,) = replayed(HoldAndAsk(), "reward_collapse")
     assert (made.code, made.asked, made.recorded.remedy) == ("RF-2", "", "")
     assert made.recorded.reason == "nobody was asked: guard.mode=observe"
-    assert made.differences == ("proposes hold where nothing was done",)
+    assert made.differences == ("proposes regrade where nothing was done",)
 
 
 class Witness:
