@@ -23,8 +23,9 @@ from rftfm_ray.faults.drill import Drill
 from rftfm_ray.rollout.seams import RolloutSeams
 from rftfm_ray.rollout.weights import Served, WeightsUpdate
 from rftfm_ray.tasks.api import Problem, Task
-from rftfm_ray.training.learner import Learner, UpdateReport
+from rftfm_ray.training.learner import Learner
 from rftfm_ray.training.seams import LearnerSeams
+from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import StepId
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rftfm_ray.rollout.weights import Served, WeightsUpdate
     from rftfm_ray.tasks.api import Problem
     from rftfm_ray.training.checkpoints import SaveOrder, TrainerState
-    from rftfm_ray.training.learner import UpdateReport
+    from rftfm_ray.training.update_report import UpdateReport
 
 T = TypeVar("T")
 Encoded = Sequence[Sequence[int]]

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from rftfm_ray.rollout.weights import WeightsUpdate
     from rftfm_ray.training.checkpoints import SaveOrder, TrainerState
-    from rftfm_ray.training.learner import Learner, UpdateReport
+    from rftfm_ray.training.learner import Learner
     from rftfm_ray.training.seams import LearnerSeams
+    from rftfm_ray.training.update_report import UpdateReport
 
 
 def engine_key(config: RunConfig) -> tuple[object, ...]:

@@ -27,7 +27,7 @@ from rftfm_ray.training.checkpoints import SaveOrder
 from rftfm_ray.types import Check, Levers, ProbeResult, Sampling, StepId, TrainingCursor
 
 if TYPE_CHECKING:
-    from rftfm_ray.training.learner import UpdateReport
+    from rftfm_ray.training.update_report import UpdateReport
 
 CHECKPOINT = Limit(1800.0)
 # The checked verdicts came one at a time from an idle process, and a part of a step's is asked for twice.

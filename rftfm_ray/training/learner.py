@@ -18,7 +18,6 @@ from torch import Tensor
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
 from rftfm_ray.config.settings import config_schedule, effective, nominal_settings
-from rftfm_ray.metrics import CreditMetrics, UpdateMetrics
 from rftfm_ray.training.accumulator import MetricAccumulator, change_of, moved_by
 from rftfm_ray.training.credit import credit_metrics, members, rule_of
 from rftfm_ray.training.credit_check import sample_mismatch_rate
@@ -31,22 +30,8 @@ from rftfm_ray.training.objective import Anchors, Forward, LossWeights, Targets,
 from rftfm_ray.training.packing import MicroBatch, pack, pack_sequences, split_groups, split_rows, token_weights
 from rftfm_ray.training.replay import AdamW
 from rftfm_ray.training.seams import LearnerSeams
+from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import Check, CreditSource, GuardMode, Levers, RejectedUpdate, Rejection, Settings, StepId
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateReport:
-    """The result of one step of learning.
-
-    `reference_s`: seconds from its start to the end of the reference's first pass. `snapshots`: steps that the learner
-    can be rolled back to afterwards.
-    """
-
-    metrics: UpdateMetrics
-    credit: CreditMetrics
-    vetoes: tuple[RejectedUpdate, ...]
-    reference_s: float = 0.0
-    snapshots: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

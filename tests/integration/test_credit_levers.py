@@ -14,7 +14,8 @@ from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.errors import LearnerError
 from rftfm_ray.faults.catalogue import parse_fault
 from rftfm_ray.faults.learning import faulty_learner
-from rftfm_ray.training.learner import Learner, UpdateReport
+from rftfm_ray.training.learner import Learner
+from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import Levers
 from tests.integration.plain import AT, BATCH, TINY, Plain, Weights, configure
 

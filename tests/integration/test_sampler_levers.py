@@ -18,7 +18,7 @@ from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import SyncError
 from rftfm_ray.planning import plan
-from rftfm_ray.training.learner import UpdateReport
+from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import Action, Levers
 from rftfm_ray.verdicts import Order, OrderRole
 

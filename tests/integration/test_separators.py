@@ -18,7 +18,8 @@ from rftfm_ray.faults.catalogue import parse_fault
 from rftfm_ray.faults.learning import faulty_learner
 from rftfm_ray.signals.limits import CREDIT_LIMIT
 from rftfm_ray.training.gate import CommitGate
-from rftfm_ray.training.learner import Learner, UpdateReport
+from rftfm_ray.training.learner import Learner
+from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import Levers, RejectedUpdate, Rejection, Termination
 from tests.integration.plain import AT, BATCH, TINY, configure
 

@@ -24,7 +24,7 @@ from rftfm_ray.rollout.jobs import ProbeCounts
 from rftfm_ray.rollout.weights import Served
 from rftfm_ray.signals.schema import report_of
 from rftfm_ray.tasks.addition import Addition
-from rftfm_ray.training.learner import UpdateReport
+from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import Action, Check, Levers, StepId, TrainingCursor
 from rftfm_ray.verdicts import Order, OrderRole
 from tests.unit.doubles import make_group, make_plan
