@@ -15,6 +15,7 @@ import typer
 from rftfm_ray.cli.answer import approve, reject
 from rftfm_ray.cli.config import config
 from rftfm_ray.cli.diagnose import diagnose
+from rftfm_ray.cli.drill import drill
 from rftfm_ray.cli.faultbench import faultbench
 from rftfm_ray.cli.faults import faults
 from rftfm_ray.cli.journal import journal
@@ -55,6 +56,7 @@ def _options(
 
 app.command(cls=KeysAreNoOptions)(train)
 app.command(cls=KeysAreNoOptions)(preflight)
+app.command(cls=KeysAreNoOptions)(drill)
 app.command()(status)
 app.command()(journal)
 app.command()(approve)
