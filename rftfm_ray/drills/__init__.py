@@ -1,1 +1,1 @@
-"""Fire drills on a user's own run: which injected faults are found, named and mended, and what they cost."""
+"""Drills: faults injected into short runs of one's own; which are found, named and mended, and what they cost."""

@@ -10,31 +10,33 @@ import pytest
 from typer.testing import CliRunner
 
 from rftfm_ray.cli.app import app
+from rftfm_ray.drills.outcome import HARMED
 from rftfm_ray.drills.runs import CLEAN, MANIFEST
 
 ROOT = Path(__file__).parents[2]
+HARMFUL = "TE-2:0.71,mechanism=crossed RF-2:0.73,mechanism=marked_wrong"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_drills_tell_what_the_guard_finds_and_go_on_where_they_were_broken_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     folder = tmp_path / "drills"
     command = [
-        "drill", "examples/calculator.yaml", "--faults", "TE-1:0.9 RF-2:0.9", "--onset", "9", "--steps", "30",
+        "drill", "examples/calculator.yaml", "--faults", HARMFUL, "--onset", "9", "--steps", "30",
         "--out", str(folder), "--json", "probe.size=64", "probe.final_size=256",
     ]  # fmt: skip
     done = CliRunner().invoke(app, command)
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["clean"]["incidents"] == told["clean"]["remedies"] == []
     assert (told["found"], told["named"], told["placed"], told["of"]) == (2, 2, 2, 2), told
-    te, rf = told["cases"]
-    assert te["unguarded"] < te["clean"] - 0.1 < te["guarded"], "it harms, and the guard gives it back"
-    assert [given["remedy"] for given in te["given"]][:1] == ["retry_and_failover"]
-    assert te["ending"] == "mended"
-    assert rf["given"]
-    assert done.exit_code == (1 if told["failed"] else 0)
+    for case in told["cases"]:
+        assert case["unguarded"] < case["clean"] - HARMED < case["guarded"], "it harms, and the guard gives it back"
+        assert case["given"], case
+        assert case["ending"] == "mended", case
+    assert (done.exit_code, told["mended"], told["harmful"]) == (0, 2, 2)
     (clean,) = {row["clean"] for row in told["cases"]}
     assert clean == told["clean"]["accuracy"] > 0.3, "a policy that earns nothing proves nothing"
 
