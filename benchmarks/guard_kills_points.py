@@ -206,9 +206,9 @@ class KillableController(ControllerActor):
     def _pass(self, point: str, key: object = "") -> None:
         self._kills.kill(Kill(CONTROLLER, point, str(key)))
 
-    def attach(self, journal: str, start: StepId, levers: Levers) -> None:
+    def attach(self, journal: str, start: StepId, levers: Levers, policy_state: str = "") -> None:
         self._path = Path(journal)
-        super().attach(journal, start, levers)
+        super().attach(journal, start, levers, policy_state)
 
     def reattach(self, journal: str, state: ControllerState) -> None:
         self._path = Path(journal)

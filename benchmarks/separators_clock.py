@@ -27,7 +27,7 @@ CLOCKED: dict[str, tuple[tuple[str, str], ...]] = {
     "rftfm_ray.training.engine": (
         ("LearnerEngine", "watch_commit"), ("LearnerEngine", "_look"), ("LearnerEngine", "update_gain"),
     ),
-    "rftfm_ray.training.learner": (("", "credit_in_loss"), ("Learner", "_credit_errors")),
+    "rftfm_ray.training.loss_credit": (("", "credit_in_loss"), ("CreditPath", "_errors")),
 }  # fmt: skip
 # Seconds between two writings of the times.
 PERIOD_S = 0.2

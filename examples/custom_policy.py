@@ -1,7 +1,8 @@
 """A policy of your own: `rftfm train FILE --guard act guard.policy=examples/custom_policy.py:SlowDown`.
 
 It is asked about diagnosed faults of the families in `guard.act_on`, sees a frozen context and returns a decision;
-bounds, budget, cooldown, timeout and verification are kept for it.
+bounds, budget, cooldown, timeout and verification are kept for it. What else a policy may have (outcomes, a state that
+survives rollback and resume, metrics) and how it is checked and replayed: docs/policies.md.
 """
 
 from rftfm_ray import Decision, Levers, PolicyContext, Remedy

@@ -5,13 +5,15 @@ from rftfm_ray.errors import RftfmError
 from rftfm_ray.metrics import StepRow
 from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.tasks import Observation, Problem, Task, ToolCall, ToolStatus, Transcript, Verdict
-from rftfm_ray.types import Levers, RunSummary
-from rftfm_ray.verdicts import Decision, Remedy
+from rftfm_ray.types import Action, Levers, RunSummary
+from rftfm_ray.verdicts import Decision, Outcome, Remedy
 
 __all__ = [
+    "Action",
     "Decision",
     "Levers",
     "Observation",
+    "Outcome",
     "PolicyContext",
     "Problem",
     "Remedy",

@@ -25,13 +25,14 @@ class TrajectoryBatch:
         tokens: (N,) token ids.
         action: (N,) True where the model chose the token; prompt and observations are False.
         logprobs: (N,) natural-log probability of each chosen token at sampling, 0 elsewhere.
-        reward: (B,) what trains; NaN where the trajectory is masked.
-        live_reward: (B,) what the live reward channel gave, before anything was replaced or clipped; NaN where masked.
+        reward: (B,) what trains; NaN where there is no verdict.
+        live_reward: (B,) what the live reward channel gave, before anything was replaced or clipped; NaN without one.
         trusted_reward: (B,) what the trusted verifier gave; NaN where it was not asked.
         trusted_correct: (B,) whether the trusted verifier calls the answer right; False where it was not asked.
         refills: (B,) how many times the trajectory was drawn anew after a tool failure.
         correct: (B,) whether the verifier calls the answer right.
-        valid: (B,) False for trajectories that must not train (infrastructure or verifier failure).
+        valid: (B,) False for trajectories that must not train (infrastructure or verifier failure, or a mask).
+        masked: (B,) whether a lever keeps a trajectory out of the loss that has a verdict, by what a check has found.
         termination: (B,) `Termination` values.
         turns: (B,) number of turns of the model.
         model_version: (B,) version of the weights that generated the trajectory.
@@ -75,6 +76,7 @@ class TrajectoryBatch:
     refills: NDArray[np.int8]
     correct: NDArray[np.bool_]
     valid: NDArray[np.bool_]
+    masked: NDArray[np.bool_]
     termination: NDArray[np.int8]
     turns: NDArray[np.int8]
     model_version: NDArray[np.int64]

@@ -153,6 +153,29 @@ class GuardHaltError(SavedRunError):
     exit_code: ClassVar[int] = 3
 
 
+class GuardPausedError(SavedRunError):
+    """A decision has waited for a person longer than `guard.pause_timeout_s`. A checkpoint has been written.
+
+    `restore_steps` are the snapshots that remedies which wait go back to.
+    """
+
+    exit_code: ClassVar[int] = 6
+
+    def __init__(self, message: str, checkpoint: str = "", restore_steps: tuple[int, ...] = ()) -> None:
+        super().__init__(message, checkpoint)
+        self.restore_steps = restore_steps
+
+
+class AnswerError(RftfmError):
+    """A person's answer to a decision that is gone, or that nobody has to take."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class NotTakenError(RftfmError):
+    """A run has not taken a person's answer in time; nothing was done."""
+
+
 class RecordError(RftfmError):
     """The records of a run cannot be written or read."""
 

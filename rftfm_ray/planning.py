@@ -99,6 +99,8 @@ def plan(
     config = expanded(config)
     if gaps := guard_gaps(config):
         logger.warning("guard.mode=act cannot do all of its work: %s.", "; ".join(gaps))
+    for text in idle_keys(config):
+        logger.warning("%s.", text)
     pool, heldout, verdict_s = check_task(task, config)
     facts = check_model(config)
     name = f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -138,6 +140,19 @@ def guard_gaps(config: RunConfig) -> tuple[str, ...]:
             "person may be asked before a probe shows what a remedy did"
         )
     return tuple(gaps)
+
+
+def idle_keys(config: RunConfig) -> tuple[str, ...]:
+    """Keys about waiting decisions and events that have no effect in the guard's mode, each as a clause."""
+    guard, idle = config.guard, list[str]()
+    if guard.on_incident is not None and guard.mode is GuardMode.OFF:
+        idle.append("guard.on_incident is told of nothing with guard.mode=off")
+    if guard.pause_timeout_s is not None and guard.mode in (GuardMode.OFF, GuardMode.OBSERVE):
+        idle.append(
+            f"guard.pause_timeout_s has no effect with guard.mode={guard.mode}, which decides nothing; use guard.mode="
+            "advise or act"
+        )
+    return tuple(idle)
 
 
 def _planned_policy(config: RunConfig) -> Policy:

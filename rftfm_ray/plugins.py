@@ -6,11 +6,14 @@ import importlib
 import importlib.util
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from rftfm_ray.errors import RftfmError
+
+T = TypeVar("T")
 
 
 def load_attribute(key: str, name: str, error: type[RftfmError]) -> tuple[Any, str, ModuleType]:
@@ -38,6 +41,19 @@ def ship_by_value(module: ModuleType) -> None:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(module)
+
+
+def packed(value: T) -> Callable[[], T]:
+    """Pack a value as for the way to an actor; what is returned makes a new copy of it, as it arrives there."""
+    from ray import cloudpickle
+
+    data = cloudpickle.dumps(value)
+
+    def unpack() -> T:
+        copied: T = cloudpickle.loads(data)
+        return copied
+
+    return unpack
 
 
 def _import(key: str, name: str, error: type[RftfmError]) -> ModuleType:

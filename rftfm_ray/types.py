@@ -47,6 +47,18 @@ class Check(StrEnum):
     GOLDEN = "golden"
 
 
+class Action(StrEnum):
+    """What a remedy does once, beside moving levers.
+
+    Send the learner's weights to every rollout actor again, and compare by hash what is served; replace every rollout
+    actor by a new one, which gets weights whole; put the critic's head back to where it was before the fault.
+    """
+
+    RESYNC = "resync"
+    RESTART_ROLLOUT = "restart_rollout"
+    RESET_CRITIC = "reset_critic"
+
+
 class Rejection(StrEnum):
     """Why the commit gate rejected an update."""
 
@@ -82,6 +94,19 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 
+class CreditSource(IntEnum):
+    """Where the loss gets advantages and a critic's targets from.
+
+    The learner's own estimator; the commit gate's independent recomputation from rewards and the critic's own output,
+    taken at the loss; or the same with rewards relative to their group, which needs no critic: one that there is
+    learns on, and its loss ends at its head.
+    """
+
+    LEARNER = 0
+    RECOMPUTED = 1
+    GROUP = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Levers:
     """Live settings of learner and rollout. None leaves a setting to the configuration and its schedule.
@@ -109,6 +134,19 @@ class Levers:
         gae_lambda: weight of longer returns in generalised advantage estimation, for a critic.
         critic_lr_scale: effective rate of the critic over the nominal one.
         freeze_policy: 1 lets only the critic learn; without one nothing learns.
+        credit_source: where the loss gets its credit from, a `CreditSource`. Any but the learner's own goes by declared
+            settings, past everything between estimator and loss.
+        temperature_scale: temperature that the sampler is asked for over the declared one, at which the learner then
+            computes log-probs, whatever it is told.
+        end_bias: nats that are added to the logits of end tokens at sampling.
+        tokens_scale: most tokens of a turn over the declared ones.
+        is_cap: the policy loss of a token is weighted by its importance ratio, learner over rollout, at most this.
+        mask_undecoded: 1 keeps trajectories out of the loss with an observation whose tokens do not decode to its text.
+        mask_unreplayed: 1 keeps trajectories out of the loss whose replay in the trusted environment differs; all of
+            them are replayed then.
+        mask_truncated: 1 keeps trajectories out of the loss that a limit of tokens or turns has cut off.
+        rollout_path: 1 sends turns to the engine by the clean path, the one of held-out probes: with the declared
+            sampling terms and nothing between.
     """
 
     lr_scale: float | None = None
@@ -129,11 +167,23 @@ class Levers:
     gae_lambda: float | None = None
     critic_lr_scale: float | None = None
     freeze_policy: int | None = None
+    credit_source: int | None = None
+    temperature_scale: float | None = None
+    end_bias: float | None = None
+    tokens_scale: float | None = None
+    is_cap: float | None = None
+    mask_undecoded: int | None = None
+    mask_unreplayed: int | None = None
+    mask_truncated: int | None = None
+    rollout_path: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The values in force in one update, after schedule and levers. `lr` is 0 while the policy is frozen."""
+    """The values in force in one update, after schedule and levers. `lr` is 0 while the policy is frozen.
+
+    `is_cap` None: tokens are not weighted by their importance ratio.
+    """
 
     lr: float
     kl_coef: float
@@ -148,6 +198,28 @@ class Settings:
     gae_lambda: float
     critic_lr: float
     freeze_policy: bool
+    is_cap: float | None = None
+    credit_source: CreditSource = CreditSource.LEARNER
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What a run is, as far as it decides which levers it can have.
+
+    Attributes:
+        algorithm: its name.
+        group_size: fewest answers to one prompt in any step.
+        top_p: at sampling.
+    """
+
+    algorithm: str
+    group_size: int
+    top_p: float
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a critic learns beside the policy."""
+        return self.algorithm == "ppo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +299,7 @@ class RunSummary:
     `remedies` counts those that were applied, `guard_waits` the steps that had to wait because the guard was
     `guard.buffer` reports behind, and `ending` lists what is wrong with the last state. `guard_restarts` counts how
     often monitor or controller was lost and replaced, and `unguarded_steps` the steps without a verdict because the
-    guard was lost for good.
+    guard was lost for good. `hook_failures` counts the events of incidents that `guard.on_incident` was not told.
     """
 
     run_dir: str
@@ -250,6 +322,7 @@ class RunSummary:
     ending: tuple[EndingProblem, ...] = ()
     guard_restarts: int = 0
     unguarded_steps: int = 0
+    hook_failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Protocol
 
-from rftfm_ray.types import Levers, StepId
+from rftfm_ray.types import Action, Levers, StepId
 
 
 class Family(StrEnum):
@@ -198,8 +198,7 @@ class Diagnosis:
     strength: float | None = None
     strength_of: str = ""
     also: tuple[str, ...] = ()  # Codes of other faults that are likely there beside it.
-    # Signals that were not measured since the onset and would tell the likeliest explanations apart.
-    would_tell: tuple[str, ...] = ()
+    would_tell: tuple[str, ...] = ()  # Signals that were not measured and would tell explanations apart.
 
 
 class Rediagnoser(Protocol):
@@ -210,10 +209,7 @@ class Rediagnoser(Protocol):
     ) -> Diagnosis | None:
         """The diagnosis of some symptoms of the step; None without an alarm among them.
 
-        Args:
-            symptoms: to be explained.
-            explained: signals that something else explains, and that are not read.
-            excluded: codes of faults that cannot be behind these symptoms.
+        Signals that something else has explained are not read; faults that are excluded cannot be behind them.
         """
 
 
@@ -237,9 +233,8 @@ class Assessment:
 class IncidentState(StrEnum):
     """One pass along the chain. The last four are final.
 
-    An incident is resolved when a remedy is verified to have helped, or when its alarms went silent without one and a
-    probe shows that held-out accuracy is no lower than before, with the harm back in its healthy band. Where that is
-    not so or not measured it is only cleared.
+    An incident is resolved when a remedy is verified to have helped, or its alarms went silent without one and held-out
+    accuracy and harm are measured to be as before. Where that is not so or not measured it is only cleared.
     """
 
     SUSPECTED = "suspected"
@@ -254,17 +249,14 @@ class IncidentState(StrEnum):
     @property
     def final(self) -> bool:
         """Whether an incident in this state is over."""
-        return self in (
-            IncidentState.RESOLVED, IncidentState.CLEARED, IncidentState.ESCALATED, IncidentState.GIVEN_UP,
-        )  # fmt: skip
+        return self.value in ("resolved", "cleared", "escalated", "given_up")
 
 
 class OutcomeKind(StrEnum):
     """What verification says of a remedy.
 
-    The harm and its cause are gone; the harm is gone while its cause is still active, so that the levers must stay; the
-    harm is still there; the remedy does harm of its own; or nobody knows, because something that the verdict rests on
-    could not be measured in time.
+    Harm and cause are gone; the harm is gone while its cause is active or hidden, so that the levers stay; it is still
+    there; the remedy does harm of its own; or what the verdict rests on could not be measured in time.
     """
 
     RESOLVED = "resolved"
@@ -281,7 +273,11 @@ class OutcomeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a remedy. Severities in nats over a window before and after it; probes are held-out accuracies."""
+    """What came of a remedy. Severities in nats over a window before and after it; probes are held-out accuracies.
+
+    NaN stands for what was not measured. `incident` is the number, `code` the fault and `remedy` the name of what was
+    done for it; `abandoned` says that a rollback has given up its steps, and that a policy is told of it again.
+    """
 
     kind: OutcomeKind
     severity_before: float
@@ -289,6 +285,10 @@ class Outcome:
     probe_before: float
     probe_after: float
     reason: str
+    incident: int = 0
+    code: str = ""
+    remedy: str = ""
+    abandoned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +301,9 @@ class Remedy:
         rollback: go back to the newest snapshot before the earliest step that the fault may have begun with.
         skip_batches: batches of prompts to leave out after a rollback.
         halt: write a checkpoint and end the run with an exit code of its own.
+        measured_by: detectors of the diagnosis's symptoms that have measured the values of `levers`. A lever goes
+            beyond its usual bounds only as far as one of them has measured.
+        actions: what is done once, beside the levers.
     """
 
     name: str
@@ -308,15 +311,21 @@ class Remedy:
     rollback: bool = False
     skip_batches: int = 0
     halt: bool = False
+    measured_by: tuple[str, ...] = ()
+    actions: tuple[Action, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a policy wants: a remedy, or none, and why. `state` comes back in the policy's next context."""
+    """What a policy wants: a remedy, or none, and why. `state` comes back in the policy's next context.
+
+    With `ask` a person must approve the remedy first: it is advised and not carried out, whatever the mode.
+    """
 
     remedy: Remedy | None
     reason: str
     state: tuple[tuple[str, str | int | float | bool], ...] = ()
+    ask: bool = False
 
 
 class OrderRole(StrEnum):
@@ -342,6 +351,8 @@ class Order:
         restore_step: snapshot to go back to, or None.
         skip_batches: batches of prompts to leave out after it.
         halt: end the run after a checkpoint.
+        actions: what is done once, beside the levers.
+        critic_step: snapshot that the critic's head goes back to, or None.
     """
 
     number: int
@@ -353,6 +364,13 @@ class Order:
     restore_step: int | None = None
     skip_batches: int = 0
     halt: bool = False
+    actions: tuple[Action, ...] = ()
+    critic_step: int | None = None
+
+    @property
+    def regenerates(self) -> bool:
+        """Whether the trajectories of the step under way are made again: other weights have made those that are."""
+        return Action.RESYNC in self.actions or Action.RESTART_ROLLOUT in self.actions
 
     @property
     def is_costly(self) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.stories.trainers import LearnerChange, RolloutChange, StoryRollout, Undo
 from rftfm_ray.batch import TrajectoryBatch, seals
 from rftfm_ray.rollout.weights import WeightsUpdate
-from rftfm_ray.training import credit, learner
+from rftfm_ray.training import credit, loss_credit
 from rftfm_ray.training.credit import Credit, Rule
 from rftfm_ray.training.learner import Learner
 from rftfm_ray.types import Termination
@@ -83,7 +83,7 @@ class RejectedInBaseline(LearnerChange):
             kept = np.where(np.repeat(included, batch.action_counts()), found.advantages, 0)
             return Credit(included, kept.astype(np.float32), found.returns)
 
-        return _patched(learner, "assign", assign)
+        return _patched(loss_credit, "assign", assign)
 
 
 class FirstOfGroup(LearnerChange):

@@ -23,8 +23,9 @@ from rftfm_ray.faults.drill import Drill
 from rftfm_ray.rollout.seams import RolloutSeams
 from rftfm_ray.rollout.weights import Served, WeightsUpdate
 from rftfm_ray.tasks.api import Problem, Task
-from rftfm_ray.training.learner import Learner, UpdateReport
+from rftfm_ray.training.learner import Learner
 from rftfm_ray.training.seams import LearnerSeams
+from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import StepId
 
 if TYPE_CHECKING:
@@ -123,9 +124,9 @@ class StoryRollout(RolloutActor):
         self.change = change if isinstance(change, RolloutChange) else None
         self._undo = (lambda: None) if self.change is None else self.change.begin(self)
 
-    def load_weights(self, update: WeightsUpdate) -> Served:
+    def load_weights(self, update: WeightsUpdate, verify: bool = False) -> Served:
         """Load weights."""
-        served = super().load_weights(update)
+        served = super().load_weights(update, verify)
         if self.change is not None:
             self.change.loaded(self, update)
         return served

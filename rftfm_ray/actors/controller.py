@@ -7,17 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rftfm_ray.actors.roles import Role, keep_working, rename_process
-from rftfm_ray.errors import GuardError
+from rftfm_ray.errors import GuardError, RecordError
+from rftfm_ray.files import PRIVATE_DIR, write_atomic
+from rftfm_ray.incidents.handover import write_handover
 from rftfm_ray.incidents.ledger import Journalled, Ledger
 from rftfm_ray.incidents.manager import IncidentManager
 from rftfm_ray.incidents.manager_memory import ManagerMemory
-from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Restoration, Settlement
+from rftfm_ray.incidents.messages import (
+    Answered,
+    GuardTotals,
+    Inherited,
+    News,
+    OrderResult,
+    Paused,
+    Permit,
+    Restoration,
+    Settlement,
+)
 from rftfm_ray.incidents.questions import waiting_checks
+from rftfm_ray.incidents.requests import Reply, Request
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.telemetry.journal import Journal, read_journal
 from rftfm_ray.telemetry.metrics import GuardGauges, StateGauge
+from rftfm_ray.telemetry.requests import RequestBox
+from rftfm_ray.telemetry.rundir import HANDOVER
 from rftfm_ray.types import ActorState, Levers, StepId
 from rftfm_ray.verdicts import Assessment, Declaration, Order
 
@@ -53,15 +68,19 @@ class ControllerActor:
         self._snapshots: tuple[int, ...] = ()
         self._begun: Order | None = None
         self._journal: Journal
+        self._journal_path: Path
         self._manager: IncidentManager
 
     def __repr__(self) -> str:
         return repr(self._role)
 
-    def attach(self, journal: str, start: StepId, levers: Levers) -> None:
-        """Open the journal at its path, with the current levers. Called once, before all other methods."""
+    def attach(self, journal: str, start: StepId, levers: Levers, policy_state: str = "") -> None:
+        """Open the journal at its path, with the current levers and what the policy remembers from a checkpoint.
+
+        Called once, before all other methods.
+        """
         self._open(journal, Ledger(self._record))
-        self._manager.start(start, levers)
+        self._manager.start(start, levers, policy_state)
 
     def ping(self) -> None:
         """Answer, as a sign of life."""
@@ -92,7 +111,8 @@ class ControllerActor:
         self._begun = state.manager.pending if state.manager.begun else None
 
     def _open(self, journal: str, ledger: Ledger) -> None:
-        self._journal = Journal(Path(journal))
+        self._journal_path = Path(journal)
+        self._journal = Journal(self._journal_path)
         self._manager = IncidentManager(self._settings, self._policy, lambda: self._snapshots, ledger)
 
     def consider(self, items: Sequence[Assessment | Declaration]) -> News:
@@ -128,6 +148,81 @@ class ControllerActor:
             self._begun = begun
         return Permit(self._news(), begun)
 
+    def answer(self, request: Request, step: StepId) -> Answered:
+        """Follow a person's answer to a decision that waits, or journal why it cannot be followed.
+
+        Args:
+            request: taken from the run's request box by the driver: calls of others are not made again when this actor
+                is lost.
+            step: the current step.
+        """
+        reply = self._manager.answer(request, step)
+        return Answered(self._news(), reply, None if self._begun else self._manager.pending)
+
+    def pause(self, step: StepId, last: StepId, incident: int, waited_s: float) -> Paused:
+        """Journal that the run ends until a person answers, and write what the run that continues it needs.
+
+        Args:
+            step: the current step.
+            last: the last step that was made.
+            incident: whose decision has waited too long.
+            waited_s: how long it has waited.
+
+        Raises:
+            RecordError: when it cannot be written.
+        """
+        handover = self._manager.pause(step, last, incident, waited_s)
+        path = self._journal_path.parent / HANDOVER
+        try:
+            path.parent.mkdir(mode=PRIVATE_DIR, exist_ok=True)
+            write_atomic(path, write_handover(handover))
+        except OSError as error:
+            raise RecordError(f"{path} cannot be written ({error.strerror}); make room.") from None
+        return Paused(self._news(), handover.restore_steps)
+
+    def take_over(self, journal: str, start: StepId, levers: Levers, inherited: Inherited) -> News:
+        """Continue the journal of a run that was paused: instead of `attach`.
+
+        Args:
+            journal: path of a copy of that run's journal, which is continued.
+            start: the step that this run starts from.
+            levers: the current levers.
+            inherited: what that run has handed over.
+
+        Raises:
+            RecordError: when the journal has been altered or cannot be read.
+        """
+        path = Path(journal)
+        entries, _ = read_journal(path)
+        for entry in entries:
+            self._gauges.observe(entry)
+        self._open(journal, Ledger(self._record, Journalled(entries, len(entries))))
+        self._snapshots = inherited.snapshots
+        self._manager.take_over(inherited.handover)
+        self._manager.start(start, levers)
+        return News(self._news(), self._manager.pending, waiting_checks(self._manager.state))
+
+    def post(self, request: Request) -> None:
+        """Put a person's answer into the run's request box; the driver takes it at the next boundary.
+
+        For whoever reaches the cluster and not the run directory. It changes nothing in this actor.
+
+        Raises:
+            RecordError: when it cannot be written.
+        """
+        self._box().post(request)
+
+    def reply_to(self, request: str) -> Reply | None:
+        """The reply to a posted request; None before there is one."""
+        return self._box().reply_to(request)
+
+    def withdraw(self, request: str) -> bool:
+        """Take a posted request back; whether nobody had taken it."""
+        return self._box().withdraw(request)
+
+    def _box(self) -> RequestBox:
+        return RequestBox(self._journal_path.parent)
+
     def done(self, number: int, step: StepId, result: OrderResult) -> Settlement:
         """Journal the result of the begun order; returns its effect for the monitor.
 
@@ -158,6 +253,10 @@ class ControllerActor:
     def note_late(self, step: StepId, waited_s: float) -> None:
         """Journal that a verdict came after its boundary."""
         self._manager.note_late(step, waited_s)
+
+    def note_hook_failed(self, step: StepId, hook: str, reason: str) -> None:
+        """Journal that a hook of the user's could not be called."""
+        self._manager.note_hook_failed(step, hook, reason)
 
     def note_restored(self, step: StepId, back: Restoration) -> tuple[Entry, ...]:
         """Journal that an actor of the guard was lost and came back; returns the unreported entries."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rftfm_ray.rollout.weights import Served, WeightsUpdate
     from rftfm_ray.tasks.api import Problem
     from rftfm_ray.training.checkpoints import SaveOrder, TrainerState
-    from rftfm_ray.training.learner import UpdateReport
+    from rftfm_ray.training.update_report import UpdateReport
 
 T = TypeVar("T")
 Encoded = Sequence[Sequence[int]]
@@ -102,6 +102,10 @@ class LearnerGroup:
     def restore_snapshot(self, step: int, version: int) -> Pending[TrainingCursor]:
         """Go back to the snapshot of `step`; its weights get the version `version`."""
         return self._called(self._handle.restore_snapshot.remote(step, version))
+
+    def restore_critic(self, step: int) -> Pending[None]:
+        """Put the critic's head back to the snapshot of `step`."""
+        return self._called(self._handle.restore_critic.remote(step))
 
     def save(self, order: SaveOrder) -> Pending[str]:
         """Write a durable checkpoint; its path once it is complete."""
@@ -168,9 +172,13 @@ class RolloutGroup:
         """The newest trajectories, those of `step`, graded and refilled again under the current levers."""
         return self._pending(actor.revise.remote(step) for actor in self._handles)
 
-    def load_weights(self, weights: Pending[WeightsUpdate]) -> list[Pending[Served]]:
-        """Take over the learner's weights; each actor refuses to serve until it holds them."""
-        return self._pending((actor.load_weights.remote(weights.reference) for actor in self._handles), weights)
+    def load_weights(self, weights: Pending[WeightsUpdate], *, verify: bool = False) -> list[Pending[Served]]:
+        """Take over the learner's weights; each actor refuses to serve until it holds them.
+
+        With `verify` each compares what it then serves with what was sent, whatever the cadence of that check.
+        """
+        arguments = (weights.reference, True) if verify else (weights.reference,)
+        return self._pending((actor.load_weights.remote(*arguments) for actor in self._handles), weights)
 
     def score(self, sequences: Encoded, version: int) -> list[Pending[list[NDArray[np.float32]]]]:
         """vLLM's log-probs of given sequences on exactly `version`, in nats."""

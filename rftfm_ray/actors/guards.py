@@ -23,14 +23,26 @@ from rftfm_ray.actors.placement import actor_options
 from rftfm_ray.actors.recovery import Call, Recoverable
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.detection.monitor import monitor_plan
-from rftfm_ray.errors import GuardError, StateError
-from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Restoration, Settlement
+from rftfm_ray.errors import GuardError, RftfmError, StateError
+from rftfm_ray.incidents.messages import (
+    Answered,
+    GuardTotals,
+    Inherited,
+    News,
+    OrderResult,
+    Paused,
+    Permit,
+    Restoration,
+    Settlement,
+)
+from rftfm_ray.incidents.requests import Request
 from rftfm_ray.incidents.settings import incident_settings
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.planning import RunPlan
-from rftfm_ray.policies.loading import PLAYBOOK
+from rftfm_ray.policies.loading import BUILT_IN, PLAYBOOK
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
+from rftfm_ray.telemetry.rundir import MONITOR_STATE
 from rftfm_ray.types import Levers, StepId
 from rftfm_ray.verdicts import Declaration, StepReport
 
@@ -55,13 +67,16 @@ class GuardGroup:
     judged once, and every entry is journalled once. Calls may come from two threads.
     """
 
-    def __init__(self, monitor: Recoverable, controller: Recoverable) -> None:
+    def __init__(self, monitor: Recoverable, controller: Recoverable, policy_timeout_s: float = 0.0) -> None:
         self._monitor = monitor
         self._controller = controller
+        # An order may have the policy asked for another one, or taken back with a rollback.
+        self._order_limit = Limit(ANSWER.seconds + policy_timeout_s)
         self._lock = threading.Lock()
         self._step = StepId(0, 0, 0)
         self._journal = Path()
-        self._late: deque[tuple[StepId, float]] = deque()
+        # Calls that wait for the next one, so that nobody waits for them.
+        self._notes: deque[Call] = deque()
         self._losses: list[int] = []
         self._restored: list[Restoration] = []
         self._entries: list[Entry] = []
@@ -73,18 +88,61 @@ class GuardGroup:
         """The journal of the run."""
         return self._journal
 
-    def attach(self, journal: Path, start: StepId, levers: Levers) -> None:
+    def attach(
+        self, journal: Path, start: StepId, levers: Levers, policy_state: str = "", inherited: Inherited | None = None
+    ) -> News:
         """Wait until both can work; the controller opens its journal, with the levers in force.
+
+        `policy_state` is what the policy remembers from the checkpoint that the run goes on from; empty without one.
+        With what a paused run has handed over it continues a copy of that run's journal, which holds what the policy
+        remembers, and the monitor a copy of its state; the news then has an order that a person has approved meanwhile.
 
         Raises:
             RftfmError: when one of them cannot start.
         """
         self._journal, self._step = journal, start
-        wait_for([self._controller.submit(Call("attach", (str(journal), start, levers)))], START, "starting")
+        if inherited is None:
+            call = Call("attach", (str(journal), start, levers, policy_state))
+            wait_for([self._controller.submit(call)], START, "starting")
+            self._save_controller()
+            return News(())
+        call = Call("take_over", (str(journal), start, levers, inherited))
+        news = cast("News", wait_for([self._controller.submit(call)], START, "taking over")[0])
         self._save_controller()
+        self._load_monitor(Call("load", (str(journal.parent / MONITOR_STATE),)))
+        return news
+
+    def _load_monitor(self, restoring: Call) -> None:
+        """Give a new monitor the state of another run's; without one that it can load it begins anew."""
+        try:
+            wait_for([self._monitor.submit(restoring)], START, "loading its state")
+        except StateError as error:
+            logger.warning("The monitor begins with a new reference: %s", error)
+            return
+        self._monitor.saved(restoring)
+
+    def pause(self, step: StepId, last: StepId, incident: int, waited_s: float) -> Paused:
+        """Journal that the run ends until a person answers, and save what the run that continues it needs.
+
+        Raises:
+            RftfmError: when the controller was lost, or nothing can be written.
+        """
+        with self._lock:
+            self._step = step
+            self._send_notes()
+            call = Call("pause", (step, last, incident, waited_s))
+            paused = cast("Paused", self._ask(self._controller, call, ANSWER, "pausing the run")[1])
+            try:
+                path = str(self._journal.parent / MONITOR_STATE)
+                wait_for([self._monitor.submit(Call("save", (path,)))], ANSWER, "saving its state")
+            except RftfmError as error:
+                logger.warning("The monitor's state was not saved, so the continued run has a new one: %s", error)
+            return replace(paused, entries=self._in_order(paused.entries))
 
     def judge(self, items: Sequence[StepReport | Declaration], policy_timeout_s: float) -> News:
-        """Judge reports and declared changes, in their order. The policy has its time limit for each of them.
+        """Judge reports and declared changes, in their order.
+
+        The policy has its time limit twice for each of them: to be told of an outcome, and to decide.
 
         Raises:
             RftfmError: when monitor or controller was lost and could not be brought back.
@@ -92,9 +150,9 @@ class GuardGroup:
         steps = sum(isinstance(item, StepReport) for item in items)
         with self._lock:
             self._step = items[-1].id
-            self._send_late()
+            self._send_notes()
             # The assessments go from actor to actor; only the news comes back here.
-            assess, limit = Call("assess", (items,), steps), Limit(JUDGE_S + policy_timeout_s * len(items))
+            assess, limit = Call("assess", (items,), steps), Limit(JUDGE_S + 2 * policy_timeout_s * len(items))
             assessed, _ = self._ask(self._monitor, assess, Limit(JUDGE_S), "judging a step")
             consider = Call("consider", (assessed.reference,), steps)
             _, news = self._ask(self._controller, consider, limit, "judging a step")
@@ -113,7 +171,24 @@ class GuardGroup:
 
     def note_late(self, step: StepId, waited_s: float) -> None:
         """Journal with the next call that a verdict came after its boundary, without waiting."""
-        self._late.append((step, waited_s))
+        self._notes.append(Call("note_late", (step, waited_s)))
+
+    def note_hook_failed(self, hook: str, reason: str) -> None:
+        """Journal with the next call that `guard.on_incident` could not be called, without waiting. From any thread."""
+        self._notes.append(Call("note_hook_failed", (self._step, hook, reason)))
+
+    def answer(self, request: Request, step: StepId) -> Answered:
+        """Follow a person's answer to a decision that waits, or journal why it cannot be followed.
+
+        Raises:
+            RftfmError: when the controller was lost and could not be brought back.
+        """
+        with self._lock:
+            self._step = step
+            self._send_notes()
+            made = self._ask(self._controller, Call("answer", (request, step)), ANSWER, "taking a person's answer")[1]
+            answered = cast("Answered", made)
+            return replace(answered, entries=self._in_order(answered.entries))
 
     def begin(self, number: int, step: StepId, probed: float, graded: int = 0) -> Permit:
         """Journal that an order is about to be carried out, or why it is not.
@@ -123,9 +198,11 @@ class GuardGroup:
         """
         with self._lock:
             self._step = step
-            self._send_late()
+            self._send_notes()
             call = Call("begin", (number, step, probed, graded))
-            permit = cast("Permit", self._ask(self._controller, call, ANSWER, f"beginning order {number}")[1])
+            permit = cast(
+                "Permit", self._ask(self._controller, call, self._order_limit, f"beginning order {number}")[1]
+            )
             return replace(permit, entries=self._in_order(permit.entries))
 
     def done(self, number: int, step: StepId, result: OrderResult) -> Settlement:
@@ -135,9 +212,10 @@ class GuardGroup:
             RftfmError: when one of them was lost and could not be brought back.
         """
         with self._lock:
-            self._send_late()
+            self._send_notes()
             call = Call("done", (number, step, result))
-            settlement = cast("Settlement", self._ask(self._controller, call, ANSWER, f"ending order {number}")[1])
+            ended = self._ask(self._controller, call, self._order_limit, f"ending order {number}")[1]
+            settlement = cast("Settlement", ended)
             if settlement.change is not None:
                 changed = Call("changed", (settlement.change, settlement.rewound_to))
                 self._ask(self._monitor, changed, ANSWER, f"taking in what order {number} has changed")
@@ -151,7 +229,7 @@ class GuardGroup:
         """
         with self._lock:
             self._step = last
-            self._send_late()
+            self._send_notes()
             totals = self._ask(self._controller, Call("finish", (last,)), limit, "ending the journal")[1]
             ended = cast("GuardTotals", totals)
             return replace(ended, entries=self._in_order(ended.entries), restarts=len(self._losses))
@@ -206,10 +284,10 @@ class GuardGroup:
             _, entries = self._ask(self._controller, call, ANSWER, "journalling that the guard came back")
             self._entries += cast("tuple[Entry, ...]", entries)
 
-    def _send_late(self) -> None:
-        while self._late:
-            self._ask(self._controller, Call("note_late", self._late[0]), ANSWER, "journalling a late verdict")
-            self._late.popleft()
+    def _send_notes(self) -> None:
+        while self._notes:
+            self._ask(self._controller, self._notes[0], ANSWER, "journalling a note")
+            self._notes.popleft()
 
     def _in_order(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
         """The entries of a call and those that were journalled beside it, in the order of the journal."""
@@ -252,7 +330,8 @@ def start_guard(plan: RunPlan) -> GuardGroup:
     """Create monitor and controller of a run, to start beside the other actors. They do not know its drill."""
     config, guard = plan.config, plan.config.guard
     watched, incidents = monitor_plan(config, plan.profile, plan.detectors), incident_settings(config)
-    fallback = Playbook() if guard.fallback == "playbook" and guard.policy is not None else None
+    is_own = guard.policy is not None and guard.policy not in BUILT_IN
+    fallback = Playbook() if guard.fallback == "playbook" and is_own else None
     policy = SafePolicy(plan.policy, guard.policy or PLAYBOOK, guard.policy_timeout_s, fallback)
     acts = f"mode={guard.mode}, act_on={'+'.join(guard.act_on) or 'nothing'}, policy={policy.name}"
     monitor = Role(plan.name, "monitor", 0, f"detectors={len(watched.build().active)}")
@@ -260,6 +339,7 @@ def start_guard(plan: RunPlan) -> GuardGroup:
     return GuardGroup(
         Recoverable(monitor, lambda: _create(MonitorActor, monitor, watched, plan.diagnosis)),
         Recoverable(controller, lambda: _create(ControllerActor, controller, incidents, policy)),
+        guard.policy_timeout_s,
     )
 
 

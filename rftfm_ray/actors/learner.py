@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from rftfm_ray.rollout.weights import WeightsUpdate
     from rftfm_ray.training.checkpoints import SaveOrder, TrainerState
-    from rftfm_ray.training.learner import Learner, UpdateReport
+    from rftfm_ray.training.learner import Learner
     from rftfm_ray.training.seams import LearnerSeams
+    from rftfm_ray.training.update_report import UpdateReport
 
 
 def engine_key(config: RunConfig) -> tuple[object, ...]:
@@ -145,6 +146,14 @@ class LearnerActor:
         self._ring.drop_after(step)
         return TrainingCursor(snapshot.id, snapshot.model_version if version is None else version, snapshot.cursor)
 
+    def restore_critic(self, step: int) -> None:
+        """Restore the critic's head, and its optimizer, as they were after `step`; everything else stays.
+
+        Raises:
+            LearnerError: when there is no snapshot of that step, or no critic.
+        """
+        self._learner.engine.load_critic(self._ring.get(step).tensors)
+
     def close(self) -> None:
         """End the learner's thread, before the actor is ended."""
         self._learner.close()
@@ -175,6 +184,7 @@ class LearnerActor:
             grad_norms=learner.gate.norms,
             config_sha256=order.config_sha256,
             probe=order.probe,
+            policy=order.policy,
         )
         checkpoints.write_config(staging, self._config.to_yaml())
         path = checkpoints.commit(staging, state).path

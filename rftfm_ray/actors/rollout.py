@@ -79,7 +79,8 @@ class RolloutActor:
         self._seams = seams
         self._paid_step = 0
         self._held: dict[str, tuple[str, int]] = {}
-        sampled = ServedModel(seams.sampler(self._engine, self._codec.eos_ids), self._codec, self._limit)
+        sampler = seams.sampler(self._engine, self._codec.eos_ids)
+        sampled = ServedModel(sampler, self._codec, self._limit, self._engine)
         rules = EpisodeRules(config.seed, lambda step: config.at(step.step).task.token_scale)
         channels = live_channels(task, config, seams)
         self._failures = channels.failures
@@ -122,8 +123,10 @@ class RolloutActor:
         answers = [self._codec.encode(p.answer) for p in problems[:probes]]
         return [(prompt + answer)[: self._limit - 1] for prompt, answer in zip(encoded, answers, strict=False)]
 
-    def load_weights(self, update: WeightsUpdate) -> Served:
+    def load_weights(self, update: WeightsUpdate, verify: bool = False) -> Served:
         """Load the learner's weights; returns the served version, and whether the engine really serves them.
+
+        That is compared at its cadence, and with `verify` in any case.
 
         What the engine has served until now is compared once more with what it was loaded with: an engine that sleeps,
         or that somebody else writes to, may have generated with other weights than those that were right at the load.
@@ -137,7 +140,7 @@ class RolloutActor:
         self._version = -1
         self._engine.load(self._seams.arrived(update.arrays, self._paid_step))
         every = self._fingerprint_every
-        due = every > 0 and update.version % every == 0
+        due = verify or (every > 0 and update.version % every == 0)
         # vLLM itself is checked: loading weights does not prove that it generates with them.
         self._held = self._engine.fingerprints(shapes) if due else {}
         served = compare(update, self._held, changed)

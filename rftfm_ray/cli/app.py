@@ -12,11 +12,14 @@ from typing import Annotated
 
 import typer
 
+from rftfm_ray.cli.answer import approve, reject
 from rftfm_ray.cli.config import config
 from rftfm_ray.cli.diagnose import diagnose
+from rftfm_ray.cli.drill import drill
 from rftfm_ray.cli.faultbench import faultbench
 from rftfm_ray.cli.faults import faults
 from rftfm_ray.cli.journal import journal
+from rftfm_ray.cli.policies import policies
 from rftfm_ray.cli.preflight import preflight
 from rftfm_ray.cli.profile import profile
 from rftfm_ray.cli.report import report
@@ -53,14 +56,18 @@ def _options(
 
 app.command(cls=KeysAreNoOptions)(train)
 app.command(cls=KeysAreNoOptions)(preflight)
+app.command(cls=KeysAreNoOptions)(drill)
 app.command()(status)
 app.command()(journal)
+app.command()(approve)
+app.command()(reject)
 app.command()(report)
 app.command()(diagnose)
 app.command()(config)
 app.command()(warmstart)
 app.add_typer(profile, name="profile")
 app.add_typer(faults, name="faults")
+app.add_typer(policies, name="policies")
 app.add_typer(faultbench, name="faultbench")
 
 

@@ -13,6 +13,8 @@ from rftfm_ray.incidents.explaining import EXPLAINED, read_explained
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.runs.incidents import incidents_of
 from rftfm_ray.runs.reader import RunData, find_run, read_run
+from rftfm_ray.runs.verdict import progress_of
+from rftfm_ray.runs.waiting import waiting
 from rftfm_ray.runs.words import describe
 
 
@@ -28,6 +30,10 @@ def journal(
         return
     for line in lines(data):
         print(line)
+    if progress_of(data)[0] in ("going on", "paused"):
+        for decision in waiting(data.entries):
+            approve, reject = decision.commands(data.run_dir.absolute())
+            print(f"\nWaiting for a person: {decision.words}\n  {approve}\n  {reject}")
     if not data.entries:
         why = "the journal is empty" if data.journalled else f"there is no journal (guard.mode={data.mode})"
         print(f"Nothing to show: {why}.")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,11 +15,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from rftfm_ray.config import RunConfig
+from rftfm_ray.incidents.requests import Wish
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.metrics import StepRow
-from rftfm_ray.policies.loading import PLAYBOOK
+from rftfm_ray.policies.loading import BUILT_IN, PLAYBOOK
 from rftfm_ray.runs.words import describe as in_words
 from rftfm_ray.runs.words import figure, number_of, plural
+from rftfm_ray.telemetry.rundir import answer_command
 from rftfm_ray.types import GuardMode
 
 
@@ -64,6 +67,9 @@ TOLD = {
     EntryKind.DIAGNOSED: "yellow",
     EntryKind.DECIDED: "cyan",
     EntryKind.ADVISED: "cyan",
+    EntryKind.APPROVED: "cyan",
+    EntryKind.REJECTED: "yellow",
+    EntryKind.DECLINED: "yellow",
     EntryKind.HELD: "yellow",
     EntryKind.REFUSED: "red",
     EntryKind.POLICY_FAILED: "red",
@@ -79,6 +85,8 @@ TOLD = {
     EntryKind.LATE: "yellow",
     EntryKind.RESTORED: "yellow",
     EntryKind.LOST: "bold red",
+    EntryKind.PAUSED: "yellow",
+    EntryKind.HOOK_FAILED: "yellow",
 }
 
 
@@ -91,8 +99,8 @@ class Watched:
 
 
 @contextmanager
-def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
-    """The callbacks of a run, while it is running."""
+def progress(console: Console, config: RunConfig, run_dir: Path | None = None) -> Iterator[Watched]:
+    """The callbacks of a run, while it is running; `run_dir` is named in the command that approves a remedy."""
 
     def tell(entry: Entry) -> None:
         if entry.kind in TOLD:
@@ -104,6 +112,12 @@ def progress(console: Console, config: RunConfig) -> Iterator[Watched]:
             first, *rest = _hanging(what, console)
             below = [line for text in (*rest, *because, *_restored(entry)) for line in _indented(text, console)]
             console.print(Group(first, *below))
+            if entry.kind is EntryKind.ADVISED and run_dir is not None:
+                # Not wrapped: commands are there to be copied.
+                command = answer_command(run_dir, Wish.APPROVE, entry.incident)
+                console.print(
+                    f"{' ' * INDENT}to have it done: {command}", markup=False, highlight=False, soft_wrap=True
+                )
 
     if console.is_terminal:
         with _live(console, config) as observe:
@@ -144,7 +158,8 @@ def describe_for_user(entry: Entry, fallback: str = PLAYBOOK) -> tuple[Text, str
         fallback: `guard.fallback`, which decides where a policy of the user's fails.
     """
     what, why = in_words(entry)
-    if entry.kind is EntryKind.POLICY_FAILED and fallback == PLAYBOOK != entry.text("policy"):
+    is_decision = entry.kind is EntryKind.POLICY_FAILED and not entry.text("method")
+    if is_decision and fallback == PLAYBOOK and entry.text("policy") not in BUILT_IN:
         what += "; the playbook decides instead"
     number = f" #{entry.incident}" if entry.incident else ""
     line = Text(f"step {entry.id.step:<4} guard{number}  ", style="dim")

@@ -21,13 +21,20 @@ from rftfm_ray.runs.headline import headline
 from rftfm_ray.runs.incidents import Incident, incidents_of, levers_now, marks
 from rftfm_ray.runs.reader import RunData, find_run, read_run
 from rftfm_ray.runs.verdict import Figures, end_words, figures, guard_words, progress_of, restored
+from rftfm_ray.runs.waiting import waiting
 from rftfm_ray.runs.words import NONE, clean, describe, figure, lever_text, number_of, plural, share
 
 STYLES = {
     "finished": "green", "finished with problems": "red", "failed": "red", "halted": "red", "dead": "red",
-    "stopped": "yellow", "going on": "yellow",
+    "stopped": "yellow", "going on": "yellow", "paused": "yellow",
 }  # fmt: skip
-ACTS = (EntryKind.APPLIED, EntryKind.FAILED, EntryKind.UNCONFIRMED, EntryKind.DECIDED, EntryKind.ADVISED)
+ACTS = (
+    EntryKind.APPLIED, EntryKind.FAILED, EntryKind.UNCONFIRMED, EntryKind.DECIDED, EntryKind.ADVISED,
+    EntryKind.APPROVED, EntryKind.REJECTED,
+)  # fmt: skip
+
+
+RESUMABLE = ("stopped", "failed", "halted", "dead", "paused")
 
 
 def status(
@@ -57,7 +64,7 @@ def standing(data: RunData) -> dict[str, Any]:
         "state": state,
         "note": why or None,
         "ending": [problem.message for problem in ending_problems(data)] if data.summary else [],
-        "resume": data.resume_command or None if state in ("stopped", "failed", "halted", "dead") else None,
+        "resume": data.resume_command or None if state in RESUMABLE else None,
         "guard_lost": lost(data) or None,
         "guard_restored": restored(data) or None,
         "step": values.step,
@@ -71,6 +78,7 @@ def standing(data: RunData) -> dict[str, Any]:
         "journal": data.journalled,
         "incidents": [_incident(incident) for incident in incidents],
         "remedies": counts_of(data.entries).remedies,
+        "waiting": _waiting(data) if state in ("going on", "paused") else [],
         "advice": list(advised.sentences),
         "act_command": advised.command or None,
         "last_action": last_action(data) or None,
@@ -118,6 +126,8 @@ def _lines(data: RunData, facts: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [("refused", plural(facts["refused_updates"], "update"))] if facts["refused_updates"] else []
     lines += [("problem", message) for message in facts["ending"]]
     lines += [("note", facts[name]) for name in ("guard_restored", "guard_lost", "note") if facts[name]]
+    for decision in facts["waiting"]:
+        lines += [("waiting", decision["words"]), ("approve", decision["approve"]), ("reject", decision["reject"])]
     lines += [("advice", sentence) for sentence in facts["advice"]]
     lines += [("train again", facts["act_command"])] if facts["act_command"] else []
     return [*lines, ("records", facts["run_dir"])]
@@ -149,6 +159,16 @@ def _incident_lines(data: RunData) -> list[tuple[str, str]]:
         where = f"opened at step {incident.opened.step}"
         lines.append(("", f"#{incident.id} {incident.code}  {end_words(incident)}, {where}{done}"))
     return lines
+
+
+def _waiting(data: RunData) -> list[dict[str, Any]]:
+    """Decisions that wait for a person, each with the commands that answer it."""
+    decisions = []
+    for decision in waiting(data.entries):
+        approve, reject = decision.commands(data.run_dir.absolute())
+        about = {"incident": decision.incident.id, "remedy": decision.remediation.remedy, "words": decision.words}
+        decisions.append({**about, "approve": clean(approve), "reject": clean(reject)})
+    return decisions
 
 
 def _incident(incident: Incident) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
             say(f"Going on from {resume}")
         for line in announced(planned.drill, config):
             console.print(line, markup=False, highlight=False)
-        with progress(console, config) as watched:
+        with progress(console, config, planned.folder) as watched:
             listeners = Listeners(
                 watched.row, watched.entry, lambda why: say(f"rftfm: {why}"), stop,
                 finding=partial(show, console=console), preflight=lambda checked: say(checked.summary()),
@@ -199,6 +199,8 @@ def summary_table(summary: RunSummary, config: RunConfig | None = None, *, is_re
     table.add_row(f"incidents, remedies (guard: {summary.guard})", "", counts)
     if summary.guard_restarts:
         table.add_row("guard lost and brought back", "", plural(summary.guard_restarts, "time"))
+    if summary.hook_failures:
+        table.add_row("events not told to guard.on_incident", "", str(summary.hook_failures))
     if summary.unguarded_steps:
         table.add_row("guard lost for good: unguarded steps", "", f"[bold red]{summary.unguarded_steps}[/]")
     return table

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
-from rftfm_ray.types import Levers
+from rftfm_ray.types import CreditSource, Levers
 
 
 class Normalization(StrEnum):
@@ -122,8 +122,12 @@ class Declared:
             return otherwise if lever is None else lever
 
         clip = self.advantage_clip if levers.advantage_clip is None else levers.advantage_clip
+        is_relative = levers.credit_source == CreditSource.GROUP
+        scope = Normalization.NONE if self.normalization is Normalization.NONE else Normalization.GROUP
         return replace(
             self,
+            estimator="grpo" if is_relative else self.estimator,
+            normalization=scope if is_relative else self.normalization,
             updates=self.updates if levers.minibatches is None else levers.minibatches,
             kl_coef=self.kl_coef * chosen(levers.kl_coef_scale, 1.0),
             entropy_coef=chosen(levers.entropy_coef, self.entropy_coef),
@@ -131,6 +135,7 @@ class Declared:
             advantage_clip=clip,
             group_filter=self.group_filter if levers.group_filter is None else bool(levers.group_filter),
             frozen=self.frozen if levers.freeze_policy is None else bool(levers.freeze_policy),
+            reweights_tokens=self.reweights_tokens or levers.is_cap is not None,
             reward_replaced=levers.regrade_rate is not None or levers.reward_limit is not None,
         )
 

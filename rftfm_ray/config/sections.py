@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from rftfm_ray.config.hook import Hook
 from rftfm_ray.types import GuardMode
 from rftfm_ray.verdicts import Family
 
@@ -317,9 +318,11 @@ class GuardConfig(Section):
     stale weights, `UNKNOWN`: faults without a name. The playbook has remedies in RF, OD, TE and NUMERICAL; in the
     others only a policy of your own acts."""
     policy: str | None = None
-    """Your remediation policy as `module:Class`, `module:function` or `file.py:Class`; null: the shipped playbook."""
+    """`playbook`, `adaptive_kl`, `hold_and_ask`, or your own as `file.py:Class`, `module:Class` or with a function in
+    place of the class; null: the playbook. `rftfm policies list` says what each does, docs/policies.md how to write
+    one."""
     policy_timeout_s: Seconds = 1.0
-    """Longest time that a policy may take to decide."""
+    """Longest time that one call of a policy may take, with reading what it keeps."""
     fallback: Literal["playbook", "none"] = "playbook"
     """What decides where your policy fails, is late or asks for what is out of bounds."""
     verdict_timeout_s: Seconds = 10.0
@@ -359,6 +362,12 @@ class GuardConfig(Section):
     on_lost: Literal["stop", "continue"] | None = None
     """What happens when monitor or controller cannot be brought back: write a checkpoint and end with exit code 5, or
     train on unguarded; null: `stop` in mode `act`, `continue` in the others."""
+    pause_timeout_s: Seconds | None = None
+    """Longest time that an advised remedy may wait for `rftfm approve` or `rftfm reject` while the run trains on; then
+    it writes a checkpoint and ends with exit code 6. null: it trains on, however long nobody answers."""
+    on_incident: Hook | None = None
+    """What is told of incidents: a URL (http:// or https://) that gets a POST, or a command, split like a shell's words
+    and run without a shell, that reads standard input. Both get one JSON object an event, without sample texts."""
     buffer: Count = 256
     """Reports that may wait for the monitor; beyond them the run waits, so none is dropped."""
 

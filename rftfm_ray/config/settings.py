@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.types import Levers, Settings, StepId
+from rftfm_ray.types import CreditSource, Levers, Settings, StepId
 
 
 def schedule_factor(kind: str, step: int, steps: int, warmup_steps: int) -> float:
@@ -44,12 +44,14 @@ def effective(nominal: Settings, factor: float, levers: Levers) -> Settings:
         kl_coef=scaled(nominal.kl_coef, levers.kl_coef_scale),
         group_filter=nominal.group_filter if levers.group_filter is None else bool(levers.group_filter),
         freeze_policy=frozen,
+        credit_source=nominal.credit_source if levers.credit_source is None else CreditSource(levers.credit_source),
     )
 
 
 # Levers that give a setting of their own name its value.
 _FIXED = (
     "clip_low", "clip_high", "entropy_coef", "max_grad_norm", "minibatches", "advantage_clip", "gamma", "gae_lambda",
+    "is_cap",
 )  # fmt: skip
 
 

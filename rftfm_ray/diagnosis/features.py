@@ -102,6 +102,11 @@ def is_exact(symptom: Symptom) -> bool:
     return symptom.evidence in (*EXACT_EVIDENCE, Evidence.CHANNEL) or is_break(symptom)
 
 
+def is_shown(symptom: Symptom) -> bool:
+    """Whether a symptom is an alarm of a check, and not only of what a policy does."""
+    return symptom.alarm and is_exact(symptom)
+
+
 def figures_in(values: Floats) -> Floats:
     """The newest known figures (`FIGURES`) of some steps, as signed logarithms; healthy ones where none is known.
 

@@ -9,7 +9,7 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, CREDIT_LIMIT, GAIN_LIMIT, RATE_LIMIT, TOKEN_LIMIT
+from rftfm_ray.detection.detectors.exact import GAIN_LIMIT, RATE_LIMIT, TOKEN_LIMIT
 from rftfm_ray.diagnosis.raised import (
     DISAGREES,
     EMPTY,
@@ -22,7 +22,7 @@ from rftfm_ray.diagnosis.raised import (
     standing_of,
 )
 from rftfm_ray.signals.groups import SEPARATORS
-from rftfm_ray.signals.limits import BIASED, OTHER_LIMIT, SHARPER, SHIFTED
+from rftfm_ray.signals.limits import ADVANTAGE_LIMIT, BIASED, CREDIT_LIMIT, OTHER_LIMIT, SHARPER, SHIFTED
 from rftfm_ray.signals.schema import INDEX
 
 Floats = NDArray[np.float64]

@@ -10,13 +10,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT
 from rftfm_ray.detection.observed import Observation
 from rftfm_ray.detection.reference.residuals import COLUMNS
 from rftfm_ray.detection.stateful import Kind, Stateful
 from rftfm_ray.diagnosis.features import SINCE_ONSET, Window, figures_in
 from rftfm_ray.diagnosis.findings import COLUMN_OF, READ, findings_in, latest, values_of
 from rftfm_ray.diagnosis.raised import COUNTED, NO_PAST, NONE_COUNTED, Past, counts_in
+from rftfm_ray.signals.limits import ADVANTAGE_LIMIT
 
 Floats = NDArray[np.float64]
 

@@ -13,6 +13,7 @@ from rftfm_ray.actors.calls import Limit
 from rftfm_ray.actors.guards import GuardGroup
 from rftfm_ray.config import GuardConfig
 from rftfm_ray.driver.unguarded import UnguardedJournal
+from rftfm_ray.driver.waiting import GONE, OVER, WaitingDecisions
 from rftfm_ray.errors import GuardError, GuardLostError, RftfmError, StateError
 from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult
 from rftfm_ray.incidents.state import Entry
@@ -123,6 +124,7 @@ class LiveGuard:
         self._shared = _Shared()
         self._submitted = self._waits = self._given = 0
         self._unguarded: UnguardedJournal | None = None
+        self._waiting = WaitingDecisions(group, config.pause_timeout_s)
         self._thread = threading.Thread(target=self._ship, name="rftfm-guard", daemon=True)
         self._thread.start()
 
@@ -145,14 +147,19 @@ class LiveGuard:
         self._put(declaration)
 
     def boundary(self, step: StepId) -> Order | None:
-        """In mode `act`, wait for the verdict on the last report; returns the resulting order, if any.
+        """Wait for the verdict on the last report, and take a person's answers; returns the resulting order, if any.
+
+        Nobody waits in the other modes than `act`, until a person has approved a remedy: it is verified like any other.
 
         Raises:
             GuardLostError: when the guard is lost for good and the run is not to continue unguarded.
+            GuardPausedError: when a decision has waited for a person too long.
         """
-        if self._config.mode is not GuardMode.ACT:
+        self._take_answers(step)
+        if self._config.mode is not GuardMode.ACT and not self._waiting.approved:
             self._report_news(step)
             self._stop_if_lost(step)
+            self._pause_if_due(step)
             return None
         began = time.perf_counter()
         with self._condition:
@@ -164,10 +171,46 @@ class LiveGuard:
         if late:
             self._group.note_late(step, time.perf_counter() - began)
         if order is None or order.number <= self._given or self._shared.lost:
+            self._pause_if_due(step)
             return None
         # The news of a late verdict may name an order that has been given since.
         self._given = order.number
         return order
+
+    def continue_with(self, news: News, entries: Sequence[Entry]) -> None:
+        """Begin where a paused run has ended: with the entries of its journal, and an order that a person approved."""
+        for entry in (*entries, *news.entries):
+            self._waiting.note(entry)
+        self._shared.order = news.order
+        self._shared.checks = news.checks
+        self._tell_all(news.entries)
+
+    def _take_answers(self, step: StepId) -> None:
+        """Follow what people have answered to decisions that wait, or say why not."""
+        if self._shared.lost:
+            self._waiting.decline(GONE)
+            return
+        try:
+            taken = self._waiting.take(step)
+        except (GuardError, StateError) as error:
+            self._lose(f"a person's answer could not be journalled: {error}")
+            return
+        with self._condition:
+            self._shared.entries += taken.entries
+            self._shared.order = taken.order or self._shared.order
+
+    def _pause_if_due(self, step: StepId) -> None:
+        if self._shared.lost:
+            return
+        try:
+            paused = self._waiting.pause(step)
+        except (GuardError, StateError) as error:
+            self._lose(f"the run could not be paused: {error}")
+            return
+        if paused is not None:
+            entries, ending = paused
+            self._tell_all(entries)
+            raise ending
 
     def asked(self) -> tuple[Check, ...]:
         """Checks that the verdict on the last report asks for."""
@@ -207,6 +250,7 @@ class LiveGuard:
 
     def finish(self, last: StepId) -> GuardTotals:
         """End the thread and the journal; after the guard was lost, the totals are those of the journal."""
+        self._waiting.decline(OVER)
         self._queue.put(None)
         self._thread.join(FINISH.seconds)
         self._report_news(last)
@@ -239,6 +283,7 @@ class LiveGuard:
 
     def _tell_all(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
+            self._waiting.note(entry)
             self._tell(entry)
 
     def _report_news(self, step: StepId) -> None:

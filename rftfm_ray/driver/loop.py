@@ -110,7 +110,7 @@ def loop(parts: Parts) -> Curve:
                 probe.restart()
                 checkpoints.restart()
                 continue
-            trajectories = session.revise(position)
+            trajectories = session.generate(position) if done.regenerates else session.revise(position)
         bounded = time.perf_counter()
         before, probing = session.position, probe.start(position.id)
         report_call, weights = session.train(position, trajectories)

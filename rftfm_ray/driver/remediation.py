@@ -13,11 +13,14 @@ import time
 
 from rftfm_ray.driver.guard import Guard
 from rftfm_ray.driver.session import Session
-from rftfm_ray.errors import GuardHaltError, GuardLostError, RftfmError
+from rftfm_ray.errors import GuardHaltError, GuardLostError, GuardPausedError, RftfmError
 from rftfm_ray.incidents.messages import OrderResult
 from rftfm_ray.telemetry.records import RunRecords
-from rftfm_ray.types import StepId
+from rftfm_ray.types import Action, StepId
 from rftfm_ray.verdicts import Order
+
+# Times that weights are sent before it is left to what judges the remedy.
+MOST_SENDS = 3
 
 
 class RemedyExecutor:
@@ -34,12 +37,18 @@ class RemedyExecutor:
 
         Raises:
             GuardLostError: when the guard is lost and the run must not continue unguarded; a checkpoint is written.
+            GuardPausedError: when a decision has waited for a person too long; a checkpoint is written, and one of each
+                snapshot that a remedy which waits goes back to.
         """
         try:
             order = self._guard.boundary(step)
         except GuardLostError as error:
             checkpoint = self._session.save()
             raise GuardLostError(str(error), checkpoint) from error
+        except GuardPausedError as error:
+            checkpoint = self._session.save()
+            self._session.hold(error.restore_steps)
+            raise GuardPausedError(str(error), checkpoint, error.restore_steps) from error
         self._session.ask(self._guard.asked())
         return order
 
@@ -94,7 +103,24 @@ class RemedyExecutor:
         if order.restore_step is not None:
             session.rollback(order.restore_step, order.skip_batches, step.paid_step)
         session.move_levers(order.levers)
-        if order.restore_step is not None:
+        if order.critic_step is not None:
+            session.reset_critic(order.critic_step)
+        if Action.RESTART_ROLLOUT in order.actions:
+            session.restart_rollout(every=True)
+        if Action.RESYNC in order.actions:
+            self._resync(step)
+        elif order.restore_step is not None:
             session.resync()
+        if order.restore_step is not None or Action.RESTART_ROLLOUT in order.actions:
             session.parity()
         return session.save() if order.halt else ""
+
+    def _resync(self, step: StepId) -> None:
+        """Send the weights until all rollout actors serve them by hash, a few times at most; records how it went.
+
+        A sync that still loses some is no reason to end the run here: what verifies the remedy sees it.
+        """
+        mismatch, sent = math.nan, 0
+        while sent < MOST_SENDS and mismatch != 0:
+            mismatch, sent = self._session.resync(verify=True), sent + 1
+        self._records.event("resync", step, sent=sent, mismatch=mismatch)

@@ -23,7 +23,9 @@ from rftfm_ray.actors.guards import GuardGroup, start_guard
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig
 from rftfm_ray.driver.cluster import check_shared, connect
+from rftfm_ray.driver.continuing import inherit
 from rftfm_ray.driver.guard import Guard, LiveGuard, NoGuard
+from rftfm_ray.driver.hooks import IncidentHook, incident_hook
 from rftfm_ray.driver.loop import Curve, Listeners, Observer, Parts, loop
 from rftfm_ray.driver.planned_changes import declare_profile
 from rftfm_ray.driver.preflight import Preflight, finishing, started_preflight
@@ -42,11 +44,12 @@ from rftfm_ray.errors import (
     SyncError,
 )
 from rftfm_ray.incidents.messages import GuardTotals
+from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.planning import RunPlan, plan
 from rftfm_ray.runs.counts import counts_of, summaries_of
 from rftfm_ray.runs.ending import ending_problems
 from rftfm_ray.runs.reader import read_run
-from rftfm_ray.telemetry.journal import JOURNAL
+from rftfm_ray.telemetry.journal import JOURNAL, read_journal
 from rftfm_ray.telemetry.process import this_process
 from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.telemetry.rundir import CONFIG, create_run_dir, needed_directory, resume_command
@@ -208,7 +211,10 @@ class Started:
 
 def _run(started: Started, listeners: Listeners, began: float) -> RunSummary:
     planned, session = started.plan, Session(started.plan, started.group)
-    with RunRecords(planned.folder, planned.name, planned.config) as records:
+    with (
+        RunRecords(planned.folder, planned.name, planned.config) as records,
+        incident_hook(planned, started.guards, records) as hook,
+    ):
         parameters = planned.facts.parameters
         process = this_process()
         records.event(
@@ -220,7 +226,7 @@ def _run(started: Started, listeners: Listeners, began: float) -> RunSummary:
         if planned.resume is not None:
             session.resume(planned.resume)
             records.event("resumed", session.position.id, checkpoint=str(planned.resume))
-        guard = _attach(planned, session, started.guards, records, listeners)
+        guard = _attach(started, session, records, listeners, hook)
         checks = finishing(started.preflight, records, listeners)
         parts = Parts(planned, session, guard, records, listeners.row, listeners.stop, checks)
         curve, last = loop(parts), session.position.id
@@ -232,6 +238,9 @@ def _run(started: Started, listeners: Listeners, began: float) -> RunSummary:
             error = _stopped(planned, listeners, None, last, curve.checkpoint)
             guard.finish(last)
             raise error
+        if hook is not None:
+            # A failure of what still waits can be journalled until the guard ends.
+            hook.drain()
         summary = _summarize(planned, curve, began, guard.finish(last), last)
         records.event("run_ended", last, reward_last=summary.reward_last)
     # The judgement reads the records, as the report does, so they must be complete.
@@ -251,21 +260,39 @@ def _as_recorded(summary: RunSummary, folder: Path) -> RunSummary:
         logger.warning("How the run in %s ended cannot be judged: %s", folder, error)
         return summary
     incidents, counts = summaries_of(data.entries), counts_of(data.entries)
-    return replace(summary, incidents=incidents, remedies=counts.remedies, ending=ending_problems(data))
+    hook = data.event("incident_hook")
+    untold = sum(value for name in ("failed", "dropped") if isinstance(value := hook.get(name), int))
+    return replace(
+        summary, incidents=incidents, remedies=counts.remedies, ending=ending_problems(data), hook_failures=untold
+    )
 
 
 def _attach(
-    planned: RunPlan, session: Session, guards: GuardGroup | None, records: RunRecords, listeners: Listeners
+    started: Started, session: Session, records: RunRecords, listeners: Listeners, hook: IncidentHook | None
 ) -> Guard:
     """The guard of the loop, after monitor and controller are ready."""
+    planned, guards = started.plan, started.guards
     if guards is None:
         return NoGuard()
-    guards.attach(planned.folder / JOURNAL, session.position.id, session.levers)
+    inherited = inherit(planned, session)
+    news = guards.attach(planned.folder / JOURNAL, session.position.id, session.levers, session.policy_state, inherited)
 
     def lost(why: str) -> None:
         records.event("guard_lost", None, reason=why)
 
-    guard = LiveGuard(planned.config.guard, guards, lost, listeners.entry, session.position.id)
+    def told(entry: Entry) -> None:
+        if entry.kind is EntryKind.POLICY_STATE:
+            session.policy_state = entry.text("state")
+        if hook is not None:
+            hook.offer(entry)
+        listeners.entry(entry)
+
+    guard = LiveGuard(planned.config.guard, guards, lost, told, session.position.id)
+    if inherited is not None:
+        entries, _ = read_journal(planned.folder / JOURNAL)
+        if hook is not None:
+            hook.learn(entries)
+        guard.continue_with(news, entries)
     declare_profile(planned, guard, session.position.id)
     return guard
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from rftfm_ray.actors.calls import Limit, Pending, wait_for
 from rftfm_ray.actors.group import ActorGroup, Encoded
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config.settings import config_schedule, effective, nominal_settings
-from rftfm_ray.errors import SyncError
+from rftfm_ray.errors import LearnerError, SyncError
 from rftfm_ray.metrics import UpdateMetrics
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder, Rehearsed, probe_jobs, split_jobs, step_jobs
@@ -21,11 +22,12 @@ from rftfm_ray.rollout.seams import Exposure
 from rftfm_ray.rollout.weights import Served, WeightsUpdate
 from rftfm_ray.tasks.api import Problem
 from rftfm_ray.tasks.stream import PromptStream
+from rftfm_ray.telemetry.rundir import HELD
 from rftfm_ray.training.checkpoints import SaveOrder
 from rftfm_ray.types import Check, Levers, ProbeResult, Sampling, StepId, TrainingCursor
 
 if TYPE_CHECKING:
-    from rftfm_ray.training.learner import UpdateReport
+    from rftfm_ray.training.update_report import UpdateReport
 
 CHECKPOINT = Limit(1800.0)
 # The checked verdicts came one at a time from an idle process, and a part of a step's is asked for twice.
@@ -37,7 +39,8 @@ class Session:
     """One run's actors, called by reference: data goes from actor to actor, and the driver fetches only what it needs.
 
     `position` is the training cursor and `levers` are the current levers; only this class changes them. `probe_parts`
-    are the answers of the held-out probe in progress: they belong to the state that a checkpoint holds.
+    are the answers of the held-out probe in progress, and `policy_state` is what the remediation policy remembers: they
+    belong to the state that a checkpoint holds.
     """
 
     def __init__(self, plan: RunPlan, group: ActorGroup, start: TrainingCursor = START) -> None:
@@ -52,6 +55,7 @@ class Session:
         self.position = start
         self.levers = Levers()
         self.probe_parts: tuple[ProbeResult, ...] = ()
+        self.policy_state = ""
         self._saved: tuple[StepId, str] | None = None
 
     def positions(self) -> Iterator[TrainingCursor]:
@@ -98,9 +102,12 @@ class Session:
         every = self._config.snapshots.every
         return self._group.learner.train(position, trajectories, snapshot=bool(every) and position.id.step % every == 0)
 
-    def sync(self, weights: Pending[WeightsUpdate]) -> list[Pending[Served]]:
-        """Start sending weights to every rollout actor; each refuses to serve until it has them."""
-        return self._group.rollouts.load_weights(weights)
+    def sync(self, weights: Pending[WeightsUpdate], *, verify: bool = False) -> list[Pending[Served]]:
+        """Start sending weights to every rollout actor; each refuses to serve until it has them.
+
+        With `verify` what each serves is compared, whatever the cadence of that check.
+        """
+        return self._group.rollouts.load_weights(weights, verify=verify)
 
     def fetch(self, trajectories: Sequence[Pending[TrajectoryBatch]]) -> TrajectoryBatch:
         """Wait for the trajectories, in the order of their prompts."""
@@ -130,12 +137,13 @@ class Session:
         compared = any(answer.compared for answer in served)
         return float(any(answer.mismatched for answer in served)) if compared else math.nan
 
-    def resync(self) -> float:
+    def resync(self, *, verify: bool = False) -> float:
         """Send the learner's weights to every rollout actor, as at the start and after a restore.
 
-        Returns what `fetch_synced` returns.
+        Returns what `fetch_synced` returns; with `verify` that is never NaN unless no tensor can be compared.
         """
-        return self.fetch_synced(self.sync(self._group.learner.weights(self.position.model_version)), self.position)
+        weights = self._group.learner.weights(self.position.model_version)
+        return self.fetch_synced(self.sync(weights, verify=verify), self.position)
 
     def parity(self) -> float:
         """Largest difference in nats between the learner's and the rollout actors' log-probs of fixed sequences.
@@ -260,11 +268,45 @@ class Session:
         step_id = StepId(self.position.id.attempt + 1, snapshot.id.step, paid_step)
         self.position = TrainingCursor(step_id, version, snapshot.cursor + skipped)
 
-    def restart_rollout(self) -> None:
-        """Replace the first rollout actor by a new one, with the current levers and weights."""
-        self._group.replace(self._group.rollouts.roles[0])
+    def hold(self, steps: Sequence[int]) -> None:
+        """Write the snapshots of some steps as checkpoints, for a remedy that goes back to one in a later run.
+
+        The run ends with it: learner and cursor are then at the earliest of them. A snapshot that is gone is left out.
+        """
+        for step in sorted(steps, reverse=True):
+            with contextlib.suppress(LearnerError):
+                self.rollback(step, 0, self.position.id.paid_step)
+                self.save(self._plan.folder / HELD)
+
+    def restore_held(self, held: Sequence[Path], checkpoint: Path) -> tuple[int, ...]:
+        """Take the snapshots of a paused run back into the learner's ring, and go on from its checkpoint.
+
+        Returns the steps that can be restored.
+        """
+        for path in held:
+            self.resume(path)
+            self.snapshot()
+        if held:
+            self.resume(checkpoint)
+        if self._config.snapshots.every:
+            self.snapshot()
+        steps = self._group.learner.snapshot_steps()
+        return wait_for([steps], self._learner_limit, "listing its snapshots")[0]
+
+    def restart_rollout(self, *, every: bool = False) -> None:
+        """Replace the first rollout actor, or every one, by a new one with the current levers and weights."""
+        for role in self._group.rollouts.roles if every else self._group.rollouts.roles[:1]:
+            self._group.replace(role)
         self.move_levers(self.levers)
         self.resync()
+
+    def reset_critic(self, step: int) -> None:
+        """Put the critic's head back to the snapshot of `step`; policy, cursor and levers stay.
+
+        Raises:
+            LearnerError: when there is no snapshot of that step, or no critic.
+        """
+        wait_for([self._group.learner.restore_critic(step)], self._learner_limit, "resetting the critic")
 
     def save(self, folder: Path | None = None, *, is_best: bool = False) -> str:
         """Write a durable checkpoint, by default among those of the run; its path once it is complete.
@@ -274,7 +316,9 @@ class Session:
         if folder is None and self._saved is not None and self._saved[0] == self.position.id:
             return self._saved[1]
         target = self._plan.checkpoints if folder is None else folder
-        order = SaveOrder(str(target), self.position, self._plan.config_sha256, is_best, self.probe_parts)
+        order = SaveOrder(
+            str(target), self.position, self._plan.config_sha256, is_best, self.probe_parts, self.policy_state
+        )
         path = wait_for([self._group.learner.save(order)], CHECKPOINT, "writing a checkpoint")[0]
         if folder is None:
             self._saved = (self.position.id, path)
@@ -284,7 +328,7 @@ class Session:
         """Restore learner and cursor from a checkpoint. The caller syncs and probes parity next."""
         state = wait_for([self._group.learner.load(checkpoint)], CHECKPOINT, "loading a checkpoint")[0]
         self.move_levers(state.levers)
-        self.probe_parts = state.probe
+        self.probe_parts, self.policy_state = state.probe, state.policy
         self.position = TrainingCursor(
             StepId(state.attempt, state.step, state.paid_step), state.model_version, state.cursor
         )

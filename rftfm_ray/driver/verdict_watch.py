@@ -33,17 +33,17 @@ class VerdictWatch:
         Raises:
             VerifierError: when the limit is reached; a checkpoint has been written.
         """
-        asked = batch.termination != Termination.FAILED
+        asked, graded = batch.termination != Termination.FAILED, batch.valid | batch.masked
         if not np.any(asked):
             return
-        failed = int(np.count_nonzero(asked & ~batch.valid))
+        failed = int(np.count_nonzero(asked & ~graded))
         if failed:
             step = session.position.id
             why = session.verifier_error(step) or "no reason is known"
             logger.warning(
                 "step %d: the verifier failed on %d of %d answers (%s)", step.step, failed, np.count_nonzero(asked), why
             )
-        self._failing = 0 if batch.valid.any() else self._failing + 1
+        self._failing = 0 if graded.any() else self._failing + 1
         if self._failing < self._limit:
             return
         checkpoint = session.save()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rftfm_ray.diagnosis.classify import CLAIMED
 from rftfm_ray.diagnosis.fingerprints import explained_signals
@@ -11,10 +12,10 @@ from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import GuardState, Incident
 from rftfm_ray.policies.api import MOST_TIMES
 from rftfm_ray.policies.grounds import Ground, HeldOut, ground_for
-from rftfm_ray.policies.playbook import plan_of
+from rftfm_ray.policies.playbook import Cause, plan_of
 from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import Diagnosis, Evidence, Order, OrderRole
+from rftfm_ray.verdicts import Diagnosis, Evidence, Order, OrderRole, StepReport
 
 
 def needs_ground(order: Order, state: GuardState) -> bool:
@@ -40,16 +41,24 @@ def is_after_effect(diagnosis: Diagnosis, state: GuardState, memory: RunMemory, 
     """Whether a diagnosis is taken for what a remedy in force does to telemetry, and opens no incident.
 
     A lever that contains a fault makes the run another one than its past. Only telemetry speaks, held-out accuracy
-    stands, and nothing is given up by waiting: the fault has no remedy, or not enough speaks for its name. It is not
-    the fault that the lever was moved for.
+    stands, and nothing is given up by waiting: the fault has no remedy, not enough speaks for its name, or what its
+    cause would show in is as it should be. It is not the fault that the lever was moved for.
     """
     owners = {state.incident(owner).code for _, owner in state.owners if owner}
-    is_urgent = diagnosis.probability >= CLAIMED and plan_of(diagnosis.code).steps
+    is_urgent = diagnosis.probability >= CLAIMED and _cause_shows(diagnosis, memory.reports)
     evidence = [symptom.evidence for symptom in diagnosis.symptoms if symptom.alarm]
     if not owners or diagnosis.code in owners or is_urgent or set(evidence) != {Evidence.TELEMETRY}:
         return False
     before = memory.best_probe(diagnosis.onset, memory.reports[-1].id.step, state.first_probe)
     return HeldOut(math.nan if before is None else before, memory.probe_now(), size).stands
+
+
+def _cause_shows(diagnosis: Diagnosis, reports: Sequence[StepReport]) -> bool:
+    """Whether a fault has remedies, and the signals of its cause show it since its onset."""
+    plan = plan_of(diagnosis.code, diagnosis.place)
+    before = [report for report in reports if report.id.step < diagnosis.onset_low]
+    since = [report for report in reports if report.id.step >= diagnosis.onset_low]
+    return bool(plan.remedies) and plan.cause((), since, before) is Cause.ACTIVE
 
 
 def ground_of(memory: RunMemory, incident: Incident, probes: HeldOut) -> Ground | None:

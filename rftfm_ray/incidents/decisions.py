@@ -7,19 +7,22 @@ incident is escalated to people. Pure: policy and snapshots are injected.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from rftfm_ray.diagnosis.features import is_shown
+from rftfm_ray.incidents.advice import merged
 from rftfm_ray.incidents.confirmation import ground_of, probes_at_decision
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.memory import RunMemory
+from rftfm_ray.incidents.policy_calls import PolicyCalls
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, Incident, Scalar, lever_fields, levers_before, levers_home
 from rftfm_ray.policies.api import PolicyContext, restore_step
 from rftfm_ray.policies.grounds import Ground
 from rftfm_ray.policies.playbook import plan_of
-from rftfm_ray.policies.safety import PolicyProblem, ProblemKind, Ruling, SafePolicy
-from rftfm_ray.types import GuardMode, Levers, StepId
+from rftfm_ray.policies.safety import Ruling
+from rftfm_ray.types import Action, GuardMode, Levers, StepId
 from rftfm_ray.verdicts import Diagnosis, IncidentState, Order, OrderRole, OutcomeKind, Remedy
 
 # Unconfirmed costly remedies after which a person must look.
@@ -31,12 +34,11 @@ Snapshots: TypeAlias = Callable[[], tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class DecisionsMemory:
-    """What the policy is called with beside the journal's state: its own state, and how often it waited.
+    """What the policy is called with beside the journal's state: how often it waited, by incident and code.
 
-    `waited` is by incident and code: a fault that has got a name has the patience of one.
+    A fault that has got a name has the patience of one.
     """
 
-    policy: tuple[tuple[str, str | int | float | bool], ...]
     waited: dict[tuple[int, str], int]
 
 
@@ -52,25 +54,24 @@ class Decisions:
     """
 
     def __init__(
-        self, settings: IncidentSettings, policy: SafePolicy, snapshots: Snapshots, ledger: Ledger, memory: RunMemory
+        self, settings: IncidentSettings, policy: PolicyCalls, snapshots: Snapshots, ledger: Ledger, memory: RunMemory
     ) -> None:
         self._settings = settings
         self._policy = policy
         self._snapshots = snapshots
         self._ledger = ledger
         self._memory = memory
-        self._policy_state: tuple[tuple[str, str | int | float | bool], ...] = ()
         # Number of times that the policy chose to wait, by incident and code.
         self._waited: dict[tuple[int, str], int] = {}
 
     @property
     def memory(self) -> DecisionsMemory:
         """What later decisions depend on beside journal and reports."""
-        return DecisionsMemory(self._policy_state, dict(self._waited))
+        return DecisionsMemory(dict(self._waited))
 
     def restore(self, run: RunMemory, memory: DecisionsMemory) -> None:
         """Continue from a memory, with the reports and diagnoses of `run`."""
-        self._memory, self._policy_state, self._waited = run, memory.policy, dict(memory.waited)
+        self._memory, self._waited = run, dict(memory.waited)
 
     def order_for(self, incident: Incident, diagnosis: Diagnosis, step: StepId) -> Order | None:
         """The order for a diagnosed incident, if one is due; may close the incident."""
@@ -79,6 +80,11 @@ class Decisions:
             return None
         if incident.tried and incident.tried[-1].outcome is OutcomeKind.UNVERIFIED:
             return self._give_up(incident, step, IncidentState.ESCALATED, f"{incident.reason}; a person must look")
+        home = levers_before(state, incident)
+        if home != state.levers and not settings.acts_on(incident.family):
+            # A person has approved what did not help, and the next remedy may wait long for one.
+            order = Order(state.orders + 1, incident.id, OrderRole.UNDO, OrderRole.UNDO.value, incident.reason, home)
+            return announce(self._ledger, step, order)
         last = max([tried.paid_step for tried in incident.tried[-1:]] + [incident.unconfirmed_at or 0])
         if last and step.paid_step - last < settings.cooldown_steps:
             return None
@@ -90,10 +96,7 @@ class Decisions:
             reason = f"guard.budget={settings.budget} remedies for family {incident.family} are used up"
             return self._give_up(incident, step, IncidentState.GIVEN_UP, reason)
         ctx = self._context(incident, diagnosis, step, settings.budget - spent)
-        ruling = self._policy.decide(ctx)
-        for problem in ruling.problems:
-            self._note_problem(problem, incident, step)
-        self._policy_state = ruling.decision.state
+        ruling = self._policy.decide(ctx, step, incident.id)
         remedy = ruling.decision.remedy
         return self._wait(incident, step, ruling) if remedy is None else self._order(incident, ruling, remedy, ctx)
 
@@ -105,28 +108,26 @@ class Decisions:
         """
         spent, judged = dict(self._ledger.state.spent).get(incident.family, 0), self._memory.reports[-1].id
         ctx = replace(self._context(incident, diagnosis, judged, self._settings.budget - spent), ground=None)
-        ruling = self._policy.decide(ctx)
-        for problem in ruling.problems:
-            self._note_problem(problem, incident, step)
+        ruling = self._policy.decide(ctx, judged, incident.id)
         remedy = ruling.decision.remedy
         if remedy is None or remedy.rollback or remedy.halt or remedy.levers.freeze_policy == 1:
             return None
-        self._policy_state = ruling.decision.state
         return self._order(incident, ruling, remedy, replace(ctx, step=step))
 
     def _context(self, incident: Incident, diagnosis: Diagnosis, step: StepId, budget_left: int) -> PolicyContext:
         return PolicyContext(
             step=step,
-            diagnosis=diagnosis,
+            diagnosis=replace(diagnosis, place=incident.place) if incident.tried else diagnosis,
             tried=incident.tried,
             levers=self._ledger.state.levers,
             nominal=self._settings.nominal_at(step.step),
             snapshots=self._snapshots(),
             budget_left=budget_left,
             reports=self._memory.reports,
-            state=self._policy_state,
+            state=self._policy.decision_state,
             ground=self._ground(incident),
             given=self._ledger.state.given(incident.code),
+            facts=self._settings.facts,
         )
 
     def _ground(self, incident: Incident) -> Ground | None:
@@ -134,20 +135,14 @@ class Decisions:
         probes = probes_at_decision(self._ledger.state, self._memory, incident, self._settings)
         return ground_of(self._memory, incident, probes)
 
-    def _note_problem(self, problem: PolicyProblem, incident: Incident, step: StepId) -> None:
-        values: dict[str, Scalar] = {"policy": problem.policy, "reason": problem.reason}
-        if problem.kind is ProblemKind.REFUSED:
-            self._ledger.note(EntryKind.REFUSED, step, incident.id, **values, remedy=problem.remedy)
-        else:
-            self._ledger.note(EntryKind.POLICY_FAILED, step, incident.id, **values)
-
     def _wait(self, incident: Incident, step: StepId, ruling: Ruling) -> Order | None:
         """Note that the policy waits. It is called again at later steps; after the limit the incident is escalated."""
         reason = ruling.decision.reason
         key = incident.id, incident.code
         waited = self._waited[key] = self._waited.get(key, 0) + 1
         if incident.tried:
-            return self._give_up(incident, step, IncidentState.ESCALATED, f"the policy gave up: {reason}")
+            gave_up = f"the policy gave up: {reason}"
+            return self._give_up(incident, step, IncidentState.ESCALATED, gave_up, policy=ruling.policy)
         if waited == 1:
             self._ledger.note(EntryKind.HELD, step, incident.id, policy=ruling.policy, reason=reason)
         if waited < self._settings.verify_steps:
@@ -157,25 +152,44 @@ class Decisions:
     def _order(self, incident: Incident, ruling: Ruling, remedy: Remedy, ctx: PolicyContext) -> Order | None:
         reason = ruling.decision.reason
         restore = restore_step(ctx) if remedy.rollback else None
+        critic = restore_step(ctx) if Action.RESET_CRITIC in remedy.actions else None
         # A remedy that did not help is undone before the next one is tried.
-        levers = _merged(levers_before(self._ledger.state, incident), remedy.levers)
+        levers = merged(levers_before(self._ledger.state, incident), remedy.levers)
         number = self._ledger.state.orders + 1
         values: dict[str, Scalar] = {"order": number, "remedy": remedy.name, "reason": reason}
-        values |= {"policy": ruling.policy, "restore_step": restore, "halt": remedy.halt, **dict(lever_fields(levers))}
-        if not self._settings.acts_on(incident.family):
+        if remedy.measured_by:
+            values["measured_by"] = ", ".join(remedy.measured_by)
+        values["shown"] = any(map(is_shown, ctx.diagnosis.symptoms))
+        if ctx.diagnosis.place is not None:
+            values["place"] = ctx.diagnosis.place.value
+        if remedy.actions:
+            values |= {"actions": ", ".join(remedy.actions), "critic_step": critic}
+        values |= {"policy": ruling.policy, "restore_step": restore, "halt": remedy.halt}
+        # What is approved is rebuilt from its entry.
+        values |= {"skip_batches": remedy.skip_batches} if remedy.skip_batches else {}
+        values |= dict(lever_fields(levers))
+        # Later than the diagnosis in the journal an alarm may have shown that the fault began earlier.
+        values["onset_low"] = ctx.diagnosis.onset_low
+        if ruling.decision.ask or not self._settings.acts_on(incident.family):
             self._ledger.note(EntryKind.ADVISED, ctx.step, incident.id, **values)
             return None
         self._ledger.note(EntryKind.DECIDED, ctx.step, incident.id, **values)
         return Order(
             number, incident.id, OrderRole.REMEDY, remedy.name, reason, levers, restore, remedy.skip_batches,
-            remedy.halt,
+            remedy.halt, remedy.actions, critic,
         )  # fmt: skip
 
-    def _give_up(self, incident: Incident, step: StepId, final: IncidentState, reason: str) -> Order | None:
-        """Close the incident: undo what did not help, and end the run if that is configured and has a ground."""
+    def _give_up(
+        self, incident: Incident, step: StepId, final: IncidentState, reason: str, **by: Scalar
+    ) -> Order | None:
+        """Close the incident: undo what did not help, and end the run if that is configured and has a ground.
+
+        `by` names the policy where its decision closes the incident.
+        """
         state = self._ledger.state
-        levers, halts = self._levers_after(incident), self._settings.halts
-        if halts and self._settings.acts_on(incident.family) and self._ground(incident) is None:
+        levers = self._levers_after(incident)
+        halts = self._settings.halts and self._settings.acts_on(incident.family)
+        if halts and self._ground(incident) is None:
             stands = probes_at_decision(state, self._memory, incident, self._settings).stands
             why = (
                 "held-out accuracy stands and no broken identity of the fault shows damage"
@@ -183,12 +197,16 @@ class Decisions:
                 else "only telemetry speaks against it"
             )
             halts, reason = False, f"{reason}; the run goes on, because {why}"
-        self._ledger.note(EntryKind.CLOSED, step, incident.id, state=final.value, reason=reason)
-        if not self._settings.acts_on(incident.family) or (levers == state.levers and not halts):
+        self._ledger.note(EntryKind.CLOSED, step, incident.id, state=final.value, reason=reason, **by)
+        if not self._may_act(incident) or (levers == state.levers and not halts):
             return None
         role = OrderRole.HALT if halts else OrderRole.UNDO
         order = Order(state.orders + 1, incident.id, role, role.value, reason, levers, halt=halts)
         return announce(self._ledger, step, order)
+
+    def _may_act(self, incident: Incident) -> bool:
+        """Whether orders for an incident are carried out: by the settings, or to end what a person has approved."""
+        return self._settings.acts_on(incident.family) or bool(incident.tried)
 
     def _levers_after(self, incident: Incident) -> Levers:
         """The levers that stay when an incident is left to people: none that was not shown to help.
@@ -200,8 +218,9 @@ class Decisions:
         stood = incident.unconfirmed >= UNCONFIRMED and last is not None and last.outcome is OutcomeKind.INEFFECTIVE
         if last is None or not (stood or last.outcome is OutcomeKind.UNVERIFIED):
             return levers_before(state, incident)
-        plan, window = plan_of(incident.code), self._memory.reports[-self._settings.return_after :]
-        over = plan.source_over(window, self._memory.reference_of(incident.id))
+        plan, window = plan_of(incident.code, incident.place), self._memory.reports[-self._settings.return_after :]
+        reference = self._memory.reference_of(incident.id)
+        over = plan.cause_is_over(state.levers_of(incident.id), window, reference)
         return levers_home(state, incident, last.before, () if over else plan.containing)
 
 
@@ -209,9 +228,3 @@ def announce(ledger: Ledger, step: StepId, order: Order) -> Order:
     """Write an order that no policy has made to the journal, and return it."""
     ledger.note(EntryKind.RETURNING, step, order.incident, order=order.number, remedy=order.remedy, reason=order.reason)
     return order
-
-
-def _merged(base: Levers, wanted: Levers) -> Levers:
-    """`base` with every lever that `wanted` sets."""
-    chosen = {item.name: getattr(wanted, item.name) for item in fields(Levers)}
-    return replace(base, **{name: setting for name, setting in chosen.items() if setting is not None})

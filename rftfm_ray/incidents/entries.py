@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from rftfm_ray.errors import ConfigError, GuardError
 from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.types import Levers, StepId
+from rftfm_ray.verdicts import Place
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -25,9 +26,13 @@ class EntryKind(StrEnum):
     ANSWERED = "answered"
     DECIDED = "decided"
     ADVISED = "advised"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    DECLINED = "declined"
     HELD = "held"
     REFUSED = "refused"
     POLICY_FAILED = "policy_failed"
+    POLICY_STATE = "policy_state"
     CONFIRMED = "confirmed"
     UNCONFIRMED = "unconfirmed"
     APPLYING = "applying"
@@ -42,6 +47,8 @@ class EntryKind(StrEnum):
     LATE = "late"
     RESTORED = "restored"
     LOST = "lost"
+    PAUSED = "paused"
+    HOOK_FAILED = "hook_failed"
     ENDED = "ended"
 
 
@@ -108,3 +115,22 @@ def levers_of(entry: Entry) -> Levers:
         raise GuardError(
             f"Journal entry {entry.seq} moves levers that do not exist or may not be set so ({error})."
         ) from None
+
+
+def is_shown_in(entry: Entry) -> bool:
+    """Whether a decision was made about a fault that more than telemetry shows."""
+    return dict(entry.fields).get("shown") is True
+
+
+def place_in(entry: Entry) -> Place | None:
+    """The place that an entry names; None where it names none, as those of earlier versions do."""
+    named = entry.text("place") if entry.has("place") else ""
+    return next((place for place in Place if place.value == named), None)
+
+
+def moves_after(moves: tuple[tuple[int, Levers], ...], entry: Entry, levers: Levers) -> tuple[tuple[int, Levers], ...]:
+    """The moves of the lineage after one more; a rollback undoes those after the step that it goes back to."""
+    restored = entry.integer("restored") if entry.has("restored") else None
+    if restored is None:
+        return (*moves, (entry.id.step, levers))
+    return (*((first, known) for first, known in moves if first <= restored), (restored + 1, levers))

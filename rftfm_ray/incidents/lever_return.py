@@ -9,7 +9,7 @@ from typing import Any
 from rftfm_ray.incidents.memory import REPORTS, RunMemory
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import GuardState
-from rftfm_ray.policies.playbook import plan_of
+from rftfm_ray.policies.playbook import RemedyPlan, plan_of
 from rftfm_ray.signals.effects import expected_sides
 from rftfm_ray.signals.schema import value
 from rftfm_ray.types import GuardMode, Levers
@@ -49,22 +49,24 @@ def next_return(state: GuardState, memory: RunMemory, settings: IncidentSettings
     A containing lever waits until the cause of its fault has been silent for `return_after` steps, any other lever for
     `verify_steps`. Each relapse doubles the wait.
     """
-    off = moved(state.levers)
-    if not off or settings.mode is not GuardMode.ACT or state.open_incidents():
+    off, owners = moved(state.levers), dict(state.owners)
+    if settings.mode is not GuardMode.ACT:
+        # In advise the guard returns what a person has approved, and no lever of the checkpoint that a run began with.
+        off = tuple(name for name in off if owners.get(name)) if settings.mode is GuardMode.ADVISE else ()
+    if not off or state.open_incidents():
         return None
-    owners, reports = dict(state.owners), memory.since(state.moved_at)
+    reports = memory.since(state.moved_at)
     for name in off:
         owner = owners.get(name, 0)
         if (name, owner) in state.kept:
             continue
-        code = state.incident(owner).code if owner else ""
-        plan = plan_of(code)
+        code, plan = _plan(state, owner)
         contains = name in plan.containing
         relapses = max(0, sum(incident.code == code for incident in state.incidents) - 1)
         # No longer than what is remembered: a wait beyond that would never end.
         wait = min(REPORTS, (settings.return_after if contains else settings.verify_steps) * 2**relapses)
         window = reports[-wait:]
-        over = not contains or plan.source_over(window, memory.reference_of(owner))
+        over = not contains or plan.cause_is_over(state.levers_of(owner), window, memory.reference_of(owner))
         if len(window) == wait and over:
             levers = one_step_back(state.levers, name, scheduled_share(reports[-1]))
             return LeverReturn(name, owner, levers, f"{wait} steps without {'its cause' if contains else 'an alarm'}")
@@ -74,20 +76,21 @@ def next_return(state: GuardState, memory: RunMemory, settings: IncidentSettings
 def levers_to_keep(state: GuardState, memory: RunMemory) -> tuple[KeptLever, ...]:
     """Levers off nominal that must not return, and of which the journal does not say so yet.
 
-    A lever under whose nominal setting the fault came back, and one that contains a fault from before which there is no
-    step: the run was never seen healthy without it.
+    A lever under whose nominal setting the fault came back; one that contains a fault from before which there is no
+    step, so that the run was never seen healthy without it; and one that hides the cause of its fault.
     """
     staying = []
     for name, owner in state.owners:
         if (name, owner) in state.kept:
             continue
-        code = state.incident(owner).code
-        plan = plan_of(code)
+        code, plan = _plan(state, owner)
         reason = ""
         if state.has_relapsed(name, code):
             reason = f"{name} stays: {code} came back when it had returned"
         elif name in plan.containing and plan.needs_reference and not memory.reference_of(owner):
             reason = f"{name} stays: no step from before {code} shows that the run is healthy without it"
+        elif name in plan.hidden_by:
+            reason = f"{name} stays: nothing shows under it whether the cause of {code} is over"
         if reason:
             staying.append(KeptLever(name, owner, reason))
     return tuple(staying)
@@ -98,9 +101,17 @@ def expected_alarms(state: GuardState) -> Expected:
 
     They are of the signals that a lever moves by design, and of a cause whose harm a lever contains.
     """
-    plans = [(name, plan_of(state.incident(owner).code)) for name, owner in state.owners if owner]
-    sources = {(signal, 1) for name, plan in plans if name in plan.containing for signal in plan.source_signals}
+    plans = [(name, _plan(state, owner)[1]) for name, owner in state.owners if owner]
+    sources = {side for name, plan in plans for side in plan.expected_under(name)}
     return Expected(expected_sides(state.levers), tuple(sorted(sources)))
+
+
+def _plan(state: GuardState, owner: int) -> tuple[str, RemedyPlan]:
+    """The code of the fault that a lever was moved for, and its plan; an empty one for a lever of no incident."""
+    if not owner:
+        return "", plan_of("", None)
+    incident = state.incident(owner)
+    return incident.code, plan_of(incident.code, incident.place)
 
 
 def moved(levers: Levers) -> tuple[str, ...]:

@@ -13,19 +13,25 @@ import math
 from dataclasses import replace
 
 from rftfm_ray.diagnosis.classify import PATIENCE, SURE, claimed
+from rftfm_ray.diagnosis.features import is_shown
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
+from rftfm_ray.incidents.answering import approved_order, follow, note_pause
+from rftfm_ray.incidents.belonging import incident_for, is_remediated
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, is_after_effect, needs_ground, refusal
 from rftfm_ray.incidents.decisions import Decisions, Snapshots, announce
 from rftfm_ray.incidents.explaining import named_fields, opened_fields
+from rftfm_ray.incidents.handover import Handover, handover_of, memory_of
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.lever_return import expected_alarms, levers_to_keep, next_return
 from rftfm_ray.incidents.manager_memory import ManagerMemory
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.messages import Restoration
 from rftfm_ray.incidents.muting import MutedFaults
+from rftfm_ray.incidents.policy_calls import PolicyCalls
 from rftfm_ray.incidents.questions import ask, take_answers
 from rftfm_ray.incidents.renaming import takes_name
+from rftfm_ray.incidents.requests import Reply, Request
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
 from rftfm_ray.incidents.summaries import summarize
@@ -58,11 +64,11 @@ class IncidentManager:
 
     def __init__(self, settings: IncidentSettings, policy: SafePolicy, snapshots: Snapshots, ledger: Ledger) -> None:
         self._settings = settings
-        self._policy_name = policy.name
+        self._policy = PolicyCalls(policy, ledger)
         self._ledger = ledger
         self._memory = RunMemory()
         self._muted = MutedFaults(settings.verify_steps)
-        self._decisions = Decisions(settings, policy, snapshots, ledger, self._memory)
+        self._decisions = Decisions(settings, self._policy, snapshots, ledger, self._memory)
         self._snapshots = snapshots
         self._rules = Rules(
             settings.verify_steps, settings.verify_timeout_steps, settings.probe_size, settings.probe_steps
@@ -86,15 +92,16 @@ class IncidentManager:
         """The order that waits for a boundary; None once it has begun."""
         return None if self._begun else self._pending
 
-    def start(self, step: StepId, levers: Levers) -> None:
-        """Begin the journal, with the step that the run starts from and the levers that are in force."""
+    def start(self, step: StepId, levers: Levers, policy_state: str = "") -> None:
+        """Begin the journal, with the step that the run starts from, the levers in force and a saved policy state."""
         settings = self._settings
         self._ledger.note(
             EntryKind.STARTED, step, 0, mode=settings.mode.value, act_on=",".join(settings.act_on),
-            policy=self._policy_name, **dict(lever_fields(levers)),
+            policy=self._policy.name, **dict(lever_fields(levers)),
         )  # fmt: skip
         if step.step:
             self._ledger.note(EntryKind.DECLARED, step, 0, change="resume", reason=f"goes on from step {step.step}")
+        self._policy.start(step, policy_state)
 
     def note_probe(self, step: StepId, accuracy: float) -> None:
         """Note the held-out accuracy before the first step, the reference of a fault that begins with it."""
@@ -119,7 +126,7 @@ class IncidentManager:
         for incident in self.state.open_incidents():
             self._follow_up(incident, report.id, diagnosis)
         if self._pending is None:
-            self._pending = self._next_order(assessment)
+            self._pending = approved_order(self.state) or self._next_order(assessment)
             return self._pending
         return None
 
@@ -130,7 +137,7 @@ class IncidentManager:
         """
         if self._checked_state is not self.state:
             self._checked_state = self.state
-            returning = self.state.levers != Levers() and self._settings.mode is GuardMode.ACT
+            returning = self.state.levers != Levers() and self._settings.mode is not GuardMode.OBSERVE
             self._needs_attention = returning or bool(self.state.open_incidents())
         return not (self._needs_attention or self._muted or self._pending)
 
@@ -139,9 +146,9 @@ class IncidentManager:
         led = self._memory.led_by(diagnosis)
         if diagnosis is None:
             return
-        incident = self._incident_for(diagnosis)
+        incident = incident_for(diagnosis, self.state.open_incidents())
         if incident is None:
-            if any(self._is_remediated(i, step, diagnosis) for i in self.state.open_incidents()):
+            if any(is_remediated(i, step, diagnosis, self._settings) for i in self.state.open_incidents()):
                 # During the remediation of an incident, another diagnosis is taken for an after-effect of it.
                 return
             if is_after_effect(diagnosis, self.state, self._memory, self._settings.probe_size):
@@ -164,28 +171,13 @@ class IncidentManager:
         if is_due or (not suspected and changed):
             self._ledger.note(EntryKind.DIAGNOSED, step, incident.id, **named_fields(diagnosis))
 
-    def _is_remediated(self, incident: Incident, step: StepId, other: Diagnosis) -> bool:
-        """Whether an incident's remediation is under way, so that another diagnosis is an after-effect of it.
-
-        A verdict that waits for a probe hides no other fault that has a name.
-        """
-        if incident.state is IncidentState.VERIFYING and other.code != UNKNOWN:
-            return step.paid_step - incident.tried[-1].paid_step < self._settings.verify_steps
-        return incident.state is not IncidentState.DIAGNOSED or bool(incident.tried)
-
-    def _incident_for(self, diagnosis: Diagnosis) -> Incident | None:
-        """The open incident of a diagnosis: one of the same code, else one without any remedy yet."""
-        incidents = self.state.open_incidents()
-        same = [i for i in incidents if i.code == diagnosis.code]
-        unnamed = [i for i in incidents if i.state is IncidentState.SUSPECTED]
-        untouched = [i for i in incidents if i.state is IncidentState.DIAGNOSED and not i.tried and not i.advised]
-        return next(iter((*same, *unnamed, *untouched)), None)
-
     def _follow_up(self, incident: Incident, step: StepId, diagnosis: Diagnosis | None) -> None:
         """Verify an incident whose remedy is in force; close one whose alarm has been silent for long."""
         active = diagnosis is not None and (diagnosis.code == incident.code or incident.code == UNKNOWN)
         if incident.state is IncidentState.VERIFYING:
-            self._verify(incident, step, alarm_active=active)
+            # Where a check has shown the fault, what the policy has become under it is not the fault.
+            shows = not incident.shown or (diagnosis is not None and any(map(is_shown, diagnosis.symptoms)))
+            self._verify(incident, step, alarm_active=active and shows)
         elif incident.tried or incident.state is IncidentState.REMEDIATING:
             # Silence after a remedy that did not help resolves nothing.
             return
@@ -200,10 +192,11 @@ class IncidentManager:
             return
         remedy = incident.tried[-1].remedy
         self._ledger.note(
-            EntryKind.OUTCOME, step, incident.id, outcome=outcome.kind.value, remedy=remedy,
+            EntryKind.OUTCOME, step, incident.id, outcome=outcome.kind.value, remedy=remedy, code=incident.code,
             severity_before=outcome.severity_before, severity_after=outcome.severity_after,
             probe_before=outcome.probe_before, probe_after=outcome.probe_after, reason=outcome.reason,
         )  # fmt: skip
+        self._policy.observe(outcome, step)
         if outcome.kind.helped:
             reason = f"{outcome.kind.value} by {remedy}"
             self._close(incident, step, IncidentState.RESOLVED, reason, outcome=outcome.kind.value)
@@ -232,6 +225,22 @@ class IncidentManager:
         number, name = self.state.orders + 1, f"return {back.name}"
         order = Order(number, back.incident, OrderRole.RETURN, name, back.reason, back.levers)
         return announce(self._ledger, report.id, order)
+
+    def answer(self, request: Request, step: StepId) -> Reply:
+        """Follow a person's answer to a decision that waits; an approved remedy is then pending, or due next."""
+        reply = follow(self._ledger, self._settings, request, step, self._snapshots())
+        self._pending = self._pending or approved_order(self.state)
+        return reply
+
+    def pause(self, step: StepId, last: StepId, incident: int, waited_s: float) -> Handover:
+        """Note that the run ends until a person answers; returns what the run that continues it needs."""
+        restore_steps = note_pause(self._ledger, step, incident, waited_s)
+        return handover_of(self.memory(), last, restore_steps)
+
+    def take_over(self, handover: Handover) -> None:
+        """Continue a paused run; the ledger must hold its journal, to which a person may have added an answer."""
+        self.restore(memory_of(handover, self._settings.verify_steps))
+        self._pending = approved_order(self.state)
 
     def begin(self, order: Order, step: StepId, probed: float = math.nan, graded: int = 0) -> Order | None:
         """Announce that the pending order is about to be carried out. An order begins once.
@@ -318,6 +327,7 @@ class IncidentManager:
         self._ledger.note(EntryKind.APPLIED, step, order.incident, **values)
         if order.restore_step is not None:
             self._memory.rewind(order.restore_step)
+            self._policy.rewind(order.restore_step, step)
         first = step.step if order.restore_step is None else order.restore_step + 1
         change = lever_change(before, order.levers, first, f"order {order.number}: {order.remedy}")
         change = replace(change, expected=expected_alarms(self.state))
@@ -349,30 +359,31 @@ class IncidentManager:
         """Note that a verdict came after its boundary."""
         self._ledger.note(EntryKind.LATE, step, 0, waited_s=round(waited_s, 3))
 
+    def note_hook_failed(self, step: StepId, hook: str, reason: str) -> None:
+        """Note that a hook of the user's could not be called."""
+        self._ledger.note(EntryKind.HOOK_FAILED, step, 0, name=hook, reason=reason)
+
     def note_restored(self, step: StepId, back: Restoration) -> None:
         """Note that an actor of the guard was lost and came back; `step` is the newest one."""
         self._ledger.note(
             EntryKind.RESTORED, step, 0, name=back.actor, reason=back.reason, replayed=back.replayed,
             waited=back.waited, seconds=round(back.seconds, 3),
         )  # fmt: skip
+        self._policy.note_unsaid(step)
 
     def memory(self) -> ManagerMemory:
         """What later decisions depend on beside the journal; it is shared with this manager, so copy it."""
         return ManagerMemory(
-            self._ledger.seq,
-            self._memory,
-            self._muted,
-            self._decisions.memory,
-            dict(self._quiet),
-            self._pending,
+            self._ledger.seq, self._memory, self._muted, self._decisions.memory, dict(self._quiet), self._pending,
             self._begun,
-        )
+        )  # fmt: skip
 
     def restore(self, memory: ManagerMemory) -> None:
         """Continue from a memory; the ledger must hold the state after `memory.seq` entries."""
         self._memory, self._muted, self._quiet = memory.run, memory.muted, dict(memory.quiet)
         self._pending, self._begun = memory.pending, memory.begun
         self._decisions.restore(memory.run, memory.decisions)
+        self._policy.restore()
 
     def finish(self, last: StepId) -> tuple[tuple[IncidentSummary, ...], int]:
         """End the journal at the last step; returns the incidents and the number of applied remedies."""

@@ -4,19 +4,45 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from rftfm_ray.diagnosis.classify import dated
 from rftfm_ray.diagnosis.fingerprints import explained_signals
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.incidents.verification import Case
 from rftfm_ray.signals.held_out import last_probe
+from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import Diagnosis, Evidence, IncidentState, StepReport
 
 # Number of remembered reports: the longest window of any check here.
 REPORTS = 256
 # Reports from before a fault that are the reference of its harm.
 REFERENCE_STEPS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryShare:
+    """A run's memory as a value.
+
+    Attributes:
+        reports: the newest ones, those of abandoned attempts included.
+        lineage: ids of those of the lineage that is kept.
+        references: by incident, the reports from before its fault.
+        diagnoses: by incident, the newest one.
+        alarms: of the newest step, by signal, side and evidence.
+        attempt: number of the current one.
+        leading: code of the fault that leads.
+        led: steps in a row for which it does.
+    """
+
+    reports: tuple[StepReport, ...]
+    lineage: tuple[StepId, ...]
+    references: tuple[tuple[int, tuple[StepReport, ...]], ...]
+    diagnoses: tuple[tuple[int, Diagnosis], ...]
+    alarms: tuple[tuple[str, int, Evidence], ...]
+    attempt: int
+    leading: str
+    led: int
 
 
 class RunMemory:
@@ -33,6 +59,22 @@ class RunMemory:
         self._attempt = 0
         # The fault that leads, and the number of steps in a row for which it does.
         self._leading, self._led = "", 0
+
+    def share(self) -> MemoryShare:
+        """All of it as a value."""
+        return MemoryShare(
+            tuple(self._history), tuple(report.id for report in self._lineage), tuple(self._references.items()),
+            tuple(self._diagnoses.items()), tuple(sorted(self._alarms)), self._attempt, self._leading, self._led,
+        )  # fmt: skip
+
+    def take_over(self, share: MemoryShare) -> None:
+        """Remember what a share holds instead."""
+        kept = set(share.lineage)
+        self._history = deque(share.reports, maxlen=REPORTS)
+        self._lineage = deque((report for report in share.reports if report.id in kept), maxlen=REPORTS)
+        self._references, self._diagnoses = dict(share.references), dict(share.diagnoses)
+        self._alarms, self._attempt = frozenset(share.alarms), share.attempt
+        self._leading, self._led = share.leading, share.led
 
     @property
     def reports(self) -> tuple[StepReport, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rftfm_ray.incidents.handover import Handover
+from rftfm_ray.incidents.requests import Reply
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.types import Check, IncidentSummary
 from rftfm_ray.verdicts import DeclaredChange, Order
@@ -38,6 +40,31 @@ class Permit:
     def granted(self) -> bool:
         """Whether an order is carried out."""
         return self.order is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What became of a person's answer: the reply to it, and the order that waits for a boundary, if any."""
+
+    entries: tuple[Entry, ...]
+    reply: Reply
+    order: Order | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """A run that ends until a person answers; `restore_steps`: snapshots that a remedy which waits goes back to."""
+
+    entries: tuple[Entry, ...]
+    restore_steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What a run continues that was paused: what that one has handed over, and steps that can be restored."""
+
+    handover: Handover
+    snapshots: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

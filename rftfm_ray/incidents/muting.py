@@ -17,7 +17,7 @@ from rftfm_ray.incidents.parts import Part, measured_part, part_of, shows_anothe
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.taxonomy import UNKNOWN, VERIFIER
-from rftfm_ray.verdicts import Assessment, Diagnosis, Evidence, Rediagnoser, Symptom
+from rftfm_ray.verdicts import Assessment, Diagnosis, Evidence, Place, Rediagnoser, Symptom
 
 Mark: TypeAlias = tuple[str, int]
 """What an alarm is known by: its signal and its side."""
@@ -25,11 +25,22 @@ Mark: TypeAlias = tuple[str, int]
 NOT_NAMED = "What a fault that was left to people explains is left out, and the rest has no name."
 
 
-@dataclass(slots=True)
-class _MutedFault:
-    """A muted fault: its code, the strongest evidence of each of its marks, and the steps of silence of both."""
+@dataclass(frozen=True, slots=True)
+class MutedShare:
+    """A muted fault as a value: code, place, of each mark signal, side, evidence and silent steps, its own silence."""
 
     code: str
+    place: str | None
+    marks: tuple[tuple[str, int, Evidence, int], ...]
+    silent_code: int
+
+
+@dataclass(slots=True)
+class _MutedFault:
+    """A muted fault: code and place, the strongest evidence of each of its marks, and the steps of silence of both."""
+
+    code: str
+    place: Place | None
     evidence: dict[Mark, Evidence]
     silent: dict[Mark, int]
     silent_code: int = 0
@@ -69,6 +80,31 @@ class MutedFaults:
     def __bool__(self) -> bool:
         return bool(self._faults)
 
+    def share(self) -> tuple[MutedShare, ...]:
+        """The muted faults as values."""
+        return tuple(
+            MutedShare(
+                fault.code,
+                None if fault.place is None else fault.place.value,
+                tuple((*mark, fault.evidence[mark], steps) for mark, steps in fault.silent.items()),
+                fault.silent_code,
+            )
+            for fault in self._faults
+        )
+
+    def take_over(self, shares: tuple[MutedShare, ...]) -> None:
+        """Mute the faults of another run's share instead."""
+        self._faults = [
+            _MutedFault(
+                share.code,
+                None if share.place is None else Place(share.place),
+                {(signal, side): evidence for signal, side, evidence, _ in share.marks},
+                {(signal, side): silent for signal, side, _, silent in share.marks},
+                share.silent_code,
+            )
+            for share in shares
+        ]
+
     def add(self, incident: Incident, diagnosis: Diagnosis | None, rediagnoser: Rediagnoser | None) -> None:
         """Mute the fault of an incident: by its code, the signals of its cause, and the alarms that it explains.
 
@@ -81,7 +117,7 @@ class MutedFaults:
             rediagnoser: of the newest step.
         """
         code, alarms = incident.code, alarms_in(diagnosis.symptoms) if diagnosis is not None else []
-        explained = [symptom for symptom in alarms if _explains(code, symptom)]
+        explained = [symptom for symptom in alarms if _explains(code, incident.place, symptom)]
         others = [s for s in alarms if s not in explained and s.onset <= incident.opened.step]
         # A fault without a name explains nothing, so that all of its alarms are its own: were those that have a name by
         # themselves left out, it would be opened again as soon as it is closed. A name that may be claimed ends it.
@@ -89,12 +125,10 @@ class MutedFaults:
             signals = {symptom.signal for symptom in explained}
             other = rediagnoser.rediagnose(others, signals - {s.signal for s in others}, (code,))
             others = [] if other is not None and _is_claimed(other) else others
-        evidence: dict[Mark, Evidence] = dict.fromkeys(
-            ((signal, 1) for signal in plan_of(code).source_signals), Evidence.IDENTITY
-        )
+        evidence: dict[Mark, Evidence] = dict.fromkeys(plan_of(code, incident.place).source_sides, Evidence.IDENTITY)
         for symptom in (*explained, *others):
             evidence[_mark(symptom)] = max(symptom.evidence, evidence.get(_mark(symptom), symptom.evidence))
-        self._faults.append(_MutedFault(code, evidence, dict.fromkeys(evidence, 0)))
+        self._faults.append(_MutedFault(code, incident.place, evidence, dict.fromkeys(evidence, 0)))
 
     def unmuted(self, assessment: Assessment) -> Diagnosis | None:
         """Count one step, and return its diagnosis without what muted faults explain; None where nothing is left.
@@ -128,7 +162,9 @@ class MutedFaults:
             return unnamed(left, NOT_NAMED)
         explained = {signal for fault in self._faults for signal, _ in fault.silent}
         excluded = {
-            fault.code for fault in self._faults if not any(_explains(fault.code, symptom) for symptom in alarms)
+            fault.code
+            for fault in self._faults
+            if not any(_explains(fault.code, fault.place, symptom) for symptom in alarms)
         } - {UNKNOWN}
         return rediagnoser.rediagnose(left, explained - {symptom.signal for symptom in alarms}, tuple(excluded))
 
@@ -150,7 +186,6 @@ def _mark(symptom: Symptom) -> Mark:
     return symptom.signal, symptom.direction
 
 
-def _explains(code: str, symptom: Symptom) -> bool:
+def _explains(code: str, place: Place | None, symptom: Symptom) -> bool:
     """Whether a fault moves the signal of a symptom to its side, by its fingerprint or as its cause."""
-    is_source = symptom.signal in plan_of(code).source_signals and symptom.direction > 0
-    return explains(code, symptom) or is_source
+    return explains(code, symptom) or _mark(symptom) in plan_of(code, place).source_sides

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.config.settings import nominal_settings
-from rftfm_ray.types import GuardMode, Settings
+from rftfm_ray.types import GuardMode, RunFacts, Settings
 from rftfm_ray.verdicts import Family
 
 
@@ -27,6 +27,7 @@ class IncidentSettings:
         probe_steps: steps that the answers of one probe are spread over; 0 where they are given in one step.
         nominal: the configured settings at the first step.
         later: first steps of later stages of the configuration, with the settings from then on.
+        facts: of the run, which decide on the levers that it can have; None where they are not known.
     """
 
     mode: GuardMode
@@ -41,6 +42,7 @@ class IncidentSettings:
     nominal: Settings
     probe_steps: int = 0
     later: tuple[tuple[int, Settings], ...] = ()
+    facts: RunFacts | None = None
 
     def nominal_at(self, step: int) -> Settings:
         """The configured settings at a step."""
@@ -67,4 +69,9 @@ def incident_settings(config: RunConfig) -> IncidentSettings:
         nominal=nominal_settings(config),
         probe_steps=config.probe.every if config.probe.spread else 0,
         later=tuple((start, nominal_settings(stage)) for start, stage in config.stages()[1:]),
+        facts=RunFacts(
+            config.algorithm.name,
+            min(stage.algorithm.samples_per_prompt for _, stage in config.stages()),
+            config.rollout.top_p,
+        ),
     )

@@ -12,57 +12,27 @@ from functools import reduce
 from typing import Any
 
 from rftfm_ray.errors import GuardError
-from rftfm_ray.incidents.entries import LEVER_PREFIX, Entry, EntryKind, Scalar, lever_fields, levers_of
-from rftfm_ray.types import Check, Levers, StepId
+from rftfm_ray.incidents.advice import advice_of
+from rftfm_ray.incidents.entries import (
+    LEVER_PREFIX,
+    Entry,
+    EntryKind,
+    Scalar,
+    is_shown_in,
+    lever_fields,
+    levers_of,
+    moves_after,
+    place_in,
+)
+from rftfm_ray.incidents.incident import Incident
+from rftfm_ray.incidents.policy_memory import PolicyMemory
+from rftfm_ray.types import Check, Levers
 from rftfm_ray.verdicts import Family, IncidentState, OrderRole, OutcomeKind, Tried
 
 __all__ = [
     "LEVER_PREFIX", "Entry", "EntryKind", "GuardState", "Incident", "Scalar", "carries_remedy", "fold", "lever_fields",
     "levers_before", "levers_home", "levers_of", "next_state", "replay",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Incident:
-    """One incident, from suspicion to its end.
-
-    Attributes:
-        id: number of the incident in the run, from 1.
-        state: its stage.
-        code: of the fault.
-        family: of the fault.
-        opened: step whose report opened it.
-        onset: estimated first step of the fault.
-        onset_low: earliest step at which the fault may have begun.
-        tried: remedies that were applied for it.
-        ordered: number of its order that is not yet carried out; 0 for none.
-        advised: whether a remedy was advised without being carried out.
-        unconfirmed_at: consumed step at which an order was last dropped because the probe did not confirm it.
-        unconfirmed: number of such orders.
-        reason: why its last remedy was judged as it was, or why it was closed.
-        probe: held-out accuracy that was last measured before the alarm; None when there was none.
-        asked: checks that were asked for to name it.
-        waiting: the one of them that is not answered; None where all are.
-        asked_at: consumed step at which it was asked for.
-    """
-
-    id: int
-    state: IncidentState
-    code: str
-    family: Family
-    opened: StepId
-    onset: int
-    onset_low: int
-    tried: tuple[Tried, ...] = ()
-    ordered: int = 0
-    advised: bool = False
-    unconfirmed_at: int | None = None
-    unconfirmed: int = 0
-    reason: str = ""
-    probe: float | None = None
-    asked: tuple[Check, ...] = ()
-    waiting: Check | None = None
-    asked_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +54,7 @@ class GuardState:
         first_probe: held-out accuracy before the first step; None when it was not measured.
         returned: consumed step at which each lever last went a step home, by lever and the code it was moved for.
         kept: levers that do not return, with the incident they were moved for.
+        policy: what the policy remembers.
     """
 
     incidents: tuple[Incident, ...] = ()
@@ -100,6 +71,7 @@ class GuardState:
     first_probe: float | None = None
     returned: tuple[tuple[str, str, int], ...] = ()
     kept: tuple[tuple[str, int], ...] = ()
+    policy: PolicyMemory = field(default_factory=PolicyMemory)
 
     def incident(self, number: int) -> Incident:
         """The incident with an id.
@@ -159,6 +131,7 @@ _NEXT: dict[EntryKind, IncidentState] = {
     EntryKind.OPENED: IncidentState.SUSPECTED,
     EntryKind.DIAGNOSED: IncidentState.DIAGNOSED,
     EntryKind.DECIDED: IncidentState.REMEDIATING,
+    EntryKind.APPROVED: IncidentState.REMEDIATING,
     EntryKind.UNCONFIRMED: IncidentState.DIAGNOSED,
 }
 
@@ -200,6 +173,7 @@ def _opened(state: GuardState, entry: Entry) -> GuardState:
         onset=entry.integer("onset"),
         onset_low=entry.integer("onset_low"),
         probe=_known(entry.number("probe")),
+        place=place_in(entry),
     )
     return replace(state, incidents=(*state.incidents, opened))
 
@@ -209,12 +183,15 @@ def _known(value: float) -> float | None:
 
 
 def _diagnosed(state: GuardState, entry: Entry) -> GuardState:
+    incident = state.incident(entry.incident)
     diagnosed = replace(
-        state.incident(entry.incident),
+        incident,
         code=entry.text("code"),
         family=Family(entry.text("family")),
         onset=entry.integer("onset"),
         onset_low=entry.integer("onset_low"),
+        # What a place is told by may be gone under a remedy.
+        place=incident.place if incident.tried else place_in(entry),
     )
     return _with(state, entry, diagnosed)
 
@@ -231,7 +208,10 @@ def _answered(state: GuardState, entry: Entry) -> GuardState:
 
 def _decided(state: GuardState, entry: Entry) -> GuardState:
     number, incident = entry.integer("order"), state.incident(entry.incident)
-    decided = _with(state, entry, replace(incident, ordered=number))
+    place = place_in(entry) if entry.has("place") else incident.place
+    decided = _with(
+        state, entry, replace(incident, ordered=number, place=place, shown=is_shown_in(entry) or incident.shown)
+    )
     return replace(decided, orders=number, spent=_spent(state, incident.family, 1))
 
 
@@ -242,7 +222,21 @@ def _spent(state: GuardState, family: Family, more: int) -> tuple[tuple[Family, 
 
 
 def _advised(state: GuardState, entry: Entry) -> GuardState:
-    return _with(state, entry, replace(state.incident(entry.incident), advised=True))
+    incident = state.incident(entry.incident)
+    advice = advice_of(entry, levers_before(state, incident))
+    shown = is_shown_in(entry)
+    return _with(state, entry, replace(incident, advised=True, advice=advice, place=place_in(entry), shown=shown))
+
+
+def _approved(state: GuardState, entry: Entry) -> GuardState:
+    incident = state.incident(entry.incident)
+    if incident.waiting_advice is None:
+        raise ValueError("no decision waits")
+    return _decided(_with(state, entry, replace(incident, advised=False)), entry)
+
+
+def _rejected(state: GuardState, entry: Entry) -> GuardState:
+    return _with(state, entry, replace(state.incident(entry.incident), advice=None))
 
 
 def _returning(state: GuardState, entry: Entry) -> GuardState:
@@ -252,7 +246,9 @@ def _returning(state: GuardState, entry: Entry) -> GuardState:
 def _unconfirmed(state: GuardState, entry: Entry) -> GuardState:
     """Drop an unconfirmed order, and give its budget back because no remedy was applied."""
     incident = state.incident(entry.incident)
-    dropped = replace(incident, ordered=0, unconfirmed_at=entry.id.paid_step, unconfirmed=incident.unconfirmed + 1)
+    dropped = replace(
+        incident, ordered=0, advice=None, unconfirmed_at=entry.id.paid_step, unconfirmed=incident.unconfirmed + 1
+    )
     spent = _spent(state, incident.family, -1)
     return replace(_with(state, entry, dropped), executed=entry.integer("order"), spent=spent)
 
@@ -284,15 +280,18 @@ def _applied(state: GuardState, entry: Entry) -> GuardState:
     if entry.text("role") == OrderRole.RETURN:
         gone = [name for name in names if getattr(levers, name) != getattr(before, name)]
         state = replace(state, returned=_returned(state, entry, gone))
+    if entry.has("restored"):
+        state = replace(state, policy=state.policy.rewound(entry.integer("restored")))
     if carries_remedy(entry):
         incident = state.incident(entry.incident)
-        state = _with(state, entry, replace(incident, ordered=0, tried=(*incident.tried, _tried(state, entry))))
+        tried = (*incident.tried, _tried(state, entry))
+        state = _with(state, entry, replace(incident, ordered=0, advice=None, tried=tried))
         owners |= dict.fromkeys(moved, entry.incident)
     return replace(
         state,
         levers=levers,
         owners=tuple(sorted(owners.items())),
-        moves=_moves(state.moves, entry, levers),
+        moves=moves_after(state.moves, entry, levers),
         executed=entry.integer("order"),
         moved_at=entry.id.paid_step,
         halted=state.halted or entry.text("halt") == "yes",
@@ -314,18 +313,11 @@ def _returned(state: GuardState, entry: Entry, names: Sequence[str]) -> tuple[tu
     return tuple((name, of, at) for (name, of), at in sorted(known.items()))
 
 
-def _moves(moves: tuple[tuple[int, Levers], ...], entry: Entry, levers: Levers) -> tuple[tuple[int, Levers], ...]:
-    """The moves of the lineage after one more; a rollback undoes those after the step that it goes back to."""
-    restored = entry.integer("restored") if entry.has("restored") else None
-    if restored is None:
-        return (*moves, (entry.id.step, levers))
-    return (*((first, known) for first, known in moves if first <= restored), (restored + 1, levers))
-
-
 def _judged(state: GuardState, entry: Entry) -> GuardState:
     incident, outcome = state.incident(entry.incident), OutcomeKind(entry.text("outcome"))
     tried = (*incident.tried[:-1], replace(incident.tried[-1], outcome=outcome))
-    return _with(state, entry, replace(incident, tried=tried, reason=entry.text("reason")))
+    told = replace(state, policy=state.policy.told(entry))
+    return _with(told, entry, replace(incident, tried=tried, reason=entry.text("reason")))
 
 
 def _closed(state: GuardState, entry: Entry) -> GuardState:
@@ -355,11 +347,14 @@ _CHANGES: dict[EntryKind, Callable[[GuardState, Entry], GuardState]] = {
     EntryKind.ANSWERED: _answered,
     EntryKind.DECIDED: _decided,
     EntryKind.ADVISED: _advised,
+    EntryKind.APPROVED: _approved,
+    EntryKind.REJECTED: _rejected,
     EntryKind.RETURNING: _returning,
     EntryKind.UNCONFIRMED: _unconfirmed,
     EntryKind.APPLIED: _applied,
     EntryKind.OUTCOME: _judged,
     EntryKind.CLOSED: _closed,
     EntryKind.POLICY_FAILED: lambda state, _: replace(state, policy_failures=state.policy_failures + 1),
+    EntryKind.POLICY_STATE: lambda state, entry: replace(state, policy=state.policy.kept(entry)),
     EntryKind.LATE: lambda state, _: replace(state, late=state.late + 1),
 }

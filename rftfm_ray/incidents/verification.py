@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from rftfm_ray.incidents.healthy_band import HEALTHY_AT_MOST, Harm, beyond_band, harm_of, measured_values, unknown_band
 from rftfm_ray.incidents.severity import severity
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.numerals import as_nats
-from rftfm_ray.policies.playbook import plan_of
+from rftfm_ray.policies.playbook import Cause, RemedyPlan, plan_of
 from rftfm_ray.signals.held_out import last_probe, probe_drop, tolerated_loss
 from rftfm_ray.signals.schema import value
 from rftfm_ray.verdicts import Diagnosis, IncidentState, Outcome, OutcomeKind, StepReport
@@ -91,15 +91,22 @@ def _findings(harm: Harm, case: Case, window: Sequence[StepReport], probe_after:
 
 
 def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -> Outcome | None:
-    """The outcome of an incident's last remedy, or None while it is too early to say.
-
-    A loss of held-out accuracy under the remedy, and the return of the fault after a rollback, are reported at once.
+    """The outcome of an incident's last remedy with what it is an outcome of, or None while it is too early to say.
 
     Args:
         incident: the one whose remedy is verified.
         case: what it is judged by.
         rules: how.
         alarm_active: whether an alarm of the fault is active.
+    """
+    outcome, remedy = _verdict(incident, case, rules, alarm_active=alarm_active), incident.tried[-1].remedy
+    return None if outcome is None else replace(outcome, incident=incident.id, code=incident.code, remedy=remedy)
+
+
+def _verdict(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -> Outcome | None:
+    """The outcome itself.
+
+    A loss of held-out accuracy under the remedy, and the return of the fault after a rollback, are reported at once.
     """
     harm, after, window = harm_of(incident.code, case.diagnosis), case.after, case.after[-rules.window :]
     findings = _findings(harm, case, window, last_probe(_counted(after, rules.probe_steps)))
@@ -112,30 +119,33 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
     if alarm_active and undone and after:
         reason = f"the fault came back at step {after[-1].id.step}, after the rollback"
         return findings.outcome(OutcomeKind.INEFFECTIVE, reason)
-    if len(after) < rules.window:
+    plan = plan_of(incident.code, incident.place)
+    if len(after) < max(rules.window, plan.shows_after(incident.tried[-1].remedy)):
         return None
     longer = max(1.0, len(window) / max(1, len(case.under_fault)))
-    failed = _failure(findings, rules, longer, alarm_active=alarm_active)
+    # A run that learns moves away from its reference, whatever was remedied: of that the trend judges (`beyond_band`).
+    of_steps = harm.without(*OF_WEIGHTS) if harm.without(*OF_WEIGHTS).signals else harm
+    moved = findings if of_steps == harm else _findings(of_steps, case, window, findings.probe_after)
+    failed = _failure(moved, rules, longer, alarm_active=alarm_active)
     if failed := failed or _lasting_loss(findings, probes, rules.probe_size):
         return findings.outcome(OutcomeKind.INEFFECTIVE, failed)
     late = len(after) >= max(rules.timeout, rules.window)
-    active = source_active(incident.code, window, case.reference)
-    due = harm.without(*OF_WEIGHTS) if active and not undone else harm
+    cause = plan.cause(case.moved, window, case.reference)
+    due = harm.without(*OF_WEIGHTS) if cause is not Cause.OVER and not undone else harm
     unknown = _unknown(findings, case, due, window) or _not_covered(case, undone)
     if unknown:
         return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unknown}") if late else None
-    of_due = findings if due == harm else _findings(due, case, window, findings.probe_after)
-    short = _loss(findings, rules.probe_size) or _out_of_band(of_due, case, window, due)
+    short = _loss(findings, rules.probe_size) or _out_of_band(moved, case, window, due)
     if short:
         return findings.outcome(OutcomeKind.INEFFECTIVE, short) if late else None
     fell = _fell(findings, longer) or _within_bounds(case, window, harm)
-    if active:
+    if cause is not Cause.OVER:
         stays = beyond_band(harm, window, case.reference)
         kept = f"; {stays}, because the remedy keeps the weights" if stays else ""
-        return findings.outcome(OutcomeKind.MITIGATED, f"{fell}; {_staying(incident.code, case.moved)}{kept}")
+        return findings.outcome(OutcomeKind.MITIGATED, f"{fell}; {_staying(plan, case.moved, cause)}{kept}")
     if unseen := _harm_unseen(findings, case, harm):
         return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unseen}")
-    return findings.outcome(OutcomeKind.RESOLVED, f"{fell} and {_cause(incident.code, window)}")
+    return findings.outcome(OutcomeKind.RESOLVED, f"{fell} and {_cause(plan, window)}")
 
 
 def state_after_silence(incident: Incident, case: Case, rules: Rules) -> tuple[IncidentState, str]:
@@ -162,7 +172,8 @@ def state_after_silence(incident: Incident, case: Case, rules: Rules) -> tuple[I
         return IncidentState.CLEARED, said
     harm, window = harm_of(incident.code, case.diagnosis), case.after[-rules.window :]
     left = unknown_band(harm, window, case.reference) or beyond_band(harm, window, case.reference)
-    if not left and source_active(incident.code, window, case.reference):
+    plan = plan_of(incident.code, incident.place)
+    if not left and plan.cause((), window, case.reference) is Cause.ACTIVE:
         left = "its cause is still active"
     left = left or _harm_unseen(_findings(harm, case, window, now), case, harm)
     return (IncidentState.CLEARED, f"{said}; {left}") if left else (IncidentState.RESOLVED, said)
@@ -262,12 +273,11 @@ def _harm_unseen(findings: _Findings, case: Case, harm: Harm) -> str:
     return f"severity was {as_nats(findings.before)} nats before, within its healthy band"
 
 
-def _cause(code: str, window: Sequence[StepReport]) -> str:
+def _cause(plan: RemedyPlan, window: Sequence[StepReport]) -> str:
     """What is known of a cause that is not seen to be active."""
-    reads = plan_of(code).source_reads
-    if not reads:
+    if not plan.source_reads:
         return "its cause cannot be observed apart from it"
-    measured = any(measured_values(window, name) for name in reads)
+    measured = any(measured_values(window, name) for name in plan.source_reads)
     return "its cause is no longer active" if measured else "whether its cause is still active was not measured"
 
 
@@ -295,21 +305,12 @@ def _within_bounds(case: Case, window: Sequence[StepReport], harm: Harm) -> str:
     return " and ".join(parts)
 
 
-def _staying(code: str, moved: Sequence[str]) -> str:
-    """The levers that contain a fault whose cause is still active; the others return."""
-    contain = [name for name in moved if name in plan_of(code).containing]
+def _staying(plan: RemedyPlan, moved: Sequence[str], cause: Cause) -> str:
+    """The levers that contain a fault whose cause is not known to be over; the others return."""
+    contain = [name for name in moved if name in plan.containing]
     if not contain:
         return "its cause is still active"
     stay = "stays" if len(contain) == 1 else "stay"
-    return f"{' and '.join(contain)} {stay}, because the cause is still active"
-
-
-def source_active(code: str, reports: Sequence[StepReport], reference: Sequence[StepReport]) -> bool:
-    """Whether the cause of a fault is still active, even where levers contain its harm.
-
-    Args:
-        code: of the fault.
-        reports: of the window.
-        reference: from before the fault.
-    """
-    return plan_of(code).source_active(reports, reference)
+    under = "it" if len(contain) == 1 else "them"
+    why = f"nothing shows under {under} whether the cause is over" if cause is Cause.HIDDEN else ""
+    return f"{' and '.join(contain)} {stay}, because {why or 'the cause is still active'}"

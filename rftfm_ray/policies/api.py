@@ -2,18 +2,31 @@
 
 A policy is an object with `decide(ctx)`, or a plain function of `ctx`. The framework owns safety: bounds, budget,
 cooldown, timeout and confirmation hold whatever a policy does, see `policies.safety`.
+
+An object may also have
+
+- `observe(outcome)`: called with the `Outcome` of every remedy that was verified, whoever decided on it;
+- `state_dict()` and `load_state_dict(state)`: what it remembers, as a dict of plain JSON values of at most 16 KiB. It
+  is read after every call, and given back after `--resume`, after the loss of the controller, and after a rollback. A
+  rollback gives back the state of the step that training goes back to, and then calls `observe` again for every outcome
+  since then, with `outcome.abandoned`: what was made of the steps given up is gone, what is known of remedies is not;
+- `metrics()`: figures by name, for journal and metrics of the run.
+
+Where one of these fails, the journal says so in one sentence, and decisions stand.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
+from rftfm_ray.errors import PolicyError
 from rftfm_ray.policies.grounds import Ground
-from rftfm_ray.signals.schema import value
-from rftfm_ray.types import Levers, Settings, StepId
+from rftfm_ray.signals.schema import INDEX, value
+from rftfm_ray.types import Levers, RunFacts, Settings, StepId
 from rftfm_ray.verdicts import Decision, Diagnosis, Remedy, StepReport, Tried
 
 # Times that one remedy may be applied for one fault at one step. What has not helped twice from there will not.
@@ -33,12 +46,13 @@ class PolicyContext:
         snapshots: steps that a rollback can go back to.
         budget_left: remedies that this family of faults may still have.
         reports: the newest steps of the lineage, newest last.
-        state: what the policy's last decision left for itself.
+        state: what the policy's last decision left for itself, also after a rollback and after `--resume`.
         ground: what allows a costly remedy (a rollback, freeze_policy, a halt) as far as is known; None where only
             telemetry speaks for one, or where held-out accuracy stands and no broken identity of the fault shows
             damage. A probe is made before every such remedy; where there is no ground by then, it is dropped, and the
             policy is called again for one without cost.
         given: remedies that were applied in this run for faults of the same code, in this incident and in others.
+        facts: of the run, which decide on the levers that it can have; None where they are not known.
     """
 
     step: StepId
@@ -52,6 +66,7 @@ class PolicyContext:
     state: tuple[tuple[str, str | int | float | bool], ...] = ()
     ground: Ground | None = None
     given: tuple[Tried, ...] = ()
+    facts: RunFacts | None = None
 
     def times_given(self, remedy: str, step: int) -> int:
         """How often a remedy was applied at a step of the lineage for faults of this code."""
@@ -61,13 +76,18 @@ class PolicyContext:
         """A signal's newest values, newest last.
 
         Raises:
-            KeyError: when there is no such signal.
+            PolicyError: when there is no such signal; names the nearest.
         """
+        if name not in INDEX:
+            near = difflib.get_close_matches(name, INDEX, n=1)
+            hint = f"the nearest is {near[0]}" if near else "docs/signals.md lists them"
+            raise PolicyError(f"There is no signal {name}; {hint}.")
         return tuple(value(report, name) for report in self.reports)
 
     def before_onset(self, name: str) -> float:
         """Median of a signal over the last ten steps before the fault can have begun; NaN when there are none."""
-        earlier = [value(r, name) for r in self.reports if r.id.step < self.diagnosis.onset_low]
+        values = zip(self.reports, self.signal(name), strict=True)
+        earlier = [v for r, v in values if r.id.step < self.diagnosis.onset_low]
         known = [v for v in earlier[-10:] if math.isfinite(v)]
         return median(known) if known else math.nan
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from rftfm_ray.signals.arithmetic import safe_exp
 from rftfm_ray.signals.held_out import LEAST_LOSS, probe_drop
 from rftfm_ray.signals.limits import IMPOSSIBLE_KL, IMPOSSIBLE_STEP_KL
 from rftfm_ray.signals.schema import value
@@ -118,7 +119,7 @@ def is_comparable(earlier: StepReport, report: StepReport) -> bool:
 
 def _gain(report: StepReport) -> float:
     """Size of an update over the declared learning rate: what lies between them is not the configuration's."""
-    declared = value(report, "lr") * math.exp(-value(report, "lr_excess"))
+    declared = value(report, "lr") * safe_exp(-value(report, "lr_excess"))
     return value(report, "update_ratio") / declared if declared > 0 else math.nan
 
 

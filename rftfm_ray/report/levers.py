@@ -24,7 +24,11 @@ ROW_IN = 0.78
 WIDE_IN, NARROW_IN = 2 * canvas.WIDTH_IN, 3.9
 NOTE = "values that were set, by their ratio where they have one; nominal: configuration and schedule apply"
 # What holds where no lever is set, for levers without a key of the configuration: nothing is limited, replaced, drawn.
-UNSET = {"reward_limit": math.inf, "regrade_rate": 0.0, "tool_instance": 0.0, "refill_rounds": 0.0}
+UNSET = {
+    "reward_limit": math.inf, "regrade_rate": 0.0, "tool_instance": 0.0, "refill_rounds": 0.0, "credit_source": 0.0,
+    "end_bias": 0.0, "is_cap": math.inf, "mask_undecoded": 0.0, "mask_unreplayed": 0.0, "mask_truncated": 0.0,
+    "rollout_path": 0.0,
+}  # fmt: skip
 
 Moves = Sequence[tuple[int, float | None]]
 

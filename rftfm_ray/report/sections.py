@@ -113,7 +113,7 @@ def _number(incident: Incident, name: str) -> float:
 
 def _remediation(remediation: Remediation, number: int | None) -> Html:
     decision = remediation.decision
-    kind = "advised" if remediation.advised else "decided"
+    kind = "advised" if decision.kind is EntryKind.ADVISED else "decided"
     title = tag(
         "h3",
         f"{number}. {remediation.remedy}" if number else remediation.remedy,
@@ -126,12 +126,21 @@ def _remediation(remediation: Remediation, number: int | None) -> Html:
         ("Reason", text_of(decision, "reason")),
         ("Rollback", f"to step {figure(restore)}" if math.isfinite(restore) else ""),
         ("Levers asked for", lever_text(levers) if (levers := levers_in(decision)) else ""),
+        ("Answer", _answer(remediation.answer)),
         ("Confirmation", _confirmation(remediation.confirmation)),
         ("Applied", _applied(remediation.applied)),
         ("Failed", _failed(remediation.failed)),
         ("Verification", _outcome(remediation.outcome)),
     ]
     return tag("div", title, facts(pairs), class_="remediation")
+
+
+def _answer(entry: Entry | None) -> str:
+    """What a person has said to a remedy that was advised."""
+    if entry is None:
+        return ""
+    said = "approved" if entry.kind is EntryKind.APPROVED else "rejected"
+    return f"{said} by {text_of(entry, 'by') or 'a person'} at step {step_text(entry.id)}{_because(entry)}"
 
 
 def _confirmation(entry: Entry | None) -> str:

@@ -180,9 +180,11 @@ class Checks:
         every = self._settings.known_calls_every
         return tools.known(step, self._calls) if self._is_due(Check.KNOWN_CALLS, step, every) else []
 
-    def replay(self, episode: EpisodeId, problem: Problem, answers: Sequence[Answer]) -> Replayed | None:
-        """Replay the episode, if it is chosen and has a turn that went to its environment."""
-        if not answers or not chosen("replay", self._seed, episode, self._settings.replay_rate):
+    def replay(
+        self, episode: EpisodeId, problem: Problem, answers: Sequence[Answer], *, always: bool = False
+    ) -> Replayed | None:
+        """Replay the episode, if it has a turn that went to its environment, and is chosen or all are."""
+        if not answers or not (always or chosen("replay", self._seed, episode, self._settings.replay_rate)):
             return None
         return replay(self._task, problem, answers)
 

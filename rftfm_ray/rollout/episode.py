@@ -39,6 +39,7 @@ class Episode:
     `observations` holds those that are part of it, one for every call but perhaps the last, and `observed` where the
     tokens of each begin and end; `withheld` counts the tokens of one that came and did not fit any more. `asked` are
     the tokens that were declared and asked for in the turn under way, `limits` those of the turns that have ended.
+    `tokens_scale` is the lever by which it was begun: its limits stay what they were when the lever moves.
     """
 
     job: EpisodeJob
@@ -56,6 +57,7 @@ class Episode:
     text: str = ""
     termination: Termination | None = None
     refill: int = 0
+    tokens_scale: float = 1.0
 
     def identity(self, step: StepId) -> EpisodeId:
         """Identity of the trajectory."""
@@ -85,9 +87,10 @@ class Episode:
         return answers
 
 
-def start(job: EpisodeJob, prompt: Sequence[int], refill: int = 0) -> Episode:
+def start(job: EpisodeJob, prompt: Sequence[int], refill: int = 0, tokens_scale: float = 1.0) -> Episode:
     """An episode that holds nothing but its prompt."""
-    return Episode(job, list(prompt), len(prompt), [False] * len(prompt), [0.0] * len(prompt), refill=refill)
+    size = len(prompt)
+    return Episode(job, list(prompt), size, [False] * size, [0.0] * size, refill=refill, tokens_scale=tokens_scale)
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch, seals
+from rftfm_ray.rollout.asking import asked_sampling, masks_of
 from rftfm_ray.rollout.channels import SHADOW_EVERY, CallId, EpisodeId
 from rftfm_ray.rollout.check_columns import check_columns
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
@@ -37,11 +38,15 @@ STATUS_CODE = {status: code for code, status in enumerate(ToolStatus)}
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The model that answers: its engine, its tokenizer, and the most tokens of a sequence."""
+    """The model that answers: its engine, its tokenizer, and the most tokens of a sequence.
+
+    `clean` is the engine past everything that stands before it; None where nothing does.
+    """
 
     engine: Engine
     codec: TextCodec
     max_model_len: int
+    clean: Engine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +71,15 @@ class EpisodeRunner:
         channels: Channels | None = None,
         seams: EpisodeSeams | None = None,
     ) -> None:
-        self._engine = model.engine
+        self._engine = self._usual = model.engine
+        self._clean = model.engine if model.clean is None else model.clean
         self._task = task
         self._codec = model.codec
         self._max_model_len = model.max_model_len
         self._run_seed = rules.seed
         self._channels = trusted_channels(task) if channels is None else channels
-        self._refill_rounds = 0
+        self._levers = Levers()
+        self._tokens_scale = 1.0
         self._last: Batch | None = None
         self._stop_ids = [*model.codec.eos_ids, *model.codec.ids_containing(task.stop)]
         self._seams = EpisodeSeams() if seams is None else seams
@@ -91,14 +98,17 @@ class EpisodeRunner:
     def set_levers(self, levers: Levers) -> None:
         """Follow the levers of generation from the next batch or revision on."""
         self._channels.set_levers(levers)
-        self._refill_rounds = levers.refill_rounds or 0
+        self._levers = levers
+        self._tokens_scale = 1.0 if levers.tokens_scale is None else levers.tokens_scale
+        self._engine = self._clean if levers.rollout_path else self._usual
 
     def run(self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int) -> TrajectoryBatch:
         """Generate and score all jobs; trajectories come back in the order of `jobs`."""
         texts = [self._seams.prompt(EpisodeId(step, job.problem.key, job.sample), job.problem) for job in jobs]
         # The samples of a group share their prompt.
         prompts = {text: self._codec.encode(text) for text in set(texts)}
-        episodes = [start(job, prompts[text]) for job, text in zip(jobs, texts, strict=True)]
+        scale = self._tokens_scale
+        episodes = [start(job, prompts[text], tokens_scale=scale) for job, text in zip(jobs, texts, strict=True)]
         batch = Batch(episodes, step, sampling, model_version)
         if self._channels.checks is not None:
             self._channels.checks.begin()
@@ -130,11 +140,12 @@ class EpisodeRunner:
 
     def _finish(self, batch: Batch) -> TrajectoryBatch:
         """Refill what a tool failure has masked, look after tools and rewards, and grade."""
-        for _ in range(self._refill_rounds):
+        for _ in range(self._levers.refill_rounds or 0):
             failed = [i for i, e in enumerate(batch.episodes) if e.termination is Termination.FAILED and e.calls]
             for i in failed:
                 old = batch.episodes[i]
-                batch.episodes[i] = start(old.job, old.tokens[: old.prompt_length], old.refill + 1)
+                prompt = old.tokens[: old.prompt_length]
+                batch.episodes[i] = start(old.job, prompt, old.refill + 1, self._tokens_scale)
             self._generate(batch, failed)
         asked = [e.job.problem for e in batch.episodes if e.job.sample == 0 and e.job.group % SHADOW_EVERY == 0]
         tools, checks, workers = self._channels.tools, self._channels.checks, self._channels.workers
@@ -177,13 +188,13 @@ class EpisodeRunner:
 
     def _limits(self, episode: Episode, step: StepId) -> Limits:
         """Limits that end a turn or the episode, besides the environment."""
-        turns = self._declared_tokens(step)
+        turns = self._declared_tokens(episode, step)
         limits = Limits(frozenset(self._codec.eos_ids), frozenset(self._stop_ids), turns, self._max_model_len)
         return self._seams.limits(episode.identity(step), limits)
 
-    def _declared_tokens(self, step: StepId) -> tuple[int, ...]:
-        """Most tokens of every turn, by task and configuration alone."""
-        return scaled_limits(self._task.max_new_tokens, self._token_scale(step))
+    def _declared_tokens(self, episode: Episode, step: StepId) -> tuple[int, ...]:
+        """Most tokens of every turn, by task, configuration and the lever alone."""
+        return scaled_limits(self._task.max_new_tokens, self._token_scale(step) * episode.tokens_scale)
 
     def _request_turn(self, batch: Batch, index: int) -> None:
         episode = batch.episodes[index]
@@ -196,10 +207,11 @@ class EpisodeRunner:
         seed = request_seed(self._run_seed, batch.step, episode.job, turn, episode.refill)
         limits = self._limits(episode, batch.step)
         limit = min(limits.turn_tokens[turn], room)
-        episode.asked = min(self._declared_tokens(batch.step)[turn], room), limit
+        episode.asked = min(self._declared_tokens(episode, batch.step)[turn], room), limit
         stop_ids = [token for token in self._stop_ids if token in limits.stop_ids]
         request = TurnRequest(index, episode.tokens, seed, limit, stop_ids, batch.step.paid_step)
-        self._engine.submit(request, GREEDY if episode.job.greedy else batch.sampling)
+        sampling = asked_sampling(batch.sampling, self._levers, self._codec.eos_ids)
+        self._engine.submit(request, GREEDY if episode.job.greedy else sampling)
 
     def _take_turn(self, batch: Batch, result: TurnResult) -> None:
         episode = batch.episodes[result.id]
@@ -274,6 +286,13 @@ class EpisodeRunner:
         answers = [self._answered(episode, batch.step) for episode in episodes]
         grades = grade_all(self._channels, self._task, batch.step, answers)
         calls = [(index, call) for index, e in enumerate(episodes) for call in e.calls]
+        graded = np.array([g is not None for g in grades], dtype=np.bool_)
+        checked = check_columns(
+            batch, self._channels, self._codec, lambda episode: self._limits(episode, batch.step),
+            masks_of(self._levers),
+        )  # fmt: skip
+        # What has no verdict is kept out by that already.
+        masked = checked.pop("masked") & graded
 
         def rewards(name: str) -> NDArray[np.float32]:
             return np.array([np.nan if g is None else getattr(g, name) for g in grades], dtype=np.float32)
@@ -292,7 +311,8 @@ class EpisodeRunner:
             refills=np.array([e.refill for e in episodes], dtype=np.int8),
             trusted_correct=np.array([g is not None and g.trusted_correct for g in grades], dtype=np.bool_),
             correct=np.array([g is not None and g.correct for g in grades], dtype=np.bool_),
-            valid=np.array([g is not None for g in grades], dtype=np.bool_),
+            valid=graded & ~masked,
+            masked=masked,
             termination=np.array([e.termination for e in episodes], dtype=np.int8),
             turns=np.array([len(e.turns) for e in episodes], dtype=np.int8),
             model_version=np.full(len(episodes), batch.model_version, dtype=np.int64),
@@ -301,7 +321,7 @@ class EpisodeRunner:
             call_status=np.array([STATUS_CODE[call.status] for _, call in calls], dtype=np.int8),
             call_latency_s=np.array([call.latency_s for _, call in calls], dtype=np.float32),
             call_tries=np.array([call.tries for _, call in calls], dtype=np.int8),
-            **check_columns(batch, self._channels, self._codec, lambda episode: self._limits(episode, batch.step)),
+            **checked,
             keys=tuple(e.job.problem.key for e in episodes),
             texts=tuple(e.text for e in episodes),
             call_requests=tuple(call.request for _, call in calls),

@@ -31,7 +31,8 @@ def advice(data: RunData, incidents: Sequence[Incident]) -> Advice:
     """
     unresolved = [incident for incident in incidents if incident.state != IncidentState.RESOLVED]
     if data.mode in (GuardMode.OBSERVE, GuardMode.ADVISE):
-        waiting = unresolved
+        # What a person has approved was done.
+        waiting = [i for i in unresolved if all(r.applied is None for r in i.remediations)]
     else:
         # In act a remedy is advised where the family is not among those that the guard may act on.
         waiting = [incident for incident in unresolved if any(r.advised for r in incident.remediations)]
@@ -55,7 +56,8 @@ def _would(data: RunData, incident: Incident) -> str:
     advised = [r.remedy for r in incident.remediations if r.advised]
     if advised:
         return f"{about}: if it may act, the guard applies {listed(list(dict.fromkeys(advised)))}."
-    names = [step.__name__ for step in plan_of(incident.code).steps]
+    plan = plan_of(incident.code, incident.place)
+    names = [remedy.name for remedy in plan.remedies]
     if not names:
         return f"{about}: the playbook has no remedy for it; look at its signals."
     later = f", and {listed(names[1:])} if that does not help" if len(names) > 1 else ""
@@ -65,7 +67,7 @@ def _would(data: RunData, incident: Incident) -> str:
 def _families(data: RunData, incidents: Sequence[Incident]) -> list[str]:
     """Families that the guard must be allowed to act on: those of the incidents, and those that are allowed already."""
     known = {family.value for family in Family if family is not Family.UNKNOWN}
-    needed = {i.family for i in incidents if i.family in known and plan_of(i.code).steps}
+    needed = {i.family for i in incidents if i.family in known and plan_of(i.code, i.place).remedies}
     if not needed:
         return []
     started = [entry for entry in data.entries if entry.kind is EntryKind.STARTED]

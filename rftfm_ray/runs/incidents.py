@@ -13,7 +13,7 @@ from rftfm_ray.incidents.explaining import EXPLAINED, Explained, read_explained
 from rftfm_ray.incidents.state import Entry, EntryKind, carries_remedy, next_state
 from rftfm_ray.runs.words import clean, levers_in, number_of, text_of, to_count, value_of
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import IncidentState, OutcomeKind
+from rftfm_ray.verdicts import IncidentState, OutcomeKind, Place
 
 
 @dataclass(slots=True)
@@ -25,6 +25,8 @@ class Remediation:
     applied: Entry | None = None
     failed: Entry | None = None
     outcome: Entry | None = None
+    # What a person has said to a remedy that was advised.
+    answer: Entry | None = None
 
     @property
     def remedy(self) -> str:
@@ -33,8 +35,19 @@ class Remediation:
 
     @property
     def advised(self) -> bool:
-        """Whether it was only advised."""
-        return self.decision.kind is EntryKind.ADVISED
+        """Whether it was only advised: a person who approves it makes it a decision."""
+        return self.decision.kind is EntryKind.ADVISED and not self.approved
+
+    @property
+    def approved(self) -> bool:
+        """Whether a person has approved it."""
+        return self.answer is not None and self.answer.kind is EntryKind.APPROVED
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Numbers of its order: as it was decided on, and as it was approved."""
+        entries = [entry for entry in (self.decision, self.answer) if entry is not None]
+        return tuple(to_count(number_of(entry, "order")) for entry in entries)
 
     @property
     def result(self) -> str:
@@ -47,6 +60,8 @@ class Remediation:
             return "could not be applied"
         if self.confirmation is not None and self.confirmation.kind is EntryKind.UNCONFIRMED:
             return "not confirmed"
+        if self.answer is not None and not self.approved:
+            return f"rejected by {text_of(self.answer, 'by') or 'a person'}"
         return "advised only" if self.advised else "not applied yet"
 
 
@@ -71,6 +86,11 @@ class Incident:
     def family(self) -> str:
         """Family of the fault; `unknown` when no entry says it."""
         return self.text("family") or "unknown"
+
+    @property
+    def place(self) -> Place | None:
+        """Where the source sits, as far as an entry says it."""
+        return next((place for place in Place if place.value == self.text("place")), None)
 
     @property
     def explained(self) -> Explained | None:
@@ -161,6 +181,10 @@ def _take(incident: Incident, entry: Entry) -> None:
     incident.state = _state_after(incident.state, entry)
     if kind in (EntryKind.DECIDED, EntryKind.ADVISED):
         incident.remediations.append(Remediation(entry))
+    elif kind in (EntryKind.APPROVED, EntryKind.REJECTED):
+        advised = [r for r in incident.remediations if r.decision.kind is EntryKind.ADVISED and r.answer is None]
+        if advised:
+            advised[-1].answer = entry
     elif kind in (EntryKind.REFUSED, EntryKind.POLICY_FAILED, EntryKind.HELD):
         incident.refusals.append(entry)
     elif kind is EntryKind.CLOSED:
@@ -202,5 +226,5 @@ def _ordered(incident: Incident, entry: Entry) -> Remediation | None:
     order = to_count(number_of(entry, "order"))
     if not order:
         return incident.remediations[-1] if incident.remediations else None
-    named = [r for r in incident.remediations if to_count(number_of(r.decision, "order")) == order]
+    named = [r for r in incident.remediations if order in r.orders]
     return named[-1] if named else None

@@ -27,6 +27,9 @@ MOST_STEPS = 1 << 53
 LARGEST = 1e100
 # These entries belong to the step in progress, which may never be completed.
 UNDER_WAY = (
+    EntryKind.APPROVED,
+    EntryKind.REJECTED,
+    EntryKind.DECLINED,
     EntryKind.CONFIRMED,
     EntryKind.UNCONFIRMED,
     EntryKind.APPLYING,
@@ -36,6 +39,8 @@ UNDER_WAY = (
     EntryKind.LATE,
     EntryKind.RESTORED,
     EntryKind.LOST,
+    EntryKind.PAUSED,
+    EntryKind.HOOK_FAILED,
 )
 
 Event = Mapping[str, Scalar]

@@ -25,12 +25,15 @@ from rftfm_ray.runs.planned import (
     not_claimed,
 )
 from rftfm_ray.runs.reader import RunData
+from rftfm_ray.runs.waiting import continued_in, pause_of, waiting
 from rftfm_ray.runs.words import as_number, clean, describe, listed, plural, share, text_of
 from rftfm_ray.types import GuardMode
 from rftfm_ray.verdicts import ASSUMED_PROFILE, OTHER_PROFILE, IncidentState, OutcomeKind
 
 # The first and the last reward are means over this many steps, as in the summary of a run.
 EDGE = 5
+STATES = ("finished", "halted", "stopped", "paused", "failed", "dead", "going on")
+"""Words for the state of a run; a paused one has ended until a person answers a decision."""
 LEAST_SILENCE_S = 600.0
 """A run on another host may be silent this long whatever its step time: actors start, a large probe is answered."""
 SILENT_STEPS = 40
@@ -94,7 +97,7 @@ def figures(data: RunData) -> Figures:
 
 
 def progress_of(data: RunData) -> tuple[str, str]:
-    """State of a run as a word and a sentence: `finished`, `halted`, `stopped`, `failed`, `dead`, or `going on`.
+    """State of a run as a word and a sentence: one of `STATES`.
 
     A run is dead when it has recorded no end and its process has gone. Of a run on another host only its silence can
     be judged: it is dead when no record has been written for `SILENT_STEPS` times its median step time.
@@ -112,6 +115,8 @@ def progress_of(data: RunData) -> tuple[str, str]:
     if stopped:
         by = clean(str(stopped.get("signal") or "a signal"), 20)
         return "stopped", f"The run was stopped by {by} after step {data.position.step}.{_continuation(data)}"
+    if pause_of(data.entries) is not None:
+        return "paused", f"The run waits for a person at step {data.position.step}. {_paused(data)}"
     if failed:
         error, message = (clean(str(failed.get(name) or ""), 1000) for name in ("error", "message"))
         cause = f"The run ended with an error ({error or 'unknown'}): {message or 'no message'}"
@@ -137,6 +142,16 @@ def _death(data: RunData) -> str:
         return ""
     pid = data.event("run_started").get("pid")
     return f"The run has died: process {pid} is gone, and it has recorded no end."
+
+
+def _paused(data: RunData) -> str:
+    """How a paused run goes on."""
+    elsewhere = continued_in(data.run_dir)
+    if elsewhere:
+        return f"It was continued in {clean(elsewhere)}."
+    commands = [command for each in waiting(data.entries) for command in each.commands(data.run_dir.absolute())]
+    answer = f" Answer with: {listed(commands, 'or')}." if commands else ""
+    return f"{answer}{_continuation(data)}".strip()
 
 
 def _continuation(data: RunData) -> str:

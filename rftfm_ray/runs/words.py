@@ -6,6 +6,7 @@ import datetime as dt
 import math
 from collections.abc import Callable, Sequence
 
+from rftfm_ray.incidents.policy_memory import metrics_of
 from rftfm_ray.incidents.state import LEVER_PREFIX, Entry, EntryKind, Scalar
 from rftfm_ray.numerals import as_nats, as_percent
 from rftfm_ray.types import Check
@@ -67,10 +68,10 @@ def plural(count: int, singular: str, many: str = "") -> str:
     return f"{count} {singular if count == 1 else many or singular + 's'}"
 
 
-def listed(items: Sequence[str]) -> str:
+def listed(items: Sequence[str], joint: str = "and") -> str:
     """`a`, `a and b`, `a, b and c`."""
     *others, last = items
-    return f"{', '.join(others)} and {last}" if others else last
+    return f"{', '.join(others)} {joint} {last}" if others else last
 
 
 def clock(time_s: float) -> str:
@@ -277,6 +278,16 @@ def _lost(entry: Entry) -> str:
     return f"GUARD LOST for good: nobody watches the run after step {figure(judged)}"
 
 
+def _declined(entry: Entry) -> str:
+    wish = text_of(entry, "wish") or "answer"
+    return f"could not {wish} incident #{to_count(number_of(entry, 'asked'))}, as {text_of(entry, 'by') or NONE} asked"
+
+
+def _paused(entry: Entry) -> str:
+    waited = figure(number_of(entry, "waited_s"))
+    return f"paused: {text_of(entry, 'remedy') or NONE} has waited for a person for {waited} s"
+
+
 def _declared(entry: Entry) -> str:
     if text_of(entry, "change") == OTHER_PROFILE:
         return "the profile is of another configuration"
@@ -284,6 +295,18 @@ def _declared(entry: Entry) -> str:
         return "the profile is taken to be of runs like this one"
     levers = levers_in(entry)
     return f"declared change: {text_of(entry, 'change') or NONE}" + (f" ({lever_text(levers)})" if levers else "")
+
+
+def _policy_failed(entry: Entry) -> str:
+    """A method beside `decide` that fails costs no decision."""
+    method, policy = text_of(entry, "method"), text_of(entry, "policy") or NONE
+    return f"policy {policy} failed in {method}; its decisions stand" if method else f"policy {policy} failed"
+
+
+def _policy_state(entry: Entry) -> str:
+    values = [f"{name}={figure(number)}" for name, number in metrics_of(entry)]
+    keeps = [*values, *([f"a state of {len(entry.text('state'))} bytes"] if entry.text("state") else [])]
+    return f"policy {text_of(entry, 'policy') or NONE} keeps {listed(keeps) if keeps else 'nothing'}"
 
 
 _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
@@ -295,9 +318,13 @@ _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.ANSWERED: _answered,
     EntryKind.DECIDED: _remedy("decided:"),
     EntryKind.ADVISED: _remedy("advised, not carried out:"),
+    EntryKind.APPROVED: lambda entry: f"approved by {text_of(entry, 'by') or NONE}: {text_of(entry, 'remedy') or NONE}",
+    EntryKind.REJECTED: lambda entry: f"rejected by {text_of(entry, 'by') or NONE}: {text_of(entry, 'remedy') or NONE}",
+    EntryKind.DECLINED: _declined,
     EntryKind.HELD: lambda entry: f"policy {text_of(entry, 'policy') or NONE} waits",
     EntryKind.REFUSED: _remedy("refused:"),
-    EntryKind.POLICY_FAILED: lambda entry: f"policy {text_of(entry, 'policy') or NONE} failed",
+    EntryKind.POLICY_FAILED: _policy_failed,
+    EntryKind.POLICY_STATE: _policy_state,
     EntryKind.CONFIRMED: _confirmed,
     EntryKind.UNCONFIRMED: _confirmed,
     EntryKind.APPLYING: _remedy("begun:"),
@@ -312,5 +339,7 @@ _WORDS: dict[EntryKind, Callable[[Entry], str]] = {
     EntryKind.LATE: lambda entry: f"verdict came late, after {figure(number_of(entry, 'waited_s'))} s",
     EntryKind.RESTORED: _restored,
     EntryKind.LOST: _lost,
+    EntryKind.PAUSED: _paused,
+    EntryKind.HOOK_FAILED: lambda entry: f"guard.on_incident={text_of(entry, 'name') or NONE} could not be told",
     EntryKind.ENDED: _ended,
 }

@@ -31,7 +31,7 @@ from rftfm_ray.signals.groups import (
     TOOL_CALLS,
     UPDATE_SIZES,
 )
-from rftfm_ray.types import Levers
+from rftfm_ray.types import CreditSource, Levers
 from rftfm_ray.verdicts import DeclaredChange
 
 
@@ -89,6 +89,8 @@ _LOSS = ("loss", "policy_loss", "grad_norm")
 _SERVED = ("rollout_gap_max", "rollout_kl", "rollout_ratio_mean", *GAPS)
 # These, and updates that are lost in rounding.
 _PRECISION = (*_SERVED, "changed_rate")
+
+_INVERSE = "it restores what is declared, so that every reference holds again, and a wrong value has to show"
 
 _CHANGEABLE: Mapping[str, Effect] = {
     "learner.lr": Effect(_RATE, reach=Reach.COURSE),
@@ -179,8 +181,47 @@ EFFECTS: Mapping[str, Effect] = {
     "gae_lambda": Effect(_ESTIMATOR),
     "critic_lr_scale": Effect(("value_loss", "explained_variance")),
     "freeze_policy": Effect(("loss",), lowers=(*_SMALLER, "grad_norm")),
+    # Other advantages than the estimator's; the recomputation gives the same ones, see `_AT`.
+    "credit_source": Effect((
+        *ADVANTAGES, "value_loss", "explained_variance", "credit_correlation", "credit_lag", "advantage_early",
+        "advantage_late", *_LOSS,
+    )),
+    "temperature_scale": Effect(reason=_INVERSE),
+    "end_bias": Effect(reason=_INVERSE),
+    # A turn that nothing cuts short may now be longer.
+    "tokens_scale": Effect(("length_max", "length_q90", "long_rate")),
+    "is_cap": Effect(_LOSS),
+    "mask_undecoded": Effect(_TOOL, raises=("failed_rate",)),
+    "mask_unreplayed": Effect(_TOOL, raises=("failed_rate",)),
+    # The longest are left out, and wrong ones with them.
+    "mask_truncated": Effect((
+        "valid_rate", "correct_rate", "sampled_gap", "probe_gap", "grad_norm", *REWARDS, *LENGTHS, *GROUP_RATES,
+        *ADVANTAGES, *REPETITION, *ENDINGS,
+    ), raises=("failed_rate",)),
+    "rollout_path": Effect(reason=_INVERSE),
 }  # fmt: skip
 """By cause: a change of the prompts, a key of the configuration, or a lever."""
+
+_AT: Mapping[tuple[str, float], Effect] = {
+    ("credit_source", CreditSource.LEARNER): Effect(reason="it is the learner's own, as without the lever"),
+    ("credit_source", CreditSource.RECOMPUTED): Effect(reason="the estimator should give the same"),
+}
+
+
+def effect_at(lever: str, setting: float | None) -> Effect:
+    """What a lever moves at a setting; its nominal one, None, moves nothing.
+
+    Raises:
+        KeyError: for a lever that has no row.
+    """
+    row = EFFECTS[lever]
+    if setting is None:
+        return Effect(reason="it is nominal")
+    if lever == "lr_scale" and setting > 1:
+        # It makes up for what updates have lost: one that stays small must show.
+        return Effect(reason=_INVERSE)
+    return _AT.get((lever, setting), row)
+
 
 CONFIGURED: tuple[str, ...] = (*_CONSTANT, *_CHANGEABLE)
 """Keys of the configuration that move signals, those first that tell kinds of runs apart."""
@@ -225,7 +266,7 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
         "guard.verdict_timeout_s", "guard.warmup_steps", "guard.false_alarm_steps", "guard.profile",
         "guard.diagnosis", "guard.detectors", "guard.verify_steps", "guard.cooldown_steps", "guard.budget",
         "guard.return_after", "guard.on_give_up", "guard.on_lost", "guard.on_harm", "guard.verify_timeout_steps",
-        "guard.buffer",
+        "guard.buffer", "guard.pause_timeout_s", "guard.on_incident",
     ),
 }  # fmt: skip
 
@@ -264,12 +305,14 @@ def declared_change(made: Sequence[MadeChange], step: int) -> DeclaredChange:
 
 def lever_change(before: Levers, after: Levers, step: int, reason: str) -> DeclaredChange:
     """The declaration of levers that are moved from `before` to `after` at `step`."""
-    moved = (item.name for item in fields(Levers) if getattr(before, item.name) != getattr(after, item.name))
-    return DeclaredChange("levers", step, signals_of(moved), reason, levers=after)
+    moved = [item.name for item in fields(Levers) if getattr(before, item.name) != getattr(after, item.name)]
+    effects = [effect_at(name, getattr(levers, name)) for name in moved for levers in (before, after)]
+    signals = tuple(sorted({signal for effect in effects for signal in effect.signals}))
+    return DeclaredChange("levers", step, signals, reason, levers=after)
 
 
 def expected_sides(levers: Levers) -> tuple[tuple[str, int], ...]:
     """Signals that levers hold above (+1) or below (-1) their reference while they are in force, sorted."""
-    effects = [EFFECTS[item.name] for item in fields(Levers) if getattr(levers, item.name) is not None]
+    effects = [effect_at(item.name, getattr(levers, item.name)) for item in fields(Levers)]
     above = {(signal, 1) for effect in effects for signal in effect.raises}
     return tuple(sorted(above | {(signal, -1) for effect in effects for signal in effect.lowers}))

@@ -8,6 +8,11 @@ nats away. The largest of 29,674 recorded healthy steps, 500-step runs among the
 IMPOSSIBLE_STEP_KL = 10.0
 """Nats a token that one update moves the policy: the clip of the objective keeps a step within a fraction of a nat. The
 largest of the same steps is 0.53; a rate twice as high gives four times as much."""
+ADVANTAGE_LIMIT = 1e-5
+"""Tolerance of the commit gate: beyond it advantages differ from their recomputation."""
+CREDIT_LIMIT = 1e-5
+"""Credit and values are compared as float32 arrays that no arithmetic lies between: a healthy run shows 0, in every
+precision of the model, because they are never rounded to it."""
 SHIFTED = 0.02
 """Nats from which a mean gap of log-probs between rollout and learner is one of sampling, and not of rounding: weights
 in bfloat16 leave less than 0.001."""

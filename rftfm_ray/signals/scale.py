@@ -8,6 +8,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from rftfm_ray.signals.arithmetic import safe_exp
 from rftfm_ray.signals.schema import INDEX, SIGNALS, Scale, Signal
 
 Floats = NDArray[np.float64]
@@ -38,12 +39,6 @@ def level_of(signal: Signal, values: float | Floats) -> float | Floats:
 def raw_of(signal: Signal, level: float) -> float:
     """The value that stands at a level."""
     return safe_exp(level) - SMALL.get(signal.name, 0.0) if signal.scale is Scale.RATIO else level
-
-
-def safe_exp(exponent: float) -> float:
-    """The exponential, and infinity where it would overflow."""
-    with np.errstate(over="ignore"):
-        return float(np.exp(exponent))
 
 
 class Scales:

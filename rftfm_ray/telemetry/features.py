@@ -42,7 +42,7 @@ def batch_metrics(batch: TrajectoryBatch, token_limit: int, *, texts: bool = Tru
     figures |= {
         "trajectory_count": float(len(batch)),
         "valid_rate": float(valid.mean()),
-        "failed_rate": float((batch.termination == Termination.FAILED).mean()),
+        "failed_rate": float(((batch.termination == Termination.FAILED) | batch.masked).mean()),
     }
     if valid.any():
         figures |= _reward_figures(batch) | _length_figures(batch, token_limit)

@@ -7,6 +7,7 @@ import math
 
 from ray.util.metrics import Counter, Gauge
 
+from rftfm_ray.incidents.policy_memory import metrics_of
 from rftfm_ray.incidents.state import Entry, EntryKind, GuardState, fold
 from rftfm_ray.metrics import BatchMetrics, CheckMetrics, CreditMetrics, StepRow, UpdateMetrics
 from rftfm_ray.types import ActorState
@@ -72,7 +73,8 @@ class GuardGauges:
         self._applied = Counter("rftfm_remedies", "Remedies applied.", ("run", "remedy"))
         self._outcomes = Counter("rftfm_outcomes", "Outcomes of remedies.", ("run", "remedy", "outcome"))
         self._late = Counter("rftfm_late_verdicts", "Verdicts that came after their boundary.", ("run",))
-        for metric in (self._state, self._opened, self._applied, self._outcomes, self._late):
+        self._policy = Gauge("rftfm_policy", "What the remediation policy measures of itself.", ("run", "name"))
+        for metric in (self._state, self._opened, self._applied, self._outcomes, self._late, self._policy):
             metric.set_default_tags({"run": run})
         self._guard = GuardState()
         self._shown = ""
@@ -91,6 +93,9 @@ class GuardGauges:
             self._outcomes.inc(1.0, {"remedy": entry.text("remedy"), "outcome": entry.text("outcome")})
         elif entry.kind is EntryKind.LATE:
             self._late.inc(1.0)
+        elif entry.kind is EntryKind.POLICY_STATE:
+            for name, value in metrics_of(entry):
+                self._policy.set(value, {"name": name})
 
     def _show(self, state: str) -> None:
         if state != self._shown:

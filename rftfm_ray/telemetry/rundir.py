@@ -16,6 +16,14 @@ JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the driver of a submitted job."""
 CONFIG = "config.yaml"
 """File of the resolved configuration."""
+HANDOVER = "guard/paused.json"
+"""File of what a run hands over that has paused for a person."""
+MONITOR_STATE = "guard/paused-monitor.safetensors"
+"""File of the monitor's state then."""
+HELD = "guard/held"
+"""Folder of checkpoints of the snapshots that a remedy which waits for a person goes back to."""
+CONTINUED = "guard/continued"
+"""File with the directory of the run that has continued a paused one."""
 
 
 def default_run_dir(run: str) -> Path:
@@ -68,6 +76,11 @@ def resume_command(run_dir: Path, checkpoint: Path | str, directory: str = "") -
     """
     command = shlex.join(["rftfm", "train", str(run_dir / CONFIG), "--resume", str(checkpoint)])
     return f"cd {shlex.quote(directory)} && {command}" if directory else command
+
+
+def answer_command(run_dir: Path, wish: str, incident: int) -> str:
+    """The command that answers the decision about an incident which waits for a person; `wish`: approve or reject."""
+    return shlex.join(["rftfm", wish, str(run_dir), str(incident)])
 
 
 def needed_directory(config: RunConfig) -> str:

@@ -47,8 +47,8 @@ BEST = "best"
 class TrainerState:
     """The position of a run without its tensors.
 
-    `cursor` counts the prompts drawn so far, and `probe` are the answers of a held-out probe that is not complete yet;
-    checkpoints of earlier versions have none.
+    `cursor` counts the prompts drawn so far, `probe` are the answers of a held-out probe that is not complete yet, and
+    `policy` is what the remediation policy remembers; checkpoints of earlier versions have neither.
     """
 
     attempt: int
@@ -62,6 +62,7 @@ class TrainerState:
     grad_norms: tuple[float, ...]
     config_sha256: str
     probe: tuple[ProbeResult, ...] = ()
+    policy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class SaveOrder:
         config_sha256: of the run's configuration.
         is_best: whether it becomes the best of its folder.
         probe: as in `TrainerState`.
+        policy: as in `TrainerState`.
     """
 
     folder: str
@@ -81,6 +83,7 @@ class SaveOrder:
     config_sha256: str
     is_best: bool = False
     probe: tuple[ProbeResult, ...] = ()
+    policy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

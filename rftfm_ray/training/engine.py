@@ -113,10 +113,10 @@ class LearnerEngine:
         output, index = run_model(self._engine, packed, row, column)
         return output.logits[index], output.values[index]
 
-    def freeze_policy(self, frozen: bool) -> None:
-        """Freeze or unfreeze the policy. While it is frozen the value's gradient ends at the critic's head."""
+    def detach_critic(self, detached: bool) -> None:
+        """End the value's gradient at the critic's head, or let it reach the policy again."""
         if self._critic is not None:
-            self._critic.detached = frozen
+            self._critic.detached = detached
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a micro batch's gradient; `last` says that the next call is `grad_norm`."""
@@ -289,6 +289,20 @@ class LearnerEngine:
         for name, tensor in live.items():
             tensor.copy_(saved[name])
         torch.set_rng_state(tensors["rng.torch"])
+        self._publish()
+
+    def load_critic(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore the critic's head and its moments from what `state` gave; the policy stays bit for bit.
+
+        Raises:
+            LearnerError: without a critic.
+        """
+        if self._critic is None:
+            raise LearnerError("There is no critic to restore; only algorithm.name=ppo has one.")
+        first, live = len(self._policy_masters()), self._live_state()
+        for name, tensor in live.items():
+            if int(name.split(".")[1]) >= first:
+                tensor.copy_(tensors[name])
         self._publish()
 
     def _publish(self) -> None:

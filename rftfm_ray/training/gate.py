@@ -60,6 +60,15 @@ def recompute_advantages(raw: RawStep, recipe: Recipe) -> list[list[float]]:
     return [[max(-bound, min(bound, advantage)) for advantage in row] for row in rows]
 
 
+def recompute_returns(raw: RawStep, recipe: Recipe) -> list[list[float]]:
+    """Recompute the targets of a critic's values, one list per trajectory: lambda-returns, before any standardising."""
+    rows = raw.values or ()
+    return [
+        [estimate + value for estimate, value in zip(_estimates(reward, values, recipe), values, strict=True)]
+        for reward, values in zip(raw.rewards, rows, strict=True)
+    ]
+
+
 def _relative(reward: float, peers: Sequence[float], recipe: Recipe) -> float:
     """One reward against the mean of its group, or of the other members."""
     if len(peers) < 2:

@@ -18,34 +18,20 @@ from torch import Tensor
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
 from rftfm_ray.config.settings import config_schedule, effective, nominal_settings
-from rftfm_ray.metrics import CreditMetrics, UpdateMetrics
 from rftfm_ray.training.accumulator import MetricAccumulator, change_of, moved_by
-from rftfm_ray.training.credit import Credit, CreditErrors, Rule, assign, credit_metrics, members, rule_of
-from rftfm_ray.training.credit_check import check_credit, credit_in_loss, sample_mismatch_rate, value_error
+from rftfm_ray.training.credit import credit_metrics, members, rule_of
+from rftfm_ray.training.credit_check import sample_mismatch_rate
 from rftfm_ray.training.engine import LearnerEngine
 from rftfm_ray.training.forward import load_causal_lm, predict
-from rftfm_ray.training.gate import CommitGate, RawStep, Recipe
+from rftfm_ray.training.gate import CommitGate
+from rftfm_ray.training.loss_credit import CreditPath, CreditRules
 from rftfm_ray.training.losses import token_logprobs
-from rftfm_ray.training.objective import Anchors, Forward, LossWeights, Targets, targets_of, terms
+from rftfm_ray.training.objective import Anchors, Forward, LossWeights, Targets, terms
 from rftfm_ray.training.packing import MicroBatch, pack, pack_sequences, split_groups, split_rows, token_weights
 from rftfm_ray.training.replay import AdamW
 from rftfm_ray.training.seams import LearnerSeams
-from rftfm_ray.types import Check, GuardMode, Levers, RejectedUpdate, Rejection, Settings, StepId
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateReport:
-    """The result of one step of learning.
-
-    `reference_s`: seconds from its start to the end of the reference's first pass. `snapshots`: steps that the learner
-    can be rolled back to afterwards.
-    """
-
-    metrics: UpdateMetrics
-    credit: CreditMetrics
-    vetoes: tuple[RejectedUpdate, ...]
-    reference_s: float = 0.0
-    snapshots: tuple[int, ...] = ()
+from rftfm_ray.training.update_report import UpdateReport
+from rftfm_ray.types import Check, CreditSource, GuardMode, Levers, RejectedUpdate, Rejection, Settings, StepId
 
 
 @dataclass(slots=True)
@@ -61,14 +47,6 @@ class _Step:
     targets: list[list[Targets]]
     metrics: MetricAccumulator
     replayed: AdamW | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Values:
-    """The critic's values (A,) from before a step: its own output, and as the estimator uses them."""
-
-    own: NDArray[np.float32]
-    used: NDArray[np.float32]
 
 
 @dataclass(slots=True)
@@ -121,6 +99,20 @@ class Learner:
         """The settings that configuration, schedule and levers call for at `step`, past every seam."""
         return effective(nominal_settings(self._config, step.step), self._schedule(step), self.levers)
 
+    def _rules(self, step: StepId, settings: Settings) -> CreditRules:
+        """The rules of credit at `step`; its source is past every seam as well."""
+        declared = self._declared(step)
+        return CreditRules(declared.credit_source, rule_of(self._config, settings), rule_of(self._config, declared))
+
+    def _temperature_at(self, step: StepId) -> float:
+        """The temperature at which log-probs are computed.
+
+        Where levers ask the sampler for declared terms, the learner goes by the declared one past every seam.
+        """
+        declared = self._config.at(step.step).rollout.temperature
+        is_asked = self.levers.temperature_scale is not None or bool(self.levers.rollout_path)
+        return declared if is_asked else self._seams.temperature(step, declared)
+
     def _replayed(self, step: StepId) -> AdamW | None:
         """The optimizer as it is declared, where an update of this step is made again; None where none is."""
         every, learner = self._config.channels.update_replay_every, self._config.learner
@@ -139,38 +131,35 @@ class Learner:
         """
         began, self._reference_done = time.perf_counter(), 0.0
         settings, factor = self.settings(step), self._factor(step)
-        self._temperature = self._seams.temperature(step, self._config.at(step.step).rollout.temperature)
-        rule = rule_of(self._config, settings)
-        included = members(batch, rule)
+        self._temperature = self._temperature_at(step)
+        rules = self._rules(step, settings)
+        included = rules.members(batch)
         # With top_p the rollout samples from a truncated distribution, whose log-probs the learner does not compute.
         metrics = MetricAccumulator(comparable=self._config.rollout.top_p >= 1)
-        self.engine.freeze_policy(settings.freeze_policy)
+        # Credit without a critic must not be undone by its loss, which would go on through the shared trunk.
+        self.engine.detach_critic(settings.freeze_policy or rules.source is CreditSource.GROUP)
         minibatches = [self._pack(batch, rows, included) for rows in split_groups(batch.group, settings.minibatches)]
         old_forwards, precomputed = self._forwards_before(minibatches, settings)
         own = self._values(batch, minibatches, old_forwards, precomputed)
-        values = None if own is None else self._seams.values(step, batch, own.copy())
-        credit = self._seams.assigned(step, batch, assign(batch, rule, values))
-        error, rejection = self._check(batch, included, credit, rule, values)
-        credit = self._seams.delivered(step, batch, credit)
-        targets = [[targets_of(micro, credit, values) for micro in micros] for micros in minibatches]
-        judged = None if own is None or values is None else _Values(own, values)
-        errors = self._credit_errors(step, batch, credit_in_loss(minibatches, targets, credit), judged, error)
-        errors = dataclasses.replace(errors, sample_mismatch_rate=self._sample_mismatch_rate(step, batch, minibatches))
-        if rejection is None:
+        got = CreditPath(self._seams, self.gate, self._watched).credit(step, batch, rules, minibatches, own)
+        mismatch = self._sample_mismatch_rate(step, batch, minibatches)
+        errors = dataclasses.replace(got.errors, sample_mismatch_rate=mismatch)
+        if got.rejection is None:
             vetoes = self._updates(
                 _Step(
-                    step, batch, settings, minibatches, old_forwards, precomputed, targets, metrics,
+                    step, batch, settings, minibatches, old_forwards, precomputed, got.targets, metrics,
                     self._replayed(step),
                 )
             )  # fmt: skip
         else:
-            vetoes = [rejection]
+            vetoes = [got.rejection]
         stale = float(np.mean(model_version - batch.model_version)) if model_version is not None else 0.0
         if self._watched:
             metrics.compare(batch)
         figures = metrics.metrics(settings, factor, stale, len(vetoes), critic=self._critic)
         reference_s = max(0.0, self._reference_done - began)
-        return UpdateReport(figures, credit_metrics(batch, credit, rule, errors, values), tuple(vetoes), reference_s)
+        credited = credit_metrics(batch, got.credit, rules.at_loss, errors, got.values)
+        return UpdateReport(figures, credited, tuple(vetoes), reference_s)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Log-probs in nats of tokens 1.. of every sequence, at temperature 1; for the parity probe."""
@@ -229,46 +218,6 @@ class Learner:
                 if forward.values is not None:
                     result[micro.chosen.numpy()] = forward.values.detach().cpu().numpy()
         return result
-
-    def _check(
-        self,
-        batch: TrajectoryBatch,
-        included: NDArray[np.bool_],
-        credit: Credit,
-        rule: Rule,
-        values: NDArray[np.float32] | None,
-    ) -> tuple[float, RejectedUpdate | None]:
-        """The gate's check of the advantages."""
-        counts = batch.action_counts()
-        if not included.any():
-            filtered = bool((batch.valid & (counts > 0)).any())
-            why = "no group holds different rewards" if filtered else "every trajectory of the step is masked"
-            return math.nan, RejectedUpdate(0, Rejection.EMPTY_BATCH, why)
-        cuts = np.cumsum(counts)[:-1]
-        raw = RawStep(
-            batch.reward.tolist(), batch.group.tolist(), batch.valid.tolist(), counts.tolist(),
-            None if values is None else [row.tolist() for row in np.split(values, cuts)],
-        )  # fmt: skip
-        recipe = Recipe(rule.estimator, rule.normalize_std, rule.gamma, rule.gae_lambda, rule.clip, rule.group_filter)
-        rows = np.split(credit.advantages, cuts)
-        # Where all tokens of a trajectory share one advantage, checking its minimum and maximum suffices.
-        shared = rule.estimator in ("grpo", "rloo")
-        shown = [[float(row.min()), float(row.max())] if shared and len(row) else row.tolist() for row in rows]
-        return self.gate.check_advantages(shown, included.tolist(), raw, recipe)
-
-    def _credit_errors(
-        self, step: StepId, batch: TrajectoryBatch, got: Credit, values: _Values | None, gate_error: float
-    ) -> CreditErrors:
-        """What is wrong with credit `got` as the loss gets it; with the guard off only what the gate has found."""
-        if not self._watched:
-            return CreditErrors(gate_error)
-        used, counts = None if values is None else values.used, batch.action_counts()
-        expected = assign(batch, rule_of(self._config, self._declared(step)), used)
-        errors = dataclasses.replace(check_credit(expected, got, counts), advantage_error=gate_error)
-        if values is None:
-            return errors
-        largest = value_error(values.used, values.own, expected.included, counts)
-        return dataclasses.replace(errors, value_error=largest)
 
     def _sample_mismatch_rate(
         self, step: StepId, batch: TrajectoryBatch, minibatches: Sequence[Sequence[MicroBatch]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,20 @@ def clipped_policy_loss(
     ratio = (logprobs - old).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     return -torch.minimum(ratio * advantage, clipped * advantage), ratio
+
+
+def truncated_importance(learner: Tensor, sampled: Tensor, cap: float) -> Tensor:
+    """Weight of each token (A,) for having been sampled by another distribution: its probability ratio, at most `cap`.
+
+    Importance sampling whose weights are truncated (E. Ionides, "Truncated Importance Sampling", 2008): a bounded
+    variance, for a bias that is smaller than that of leaving the gap between rollout and learner alone.
+
+    Args:
+        learner: (A,) log-probs of the policy before the step's first update; carries no gradient.
+        sampled: (A,) log-probs at sampling.
+        cap: largest weight.
+    """
+    return (learner - sampled).clamp(max=math.log(cap)).exp()
 
 
 def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float | None) -> tuple[Tensor, Tensor]:

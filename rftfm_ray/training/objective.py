@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rftfm_ray.training.credit import Credit
-from rftfm_ray.training.losses import clipped_policy_loss, clipped_value_loss, k3
+from rftfm_ray.training.losses import clipped_policy_loss, clipped_value_loss, k3, truncated_importance
 from rftfm_ray.training.packing import MicroBatch
 from rftfm_ray.types import Settings
 
@@ -83,6 +83,8 @@ def terms(micro: MicroBatch, now: Forward, anchors: Anchors, targets: Targets, w
     """The loss of a micro batch from one forward pass of the policy."""
     settings, old, reference = weights.settings, anchors.old, anchors.reference
     policy, ratio = clipped_policy_loss(now.logprobs, old, targets.advantage, settings.clip_low, settings.clip_high)
+    if settings.is_cap is not None:
+        policy = policy * truncated_importance(old, micro.sampled, settings.is_cap)
     kl_ref = torch.zeros_like(policy) if reference is None else k3(now.logprobs, reference)
     per_token = policy + settings.kl_coef * kl_ref - settings.entropy_coef * now.entropy
     # A frozen policy takes part with weight 0, so that every parameter has a gradient under any sharding.

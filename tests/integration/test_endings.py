@@ -65,6 +65,9 @@ def test_run_that_sigterm_ends_is_continued_by_the_command_that_it_prints(tmp_pa
     run_dir = tmp_path / "first run"
     process = start(run_dir, "examples/addition.yaml", *SMALL)
     wait_until(process, lambda: saved(run_dir, 1))
+    assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text(), (
+        "a driver waits seconds for what it never uses"
+    )
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=60)

@@ -204,7 +204,7 @@ BAD = """
 import time
 from rftfm_ray import Decision, Levers, Remedy
 def raises(ctx): raise KeyError("no such thing")
-def beyond(ctx): return Decision(Remedy("much", Levers(lr_scale=7.0)), "more is more")
+def beyond(ctx): return Decision(Remedy("much", Levers(lr_scale=70.0)), "more is more")
 def slow(ctx): time.sleep(60)
 """
 
@@ -213,7 +213,7 @@ def slow(ctx): time.sleep(60)
     ("policy", "kind", "words"),
     [
         ("raises", EntryKind.POLICY_FAILED, "KeyError"),
-        ("beyond", EntryKind.REFUSED, "lr_scale=7.0 is out of bounds"),
+        ("beyond", EntryKind.REFUSED, "lr_scale=70.0 is out of bounds"),
         ("slow", EntryKind.POLICY_FAILED, "longer than guard.policy_timeout_s=0.2"),
     ],
 )

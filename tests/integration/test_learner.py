@@ -26,7 +26,8 @@ from rftfm_ray.training import credit as credit_module
 from rftfm_ray.training import learner as module
 from rftfm_ray.training.advantages import group_advantages
 from rftfm_ray.training.engine import from_numpy, to_numpy
-from rftfm_ray.training.learner import Learner, UpdateReport
+from rftfm_ray.training.learner import Learner
+from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import Levers, Rejection
 from tests.integration.plain import AT, BATCH, GROUPS, TINY, Group, Plain, Weights, configure, make_batch, masked
 

@@ -13,11 +13,13 @@ import torch
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
-from rftfm_ray.detection.detectors.exact import CREDIT_LIMIT, GAIN_LIMIT
+from rftfm_ray.detection.detectors.exact import GAIN_LIMIT
 from rftfm_ray.faults.catalogue import parse_fault
 from rftfm_ray.faults.learning import faulty_learner
+from rftfm_ray.signals.limits import CREDIT_LIMIT
 from rftfm_ray.training.gate import CommitGate
-from rftfm_ray.training.learner import Learner, UpdateReport
+from rftfm_ray.training.learner import Learner
+from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import Levers, RejectedUpdate, Rejection, Termination
 from tests.integration.plain import AT, BATCH, TINY, configure
 
@@ -87,6 +89,7 @@ def test_exact_signals_are_at_rest_where_weights_are_divided(name: str) -> None:
 LEVERS = [
     Levers(lr_scale=0.01), Levers(lr_scale=0.5, max_grad_norm=0.01), Levers(entropy_coef=0.1, kl_coef_scale=5.0),
     Levers(advantage_clip=0.5), Levers(gamma=0.5, gae_lambda=0.3), Levers(minibatches=1), Levers(group_filter=1),
+    Levers(credit_source=1), Levers(credit_source=2, gamma=0.5), Levers(is_cap=1.5), Levers(rollout_path=1),
 ]  # fmt: skip
 
 

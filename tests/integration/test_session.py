@@ -187,8 +187,8 @@ def test_levers_move_the_settings_in_force_and_come_back_with_a_snapshot(session
     _, report = train_step(session)
     assert report.metrics.lr == pytest.approx(config.learner.lr * 0.1)
     assert report.metrics.kl_coef == pytest.approx(config.algorithm.kl_coef * 5)
-    with pytest.raises(ConfigError, match=r"Lever lr_scale=2\.0 is out of bounds"):
-        get(group.learner.set_levers(Levers(lr_scale=2.0)))
+    with pytest.raises(ConfigError, match=r"Lever lr_scale=21\.0 is out of bounds"):
+        get(group.learner.set_levers(Levers(lr_scale=21.0)))
     get(group.learner.restore_snapshot(0, 0))
     session.position = START
     session.resync()

@@ -108,7 +108,7 @@ def _calls(calls: Sequence[Call]) -> dict[str, Any]:
 
 
 def _checks(size: int, given: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    per_trajectory = {"termination_ok": True, "replayed": False}
+    per_trajectory = {"termination_ok": True, "replayed": False, "masked": False}
     per_trajectory |= {"replay_observation_ok": True, "replay_termination_ok": True}
     columns: dict[str, NDArray[Any]] = {name: np.full(size, value) for name, value in per_trajectory.items()}
     columns |= {name: np.zeros(0, np.bool_) for name in NO_FLAGS} | {"seal": np.zeros(size, np.uint32)}

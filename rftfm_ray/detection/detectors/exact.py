@@ -12,15 +12,11 @@ from numpy.typing import NDArray
 from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
 from rftfm_ray.detection.reference.views import Ints, StepView
 from rftfm_ray.detection.stateful import Kind
-from rftfm_ray.signals.scale import safe_exp
+from rftfm_ray.signals.arithmetic import safe_exp
+from rftfm_ray.signals.limits import ADVANTAGE_LIMIT
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import Evidence
 
-# Tolerance of the commit gate: beyond it advantages differ from their recomputation.
-ADVANTAGE_LIMIT = 1e-5
-# Credit and values are compared as float32 arrays that no arithmetic lies between: a healthy run shows 0, in every
-# precision of the model, because they are never rounded to it.
-CREDIT_LIMIT = 1e-5
 # The replay starts from the clipped gradient and the master weights in float32, so clipping, weight decay, minibatches
 # and a model in bfloat16 are no part of the error. What is left is the optimizer's own arithmetic in single precision,
 # and the rounding of moves of a few dozen units in the last place, averaged over the sample: below 0.002.

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.detection.detectors.base import Detector, Output, Reading, Scores
-from rftfm_ray.detection.detectors.exact import ADVANTAGE_LIMIT, CREDIT_LIMIT, GAIN_LIMIT, TOKEN_LIMIT, onsets
+from rftfm_ray.detection.detectors.exact import GAIN_LIMIT, TOKEN_LIMIT, onsets
 from rftfm_ray.detection.reference.views import StepView
 from rftfm_ray.detection.stateful import Kind
+from rftfm_ray.signals.limits import ADVANTAGE_LIMIT, CREDIT_LIMIT
 from rftfm_ray.verdicts import Evidence
 
 Mask = NDArray[np.bool_]

@@ -40,6 +40,8 @@ LAW, FLOOR = "law", "floor"
 """What the names of these detectors begin with."""
 OWN_REWARD = "own_reward"
 """The law of rewards that a run shows by itself."""
+FIRST_LEVERS = 18
+"""Levers of the oldest states that are read; later ones are behind them."""
 _LEVERS = tuple(item.name for item in fields(Levers))
 _WHOLE = tuple(item.name for item in fields(Levers) if "int" in str(item.type))
 
@@ -102,12 +104,15 @@ class DeclaredDetector(Detector):
         return self._under
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from a state, under its levers.
+        """Continue from a state, under its levers. Those that a state from before them does not know are nominal.
 
         Raises:
             StateError: when it is not a state of such a detector.
         """
-        before = self._levers
+        before, known = self._levers, state.get("levers")
+        if isinstance(known, np.ndarray) and known.dtype == before.dtype and FIRST_LEVERS <= known.size < before.size:
+            unknown = np.full(before.size - known.size, np.nan)
+            state = {**state, "levers": np.concatenate([known.reshape(-1), unknown])}
         super().load_state_dict(state)
         self._under = None
         if np.isinf(self._levers).any():

@@ -110,6 +110,7 @@ def _has_one_update(declared: Declared) -> bool:
 def _is_centred(declared: Declared) -> bool:
     """Whether the surrogate of a step is less the mean of advantages over whole groups."""
     plain = declared.advantage_clip is None and not declared.reweights_tokens and not declared.group_filter
+    plain = plain and declared.value_coef is None
     by_sequence = declared.aggregation is Aggregation.SEQUENCE and declared.estimator in ("grpo", "rloo")
     return _has_one_update(declared) and plain and by_sequence
 
@@ -136,6 +137,7 @@ UPDATE_LAWS: tuple[Law, ...] = (
             and declared.estimator in OVER_TOKENS
             and declared.aggregation is Aggregation.TOKEN
             and declared.advantage_clip is None
+            and not declared.reweights_tokens
         ),
         _surrogate,
     ),
@@ -186,7 +188,7 @@ UPDATE_LAWS: tuple[Law, ...] = (
         "a gradient of rounding: the advantages are 0, or 0 up to the last digit of the reward over 1e-4",
         lambda declared: (
             declared.estimator in ("grpo", "rloo") and declared.kl_coef == 0 and declared.entropy_coef == 0
-            and not declared.frozen
+            and declared.value_coef is None and not declared.frozen
         ),
         _flat,
         direction=1,

@@ -30,12 +30,14 @@ from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.telemetry.journal import JOURNAL, Journal, read_journal
 from rftfm_ray.types import Levers, StepId
-from rftfm_ray.verdicts import Decision, Remedy, StepReport
+from rftfm_ray.verdicts import Decision, Outcome, Remedy, StepReport
 from tests.unit.diagnosis.scripted import ScriptedMonitor, alarm
 from tests.unit.incidents.managed import PLAIN, USUAL
 
 ROLES = {name: Role("run", name, 0, "") for name in ("monitor", "controller")}
 STORY_STEPS = 26
+# That the controller has started and what its policy remembers: at the start a run fails as a whole.
+START_LINES = 2
 RETRY = Remedy("retry", Levers(tool_retries=2))
 BACK = Remedy("back", Levers(lr_scale=0.5), rollback=True)
 
@@ -109,12 +111,33 @@ class LocalMethod:
 
 
 class Persistent:
-    """A policy without a state of its own: a retry, then a rollback, then nothing."""
+    """A policy with a state of its own: a retry, then a rollback, then nothing."""
+
+    def __init__(self) -> None:
+        self.decided = 0
+        self.told: list[str] = []
 
     def decide(self, ctx: PolicyContext) -> Decision:
         """By the number of remedies that were tried."""
+        self.decided += 1
         remedy = (RETRY, BACK, None)[min(len(ctx.tried), 2)]
         return Decision(remedy, "because", (("asked", 1 + int(dict(ctx.state).get("asked", 0))),))
+
+    def observe(self, outcome: Outcome) -> None:
+        """Remember what came of a remedy."""
+        self.told.append(f"{outcome.remedy} {outcome.kind} {outcome.abandoned}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers."""
+        return {"decided": self.decided, "told": list(self.told)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.decided, self.told = state["decided"], list(state["told"])
+
+    def metrics(self) -> dict[str, float]:
+        """How often it has decided."""
+        return {"decided": self.decided}
 
 
 def wait_for_local(calls: Sequence[Pending[Any]], limit: Limit, doing: str) -> list[Any]:
@@ -164,12 +187,12 @@ def make_group(monkeypatch: pytest.MonkeyPatch, cut: Cut) -> GuardGroup:
         monkeypatch.setattr(module, "wait_for", wait_for_local)
     monkeypatch.setattr("ray.kill", lambda handle: setattr(handle, "dead", True))
     monkeypatch.setattr(recovery_module, "wait_for_name", lambda name: None)
-    policy = SafePolicy(Persistent(), "persistent", 30.0)
 
     def start(role: Role) -> Any:
         if role.kind == "monitor":
             return LocalActor(lambda: MonitorActor(role, cast("Any", None)), cut, role)
-        return LocalActor(lambda: ControllerActor(role, PLAIN, policy), cut, role)
+        # A new process has a new policy.
+        return LocalActor(lambda: ControllerActor(role, PLAIN, SafePolicy(Persistent(), "mine", 30.0)), cut, role)
 
     monitor, controller = (Recoverable(role, lambda role=role: start(role)) for role in ROLES.values())  # type: ignore[misc]
     return GuardGroup(monitor, controller)

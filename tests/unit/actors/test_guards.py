@@ -96,11 +96,11 @@ def test_controller_is_asked_before_an_order_and_at_both_ends_of_a_run(group: Gu
     permit = Permit((), Order(3, 1, OrderRole.REMEDY, "retry", "because", Levers(tool_retries=2)))
     totals = GuardTotals()
     journey.answers = {"begin": permit, "finish": totals}
-    group.attach(Path("journal.jsonl"), STEP, Levers())
+    group.attach(Path("journal.jsonl"), STEP, Levers(), "remembered")
     assert group.begin(3, STEP, 0.25, 200) == permit
     assert group.finish(STEP, Limit(30.0)) == totals
     assert journey.made == [
-        ("controller", "attach", "journal.jsonl", STEP, Levers()),
+        ("controller", "attach", "journal.jsonl", STEP, Levers(), "remembered"),
         ("controller", "state"),
         ("controller", "begin", 3, STEP, 0.25, 200),
         ("controller", "finish", STEP),

@@ -20,7 +20,8 @@ from rftfm_ray.models import ASSETS
 from rftfm_ray.training import checkpoints
 from rftfm_ray.training import learner as training_module
 from rftfm_ray.training.checkpoints import TrainerState
-from rftfm_ray.training.learner import Learner, UpdateReport
+from rftfm_ray.training.learner import Learner
+from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import Levers, StepId, TrainingCursor
 
 TINY = str(ASSETS / "tiny")

@@ -240,11 +240,23 @@ def test_a_person_is_told_of_what_matters_only(clock: Clock) -> None:
         # What was asked to name a fault is a detail of its name.
         EntryKind.ASKED,
         EntryKind.ANSWERED,
+        # What a policy keeps is for itself; what went wrong with it is told.
+        EntryKind.POLICY_STATE,
         EntryKind.APPLYING,
         EntryKind.DECLARED,
         EntryKind.ENDED,
     }
     assert told_of == set(EntryKind) - silent
+
+
+def test_playbook_decides_in_place_of_a_policy_that_fails_to_decide_and_of_no_other(clock: Clock) -> None:
+    def told(**fields: str) -> str:
+        return " ".join(shown([entry(EntryKind.POLICY_FAILED, 2, **fields)])[1:])
+
+    assert "policy mine.py:Mine failed; the playbook decides instead" in told(policy="mine.py:Mine")
+    assert "failed in observe; its decisions stand" in told(policy="mine.py:Mine", method="observe")
+    assert "decides instead" not in told(policy="mine.py:Mine", method="observe")
+    assert "decides instead" not in told(policy="adaptive_kl")
 
 
 def test_describe_shows_a_dash_until_there_is_a_probe() -> None:

@@ -47,7 +47,7 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Train:
                 executed(listeners)
             return summary
 
-        monkeypatch.setattr(planning, "plan", lambda *_, **__: SimpleNamespace(drill=Drill()))
+        monkeypatch.setattr(planning, "plan", lambda *_, **__: SimpleNamespace(drill=Drill(), folder=tmp_path))
         monkeypatch.setattr(run_module, "execute", execute)
         (tmp_path / "run.yaml").write_text("steps: 40\n")
         return CliRunner().invoke(app, ["train", str(tmp_path / "run.yaml"), *arguments])

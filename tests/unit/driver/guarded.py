@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rftfm_ray.actors.calls import Limit
 from rftfm_ray.driver.guard import LiveGuard
-from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Settlement
+from rftfm_ray.incidents.messages import Answered, GuardTotals, News, OrderResult, Paused, Permit, Settlement
+from rftfm_ray.incidents.requests import Reply, Request
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.types import IncidentSummary, Levers, StepId
 from rftfm_ray.verdicts import Order, OrderRole, StepReport
@@ -51,6 +52,8 @@ class Far:
     ended: list[tuple[int, StepId, OrderResult]] = field(default_factory=list)
     late: list[tuple[StepId, float]] = field(default_factory=list)
     journal: Path = Path("/nowhere/journal.jsonl")
+    answered: list[Request] = field(default_factory=list)
+    paused: list[tuple[StepId, int]] = field(default_factory=list)
     stopped: bool = False
     calls: list[tuple[str, str]] = field(default_factory=list)
 
@@ -91,6 +94,18 @@ class Far:
         self._note("done")
         self.ended.append((number, step, result))
         return Settlement((entry(52),))
+
+    def answer(self, request: Request, step: StepId) -> Answered:
+        """Approve whatever is asked for."""
+        self._note("answer")
+        self.answered.append(request)
+        approved = Entry(60, EntryKind.APPROVED, step, request.incident)
+        return Answered((approved,), Reply(request.id, True, "Approved."), order(9))
+
+    def pause(self, step: StepId, last: StepId, incident: int, waited_s: float) -> Paused:
+        self._note("pause")
+        self.paused.append((last, incident))
+        return Paused((Entry(70, EntryKind.PAUSED, step, incident, (("remedy", "retry"),)),), (5,))
 
     def finish(self, last: StepId, limit: Limit) -> GuardTotals:
         self._note("finish")

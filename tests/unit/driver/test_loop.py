@@ -24,8 +24,8 @@ from rftfm_ray.rollout.jobs import ProbeCounts
 from rftfm_ray.rollout.weights import Served
 from rftfm_ray.signals.schema import report_of
 from rftfm_ray.tasks.addition import Addition
-from rftfm_ray.training.learner import UpdateReport
-from rftfm_ray.types import Check, Levers, StepId, TrainingCursor
+from rftfm_ray.training.update_report import UpdateReport
+from rftfm_ray.types import Action, Check, Levers, StepId, TrainingCursor
 from rftfm_ray.verdicts import Order, OrderRole
 from tests.unit.doubles import make_group, make_plan
 
@@ -199,6 +199,14 @@ def test_levers_that_move_have_the_step_under_way_revised(play: Callable[..., tu
     assert between(stage, 1) == ["set_levers"] * 2
     fetched = [name for name, *_ in stage.journey if name in ("generate", "revise")]
     assert fetched == ["generate", "generate", "revise", "generate"]
+    assert steps(stage) == [(0, step, step, step) for step in range(1, 5)]
+
+
+def test_step_under_way_is_generated_again_after_a_resync(play: Callable[..., tuple[Stage, Curve]]) -> None:
+    stage, _ = play({3: dataclasses.replace(SLOW, actions=(Action.RESYNC,))})
+    assert between(stage, 1)[:3] == ["set_levers", "set_levers", "load_weights"]
+    fetched = [name for name, *_ in stage.journey if name in ("generate", "revise")]
+    assert fetched == ["generate"] * 4
     assert steps(stage) == [(0, step, step, step) for step in range(1, 5)]
 
 

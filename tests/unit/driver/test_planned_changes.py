@@ -249,6 +249,7 @@ def test_effects_are_asked_for_as_long_as_one_is_waited_for(monkeypatch: pytest.
 class Far:
     """Monitor and controller, played by this process: what they are handed, in order."""
 
+    journal: Path = Path("/nowhere/journal.jsonl")
     gate: threading.Event = field(default_factory=threading.Event)
     seen: list[int] = field(default_factory=list)
 

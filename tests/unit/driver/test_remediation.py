@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from rftfm_ray.driver.remediation import RemedyExecutor
-from rftfm_ray.errors import GuardError, GuardHaltError, GuardLostError, LearnerError, SyncError
+from rftfm_ray.errors import GuardError, GuardHaltError, GuardLostError, GuardPausedError, LearnerError, SyncError
 from rftfm_ray.incidents.messages import OrderResult
 from rftfm_ray.types import Check, Levers, StepId, TrainingCursor
 from rftfm_ray.verdicts import Order, OrderRole
@@ -93,6 +93,16 @@ def test_guard_that_is_lost_leaves_a_checkpoint_where_it_stops_the_run() -> None
     assert [call[0] for call in world.journey] == ["boundary", "ask", "boundary", "save"]
     assert world.journey[1] == ("ask", (Check.GOLDEN,))
     assert GuardLostError.exit_code == 5
+
+
+def test_run_that_pauses_leaves_a_checkpoint_and_then_what_a_rollback_goes_back_to() -> None:
+    world = World()
+    parts = cast("Any", world)
+    world.errors["boundary"] = GuardPausedError("Paused after step 6.", restore_steps=(5,))
+    with pytest.raises(GuardPausedError, match=r"Paused after step 6\.") as caught:
+        RemedyExecutor(parts, parts, parts, 80).order_at(STEP)
+    assert (caught.value.checkpoint, caught.value.restore_steps) == ("checkpoints/step-000006", (5,))
+    assert world.journey == [("boundary", STEP), ("save",), ("hold", (5,))]
 
 
 def test_gentle_order_moves_levers_between_two_entries_of_the_journal() -> None:

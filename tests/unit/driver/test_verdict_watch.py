@@ -65,6 +65,16 @@ def test_step_in_which_all_tools_failed_says_nothing_of_the_verifier(make_batch:
         watch.check(none, cast("Session", session))
 
 
+def test_answers_that_a_mask_keeps_out_have_a_verdict(make_batch: MakeBatch, caplog: pytest.LogCaptureFixture) -> None:
+    watch, session = VerdictWatch("judge", 1), Saving()
+    left_out = make_batch([0.0, 0.0], valid=[False, False], masked=[True, True])
+    one_failed = make_batch([0.0, 0.0], valid=[False, False], masked=[True, False])
+    watch.check(left_out, cast("Session", session))
+    assert caplog.messages == []
+    watch.check(one_failed, cast("Session", session))
+    assert caplog.messages == ["step 3: the verifier failed on 1 of 2 answers (RuntimeError: judge is down)"]
+
+
 def test_one_short_line_a_step_says_how_many_have_failed_and_why(
     make_batch: MakeBatch, caplog: pytest.LogCaptureFixture
 ) -> None:

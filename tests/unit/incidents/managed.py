@@ -11,7 +11,7 @@ from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.manager import IncidentManager
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import Entry, EntryKind, Incident
-from rftfm_ray.policies.api import PolicyContext
+from rftfm_ray.policies.api import Policy, PolicyContext
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.taxonomy import family_of
@@ -49,10 +49,14 @@ USUAL = {
 
 
 class Script:
-    """A policy that gives its answers in their order, and its last one from then on."""
+    """A policy that gives its answers in their order, and its last one from then on.
+
+    One that `counts` leaves the number of times that it was asked in the state of its decisions.
+    """
 
     def __init__(self, answers: Sequence[Answer]) -> None:
         self.answers = list(answers)
+        self.counts = False
         self.seen: list[PolicyContext] = []
 
     def decide(self, ctx: PolicyContext) -> Decision:
@@ -62,7 +66,7 @@ class Script:
         if isinstance(answer, Exception):
             raise answer
         why = f"{answer.name} is next" if answer else "nothing is left"
-        return Decision(answer, why, (("asked", len(self.seen)),))
+        return Decision(answer, why, (("asked", len(self.seen)),) if self.counts else ())
 
 
 class ManagedRun:
@@ -73,14 +77,15 @@ class ManagedRun:
         *answers: Answer,
         snapshots: tuple[int, ...] | Callable[[], tuple[int, ...]] = (0,),
         levers: Levers | None = None,
+        policy: Policy | None = None,
         **changed: Any,
     ) -> None:
         self.entries: list[Entry] = []
         self.script = Script(answers)
         self.ledger = Ledger(self.entries.append)
-        policy = SafePolicy(self.script, "script", 30.0)
+        asked = SafePolicy(policy or self.script, "script", 30.0)
         available = snapshots if callable(snapshots) else lambda: snapshots
-        self.manager = IncidentManager(replace(PLAIN, **changed), policy, available, self.ledger)
+        self.manager = IncidentManager(replace(PLAIN, **changed), asked, available, self.ledger)
         self.place = StepId(0, 0, 0)
         self.begun: Order | None = None
         if levers is not None:

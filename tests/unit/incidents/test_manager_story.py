@@ -347,6 +347,7 @@ def test_rollback_goes_to_before_the_earliest_onset_that_was_ever_seen() -> None
     order = run.tick(fault(onset=11), **FAILING)
     assert order is not None
     assert order.restore_step == 5
+    assert run.last(K.DECIDED).integer("onset_low") == 6
 
 
 def test_unconfirmed_rollback_is_not_dated_later_when_it_is_asked_for_again() -> None:
@@ -371,14 +372,15 @@ def test_late_report_of_an_abandoned_attempt_is_no_part_of_the_lineage() -> None
 
 
 def test_policy_keeps_its_state_and_its_mistakes_are_told() -> None:
-    bold = Remedy("bold", Levers(lr_scale=9.0))
+    bold = Remedy("bold", Levers(lr_scale=90.0))
     run = ManagedRun(None, bold, ValueError("no"), RETRY, verify_steps=9)
+    run.script.counts = True
     for _ in range(4):
         run.tick(fault(), **FAILING)
-    assert [ctx.state for ctx in run.script.seen] == [(), (("asked", 1),), (), ()]
+    assert [ctx.state for ctx in run.script.seen] == [(), (("asked", 1),), (("asked", 1),), (("asked", 1),)]
     refused = next(entry for entry in run.entries if entry.kind is K.REFUSED)
     assert (refused.text("policy"), refused.text("remedy")) == ("script", "bold")
-    assert refused.text("reason").startswith("Remedy bold: Lever lr_scale=9.0 is out of bounds")
+    assert refused.text("reason").startswith("Remedy bold: Lever lr_scale=90.0 is out of bounds")
     failed = next(entry for entry in run.entries if entry.kind is K.POLICY_FAILED)
     assert dict(failed.fields) == {"policy": "script", "reason": "it raised ValueError: no"}
     assert run.manager.state.policy_failures == 1

@@ -25,10 +25,10 @@ from rftfm_ray.verdicts import Assessment, IncidentState, Order, StepReport
 from tests.unit.incidents.managed import PLAIN, USUAL
 
 EXPLODES, STEPS = 30, 36
-# Every 20th verdict fails; the environment answers otherwise when it is asked again.
+# Every 20th verdict fails; episodes go on past their end, which no remedy is known for.
 LASTING = {
     "VERIFIER": {"verifier_error_rate": 0.05, "valid_rate": 0.95},
-    "TE-2": {"replay_observation_mismatch_rate": 0.06},
+    "TE-3": {"termination_mismatch_rate": 0.06, "turns_mean": 2.0},
 }
 # Ratios before the first update; and parts of sums that are made up here, and so are not logged.
 LAWFUL = {"ratio_min": 1.0, "ratio_max": 1.0} | dict.fromkeys(

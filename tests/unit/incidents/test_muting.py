@@ -126,7 +126,7 @@ def test_muted_fault_is_ruled_out_where_it_explains_nothing_of_the_rest(
 ) -> None:
     asked = Asked()
     left(muted(diagnosed(code, own)), diagnosed(code, own, other), asked)
-    assert asked.told == [({other.signal}, {own.signal, *plan_of(code).source_signals}, excluded)]
+    assert asked.told == [({other.signal}, {own.signal, *dict(plan_of(code, None).source_sides)}, excluded)]
 
 
 ESCALATED = diagnosed("OD-1", symptom("kl_ref"))

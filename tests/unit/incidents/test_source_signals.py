@@ -40,8 +40,8 @@ def test_containing_lever_makes_alarms_of_the_cause_expected() -> None:
 
 
 def test_lever_that_contains_nothing_leaves_alarms_as_they_are() -> None:
-    # RF-2 has no containing lever, and a lower rate contains no reward fault.
-    for code, remedy in (("RF-2", REGRADE), ("RF-1", Remedy("slow", Levers(lr_scale=0.5)))):
+    # TE-1 is not contained by grading again, and a lower rate contains no reward fault.
+    for code, remedy in (("TE-1", REGRADE), ("RF-1", Remedy("slow", Levers(lr_scale=0.5)))):
         run = ManagedRun(remedy)
         run.tick(fault(code, signals=[GOLDEN]))
         assert run.begin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 
 from rftfm_ray.errors import GuardError, RecordError
 from rftfm_ray.incidents.ledger import Ledger
+from rftfm_ray.incidents.policy_memory import PolicyMemory
 from rftfm_ray.incidents.state import (
     Entry,
     EntryKind,
@@ -24,6 +26,7 @@ from rftfm_ray.types import Levers, StepId
 from rftfm_ray.verdicts import (
     Family,
     IncidentState,
+    Outcome,
     OutcomeKind,
     Tried,
 )
@@ -79,9 +82,11 @@ def test_life_of_an_incident() -> None:
     )
     assert after(4) == acted
     judged = replace(verifying, tried=(replace(tried, outcome=OutcomeKind.MITIGATED),))
-    assert after(5) == replace(acted, incidents=(judged,))
+    nan = math.nan
+    told = PolicyMemory(outcomes=((7, Outcome(OutcomeKind.MITIGATED, nan, nan, nan, nan, "", 1)),))
+    assert after(5) == replace(acted, incidents=(judged,), policy=told)
     closed = replace(judged, state=IncidentState.RESOLVED, reason="better")
-    assert after(6) == replace(acted, incidents=(closed,))
+    assert after(6) == replace(acted, incidents=(closed,), policy=told)
     assert after(6).open_incidents() == ()
     assert after(5).open_incidents() == (judged,)
 
@@ -210,7 +215,7 @@ ALTERED: list[tuple[str, int, Entry]] = [
     ("no order carried out", 3, entry(K.APPLIED, {"role": "remedy"}, seq=8)),
     ("no order returned", 3, entry(K.RETURNING, seq=8)),
     ("unknown lever", 3, entry(K.APPLIED, APPLIED | {"lever_magic": 1}, seq=8)),
-    ("lever too high", 3, entry(K.APPLIED, APPLIED | {"lever_lr_scale": 7.0}, seq=8)),
+    ("lever too high", 3, entry(K.APPLIED, APPLIED | {"lever_lr_scale": 70.0}, seq=8)),
     ("lever in words", 3, entry(K.APPLIED, APPLIED | {"lever_lr_scale": "0.5"}, seq=8)),
     ("levers at the start", 0, entry(K.STARTED, {"lever_tool_retries": 0.5}, seq=8)),
     ("incident diagnosed", 2, entry(K.DIAGNOSED, NAMED, 7)),

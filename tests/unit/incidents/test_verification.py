@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rftfm_ray.incidents.severity import severity
-from rftfm_ray.incidents.verification import HARMFUL_DROP, Case, source_active
+from rftfm_ray.incidents.verification import HARMFUL_DROP, Case
+from rftfm_ray.policies.playbook import Cause, plan_of
 from rftfm_ray.signals.held_out import LEAST_LOSS, last_probe, probe_drop, tolerated_loss
-from rftfm_ray.verdicts import Diagnosis, Evidence, Family, OutcomeKind, Symptom
+from rftfm_ray.verdicts import Diagnosis, Evidence, Family, OutcomeKind, StepReport, Symptom
 from tests.unit.incidents.judged import (
     NO_PROBE,
     RULES,
@@ -242,7 +244,7 @@ def test_harm_that_has_only_become_smaller_is_not_resolved() -> None:
     assert outcome is not None
     assert 1 < outcome.severity_after < outcome.severity_before - 1
     assert kind(outcome) is OutcomeKind.INEFFECTIVE
-    assert outcome.reason.endswith("above its healthy band")
+    assert outcome.reason.endswith("above its healthy level")
 
 
 def test_evidence_is_compared_step_for_step() -> None:
@@ -312,6 +314,11 @@ SOURCES: list[tuple[str, dict[str, Any], bool]] = [
     ("NUMERICAL", {"loss": math.nan}, False),
     ("", {"tool_error_rate": 1.0}, False),
 ]
+
+
+def source_active(code: str, window: Sequence[StepReport], reference: Sequence[StepReport]) -> bool:
+    """Whether the cause of a fault is active, without any lever that contains it."""
+    return plan_of(code, None).cause((), window, reference) is Cause.ACTIVE
 
 
 @pytest.mark.parametrize(("code", "signals", "active"), SOURCES)

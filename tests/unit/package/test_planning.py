@@ -43,3 +43,24 @@ def test_gaps_are_one_warning_at_submit(tmp_path: Path, caplog: pytest.LogCaptur
     caplog.clear()
     plan(load_config(None, [ACT]), tmp_path / "run")
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["guard.mode=off", "guard.on_incident=notify"], ["guard.on_incident is told of nothing with guard.mode=off"]),
+        (["guard.mode=observe", "guard.on_incident=notify"], []),
+        (
+            ["guard.mode=observe", "guard.pause_timeout_s=60"],
+            ["guard.pause_timeout_s has no effect with "],
+        ),
+        (["guard.mode=advise", "guard.pause_timeout_s=60"], []),
+        ([ACT, "guard.pause_timeout_s=60", "guard.on_incident=notify"], []),
+    ],
+)
+def test_key_that_has_no_effect_in_a_mode_is_said_at_submit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, overrides: list[str], said: list[str]
+) -> None:
+    plan(load_config(None, overrides), tmp_path / "run")
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.startswith(start) for message, start in zip(messages, said, strict=True)] == [True] * len(said)

@@ -21,7 +21,14 @@ SOURCES = sorted(path for folder in CHECKED for path in folder.rglob("*.py"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"ray", "torch", "vllm", "deepspeed", "transformers", "pyarrow"}
 PURE = ["signals", "detection", "diagnosis", "incidents", "policies", "tasks", "faults", "training.gate"]
-PURE += ["training.advantages", "training.credit", "telemetry.features"]
+PURE += [
+    "training.advantages",
+    "training.credit",
+    "training.credit_source",
+    "training.update_report",
+    "rollout.asking",
+    "telemetry.features",
+]
 
 
 def name_of(path: Path) -> str:

@@ -17,7 +17,7 @@ from rftfm_ray.config.settings import config_schedule, effective, nominal_settin
 from rftfm_ray.errors import ConfigError
 from rftfm_ray.policies.levers import LEVERS, LeverSpec, check_levers
 from rftfm_ray.rollout.channels import INSTANCES
-from rftfm_ray.types import Levers, Settings, StepId
+from rftfm_ray.types import CreditSource, Levers, Settings, StepId
 
 NOMINAL = Settings(
     lr=1e-3, kl_coef=0.02, clip_low=0.2, clip_high=0.25, entropy_coef=0.01, max_grad_norm=1.5, minibatches=2,
@@ -48,7 +48,7 @@ def test_bounds_are_allowed(spec: LeverSpec) -> None:
 @every_lever
 def test_values_outside_the_bounds_are_refused_by_name(spec: LeverSpec) -> None:
     below, above = math.nextafter(spec.low, -math.inf), math.nextafter(spec.high, math.inf)
-    for value in (below, above, -1.0, 1e9):
+    for value in (below, above, -1e9, 1e9):
         with pytest.raises(ConfigError, match=rf"^Lever {spec.name}=") as caught:
             check_levers(only(spec.name, value))
         assert f"[{spec.low}, {spec.high}]" in str(caught.value)
@@ -75,6 +75,8 @@ def test_values_that_are_not_finite_are_refused(spec: LeverSpec, value: float) -
         ("gae_lambda", 0.0, 1.0),
         ("critic_lr_scale", 0.01, 10.0),
         ("freeze_policy", 0, 1),
+        ("credit_source", min(CreditSource), max(CreditSource)),
+        ("is_cap", 1.0, 100.0),
     ],
 )
 def test_levers_have_the_bounds_of_what_they_move(name: str, low: float, high: float) -> None:
@@ -92,6 +94,7 @@ def test_whole_levers_are_those_that_count_or_choose() -> None:
     whole = {spec.name for spec in LEVERS if spec.whole}
     assert whole == {
         "minibatches", "tool_instance", "tool_retries", "refill_rounds", "group_filter", "freeze_policy",
+        "credit_source", "mask_undecoded", "mask_unreplayed", "mask_truncated", "rollout_path",
     }  # fmt: skip
 
 
@@ -163,6 +166,8 @@ def test_rate_lever_wins_over_the_schedule(factor: float) -> None:
         ("group_filter", 1, "group_filter", True),
         ("gamma", 0.75, "gamma", 0.75),
         ("gae_lambda", 0.0, "gae_lambda", 0.0),
+        ("is_cap", 2.0, "is_cap", 2.0),
+        ("credit_source", 2, "credit_source", CreditSource.GROUP),
         ("critic_lr_scale", 0.1, "critic_lr", 3e-4),
     ],
 )
@@ -208,7 +213,10 @@ def test_policy_is_frozen_while_the_critic_warms_up_and_in_no_other_algorithm() 
 
 
 def test_rollout_levers_change_no_setting_of_the_learner() -> None:
-    levers = Levers(regrade_rate=1.0, reward_limit=2.0, tool_instance=1, tool_retries=3, refill_rounds=2)
+    levers = Levers(
+        regrade_rate=1.0, reward_limit=2.0, tool_instance=1, tool_retries=3, refill_rounds=2, temperature_scale=2.0,
+        end_bias=3.0, tokens_scale=2.0, mask_undecoded=1, mask_unreplayed=1, mask_truncated=1, rollout_path=1,
+    )  # fmt: skip
     assert effective(NOMINAL, 1.0, levers) == NOMINAL
 
 

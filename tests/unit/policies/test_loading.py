@@ -12,7 +12,7 @@ from ray import cloudpickle
 
 from rftfm_ray.errors import PolicyError
 from rftfm_ray.policies.api import PolicyContext
-from rftfm_ray.policies.loading import FunctionPolicy, load_policy
+from rftfm_ray.policies.loading import BUILT_IN, FunctionPolicy, load_policy
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.verdicts import Decision
 
@@ -232,3 +232,84 @@ def test_two_files_of_one_name_are_kept_apart(folder: Path) -> None:
         (folder / name / "same.py").write_text(source, encoding="utf-8")
     policies: list[Any] = [load_policy(f"{name}/same.py:Mine") for name in ("a", "b")]
     assert [policy.decide(CONTEXT).reason for policy in policies] == ["of a", "of b"]
+
+
+OPTIONAL = """
+from rftfm_ray import Decision
+
+class Base:
+    def decide(self, ctx):
+        return Decision(None, "wait")
+
+class Whole(Base):
+    def observe(self, outcome):
+        pass
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+    def metrics(self):
+        return {}
+
+class Half(Base):
+    def load_state_dict(self, state):
+        pass
+
+class Deaf(Base):
+    def observe(self):
+        pass
+
+class Greedy(Base):
+    def metrics(self, more):
+        return {}
+
+class Text(Base):
+    metrics = "many"
+
+class Later(Base):
+    async def observe(self, outcome):
+        pass
+
+class Waits:
+    async def decide(self, ctx):
+        return Decision(None, "wait")
+
+class Yields:
+    def decide(self, ctx):
+        yield Decision(None, "wait")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("Half", "Half has load_state_dict and no state_dict; add it, or leave load_state_dict out"),
+        ("Deaf", "Deaf.observe must take one argument, the outcome"),
+        ("Greedy", "Greedy.metrics must take no argument"),
+        ("Text", "Text.metrics is not a method; make it one, or rename it"),
+        ("Later", "Later.observe is a coroutine or a generator; make it a plain function that returns"),
+        ("Waits", "Waits.decide is a coroutine or a generator"),
+        ("Yields", "Yields.decide is a coroutine or a generator"),
+    ],
+)
+def test_optional_method_that_cannot_be_called_is_refused_at_submit(folder: Path, name: str, told: str) -> None:
+    (folder / "guarding_more.py").write_text(OPTIONAL, encoding="utf-8")
+    assert told in refused(f"guarding_more.py:{name}")
+    load_policy("guarding_more.py:Whole")
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_policy_has_a_name_and_a_line_about_it(name: str) -> None:
+    policy = load_policy(name)
+    assert type(policy) is BUILT_IN[name]
+    assert len((type(policy).__doc__ or "").split("\n", 1)[0]) > 40
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("playbok", "playbook"), ("hold_an_ask", "hold_and_ask"), ("adaptive-kl", "adaptive_kl")]
+)
+def test_misspelt_built_in_policy_is_told_the_nearest(name: str, near: str) -> None:
+    assert f"is not a built-in policy; the nearest is {near}" in refused(name)

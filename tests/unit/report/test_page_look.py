@@ -11,6 +11,7 @@ import pytest
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.incidents.state import Entry, EntryKind
+from rftfm_ray.policies.levers import LEVERS
 from rftfm_ray.report import charts
 from rftfm_ray.report.charts import GREEN, VARIABLES, Marks
 from rftfm_ray.report.curves import PANELS, panel_figure
@@ -52,6 +53,7 @@ def test_rungs_are_sorted_by_value_and_an_unknown_nominal_is_apart() -> None:
 
 def test_nominal_of_a_lever_is_one_for_a_scale_and_the_configured_value_for_a_setting() -> None:
     assert nominal_value(None, "lr_scale") == 1.0
+    assert all(nominal_value(CONFIG, spec.name) is not None for spec in LEVERS)
     assert nominal_value(CONFIG, "clip_low") == CONFIG.algorithm.clip_low
     assert nominal_value(CONFIG, "group_filter") == float(CONFIG.algorithm.group_filter)
     assert nominal_value(CONFIG, "tool_retries") == CONFIG.rollout.tool_retries

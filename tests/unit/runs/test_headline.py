@@ -164,3 +164,11 @@ def test_advice_about_what_only_went_silent_stays() -> None:
 
 def test_no_advice_about_what_is_resolved() -> None:
     assert advised((OPENED, (K.CLOSED, 9, 1, {"state": "resolved"}))) == Advice()
+
+
+def test_no_advice_about_what_a_person_has_had_done() -> None:
+    advice_on: Line = (K.ADVISED, 7, 1, {"order": 1, "remedy": "lower_rate"})
+    approved: Line = (K.APPROVED, 8, 1, {"order": 2, "remedy": "lower_rate", "by": "ada"})
+    applied: Line = (K.APPLIED, 8, 1, {"order": 2, "remedy": "lower_rate", "role": "remedy"})
+    assert advised((OPENED, advice_on, approved, applied), "advise") == Advice()
+    assert advised((OPENED, advice_on, approved), "advise") != Advice()

@@ -66,3 +66,16 @@ def test_guard_of_a_resumed_run_says_where_it_begins() -> None:
     assert what(K.STARTED, mode="observe", policy="playbook") == (
         "guard started after step 7 of a resumed run: observe, policy playbook"
     )
+
+
+def test_what_a_policy_keeps_is_counted_and_its_metrics_are_told() -> None:
+    assert what(EntryKind.POLICY_STATE, policy="mine.py:Mine", state="{}", metric_points=3.0) == (
+        "policy mine.py:Mine keeps points=3 and a state of 2 bytes"
+    )
+    assert what(EntryKind.POLICY_STATE, policy="mine.py:Mine", state="") == "policy mine.py:Mine keeps nothing"
+
+
+def test_policy_that_fails_says_whether_that_costs_its_decision() -> None:
+    assert what(EntryKind.POLICY_FAILED, policy="mine.py:Mine") == "policy mine.py:Mine failed"
+    failed = what(EntryKind.POLICY_FAILED, policy="mine.py:Mine", method="observe")
+    assert failed == "policy mine.py:Mine failed in observe; its decisions stand"

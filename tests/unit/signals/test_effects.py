@@ -34,6 +34,7 @@ from rftfm_ray.signals.effects import (
     UNMOVING,
     Reach,
     declared_change,
+    effect_at,
     expected_sides,
     lever_change,
     moved_between_runs,
@@ -284,8 +285,36 @@ def test_lever_that_is_moved_takes_its_signals_with_it(lever: str) -> None:
     on = replace(Levers(), **{lever: 1})
     for before, after in ((Levers(), on), (on, Levers()), (on, replace(Levers(), **{lever: 2}))):
         change = lever_change(before, after, 7, "why")
-        assert change == DeclaredChange("levers", 7, signals_of([lever]), "why", levers=after)
+        moved = {s for levers in (before, after) for s in effect_at(lever, getattr(levers, lever)).signals}
+        assert change == DeclaredChange("levers", 7, tuple(sorted(moved)), "why", levers=after)
     assert lever_change(on, on, 7, "why").signals == ()
+
+
+@pytest.mark.parametrize("lever", [spec.name for spec in LEVERS])
+def test_setting_of_a_lever_moves_no_more_than_its_row(lever: str) -> None:
+    row = EFFECTS[lever]
+    for setting in (None, 0, 0.5, 1, 2, 10.0):
+        effect = effect_at(lever, setting)
+        assert set(effect.signals) <= set(row.signals)
+        assert set(effect.raises) <= set(row.raises)
+        assert set(effect.lowers) <= set(row.lowers)
+        assert bool(effect.reason) is not bool((*effect.signals, *effect.raises, *effect.lowers))
+    assert effect_at(lever, None).signals == ()
+    with pytest.raises(KeyError):
+        effect_at("no such lever", 1)
+
+
+def test_higher_rate_makes_up_for_small_updates_and_excuses_none() -> None:
+    assert ("update_ratio", -1) in expected_sides(Levers(lr_scale=1.0))
+    assert expected_sides(Levers(lr_scale=10.0)) == ()
+
+
+def test_recomputed_credit_keeps_every_reference_and_group_relative_credit_does_not() -> None:
+    def moved(before: int | None, after: int | None) -> tuple[str, ...]:
+        return lever_change(Levers(credit_source=before), Levers(credit_source=after), 7, "").signals
+
+    assert moved(None, 1) == moved(1, 0) == ()
+    assert moved(1, 2) == moved(2, None) == signals_of(["credit_source"])
 
 
 def test_no_lever_hides_updates_that_are_too_large() -> None:

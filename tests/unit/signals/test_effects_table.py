@@ -129,6 +129,26 @@ LEVER_ROWS: dict[str, tuple[str, str, str]] = {
     "gae_lambda": ("CRITIC", "", ""),
     "critic_lr_scale": ("value_loss explained_variance", "", ""),
     "freeze_policy": ("loss", "", f"{SMALLER} grad_norm"),
+    # Other advantages, and what the update is made of.
+    "credit_source": (
+        "ADVANTAGES value_loss explained_variance credit_correlation credit_lag advantage_early advantage_late LOSS",
+        "",
+        "",
+    ),
+    # Inverses bring back what the reference knows.
+    "temperature_scale": ("", "", ""),
+    "end_bias": ("", "", ""),
+    "tokens_scale": ("length_max length_q90 long_rate", "", ""),
+    "rollout_path": ("", "", ""),
+    "is_cap": ("LOSS", "", ""),
+    # Trajectories that are left out count as failed ones do.
+    "mask_undecoded": ("valid_rate length_mean reward_mean", "failed_rate", ""),
+    "mask_unreplayed": ("valid_rate length_mean reward_mean", "failed_rate", ""),
+    "mask_truncated": (
+        "valid_rate correct_rate sampled_gap probe_gap grad_norm REWARDS LENGTHS GROUPS ADVANTAGES REPEATS ENDINGS",
+        "failed_rate",
+        "",
+    ),
     PROMPTS: ("ASKED", "", ""),
 }
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rftfm_ray.signals.scale import LARGEST, SMALL, Scales, level_of, raw_of, safe_exp
+from rftfm_ray.signals.arithmetic import safe_exp
+from rftfm_ray.signals.scale import LARGEST, SMALL, Scales, level_of, raw_of
 from rftfm_ray.signals.schema import INDEX, SIGNALS, Scale
 
 NAMES = ("kl_ref", "entropy", "reward_mean", "grad_norm", "update_ratio")

@@ -382,6 +382,7 @@ def test_summary_is_one_line_of_strict_json() -> None:
         ending=(EndingProblem("incident", "Incident #1 was still open at the end.", incident=1),),
         guard_restarts=0,
         unguarded_steps=0,
+        hook_failures=0,
         **numbers,
     )
     text = summary_json(summary)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,8 @@ from numpy.typing import NDArray
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.training.credit import Credit, Rule, assign, members
 from rftfm_ray.training.gate import CommitGate, RawStep, Recipe, recompute_advantages
-from rftfm_ray.training.learner import Learner
+from rftfm_ray.training.loss_credit import CreditPath
+from rftfm_ray.training.seams import LearnerSeams
 from rftfm_ray.types import RejectedUpdate, Rejection
 
 TOLERANCE = 1e-5
@@ -219,9 +218,9 @@ every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
 
 def _judge(batch: TrajectoryBatch, credit: Credit, rule: Rule, values: Values) -> tuple[float, RejectedUpdate | None]:
     """The learner's own look at its advantages."""
-    learner: Any = SimpleNamespace(gate=_gate())
-    shown = values if rule.critic else None
-    return Learner._check(learner, batch, credit.included, credit, rule, shown)
+    return CreditPath(LearnerSeams(), _gate(), watched=True).check(
+        batch, credit.included, credit, rule, values if rule.critic else None
+    )
 
 
 def _rewards(draw: np.random.Generator, size: int) -> NDArray[np.float32]:

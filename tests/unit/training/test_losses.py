@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +14,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Categorical
 
-from rftfm_ray.training.losses import clipped_policy_loss, clipped_value_loss, k3, token_logprobs
+from rftfm_ray.batch import TrajectoryBatch
+from rftfm_ray.training.losses import (
+    clipped_policy_loss,
+    clipped_value_loss,
+    k3,
+    token_logprobs,
+    truncated_importance,
+)
+from rftfm_ray.training.objective import Anchors, Forward, LossWeights, Targets, terms
+from rftfm_ray.training.packing import pack
+from rftfm_ray.types import Settings
 
 LOW, HIGH = 0.2, 0.3
 TEMPERATURES = pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
@@ -181,3 +194,38 @@ def test_value_loss_without_a_clip_is_half_the_squared_error() -> None:
     wide, never = clipped_value_loss(values, old, returns, 100.0)
     torch.testing.assert_close(wide, loss)
     assert not never.any()
+
+
+def test_importance_weight_is_the_ratio_up_to_its_cap() -> None:
+    learner, sampled = torch.tensor([-1.0, -3.0, -0.1, -80.0]), torch.tensor([-1.0, -1.0, -3.0, 0.0])
+    weights = truncated_importance(learner, sampled, 2.0)
+    torch.testing.assert_close(weights, torch.tensor([1.0, math.exp(-2.0), 2.0, 0.0]))
+    assert torch.equal(truncated_importance(learner, learner, 1.0), torch.ones(4))
+    # Neither overflows, however unrelated the two are.
+    assert torch.isfinite(truncated_importance(torch.tensor([0.0]), torch.tensor([-1e4]), 100.0)).all()
+
+
+def test_loss_of_a_token_that_another_policy_sampled_is_weighted(make_batch: Callable[..., TrajectoryBatch]) -> None:
+    batch = make_batch([1.0, 0.0], roles=["paa", "pa"])
+    micro = pack(batch, np.arange(2), np.ones(2, np.float32), torch.device("cpu"))
+    draw = torch.Generator().manual_seed(4)
+    now = torch.randn(3, generator=draw).requires_grad_()
+    old, advantage, empty = now.detach().clone(), torch.tensor([1.5, -2.0, 0.5]), torch.zeros(0)
+    plain = Settings(1e-3, 0.0, 0.2, 0.2, 0.0, 1.0, 1, None, False, 1.0, 1.0, 1e-3, False)
+
+    def slopes(settings: Settings, sampled: Tensor) -> tuple[Tensor, Tensor]:
+        parts = terms(
+            dataclasses.replace(micro, sampled=sampled), Forward(now, torch.zeros(3), None), Anchors(old, None),
+            Targets(advantage, empty, empty), LossWeights(settings),
+        )  # fmt: skip
+        (gradient,) = torch.autograd.grad(parts.loss, now)
+        return gradient, parts.policy.detach()
+
+    other = old - torch.tensor([3.0, 0.0, -1.0])
+    weights = torch.tensor([2.0, 1.0, math.exp(-1.0)])
+    capped = dataclasses.replace(plain, is_cap=2.0)
+    gradient, policy = slopes(capped, other)
+    torch.testing.assert_close(gradient, -advantage * weights)
+    torch.testing.assert_close(policy, -advantage * weights)
+    torch.testing.assert_close(slopes(plain, other)[0], -advantage)
+    assert torch.equal(slopes(capped, old)[0], slopes(plain, old)[0]), "what the policy itself sampled keeps its weight"
