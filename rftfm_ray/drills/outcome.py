@@ -119,7 +119,7 @@ def judge(case: DrillCase, onset: int, clean: float, unguarded: RunOutcome | Non
         clean=clean,
         unguarded=without,
         guarded=guarded.accuracy,
-        ending=_ending(clean, without, guarded),
+        ending=ending_of(clean, without, guarded.accuracy, guarded.error),
         error=guarded.error,
     )
 
@@ -129,15 +129,19 @@ def _accuracy(run: RunOutcome) -> float:
     return 0.0 if run.error else run.accuracy
 
 
-def _ending(clean: float, unguarded: float, guarded: RunOutcome) -> Ending:
-    if guarded.error:
+def ending_of(clean: float, unguarded: float, guarded: float, error: str = "") -> Ending:
+    """What came of a guarded run, by held-out accuracies: of the clean run, without a guard (NaN: not known), with it.
+
+    `error`: why the guarded run ended by itself; empty where it did not.
+    """
+    if error:
         return Ending.STOPPED
     loss = clean - unguarded
     if math.isnan(loss):
-        return Ending.LESS if guarded.accuracy >= clean - NEAR else Ending.NOT_MENDED
-    if guarded.accuracy < unguarded - NEAR:
+        return Ending.LESS if guarded >= clean - NEAR else Ending.NOT_MENDED
+    if guarded < unguarded - NEAR:
         return Ending.WORSE
     if loss < HARMED:
         return Ending.HARMLESS
     margin = max(NEAR, (1 - GIVEN_BACK) * loss)
-    return Ending.MENDED if guarded.accuracy >= clean - margin else Ending.NOT_MENDED
+    return Ending.MENDED if guarded >= clean - margin else Ending.NOT_MENDED

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import calibrate_faults, healthy_act, healthy_set
+from benchmarks.closed_loop import FIRST_PROFILE_SEED, FORKS, PROFILE_RUNS, SEEDS, Arm, fork_seed
+from benchmarks.healthy_act import Kind
 from benchmarks.seeds import (
     BACKGROUND,
     BLOCKS,
     CALIBRATION,
+    CLOSED_LOOP,
     EXAMPLES,
     HEALTHY_ACT,
     HEALTHY_ACT_PROFILES,
@@ -44,11 +47,21 @@ def planned() -> Mapping[str, set[int]]:
     }
 
 
+def closed_loop_seeds() -> set[int]:
+    """Seeds of healthy runs, of their forks, and of profiles."""
+    arms = [Arm(Kind("tiny", "grpo", "addition"), seed, f"fork-{n + 1}") for seed in SEEDS for n in range(FORKS)]
+    profiles = {FIRST_PROFILE_SEED + number for number in range(PROFILE_RUNS)}
+    seeds = {*SEEDS, *map(fork_seed, arms), *profiles}
+    assert len(seeds) == len(SEEDS) * (1 + FORKS) + PROFILE_RUNS, "no two runs share a seed"
+    return seeds
+
+
 def scripts() -> Mapping[str, set[int]]:
     """Seeds that scripts give their runs, as their own constants and plans say."""
     return {
         "calibrate_faults": {seed for stage in calibrate_faults.stages() for seed in stage.plan.all}
         | set(calibrate_faults.LOSS_SEEDS),
+        "closed_loop": closed_loop_seeds(),
         "healthy_set": {arm.seed for arm in healthy_set.arms()},
         "healthy_act": {healthy_act.drawn(index).seed for index in range(healthy_act.RUNS)}
         | {healthy_act.FIRST_PROFILE_SEED + n for n in range(max(healthy_act.PROFILE_RUNS.values()))},
@@ -57,7 +70,8 @@ def scripts() -> Mapping[str, set[int]]:
 
 def test_no_seed_belongs_to_two_benchmarks_or_to_a_script() -> None:
     blocks = {block for some in BLOCKS.values() for block in some}
-    assert {EXAMPLES, HEALTHY_SET, CALIBRATION, BACKGROUND, HEALTHY_ACT, HEALTHY_ACT_PROFILES, PRIORS} == blocks
+    known = {EXAMPLES, HEALTHY_SET, CALIBRATION, BACKGROUND, CLOSED_LOOP, HEALTHY_ACT, HEALTHY_ACT_PROFILES, PRIORS}
+    assert known == blocks
     every = {**planned(), **{str(block): set(block) for block in blocks}}
     assert len(every) == 3 * len(SIZES) + len(blocks)
     for (one, seeds), (other, others) in itertools.combinations(every.items(), 2):
