@@ -19,6 +19,7 @@ from rftfm_ray.cli.drill import drill
 from rftfm_ray.cli.faultbench import faultbench
 from rftfm_ray.cli.faults import faults
 from rftfm_ray.cli.journal import journal
+from rftfm_ray.cli.plans import list_plans
 from rftfm_ray.cli.policies import policies
 from rftfm_ray.cli.preflight import preflight
 from rftfm_ray.cli.profile import profile
@@ -67,6 +68,7 @@ app.command()(config)
 app.command()(warmstart)
 app.add_typer(profile, name="profile")
 app.add_typer(faults, name="faults")
+policies.command("plans")(list_plans)
 app.add_typer(policies, name="policies")
 app.add_typer(faultbench, name="faultbench")
 

@@ -315,8 +315,8 @@ class GuardConfig(Section):
     act_on: tuple[Family, ...] = (Family.TE, Family.NUMERICAL, Family.SYNC)
     """Families of faults that `act` may remedy; a list replaces the default. `RF`: rewards, `PG`: generation,
     `OD`: optimisation, `CA`: credit, `TE`: tools and environment, `NUMERICAL`: values that are not finite, `SYNC`:
-    stale weights, `UNKNOWN`: faults without a name. The playbook has remedies in RF, OD, TE and NUMERICAL; in the
-    others only a policy of your own acts."""
+    stale weights, `UNKNOWN`: faults without a name. The playbook has remedies in all but SYNC and UNKNOWN;
+    there only a policy of your own acts."""
     policy: str | None = None
     """`playbook`, `adaptive_kl`, `hold_and_ask`, or your own as `file.py:Class`, `module:Class` or with a function in
     place of the class; null: the playbook. `rftfm policies list` says what each does, docs/policies.md how to write

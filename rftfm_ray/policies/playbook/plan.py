@@ -187,4 +187,10 @@ def below(*signals: str) -> tuple[tuple[str, int], ...]:
 
 def frozen(reason: str) -> PlannedRemedy:
     """The last remedy: the policy stands still, so that nothing gets worse until a person has looked."""
-    return PlannedRemedy("freeze", ("freeze_policy",), lambda _: (Levers(freeze_policy=1), reason))
+
+    def setting(ctx: PolicyContext) -> Setting:
+        """The policy stands still until a person has looked."""
+        del ctx
+        return Levers(freeze_policy=1), reason
+
+    return PlannedRemedy("freeze", ("freeze_policy",), setting)
