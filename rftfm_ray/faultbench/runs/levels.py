@@ -217,9 +217,14 @@ def _strength(bounds: Strength, distance: float) -> float:
 def calibrate_harm(bench: Measures, case: CalibrationCase, plan: SeedPlan, start: float | None = None) -> Calibration:
     """Calibrate the level harm of a case: the smallest strength whose mean loss is that of the level.
 
-    The search begins at `start`, by default at the usual strength.
+    `start` is a strength that has the level in runs without the background. It is taken where it has the level here as
+    well, so that both backgrounds have the same; else the search begins at it, by default at the usual strength.
     """
     losses, bounds = Losses(bench, case), case.kind.strength
+    if start is not None and losses.glimpse(start, plan.calibrated) >= HARM_AIM:
+        row = _harm_row(losses, start, plan.calibrated, plan.fresh)
+        if row.confirmed and (row.accuracy_loss or 0) >= HARM_LOSS:
+            return row
     tried = harmful_strengths(partial(losses.glimpse, seeds=plan.calibrated), bounds, start)
     strength = next((s for s in tried if losses.mean(s, plan.calibrated) >= HARM_LOSS), None)
     if strength is None:

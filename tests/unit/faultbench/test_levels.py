@@ -201,6 +201,17 @@ def test_harm_that_fresh_seeds_do_not_confirm_is_measured_again_at_a_larger_stre
     assert (row.seeds, row.seeds_fresh, row.confirmed) == (12, 6, True)
 
 
+def test_strength_of_the_level_without_a_background_is_taken_where_it_has_it_with_one_too() -> None:
+    bench = Response(losing(0.1, most=0.6), luck=0.02)
+    row = calibrate_harm(bench, dataclasses.replace(CASE, dirty=True), HARMS, start=0.4)
+    assert (row.strength, row.confirmed, row.dirty) == (0.4, True, True)
+    assert {strength for strength, _ in bench.asked} == {0.4}, "nothing smaller is searched for"
+    assert len(bench.asked) == 12
+    searched = calibrate_harm(Response(losing(0.1, most=0.6), luck=0.02), CASE, HARMS, start=0.02)
+    assert searched.confirmed
+    assert searched.strength > 0.05, "where it does not have the level, the search goes on from it"
+
+
 def test_that_nothing_is_harmful_is_a_result_at_the_largest_strength() -> None:
     row = calibrate_harm(Response(lambda s: 0.03), dataclasses.replace(CASE, dirty=True), HARMS)
     assert (row.finding, row.confirmed, row.strength, row.dirty) == (Finding.NO_HARM, False, 1.0, True)
