@@ -187,7 +187,7 @@ def _incidents(data: RunData, incidents: Sequence[Incident], remedies: Sequence[
         parts.append(tag("h2", "Incidents"))
         for number, incident in enumerate(incidents):
             drawn = convicted(data, incident, remedies, limits) if number < MOST_DRAWN else NOTHING
-            parts.append(incident_section(incident, remedies, drawn))
+            parts.append(incident_section(incident, remedies, drawn, data.position.paid_step))
     return parts
 
 

@@ -9,6 +9,7 @@ from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.numerals import as_percent
 from rftfm_ray.report.explanations import explanations, seen, would_tell
 from rftfm_ray.report.markup import NOTHING, Html, badge, bullets, facts, joined, tag
+from rftfm_ray.runs.costs import applied_of, cost_of, lever_course
 from rftfm_ray.runs.headline import title_of
 from rftfm_ray.runs.incidents import Incident, Mark, Remediation
 from rftfm_ray.runs.verdict import end_words, refusals, tone_of, tone_of_result
@@ -28,8 +29,17 @@ from rftfm_ray.runs.words import (
 from rftfm_ray.types import StepId
 
 
-def incident_section(incident: Incident, remedies: Sequence[Mark], figures: Html = NOTHING) -> Html:
-    """Everything about one incident; `figures` are its signals."""
+def incident_section(
+    incident: Incident, remedies: Sequence[Mark], figures: Html = NOTHING, last: int | None = None
+) -> Html:
+    """Everything about one incident.
+
+    Args:
+        incident: of the run.
+        remedies: of the run.
+        figures: of its signals.
+        last: newest consumed step of the run, up to which an open incident has lasted; None where it is not known.
+    """
     numbers = {id(m.remediation): m.number for m in remedies}
     head = tag(
         "div",
@@ -42,7 +52,7 @@ def incident_section(incident: Incident, remedies: Sequence[Mark], figures: Html
     others = [_remediation(r, None) for r in incident.remediations if r.applied is None]
     parts = [
         head,
-        _finding(incident),
+        _finding(incident, last),
         figures,
         joined((tag("h4", "What was done"), *applied)) if applied else NOTHING,
         joined((tag("h4", "Not carried out"), *others)) if others else NOTHING,
@@ -62,7 +72,7 @@ def step_text(id_: StepId) -> str:
     return str(id_.step) if id_.step == id_.paid_step else f"{id_.step} (consumed {id_.paid_step})"
 
 
-def _finding(incident: Incident) -> Html:
+def _finding(incident: Incident, last: int | None) -> Html:
     newest = incident.newest_with("probability")
     probability = number_of(newest, "probability") if newest is not None else math.nan
     known = f", probability {as_percent(probability)}" if math.isfinite(probability) else ""
@@ -80,6 +90,8 @@ def _finding(incident: Incident) -> Html:
             ("Decision", nothing),
             ("Not done", bullets(refused) if refused else ""),
             ("Final state", _final_state(incident)),
+            ("Levers over time", lever_course(applied_of(incident))),
+            ("Cost", "" if last is None else str(cost_of(incident, last))),
         ]
     )
 
