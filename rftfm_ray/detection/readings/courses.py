@@ -33,19 +33,19 @@ BY_CHANCE = 3.0
 class LostLevel(AbsoluteReading):
     """A reward that has lost most of its best smoothed level.
 
-    What there is to lose is the best level less the lower of 0 and the lowest level before the best: a reward between
-    -3 and -1 has lost nothing at -2 that it had not been.
+    What there is to lose is the best level less the lower of 0 and the level that it began with: a reward that came
+    from -3 to -1 has lost half of what it had won at -2.
     """
 
     STATE: ClassVar[Mapping[str, Kind]] = {
-        **AbsoluteReading.STATE, "_level": Kind.PART, "_best": Kind.ANY_FLOAT, "_lowest": Kind.ANY_FLOAT,
+        **AbsoluteReading.STATE, "_level": Kind.PART, "_best": Kind.ANY_FLOAT, "_first": Kind.ANY_FLOAT,
         "_noise": Kind.ANY_FLOAT,
     }  # fmt: skip
 
     def __init__(self, rule: Rule) -> None:
         super().__init__(rule)
         self._level = Smoothed(MEMORY)
-        self._best, self._lowest, self._noise = -math.inf, math.inf, math.inf
+        self._best, self._first, self._noise = -math.inf, math.inf, math.inf
 
     def excess(self, row: Row) -> tuple[float, float]:
         """Share of the best level that is lost, over the limit."""
@@ -55,8 +55,9 @@ class LostLevel(AbsoluteReading):
         if level > self._best:
             # The noise of now would count the fall itself.
             self._best, self._noise = level, self._level.noise
-            self._lowest = min(self._lowest, level)
-        lost, owned = self._best - level, self._best - min(0.0, self._lowest)
+        if self._level.count == MEMORY:
+            self._first = level
+        lost, owned = self._best - level, self._best - min(0.0, self._first)
         if owned <= 0 or lost < CLEAR * self._noise:
             return 0.0, level
         return lost / owned / self.rule.limit, level
@@ -65,7 +66,6 @@ class LostLevel(AbsoluteReading):
         """Whether any level does, whatever the noise."""
         levels = smoothed(columns[self.rule.signal], MEMORY)[MEMORY - 1 :]
         best = np.maximum.accumulate(levels)
-        # The first level is the lowest of those that were the best at their time.
         owned = best - np.minimum(0.0, levels[:1])
         return bool((best - levels >= self.rule.limit * owned * (1 - ROUNDING)).any())
 
