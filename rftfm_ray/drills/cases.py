@@ -118,6 +118,26 @@ def _entry(config: RunConfig, task: Task, text: str, onset: int, *, is_default: 
             raise FaultError(f"--faults {text!r}: one strength means another thing to every mechanism; leave it out.")
         yield from _kind(config, task, kind, onset, is_every=True)
         return
+    yield _single(config, task, kind, _Asked(text, strength, parts), onset)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One fault as it was asked for: the text, its strength, and its options."""
+
+    text: str
+    strength: str | None
+    parts: list[str]
+
+
+def _single(config: RunConfig, task: Task, kind: FaultKind, asked: _Asked, onset: int) -> DrillCase:
+    """The one case that a text with a code asks for."""
+    text, strength, parts = asked.text, asked.strength, list(asked.parts)
+    if strength is None and not any(part.startswith("mechanism=") for part in parts):
+        # As without `--faults`: one that harms, where there is one.
+        found = next(_kind(config, task, kind, onset, is_every=False))
+        if isinstance(found, DrillCase):
+            parts.append(f"mechanism={found.mechanism}")
     whole = ",".join([f"{kind.code}@{onset}" + (f":{strength}" if strength else ""), *parts])
     try:
         (spec,) = check_faults(config, task, [whole])
@@ -127,7 +147,7 @@ def _entry(config: RunConfig, task: Task, text: str, onset: int, *, is_default: 
     case = _case(config, task, kind, kind.mechanism(spec.mechanism))
     options = ",".join(part for part in parts if not part.startswith("mechanism="))
     case = replace(case, options=options)
-    yield case if strength is None else replace(case, strength=spec.strength, origin=Origin.GIVEN)
+    return case if strength is None else replace(case, strength=spec.strength, origin=Origin.GIVEN)
 
 
 def _kind(

@@ -201,6 +201,9 @@ def _failure(findings: _Findings, rules: Rules, longer: float, *, alarm_active: 
     """
     if alarm_active:
         return f"the alarm is still active after {rules.window} steps"
+    if _was_within_band(findings):
+        # What was not there cannot fall, and moves as the run learns: whether it has come, its band tells.
+        return ""
     before = findings.before * longer if findings.before > 0 else findings.before
     if findings.after > max(0.0, before - MUST_FALL):
         return f"severity went from {as_nats(findings.before)} to {as_nats(findings.after)} nats, which is not enough"
@@ -257,9 +260,14 @@ def _out_of_band(findings: _Findings, case: Case, window: Sequence[StepReport], 
     """What of the harm is left outside of its healthy band; empty when nothing is."""
     # Evidence grows with the number of steps, of which a fault has often had one or two.
     a_step = findings.before / max(1, len(case.under_fault)) if findings.before > 0 else 0.0
-    if findings.after > max(BAND_NATS, BAND_SHARE * a_step * len(window)):
+    if not _was_within_band(findings) and findings.after > max(BAND_NATS, BAND_SHARE * a_step * len(window)):
         return f"severity is still {as_nats(findings.after)} nats, above its healthy band"
     return beyond_band(harm, window, case.reference)
+
+
+def _was_within_band(findings: _Findings) -> bool:
+    """Whether no harm was seen before the remedy: an exact check finds a fault before it does any."""
+    return findings.before <= BAND_NATS
 
 
 def _harm_unseen(findings: _Findings, case: Case, harm: Harm) -> str:
@@ -287,7 +295,7 @@ def _fell(findings: _Findings, longer: float) -> str:
         return ""
     if math.isnan(findings.before):
         return "the harm is within its healthy band"
-    if findings.before <= BAND_NATS:
+    if _was_within_band(findings):
         return "the harm is within its healthy band, as it was before the remedy"
     if findings.after < findings.before:
         return f"severity fell from {as_nats(findings.before)} to {as_nats(findings.after)} nats"

@@ -122,6 +122,8 @@ def test_one_mechanism_of_a_fault_is_one_that_harms(rows: dict[tuple[str, str], 
     rows[later.name, "harm"] = row("harm", later.strength.default)
     made, _ = cases()
     assert next(case.mechanism for case in made if case.code == "RF-1") == later.name
+    (named,), _ = cases("RF-1,duration=transient")
+    assert (named.mechanism, named.options) == (later.name, "duration=transient")
 
 
 def test_a_given_strength_is_said_to_be_given() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from rftfm_ray.incidents.verification import Case
 from rftfm_ray.policies.playbook import PLANS
 from rftfm_ray.policies.playbook.plan import never_active
 from rftfm_ray.signals.schema import INDEX
-from rftfm_ray.verdicts import OutcomeKind
-from tests.unit.incidents.judged import WINDOW, case, kind, reports, verdict
+from rftfm_ray.verdicts import OutcomeKind, StepReport
+from tests.unit.incidents.judged import TIMEOUT, WINDOW, case, kind, report, reports, verdict
 
 
 @pytest.mark.parametrize("code", ["OD-1", "TE-1", "RF-1", "NUMERICAL"])
@@ -78,3 +80,39 @@ def test_evidence_of_one_step_of_a_fault_is_held_against_as_many_steps_as_the_wi
     assert outcome.reason.startswith("severity fell from 16.5 to 6.9 nats in as many steps; its cause")
     still = verdict("OD-1", replace(short, after=reports(15, WINDOW, update_ratio=0.3, kl_ref=1.0, lr=1e-3 / 30)))
     assert kind(still) is OutcomeKind.INEFFECTIVE, "what goes on unchanged is not contained"
+
+
+def learning(first: int, count: int, entropy: Callable[[int], float], **signals: float) -> tuple[StepReport, ...]:
+    """Steps of a run that learns: its entropy falls, and wavers a little."""
+    return tuple(
+        report(step, entropy=entropy(step) + 0.01 * (step % 2), **signals) for step in range(first, first + count)
+    )
+
+
+def found_at_once(entropy: Callable[[int], float], after: int = WINDOW) -> Case:
+    """A colder sampler that an exact check finds in its first step, and turns that go past it from then on."""
+
+    def healthy(step: int) -> float:
+        return 2.0 - 0.05 * step
+
+    under, remedied = learning(11, 1, healthy, gap_slope=1.4), learning(12, after, entropy, gap_slope=1.0)
+    return Case(learning(1, 10, healthy), under, remedied, 0.9, moved=("rollout_path",))
+
+
+def test_fault_that_was_found_before_it_did_harm_is_not_held_against_what_the_run_has_learnt_since() -> None:
+    outcome = verdict("OD-3", found_at_once(lambda step: 2.0 - 0.05 * step))
+    assert outcome is not None
+    assert outcome.severity_before < 1 < outcome.severity_after, "the entropy of a run that learns falls"
+    assert kind(outcome) is OutcomeKind.MITIGATED
+    assert outcome.reason.startswith("the harm is within its healthy band, as it was before the remedy; rollout_path")
+
+
+def test_harm_that_comes_under_a_remedy_is_seen_beyond_the_trend_of_the_run() -> None:
+    falling = found_at_once(lambda step: 2.0 - 0.05 * step - 0.2 * (step - 11), TIMEOUT)
+    outcome = verdict("OD-3", falling)
+    assert kind(outcome) is OutcomeKind.INEFFECTIVE
+    assert outcome is not None
+    assert "spreads below its healthy level" in outcome.reason
+    early = replace(falling, after=falling.after[:WINDOW])
+    assert verdict("OD-3", early) is None, "it may come back until the time limit"
+    assert kind(verdict("OD-3", early, active=True)) is OutcomeKind.INEFFECTIVE

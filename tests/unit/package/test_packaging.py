@@ -15,7 +15,7 @@ from rftfm_ray.models import TASK_POLICIES, ModelSize
 
 ROOT = Path(__file__).parents[3]
 # Ray stores files uncompressed; benchmark data or the documentation would exceed this.
-# Five of them are the four shipped models.
+# Five of its MiB are the four shipped models.
 UPLOAD_LIMIT = 10 << 20
 
 
