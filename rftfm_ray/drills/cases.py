@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import FaultError
-from rftfm_ray.faults.calibration import HARM, LEVELS, Finding, StrengthKey, calibration_of, is_dirty
+from rftfm_ray.faults.calibration import HARM, LEVELS, Calibration, Finding, StrengthKey, calibration_of, is_dirty
 from rftfm_ray.faults.catalogue import check_faults, kind_of
 from rftfm_ray.faults.kinds import CATALOGUE, FaultKind, Mechanism
 from rftfm_ray.tasks.api import Task
@@ -23,9 +23,10 @@ _ENTRY = re.compile(r"([A-Za-z0-9_-]+)(?::([^,]+))?(?:,(.+))?")
 class Origin(StrEnum):
     """Where a strength comes from."""
 
-    HARM = "harmful in runs like this one"
-    EASY = "measured, harmful nowhere"
-    DEFAULT = "the mechanism's default, not measured here"
+    HARM = "known to harm"
+    HARMLESS = "found harmless"
+    EASY = "harm not measured"
+    DEFAULT = "default strength"
     GIVEN = "given"
 
 
@@ -179,9 +180,14 @@ def _reason(sentence: str) -> str:
 
 def _case(config: RunConfig, task: Task, kind: FaultKind, mechanism: Mechanism) -> DrillCase:
     """A mechanism at the harmful strength that was measured in runs like this one, else at one that is plain to see."""
-    for level, origin in ((HARM, Origin.HARM), (LEVELS[0], Origin.EASY)):
+
+    def measured(level: str) -> Calibration | None:
         key = StrengthKey(task.name, config.algorithm.name, kind.code, mechanism.name, level, is_dirty(config))
-        row = calibration_of(key)
+        return calibration_of(key)
+
+    harm = measured(HARM)
+    plain = Origin.HARMLESS if harm is not None and harm.finding is Finding.NO_HARM else Origin.EASY
+    for row, origin in ((harm, Origin.HARM), (measured(LEVELS[0]), plain)):
         if row is not None and row.confirmed and row.finding is Finding.REACHED:
             return DrillCase(kind.code, mechanism.name, row.strength, mechanism.acts_in, origin)
     return DrillCase(kind.code, mechanism.name, mechanism.strength.default, mechanism.acts_in, Origin.DEFAULT)

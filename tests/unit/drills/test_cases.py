@@ -115,6 +115,10 @@ def test_what_was_not_confirmed_is_not_called_harmful(
     rows[first.name, "harm"] = no
     (case,), _ = cases("RF-2")
     assert (case.strength, case.origin) == (first.strength.default, Origin.DEFAULT)
+    rows[first.name, "easy"] = row("easy", 0.25)
+    (case,), _ = cases("RF-2")
+    known = Origin.HARMLESS if no.finding is Finding.NO_HARM else Origin.EASY
+    assert (case.strength, case.origin) == (0.25, known), "harmless is what was searched and not found"
 
 
 def test_one_mechanism_of_a_fault_is_one_that_harms(rows: dict[tuple[str, str], Calibration]) -> None:
