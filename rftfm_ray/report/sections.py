@@ -82,7 +82,8 @@ def _finding(incident: Incident, last: int | None) -> Html:
         [
             ("Fault", f"{incident.code}, family {incident.family}{known}"),
             ("Where it sits", _place(incident)),
-            ("Summary", incident.text("summary")),
+            # What it says stands below, fact by fact; journals of earlier versions have nothing else.
+            ("Summary", "" if incident.explained is not None else incident.text("summary")),
             ("What was seen", seen(incident)),
             ("What can explain it", explanations(incident)),
             ("Not measured, and would tell more", would_tell(incident)),
