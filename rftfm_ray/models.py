@@ -233,9 +233,10 @@ def check_model(config: RunConfig) -> ModelFacts:
             f"{', '.join(map(str, CPU_HEAD_SIZES))} alone; choose another model, or set placement.gpus_per_rollout."
         )
     needed = facts.parameters * BYTES_PER_PARAMETER * config.snapshots.keep
-    if config.snapshots.every and needed > config.snapshots.max_bytes:
+    if config.snapshots.every and needed > config.snapshots.max_bytes and not config.snapshots.spill:
         raise ConfigError(
             f"snapshots.keep={config.snapshots.keep} snapshots of {facts.parameters} parameters take {needed} bytes, "
-            f"more than snapshots.max_bytes={config.snapshots.max_bytes}; raise it, or lower snapshots.keep."
+            f"more than snapshots.max_bytes={config.snapshots.max_bytes}; raise it, lower snapshots.keep, or set "
+            "snapshots.spill=true."
         )
     return facts

@@ -65,6 +65,11 @@ class RunPlan:
         return self.folder / "checkpoints"
 
     @property
+    def snapshots(self) -> Path:
+        """Where snapshots go that memory has no room for; it goes with the run."""
+        return self.folder / "snapshots"
+
+    @property
     def config_sha256(self) -> str:
         """What a checkpoint remembers of the configuration that it was made under."""
         return hashlib.sha256(self.config.to_yaml().encode()).hexdigest()

@@ -87,9 +87,11 @@ class Carried(Generic[T]):
 class StoryLearner(LearnerActor):
     """A learner that follows a change."""
 
-    def _begin(self, config: RunConfig, seams: LearnerSeams | Carried[LearnerSeams], learner: Learner | None) -> None:
+    def _begin(
+        self, config: RunConfig, seams: LearnerSeams | Carried[LearnerSeams], learner: Learner | None, snapshots: str
+    ) -> None:
         change = seams.change if isinstance(seams, Carried) else None
-        super()._begin(config, seams.seams if isinstance(seams, Carried) else seams, learner)
+        super()._begin(config, seams.seams if isinstance(seams, Carried) else seams, learner, snapshots)
         self._learner.__dict__.pop("update", None)
         if isinstance(change, LearnerChange):
             self._follow(change)

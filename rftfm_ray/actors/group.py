@@ -118,7 +118,9 @@ class LearnerGroup:
     def reset(self, role: Role, plan: RunPlan) -> Pending[None]:
         """Begin the run of `plan` on the running engine."""
         self.role = role
-        return self._called(self._handle.reset.remote(role, plan.config, plan.drill.learner_seams()))
+        return self._called(
+            self._handle.reset.remote(role, plan.config, plan.drill.learner_seams(), str(plan.snapshots))
+        )
 
     def replace(self, start: Start) -> None:
         """Replace the actor by a new one, which has the initial weights and no levers.
@@ -346,7 +348,7 @@ def _create(plan: RunPlan, placement: PlacementGroup, role: Role, *, reusable: b
 
     if role.kind == "learner":
         learner = ray.remote(LearnerActor).options(**options(0, resources.cpus_per_learner, resources.gpus_per_learner))
-        return learner.remote(role, config, path, plan.drill.learner_seams(), reusable=reusable)
+        return learner.remote(role, config, path, plan.drill.learner_seams(), str(plan.snapshots), reusable=reusable)
     bundle = 1 + role.index
     rollout = ray.remote(RolloutActor).options(
         **options(bundle, resources.cpus_per_rollout, resources.gpus_per_rollout)

@@ -35,8 +35,15 @@ def engine_key(config: RunConfig) -> tuple[object, ...]:
 class LearnerActor:
     """Learns from trajectories. One rank."""
 
-    def __init__(
-        self, role: Role, config: RunConfig, model_path: str, seams: LearnerSeams, *, reusable: bool = False
+    def __init__(  # noqa: PLR0913 - a learner is made of what a run has
+        self,
+        role: Role,
+        config: RunConfig,
+        model_path: str,
+        seams: LearnerSeams,
+        snapshots: str = "",
+        *,
+        reusable: bool = False,
     ) -> None:
         rename_process(role)
         keep_working()
@@ -44,13 +51,15 @@ class LearnerActor:
         self._model_path = Path(model_path)
         self._reusable = reusable
         self._config = config
-        self._begin(config, seams, None)
+        self._begin(config, seams, None, snapshots)
 
     def __repr__(self) -> str:
         return repr(self._role)
 
-    def reset(self, role: Role, config: RunConfig, seams: LearnerSeams) -> None:
+    def reset(self, role: Role, config: RunConfig, seams: LearnerSeams, snapshots: str = "") -> None:
         """Begin another run on the same model, bitwise equal to a new actor.
+
+        `snapshots`: folder for snapshots that memory has no room for; empty for none.
 
         Raises:
             LearnerError: when the actor was not made to be reusable.
@@ -59,9 +68,10 @@ class LearnerActor:
             raise LearnerError(f"{self._role.name} has not kept its first state; create it with reusable=True.")
         rename_process(role)
         self._role = role
-        self._begin(config, seams, self._learner)
+        self._ring.close()
+        self._begin(config, seams, self._learner, snapshots)
 
-    def _begin(self, config: RunConfig, seams: LearnerSeams, learner: Learner | None) -> None:
+    def _begin(self, config: RunConfig, seams: LearnerSeams, learner: Learner | None, snapshots: str) -> None:
         import torch
 
         from rftfm_ray.training.learner import Learner
@@ -78,7 +88,8 @@ class LearnerActor:
         self._learner: Learner = learner
         torch.manual_seed(config.seed)
         self._config = config
-        self._ring = SnapshotRing(config.snapshots.keep, config.snapshots.max_bytes)
+        folder = Path(snapshots) if snapshots and config.snapshots.spill else None
+        self._ring = SnapshotRing(config.snapshots.keep, config.snapshots.max_bytes, folder)
         self._gauge.set(ActorState.IDLE)
 
     def weights(self, version: int) -> WeightsUpdate:
@@ -155,8 +166,9 @@ class LearnerActor:
         self._learner.engine.load_critic(self._ring.get(step).tensors)
 
     def close(self) -> None:
-        """End the learner's thread, before the actor is ended."""
+        """End the learner's thread and remove its files, before the actor is ended."""
         self._learner.close()
+        self._ring.close()
 
     def save(self, order: SaveOrder) -> str:
         """Write a durable checkpoint; returns its path once it is complete.

@@ -19,7 +19,7 @@ from rftfm_ray.cli.streams import lasting
 from rftfm_ray.config import load_config
 from rftfm_ray.drills.cases import DrillCase, LeftOut, cases_of
 from rftfm_ray.drills.outcome import DrillResult, Ending, RunOutcome
-from rftfm_ray.drills.runs import DrillPlan
+from rftfm_ray.drills.plan import DrillPlan
 from rftfm_ray.errors import FaultError
 from rftfm_ray.incidents.state import replay
 from rftfm_ray.runs.words import plural, share

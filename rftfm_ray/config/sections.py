@@ -216,14 +216,17 @@ class SyncConfig(Section):
 
 
 class SnapshotConfig(Section):
-    """The learner's in-memory ring, for rollbacks."""
+    """The learner's ring of snapshots, for rollbacks."""
 
     every: Cadence = 5
-    """Steps between in-memory snapshots of the learner; 0: none."""
+    """Steps between snapshots of the learner; 0: none."""
     keep: Count = 4
-    """Newest snapshots that stay in memory."""
+    """Newest snapshots that stay."""
     max_bytes: Count = 4 << 30
-    """Memory that the ring may take; a run that would need more is refused at submit."""
+    """Memory that the ring may take."""
+    spill: bool = True
+    """Write snapshots that `max_bytes` have no room for to `snapshots/` in the run directory, which goes with the run;
+    false: a run that would need more memory is refused at submit."""
 
 
 class CheckpointConfig(Section):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -114,6 +115,8 @@ def execute(
     finally:
         stop.defer()
         _report(planned)
+        # Actors that are warm, or were killed, have left them.
+        shutil.rmtree(planned.snapshots, ignore_errors=True)
         if is_local:
             ray.shutdown()
 

@@ -1,4 +1,4 @@
-"""Checks of room: on the disk for checkpoints and records, in memory for models and snapshots."""
+"""Checks of room: on the disk for checkpoints and records, in memory for models, in either for snapshots."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ class RoomFacts:
     memory_free: int | None
     memory_needed: int
     on_gpu: bool
+    snapshot: int = 0
+    in_memory: int = 0
+    in_files: int = 0
 
 
 def room_facts(config: RunConfig, parameters: int, folder: Path, *, is_local: bool) -> RoomFacts:
@@ -50,14 +53,19 @@ def room_facts(config: RunConfig, parameters: int, folder: Path, *, is_local: bo
     count = keep.keep + keep.best + 1 if keep.every or keep.at_end else 0
     disk = count * parameters * CHECKPOINT_BYTES + (config.records.retention_mib << 20)
     reference = REFERENCE_BYTES if config.algorithm.kl_coef > 0 else 0
-    ring = config.snapshots.keep * SNAPSHOT_BYTES if config.snapshots.every else 0
+    snapshot = parameters * SNAPSHOT_BYTES
+    kept = config.snapshots.keep if config.snapshots.every else 0
+    in_memory = min(kept, config.snapshots.max_bytes // max(1, snapshot)) if config.snapshots.spill else kept
+    disk += (kept - in_memory) * snapshot
     rollout = config.rollout.num_actors * (parameters * ROLLOUT_BYTES + (config.rollout.kv_cache_mib << 20))
-    memory = parameters * (LEARNER_BYTES + reference + ring) + rollout
+    # One is copied before it is written.
+    memory = parameters * (LEARNER_BYTES + reference) + max(in_memory, min(kept, 1)) * snapshot + rollout
     placed = config.placement
     on_gpu = placed.gpus_per_learner > 0 or placed.gpus_per_rollout > 0
+    free = free_memory() if is_local else None
     return RoomFacts(
-        folder, free_disk(folder), disk, count, free_memory() if is_local else None, memory, on_gpu,
-    )  # fmt: skip
+        folder, free_disk(folder), disk, count, free, memory, on_gpu, snapshot, in_memory, kept - in_memory
+    )
 
 
 def free_disk(folder: Path) -> int | None:
@@ -102,8 +110,8 @@ def disk(facts: RoomFacts) -> Outcome:
     if facts.disk_needed <= SPARE * facts.disk_free:
         return None
     what = (
-        f"The run directory needs up to {_size(facts.disk_needed)} for {facts.checkpoints} checkpoints and the "
-        f"records, and {_size(facts.disk_free)} are free."
+        f"The run directory needs up to {_size(facts.disk_needed)} for {facts.checkpoints} checkpoints, "
+        f"{'snapshots, ' if facts.in_files else ''}and the records, and {_size(facts.disk_free)} are free."
     )
     grade = Grade.CRITICAL if facts.disk_needed > facts.disk_free else Grade.WARNING
     return Finding(grade, what, "The run ends when the disk is full.", "checkpoints.keep")
@@ -128,7 +136,21 @@ def _size(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
-CHECKS: Mapping[str, Check[RoomFacts]] = {"room.disk": disk, "room.memory": memory}
+def snapshots(facts: RoomFacts) -> Outcome:
+    """Snapshots for rollbacks lie in files, because memory has no room for them."""
+    if not facts.in_files:
+        return None
+    where = f"{facts.in_memory} stay in memory and {facts.in_files} are" if facts.in_memory else "all are"
+    what = (
+        f"Each of {facts.in_memory + facts.in_files} snapshots takes about {_size(facts.snapshot)}: {where} written to "
+        f"{facts.folder / 'snapshots'}."
+    )
+    return Finding(Grade.NOTE, what, "Writing one takes time every snapshots.every steps.", "snapshots.max_bytes")
+
+
+CHECKS: Mapping[str, Check[RoomFacts]] = {
+    "room.disk": disk, "room.memory": memory, "room.snapshots": snapshots,
+}  # fmt: skip
 
 LOCAL = "RAY_ADDRESS"
 

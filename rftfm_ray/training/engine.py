@@ -267,8 +267,11 @@ class LearnerEngine:
         return tensors
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of master weights, optimizer moments and step counts of this rank, and of torch's RNG state."""
-        tensors = {name: tensor.detach().clone() for name, tensor in self._live_state().items()}
+        """Copies of master weights, optimizer moments and step counts of this rank, and of torch's RNG state.
+
+        In the memory of the machine, wherever the learner computes: that of a device has no room for several of them.
+        """
+        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._live_state().items()}
         return {**tensors, "rng.torch": torch.get_rng_state()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:

@@ -22,7 +22,6 @@ from rftfm_ray.config.settings import nominal_settings
 from rftfm_ray.errors import LearnerError
 from rftfm_ray.metrics import UpdateMetrics
 from rftfm_ray.training import checkpoints
-from rftfm_ray.training import credit as credit_module
 from rftfm_ray.training import learner as module
 from rftfm_ray.training.advantages import group_advantages
 from rftfm_ray.training.engine import from_numpy, to_numpy
@@ -251,7 +250,7 @@ def test_advantages_that_differ_from_their_recompute_are_refused(
     def wrong(*arguments: Any, **options: Any) -> NDArray[np.float32]:
         return group_advantages(*arguments, **options) * np.float32(1.001)
 
-    monkeypatch.setattr(credit_module, "group_advantages", wrong)
+    monkeypatch.setattr("rftfm_ray.training.credit.group_advantages", wrong)
     check_refused(begun, BATCH, (0, Rejection.ADVANTAGE_MISMATCH))
 
 

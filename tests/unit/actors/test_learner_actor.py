@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -214,3 +215,19 @@ def test_report_says_what_the_learner_can_go_back_to(
         report, _ = actor.train(position, step % 2 == 0)
         made.append(report.snapshots)
     assert made == [(), (2,), (2,), (2, 4)]
+
+
+def test_snapshots_lie_in_the_folder_of_the_run_where_memory_has_no_room(
+    make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    actor, folder = make_learner(), tmp_path / "snapshots"
+    seams, small = Drill(2).learner_seams(), load_config(None, [*FIRST, "snapshots.max_bytes=1"])
+    actor.reset(Role("next", "learner", 0, ""), small, seams, str(folder))
+    use(actor)
+    weight = cast("Any", actor._learner.engine).weight.clone()
+    assert [path.name for path in folder.iterdir()] == ["step-000005.safetensors"]
+    cast("Any", actor._learner.engine).weight += 7
+    assert actor.restore_snapshot(5, 9) == TrainingCursor(StepId(0, 5, 5), 9, 80)
+    assert torch.equal(cast("Any", actor._learner.engine).weight, weight)
+    reset(actor)
+    assert not folder.exists(), "they go with the run"

@@ -214,9 +214,12 @@ def test_length_is_not_judged_where_positions_are_unknown(model: Path) -> None:
 
 def test_snapshots_may_fill_their_memory_and_not_pass_it() -> None:
     needed = 3 * BYTES_PER_PARAMETER * read_facts(TINY).parameters
-    check_model(RunConfig.model_validate({"snapshots": {"keep": 3, "max_bytes": needed}}))
+    room = {"keep": 3, "max_bytes": needed, "spill": False}
+    check_model(RunConfig.model_validate({"snapshots": room}))
+    short = room | {"max_bytes": needed - 1}
     with pytest.raises(ConfigError, match=rf"^snapshots\.keep=3 .* {needed} bytes, .*max_bytes={needed - 1}; raise it"):
-        check_model(RunConfig.model_validate({"snapshots": {"keep": 3, "max_bytes": needed - 1}}))
+        check_model(RunConfig.model_validate({"snapshots": short}))
+    check_model(RunConfig.model_validate({"snapshots": short | {"spill": True}}))
 
 
 def test_without_snapshots_their_memory_is_not_judged() -> None:

@@ -124,3 +124,33 @@ def test_shipped_examples_have_room_and_rates(name: str, steps: int, tmp_path: P
     assert moved(config.learner.lr, steps, size).findings == ()
     needed = room_facts(config, read_facts(folder).parameters, tmp_path, is_local=True)
     assert needed.disk_needed < 2 * GIB > needed.memory_needed
+
+
+SEVEN_BILLION = 7_600_000_000
+
+
+def test_large_model_is_told_where_its_snapshots_go_and_how_large_they_are(tmp_path: Path) -> None:
+    facts = room_facts(parse_config({}), SEVEN_BILLION, tmp_path, is_local=True)
+    assert (facts.in_memory, facts.in_files) == (0, 4)
+    note = finding(run_checks({"room.snapshots": room.snapshots}, facts), "room.snapshots")
+    assert note.grade is Grade.NOTE
+    assert note.what == f"Each of 4 snapshots takes about 84.9 GiB: all are written to {tmp_path / 'snapshots'}."
+    assert facts.disk_needed > 4 * 12 * SEVEN_BILLION
+    # What is written is copied first, one at a time.
+    none = room_facts(parse_config({"snapshots": {"every": 0}}), SEVEN_BILLION, tmp_path, is_local=True)
+    assert facts.memory_needed - none.memory_needed == 12 * SEVEN_BILLION
+    assert none.in_files == 0
+
+
+def test_snapshots_stay_in_memory_as_far_as_they_may(tmp_path: Path) -> None:
+    def split(**keys: Any) -> tuple[int, int]:
+        facts = room_facts(parse_config({"snapshots": keys}), 10**6, tmp_path, is_local=True)
+        return facts.in_memory, facts.in_files
+
+    assert split() == (4, 0)
+    assert split(max_bytes=25 * 10**6) == (2, 2)
+    assert split(max_bytes=25 * 10**6, spill=False) == (4, 0), "refused elsewhere"
+    some = room_facts(parse_config({"snapshots": {"max_bytes": 25 * 10**6}}), 10**6, tmp_path, is_local=True)
+    what = finding(run_checks({"room.snapshots": room.snapshots}, some), "room.snapshots").what
+    assert "2 stay in memory and 2 are written to" in what
+    assert run_checks({"room.snapshots": room.snapshots}, ENOUGH).findings == ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -89,3 +91,59 @@ def test_snapshot_as_large_as_the_ring_is_kept_alone() -> None:
     ring = _ring(5, max_bytes=48)
     ring.add(_snapshot(10, floats=10))
     assert ring.steps() == (10,)
+
+
+def _values(snapshot: Snapshot) -> dict[str, list[float]]:
+    return {name: tensor.tolist() for name, tensor in snapshot.tensors.items()}
+
+
+def _filled(step: int) -> Snapshot:
+    whole = _snapshot(step)
+    whole.tensors["master.0"].fill_(step + 0.5)
+    return whole
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_older_ones_go_to_files_where_memory_is_short_and_come_back_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "snapshots"
+    ring = SnapshotRing(3, 48, folder)
+    for step in (5, 10, 15, 20):
+        ring.add(_filled(step))
+    assert ring.steps() == (10, 15, 20)
+    assert _files(folder) == ["step-000010.safetensors"], "two of 24 bytes stay in memory, and the oldest is gone"
+    for step in ring.steps():
+        assert _values(ring.get(step)) == _values(_filled(step))
+        assert ring.get(step).levers == Levers()
+    ring.drop_after(5)
+    assert (ring.steps(), _files(folder)) == ((), [])
+
+
+def test_one_that_is_larger_than_memory_goes_to_a_file_at_once(tmp_path: Path) -> None:
+    ring = SnapshotRing(2, 1, tmp_path / "snapshots")
+    ring.add(_filled(5))
+    ring.add(_filled(5))
+    assert (ring.steps(), _files(tmp_path / "snapshots")) == ((5,), ["step-000005.safetensors"])
+    assert _values(ring.get(5)) == _values(_filled(5))
+    ring.close()
+    assert (ring.steps(), (tmp_path / "snapshots").exists()) == ((), False)
+
+
+def test_disk_without_room_costs_a_snapshot_and_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "snapshots").write_text("a file where the folder should be")
+    ring = SnapshotRing(3, 24, tmp_path / "snapshots")
+    ring.add(_filled(5))
+    ring.add(_filled(10))
+    assert ring.steps() == (10,)
+    assert "The snapshot of step 5 cannot be written" in caplog.text
+    assert "make room" in caplog.text
+
+
+def test_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    ring = SnapshotRing(1, 1, tmp_path / "snapshots")
+    ring.add(_filled(5))
+    (tmp_path / "snapshots" / "step-000005.safetensors").write_bytes(b"no")
+    with pytest.raises(LearnerError, match=r"The snapshot .*step-000005\.safetensors cannot be read"):
+        ring.get(5)
