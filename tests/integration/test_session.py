@@ -27,9 +27,9 @@ T = TypeVar("T")
 
 
 def configure(*overrides: str) -> RunConfig:
-    """A small run with a snapshot after every step."""
+    """A small run with a snapshot after every step, of which memory has room for one."""
     small = ["algorithm.prompts_per_step=4", "algorithm.samples_per_prompt=4", "probe.size=16", "snapshots.every=1"]
-    return load_config(None, [*small, "learner.lr=2e-4", *overrides])
+    return load_config(None, [*small, f"snapshots.max_bytes={5 << 20}", "learner.lr=2e-4", *overrides])
 
 
 def planned(name: str, config: RunConfig, tmp_path: Path) -> RunPlan:
@@ -128,11 +128,14 @@ def test_parity_finds_a_rollout_with_other_weights(session: Session, group: Acto
         session.parity()
 
 
-def test_a_restored_learner_repeats_its_steps_bit_for_bit(session: Session, group: ActorGroup) -> None:
+def test_a_restored_learner_repeats_its_steps_bit_for_bit(
+    session: Session, group: ActorGroup, started: tuple[RunPlan, ActorGroup]
+) -> None:
     train_step(session)
     middle = weights_of(group)
     batch, report = train_step(session)
     end = weights_of(group)
+    assert "step-000001.safetensors" in {path.name for path in started[0].snapshots.iterdir()}, "memory has no room"
     position = get(group.learner.restore_snapshot(1, 1))
     assert same(weights_of(group), middle)
     assert (position.id.step, position.model_version, position.cursor) == (1, 1, 4)
