@@ -118,14 +118,18 @@ def test_reset_reaches_every_actor_in_its_own_role_before_it_is_prepared(journey
 
 def test_actors_are_given_the_seams_of_their_run_each_its_own(journey: list[Any]) -> None:
     group = make_group(planned("old", Drill()))
-    group.reset(planned("next"))
-    learner, first, second = (call[-1] for call in journey[:3])
+    plan = planned("next")
+    group.reset(plan)
+    (*_, learner, folder), (*_, first), (*_, second) = journey[:3]
+    assert isinstance(learner, LearnerSeams)
     assert type(learner) is not LearnerSeams
+    assert folder == str(plan.snapshots)
     assert first is not second
     assert type(first) is type(second) is not RolloutSeams
     journey.clear()
     group.reset(planned("sound", Drill()))
-    assert [type(call[-1]) for call in journey[:3]] == [LearnerSeams, RolloutSeams, RolloutSeams]
+    assert type(journey[0][-2]) is LearnerSeams
+    assert [type(call[-1]) for call in journey[1:3]] == [RolloutSeams, RolloutSeams]
 
 
 def test_replaced_rollout_actor_takes_the_place_of_the_old_one(journey: list[Any]) -> None:
