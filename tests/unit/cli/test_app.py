@@ -122,14 +122,17 @@ def test_missing_configuration_file_is_refused_before_ray_is_imported(rftfm: Rft
     [
         ("task.name=chess", ["task.name=chess", "addition, calculator", "file.py:Class"]),
         ("model.path=/no/such/model", ["model.path=/no/such/model", "not a directory", "builtin:tiny"]),
-        ("snapshots.max_bytes=1000", ["snapshots.keep=4", f"{SNAPSHOTS} bytes", "snapshots.max_bytes=1000", "lower"]),
+        (
+            "snapshots.max_bytes=1000 snapshots.spill=false",
+            ["snapshots.keep=4", f"{SNAPSHOTS} bytes", "snapshots.max_bytes=1000", "lower", "snapshots.spill=true"],
+        ),
     ],
     ids=["unknown task", "missing model directory", "snapshots that do not fit"],
 )
 def test_what_cannot_run_is_refused_before_ray_is_started(
     rftfm: Rftfm, tmp_path: Path, override: str, parts: list[str]
 ) -> None:
-    check_refusal(rftfm("train", tmp_path / "run.yaml", override), tmp_path, *parts)
+    check_refusal(rftfm("train", tmp_path / "run.yaml", *override.split()), tmp_path, *parts)
 
 
 @pytest.mark.parametrize("written", [("--steps", "10"), ("--steps=10",)], ids=["two words", "one word"])
