@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,22 +16,10 @@ from pydantic_core import to_jsonable_python
 from typer.testing import CliRunner
 
 from rftfm_ray import planning
-from rftfm_ray.cli.app import app, run_guarded
+from rftfm_ray.cli.app import app
 from rftfm_ray.cli.train import announced
 from rftfm_ray.config import RunConfig, Section, load_config
-from rftfm_ray.errors import (
-    ConfigError,
-    FaultError,
-    GuardError,
-    GuardHaltError,
-    InterruptedRunError,
-    PolicyError,
-    RftfmError,
-    RolloutError,
-    RunDirError,
-    SignalInterrupt,
-    TerminatedRunError,
-)
+from rftfm_ray.errors import RunDirError
 from rftfm_ray.faults.drill import plan_drill
 from rftfm_ray.models import read_facts
 from rftfm_ray.tasks.loading import load_task
@@ -359,45 +346,3 @@ def test_config_with_a_file_resolves_it_to_all_keys(tmp_path: Path) -> None:
     changed = {key for key, value in leaves(resolved).items() if value != leaves(RunConfig())[key]}
     assert (resolved.steps, resolved.learner.lr) == (7, 1e-4)
     assert changed == {"steps", "learner.lr"}
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "line"),
-    [
-        (ConfigError("steps=0 is wrong."), 2, "rftfm: steps=0 is wrong.\n"),
-        (RunDirError("It is there."), 2, "rftfm: It is there.\n"),
-        (FaultError("There is none."), 2, "rftfm: There is none.\n"),
-        (PolicyError("It cannot."), 2, "rftfm: It cannot.\n"),
-        (GuardHaltError("It is over."), 3, "rftfm: It is over.\n"),
-        (GuardError("It is gone."), 1, "rftfm: It is gone.\n"),
-        (RolloutError("vLLM fell."), 1, "rftfm: vLLM fell.\n"),
-        (RftfmError("Anything."), 1, "rftfm: Anything.\n"),
-        (KeyboardInterrupt(), 130, "rftfm: ended by SIGINT.\n"),
-        (SignalInterrupt(signal.SIGINT), 130, "rftfm: ended by SIGINT.\n"),
-        (SignalInterrupt(signal.SIGTERM), 143, "rftfm: ended by SIGTERM.\n"),
-        # `rftfm train` has said so already, when the state was saved.
-        (InterruptedRunError("Stopped."), 130, ""),
-        (TerminatedRunError("Stopped."), 143, ""),
-    ],
-)
-def test_errors_become_one_line_and_an_exit_code(
-    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def command() -> None:
-        raise error
-
-    assert run_guarded(command) == code
-    assert capsys.readouterr() == ("", line)
-
-
-def test_a_command_that_ends_well_has_exit_code_0(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_guarded(lambda: print("done")) == 0
-    assert capsys.readouterr() == ("done\n", "")
-
-
-def test_an_unforeseen_error_keeps_its_traceback() -> None:
-    def command() -> None:
-        raise ZeroDivisionError("a bug")
-
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        run_guarded(command)

@@ -1,14 +1,28 @@
-"""Exit codes of the commands that judge and write files: what a job can tell apart without reading their output."""
+"""Exit codes: what a job can tell apart without reading the output of a command."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from rftfm_ray.cli.app import app
-from rftfm_ray.errors import ConfigError, OutputError
+from rftfm_ray.cli.app import app, run_guarded
+from rftfm_ray.errors import (
+    ConfigError,
+    FaultError,
+    GuardError,
+    GuardHaltError,
+    InterruptedRunError,
+    OutputError,
+    PolicyError,
+    RftfmError,
+    RolloutError,
+    RunDirError,
+    SignalInterrupt,
+    TerminatedRunError,
+)
 
 COLUMNS = "reward,reward_std,kl,entropy,completions/mean_length,grad_norm,loss"
 
@@ -52,3 +66,45 @@ def test_key_in_the_place_of_a_file_is_said_to_be_one(tmp_path: Path, monkeypatc
     done = CliRunner().invoke(app, ["config", "learner.lr=1e-4"])
     assert isinstance(done.exception, ConfigError)
     assert "learner.lr=1e-4 is a key; name a file before it: rftfm config FILE learner.lr=1e-4" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ConfigError("steps=0 is wrong."), 2, "rftfm: steps=0 is wrong.\n"),
+        (RunDirError("It is there."), 2, "rftfm: It is there.\n"),
+        (FaultError("There is none."), 2, "rftfm: There is none.\n"),
+        (PolicyError("It cannot."), 2, "rftfm: It cannot.\n"),
+        (GuardHaltError("It is over."), 3, "rftfm: It is over.\n"),
+        (GuardError("It is gone."), 1, "rftfm: It is gone.\n"),
+        (RolloutError("vLLM fell."), 1, "rftfm: vLLM fell.\n"),
+        (RftfmError("Anything."), 1, "rftfm: Anything.\n"),
+        (KeyboardInterrupt(), 130, "rftfm: ended by SIGINT.\n"),
+        (SignalInterrupt(signal.SIGINT), 130, "rftfm: ended by SIGINT.\n"),
+        (SignalInterrupt(signal.SIGTERM), 143, "rftfm: ended by SIGTERM.\n"),
+        # `rftfm train` has said so already, when the state was saved.
+        (InterruptedRunError("Stopped."), 130, ""),
+        (TerminatedRunError("Stopped."), 143, ""),
+    ],
+)
+def test_errors_become_one_line_and_an_exit_code(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise error
+
+    assert run_guarded(command) == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_a_command_that_ends_well_has_exit_code_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_guarded(lambda: print("done")) == 0
+    assert capsys.readouterr() == ("done\n", "")
+
+
+def test_an_unforeseen_error_keeps_its_traceback() -> None:
+    def command() -> None:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run_guarded(command)
