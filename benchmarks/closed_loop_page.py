@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.provenance import PACKAGES
-from rftfm_ray.drills.outcome import GIVEN_BACK, HARMED, NEAR, Ending, ending_of
+from rftfm_ray.drills.outcome import GIVEN_BACK, HARMED, NEAR, Ending, RunOutcome, ending_of, loss_of
 from rftfm_ray.faultbench.scoring.intervals import clopper_pearson
 from rftfm_ray.files import write_atomic
 from rftfm_ray.runs.words import share
@@ -33,19 +33,19 @@ class Pair:
     Attributes:
         guarded: line of the guarded run.
         clean: mean held-out accuracy of the clean forks.
-        unguarded: held-out accuracy without a guard.
+        unguarded: how the run without a guard ended.
         ending: what came of it.
     """
 
     guarded: Line
     clean: float
-    unguarded: float
+    unguarded: RunOutcome
     ending: Ending
 
     @property
     def harmful(self) -> bool:
         """Whether the fault costs enough on this seed."""
-        return self.clean - self.unguarded >= HARMED
+        return loss_of(self.clean, self.unguarded) >= HARMED
 
 
 def newest(lines: Sequence[Line]) -> dict[str, Line]:
@@ -54,8 +54,8 @@ def newest(lines: Sequence[Line]) -> dict[str, Line]:
     return {line["arm"]: line for line in lines if line["code"] == code}
 
 
-def _accuracy(line: Line) -> float:
-    return math.nan if line["accuracy"] is None else float(line["accuracy"])
+def _outcome(line: Line) -> RunOutcome:
+    return RunOutcome(math.nan if line["accuracy"] is None else float(line["accuracy"]), line["error"])
 
 
 def pairs_of(by_arm: Mapping[str, Line]) -> list[Pair]:
@@ -65,13 +65,12 @@ def pairs_of(by_arm: Mapping[str, Line]) -> list[Pair]:
         if not line["fault"] or line["role"] not in MODES:
             continue
         head, _, _ = name.rpartition("/")
-        clean = [_accuracy(one) for one in _clean(by_arm, line) if one["role"].startswith("fork-")]
+        forks = [_outcome(one) for one in _clean(by_arm, line) if one["role"].startswith("fork-")]
         off = by_arm.get(f"{head}/off")
-        if off is None or not clean:
+        if off is None or not forks:
             continue
-        unguarded, mean = 0.0 if off["error"] else _accuracy(off), statistics.fmean(clean)
-        ending = ending_of(mean, unguarded, _accuracy(line), line["error"])
-        found.append(Pair(line, mean, unguarded, ending))
+        clean, unguarded = statistics.fmean(fork.accuracy for fork in forks), _outcome(off)
+        found.append(Pair(line, clean, unguarded, ending_of(clean, unguarded, _outcome(line))))
     return sorted(found, key=lambda p: (p.guarded["fault"], p.guarded["mechanism"], p.guarded["seed"]))
 
 
@@ -129,7 +128,7 @@ def table_lines(pairs: Sequence[Pair]) -> Iterator[str]:
         remedies = ", ".join(f"{g['remedy']} ({g['step']}: {g['outcome'] or 'open'})" for g in line["given"]) or "none"
         place = "" if line["is_placed"] else ", other place" if line["is_named"] else ""
         named = f"{line['named'] or '-'}{place}"
-        figures = ", ".join(share(value) for value in (pair.clean, pair.unguarded, _accuracy(line)))
+        figures = ", ".join(share(value) for value in (pair.clean, pair.unguarded.accuracy, _outcome(line).accuracy))
         run = f"{line['task']}, {line['algorithm']}, {line['seed']}"
         result = f"{pair.ending.value}: {line['error']}" if line["error"] else pair.ending.value
         cells = [line["fault"], f"{line['mechanism']} {line['strength']:g}", run, line["role"], after, named, remedies]
@@ -199,8 +198,9 @@ Every mechanism with a strength that was confirmed as harmful in runs without a 
 11 of 40 on, `guard.mode=act` with every family permitted and the shipped playbook; once without a profile and once with
 a profile of eight healthy runs. The fault stays on to the end. Accuracy is greedy on 1,024 held-out problems at the
 end; *clean* is the mean of three forks of the same healthy run with sampling seeds of their own, *alone* the run
-without a guard. A pair harms where *alone* loses at least {HARMED:g}; it is recovered where the guarded run ends within
-{NEAR:g} of *clean*, or has got back {GIVEN_BACK:.0%} of the loss; worse where it ends {NEAR:g} below *alone*.
+without a guard; a run that ended by itself has a dash, and without a guard it counts as having lost everything. A pair
+harms where *alone* loses at least {HARMED:g}; it is recovered where the guarded run ends within {NEAR:g} of *clean*, or
+has got back {GIVEN_BACK:.0%} of the loss; worse where it ends {NEAR:g} below *alone*.
 
 Recovered, both modes: {_rate(count, total)}; the target, {TARGET:.0%}, is {verdict}.
 

@@ -190,6 +190,9 @@ def _lines(plan: DrillPlan, clean: RunOutcome, results: Sequence[DrillResult]) -
     lines = [told, "One run each: an accuracy differs between two equally good runs by some hundredths."]
     early = [result for result in results if result.early]
     lines += [f"{r.case.name}: {', '.join(r.early)} was named before the fault began: a false alarm." for r in early]
+    lines += [
+        f"{r.case.name}: the run without a guard ended by itself: {e}" for r in results if (e := r.unguarded_error)
+    ]
     lines += [f"{r.case.name}: the guarded run ended by itself: {r.error}" for r in results if r.error]
     lines += [f"{r.case.name}: a person was asked." for r in results if r.asked and r.ending not in PASSED]
     return [*lines, f"Runs, each guarded one with its report.html: {plan.folder}"]

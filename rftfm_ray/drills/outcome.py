@@ -66,10 +66,11 @@ class DrillResult:
         given: remedies, in their order.
         asked: whether an incident was left to a person, or given up.
         clean: held-out accuracy without the fault.
-        unguarded: the same with the fault and no guard; NaN where that was not run.
-        guarded: the same with the fault and the guard.
+        unguarded: the same with the fault and no guard; NaN where that was not run, or ended by itself.
+        guarded: the same with the fault and the guard; NaN where that run ended by itself.
         ending: what came of it.
         error: why the guarded run ended by itself.
+        unguarded_error: why the unguarded run ended by itself.
     """
 
     case: DrillCase
@@ -86,6 +87,7 @@ class DrillResult:
     guarded: float
     ending: Ending
     error: str = ""
+    unguarded_error: str = ""
 
 
 def judge(case: DrillCase, onset: int, clean: float, unguarded: RunOutcome | None, guarded: RunOutcome) -> DrillResult:
@@ -102,7 +104,7 @@ def judge(case: DrillCase, onset: int, clean: float, unguarded: RunOutcome | Non
     early = tuple(incident.code for incident in state.incidents if incident.opened.paid_step < onset)
     opened = [incident for incident in state.incidents if incident.opened.paid_step >= onset]
     told = next((incident for incident in opened if incident.code == case.code), opened[0] if opened else None)
-    without = math.nan if unguarded is None else _accuracy(unguarded)
+    without = RunOutcome(math.nan) if unguarded is None else unguarded
     return DrillResult(
         case=case,
         found_after=opened[0].opened.paid_step - onset if opened else None,
@@ -117,31 +119,32 @@ def judge(case: DrillCase, onset: int, clean: float, unguarded: RunOutcome | Non
         ),
         asked=any(incident.state in LEFT for incident in state.incidents),
         clean=clean,
-        unguarded=without,
+        unguarded=without.accuracy,
         guarded=guarded.accuracy,
-        ending=ending_of(clean, without, guarded.accuracy, guarded.error),
+        ending=ending_of(clean, without, guarded),
         error=guarded.error,
+        unguarded_error=without.error,
     )
 
 
-def _accuracy(run: RunOutcome) -> float:
-    """What a run has come to: one that an error has ended has come to nothing."""
-    return 0.0 if run.error else run.accuracy
+def loss_of(clean: float, unguarded: RunOutcome) -> float:
+    """What a fault costs in held-out accuracy where nobody minds it; NaN where that is not known.
 
-
-def ending_of(clean: float, unguarded: float, guarded: float, error: str = "") -> Ending:
-    """What came of a guarded run, by held-out accuracies: of the clean run, without a guard (NaN: not known), with it.
-
-    `error`: why the guarded run ended by itself; empty where it did not.
+    A run that an error has ended has lost all that the clean one has: whatever a guard saves of it is saved.
     """
-    if error:
+    return clean if unguarded.error else clean - unguarded.accuracy
+
+
+def ending_of(clean: float, unguarded: RunOutcome, guarded: RunOutcome) -> Ending:
+    """What came of a guarded run, by the held-out accuracy of the clean run and the runs with the fault."""
+    if guarded.error:
         return Ending.STOPPED
-    loss = clean - unguarded
+    loss = loss_of(clean, unguarded)
     if math.isnan(loss):
-        return Ending.LESS if guarded >= clean - NEAR else Ending.NOT_MENDED
-    if guarded < unguarded - NEAR:
+        return Ending.LESS if guarded.accuracy >= clean - NEAR else Ending.NOT_MENDED
+    if clean - guarded.accuracy > loss + NEAR:
         return Ending.WORSE
     if loss < HARMED:
         return Ending.HARMLESS
     margin = max(NEAR, (1 - GIVEN_BACK) * loss)
-    return Ending.MENDED if guarded >= clean - margin else Ending.NOT_MENDED
+    return Ending.MENDED if guarded.accuracy >= clean - margin else Ending.NOT_MENDED

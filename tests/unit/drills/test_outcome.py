@@ -99,9 +99,17 @@ def test_right_name_of_a_second_incident_counts_and_the_first_one_found_it() -> 
 def test_run_that_an_error_has_ended() -> None:
     stopped = judge(CASE, ONSET, 0.8, RunOutcome(0.5), RunOutcome(math.nan, "the weights differ", MENDED))
     assert (stopped.ending, stopped.error, stopped.found_after) == (Ending.STOPPED, "the weights differ", 1)
-    # Without a guard it comes to nothing: whatever a guard saves is saved.
-    alone = judge(CASE, ONSET, 0.8, RunOutcome(math.nan, "the weights differ"), RunOutcome(0.79, "", MENDED))
-    assert (alone.unguarded, alone.ending) == (0.0, Ending.MENDED)
+
+
+@pytest.mark.parametrize(
+    ("guarded", "ending"), [(0.79, Ending.MENDED), (0.65, Ending.MENDED), (0.6, Ending.NOT_MENDED)]
+)
+def test_unguarded_run_that_an_error_has_ended_has_lost_everything_and_shows_no_accuracy(
+    guarded: float, ending: Ending
+) -> None:
+    alone = judge(CASE, ONSET, 0.8, RunOutcome(math.nan, "the weights differ"), RunOutcome(guarded, "", MENDED))
+    assert math.isnan(alone.unguarded)
+    assert (alone.unguarded_error, alone.ending) == ("the weights differ", ending)
 
 
 def test_person_who_is_asked_is_told_of() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.closed_loop_page import newest, page, pairs_of, reason, recovered, write_page
+from benchmarks.closed_loop_page import newest, page, pairs_of, reason, recovered, table_lines, write_page
 from rftfm_ray.drills.outcome import Ending
+from rftfm_ray.runs.words import share
 
 GIVEN = [{"step": 12, "remedy": "regrade", "outcome": "mitigated"}]
 
@@ -39,7 +41,7 @@ def test_a_pair_is_told_against_the_mean_of_its_own_clean_forks() -> None:
     lines = [*clean(0.8, 0.7, 0.75), *clean(0.1, 0.1, 0.1, seed=2), line("off", 0.4), line("none", 0.71, **FOUND)]
     (pair,) = pairs_of(newest(lines))
     assert pair.clean == pytest.approx(0.75)
-    assert (pair.unguarded, pair.ending, pair.harmful) == (0.4, Ending.MENDED, True)
+    assert (pair.unguarded.accuracy, pair.ending, pair.harmful) == (0.4, Ending.MENDED, True)
     assert recovered([pair]) == (1, 1)
 
 
@@ -54,7 +56,10 @@ def test_run_that_ended_by_itself_is_not_recovered_and_one_alone_comes_to_nothin
     )
     assert (pair.ending, recovered([pair])) == (Ending.STOPPED, (0, 1))
     (pair,) = pairs_of(newest([*clean(0.8), line("off", None, error="weights differ"), line("none", 0.79, **FOUND)]))
-    assert (pair.unguarded, pair.ending) == (0.0, Ending.MENDED)
+    assert (pair.harmful, pair.ending, recovered([pair])) == (True, Ending.MENDED, (1, 1))
+    assert any(f"| 0.800, {share(math.nan)}, 0.790 |" in row for row in table_lines([pair])), (
+        "it has no accuracy that could be shown"
+    )
 
 
 def test_runs_of_other_sources_and_halves_of_pairs_are_left_out() -> None:
