@@ -51,12 +51,14 @@ class Action(StrEnum):
     """What a remedy does once, beside moving levers.
 
     Send the learner's weights to every rollout actor again, and compare by hash what is served; replace every rollout
-    actor by a new one, which gets weights whole; put the critic's head back to where it was before the fault.
+    actor by a new one, which gets weights whole; put the critic's head back to where it was before the fault; replace
+    the learner by a new one, which goes on from the state that the old one saves.
     """
 
     RESYNC = "resync"
     RESTART_ROLLOUT = "restart_rollout"
     RESET_CRITIC = "reset_critic"
+    RESTART_LEARNER = "restart_learner"
 
 
 class Rejection(StrEnum):

@@ -155,9 +155,9 @@ class StoryDrill(Drill):
     learner: LearnerChange | None = None
     rollout: RolloutChange | None = None
 
-    def learner_seams(self) -> LearnerSeams:
+    def learner_seams(self, instance: int = 0) -> LearnerSeams:
         """The learner's seams with its change."""
-        return Carried(Drill.learner_seams(self), self.learner)  # type: ignore[return-value]
+        return Carried(Drill.learner_seams(self, instance), self.learner)  # type: ignore[return-value]
 
     def rollout_seams(self, pool: Sequence[Problem]) -> RolloutSeams:
         """The seams of a rollout actor with its change."""

@@ -262,6 +262,7 @@ class ActorGroup:
         self._plan = plan
         self._placement = placement
         self._reusable = reusable
+        self._learners = 0
         self.learner = learner
         self.rollouts = rollouts
         self.parity: Encoded = ()
@@ -285,7 +286,7 @@ class ActorGroup:
         Raises:
             RftfmError: when an actor has died, or reports an error.
         """
-        self._plan = plan
+        self._plan, self._learners = plan, 0
         own, *others = roles_of(plan)
         wait_for([self.learner.reset(own, plan), *self.rollouts.reset(others, plan)], START, "starting another run")
         self.prepare()
@@ -298,9 +299,10 @@ class ActorGroup:
         """
 
         def start() -> ActorHandle:
-            return _create(self._plan, self._placement, role, reusable=self._reusable)
+            return _create(self._plan, self._placement, role, reusable=self._reusable, learners=self._learners)
 
         if role.kind == "learner":
+            self._learners += 1
             self.learner.replace(start)
         else:
             self.rollouts.replace(role, start, self._plan.golden)
@@ -338,8 +340,8 @@ def start_group(plan: RunPlan, *, reusable: bool = False) -> ActorGroup:
     return group
 
 
-def _create(plan: RunPlan, placement: PlacementGroup, role: Role, *, reusable: bool) -> ActorHandle:
-    """The handle of a new actor of `role`, which starts in its bundle."""
+def _create(plan: RunPlan, placement: PlacementGroup, role: Role, *, reusable: bool, learners: int = 0) -> ActorHandle:
+    """The handle of a new actor of `role`, which starts in its bundle; `learners` that were replaced came before it."""
     config, path, resources = plan.config, str(plan.facts.path), plan.config.placement
 
     def options(bundle: int, cpus: float, gpus: float) -> dict[str, object]:
@@ -348,7 +350,8 @@ def _create(plan: RunPlan, placement: PlacementGroup, role: Role, *, reusable: b
 
     if role.kind == "learner":
         learner = ray.remote(LearnerActor).options(**options(0, resources.cpus_per_learner, resources.gpus_per_learner))
-        return learner.remote(role, config, path, plan.drill.learner_seams(), str(plan.snapshots), reusable=reusable)
+        seams = plan.drill.learner_seams(learners)
+        return learner.remote(role, config, path, seams, str(plan.snapshots), reusable=reusable)
     bundle = 1 + role.index
     rollout = ray.remote(RolloutActor).options(
         **options(bundle, resources.cpus_per_rollout, resources.gpus_per_rollout)

@@ -19,6 +19,7 @@ from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.types import Action, StepId
 from rftfm_ray.verdicts import Order
 
+RESTARTS = {Action.RESTART_ROLLOUT, Action.RESTART_LEARNER}
 # Times that weights are sent before it is left to what judges the remedy.
 MOST_SENDS = 3
 
@@ -102,6 +103,8 @@ class RemedyExecutor:
         session = self._session
         if order.restore_step is not None:
             session.rollback(order.restore_step, order.skip_batches, step.paid_step)
+        if Action.RESTART_LEARNER in order.actions:
+            session.restart_learner()
         session.move_levers(order.levers)
         if order.critic_step is not None:
             session.reset_critic(order.critic_step)
@@ -111,7 +114,7 @@ class RemedyExecutor:
             self._resync(step)
         elif order.restore_step is not None:
             session.resync()
-        if order.restore_step is not None or Action.RESTART_ROLLOUT in order.actions:
+        if order.restore_step is not None or RESTARTS & set(order.actions):
             session.parity()
         return session.save() if order.halt else ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from rftfm_ray.rollout.seams import Exposure
 from rftfm_ray.rollout.weights import Served, WeightsUpdate
 from rftfm_ray.tasks.api import Problem
 from rftfm_ray.tasks.stream import PromptStream
-from rftfm_ray.telemetry.rundir import HELD
+from rftfm_ray.telemetry.rundir import HANDED_ON, HELD
 from rftfm_ray.training.checkpoints import SaveOrder
 from rftfm_ray.types import Check, Levers, ProbeResult, Sampling, StepId, TrainingCursor
 
@@ -299,6 +300,19 @@ class Session:
             self._group.replace(role)
         self.move_levers(self.levers)
         self.resync()
+
+    def restart_learner(self) -> None:
+        """Replace the learner by a new one, which goes on from the state that the old one saves, levers included.
+
+        Of the old one's snapshots none is left; the new one begins with one of its own. The caller syncs next.
+        """
+        folder = self._plan.folder / HANDED_ON
+        checkpoint = self.save(folder)
+        self._group.replace(self._group.learner.role)
+        self.resume(checkpoint)
+        shutil.rmtree(folder, ignore_errors=True)
+        if self._config.snapshots.every:
+            self.snapshot()
 
     def reset_critic(self, step: int) -> None:
         """Put the critic's head back to the snapshot of `step`; policy, cursor and levers stay.

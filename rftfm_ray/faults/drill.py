@@ -56,9 +56,9 @@ class Drill:
         is_empty = not (self.faults or self.controls or self.background.is_on)
         return RolloutSeams() if is_empty else _DrilledRollout(self, answers)
 
-    def learner_seams(self) -> LearnerSeams:
-        """The seams of a learner."""
-        return faulty_learner(self.faults, self.seed)
+    def learner_seams(self, instance: int = 0) -> LearnerSeams:
+        """The seams of a learner; `instance` counts those that a remedy has put in its place."""
+        return faulty_learner(self.faults, self.seed, instance)
 
     def parts(self, task: Task, pool: Sequence[Problem], configured: Sequence[Part] = ()) -> tuple[Part, ...]:
         """Parts of `pool` that a share of the prompts comes from in some steps; of several the later one wins.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
-from rftfm_ray.faults.catalogue import FaultSpec, of_code
+from rftfm_ray.faults.catalogue import FaultSpec, mechanism_of, of_code
 from rftfm_ray.faults.credit import (
     balanced,
     misplaced,
@@ -25,6 +25,7 @@ from rftfm_ray.faults.credit import (
 from rftfm_ray.training.credit import Credit
 from rftfm_ray.training.seams import LearnerSeams
 from rftfm_ray.types import Settings, StepId
+from rftfm_ray.verdicts import Place
 
 
 def _product(factor: float, specs: Sequence[FaultSpec], step: StepId) -> float:
@@ -113,8 +114,17 @@ class FaultyLearner(LearnerSeams):
         return credit
 
 
-def faulty_learner(specs: Sequence[FaultSpec], seed: int) -> LearnerSeams:
-    """Seams of a learner with the faults of `specs`; the default seams without any."""
+def _is_in_process(spec: FaultSpec) -> bool:
+    return mechanism_of(spec).acts_in is Place.OPTIMIZER
+
+
+def faulty_learner(specs: Sequence[FaultSpec], seed: int, instance: int = 0) -> LearnerSeams:
+    """Seams of a learner with the faults of `specs`; the default seams without any.
+
+    An optimizer that does not do what it should is that of one process: one that has taken its place, of an `instance`
+    above 0, has the fault only where it sits in all of them. Faults of schedule, loss and credit are in the code.
+    """
+    specs = [spec for spec in specs if not instance or spec.all_instances or not _is_in_process(spec)]
     wanted = (
         *of_code(specs, "OD-1", "gain", "schedule", "lost_moments"),
         *of_code(specs, "OD-2", "small_steps", "held_weights", "epsilon"),

@@ -164,10 +164,11 @@ def _check_actions(remedy: Remedy, ctx: PolicyContext) -> None:
 
 
 def _check_rollback(remedy: Remedy, ctx: PolicyContext) -> None:
-    if remedy.levers == Levers() and not (remedy.skip_batches or remedy.halt):
+    is_change = remedy.skip_batches or remedy.halt or Action.RESTART_LEARNER in remedy.actions
+    if remedy.levers == Levers() and not is_change:
         raise PolicyError(
-            f"Remedy {remedy.name} rolls back without a change, so the same would happen again; set a lever, or "
-            "skip_batches."
+            f"Remedy {remedy.name} rolls back without a change, so the same would happen again; set a lever or "
+            "skip_batches, or restart the learner."
         )
     if restore_step(ctx) is None:
         raise PolicyError(

@@ -112,6 +112,14 @@ def raised_rate(ctx: PolicyContext) -> Setting | None:
     return Levers(lr_scale=scale), reason
 
 
+def new_learner(ctx: PolicyContext) -> Setting | None:
+    """Start the learner again from its own state; not where its optimizer writes what it computes."""
+    gain = newest(ctx, "update_gain")
+    if not abs(gain - 1) > TOLERANCE:
+        return None
+    return Levers(), f"updates go {gain:.3g} times as far as the optimizer computes, and a new learner takes over"
+
+
 def updates_lost(reports: Sequence[StepReport], reference: Sequence[StepReport]) -> bool:
     """Whether updates still fall short of what the optimizer should move the weights by."""
     del reference
@@ -199,6 +207,7 @@ TOO_LARGE = RemedyPlan(
     remedies=(
         PlannedRemedy("rollback_lower_rate", _RATE, lower_rate_anew, rollback=True),
         PlannedRemedy("rollback_much_lower_rate", _RATE, much_lower_rate, rollback=True),
+        PlannedRemedy("rollback_new_learner", (), new_learner, rollback=True, actions=(Action.RESTART_LEARNER,)),
     ),
     gentle=(PlannedRemedy("lower_rate", _RATE, lower_rate_alone),),
     containing=("lr_scale",),
@@ -210,12 +219,15 @@ TOO_LARGE = RemedyPlan(
 )
 """Updates that go too far."""
 LOST = RemedyPlan(
-    remedies=(PlannedRemedy("raised_rate", ("lr_scale",), raised_rate, measured_by=("identity:update_gain",)),),
+    remedies=(
+        PlannedRemedy("raised_rate", ("lr_scale",), raised_rate, measured_by=("identity:update_gain",)),
+        PlannedRemedy("new_learner", (), new_learner, actions=(Action.RESTART_LEARNER,)),
+    ),
     containing=("lr_scale",),
     source_active=updates_lost,
     source_reads=("update_gain",),
     source_sides=below("update_gain"),
-    ask="start the learner again from the last good checkpoint, for its optimizer does not write what it computes",
+    ask="look at what stands between the gradient and the weights, for a new learner writes no more than the old one",
 )
 """Updates that fall short, or reach a part of the weights alone."""
 UNSYNCED = RemedyPlan(

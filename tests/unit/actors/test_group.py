@@ -41,7 +41,8 @@ def journey(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         noted.extend(asked(calls))
         return asked(calls)
 
-    def create(plan: RunPlan, placement: object, role: Role, *, reusable: bool) -> Actor:
+    def create(plan: RunPlan, placement: object, role: Role, *, reusable: bool, learners: int = 0) -> Actor:
+        del learners
         noted.append(("create", role.name, reusable))
         return Actor(f"new {role.name}")
 
@@ -156,6 +157,27 @@ def test_replaced_learner_can_be_used_as_the_old_one_could(journey: list[Any], r
     assert journey[:3] == [("kill", "old"), ("gone", "run/learner-0"), ("create", "learner-0", reusable)]
     assert verbs(journey[3:]) == [("new learner-0", "snapshot_steps")]
     assert group.learner.weights(3).reference == ("new learner-0", "weights", 3)
+
+
+def test_seams_of_a_replaced_learner_are_those_of_another_instance_until_the_next_run(
+    journey: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learners: list[int] = []
+    create = module._create
+
+    def noting(*arguments: Any, **named: Any) -> Any:
+        learners.append(named["learners"])
+        return create(*arguments, **named)
+
+    monkeypatch.setattr(module, "_create", noting)
+    group = make_group(planned())
+    own = group.learner.role
+    group.replace(own)
+    group.replace(own)
+    group.replace(group.rollouts.roles[0])
+    group.reset(planned("next"))
+    group.replace(group.learner.role)
+    assert learners == [1, 2, 2, 1]
 
 
 def test_role_of_another_run_is_not_replaced(journey: list[Any]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,6 +20,7 @@ from rftfm_ray.errors import PolicyError, SyncError
 from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.policies.safety import check_decision
 from rftfm_ray.rollout.weights import Served
+from rftfm_ray.telemetry.rundir import HANDED_ON
 from rftfm_ray.types import Action, Levers, RunFacts, Settings, StepId, TrainingCursor
 from rftfm_ray.verdicts import Decision, Diagnosis, Family, Order, OrderRole, Remedy
 from tests.unit.doubles import make_group, make_plan
@@ -81,6 +84,39 @@ def test_rollout_actors_are_replaced_and_probed() -> None:
         World(errors="parity").carry_out(Action.RESTART_ROLLOUT)
 
 
+@pytest.mark.parametrize("back", [None, 3])
+def test_new_learner_goes_on_from_the_state_that_is_to_hold_before_levers_move(back: int | None) -> None:
+    calls = World().carry_out(Action.RESTART_LEARNER, restore_step=back)
+    first, last = (["rollback"], ["resync"]) if back else ([], [])
+    assert [call[0] for call in calls] == [*first, "restart_learner", "move_levers", *last, "parity"]
+
+
+def test_learner_is_replaced_after_its_state_is_saved_and_takes_it_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    session, journey = make_session(monkeypatch, 1)
+    session._plan = dataclasses.replace(session._plan, folder=tmp_path)
+    handed_on = tmp_path / HANDED_ON
+    handed_on.mkdir(parents=True)
+    state = SimpleNamespace(
+        levers=MOVED, probe=(), policy="kept", attempt=0, step=6, paid_step=6, model_version=6, cursor=96
+    )
+
+    def answer(calls: Sequence[Pending[Any]], limit: Limit, doing: str) -> list[Any]:
+        del limit
+        journey.extend(cast("Any", call.reference) for call in calls)
+        return [{"writing a checkpoint": "saved", "loading a checkpoint": state}.get(doing)] * len(calls)
+
+    monkeypatch.setattr(module, "wait_for", answer)
+    monkeypatch.setattr(session._group, "replace", lambda role: journey.append((role.name, "replace")))
+    session.restart_learner()
+    assert [call[1] for call in journey if call[0] == "learner-0"] == [
+        "save", "replace", "load", "set_levers", "take_snapshot",
+    ]  # fmt: skip
+    assert (session.levers, session.policy_state, session.position) == (MOVED, "kept", NOW)
+    assert not handed_on.exists()
+
+
 def test_critic_goes_back_and_the_policy_stays() -> None:
     calls = World().carry_out(Action.RESET_CRITIC, critic_step=4)
     assert calls == [("move_levers", MOVED), ("reset_critic", 4)]
@@ -91,9 +127,9 @@ def test_rollback_that_sends_weights_again_sends_them_verified() -> None:
     assert [call[0] for call in calls] == ["rollback", "move_levers", "resync", "event", "parity"]
 
 
-@pytest.mark.parametrize(("action", "anew"), [*((a, True) for a in (Action.RESYNC, Action.RESTART_ROLLOUT)),
-                                              (Action.RESET_CRITIC, False)])  # fmt: skip
-def test_trajectories_of_other_weights_are_made_again(action: Action, anew: bool) -> None:
+@pytest.mark.parametrize("action", Action)
+def test_trajectories_of_other_weights_are_made_again(action: Action) -> None:
+    anew = action in (Action.RESYNC, Action.RESTART_ROLLOUT)
     assert dataclasses.replace(PLAIN, actions=(action,)).regenerates is anew
 
 
@@ -159,6 +195,7 @@ def test_actions_that_can_be_carried_out_pass() -> None:
     for remedy in (
         Remedy("r", actions=(Action.RESET_CRITIC,)),
         Remedy("r", actions=(Action.RESYNC, Action.RESTART_ROLLOUT)),
+        Remedy("r", rollback=True, actions=(Action.RESTART_LEARNER,)),
         Remedy("r", MOVED, rollback=True, actions=(Action.RESYNC,)),
     ):
         assert check_decision(Decision(remedy, ""), context(4)).remedy == remedy

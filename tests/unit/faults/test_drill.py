@@ -85,6 +85,25 @@ def test_each_fault_stands_in_its_own_seam() -> None:
     assert type(drill("TE-3@1").rollout_seams(POOL).episodes()) is FaultySeams
 
 
+@pytest.mark.parametrize(
+    ("text", "is_left"),
+    [
+        ("OD-2@1,mechanism=held_weights", False),
+        ("OD-2@1,mechanism=small_steps", False),
+        ("OD-1@1:4", False),
+        ("OD-2@1,mechanism=held_weights,instances=all", True),
+        ("OD-1@1:4,mechanism=schedule", True),
+        ("OD-3@1,mechanism=negative_entropy", True),
+        ("CA-2@1", True),
+    ],
+)
+def test_learner_that_takes_the_place_of_another_has_no_fault_of_its_process(text: str, is_left: bool) -> None:
+    asked = drill(text)
+    assert type(asked.learner_seams()) is not LearnerSeams
+    for instance in (1, 2):
+        assert (type(asked.learner_seams(instance)) is not LearnerSeams) is is_left
+
+
 def test_actors_of_one_run_do_not_share_what_they_count() -> None:
     asked = drill("PG-3L@9,mechanism=length_reward")
     first, second = asked.rollout_seams(POOL), asked.rollout_seams(POOL)

@@ -28,7 +28,7 @@ GROUND = Ground(GroundKind.IDENTITY, "the rate is not the declared one")
 NAMES = {
     "RF-1": ("regrade", "regrade_and_rollback", "freeze"),
     "TE-1": ("retry_and_failover", "mask_and_refill"),
-    "OD-1": ("rollback_lower_rate", "rollback_much_lower_rate"),
+    "OD-1": ("rollback_lower_rate", "rollback_much_lower_rate", "rollback_new_learner"),
     "NUMERICAL": ("rollback_skip_batch",),
 }
 
@@ -199,8 +199,8 @@ def test_remedy_that_was_applied_twice_at_a_step_makes_way_for_the_next() -> Non
     ctx = replace(context("OD-1"), given=twice)
     assert remedy_for(ctx).name == "rollback_much_lower_rate"
     assert remedy_for(replace(ctx, snapshots=(15,))).name == "rollback_lower_rate", "at another step it may help"
-    both = (*twice, *(replace(tried, remedy="rollback_much_lower_rate") for tried in twice))
-    decision = Playbook().decide(replace(ctx, given=both))
+    every = tuple(replace(tried, remedy=name) for name in NAMES["OD-1"] for tried in twice)
+    decision = Playbook().decide(replace(ctx, given=every))
     reason = (
         "every remedy left for OD-1 was applied 2 times at the same step; look at what multiplies the learning rate"
     )

@@ -132,11 +132,22 @@ def test_weights_that_did_not_arrive_are_sent_again_and_then_the_rollout_starts_
     assert remedy_of(both).levers == Levers(is_cap=2.0)
 
 
-def test_no_rate_moves_weights_that_are_left_out() -> None:
+def test_no_rate_moves_weights_that_are_left_out_and_a_new_learner_may() -> None:
     ctx = measured(at("OD-2", None, update_gain=0.5, changed_rate=0.5), "identity:update_gain", 0.5)
-    decision = Playbook().decide(ctx)
+    remedy = remedy_of(ctx)
+    assert (remedy.name, remedy.actions, remedy.rollback) == ("new_learner", (Action.RESTART_LEARNER,), False)
+    decision = Playbook().decide(replace(ctx, tried=at("OD-2", None, ("new_learner",)).tried))
     assert decision.remedy is None
-    assert "start the learner again" in decision.reason
+    assert "a new learner writes no more than the old one" in decision.reason
+
+
+@pytest.mark.parametrize(("gain", "name"), [(4.0, "rollback_new_learner"), (1.0, None), (math.nan, None)])
+def test_learner_is_replaced_for_too_large_updates_only_where_its_optimizer_makes_them(
+    gain: float, name: str | None
+) -> None:
+    tried = ("lower_rate", "rollback_lower_rate", "rollback_much_lower_rate")
+    remedy = Playbook().decide(replace(at("OD-1", None, tried, update_gain=gain), ground=GROUND)).remedy
+    assert (None if remedy is None else remedy.name) == name
 
 
 def test_entropy_bonus_is_given_back_as_the_law_measures_it() -> None:
