@@ -1,4 +1,4 @@
-"""Asks for checks where the explanations of an incident are close, and journals what was asked and answered. Pure.
+"""Asks for checks that tell close explanations apart, or by which the remedies of a fault go, and journals both. Pure.
 
 Only in mode `act`: there the loop waits for the verdict of each step, so that equal runs ask at equal steps, and there
 a name decides what is done. In the other modes the cadence of the checks answers.
@@ -14,6 +14,7 @@ from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.state import GuardState, Incident
 from rftfm_ray.numerals import as_percent
+from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.signals.schema import value
 from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import Check, GuardMode
@@ -50,7 +51,12 @@ def ask(ledger: Ledger, report: StepReport, memory: RunMemory, mode: GuardMode) 
         return
     for incident in ledger.state.open_incidents():
         diagnosis = memory.diagnosis_of(incident.id)
-        if diagnosis is None or incident.waiting is not None or not _is_open_question(incident):
+        if diagnosis is None or incident.waiting is not None:
+            continue
+        if not _is_open_question(incident):
+            check = _check_of_remedies(incident, memory)
+            if check is not None:
+                ledger.note(EntryKind.ASKED, report.id, incident.id, check=check.value, remedies_of=incident.code)
             continue
         known = (check for check, signal in ANSWERED_IN.items() if math.isfinite(value(report, signal)))
         question = question_of(diagnosis, (*incident.asked, *known))
@@ -58,6 +64,22 @@ def ask(ledger: Ledger, report: StepReport, memory: RunMemory, mode: GuardMode) 
             shares = {diagnosis.code: diagnosis.probability} | {r.code: r.probability for r in diagnosis.rivals}
             between = " and ".join(f"{code} ({as_percent(shares[code])})" for code in question.between)
             ledger.note(EntryKind.ASKED, report.id, incident.id, check=question.check.value, between=between)
+
+
+def _check_of_remedies(incident: Incident, memory: RunMemory) -> Check | None:
+    """The check that shows the cause of a named fault, where it was not made since the fault began; None for none.
+
+    Without it nobody knows how far a remedy must go, nor later whether the cause is over.
+    """
+    if incident.state is not IncidentState.DIAGNOSED or incident.tried:
+        return None
+    read = plan_of(incident.code, incident.place).source_reads
+    since = [report for report in memory.reports if report.id.step >= incident.onset_low]
+    for check, signal in ANSWERED_IN.items():
+        measured = any(math.isfinite(value(report, signal)) for report in since)
+        if signal in read and check not in incident.asked and not measured:
+            return check
+    return None
 
 
 def _is_open_question(incident: Incident) -> bool:

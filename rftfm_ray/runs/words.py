@@ -156,8 +156,9 @@ def _check(entry: Entry) -> str:
 
 
 def _asked(entry: Entry) -> str:
-    between = text_of(entry, "between")
-    return f"asked for {_check(entry)}" + (f", to tell {between} apart" if between else "")
+    between, code = text_of(entry, "between"), text_of(entry, "remedies_of")
+    why = f", to tell {between} apart" if between else f", to know what {code} needs" if code else ""
+    return f"asked for {_check(entry)}{why}"
 
 
 def _answered(entry: Entry) -> str:

@@ -17,9 +17,13 @@ from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import load_config
 from rftfm_ray.driver.guard import NoGuard
 from rftfm_ray.driver.remediation import RemedyExecutor
+from rftfm_ray.driver.run import train
 from rftfm_ray.driver.session import Session
+from rftfm_ray.incidents.state import EntryKind, levers_of
 from rftfm_ray.planning import plan
 from rftfm_ray.rollout.weights import WeightsUpdate
+from rftfm_ray.telemetry.journal import JOURNAL, read_journal
+from rftfm_ray.telemetry.recorder import read_steps
 from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.telemetry.rundir import HANDED_ON
 from rftfm_ray.training.update_report import UpdateReport
@@ -92,3 +96,20 @@ def test_rollback_goes_with_the_new_learner(warm: WarmActors, tmp_path: Path) ->
     ((report, _),) = steps(session, 1)
     assert report.snapshots == (1, 2)
     assert report.metrics.changed_rate == pytest.approx(1.0, abs=0.02)
+
+
+def test_guard_replaces_a_learner_that_does_not_write_what_it_computes(warm: WarmActors, tmp_path: Path) -> None:
+    overrides = [
+        *SMALL, "learner.lr=2e-4", "seed=5", "steps=14", "probe.final_size=16", "checkpoints.at_end=false",
+        "report.at_end=false", "preflight.mode=off", "guard.mode=act", "guard.act_on=[OD]", f"inject=['{HELD.replace('@1', '@6')}']",
+    ]  # fmt: skip
+    run = Path(train(load_config(None, overrides), tmp_path / "run", warm=warm).run_dir)
+    entries, _ = read_journal(run / JOURNAL)
+    asked = [entry.text("check") for entry in entries if entry.kind is EntryKind.ASKED]
+    assert "update_replay" in asked, "it did not wait for the cadence of the check"
+    (applied,) = [entry for entry in entries if entry.kind is EntryKind.APPLIED]
+    assert (applied.text("remedy"), levers_of(applied)) == ("new_learner", Levers())
+    table = read_steps(run)
+    step, changed = (np.array(table[name].to_pylist(), float) for name in ("step", "changed_rate"))
+    assert changed[(step >= 6) & (step < applied.id.step)] == pytest.approx(SHARE, abs=0.02)
+    assert changed[step >= applied.id.step] == pytest.approx(1.0, abs=0.02)

@@ -227,7 +227,7 @@ LOST = RemedyPlan(
     source_active=updates_lost,
     source_reads=("update_gain",),
     source_sides=below("update_gain"),
-    ask="look at what stands between the gradient and the weights, for a new learner writes no more than the old one",
+    ask="look at what stands between the gradient and the weights",
 )
 """Updates that fall short, or reach a part of the weights alone."""
 UNSYNCED = RemedyPlan(

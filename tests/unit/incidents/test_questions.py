@@ -93,6 +93,32 @@ def test_incident_that_has_a_name_asks_nothing_and_one_without_goes_on_asking() 
     assert unnamed.last(K.ASKED).text("check") == "golden"
 
 
+def test_what_the_remedies_of_a_named_fault_go_by_is_asked_for_once() -> None:
+    run = ManagedRun(None)
+    run.tick(fault("OD-2", 0.99, onset=1), **QUIET)
+    asked = run.last(K.ASKED)
+    assert (asked.text("check"), asked.text("remedies_of"), asked.has("between")) == ("update_replay", "OD-2", False)
+    assert describe(asked)[0] == "asked for an update made again, to know what OD-2 needs"
+    for _ in range(MOST_WAIT + 2):
+        run.tick(fault("OD-2", 0.99, onset=1), **QUIET)
+    assert run.kinds.count(K.ASKED) == 1
+    assert replay(tuple(run.entries)) == run.manager.state
+
+
+@pytest.mark.parametrize(
+    ("code", "measured"),
+    [("OD-2", {"update_gain": 0.5}), ("OD-3", {}), ("RF-1", {})],
+    ids=["measured", "other", "reward"],
+)
+def test_nothing_more_is_asked_where_the_cause_is_shown_or_no_question_shows_it(
+    code: str, measured: dict[str, float]
+) -> None:
+    run = ManagedRun(None)
+    run.tick(fault(code, 0.99, onset=1), **QUIET | measured)
+    run.tick(fault(code, 0.99, onset=1), **QUIET)
+    assert K.ASKED not in run.kinds
+
+
 def test_state_is_the_fold_of_the_journal_and_knows_what_was_asked() -> None:
     run = asking()
     assert replay(tuple(run.entries)) == run.manager.state
