@@ -101,7 +101,8 @@ def test_rollback_goes_with_the_new_learner(warm: WarmActors, tmp_path: Path) ->
 def test_guard_replaces_a_learner_that_does_not_write_what_it_computes(warm: WarmActors, tmp_path: Path) -> None:
     overrides = [
         *SMALL, "learner.lr=2e-4", "seed=5", "steps=14", "probe.final_size=16", "checkpoints.at_end=false",
-        "report.at_end=false", "preflight.mode=off", "guard.mode=act", "guard.act_on=[OD]", f"inject=['{HELD.replace('@1', '@6')}']",
+        "report.at_end=false", "preflight.mode=off", "guard.mode=act", "guard.act_on=[OD]",
+        f"inject=['{HELD.replace('@1', '@6')}']",
     ]  # fmt: skip
     run = Path(train(load_config(None, overrides), tmp_path / "run", warm=warm).run_dir)
     entries, _ = read_journal(run / JOURNAL)
