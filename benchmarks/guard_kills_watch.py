@@ -37,10 +37,11 @@ from rftfm_ray.driver.guard import LiveGuard
 from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.driver.session import Session
 from rftfm_ray.incidents.messages import News
+from rftfm_ray.incidents.orders import Order
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.metrics import StepRow
 from rftfm_ray.types import Levers, StepId
-from rftfm_ray.verdicts import Declaration, Order, StepReport
+from rftfm_ray.verdicts import Declaration, StepReport
 
 KILLABLE: dict[type, type] = {MonitorActor: KillableMonitor, ControllerActor: KillableController}
 

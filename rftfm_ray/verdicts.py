@@ -300,6 +300,7 @@ class Remedy:
         levers: values to set; None leaves a lever as it is.
         rollback: go back to the newest snapshot before the earliest step that the fault may have begun with.
         skip_batches: batches of prompts to leave out after a rollback.
+        quarantine: keep the prompts of the steps since then out for the rest of the run; with a rollback.
         halt: write a checkpoint and end the run with an exit code of its own.
         measured_by: detectors of the diagnosis's symptoms that have measured the values of `levers`. A lever goes
             beyond its usual bounds only as far as one of them has measured.
@@ -313,6 +314,7 @@ class Remedy:
     halt: bool = False
     measured_by: tuple[str, ...] = ()
     actions: tuple[Action, ...] = ()
+    quarantine: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,57 +328,6 @@ class Decision:
     reason: str
     state: tuple[tuple[str, str | int | float | bool], ...] = ()
     ask: bool = False
-
-
-class OrderRole(StrEnum):
-    """What an order is for: a policy's remedy, undoing one that did not help, a lever's way back, or the end."""
-
-    REMEDY = "remedy"
-    UNDO = "undo"
-    RETURN = "return"
-    HALT = "halt"
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A decision that passed safety, ready to be carried out at the next boundary.
-
-    Attributes:
-        number: counts the orders of a run; an order is carried out once.
-        incident: id of the incident that it is for; 0 for none.
-        role: what it is for.
-        remedy: its name in journal, metrics and report.
-        reason: why, in one sentence.
-        levers: every lever as it is to stand afterwards.
-        restore_step: snapshot to go back to, or None.
-        skip_batches: batches of prompts to leave out after it.
-        halt: end the run after a checkpoint.
-        actions: what is done once, beside the levers.
-        critic_step: snapshot that the critic's head goes back to, or None.
-    """
-
-    number: int
-    incident: int
-    role: OrderRole
-    remedy: str
-    reason: str
-    levers: Levers
-    restore_step: int | None = None
-    skip_batches: int = 0
-    halt: bool = False
-    actions: tuple[Action, ...] = ()
-    critic_step: int | None = None
-
-    @property
-    def regenerates(self) -> bool:
-        """Whether the trajectories of the step under way are made again: other weights have made those that are."""
-        return Action.RESYNC in self.actions or Action.RESTART_ROLLOUT in self.actions
-
-    @property
-    def is_costly(self) -> bool:
-        """Whether a probe is made first: for a remedy that gives up steps, stops learning, or ends the run."""
-        costs = self.restore_step is not None or self.halt or self.levers.freeze_policy == 1
-        return self.role is OrderRole.REMEDY and costs
 
 
 @dataclass(frozen=True, slots=True)

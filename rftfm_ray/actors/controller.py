@@ -24,6 +24,7 @@ from rftfm_ray.incidents.messages import (
     Restoration,
     Settlement,
 )
+from rftfm_ray.incidents.orders import Order
 from rftfm_ray.incidents.questions import waiting_checks
 from rftfm_ray.incidents.requests import Reply, Request
 from rftfm_ray.incidents.settings import IncidentSettings
@@ -34,7 +35,7 @@ from rftfm_ray.telemetry.metrics import GuardGauges, StateGauge
 from rftfm_ray.telemetry.requests import RequestBox
 from rftfm_ray.telemetry.rundir import HANDOVER
 from rftfm_ray.types import ActorState, Levers, StepId
-from rftfm_ray.verdicts import Assessment, Declaration, Order
+from rftfm_ray.verdicts import Assessment, Declaration
 
 
 @dataclass(frozen=True, slots=True)

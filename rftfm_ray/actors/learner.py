@@ -197,6 +197,7 @@ class LearnerActor:
             config_sha256=order.config_sha256,
             probe=order.probe,
             policy=order.policy,
+            quarantine=order.quarantine,
         )
         checkpoints.write_config(staging, self._config.to_yaml())
         path = checkpoints.commit(staging, state).path

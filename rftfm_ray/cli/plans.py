@@ -57,6 +57,7 @@ def _remedy(planned: PlannedRemedy) -> dict[str, Any]:
         "levers": list(planned.moves),
         "rollback": planned.rollback,
         "skip_batches": planned.skip_batches,
+        "quarantine": planned.quarantine,
         "actions": [action.value for action in planned.actions],
         "measured_by": list(planned.measured_by),
         "needs_confirmation": planned.is_costly,
@@ -85,6 +86,8 @@ def remedy_in_words(remedy: dict[str, Any]) -> str:
     touches = [*remedy["levers"], *remedy["actions"]]
     if remedy["rollback"]:
         touches.append("goes back to before the fault")
+    if remedy["quarantine"]:
+        touches.append("keeps prompts out")
     if remedy["measured_by"]:
         touches.append(f"as far as measured by {listed(remedy['measured_by'], 'or')}")
     if remedy["needs_confirmation"]:

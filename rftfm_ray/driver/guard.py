@@ -16,11 +16,12 @@ from rftfm_ray.driver.unguarded import UnguardedJournal
 from rftfm_ray.driver.waiting import GONE, OVER, WaitingDecisions
 from rftfm_ray.errors import GuardError, GuardLostError, RftfmError, StateError
 from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult
+from rftfm_ray.incidents.orders import Order
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.metrics import StepRow
 from rftfm_ray.signals.schema import report_of
 from rftfm_ray.types import Check, GuardMode, StepId
-from rftfm_ray.verdicts import Declaration, Order, StepReport
+from rftfm_ray.verdicts import Declaration, StepReport
 
 FINISH = Limit(30.0)
 BEFORE = StepId(0, 0, 0)

@@ -15,9 +15,9 @@ from rftfm_ray.driver.guard import Guard
 from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import GuardHaltError, GuardLostError, GuardPausedError, RftfmError
 from rftfm_ray.incidents.messages import OrderResult
+from rftfm_ray.incidents.orders import Order
 from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.types import Action, StepId
-from rftfm_ray.verdicts import Order
 
 RESTARTS = {Action.RESTART_ROLLOUT, Action.RESTART_LEARNER}
 # Times that weights are sent before it is left to what judges the remedy.
@@ -102,7 +102,11 @@ class RemedyExecutor:
         """
         session = self._session
         if order.restore_step is not None:
-            session.rollback(order.restore_step, order.skip_batches, step.paid_step)
+            quarantined = session.rollback(
+                order.restore_step, order.skip_batches, step.paid_step, order.quarantine_from
+            )
+            if order.quarantine_from is not None:
+                self._records.event("quarantine", step, first=order.quarantine_from, prompts=quarantined)
         if Action.RESTART_LEARNER in order.actions:
             session.restart_learner()
         session.move_levers(order.levers)

@@ -15,6 +15,7 @@ from rftfm_ray.actors.calls import Limit, Pending, wait_for
 from rftfm_ray.actors.group import ActorGroup, Encoded
 from rftfm_ray.batch import TrajectoryBatch, concatenate
 from rftfm_ray.config.settings import config_schedule, effective, nominal_settings
+from rftfm_ray.driver.graded import graded_limit, probe_result
 from rftfm_ray.errors import LearnerError, SyncError
 from rftfm_ray.metrics import UpdateMetrics
 from rftfm_ray.planning import RunPlan
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from rftfm_ray.training.update_report import UpdateReport
 
 CHECKPOINT = Limit(1800.0)
-# The checked verdicts came one at a time from an idle process, and a part of a step's is asked for twice.
-SLOWER_VERDICTS = 4.0
 START = TrainingCursor(StepId(attempt=0, step=0, paid_step=0), model_version=0, cursor=0)
 
 
@@ -248,7 +247,7 @@ class Session:
         """Copy the learner's state into its ring."""
         wait_for([self._group.learner.take_snapshot(self.position)], self._learner_limit, "taking a snapshot")
 
-    def rollback(self, step: int, skip_batches: int, paid_step: int) -> None:
+    def rollback(self, step: int, skip_batches: int, paid_step: int, quarantine_from: int | None = None) -> int:
         """Restore the learner and the cursor to the snapshot of `step`, in a new attempt and at a new version.
 
         The caller moves levers, syncs and probes parity next.
@@ -257,6 +256,10 @@ class Session:
             step: of the snapshot.
             skip_batches: batches of prompts that are left out.
             paid_step: of the current step, which is consumed and dropped.
+            quarantine_from: step from which on the prompts that were given up are kept out for the rest of the run.
+
+        Returns:
+            The number of prompts that are kept out by it; 0 where that would leave too few.
 
         Raises:
             LearnerError: when there is no snapshot of that step.
@@ -265,9 +268,22 @@ class Session:
         version = self.position.model_version + 1
         restoring = self._group.learner.restore_snapshot(step, version)
         snapshot = wait_for([restoring], self._learner_limit, "going back to a snapshot")[0]
+        kept_out = 0 if quarantine_from is None else self._keep_out(snapshot, quarantine_from)
         skipped = skip_batches * self._config.at(snapshot.id.step + 1).algorithm.prompts_per_step
         step_id = StepId(self.position.id.attempt + 1, snapshot.id.step, paid_step)
         self.position = TrainingCursor(step_id, version, snapshot.cursor + skipped)
+        return kept_out
+
+    def _keep_out(self, snapshot: TrainingCursor, first: int) -> int:
+        """Keep the prompts out that came since step `first`, after a snapshot, up to the step under way."""
+        cursor, keys, now = snapshot.cursor, set[str](), self.position
+        for step in range(snapshot.id.step + 1, now.id.step + 2):
+            count = self._config.at(step).algorithm.prompts_per_step
+            if step >= first:
+                drawn = self._stream.take(cursor, count, StepId(now.id.attempt, step, now.id.paid_step))
+                keys |= {problem.key for problem in drawn}
+            cursor += count
+        return len(keys) if self._stream.keep_out(keys) else 0
 
     def hold(self, steps: Sequence[int]) -> None:
         """Write the snapshots of some steps as checkpoints, for a remedy that goes back to one in a later run.
@@ -331,8 +347,9 @@ class Session:
             return self._saved[1]
         target = self._plan.checkpoints if folder is None else folder
         order = SaveOrder(
-            str(target), self.position, self._plan.config_sha256, is_best, self.probe_parts, self.policy_state
-        )
+            str(target), self.position, self._plan.config_sha256, is_best, self.probe_parts, self.policy_state,
+            tuple(sorted(self._stream.quarantine)),
+        )  # fmt: skip
         path = wait_for([self._group.learner.save(order)], CHECKPOINT, "writing a checkpoint")[0]
         if folder is None:
             self._saved = (self.position.id, path)
@@ -343,6 +360,7 @@ class Session:
         state = wait_for([self._group.learner.load(checkpoint)], CHECKPOINT, "loading a checkpoint")[0]
         self.move_levers(state.levers)
         self.probe_parts, self.policy_state = state.probe, state.policy
+        self._stream.quarantine = frozenset(state.quarantine)
         self.position = TrainingCursor(
             StepId(state.attempt, state.step, state.paid_step), state.model_version, state.cursor
         )
@@ -350,44 +368,6 @@ class Session:
     def _sampling(self, step: int) -> Sampling:
         rollout = self._config.at(step).rollout
         return Sampling(rollout.temperature, rollout.top_p)
-
-
-def graded_limit(plan: RunPlan) -> Limit:
-    """Time limit of generating and grading the answers of a step or of the largest probe.
-
-    `rollout.timeout_s` is that of generating. A judge of 5 s takes 800 s for the 1,280 answers of the first probe, so
-    its verdicts have a time of their own, from what one took when the task was checked.
-    """
-    config, verifier = plan.config, plan.config.verifier
-    steps = (stage.algorithm.prompts_per_step * stage.algorithm.samples_per_prompt for _, stage in config.stages())
-    probe = config.probe.final_size + config.probe.sampled(config.probe.final_size)
-    rounds = math.ceil(max(*steps, probe) / (config.rollout.num_actors * verifier.workers))
-    verdicts_s = round(rounds * min(verifier.timeout_s, SLOWER_VERDICTS * plan.verdict_s))
-    return Limit(config.rollout.timeout_s + verdicts_s, "rollout.timeout_s or verifier.workers")
-
-
-def probe_result(step: int, model_version: int, counted: Sequence[ProbeCounts]) -> ProbeResult:
-    """The joint result of the answers of several actors or several steps."""
-    greedy = _share(*(sum(getattr(c, name) for c in counted) for name in ("right", "size", "ungraded")))
-    drawn = _share(*(sum(getattr(c, f"sampled_{name}") for c in counted) for name in ("right", "size", "ungraded")))
-    return ProbeResult(
-        step=step,
-        model_version=model_version,
-        accuracy=greedy[0],
-        size=greedy[1],
-        sampled_accuracy=drawn[0],
-        sampled_size=drawn[1],
-        seconds=max(c.seconds for c in counted),
-        ungraded=greedy[2],
-        sampled_ungraded=drawn[2],
-    )
-
-
-def _share(right: int, graded: int, ungraded: int) -> tuple[float, int, int]:
-    """Accuracy, graded and ungraded answers. Fewer graded than ungraded ones say nothing about the rest."""
-    if not graded or graded < ungraded:
-        return math.nan, 0, graded + ungraded
-    return right / graded, graded, ungraded
 
 
 def _log_ratio(value: float, declared: float) -> float:

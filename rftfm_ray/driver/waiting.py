@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rftfm_ray.actors.guards import GuardGroup
 from rftfm_ray.errors import GuardPausedError
+from rftfm_ray.incidents.orders import Order
 from rftfm_ray.incidents.requests import Reply, Wish
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.telemetry.requests import RequestBox
 from rftfm_ray.telemetry.rundir import answer_command
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import Order
 
 GONE = "The guard of this run is lost, so nobody can carry a remedy out; the journal says why."
 OVER = "The run has ended, so nothing is carried out any more."

@@ -6,16 +6,19 @@ and journals either.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rftfm_ray.errors import ConfigError
-from rftfm_ray.incidents.advice import Advice, merged
+from rftfm_ray.incidents.advice import AdvisedOrder, merged
 from rftfm_ray.incidents.confirmation import refusal
 from rftfm_ray.incidents.ledger import Ledger
+from rftfm_ray.incidents.orders import Order
 from rftfm_ray.incidents.requests import Reply, Request, Wish
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, levers_before
 from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.types import GuardMode, StepId
-from rftfm_ray.verdicts import IncidentState, Order, OrderRole
+from rftfm_ray.verdicts import IncidentState
 
 
 def follow(
@@ -44,13 +47,13 @@ def follow(
         ledger.note(EntryKind.DECLINED, step, request.incident if known else 0, **given)
         return Reply(request.id, False, why)
     incident, advice = waiting
-    about: dict[str, Scalar] = {"remedy": advice.remedy, "advice": advice.seq, **given}
-    named = f"{advice.remedy} for incident #{incident.id} ({incident.code})"
+    about: dict[str, Scalar] = {"remedy": advice.order.remedy, "advice": advice.seq, **given}
+    named = f"{advice.order.remedy} for incident #{incident.id} ({incident.code})"
     if request.wish is Wish.REJECT:
         ledger.note(EntryKind.REJECTED, step, incident.id, **about)
         return Reply(request.id, True, f"Rejected: {named}; nothing is done about it.")
     ledger.note(
-        EntryKind.APPROVED, step, incident.id, order=state.orders + 1, restore_step=advice.restore_step, **about
+        EntryKind.APPROVED, step, incident.id, order=state.orders + 1, restore_step=advice.order.restore_step, **about
     )
     return Reply(request.id, True, f"Approved: {named}, as order {state.orders + 1}.")
 
@@ -59,30 +62,26 @@ def approved_order(state: GuardState) -> Order | None:
     """The oldest order that a person has approved and that is not carried out yet."""
     for incident in state.open_incidents():
         if incident.ordered and incident.advice is not None:
-            return _order(state, incident, incident.advice, incident.ordered)
+            return _order(state, incident, incident.advice.order, incident.ordered)
     return None
 
 
 def note_pause(ledger: Ledger, step: StepId, incident: int, waited_s: float) -> tuple[int, ...]:
     """Journal that the run ends until a person answers; the snapshots that remedies which wait go back to."""
     open_incidents = ledger.state.open_incidents()
-    waiting = [advice for each in open_incidents if (advice := each.waiting_advice) is not None]
+    waiting = [advice.order for each in open_incidents if (advice := each.waiting_advice) is not None]
     about = ledger.state.incident(incident).waiting_advice
-    remedy = "" if about is None else about.remedy
+    remedy = "" if about is None else about.order.remedy
     ledger.note(EntryKind.PAUSED, step, incident, remedy=remedy, waited_s=round(waited_s, 1))
-    steps = {step for advice in waiting for step in (advice.restore_step, advice.critic_step)}
+    steps = {step for order in waiting for step in (order.restore_step, order.critic_step)}
     return tuple(sorted(step for step in steps if step is not None))
 
 
-def _order(state: GuardState, incident: Incident, advice: Advice, number: int) -> Order:
-    levers = merged(levers_before(state, incident), advice.levers)
-    return Order(
-        number, incident.id, OrderRole.REMEDY, advice.remedy, advice.reason, levers, advice.restore_step,
-        advice.skip_batches, advice.halt, advice.actions, advice.critic_step,
-    )  # fmt: skip
+def _order(state: GuardState, incident: Incident, advised: Order, number: int) -> Order:
+    return replace(advised, number=number, levers=merged(levers_before(state, incident), advised.levers))
 
 
-def _waiting(state: GuardState, settings: IncidentSettings, request: Request) -> tuple[Incident, Advice] | str:
+def _waiting(state: GuardState, settings: IncidentSettings, request: Request) -> tuple[Incident, AdvisedOrder] | str:
     """The incident of a request with the decision that waits; why none does where that is so."""
     number = request.incident
     incident = next((each for each in state.incidents if each.id == number), None)
@@ -96,9 +95,8 @@ def _waiting(state: GuardState, settings: IncidentSettings, request: Request) ->
     if advice is None:
         return _nothing_waits(incident, about, settings)
     if request.advice not in (0, advice.seq):
-        return (
-            f"The decision is superseded: {advice.remedy} waits for {about} now; read `rftfm status` and answer again."
-        )
+        remedy = advice.order.remedy
+        return f"The decision is superseded: {remedy} waits for {about} now; read `rftfm status` and answer again."
     return incident, advice
 
 
@@ -123,13 +121,13 @@ def _nothing_waits(incident: Incident, about: str, settings: IncidentSettings) -
 def _not_permitted(
     state: GuardState,
     settings: IncidentSettings,
-    waiting: tuple[Incident, Advice],
+    waiting: tuple[Incident, AdvisedOrder],
     step: StepId,
     snapshots: tuple[int, ...],
 ) -> str:
     """Why the remedy that waits must not be carried out any more; empty when it may."""
     incident, advice = waiting
-    order = _order(state, incident, advice, state.orders + 1)
+    order = _order(state, incident, advice.order, state.orders + 1)
     why = refusal(order, state, step, snapshots)
     if not why and dict(state.spent).get(incident.family, 0) >= settings.budget:
         why = f"guard.budget={settings.budget} remedies for family {incident.family} are used up"
@@ -139,5 +137,7 @@ def _not_permitted(
         except ConfigError as error:
             why = str(error).rstrip(".")
     return (
-        f"{advice.remedy} for incident #{incident.id} ({incident.code}) is no longer permitted: {why}." if why else ""
+        f"{advice.order.remedy} for incident #{incident.id} ({incident.code}) is no longer permitted: {why}."
+        if why
+        else ""
     )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rftfm_ray.diagnosis.classify import CLAIMED
 from rftfm_ray.diagnosis.fingerprints import explained_signals
 from rftfm_ray.incidents.memory import RunMemory
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import GuardState, Incident
 from rftfm_ray.policies.api import MOST_TIMES
@@ -15,7 +16,7 @@ from rftfm_ray.policies.grounds import Ground, HeldOut, ground_for
 from rftfm_ray.policies.playbook import Cause, plan_of
 from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import Diagnosis, Evidence, Order, OrderRole, StepReport
+from rftfm_ray.verdicts import Diagnosis, Evidence, StepReport
 
 
 def needs_ground(order: Order, state: GuardState) -> bool:

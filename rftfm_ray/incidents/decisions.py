@@ -15,6 +15,7 @@ from rftfm_ray.incidents.advice import merged
 from rftfm_ray.incidents.confirmation import ground_of, probes_at_decision
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.memory import RunMemory
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.incidents.policy_calls import PolicyCalls
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, Incident, Scalar, lever_fields, levers_before, levers_home
@@ -23,7 +24,7 @@ from rftfm_ray.policies.grounds import Ground
 from rftfm_ray.policies.playbook import plan_of
 from rftfm_ray.policies.safety import Ruling
 from rftfm_ray.types import Action, GuardMode, Levers, StepId
-from rftfm_ray.verdicts import Diagnosis, IncidentState, Order, OrderRole, OutcomeKind, Remedy
+from rftfm_ray.verdicts import Diagnosis, IncidentState, OutcomeKind, Remedy
 
 # Unconfirmed costly remedies after which a person must look.
 UNCONFIRMED = 3
@@ -167,6 +168,8 @@ class Decisions:
         values |= {"policy": ruling.policy, "restore_step": restore, "halt": remedy.halt}
         # What is approved is rebuilt from its entry.
         values |= {"skip_batches": remedy.skip_batches} if remedy.skip_batches else {}
+        apart = ctx.diagnosis.onset_low if remedy.quarantine else None
+        values |= {"quarantine_from": apart} if remedy.quarantine else {}
         values |= dict(lever_fields(levers))
         # Later than the diagnosis in the journal an alarm may have shown that the fault began earlier.
         values["onset_low"] = ctx.diagnosis.onset_low
@@ -176,7 +179,7 @@ class Decisions:
         self._ledger.note(EntryKind.DECIDED, ctx.step, incident.id, **values)
         return Order(
             number, incident.id, OrderRole.REMEDY, remedy.name, reason, levers, restore, remedy.skip_batches,
-            remedy.halt, remedy.actions, critic,
+            remedy.halt, remedy.actions, critic, apart,
         )  # fmt: skip
 
     def _give_up(

@@ -13,11 +13,12 @@ from rftfm_ray.diagnosis.assessor import Assessor
 from rftfm_ray.incidents.decisions import Snapshots
 from rftfm_ray.incidents.ledger import Ledger, Sink
 from rftfm_ray.incidents.manager import IncidentManager
+from rftfm_ray.incidents.orders import Order
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import GuardState
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.types import IncidentSummary, Levers, StepId
-from rftfm_ray.verdicts import Assessment, Declaration, Order, StepReport
+from rftfm_ray.verdicts import Assessment, Declaration, StepReport
 
 
 class Guardian:

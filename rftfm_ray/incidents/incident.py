@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rftfm_ray.incidents.advice import Advice
+from rftfm_ray.incidents.advice import AdvisedOrder
 from rftfm_ray.types import Check, StepId
 from rftfm_ray.verdicts import Family, IncidentState, Place, Tried
 
@@ -46,7 +46,7 @@ class Incident:
     tried: tuple[Tried, ...] = ()
     ordered: int = 0
     advised: bool = False
-    advice: Advice | None = None
+    advice: AdvisedOrder | None = None
     unconfirmed_at: int | None = None
     unconfirmed: int = 0
     reason: str = ""
@@ -58,6 +58,6 @@ class Incident:
     asked_at: int = 0
 
     @property
-    def waiting_advice(self) -> Advice | None:
+    def waiting_advice(self) -> AdvisedOrder | None:
         """The remedy that waits for a person; None where none does."""
         return None if self.ordered or self.state.final else self.advice

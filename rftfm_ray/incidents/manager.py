@@ -28,6 +28,7 @@ from rftfm_ray.incidents.manager_memory import ManagerMemory
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.messages import Restoration
 from rftfm_ray.incidents.muting import MutedFaults
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.incidents.policy_calls import PolicyCalls
 from rftfm_ray.incidents.questions import ask, take_answers
 from rftfm_ray.incidents.renaming import takes_name
@@ -40,16 +41,7 @@ from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.effects import lever_change
 from rftfm_ray.taxonomy import UNKNOWN
 from rftfm_ray.types import GuardMode, IncidentSummary, Levers, StepId
-from rftfm_ray.verdicts import (
-    Assessment,
-    Declaration,
-    DeclaredChange,
-    Diagnosis,
-    Expected,
-    IncidentState,
-    Order,
-    OrderRole,
-)
+from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, Diagnosis, Expected, IncidentState
 
 
 class IncidentManager:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rftfm_ray.incidents.decisions import DecisionsMemory
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.muting import MutedFaults
-from rftfm_ray.verdicts import Order
+from rftfm_ray.incidents.orders import Order
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rftfm_ray.incidents.handover import Handover
+from rftfm_ray.incidents.orders import Order
 from rftfm_ray.incidents.requests import Reply
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.types import Check, IncidentSummary
-from rftfm_ray.verdicts import DeclaredChange, Order
+from rftfm_ray.verdicts import DeclaredChange
 
 
 @dataclass(frozen=True, slots=True)

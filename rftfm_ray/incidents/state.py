@@ -12,7 +12,7 @@ from functools import reduce
 from typing import Any
 
 from rftfm_ray.errors import GuardError
-from rftfm_ray.incidents.advice import advice_of
+from rftfm_ray.incidents.advice import advised_in
 from rftfm_ray.incidents.entries import (
     LEVER_PREFIX,
     Entry,
@@ -25,9 +25,10 @@ from rftfm_ray.incidents.entries import (
     place_in,
 )
 from rftfm_ray.incidents.incident import Incident
+from rftfm_ray.incidents.orders import OrderRole
 from rftfm_ray.incidents.policy_memory import PolicyMemory
 from rftfm_ray.types import Check, Levers
-from rftfm_ray.verdicts import Family, IncidentState, OrderRole, OutcomeKind, Tried
+from rftfm_ray.verdicts import Family, IncidentState, OutcomeKind, Tried
 
 __all__ = [
     "LEVER_PREFIX", "Entry", "EntryKind", "GuardState", "Incident", "Scalar", "carries_remedy", "fold", "lever_fields",
@@ -223,7 +224,7 @@ def _spent(state: GuardState, family: Family, more: int) -> tuple[tuple[Family, 
 
 def _advised(state: GuardState, entry: Entry) -> GuardState:
     incident = state.incident(entry.incident)
-    advice = advice_of(entry, levers_before(state, incident))
+    advice = advised_in(entry, levers_before(state, incident))
     shown = is_shown_in(entry)
     return _with(state, entry, replace(incident, advised=True, advice=advice, place=place_in(entry), shown=shown))
 

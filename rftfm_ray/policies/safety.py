@@ -121,7 +121,8 @@ def _check_rest(decision: Decision) -> None:
 
 
 def _check_flags(remedy: Remedy) -> None:
-    for name, value in (("rollback", remedy.rollback), ("halt", remedy.halt)):
+    for name in ("rollback", "halt", "quarantine"):
+        value = getattr(remedy, name)
         # Any text is true, and the journal takes no truth value of numpy.
         if type(value) is not bool:
             raise PolicyError(f"Remedy {remedy.name}: {name} is {shown(value)}; it must be True or False: use bool().")
@@ -129,6 +130,8 @@ def _check_flags(remedy: Remedy) -> None:
         raise PolicyError(f"Remedy {remedy.name} skips {remedy.skip_batches} batches; choose 0 to {MAX_SKIP}.")
     if remedy.skip_batches and not remedy.rollback:
         raise PolicyError(f"Remedy {remedy.name} skips batches without a rollback; ask for both.")
+    if remedy.quarantine and not remedy.rollback:
+        raise PolicyError(f"Remedy {remedy.name} keeps prompts out without a rollback; ask for both.")
     if remedy.levers == Levers() and not (remedy.rollback or remedy.halt or remedy.actions):
         raise PolicyError(
             f"Remedy {remedy.name} changes nothing; set a lever, or return Decision(None, reason) to wait."
@@ -164,11 +167,12 @@ def _check_actions(remedy: Remedy, ctx: PolicyContext) -> None:
 
 
 def _check_rollback(remedy: Remedy, ctx: PolicyContext) -> None:
-    is_change = remedy.skip_batches or remedy.halt or Action.RESTART_LEARNER in remedy.actions
+    is_new = remedy.quarantine or Action.RESTART_LEARNER in remedy.actions
+    is_change = remedy.skip_batches or remedy.halt or is_new
     if remedy.levers == Levers() and not is_change:
         raise PolicyError(
-            f"Remedy {remedy.name} rolls back without a change, so the same would happen again; set a lever or "
-            "skip_batches, or restart the learner."
+            f"Remedy {remedy.name} rolls back without a change, so the same would happen again; set a lever, "
+            "skip_batches or quarantine, or restart the learner."
         )
     if restore_step(ctx) is None:
         raise PolicyError(

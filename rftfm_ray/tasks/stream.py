@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rftfm_ray.tasks.api import Problem
@@ -27,9 +27,13 @@ class PromptStream:
 
     Positions at which the share of a part rises by one give their place to the next problem of that part, which has
     passes of its own; all others hold what they would hold without parts. Of several parts the later one wins.
+
+    `quarantine` are keys of problems that nobody is to learn from any more: positions that would hold one hold the next
+    other problem of the pool instead.
     """
 
     def __init__(self, pool: Sequence[Problem], seed: int, parts: Sequence[Part] = ()) -> None:
+        self.quarantine: frozenset[str] = frozenset()
         self._whole = _Passes(pool, f"prompts/{seed}")
         self._parts = [(part, _Passes(part.problems, f"prompts/{seed}/{part.name}")) for part in parts]
 
@@ -40,7 +44,28 @@ class PromptStream:
             share = 0.0 if step is None else part.share(step)
             if share > 0:
                 _replace(taken, cursor, share, passes)
-        return tuple(taken)
+        return tuple(self._without_quarantine(taken, cursor) if self.quarantine else taken)
+
+    def keep_out(self, keys: Iterable[str]) -> bool:
+        """Add problems to the quarantine, unless that would leave fewer than half of the pool; whether it was done."""
+        grown = self.quarantine | set(keys)
+        if 2 * sum(problem.key in grown for problem in self._whole.problems) > self._whole.size:
+            return False
+        self.quarantine = frozenset(grown)
+        return True
+
+    def _without_quarantine(self, taken: list[Problem], cursor: int) -> Iterator[Problem]:
+        """In place of what is kept out the next problems of the pool, without repeats while other ones are left."""
+        seen = {problem.key for problem in taken} | self.quarantine
+        for position, problem in enumerate(taken, start=cursor):
+            if problem.key not in self.quarantine:
+                yield problem
+                continue
+            following = [self._whole.at(position + further) for further in range(1, self._whole.size)]
+            fresh = (p for p in following if p.key not in seen)
+            chosen = next(fresh, None) or next(p for p in following if p.key not in self.quarantine)
+            seen.add(chosen.key)
+            yield chosen
 
     def figures(
         self, cursor: int, count: int, step: StepId, difficulty: Callable[[Problem], float]
@@ -50,7 +75,8 @@ class PromptStream:
         Mean length of its prompts and of their right answers in characters, their mean difficulty, and the share of
         them that the ten batches before it hold too, as the data are drawn at this step.
 
-        A function of seed and position like the prompts themselves: a run that goes on from a checkpoint needs no past.
+        A function of seed, position and quarantine like the prompts themselves: a run that goes on from a checkpoint
+        needs no past.
         """
         taken, starts = self.take(cursor, count, step), [cursor - count * back for back in range(1, PAST_BATCHES + 1)]
         batches = (self.take(max(0, start), count + min(0, start), step) for start in starts if start > -count)
@@ -83,21 +109,21 @@ class _Passes:
     """Problems without end."""
 
     def __init__(self, problems: Sequence[Problem], name: str) -> None:
-        self._problems = problems
+        self.problems = problems
         self._name = name
         self._orders: dict[int, list[int]] = {}
 
     @property
     def size(self) -> int:
         """Problems of one pass."""
-        return len(self._problems)
+        return len(self.problems)
 
     def at(self, position: int) -> Problem:
         """The problem at a position, from 0."""
-        number, index = divmod(position, len(self._problems))
+        number, index = divmod(position, len(self.problems))
         if number not in self._orders:
-            order = list(range(len(self._problems)))
+            order = list(range(len(self.problems)))
             random.Random(f"{self._name}/{number}").shuffle(order)
             # At most two passes are in use at a time: one may end within a step.
             self._orders = {k: v for k, v in self._orders.items() if k >= number - 1} | {number: order}
-        return self._problems[self._orders[number][index]]
+        return self.problems[self._orders[number][index]]

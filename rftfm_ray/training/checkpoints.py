@@ -47,8 +47,9 @@ BEST = "best"
 class TrainerState:
     """The position of a run without its tensors.
 
-    `cursor` counts the prompts drawn so far, `probe` are the answers of a held-out probe that is not complete yet, and
-    `policy` is what the remediation policy remembers; checkpoints of earlier versions have neither.
+    `cursor` counts the prompts drawn so far, `probe` are the answers of a held-out probe that is not complete yet,
+    `policy` is what the remediation policy remembers, and `quarantine` are keys of prompts that are kept out;
+    checkpoints of earlier versions have none of the last three.
     """
 
     attempt: int
@@ -63,6 +64,7 @@ class TrainerState:
     config_sha256: str
     probe: tuple[ProbeResult, ...] = ()
     policy: str = ""
+    quarantine: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class SaveOrder:
         is_best: whether it becomes the best of its folder.
         probe: as in `TrainerState`.
         policy: as in `TrainerState`.
+        quarantine: as in `TrainerState`.
     """
 
     folder: str
@@ -84,6 +87,7 @@ class SaveOrder:
     is_best: bool = False
     probe: tuple[ProbeResult, ...] = ()
     policy: str = ""
+    quarantine: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

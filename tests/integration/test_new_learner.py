@@ -19,6 +19,7 @@ from rftfm_ray.driver.guard import NoGuard
 from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.driver.run import train
 from rftfm_ray.driver.session import Session
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.incidents.state import EntryKind, levers_of
 from rftfm_ray.planning import plan
 from rftfm_ray.rollout.weights import WeightsUpdate
@@ -28,7 +29,6 @@ from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.telemetry.rundir import HANDED_ON
 from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import Action, Levers
-from rftfm_ray.verdicts import Order, OrderRole
 
 HELD, SHARE = "OD-2@1:0.4,mechanism=held_weights", 0.6
 SMALL = (

@@ -17,10 +17,10 @@ from rftfm_ray.driver.guard import NoGuard
 from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import SyncError
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.planning import plan
 from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import Action, Levers
-from rftfm_ray.verdicts import Order, OrderRole
 
 SMALL = ["algorithm.prompts_per_step=8", "algorithm.samples_per_prompt=4", "probe.size=16", "snapshots.every=0"]
 

@@ -97,6 +97,12 @@ def skip_batch(ctx: PolicyContext) -> Setting:
     return Levers(lr_scale=UNEXPLAINED_SCALE), "values are not finite; the batch that broke them is skipped"
 
 
+def quarantine(ctx: PolicyContext) -> Setting:
+    """Return to finite numbers, and keep the prompts since the onset out for the rest of the run."""
+    del ctx
+    return Levers(lr_scale=UNEXPLAINED_SCALE), "values are not finite again; the prompts of these steps are kept out"
+
+
 def raised_rate(ctx: PolicyContext) -> Setting | None:
     """Make up for the share of every update that is lost; None where nothing has measured it, or nothing is left.
 
@@ -281,7 +287,12 @@ PLANS: Mapping[str, FaultPlan] = {
     "OD-2": FaultPlan(LOST, {Place.SYNC: UNSYNCED}),
     "OD-3": FaultPlan(COLD, {Place.LOSS: PUNISHED}),
     "NUMERICAL": FaultPlan(
-        RemedyPlan((PlannedRemedy("rollback_skip_batch", ("lr_scale",), skip_batch, rollback=True, skip_batches=1),))
+        RemedyPlan(
+            (
+                PlannedRemedy("rollback_skip_batch", ("lr_scale",), skip_batch, rollback=True, skip_batches=1),
+                PlannedRemedy("rollback_quarantine", ("lr_scale",), quarantine, rollback=True, quarantine=True),
+            )
+        )
     ),
-}
+}  # fmt: skip
 """By code of the fault."""

@@ -37,6 +37,7 @@ class PlannedRemedy:
         setting: the values for a context, with the reason; None where nothing has measured what they follow from.
         rollback: whether what was learnt since the onset is given up.
         skip_batches: batches of prompts that are left out after a rollback.
+        quarantine: whether the prompts since the onset are kept out for the rest of the run.
         actions: what is done once, beside the levers.
         measured_by: detectors that may have measured the values, where they may go beyond their usual bounds.
         shows_after: steps until its effect can show; the verification takes no fewer.
@@ -50,6 +51,7 @@ class PlannedRemedy:
     actions: tuple[Action, ...] = ()
     measured_by: tuple[str, ...] = ()
     shows_after: int = SHOWS_AFTER
+    quarantine: bool = False
 
     @property
     def is_costly(self) -> bool:
@@ -69,6 +71,7 @@ class PlannedRemedy:
             skip_batches=self.skip_batches,
             measured_by=self.measured_by,
             actions=self.actions,
+            quarantine=self.quarantine,
         )
         return remedy, reason
 

@@ -22,9 +22,10 @@ from rftfm_ray.detection.reference.comparison import facts_of
 from rftfm_ray.faults.background import dirty
 from rftfm_ray.faults.drill import expanded
 from rftfm_ray.incidents.messages import GuardTotals, News, OrderResult, Permit, Settlement
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.types import Levers, StepId
-from rftfm_ray.verdicts import DeclaredChange, Order, OrderRole, StepReport
+from rftfm_ray.verdicts import DeclaredChange, StepReport
 from tests.unit.detection.user_detectors import Shift
 from tests.unit.doubles import Actor, make_plan
 

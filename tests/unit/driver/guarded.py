@@ -11,10 +11,11 @@ from pathlib import Path
 from rftfm_ray.actors.calls import Limit
 from rftfm_ray.driver.guard import LiveGuard
 from rftfm_ray.incidents.messages import Answered, GuardTotals, News, OrderResult, Paused, Permit, Settlement
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.incidents.requests import Reply, Request
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.types import IncidentSummary, Levers, StepId
-from rftfm_ray.verdicts import Order, OrderRole, StepReport
+from rftfm_ray.verdicts import StepReport
 from tests.unit.doubles import step_row
 
 # Never waited out, unless something hangs.

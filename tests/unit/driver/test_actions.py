@@ -17,12 +17,13 @@ from rftfm_ray.driver import session as module
 from rftfm_ray.driver.remediation import MOST_SENDS, RemedyExecutor
 from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import PolicyError, SyncError
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.policies.safety import check_decision
 from rftfm_ray.rollout.weights import Served
 from rftfm_ray.telemetry.rundir import HANDED_ON
 from rftfm_ray.types import Action, Levers, RunFacts, Settings, StepId, TrainingCursor
-from rftfm_ray.verdicts import Decision, Diagnosis, Family, Order, OrderRole, Remedy
+from rftfm_ray.verdicts import Decision, Diagnosis, Family, Remedy
 from tests.unit.doubles import make_group, make_plan
 
 STEP, NOW = StepId(0, 7, 7), TrainingCursor(StepId(0, 6, 6), 6, 96)
@@ -99,7 +100,7 @@ def test_learner_is_replaced_after_its_state_is_saved_and_takes_it_over(
     handed_on = tmp_path / HANDED_ON
     handed_on.mkdir(parents=True)
     state = SimpleNamespace(
-        levers=MOVED, probe=(), policy="kept", attempt=0, step=6, paid_step=6, model_version=6, cursor=96
+        levers=MOVED, probe=(), policy="kept", quarantine=(), attempt=0, step=6, paid_step=6, model_version=6, cursor=96
     )
 
     def answer(calls: Sequence[Pending[Any]], limit: Limit, doing: str) -> list[Any]:
@@ -125,6 +126,13 @@ def test_critic_goes_back_and_the_policy_stays() -> None:
 def test_rollback_that_sends_weights_again_sends_them_verified() -> None:
     calls = World().carry_out(Action.RESYNC, restore_step=3)
     assert [call[0] for call in calls] == ["rollback", "move_levers", "resync", "event", "parity"]
+
+
+def test_prompts_that_are_kept_out_are_recorded() -> None:
+    calls = World().carry_out(restore_step=3, quarantine_from=5)
+    assert calls[0] == ("rollback", 3, 0, 7, 5)
+    assert calls[1][:2] == ("event", "quarantine")
+    assert calls[1][-1]["first"] == 5
 
 
 @pytest.mark.parametrize("action", Action)

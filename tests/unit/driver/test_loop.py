@@ -19,6 +19,7 @@ from rftfm_ray.driver.loop import Curve, Parts, loop
 from rftfm_ray.driver.session import Session
 from rftfm_ray.driver.stopping import Outlook, StopSignal
 from rftfm_ray.incidents.messages import OrderResult
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.metrics import CreditMetrics, StepRow, UpdateMetrics
 from rftfm_ray.rollout.jobs import ProbeCounts
 from rftfm_ray.rollout.weights import Served
@@ -26,7 +27,6 @@ from rftfm_ray.signals.schema import report_of
 from rftfm_ray.tasks.addition import Addition
 from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import Action, Check, Levers, StepId, TrainingCursor
-from rftfm_ray.verdicts import Order, OrderRole
 from tests.unit.doubles import make_group, make_plan
 
 MakeBatch = Callable[..., TrajectoryBatch]

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rftfm_ray.config import ProbeConfig
+from rftfm_ray.driver.graded import probe_result
 from rftfm_ray.driver.probing import HeldOutProbe, join
-from rftfm_ray.driver.session import Session, probe_result
+from rftfm_ray.driver.session import Session
 from rftfm_ray.rollout.jobs import ProbeCounts
 from rftfm_ray.types import ProbeResult, StepId, TrainingCursor
 

@@ -12,8 +12,8 @@ import pytest
 from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.errors import GuardError, GuardHaltError, GuardLostError, GuardPausedError, LearnerError, SyncError
 from rftfm_ray.incidents.messages import OrderResult
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.types import Check, Levers, StepId, TrainingCursor
-from rftfm_ray.verdicts import Order, OrderRole
 
 STEP, NOW = StepId(0, 7, 7), TrainingCursor(StepId(0, 6, 6), 6, 96)
 MOVED = Levers(lr_scale=0.5)
@@ -125,7 +125,7 @@ def test_rollback_is_probed_begun_and_whole_before_it_is_done() -> None:
         ("probe", 80),
         ("confirming_probe", SimpleNamespace(accuracy=0.25, size=50), NOW.id, "back"),
         ("begin", 2, STEP, 0.25, 50),
-        ("rollback", 5, 1, 7),
+        ("rollback", 5, 1, 7, None),
         ("move_levers", MOVED),
         ("resync",),
         ("parity",),

@@ -16,12 +16,14 @@ from rftfm_ray.actors.roles import Role
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.config.settings import config_schedule
 from rftfm_ray.driver import session as module
+from rftfm_ray.driver.graded import graded_limit
 from rftfm_ray.driver.session import START, Session
 from rftfm_ray.errors import SyncError
 from rftfm_ray.metrics import UpdateMetrics
 from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder
 from rftfm_ray.rollout.weights import Served
 from rftfm_ray.tasks.addition import Addition
+from rftfm_ray.training.checkpoints import TrainerState
 from rftfm_ray.types import Levers, ProbeResult, Sampling, StepId, TrainingCursor
 from tests.unit.doubles import asked, make_group, make_plan
 
@@ -239,6 +241,33 @@ def test_rollback_raises_attempt_and_version_and_pays_for_the_step_under_way(mon
         assert session.position == TrainingCursor(StepId(3, step, 12), 14, skipped), "a batch has the size of its step"
 
 
+def test_prompts_of_the_steps_that_are_given_up_are_kept_out_from_the_onset_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session(load_config(None, ["algorithm.prompts_per_step=4"]), TrainingCursor(StepId(0, 5, 5), 5, 20))
+    play(monkeypatch, {"restore_snapshot": TrainingCursor(StepId(0, 2, 2), 2, 8), "save": "saved"})
+    before = {step: session._stream.take(4 * step - 4, 4) for step in range(1, 7)}
+    # Step 6 is under way; step 3 was sound.
+    assert session.rollback(2, 0, 6, 4) == 12
+    apart = {problem.key for step in (4, 5, 6) for problem in before[step]}
+    assert session._stream.quarantine == apart
+    assert session._stream.take(8, 4) == before[3]
+    drawn = [problem.key for cursor in range(0, 4 * len(POOL), 4) for problem in session._stream.take(cursor, 4)]
+    assert not apart & set(drawn)
+    assert set(drawn) == {problem.key for problem in POOL} - apart
+
+
+def test_quarantine_is_saved_and_comes_back_with_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session(RunConfig(), TrainingCursor(StepId(0, 5, 5), 5, 20))
+    apart = tuple(sorted(problem.key for problem in POOL[:3]))
+    assert session._stream.keep_out(apart)
+    state = TrainerState(0, 5, 5, 5, 20, 1, 2, Levers(), (), "", quarantine=apart)
+    journey = play(monkeypatch, {"save": "saved", "load": state})
+    session.save()
+    assert journey[0][2].quarantine == apart
+    other = make_session(RunConfig())
+    other.resume("saved")
+    assert other._stream.quarantine == set(apart)
+
+
 def test_what_is_served_after_a_rollback_goes_by_a_version_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that were served before bear every version up to the present one."""
     session = make_session(RunConfig(), TrainingCursor(StepId(0, 9, 9), 9, 144))
@@ -344,5 +373,5 @@ def test_slow_verdicts_have_time_beside_that_of_generating(
     overrides: tuple[str, ...], verdict_s: float, seconds: float
 ) -> None:
     config = load_config(None, ["task.pool_size=4096", *overrides])
-    limit = module.graded_limit(make_plan(config, verdict_s=verdict_s))
+    limit = graded_limit(make_plan(config, verdict_s=verdict_s))
     assert limit == Limit(seconds, "rollout.timeout_s or verifier.workers")

@@ -9,6 +9,7 @@ from typing import Any
 
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.manager import IncidentManager
+from rftfm_ray.incidents.orders import Order
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import Entry, EntryKind, Incident
 from rftfm_ray.policies.api import Policy, PolicyContext
@@ -24,7 +25,6 @@ from rftfm_ray.verdicts import (
     Evidence,
     Family,
     IncidentState,
-    Order,
     Remedy,
     StepReport,
     Symptom,

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from rftfm_ray.incidents.advice import Advice, advice_of
+from rftfm_ray.incidents.advice import AdvisedOrder, advised_in
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.incidents.requests import Reply, Request, Wish
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar, lever_fields, replay
-from rftfm_ray.types import GuardMode, Levers, StepId
-from rftfm_ray.verdicts import Family, IncidentState, OrderRole, Remedy
+from rftfm_ray.types import Action, GuardMode, Levers, StepId
+from rftfm_ray.verdicts import Family, IncidentState, Remedy
 from tests.unit.incidents.managed import FAILING, FIRST, PLAIN, SECOND, VERIFY, ManagedRun, fault, started
 
 K = EntryKind
 ADVISE: dict[str, Any] = {"mode": GuardMode.ADVISE}
-BACK = Remedy("back", Levers(lr_scale=0.5), rollback=True, skip_batches=2)
+BACK = Remedy("back", Levers(lr_scale=0.5), rollback=True, skip_batches=2, quarantine=True)
 
 
 def ask(run: ManagedRun, wish: Wish = Wish.APPROVE, incident: int = 1, **changed: Any) -> Reply:
@@ -113,20 +114,24 @@ def test_remedy_that_cannot_be_verified_is_taken_back() -> None:
 def test_advice_keeps_what_the_remedy_sets_and_nothing_that_was_so_before() -> None:
     then, base = Levers(tool_retries=2, kl_coef_scale=2.0), Levers(kl_coef_scale=2.0)
     values: dict[str, Scalar] = {"remedy": "retry", "restore_step": 5, "skip_batches": 1, "halt": True}
+    values |= {"actions": "resync, restart_learner", "critic_step": 4, "quarantine_from": 6}
     values |= dict(lever_fields(then))
-    advice = advice_of(Entry(7, K.ADVISED, StepId(0, 6, 6), 1, tuple(values.items())), base)
-    assert advice == Advice(7, "retry", "", Levers(tool_retries=2), 5, 1, halt=True)
+    advised = advised_in(Entry(7, K.ADVISED, StepId(0, 6, 6), 1, tuple(values.items())), base)
+    actions = Action.RESYNC, Action.RESTART_LEARNER
+    order = Order(0, 1, OrderRole.REMEDY, "retry", "", Levers(tool_retries=2), 5, 1, True, actions, 4, 6)
+    assert advised == AdvisedOrder(7, order)
 
 
 def test_rollback_keeps_what_it_skips_and_needs_its_ground_like_any_other() -> None:
     run = advised(BACK, FIRST)
     ask(run)
     assert (run.pending.restore_step, run.pending.skip_batches) == (5, 2)
+    assert run.pending.quarantine_from == run.incident.onset_low
     assert not run.begin(0.8), "held-out accuracy stands"
     assert run.kinds[-2:] == [K.UNCONFIRMED, K.ADVISED]
     assert run.manager.pending is None, "another remedy waits for a person as well"
     assert run.incident.waiting_advice is not None
-    assert run.incident.waiting_advice.remedy == "first"
+    assert run.incident.waiting_advice.order.remedy == "first"
 
 
 def test_lever_that_has_moved_since_the_advice_keeps_its_new_value() -> None:

@@ -17,6 +17,7 @@ from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.lever_return import moved
 from rftfm_ray.incidents.manager import IncidentManager
+from rftfm_ray.incidents.orders import Order
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import Entry, EntryKind, carries_remedy, fold, replay
 from rftfm_ray.policies.api import PolicyContext
@@ -33,7 +34,6 @@ from rftfm_ray.verdicts import (
     Evidence,
     Family,
     IncidentState,
-    Order,
     Remedy,
     StepReport,
     Symptom,

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from rftfm_ray.incidents.orders import OrderRole
 from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.types import Levers
-from rftfm_ray.verdicts import Diagnosis, Evidence, IncidentState, OrderRole, Remedy, Symptom
+from rftfm_ray.verdicts import Diagnosis, Evidence, IncidentState, Remedy, Symptom
 from tests.unit.incidents.managed import FAILING, ManagedRun, fault
 
 K = EntryKind

@@ -14,20 +14,12 @@ from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.guardian import Guardian
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.manager import IncidentManager
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.incidents.state import Entry, EntryKind, replay
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import Levers, StepId
-from rftfm_ray.verdicts import (
-    Assessment,
-    Declaration,
-    DeclaredChange,
-    IncidentState,
-    Order,
-    OrderRole,
-    Remedy,
-    StepReport,
-)
+from rftfm_ray.verdicts import Assessment, Declaration, DeclaredChange, IncidentState, Remedy, StepReport
 from tests.unit.diagnosis.scripted import Given, ScriptedMonitor, alarm
 from tests.unit.incidents.managed import PLAIN, USUAL, VERIFY, Answer, Script, fault
 

@@ -11,11 +11,12 @@ import pytest
 from rftfm_ray.errors import RecordError
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.manager import IncidentManager
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.incidents.state import Entry, EntryKind, replay
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.effects import signals_of
 from rftfm_ray.types import GuardMode, Levers
-from rftfm_ray.verdicts import Assessment, Family, IncidentState, Order, OrderRole, OutcomeKind, Remedy, Tried
+from rftfm_ray.verdicts import Assessment, Family, IncidentState, OutcomeKind, Remedy, Tried
 from tests.unit.incidents.managed import FAILING, FIRST, PLAIN, SECOND, ManagedRun, fault, started
 
 BACK = Remedy("back", Levers(lr_scale=0.5), rollback=True, skip_batches=2)

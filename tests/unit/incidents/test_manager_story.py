@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.incidents.state import EntryKind, Scalar
 from rftfm_ray.types import GuardMode, Levers, StepId
-from rftfm_ray.verdicts import Assessment, Family, IncidentState, Order, OrderRole, OutcomeKind, Remedy
+from rftfm_ray.verdicts import Assessment, Family, IncidentState, OutcomeKind, Remedy
 from tests.unit.incidents.managed import FAILING, RETURN_AFTER, TIMEOUT, VERIFY, ManagedRun, fault
 
 OTHER_TOOL = Remedy("other_tool", Levers(tool_instance=1))

@@ -16,12 +16,13 @@ from rftfm_ray.diagnosis.assessor import build_assessor
 from rftfm_ray.incidents.guardian import Guardian
 from rftfm_ray.incidents.ledger import Ledger
 from rftfm_ray.incidents.manager import IncidentManager
+from rftfm_ray.incidents.orders import Order
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import StepId
-from rftfm_ray.verdicts import Assessment, IncidentState, Order, StepReport
+from rftfm_ray.verdicts import Assessment, IncidentState, StepReport
 from tests.unit.incidents.managed import PLAIN, USUAL
 
 EXPLODES, STEPS = 30, 36

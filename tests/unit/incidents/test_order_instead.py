@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from rftfm_ray.incidents.orders import OrderRole
 from rftfm_ray.incidents.state import EntryKind
 from rftfm_ray.types import Levers
-from rftfm_ray.verdicts import Family, IncidentState, OrderRole, Remedy
+from rftfm_ray.verdicts import Family, IncidentState, Remedy
 from tests.unit.incidents.managed import ManagedRun, fault
 
 RETRY = Remedy("retry", Levers(tool_retries=2))

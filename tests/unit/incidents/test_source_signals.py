@@ -9,12 +9,13 @@ from rftfm_ray.diagnosis.assessor import Assessor
 from rftfm_ray.diagnosis.diagnoser import FaultDiagnoser
 from rftfm_ray.incidents.guardian import Guardian
 from rftfm_ray.incidents.lever_return import expected_alarms
+from rftfm_ray.incidents.orders import OrderRole
 from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.types import Levers, StepId
-from rftfm_ray.verdicts import DeclaredChange, Evidence, Expected, OrderRole, OutcomeKind, Remedy, StepReport, Symptom
+from rftfm_ray.verdicts import DeclaredChange, Evidence, Expected, OutcomeKind, Remedy, StepReport, Symptom
 from tests.unit.diagnosis.scripted import ScriptedMonitor, alarm
 from tests.unit.incidents.managed import FAILING, PLAIN, RETURN_AFTER, USUAL, VERIFY, ManagedRun, fault
 

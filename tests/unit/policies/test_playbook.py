@@ -29,7 +29,7 @@ NAMES = {
     "RF-1": ("regrade", "regrade_and_rollback", "freeze"),
     "TE-1": ("retry_and_failover", "mask_and_refill"),
     "OD-1": ("rollback_lower_rate", "rollback_much_lower_rate", "rollback_new_learner"),
-    "NUMERICAL": ("rollback_skip_batch",),
+    "NUMERICAL": ("rollback_skip_batch", "rollback_quarantine"),
 }
 
 

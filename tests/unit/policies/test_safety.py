@@ -191,6 +191,8 @@ REFUSED: list[tuple[str, object, str, str]] = [
     ("text", Decision(Remedy("text", Levers(lr_scale=cast(Any, "0.5"))), ""), "Remedy text: ", "text"),
     ("no levers", Decision(Remedy("none", cast(Any, {"lr_scale": 0.5})), ""), "Remedy none: ", "none"),
     ("skip alone", Decision(Remedy("skip", skip_batches=1), ""), "skips batches without a rollback", "skip"),
+    ("keep alone", Decision(Remedy("keep", quarantine=True), ""), "keeps prompts out without a rollback", "keep"),
+    ("keep what", Decision(Remedy("what", rollback=True, quarantine=cast(Any, 1)), ""), "quarantine is 1", "what"),
     ("skip less", Decision(Remedy("less", rollback=True, skip_batches=-1), ""), "skips -1 batches; choose 0", "less"),
     ("skip more", Decision(Remedy("more", rollback=True, skip_batches=65), ""), "choose 0 to 64", "more"),
     ("skip a part", Decision(Remedy("part", rollback=True, skip_batches=cast(Any, 0.5)), ""), "skips 0.5", "part"),

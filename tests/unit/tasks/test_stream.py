@@ -248,3 +248,35 @@ def test_hard_share_follows_the_changes_of_the_configuration() -> None:
     part = hard_part(Addition(), POOL, config)
     assert [part.share(StepId(0, step, 99)) for step in (1, 8, 9, 40)] == [0.25, 0.25, 1.0, 1.0]
     assert part.problems == HALF
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, cursor=cursors, count=st.integers(1, 7), apart=st.sets(st.sampled_from(keys(FEW)), max_size=3))
+def test_nobody_learns_from_what_is_kept_out_and_all_others_stay_where_they_were(
+    seed: int, cursor: int, count: int, apart: set[str]
+) -> None:
+    whole, stream = PromptStream(FEW, seed), PromptStream(FEW, seed)
+    assert stream.keep_out(apart)
+    usual, taken = whole.take(cursor, count), stream.take(cursor, count)
+    assert not apart & set(keys(taken))
+    assert [new for old, new in zip(usual, taken, strict=True) if old.key not in apart] == [
+        old for old in usual if old.key not in apart
+    ]
+    if len(set(keys(usual))) == count <= len(FEW) - len(apart):
+        assert len(set(keys(taken))) == count, "no problem comes twice while others are left"
+
+
+def test_too_large_a_quarantine_is_refused_and_changes_nothing() -> None:
+    stream = PromptStream(FEW, seed=0)
+    assert stream.keep_out(keys(FEW[:2]))
+    assert not stream.keep_out(keys(FEW[2:4]))
+    assert stream.quarantine == set(keys(FEW[:2]))
+    assert stream.keep_out(keys(FEW[2:3])), "up to half of the pool"
+
+
+def test_part_gives_no_problem_that_is_kept_out() -> None:
+    stream = PromptStream(POOL, 3, [Part("hard", HALF, lambda step: 1.0)])
+    apart = keys(HALF[:8])
+    assert stream.keep_out(apart)
+    for cursor in range(0, 160, 16):
+        assert not set(apart) & set(keys(stream.take(cursor, 16, STEP)))
