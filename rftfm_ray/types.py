@@ -212,11 +212,13 @@ class RunFacts:
         algorithm: its name.
         group_size: fewest answers to one prompt in any step.
         top_p: at sampling.
+        calls_tools: whether episodes of its task call tools.
     """
 
     algorithm: str
     group_size: int
     top_p: float
+    calls_tools: bool = True
 
     @property
     def has_critic(self) -> bool:

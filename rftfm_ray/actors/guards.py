@@ -329,7 +329,8 @@ class GuardGroup:
 def start_guard(plan: RunPlan) -> GuardGroup:
     """Create monitor and controller of a run, to start beside the other actors. They do not know its drill."""
     config, guard = plan.config, plan.config.guard
-    watched, incidents = monitor_plan(config, plan.profile, plan.detectors), incident_settings(config)
+    watched = monitor_plan(config, plan.profile, plan.detectors)
+    incidents = incident_settings(config, calls_tools=len(plan.task.max_new_tokens) > 1)
     is_own = guard.policy is not None and guard.policy not in BUILT_IN
     fallback = Playbook() if guard.fallback == "playbook" and is_own else None
     policy = SafePolicy(plan.policy, guard.policy or PLAYBOOK, guard.policy_timeout_s, fallback)

@@ -97,6 +97,7 @@ def replay(
 
     Contexts are rebuilt from journal and step rows. They are those of the recorded run: what a run would have become
     under another decision is not known. In a run that only observed, it is asked about each incident's diagnosis.
+    Exit code 1 where it has failed, or was refused.
     """
     from rftfm_ray.policies.loading import load_policy
     from rftfm_ray.runs.policy_replay import replay_policy
@@ -116,6 +117,8 @@ def replay(
         f"{plural(len(made), 'decision')} of {plural(len(folders), 'recorded run')}: {len(made) - differ} as recorded, "
         f"{differ} not."
     )
+    if any(decision.problems for decision in made):
+        raise typer.Exit(1)
 
 
 def _show_decision(name: str, made: ReplayedDecision) -> None:

@@ -76,6 +76,7 @@ TOLD = {
     EntryKind.CONFIRMED: "",
     EntryKind.UNCONFIRMED: "yellow",
     EntryKind.APPLIED: "cyan",
+    EntryKind.AWAITED: "",
     EntryKind.OUTCOME: "green",
     EntryKind.RETURNING: "",
     EntryKind.KEPT: "",

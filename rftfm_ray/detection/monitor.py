@@ -134,6 +134,8 @@ class Monitor:
             for evidence in Evidence
         }
         self._latch = Latch(len(self._outputs))
+        # Signals that settle once more after the next step.
+        self._settling: tuple[str, ...] = ()
         self._disabled: dict[str, str] = {}
         self._unreported: list[tuple[str, str]] = []
 
@@ -153,16 +155,29 @@ class Monitor:
 
     def watch(self, reports: Sequence[StepReport]) -> Iterator[Observed]:
         """The same for a long log: its observations are made where they are asked for."""
+        if self._settling and reports:
+            first, reports = reports[:1], reports[1:]
+            yield from self._judge(first)
+            self._settle(self._settling)
+            self._settling = ()
         for start in range(0, len(reports), CHUNK):
             yield from self._judge(reports[start : start + CHUNK])
 
     def declare(self, change: DeclaredChange) -> None:
-        """Take a declared change: its signals lose their reference, and evidence against settled ones restarts at 0."""
+        """Take a declared change: its signals lose their reference, and evidence against settled ones restarts at 0.
+
+        It restarts again after the step under way, whose trajectories are older than the change: an alarm that they
+        raise says nothing of a remedy, and may stay open for as many steps as a remedy is given.
+        """
         self._forget(change.signals, change.step)
-        self._each(lambda detector: detector.settle(change.settled))
+        self._settle(change.settled)
+        self._settling = tuple(dict.fromkeys((*self._settling, *change.settled)))
         levers = change.levers
         if levers is not None:
             self._each(lambda detector: detector.adopt(levers))
+
+    def _settle(self, signals: Collection[str]) -> None:
+        self._each(lambda detector: detector.settle(signals))
 
     def _judge(self, reports: Sequence[StepReport]) -> Iterator[Observed]:
         steps, values = values_of(reports)
@@ -298,7 +313,10 @@ class Monitor:
                 parts[name] = part.state_dict()
             except Exception as error:  # noqa: BLE001 - as above
                 self._disable(name, error)
-        return {"parts": parts, "latch": self._latch.state_dict(), "disabled": dict(self._disabled)}
+        settling = dict.fromkeys(self._settling, True)
+        return {
+            "parts": parts, "latch": self._latch.state_dict(), "disabled": dict(self._disabled), "settling": settling,
+        }  # fmt: skip
 
     def load_state_dict(self, state: State) -> None:
         """Continue from a state. A detector that is disabled here or in the state stays disabled: it would fail again.
@@ -315,7 +333,7 @@ class Monitor:
                 self._load(before)
 
     def _load(self, state: State) -> None:
-        check_keys(state, ("parts", "latch", "disabled"))
+        check_keys(state, ("parts", "latch", "disabled", "settling"))
         parts, disabled = part_from(state, "parts"), part_from(state, "disabled")
         reasons = {name: scalar_from(disabled, name, str) for name in disabled}
         check_keys({**parts, **disabled}, (VIEWS, *self._columns))
@@ -327,6 +345,7 @@ class Monitor:
             if part is not None and name in parts:
                 part.load_state_dict(part_from(parts, name))
         self._latch.load_state_dict(part_from(state, "latch"))
+        self._settling = tuple(part_from(state, "settling"))
         for name, reason in reasons.items():
             self._drop(name, reason)
         for name in self._disabled:

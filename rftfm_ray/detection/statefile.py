@@ -15,7 +15,7 @@ from rftfm_ray.detection.state import ARRAY_KEY, State, has_savable_type
 from rftfm_ray.errors import StateError
 from rftfm_ray.files import write_atomic
 
-FORMAT = "6"
+FORMAT = "7"
 LARGEST_FILE = 64 << 20
 REMOVE = "remove it, and the monitor starts afresh from the run's next step"
 

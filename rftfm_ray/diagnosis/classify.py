@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from rftfm_ray.detection.detectors.exact import FiniteDetector
@@ -61,7 +61,7 @@ def diagnose(
         return None
     onset, onset_low = dates_of(alarms)
     case = case_of(symptoms, readings)
-    reasons = _reasons(alarms)
+    reasons = reasons_of(alarms)
     if not alarms_in(case.symptoms):
         return unnamed(symptoms, " ".join(case.remarks))
     asked = None if readings is None else model or installed_model()
@@ -174,7 +174,7 @@ def unnamed(symptoms: Sequence[Symptom], reason: str) -> Diagnosis | None:
     if not alarms:
         return None
     onset, onset_low = dates_of(alarms)
-    summary = f"{_since(onset)} {_reasons(alarms)}. {reason}"
+    summary = f"{_since(onset)} {reasons_of(alarms)}. {reason}"
     return Diagnosis(UNKNOWN, family_of(UNKNOWN), 1.0, (), tuple(symptoms), onset, onset_low, summary)
 
 
@@ -235,5 +235,9 @@ def _since(onset: int) -> str:
     return f"Since about step {onset}:"
 
 
-def _reasons(alarms: Sequence[Symptom]) -> str:
-    return "; ".join(alarm.reason for alarm in alarms)
+def reasons_of(alarms: Iterable[Symptom]) -> str:
+    """What alarms say, one for each signal and side: several detectors may watch one."""
+    said: dict[tuple[str, int], str] = {}
+    for alarm in alarms:
+        said.setdefault((alarm.signal, alarm.direction), alarm.reason)
+    return "; ".join(dict.fromkeys(said.values()))

@@ -38,6 +38,7 @@ class EntryKind(StrEnum):
     APPLYING = "applying"
     APPLIED = "applied"
     FAILED = "failed"
+    AWAITED = "awaited"
     OUTCOME = "outcome"
     RETURNING = "returning"
     KEPT = "kept"

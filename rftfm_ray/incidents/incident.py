@@ -34,6 +34,7 @@ class Incident:
         asked: checks that were asked for to name it.
         waiting: the one of them that is not answered; None where all are.
         asked_at: consumed step at which it was asked for.
+        awaited: what the verdict on its newest remedy waits for, as it was journalled last; empty for nothing.
     """
 
     id: int
@@ -56,6 +57,7 @@ class Incident:
     asked: tuple[Check, ...] = ()
     waiting: Check | None = None
     asked_at: int = 0
+    awaited: str = ""
 
     @property
     def waiting_advice(self) -> AdvisedOrder | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from rftfm_ray.diagnosis.classify import PATIENCE, SURE, claimed
+from rftfm_ray.diagnosis.classify import PATIENCE, SURE, claimed, reasons_of
 from rftfm_ray.diagnosis.features import is_shown
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
@@ -36,7 +36,7 @@ from rftfm_ray.incidents.requests import Reply, Request
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import EntryKind, GuardState, Incident, Scalar, lever_fields
 from rftfm_ray.incidents.summaries import summarize
-from rftfm_ray.incidents.verification import Rules, judge, state_after_silence
+from rftfm_ray.incidents.verification import Rules, awaited, figures_out, judge, state_after_silence
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.signals.effects import lever_change
 from rftfm_ray.taxonomy import UNKNOWN
@@ -146,7 +146,7 @@ class IncidentManager:
             if is_after_effect(diagnosis, self.state, self._memory, self._settings.probe_size):
                 return
             number = len(self.state.incidents) + 1
-            seen = "; ".join(symptom.reason for symptom in diagnosis.symptoms if symptom.alarm)
+            seen = reasons_of(symptom for symptom in diagnosis.symptoms if symptom.alarm)
             opened = opened_fields(diagnosis)
             opened["probe"] = self._memory.best_probe(diagnosis.onset, step.step, self.state.first_probe)
             self._ledger.note(EntryKind.OPENED, step, number, **opened, reason=seen)
@@ -181,6 +181,7 @@ class IncidentManager:
         case = replace(self._memory.case_of(incident), moved=self.state.levers_of(incident.id))
         outcome = judge(incident, case, self._rules, alarm_active=alarm_active)
         if outcome is None:
+            self._note_awaited(incident, step, awaited(incident, case, self._rules))
             return
         remedy = incident.tried[-1].remedy
         self._ledger.note(
@@ -192,6 +193,12 @@ class IncidentManager:
         if outcome.kind.helped:
             reason = f"{outcome.kind.value} by {remedy}"
             self._close(incident, step, IncidentState.RESOLVED, reason, outcome=outcome.kind.value)
+
+    def _note_awaited(self, incident: Incident, step: StepId, reason: str) -> None:
+        """Journal what the verdict on a remedy waits for, once and where it becomes something else."""
+        if reason and figures_out(reason) != figures_out(incident.awaited):
+            remedy = incident.tried[-1].remedy
+            self._ledger.note(EntryKind.AWAITED, step, incident.id, remedy=remedy, reason=reason)
 
     def _close(self, incident: Incident, step: StepId, state: IncidentState, reason: str, **outcome: Scalar) -> None:
         self._ledger.note(EntryKind.CLOSED, step, incident.id, state=state.value, reason=reason, **outcome)

@@ -53,8 +53,8 @@ class IncidentSettings:
         return self.mode is GuardMode.ACT and family in self.act_on
 
 
-def incident_settings(config: RunConfig) -> IncidentSettings:
-    """The settings from a run's configuration."""
+def incident_settings(config: RunConfig, *, calls_tools: bool = True) -> IncidentSettings:
+    """The settings from a run's configuration; `calls_tools`: whether episodes of its task call tools."""
     guard = config.guard
     return IncidentSettings(
         mode=guard.mode,
@@ -73,5 +73,6 @@ def incident_settings(config: RunConfig) -> IncidentSettings:
             config.algorithm.name,
             min(stage.algorithm.samples_per_prompt for _, stage in config.stages()),
             config.rollout.top_p,
+            calls_tools,
         ),
     )

@@ -286,7 +286,7 @@ def _applied(state: GuardState, entry: Entry) -> GuardState:
     if carries_remedy(entry):
         incident = state.incident(entry.incident)
         tried = (*incident.tried, _tried(state, entry))
-        state = _with(state, entry, replace(incident, ordered=0, advice=None, tried=tried))
+        state = _with(state, entry, replace(incident, ordered=0, advice=None, tried=tried, awaited=""))
         owners |= dict.fromkeys(moved, entry.incident)
     return replace(
         state,
@@ -325,6 +325,10 @@ def _closed(state: GuardState, entry: Entry) -> GuardState:
     return _with(state, entry, replace(state.incident(entry.incident), reason=entry.text("reason")))
 
 
+def _awaited(state: GuardState, entry: Entry) -> GuardState:
+    return _with(state, entry, replace(state.incident(entry.incident), awaited=entry.text("reason")))
+
+
 def _started(state: GuardState, entry: Entry) -> GuardState:
     levers = levers_of(entry)
     return replace(state, levers=levers, moves=((entry.id.step, levers),))
@@ -353,6 +357,7 @@ _CHANGES: dict[EntryKind, Callable[[GuardState, Entry], GuardState]] = {
     EntryKind.RETURNING: _returning,
     EntryKind.UNCONFIRMED: _unconfirmed,
     EntryKind.APPLIED: _applied,
+    EntryKind.AWAITED: _awaited,
     EntryKind.OUTCOME: _judged,
     EntryKind.CLOSED: _closed,
     EntryKind.POLICY_FAILED: lambda state, _: replace(state, policy_failures=state.policy_failures + 1),

@@ -9,6 +9,7 @@ assumed: the verdict waits for it, and in the end the remedy is unverified.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
@@ -32,6 +33,7 @@ HARMFUL_DROP = 3.0
 # Signals that show where the weights are: a remedy that keeps the weights does not bring them back. What these weights
 # are worth is shown by held-out accuracy.
 OF_WEIGHTS = ("kl_ref",)
+_FIGURES = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,27 @@ def judge(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -
         alarm_active: whether an alarm of the fault is active.
     """
     outcome, remedy = _verdict(incident, case, rules, alarm_active=alarm_active), incident.tried[-1].remedy
-    return None if outcome is None else replace(outcome, incident=incident.id, code=incident.code, remedy=remedy)
+    if isinstance(outcome, str):
+        return None
+    return replace(outcome, incident=incident.id, code=incident.code, remedy=remedy)
 
 
-def _verdict(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -> Outcome | None:
-    """The outcome itself.
+def awaited(incident: Incident, case: Case, rules: Rules) -> str:
+    """What a verdict that is due by the number of steps still waits for; empty where it is not due, or waits no more.
+
+    Arguments as for `judge`, of a remedy that it has given no outcome of.
+    """
+    outcome = _verdict(incident, case, rules, alarm_active=False)
+    return outcome if isinstance(outcome, str) else ""
+
+
+def figures_out(reason: str) -> str:
+    """A reason without its figures, which change from step to step while it stays the same."""
+    return _FIGURES.sub("", reason)
+
+
+def _verdict(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool) -> Outcome | str:
+    """The outcome itself, or what it waits for; that is empty while there are too few steps.
 
     A loss of held-out accuracy under the remedy, and the return of the fault after a rollback, are reported at once.
     """
@@ -121,7 +139,7 @@ def _verdict(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool
         return findings.outcome(OutcomeKind.INEFFECTIVE, reason)
     plan = plan_of(incident.code, incident.place)
     if len(after) < max(rules.window, plan.shows_after(incident.tried[-1].remedy)):
-        return None
+        return ""
     longer = max(1.0, len(window) / max(1, len(case.under_fault)))
     # A run that learns moves away from its reference, whatever was remedied: of that the trend judges (`beyond_band`).
     of_steps = harm.without(*OF_WEIGHTS) if harm.without(*OF_WEIGHTS).signals else harm
@@ -134,10 +152,10 @@ def _verdict(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool
     due = harm.without(*OF_WEIGHTS) if cause is not Cause.OVER and not undone else harm
     unknown = _unknown(findings, case, due, window) or _not_covered(case, undone)
     if unknown:
-        return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unknown}") if late else None
+        return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unknown}") if late else unknown
     short = _loss(findings, rules.probe_size) or _out_of_band(moved, case, window, due)
     if short:
-        return findings.outcome(OutcomeKind.INEFFECTIVE, short) if late else None
+        return findings.outcome(OutcomeKind.INEFFECTIVE, short) if late else short
     fell = _fell(findings, longer) or _within_bounds(case, window, harm)
     if cause is not Cause.OVER:
         stays = beyond_band(harm, window, case.reference)

@@ -86,10 +86,18 @@ class PolicyContext:
 
     def before_onset(self, name: str) -> float:
         """Median of a signal over the last ten steps before the fault can have begun; NaN when there are none."""
-        values = zip(self.reports, self.signal(name), strict=True)
-        earlier = [v for r, v in values if r.id.step < self.diagnosis.onset_low]
-        known = [v for v in earlier[-10:] if math.isfinite(v)]
+        self.signal(name)
+        known = [v for report in self.before_fault()[-10:] if math.isfinite(v := value(report, name))]
         return median(known) if known else math.nan
+
+    def before_fault(self) -> tuple[StepReport, ...]:
+        """The reports from before the fault can have begun.
+
+        Steps that were made again after a rollback are none of them: the fault may have gone on, under a remedy.
+        """
+        first = min((tried.paid_step for tried in self.tried), default=self.step.paid_step + 1)
+        low = self.diagnosis.onset_low
+        return tuple(report for report in self.reports if report.id.step < low and report.id.paid_step < first)
 
 
 def restore_step(ctx: PolicyContext) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 
 from rftfm_ray.errors import ConfigError
 from rftfm_ray.types import CreditSource, Levers, RunFacts
@@ -66,6 +66,8 @@ BOUNDS: Mapping[str, LeverSpec] = {spec.name: spec for spec in LEVERS}
 """The same by name."""
 OF_CRITIC = ("gamma", "gae_lambda", "critic_lr_scale")
 """Levers that only an algorithm with a critic has."""
+OF_TOOLS = ("tool_instance", "tool_retries")
+"""Levers that only a task with tools has."""
 
 
 def check_levers(levers: Levers) -> None:
@@ -78,8 +80,11 @@ def check_levers(levers: Levers) -> None:
         value = getattr(levers, spec.name)
         if value is None:
             continue
+        if isinstance(value, bool) or not isinstance(value, Real):
+            fix = f"{int(value)}" if isinstance(value, bool) else "a number"
+            raise ConfigError(f"Lever {spec.name}={value!r:.40} is a {type(value).__name__}; give {fix}.")
         whole = isinstance(value, Integral) or not spec.whole
-        if isinstance(value, bool) or not whole or not (math.isfinite(value) and spec.low <= value <= spec.high):
+        if not whole or not (math.isfinite(value) and spec.low <= float(value) <= spec.high):
             bounds = f"[{spec.low}, {spec.high}]"
             raise ConfigError(
                 f"Lever {spec.name}={value} is out of bounds; choose a {'' if whole else 'whole '}value in {bounds}."
@@ -105,6 +110,9 @@ def check_possible(levers: Levers, facts: RunFacts) -> None:
             raise ConfigError(
                 f"Lever {name} moves a critic, and algorithm.name={facts.algorithm} has none; leave it at None."
             )
+    for name in OF_TOOLS:
+        if getattr(levers, name) is not None and not facts.calls_tools:
+            raise ConfigError(f"Lever {name} is about calls of tools, and this run's task has none; leave it at None.")
     if levers.credit_source == CreditSource.GROUP and facts.group_size < 2:
         raise ConfigError(
             f"Lever credit_source={CreditSource.GROUP.value} takes credit relative to the group, and "

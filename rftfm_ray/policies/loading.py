@@ -81,6 +81,17 @@ def _policy(loaded: object, attribute: str, name: str) -> Policy:
 
 
 def _check_optional(policy: object, name: str, attribute: str) -> None:
+    for given in dir(policy):
+        near = (
+            []
+            if given.startswith("_") or given in _OPTIONAL
+            else difflib.get_close_matches(given, _OPTIONAL, cutoff=0.85)
+        )
+        if near and callable(getattr(policy, given)) and not hasattr(policy, near[0]):
+            raise PolicyError(
+                f"guard.policy={name}: {attribute}.{given} is never called; call it {near[0]}, or by a name that is "
+                "not so near to it."
+            )
     present = {}
     for method, (arguments, takes) in _OPTIONAL.items():
         function = getattr(policy, method, None)

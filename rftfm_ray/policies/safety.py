@@ -72,6 +72,8 @@ def check_decision(decision: object, ctx: PolicyContext) -> Decision:
     Raises:
         PolicyError: one sentence that says what is wrong with it.
     """
+    if isinstance(decision, Remedy):
+        raise PolicyError(f"decide returned a Remedy ({shown(decision.name)}); wrap it: Decision(remedy, reason).")
     if not isinstance(decision, Decision):
         raise PolicyError(f"decide returned {shown(decision)}; it must return a Decision.")
     if not isinstance(decision.reason, str):
@@ -246,7 +248,7 @@ class SafePolicy:
                 problems.append(PolicyProblem(ProblemKind.REFUSED, name, named, str(error)[:500]))
                 continue
             return Ruling(checked, name, (*problems, *heard.problems), heard.kept)
-        none = Decision(None, f"no policy gave a decision: {problems[-1].reason}")
+        none = Decision(None, f"no decision can be carried out: {problems[-1].reason}")
         return Ruling(none, self.name, (*problems, *heard.problems), heard.kept)
 
     def observe(self, outcomes: Sequence[Outcome]) -> Heard:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
 import threading
+import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rftfm_ray.errors import PolicyError
+from rftfm_ray.types import Levers
+from rftfm_ray.verdicts import Decision, Remedy
 
 T = TypeVar("T")
 
@@ -18,6 +24,9 @@ MAX_STATE_BYTES = 16_384
 MAX_DEPTH = 8
 MAX_METRICS = 32
 METRIC_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+PACKAGE = Path(__file__).parents[1]
+_TYPES: Mapping[str, type] = {kind.__name__: kind for kind in (Levers, Remedy, Decision)}
+_UNKNOWN = re.compile(rf"({'|'.join(_TYPES)})\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 _PLAIN = "dict with text as keys, list, str, int, float, bool and None"
 
 
@@ -26,10 +35,12 @@ class UserCalls:
 
     Args:
         timeout_s: longest time that one call may take.
+        limit: what sets that, in words; by default the key of the configuration.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, limit: str = "") -> None:
         self._timeout_s = timeout_s
+        self._limit = limit or f"guard.policy_timeout_s={timeout_s:g}"
         self._busy: threading.Thread | None = None
 
     def make(self, call: Callable[[], T]) -> T:
@@ -55,7 +66,7 @@ class UserCalls:
         self._busy.start()
         self._busy.join(self._timeout_s)
         if self._busy.is_alive():
-            raise PolicyError(f"it took longer than guard.policy_timeout_s={self._timeout_s:g}.")
+            raise PolicyError(f"it took longer than {self._limit}.")
         if failure:
             raise failure[0] if isinstance(failure[0], Exception) else PolicyError(f"it raised {failure[0]!r}.")
         return answer[0]
@@ -75,7 +86,26 @@ def described(error: Exception) -> str:
         text = str(error)
     except Exception:  # noqa: BLE001 - its text is the user's code as well
         text = "an error that cannot be shown"
-    return f"raised {type(error).__name__}: {text}"
+    return f"raised {type(error).__name__}{_place(error)}: {text}{_hint(text)}"
+
+
+def _hint(text: str) -> str:
+    """What to write in place of a name that one of the types of a decision does not know; empty for other errors."""
+    match = _UNKNOWN.search(text)
+    if match is None:
+        return ""
+    known = [item.name for item in fields(_TYPES[match[1]])]
+    near = difflib.get_close_matches(match[2], known, n=1)
+    listing = "`rftfm policies levers` lists them" if match[1] == Levers.__name__ else f"there are {', '.join(known)}"
+    named = f"the nearest is {near[0]}" if near else listing
+    return f"; {match[1]} has no {match[2]}: {named}"
+
+
+def _place(error: Exception) -> str:
+    """File and line of the user's code that raised; empty where the framework did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not Path(frame.filename).is_relative_to(PACKAGE)]
+    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
 
 
 def state_text(state: object) -> str:

@@ -34,8 +34,12 @@ def advice(data: RunData, incidents: Sequence[Incident]) -> Advice:
         # What a person has approved was done.
         waiting = [i for i in unresolved if all(r.applied is None for r in i.remediations)]
     else:
-        # In act a remedy is advised where the family is not among those that the guard may act on.
-        waiting = [incident for incident in unresolved if any(r.advised for r in incident.remediations)]
+        # In act a remedy is advised where the family is not among those that the guard may act on, or where the policy
+        # asks a person.
+        waiting = [
+            incident for incident in unresolved
+            if incident.family not in _allowed(data) and any(r.advised for r in incident.remediations)
+        ]  # fmt: skip
     sentences = tuple(dict.fromkeys(_would(data, incident) for incident in waiting))
     families = _families(data, waiting)
     return Advice(sentences, command(data, families) if families and data.config is not None else "")
@@ -70,6 +74,10 @@ def _families(data: RunData, incidents: Sequence[Incident]) -> list[str]:
     needed = {i.family for i in incidents if i.family in known and plan_of(i.code, i.place).remedies}
     if not needed:
         return []
+    return [family.value for family in Family if family.value in needed | (_allowed(data) & known)]
+
+
+def _allowed(data: RunData) -> set[str]:
+    """Families that the guard may act on."""
     started = [entry for entry in data.entries if entry.kind is EntryKind.STARTED]
-    allowed = {name.strip() for name in text_of(started[-1], "act_on").split(",")} if started else set[str]()
-    return [family.value for family in Family if family.value in needed | (allowed & known)]
+    return {name.strip() for name in text_of(started[-1], "act_on").split(",")} if started else set()

@@ -25,6 +25,8 @@ class Remediation:
     applied: Entry | None = None
     failed: Entry | None = None
     outcome: Entry | None = None
+    # What the verdict waits for, as far as it was said.
+    awaited: Entry | None = None
     # What a person has said to a remedy that was advised.
     answer: Entry | None = None
 
@@ -55,7 +57,8 @@ class Remediation:
         if self.outcome is not None:
             return text_of(self.outcome, "outcome") or "no verdict"
         if self.applied is not None:
-            return "not verified yet"
+            why = text_of(self.awaited, "reason") if self.awaited is not None else ""
+            return f"not verified yet: {why}" if why else "not verified yet"
         if self.failed is not None:
             return "could not be applied"
         if self.confirmation is not None and self.confirmation.kind is EntryKind.UNCONFIRMED:
@@ -217,6 +220,8 @@ def _add(incident: Incident, entry: Entry) -> None:
         remediation.applied = entry
     elif entry.kind is EntryKind.FAILED:
         remediation.failed = entry
+    elif entry.kind is EntryKind.AWAITED:
+        remediation.awaited = entry
     elif entry.kind is EntryKind.OUTCOME:
         remediation.outcome = entry
 

@@ -1,4 +1,4 @@
-"""Two policies without a mistake, and many with one each; `MISTAKES` has what `rftfm policies check` must say."""
+"""Two policies without a mistake, and many with one each; `policy_sentences` has what each is answered."""
 
 import random
 import threading
@@ -354,47 +354,36 @@ class MetricHasBadName(Polite):
         return {"my metric": 1.0}
 
 
-MISTAKES: dict[str, str] = {
-    "gone.py:Mine": "gone.py does not exist",
-    "policy_mistakes.py:Gone": "defines no Gone; check the name",
-    "policy_mistakes.py": "not of the form module:Name or file.py:Name",
-    "playbok": "is not a built-in policy; the nearest is playbook",
-    "NoDecide": "class NoDecide has no method decide(self, ctx); add it",
-    "NeedsArguments": "it must need no arguments",
-    "NoContext": "NoContext.decide must take one argument, the context",
-    "Coroutine": "Coroutine.decide is a coroutine or a generator; make it a plain function",
-    "NUMBER": "NUMBER is neither a function nor has it a method decide(ctx)",
-    "Locked": "It cannot be sent to the controller (TypeError: cannot pickle '_thread.lock' object)",
-    "Raises": "decide raised KeyError: 'RF-3' (asked about RF-3, 0 remedies tried)",
-    "Nothing": "decide returned None; it must return a Decision (asked about RF-1, 0 remedies tried)",
-    "BareRemedy": "it must return a Decision",
-    "NoReason": "The decision's reason is empty",
-    "OutOfBounds": "Remedy faster: Lever gamma=10.0 is out of bounds; choose a value in [0.5, 1.0]",
-    "Fraction": "Remedy retry: Lever tool_retries=1.5 is out of bounds; choose a whole value in [0, 5]",
-    "UnknownLever": "got an unexpected keyword argument 'learning_rate'",
-    "UnknownSignal": "There is no signal reward_men; the nearest is reward_mean",
-    "ChangesNothing": "Remedy wait changes nothing; set a lever, or return Decision(None, reason) to wait",
-    "SameAgain": "Remedy back rolls back without a change",
-    "SkipsOnly": "Remedy skip skips batches without a rollback; ask for both",
-    "AsksAboutNothing": "The decision asks a person and has no remedy",
-    "ListAsState": "The decision's state is (('seen', [1, 2]),); it must be a tuple of pairs",
-    "Hangs": "decide took longer than guard.policy_timeout_s=",
-    "NeverEnds": "decide has given 8 remedies for RF-1 that did not help, and does not come to an end",
-    "NeedsPast": "decide raised ValueError: max() arg is an empty sequence (RF-1 without a snapshot)",
-    "Writes": "decide has changed the context that it was given",
-    "Remembers": "it remembers and does not keep; keep what it remembers in Decision.state",
-    "Random": "two new copies of the policy different decisions on one context; leave nothing to chance",
-    "ByHash": "decide gives another decision in another process",
-    "ObserveTakesNothing": "ObserveTakesNothing.observe must take one argument, the outcome",
-    "ObserveRaises": "observe raised KeyError: <OutcomeKind.INEFFECTIVE: 'ineffective'> (told of an outcome that is",
-    "StateWithoutLoad": "has state_dict and no load_state_dict; add it, or leave state_dict out",
-    "StateIsSet": "state_dict()['seen'] is a set; a state holds only dict",
-    "StateHasNumbersAsKeys": "state_dict()['by_incident'] has the key 1; keys must be text",
-    "StateIsNaN": "state_dict()['best'] is nan, which JSON cannot hold; keep None instead",
-    "StateGrows": "bytes as JSON, more than 16384; keep sums and counts",
-    "LoadsNothing": "load_state_dict does not give back what state_dict returned",
-    "HalfAState": "what decisions depend on must be in state_dict",
-    "MetricIsText": "metrics has mood='good', which is not a finite number",
-    "MetricHasBadName": "metrics has the name 'my metric'; use small letters, digits and underscores",
-}
-"""By name of the policy, a part of the one sentence."""
+class SecondRaises:
+    """Fails once its first remedy has not helped."""
+
+    def decide(self, ctx: PolicyContext) -> Any:
+        """The second remedy is looked up by a name that does not exist."""
+        if any(tried.remedy == GOOD.name for tried in ctx.tried):
+            return {"slowdown": GOOD}[GOOD.name]
+        return decided(ctx)
+
+
+class SecondOutOfBounds:
+    """Its second remedy goes too far."""
+
+    def decide(self, ctx: PolicyContext) -> Any:
+        """Far beyond the bounds."""
+        if [tried.remedy for tried in ctx.tried] == [GOOD.name]:
+            return Decision(Remedy("faster", Levers(lr_scale=1e9)), "more of it")
+        return decided(ctx)
+
+
+class Misspelt(Polite):
+    """Wants to know of outcomes."""
+
+    def observes(self, outcome: Outcome) -> None:
+        """Never called."""
+
+
+class TruthValue(Polite):
+    """A truth value for a lever."""
+
+    def decide(self, ctx: PolicyContext) -> Any:
+        """Freezes by a truth value."""
+        return decided(ctx, Remedy("stop", Levers(freeze_policy=True)))

@@ -68,13 +68,22 @@ def context(
     )
 
 
+def without_help(
+    ctx: PolicyContext, remedy: str, state: tuple[tuple[str, str | int | float | bool], ...]
+) -> PolicyContext:
+    """The next context after a remedy that has not helped; `state` is what the decision left for it."""
+    tried = Tried(remedy, ONSET + len(ctx.tried), Levers(), OutcomeKind.INEFFECTIVE)
+    return replace(ctx, tried=(*ctx.tried, tried), given=(*ctx.given, tried), state=state)
+
+
 def usual() -> Iterator[Case]:
     """Every fault, with up to four remedies tried, with and without a ground for a costly one."""
     for code in CODES:
         for tried in range(MOST_TRIED + 1):
             for ground in (None, DAMAGE):
                 allows = "" if ground is None else ", a costly remedy allowed"
-                yield Case(f"asked about {code}, {tried} remedies tried{allows}", context(code, tried, None, ground))
+                done = f"{tried} {'remedy' if tried == 1 else 'remedies'}"
+                yield Case(f"asked about {code}, {done} tried{allows}", context(code, tried, None, ground))
 
 
 def awkward() -> Iterator[Case]:

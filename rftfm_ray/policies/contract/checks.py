@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from rftfm_ray.errors import PolicyError
 from rftfm_ray.plugins import packed
 from rftfm_ray.policies.api import Policy, PolicyContext
 from rftfm_ray.policies.contract.answers import answers, answers_elsewhere
-from rftfm_ray.policies.contract.cases import CODES, DAMAGE, ONSET, Case, awkward, context, outcomes, usual
+from rftfm_ray.policies.contract.cases import CODES, DAMAGE, Case, awkward, context, outcomes, usual, without_help
 from rftfm_ray.policies.loading import load_policy
-from rftfm_ray.policies.safety import Heard, PolicyProblem, ProblemKind, SafePolicy
-from rftfm_ray.types import Levers
-from rftfm_ray.verdicts import OutcomeKind, Tried
+from rftfm_ray.policies.safety import Heard, PolicyProblem, ProblemKind, Ruling, SafePolicy
+from rftfm_ray.policies.user_calls import UserCalls
 
 MOST_REMEDIES = 8
+# Imports of heavy libraries take their time; a constructor that takes longer holds up every submit.
+LOADING_S = 60.0
 _SENT = "can be sent to the controller"
 # Rounds of all outcomes after which a state must not have outgrown its limit: more than a run of a month has.
 ROUNDS = 50
@@ -54,7 +56,7 @@ def check_policy(name: str, timeout_s: float) -> tuple[Checked, ...]:
         timeout_s: longest time that one call may take.
     """
     try:
-        policy = load_policy(name)
+        policy = UserCalls(LOADING_S, f"the {LOADING_S:g} s that loading it may take").make(lambda: load_policy(name))
     except PolicyError as error:
         return (Checked("loads", False, str(error)), *_unmade("loads", (_SENT, *_CHECKS)))
     results = [Checked("loads", True, "")]
@@ -86,16 +88,38 @@ def _made(check: str, make: Callable[[Subject], str], subject: Subject) -> Check
 
 def _answers(subject: Subject) -> str:
     safe = subject.new()
-    return next(filter(None, (_answer(safe, case) for case in usual())), "")
+    answers = (_answer(safe, case) for case in usual())
+    followed = (_follows(subject.new(), context(code, ground=ground)) for code in CODES for ground in (None, DAMAGE))
+    return next(filter(None, chain(answers, followed)), "")
+
+
+def _follows(safe: SafePolicy, ctx: PolicyContext) -> str:
+    """The first problem on the way through the policy's own remedies, none of which helps."""
+    names: list[str] = []
+    while len(names) < MOST_REMEDIES:
+        after = f", after its own {' and '.join(names)}" if names else ""
+        ruling = safe.decide(ctx)
+        if says := _problem(ruling, f"asked about {ctx.diagnosis.code}{after}"):
+            return says
+        remedy = ruling.decision.remedy
+        if remedy is None:
+            return ""
+        names.append(remedy.name)
+        ctx = without_help(ctx, remedy.name, ruling.decision.state)
+    return ""
 
 
 def _answer(safe: SafePolicy, case: Case) -> str:
-    ruling = safe.decide(case.context)
+    return _problem(safe.decide(case.context), case.says)
+
+
+def _problem(ruling: Ruling, asked: str) -> str:
+    """What is wrong with a ruling, in a sentence that says what was asked; empty for nothing."""
     problem = _of("decide", ruling.problems)
     if problem:
-        return f"{problem.rstrip('.')} ({case.says})."
+        return f"{problem.rstrip('.')} ({asked})."
     if not ruling.decision.reason.strip():
-        return f"The decision's reason is empty ({case.says}); say why, for journal and report."
+        return f"The decision's reason is empty ({asked}); say why, for journal and report."
     return ""
 
 
@@ -221,12 +245,11 @@ def _comes_to_an_end(subject: Subject) -> str:
 
 
 def _ends(safe: SafePolicy, ctx: PolicyContext) -> bool:
-    for number in range(MOST_REMEDIES + 1):
+    for _ in range(MOST_REMEDIES + 1):
         decision = safe.decide(ctx).decision
         if decision.remedy is None:
             return True
-        tried = Tried(decision.remedy.name, ONSET + number, Levers(), OutcomeKind.INEFFECTIVE)
-        ctx = replace(ctx, tried=(*ctx.tried, tried), state=decision.state)
+        ctx = without_help(ctx, decision.remedy.name, decision.state)
     return False
 
 

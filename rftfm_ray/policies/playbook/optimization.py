@@ -82,7 +82,7 @@ def _usual_update(ctx: PolicyContext) -> float:
 
     Without gradient AdamW's updates shrink step by step, and the first one with gradient is many times larger.
     """
-    earlier = [r for r in ctx.reports if r.id.step < ctx.diagnosis.onset_low and value(r, "grad_norm") != 0]
+    earlier = [report for report in ctx.before_fault() if value(report, "grad_norm") != 0]
     sizes = [size for r in earlier[-10:] if math.isfinite(size := value(r, "update_ratio"))]
     return median(sizes) if sizes else math.nan
 

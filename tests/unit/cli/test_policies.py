@@ -83,7 +83,7 @@ def test_replay_without_a_run_takes_those_that_ship() -> None:
 
 def test_replay_of_a_run_shows_differences_outcomes_and_problems() -> None:
     done = rftfm("replay", f"{MISTAKES}:Nothing", RECORDED / "kl_explosion", *LONG)
-    assert done.exit_code == 0
+    assert done.exit_code == 1, "it was refused"
     assert "; it was mitigated\n" in done.stdout
     assert "  differs   does nothing instead of rollback_lower_rate\n" in done.stdout
     assert "  problem   decide returned None; it must return a Decision.\n" in done.stdout

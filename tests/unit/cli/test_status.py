@@ -191,7 +191,7 @@ def test_guard_that_was_lost_and_policy_that_waits_are_told(make_run: MakeRun) -
     html = (run / "report.html").read_text()
     assert "The guard was lost on the way: the monitor died" in html
     assert "step 4: policy mine:Own waited — too early" in html
-    assert "policy mine:Own waits -- too early" in rftfm("journal", run).output
+    assert "policy mine:Own gives no remedy -- too early" in rftfm("journal", run).output
 
 
 def test_loss_and_return_of_the_guard_are_told_with_the_unguarded_steps(make_run: MakeRun) -> None:

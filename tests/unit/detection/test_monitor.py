@@ -19,7 +19,7 @@ from rftfm_ray.detection.reference.views import StepView
 from rftfm_ray.errors import DetectorError
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.verdicts import DeclaredChange, StepReport
-from tests.detecting import healthy_runs
+from tests.detecting import healthy_runs, make_report
 from tests.unit.detection.scripted import Scripted, alarms, monitor_of, opened, usual
 
 
@@ -124,6 +124,40 @@ def test_declared_change_reaches_every_detector_before_the_next_step() -> None:
     observed = monitor.observe(usual(1, 2))
     assert opened(observed, "one") == {2: ["entropy"]}, "what began from nothing must be raised again"
     assert opened(observed, "other") == {2: ["entropy", "probe_accuracy"]}
+
+
+def test_evidence_against_settled_signals_restarts_again_after_the_step_under_way() -> None:
+    settled = ("settle", ("update_ratio",), 0)
+    change = DeclaredChange("levers", 2, (), "a remedy", settled=("update_ratio",))
+    whole, stepwise = Scripted("mine"), Scripted("mine")
+    watched = monitor_of(whole)
+    watched.observe(usual(1))
+    watched.declare(change)
+    watched.observe(usual(3, 2))
+    before = monitor_of(stepwise)
+    before.observe(usual(1))
+    before.declare(change)
+    assert [one for one in stepwise.asked if one[0] == "settle"] == [settled]
+    other = Scripted("mine")
+    resumed = monitor_of(other)
+    resumed.load_state_dict(before.state_dict())
+    for step in (2, 3, 4):
+        resumed.observe(usual(1, step))
+    assert [one for one in whole.asked if one[0] == "settle"] == [settled, settled]
+    assert [one for one in other.asked if one[0] == "settle"] == [settled], "once more, though it was saved between"
+
+
+def test_alarm_of_failing_calls_does_not_outlast_the_remedy_that_ends_them() -> None:
+    """The step under way has failed already: the evidence in it must not be what a remedy is judged by."""
+    rates = {10: 0.83, 11: 0.79}
+    monitor, open_at = monitor_of(), list[int]()
+    for step in range(1, 17):
+        (seen,) = monitor.observe([make_report(step, tool_call_count=96.0, tool_error_rate=rates.get(step, 0.0))])
+        open_at += [step] * any(one.alarm and one.signal == "tool_error_rate" for one in seen.symptoms)
+        if step == 10:
+            change = DeclaredChange("levers", 11, (), "calls go to another instance", settled=("tool_error_rate",))
+            monitor.declare(change)
+    assert open_at == [10, 11]
 
 
 def test_declared_change_takes_the_reference_of_its_signals() -> None:

@@ -18,6 +18,7 @@ from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.policies.safety import SafePolicy
 from rftfm_ray.types import GuardMode, Levers, StepId
 from rftfm_ray.verdicts import Decision, IncidentState, Outcome, OutcomeKind, Remedy
+from tests.texts import without_places
 from tests.unit.incidents.managed import FAILING, PLAIN, VERIFY, ManagedRun, fault
 
 SLOW = Remedy("slow", Levers(lr_scale=0.5))
@@ -187,7 +188,7 @@ def test_state_of_a_decision_survives_a_rollback_to_before_the_first_one() -> No
 def test_optional_method_that_raises_costs_no_decision_and_is_told(method: str) -> None:
     run = remedied(Wanting(method))
     failed = [entry for entry in run.entries if entry.kind is K.POLICY_FAILED]
-    assert {entry.text("reason") for entry in failed} == {f"{method} raised ValueError: on purpose"}
+    assert {without_places(entry.text("reason")) for entry in failed} == {f"{method} raised ValueError: on purpose"}
     assert {entry.text("method") for entry in failed} == {method}
     assert [tried.remedy for tried in run.incident.tried] == ["slow"]
     assert run.now() is IncidentState.ESCALATED
@@ -229,7 +230,7 @@ def test_state_of_another_policy_is_not_taken_up_and_that_is_told(saved: str, wh
 def test_state_that_the_policy_refuses_is_told() -> None:
     entries = resumed(Learner(SLOW), PolicyState("script", "{}").to_text())
     (failed,) = (entry for entry in entries if entry.kind is K.POLICY_FAILED)
-    assert failed.text("reason") == "load_state_dict raised KeyError: 'steps'"
+    assert without_places(failed.text("reason")) == "load_state_dict raised KeyError: 'steps'"
 
 
 def test_new_instance_of_the_controller_goes_on_with_the_same_state() -> None:

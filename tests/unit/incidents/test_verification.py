@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rftfm_ray.incidents.severity import severity
-from rftfm_ray.incidents.verification import HARMFUL_DROP, Case
+from rftfm_ray.incidents.verification import HARMFUL_DROP, Case, awaited, figures_out
 from rftfm_ray.policies.playbook import Cause, plan_of
 from rftfm_ray.signals.held_out import LEAST_LOSS, last_probe, probe_drop, tolerated_loss
 from rftfm_ray.verdicts import Diagnosis, Evidence, Family, OutcomeKind, StepReport, Symptom
@@ -22,6 +22,7 @@ from tests.unit.incidents.judged import (
     WINDOW,
     case,
     kind,
+    remedied,
     report,
     reports,
     verdict,
@@ -176,6 +177,18 @@ def test_accuracy_is_held_against_the_better_of_alarm_and_onset() -> None:
     """A slow fault lowers it before its alarm: to have gone back to before the harm cures nothing."""
     found = case({"tool_error_rate": 0.5}, {"probe_accuracy": 0.6}, before=0.6)
     assert kind(verdict("TE-1", found)) is OutcomeKind.INEFFECTIVE
+
+
+def test_verdict_that_is_due_says_what_it_waits_for() -> None:
+    under = reports(11, 4, tool_error_rate=0.5)
+    told = [
+        awaited(remedied("TE-1"), Case(reports(1, 10), under, reports(15, steps, **NO_PROBE), 0.9), RULES)
+        for steps in (WINDOW - 1, WINDOW, TIMEOUT)
+    ]
+    waits = "no probe was answered wholly by weights trained under the remedy"
+    assert told == ["", waits, ""], "too early, due, and over"
+    assert figures_out("severity is still 3.5 nats") == figures_out("severity is still 12 nats")
+    assert figures_out("only 3 of the 5 steps") != figures_out("severity is still 3 nats")
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(TIMEOUT - 1, None), (TIMEOUT, OutcomeKind.UNVERIFIED)])

@@ -16,7 +16,7 @@ from rftfm_ray.policies.levers import LEVERS
 from rftfm_ray.policies.loading import load_policy
 from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.taxonomy import SIXTEEN
-from tests.contracts.policy_mistakes import MISTAKES
+from tests.contracts.policy_sentences import MISTAKES
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")

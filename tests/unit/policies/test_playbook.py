@@ -130,6 +130,15 @@ def test_updates_of_their_usual_size_lower_the_rate_by_a_fixed_share(ratio: floa
     assert remedy_for(context("OD-1", moved={"update_ratio": ratio})).levers.lr_scale == pytest.approx(scale)
 
 
+def test_steps_that_were_made_again_under_the_fault_are_not_what_is_usual() -> None:
+    ctx = context("OD-1", moved={"update_ratio": 0.3})
+    first = [replace(r, id=StepId(1, r.id.step, r.id.paid_step)) for r in ctx.reports if r.id.step < ONSET - 3]
+    again = [replace(report(step, update_ratio=0.3), id=StepId(1, step, step + 20)) for step in range(ONSET - 3, ONSET)]
+    back = replace(ctx, reports=(*first, *again), tried=(Tried("rollback_lower_rate", ONSET + 3, Levers()),))
+    assert back.before_onset("update_ratio") == 0.01
+    assert back.before_fault() == tuple(first)
+
+
 def test_updates_from_before_the_onset_are_what_is_usual() -> None:
     ctx = context("OD-1", moved={"update_ratio": 0.3})
     assert ctx.before_onset("update_ratio") == 0.01
