@@ -19,7 +19,7 @@ def list_plans(
     code: Annotated[str | None, typer.Argument(metavar="[CODE]", help="One fault, for example RF-2.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """The plans of the playbook: remedies of each fault in their order, what each touches, and how it is verified."""
+    """The plans of the playbook: remedies of each fault in their order, what each touches, and what shows the cause."""
     if code is not None and code.upper() not in PLANS:
         raise FaultError(f"the playbook has no plan for {code}; it has some for {', '.join(PLANS)}.")
     found = list(described(code))

@@ -172,3 +172,10 @@ def test_no_advice_about_what_a_person_has_had_done() -> None:
     applied: Line = (K.APPLIED, 8, 1, {"order": 2, "remedy": "lower_rate", "role": "remedy"})
     assert advised((OPENED, advice_on, approved, applied), "advise") == Advice()
     assert advised((OPENED, advice_on, approved), "advise") != Advice()
+
+
+def test_no_advice_to_train_again_where_the_guard_may_act_and_its_policy_asks_a_person() -> None:
+    failing: Line = (K.OPENED, 6, 1, {"code": "TE-1", "family": "TE"})
+    asks: Line = (K.ADVISED, 7, 1, {"order": 1, "remedy": "retry"})
+    assert advised((failing, asks), "act") == Advice()
+    assert advised((OPENED, asks), "act").command.endswith("'guard.act_on=[OD,TE]'"), "it may not act on OD"
