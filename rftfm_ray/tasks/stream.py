@@ -61,7 +61,8 @@ class PromptStream:
             if problem.key not in self.quarantine:
                 yield problem
                 continue
-            following = [self._whole.at(position + further) for further in range(1, self._whole.size)]
+            # So many positions hold a whole pass, and so every problem.
+            following = [self._whole.at(position + further) for further in range(1, 2 * self._whole.size)]
             fresh = (p for p in following if p.key not in seen)
             chosen = next(fresh, None) or next(p for p in following if p.key not in self.quarantine)
             seen.add(chosen.key)
