@@ -128,7 +128,7 @@ class LearnerGroup:
         Raises:
             RftfmError: when the new one cannot start.
         """
-        ray.kill(self._handle)
+        self.stop()
         wait_for_name(self.role.actor_name)
         self._handle = start()
         wait_for([self.snapshot_steps()], START, f"replacing {self.role.name}")

@@ -203,7 +203,8 @@ class LearnerActor:
         path = checkpoints.commit(staging, state).path
         if order.is_best:
             checkpoints.mark_best(path)
-        checkpoints.prune(folder, self._config.checkpoints.keep)
+        if not order.keep_all:
+            checkpoints.prune(folder, self._config.checkpoints.keep)
         self._gauge.set(ActorState.IDLE)
         return str(path)
 

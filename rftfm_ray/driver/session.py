@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from rftfm_ray.training.update_report import UpdateReport
 
 CHECKPOINT = Limit(1800.0)
+DRAWN = 256
+"""Newest steps of which it is known which prompts they drew: as far back as the guard remembers."""
 START = TrainingCursor(StepId(attempt=0, step=0, paid_step=0), model_version=0, cursor=0)
 
 
@@ -57,6 +59,7 @@ class Session:
         self.probe_parts: tuple[ProbeResult, ...] = ()
         self.policy_state = ""
         self._saved: tuple[StepId, str] | None = None
+        self._drawn: dict[int, list[str]] = {}
 
     def positions(self) -> Iterator[TrainingCursor]:
         """The training cursor after each remaining step."""
@@ -75,6 +78,11 @@ class Session:
         """Start generating and scoring the step's trajectories; one result per rollout actor."""
         algorithm, sampling = self._config.at(position.id.step).algorithm, self._sampling(position.id.step)
         problems = self._stream.take(self.position.cursor, algorithm.prompts_per_step, position.id)
+        # A step that comes again after a rollback takes the place of the earlier one; later ones were given up.
+        self._drawn = {
+            step: keys for step, keys in self._drawn.items() if position.id.step - DRAWN < step < position.id.step
+        }
+        self._drawn[position.id.step] = [problem.key for problem in problems]
         jobs = step_jobs(problems, algorithm.samples_per_prompt)
         shares = split_jobs(jobs, algorithm.samples_per_prompt, len(self._group.rollouts))
         return self._group.rollouts.generate(shares, position.id, sampling, self.position.model_version)
@@ -276,14 +284,11 @@ class Session:
 
     def _keep_out(self, snapshot: TrainingCursor, first: int) -> int:
         """Keep the prompts out that came since step `first`, after a snapshot, up to the step under way."""
-        cursor, keys, now = snapshot.cursor, set[str](), self.position
-        for step in range(snapshot.id.step + 1, now.id.step + 2):
-            count = self._config.at(step).algorithm.prompts_per_step
-            if step >= first:
-                drawn = self._stream.take(cursor, count, StepId(now.id.attempt, step, now.id.paid_step))
-                keys |= {problem.key for problem in drawn}
-            cursor += count
-        return len(keys) if self._stream.keep_out(keys) else 0
+        kept_out = 0
+        for step in sorted(self._drawn, reverse=True):
+            if step >= max(first, snapshot.id.step + 1):
+                kept_out += self._stream.keep_out(self._drawn[step])
+        return kept_out
 
     def hold(self, steps: Sequence[int]) -> None:
         """Write the snapshots of some steps as checkpoints, for a remedy that goes back to one in a later run.
@@ -293,7 +298,7 @@ class Session:
         for step in sorted(steps, reverse=True):
             with contextlib.suppress(LearnerError):
                 self.rollback(step, 0, self.position.id.paid_step)
-                self.save(self._plan.folder / HELD)
+                self.save(self._plan.folder / HELD, keep_all=True)
 
     def restore_held(self, held: Sequence[Path], checkpoint: Path) -> tuple[int, ...]:
         """Take the snapshots of a paused run back into the learner's ring, and go on from its checkpoint.
@@ -320,14 +325,16 @@ class Session:
     def restart_learner(self) -> None:
         """Replace the learner by a new one, which goes on from the state that the old one saves, levers included.
 
-        Of the old one's snapshots none is left; the new one begins with one of its own. The caller syncs next.
+        Of the old one's snapshots none is left. The new one begins with one of its own where one is due at that step,
+        for the guard remembers what it knew at those steps alone. The caller syncs next.
         """
         folder = self._plan.folder / HANDED_ON
-        checkpoint = self.save(folder)
+        checkpoint = self.save(folder, keep_all=True)
         self._group.replace(self._group.learner.role)
         self.resume(checkpoint)
         shutil.rmtree(folder, ignore_errors=True)
-        if self._config.snapshots.every:
+        every = self._config.snapshots.every
+        if every and self.position.id.step % every == 0:
             self.snapshot()
 
     def reset_critic(self, step: int) -> None:
@@ -338,8 +345,10 @@ class Session:
         """
         wait_for([self._group.learner.restore_critic(step)], self._learner_limit, "resetting the critic")
 
-    def save(self, folder: Path | None = None, *, is_best: bool = False) -> str:
+    def save(self, folder: Path | None = None, *, is_best: bool = False, keep_all: bool = False) -> str:
         """Write a durable checkpoint, by default among those of the run; its path once it is complete.
+
+        `keep_all`: those that are there stay, however many `checkpoints.keep` allows.
 
         The run has one checkpoint of a position: a second call there returns the path of the first.
         """
@@ -348,7 +357,7 @@ class Session:
         target = self._plan.checkpoints if folder is None else folder
         order = SaveOrder(
             str(target), self.position, self._plan.config_sha256, is_best, self.probe_parts, self.policy_state,
-            tuple(sorted(self._stream.quarantine)),
+            tuple(sorted(self._stream.quarantine)), keep_all,
         )  # fmt: skip
         path = wait_for([self._group.learner.save(order)], CHECKPOINT, "writing a checkpoint")[0]
         if folder is None:

@@ -59,11 +59,17 @@ def follow(
 
 
 def approved_order(state: GuardState) -> Order | None:
-    """The oldest order that a person has approved and that is not carried out yet."""
-    for incident in state.open_incidents():
-        if incident.ordered and incident.advice is not None:
-            return _order(state, incident, incident.advice.order, incident.ordered)
-    return None
+    """The first order that a person has approved and that is not carried out yet."""
+    approved = [
+        (incident.ordered, incident, incident.advice.order)
+        for incident in state.open_incidents()
+        if incident.ordered and incident.advice is not None
+    ]
+    if not approved:
+        return None
+    # Orders are carried out in the order of their numbers: a smaller one would be taken for one that was given.
+    number, incident, advised = min(approved, key=lambda item: item[0])
+    return _order(state, incident, advised, number)
 
 
 def note_pause(ledger: Ledger, step: StepId, incident: int, waited_s: float) -> tuple[int, ...]:

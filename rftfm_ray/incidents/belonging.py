@@ -26,4 +26,31 @@ def is_remediated(incident: Incident, step: StepId, other: Diagnosis, settings: 
     """
     if incident.state is IncidentState.VERIFYING and other.code != UNKNOWN:
         return step.paid_step - incident.tried[-1].paid_step < settings.verify_steps
-    return incident.state is not IncidentState.DIAGNOSED or bool(incident.tried)
+    # A decision that waits for a person, or that one has turned down, is no remediation that is under way.
+    return incident.state is not IncidentState.DIAGNOSED or (bool(incident.tried) and not incident.advised)
+
+
+ASIDE = (
+    "tool_instance", "tool_retries", "refill_rounds", "regrade_rate", "mask_undecoded", "mask_unreplayed",
+    "mask_truncated", "rollout_path",
+)  # fmt: skip
+"""Levers that choose what is trained on, and by which way it comes: no fault of another family follows from them."""
+
+
+def began_under(incident: Incident, incidents: Sequence[Incident], levers: Sequence[str]) -> str:
+    """The other fault that began under an incident's remedy and not because of it, in words; empty for none.
+
+    Args:
+        incident: whose remedy is verified.
+        incidents: all of the run.
+        levers: off nominal that were moved for it.
+    """
+    last = incident.tried[-1]
+    if last.undone or not set(levers) <= set(ASIDE):
+        return ""
+    for other in incidents:
+        is_named = other.code != UNKNOWN and other.state is not IncidentState.SUSPECTED
+        harms = other.state is not IncidentState.RESOLVED and other.family != incident.family
+        if is_named and harms and other.opened.paid_step >= last.paid_step and other.id != incident.id:
+            return f"incident #{other.id} ({other.code}) began under the remedy"
+    return ""

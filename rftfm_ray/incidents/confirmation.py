@@ -86,11 +86,11 @@ def refusal(order: Order, state: GuardState, step: StepId, snapshots: tuple[int,
     """
     if order.role is not OrderRole.REMEDY:
         return ""
-    place = order.restore_step
-    if place is not None and place not in snapshots:
-        # A boundary that did not wait for its verdict has let an update add a snapshot and drop this one.
-        return f"the snapshot of step {place} has made way for a newer one"
-    place = step.step - 1 if place is None else place
+    for needed in (order.restore_step, order.critic_step):
+        if needed is not None and needed not in snapshots:
+            # A boundary that did not wait for its verdict has let an update add a snapshot and drop this one.
+            return f"the snapshot of step {needed} has made way for a newer one"
+    place = step.step - 1 if order.restore_step is None else order.restore_step
     code = state.incident(order.incident).code
     times = sum(tried.remedy == order.remedy and tried.step == place for tried in state.given(code))
     if times >= MOST_TIMES:

@@ -14,6 +14,7 @@ from rftfm_ray.diagnosis.features import is_shown
 from rftfm_ray.incidents.advice import merged
 from rftfm_ray.incidents.confirmation import ground_of, probes_at_decision
 from rftfm_ray.incidents.ledger import Ledger
+from rftfm_ray.incidents.lever_return import moved
 from rftfm_ray.incidents.memory import RunMemory
 from rftfm_ray.incidents.orders import Order, OrderRole
 from rftfm_ray.incidents.policy_calls import PolicyCalls
@@ -81,11 +82,8 @@ class Decisions:
             return None
         if incident.tried and incident.tried[-1].outcome is OutcomeKind.UNVERIFIED:
             return self._give_up(incident, step, IncidentState.ESCALATED, f"{incident.reason}; a person must look")
-        home = levers_before(state, incident)
-        if home != state.levers and not settings.acts_on(incident.family):
-            # A person has approved what did not help, and the next remedy may wait long for one.
-            order = Order(state.orders + 1, incident.id, OrderRole.UNDO, OrderRole.UNDO.value, incident.reason, home)
-            return announce(self._ledger, step, order)
+        if not settings.acts_on(incident.family) and (undo := self._undo(incident, step)) is not None:
+            return undo
         last = max([tried.paid_step for tried in incident.tried[-1:]] + [incident.unconfirmed_at or 0])
         if last and step.paid_step - last < settings.cooldown_steps:
             return None
@@ -140,11 +138,13 @@ class Decisions:
         """Note that the policy waits. It is called again at later steps; after the limit the incident is escalated."""
         reason = ruling.decision.reason
         key = incident.id, incident.code
-        waited = self._waited[key] = self._waited.get(key, 0) + 1
+        is_first = key not in self._waited
+        # A check that was asked for may show what the policy goes by.
+        waited = self._waited[key] = self._waited.get(key, 0) + (incident.waiting is None)
         if incident.tried:
             gave_up = f"the policy gave up: {reason}"
             return self._give_up(incident, step, IncidentState.ESCALATED, gave_up, policy=ruling.policy)
-        if waited == 1:
+        if is_first:
             self._ledger.note(EntryKind.HELD, step, incident.id, policy=ruling.policy, reason=reason)
         if waited < self._settings.verify_steps:
             return None
@@ -161,6 +161,7 @@ class Decisions:
         if remedy.measured_by:
             values["measured_by"] = ", ".join(remedy.measured_by)
         values["shown"] = any(map(is_shown, ctx.diagnosis.symptoms))
+        values["sets"] = ", ".join(moved(remedy.levers))
         if ctx.diagnosis.place is not None:
             values["place"] = ctx.diagnosis.place.value
         if remedy.actions:
@@ -175,12 +176,24 @@ class Decisions:
         values["onset_low"] = ctx.diagnosis.onset_low
         if ruling.decision.ask or not self._settings.acts_on(incident.family):
             self._ledger.note(EntryKind.ADVISED, ctx.step, incident.id, **values)
-            return None
+            return self._undo(incident, ctx.step)
         self._ledger.note(EntryKind.DECIDED, ctx.step, incident.id, **values)
         return Order(
             number, incident.id, OrderRole.REMEDY, remedy.name, reason, levers, restore, remedy.skip_batches,
             remedy.halt, remedy.actions, critic, apart,
         )  # fmt: skip
+
+    def _undo(self, incident: Incident, step: StepId) -> Order | None:
+        """The order that takes back what a person has approved and what did not help; None for nothing.
+
+        The next remedy may wait long for a person, or never be given.
+        """
+        state = self._ledger.state
+        home = levers_before(state, incident)
+        if home == state.levers:
+            return None
+        order = Order(state.orders + 1, incident.id, OrderRole.UNDO, OrderRole.UNDO.value, incident.reason, home)
+        return announce(self._ledger, step, order)
 
     def _give_up(
         self, incident: Incident, step: StepId, final: IncidentState, reason: str, **by: Scalar

@@ -34,6 +34,7 @@ class Incident:
         asked: checks that were asked for to name it.
         waiting: the one of them that is not answered; None where all are.
         asked_at: consumed step at which it was asked for.
+        sets: levers that its newest remedy sets, whether or not that moves them.
         awaited: what the verdict on its newest remedy waits for, as it was journalled last; empty for nothing.
     """
 
@@ -57,6 +58,7 @@ class Incident:
     asked: tuple[Check, ...] = ()
     waiting: Check | None = None
     asked_at: int = 0
+    sets: tuple[str, ...] = ()
     awaited: str = ""
 
     @property

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from rftfm_ray.incidents.incident import Incident
 from rftfm_ray.incidents.memory import REPORTS, RunMemory
 from rftfm_ray.incidents.settings import IncidentSettings
 from rftfm_ray.incidents.state import GuardState
+from rftfm_ray.policies.levers import beyond_usual
 from rftfm_ray.policies.playbook import RemedyPlan, plan_of
 from rftfm_ray.signals.effects import expected_sides
 from rftfm_ray.signals.schema import value
 from rftfm_ray.types import GuardMode, Levers
-from rftfm_ray.verdicts import Expected, StepReport
+from rftfm_ray.verdicts import Expected, IncidentState, StepReport
 
 # Scales return by this factor a step; every other lever returns at once.
 FACTOR = 4.0
@@ -43,25 +46,35 @@ class KeptLever:
     reason: str
 
 
-def next_return(state: GuardState, memory: RunMemory, settings: IncidentSettings) -> LeverReturn | None:
+def next_return(
+    state: GuardState, memory: RunMemory, settings: IncidentSettings, *, is_muted: bool = False
+) -> LeverReturn | None:
     """The lever that may return now: no incident is open, and the fault that it was moved for is over.
 
     A containing lever waits until the cause of its fault has been silent for `return_after` steps, any other lever for
-    `verify_steps`. Each relapse doubles the wait.
+    `verify_steps`. Each relapse doubles the wait. One that only undoes what was measured goes home as soon as the cause
+    is measured to be over: from then on it is the harm. A rate that was lowered goes home during its verification too,
+    for what creeps shows nothing. One that nobody's remedy has set stays while a fault is muted (`is_muted`).
     """
     off, owners = moved(state.levers), dict(state.owners)
     if settings.mode is not GuardMode.ACT:
         # In advise the guard returns what a person has approved, and no lever of the checkpoint that a run began with.
         off = tuple(name for name in off if owners.get(name)) if settings.mode is GuardMode.ADVISE else ()
-    if not off or state.open_incidents():
-        return None
-    reports = memory.since(state.moved_at)
+    open_incidents = state.open_incidents()
+    reports, beyond = memory.since(state.moved_at), {spec.name for spec in beyond_usual(state.levers)}
     for name in off:
         owner = owners.get(name, 0)
-        if (name, owner) in state.kept:
+        if (name, owner) in state.kept or (is_muted and not owner):
             continue
         code, plan = _plan(state, owner)
         contains = name in plan.containing
+        if open_incidents and not (contains and _creeps(name, owner, open_incidents)):
+            continue
+        if name in beyond and contains:
+            if _is_measured_over(plan, state.levers_of(owner), reports, memory.reference_of(owner)):
+                nominal: dict[str, Any] = {name: None}
+                return LeverReturn(name, owner, replace(state.levers, **nominal), "its cause is measured to be over")
+            continue
         relapses = max(0, sum(incident.code == code for incident in state.incidents) - 1)
         # No longer than what is remembered: a wait beyond that would never end.
         wait = min(REPORTS, (settings.return_after if contains else settings.verify_steps) * 2**relapses)
@@ -71,6 +84,22 @@ def next_return(state: GuardState, memory: RunMemory, settings: IncidentSettings
             levers = one_step_back(state.levers, name, scheduled_share(reports[-1]))
             return LeverReturn(name, owner, levers, f"{wait} steps without {'its cause' if contains else 'an alarm'}")
     return None
+
+
+def _creeps(name: str, owner: int, incidents: Sequence[Incident]) -> bool:
+    """Whether a lowered rate only holds up the verdict on the rollback beside it, whose steps are not made again so."""
+    if name not in RATES or len(incidents) > 1:
+        return False
+    (incident,) = incidents
+    return incident.id == owner and incident.state is IncidentState.VERIFYING and incident.tried[-1].undone > 0
+
+
+def _is_measured_over(
+    plan: RemedyPlan, levers: Sequence[str], reports: Sequence[StepReport], reference: Sequence[StepReport]
+) -> bool:
+    """Whether the newest measurement since the levers moved shows that the cause is over."""
+    measured = [r for r in reports if any(math.isfinite(value(r, name)) for name in plan.source_reads)]
+    return plan.cause_is_over(levers, measured[-1:], reference)
 
 
 def levers_to_keep(state: GuardState, memory: RunMemory) -> tuple[KeptLever, ...]:
@@ -85,7 +114,9 @@ def levers_to_keep(state: GuardState, memory: RunMemory) -> tuple[KeptLever, ...
             continue
         code, plan = _plan(state, owner)
         reason = ""
-        if state.has_relapsed(name, code):
+        # What only undoes a measured loss does harm where there is none, however often that comes back.
+        only_undoes = name in plan.inverted_by or name in {spec.name for spec in beyond_usual(state.levers)}
+        if state.has_relapsed(name, code) and not only_undoes:
             reason = f"{name} stays: {code} came back when it had returned"
         elif name in plan.containing and plan.needs_reference and not memory.reference_of(owner):
             reason = f"{name} stays: no step from before {code} shows that the run is healthy without it"

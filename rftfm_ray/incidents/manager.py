@@ -17,7 +17,7 @@ from rftfm_ray.diagnosis.features import is_shown
 from rftfm_ray.diagnosis.fingerprints import FINGERPRINTS
 from rftfm_ray.errors import GuardError
 from rftfm_ray.incidents.answering import approved_order, follow, note_pause
-from rftfm_ray.incidents.belonging import incident_for, is_remediated
+from rftfm_ray.incidents.belonging import began_under, incident_for, is_remediated
 from rftfm_ray.incidents.confirmation import doubt, ground_of, held_out, is_after_effect, needs_ground, refusal
 from rftfm_ray.incidents.decisions import Decisions, Snapshots, announce
 from rftfm_ray.incidents.explaining import named_fields, opened_fields
@@ -114,9 +114,10 @@ class IncidentManager:
         self._open_or_name(report.id, diagnosis)
         ask(self._ledger, report, self._memory, self._settings.mode)
         active = {i.id: self._memory.is_active(i, diagnosis) for i in self.state.open_incidents()}
+        flickers = {number for number in active if self._quiet.get(number, 0)}
         self._quiet = {number: 0 if on else self._quiet.get(number, 0) + 1 for number, on in active.items()}
         for incident in self.state.open_incidents():
-            self._follow_up(incident, report.id, diagnosis)
+            self._follow_up(incident, report.id, diagnosis, flickers=incident.id in flickers)
         if self._pending is None:
             self._pending = approved_order(self.state) or self._next_order(assessment)
             return self._pending
@@ -163,27 +164,35 @@ class IncidentManager:
         if is_due or (not suspected and changed):
             self._ledger.note(EntryKind.DIAGNOSED, step, incident.id, **named_fields(diagnosis))
 
-    def _follow_up(self, incident: Incident, step: StepId, diagnosis: Diagnosis | None) -> None:
-        """Verify an incident whose remedy is in force; close one whose alarm has been silent for long."""
+    def _follow_up(self, incident: Incident, step: StepId, diagnosis: Diagnosis | None, *, flickers: bool) -> None:
+        """Verify an incident whose remedy is in force; close one whose alarm has been silent for long.
+
+        `flickers`: its alarm was silent a step ago. One step says nothing of a remedy, but for a rollback's.
+        """
         active = diagnosis is not None and (diagnosis.code == incident.code or incident.code == UNKNOWN)
         if incident.state is IncidentState.VERIFYING:
             # Where a check has shown the fault, what the policy has become under it is not the fault.
             shows = not incident.shown or (diagnosis is not None and any(map(is_shown, diagnosis.symptoms)))
-            self._verify(incident, step, alarm_active=active and shows)
-        elif incident.tried or incident.state is IncidentState.REMEDIATING:
-            # Silence after a remedy that did not help resolves nothing.
+            lasts = not flickers or bool(incident.tried[-1].undone)
+            self._verify(incident, step, alarm_active=active and shows and lasts)
+        elif (incident.tried and not incident.advised) or incident.state is IncidentState.REMEDIATING:
+            # Silence after a remedy that did not help resolves nothing, unless nothing more is done about it.
             return
         elif self._quiet[incident.id] >= self._settings.verify_steps:
             case = self._memory.case_of_silence(incident, self._quiet[incident.id])
             self._close(incident, step, *state_after_silence(incident, case, self._rules))
 
     def _verify(self, incident: Incident, step: StepId, *, alarm_active: bool) -> None:
-        case = replace(self._memory.case_of(incident), moved=self.state.levers_of(incident.id))
+        levers = self.state.levers_of(incident.id)
+        other = began_under(incident, self.state.incidents, levers)
+        case = replace(self._memory.case_of(incident), moved=levers, disturbed=other)
         outcome = judge(incident, case, self._rules, alarm_active=alarm_active)
-        if outcome is None:
-            self._note_awaited(incident, step, awaited(incident, case, self._rules))
-            return
         remedy = incident.tried[-1].remedy
+        if outcome is None:
+            why = awaited(incident, case, self._rules)
+            if why and figures_out(why) != figures_out(incident.awaited):
+                self._ledger.note(EntryKind.AWAITED, step, incident.id, remedy=remedy, reason=why)
+            return
         self._ledger.note(
             EntryKind.OUTCOME, step, incident.id, outcome=outcome.kind.value, remedy=remedy, code=incident.code,
             severity_before=outcome.severity_before, severity_after=outcome.severity_after,
@@ -193,12 +202,6 @@ class IncidentManager:
         if outcome.kind.helped:
             reason = f"{outcome.kind.value} by {remedy}"
             self._close(incident, step, IncidentState.RESOLVED, reason, outcome=outcome.kind.value)
-
-    def _note_awaited(self, incident: Incident, step: StepId, reason: str) -> None:
-        """Journal what the verdict on a remedy waits for, once and where it becomes something else."""
-        if reason and figures_out(reason) != figures_out(incident.awaited):
-            remedy = incident.tried[-1].remedy
-            self._ledger.note(EntryKind.AWAITED, step, incident.id, remedy=remedy, reason=reason)
 
     def _close(self, incident: Incident, step: StepId, state: IncidentState, reason: str, **outcome: Scalar) -> None:
         self._ledger.note(EntryKind.CLOSED, step, incident.id, state=state.value, reason=reason, **outcome)
@@ -218,7 +221,7 @@ class IncidentManager:
         if not self.state.open_incidents():
             for kept in levers_to_keep(self.state, self._memory):
                 self._ledger.note(EntryKind.KEPT, report.id, kept.incident, lever=kept.name, reason=kept.reason)
-        back = next_return(self.state, self._memory, self._settings)
+        back = next_return(self.state, self._memory, self._settings, is_muted=bool(self._muted))
         if back is None:
             return None
         number, name = self.state.orders + 1, f"return {back.name}"
@@ -352,6 +355,7 @@ class IncidentManager:
     def note_declared(self, declaration: Declaration) -> None:
         """Note a declared change."""
         change = declaration.change
+        self._memory.forget(change.signals)
         self._ledger.note(EntryKind.DECLARED, declaration.id, 0, change=change.kind, reason=change.reason)
 
     def note_late(self, step: StepId, waited_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from rftfm_ray.diagnosis.classify import dated
@@ -11,6 +12,7 @@ from rftfm_ray.diagnosis.fingerprints import explained_signals
 from rftfm_ray.incidents.state import Incident
 from rftfm_ray.incidents.verification import Case
 from rftfm_ray.signals.held_out import last_probe
+from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import Diagnosis, Evidence, IncidentState, StepReport
 
@@ -144,6 +146,16 @@ class RunMemory:
         )
         return replace(diagnosis, symptoms=symptoms)
 
+    def forget(self, signals: Collection[str]) -> None:
+        """Take signals out of the references of open and later incidents: a declared change has moved them."""
+        indices = {INDEX[name] for name in signals if name in INDEX}
+        if not indices:
+            return
+        self._references = {
+            number: tuple(_without(report, indices) for report in reports)
+            for number, reports in self._references.items()
+        }
+
     def reference_of(self, incident: int) -> tuple[StepReport, ...]:
         """Reports from before the fault of an incident; empty where they are not known."""
         return self._references.get(incident, ())
@@ -217,3 +229,8 @@ class RunMemory:
 
 def _alarms(diagnosis: Diagnosis) -> list[tuple[str, int, Evidence]]:
     return [(s.signal, s.direction, s.evidence) for s in diagnosis.symptoms if s.alarm]
+
+
+def _without(report: StepReport, indices: Collection[int]) -> StepReport:
+    values = tuple(math.nan if index in indices else v for index, v in enumerate(report.values))
+    return replace(report, values=values)

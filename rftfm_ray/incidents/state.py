@@ -210,10 +210,16 @@ def _answered(state: GuardState, entry: Entry) -> GuardState:
 def _decided(state: GuardState, entry: Entry) -> GuardState:
     number, incident = entry.integer("order"), state.incident(entry.incident)
     place = place_in(entry) if entry.has("place") else incident.place
+    shown = is_shown_in(entry) or incident.shown
     decided = _with(
-        state, entry, replace(incident, ordered=number, place=place, shown=is_shown_in(entry) or incident.shown)
+        state, entry, replace(incident, ordered=number, place=place, shown=shown, sets=sets_in(entry, incident))
     )
     return replace(decided, orders=number, spent=_spent(state, incident.family, 1))
+
+
+def sets_in(entry: Entry, incident: Incident) -> tuple[str, ...]:
+    """Levers that the remedy of an entry sets; an approval repeats those of what was advised."""
+    return tuple(filter(None, entry.text("sets").split(", "))) if entry.has("sets") else incident.sets
 
 
 def _spent(state: GuardState, family: Family, more: int) -> tuple[tuple[Family, int], ...]:
@@ -225,8 +231,8 @@ def _spent(state: GuardState, family: Family, more: int) -> tuple[tuple[Family, 
 def _advised(state: GuardState, entry: Entry) -> GuardState:
     incident = state.incident(entry.incident)
     advice = advised_in(entry, levers_before(state, incident))
-    shown = is_shown_in(entry)
-    return _with(state, entry, replace(incident, advised=True, advice=advice, place=place_in(entry), shown=shown))
+    changes: dict[str, Any] = {"place": place_in(entry), "shown": is_shown_in(entry), "sets": sets_in(entry, incident)}
+    return _with(state, entry, replace(incident, advised=True, advice=advice, **changes))
 
 
 def _approved(state: GuardState, entry: Entry) -> GuardState:
@@ -287,7 +293,9 @@ def _applied(state: GuardState, entry: Entry) -> GuardState:
         incident = state.incident(entry.incident)
         tried = (*incident.tried, _tried(state, entry))
         state = _with(state, entry, replace(incident, ordered=0, advice=None, tried=tried, awaited=""))
-        owners |= dict.fromkeys(moved, entry.incident)
+        # A lever that was in force already, from before a resumed run or by nobody's remedy, is this incident's now.
+        set_again = [name for name in incident.sets if getattr(levers, name) is not None and not owners.get(name)]
+        owners |= dict.fromkeys((*moved, *set_again), entry.incident)
     return replace(
         state,
         levers=levers,

@@ -64,6 +64,8 @@ class Case:
         probe_before: held-out accuracy that was last measured before the alarm; NaN when there was none.
         diagnosis: newest of the incident; its alarms are the harm where the fault has no fingerprint.
         moved: levers off nominal that were moved for the incident.
+        disturbed: another fault that began under the remedy and not because of it, in words: held-out accuracy then
+            says nothing of the remedy. Empty for none.
     """
 
     reference: tuple[StepReport, ...]
@@ -72,6 +74,7 @@ class Case:
     probe_before: float = math.nan
     diagnosis: Diagnosis | None = None
     moved: tuple[str, ...] = ()
+    disturbed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ def _verdict(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool
     findings = _findings(harm, case, window, last_probe(_counted(after, rules.probe_steps)))
     # The first probe under a remedy still shows the fault's effect; only a later loss is due to the remedy.
     probes = measured_values(after, "probe_accuracy")
-    if probes and probe_drop(probes[0], probes[-1], rules.probe_size) > HARMFUL_DROP:
+    if not case.disturbed and probes and probe_drop(probes[0], probes[-1], rules.probe_size) > HARMFUL_DROP:
         reason = f"held-out accuracy fell from {probes[0]:.3f} to {probes[-1]:.3f} under the remedy"
         return findings.outcome(OutcomeKind.HARMFUL, reason)
     undone = incident.tried[-1].undone
@@ -145,12 +148,12 @@ def _verdict(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool
     of_steps = harm.without(*OF_WEIGHTS) if harm.without(*OF_WEIGHTS).signals else harm
     moved = findings if of_steps == harm else _findings(of_steps, case, window, findings.probe_after)
     failed = _failure(moved, rules, longer, alarm_active=alarm_active)
-    if failed := failed or _lasting_loss(findings, probes, rules.probe_size):
+    if failed := failed or ("" if case.disturbed else _lasting_loss(findings, probes, rules.probe_size)):
         return findings.outcome(OutcomeKind.INEFFECTIVE, failed)
     late = len(after) >= max(rules.timeout, rules.window)
     cause = plan.cause(case.moved, window, case.reference)
     due = harm.without(*OF_WEIGHTS) if cause is not Cause.OVER and not undone else harm
-    unknown = _unknown(findings, case, due, window) or _not_covered(case, undone)
+    unknown = case.disturbed or _unknown(findings, case, due, window) or _not_covered(case, undone)
     if unknown:
         return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unknown}") if late else unknown
     short = _loss(findings, rules.probe_size) or _out_of_band(moved, case, window, due)

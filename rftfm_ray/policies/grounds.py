@@ -17,7 +17,7 @@ from rftfm_ray.signals.arithmetic import safe_exp
 from rftfm_ray.signals.held_out import LEAST_LOSS, probe_drop
 from rftfm_ray.signals.limits import IMPOSSIBLE_KL, IMPOSSIBLE_STEP_KL
 from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Diagnosis, Evidence, StepReport
+from rftfm_ray.verdicts import Diagnosis, Evidence, StepReport, Symptom
 
 # Standard errors by which held-out accuracy must have fallen to be a ground.
 CONFIRMING_DROP = 2.0
@@ -32,6 +32,8 @@ NO_HARM = ("probe_accuracy", "verifier_error_rate")
 # Identities that measure a cause and not what it has done: an optimizer that goes too far has hurt the policy where its
 # held-out accuracy has fallen, and is held back by a lower rate where it stands.
 NO_DAMAGE = ("update_gain",)
+FINITE = "finite"
+"""Name of the detector of values that are not finite."""
 
 
 class GroundKind(StrEnum):
@@ -160,7 +162,7 @@ def ground_for(
     alarms = [symptom for symptom in diagnosis.symptoms if symptom.alarm] if diagnosis is not None else []
     broken = [symptom for symptom in alarms if symptom.evidence is Evidence.IDENTITY and symptom.signal in explained]
     if held_out.stands:
-        broken = [symptom for symptom in broken if symptom.signal not in NO_DAMAGE]
+        broken = [s for s in broken if s.signal not in NO_DAMAGE and not _was_refused(s, reports)]
     if broken:
         return Ground(GroundKind.IDENTITY, broken[0].reason)
     if held_out.stands:
@@ -173,6 +175,13 @@ def ground_for(
         if symptom.evidence is Evidence.CHANNEL and symptom.signal not in NO_HARM:
             return Ground(GroundKind.CHANNEL, symptom.reason)
     return None if diagnosis is None else _reading(reports, diagnosis)
+
+
+def _was_refused(symptom: Symptom, reports: Sequence[StepReport]) -> bool:
+    """Whether every update with values that are not finite was refused: no weight has learnt from it."""
+    since = [report for report in reports if report.id.step >= symptom.onset]
+    broken = [report for report in since if not math.isfinite(value(report, symptom.signal))]
+    return symptom.detector == FINITE and bool(broken) and all(value(report, "vetoes") > 0 for report in broken)
 
 
 def _reading(reports: Sequence[StepReport], diagnosis: Diagnosis) -> Ground | None:

@@ -25,7 +25,7 @@ from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.runs.reader import RunData
 from rftfm_ray.signals.schema import SIGNALS, verifier_error_rate
 from rftfm_ray.telemetry.recorder import read_steps
-from rftfm_ray.types import GuardMode, StepId
+from rftfm_ray.types import Action, GuardMode, StepId
 from rftfm_ray.verdicts import Diagnosis, Evidence, Place, Rival, StepReport, Symptom
 
 _DECISIONS = (EntryKind.DECIDED, EntryKind.ADVISED, EntryKind.HELD)
@@ -84,6 +84,13 @@ class _Rebuilt:
         self._reports = reports
         self._start = entries[0].id.step if entries else 0
         self._rollbacks = [e for e in entries if e.kind is EntryKind.APPLIED and e.has("restored")]
+        decided = {e.integer("order"): e for e in entries if e.kind is EntryKind.DECIDED}
+        applied = [e for e in entries if e.kind is EntryKind.APPLIED and e.integer("order") in decided]
+        # A new learner begins without the snapshots of the old one.
+        self._restarts = [
+            e for e in applied
+            if Action.RESTART_LEARNER in decided[e.integer("order")].text("actions").split(", ")
+        ]  # fmt: skip
 
     def context(self, state: GuardState, entry: Entry, diagnosed: Entry | None, *, instead: bool) -> PolicyContext:
         """The context of the decision in an entry; `instead`: it took the place of a costly one without a ground."""
@@ -117,7 +124,7 @@ class _Rebuilt:
         """The lineage and the steps with a snapshot after consumed step `last`."""
         lineage: list[StepReport] = []
         ring = [self._start] if self._every else []
-        rollbacks = list(self._rollbacks)
+        rollbacks, restarts = list(self._rollbacks), list(self._restarts)
         for report in self._reports:
             if report.id.paid_step > last:
                 break
@@ -125,6 +132,10 @@ class _Rebuilt:
                 restored = rollbacks.pop(0).integer("restored")
                 lineage = [known for known in lineage if known.id.step <= restored]
                 ring = [step for step in ring if step <= restored]
+            while restarts and restarts[0].id.paid_step <= report.id.paid_step:
+                restart = restarts.pop(0)
+                at = restart.integer("restored") if restart.has("restored") else restart.id.step - 1
+                ring = [at] if self._every and at % self._every == 0 else []
             lineage.append(report)
             if self._every and report.id.step % self._every == 0:
                 ring = [*ring, report.id.step][-self._keep :]

@@ -46,13 +46,14 @@ class PromptStream:
                 _replace(taken, cursor, share, passes)
         return tuple(self._without_quarantine(taken, cursor) if self.quarantine else taken)
 
-    def keep_out(self, keys: Iterable[str]) -> bool:
-        """Add problems to the quarantine, unless that would leave fewer than half of the pool; whether it was done."""
+    def keep_out(self, keys: Iterable[str]) -> int:
+        """Add problems to the quarantine, unless that would leave fewer than half of the pool; how many were added."""
         grown = self.quarantine | set(keys)
         if 2 * sum(problem.key in grown for problem in self._whole.problems) > self._whole.size:
-            return False
+            return 0
+        added = len(grown) - len(self.quarantine)
         self.quarantine = frozenset(grown)
-        return True
+        return added
 
     def _without_quarantine(self, taken: list[Problem], cursor: int) -> Iterator[Problem]:
         """In place of what is kept out the next problems of the pool, without repeats while other ones are left."""

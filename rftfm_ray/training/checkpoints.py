@@ -79,6 +79,7 @@ class SaveOrder:
         probe: as in `TrainerState`.
         policy: as in `TrainerState`.
         quarantine: as in `TrainerState`.
+        keep_all: whether checkpoints that are there stay, however many the configuration allows.
     """
 
     folder: str
@@ -88,6 +89,7 @@ class SaveOrder:
     probe: tuple[ProbeResult, ...] = ()
     policy: str = ""
     quarantine: tuple[str, ...] = ()
+    keep_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)

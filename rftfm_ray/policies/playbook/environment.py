@@ -102,8 +102,8 @@ FAILING = RemedyPlan(
     ),
     containing=("tool_instance", "tool_retries", "refill_rounds"),
     source_active=tool_fails,
-    # Failed calls alone are those of the instance in use, and may be gone because another one is.
-    source_reads=("tool_shadow_error_rate", "tool_retry_rate"),
+    # Failed calls and retries are those of the instance in use, and may be gone because another one is.
+    source_reads=("tool_shadow_error_rate",),
     source_sides=above("known_call_error_rate", "tool_shadow_error_rate", "tool_retry_rate"),
     ask="repair the tool",
 )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from rftfm_ray.policies.api import PolicyContext
+from rftfm_ray.policies.api import PolicyContext, restore_step
 from rftfm_ray.policies.levers import BOUNDS
 from rftfm_ray.policies.measured import MEASURES, inverse_of
 from rftfm_ray.policies.playbook.generation import CLEAN_PATH, SAMPLED_OTHERWISE, WEIGHTED
@@ -91,16 +91,23 @@ def _bounded(scale: float) -> float:
     return min(1.0, max(0.01, scale))
 
 
-def skip_batch(ctx: PolicyContext) -> Setting:
-    """Return to finite numbers, past the batch that broke them, at a lower rate."""
-    del ctx
-    return Levers(lr_scale=UNEXPLAINED_SCALE), "values are not finite; the batch that broke them is skipped"
+def skip_batch(ctx: PolicyContext) -> Setting | None:
+    """Return to finite numbers, past the batch that broke them, at a lower rate; not where others lie before it."""
+    restored = restore_step(ctx)
+    if restored is not None and restored < ctx.diagnosis.onset - 1:
+        return None
+    return Levers(lr_scale=_carefully(ctx)), "values are not finite; the batch that broke them is skipped"
+
+
+def _carefully(ctx: PolicyContext) -> float:
+    """A lower rate; one that another fault has called for stays where it is lower still."""
+    return min(UNEXPLAINED_SCALE, ctx.levers.lr_scale or 1.0)
 
 
 def quarantine(ctx: PolicyContext) -> Setting:
-    """Return to finite numbers, and keep the prompts since the onset out for the rest of the run."""
-    del ctx
-    return Levers(lr_scale=UNEXPLAINED_SCALE), "values are not finite again; the prompts of these steps are kept out"
+    """Return to finite numbers, and keep the prompts since the onset out, as far as half of the pool is left."""
+    reason = "values are not finite; the prompts of these steps are kept out, the newest first, up to half of the pool"
+    return Levers(lr_scale=_carefully(ctx)), reason
 
 
 def raised_rate(ctx: PolicyContext) -> Setting | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
 from rftfm_ray.policies.api import PolicyContext
+from rftfm_ray.signals.schema import value
 from rftfm_ray.types import Action, Levers
 from rftfm_ray.verdicts import Place, Remedy, StepReport
 
@@ -137,8 +139,11 @@ class RemedyPlan:
     def cause_is_over(
         self, levers: Collection[str], reports: Sequence[StepReport], reference: Sequence[StepReport]
     ) -> bool:
-        """Whether the cause is known to be over: there are enough steps, and enough from before the fault, to tell."""
-        unknown = not reports or (self.needs_reference and not reference)
+        """Whether the cause is known to be over: what shows it was measured, and there is enough to compare with."""
+        measured = not self.source_reads or any(
+            math.isfinite(value(report, name)) for report in reports for name in self.source_reads
+        )
+        unknown = not reports or not measured or (self.needs_reference and not reference)
         return not unknown and self.cause(levers, reports, reference) is Cause.OVER
 
     def expected_under(self, lever: str) -> tuple[tuple[str, int], ...]:

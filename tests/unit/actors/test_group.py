@@ -154,8 +154,10 @@ def test_replaced_learner_can_be_used_as_the_old_one_could(journey: list[Any], r
     rollouts = RolloutGroup(others, [Actor(role.name) for role in others])
     group = ActorGroup(plan, LearnerGroup(own, Actor("old")), rollouts, cast("Any", None), reusable=reusable)
     group.replace(own)
-    assert journey[:3] == [("kill", "old"), ("gone", "run/learner-0"), ("create", "learner-0", reusable)]
-    assert verbs(journey[3:]) == [("new learner-0", "snapshot_steps")]
+    # It is closed before: what its snapshots have written to disk goes with it.
+    ended = [("old", "close"), ("kill", "old"), ("gone", "run/learner-0")]
+    assert journey[:4] == [*ended, ("create", "learner-0", reusable)]
+    assert verbs(journey[4:]) == [("new learner-0", "snapshot_steps")]
     assert group.learner.weights(3).reference == ("new learner-0", "weights", 3)
 
 

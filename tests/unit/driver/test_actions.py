@@ -111,11 +111,14 @@ def test_learner_is_replaced_after_its_state_is_saved_and_takes_it_over(
     monkeypatch.setattr(module, "wait_for", answer)
     monkeypatch.setattr(session._group, "replace", lambda role: journey.append((role.name, "replace")))
     session.restart_learner()
-    assert [call[1] for call in journey if call[0] == "learner-0"] == [
-        "save", "replace", "load", "set_levers", "take_snapshot",
-    ]  # fmt: skip
+    assert [call[1] for call in journey if call[0] == "learner-0"] == ["save", "replace", "load", "set_levers"]
+    assert journey[0][2].keep_all, "what else is saved there stays"
     assert (session.levers, session.policy_state, session.position) == (MOVED, "kept", NOW)
     assert not handed_on.exists()
+    # The guard remembers what it knew at the steps at which a snapshot is due, and at no other.
+    state.step = 5
+    session.restart_learner()
+    assert journey[-1][1] == "take_snapshot"
 
 
 def test_critic_goes_back_and_the_policy_stays() -> None:

@@ -40,9 +40,8 @@ def test_cause_that_is_active_is_mitigated_before_it_did_harm() -> None:
     ("code", "harm", "unmeasured", "words"),
     [
         ("TE-1", "tool_error_rate", (), "its cause is no longer active"),
-        ("TE-1", "tool_error_rate", ("tool_shadow_error_rate",), "its cause is no longer active"),
         (
-            "TE-1", "tool_error_rate", ("tool_shadow_error_rate", "tool_retry_rate"),
+            "TE-1", "tool_error_rate", ("tool_shadow_error_rate",),
             "whether its cause is still active was not measured",
         ),
         ("RF-1", "trained_mismatch_rate", (), "its cause is no longer active"),

@@ -190,3 +190,14 @@ def test_update_is_held_against_the_largest_comparable_one() -> None:
 def test_reading_from_before_the_fault_is_none_of_it() -> None:
     earlier = [report(5, kl_ref=500.0), *course()[5:]]
     assert grounds(diagnosis(), earlier, UNKNOWN) is None
+
+
+@pytest.mark.parametrize(
+    ("vetoes", "held_out", "is_ground"), [(1.0, STANDS, False), (0.0, STANDS, True), (1.0, UNKNOWN, True)]
+)
+def test_values_that_nothing_has_learnt_from_show_no_damage_where_accuracy_stands(
+    vetoes: float, held_out: HeldOut, is_ground: bool
+) -> None:
+    nan = Symptom("finite", "loss", Evidence.IDENTITY, True, 1, math.nan, 0.0, math.inf, ONSET, ONSET, "loss is nan")
+    found = grounds(diagnosis(nan), course(loss=math.nan, vetoes=vetoes), held_out, ["loss"])
+    assert (found is not None) is is_ground

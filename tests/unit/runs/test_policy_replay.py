@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from rftfm_ray.cli.policies import RECORDED
+from rftfm_ray.config import load_config
 from rftfm_ray.errors import GuardError, RecordError
-from rftfm_ray.incidents.state import EntryKind
+from rftfm_ray.incidents.state import Entry, EntryKind
 from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.policies.grounds import GroundKind
 from rftfm_ray.policies.hold_and_ask import HoldAndAsk
@@ -21,9 +22,10 @@ from rftfm_ray.policies.loading import FunctionPolicy, load_policy
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.runs.policy_replay import Action, ReplayedDecision, differences, replay_policy
 from rftfm_ray.runs.reader import RunData, read_run
-from rftfm_ray.runs.recorded_contexts import Moment, moments
-from rftfm_ray.types import GuardMode, Levers
+from rftfm_ray.runs.recorded_contexts import Moment, _Rebuilt, moments
+from rftfm_ray.types import GuardMode, Levers, StepId
 from rftfm_ray.verdicts import Decision, Evidence, Outcome, OutcomeKind, Remedy
+from tests.detecting import make_report
 from tests.texts import without_places
 
 LONG_S = 30.0
@@ -225,3 +227,14 @@ def test_run_without_rows_or_incidents_has_no_decision(copied: Path) -> None:
     assert made.problems
     (copied / "journal.jsonl").unlink()
     assert replay_policy(Playbook(), "playbook", read_run(copied), LONG_S) == ()
+
+
+def test_new_learner_begins_without_the_snapshots_of_the_old_one() -> None:
+    config = load_config(None, ["snapshots.every=5"])
+    reports = [make_report(step) for step in range(1, 19)]
+    at = StepId(0, 13, 13)
+    decided = Entry(1, EntryKind.DECIDED, at, 1, (("order", 1), ("actions", "restart_learner")))
+    applied = Entry(2, EntryKind.APPLIED, at, 1, (("order", 1), ("remedy", "new_learner"), ("role", "remedy")))
+    start = Entry(0, EntryKind.STARTED, StepId(0, 0, 0), 0, ())
+    rebuilt = _Rebuilt(config, reports, [start, decided, applied])
+    assert [rebuilt._course(last)[1] for last in (12, 14, 16)] == [(0, 5, 10), (), (15,)]

@@ -256,7 +256,7 @@ def test_nobody_learns_from_what_is_kept_out_and_all_others_stay_where_they_were
     seed: int, cursor: int, count: int, apart: set[str]
 ) -> None:
     whole, stream = PromptStream(FEW, seed), PromptStream(FEW, seed)
-    assert stream.keep_out(apart)
+    assert stream.keep_out(apart) == len(apart)
     usual, taken = whole.take(cursor, count), stream.take(cursor, count)
     assert not apart & set(keys(taken))
     assert [new for old, new in zip(usual, taken, strict=True) if old.key not in apart] == [
@@ -268,10 +268,10 @@ def test_nobody_learns_from_what_is_kept_out_and_all_others_stay_where_they_were
 
 def test_too_large_a_quarantine_is_refused_and_changes_nothing() -> None:
     stream = PromptStream(FEW, seed=0)
-    assert stream.keep_out(keys(FEW[:2]))
-    assert not stream.keep_out(keys(FEW[2:4]))
+    assert stream.keep_out(keys(FEW[:2])) == 2
+    assert stream.keep_out(keys(FEW[2:4])) == 0
     assert stream.quarantine == set(keys(FEW[:2]))
-    assert stream.keep_out(keys(FEW[2:3])), "up to half of the pool"
+    assert stream.keep_out(keys(FEW[1:3])) == 1, "up to half of the pool"
 
 
 def test_part_gives_no_problem_that_is_kept_out() -> None:
