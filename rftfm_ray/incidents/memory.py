@@ -16,8 +16,9 @@ from rftfm_ray.signals.schema import INDEX
 from rftfm_ray.types import StepId
 from rftfm_ray.verdicts import Diagnosis, Evidence, IncidentState, StepReport
 
-# Number of remembered reports: the longest window of any check here.
-REPORTS = 256
+# Number of remembered reports: a second remedy is judged by the steps under the fault, before the longest wait for the
+# first one and the longest of its own.
+REPORTS = 512
 # Reports from before a fault that are the reference of its harm.
 REFERENCE_STEPS = 10
 
