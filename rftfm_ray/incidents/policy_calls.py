@@ -78,9 +78,12 @@ class PolicyCalls:
         self._note(heard, step, 0, self.decision_state, restored=restored, reason=reason)
 
     def restore(self) -> None:
-        """Give a new instance of the policy the state that the journal holds, after its process was lost."""
+        """Give a new instance of the policy the state that the journal holds, after its process was lost.
+
+        Where a paused run goes on under another policy, that one begins with nothing.
+        """
         state = read_policy_state(self._ledger.state.policy.newest)
-        if state is not None and state.own:
+        if state is not None and state.own and state.policy == self.name:
             self._unsaid = self._policy.restore(state.own).problems
 
     def note_unsaid(self, step: StepId) -> None:

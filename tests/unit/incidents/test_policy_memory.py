@@ -243,6 +243,14 @@ def test_new_instance_of_the_controller_goes_on_with_the_same_state() -> None:
     assert manager.state == run.manager.state
 
 
+def test_another_policy_takes_over_nothing() -> None:
+    run = remedied(Learner(SLOW, None))
+    memory, policy = run.manager.memory(), Learner(SLOW, None)
+    ledger = Ledger(lambda _: None, Journalled(tuple(run.entries), memory.seq))
+    IncidentManager(PLAIN, SafePolicy(policy, "another", 30.0), lambda: (0, 5), ledger).restore(memory)
+    assert (policy.steps, policy.told) == ([], [])
+
+
 def test_decision_that_asks_is_advised_in_act_as_well() -> None:
     class Asking(Learner):
         """Asks a person first."""
