@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from rftfm_ray.incidents.answering import approved_order, follow
+from rftfm_ray.incidents.belonging import began_under
+from rftfm_ray.incidents.incident import Incident
 from rftfm_ray.incidents.requests import Request, Wish
 from rftfm_ray.incidents.state import EntryKind, replay
 from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.policies.playbook import Playbook
-from rftfm_ray.types import Action, GuardMode, Levers, RunFacts
+from rftfm_ray.types import Action, GuardMode, Levers, RunFacts, StepId
 from rftfm_ray.verdicts import (
     Decision,
     Declaration,
@@ -24,8 +28,9 @@ from rftfm_ray.verdicts import (
     Place,
     Remedy,
     Symptom,
+    Tried,
 )
-from tests.unit.incidents.managed import FAILING, FIRST, ManagedRun, fault, started
+from tests.unit.incidents.managed import FAILING, FIRST, PLAIN, ManagedRun, fault, started
 
 K = EntryKind
 SLOW, SLOWER = Remedy("slow", Levers(lr_scale=0.5)), Remedy("slower", Levers(lr_scale=0.1))
@@ -111,7 +116,7 @@ def test_what_a_person_approved_and_did_harm_is_taken_back_though_the_next_remed
     assert run.manager.state.levers == Levers()
 
 
-def test_orders_that_were_approved_are_carried_out_in_the_order_of_their_numbers() -> None:
+def test_orders_that_were_approved_in_a_pause_are_carried_out_in_the_order_of_their_numbers() -> None:
     class ByCode:
         def decide(self, ctx: PolicyContext) -> Decision:
             return Decision({"TE-1": FIRST, "OD-1": SLOW}[ctx.diagnosis.code], "known")
@@ -119,13 +124,13 @@ def test_orders_that_were_approved_are_carried_out_in_the_order_of_their_numbers
     run = started(policy=ByCode(), mode=GuardMode.ADVISE)
     run.tick(fault("TE-1"), **FAILING)
     run.tick(ON, update_ratio=1.0)
-    answer(run, Wish.APPROVE, 2)
-    answer(run, Wish.APPROVE, 1)
-    run.tick(None)
-    first = run.carry_out()
-    run.tick(None)
-    second = run.carry_out()
-    assert [(order.number, order.incident) for order in (first, second)] == [(1, 2), (2, 1)]
+    settings = replace(PLAIN, mode=GuardMode.ADVISE)
+    for incident in (2, 1):
+        request = Request(f"r{incident}", Wish.APPROVE, incident, "ada", 0.0)
+        assert follow(run.ledger, settings, request, run.following, (0, 5)).accepted
+    first = approved_order(run.ledger.state)
+    assert first is not None
+    assert (first.number, first.incident) == (1, 2)
 
 
 def test_working_remedy_is_not_blamed_for_a_fault_of_another_kind() -> None:
@@ -148,13 +153,28 @@ def test_working_remedy_is_not_blamed_for_a_fault_of_another_kind() -> None:
     assert run.manager.state.levers.tool_instance == 1, "its cause goes on"
 
 
-def test_remedy_that_may_have_caused_the_other_fault_is_still_judged_by_it() -> None:
-    run = started(Remedy("faster", Levers(lr_scale=0.9)), None, verify_timeout_steps=20)
-    run.tick(fault("PG-1", 0.99, 6, ["empty_rate"]), empty_rate=0.5)
-    run.carry_out()
-    go_on(run, 1, None, probe_accuracy=0.8)
-    go_on(run, 2, fault("OD-1", 0.99, 8, ["update_ratio"]), update_ratio=1.0, probe_accuracy=0.3)
-    assert run.manager.state.incidents[0].tried[0].outcome is OutcomeKind.HARMFUL
+@pytest.mark.parametrize(
+    ("levers", "changed", "is_told"),
+    [
+        (("tool_instance",), {}, True),
+        (("tool_instance", "lr_scale"), {}, False),  # A rate may have caused it.
+        (("tool_instance",), {"code": "UNKNOWN"}, False),
+        (("tool_instance",), {"family": Family.TE}, False),
+        (("tool_instance",), {"state": IncidentState.RESOLVED}, False),
+        (("tool_instance",), {"state": IncidentState.SUSPECTED}, False),
+        (("tool_instance",), {"opened": StepId(0, 9, 9)}, False),
+    ],
+)
+def test_other_fault_is_none_of_a_remedy_that_cannot_have_caused_it(
+    levers: tuple[str, ...], changed: dict[str, Any], is_told: bool
+) -> None:
+    tried = (Tried("other_instance", 10, Levers()),)
+    own = Incident(1, IncidentState.VERIFYING, "TE-1", Family.TE, StepId(0, 6, 6), 6, 6, tried)
+    other = Incident(2, IncidentState.DIAGNOSED, "OD-1", Family.OD, StepId(0, 12, 12), 12, 12)
+    told = began_under(own, (own, replace(other, **changed)), levers)
+    assert told == ("incident #2 (OD-1) began under the remedy" if is_told else "")
+    rolled_back = replace(own, tried=(replace(tried[0], undone=3),))
+    assert began_under(rolled_back, (rolled_back, other), levers) == ""
 
 
 def test_planned_change_does_not_make_a_working_remedy_ineffective() -> None:
