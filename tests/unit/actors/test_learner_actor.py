@@ -20,7 +20,7 @@ from rftfm_ray.faults.drill import Drill
 from rftfm_ray.models import ASSETS
 from rftfm_ray.training import checkpoints
 from rftfm_ray.training import learner as training_module
-from rftfm_ray.training.checkpoints import TrainerState
+from rftfm_ray.training.checkpoints import SaveOrder, TrainerState
 from rftfm_ray.training.learner import Learner
 from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import Levers, StepId, TrainingCursor
@@ -199,6 +199,21 @@ def test_checkpoint_puts_back_the_window_of_the_gate_too(
     assert actor.load("anywhere") == state
     assert learner.engine.weight.tolist() == [3.0]
     assert (learner.gate.norms, learner.levers) == ((0.5, 0.75), Levers(lr_scale=0.5))
+
+
+@pytest.mark.parametrize(("keep_all", "left"), [(False, 2), (True, 3)])
+def test_checkpoints_that_must_all_stay_are_not_pruned(
+    make_learner: MakeLearner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keep_all: bool, left: int
+) -> None:
+    actor = make_learner()
+    engine = cast("Any", actor._learner).engine
+    engine.export = lambda: {"weight": np.ones(1, np.float32)}
+    monkeypatch.setattr(checkpoints, "write_model", lambda *_: None)
+    assert actor._config.checkpoints.keep == 2
+    for step in (5, 10, 15):
+        position = TrainingCursor(StepId(0, step, step), step, 16 * step)
+        actor.save(SaveOrder(str(tmp_path), position, "digest", keep_all=keep_all))
+    assert len(checkpoints.named(tmp_path)) == left
 
 
 def test_report_says_what_the_learner_can_go_back_to(

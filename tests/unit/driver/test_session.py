@@ -275,6 +275,15 @@ def test_quarantine_is_saved_and_comes_back_with_the_checkpoint(monkeypatch: pyt
     assert other._stream.quarantine == set(apart)
 
 
+def test_every_snapshot_that_a_waiting_remedy_goes_back_to_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session(RunConfig(), TrainingCursor(StepId(0, 20, 20), 20, 320))
+    back = TrainingCursor(StepId(0, 5, 5), 5, 80)
+    journey = play(monkeypatch, {"restore_snapshot": back, "save": "held"})
+    session.hold((5, 10, 15))
+    assert [call[2] for call in journey if call[1] == "restore_snapshot"] == [15, 10, 5]
+    assert [call[2].keep_all for call in journey if call[1] == "save"] == [True] * 3
+
+
 def test_what_is_served_after_a_rollback_goes_by_a_version_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that were served before bear every version up to the present one."""
     session = make_session(RunConfig(), TrainingCursor(StepId(0, 9, 9), 9, 144))
