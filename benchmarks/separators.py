@@ -31,7 +31,7 @@ from benchmarks.separators_clock import FOLDER, set_clock
 from rftfm_ray.actors.placement import NAMESPACE
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.detection.detectors.identities import IDENTITIES
-from rftfm_ray.faultbench.runs.runner import RATES, ExperimentRunner, RunHistory, quick
+from rftfm_ray.faultbench.runs.runner import RATES, ExperimentRunner, HowToRun, RunHistory, quick
 from rftfm_ray.faults.kinds import CATALOGUE
 from rftfm_ray.files import write_atomic
 from rftfm_ray.signals.dictionary import DICTIONARY
@@ -149,7 +149,7 @@ def cost_of(history: RunHistory, before: Mapping[str, float], after: Mapping[str
 def make(run: Planned, runner: ExperimentRunner, folder: Path) -> Result:
     """Make one run."""
     before = spent_in(folder)
-    history = runner.run(run.config, run.inject, may_fail=True)
+    history = runner.run(run.config, run.inject, how=HowToRun(may_fail=True))
     result: Result = {"error": history.error, "signals": signals_of(history), "effects": history.effects}
     if run.name.startswith("cost"):
         result["cost"] = cost_of(history, before, spent_in(folder))

@@ -135,6 +135,44 @@ def teach(  # noqa: PLR0913 - the parameters of a command are its options
 
 
 @faultbench.command()
+def remediate(  # noqa: PLR0913 - the parameters of a command are its options
+    size: Annotated[str, typer.Option(help="full: hours; smoke: minutes.")] = "smoke",
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder of its runs, which go on where they stopped.", file_okay=False)
+    ] = Path("remediation"),
+    policy: Annotated[
+        str | None, typer.Option(help="Yours, judged in place of the playbook, as guard.policy takes it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=1, help="Seed that the runs are drawn from.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Runs at a time; 0: one for every core, at most 8.")] = 0,
+    minutes: Annotated[float, typer.Option(min=0, help="No run is begun after so long.")] = float("inf"),
+    page: Annotated[
+        Path | None, typer.Option(help="Write the page, and its pictures beside it.", dir_okay=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show whether the guard, or a policy of yours, makes runs with a fault better and healthy ones no worse."""
+    from rftfm_ray.faultbench.remediation.command import Asked
+    from rftfm_ray.faultbench.remediation.command import remediate as measure
+
+    aside = Console(stderr=True)
+
+    def say(text: str) -> None:
+        aside.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    asked = Asked(size, data, seed, policy or "", page)
+    scored = measure(asked, say, workers or min(8, os.cpu_count() or 1), 60 * minutes)
+    if json:
+        from rftfm_ray.faultbench.remediation.page import as_json
+
+        sys.stdout.write(as_json(scored) + "\n")
+    else:
+        from rftfm_ray.faultbench.remediation.show import show
+
+        show(scored, Console())
+
+
+@faultbench.command()
 def score(  # noqa: PLR0913 - the parameters of a command are its options
     data: Data = HERE,
     detector: Annotated[

@@ -32,7 +32,7 @@ from rftfm_ray.faultbench.runs.dataset import ADDED, TIMES, Recorded, read_bench
 from rftfm_ray.faultbench.runs.declared import declarations, watched
 from rftfm_ray.faultbench.runs.generate import config_of, outcome_of, rows_of
 from rftfm_ray.faultbench.runs.plan import Split
-from rftfm_ray.faultbench.runs.runner import ExperimentRunner
+from rftfm_ray.faultbench.runs.runner import ExperimentRunner, HowToRun
 from rftfm_ray.faultbench.scoring.frozen import FROZEN, read_frozen, split_of
 from rftfm_ray.faultbench.scoring.guarding import GuardSetup
 from rftfm_ray.signals.schema import SIGNALS
@@ -122,7 +122,7 @@ def reproduce(folder: Path, sample: int, draw: int) -> Iterator[Reproduced]:
     try:
         for run in drawn:
             with ExperimentRunner() as runner:
-                history = runner.run(config_of(run.entry), run.entry.inject, may_fail=True, judged=True)
+                history = runner.run(config_of(run.entry), run.entry.inject, how=HowToRun(may_fail=True, judged=True))
             repeated = Recorded(run.entry, outcome_of(history), rows_of(history))
             rows = difference(run, repeated)
             recorded_incidents, live_incidents = (

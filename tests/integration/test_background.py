@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.faultbench.runs.runner import ExperimentRunner, RunHistory, example, quick
+from rftfm_ray.faultbench.runs.runner import ExperimentRunner, HowToRun, RunHistory, example, quick
 from rftfm_ray.faults.background import dirty
 from rftfm_ray.signals.schema import SIGNALS, report_of
 
@@ -46,7 +46,7 @@ def configure(**sections: object) -> RunConfig:
 @pytest.fixture(scope="module")
 def healthy(runner: ExperimentRunner, checkpoints: Path) -> RunHistory:
     """The dirty run without a fault."""
-    return runner.run(configure(background=DIRTY), keep=checkpoints)
+    return runner.run(configure(background=DIRTY), how=HowToRun(keep=checkpoints))
 
 
 def columns(history: RunHistory) -> NDArray[np.float64]:
@@ -78,7 +78,7 @@ def test_a_dirty_run_shows_its_background_and_learns(runner: ExperimentRunner, h
 
 def test_a_tensor_that_is_not_sent_is_found_among_rounded_weights(runner: ExperimentRunner, checkpoints: Path) -> None:
     del checkpoints
-    lost = runner.run(configure(background=DIRTY), ("OD-2@3:1,mechanism=unsynced",), may_fail=True)
+    lost = runner.run(configure(background=DIRTY), ("OD-2@3:1,mechanism=unsynced",), how=HowToRun(may_fail=True))
     assert lost.signal("weights_mismatch")[:3].tolist() == [0, 0, 1]
 
 

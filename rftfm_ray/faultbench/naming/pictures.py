@@ -43,7 +43,7 @@ def confusion_svg(confusion: Confusion, title: str) -> str:
         axes.set_title(title, fontsize=9, y=-0.07)
         for at, name in enumerate(rows):
             _draw_row(axes, at, name, confusion[name], columns)
-        return _file(to_svg(figure, "confusion", title))
+        return as_file(to_svg(figure, "confusion", title))
 
 
 def _draw_row(axes: Axes, at: int, truth: str, row: Mapping[str, int], columns: Sequence[str]) -> None:
@@ -64,7 +64,7 @@ def _label(name: str) -> str:
     return "no alarm" if name == NO_ALARM else "unknown" if name == UNKNOWN else name
 
 
-def _file(svg: str) -> str:
+def as_file(svg: str) -> str:
     """An inline figure as a file of its own, with the colours of both themes."""
     start = svg.index(">") + 1
     return f"{svg[:start]}\n<style>{THEME}</style>{svg[start:]}\n"

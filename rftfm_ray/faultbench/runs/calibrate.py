@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.faultbench.runs.runner import ExperimentRunner, RunHistory, quick
+from rftfm_ray.faultbench.runs.runner import ExperimentRunner, HowToRun, RunHistory, quick
 from rftfm_ray.faults.kinds import CATALOGUE, Mechanism, Strength
 from rftfm_ray.signals.dictionary import DICTIONARY, Scale
 
@@ -117,7 +117,7 @@ class Bench:
         config = self._config(case, seed)
         # Steps after the window are not used.
         follow = WINDOW if inject and case.kind.learned else None
-        return self._runner.run(config, inject, self._runner.trunk(config, self._onset - 1), follow)
+        return self._runner.run(config, inject, self._runner.trunk(config, self._onset - 1), HowToRun(follow))
 
     def healthy(self, case: CalibrationCase) -> Healthy:
         """Healthy runs of all seeds from the fork on, as long as the runs of a case."""
@@ -163,7 +163,7 @@ class Bench:
             if key not in self._ends:
                 self._ends[key] = self._runner.run(config, (), fork).accuracy
             text = f"{case.code}@{self._onset}:{strength!r},mechanism={case.mechanism}"
-            ended = self._runner.run(config, (text,), fork, may_fail=True)
+            ended = self._runner.run(config, (text,), fork, HowToRun(may_fail=True))
             losses.append(self._ends[key] - (0.0 if ended.error else ended.accuracy))
         return losses
 

@@ -39,7 +39,7 @@ from rftfm_ray.faultbench.runs.dataset import (
     write_records,
 )
 from rftfm_ray.faultbench.runs.plan import CHECKPOINT_EVERY, Entry
-from rftfm_ray.faultbench.runs.runner import ExperimentRunner, RunHistory, example, quick
+from rftfm_ray.faultbench.runs.runner import ExperimentRunner, HowToRun, RunHistory, example, quick
 from rftfm_ray.faultbench.runs.sizes import SIZES, entries_of, left_out
 from rftfm_ray.faults.background import background_of
 from rftfm_ray.faults.calibration import TABLE
@@ -195,26 +195,27 @@ def config_of(entry: Entry, **sections: object) -> RunConfig:
     probed = {"every": CHECKPOINT_EVERY, "size": 256, "final_size": 16, "sampled_share": 0.25}
     run = example(entry.task, entry.algorithm, entry.seed, entry.steps, f"builtin:{entry.size}")
     named = {"probe": probed, "gate": {"advantage_tolerance": ANY_ADVANTAGE}, **sections}
-    return quick(run, **_merged(_background_of(entry), _overrides_of(entry), named))
+    background = seed_sections(entry.seed) if entry.dirty else {}
+    return quick(run, **merged(background, sections_of(entry.overrides), named))
 
 
-def _background_of(entry: Entry) -> Sections:
-    """The background of a run as sections of the configuration."""
-    background = background_of(entry.seed) if entry.dirty else None
+def seed_sections(seed: int) -> Sections:
+    """The background of the runs of a seed as sections of the configuration; none where the seed has no background."""
+    background = background_of(seed)
     return {} if background is None else background.sections()
 
 
-def _overrides_of(entry: Entry) -> Sections:
-    """What a run has in place of defaults, as sections of the configuration."""
+def sections_of(overrides: Sequence[str]) -> Sections:
+    """What a run has in place of defaults, each as `key=value`, as sections of the configuration."""
     sections: dict[str, dict[str, object]] = {}
-    for text in entry.overrides:
+    for text in overrides:
         key, _, value = text.partition("=")
         section, _, name = key.partition(".")
         sections.setdefault(section, {})[name] = yaml.safe_load(value)
     return sections
 
 
-def _merged(*layers: Sections) -> dict[str, object]:
+def merged(*layers: Sections) -> dict[str, object]:
     """Sections of several layers; a later one goes before an earlier one, key by key."""
     merged: dict[str, object] = {}
     for layer in layers:
@@ -235,7 +236,7 @@ def make_group(runner: ExperimentRunner, entries: Sequence[Entry], folder: Path)
             if saving and not entry.inject:
                 checkpoints = {"every": CHECKPOINT_EVERY, "keep": 1 + entry.steps // CHECKPOINT_EVERY, "at_end": False}
                 config, keep = config_of(entry, checkpoints=checkpoints), folder
-            history = runner.run(config, entry.inject, fork, keep=keep, may_fail=True)
+            history = runner.run(config, entry.inject, fork, HowToRun(keep=keep, may_fail=True))
             records.append(Record(entry, outcome_of(history), rows_of(history)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

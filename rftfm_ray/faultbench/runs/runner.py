@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +23,7 @@ from rftfm_ray.errors import RftfmError
 from rftfm_ray.incidents.state import Entry
 from rftfm_ray.metrics import StepRow
 from rftfm_ray.planning import plan
+from rftfm_ray.policies.api import Policy
 from rftfm_ray.signals.schema import report_of, value
 from rftfm_ray.telemetry.events import read_events
 
@@ -64,14 +65,19 @@ class RunHistory:
         return logarithms
 
 
+def with_sections(config: RunConfig, *layers: Mapping[str, object]) -> RunConfig:
+    """`config` with other values of some keys: of a section those that are named, else the value itself. A later layer
+    goes before an earlier one."""
+    tree = config.model_dump(mode="json")
+    for layer in layers:
+        for name, keys in layer.items():
+            tree[name] = tree[name] | keys if isinstance(keys, dict) else keys
+    return RunConfig.model_validate(tree)
+
+
 def quick(config: RunConfig, **sections: object) -> RunConfig:
     """`config` for an experiment: nothing is saved, and little is probed."""
-    tree = config.model_dump(mode="json")
-    for name, keys in QUICK.items():
-        tree[name] |= keys
-    for name, keys in sections.items():
-        tree[name] = tree[name] | keys if isinstance(keys, dict) else keys
-    return RunConfig.model_validate(tree)
+    return with_sections(config, QUICK, sections)
 
 
 def example(task: str, algorithm: str, seed: int, steps: int, model: str = "builtin:tiny") -> RunConfig:
@@ -81,6 +87,30 @@ def example(task: str, algorithm: str, seed: int, steps: int, model: str = "buil
         "algorithm": {"name": algorithm}, "learner": {"lr": RATES[task]},
     }  # fmt: skip
     return RunConfig.model_validate(tree)
+
+
+@dataclass(frozen=True, slots=True)
+class HowToRun:
+    """How one run is made.
+
+    Attributes:
+        follow: it ends so many steps after all effects have begun, without a last held-out accuracy.
+        keep: where its checkpoints are moved.
+        may_fail: an error ends the run and is part of its history.
+        judged: it has a guard, as `guard.mode` asks for.
+        is_other_run: the run that it is forked from may have had another seed or task.
+        policy: decides in place of the one that the configuration names.
+    """
+
+    follow: int | None = None
+    keep: Path | None = None
+    may_fail: bool = False
+    judged: bool = False
+    is_other_run: bool = False
+    policy: Policy | None = None
+
+
+USUALLY = HowToRun()
 
 
 class _FollowedError(Exception):
@@ -118,21 +148,9 @@ class ExperimentRunner:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def run(
-        self,
-        config: RunConfig,
-        inject: Sequence[str] = (),
-        fork: Path | None = None,
-        follow: int | None = None,
-        keep: Path | None = None,
-        *,
-        may_fail: bool = False,
-        judged: bool = False,
+        self, config: RunConfig, inject: Sequence[str] = (), fork: Path | None = None, how: HowToRun = USUALLY
     ) -> RunHistory:
         """Make one run with faults, from its start or from the checkpoint `fork` of a healthy run.
-
-        With `follow` it ends so many steps after all effects have begun, without a last held-out accuracy. With `keep`
-        its checkpoints are moved there. With `may_fail` an error ends the run and is part of its history. With
-        `judged` it has a guard, as `guard.mode` asks for.
 
         Raises:
             RftfmError: as a run does.
@@ -144,27 +162,29 @@ class ExperimentRunner:
 
         def observe(row: StepRow) -> None:
             rows.append(row)
-            if follow is not None:
+            if how.follow is not None:
                 begun = [effect for _, effect in _faults(folder)]
-                if all(step is not None and row.id.paid_step >= step + follow - 1 for step in begun):
+                if all(step is not None and row.id.paid_step >= step + how.follow - 1 for step in begun):
                     raise _FollowedError
 
         update = {"inject": tuple(inject), "preflight": PreflightConfig(mode=PreflightMode.OFF)}
-        planned = plan(config.model_copy(update=update), folder, fork)
+        planned = plan(config.model_copy(update=update), folder, fork, allow_changes=how.is_other_run)
+        if how.policy is not None:
+            planned = replace(planned, policy=how.policy)
         accuracy, error = math.nan, ""
         try:
             began = time.perf_counter()
             listeners = Listeners(row=observe, entry=journal.append)
-            accuracy = execute(planned, listeners, began, self._warm, judged=judged).probe_last
+            accuracy = execute(planned, listeners, began, self._warm, judged=how.judged).probe_last
         except _FollowedError:
             pass
         except RftfmError as raised:
-            if not may_fail:
+            if not how.may_fail:
                 raise
             error = str(raised)
-        if keep is not None:
-            shutil.rmtree(keep, ignore_errors=True)
-            shutil.move(str(folder / "checkpoints"), keep)
+        if how.keep is not None:
+            shutil.rmtree(how.keep, ignore_errors=True)
+            shutil.move(str(folder / "checkpoints"), how.keep)
         faults = _faults(folder)
         switched, effects = tuple(on for on, _ in faults), tuple(effect for _, effect in faults)
         return RunHistory(tuple(rows), switched, effects, accuracy, error, tuple(journal))

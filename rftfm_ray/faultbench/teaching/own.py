@@ -32,7 +32,7 @@ from rftfm_ray.faultbench.detectors.strata import series
 from rftfm_ray.faultbench.runs.dataset import Recorded
 from rftfm_ray.faultbench.runs.generate import outcome_of, rows_of
 from rftfm_ray.faultbench.runs.plan import Entry, Kind, Split
-from rftfm_ray.faultbench.runs.runner import ExperimentRunner, quick
+from rftfm_ray.faultbench.runs.runner import ExperimentRunner, HowToRun, quick
 from rftfm_ray.faultbench.teaching.following import follow
 from rftfm_ray.faultbench.teaching.learning import Lesson, learn
 from rftfm_ray.faultbench.teaching.teach import SEED, Taught
@@ -129,7 +129,7 @@ class _Drill:
     def healthy(self, trunk: int, seed: int) -> Recorded:
         """Make a healthy run."""
         config = self._of_seed(seed, {"every": ONSET - 1, "keep": 1 + STEPS, "at_end": False})
-        history = self._runner.run(config, keep=self._at(trunk))
+        history = self._runner.run(config, how=HowToRun(keep=self._at(trunk)))
         entry = Entry(
             f"healthy-{seed}", Kind.HEALTHY, Split.CALIBRATE, seed, config.task.name, config.algorithm.name,
             config.model.path, STEPS,
@@ -142,7 +142,7 @@ class _Drill:
         trunk = self._healthy[fork.trunk]
         config = self._of_seed(trunk.entry.seed, {"every": 0, "at_end": False})
         checkpoint = self._at(fork.trunk) / f"step-{ONSET - 1:06d}"
-        history = self._runner.run(config, [fork.text], checkpoint, may_fail=True)
+        history = self._runner.run(config, [fork.text], checkpoint, HowToRun(may_fail=True))
         entry = replace(
             trunk.entry, name=name, kind=Kind.FAULT, inject=(fork.text,), onset=ONSET, fork=ONSET - 1
         )  # fmt: skip

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.faultbench.runs.calibrate import WINDOW, Bench, CalibrationCase, Healthy, in_range, list_cases, search
 from rftfm_ray.faultbench.runs.levels import AIMS
-from rftfm_ray.faultbench.runs.runner import ExperimentRunner, RunHistory, quick
+from rftfm_ray.faultbench.runs.runner import USUALLY, ExperimentRunner, HowToRun, RunHistory, quick
 from rftfm_ray.faults.kinds import CATALOGUE, Strength
 
 PROBABILITY = Strength("probability", 0.01, 1.0, 0.5)
@@ -138,22 +138,22 @@ class Scripted:
         config: RunConfig,
         inject: tuple[str, ...],
         fork: str,
-        follow: int | None = None,
-        *,
-        may_fail: bool = False,
+        how: HowToRun = USUALLY,
     ) -> Any:
         """A course whose healthy values depend on the seed."""
         assert fork == f"{config.seed}/5"
         self.asked.append(inject)
         # As the lab does: a run that is waited for ends so many steps after its effect.
-        length = self.length if follow is None or self.effect is None else min(self.length, self.effect - 6 + follow)
+        length = self.length
+        if how.follow is not None and self.effect is not None:
+            length = min(length, self.effect - 6 + how.follow)
         values = np.full(length, float(config.seed))
         if inject:
             strength = float(inject[0].split(":")[1].split(",")[0])
             values[0 if self.effect is None else self.effect - 6 :] += strength
         history = Synthetic(values.tolist())
         history.rows, history.effects, history.accuracy = range(length), (self.effect,), 1 - len(inject) / 4  # type: ignore[attr-defined]
-        history.error = "out of memory" if may_fail and self.fails else ""  # type: ignore[attr-defined]
+        history.error = "out of memory" if how.may_fail and self.fails else ""  # type: ignore[attr-defined]
         return history
 
 

@@ -1,0 +1,1 @@
+"""The remediation benchmark: whether the guard makes runs with a fault better, and none worse."""
