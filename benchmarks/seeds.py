@@ -11,7 +11,6 @@ EXAMPLES = range(1000)
 HEALTHY_SET = range(1000, 2000)
 CALIBRATION = range(2000, 4000)
 BACKGROUND = range(4000, 5000)
-CLOSED_LOOP = range(120_000, 130_000)
 HEALTHY_ACT_PROFILES = range(180_000, 190_000)
 HEALTHY_ACT = range(190_000, 200_000)
 PRIORS = range(400_000, 410_000)
@@ -19,7 +18,6 @@ PRIORS = range(400_000, 410_000)
 BLOCKS: dict[str, tuple[range, ...]] = {
     "background": (BACKGROUND,),
     "calibrate_faults": (CALIBRATION,),
-    "closed_loop": (CLOSED_LOOP,),
     "guard_cost": (EXAMPLES,),
     "guard_kills": (EXAMPLES,),
     "healthy_act": (HEALTHY_ACT_PROFILES, HEALTHY_ACT),

@@ -49,6 +49,7 @@ class RemediationSize:
         healthy: guarded runs without a fault.
         codes: the faults.
         backgrounds: whether runs have the background.
+        mechanisms: of each mechanism, at the level of harm, in place of `harm` of each fault.
     """
 
     harm: int
@@ -60,16 +61,21 @@ class RemediationSize:
     healthy: int
     codes: tuple[str, ...] = tuple(CATALOGUE)
     backgrounds: tuple[bool, ...] = (False, True)
+    mechanisms: int = 0
 
 
 SIZES: Mapping[str, RemediationSize] = {
     "full": RemediationSize(harm=6, baselines=3, levels=6, transient=8, two_faults=15, first_step=5, healthy=300),
+    "mechanisms": RemediationSize(
+        harm=0, baselines=0, levels=0, transient=0, two_faults=0, first_step=0, healthy=32, backgrounds=(False,),
+        mechanisms=2,
+    ),
     "smoke": RemediationSize(
         harm=1, baselines=1, levels=0, transient=0, two_faults=0, first_step=0, healthy=2, codes=("RF-1", "OD-1"),
         backgrounds=(False,),
     ),
 }  # fmt: skip
-"""The whole benchmark, hours; and a piece of it that takes minutes."""
+"""The whole benchmark, hours; every mechanism that harms without a background twice, about an hour; and minutes."""
 
 
 class Trunks:
@@ -101,8 +107,8 @@ def units_of(size: RemediationSize, seed: int = 1) -> tuple[Unit, ...]:
     """
     trunks = Trunks(seed)
     units = (
-        *_harm(size, trunks), *_levels(size, trunks), *_transient(size, trunks), *_two_faults(size, trunks),
-        *_first_step(size, trunks),
+        *_harm(size, trunks), *_mechanisms(size, trunks), *_levels(size, trunks), *_transient(size, trunks),
+        *_two_faults(size, trunks), *_first_step(size, trunks),
     )  # fmt: skip
     return tuple(unit for unit in units if unit.quota)
 
@@ -144,6 +150,18 @@ def _harm(size: RemediationSize, trunks: Trunks) -> Iterator[Unit]:
     for code, dirty in itertools.product(size.codes, size.backgrounds if size.harm else ()):
         pairs = tuple(_pairs(_rows((HARM,), (code,), dirty), trunks, SPARE * size.harm))
         yield Unit(Cell.HARM, f"harm-{code}-{BACKGROUNDS[dirty]}", pairs, size.harm, roles)
+
+
+def _mechanisms(size: RemediationSize, trunks: Trunks) -> Iterator[Unit]:
+    for code, dirty in itertools.product(size.codes, size.backgrounds if size.mechanisms else ()):
+        rows: dict[str, list[Calibration]] = {}
+        for row in _rows((HARM,), (code,), dirty):
+            rows.setdefault(row.mechanism, []).append(row)
+        for mechanism, own in rows.items():
+            # One task and algorithm: the first that was measured.
+            pairs = tuple(_pairs(own[:1], trunks, SPARE * size.mechanisms))
+            name = f"mechanism-{code}-{mechanism}-{BACKGROUNDS[dirty]}"
+            yield Unit(Cell.HARM, name, pairs, size.mechanisms, _guards)
 
 
 def _levels(size: RemediationSize, trunks: Trunks) -> Iterator[Unit]:

@@ -21,7 +21,7 @@ from rftfm_ray.faultbench.remediation.policies import policy_of
 from rftfm_ray.faultbench.remediation.records import RunRecord, record_of
 from rftfm_ray.faultbench.runs.generate import Sections, merged, sections_of, seed_sections
 from rftfm_ray.faultbench.runs.runner import ExperimentRunner, HowToRun, example, with_sections
-from rftfm_ray.faultbench.runs.seeds import SeedSupply, seeds_of
+from rftfm_ray.faultbench.runs.seeds import MOST_GROUPS, SeedSupply, seeds_of
 from rftfm_ray.files import write_atomic
 from rftfm_ray.signals.schema import report_of
 from rftfm_ray.types import GuardMode
@@ -29,6 +29,8 @@ from rftfm_ray.types import GuardMode
 PROFILE_RUNS = 8
 PROFILE_SEEDS = 80_000
 """Distance of the seeds of the runs of profiles from the first seed of the benchmark."""
+MOST_FORKS = 8
+"""Sampling seeds of one healthy run."""
 # Everything else is as it ships.
 COMMON: Sections = {
     "checkpoints": {"every": 0, "best": False, "at_end": False}, "report": {"at_end": False},
@@ -51,7 +53,7 @@ class Maker:
 
     def __init__(self, runner: ExperimentRunner, profiles: Path, seed: int, policy: str = "") -> None:
         self._runner, self._profiles, self._policy = runner, profiles, policy
-        self._first = seeds_of(seed, BLOCK)[0]
+        self._seed = seed
 
     def of_pair(self, arm: Arm, ended: EndedRuns) -> RunRecord:
         """A run of a pair.
@@ -64,7 +66,7 @@ class Maker:
         texts = tuple(fault.text for fault in arm.faults)
         if arm.role is Role.CLEAN or arm.role is Role.ALONE_AGAIN:
             # Clean forks have the numbers from 1 on.
-            forked = replace_seed(with_sections(usual, OFF), self._fork_seed(arm))
+            forked = replace_seed(with_sections(usual, OFF), fork_seed(arm, self._seed))
             return self._made(arm, forked, texts, self._trunk(arm, usual), HowToRun(may_fail=True, is_other_run=True))
         if arm.role is Role.ALONE:
             return self._made(arm, with_sections(usual, OFF), texts, self._trunk(arm, usual), HowToRun(may_fail=True))
@@ -81,7 +83,7 @@ class Maker:
         """A run without a fault."""
         config = self._config(run.trunk, run.size, run.overrides)
         if arm.role is Role.CLEAN:
-            seed = run.trunk.seed if arm.number == 1 else self._fork_seed(arm)
+            seed = run.trunk.seed if arm.number == 1 else fork_seed(arm, self._seed)
             return self._made(arm, replace_seed(with_sections(config, OFF), seed), (), None, HowToRun(may_fail=True))
         guarded = with_sections(config, {"guard": self._guard(arm)})
         return self._made(arm, guarded, (), None, HowToRun(may_fail=True, judged=True))
@@ -102,11 +104,6 @@ class Maker:
         """The checkpoint of the healthy run that a run leaves; None where its fault is there from step 1 on."""
         return self._runner.trunk(config, FORK) if arm.onset > FORK else None
 
-    def _fork_seed(self, arm: Arm) -> int:
-        """The sampling seed of a run that is not that of its healthy run; every run has another one."""
-        within = arm.trunk.seed - self._first
-        return self._first + FORK_SEEDS + (within * 8 + arm.number) % (PROFILE_SEEDS - FORK_SEEDS)
-
     def _guard(self, arm: Arm) -> Mapping[str, object]:
         policy = {"policy": self._policy} if self._policy and arm.role in GUARDS else {}
         profile = {"profile": str(self._profile(arm.trunk))} if arm.role is Role.PROFILED else {}
@@ -116,8 +113,7 @@ class Maker:
         """A profile of healthy runs like this one, of seeds of their own."""
         path = self._profiles / f"{trunk.task}-{trunk.algorithm}-{trunk.background}.json"
         if not path.exists():
-            supply = SeedSupply(range(self._first + PROFILE_SEEDS, self._first + 2 * FORK_SEEDS), has_backgrounds=True)
-            trunks = [replace(trunk, seed=supply.next(dirty=trunk.dirty)) for _ in range(PROFILE_RUNS)]
+            trunks = [replace(trunk, seed=seed) for seed in profile_seeds(self._seed, dirty=trunk.dirty)]
             configs = [self._config(healthy, "tiny", ()) for healthy in trunks]
             runs = [self._runner.run(config) for config in configs]
             series = [series_of([report_of(row) for row in run.rows]) for run in runs]
@@ -126,6 +122,24 @@ class Maker:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, fitted.to_json().encode())
         return path
+
+
+def fork_seed(arm: Arm, seed: int) -> int:
+    """The sampling seed of a run that has not that of its healthy run; every clean fork has another one.
+
+    Args:
+        arm: the run.
+        seed: that the benchmark is drawn from.
+    """
+    first = seeds_of(seed, BLOCK)[0]
+    return first + FORK_SEEDS + ((arm.trunk.seed - first) * MOST_FORKS + arm.number) % (PROFILE_SEEDS - FORK_SEEDS)
+
+
+def profile_seeds(seed: int, *, dirty: bool) -> list[int]:
+    """The seeds of the runs of a profile; tasks and algorithms share them."""
+    first = seeds_of(seed, BLOCK)[0]
+    supply = SeedSupply(range(first + PROFILE_SEEDS, first + MOST_GROUPS), has_backgrounds=True)
+    return [supply.next(dirty=dirty) for _ in range(PROFILE_RUNS)]
 
 
 def replace_seed(config: RunConfig, seed: int) -> RunConfig:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 
 from rftfm_ray.drills.outcome import GIVEN_BACK, HARMED, NEAR
@@ -20,6 +22,8 @@ from rftfm_ray.faultbench.runs.generate import PACKAGES
 from rftfm_ray.files import write_atomic
 from rftfm_ray.taxonomy import family_of
 
+MOST_ROWS = 250
+"""Guarded runs that the page lists; more are in the file beside it alone."""
 LABELS = {"none": "no profile", "profile": "profile"}
 _HEAD = """# The remediation benchmark
 
@@ -59,6 +63,7 @@ def write_page(path: Path, scored: Scored, command: str) -> None:
     if figures["baselines"]:
         picture = baselines_svg(figures["baselines"], (*GUARDS, *BASELINES))
         write_atomic(folder / "baselines.svg", picture.encode())
+    write_atomic(path.with_suffix(".csv"), _csv(scored.results).encode())
     write_atomic(path, page(scored, figures, command, path.stem, examples).encode())
 
 
@@ -71,10 +76,12 @@ def page(scored: Scored, figures: Figures, command: str, folder: str, examples: 
         problems=PROBLEMS, harmed=HARMED, near=NEAR, given_back=GIVEN_BACK, window=WINDOW, less=LESS,
         not_mendable=" and ".join(f"{code} {name}" for code, name in NOT_MENDABLE),
     )  # fmt: skip
-    return "\n".join((head, *_sections(figures, folder, examples)))
+    return "\n".join((head, *_sections(figures, folder, scored.results, examples)))
 
 
-def _sections(figures: Figures, folder: str, examples: Sequence[PairResult]) -> Iterator[str]:
+def _sections(
+    figures: Figures, folder: str, results: Sequence[PairResult], examples: Sequence[PairResult]
+) -> Iterator[str]:
     yield "## Targets\n"
     lines = ((t.name, t.target, t.figure, _verdict(t.reached)) for t in targets_of(figures))
     yield table(("", "target", "reached", ""), lines)
@@ -104,6 +111,10 @@ def _sections(figures: Figures, folder: str, examples: Sequence[PairResult]) -> 
     yield _from_step_1(figures["from_step_1"])
     yield "## Not recovered\n"
     yield table(("pair", "", "clean", "alone", "guarded", "why"), _miss_lines(figures["misses"]))
+    yield f"## All guarded runs\n\nEvery one is a row of [{folder}.csv]({folder}.csv).\n"
+    if len(results) <= MOST_ROWS:
+        heads = ("fault", "run", "", "found", "named", "remedies", "clean, alone, guarded", "result")
+        yield table(heads, map(_result_line, results))
 
 
 def share(row: Figures) -> str:
@@ -157,6 +168,41 @@ def _miss_lines(misses: Iterable[Figures]) -> Iterator[Sequence[str]]:
         accuracies = (miss["clean"], miss["alone"], miss["guarded"])
         cells = ("-" if accuracy is None else f"{accuracy:.3f}" for accuracy in accuracies)
         yield f"`{miss['pair']}`", LABELS[miss["mode"]], *cells, miss["reason"]
+
+
+def _result_line(result: PairResult) -> Sequence[str]:
+    run, trunk = result.run, result.pair.trunk
+    found = "no" if run.alarm is None else f"+{run.alarm - result.pair.first.onset}"
+    place = "" if run.is_placed or not run.is_named else ", other place"
+    remedies = (f"{one.remedy} ({one.step}: {one.outcome or 'not verified'})" for one in run.given)
+    accuracies = (result.clean, result.alone.accuracy, run.accuracy)
+    return (
+        "+".join(f"{fault.code} {fault.mechanism} {fault.strength:g}" for fault in result.pair.faults),
+        f"{trunk.task}, {trunk.algorithm}, {trunk.seed}", LABELS[MODES[result.role]], found,
+        f"{run.named or '-'}{place}", ", ".join(remedies) or "none",
+        ", ".join("-" if accuracy is None else f"{accuracy:.3f}" for accuracy in accuracies),
+        f"{result.ending.value}: {run.error}" if run.error else result.ending.value,
+    )  # fmt: skip
+
+
+def _csv(results: Sequence[PairResult]) -> str:
+    """A row for every guarded run."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ("cell", "pair", "background", "level", "mode", "clean", "alone", "guarded", "harmful", "ending", "contained",
+         "severity_lowered", "alarm", "named", "placed", "remedies", "steps_lost", "steps_to_remedy", "error")
+    )  # fmt: skip
+    for result in results:
+        run = result.run
+        remedies = ";".join(f"{one.step}:{one.remedy}:{one.outcome}" for one in run.given)
+        writer.writerow(
+            (result.cell, result.pair.name, result.pair.trunk.background, result.pair.level, MODES[result.role],
+             f"{result.clean:.4f}", result.alone.accuracy, run.accuracy, result.is_harmful, result.ending,
+             result.contained, result.lowered, run.alarm, run.named, run.is_placed, remedies, run.lost,
+             run.to_remedy, run.error)
+        )  # fmt: skip
+    return text.getvalue()
 
 
 def _examples(results: Sequence[PairResult]) -> list[PairResult]:

@@ -11,13 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import calibrate_faults, healthy_act, healthy_set
-from benchmarks.closed_loop import FIRST_PROFILE_SEED, FORKS, PROFILE_RUNS, SEEDS, Arm, fork_seed
-from benchmarks.healthy_act import Kind
 from benchmarks.seeds import (
     BACKGROUND,
     BLOCKS,
     CALIBRATION,
-    CLOSED_LOOP,
     EXAMPLES,
     HEALTHY_ACT,
     HEALTHY_ACT_PROFILES,
@@ -25,6 +22,11 @@ from benchmarks.seeds import (
     PRIORS,
 )
 from rftfm_ray.errors import BenchError
+from rftfm_ray.faultbench.remediation.drawing import SIZES as REMEDIATION
+from rftfm_ray.faultbench.remediation.drawing import units_of
+from rftfm_ray.faultbench.remediation.healthy import healthy_runs
+from rftfm_ray.faultbench.remediation.making import fork_seed, profile_seeds
+from rftfm_ray.faultbench.remediation.pairs import Arm, Role
 from rftfm_ray.faultbench.runs.seeds import MOST_BENCH_SEED, MOST_GROUPS, seeds_of
 from rftfm_ray.faultbench.runs.sizes import SIZES, entries_of
 from rftfm_ray.faultbench.runs.strengths import visible
@@ -40,20 +42,28 @@ READERS = {
 
 def planned() -> Mapping[str, set[int]]:
     """Seeds of the plans of all benchmarks: every size, for the bench seeds 1 to 3."""
-    return {
+    detection = {
         f"{name} {seed}": {entry.seed for entry in entries_of(size, seed, visible)}
         for name, size in SIZES.items()
         for seed in (1, 2, 3)
     }
+    return detection | {f"remediation {seed}": remediation_seeds(seed) for seed in (1, 2, 3)}
 
 
-def closed_loop_seeds() -> set[int]:
-    """Seeds of healthy runs, of their forks, and of profiles."""
-    arms = [Arm(Kind("tiny", "grpo", "addition"), seed, f"fork-{n + 1}") for seed in SEEDS for n in range(FORKS)]
-    profiles = {FIRST_PROFILE_SEED + number for number in range(PROFILE_RUNS)}
-    seeds = {*SEEDS, *map(fork_seed, arms), *profiles}
-    assert len(seeds) == len(SEEDS) * (1 + FORKS) + PROFILE_RUNS, "no two runs share a seed"
-    return seeds
+def remediation_seeds(seed: int) -> set[int]:
+    """Seeds of all runs of a remediation benchmark; those of healthy runs, of forks and of profiles are apart."""
+    trunks = {pair.trunk for size in REMEDIATION.values() for unit in units_of(size, seed) for pair in unit.pairs}
+    healthy = healthy_runs(max(size.healthy for size in REMEDIATION.values()), seed)
+    seeds = [trunk.seed for trunk in trunks] + [run.trunk.seed for run in healthy]
+    forks = [
+        fork_seed(Arm(trunk, Role.CLEAN, number=number), seed)
+        for trunk in [*trunks, *(run.trunk for run in healthy)]
+        for number in range(5)
+    ]  # fmt: skip
+    profiles = [own for dirty in (False, True) for own in profile_seeds(seed, dirty=dirty)]
+    every = [*seeds, *forks, *profiles]
+    assert len(set(every)) == len(every), "no two runs share a seed"
+    return set(every)
 
 
 def scripts() -> Mapping[str, set[int]]:
@@ -61,7 +71,6 @@ def scripts() -> Mapping[str, set[int]]:
     return {
         "calibrate_faults": {seed for stage in calibrate_faults.stages() for seed in stage.plan.all}
         | set(calibrate_faults.LOSS_SEEDS),
-        "closed_loop": closed_loop_seeds(),
         "healthy_set": {arm.seed for arm in healthy_set.arms()},
         "healthy_act": {healthy_act.drawn(index).seed for index in range(healthy_act.RUNS)}
         | {healthy_act.FIRST_PROFILE_SEED + n for n in range(max(healthy_act.PROFILE_RUNS.values()))},
@@ -70,10 +79,10 @@ def scripts() -> Mapping[str, set[int]]:
 
 def test_no_seed_belongs_to_two_benchmarks_or_to_a_script() -> None:
     blocks = {block for some in BLOCKS.values() for block in some}
-    known = {EXAMPLES, HEALTHY_SET, CALIBRATION, BACKGROUND, CLOSED_LOOP, HEALTHY_ACT, HEALTHY_ACT_PROFILES, PRIORS}
+    known = {EXAMPLES, HEALTHY_SET, CALIBRATION, BACKGROUND, HEALTHY_ACT, HEALTHY_ACT_PROFILES, PRIORS}
     assert known == blocks
     every = {**planned(), **{str(block): set(block) for block in blocks}}
-    assert len(every) == 3 * len(SIZES) + len(blocks)
+    assert len(every) == 3 * (len(SIZES) + 1) + len(blocks)
     for (one, seeds), (other, others) in itertools.combinations(every.items(), 2):
         assert not seeds & others, f"{one} and {other} share seeds"
 
