@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from rftfm_ray.policies.api import PolicyContext, restore_step
@@ -31,26 +32,47 @@ MOVED = 0.95
 
 def lower_rate_alone(ctx: PolicyContext) -> Setting:
     """Bring updates back to their usual size, and give up no step: no harm is shown so far, or no snapshot is left."""
-    scale, why = lower_rate(ctx)
+    lowered = lower_rate(ctx)
     because = "no independent check shows harm so far"
     if ctx.ground is not None:
         because = f"there is no snapshot from before step {ctx.diagnosis.onset_low}"
-    return Levers(lr_scale=scale, kl_coef_scale=2.0), f"{why}; no step is given up, because {because}"
+    return lowered.levers(), f"{lowered.reason}; no step is given up, because {because}"
 
 
 def lower_rate_anew(ctx: PolicyContext) -> Setting:
     """Undo the explosion, and return to updates of the usual size."""
-    scale, why = lower_rate(ctx)
-    return Levers(lr_scale=scale, kl_coef_scale=2.0), f"{why}; the KL penalty is doubled meanwhile"
+    lowered = lower_rate(ctx)
+    meanwhile = "" if lowered.is_exact else "; the KL penalty is doubled meanwhile"
+    return lowered.levers(), f"{lowered.reason}{meanwhile}"
 
 
 def much_lower_rate(ctx: PolicyContext) -> Setting:
     """The same, with a quarter of the rate and the strongest KL penalty."""
-    scale, why = lower_rate(ctx)
-    return Levers(lr_scale=max(0.01, scale / 4), kl_coef_scale=10.0), f"{why}, and to a quarter of that for safety"
+    lowered = lower_rate(ctx)
+    reason = f"{lowered.reason}, and to a quarter of that for safety"
+    return Levers(lr_scale=max(0.01, lowered.scale / 4), kl_coef_scale=10.0), reason
 
 
-def lower_rate(ctx: PolicyContext) -> tuple[float, str]:
+@dataclass(frozen=True, slots=True)
+class LoweredRate:
+    """A scale of the learning rate, and why it is that one.
+
+    Attributes:
+        scale: of the nominal rate.
+        reason: in words.
+        is_exact: whether what multiplies the rate was measured, so that nothing is left of it to hold back.
+    """
+
+    scale: float
+    reason: str
+    is_exact: bool = False
+
+    def levers(self) -> Levers:
+        """The rate, and a stronger KL penalty where the rate may not be all: one that is not needed slows learning."""
+        return Levers(lr_scale=self.scale) if self.is_exact else Levers(lr_scale=self.scale, kl_coef_scale=2.0)
+
+
+def lower_rate(ctx: PolicyContext) -> LoweredRate:
     """A scale of the learning rate that brings updates back to their usual size, and why it is that one.
 
     The size of an AdamW update is in proportion to the rate, so the ratio of the update's size now to its size
@@ -60,21 +82,27 @@ def lower_rate(ctx: PolicyContext) -> tuple[float, str]:
     declared = rate * safe_exp(-excess) / ctx.nominal.lr
     if abs(excess) > TOLERANCE:
         factor = safe_exp(excess)
-        return _bounded(declared), f"the learning rate is {factor:.3g} times the declared one, which is restored"
+        restored = f"the learning rate is {factor:.3g} times the declared one, which is restored"
+        return LoweredRate(_bounded(declared), restored, is_exact=True)
     measured = inverse_of("lr_scale", ctx)
     if measured is not None and 0 < measured[0] < 1:
         gain = 1 / measured[0]
-        return _bounded(declared * measured[0]), f"updates go {gain:.3g} times as far as they should, and the rate less"
+        less = f"updates go {gain:.3g} times as far as they should, and the rate less"
+        return LoweredRate(_bounded(declared * measured[0]), less, is_exact=True)
     pairs = zip(ctx.reports, ctx.signal("update_ratio"), strict=True)
     since = [size for report, size in pairs if report.id.step >= ctx.diagnosis.onset]
     usual, now = _usual_update(ctx), median(since) if since else math.nan
     if usual > 0 and now / usual >= ELEVATED:
         scale = _bounded(declared * usual / now)
-        return scale, f"updates are {now / usual:.3g} times their usual size; the learning rate is lowered by as much"
+        as_much = f"updates are {now / usual:.3g} times their usual size; the learning rate is lowered by as much"
+        return LoweredRate(scale, as_much)
     scale = _bounded(declared * UNEXPLAINED_SCALE)
     if math.isnan(usual):
-        return scale, "no step from before the fault shows the usual size of updates; lower learner.lr if this helps"
-    return scale, "updates have their usual size and the policy still runs away; the learning rate is lowered"
+        unknown = "no step from before the fault shows the usual size of updates; lower learner.lr if this helps"
+        return LoweredRate(scale, unknown)
+    return LoweredRate(
+        scale, "updates have their usual size and the policy still runs away; the learning rate is lowered"
+    )
 
 
 def _usual_update(ctx: PolicyContext) -> float:
