@@ -136,7 +136,10 @@ def teach(  # noqa: PLR0913 - the parameters of a command are its options
 
 @faultbench.command()
 def remediate(  # noqa: PLR0913 - the parameters of a command are its options
-    size: Annotated[str, typer.Option(help="full: hours; smoke: minutes.")] = "smoke",
+    size: Annotated[
+        str,
+        typer.Option(help="full: hours; healthy: its runs without a fault; mechanisms: each twice; smoke: minutes."),
+    ] = "smoke",
     data: Annotated[
         Path, typer.Option("--data", help="Folder of its runs, which go on where they stopped.", file_okay=False)
     ] = Path("remediation"),

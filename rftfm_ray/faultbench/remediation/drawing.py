@@ -66,6 +66,9 @@ class RemediationSize:
 
 SIZES: Mapping[str, RemediationSize] = {
     "full": RemediationSize(harm=6, baselines=3, levels=6, transient=8, two_faults=15, first_step=5, healthy=300),
+    "healthy": RemediationSize(
+        harm=0, baselines=0, levels=0, transient=0, two_faults=0, first_step=0, healthy=300,
+    ),
     "mechanisms": RemediationSize(
         harm=0, baselines=0, levels=0, transient=0, two_faults=0, first_step=0, healthy=32, backgrounds=(False,),
         mechanisms=2,
@@ -75,7 +78,8 @@ SIZES: Mapping[str, RemediationSize] = {
         backgrounds=(False,),
     ),
 }  # fmt: skip
-"""The whole benchmark, hours; every mechanism that harms without a background twice, about an hour; and minutes."""
+"""The whole benchmark, hours; its healthy runs alone; every mechanism that harms without a background twice, about an
+hour; and a piece that takes minutes."""
 
 
 class Trunks:

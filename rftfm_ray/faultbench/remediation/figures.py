@@ -23,6 +23,9 @@ from rftfm_ray.taxonomy import family_of
 Figures = dict[str, Any]
 MODES: Mapping[Role, str] = {Role.GUARDED: "none", Role.PROFILED: "profile"}
 """What the guard compares runs with, by the role of the guarded run."""
+ACCURACY = "probe_accuracy"
+LARGEST_FALL = 0.10
+"""How far a healthy run may fall below its best held-out accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,21 +205,46 @@ def _again(scored: Scored) -> Figures:
 
 
 def _healthy(runs: Sequence[HealthyRun], ended: Finished) -> Figures:
-    """What the guard has done in runs without a fault."""
+    """What the guard has done in runs without a fault.
+
+    Some of the drawn configurations do not learn by themselves. Those in which the guard did something are apart.
+    """
     made = [(run, ended[run.guarded().name]) for run in runs if run.next_arm(ended) is None]
-    records = [record for _, record in made]
-    harmed = sum(_is_harmed(run, record, ended) for run, record in made)
+    ill = [record for run, record in made if not _is_healthy(run, record, ended)]
+    well = [(run, record) for run, record in made if record not in ill]
+    records = [record for _, record in well]
+    checked = [(run, record) for run, record in well if run.is_checked and not record.given and not record.error]
     return {
-        "runs": len(made), "incidents": sum(bool(record.early) for record in records),
+        "runs": len(made), "not_healthy": len(ill), "incidents": sum(bool(record.early) for record in records),
         "remedies": sum(len(record.given) for record in records),
         "rollbacks": sum(given.undone > 0 for record in records for given in record.given),
         "freezes": sum(record.frozen > 0 for record in records), "halts": sum(record.halted for record in records),
-        "errors": sum(bool(record.error) for record in records), "harmed": harmed,
+        "errors": sum(bool(record.error) for record in records),
+        "harmed": sum(_is_harmed(run, record, ended) for run, record in well),
+        "checked": len(checked),
+        "differ": sum(record.series != ended[run.clean(1).name].series for run, record in checked),
         "touched": [
-            {"run": record.arm, "incidents": list(record.early), "remedies": [g.remedy for g in record.given]}
-            for record in records if record.early or record.given
+            {
+                "run": record.arm, "healthy": record not in ill, "incidents": list(record.early),
+                "remedies": [given.remedy for given in record.given],
+            }
+            for _, record in made if record.early or record.given
         ],
     }  # fmt: skip
+
+
+def _is_healthy(run: HealthyRun, record: RunRecord, ended: Finished) -> bool:
+    """Whether the run without a guard is a healthy one, as far as that matters: the guard did something.
+
+    A healthy run never falls more than `LARGEST_FALL` below its best held-out accuracy, and ends at or above its start.
+    """
+    if not (record.given or record.error):
+        return True
+    alone = ended[run.clean(1).name]
+    known = [accuracy for accuracy in alone.series.get(ACCURACY, ()) if accuracy is not None]
+    course = [*known, *([] if alone.accuracy is None else [alone.accuracy])]
+    falls = [max(course[: index + 1]) - accuracy for index, accuracy in enumerate(course)]
+    return not alone.error and max(falls, default=0.0) <= LARGEST_FALL and bool(course) and course[-1] >= course[0]
 
 
 def _is_harmed(run: HealthyRun, record: RunRecord, ended: Finished) -> bool:

@@ -1,7 +1,7 @@
 """Guarded runs without a fault, of many configurations: the guard must leave them alone. Pure.
 
 Up to a remedy such a run trains on the same, bit for bit, as one without a guard. Clean runs are therefore made beside
-it only where the guard has given one.
+it where the guard has given one, and one beside every tenth, which shows that it is so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 from rftfm_ray.faultbench.remediation.drawing import BLOCK, FORK_SEEDS
-from rftfm_ray.faultbench.remediation.pairs import FORKS, Arm, EndedRuns, Role, Trunk
+from rftfm_ray.faultbench.remediation.pairs import FORKS, Arm, Ended, EndedRuns, Role, Trunk
 from rftfm_ray.faultbench.remediation.records import RunRecord
 from rftfm_ray.faultbench.runs.runner import RATES
 from rftfm_ray.faultbench.runs.seeds import is_dirty, seeds_of
@@ -23,6 +23,7 @@ PROFILED = tuple(itertools.product(("tiny",), ("grpo", "ppo"), TASKS))
 """Sizes, algorithms and tasks of which the benchmark has profiles."""
 FIRST = 20_000
 """Distance of their seeds from the first of the benchmark: none of those is a seed of a pair."""
+CHECKED_EVERY = 10
 PROMPTS = (8, 32)
 TEMPERATURES, KL_COEFS = (0.7, 1.2), (0.0, 0.1)
 
@@ -36,12 +37,14 @@ class HealthyRun:
         size: of the shipped model.
         overrides: `key=value` of what is not as usual.
         has_profile: whether the guard has a profile; it is of runs that are configured as usual.
+        is_checked: whether a run without a guard is made beside it whatever the guard does.
     """
 
     trunk: Trunk
     size: str
     overrides: tuple[str, ...]
     has_profile: bool
+    is_checked: bool = False
 
     def guarded(self) -> Arm:
         """The run with the guard."""
@@ -56,10 +59,13 @@ class HealthyRun:
         guarded = ended.get(self.guarded().name)
         if guarded is None:
             return self.guarded()
-        if not (isinstance(guarded, RunRecord) and (guarded.given or guarded.error)):
-            return None
-        arms = (self.clean(number) for number in range(1, FORKS + 1))
+        arms = (self.clean(number) for number in range(1, self._wanted(guarded) + 1))
         return next((arm for arm in arms if arm.name not in ended), None)
+
+    def _wanted(self, guarded: Ended) -> int:
+        """How many clean runs are made beside the guarded one."""
+        is_touched = isinstance(guarded, RunRecord) and bool(guarded.given or guarded.error)
+        return FORKS if is_touched else int(self.is_checked)
 
 
 def healthy_runs(count: int, seed: int = 1) -> tuple[HealthyRun, ...]:
@@ -90,4 +96,4 @@ def _drawn(index: int, seed: int) -> HealthyRun:
         f"algorithm.prompts_per_step={prompts}",
     )
     has_profile = (size, algorithm, task) in PROFILED and index // len(KINDS) // 2 % 2 == 0
-    return HealthyRun(Trunk(task, algorithm, seed, dirty), size, overrides, has_profile)
+    return HealthyRun(Trunk(task, algorithm, seed, dirty), size, overrides, has_profile, index % CHECKED_EVERY == 0)

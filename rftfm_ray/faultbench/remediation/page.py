@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rftfm_ray.drills.outcome import GIVEN_BACK, HARMED, NEAR
 from rftfm_ray.faultbench.naming.markdown import table
-from rftfm_ray.faultbench.remediation.figures import MODES, Figures, Scored, figures_of
+from rftfm_ray.faultbench.remediation.figures import LARGEST_FALL, MODES, Figures, Scored, figures_of
 from rftfm_ray.faultbench.remediation.margins import LESS, WINDOW, PairResult
 from rftfm_ray.faultbench.remediation.pairs import BASELINES, FORKS, GUARDS, NOT_MENDABLE, PROBLEMS, STEPS, Cell, Role
 from rftfm_ray.faultbench.remediation.pictures import baselines_svg, forks_svg
@@ -148,10 +148,17 @@ def _healthy(null: Figures) -> str:
         f"{null['runs']} guarded runs without a fault, of many configurations: incidents in {null['incidents']}, "
         f"{null['remedies']} remedies, {null['rollbacks']} rollbacks, {null['freezes']} freezes, {null['halts']} "
         f"halts, {null['errors']} ended by themselves, {null['harmed']} harmed. Without a remedy such a run trains on "
-        f"the same as one without a guard; where there was one, it is compared with the mean of {FORKS} clean runs.\n"
+        f"the same as one without a guard: {null['checked'] - null['differ']} of {null['checked']} that were made "
+        f"beside one have the same outcome signals at every step. Where there was a remedy, the run is compared with "
+        f"the mean of {FORKS} clean runs; {null['not_healthy']} of these configurations do not learn by themselves (a "
+        f"fall of more than {LARGEST_FALL:g}, or an end below the start) and are not counted.\n"
     )
-    lines = ((one["run"], ", ".join(one["incidents"]), ", ".join(one["remedies"]) or "-") for one in null["touched"])
-    return text + ("\n" + table(("run", "incidents", "remedies"), lines) if null["touched"] else "")
+    lines = (
+        (one["run"], "yes" if one["healthy"] else "no", ", ".join(one["incidents"]), ", ".join(one["remedies"]) or "-")
+        for one in null["touched"]
+    )
+    heads = ("run", "healthy by itself", "incidents", "remedies")
+    return text + ("\n" + table(heads, lines) if null["touched"] else "")
 
 
 def _from_step_1(row: Figures) -> str:

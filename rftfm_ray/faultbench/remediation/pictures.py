@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rftfm_ray.faultbench.naming.pictures import as_file
-from rftfm_ray.faultbench.remediation.figures import Figures
+from rftfm_ray.faultbench.remediation.figures import ACCURACY, Figures
 from rftfm_ray.faultbench.remediation.margins import PairResult
 from rftfm_ray.faultbench.remediation.pairs import FORKS, Role
 from rftfm_ray.faultbench.remediation.records import Finished, RunRecord
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH_IN, HEIGHT_IN, BAR_IN = 6.4, 2.2, 0.3
-ACCURACY = "probe_accuracy"
 
 
 def forks_svg(result: PairResult, ended: Finished) -> str:

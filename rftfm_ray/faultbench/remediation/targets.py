@@ -53,6 +53,10 @@ def targets_of(figures: Figures) -> list[Target]:
             "healthy runs harmed", "0", f"{null['harmed']} of {null['runs']}",
             None if not null["runs"] else null["harmed"] == 0,
         ),
+        Target(
+            "healthy runs without a remedy that train on something else", "0", f"{null['differ']} of {null['checked']}",
+            None if not null["checked"] else null["differ"] == 0,
+        ),
         *_quantiles("steps from effect to a remedy that helps", figures["steps_to_remedy"], (3, 10)),
         *_quantiles("steps lost to remedies", figures["steps_lost"], (8, 15)),
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from rftfm_ray.faultbench.remediation.figures import figures_of, score
 from rftfm_ray.faultbench.remediation.healthy import healthy_runs
 from rftfm_ray.faultbench.remediation.page import as_json, write_page
 from rftfm_ray.faultbench.remediation.pairs import FORKS, Cell, Injected, Pair, Role, Trunk, Unit
-from rftfm_ray.faultbench.remediation.records import RunRecord
+from rftfm_ray.faultbench.remediation.records import OUTCOMES, RunRecord
 from rftfm_ray.faultbench.remediation.show import show
 from rftfm_ray.faultbench.remediation.targets import most, rate, targets_of
 from tests.unit.faultbench.remediation.made import HELPED, PAIR, ended, pairs, record, unit
@@ -82,11 +82,32 @@ def test_transient_faults_are_compared_with_what_luck_does_to_clean_runs() -> No
 def test_healthy_runs_are_harmed_only_where_the_guard_did_something() -> None:
     planned = bench(healthy=2)
     one, other = planned.healthy
-    runs = [record(one.guarded(), 0.1), record(other.guarded(), 0.7, given=(HELPED,), early=("OD-1",))]
+    runs = [record(one.guarded(), 0.1), record(one.clean(1), 0.1)]
+    runs += [record(other.guarded(), 0.7, given=(HELPED,), early=("OD-1",))]
     runs += [record(other.clean(number), 0.9) for number in range(1, FORKS + 1)]
     null = figures_of(score(planned, {run.arm: run for run in runs}))["null"]
     assert (null["runs"], null["incidents"], null["remedies"], null["rollbacks"], null["harmed"]) == (2, 1, 1, 1, 1)
+    assert (null["checked"], null["differ"]) == (1, 0)
     assert null["touched"][0]["remedies"] == ["rollback"]
+
+
+def test_a_healthy_run_that_trains_on_something_else_without_a_remedy_is_told() -> None:
+    planned = bench(healthy=1)
+    (run,) = planned.healthy
+    runs = [record(run.guarded(), 0.8), record(run.clean(1), 0.9)]
+    null = figures_of(score(planned, {run.arm: run for run in runs}))["null"]
+    assert (null["checked"], null["differ"]) == (1, 1)
+
+
+def test_a_configuration_that_falls_by_itself_is_apart_where_the_guard_acted() -> None:
+    planned = bench(healthy=2)
+    _, run = planned.healthy
+    falling = tuple(0.9 - 0.02 * step for step in range(33))
+    runs = [record(run.guarded(), 0.2, given=(HELPED,))]
+    runs += [record(run.clean(n), 0.26, series=dict.fromkeys(OUTCOMES, falling)) for n in range(1, FORKS + 1)]
+    null = figures_of(score(planned, {run.arm: run for run in runs}))["null"]
+    assert (null["runs"], null["not_healthy"], null["rollbacks"], null["harmed"]) == (1, 1, 0, 0)
+    assert null["touched"][0]["healthy"] is False
 
 
 @pytest.mark.parametrize(

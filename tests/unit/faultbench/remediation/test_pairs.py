@@ -123,9 +123,13 @@ def test_healthy_runs_have_all_kinds_in_both_backgrounds_and_seeds_of_their_own(
     assert seeds.isdisjoint(pair.trunk.seed for work in units_of(SIZES["full"]) for pair in work.pairs)
 
 
-def test_a_healthy_run_is_compared_with_clean_ones_only_where_the_guard_has_done_something() -> None:
-    run = healthy_runs(1)[0]
+def test_a_healthy_run_is_compared_with_clean_ones_where_the_guard_has_done_something_and_now_and_then() -> None:
+    checked, run = healthy_runs(2)
     quiet = record(run.guarded(), 0.9)
     assert run.next_arm({quiet.arm: quiet}) is None
     treated = record(run.guarded(), 0.9, given=(HELPED,))
     assert run.next_arm({treated.arm: treated}) == run.clean(1)
+    same = record(checked.guarded(), 0.9)
+    assert checked.next_arm({same.arm: same}) == checked.clean(1)
+    twin = record(checked.clean(1), 0.9)
+    assert checked.next_arm({same.arm: same, twin.arm: twin}) is None
