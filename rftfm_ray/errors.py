@@ -45,6 +45,12 @@ class TaskError(RftfmError):
     exit_code: ClassVar[int] = 2
 
 
+class DataError(RftfmError):
+    """A data set that cannot be read, or rows that cannot be trained on."""
+
+    exit_code: ClassVar[int] = 2
+
+
 class PreflightError(RftfmError):
     """A run that `preflight.mode=stop` has ended before step 0."""
 

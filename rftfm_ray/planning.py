@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from rftfm_ray.config import RunConfig, config_differences, parse_config, past_differences
+from rftfm_ray.data.tasking import task_of
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.detection.detectors.custom import load_detectors
 from rftfm_ray.detection.monitor import monitor_plan
@@ -28,7 +29,7 @@ from rftfm_ray.models import ModelFacts, check_model
 from rftfm_ray.policies.api import Policy
 from rftfm_ray.policies.loading import PLAYBOOK, load_policy
 from rftfm_ray.tasks.api import Problem, Task
-from rftfm_ray.tasks.loading import check_task, hard_part, load_task
+from rftfm_ray.tasks.loading import check_task, hard_part
 from rftfm_ray.tasks.stream import Part
 from rftfm_ray.telemetry.rundir import check_run_dir, default_run_dir
 from rftfm_ray.training.checkpoints import Checkpoint, read_config, verify
@@ -100,8 +101,8 @@ def plan(
     Raises:
         RftfmError: one of its kinds, with one sentence that names the fix.
     """
-    task = load_task(config.task.name, config.task.options)
-    config = expanded(config)
+    configured = task_of(config)
+    task, config = configured.task, expanded(configured.config)
     if gaps := guard_gaps(config):
         logger.warning("guard.mode=act cannot do all of its work: %s.", "; ".join(gaps))
     for text in idle_keys(config):

@@ -17,13 +17,13 @@ from rich.table import Table
 
 from rftfm_ray.cli.streams import lasting
 from rftfm_ray.config import load_config
+from rftfm_ray.data.tasking import task_of
 from rftfm_ray.drills.cases import DrillCase, LeftOut, cases_of
 from rftfm_ray.drills.outcome import DrillResult, Ending, RunOutcome
 from rftfm_ray.drills.plan import DrillPlan
 from rftfm_ray.errors import FaultError
 from rftfm_ray.incidents.state import replay
 from rftfm_ray.runs.words import plural, share
-from rftfm_ray.tasks.loading import load_task
 from rftfm_ray.telemetry.rundir import default_run_dir
 
 ONSET = 11
@@ -65,7 +65,7 @@ def drill(  # noqa: PLR0913 - the parameters of a command are its options
         raise FaultError(f"--onset {onset} lies after the last step (--steps {steps}); begin earlier.")
     folder = (out or default_run_dir(f"drills-{time.strftime('%Y%m%d-%H%M%S')}")).expanduser().absolute()
     base = DrillPlan(config, (), onset, steps, folder, unguarded=not guarded_only)
-    task = load_task(config.task.name, config.task.options)
+    task = task_of(config).task
     asked = [word for text in faults or [] for word in text.split()]
     cases, left = cases_of(base.run_of((), guarded=True), task, asked, onset)
     plan = DrillPlan(config, cases, onset, steps, folder, unguarded=not guarded_only)

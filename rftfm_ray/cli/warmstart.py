@@ -36,10 +36,10 @@ def warmstart(  # noqa: PLR0913 - every parameter is an argument of the command
         raise ConfigError("--target is for the task of a FILE, and the shipped policies have their own; name a file.")
     config, task = RunConfig(), None
     if file is not None:
-        from rftfm_ray.tasks.loading import load_task
+        from rftfm_ray.data.tasking import task_of
 
-        config = load_config(file, overrides or [])
-        task = load_task(config.task.name, config.task.options)
+        configured = task_of(load_config(file, overrides or []))
+        config, task = configured.config, configured.task
     console = Console(stderr=True)
     from rftfm_ray.rollout.engine import prepare_environment
 

@@ -3,6 +3,7 @@
 from rftfm_ray.config.background import BackgroundConfig
 from rftfm_ray.config.changes import CHANGEABLE, MadeChange, made_changes
 from rftfm_ray.config.comparing import KeyDifference, config_differences, past_differences
+from rftfm_ray.config.data import DataConfig, RewardConfig
 from rftfm_ray.config.preflight import PreflightConfig, PreflightMode
 from rftfm_ray.config.reading import known_keys, load_config, parse_config
 from rftfm_ray.config.sections import (
@@ -36,6 +37,7 @@ __all__ = [
     "ChannelsConfig",
     "CheckpointConfig",
     "CriticConfig",
+    "DataConfig",
     "GateConfig",
     "GuardConfig",
     "KeyDifference",
@@ -48,6 +50,7 @@ __all__ = [
     "ProbeConfig",
     "RecordsConfig",
     "ReportConfig",
+    "RewardConfig",
     "RolloutConfig",
     "RunConfig",
     "Section",

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from rftfm_ray.config.background import BackgroundConfig
 from rftfm_ray.config.changes import check_changes, later_stages
+from rftfm_ray.config.data import DataConfig, RewardConfig
 from rftfm_ray.config.preflight import PreflightConfig
 from rftfm_ray.config.sections import (
     AlgorithmConfig,
@@ -63,6 +64,8 @@ class RunConfig(Section):
     step on, and declared to the guard."""
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
+    data: DataConfig = DataConfig()
+    reward: RewardConfig = RewardConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     rollout: RolloutConfig = RolloutConfig()
     verifier: VerifierConfig = VerifierConfig()
@@ -113,13 +116,19 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _combinations(self) -> RunConfig:
         algorithm, task = self.algorithm, self.task
-        if algorithm.prompts_per_step > task.pool_size:
+        if self.reward.functions and self.data.train is None:
+            raise ValueError(
+                f"reward.functions={list(self.reward.functions)} grades answers to the rows of data.train, which is "
+                "not set; set it, or leave reward.functions out: a task grades its own answers"
+            )
+        # A data set has the rows that it has.
+        if self.data.train is None and algorithm.prompts_per_step > task.pool_size:
             raise ValueError(
                 f"algorithm.prompts_per_step={algorithm.prompts_per_step} is larger than task.pool_size="
                 f"{task.pool_size}; raise task.pool_size"
             )
         hard = round(task.hard_share * algorithm.prompts_per_step)
-        if hard > task.pool_size // 2:
+        if self.data.train is None and hard > task.pool_size // 2:
             raise ValueError(
                 f"task.hard_share={task.hard_share:g} of algorithm.prompts_per_step={algorithm.prompts_per_step} is "
                 f"more than the harder half of task.pool_size={task.pool_size}; raise task.pool_size"

@@ -242,6 +242,8 @@ def failure(error: RewardError) -> str:
 
 
 def _references(task: Task, rows: Sequence[Problem], workers: Workers) -> tuple[Reference, ...]:
+    if not task.knows_references:
+        return ()
     results = workers.run([partial(_reference, task, row, problem) for row, problem in enumerate(rows)])
     return tuple(
         result if isinstance(result, Reference) else Reference(row, None, error=_how(result))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class TextCodec:
     def __init__(self, model_path: str) -> None:
         from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
+        self._path = model_path
         # tokenizer.json says it all. AutoTokenizer would rebuild it by the habits of the model's family, and a family's
         # byte-level tokenizer drops characters that this one calls unknown.
         has_tokenizer = (Path(model_path) / "tokenizer.json").is_file()
@@ -69,6 +70,25 @@ class TextCodec:
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`."""
         return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False)]
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Chat messages as one text by the tokenizer's chat template, up to where the answer begins.
+
+        Raises:
+            ModelError: when it has no template, or the template refuses the messages.
+        """
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise ModelError(
+                f"The prompts are chat messages, and the tokenizer of model.path={self._path} has no chat template; "
+                "add one to it, or give prompts as text."
+            )
+        try:
+            return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # a template may raise anything
+            raise ModelError(
+                f"The chat template of model.path={self._path} refuses a prompt ({one_line(error)}); correct the "
+                "messages, or the template."
+            ) from error
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of `tokens`. Special tokens stand in it by name: a padding token inside an answer is not nothing."""

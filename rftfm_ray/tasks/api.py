@@ -5,19 +5,23 @@ from __future__ import annotations
 import abc
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One prompt and what its verifier needs to know; `key` names it across runs."""
+    """One prompt and what its verifier needs to know; `key` names it across runs.
+
+    `columns` is what else its row of a data set holds, for reward functions; it is no part of what a problem is.
+    """
 
     key: str
     prompt: str
     answer: str
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 class ToolStatus(StrEnum):
@@ -102,6 +106,8 @@ class Task(abc.ABC):
     name: ClassVar[str]
     max_new_tokens: ClassVar[tuple[int, ...]]
     stop: ClassVar[str] = ""
+    knows_references: ClassVar[bool] = True
+    """Whether `reference` solves a problem; False where only the verifier knows what a right answer is."""
 
     @abc.abstractmethod
     def pool(self, size: int, seed: int) -> Sequence[Problem]:

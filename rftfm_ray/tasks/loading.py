@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from rftfm_ray.tasks.rewards import late_verdict, verify
 from rftfm_ray.tasks.rows import check_rows
 from rftfm_ray.tasks.stream import Part
 from rftfm_ray.tasks.workers import Workers
+
+logger = logging.getLogger(__name__)
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Addition, Calculator)}
 
@@ -162,12 +165,29 @@ def _check_verifier_in_time(task: Task, problem: Problem, timeout_s: float) -> f
     return result
 
 
-def _check_verifier(task: Task, problem: Problem) -> float:
-    """Check three verdicts; the seconds that the slowest took."""
+def _reference(task: Task, problem: Problem) -> Transcript:
     try:
-        reference = task.reference(problem)
+        return task.reference(problem)
     except Exception as error:  # the task's own code may raise anything
         raise TaskError(f"Task {task.name}.reference raised {type(error).__name__}: {error}; correct it.") from error
+
+
+def _gradable(task: Task, problem: Problem, answers: Sequence[Transcript]) -> list[Transcript]:
+    """Those of some senseless answers that a task can grade; a warning says that others will be masked."""
+    gradable = list[Transcript]()
+    for answer in answers:
+        try:
+            verify(task, problem, answer)
+        except RewardError as error:
+            logger.warning("An answer of %r gets no reward and is masked: %s", answer.turns[0], error)
+        else:
+            gradable.append(answer)
+    return gradable
+
+
+def _check_verifier(task: Task, problem: Problem) -> float:
+    """Check three verdicts; the seconds that the slowest took."""
+    reference = _reference(task, problem) if task.knows_references else None
     times_s: list[float] = []
 
     def timed(transcript: Transcript) -> Verdict:
@@ -176,13 +196,19 @@ def _check_verifier(task: Task, problem: Problem) -> float:
         times_s.append(time.perf_counter() - began)
         return verdict
 
+    senseless = Transcript(("",)), Transcript(("\x00?",), finished=False)
     try:
-        right = timed(reference)
-        junk = [timed(answer) for answer in (Transcript(("",)), Transcript(("\x00?",), finished=False))]
+        right = None if reference is None else timed(reference)
+        # People's reward functions may fail on such an answer, which is masked then; a task's own verifier must not.
+        asked = senseless if task.knows_references else _gradable(task, problem, senseless)
+        junk = [timed(answer) for answer in asked]
     except RewardError as error:
         raise TaskError(str(error)) from error
     if any(verdict.correct for verdict in junk):
-        raise TaskError(f"The verifier of task {task.name} calls an empty or senseless answer right.")
+        hint = "" if task.knows_references else "; name the function that tells right answers first in reward.functions"
+        raise TaskError(f"The verifier of task {task.name} calls an empty or senseless answer right{hint}.")
+    if right is None:
+        return max(times_s, default=0.0)
     if not right.correct:
         raise TaskError(f"The verifier of task {task.name} refuses the reference answer to {problem.prompt!r}.")
     least = min(verdict.reward for verdict in junk)

@@ -19,6 +19,9 @@ def verify(task: Task, problem: Problem, transcript: Transcript) -> Verdict:
     """
     try:
         verdict: object = task.verify(problem, transcript)
+    except RewardError:
+        # A data set's task says itself which of its functions has failed.
+        raise
     except (Exception, SystemExit) as error:  # the task's own code may raise anything
         raise RewardError(
             f"The verifier of task {task.name} raised {type(error).__name__}: {error}; it must return a Verdict for "

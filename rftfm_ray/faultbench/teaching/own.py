@@ -21,6 +21,7 @@ import ray
 
 from rftfm_ray import planning
 from rftfm_ray.config import RunConfig
+from rftfm_ray.data.tasking import task_of
 from rftfm_ray.detection.reference.comparison import facts_of
 from rftfm_ray.detection.reference.fitting import fit_profile
 from rftfm_ray.detection.reference.mixture import Reference, reference_of
@@ -40,7 +41,6 @@ from rftfm_ray.faultbench.teaching.windows import Windows
 from rftfm_ray.faults.catalogue import check_faults
 from rftfm_ray.faults.kinds import CATALOGUE, Mechanism
 from rftfm_ray.tasks.api import Task
-from rftfm_ray.tasks.loading import load_task
 
 HEALTHY_RUNS = 4
 """Healthy runs that are made, each the trunk of as many forks."""
@@ -213,7 +213,7 @@ def teach_own(config: RunConfig, out: Path, say: Say, count: int = FORKS, worker
     Raises:
         RftfmError: as a run does, and when nothing can be taught.
     """
-    forks = planned_forks(config, load_task(config.task.name, config.task.options), count)
+    forks = planned_forks(config, task_of(config).task, count)
     is_owner = connect(config)
     try:
         made, healthy, faulty = _made(config, forks, say)

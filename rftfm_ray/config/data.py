@@ -1,0 +1,54 @@
+"""Data sets and reward functions of the user's."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from rftfm_ray.config.sections import Count, Float, Section
+
+
+class DataConfig(Section):
+    """A data set of your own; with `data.train` it is what is trained on, whatever `task.name` says."""
+
+    train: str | None = None
+    """Rows that are trained on: a Parquet, JSONL, JSON or CSV file, or a directory that `Dataset.save_to_disk` has
+    written (`DIRECTORY:SPLIT` chooses a split). The columns of verl and TRL are known; null: the generator
+    `task.name`."""
+    heldout: str | None = None
+    """Rows that are never trained on, of the same form; null: a share of `data.train`."""
+    heldout_share: Annotated[Float, Field(gt=0, lt=1)] = 0.1
+    """Share of `data.train` that is held out where `data.heldout` is null, by a hash of the prompt."""
+    prompt: str | None = None
+    """Column of the prompt, as text or as chat messages, which get the chat template of the model's tokenizer; null:
+    `prompt`, or another usual name."""
+    answer: str | None = None
+    """Column of the right answer; null: `reward_model.ground_truth` as verl has it, or `answer`, or another usual
+    name."""
+    max_new_tokens: Count = 256
+    """Tokens of an answer at most, its end included."""
+
+
+class RewardConfig(Section):
+    """What an answer to a row of `data.train` is worth."""
+
+    functions: tuple[str, ...] = ()
+    """Verifiers that ship (`exact`, `numeric`, `choice`, `regex:PATTERN`), or functions of yours as `file.py:name` or
+    `module:name`: of TRL's form `(prompts, completions, **columns)`, or of verl's `(data_source, solution_str,
+    ground_truth, extra_info)`, sync or async. The reward is their weighted sum."""
+    weights: tuple[Float, ...] = ()
+    """A factor for each function; empty: 1 each."""
+    right: Annotated[Float, Field(gt=-1e6, lt=1e6)] = 1.0
+    """An answer is called right where the first function gives at least so much."""
+
+    @model_validator(mode="after")
+    def _as_many(self) -> RewardConfig:
+        if self.weights and len(self.weights) != len(self.functions):
+            raise ValueError(
+                f"reward.weights={list(self.weights)} has {len(self.weights)} factors for {len(self.functions)} "
+                "functions; give one for each"
+            )
+        if len(set(self.functions)) != len(self.functions):
+            raise ValueError(f"reward.functions={list(self.functions)} has a function twice; leave one out")
+        return self

@@ -1,0 +1,94 @@
+"""The task that a configuration names: a generator's, or that of a data set, with what then follows from its rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rftfm_ray.config import RunConfig
+from rftfm_ray.data.loading import LoadedData, load_data
+from rftfm_ray.errors import DataError
+from rftfm_ray.models import read_facts, resolve_model
+from rftfm_ray.rollout.text import TextCodec
+from rftfm_ray.tasks.api import Task
+from rftfm_ray.tasks.dataset import DataTask
+from rftfm_ray.tasks.loading import load_task
+from rftfm_ray.tasks.reward_functions import parts_of
+
+logger = logging.getLogger(__name__)
+
+FEWEST_HELDOUT = 16
+"""Held-out rows below which accuracy says nothing; the least that `probe.size` can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredTask:
+    """A task, and the configuration with what its data set decides: numbers of rows, and the room that prompts need."""
+
+    task: Task
+    config: RunConfig
+
+
+def task_of(config: RunConfig) -> ConfiguredTask:
+    """The task that a configuration names.
+
+    Raises:
+        TaskError: when there is no such task or reward function.
+        DataError: when the data set cannot be read or trained on.
+        ModelError: when prompts of messages need a chat template, and the model has none.
+    """
+    if config.data.train is None:
+        return ConfiguredTask(load_task(config.task.name, config.task.options), config)
+    # Before a file is read: what is misspelt is said at once.
+    parts = parts_of(config.reward.functions, config.reward.weights)
+    path = resolve_model(config.model.path)
+    codec, positions = TextCodec(str(path)), read_facts(path).max_positions
+    sizes: dict[str, int] = {}
+
+    def fits(prompt: str) -> bool:
+        sizes[prompt] = len(codec.encode(prompt))
+        return positions is None or sizes[prompt] + config.data.max_new_tokens <= positions
+
+    data = load_data(config.data, codec.chat, fits)
+    if any(part.needs_answer for part in parts) and not data.columns.answer:
+        raise DataError(
+            f"reward.functions={list(config.reward.functions)} compare with a right answer, and data.train="
+            f"{config.data.train} has no column of one; set data.answer."
+        )
+    for note in data.notes:
+        logger.warning("%s.", note)
+    task = DataTask(data.train, data.heldout, parts, config.reward.right, config.data.max_new_tokens)
+    if not task.knows_references:
+        logger.warning(
+            "Only reward.functions know what a right answer is: the guard has no known answers to put to them, and "
+            "goes by grading a sample again."
+        )
+    longest = max(sizes[problem.prompt] for problem in (*data.train, *data.heldout))
+    return ConfiguredTask(task, _configured(config, data, longest + config.data.max_new_tokens))
+
+
+def _configured(config: RunConfig, data: LoadedData, room: int) -> RunConfig:
+    """The configuration with what the rows decide."""
+    prompts, heldout = config.algorithm.prompts_per_step, len(data.heldout)
+    if len(data.train) < prompts:
+        raise DataError(
+            f"data.train={config.data.train} leaves {len(data.train)} rows to train on, fewer than algorithm."
+            f"prompts_per_step={prompts}; lower it, or give more rows."
+        )
+    if heldout < FEWEST_HELDOUT:
+        raise DataError(
+            f"{heldout} rows are held out, too few to tell an accuracy; hold out {FEWEST_HELDOUT} or more by "
+            "data.heldout or data.heldout_share."
+        )
+    probe = {"size": min(config.probe.size, heldout), "final_size": min(config.probe.final_size, heldout)}
+    changes: Sequence[tuple[str, dict[str, int]]] = (
+        ("task", {"pool_size": len(data.train)}),
+        ("probe", probe),
+        ("rollout", {"max_model_len": max(config.rollout.max_model_len, room)}),
+        ("channels", {"golden_size": min(config.channels.golden_size, heldout)}),
+    )
+    tree = config.model_dump()
+    for section, keys in changes:
+        tree[section] |= keys
+    return RunConfig.model_validate(tree)

@@ -1,0 +1,90 @@
+"""The task of a data set: its rows are the problems, and reward functions its verifier. Pure.
+
+One turn: the model answers, and its answer is graded.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from rftfm_ray.errors import RewardError, TaskError
+from rftfm_ray.tasks.api import Problem, Task, Transcript, Verdict
+from rftfm_ray.tasks.reward_functions import Graded, RewardPart
+
+NAME = "data"
+"""What the task of a data set is called."""
+
+
+class DataTask(Task):
+    """Reward: the weighted sum of the parts that apply; right where the first part says so.
+
+    A part that gives None does not apply; where none applies, or one fails, the answer is masked.
+
+    Args:
+        train: problems that are trained on.
+        held: problems that are not.
+        parts: reward functions.
+        right: what the first part gives for a right answer at least, where it does not say itself what is right.
+        max_new_tokens: of an answer.
+    """
+
+    name = NAME
+
+    def __init__(
+        self,
+        train: Sequence[Problem],
+        held: Sequence[Problem],
+        parts: Sequence[RewardPart],
+        right: float = 1.0,
+        max_new_tokens: int = 256,
+    ) -> None:
+        self._train, self._held = tuple(train), tuple(held)
+        self._parts, self._right = tuple(parts), right
+        self.max_new_tokens = (max_new_tokens,)  # type: ignore[misc]
+        self.knows_references = bool(parts) and all(part.needs_answer for part in parts)  # type: ignore[misc]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Actors grade answers and draw no problems: a data set may be larger than what a message carries.
+        return self.__dict__ | {"_train": (), "_held": ()}
+
+    @property
+    def size(self) -> int:
+        """Problems that are trained on."""
+        return len(self._train)
+
+    def pool(self, size: int, seed: int) -> Sequence[Problem]:
+        if size >= len(self._train):
+            return self._train
+        return tuple(random.Random(f"pool/{seed}").sample(self._train, size))
+
+    def heldout(self) -> Sequence[Problem]:
+        return self._held
+
+    def verify(self, problem: Problem, transcript: Transcript) -> Verdict:
+        answer = transcript.turns[-1]
+        graded = [part.asked(problem, answer) for part in self._parts]
+        applying = [(part, one.reward) for part, one in zip(self._parts, graded, strict=True) if one.reward is not None]
+        if not applying:
+            raise RewardError(f"No reward function applies to the row with the key {problem.key}.")
+        return Verdict(sum(part.weight * reward for part, reward in applying), self._is_right(graded[0]))
+
+    def _is_right(self, first: Graded) -> bool:
+        if first.is_right is not None:
+            return first.is_right
+        return first.reward is not None and first.reward >= self._right
+
+    def reference(self, problem: Problem) -> Transcript:
+        """The right answer, where a verifier that ships compares with it.
+
+        Raises:
+            TaskError: where reward functions alone know what is right.
+        """
+        if not self.knows_references:
+            raise TaskError("Only the reward functions know what a right answer is.")
+        return Transcript(turns=(problem.answer,))
+
+    def difficulty(self, problem: Problem) -> float:
+        """Length of the prompt in characters."""
+        return float(len(problem.prompt))
