@@ -147,8 +147,8 @@ class Levers:
         mask_unreplayed: 1 keeps trajectories out of the loss whose replay in the trusted environment differs; all of
             them are replayed then.
         mask_truncated: 1 keeps trajectories out of the loss that a limit of tokens or turns has cut off.
-        rollout_path: 1 sends turns to the engine by the clean path, the one of held-out probes: with the declared
-            sampling terms and nothing between.
+        rollout_path: 1 takes the clean path, the one of held-out probes: prompts are those of the problems, and turns
+            go to the engine with the declared sampling terms and nothing between.
     """
 
     lr_scale: float | None = None

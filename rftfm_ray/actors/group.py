@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -263,6 +264,7 @@ class ActorGroup:
         self._placement = placement
         self._reusable = reusable
         self._learners = 0
+        self._rollouts = Counter[int]()
         self.learner = learner
         self.rollouts = rollouts
         self.parity: Encoded = ()
@@ -287,6 +289,7 @@ class ActorGroup:
             RftfmError: when an actor has died, or reports an error.
         """
         self._plan, self._learners = plan, 0
+        self._rollouts.clear()
         own, *others = roles_of(plan)
         wait_for([self.learner.reset(own, plan), *self.rollouts.reset(others, plan)], START, "starting another run")
         self.prepare()
@@ -299,12 +302,14 @@ class ActorGroup:
         """
 
         def start() -> ActorHandle:
-            return _create(self._plan, self._placement, role, reusable=self._reusable, learners=self._learners)
+            before = self._learners if role.kind == "learner" else self._rollouts[role.index]
+            return _create(self._plan, self._placement, role, reusable=self._reusable, instance=before)
 
         if role.kind == "learner":
             self._learners += 1
             self.learner.replace(start)
         else:
+            self._rollouts[role.index] += 1
             self.rollouts.replace(role, start, self._plan.golden)
 
     def stop(self) -> None:
@@ -340,8 +345,8 @@ def start_group(plan: RunPlan, *, reusable: bool = False) -> ActorGroup:
     return group
 
 
-def _create(plan: RunPlan, placement: PlacementGroup, role: Role, *, reusable: bool, learners: int = 0) -> ActorHandle:
-    """The handle of a new actor of `role`, which starts in its bundle; `learners` that were replaced came before it."""
+def _create(plan: RunPlan, placement: PlacementGroup, role: Role, *, reusable: bool, instance: int = 0) -> ActorHandle:
+    """The handle of a new actor of `role`, which starts in its bundle; so many actors had its place before it."""
     config, path, resources = plan.config, str(plan.facts.path), plan.config.placement
 
     def options(bundle: int, cpus: float, gpus: float) -> dict[str, object]:
@@ -350,13 +355,13 @@ def _create(plan: RunPlan, placement: PlacementGroup, role: Role, *, reusable: b
 
     if role.kind == "learner":
         learner = ray.remote(LearnerActor).options(**options(0, resources.cpus_per_learner, resources.gpus_per_learner))
-        seams = plan.drill.learner_seams(learners)
+        seams = plan.drill.learner_seams(instance)
         return learner.remote(role, config, path, seams, str(plan.snapshots), reusable=reusable)
     bundle = 1 + role.index
     rollout = ray.remote(RolloutActor).options(
         **options(bundle, resources.cpus_per_rollout, resources.gpus_per_rollout)
     )
-    return rollout.remote(role, config, path, plan.task, plan.drill.rollout_seams(plan.pool))
+    return rollout.remote(role, config, path, plan.task, plan.drill.rollout_seams(plan.pool, instance))
 
 
 def wait_for_name(name: str) -> None:

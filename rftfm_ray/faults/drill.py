@@ -7,14 +7,14 @@ The default is empty and changes nothing. The background lies below: faults and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
 
 from rftfm_ray.config import BackgroundConfig, RunConfig
 from rftfm_ray.faults.background import disturbed_prompts, disturbed_reward, disturbed_tools, with_preset
-from rftfm_ray.faults.catalogue import FaultSpec, check_faults, of_code
+from rftfm_ray.faults.catalogue import FaultSpec, check_faults, mechanism_of, of_code
 from rftfm_ray.faults.controls import (
     ControlSpec,
     check_controls,
@@ -36,6 +36,7 @@ from rftfm_ray.tasks.api import Problem, Task
 from rftfm_ray.tasks.stream import Part
 from rftfm_ray.training.seams import LearnerSeams
 from rftfm_ray.types import StepId
+from rftfm_ray.verdicts import Place
 
 Scalar = str | int | float | bool | None
 
@@ -49,12 +50,21 @@ class Drill:
     controls: tuple[ControlSpec, ...] = ()
     background: BackgroundConfig = field(default_factory=BackgroundConfig)
 
-    def rollout_seams(self, pool: Sequence[Problem]) -> RolloutSeams:
-        """The seams of one rollout actor; `pool` are the training problems, whose answers some faults go by."""
-        needed = needs_answers(self.faults) or bool(of_code(self.faults, "TE-2", "crossed"))
+    def rollout_seams(self, pool: Sequence[Problem], instance: int = 0) -> RolloutSeams:
+        """The seams of one rollout actor.
+
+        A server, or a transfer of weights to it, that does not do what it should is that of one process: one that has
+        taken its place has the fault only where it sits in all of them. Other faults are in the code, or in the data.
+
+        Args:
+            pool: the training problems, whose answers some faults go by.
+            instance: counts the actors that have taken the place of the first one.
+        """
+        drill = self if not instance else replace(self, faults=tuple(filter(_outlives_process, self.faults)))
+        needed = needs_answers(drill.faults) or bool(of_code(drill.faults, "TE-2", "crossed"))
         answers = tuple(problem.answer for problem in pool) if needed else ()
-        is_empty = not (self.faults or self.controls or self.background.is_on)
-        return RolloutSeams() if is_empty else _DrilledRollout(self, answers)
+        is_empty = not (drill.faults or drill.controls or drill.background.is_on)
+        return RolloutSeams() if is_empty else _DrilledRollout(drill, answers)
 
     def learner_seams(self, instance: int = 0) -> LearnerSeams:
         """The seams of a learner; `instance` counts those that a remedy has put in its place."""
@@ -94,6 +104,10 @@ class Drill:
     def effects(self) -> EffectWatch:
         """Waits for the effects of faults that work by learning."""
         return EffectWatch(self.faults)
+
+
+def _outlives_process(spec: FaultSpec) -> bool:
+    return spec.all_instances or mechanism_of(spec).acts_in not in (Place.SERVER, Place.SYNC)
 
 
 class _DrilledRollout(RolloutSeams):

@@ -21,7 +21,7 @@ from rftfm_ray.numerals import as_nats
 from rftfm_ray.policies.playbook import Cause, RemedyPlan, plan_of
 from rftfm_ray.signals.held_out import last_probe, probe_drop, tolerated_loss
 from rftfm_ray.signals.schema import value
-from rftfm_ray.verdicts import Diagnosis, IncidentState, Outcome, OutcomeKind, StepReport
+from rftfm_ray.verdicts import Diagnosis, Evidence, IncidentState, Outcome, OutcomeKind, StepReport
 
 # Nats that severity must fall by, unless it falls to 0.
 MUST_FALL = 1.0
@@ -141,6 +141,8 @@ def _verdict(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool
         reason = f"the fault came back at step {after[-1].id.step}, after the rollback"
         return findings.outcome(OutcomeKind.INEFFECTIVE, reason)
     plan = plan_of(incident.code, incident.place)
+    if broken := _still_broken(case, plan.shows_after(incident.tried[-1].remedy)) if alarm_active else "":
+        return findings.outcome(OutcomeKind.INEFFECTIVE, broken)
     if len(after) < max(rules.window, plan.shows_after(incident.tried[-1].remedy)):
         return ""
     longer = max(1.0, len(window) / max(1, len(case.under_fault)))
@@ -198,6 +200,22 @@ def state_after_silence(incident: Incident, case: Case, rules: Rules) -> tuple[I
         left = "its cause is still active"
     left = left or _harm_unseen(_findings(harm, case, window, now), case, harm)
     return (IncidentState.CLEARED, f"{said}; {left}") if left else (IncidentState.RESOLVED, said)
+
+
+def _still_broken(case: Case, shows_after: int) -> str:
+    """What an identity says that is broken after a remedy must have shown; empty where none is, or none was measured.
+
+    An identity has no memory: where it was measured at the newest step and is broken there, the fault is there.
+    """
+    if case.diagnosis is None or len(case.after) <= shows_after:
+        return ""
+    known = [
+        symptom
+        for symptom in case.diagnosis.symptoms
+        if symptom.alarm and symptom.evidence is Evidence.IDENTITY and measured_values(case.after[-1:], symptom.signal)
+    ]
+    steps = f"after {len(case.after)} steps under the remedy"
+    return f"{known[0].signal} is still {known[0].value:.3g} {steps}" if known else ""
 
 
 def _counted(after: Sequence[StepReport], spread: int) -> list[StepReport]:

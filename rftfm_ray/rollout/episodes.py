@@ -104,7 +104,7 @@ class EpisodeRunner:
 
     def run(self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int) -> TrajectoryBatch:
         """Generate and score all jobs; trajectories come back in the order of `jobs`."""
-        texts = [self._seams.prompt(EpisodeId(step, job.problem.key, job.sample), job.problem) for job in jobs]
+        texts = [self._prompt(job, step) for job in jobs]
         # The samples of a group share their prompt.
         prompts = {text: self._codec.encode(text) for text in set(texts)}
         scale = self._tokens_scale
@@ -115,6 +115,12 @@ class EpisodeRunner:
         self._generate(batch, range(len(jobs)))
         self._last = batch
         return self._finish(batch)
+
+    def _prompt(self, job: EpisodeJob, step: StepId) -> str:
+        """The prompt of an episode; by the clean path it is that of the problem itself, as for a probe."""
+        if self._levers.rollout_path:
+            return job.problem.prompt
+        return self._seams.prompt(EpisodeId(step, job.problem.key, job.sample), job.problem)
 
     def rehearse(
         self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int

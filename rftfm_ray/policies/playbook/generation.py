@@ -58,6 +58,12 @@ def clean_path(ctx: PolicyContext) -> Setting:
     return Levers(rollout_path=1), reason
 
 
+def clean_prompts(ctx: PolicyContext) -> Setting:
+    """Prompts come from the problems themselves, as those of held-out probes do."""
+    del ctx
+    return Levers(rollout_path=1), "prompts hold what is to be said, so they are taken from the problems themselves"
+
+
 def weighted(ctx: PolicyContext) -> Setting | None:
     """The loss corrects for who has sampled; None where it cannot be known, under top_p."""
     if ctx.facts is not None and ctx.facts.top_p < 1:
@@ -130,9 +136,12 @@ ENDLESS = RemedyPlan(
 )
 """Episodes that do not know their end."""
 PROMPTS = RemedyPlan(
-    remedies=(frozen("prompts hold what is to be said; look at how they are rendered"),),
-    containing=("freeze_policy",),
-    hidden_by=("freeze_policy",),
+    remedies=(
+        PlannedRemedy("clean_prompts", ("rollout_path",), clean_prompts),
+        frozen("prompts hold what is to be said; look at how they are rendered"),
+    ),
+    containing=("rollout_path", "freeze_policy"),
+    hidden_by=("rollout_path", "freeze_policy"),
     ask="look at how prompts are rendered",
 )
 """Prompts that hold their answers, or parts of them."""

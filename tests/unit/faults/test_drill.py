@@ -252,3 +252,21 @@ def test_controls_become_changes_of_the_configuration_once() -> None:
 def test_drill_that_cannot_be_had_is_refused(inject: str, words: str) -> None:
     with pytest.raises(FaultError, match=words):
         planned(inject)
+
+
+def test_an_actor_in_the_place_of_another_has_no_fault_of_its_process() -> None:
+    engine, sent = Idle(), {"weight": np.zeros(2, np.float32)}
+
+    def has_fault(text: str, instance: int) -> bool:
+        seams = drill(text).rollout_seams(POOL, instance)
+        seams.arrived(ARRAYS, 0)
+        arrives = seams.arrived(sent, 3)["weight"] is sent["weight"]
+        return not arrives or seams.sampler(engine, (0,)) is not engine or type(seams.episodes()) is not EpisodeSeams
+
+    of_process = ("OD-2@1:1,mechanism=unsynced", "PG-1@1:1,mechanism=blank")
+    of_code = ("PG-1@1:8,mechanism=eos_bias", "PG-1@1:1,mechanism=answered_prompt")
+    for text in (*of_process, *of_code):
+        assert has_fault(text, 0), text
+        assert has_fault(f"{text},instances=all", 1), text
+    assert not any(has_fault(text, 1) for text in of_process)
+    assert all(has_fault(text, 1) for text in of_code)

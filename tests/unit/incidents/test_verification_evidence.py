@@ -12,7 +12,7 @@ from rftfm_ray.incidents.verification import Case
 from rftfm_ray.policies.playbook import PLANS
 from rftfm_ray.policies.playbook.plan import never_active
 from rftfm_ray.signals.schema import INDEX
-from rftfm_ray.verdicts import OutcomeKind, StepReport
+from rftfm_ray.verdicts import Diagnosis, Evidence, Family, OutcomeKind, StepReport, Symptom
 from tests.unit.incidents.judged import TIMEOUT, WINDOW, case, kind, report, reports, verdict
 
 
@@ -115,3 +115,36 @@ def test_harm_that_comes_under_a_remedy_is_seen_beyond_the_trend_of_the_run() ->
     early = replace(falling, after=falling.after[:WINDOW])
     assert verdict("OD-3", early) is None, "it may come back until the time limit"
     assert kind(verdict("OD-3", early, active=True)) is OutcomeKind.INEFFECTIVE
+
+
+def broken(signal: str, evidence: Evidence = Evidence.IDENTITY, *, alarm: bool = True) -> Diagnosis:
+    """A diagnosis that rests on one symptom."""
+    symptom = Symptom("check", signal, evidence, alarm, 1, 0.5, 0.0, math.inf, 11, 11, "it is broken")
+    return Diagnosis("OD-2", Family.OD, 0.99, (), (symptom,), 11, 11, "")
+
+
+def test_an_identity_that_is_broken_after_a_remedy_must_have_shown_is_no_matter_of_patience() -> None:
+    under = {"weights_mismatch": 0.5}
+    for steps in (1, 2):
+        found = replace(case(under, under, steps), diagnosis=broken("weights_mismatch"))
+        assert verdict("OD-2", found, active=True) is None, "a remedy shows after two steps"
+    outcome = verdict("OD-2", replace(case(under, under, 3), diagnosis=broken("weights_mismatch")), active=True)
+    assert kind(outcome) is OutcomeKind.INEFFECTIVE
+    assert outcome is not None
+    assert outcome.reason == "weights_mismatch is still 0.5 after 3 steps under the remedy"
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "measured", "active"),
+    [
+        (broken("weights_mismatch"), 0.5, False),
+        (broken("weights_mismatch", alarm=False), 0.5, True),
+        (broken("weights_mismatch", Evidence.TELEMETRY), 0.5, True),
+        (broken("weights_mismatch"), math.nan, True),
+    ],
+)
+def test_what_is_expected_not_measured_or_no_identity_takes_the_usual_time(
+    diagnosis: Diagnosis, measured: float, active: bool
+) -> None:
+    found = replace(case({}, {"weights_mismatch": measured}, 3), diagnosis=diagnosis)
+    assert verdict("OD-2", found, active=active) is None

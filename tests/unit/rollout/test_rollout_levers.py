@@ -260,3 +260,13 @@ def test_answer_without_a_verdict_is_no_finding_of_a_mask() -> None:
 def unavailable(episode: EpisodeId, problem: Problem, transcript: Transcript) -> Verdict:
     """A reward function that fails."""
     raise RewardError("The verifier is down.")
+
+
+@pytest.mark.parametrize("fault", ["PG-1@5:1,mechanism=answered_prompt", "PG-3S@5:1,mechanism=begun_prompt"])
+def test_clean_path_takes_prompts_from_the_problems_themselves(fault: str) -> None:
+    usual, _ = play()
+    spoiled, _ = play(fault)
+    mended, _ = play(fault, levers=Levers(rollout_path=1))
+    assert not np.array_equal(spoiled.prompt_length, usual.prompt_length)
+    np.testing.assert_array_equal(mended.prompt_length, usual.prompt_length)
+    np.testing.assert_array_equal(mended.tokens, usual.tokens)
