@@ -22,7 +22,16 @@ from rftfm_ray.errors import LearnerError
 from rftfm_ray.training.critic import ActorCritic
 from rftfm_ray.training.forward import load_causal_lm, predict, run_model
 from rftfm_ray.training.packing import Packed
-from rftfm_ray.training.replay import ADAM_EPSILON, SAMPLED, AdamW, StepInputs, sampled_inputs, update_factor
+from rftfm_ray.training.replay import (
+    ADAM_EPSILON,
+    SAMPLED,
+    AdamW,
+    LeftMoments,
+    StepInputs,
+    left_moments,
+    sampled_inputs,
+    update_factor,
+)
 
 # Number of sampled entries whose change measures the size of an update.
 SAMPLED_WEIGHTS = 65_536
@@ -70,6 +79,7 @@ class LearnerEngine:
         self._optimizer: Any = self._engine.optimizer
         self._inner: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
         self._inputs: list[tuple[Tensor, StepInputs]] | None = None
+        self._left: dict[int, LeftMoments] = {}
         self._inner.register_step_pre_hook(self._look)
 
     @property
@@ -157,6 +167,13 @@ class LearnerEngine:
         for master, moments in saved:
             for name, value in self._inner.state[master].items():
                 value.copy_(moments[name] if name in moments else torch.zeros_like(value))
+        self._leave()
+
+    def _leave(self) -> None:
+        """Remember the moments of the sampled weights as this step leaves them."""
+        stride = self._replay_stride()
+        left = {id(master): left_moments(self._inner.state[master], stride) for master in self._policy_masters()}
+        self._left = {key: moments for key, moments in left.items() if moments is not None}
 
     def disturb(self, forgotten: float, epsilon: float) -> None:
         """Take a share off the optimizer's second moments of the policy, and add to its epsilon until the next call.
@@ -207,8 +224,9 @@ class LearnerEngine:
         stride, policy = self._replay_stride(), {id(master) for master in self._policy_masters()}
         for weights in (each for group in optimizer.param_groups for each in group["params"]):
             if id(weights) in policy and weights.grad is not None:
-                moments = optimizer.state.get(weights, {})
-                self._inputs.append((weights, sampled_inputs(weights, weights.grad, moments, stride)))
+                inputs = sampled_inputs(weights, weights.grad, optimizer.state.get(weights, {}), stride)
+                left = self._left.get(id(weights))
+                self._inputs.append((weights, inputs if left is None else left.before(inputs)))
 
     def _replay_stride(self) -> int:
         return max(1, sum(master.numel() for master in self._policy_masters()) // SAMPLED)
@@ -291,6 +309,8 @@ class LearnerEngine:
             )
         for name, tensor in live.items():
             tensor.copy_(saved[name])
+        # The moments are those of another step now.
+        self._left.clear()
         torch.set_rng_state(tensors["rng.torch"])
         self._publish()
 

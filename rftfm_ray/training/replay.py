@@ -1,10 +1,14 @@
-"""One optimizer step made again on a sample of the weights: how far did they move of what AdamW moves them by?"""
+"""One optimizer step made again on a sample of the weights: how far did they move of what AdamW moves them by?
+
+The step starts from the moments that the one before it has left: what is lost or changed between two steps shows in
+the factor as well.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,6 +53,33 @@ class StepInputs:
     first: Tensor
     second: Tensor
     steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeftMoments:
+    """What a step of the optimizer has left behind, of n weights of one tensor; all float64.
+
+    Attributes:
+        first: (n,) running mean of gradients.
+        second: (n,) running mean of their squares.
+        steps: updates that these means hold.
+    """
+
+    first: Tensor
+    second: Tensor
+    steps: int
+
+    def before(self, inputs: StepInputs) -> StepInputs:
+        """The inputs of the next step with what was left, whatever has become of it since."""
+        return replace(inputs, first=self.first, second=self.second, steps=self.steps)
+
+
+def left_moments(moments: Mapping[str, Tensor], stride: int) -> LeftMoments | None:
+    """Copies of every `stride`-th entry of the moments of a flat parameter; None where there are none."""
+    if not {"step", "exp_avg", "exp_avg_sq"} <= set(moments):
+        return None
+    first, second = (moments[name].detach().reshape(-1)[::stride].double() for name in ("exp_avg", "exp_avg_sq"))
+    return LeftMoments(first, second, int(moments["step"]))
 
 
 def sampled_inputs(weights: Tensor, gradient: Tensor, moments: Mapping[str, Tensor], stride: int) -> StepInputs:

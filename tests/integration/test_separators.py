@@ -174,6 +174,22 @@ def test_drill_of_the_optimizer_shows_its_factor_and_nothing_else(text: str, fac
     assert after.credit.credit_error == 0
 
 
+def test_moments_that_are_lost_between_two_steps_show_in_the_factor() -> None:
+    before, after, later = drilled("OD-1@2:0.9,mechanism=lost_moments", count=3)
+    assert is_silent(before)
+    assert 1.1 < after.metrics.update_gain < 4
+    assert 1.1 < later.metrics.update_gain < 4, "it is lost anew before every step"
+
+
+def test_moments_of_another_step_are_no_loss() -> None:
+    learner = Learner(every_step(), str(TINY))
+    updates(learner, 1)
+    state = learner.engine.state()
+    learner.update(BATCH, AT[2])
+    learner.engine.load_state(state)
+    assert is_silent(learner.update(BATCH, AT[3]))
+
+
 @pytest.mark.parametrize(
     ("text", "name", "broken", "known"),
     [

@@ -22,7 +22,7 @@ OPTIMIZATION_FAULTS = (
                 "lost_moments", Place.OPTIMIZER,
                 "before every step the optimizer loses a share of its second moments, and Adam's steps grow: a state "
                 "that is kept in too few bits", "step_kl", 1,
-                Strength("share of the second moments that is lost", 0.001, 1, 0.9), since=2,
+                Strength("share of the second moments that is lost", 0.001, 1, 0.9), shown_by="update_gain", since=2,
             ),
         ),
     ),

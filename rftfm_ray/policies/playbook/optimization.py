@@ -39,18 +39,39 @@ def lower_rate_alone(ctx: PolicyContext) -> Setting:
     return lowered.levers(), f"{lowered.reason}; no step is given up, because {because}"
 
 
-def lower_rate_anew(ctx: PolicyContext) -> Setting:
-    """Undo the explosion, and return to updates of the usual size."""
+def lower_rate_anew(ctx: PolicyContext) -> Setting | None:
+    """Undo the explosion, and return to updates of the usual size; None where no rate does that."""
+    if _is_broken(ctx):
+        return None
     lowered = lower_rate(ctx)
     meanwhile = "" if lowered.is_exact else "; the KL penalty is doubled meanwhile"
     return lowered.levers(), f"{lowered.reason}{meanwhile}"
 
 
-def much_lower_rate(ctx: PolicyContext) -> Setting:
+def much_lower_rate(ctx: PolicyContext) -> Setting | None:
     """The same, with a quarter of the rate and the strongest KL penalty."""
+    if _is_broken(ctx):
+        return None
     lowered = lower_rate(ctx)
     reason = f"{lowered.reason}, and to a quarter of that for safety"
     return Levers(lr_scale=max(0.01, lowered.scale / 4), kl_coef_scale=10.0), reason
+
+
+def _is_broken(ctx: PolicyContext) -> bool:
+    """Whether a step does not do what the optimizer should, and updates are larger than that explains.
+
+    What a step loses each time adds up over the steps: the factor of one of them is then no factor of the rate.
+    """
+    measured, observed = inverse_of("lr_scale", ctx), _update_growth(ctx)
+    return measured is not None and 0 < measured[0] < 1 and observed > ELEVATED / measured[0]
+
+
+def _update_growth(ctx: PolicyContext) -> float:
+    """Size of updates since the onset over the usual one; NaN where one of them is not known."""
+    pairs = zip(ctx.reports, ctx.signal("update_ratio"), strict=True)
+    since = [size for report, size in pairs if report.id.step >= ctx.diagnosis.onset]
+    usual = _usual_update(ctx)
+    return median(since) / usual if since and usual > 0 else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +110,12 @@ def lower_rate(ctx: PolicyContext) -> LoweredRate:
         gain = 1 / measured[0]
         less = f"updates go {gain:.3g} times as far as they should, and the rate less"
         return LoweredRate(_bounded(declared * measured[0]), less, is_exact=True)
-    pairs = zip(ctx.reports, ctx.signal("update_ratio"), strict=True)
-    since = [size for report, size in pairs if report.id.step >= ctx.diagnosis.onset]
-    usual, now = _usual_update(ctx), median(since) if since else math.nan
-    if usual > 0 and now / usual >= ELEVATED:
-        scale = _bounded(declared * usual / now)
-        as_much = f"updates are {now / usual:.3g} times their usual size; the learning rate is lowered by as much"
-        return LoweredRate(scale, as_much)
+    growth = _update_growth(ctx)
+    if growth >= ELEVATED:
+        as_much = f"updates are {growth:.3g} times their usual size; the learning rate is lowered by as much"
+        return LoweredRate(_bounded(declared / growth), as_much)
     scale = _bounded(declared * UNEXPLAINED_SCALE)
-    if math.isnan(usual):
+    if math.isnan(_usual_update(ctx)):
         unknown = "no step from before the fault shows the usual size of updates; lower learner.lr if this helps"
         return LoweredRate(scale, unknown)
     return LoweredRate(
@@ -154,9 +172,12 @@ def raised_rate(ctx: PolicyContext) -> Setting | None:
 
 
 def new_learner(ctx: PolicyContext) -> Setting | None:
-    """Start the learner again from its own state; not where its optimizer writes what it computes."""
-    gain = newest(ctx, "update_gain")
-    if not abs(gain - 1) > TOLERANCE:
+    """Start the learner again from its own state; not where its optimizer does what it should at the rate it is given.
+
+    Unlike a rate that makes up for what one step does wrong, it also mends what adds up over the steps.
+    """
+    gain, excess = newest(ctx, "update_gain"), newest(ctx, "lr_excess")
+    if not abs(gain - 1) > TOLERANCE or abs(excess) > TOLERANCE:
         return None
     return Levers(), f"updates go {gain:.3g} times as far as the optimizer computes, and a new learner takes over"
 
@@ -229,9 +250,10 @@ def bonus_taken_back(reports: Sequence[StepReport], reference: Sequence[StepRepo
 
 
 def updates_too_large(reports: Sequence[StepReport], reference: Sequence[StepReport]) -> bool:
-    """Whether something still multiplies updates: the schedule's factor, or the size of updates for their rate."""
+    """Whether something still multiplies updates: a step's own factor, the schedule's, or their size for their rate."""
     usual = [_gain(r) for r in reference if math.isfinite(_gain(r))]
     excess = any(abs(value(r, "schedule_excess")) > TOLERANCE for r in reports)
+    excess = excess or any(value(r, "update_gain") > 1 + TOLERANCE for r in reports)
     return excess or (bool(usual) and any(_gain(r) > ELEVATED * max(usual) for r in reports))
 
 
@@ -243,6 +265,7 @@ def _gain(report: StepReport) -> float:
 
 _RATE = ("lr_scale", "kl_coef_scale")
 _STALE = frozen("the rollout samples with weights that are not the learner's; start its actors again")
+_NEW_LEARNER = PlannedRemedy("new_learner", (), new_learner, actions=(Action.RESTART_LEARNER,))
 _COLLAPSED = frozen("the policy explores no more and no other way to sample is left; look at sampler and loss")
 TOO_LARGE = RemedyPlan(
     remedies=(
@@ -250,10 +273,10 @@ TOO_LARGE = RemedyPlan(
         PlannedRemedy("rollback_much_lower_rate", _RATE, much_lower_rate, rollback=True),
         PlannedRemedy("rollback_new_learner", (), new_learner, rollback=True, actions=(Action.RESTART_LEARNER,)),
     ),
-    gentle=(PlannedRemedy("lower_rate", _RATE, lower_rate_alone),),
+    gentle=(_NEW_LEARNER, PlannedRemedy("lower_rate", _RATE, lower_rate_alone)),
     containing=("lr_scale",),
     source_active=updates_too_large,
-    source_reads=("update_ratio", "schedule_excess"),
+    source_reads=("update_ratio", "schedule_excess", "update_gain"),
     needs_reference=True,
     source_sides=above("update_gain"),
     ask="look at what multiplies the learning rate",
@@ -262,7 +285,7 @@ TOO_LARGE = RemedyPlan(
 LOST = RemedyPlan(
     remedies=(
         PlannedRemedy("raised_rate", ("lr_scale",), raised_rate, measured_by=("identity:update_gain",)),
-        PlannedRemedy("new_learner", (), new_learner, actions=(Action.RESTART_LEARNER,)),
+        _NEW_LEARNER,
     ),
     containing=("lr_scale",),
     source_active=updates_lost,

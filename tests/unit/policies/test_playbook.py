@@ -15,15 +15,25 @@ from rftfm_ray.policies.playbook.optimization import UNEXPLAINED_SCALE
 from rftfm_ray.policies.safety import check_decision
 from rftfm_ray.signals.schema import INDEX, SIGNALS
 from rftfm_ray.taxonomy import family_of
-from rftfm_ray.types import Levers, Settings, StepId
-from rftfm_ray.verdicts import Decision, Diagnosis, OutcomeKind, Remedy, StepReport, Tried
+from rftfm_ray.types import Action, Levers, Settings, StepId
+from rftfm_ray.verdicts import (
+    Decision,
+    Diagnosis,
+    Evidence,
+    OutcomeKind,
+    Place,
+    Remedy,
+    StepReport,
+    Symptom,
+    Tried,
+)
 
 NOMINAL = Settings(
     lr=1e-3, kl_coef=0.02, clip_low=0.2, clip_high=0.2, entropy_coef=0.0, max_grad_norm=1.0, minibatches=1,
     advantage_clip=None, group_filter=False, gamma=1.0, gae_lambda=0.95, critic_lr=1e-3, freeze_policy=False,
 )  # fmt: skip
 ONSET = 21
-USUAL = {"lr": 1e-3, "update_ratio": 0.01, "grad_norm": 1.0}
+USUAL = {"lr": 1e-3, "update_ratio": 0.01, "grad_norm": 1.0, "update_gain": 1.0}
 GROUND = Ground(GroundKind.IDENTITY, "the rate is not the declared one")
 NAMES = {
     "RF-1": ("regrade", "regrade_and_rollback", "freeze"),
@@ -196,6 +206,40 @@ def test_explosion_that_only_telemetry_shows_is_slowed_down_and_costs_no_step() 
     assert remedy_for(context("OD-1", snapshots=(), ground=None)) == Remedy(
         "lower_rate", Levers(lr_scale=UNEXPLAINED_SCALE, kl_coef_scale=2.0)
     ), "it needs no snapshot"
+
+
+def measured(ctx: PolicyContext, gain: float) -> PolicyContext:
+    """The same with a step that was made again, and its factor as what the alarm is about."""
+    name, at = "update_gain", ONSET
+    alarm = Symptom(f"identity:{name}", name, Evidence.IDENTITY, True, 1, gain, 1.0, math.inf, at, at, "")
+    return replace(ctx, diagnosis=replace(ctx.diagnosis, symptoms=(alarm,), place=Place.OPTIMIZER))
+
+
+def test_an_optimizer_that_does_not_do_what_it_should_gives_way_to_a_new_learner_where_that_costs_nothing() -> None:
+    ctx = measured(context("OD-1", moved={"update_gain": 1.3, "update_ratio": 0.015}, ground=None), 1.3)
+    remedy = remedy_for(ctx)
+    assert (remedy.name, remedy.actions, remedy.rollback) == ("new_learner", (Action.RESTART_LEARNER,), False)
+    assert "updates go 1.3 times as far as the optimizer computes" in reason_for(ctx)
+    rate = context("OD-1", moved={"update_gain": 1.3, "lr_excess": math.log(1.3)}, ground=None)
+    assert remedy_for(measured(rate, 1.3)).name == "lower_rate", "the optimizer does what it should at its rate"
+
+
+def test_no_rate_makes_up_for_what_adds_up_over_the_steps() -> None:
+    steady = measured(context("OD-1", moved={"update_gain": 4.0, "update_ratio": 0.04}), 4.0)
+    assert remedy_for(steady).name == "rollback_lower_rate"
+    assert remedy_for(steady).levers == Levers(lr_scale=0.25)
+    growing = measured(context("OD-1", moved={"update_gain": 1.3, "update_ratio": 0.05}), 1.3)
+    remedy = remedy_for(growing)
+    assert (remedy.name, remedy.rollback) == ("rollback_new_learner", True)
+
+
+def test_the_cause_of_large_updates_is_active_while_a_step_made_again_shows_it() -> None:
+    plan = plan_of("OD-1", Place.OPTIMIZER)
+    usual = [report(step) for step in range(1, 9)]
+    # Updates have their usual size for their rate, because a run that learns makes smaller ones by now.
+    shown = [report(step, update_gain=4.0 if step % 5 == 0 else math.nan) for step in range(9, 15)]
+    assert plan.source_active(shown, usual)
+    assert not plan.source_active([report(step) for step in range(9, 15)], usual)
 
 
 def test_rollback_is_asked_for_once_the_gentle_remedy_has_not_helped() -> None:

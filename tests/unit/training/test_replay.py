@@ -12,7 +12,7 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.config.sections import ChannelsConfig
 from rftfm_ray.detection.detectors.exact import GAIN_LIMIT
 from rftfm_ray.training.learner import Learner
-from rftfm_ray.training.replay import AdamW, StepInputs, adamw_change, sampled_inputs, update_factor
+from rftfm_ray.training.replay import AdamW, StepInputs, adamw_change, left_moments, sampled_inputs, update_factor
 from rftfm_ray.types import Check, Levers, StepId
 
 RULE = AdamW(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.1)
@@ -156,3 +156,16 @@ def test_update_is_made_again_at_its_cadence_and_in_the_one_that_it_is_asked_for
         made += [] if rule is None else [(step, rule.lr)]
     # What is switched off stays off.
     assert made == ([(3, RunConfig().learner.lr), (5, RunConfig().learner.lr)] if every else [])
+
+
+def test_what_a_step_has_left_stands_in_for_what_has_become_of_it() -> None:
+    moments = {"step": torch.tensor(3.0), "exp_avg": torch.arange(6.0), "exp_avg_sq": torch.arange(6.0) + 1}
+    left = left_moments(moments, 2)
+    assert left is not None
+    moments["exp_avg_sq"].mul_(0.1)
+    inputs = sampled_inputs(torch.zeros(6), torch.ones(6), moments, 2)
+    kept = left.before(inputs)
+    assert kept.second.tolist() == [1.0, 3.0, 5.0]
+    assert (kept.first.tolist(), kept.steps, kept.gradient.tolist()) == ([0.0, 2.0, 4.0], 3, [1.0, 1.0, 1.0])
+    assert inputs.second.tolist() == pytest.approx([0.1, 0.3, 0.5])
+    assert left_moments({}, 2) is None
