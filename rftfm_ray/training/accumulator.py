@@ -50,9 +50,26 @@ class MetricAccumulator:
         self._gaps = LogprobGaps()
         self._old: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def add(self, micro: MicroBatch, settings: Settings, targets: Targets, parts: Terms) -> None:
-        """Add one micro batch, with one transfer from the device."""
-        ratio, old, drift = parts.ratio, parts.old, parts.old - micro.sampled
+    def add(
+        self,
+        micro: MicroBatch,
+        settings: Settings,
+        targets: Targets,
+        parts: Terms,
+        declared: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Add one micro batch, with one transfer from the device.
+
+        Args:
+            micro: the tokens.
+            settings: in force.
+            targets: of the tokens.
+            parts: of their loss.
+            declared: log-probs and entropy (A,) at the declared temperature, with which what was sampled is compared;
+                None where the loss is at the same.
+        """
+        old, entropy = declared or (parts.old, parts.entropy)
+        ratio, drift = parts.ratio, old - micro.sampled
         low = (ratio < 1 - settings.clip_low) & (targets.advantage < 0)
         high = (ratio > 1 + settings.clip_high) & (targets.advantage > 0)
         rollout_kl = k3(micro.sampled.clamp_min(-LARGEST_LOG_RATIO), old.clamp_min(-LARGEST_LOG_RATIO))
@@ -65,7 +82,7 @@ class MetricAccumulator:
         self._sums += totals[: len(_SUMS)]
         # numpy's maximum keeps NaN, which is a finding; Python's max would drop it.
         self._peaks = np.maximum(self._peaks, totals[len(_SUMS) :])
-        self._old.append((micro.chosen, old, parts.entropy))
+        self._old.append((micro.chosen, old, entropy))
         self._entropies.append(parts.entropy)
         self._observed.append(parts.entropy[micro.observed])
 

@@ -78,7 +78,7 @@ class Learner:
         self._watched = config.guard.mode is not GuardMode.OFF
         self._schedule = config_schedule(config)
         self._seams = LearnerSeams() if seams is None else seams
-        self._temperature = config.rollout.temperature
+        self._temperature = self._declared_temperature = config.rollout.temperature
         gate = config.gate
         self.gate = CommitGate(
             gate.grad_norm_factor, gate.grad_norm_window, gate.grad_norm_warmup, gate.advantage_tolerance
@@ -132,6 +132,7 @@ class Learner:
         began, self._reference_done = time.perf_counter(), 0.0
         settings, factor = self.settings(step), self._factor(step)
         self._temperature = self._temperature_at(step)
+        self._declared_temperature = self._config.at(step.step).rollout.temperature
         rules = self._rules(step, settings)
         included = rules.members(batch)
         # With top_p the rollout samples from a truncated distribution, whose log-probs the learner does not compute.
@@ -199,7 +200,13 @@ class Learner:
     def _forward(self, micro: MicroBatch, *, entropy_gradient: bool = False) -> Forward:
         logits, values = self.engine.forward(micro.packed, micro.row, micro.column)
         logprobs, entropy = token_logprobs(logits, micro.targets, self._temperature, entropy_gradient=entropy_gradient)
-        return Forward(logprobs, entropy, values)
+        declared = None
+        if self._watched and self._declared_temperature != self._temperature:
+            # What the sampler draws is compared with what was declared, and not with what the learner is told.
+            with torch.no_grad():
+                temperature = self._declared_temperature
+                declared = token_logprobs(logits.detach(), micro.targets, temperature, entropy_gradient=False)
+        return Forward(logprobs, entropy, values, declared)
 
     def _values(
         self,
@@ -270,7 +277,8 @@ class Learner:
         weights = LossWeights(settings, critic.value_coef, critic.value_clip)
         for i, micro in enumerate(micros):
             now = step.precomputed or self._forward(micro, entropy_gradient=settings.entropy_coef != 0)
-            old = step.old_forwards[index][i].logprobs if step.old_forwards is not None else now.logprobs.detach()
+            before = now if step.old_forwards is None else step.old_forwards[index][i]
+            old = before.logprobs.detach()
             if sample is not None and sample.before is None:
                 sample.before = old[: len(sample.micro.targets)]
             reference = references[i].result() if references else None
@@ -279,7 +287,7 @@ class Learner:
             total_loss += float(parts.loss.detach())
             self.engine.backward(parts.loss, last=i == len(micros) - 1)
             with torch.no_grad():
-                metrics.add(micro, settings, targets, parts)
+                metrics.add(micro, settings, targets, parts, _declared(before, now))
         grad_norm = self.engine.grad_norm()
         metrics.losses.append(total_loss)
         metrics.norms.append(grad_norm)
@@ -301,3 +309,10 @@ class Learner:
         if not settings.freeze_policy:
             self.gate.accept(grad_norm)
         return None
+
+
+def _declared(before: Forward, now: Forward) -> tuple[Tensor, Tensor] | None:
+    """Log-probs from before the step, and the entropy now, at the declared temperature; None where it is the same."""
+    if before.declared is None or now.declared is None:
+        return None
+    return before.declared[0], now.declared[1]

@@ -17,11 +17,19 @@ from rftfm_ray.types import Settings
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A policy's outputs for a micro batch's chosen tokens; all (A,). `values` is None without a critic."""
+    """A policy's outputs for a micro batch's chosen tokens; all (A,).
+
+    Attributes:
+        logprobs: in nats, at the temperature that the learner is told.
+        entropy: in nats, at the same.
+        values: of the critic; None without one.
+        declared: log-probs and entropy at the declared temperature, without gradient; None where it is the same.
+    """
 
     logprobs: Tensor
     entropy: Tensor
     values: Tensor | None
+    declared: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)

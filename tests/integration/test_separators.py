@@ -19,6 +19,7 @@ from rftfm_ray.faults.learning import faulty_learner
 from rftfm_ray.signals.limits import CREDIT_LIMIT
 from rftfm_ray.training.gate import CommitGate
 from rftfm_ray.training.learner import Learner
+from rftfm_ray.training.seams import LearnerSeams
 from rftfm_ray.training.update_report import UpdateReport
 from rftfm_ray.types import Levers, RejectedUpdate, Rejection, Termination
 from tests.integration.plain import AT, BATCH, TINY, configure
@@ -237,3 +238,18 @@ def test_gaps_are_measured_against_the_policy_that_sampled() -> None:
         biased = fresh.update(dataclasses.replace(batch, logprobs=biased_end), AT[1]).metrics
         assert biased.gap_end == pytest.approx(1, abs=0.02)
         assert biased.gap_rest == pytest.approx(0, abs=1e-5)
+
+
+def test_a_temperature_that_was_not_declared_shows_although_sampler_and_learner_agree_on_it() -> None:
+    warm, cold = (
+        Learner(every_step(), str(TINY), faulty_learner([parse_fault(text)], 3) if text else LearnerSeams())
+        for text in ("", "OD-3@2:0.5,mechanism=colder")
+    )
+    for learner in (warm, cold):
+        assert is_silent(updates(learner, 1)[0])
+    usual, told = (learner.update(BATCH, AT[2]).metrics for learner in (warm, cold))
+    # The batch was sampled as declared: to the learner that is told otherwise the loss is another one, and what is
+    # compared with the declaration stays.
+    assert told.entropy < 0.9 * usual.entropy
+    assert told.rollout_kl == pytest.approx(usual.rollout_kl)
+    assert told.gap_slope == pytest.approx(usual.gap_slope, rel=0.01)

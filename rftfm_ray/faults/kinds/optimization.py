@@ -67,7 +67,7 @@ OPTIMIZATION_FAULTS = (
                 "colder", Place.SAMPLER,
                 "samples are drawn colder than declared, and the learner goes by the same: a default of the model's "
                 "generation configuration", "entropy", -1,
-                Strength("share of the temperature that is lost", 0.01, 0.99, 0.7), since=2,
+                Strength("share of the temperature that is lost", 0.01, 0.99, 0.7), breaks=(Law.ROLLOUT,), since=2,
             ),
         ),
     ),

@@ -60,13 +60,17 @@ def share_right(text: str, said: Transcript, paid_step: int = ON) -> float:
     return sum(verdict.correct for verdict in found) / len(found)
 
 
+# The learner compares what was sampled with what was declared, so that no colder sampler agrees with it.
+NONE_KEEPS_ALL = ("OD-3",)
+
+
 def test_every_fault_has_a_mechanism_that_keeps_every_law() -> None:
     for code, kind in CATALOGUE.items():
-        assert any(not mechanism.breaks for mechanism in kind.mechanisms), code
+        assert any(not mechanism.breaks for mechanism in kind.mechanisms) is (code not in NONE_KEEPS_ALL), code
     assert {code for code, _ in LATER} == set(CATALOGUE)
     for code, name in LATER:
         mechanism = CATALOGUE[code].mechanism(name)
-        assert mechanism.keeps == tuple(Law)
+        assert mechanism.keeps == tuple(law for law in Law if code not in NONE_KEEPS_ALL or law is not Law.ROLLOUT)
         # The first of a fault is its default, which the recorded runs name by nothing.
         assert CATALOGUE[code].mechanisms[0] is not mechanism
 
