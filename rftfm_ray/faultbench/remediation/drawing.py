@@ -17,10 +17,11 @@ from rftfm_ray.faults.kinds import CATALOGUE
 from rftfm_ray.taxonomy import family_of
 from rftfm_ray.verdicts import Family
 
-FORK = 7
+FORK = 5
 """Last step that forks share with their healthy run."""
-ONSETS = (FORK + 1, FORK + 7)
-"""First and last step at which a fault begins."""
+ONSETS = (FORK + 1, FORK + 5)
+"""First and last step at which a fault begins: strengths were found harmful from step 6 on, and a policy that has
+solved its task is hardly harmed by what comes later."""
 TRUNKS = 12
 """Healthy runs of each task, algorithm and background; pairs of different faults share them."""
 FORK_SEEDS = 50_000

@@ -41,8 +41,8 @@ def journey(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         noted.extend(asked(calls))
         return asked(calls)
 
-    def create(plan: RunPlan, placement: object, role: Role, *, reusable: bool, learners: int = 0) -> Actor:
-        del learners
+    def create(plan: RunPlan, placement: object, role: Role, *, reusable: bool, instance: int = 0) -> Actor:
+        del instance
         noted.append(("create", role.name, reusable))
         return Actor(f"new {role.name}")
 
@@ -161,14 +161,14 @@ def test_replaced_learner_can_be_used_as_the_old_one_could(journey: list[Any], r
     assert group.learner.weights(3).reference == ("new learner-0", "weights", 3)
 
 
-def test_seams_of_a_replaced_learner_are_those_of_another_instance_until_the_next_run(
+def test_seams_of_a_replaced_actor_are_those_of_another_instance_until_the_next_run(
     journey: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learners: list[int] = []
+    instances: list[int] = []
     create = module._create
 
     def noting(*arguments: Any, **named: Any) -> Any:
-        learners.append(named["learners"])
+        instances.append(named["instance"])
         return create(*arguments, **named)
 
     monkeypatch.setattr(module, "_create", noting)
@@ -179,7 +179,8 @@ def test_seams_of_a_replaced_learner_are_those_of_another_instance_until_the_nex
     group.replace(group.rollouts.roles[0])
     group.reset(planned("next"))
     group.replace(group.learner.role)
-    assert learners == [1, 2, 2, 1]
+    # Each role counts those before it.
+    assert instances == [1, 2, 1, 1]
 
 
 def test_role_of_another_run_is_not_replaced(journey: list[Any]) -> None:
