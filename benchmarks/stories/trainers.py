@@ -159,9 +159,9 @@ class StoryDrill(Drill):
         """The learner's seams with its change."""
         return Carried(Drill.learner_seams(self, instance), self.learner)  # type: ignore[return-value]
 
-    def rollout_seams(self, pool: Sequence[Problem]) -> RolloutSeams:
+    def rollout_seams(self, pool: Sequence[Problem], instance: int = 0) -> RolloutSeams:
         """The seams of a rollout actor with its change."""
-        return Carried(Drill.rollout_seams(self, pool), self.rollout)  # type: ignore[return-value]
+        return Carried(Drill.rollout_seams(self, pool, instance), self.rollout)  # type: ignore[return-value]
 
 
 def drill_of(drill: Drill, learner: LearnerChange | None, rollout: RolloutChange | None) -> StoryDrill:
