@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import select
+import selectors
 import signal
 import threading
 import time
@@ -157,24 +157,30 @@ class StopSignal:
     def _watch(self, reader: int) -> None:
         """Read the signals until `installed` ends."""
         first_s = math.inf
-        while True:
-            left_s = self._deadline - time.monotonic()
-            ready, _, _ = select.select([reader], [], [], None if left_s == math.inf else max(0.0, left_s))
-            if not ready:
-                self._end(self._signum)
-            for number in os.read(reader, 64) if ready else b"":
-                now = time.monotonic()
-                if number == _CLOSE:
-                    return
-                if number not in SIGNALS:
-                    continue
-                self.note(number)
-                if now > first_s + REPEAT_S:
-                    # The user asks again: nothing that cleans up may be waited for. A local Ray ends with this process.
-                    os._exit(SIGNALLED + number)
-                if first_s == math.inf:
-                    self._acknowledge(now)
-                first_s = min(first_s, now)
+        # Unlike `select`, it takes the descriptors of a process that has a thousand files open.
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(reader, selectors.EVENT_READ)
+            while True:
+                left_s = self._deadline - time.monotonic()
+                ready = waiting.select(None if left_s == math.inf else max(0.0, left_s))
+                if not ready:
+                    self._end(self._signum)
+                for number in os.read(reader, 64) if ready else b"":
+                    if number == _CLOSE:
+                        return
+                    if number in SIGNALS:
+                        first_s = self._take_in(number, first_s)
+
+    def _take_in(self, number: int, first_s: float) -> float:
+        """Note a signal; the time of the first one."""
+        now = time.monotonic()
+        self.note(number)
+        if now > first_s + REPEAT_S:
+            # The user asks again: nothing that cleans up may be waited for. A local Ray ends with this process.
+            os._exit(SIGNALLED + number)
+        if first_s == math.inf:
+            self._acknowledge(now)
+        return min(first_s, now)
 
     def _acknowledge(self, now: float) -> None:
         """Take in the first signal: a step may take minutes, and the user must know that it was heard."""

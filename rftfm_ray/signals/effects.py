@@ -72,6 +72,8 @@ PROMPTS = "prompts"
 _SMALLER = ("update_ratio", "changed_rate", "step_kl", "kl_old", "clip_low_rate", "clip_high_rate")
 _REWARD_SPREAD = ("reward_mean", "reward_std", "reward_max")
 _TOOL = ("valid_rate", "length_mean", "reward_mean")
+_OTHER_ROWS = Effect(reason="other rows are another task", reach=Reach.KIND)
+_OTHER_REWARD = Effect(reason="no signal can be compared where answers are worth something else", reach=Reach.KIND)
 _ESTIMATOR = ("advantage_std", "value_loss", "explained_variance")
 # What a critic learns, and what it is judged by, are the returns of the episodes that are sampled.
 _RETURNS = (
@@ -124,6 +126,15 @@ _CONSTANT: Mapping[str, Effect] = {
     "task.name": Effect(reason="no signal of another task can be compared", reach=Reach.KIND),
     "task.options": Effect(reason="other options make other problems, as another task does", reach=Reach.KIND),
     "task.pool_size": Effect(PROMPT_DEPENDENT, reach=Reach.COURSE),
+    "data.train": _OTHER_ROWS,
+    "data.prompt": _OTHER_ROWS,
+    "data.answer": _OTHER_ROWS,
+    "data.max_new_tokens": Effect(reason="another limit lets other answers end", reach=Reach.KIND),
+    "data.heldout": Effect(PROMPT_DEPENDENT, reach=Reach.COURSE),
+    "data.heldout_share": Effect(PROMPT_DEPENDENT, reach=Reach.COURSE),
+    "reward.functions": _OTHER_REWARD,
+    "reward.weights": _OTHER_REWARD,
+    "reward.right": _OTHER_REWARD,
     "algorithm.name": Effect(reason="no signal of another algorithm can be compared", reach=Reach.KIND),
     "algorithm.minibatches": Effect(
         ("ratio_min", "ratio_max", "changed_rate", "step_kl", "kl_old", "clip_low_rate", "clip_high_rate"),

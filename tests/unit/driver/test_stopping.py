@@ -151,6 +151,19 @@ def test_process_that_is_stuck_ends_by_the_deadline(before: str, after: str, sen
     assert done.stderr.count("\n") == 1
 
 
+def test_process_with_a_thousand_open_files_ends_by_the_deadline_too() -> None:
+    many = (
+        "import resource\n"
+        "_, most = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\n"
+        "held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]\n"
+    )
+    imports, rest = STUCK.split("stopping.CLEANUP_S")
+    done = python((imports + many + "stopping.CLEANUP_S" + rest).format(before="pass", after="pass"))
+    assert (done.returncode, done.stdout) == (129, "")
+    assert done.stderr.count("\n") == 1
+
+
 def test_run_in_progress_has_no_deadline_before_its_state_is_saved() -> None:
     done = python(STUCK.format(before="stop.defer()", after="pass").replace("sleep(30)", "sleep(1)"))
     assert (done.returncode, done.stderr.count("\n")) == (0, 1)
