@@ -26,10 +26,10 @@ from rftfm_ray.training.replay import (
     ADAM_EPSILON,
     SAMPLED,
     AdamW,
-    LeftMoments,
+    Moments,
     StepInputs,
-    left_moments,
     sampled_inputs,
+    sampled_moments,
     update_factor,
 )
 
@@ -79,7 +79,7 @@ class LearnerEngine:
         self._optimizer: Any = self._engine.optimizer
         self._inner: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
         self._inputs: list[tuple[Tensor, StepInputs]] | None = None
-        self._left: dict[int, LeftMoments] = {}
+        self._left: dict[int, Moments] = {}
         self._inner.register_step_pre_hook(self._look)
 
     @property
@@ -172,7 +172,7 @@ class LearnerEngine:
     def _leave(self) -> None:
         """Remember the moments of the sampled weights as this step leaves them."""
         stride = self._replay_stride()
-        left = {id(master): left_moments(self._inner.state[master], stride) for master in self._policy_masters()}
+        left = {id(master): sampled_moments(self._inner.state[master], stride) for master in self._policy_masters()}
         self._left = {key: moments for key, moments in left.items() if moments is not None}
 
     def disturb(self, forgotten: float, epsilon: float) -> None:
@@ -224,9 +224,9 @@ class LearnerEngine:
         stride, policy = self._replay_stride(), {id(master) for master in self._policy_masters()}
         for weights in (each for group in optimizer.param_groups for each in group["params"]):
             if id(weights) in policy and weights.grad is not None:
-                inputs = sampled_inputs(weights, weights.grad, optimizer.state.get(weights, {}), stride)
-                left = self._left.get(id(weights))
-                self._inputs.append((weights, inputs if left is None else left.before(inputs)))
+                # What the last step has left, whatever has become of it since.
+                moments = self._left.get(id(weights)) or sampled_moments(optimizer.state.get(weights, {}), stride)
+                self._inputs.append((weights, sampled_inputs(weights, weights.grad, moments, stride)))
 
     def _replay_stride(self) -> int:
         return max(1, sum(master.numel() for master in self._policy_masters()) // SAMPLED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,73 +37,59 @@ class AdamW:
 
 
 @dataclass(frozen=True, slots=True)
-class StepInputs:
-    """What one step of the optimizer starts from, for n weights of one tensor; all float64.
+class Moments:
+    """What AdamW keeps between two steps, for n weights of one tensor; all float64.
 
     Attributes:
-        weights: (n,) before the step.
-        gradient: (n,) as the optimizer gets it: averaged over the minibatch, and clipped.
         first: (n,) running mean of gradients.
         second: (n,) running mean of their squares.
         steps: updates that these means hold.
     """
 
-    weights: Tensor
-    gradient: Tensor
     first: Tensor
     second: Tensor
     steps: int
 
 
 @dataclass(frozen=True, slots=True)
-class LeftMoments:
-    """What a step of the optimizer has left behind, of n weights of one tensor; all float64.
+class StepInputs:
+    """What one step of the optimizer starts from, for n weights of one tensor; all float64.
 
     Attributes:
-        first: (n,) running mean of gradients.
-        second: (n,) running mean of their squares.
-        steps: updates that these means hold.
+        weights: (n,) before the step.
+        gradient: (n,) as the optimizer gets it: averaged over the minibatch, and clipped.
+        moments: of these weights.
     """
 
-    first: Tensor
-    second: Tensor
-    steps: int
-
-    def before(self, inputs: StepInputs) -> StepInputs:
-        """The inputs of the next step with what was left, whatever has become of it since."""
-        return replace(inputs, first=self.first, second=self.second, steps=self.steps)
+    weights: Tensor
+    gradient: Tensor
+    moments: Moments
 
 
-def left_moments(moments: Mapping[str, Tensor], stride: int) -> LeftMoments | None:
-    """Copies of every `stride`-th entry of the moments of a flat parameter; None where there are none."""
-    if not {"step", "exp_avg", "exp_avg_sq"} <= set(moments):
+def sampled_moments(state: Mapping[str, Tensor], stride: int) -> Moments | None:
+    """Copies of every `stride`-th entry of the optimizer's state of a flat parameter; None before its first step."""
+    if not {"step", "exp_avg", "exp_avg_sq"} <= set(state):
         return None
-    first, second = (moments[name].detach().reshape(-1)[::stride].double() for name in ("exp_avg", "exp_avg_sq"))
-    return LeftMoments(first, second, int(moments["step"]))
+    first, second = (_sampled(state[name], stride) for name in ("exp_avg", "exp_avg_sq"))
+    return Moments(first, second, int(state["step"]))
 
 
-def sampled_inputs(weights: Tensor, gradient: Tensor, moments: Mapping[str, Tensor], stride: int) -> StepInputs:
-    """Copies of every `stride`-th entry of a flat parameter, its gradient and its moments; empty moments are 0."""
+def sampled_inputs(weights: Tensor, gradient: Tensor, moments: Moments | None, stride: int) -> StepInputs:
+    """Copies of every `stride`-th entry of a flat parameter and its gradient, with the moments of these; None are 0."""
+    before = _sampled(weights, stride)
+    none = torch.zeros_like(before)
+    return StepInputs(before, _sampled(gradient, stride), moments or Moments(none, none, 0))
 
-    def copied(tensor: Tensor) -> Tensor:
-        return tensor.detach().reshape(-1)[::stride].double()
 
-    mean, square = (moments.get(name) for name in ("exp_avg", "exp_avg_sq"))
-    zero = torch.zeros_like(copied(weights))
-    return StepInputs(
-        weights=copied(weights),
-        gradient=copied(gradient),
-        first=zero if mean is None else copied(mean),
-        second=zero if square is None else copied(square),
-        steps=int(moments["step"]) if "step" in moments else 0,
-    )
+def _sampled(tensor: Tensor, stride: int) -> Tensor:
+    return tensor.detach().reshape(-1)[::stride].double()
 
 
 def adamw_change(inputs: StepInputs, rule: AdamW) -> Tensor:
     """(n,) by how much one step of AdamW changes the weights."""
-    (beta1, beta2), count = rule.betas, inputs.steps + 1
-    first = beta1 * inputs.first + (1 - beta1) * inputs.gradient
-    second = beta2 * inputs.second + (1 - beta2) * inputs.gradient**2
+    (beta1, beta2), count = rule.betas, inputs.moments.steps + 1
+    first = beta1 * inputs.moments.first + (1 - beta1) * inputs.gradient
+    second = beta2 * inputs.moments.second + (1 - beta2) * inputs.gradient**2
     denominator = (second / (1 - beta2**count)).sqrt() + rule.eps
     return -rule.lr * (rule.weight_decay * inputs.weights + first / (1 - beta1**count) / denominator)
 

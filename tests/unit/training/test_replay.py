@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -12,7 +13,15 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.config.sections import ChannelsConfig
 from rftfm_ray.detection.detectors.exact import GAIN_LIMIT
 from rftfm_ray.training.learner import Learner
-from rftfm_ray.training.replay import AdamW, StepInputs, adamw_change, left_moments, sampled_inputs, update_factor
+from rftfm_ray.training.replay import (
+    AdamW,
+    Moments,
+    StepInputs,
+    adamw_change,
+    sampled_inputs,
+    sampled_moments,
+    update_factor,
+)
 from rftfm_ray.types import Check, Levers, StepId
 
 RULE = AdamW(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.1)
@@ -37,7 +46,7 @@ class Trained:
         self.weights.grad = torch.randn(len(self.weights), generator=self._draw) * scale
         torch.nn.utils.clip_grad_norm_([self.weights], self._clip)
         state = self.optimizer.state.get(self.weights, {})
-        inputs = sampled_inputs(self.weights, self.weights.grad, state, stride)
+        inputs = sampled_inputs(self.weights, self.weights.grad, sampled_moments(state, stride), stride)
         self.optimizer.step()
         return inputs
 
@@ -62,7 +71,7 @@ def test_another_optimizer_is_told_from_it(wrong: str) -> None:
     others = {
         "decay": (inputs, AdamW(RULE.lr, RULE.betas, 10.0)),
         "means": (inputs, AdamW(RULE.lr, (0.5, 0.999), RULE.weight_decay)),
-        "count": (StepInputs(inputs.weights, inputs.gradient, inputs.first, inputs.second, 9), RULE),
+        "count": (replace(inputs, moments=replace(inputs.moments, steps=9)), RULE),
         "eps": (inputs, AdamW(RULE.lr, RULE.betas, RULE.weight_decay, eps=1e-2)),
     }
     factor = update_factor([others[wrong][0]], [trained.weights.detach()], others[wrong][1])
@@ -120,7 +129,8 @@ def test_nothing_is_told_without_a_rate_or_weights() -> None:
     inputs, after = trained.step(), trained.weights.detach()
     assert math.isnan(update_factor([], [], RULE))
     assert math.isnan(update_factor([inputs], [after], AdamW(0.0, RULE.betas, RULE.weight_decay)))
-    few = StepInputs(inputs.weights[:63], inputs.gradient[:63], inputs.first[:63], inputs.second[:63], inputs.steps)
+    none = torch.zeros(63, dtype=torch.float64)
+    few = StepInputs(inputs.weights[:63], inputs.gradient[:63], Moments(none, none, 0))
     assert math.isnan(update_factor([few], [after[:63]], RULE))
 
 
@@ -132,14 +142,13 @@ def test_weights_that_are_no_number_tell_nothing() -> None:
 
 def test_inputs_are_copies() -> None:
     trained = Trained(steps=1)
-    state = trained.optimizer.state[trained.weights]
-    assert trained.weights.grad is not None
-    inputs = sampled_inputs(trained.weights, trained.weights.grad, state, 1)
-    kept = [tensor.clone() for tensor in (inputs.weights, inputs.gradient, inputs.first, inputs.second)]
+    first = trained.step()
+    tensors = (first.weights, first.gradient, first.moments.first, first.moments.second)
+    kept = [tensor.clone() for tensor in tensors]
     trained.step()
-    for tensor, old in zip((inputs.weights, inputs.gradient, inputs.first, inputs.second), kept, strict=True):
+    for tensor, old in zip(tensors, kept, strict=True):
         torch.testing.assert_close(tensor, old, rtol=0, atol=0)
-    assert inputs.steps == 1
+    assert first.moments.steps == 1
 
 
 @pytest.mark.parametrize("every", [5, 0])
@@ -158,14 +167,15 @@ def test_update_is_made_again_at_its_cadence_and_in_the_one_that_it_is_asked_for
     assert made == ([(3, RunConfig().learner.lr), (5, RunConfig().learner.lr)] if every else [])
 
 
-def test_what_a_step_has_left_stands_in_for_what_has_become_of_it() -> None:
-    moments = {"step": torch.tensor(3.0), "exp_avg": torch.arange(6.0), "exp_avg_sq": torch.arange(6.0) + 1}
-    left = left_moments(moments, 2)
-    assert left is not None
-    moments["exp_avg_sq"].mul_(0.1)
-    inputs = sampled_inputs(torch.zeros(6), torch.ones(6), moments, 2)
-    kept = left.before(inputs)
-    assert kept.second.tolist() == [1.0, 3.0, 5.0]
-    assert (kept.first.tolist(), kept.steps, kept.gradient.tolist()) == ([0.0, 2.0, 4.0], 3, [1.0, 1.0, 1.0])
-    assert inputs.second.tolist() == pytest.approx([0.1, 0.3, 0.5])
-    assert left_moments({}, 2) is None
+def test_moments_are_copied_at_a_stride_and_none_are_zeros() -> None:
+    state = {"step": torch.tensor(3.0), "exp_avg": torch.arange(6.0), "exp_avg_sq": torch.arange(6.0) + 1}
+    left = sampled_moments(state, 2)
+    state["exp_avg_sq"].mul_(0.1)
+    inputs = sampled_inputs(torch.zeros(6), torch.ones(6), left, 2)
+    assert inputs.gradient.tolist() == [1.0] * 3
+    assert inputs.moments.first.tolist() == [0.0, 2.0, 4.0]
+    assert inputs.moments.second.tolist() == [1.0, 3.0, 5.0]
+    assert inputs.moments.steps == 3
+    none = sampled_inputs(torch.zeros(6), torch.ones(6), None, 2).moments
+    assert (none.first.tolist(), none.second.tolist(), none.steps) == ([0.0] * 3, [0.0] * 3, 0)
+    assert sampled_moments({"step": torch.tensor(3.0)}, 2) is None
