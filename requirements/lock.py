@@ -4,6 +4,10 @@ pip's own resolver does the work (`pip install --dry-run --report`). Two things 
 requires torchvision, torchaudio and torchcodec, whose PyPI builds do not load beside a CPU torch, and it
 runs without them: its other requirements are read from its wheel and resolved in its place. And triton,
 one gigabyte that only GPU kernels use, is left out. The lock is therefore installed with --no-deps.
+
+    python requirements/lock.py [--keep]
+
+With --keep what is in the lock keeps its version, and only what is new in cpu.in is added.
 """
 
 from __future__ import annotations
@@ -50,6 +54,12 @@ def resolve(requirements: list[str], folder: Path, *options: str) -> list[dict[s
     return installs
 
 
+def kept() -> str:
+    """The versions of the lock, as constraints."""
+    lines = (HERE / "cpu.lock").read_text().splitlines()
+    return "".join(f"{line.split()[0]}\n" for line in lines if line and not line.startswith("#"))
+
+
 def main() -> None:
     """Write cpu.lock."""
     lines = [line.split("#")[0].strip() for line in (HERE / "cpu.in").read_text().splitlines()]
@@ -60,7 +70,9 @@ def main() -> None:
         pip("download", "--no-deps", "--dest", str(folder), *alone)
         replaced = requirements_of_wheel(next(folder.glob("*.whl")))
         rest = [line for line in wanted if line not in alone]
-        installs = resolve([*rest, *replaced], folder) + resolve(alone, folder, "--no-deps")
+        (folder / "kept.txt").write_text(kept() if "--keep" in sys.argv[1:] else "")
+        options = ("-c", str(folder / "kept.txt"))
+        installs = resolve([*rest, *replaced], folder, *options) + resolve(alone, folder, "--no-deps", *options)
     rows = []
     for item in installs:
         meta, digest = item["metadata"], item["download_info"]["archive_info"]["hashes"]["sha256"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import logging
 import secrets
@@ -15,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from rftfm_ray.config import RunConfig, config_differences, parse_config, past_differences
+from rftfm_ray.config.loggers import PACKAGES
 from rftfm_ray.data.tasking import task_of
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.detection.detectors.custom import load_detectors
@@ -101,6 +103,7 @@ def plan(
     Raises:
         RftfmError: one of its kinds, with one sentence that names the fix.
     """
+    _check_loggers(config)
     configured = task_of(config)
     task, config = configured.task, expanded(configured.config)
     if gaps := guard_gaps(config):
@@ -126,6 +129,13 @@ def plan(
         name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors,
         load_diagnosis(config), verdict_s,
     )  # fmt: skip
+
+
+def _check_loggers(config: RunConfig) -> None:
+    """Refuse loggers whose packages are not installed: a run would find out after its actors have started."""
+    for name in config.logging.to:
+        if importlib.util.find_spec(PACKAGES[name]) is None:
+            raise ConfigError(f"logging.to={name} needs a package that is not installed; pip install {PACKAGES[name]}.")
 
 
 def guard_gaps(config: RunConfig) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from rftfm_ray.config.background import BackgroundConfig
 from rftfm_ray.config.changes import check_changes, later_stages
 from rftfm_ray.config.data import DataConfig, RewardConfig
+from rftfm_ray.config.loggers import LoggingConfig
 from rftfm_ray.config.preflight import PreflightConfig
 from rftfm_ray.config.sections import (
     AlgorithmConfig,
@@ -78,6 +79,7 @@ class RunConfig(Section):
     probe: ProbeConfig = ProbeConfig()
     records: RecordsConfig = RecordsConfig()
     report: ReportConfig = ReportConfig()
+    logging: LoggingConfig = LoggingConfig()
     placement: PlacementConfig = PlacementConfig()
     guard: GuardConfig = GuardConfig()
     channels: ChannelsConfig = ChannelsConfig()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import ProbeConfig
@@ -17,6 +17,7 @@ from rftfm_ray.driver.remediation import RemedyExecutor
 from rftfm_ray.driver.session import Session
 from rftfm_ray.driver.stopping import Outlook, StopSignal
 from rftfm_ray.driver.verdict_watch import VerdictWatch
+from rftfm_ray.incidents.state import Entry
 from rftfm_ray.metrics import CheckMetrics, StepRow, Timings
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.preflight.findings import Checked, Finding, log_finding
@@ -35,6 +36,7 @@ MOST_WAIT_S = 0.1
 class Listeners:
     """Callbacks of a run, called from its own thread: for every step's row and every entry of the guard's journal.
 
+    `learn` is called with the journal of the run that this one continues, if there is one.
     `finding` is called with everything that preflight finds, and `preflight` with all of its outcomes at its end.
     `stopped` is called with one sentence when a signal has ended the run, as soon as its state is saved; `stop` is
     where that signal is noticed.
@@ -46,6 +48,24 @@ class Listeners:
     stop: StopSignal = field(default_factory=StopSignal)
     finding: Callable[[Finding], None] = log_finding
     preflight: Callable[[Checked], None] = lambda _: None
+    learn: Callable[[Sequence[Entry]], None] = lambda _: None
+
+    def beside(self, row: Observer, entry: Tell, learn: Callable[[Sequence[Entry]], None]) -> Listeners:
+        """The same with others that listen after these."""
+
+        def both_rows(new: StepRow) -> None:
+            self.row(new)
+            row(new)
+
+        def both_entries(new: Entry) -> None:
+            self.entry(new)
+            entry(new)
+
+        def both_learn(old: Sequence[Entry]) -> None:
+            self.learn(old)
+            learn(old)
+
+        return replace(self, row=both_rows, entry=both_entries, learn=both_learn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from rftfm_ray.driver.cluster import check_shared, connect
 from rftfm_ray.driver.continuing import inherit
 from rftfm_ray.driver.guard import Guard, LiveGuard, NoGuard
 from rftfm_ray.driver.hooks import IncidentHook, incident_hook
+from rftfm_ray.driver.loggers.attached import run_loggers
 from rftfm_ray.driver.loop import Curve, Listeners, Observer, Parts, loop
 from rftfm_ray.driver.planned_changes import declare_profile
 from rftfm_ray.driver.preflight import Preflight, finishing, started_preflight
@@ -217,7 +218,9 @@ def _run(started: Started, listeners: Listeners, began: float) -> RunSummary:
     with (
         RunRecords(planned.folder, planned.name, planned.config) as records,
         incident_hook(planned, started.guards, records) as hook,
+        run_loggers(planned, records) as loggers,
     ):
+        listeners = listeners.beside(loggers.row, loggers.entry, loggers.learn)
         parameters = planned.facts.parameters
         process = this_process()
         records.event(
@@ -293,6 +296,7 @@ def _attach(
     guard = LiveGuard(planned.config.guard, guards, lost, told, session.position.id)
     if inherited is not None:
         entries, _ = read_journal(planned.folder / JOURNAL)
+        listeners.learn(entries)
         if hook is not None:
             hook.learn(entries)
         guard.continue_with(news, entries)

@@ -267,10 +267,11 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
     "it says what is checked before the first step, by copies of what trains": (
         "preflight.mode", "preflight.verdicts", "preflight.timeout_s", "preflight.groups",
     ),
-    "it says what is kept in memory or on disk": (
+    "it says what is kept in memory, on disk or elsewhere": (
         "snapshots.every", "snapshots.keep", "snapshots.max_bytes", "snapshots.spill", "checkpoints.every",
         "checkpoints.keep", "checkpoints.at_end", "checkpoints.best", "records.text", "records.trajectory_rate",
-        "records.part_steps", "records.retention_mib", "report.at_end", "report.samples",
+        "records.part_steps", "records.retention_mib", "report.at_end", "report.samples", "logging.to",
+        "logging.project", "logging.group",
     ),
     "it says how a run is judged, and every act of the guard is declared": (
         "guard.mode", "guard.act_on", "guard.policy", "guard.policy_timeout_s", "guard.fallback",

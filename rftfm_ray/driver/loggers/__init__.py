@@ -1,0 +1,1 @@
+"""Loggers of others that a run writes to: TensorBoard, Weights & Biases."""
