@@ -37,10 +37,12 @@ def load_attribute(key: str, name: str, error: type[RftfmError]) -> tuple[Any, s
 
 
 def ship_by_value(module: ModuleType) -> None:
-    """Let what `module` defines travel to the actors by value, so that it need not be installed there."""
-    from ray import cloudpickle
+    """Let what `module` defines travel to actors and processes by value, so that it need not be installed there."""
+    import cloudpickle
+    from ray import cloudpickle as rays_own
 
-    cloudpickle.register_pickle_by_value(module)
+    for pickler in (rays_own, cloudpickle):
+        pickler.register_pickle_by_value(module)
 
 
 def packed(value: T) -> Callable[[], T]:

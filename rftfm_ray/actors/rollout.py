@@ -20,6 +20,7 @@ from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder, Rehearsed
 from rftfm_ray.rollout.seams import Exposure, RolloutSeams
 from rftfm_ray.rollout.weights import Served, WeightsUpdate, check_weights, compare
 from rftfm_ray.tasks.api import Problem, Task, scaled_limits
+from rftfm_ray.tasks.processes import OutsideTask, VerifierProcesses
 from rftfm_ray.tasks.workers import WorkerPools
 from rftfm_ray.telemetry.metrics import StateGauge
 from rftfm_ray.types import ActorState, Check, GuardMode, Levers, Sampling, StepId
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
     from rftfm_ray.batch import TrajectoryBatch
     from rftfm_ray.rollout.jobs import EpisodeJob
+
+
+# Seconds that processes of a verifier may take to start.
+START_S = 60.0
 
 
 def live_channels(task: Task, config: RunConfig, seams: RolloutSeams) -> Channels:
@@ -42,8 +47,13 @@ def live_channels(task: Task, config: RunConfig, seams: RolloutSeams) -> Channel
     def scale(step: StepId) -> float:
         return config.at(step.step).task.reward_scale
 
-    grader = Grader(task, seams.reward(TaskReward(task)), config.seed, sampled, scale)
-    return Channels(pool, grader, checks, WorkerPools(config.verifier.workers, config.verifier.timeout_s))
+    limits = config.verifier
+    processes = VerifierProcesses(task, limits.workers, limits.timeout_s) if task.in_processes else None
+    asked = task if processes is None else OutsideTask(task, processes)
+    grader = Grader(asked, seams.reward(TaskReward(asked)), config.seed, sampled, scale)
+    # A process that is late is ended by those who know it; a thread that waits for it is given the time.
+    workers = WorkerPools(limits.workers, limits.timeout_s if processes is None else 2 * limits.timeout_s + START_S)
+    return Channels(pool, grader, checks, workers, processes=processes)
 
 
 class RolloutActor:
@@ -57,6 +67,7 @@ class RolloutActor:
         from rftfm_ray.rollout.engine import VllmEngine
         from rftfm_ray.rollout.text import TextCodec
 
+        self._processes: VerifierProcesses | None = None
         self._codec = TextCodec(model_path)
         self._engine = VllmEngine(model_path, config.model.dtype, config.rollout)
         self.reset(role, config, task, seams)
@@ -69,6 +80,7 @@ class RolloutActor:
         from rftfm_ray.rollout.episodes import EpisodeRules, EpisodeRunner, ServedModel
 
         rename_process(role)
+        self._close_processes()
         self._role = role
         self._gauge = StateGauge(role.run, role.name)
         self._limit = config.rollout.max_model_len
@@ -83,7 +95,7 @@ class RolloutActor:
         sampled = ServedModel(sampler, self._codec, self._limit, self._engine)
         rules = EpisodeRules(config.seed, lambda step: config.at(step.step).task.token_scale)
         channels = live_channels(task, config, seams)
-        self._failures = channels.failures
+        self._failures, self._processes = channels.failures, channels.processes
         self._episodes = EpisodeRunner(sampled, task, rules, channels, seams.episodes())
         # Probes bypass every seam that a fault may be injected into.
         served = ServedModel(self._engine, self._codec, self._limit)
@@ -92,6 +104,12 @@ class RolloutActor:
         # Not 0: a new or restarted actor serves nothing before the learner's weights arrive.
         self._version = -1
         self._gauge.set(ActorState.IDLE)
+
+    def _close_processes(self) -> None:
+        """End the verifier's processes of the run before this one."""
+        if self._processes is not None:
+            self._processes.close()
+            self._processes = None
 
     def prepare(self, problems: Sequence[Problem], probes: int, golden: Sequence[Problem] = ()) -> list[list[int]]:
         """Check that all prompts leave room to answer, and give `probes` token sequences for the parity probe.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.data.loading import LoadedData, load_data
@@ -14,10 +15,13 @@ from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.api import Task
 from rftfm_ray.tasks.dataset import DataTask
 from rftfm_ray.tasks.loading import load_task
+from rftfm_ray.tasks.remote_rewards import RemoteReward, check_url
 from rftfm_ray.tasks.reward_functions import parts_of
 
 logger = logging.getLogger(__name__)
 
+SERVER_SHARE = 0.8
+"""Share of `verifier.timeout_s` that a reward server has for its answer."""
 FEWEST_HELDOUT = 16
 """Held-out rows below which accuracy says nothing; the least that `probe.size` can be."""
 
@@ -41,7 +45,7 @@ def task_of(config: RunConfig) -> ConfiguredTask:
     if config.data.train is None:
         return ConfiguredTask(load_task(config.task.name, config.task.options), config)
     # Before a file is read: what is misspelt is said at once.
-    parts = parts_of(config.reward.functions, config.reward.weights)
+    parts = parts_of(config.reward.functions, config.reward.weights, partial(_remote, config.verifier.timeout_s))
     path = resolve_model(config.model.path)
     codec, positions = TextCodec(str(path)), read_facts(path).max_positions
     sizes: dict[str, int] = {}
@@ -66,6 +70,12 @@ def task_of(config: RunConfig) -> ConfiguredTask:
         )
     longest = max(sizes[problem.prompt] for problem in (*data.train, *data.heldout))
     return ConfiguredTask(task, _configured(config, data, longest + config.data.max_new_tokens))
+
+
+def _remote(timeout_s: float, url: str) -> RemoteReward:
+    """The reward server behind a URL; it gives up before the process is ended that asks it."""
+    check_url("reward.functions", url)
+    return RemoteReward(url, SERVER_SHARE * timeout_s)
 
 
 def _configured(config: RunConfig, data: LoadedData, room: int) -> RunConfig:

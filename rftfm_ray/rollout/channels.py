@@ -233,6 +233,10 @@ class Grader:
         """Follow `regrade_rate` and `reward_limit`."""
         self._levers = levers
 
+    def verdicts(self, episode: EpisodeId) -> int:
+        """How many verdicts `grade` asks for: the live one, and the trusted one where it is graded again."""
+        return 2 if self._chosen(episode) else 1
+
     def grade(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> Grade:
         """The reward for training.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rftfm_ray.errors import RewardError
 from rftfm_ray.rollout.channels import Grader, TaskReward, ToolPool, task_tools
 from rftfm_ray.tasks.api import Task
+from rftfm_ray.tasks.processes import OutsideTask, VerifierProcesses
 from rftfm_ray.tasks.workers import WorkerPools
 from rftfm_ray.types import Levers, StepId
 
@@ -51,7 +52,7 @@ class Channels:
     """What an episode reaches: its tools, and the way to its reward. `checks` are made beside it, None: none.
 
     `workers` run the task's code behind them, each part of it in threads of its own; `failures` knows why verdicts have
-    failed.
+    failed; `processes` give the verdicts of a task that has them given outside.
     """
 
     tools: ToolPool
@@ -59,6 +60,7 @@ class Channels:
     checks: Checks | None = None
     workers: WorkerPools = field(default_factory=WorkerPools)
     failures: FailureLog = field(default_factory=FailureLog)
+    processes: VerifierProcesses | None = None
 
     def set_levers(self, levers: Levers) -> None:
         """Hand levers on."""
@@ -70,10 +72,12 @@ def trusted_channels(task: Task, beside: Channels | None = None) -> Channels:
     """The task's own environment and verifier, past every instance that can be faulty: what probes go through.
 
     They share the log of `beside`, if there is one, and its limits, but none of its threads: a live tool or verifier
-    that hangs must not leave probes without a verdict.
+    that hangs must not leave probes without a verdict. A process that hangs is ended, so processes are shared.
     """
-    grader = Grader(task, TaskReward(task), seed=0, sample_rate=0.0)
+    processes = None if beside is None else beside.processes
+    asked = task if processes is None else OutsideTask(task, processes)
+    grader = Grader(asked, TaskReward(asked), seed=0, sample_rate=0.0)
     pool = ToolPool(task, task_tools(task))
     if beside is None:
         return Channels(pool, grader)
-    return Channels(pool, grader, None, beside.workers.separate(), beside.failures)
+    return Channels(pool, grader, None, beside.workers.separate(), beside.failures, processes)

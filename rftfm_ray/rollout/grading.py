@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,14 +30,25 @@ def grade_all(channels: Channels, task: Task, step: StepId, answers: Sequence[An
     asked = [answer for answer in answers if answer is not None]
     workers = channels.workers.verifier
     calls = [partial(channels.grader.grade, answer.episode, answer.problem, answer.transcript) for answer in asked]
+    with _ahead(channels, asked):
+        found = workers.run(calls)
     results = [
         _without_verdict(task, result, workers.timeout_s) if isinstance(result, TimeoutError) else result
-        for result in workers.run(calls)
+        for result in found
     ]
     channels.failures.failed(step, task, [result for result in results if isinstance(result, BaseException)])
     left = iter(results)
     grades = (None if answer is None else next(left) for answer in answers)
     return [grade if isinstance(grade, Grade) else None for grade in grades]
+
+
+def _ahead(channels: Channels, asked: Sequence[Answered]) -> contextlib.AbstractContextManager[None]:
+    """Have processes give all verdicts together, before one after the other is called for."""
+    if channels.processes is None:
+        return contextlib.nullcontext()
+    times = [(answer, channels.grader.verdicts(answer.episode)) for answer in asked]
+    wanted = [(answer.problem, answer.transcript) for answer, count in times for _ in range(count)]
+    return channels.processes.ahead(wanted)
 
 
 def _without_verdict(task: Task, error: TimeoutError, timeout_s: float) -> RewardError:

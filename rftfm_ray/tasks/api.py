@@ -106,6 +106,9 @@ class Task(abc.ABC):
     name: ClassVar[str]
     max_new_tokens: ClassVar[tuple[int, ...]]
     stop: ClassVar[str] = ""
+    in_processes: ClassVar[bool] = False
+    """Whether verdicts are asked for in processes of their own, several at a time, by `verify_all`: for code that may
+    not end, or that would hold up its process."""
     knows_references: ClassVar[bool] = True
     """Whether `reference` solves a problem; False where only the verifier knows what a right answer is."""
 
@@ -127,6 +130,16 @@ class Task(abc.ABC):
         Where it raises, gives no finite number, or takes longer than `verifier.timeout_s`, the answer is masked, which
         is neither right nor wrong. It is called from `verifier.workers` threads at a time.
         """
+
+    def verify_all(self, asked: Sequence[tuple[Problem, Transcript]]) -> Sequence[Verdict | Exception]:
+        """Judge several transcripts at once, in their order; what `verify` raises stands in its place."""
+        verdicts: list[Verdict | Exception] = []
+        for problem, transcript in asked:
+            try:
+                verdicts.append(self.verify(problem, transcript))
+            except Exception as error:  # noqa: BLE001 - whoever asks says what it means
+                verdicts.append(error)
+        return verdicts
 
     def respond(self, problem: Problem, turn: int, text: str) -> Observation | None:
         """The environment's answer to a turn of the model, or None when the episode is over.

@@ -11,7 +11,7 @@ from typing import Any
 
 from rftfm_ray.errors import RewardError, TaskError
 from rftfm_ray.tasks.api import Problem, Task, Transcript, Verdict
-from rftfm_ray.tasks.reward_functions import Graded, RewardPart
+from rftfm_ray.tasks.reward_functions import Given, Graded, RewardPart
 
 NAME = "data"
 """What the task of a data set is called."""
@@ -43,6 +43,7 @@ class DataTask(Task):
         self._train, self._held = tuple(train), tuple(held)
         self._parts, self._right = tuple(parts), right
         self.max_new_tokens = (max_new_tokens,)  # type: ignore[misc]
+        self.in_processes = not all(part.is_plain for part in parts)  # type: ignore[misc]
         self.knows_references = bool(parts) and all(part.needs_answer for part in parts)  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -63,12 +64,31 @@ class DataTask(Task):
         return self._held
 
     def verify(self, problem: Problem, transcript: Transcript) -> Verdict:
-        answer = transcript.turns[-1]
-        graded = [part.asked(problem, answer) for part in self._parts]
-        applying = [(part, one.reward) for part, one in zip(self._parts, graded, strict=True) if one.reward is not None]
-        if not applying:
-            raise RewardError(f"No reward function applies to the row with the key {problem.key}.")
-        return Verdict(sum(part.weight * reward for part, reward in applying), self._is_right(graded[0]))
+        (verdict,) = self.verify_all([(problem, transcript)])
+        if isinstance(verdict, Exception):
+            raise verdict
+        return verdict
+
+    def verify_all(self, asked: Sequence[tuple[Problem, Transcript]]) -> Sequence[Verdict | Exception]:
+        rows = [(problem, transcript.turns[-1]) for problem, transcript in asked]
+        graded = [part.graded(rows) for part in self._parts]
+        return [
+            self._verdict(problem, given) for (problem, _), given in zip(rows, zip(*graded, strict=True), strict=True)
+        ]
+
+    def _verdict(self, problem: Problem, given: Sequence[Given]) -> Verdict | RewardError:
+        """What the parts come to; the first failure of one is that of all."""
+        total, applies = 0.0, False
+        for part, one in zip(self._parts, given, strict=True):
+            if isinstance(one, RewardError):
+                return one
+            if one.reward is not None:
+                total, applies = total + part.weight * one.reward, True
+        if not applies:
+            return RewardError(f"No reward function applies to the row with the key {problem.key}.")
+        first = given[0]
+        assert isinstance(first, Graded)  # noqa: S101 - a failure has returned
+        return Verdict(total, self._is_right(first))
 
     def _is_right(self, first: Graded) -> bool:
         if first.is_right is not None:

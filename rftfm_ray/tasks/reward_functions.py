@@ -1,7 +1,7 @@
 """Reward functions of the user's, in the forms that TRL and verl call them in. Pure.
 
-TRL's takes batches and gives a list: `(prompts, completions, **columns) -> list[float | None]`. Here a batch is of one
-answer. verl's takes one: `(data_source, solution_str, ground_truth, extra_info) -> float | dict`.
+TRL's takes batches and gives a list: `(prompts, completions, **columns) -> list[float | None]`. verl's takes one
+answer: `(data_source, solution_str, ground_truth, extra_info) -> float | dict`. Async ones are awaited together.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from rftfm_ray.errors import RewardError, TaskError
 from rftfm_ray.plugins import load_attribute, ship_by_value
 from rftfm_ray.tasks.api import Problem
-from rftfm_ray.tasks.verifiers import VERIFIERS, Check, verifier_of
+from rftfm_ray.tasks.verifiers import PLAIN, VERIFIERS, Check, verifier_of
 
 VERL = ("data_source", "solution_str", "ground_truth", "extra_info")
 """Arguments of a function of verl's form."""
@@ -39,6 +39,12 @@ class Graded:
     is_right: bool | None = None
 
 
+Row = tuple[Problem, str]
+"""A row of a data set, and an answer to it."""
+Given = Graded | RewardError
+"""What a function gave for an answer, or why it gave nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class RewardPart:
     """One reward function.
@@ -46,35 +52,57 @@ class RewardPart:
     Attributes:
         name: as the configuration gives it.
         weight: factor in the sum.
-        grade: the function in one form.
+        grade: the function in one form: what it gives for some rows, in their order. It may raise anything.
         needs_answer: whether it compares with the right answer, so that this solves the problem.
+        is_plain: whether it ends by itself at once, so that it needs no process that can be ended.
     """
 
     name: str
     weight: float
-    grade: Callable[[Problem, str], Graded]
+    grade: Callable[[Sequence[Row]], Sequence[Given]]
     needs_answer: bool = False
+    is_plain: bool = False
+
+    def graded(self, rows: Sequence[Row]) -> Sequence[Given]:
+        """What it gives for each row; where it raises over several, each is put to it alone."""
+        try:
+            return self.grade(rows)
+        except RewardError as error:
+            failure = error
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code may raise anything
+            failure = _raised(error, self.name)
+        return [failure] if len(rows) == 1 else [self.graded([row])[0] for row in rows]
 
     def asked(self, problem: Problem, answer: str) -> Graded:
-        """What it gives for an answer.
+        """What it gives for one answer.
 
         Raises:
             RewardError: when it raises, or gives no number.
         """
-        try:
-            return self.grade(problem, answer)
-        except RewardError:
-            raise
-        except (Exception, SystemExit) as error:  # the user's own code may raise anything
-            raise RewardError(f"Reward function {self.name} raised {type(error).__name__}: {error}.") from error
+        (given,) = self.graded([(problem, answer)])
+        if isinstance(given, RewardError):
+            raise given
+        return given
 
 
-def parts_of(functions: Sequence[str], weights: Sequence[float]) -> tuple[RewardPart, ...]:
+class Remote(Protocol):
+    """The function behind a URL."""
+
+    name: str
+
+    def __call__(self, rows: Sequence[Row]) -> Sequence[Given]:
+        """What the server gives for each row; it raises nothing."""
+
+
+def parts_of(
+    functions: Sequence[str], weights: Sequence[float], remote: Callable[[str], Remote] | None = None
+) -> tuple[RewardPart, ...]:
     """The reward functions of a run.
 
     Args:
         functions: as `reward.functions` names them.
         weights: one for each; empty for 1 each.
+        remote: makes the function behind a URL.
 
     Raises:
         TaskError: when one cannot be found, or cannot be called in a form that is known.
@@ -86,13 +114,16 @@ def parts_of(functions: Sequence[str], weights: Sequence[float]) -> tuple[Reward
             "file.py:name."
         )
     factors = weights or [1.0] * len(functions)
-    return tuple(_part(name, weight) for name, weight in zip(functions, factors, strict=True))
+    return tuple(_part(name, weight, remote) for name, weight in zip(functions, factors, strict=True))
 
 
-def _part(name: str, weight: float) -> RewardPart:
+def _part(name: str, weight: float, remote: Callable[[str], Remote] | None) -> RewardPart:
+    if remote is not None and name.startswith(("http://", "https://")):
+        function = remote(name)
+        return RewardPart(function.name, weight, function)
     check = verifier_of(name)
     if check is not None:
-        return RewardPart(name, weight, _verified(check), needs_answer=name in VERIFIERS)
+        return RewardPart(name, weight, _each(_verified(check)), name in VERIFIERS, name in PLAIN)
     if ":" not in name:
         raise TaskError(
             f"reward.functions={name} is no verifier that ships; use {', '.join(VERIFIERS)}, regex:PATTERN, or a "
@@ -106,15 +137,31 @@ def _part(name: str, weight: float) -> RewardPart:
     return part
 
 
-def _verified(check: Check) -> Callable[[Problem, str], Graded]:
-    def grade(problem: Problem, answer: str) -> Graded:
+def _each(grade: Callable[[Row], Graded]) -> Callable[[Sequence[Row]], Sequence[Given]]:
+    """Grade rows one after the other; one that raises a RewardError has that in its place."""
+
+    def each(rows: Sequence[Row]) -> list[Given]:
+        found: list[Given] = []
+        for row in rows:
+            try:
+                found.append(grade(row))
+            except RewardError as error:
+                found.append(error)
+        return found
+
+    return each
+
+
+def _verified(check: Check) -> Callable[[Row], Graded]:
+    def grade(row: Row) -> Graded:
+        problem, answer = row
         is_right = check(answer, problem.answer)
         return Graded(float(is_right), is_right)
 
     return grade
 
 
-def _called(function: Callable[..., Any], name: str, attribute: str) -> Callable[[Problem, str], Graded]:
+def _called(function: Callable[..., Any], name: str, attribute: str) -> Callable[[Sequence[Row]], Sequence[Given]]:
     parameters = inspect.signature(function).parameters
     if "solution_str" in parameters:
         return _of_verl(function, name)
@@ -132,42 +179,81 @@ def _called(function: Callable[..., Any], name: str, attribute: str) -> Callable
     )
 
 
-def _of_trl(function: Callable[..., Any], name: str) -> Callable[[Problem, str], Graded]:
-    def grade(problem: Problem, answer: str) -> Graded:
+def lists_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Rows as TRL passes them: prompts, completions and columns as lists; None where a row lacks a column."""
+    prompts: list[Any] = []
+    completions: list[Any] = []
+    for problem, answer in rows:
         messages = problem.columns.get("messages")
-        prompt: Any = problem.prompt if messages is None else list(messages)
-        completion: Any = answer if messages is None else [{"role": "assistant", "content": answer}]
-        columns = {key: [value] for key, value in problem.columns.items() if key not in ("prompt", "messages")}
-        returned = _waited(_accepted(function, {"prompts": [prompt], "completions": [completion], **columns}))
+        prompts.append(problem.prompt if messages is None else list(messages))
+        completions.append(answer if messages is None else [{"role": "assistant", "content": answer}])
+    names = dict.fromkeys(name for problem, _ in rows for name in problem.columns if name not in ("prompt", "messages"))
+    columns = {name: [problem.columns.get(name) for problem, _ in rows] for name in names}
+    return {"prompts": prompts, "completions": completions, **columns}
+
+
+def _of_trl(function: Callable[..., Any], name: str) -> Callable[[Sequence[Row]], Sequence[Given]]:
+    def grade(rows: Sequence[Row]) -> Sequence[Given]:
+        (returned,) = _waited([_accepted(function, lists_of(rows))])
+        if isinstance(returned, BaseException):
+            raise returned
         if isinstance(returned, numbers.Real) or returned is None or not hasattr(returned, "__len__"):
             raise RewardError(f"Reward function {name} returned {_shown(returned)}; it must return a list of rewards.")
-        if len(returned) != 1:
-            raise RewardError(f"Reward function {name} returned {len(returned)} rewards for 1 answer; give one each.")
-        value = returned[0]
-        return Graded(None if value is None else _number(value, name))
+        if len(returned) != len(rows):
+            answers = "1 answer" if len(rows) == 1 else f"{len(rows)} answers"
+            raise RewardError(f"Reward function {name} returned {len(returned)} rewards for {answers}; give one each.")
+        return [given_of(value, name) for value in returned]
 
     return grade
 
 
-def _of_verl(function: Callable[..., Any], name: str) -> Callable[[Problem, str], Graded]:
-    def grade(problem: Problem, answer: str) -> Graded:
-        columns = problem.columns
-        truth = columns.get("reward_model")
+def given_of(value: Any, name: str) -> Given:
+    """One of a list of rewards: None where the function does not apply, and a failure where it is no number."""
+    try:
+        return Graded(None if value is None else _number(value, name))
+    except RewardError as error:
+        return error
+
+
+def _of_verl(function: Callable[..., Any], name: str) -> Callable[[Sequence[Row]], Sequence[Given]]:
+    def asked(row: Row) -> Any:
+        problem, answer = row
+        truth = problem.columns.get("reward_model")
         ground_truth = truth.get("ground_truth") if isinstance(truth, Mapping) else None
         arguments = {
-            "data_source": columns.get("data_source"), "solution_str": answer,
+            "data_source": problem.columns.get("data_source"), "solution_str": answer,
             "ground_truth": problem.answer if ground_truth is None else ground_truth,
-            "extra_info": columns.get("extra_info"),
+            "extra_info": problem.columns.get("extra_info"),
         }  # fmt: skip
-        returned = _waited(_accepted(function, arguments))
+        try:
+            return _accepted(function, arguments)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code may raise anything
+            return _raised(error, name)
+
+    def grade(rows: Sequence[Row]) -> Sequence[Given]:
+        return [_of_score(returned, name) for returned in _waited([asked(row) for row in rows])]
+
+    return grade
+
+
+def _of_score(returned: Any, name: str) -> Given:
+    if isinstance(returned, BaseException):
+        return returned if isinstance(returned, RewardError) else _raised(returned, name)
+    try:
         if not isinstance(returned, Mapping):
             return Graded(_number(returned, name))
         if "score" not in returned:
-            raise RewardError(f"Reward function {name} returned a dict without score; give one.")
+            return RewardError(f"Reward function {name} returned a dict without score; give one.")
         right = returned.get("acc")
         return Graded(_number(returned["score"], name), None if right is None else bool(_number(right, name)))
+    except RewardError as error:
+        return error
 
-    return grade
+
+def _raised(error: BaseException, name: str) -> RewardError:
+    failure = RewardError(f"Reward function {name} raised {type(error).__name__}: {error}.")
+    failure.__cause__ = error
+    return failure
 
 
 def _accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
@@ -179,13 +265,20 @@ def _accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any
     return function(**{key: value for key, value in arguments.items() if key in names})
 
 
-def _waited(returned: Any) -> Any:
-    """What a function has returned, waited for where it is async; each call has a loop of its own."""
-    return asyncio.run(_awaiting(returned)) if inspect.isawaitable(returned) else returned
+def _waited(returned: Sequence[Any]) -> Sequence[Any]:
+    """What a function has returned, waited for together where it is async; what was raised stands in its place."""
+    if not any(inspect.isawaitable(each) for each in returned):
+        return returned
+    return asyncio.run(_awaiting(returned))
 
 
-async def _awaiting(awaitable: Any) -> Any:
-    return await awaitable
+async def _awaiting(returned: Sequence[Any]) -> Sequence[Any]:
+    found = list(returned)
+    places = [place for place, each in enumerate(found) if inspect.isawaitable(each)]
+    values = await asyncio.gather(*(found[place] for place in places), return_exceptions=True)
+    for place, value in zip(places, values, strict=True):
+        found[place] = value
+    return found
 
 
 def _number(value: Any, name: str) -> float:

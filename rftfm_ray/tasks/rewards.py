@@ -19,14 +19,25 @@ def verify(task: Task, problem: Problem, transcript: Transcript) -> Verdict:
     """
     try:
         verdict: object = task.verify(problem, transcript)
-    except RewardError:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the task's own code may raise anything
+        verdict = error
+    return checked(task, verdict)
+
+
+def checked(task: Task, verdict: object) -> Verdict:
+    """What a verifier has given or raised, as a verdict.
+
+    Raises:
+        RewardError: when it has raised, or is not a finite verdict.
+    """
+    if isinstance(verdict, RewardError):
         # A data set's task says itself which of its functions has failed.
-        raise
-    except (Exception, SystemExit) as error:  # the task's own code may raise anything
+        raise verdict
+    if isinstance(verdict, BaseException):
         raise RewardError(
-            f"The verifier of task {task.name} raised {type(error).__name__}: {error}; it must return a Verdict for "
-            "every transcript."
-        ) from error
+            f"The verifier of task {task.name} raised {type(verdict).__name__}: {verdict}; it must return a Verdict "
+            "for every transcript."
+        ) from verdict
     if not isinstance(verdict, Verdict) or not _is_reward(verdict.reward) or not _is_truth(verdict.correct):
         raise RewardError(
             f"The verifier of task {task.name} returned {verdict!r:.200}; it must return a Verdict with a finite "

@@ -116,6 +116,10 @@ VERIFIERS: Mapping[str, Check] = {"exact": exact, "numeric": numeric, "choice": 
 """Verifiers by the names that `reward.functions` knows them by."""
 
 
+PLAIN = ("exact", "numeric", "choice")
+"""Those that end at once, whatever the answer."""
+
+
 def verifier_of(name: str) -> Check | None:
     """The verifier of a name; None where it is none that ships.
 
