@@ -34,9 +34,10 @@ class RewardConfig(Section):
     """What an answer to a row of `data.train` is worth."""
 
     functions: tuple[str, ...] = ()
-    """Verifiers that ship (`exact`, `numeric`, `choice`, `regex:PATTERN`), or functions of yours as `file.py:name` or
-    `module:name`: of TRL's form `(prompts, completions, **columns)`, or of verl's `(data_source, solution_str,
-    ground_truth, extra_info)`, sync or async. The reward is their weighted sum."""
+    """Verifiers that ship (`exact`, `numeric`, `choice`, `math`, `code`, `regex:PATTERN`, `json:SCHEMA_FILE`);
+    functions of yours as `file.py:name` or `module:name`, of TRL's form `(prompts, completions, **columns)` or of
+    verl's `(data_source, solution_str, ground_truth, extra_info)`, sync or async; URLs, which are sent a batch of
+    answers. The reward is their weighted sum."""
     weights: tuple[Float, ...] = ()
     """A factor for each function; empty: 1 each."""
     right: Annotated[Float, Field(gt=-1e6, lt=1e6)] = 1.0

@@ -158,9 +158,10 @@ class VerifierConfig(Section):
     """How a task's own code is called: its verifier and its environment."""
 
     timeout_s: Seconds = 60.0
-    """Seconds that one verdict or one tool call may take; a later one has failed, and its thread is left behind."""
+    """Seconds that one verdict or tool call may take; a later one has failed, and its thread is left behind."""
     workers: Annotated[Integer, Field(ge=1, le=1024)] = 8
-    """Verdicts or tool calls at a time, each in a thread; 1 where the task's code must not run beside itself."""
+    """Verdicts or tool calls at a time, each in a thread, or a process where `reward.functions` need it; 1 where the
+    task's code must not run beside itself."""
     max_failing_steps: Count = 5
     """Steps in a row without a single verdict after which the run stops with a checkpoint."""
 

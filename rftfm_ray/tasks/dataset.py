@@ -44,7 +44,7 @@ class DataTask(Task):
         self._parts, self._right = tuple(parts), right
         self.max_new_tokens = (max_new_tokens,)  # type: ignore[misc]
         self.in_processes = not all(part.is_plain for part in parts)  # type: ignore[misc]
-        self.knows_references = bool(parts) and all(part.needs_answer for part in parts)  # type: ignore[misc]
+        self.knows_references = bool(parts) and all(part.is_solved for part in parts)  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         # Actors grade answers and draw no problems: a data set may be larger than what a message carries.

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from rftfm_ray.errors import RewardError, TaskError
 from rftfm_ray.plugins import load_attribute, ship_by_value
 from rftfm_ray.tasks.api import Problem
-from rftfm_ray.tasks.verifiers import PLAIN, VERIFIERS, Check, verifier_of
+from rftfm_ray.tasks.verifiers import PLAIN, SOLVED, VERIFIERS, Check, compares, verifier_of
 
 VERL = ("data_source", "solution_str", "ground_truth", "extra_info")
 """Arguments of a function of verl's form."""
@@ -53,7 +53,8 @@ class RewardPart:
         name: as the configuration gives it.
         weight: factor in the sum.
         grade: the function in one form: what it gives for some rows, in their order. It may raise anything.
-        needs_answer: whether it compares with the right answer, so that this solves the problem.
+        needs_answer: whether it reads what the data set calls the right answer.
+        is_solved: whether that answer solves the problem, so that the guard knows one that is right.
         is_plain: whether it ends by itself at once, so that it needs no process that can be ended.
     """
 
@@ -61,6 +62,7 @@ class RewardPart:
     weight: float
     grade: Callable[[Sequence[Row]], Sequence[Given]]
     needs_answer: bool = False
+    is_solved: bool = False
     is_plain: bool = False
 
     def graded(self, rows: Sequence[Row]) -> Sequence[Given]:
@@ -110,8 +112,8 @@ def parts_of(
     if not functions:
         known = ", ".join(VERIFIERS)
         raise TaskError(
-            f"data.train has no reward: set reward.functions to {known}, regex:PATTERN, or a function of yours as "
-            "file.py:name."
+            f"data.train has no reward: set reward.functions to {known}, regex:PATTERN, json:SCHEMA_FILE, a URL, or a "
+            "function of yours as file.py:name."
         )
     factors = weights or [1.0] * len(functions)
     return tuple(_part(name, weight, remote) for name, weight in zip(functions, factors, strict=True))
@@ -123,11 +125,14 @@ def _part(name: str, weight: float, remote: Callable[[str], Remote] | None) -> R
         return RewardPart(function.name, weight, function)
     check = verifier_of(name)
     if check is not None:
-        return RewardPart(name, weight, _each(_verified(check)), name in VERIFIERS, name in PLAIN)
+        return RewardPart(
+            name, weight, _each(_verified(check)), needs_answer=compares(name), is_solved=name in SOLVED,
+            is_plain=name in PLAIN,
+        )  # fmt: skip
     if ":" not in name:
         raise TaskError(
-            f"reward.functions={name} is no verifier that ships; use {', '.join(VERIFIERS)}, regex:PATTERN, or a "
-            "function of yours as file.py:name."
+            f"reward.functions={name} is no verifier that ships; use {', '.join(VERIFIERS)}, regex:PATTERN, "
+            "json:SCHEMA_FILE, a URL, or a function of yours as file.py:name."
         )
     loaded, attribute, module = load_attribute("reward.functions", name, TaskError)
     if not callable(loaded) or isinstance(loaded, type):

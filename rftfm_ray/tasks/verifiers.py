@@ -1,21 +1,28 @@
 """Verifiers that ship: what the text of an answer is worth against the right one, 1 or 0. Pure.
 
-None of them evaluates an answer: it is compared as text or as a number.
+All but `code` compare an answer, as text, number, expression or JSON; `code` runs it, in a process with limits.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 
 from rftfm_ray.errors import RewardError, TaskError
+from rftfm_ray.tasks.code_verifier import passes
 
 Check = Callable[[str, str], bool]
 """Whether an answer (first) is the right one (second)."""
 
-REGEX = "regex:"
+REGEX, JSON = "regex:", "json:"
+ANSWER = "{answer}"
+"""Stands for the right answer in a pattern."""
+_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 # A number as people write it: signs, thousands separators, decimals, an exponent, or a fraction of whole numbers.
 _NUMBER = re.compile(r"[-+\u2212]?(?:\d[\d,\u202f\u00a0]*)?\.?\d+(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?%?")
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
@@ -102,28 +109,89 @@ def matches(pattern: str) -> Check:
         TaskError: when the pattern is no regular expression.
     """
     try:
-        re.compile(pattern.replace("{answer}", "x"), re.DOTALL)
+        re.compile(pattern.replace(ANSWER, "x"), re.DOTALL)
     except re.error as error:
         raise TaskError(f"reward.functions={REGEX}{pattern} is no regular expression ({error}); correct it.") from None
 
     def check(answer: str, truth: str) -> bool:
-        return re.search(pattern.replace("{answer}", re.escape(truth)), answer[-LONGEST:], re.DOTALL) is not None
+        return re.search(pattern.replace(ANSWER, re.escape(truth)), answer[-LONGEST:], re.DOTALL) is not None
 
     return check
 
 
-VERIFIERS: Mapping[str, Check] = {"exact": exact, "numeric": numeric, "choice": choice}
+def mathematical(answer: str, truth: str) -> bool:
+    r"""Whether the final expression of an answer equals the right one, by math-verify (the extra `rftfm_ray[math]`).
+
+    Fractions, roots, sets, intervals and equations, in LaTeX or plain. It has no time limit of its own: whoever asks
+    does so in a process that can be ended.
+
+    Raises:
+        RewardError: when the right answer holds no expression.
+    """
+    from math_verify import parse, verify
+
+    wanted = parse(truth, parsing_timeout=None) or parse(f"${truth}$", parsing_timeout=None)
+    if not wanted:
+        raise RewardError(f"The right answer {truth[:60]!r} holds no expression; use another verifier for it.")
+    return bool(verify(wanted, parse(answer[-LONGEST:], parsing_timeout=None), timeout_seconds=None))
+
+
+def fits_schema(path: str) -> Check:
+    """Whether an answer is JSON that fits a schema in a file: the whole of it, or its last fenced block.
+
+    Raises:
+        TaskError: when the file holds no JSON schema.
+    """
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        schema = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        kind = validator_for(schema)
+        kind.check_schema(schema)
+    except OSError as error:
+        raise TaskError(f"reward.functions={JSON}{path} cannot be read ({error.strerror}); check the path.") from None
+    except (ValueError, SchemaError) as error:
+        reason = error.message if isinstance(error, SchemaError) else str(error)
+        raise TaskError(f"reward.functions={JSON}{path} holds no JSON schema ({reason}); correct it.") from None
+
+    def check(answer: str, truth: str) -> bool:
+        del truth
+        blocks = _FENCED.findall(answer[-LONGEST:])
+        try:
+            value = json.loads(blocks[-1] if blocks else answer[-LONGEST:])
+        except (ValueError, RecursionError):
+            return False
+        return bool(kind(schema).is_valid(value))
+
+    return check
+
+
+VERIFIERS: Mapping[str, Check] = {
+    "exact": exact, "numeric": numeric, "choice": choice, "math": mathematical, "code": passes,
+}  # fmt: skip
 """Verifiers by the names that `reward.functions` knows them by."""
-
-
 PLAIN = ("exact", "numeric", "choice")
 """Those that end at once, whatever the answer."""
+SOLVED = (*PLAIN, "math")
+"""Those that compare an answer with the right one, which therefore solves its row."""
+
+
+def compares(name: str) -> bool:
+    """Whether a verifier reads the right answer of a row."""
+    return name in VERIFIERS or (name.startswith(REGEX) and ANSWER in name)
 
 
 def verifier_of(name: str) -> Check | None:
     """The verifier of a name; None where it is none that ships.
 
     Raises:
-        TaskError: for a pattern that is no regular expression.
+        TaskError: for a pattern that is no regular expression, a file that is no schema, or a package that is missing.
     """
-    return matches(name.removeprefix(REGEX)) if name.startswith(REGEX) else VERIFIERS.get(name)
+    if name.startswith(REGEX):
+        return matches(name.removeprefix(REGEX))
+    if name.startswith(JSON):
+        return fits_schema(name.removeprefix(JSON))
+    if name == "math" and importlib.util.find_spec("math_verify") is None:
+        raise TaskError("reward.functions=math needs a package that is not installed; pip install math-verify.")
+    return VERIFIERS.get(name)
