@@ -28,6 +28,7 @@ class TrajectoryBatch:
         reward: (B,) what trains; NaN where there is no verdict.
         live_reward: (B,) what the live reward channel gave, before anything was replaced or clipped; NaN without one.
         trusted_reward: (B,) what the trusted verifier gave; NaN where it was not asked.
+        reward_parts: (B, P) what each part of the reward gave; NaN where it does not apply, or there is no verdict.
         trusted_correct: (B,) whether the trusted verifier calls the answer right; False where it was not asked.
         refills: (B,) how many times the trajectory was drawn anew after a tool failure.
         correct: (B,) whether the verifier calls the answer right.
@@ -72,6 +73,7 @@ class TrajectoryBatch:
     reward: NDArray[np.float32]
     live_reward: NDArray[np.float32]
     trusted_reward: NDArray[np.float32]
+    reward_parts: NDArray[np.float32]
     trusted_correct: NDArray[np.bool_]
     refills: NDArray[np.int8]
     correct: NDArray[np.bool_]

@@ -224,10 +224,26 @@ class CheckMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardPart:
+    """One part of the reward in a step, as its function gave it, before its weight.
+
+    Attributes:
+        name: of the part.
+        mean: over the valid trajectories that it applies to; NaN without one.
+        share: of the valid trajectories, those that it applies to; NaN without a valid one.
+    """
+
+    name: str
+    mean: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepRow:
     """One row of `steps/`: a step as it stands in the records.
 
-    `snapshots` are the steps that the learner can go back to after it; they are not recorded.
+    `snapshots` are the steps that the learner can go back to after it; they are not recorded. `parts` are those of a
+    reward that has several; they are recorded in `reward_parts/`.
     """
 
     id: StepId
@@ -238,3 +254,4 @@ class StepRow:
     timings: Timings
     checks: CheckMetrics
     snapshots: tuple[int, ...] = ()
+    parts: tuple[RewardPart, ...] = ()

@@ -21,7 +21,7 @@ from rftfm_ray.incidents.state import Entry
 from rftfm_ray.metrics import CheckMetrics, StepRow, Timings
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.preflight.findings import Checked, Finding, log_finding
-from rftfm_ray.telemetry.features import batch_metrics
+from rftfm_ray.telemetry.features import batch_metrics, part_figures
 from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.types import GuardMode, ProbeResult, RejectedUpdate, StepId
 
@@ -153,7 +153,7 @@ def loop(parts: Parts) -> Curve:
         )
         row = StepRow(
             position.id, position.model_version, observed, report.metrics, report.credit, timings, checks,
-            report.snapshots,
+            report.snapshots, part_figures(batch, parts.plan.task.parts),
         )  # fmt: skip
         _record(parts, curve, row, (batch, report.vetoes))
         verdicts.check(batch, session)

@@ -13,7 +13,8 @@ from rftfm_ray.report.charts import BLACK, BLUE, GREEN, GREY, SPAN, VERMILION, M
 from rftfm_ray.report.markup import Html, joined, tag
 from rftfm_ray.runs.incidents import Incident, Mark
 from rftfm_ray.runs.planned import changes_of, controls_of, faults_of
-from rftfm_ray.runs.reader import Probe, RunData
+from rftfm_ray.runs.reader import PART, Probe, RunData
+from rftfm_ray.runs.words import clean, plural
 from rftfm_ray.runs.words import figure as shown
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ class Panel:
 
 _DASH = (0, (5.0, 2.0))
 _DOTS = (0, (1.5, 1.5))
+PART_STYLES: tuple[tuple[str, str | tuple[int, tuple[float, ...]]], ...] = (
+    (BLUE, "-"), (VERMILION, _DASH), (GREEN, _DOTS), (BLACK, "-"), (BLUE, _DOTS), (VERMILION, "-"),
+)  # fmt: skip
+LONGEST_LABEL = 40
+"""Characters of the name of a part that are shown."""
 PANELS = (
     Panel("reward", "Reward", "mean of what trained; band: 10 % to 90 % of trajectories",
           (Line("reward_mean", "mean"),), ("reward_q10", "reward_q90")),
@@ -133,7 +139,22 @@ def _ascii(text: str) -> str:
 def curves(data: RunData, marks: Marks) -> list[Html]:
     """A figure for every panel that has something to show."""
     with canvas.style():
-        return [panel_figure(panel, data, marks) for panel in PANELS if _has_values(panel, data)]
+        panels = [PANELS[0], *_reward_parts(data), *PANELS[1:]]
+        return [panel_figure(panel, data, marks) for panel in panels if _has_values(panel, data)]
+
+
+def _reward_parts(data: RunData) -> list[Panel]:
+    """A panel for the parts of the reward, where it has some; of many the first are drawn."""
+    names = sorted(name for name in data.steps.columns if name.startswith(PART))
+    lines = tuple(
+        Line(name, clean(name.removeprefix(PART), LONGEST_LABEL), colour, dash)
+        for name, (colour, dash) in zip(names, PART_STYLES, strict=False)
+    )
+    if not lines:
+        return []
+    rest = f"; {plural(len(names) - len(lines), 'part')} more in the records" if len(names) > len(lines) else ""
+    note = f"means as their functions gave them, before the weights{rest}"
+    return [Panel("parts", "Parts of the reward", note, lines)]
 
 
 def _has_values(panel: Panel, data: RunData) -> bool:

@@ -186,7 +186,7 @@ def _answers(instance: ToolInstance, call: CallId, problem: Problem, reference: 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """Grade of a transcript. `correct` is the live channel's verdict.
+    """Grade of a transcript. `correct` is the live channel's verdict, and `parts` what its reward is made of.
 
     Where the trusted verifier was not asked `trusted` is NaN, and `trusted_correct` is False.
     """
@@ -196,6 +196,7 @@ class Grade:
     trusted: float
     correct: bool
     trusted_correct: bool = False
+    parts: tuple[float | None, ...] = ()
 
 
 RewardScale = Callable[[StepId], float]
@@ -252,7 +253,8 @@ class Grader:
             reward = known
         if self._levers.reward_limit is not None:
             reward = max(-self._levers.reward_limit, min(self._levers.reward_limit, reward))
-        return Grade(reward, live_reward, known, live.correct, trusted is not None and trusted.correct)
+        is_right = trusted is not None and trusted.correct
+        return Grade(reward, live_reward, known, live.correct, is_right, live.parts)
 
     def live(self, episode: EpisodeId, problem: Problem, transcript: Transcript) -> float:
         """Reward of the live channel, regardless of the levers.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch, seals
 from rftfm_ray.rollout.asking import asked_sampling, masks_of
-from rftfm_ray.rollout.channels import SHADOW_EVERY, CallId, EpisodeId
+from rftfm_ray.rollout.channels import SHADOW_EVERY, CallId, EpisodeId, Grade
 from rftfm_ray.rollout.check_columns import check_columns
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.environment import Channels, trusted_channels
@@ -314,6 +314,7 @@ class EpisodeRunner:
             reward=rewards("reward"),
             live_reward=rewards("live"),
             trusted_reward=rewards("trusted"),
+            reward_parts=_parts(grades, len(self._task.parts)),
             refills=np.array([e.refill for e in episodes], dtype=np.int8),
             trusted_correct=np.array([g is not None and g.trusted_correct for g in grades], dtype=np.bool_),
             correct=np.array([g is not None and g.correct for g in grades], dtype=np.bool_),
@@ -335,3 +336,14 @@ class EpisodeRunner:
             seal=np.zeros(len(episodes), dtype=np.uint32),
         )
         return dataclasses.replace(found, seal=seals(found))
+
+
+def _parts(grades: Sequence[Grade | None], count: int) -> NDArray[np.float32]:
+    """(B, count) what the parts of each reward gave; NaN where one does not apply, or there is no verdict.
+
+    A faulty channel may give a reward without parts.
+    """
+    nan = (None,) * count
+    known = [grade.parts if grade is not None and len(grade.parts) == count else nan for grade in grades]
+    rows = [[np.nan if value is None else value for value in parts] for parts in known]
+    return np.array(rows, dtype=np.float32).reshape(len(grades), count)

@@ -44,6 +44,8 @@ UNDER_WAY = (
 )
 
 Event = Mapping[str, Scalar]
+PART = "part/"
+"""Columns of step rows whose names begin so are parts of the reward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +299,18 @@ def _steps(run_dir: Path, entries: tuple[Entry, ...]) -> Steps:
     }
     ids = _step_ids(run_dir / "steps", {name: table[name].to_pylist() for name in ("attempt", "step", "paid_step")})
     undone = _undone(ids, entries)
-    return Steps(ids, tuple(undone(id_) for id_ in ids), columns)
+    return Steps(ids, tuple(undone(id_) for id_ in ids), columns | _reward_parts(run_dir, ids))
+
+
+def _reward_parts(run_dir: Path, ids: Sequence[StepId]) -> dict[str, tuple[float, ...]]:
+    """The means of the parts of the reward as columns by `PART` and their names; NaN in steps without one."""
+    from rftfm_ray.telemetry.recorder import read_reward_parts
+
+    found: dict[str, dict[StepId, float]] = {}
+    for row in read_reward_parts(run_dir).to_pylist():
+        place = StepId(row["attempt"], row["step"], row["paid_step"])
+        found.setdefault(f"{PART}{row['part']}", {})[place] = _finite(row["mean"])
+    return {name: tuple(means.get(id_, math.nan) for id_ in ids) for name, means in found.items()}
 
 
 def _step_ids(folder: Path, keys: Mapping[str, Sequence[int | None]]) -> tuple[StepId, ...]:

@@ -80,10 +80,15 @@ class Transcript:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A verifier's judgement: the reward that trains, and whether the answer is right (held-out accuracy)."""
+    """A verifier's judgement: the reward that trains, and whether the answer is right (held-out accuracy).
+
+    `parts` is what each of `Task.parts` gave, None where it does not apply; it says how the reward came about, and two
+    verdicts are equal without it.
+    """
 
     reward: float
     correct: bool
+    parts: tuple[float | None, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,8 @@ class Task(abc.ABC):
     name: ClassVar[str]
     max_new_tokens: ClassVar[tuple[int, ...]]
     stop: ClassVar[str] = ""
+    parts: ClassVar[tuple[str, ...]] = ()
+    """Names of the parts of the reward, where it has several that are worth a signal each."""
     in_processes: ClassVar[bool] = False
     """Whether verdicts are asked for in processes of their own, several at a time, by `verify_all`: for code that may
     not end, or that would hold up its process."""

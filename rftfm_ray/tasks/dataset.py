@@ -43,6 +43,7 @@ class DataTask(Task):
         self._train, self._held = tuple(train), tuple(held)
         self._parts, self._right = tuple(parts), right
         self.max_new_tokens = (max_new_tokens,)  # type: ignore[misc]
+        self.parts = tuple(part.label for part in parts) if len(parts) > 1 else ()  # type: ignore[misc]
         self.in_processes = not all(part.is_plain for part in parts)  # type: ignore[misc]
         self.knows_references = bool(parts) and all(part.is_solved for part in parts)  # type: ignore[misc]
 
@@ -78,17 +79,16 @@ class DataTask(Task):
 
     def _verdict(self, problem: Problem, given: Sequence[Given]) -> Verdict | RewardError:
         """What the parts come to; the first failure of one is that of all."""
-        total, applies = 0.0, False
-        for part, one in zip(self._parts, given, strict=True):
+        graded = list[Graded]()
+        for one in given:
             if isinstance(one, RewardError):
                 return one
-            if one.reward is not None:
-                total, applies = total + part.weight * one.reward, True
-        if not applies:
+            graded.append(one)
+        rewards = tuple(one.reward for one in graded)
+        if all(reward is None for reward in rewards):
             return RewardError(f"No reward function applies to the row with the key {problem.key}.")
-        first = given[0]
-        assert isinstance(first, Graded)  # noqa: S101 - a failure has returned
-        return Verdict(total, self._is_right(first))
+        total = sum(part.weight * (reward or 0.0) for part, reward in zip(self._parts, rewards, strict=True))
+        return Verdict(total, self._is_right(graded[0]), rewards if self.parts else ())
 
     def _is_right(self, first: Graded) -> bool:
         if first.is_right is not None:

@@ -7,7 +7,6 @@ kills a process whose call is late and starts another in its place.
 from __future__ import annotations
 
 import contextlib
-import pickle
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -99,7 +98,7 @@ class VerifierProcesses:
         for future, chunk in zip(futures, chunks, strict=True):
             alone = len(chunk) == 1
             try:
-                given += pickle.loads(future.result())  # noqa: S301 - from our own process
+                given += future.result()
             except LateError:
                 given += [late_verdict(self._task, self._timeout_s)] if alone else [_LateError()] * len(chunk)
             except Exception as error:  # noqa: BLE001 - the process has ended, or could not start
@@ -124,7 +123,7 @@ class OutsideTask(Task):
         self._own, self._processes = task, processes
         self.name = task.name  # type: ignore[misc]
         self.max_new_tokens, self.stop = task.max_new_tokens, task.stop  # type: ignore[misc]
-        self.knows_references = task.knows_references  # type: ignore[misc]
+        self.knows_references, self.parts = task.knows_references, task.parts  # type: ignore[misc]
 
     def pool(self, size: int, seed: int) -> Sequence[Problem]:
         return self._own.pool(size, seed)
@@ -161,22 +160,16 @@ def _lost(task: Task, error: Exception) -> RewardError:
 def _prepare(packed: bytes) -> None:
     # The initializer of a process has nowhere else to leave it.
     global _task
-    _task = pickle.loads(packed)  # noqa: S301 - from our own process
+    _task = cloudpickle.loads(packed)
 
 
-def _verdicts(asked: Sequence[Asked]) -> bytes:
-    """What the task gives for each, packed: a value that does not travel is a failure of that verdict alone."""
+def _verdicts(asked: Sequence[Asked]) -> list[Verdict | RewardError]:
+    """What the task gives for each, in a form that travels."""
     assert _task is not None  # noqa: S101 - `_prepare` has run
-    given = list(_task.verify_all(asked))
-    packed: list[object] = []
-    for one in given:
-        plain = one if isinstance(one, Verdict | RewardError) else _checked_or_error(_task, one)
-        packed.append(plain)
-    return pickle.dumps(packed)
+    return [_plain(_task, given) for given in _task.verify_all(asked)]
 
 
-def _checked_or_error(task: Task, given: object) -> Verdict | RewardError:
-    """A verdict, or why there is none."""
+def _plain(task: Task, given: object) -> Verdict | RewardError:
     try:
         return checked(task, given)
     except RewardError as error:

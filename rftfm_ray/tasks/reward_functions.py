@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from rftfm_ray.errors import RewardError, TaskError
 from rftfm_ray.plugins import load_attribute, ship_by_value
 from rftfm_ray.tasks.api import Problem
-from rftfm_ray.tasks.verifiers import PLAIN, SOLVED, VERIFIERS, Check, compares, verifier_of
+from rftfm_ray.tasks.verifiers import JSON, PLAIN, REGEX, SOLVED, VERIFIERS, Check, compares, verifier_of
 
 VERL = ("data_source", "solution_str", "ground_truth", "extra_info")
 """Arguments of a function of verl's form."""
@@ -64,6 +64,11 @@ class RewardPart:
     needs_answer: bool = False
     is_solved: bool = False
     is_plain: bool = False
+
+    @property
+    def label(self) -> str:
+        """A short name: of a function without its file or module."""
+        return self.name if "://" in self.name or self.name.startswith((REGEX, JSON)) else self.name.rpartition(":")[2]
 
     def graded(self, rows: Sequence[Row]) -> Sequence[Given]:
         """What it gives for each row; where it raises over several, each is put to it alone."""

@@ -43,7 +43,7 @@ def checked(task: Task, verdict: object) -> Verdict:
             f"The verifier of task {task.name} returned {verdict!r:.200}; it must return a Verdict with a finite "
             "number as reward, and True or False as correct."
         )
-    return Verdict(float(verdict.reward), bool(verdict.correct))
+    return Verdict(float(verdict.reward), bool(verdict.correct), tuple(verdict.parts))
 
 
 def late_verdict(task: Task, timeout_s: float) -> RewardError:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rftfm_ray.batch import TrajectoryBatch
-from rftfm_ray.metrics import BatchMetrics
+from rftfm_ray.metrics import BatchMetrics, RewardPart
 from rftfm_ray.tasks.api import FAILURES, ToolStatus
 from rftfm_ray.types import Termination
 
@@ -305,3 +306,14 @@ def _share(found: NDArray[np.bool_]) -> float:
 def _mean(values: NDArray[np.float64]) -> float:
     """Mean; NaN of nothing."""
     return float(values.mean()) if len(values) else NAN
+
+
+def part_figures(batch: TrajectoryBatch, names: Sequence[str]) -> tuple[RewardPart, ...]:
+    """What each part of the reward came to in a step; `names` are those of the columns of `batch.reward_parts`."""
+    valid = batch.reward_parts[batch.valid].astype(np.float64)
+    found = []
+    for name, column in zip(names, valid.T, strict=True):
+        applies = np.isfinite(column)
+        mean = float(column[applies].mean()) if applies.any() else NAN
+        found.append(RewardPart(name, mean, float(applies.mean()) if len(column) else NAN))
+    return tuple(found)

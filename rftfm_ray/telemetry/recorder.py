@@ -19,6 +19,8 @@ from rftfm_ray.tasks.api import ToolStatus, unit_hash
 from rftfm_ray.telemetry.parts import BackgroundWriter, PartFolder, read_parts
 from rftfm_ray.types import StepId, Termination
 
+STEPS, REWARD_PARTS = "steps", "reward_parts"
+"""Folders of a run's directory."""
 ARROW_TYPES = {"int": pa.int64(), "float": pa.float64()}
 STATUS_NAMES = [status.value for status in ToolStatus]
 
@@ -94,26 +96,44 @@ def step_record(row: StepRow) -> dict[str, int | float]:
     return flat | {"model_version": row.model_version}
 
 
-class StepRecorder:
-    """Writes step rows, `part_steps` to a part."""
+PART_SCHEMA = pa.schema(
+    [*_fields(StepId), ("part", pa.string()), ("mean", pa.float64()), ("share", pa.float64())],
+    metadata={"rftfm_schema": "reward_parts/1"},
+)
+"""One row for each part of the reward and step, as `RewardPart` has it; none where a reward has no parts."""
 
-    def __init__(self, folder: Path, part_steps: int, writer: BackgroundWriter) -> None:
-        self._parts = PartFolder(folder, STEP_SCHEMA)
+
+class StepRecorder:
+    """Writes step rows, and the parts of their rewards, those of `part_steps` steps to a part of the records."""
+
+    def __init__(self, run_dir: Path, part_steps: int, writer: BackgroundWriter) -> None:
+        self._run_dir = run_dir
+        self._steps = PartFolder(run_dir / STEPS, STEP_SCHEMA)
+        self._parts: PartFolder | None = None
         self._part_steps = part_steps
         self._writer = writer
-        self._rows: list[dict[str, int | float]] = []
+        self._rows: list[StepRow] = []
 
     def add(self, row: StepRow) -> None:
         """Record one step."""
-        self._rows.append(step_record(row))
+        self._rows.append(row)
         if len(self._rows) >= self._part_steps:
             self.close()
 
     def close(self) -> None:
         """Write the rows that are left. Safe to call twice."""
-        if self._rows:
-            rows, self._rows = self._rows, []
-            self._writer.submit(lambda: self._parts.write(rows))
+        rows, self._rows = self._rows, []
+        if not rows:
+            return
+        self._writer.submit(lambda: self._steps.write([step_record(row) for row in rows]))
+        parts = [
+            dataclasses.asdict(row.id) | {"part": part.name, "mean": part.mean, "share": part.share}
+            for row in rows
+            for part in row.parts
+        ]
+        if parts:
+            folder = self._parts = self._parts or PartFolder(self._run_dir / REWARD_PARTS, PART_SCHEMA)
+            self._writer.submit(lambda: folder.write(parts))
 
 
 class TrajectoryRecorder:
@@ -218,7 +238,16 @@ def read_steps(run_dir: Path) -> pa.Table:
     Raises:
         RecordError: when a part cannot be read.
     """
-    return read_parts(run_dir / "steps", STEP_SCHEMA, OLDER_STEP_SCHEMAS)
+    return read_parts(run_dir / STEPS, STEP_SCHEMA, OLDER_STEP_SCHEMAS)
+
+
+def read_reward_parts(run_dir: Path) -> pa.Table:
+    """What the parts of a run's rewards came to in its steps; empty where its reward has no parts.
+
+    Raises:
+        RecordError: when a part of the records cannot be read.
+    """
+    return read_parts(run_dir / REWARD_PARTS, PART_SCHEMA)
 
 
 def read_trajectories(run_dir: Path) -> pa.Table:

@@ -29,7 +29,7 @@ class RunRecords:
         self._dir = run_dir
         write_atomic(run_dir / CONFIG, config.to_yaml().encode())
         self._writer = BackgroundWriter()
-        self._steps = StepRecorder(run_dir / "steps", config.records.part_steps, self._writer)
+        self._steps = StepRecorder(run_dir, config.records.part_steps, self._writer)
         self._trajectories = TrajectoryRecorder(run_dir / "trajectories", config.records, config.seed, self._writer)
         self._events = EventLog(run_dir / "events.jsonl")
         self._gauges = StepGauges(run)

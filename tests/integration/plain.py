@@ -81,6 +81,7 @@ def make_batch(groups: list[Group]) -> TrajectoryBatch:
         action=mask,
         logprobs=np.where(mask, made_up, 0).astype(np.float32),
         reward=np.array(rewards, np.float32),
+        reward_parts=np.zeros((size, 0), np.float32),
         valid=~np.isnan(rewards),
         keys=tuple(sample[2] for sample in samples),
         texts=tuple(sample[4] for sample in samples),

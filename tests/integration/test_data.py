@@ -17,7 +17,7 @@ from rftfm_ray.driver.run import train
 from rftfm_ray.errors import TaskError
 from rftfm_ray.plugins import load_attribute
 from rftfm_ray.tasks.api import text_digest
-from rftfm_ray.telemetry.recorder import read_steps, read_trajectories
+from rftfm_ray.telemetry.recorder import read_reward_parts, read_steps, read_trajectories
 from rftfm_ray.types import RunSummary
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -113,6 +113,13 @@ def test_a_trl_data_set_with_two_functions_and_a_held_out_file(files: Path, runs
     )  # fmt: skip
     summary = train(asked, runs / "trl", warm=warm)
     rows = made(summary)
+    # The parts have means of their own, which add up to the reward's.
+    parts = read_reward_parts(Path(summary.run_dir)).to_pylist()
+    assert [row["part"] for row in parts] == ["right", "short"] * 3
+    for step, reward in enumerate(read_steps(Path(summary.run_dir))["reward_mean"].to_pylist()):
+        right, short = parts[2 * step], parts[2 * step + 1]
+        assert right["share"] == 1.0
+        assert right["mean"] + 0.5 * short["mean"] * short["share"] == pytest.approx(reward, abs=1e-6)
     for row in rows:
         short = 0.25 if len(row["text"]) <= 3 else 0.0
         assert row["reward"] - short in (0.0, 1.0)

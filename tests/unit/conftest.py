@@ -112,6 +112,7 @@ def _checks(size: int, given: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     per_trajectory |= {"replay_observation_ok": True, "replay_termination_ok": True}
     columns: dict[str, NDArray[Any]] = {name: np.full(size, value) for name, value in per_trajectory.items()}
     columns |= {name: np.zeros(0, np.bool_) for name in NO_FLAGS} | {"seal": np.zeros(size, np.uint32)}
+    columns["reward_parts"] = np.zeros((size, 0), np.float32)
     columns |= {
         name: np.zeros(0, np.float32) for name in ("golden_live", "golden_again", "golden_trusted", "turn_limit_excess")
     }

@@ -33,6 +33,7 @@ def figures_of(row: StepRow) -> dict[str, float]:
     for name in ("batch", "update", "credit", "checks", "timings"):
         values = dataclasses.asdict(getattr(row, name))
         named |= {f"{name}/{figure}": value for figure, value in values.items()}
+    named |= {f"reward/{part.name}": part.mean for part in row.parts}
     return {name: float(value) for name, value in named.items() if math.isfinite(value)}
 
 

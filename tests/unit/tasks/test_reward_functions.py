@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +18,7 @@ from rftfm_ray.plugins import packed
 from rftfm_ray.tasks.api import Problem, Transcript, Verdict
 from rftfm_ray.tasks.dataset import DataTask
 from rftfm_ray.tasks.loading import check_task
-from rftfm_ray.tasks.reward_functions import RewardPart, parts_of
+from rftfm_ray.tasks.reward_functions import RewardPart, lists_of, parts_of
 
 FUNCTIONS = """
 import asyncio
@@ -55,6 +56,17 @@ def with_ids(completions, completion_ids):
 
 def strange(answer):
     return 0.0
+
+def picky(completions, **kwargs):
+    if "skip" in completions:
+        raise ValueError("not that")
+    return [1.0] * len(completions)
+
+async def patient(data_source, solution_str, ground_truth, extra_info=None):
+    await asyncio.sleep(0.1)
+    if solution_str == "3":
+        raise ValueError("three")
+    return 1.0
 
 VALUE = None
 def given(completions, **kwargs):
@@ -211,3 +223,41 @@ def test_a_pool_that_is_smaller_than_the_data_set_is_drawn_by_the_seed() -> None
     assert task.pool(50, 1) == tuple(rows)
     assert set(task.pool(10, 1)) < set(rows)
     assert task.pool(10, 1) != task.pool(10, 2)
+
+
+def test_parts_of_a_reward_are_known_by_short_names_and_go_with_the_verdict(functions: Path) -> None:
+    names = ["exact", f"{functions}:length", f"{functions}:maybe", "regex:^a:b", "regex:c"]
+    task = DataTask([], [], parts_of(names, [2.0, 0.5, 1.0, 1.0, 1.0]))
+    assert task.parts == ("exact", "length", "maybe", "regex:^a:b", "regex:c")
+    verdict = task.verify(problem(), Transcript(("skip",)))
+    assert verdict.parts == (0.0, 4.0, None, 0.0, 0.0)
+    assert verdict.reward == 2.0
+    # One part is the reward itself.
+    alone = DataTask([], [], parts_of(["exact"], ()))
+    assert (alone.parts, alone.verify(problem(), Transcript(("4",))).parts) == ((), ())
+
+
+def test_a_batch_of_answers_is_one_call_and_what_raises_in_it_is_asked_alone(functions: Path) -> None:
+    rows = [(problem(), answer) for answer in ("a", "skip", "bb")]
+    assert [given.reward for given in part(functions, "length").graded(rows)] == [1.0, 4.0, 2.0]  # type: ignore[union-attr]
+    # Two rewards are what two answers want, and one too many for one.
+    assert [type(given).__name__ for given in part(functions, "two").graded(rows[:2])] == ["Graded", "Graded"]
+    assert [type(given).__name__ for given in part(functions, "two").graded(rows)] == ["RewardError"] * 3
+    mixed = part(functions, "picky").graded(rows)
+    assert [type(given).__name__ for given in mixed] == ["Graded", "RewardError", "Graded"]
+
+
+def test_scores_that_are_awaited_are_awaited_together(functions: Path) -> None:
+    rows = [(problem(), str(number)) for number in range(20)]
+    began = time.monotonic()
+    given = part(functions, "patient").graded(rows)
+    assert time.monotonic() - began < 1.0
+    assert [type(one).__name__ for one in given] == ["Graded"] * 3 + ["RewardError"] + ["Graded"] * 16
+    assert "raised ValueError: three" in str(given[3])
+
+
+def test_columns_of_rows_are_lists_and_none_where_a_row_lacks_one() -> None:
+    rows = [(problem(level=1), "a"), (problem(hint="h"), "b")]
+    assert lists_of(rows) == {
+        "prompts": ["2+2=", "2+2="], "completions": ["a", "b"], "level": [1, None], "hint": [None, "h"],
+    }  # fmt: skip

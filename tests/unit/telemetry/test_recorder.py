@@ -199,7 +199,7 @@ def test_waiting_for_a_writer_that_has_failed_raises(writer: BackgroundWriter) -
 
 
 def test_steps_can_be_read_part_by_part_before_close(tmp_path: Path, writer: BackgroundWriter) -> None:
-    recorder = StepRecorder(tmp_path / "steps", 2, writer)
+    recorder = StepRecorder(tmp_path, 2, writer)
     found = []
     for paid_step in range(5, 10):
         recorder.add(_row(paid_step))
@@ -214,7 +214,7 @@ def test_steps_can_be_read_part_by_part_before_close(tmp_path: Path, writer: Bac
 
 
 def test_step_row_comes_back_equal_with_its_key(tmp_path: Path, writer: BackgroundWriter) -> None:
-    recorder = StepRecorder(tmp_path / "steps", 1, writer)
+    recorder = StepRecorder(tmp_path, 1, writer)
     recorder.add(_row(7, value=1 / 3))
     recorder.add(_row(8, value=math.nan))
     _drain(writer)
@@ -347,7 +347,7 @@ def test_failed_work_surfaces_at_a_later_call_and_at_close() -> None:
 
 def test_recorder_surfaces_that_its_folder_is_gone(tmp_path: Path) -> None:
     writer = BackgroundWriter()
-    recorder = StepRecorder(tmp_path / "steps", 1, writer)
+    recorder = StepRecorder(tmp_path, 1, writer)
     (tmp_path / "steps").rmdir()
     recorder.add(_row(5))
     with pytest.raises(RecordError, match="No such file"):
