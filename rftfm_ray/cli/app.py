@@ -19,6 +19,7 @@ from rftfm_ray.cli.drill import drill
 from rftfm_ray.cli.faultbench import faultbench
 from rftfm_ray.cli.faults import faults
 from rftfm_ray.cli.journal import journal
+from rftfm_ray.cli.model import model
 from rftfm_ray.cli.plans import list_plans
 from rftfm_ray.cli.policies import policies
 from rftfm_ray.cli.preflight import preflight
@@ -66,6 +67,7 @@ app.command()(report)
 app.command()(diagnose)
 app.command()(config)
 app.command()(warmstart)
+app.command()(model)
 app.add_typer(profile, name="profile")
 app.add_typer(faults, name="faults")
 policies.command("plans")(list_plans)

@@ -15,8 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from rftfm_ray.cli.configured import FILE_HELP, configured
 from rftfm_ray.cli.streams import lasting
-from rftfm_ray.config import load_config
 from rftfm_ray.data.tasking import task_of
 from rftfm_ray.drills.cases import DrillCase, LeftOut, cases_of
 from rftfm_ray.drills.outcome import DrillResult, Ending, RunOutcome
@@ -35,7 +35,7 @@ STYLES = {Ending.MENDED: "green", Ending.NOT_MENDED: "red", Ending.WORSE: "bold 
 
 
 def drill(  # noqa: PLR0913 - the parameters of a command are its options
-    file: Annotated[Path, typer.Argument(help="YAML configuration, for example examples/calculator.yaml.")],
+    file: Annotated[str, typer.Argument(help=FILE_HELP)],
     overrides: Annotated[list[str] | None, typer.Argument(help="Keys to change, as `rftfm train` takes them.")] = None,
     faults: Annotated[
         list[str] | None,
@@ -58,7 +58,7 @@ def drill(  # noqa: PLR0913 - the parameters of a command are its options
     One clean run, and for each fault one without a guard and one with `guard.mode=act` and every family permitted.
     Exit code 1 where a harmful fault was not mended, or the guard did not leave the clean run alone.
     """
-    config = load_config(file, [*(overrides or []), *([] if policy is None else [f"guard.policy={policy}"])])
+    config = configured(file, [*(overrides or []), *([] if policy is None else [f"guard.policy={policy}"])])
     if config.inject:
         raise FaultError(f"inject={list(config.inject)}: a drill injects by itself; leave the key out.")
     if onset > steps:

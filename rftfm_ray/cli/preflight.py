@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from rftfm_ray.cli.configured import FILE_HELP, configured
 from rftfm_ray.cli.streams import lasting
-from rftfm_ray.config import RunConfig, known_keys, load_config
+from rftfm_ray.config import RunConfig, known_keys
 from rftfm_ray.errors import ConfigError, ModelError, PlacementError, RftfmError, RunDirError, TaskError
 from rftfm_ray.preflight.findings import Checked, Finding, Grade
 
@@ -27,7 +27,7 @@ KEYS = {TaskError: "task.name", PlacementError: "placement.timeout_s"}
 
 
 def preflight(
-    file: Annotated[Path, typer.Argument(help="YAML configuration, for example examples/calculator.yaml.")],
+    file: Annotated[str, typer.Argument(help=FILE_HELP)],
     overrides: Annotated[list[str] | None, typer.Argument(help="Keys to change, as `rftfm train` takes them.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Also save, load and repeat a step.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Start no actors: files and the task's code alone.")] = False,
@@ -36,7 +36,7 @@ def preflight(
     """Check a run before its first step. Exit code 1 where something critical is found."""
     if full and quick:
         raise ConfigError("--full needs actors, which --quick does not start; leave one of them out.")
-    config = load_config(file, overrides or [])
+    config = configured(file, overrides or [])
     console, out = Console(file=lasting(sys.stderr)), Console(file=lasting(sys.stdout))
 
     checked = check(config, console, full=full, quick=quick)

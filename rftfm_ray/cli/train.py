@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperCommand
 
+from rftfm_ray.cli.configured import FILE_HELP, configured
 from rftfm_ray.cli.preflight import show
 from rftfm_ray.cli.progress import progress
 from rftfm_ray.cli.streams import lasting
-from rftfm_ray.config import RunConfig, known_keys, load_config
+from rftfm_ray.config import RunConfig, known_keys
 from rftfm_ray.config.changes import parse_change
 from rftfm_ray.driver.stopping import StopSignal
 from rftfm_ray.errors import ConfigError, RecordError
@@ -58,7 +59,7 @@ class KeysAreNoOptions(TyperCommand):
 
 
 def train(  # noqa: PLR0913 - the parameters of a command are its options
-    file: Annotated[Path, typer.Argument(help="YAML configuration, for example examples/calculator.yaml.")],
+    file: Annotated[str, typer.Argument(help=FILE_HELP)],
     overrides: Annotated[list[str] | None, typer.Argument(help="Keys to change, for example steps=100 seed=1.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where the records go; a new or an empty directory.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Checkpoint directory to go on from.")] = None,
@@ -80,7 +81,7 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
 ) -> None:
     """Train a model by reinforcement, in the cluster of RAY_ADDRESS or in a local Ray."""
     began = time.perf_counter()
-    config = load_config(file, [*(overrides or []), *([f"guard.mode={guard}"] if guard else [])])
+    config = configured(file, [*(overrides or []), *([f"guard.mode={guard}"] if guard else [])])
     if inject:
         config = config.model_copy(update={"inject": (*config.inject, *inject)})
     # Whoever reads the log may end before the run.

@@ -29,7 +29,7 @@ from rftfm_ray.driver.session import Session
 from rftfm_ray.errors import PreflightError, RftfmError
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.preflight.asking import Asked, AskLimits, TaskAnswers, examine, grade, spread
-from rftfm_ray.preflight.findings import Checked, Finding, NotRun, reason_of
+from rftfm_ray.preflight.findings import Checked, Finding, NotRun, of_data, reason_of
 from rftfm_ray.preflight.live import LiveFacts, Sampled
 from rftfm_ray.preflight.model_files import ModelFacts
 from rftfm_ray.preflight.suite import (
@@ -158,6 +158,8 @@ class Preflight:
         return answers, reason
 
     def _add(self, checked: Checked) -> None:
+        if self._plan.config.data.train is not None:
+            checked = of_data(checked)
         self.checked += checked
         for finding in checked.findings:
             self._tell(finding)

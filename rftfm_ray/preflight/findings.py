@@ -25,6 +25,10 @@ class Grade(StrEnum):
     NOTE = "note"
 
 
+OF_REWARDS = ("live.verdicts",)
+"""Checks of the reward beside those whose names begin with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something that a check has found. It carries no text of a prompt or an answer: rows are named by number.
@@ -123,6 +127,23 @@ class Checked:
             },
             allow_nan=False,
         )
+
+
+def of_data(checked: Checked) -> Checked:
+    """The findings about a data set of the user's, which has keys of its own in place of a task's."""
+
+    def key(finding: Finding) -> str:
+        if finding.key == "task.token_scale":
+            return "data.max_new_tokens"
+        if finding.key == "task.name":
+            return (
+                "reward.functions"
+                if finding.check in OF_REWARDS or finding.check.startswith("reward.")
+                else "data.train"
+            )
+        return finding.key
+
+    return replace(checked, findings=tuple(replace(finding, key=key(finding)) for finding in checked.findings))
 
 
 def log_finding(finding: Finding) -> None:

@@ -99,6 +99,15 @@ def test_bad_configuration_is_refused_before_ray_is_imported(
     check_refusal(rftfm("train", tmp_path / "run.yaml", override, without_ray=True), tmp_path, *parts)
 
 
+def test_keys_alone_are_a_configuration(rftfm: Rftfm, tmp_path: Path) -> None:
+    # A slash of a URL stays where it is.
+    done = rftfm("train", "reward.functions=[http://host/score]", "data.train=none.jsonl", without_ray=True)
+    check_refusal(done, tmp_path, "none.jsonl")
+    done = rftfm("train", "reward.functions=[http:/host/score]", "data.train=none.jsonl", without_ray=True)
+    check_refusal(done, tmp_path, "reward.functions=http:/host/score")
+    check_refusal(rftfm("preflight", "steps=0", without_ray=True), tmp_path, "steps")
+
+
 def test_missing_configuration_file_is_refused_before_ray_is_imported(rftfm: Rftfm, tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
     check_refusal(rftfm("train", missing, without_ray=True), tmp_path, str(missing), "check the path")

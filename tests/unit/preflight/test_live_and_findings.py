@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rftfm_ray.preflight.findings import Checked, Finding, Grade, NotRun, Outcome, listed, run_checks, skipped
+from rftfm_ray.preflight.findings import Checked, Finding, Grade, NotRun, Outcome, listed, of_data, run_checks, skipped
 from rftfm_ray.preflight.live import CHECKS, LiveFacts, Sampled
 from tests.unit.preflight.doubles import finding, names
 
@@ -149,3 +149,13 @@ def test_sum_of_outcomes_keeps_all() -> None:
 @pytest.mark.parametrize(("count", "text"), [(1, "0"), (4, "0, 1, 2, 3"), (6, "0, 1, 2, 3 and 2 more")])
 def test_long_lists_are_cut(count: int, text: str) -> None:
     assert listed([str(n) for n in range(count)]) == text
+
+
+def test_findings_about_a_data_set_name_its_own_keys() -> None:
+    keys = {
+        "reward.hidden": ("task.name", "reward.functions"), "live.verdicts": ("task.name", "reward.functions"),
+        "rows.blank": ("task.name", "data.train"), "live.cut_off": ("task.token_scale", "data.max_new_tokens"),
+        "live.parity": ("sync.dtype", "sync.dtype"),
+    }  # fmt: skip
+    found = Checked(tuple(Finding(Grade.WARNING, "What.", "Why.", old, check) for check, (old, _) in keys.items()))
+    assert [finding.key for finding in of_data(found).findings] == [new for _, new in keys.values()]
