@@ -101,9 +101,9 @@ def test_bad_configuration_is_refused_before_ray_is_imported(
 
 def test_keys_alone_are_a_configuration(rftfm: Rftfm, tmp_path: Path) -> None:
     # A slash of a URL stays where it is.
-    done = rftfm("train", "reward.functions=[http://host/score]", "data.train=none.jsonl", without_ray=True)
+    done = rftfm("train", "reward.functions=[http://host/score]", "data.train=none.jsonl")
     check_refusal(done, tmp_path, "none.jsonl")
-    done = rftfm("train", "reward.functions=[http:/host/score]", "data.train=none.jsonl", without_ray=True)
+    done = rftfm("train", "reward.functions=[http:/host/score]", "data.train=none.jsonl")
     check_refusal(done, tmp_path, "reward.functions=http:/host/score")
     check_refusal(rftfm("preflight", "steps=0", without_ray=True), tmp_path, "steps")
 
