@@ -239,6 +239,33 @@ class RewardPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a set of problems came to at one version.
+
+    Attributes:
+        name: of the set.
+        id: the last step before it.
+        model_version: that answered.
+        problems: whose answers were all graded.
+        samples: answers to each.
+        accuracy: share of right ones among their answers; NaN where fewer problems were graded than not.
+        pass_at: (k, chance that one of k answers is right) for k = 2, 4, ... up to `samples`, that one included.
+        ungraded: answers without a verdict, of all problems.
+        seconds: that it took.
+    """
+
+    name: str
+    id: StepId
+    model_version: int
+    problems: int
+    samples: int
+    accuracy: float
+    pass_at: tuple[tuple[int, float], ...]
+    ungraded: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepRow:
     """One row of `steps/`: a step as it stands in the records.
 

@@ -16,7 +16,9 @@ from pathlib import Path
 import yaml
 
 from rftfm_ray.config import RunConfig, config_differences, parse_config, past_differences
+from rftfm_ray.config.data import HELDOUT
 from rftfm_ray.config.loggers import PACKAGES
+from rftfm_ray.data.loading import EvalSet
 from rftfm_ray.data.tasking import task_of
 from rftfm_ray.detection.detectors.base import Detector
 from rftfm_ray.detection.detectors.custom import load_detectors
@@ -61,6 +63,7 @@ class RunPlan:
     detectors: tuple[Detector, ...] = ()
     diagnosis: DiagnosisModel | None = None
     verdict_s: float = 0.0
+    evals: tuple[EvalSet, ...] = ()
 
     @property
     def checkpoints(self) -> Path:
@@ -127,8 +130,14 @@ def plan(
         monitor_plan(config, profile, detectors).build()
     return RunPlan(
         name, config, folder, task, pool, heldout, facts, resume, policy, profile, drill, detectors,
-        load_diagnosis(config), verdict_s,
+        load_diagnosis(config), verdict_s, eval_sets(config, configured.evals, heldout),
     )  # fmt: skip
+
+
+def eval_sets(config: RunConfig, files: Sequence[EvalSet], heldout: Sequence[Problem]) -> tuple[EvalSet, ...]:
+    """The sets of `eval.sets` in their order, those of files and the problems that the run holds out."""
+    known = {read.name: read for read in files} | {HELDOUT: EvalSet(HELDOUT, tuple(heldout))}
+    return tuple(known[name] for name, _ in config.eval.files())
 
 
 def _check_loggers(config: RunConfig) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from rftfm_ray.batch import TrajectoryBatch
     from rftfm_ray.planning import RunPlan
-    from rftfm_ray.rollout.jobs import EpisodeJob, ProbeCounts, ProbeOrder, Rehearsed
+    from rftfm_ray.rollout.jobs import AnswerCount, EpisodeJob, ProbeCounts, ProbeOrder, Rehearsed
     from rftfm_ray.rollout.seams import Exposure
     from rftfm_ray.rollout.weights import Served, WeightsUpdate
     from rftfm_ray.tasks.api import Problem
@@ -190,6 +190,13 @@ class RolloutGroup:
     def probe(self, orders: Sequence[ProbeOrder]) -> list[Pending[ProbeCounts]]:
         """Each actor's share of a held-out probe."""
         return self._pending(actor.probe.remote(order) for actor, order in zip(self._handles, orders, strict=True))
+
+    def evaluate(
+        self, shares: Sequence[Sequence[EpisodeJob]], step: StepId, sampling: Sampling, version: int
+    ) -> list[Pending[list[AnswerCount]]]:
+        """Each actor's share of an evaluation."""
+        calls = zip(self._handles, shares, strict=True)
+        return self._pending(actor.evaluate.remote(share, step, sampling, version) for actor, share in calls)
 
     def rehearse(
         self, shares: Sequence[Sequence[EpisodeJob]], step: StepId, sampling: Sampling, version: int

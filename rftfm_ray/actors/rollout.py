@@ -16,7 +16,7 @@ from rftfm_ray.policies.levers import check_levers
 from rftfm_ray.rollout.channels import Grader, TaskReward, ToolPool, task_tools
 from rftfm_ray.rollout.checks import Checks
 from rftfm_ray.rollout.environment import Channels, trusted_channels
-from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder, Rehearsed
+from rftfm_ray.rollout.jobs import AnswerCount, ProbeCounts, ProbeOrder, Rehearsed
 from rftfm_ray.rollout.seams import Exposure, RolloutSeams
 from rftfm_ray.rollout.weights import Served, WeightsUpdate, check_weights, compare
 from rftfm_ray.tasks.api import Problem, Task, scaled_limits
@@ -229,6 +229,25 @@ class RolloutActor:
         self._gauge.set(ActorState.IDLE)
         ungraded = len(order.greedy) - graded[0], len(order.sampled) - graded[1]
         return ProbeCounts(right[0], graded[0], right[1], graded[1], time.perf_counter() - start, *ungraded)
+
+    def evaluate(
+        self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int
+    ) -> list[AnswerCount]:
+        """Answer `jobs` past every seam on exactly `model_version`, and count the right answers to each problem.
+
+        Raises:
+            SyncError: when this actor holds another version.
+        """
+        self._check_version(model_version)
+        self._gauge.set(ActorState.PROBING)
+        batch = self._probes.run(jobs, step, sampling, model_version)
+        self._gauge.set(ActorState.IDLE)
+        counts = []
+        for group in dict.fromkeys(batch.group.tolist()):
+            graded = batch.valid & (batch.group == group)
+            right = int(np.count_nonzero(batch.correct & graded))
+            counts.append(AnswerCount(group, int(np.count_nonzero(graded)), right))
+        return counts
 
     def rehearse(
         self, jobs: Sequence[EpisodeJob], step: StepId, sampling: Sampling, model_version: int

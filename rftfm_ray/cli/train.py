@@ -23,6 +23,7 @@ from rftfm_ray.config import RunConfig, known_keys
 from rftfm_ray.config.changes import parse_change
 from rftfm_ray.driver.stopping import StopSignal
 from rftfm_ray.errors import ConfigError, RecordError
+from rftfm_ray.metrics import Evaluation
 from rftfm_ray.runs.advice import advice
 from rftfm_ray.runs.incidents import incidents_of
 from rftfm_ray.runs.planned import background_words
@@ -106,6 +107,7 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
             listeners = Listeners(
                 watched.row, watched.entry, lambda why: say(f"rftfm: {why}"), stop,
                 finding=partial(show, console=console), preflight=lambda checked: say(checked.summary()),
+                evaluated=lambda found: say(evaluation_words(found)),
             )  # fmt: skip
             summary = execute(planned, listeners, began)
     if json:
@@ -116,6 +118,17 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
     show_ending(summary, config, console)
     if summary.ending and config.guard.on_harm == "fail":
         raise typer.Exit(HARMED)
+
+
+def evaluation_words(found: Evaluation) -> str:
+    """An evaluation as a line."""
+    chances = "".join(f", pass@{k} {share(chance)}" for k, chance in found.pass_at)
+    answers = "" if found.samples == 1 else f", {found.samples} answers each"
+    left = f", {plural(found.ungraded, 'answer')} without a verdict" if found.ungraded else ""
+    return (
+        f"evaluation {found.name} after step {found.id.step}: accuracy {share(found.accuracy)}{chances} "
+        f"({plural(found.problems, 'problem')}{answers}{left}, {found.seconds:.1f} s)"
+    )
 
 
 def show_summary(summary: RunSummary, config: RunConfig, out: Console, *, is_resumed: bool) -> None:

@@ -3,7 +3,7 @@
 from rftfm_ray.config.background import BackgroundConfig
 from rftfm_ray.config.changes import CHANGEABLE, MadeChange, made_changes
 from rftfm_ray.config.comparing import KeyDifference, config_differences, past_differences
-from rftfm_ray.config.data import DataConfig, RewardConfig
+from rftfm_ray.config.data import DataConfig, EvalConfig, RewardConfig
 from rftfm_ray.config.loggers import LoggingConfig
 from rftfm_ray.config.preflight import PreflightConfig, PreflightMode
 from rftfm_ray.config.reading import known_keys, load_config, parse_config
@@ -39,6 +39,7 @@ __all__ = [
     "CheckpointConfig",
     "CriticConfig",
     "DataConfig",
+    "EvalConfig",
     "GateConfig",
     "GuardConfig",
     "KeyDifference",

@@ -6,7 +6,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from rftfm_ray.config.sections import Count, Float, Section
+from rftfm_ray.config.sections import Cadence, Count, Float, Section
+
+HELDOUT = "heldout"
+"""Name of the evaluation of the problems that a run holds out."""
 
 
 class DataConfig(Section):
@@ -53,3 +56,38 @@ class RewardConfig(Section):
         if len(set(self.functions)) != len(self.functions):
             raise ValueError(f"reward.functions={list(self.functions)} has a function twice; leave one out")
         return self
+
+
+class EvalConfig(Section):
+    """Evaluations beside the held-out probe: sets that are answered whole, by one version, several times each."""
+
+    sets: tuple[str, ...] = ()
+    """`heldout`, the problems that the run holds out, or further rows of the form of `data.train`, each as NAME=FILE;
+    graded as answers in training are, by the functions themselves."""
+    every: Cadence = 0
+    """Steps between evaluations, during which the learner waits; 0: before the first and after the last step alone."""
+    samples: Count = 1
+    """Answers to each problem: a greedy one, or several that are sampled as in training, for pass@k."""
+    size: Count = 256
+    """Problems of a set at most: its first ones."""
+    best: str | None = None
+    """Name of the set whose accuracy decides which checkpoint is the best; null: the held-out probe."""
+
+    @model_validator(mode="after")
+    def _named(self) -> EvalConfig:
+        names = [name for name, _ in self.files()]
+        for text, name in zip(self.sets, names, strict=True):
+            if not name or (name != HELDOUT and "=" not in text):
+                raise ValueError(f"eval.sets={text} is neither {HELDOUT} nor of the form NAME=FILE; write it so")
+        if len(set(names)) != len(names):
+            raise ValueError(f"eval.sets={list(self.sets)} has a name twice; give each set a name of its own")
+        if self.best is not None and self.best not in names:
+            raise ValueError(f"eval.best={self.best} is none of eval.sets={list(self.sets)}; name one of them")
+        if self.best is not None and not self.every:
+            raise ValueError(f"eval.best={self.best} needs evaluations while the run goes on; set eval.every")
+        return self
+
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Name and file of each set; no file for the problems that the run holds out."""
+        parts = (text.partition("=") for text in self.sets)
+        return tuple((name.strip(), file.strip()) for name, _, file in parts)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from rftfm_ray.config.background import BackgroundConfig
 from rftfm_ray.config.changes import check_changes, later_stages
-from rftfm_ray.config.data import DataConfig, RewardConfig
+from rftfm_ray.config.data import DataConfig, EvalConfig, RewardConfig
 from rftfm_ray.config.loggers import LoggingConfig
 from rftfm_ray.config.preflight import PreflightConfig
 from rftfm_ray.config.sections import (
@@ -77,6 +77,7 @@ class RunConfig(Section):
     snapshots: SnapshotConfig = SnapshotConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     probe: ProbeConfig = ProbeConfig()
+    eval: EvalConfig = EvalConfig()
     records: RecordsConfig = RecordsConfig()
     report: ReportConfig = ReportConfig()
     logging: LoggingConfig = LoggingConfig()
@@ -122,6 +123,12 @@ class RunConfig(Section):
             raise ValueError(
                 f"reward.functions={list(self.reward.functions)} grades answers to the rows of data.train, which is "
                 "not set; set it, or leave reward.functions out: a task grades its own answers"
+            )
+        files = [text for (_, file), text in zip(self.eval.files(), self.eval.sets, strict=True) if file]
+        if files and self.data.train is None:
+            raise ValueError(
+                f"eval.sets={files} are rows of the form of data.train, which is not set; set it, or use eval.sets="
+                "[heldout]"
             )
         # A data set has the rows that it has.
         if self.data.train is None and algorithm.prompts_per_step > task.pool_size:

@@ -69,6 +69,14 @@ class LoadedData:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class EvalSet:
+    """Problems that are evaluated together, under the name of their set."""
+
+    name: str
+    problems: tuple[Problem, ...]
+
+
 Fits = Callable[[str], bool]
 """Whether a prompt leaves room for an answer."""
 
@@ -108,6 +116,19 @@ def load_data(config: DataConfig, render: Render, fits: Fits) -> LoadedData:
     return LoadedData(problems, heldout, columns, (*notes, *left.sentences("data.heldout")))
 
 
+def load_eval(name: str, file: str, train: LoadedData, render: Render, fits: Fits) -> tuple[EvalSet, tuple[str, ...]]:
+    """Read a set for evaluations, whose columns are those of the data set, and what was left out of it.
+
+    Raises:
+        DataError: as `load_data`, also for prompts that are trained on.
+    """
+    key = f"eval.sets={name}"
+    problems, counts = _problems(read_rows(key, file, HELDOUT_SPLITS), train.columns, render, fits)
+    _check(key, file, counts)
+    _refuse_shared(train.train, problems, f"data.train and {key}={file}", "an evaluation")
+    return EvalSet(name, problems), tuple(counts.sentences(key))
+
+
 def _problems(rows: Sequence[Row], columns: Columns, render: Render, fits: Fits) -> tuple[tuple[Problem, ...], Counts]:
     counts, problems = Counts(rows=len(rows)), dict[str, Problem]()
     for number, row in enumerate(rows, start=1):
@@ -143,11 +164,16 @@ def _parted(problems: Sequence[Problem], share: float) -> tuple[tuple[Problem, .
 
 
 def _refuse_overlap(train: Sequence[Problem], heldout: Sequence[Problem], config: DataConfig) -> None:
+    sources = f"data.train={config.train} and data.heldout={config.heldout}"
+    _refuse_shared(train, heldout, sources, "held-out accuracy")
+
+
+def _refuse_shared(train: Sequence[Problem], heldout: Sequence[Problem], sources: str, measure: str) -> None:
     shared = {problem.prompt for problem in train} & {problem.prompt for problem in heldout}
     if shared:
         example = " ".join(min(shared).split())
         shown = example if len(example) <= SHOWN else f"{example[:SHOWN]}..."
         raise DataError(
-            f"data.train={config.train} and data.heldout={config.heldout} share {len(shared)} prompts, for example "
-            f"{shown!r}, so that held-out accuracy would measure memory; remove them from one of the two."
+            f"{sources} share {len(shared)} prompts, for example {shown!r}, so that {measure} would measure memory; "
+            "remove them from one of the two."
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.data.loading import LoadedData, load_data
+from rftfm_ray.data.loading import EvalSet, LoadedData, load_data, load_eval
 from rftfm_ray.errors import DataError
 from rftfm_ray.models import read_facts, resolve_model
 from rftfm_ray.rollout.text import TextCodec
@@ -28,10 +28,14 @@ FEWEST_HELDOUT = 16
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredTask:
-    """A task, and the configuration with what its data set decides: numbers of rows, and the room that prompts need."""
+    """A task, the configuration with what its data set decides, and the files that are evaluated.
+
+    A data set decides numbers of rows, and the room that prompts need.
+    """
 
     task: Task
     config: RunConfig
+    evals: tuple[EvalSet, ...] = ()
 
 
 def task_of(config: RunConfig) -> ConfiguredTask:
@@ -60,16 +64,19 @@ def task_of(config: RunConfig) -> ConfiguredTask:
             f"reward.functions={list(config.reward.functions)} compare with a right answer, and data.train="
             f"{config.data.train} has no column of one; set data.answer."
         )
-    for note in data.notes:
+    read = [load_eval(name, file, data, codec.chat, fits) for name, file in config.eval.files() if file]
+    for note in (*data.notes, *(note for _, notes in read for note in notes)):
         logger.warning("%s.", note)
+    evals = tuple(found for found, _ in read)
     task = DataTask(data.train, data.heldout, parts, config.reward.right, config.data.max_new_tokens)
     if not task.knows_references:
         logger.warning(
             "Only reward.functions know what a right answer is: the guard has no known answers to put to them, and "
             "goes by grading a sample again."
         )
-    longest = max(sizes[problem.prompt] for problem in (*data.train, *data.heldout))
-    return ConfiguredTask(task, _configured(config, data, longest + config.data.max_new_tokens))
+    asked = (data.train, data.heldout, *(found.problems for found in evals))
+    longest = max(sizes[problem.prompt] for problems in asked for problem in problems)
+    return ConfiguredTask(task, _configured(config, data, longest + config.data.max_new_tokens), evals)
 
 
 def _remote(timeout_s: float, url: str) -> RemoteReward:

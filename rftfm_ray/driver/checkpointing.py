@@ -12,22 +12,30 @@ from rftfm_ray.types import ProbeResult, StepId
 
 
 class CheckpointWriter:
-    """Writes a checkpoint where one is due, and marks the one with the best held-out accuracy.
+    """Writes a checkpoint where one is due, and marks the one with the best accuracy.
 
-    A result of the held-out probe counts for one checkpoint, the next one of its attempt; a checkpoint without a result
-    is never the best. Of equally good ones the newest is.
+    That is the held-out probe's, or with `by_evaluation` that of an evaluation. A result counts for one checkpoint, the
+    next one of its attempt; a checkpoint without a result is never the best. Of equally good ones the newest is.
     """
 
-    def __init__(self, config: CheckpointConfig, session: Session, records: RunRecords) -> None:
+    def __init__(
+        self, config: CheckpointConfig, session: Session, records: RunRecords, *, by_evaluation: bool = False
+    ) -> None:
         self._config = config
         self._session = session
         self._records = records
         self._accuracy = self._best = math.nan
+        self._by_evaluation = by_evaluation
         self._written: tuple[StepId, str] | None = None
 
     def probed(self, result: ProbeResult) -> None:
-        """Take in a result of the held-out probe, NaN where it could not be computed."""
-        self._accuracy = result.accuracy
+        """Take in a result of the held-out probe, NaN where it could not be computed, unless an evaluation decides."""
+        if not self._by_evaluation:
+            self._accuracy = result.accuracy
+
+    def evaluated(self, accuracy: float) -> None:
+        """Take in the accuracy of the evaluation that decides."""
+        self._accuracy = accuracy
 
     def restart(self) -> None:
         """Leave the attempt that a rollback has abandoned: its newest result does not count for later weights.

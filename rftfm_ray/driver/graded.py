@@ -15,7 +15,7 @@ SLOWER_VERDICTS = 4.0
 
 
 def graded_limit(plan: RunPlan) -> Limit:
-    """Time limit of generating and grading the answers of a step or of the largest probe.
+    """Time limit of generating and grading the answers of a step, of the largest probe or of an evaluation.
 
     `rollout.timeout_s` is that of generating. A judge of 5 s takes 800 s for the 1,280 answers of the first probe, so
     its verdicts have a time of their own, from what one took when the task was checked.
@@ -23,7 +23,8 @@ def graded_limit(plan: RunPlan) -> Limit:
     config, verifier = plan.config, plan.config.verifier
     steps = (stage.algorithm.prompts_per_step * stage.algorithm.samples_per_prompt for _, stage in config.stages())
     probe = config.probe.final_size + config.probe.sampled(config.probe.final_size)
-    rounds = math.ceil(max(*steps, probe) / (config.rollout.num_actors * verifier.workers))
+    evaluated = max((min(config.eval.size, len(one.problems)) for one in plan.evals), default=0) * config.eval.samples
+    rounds = math.ceil(max(*steps, probe, evaluated) / (config.rollout.num_actors * verifier.workers))
     verdicts_s = round(rounds * min(verifier.timeout_s, SLOWER_VERDICTS * plan.verdict_s))
     return Limit(config.rollout.timeout_s + verdicts_s, "rollout.timeout_s or verifier.workers")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import ProbeConfig
 from rftfm_ray.driver.checkpointing import CheckpointWriter, due
+from rftfm_ray.driver.evaluating import Evaluator
 from rftfm_ray.driver.guard import Guard, Tell
 from rftfm_ray.driver.planned_changes import PlannedChanges
 from rftfm_ray.driver.probing import HeldOutProbe
@@ -18,7 +19,7 @@ from rftfm_ray.driver.session import Session
 from rftfm_ray.driver.stopping import Outlook, StopSignal
 from rftfm_ray.driver.verdict_watch import VerdictWatch
 from rftfm_ray.incidents.state import Entry
-from rftfm_ray.metrics import CheckMetrics, StepRow, Timings
+from rftfm_ray.metrics import CheckMetrics, Evaluation, StepRow, Timings
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.preflight.findings import Checked, Finding, log_finding
 from rftfm_ray.telemetry.features import batch_metrics, part_figures
@@ -36,7 +37,8 @@ MOST_WAIT_S = 0.1
 class Listeners:
     """Callbacks of a run, called from its own thread: for every step's row and every entry of the guard's journal.
 
-    `learn` is called with the journal of the run that this one continues, if there is one.
+    `learn` is called with the journal of the run that this one continues, if there is one, and `evaluated` with every
+    evaluation.
     `finding` is called with everything that preflight finds, and `preflight` with all of its outcomes at its end.
     `stopped` is called with one sentence when a signal has ended the run, as soon as its state is saved; `stop` is
     where that signal is noticed.
@@ -49,23 +51,28 @@ class Listeners:
     finding: Callable[[Finding], None] = log_finding
     preflight: Callable[[Checked], None] = lambda _: None
     learn: Callable[[Sequence[Entry]], None] = lambda _: None
+    evaluated: Callable[[Evaluation], None] = lambda _: None
 
-    def beside(self, row: Observer, entry: Tell, learn: Callable[[Sequence[Entry]], None]) -> Listeners:
-        """The same with others that listen after these."""
+    def beside(self, other: Listeners) -> Listeners:
+        """The same, with others that are told after these of rows, entries and evaluations."""
 
         def both_rows(new: StepRow) -> None:
             self.row(new)
-            row(new)
+            other.row(new)
 
         def both_entries(new: Entry) -> None:
             self.entry(new)
-            entry(new)
+            other.entry(new)
 
         def both_learn(old: Sequence[Entry]) -> None:
             self.learn(old)
-            learn(old)
+            other.learn(old)
 
-        return replace(self, row=both_rows, entry=both_entries, learn=both_learn)
+        def both_evaluated(found: Evaluation) -> None:
+            self.evaluated(found)
+            other.evaluated(found)
+
+        return replace(self, row=both_rows, entry=both_entries, learn=both_learn, evaluated=both_evaluated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,7 @@ class Parts:
     observe: Observer
     stop: StopSignal = field(default_factory=StopSignal)
     preflight: Callable[[Session, float], None] = lambda *_: None
+    evaluated: Callable[[Evaluation], None] = lambda _: None
 
 
 @dataclass(slots=True)
@@ -110,12 +118,14 @@ def loop(parts: Parts) -> Curve:
         RftfmError: when an actor fails.
     """
     config, session, guard, records = parts.plan.config, parts.session, parts.guard, parts.records
+    evaluator = Evaluator(parts.plan, session, records, parts.evaluated)
     curve, watched = Curve(), config.guard.mode is not GuardMode.OFF
     changes = PlannedChanges(parts.plan, session, guard, records)
     remedies = RemedyExecutor(session, guard, records, config.probe.size)
-    probe, checkpoints = HeldOutProbe(config.probe, session), CheckpointWriter(config.checkpoints, session, records)
+    probe, checkpoints = HeldOutProbe(config.probe, session), _checkpoints(parts)
     verdicts = VerdictWatch(parts.plan.task.name, config.verifier.max_failing_steps)
     _start(parts, curve)
+    evaluator.run()
     for position in session.positions():
         if parts.stop.requested:
             return _stop(session, checkpoints, curve)
@@ -157,8 +167,18 @@ def loop(parts: Parts) -> Curve:
         )  # fmt: skip
         _record(parts, curve, row, (batch, report.vetoes))
         verdicts.check(batch, session)
+        evaluator.after_step(checkpoints)
         checkpoints.after_step(last=session.finished(position))
-    return _complete(parts, checkpoints, curve)
+    curve = _complete(parts, checkpoints, curve)
+    if not parts.stop.requested:
+        evaluator.run()
+    return curve
+
+
+def _checkpoints(parts: Parts) -> CheckpointWriter:
+    config = parts.plan.config
+    by_evaluation = config.eval.best is not None
+    return CheckpointWriter(config.checkpoints, parts.session, parts.records, by_evaluation=by_evaluation)
 
 
 def _recorded(

@@ -220,7 +220,7 @@ def _run(started: Started, listeners: Listeners, began: float) -> RunSummary:
         incident_hook(planned, started.guards, records) as hook,
         run_loggers(planned, records) as loggers,
     ):
-        listeners = listeners.beside(loggers.row, loggers.entry, loggers.learn)
+        listeners = listeners.beside(loggers.listeners())
         parameters = planned.facts.parameters
         process = this_process()
         records.event(
@@ -234,7 +234,7 @@ def _run(started: Started, listeners: Listeners, began: float) -> RunSummary:
             records.event("resumed", session.position.id, checkpoint=str(planned.resume))
         guard = _attach(started, session, records, listeners, hook)
         checks = finishing(started.preflight, records, listeners)
-        parts = Parts(planned, session, guard, records, listeners.row, listeners.stop, checks)
+        parts = Parts(planned, session, guard, records, listeners.row, listeners.stop, checks, listeners.evaluated)
         curve, last = loop(parts), session.position.id
         if curve.stopped:
             records.event("run_stopped", last, signal=listeners.stop.name, checkpoint=Path(curve.checkpoint).name)

@@ -19,7 +19,7 @@ from rftfm_ray.driver.graded import graded_limit, probe_result
 from rftfm_ray.errors import LearnerError, SyncError
 from rftfm_ray.metrics import UpdateMetrics
 from rftfm_ray.planning import RunPlan
-from rftfm_ray.rollout.jobs import ProbeCounts, ProbeOrder, Rehearsed, probe_jobs, split_jobs, step_jobs
+from rftfm_ray.rollout.jobs import AnswerCount, ProbeCounts, ProbeOrder, Rehearsed, probe_jobs, split_jobs, step_jobs
 from rftfm_ray.rollout.seams import Exposure
 from rftfm_ray.rollout.weights import Served, WeightsUpdate
 from rftfm_ray.tasks.api import Problem
@@ -224,6 +224,13 @@ class Session:
         """Wait for a probe of the version at `made`."""
         counted = wait_for(counts, self._graded_limit, "probing held-out accuracy")
         return probe_result(made.id.step, made.model_version, counted)
+
+    def evaluate(self, problems: Sequence[Problem], samples: int) -> list[AnswerCount]:
+        """Answers to problems at the current version: a greedy one, or several drawn as in training."""
+        jobs = probe_jobs(problems, greedy=True) if samples == 1 else step_jobs(problems, samples)
+        shares, now = split_jobs(jobs, samples, len(self._group.rollouts)), self.position
+        made = self._group.rollouts.evaluate(shares, now.id, self._sampling(now.id.step + 1), now.model_version)
+        return [each for part in wait_for(made, self._graded_limit, "evaluating") for each in part]
 
     def verifier_error(self, step: StepId) -> str:
         """Why the verifier failed first in `step`, by the first rollout actor that knows; empty when none does."""

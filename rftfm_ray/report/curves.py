@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rftfm_ray.report import charts as canvas
 from rftfm_ray.report.charts import BLACK, BLUE, GREEN, GREY, SPAN, VERMILION, Marks, themed
 from rftfm_ray.report.markup import Html, joined, tag
+from rftfm_ray.runs.evaluations import evaluations_of
 from rftfm_ray.runs.incidents import Incident, Mark
 from rftfm_ray.runs.planned import changes_of, controls_of, faults_of
 from rftfm_ray.runs.reader import PART, Probe, RunData
@@ -76,6 +77,7 @@ _DOTS = (0, (1.5, 1.5))
 PART_STYLES: tuple[tuple[str, str | tuple[int, tuple[float, ...]]], ...] = (
     (BLUE, "-"), (VERMILION, _DASH), (GREEN, _DOTS), (BLACK, "-"), (BLUE, _DOTS), (VERMILION, "-"),
 )  # fmt: skip
+EVALUATIONS = "evaluations"
 LONGEST_LABEL = 40
 """Characters of the name of a part that are shown."""
 PANELS = (
@@ -139,8 +141,17 @@ def _ascii(text: str) -> str:
 def curves(data: RunData, marks: Marks) -> list[Html]:
     """A figure for every panel that has something to show."""
     with canvas.style():
-        panels = [PANELS[0], *_reward_parts(data), *PANELS[1:]]
+        evaluated = _evaluations(evaluations_of(data))
+        panels = [PANELS[0], *_reward_parts(data), PANELS[1], *evaluated, *PANELS[2:]]
         return [panel_figure(panel, data, marks) for panel in panels if _has_values(panel, data)]
+
+
+def _evaluations(evaluated: Mapping[str, Sequence[Probe]]) -> list[Panel]:
+    """A panel for the evaluations, where there are some; of many the first curves are drawn."""
+    lines = tuple(Line(name, name, *style) for name, style in zip(evaluated, PART_STYLES, strict=False))
+    rest = f"; {len(evaluated) - len(lines)} more in events.jsonl" if len(evaluated) > len(lines) else ""
+    note = f"right answers to sets of problems, each answered by one version{rest}"
+    return [Panel(EVALUATIONS, "Evaluations", note, lines)] if lines else []
 
 
 def _reward_parts(data: RunData) -> list[Panel]:
@@ -158,8 +169,8 @@ def _reward_parts(data: RunData) -> list[Panel]:
 
 
 def _has_values(panel: Panel, data: RunData) -> bool:
-    if panel.key == "probe":
-        return bool(data.graded)
+    if panel.key in ("probe", EVALUATIONS):
+        return bool(data.graded) or panel.key == EVALUATIONS
     if panel.only_if and not any(value > 0 for name in panel.only_if for value in data.steps.column(name)):
         return False
     return any(math.isfinite(value) for line in panel.lines for value in data.steps.column(line.column))
@@ -175,6 +186,10 @@ def panel_figure(panel: Panel, data: RunData, marks: Marks) -> Html:
         axes.axhspan(*panel.usual, color=GREEN, alpha=0.16, linewidth=0, zorder=1.4).set_gid("usual")
     if panel.key == "probe":
         _probes(axes, data)
+    elif panel.key == EVALUATIONS:
+        for line, probes in zip(panel.lines, evaluations_of(data).values(), strict=False):
+            drawn = [(probe, probe.accuracy) for probe in probes]
+            _probe_line(axes, drawn, Stroke(line.colour, line.dash, 1.2), ("o", 3.2), line.column)
     else:
         _lines(axes, panel, data)
     note = panel.note + (_logarithmic(axes, panel, data) if panel.wide else "")

@@ -55,6 +55,15 @@ class ProbeCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerCount:
+    """The answers to one problem: how many were graded, and how many of these are right."""
+
+    group: int
+    graded: int
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rehearsed:
     """An episode that nobody grades or learns from.
 

@@ -264,6 +264,9 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
         "channels.golden_size", "channels.replay_rate", "channels.known_calls_every", "channels.known_calls",
         "channels.fingerprint_every", "channels.update_replay_every",
     ),
+    "it asks beside training, and no signal comes of it": (
+        "eval.sets", "eval.every", "eval.samples", "eval.size", "eval.best",
+    ),
     "it says what is checked before the first step, by copies of what trains": (
         "preflight.mode", "preflight.verdicts", "preflight.timeout_s", "preflight.groups",
     ),

@@ -13,7 +13,7 @@ from rftfm_ray.batch import TrajectoryBatch
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import RecordError, SignalInterrupt, StoppedError
 from rftfm_ray.files import write_atomic
-from rftfm_ray.metrics import StepRow
+from rftfm_ray.metrics import Evaluation, StepRow
 from rftfm_ray.telemetry.events import EventLog
 from rftfm_ray.telemetry.metrics import StepGauges
 from rftfm_ray.telemetry.parts import BackgroundWriter
@@ -85,6 +85,14 @@ class RunRecords:
             seconds=result.seconds,
             **purpose,
         )
+
+    def evaluation(self, found: Evaluation) -> None:
+        """Record an evaluation."""
+        self.event(
+            "evaluation", found.id, name=found.name, model_version=found.model_version, problems=found.problems,
+            samples=found.samples, accuracy=found.accuracy, ungraded=found.ungraded, seconds=found.seconds,
+            **{f"pass_at_{k}": chance for k, chance in found.pass_at},
+        )  # fmt: skip
 
     def summary(self, summary: RunSummary) -> None:
         """Write `summary.json`, the last file of a run that ended well."""

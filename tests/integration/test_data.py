@@ -17,6 +17,7 @@ from rftfm_ray.driver.run import train
 from rftfm_ray.errors import TaskError
 from rftfm_ray.plugins import load_attribute
 from rftfm_ray.tasks.api import text_digest
+from rftfm_ray.telemetry.events import read_events
 from rftfm_ray.telemetry.recorder import read_reward_parts, read_steps, read_trajectories
 from rftfm_ray.types import RunSummary
 
@@ -107,12 +108,23 @@ def test_a_verl_data_set_and_its_compute_score_are_trained_on_unchanged(
 
 def test_a_trl_data_set_with_two_functions_and_a_held_out_file(files: Path, runs: Path, warm: WarmActors) -> None:
     mine = files / "mine.py"
+    (files / "hard.jsonl").write_text('{"prompt": "91+19=", "answer": "110"}\n{"prompt": "99+99=", "answer": "198"}')
     asked = config(
         f"data.train={files / 'train.jsonl'}", f"data.heldout={files / 'heldout.jsonl'}",
+        f"eval.sets=[heldout,hard={files / 'hard.jsonl'}]", "eval.every=2", "eval.samples=4", "eval.size=20",
         f"reward.functions=[{mine}:right,{mine}:short]", "reward.weights=[1,0.5]",
     )  # fmt: skip
     summary = train(asked, runs / "trl", warm=warm)
     rows = made(summary)
+    events: list[dict[str, Any]] = [dict(event) for event in read_events(Path(summary.run_dir) / "events.jsonl")]
+    found = [event for event in events if event["kind"] == "evaluation"]
+    assert [(event["step"], event["name"], event["problems"]) for event in found] == [
+        (step, name, size) for step in (0, 2, 3) for name, size in (("heldout", 20), ("hard", 2))
+    ]
+    for event in found:
+        assert 0 <= event["accuracy"] <= event["pass_at_2"] <= event["pass_at_4"] <= 1
+    assert found[0]["accuracy"] > 0.1
+    assert "Evaluations" in (Path(summary.run_dir) / "report.html").read_text()
     # The parts have means of their own, which add up to the reward's.
     parts = read_reward_parts(Path(summary.run_dir)).to_pylist()
     assert [row["part"] for row in parts] == ["right", "short"] * 3

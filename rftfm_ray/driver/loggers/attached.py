@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rftfm_ray.driver.hooks import EVENTS
 from rftfm_ray.driver.loggers.base import Note, RunLogger
+from rftfm_ray.driver.loop import Listeners
 from rftfm_ray.errors import ConfigError, RecordError
 from rftfm_ray.incidents.state import Entry, EntryKind, carries_remedy
-from rftfm_ray.metrics import StepRow
+from rftfm_ray.metrics import Evaluation, StepRow
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.runs.words import describe
 from rftfm_ray.telemetry.records import RunRecords
@@ -76,6 +77,17 @@ class Loggers:
         text = f"{code} #{number}: {what}".lstrip() + (f" ({why})" if why else "")
         note = Note(entry.id.paid_step, entry.id.step, number, code, EVENTS[entry.kind], text)
         self._each(lambda logger: logger.note(note))
+
+    def evaluated(self, found: Evaluation) -> None:
+        """Log an evaluation, at the last step before it."""
+        values = {f"eval/{found.name}/accuracy": found.accuracy}
+        values |= {f"eval/{found.name}/pass@{k}": chance for k, chance in found.pass_at}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._each(lambda logger: logger.figures(finite, found.id.paid_step))
+
+    def listeners(self) -> Listeners:
+        """What a run tells them of."""
+        return Listeners(row=self.row, entry=self.entry, learn=self.learn, evaluated=self.evaluated)
 
     def close(self) -> None:
         """Close all of them."""

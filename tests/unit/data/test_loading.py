@@ -11,7 +11,7 @@ import pytest
 
 from rftfm_ray.config import DataConfig
 from rftfm_ray.data.forms import Form
-from rftfm_ray.data.loading import LoadedData, load_data
+from rftfm_ray.data.loading import LoadedData, load_data, load_eval
 from rftfm_ray.errors import DataError
 
 
@@ -120,3 +120,18 @@ def test_too_few_rows_to_hold_some_out_are_refused(tmp_path: Path) -> None:
 def test_an_answer_that_is_a_list_is_json(tmp_path: Path) -> None:
     data = loaded(tmp_path, [{"prompt": f"q{n}", "answer": [n, "b"]} for n in range(20)])
     assert json.loads(data.train[0].answer)[1] == "b"
+
+
+def test_a_set_for_evaluations_is_read_like_the_data_set_and_never_trained_on(tmp_path: Path) -> None:
+    data, file = loaded(tmp_path, sums(40)), tmp_path / "hard.jsonl"
+    rows = [{"prompt": "900+1=", "answer": 901}, {"prompt": "", "answer": 1}, {"prompt": "901+1=", "answer": 902}]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    read, notes = load_eval("hard", str(file), data, render, lambda _: True)
+    assert (read.name, [problem.answer for problem in read.problems]) == ("hard", ["901", "902"])
+    assert len(notes) == 1
+    assert notes[0].startswith("1 row of eval.sets=hard left out")
+    file.write_text(json.dumps({"prompt": data.train[0].prompt, "answer": 1}))
+    with pytest.raises(
+        DataError, match=r"data\.train and eval\.sets=hard=.* share 1 prompts.*an evaluation would measure"
+    ):
+        load_eval("hard", str(file), data, render, lambda _: True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from rftfm_ray.driver.loggers.base import Note
 from rftfm_ray.driver.loop import Listeners
 from rftfm_ray.errors import ConfigError, RecordError
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
+from rftfm_ray.metrics import Evaluation
 from rftfm_ray.planning import RunPlan
 from rftfm_ray.telemetry.records import RunRecords
 from rftfm_ray.types import StepId
@@ -151,16 +152,20 @@ def test_records_that_fail_too_do_not_end_the_run(tmp_path: Path, monkeypatch: p
 
 def test_listeners_are_told_before_the_loggers() -> None:
     order: list[str] = []
-    listeners = Listeners(
-        row=lambda _: order.append("row"), entry=lambda _: order.append("entry"), learn=lambda _: order.append("learn")
-    ).beside(
-        lambda _: order.append("row of logger"), lambda _: order.append("entry of logger"),
-        lambda _: order.append("learn of logger"),
-    )  # fmt: skip
+
+    def listening(name: str) -> Listeners:
+        def heard(kind: str) -> Callable[[object], None]:
+            return lambda _: order.append(f"{kind} {name}")
+
+        return Listeners(row=heard("row"), entry=heard("entry"), learn=heard("learn"), evaluated=heard("evaluated"))
+
+    listeners = listening("first").beside(listening("second"))
     listeners.row(step_row(1))
     listeners.entry(STORY[0])
     listeners.learn(STORY)
-    assert order == ["row", "row of logger", "entry", "entry of logger", "learn", "learn of logger"]
+    listeners.evaluated(Evaluation("a", StepId(0, 1, 1), 1, 1, 1, 1.0, (), 0, 0.0))
+    kinds = ("row", "entry", "learn", "evaluated")
+    assert order == [f"{kind} {name}" for kind in kinds for name in ("first", "second")]
 
 
 def run_of(folder: Path, name: str) -> None:
