@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,7 @@ from rftfm_ray.errors import DataError
 from rftfm_ray.models import read_facts, resolve_model
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.api import Task
-from rftfm_ray.tasks.dataset import DataTask
+from rftfm_ray.tasks.dataset import NAME, DataTask
 from rftfm_ray.tasks.loading import load_task
 from rftfm_ray.tasks.remote_rewards import RemoteReward, check_url
 from rftfm_ray.tasks.reward_functions import parts_of
@@ -98,9 +98,10 @@ def _configured(config: RunConfig, data: LoadedData, room: int) -> RunConfig:
             f"{heldout} rows are held out, too few to tell an accuracy; hold out {FEWEST_HELDOUT} or more by "
             "data.heldout or data.heldout_share."
         )
-    probe = {"size": min(config.probe.size, heldout), "final_size": min(config.probe.final_size, heldout)}
-    changes: Sequence[tuple[str, dict[str, int]]] = (
-        ("task", {"pool_size": len(data.train)}),
+    probe = {name: min(getattr(config.probe, name), heldout) for name in ("size", "final_size")}
+    changes: Sequence[tuple[str, Mapping[str, int | str]]] = (
+        # Nothing that is known of the generator `task.name`, such as what its reward is made of, holds for these rows.
+        ("task", {"name": NAME, "pool_size": len(data.train)}),
         ("probe", probe),
         ("rollout", {"max_model_len": max(config.rollout.max_model_len, room)}),
         ("channels", {"golden_size": min(config.channels.golden_size, heldout)}),

@@ -10,6 +10,7 @@ from pathlib import Path
 from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import RunDirError
 from rftfm_ray.files import PRIVATE_DIR
+from rftfm_ray.tasks.verifiers import JSON
 
 HOME = "RFTFM_HOME"
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -90,9 +91,13 @@ def needed_directory(config: RunConfig) -> str:
     Also empty in a job of `ray job submit`: its directory is a copy that ends with it, and names are relative to the
     one that is submitted.
     """
-    code = (config.task.name, config.guard.policy or "", *config.guard.detectors)
+    code = (config.task.name, config.guard.policy or "", *config.guard.detectors, *config.reward.functions)
     files = [name for name in code if ".py:" in name]
-    named = (config.model.path, config.guard.profile or "", config.guard.diagnosis or "")
-    files += [name for name in named if name and Path(name).exists()]
+    named = [config.model.path, config.guard.profile, config.guard.diagnosis, config.data.train, config.data.heldout]
+    named += [file for _, file in config.eval.files()]
+    named += [name.removeprefix(JSON) for name in config.reward.functions if name.startswith(JSON)]
+    # A directory of a saved data set may be followed by its split.
+    for name in filter(None, named):
+        files += [name] if Path(name).exists() or Path(name.rpartition(":")[0] or name).exists() else []
     is_relative = any(not Path(name).expanduser().is_absolute() for name in files)
     return str(Path.cwd()) if is_relative and JOB not in os.environ else ""

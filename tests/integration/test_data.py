@@ -117,6 +117,8 @@ def test_a_trl_data_set_with_two_functions_and_a_held_out_file(files: Path, runs
     summary = train(asked, runs / "trl", warm=warm)
     rows = made(summary)
     events: list[dict[str, Any]] = [dict(event) for event in read_events(Path(summary.run_dir) / "events.jsonl")]
+    # Nothing that is known of the generator that `task.name` would mean holds for these rows.
+    assert summary.incidents == ()
     found = [event for event in events if event["kind"] == "evaluation"]
     assert [(event["step"], event["name"], event["problems"]) for event in found] == [
         (step, name, size) for step in (0, 2, 3) for name, size in (("heldout", 20), ("hard", 2))

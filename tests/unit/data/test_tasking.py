@@ -12,6 +12,7 @@ import pytest
 
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.data.tasking import task_of
+from rftfm_ray.detection.laws.declaring import declared_course
 from rftfm_ray.errors import ConfigError, DataError, ModelError, TaskError
 from rftfm_ray.models import resolve_model
 from rftfm_ray.rollout.text import TextCodec
@@ -55,6 +56,9 @@ def test_the_rows_decide_how_many_are_trained_on_held_out_and_asked(
     assert isinstance(configured.task, DataTask)
     held = len(configured.task.heldout())
     assert configured.config.task.pool_size == configured.task.size == 70 - held
+    # What is known of the generator `addition`, such as what its reward is made of, does not hold for these rows.
+    assert configured.config.task.name == "data"
+    assert [declared.reward for _, declared in declared_course(configured.config)] == [None]
     assert configured.config.probe.size == configured.config.probe.final_size == held
     assert configured.config.rollout.max_model_len == 128, "the shipped prompts are short"
     assert f"{held} of 70 rows are held out" in caplog.text

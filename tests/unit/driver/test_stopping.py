@@ -221,6 +221,14 @@ def test_resume_command_can_be_pasted_into_a_shell() -> None:
         (("guard.profile=profile.json",), True),
         (("model.path=model",), True),
         (("model.path=absent",), False),
+        (("data.train=model",), True),
+        (("data.train=model:train",), True),
+        (("data.train=absent",), False),
+        (("data.train=/x", "data.heldout=profile.json"), True),
+        (("data.train=/x", "reward.functions=[mine.py:score]"), True),
+        (("data.train=/x", "reward.functions=[exact,'json:profile.json']"), True),
+        (("data.train=/x", "reward.functions=[exact,'http://host/score']"), False),
+        (("data.train=/x", "eval.sets=[hard=profile.json]"), True),
     ],
 )
 def test_command_names_the_directory_that_relative_names_need(
