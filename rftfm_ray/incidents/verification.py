@@ -156,6 +156,7 @@ def _verdict(incident: Incident, case: Case, rules: Rules, *, alarm_active: bool
     cause = plan.cause(case.moved, window, case.reference)
     due = harm.without(*OF_WEIGHTS) if cause is not Cause.OVER and not undone else harm
     unknown = case.disturbed or _unknown(findings, case, due, window) or _not_covered(case, undone)
+    unknown = unknown or (_kept_away(plan, case, window) if cause is Cause.OVER else "")
     if unknown:
         return findings.outcome(OutcomeKind.UNVERIFIED, f"not verified: {unknown}") if late else unknown
     short = _loss(findings, rules.probe_size) or _out_of_band(moved, case, window, due)
@@ -320,12 +321,28 @@ def _harm_unseen(findings: _Findings, case: Case, harm: Harm) -> str:
     return f"severity was {as_nats(findings.before)} nats before, within its healthy band"
 
 
+def _kept_away(plan: RemedyPlan, case: Case, window: Sequence[StepReport]) -> str:
+    """The lever that keeps the harm away while nothing was measured of the cause; empty where none does.
+
+    Without such a lever the harm itself shows that the cause is over.
+    """
+    names = [name for name in case.moved if name in plan.containing]
+    if not names or not plan.source_reads or _is_measured(plan, window):
+        return ""
+    return f"whether its cause is still active was not measured, and {names[0]} keeps its harm away"
+
+
+def _is_measured(plan: RemedyPlan, window: Sequence[StepReport]) -> bool:
+    return any(measured_values(window, name) for name in plan.source_reads)
+
+
 def _cause(plan: RemedyPlan, window: Sequence[StepReport]) -> str:
     """What is known of a cause that is not seen to be active."""
     if not plan.source_reads:
         return "its cause cannot be observed apart from it"
-    measured = any(measured_values(window, name) for name in plan.source_reads)
-    return "its cause is no longer active" if measured else "whether its cause is still active was not measured"
+    if not _is_measured(plan, window):
+        return "whether its cause is still active was not measured"
+    return "its cause is no longer active"
 
 
 def _fell(findings: _Findings, longer: float) -> str:

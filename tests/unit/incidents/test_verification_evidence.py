@@ -62,6 +62,26 @@ def test_resolved_says_what_is_known_of_the_cause(
     assert outcome.reason.endswith(f" and {words}")
 
 
+@pytest.mark.parametrize(
+    ("code", "harm", "unmeasured", "lever"),
+    [
+        ("TE-1", "tool_error_rate", "tool_shadow_error_rate", "tool_instance"),
+        ("RF-1", "trained_mismatch_rate", "regrade_mismatch_rate", "regrade_rate"),
+    ],
+)
+def test_harm_that_a_lever_keeps_away_is_not_resolved_unless_its_cause_was_measured(
+    code: str, harm: str, unmeasured: str, lever: str
+) -> None:
+    found = replace(case({harm: 0.5}, {unmeasured: math.nan}), moved=(lever,))
+    assert kind(verdict(code, found)) is not OutcomeKind.RESOLVED
+    late = verdict(code, replace(found, after=reports(15, TIMEOUT, **{unmeasured: math.nan})))
+    assert kind(late) is OutcomeKind.UNVERIFIED
+    assert late is not None
+    assert late.reason.endswith(f"was not measured, and {lever} keeps its harm away")
+    measured = verdict(code, replace(case({harm: 0.5}, {}), moved=(lever,)))
+    assert kind(measured) is OutcomeKind.RESOLVED
+
+
 def test_every_check_of_a_cause_names_the_signals_that_it_reads() -> None:
     for plan in (plan for fault in PLANS.values() for plan in fault.plans):
         assert bool(plan.source_reads) is (plan.source_active is not never_active)
