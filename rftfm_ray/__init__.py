@@ -1,5 +1,7 @@
 """Reinforcement fine-tuning on Ray that detects faults, diagnoses them, applies a remedy and verifies it."""
 
+from typing import TYPE_CHECKING
+
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.errors import RftfmError
 from rftfm_ray.metrics import StepRow
@@ -7,6 +9,9 @@ from rftfm_ray.policies.api import PolicyContext
 from rftfm_ray.tasks import Observation, Problem, Task, ToolCall, ToolStatus, Transcript, Verdict
 from rftfm_ray.types import Action, Levers, RunSummary
 from rftfm_ray.verdicts import Decision, Outcome, Remedy
+
+if TYPE_CHECKING:
+    from rftfm_ray.driver.run import train
 
 __all__ = [
     "Action",

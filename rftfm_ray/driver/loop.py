@@ -118,14 +118,12 @@ def loop(parts: Parts) -> Curve:
         RftfmError: when an actor fails.
     """
     config, session, guard, records = parts.plan.config, parts.session, parts.guard, parts.records
-    evaluator = Evaluator(parts.plan, session, records, parts.evaluated)
     curve, watched = Curve(), config.guard.mode is not GuardMode.OFF
     changes = PlannedChanges(parts.plan, session, guard, records)
     remedies = RemedyExecutor(session, guard, records, config.probe.size)
     probe, checkpoints = HeldOutProbe(config.probe, session), _checkpoints(parts)
-    verdicts = VerdictWatch(parts.plan.task.name, config.verifier.max_failing_steps)
-    _start(parts, curve)
-    evaluator.run()
+    verdicts, evaluator = VerdictWatch(parts.plan.task.name, config.verifier.max_failing_steps), _evaluator(parts)
+    _start(parts, evaluator, curve)
     for position in session.positions():
         if parts.stop.requested:
             return _stop(session, checkpoints, curve)
@@ -158,9 +156,8 @@ def loop(parts: Parts) -> Curve:
         waited, probe_s = bounded - start, probed.seconds if probed else 0.0
         timings = Timings(generated - start, trained - generated, ended - trained, waited, probe_s, ended - start)
         parity = session.parity() if due(position.id.step, config.sync.parity_every) else math.nan
-        checks = CheckMetrics(
-            *_accuracies(probed), parity, mismatch, *session.figures(before, position, report.metrics)
-        )
+        figures = session.figures(before, position, report.metrics)
+        checks = CheckMetrics(*_accuracies(probed), parity, mismatch, *figures)
         row = StepRow(
             position.id, position.model_version, observed, report.metrics, report.credit, timings, checks,
             report.snapshots, part_figures(batch, parts.plan.task.parts),
@@ -169,10 +166,11 @@ def loop(parts: Parts) -> Curve:
         verdicts.check(batch, session)
         evaluator.after_step(checkpoints)
         checkpoints.after_step(last=session.finished(position))
-    curve = _complete(parts, checkpoints, curve)
-    if not parts.stop.requested:
-        evaluator.run()
-    return curve
+    return _complete(parts, checkpoints, evaluator, curve)
+
+
+def _evaluator(parts: Parts) -> Evaluator:
+    return Evaluator(parts.plan, parts.session, parts.records, parts.evaluated)
 
 
 def _checkpoints(parts: Parts) -> CheckpointWriter:
@@ -203,8 +201,8 @@ def _stop(session: Session, checkpoints: CheckpointWriter, curve: Curve) -> Curv
     return curve
 
 
-def _complete(parts: Parts, checkpoints: CheckpointWriter, curve: Curve) -> Curve:
-    """End after the last step, with a large probe.
+def _complete(parts: Parts, checkpoints: CheckpointWriter, evaluator: Evaluator, curve: Curve) -> Curve:
+    """End after the last step, with a large probe and an evaluation.
 
     A run that has made its last step is complete, whoever asks it to end. It is still given the checkpoint that a
     signal has announced: before the probe, which whoever sent the signal may not wait for, or after it.
@@ -216,11 +214,13 @@ def _complete(parts: Parts, checkpoints: CheckpointWriter, curve: Curve) -> Curv
     parts.stop.outlook = Outlook.CLOSING
     if parts.stop.requested:
         checkpoints.write()
+    else:
+        evaluator.run()
     return curve
 
 
-def _start(parts: Parts, curve: Curve) -> None:
-    """Prepare the first step: the same weights everywhere, a first snapshot, and a large probe."""
+def _start(parts: Parts, evaluator: Evaluator, curve: Curve) -> None:
+    """Prepare the first step: the same weights everywhere, a first snapshot, a large probe, and an evaluation."""
     session, config = parts.session, parts.plan.config
     mismatch = session.resync()
     parts.records.event("parity", session.position.id, gap=session.parity())
@@ -231,6 +231,7 @@ def _start(parts: Parts, curve: Curve) -> None:
     parts.guard.note_probe(session.position.id, curve.probes[-1])
     # Until here a signal has ended the run where it was; from here on the step in progress is completed.
     parts.stop.defer()
+    evaluator.run()
 
 
 def _probe(parts: Parts, config: ProbeConfig, curve: Curve) -> None:

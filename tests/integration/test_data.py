@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from examples import train_from_python
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.driver.run import train
@@ -152,3 +153,9 @@ def test_a_verifier_that_ships_gives_the_guard_known_answers(files: Path, runs: 
     assert min(steps["golden_count"].to_pylist()) == 16
     assert max(steps["golden_mismatch_rate"].to_pylist()) == 0
     assert max(steps["regrade_mismatch_rate"].to_pylist()) == 0
+
+
+def test_a_run_from_a_script_prints_its_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = train_from_python.run(tmp_path, "steps=2", "probe.every=0", "algorithm.prompts_per_step=6")
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["step 1", "step 2"]
+    assert (summary.steps, summary.incidents) == (2, ())

@@ -1,0 +1,32 @@
+"""The examples: every configuration is valid, and the reward server answers as a run asks it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import requests
+
+from examples import reward_server
+from rftfm_ray.config import load_config
+from rftfm_ray.tasks.api import Problem
+from rftfm_ray.tasks.remote_rewards import RemoteReward
+from rftfm_ray.tasks.reward_functions import Graded
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_configuration_is_valid(file: Path) -> None:
+    load_config(file, [])
+
+
+def test_reward_server_gives_rewards_and_refuses_what_it_cannot_grade() -> None:
+    with reward_server.serve(0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/score"
+        rows = [(Problem("a", "1+1=", "2", {"answer": "2"}), " 2"), (Problem("b", "1+2=", "3", {"answer": "3"}), "4")]
+        assert RemoteReward(url, 5.0)(rows) == [Graded(1.0, is_right=True), Graded(0.0, is_right=False)]
+        assert requests.post(url, data=b"{}", timeout=5).status_code == 400
+        server.shutdown()
