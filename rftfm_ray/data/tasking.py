@@ -20,8 +20,8 @@ from rftfm_ray.tasks.reward_functions import parts_of
 
 logger = logging.getLogger(__name__)
 
-SERVER_SHARE = 0.8
-"""Share of `verifier.timeout_s` that a reward server has for its answer."""
+SERVER_SHARE = 0.6
+"""Share of `verifier.timeout_s` that a reward server has for its answer; the rest before it takes a third of that."""
 FEWEST_HELDOUT = 16
 """Held-out rows below which accuracy says nothing; the least that `probe.size` can be."""
 

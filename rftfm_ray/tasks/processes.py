@@ -166,7 +166,11 @@ def _prepare(packed: bytes) -> None:
 def _verdicts(asked: Sequence[Asked]) -> list[Verdict | RewardError]:
     """What the task gives for each, in a form that travels."""
     assert _task is not None  # noqa: S101 - `_prepare` has run
-    return [_plain(_task, given) for given in _task.verify_all(asked)]
+    given = list(_task.verify_all(asked))
+    if len(given) != len(asked):
+        said = f"gave {len(given)} verdicts for {len(asked)} answers; give one each"
+        return [RewardError(f"The verifier of task {_task.name} {said}.")] * len(asked)
+    return [_plain(_task, one) for one in given]
 
 
 def _plain(task: Task, given: object) -> Verdict | RewardError:

@@ -75,7 +75,7 @@ class RemoteReward:
         try:
             reply = self._reply(lists_of(rows), 0 if self._rest_s else self._pauses.retries)
         except (requests.RequestException, HTTPError, ValueError) as error:
-            longest = min(self._pauses.longest_s, self._timeout_s / 2)
+            longest = min(self._pauses.longest_s, self._timeout_s / 3)
             self._rest_s = min(2 * self._rest_s or self._pauses.rest_s, longest)
             self._rests_until = time.monotonic() + self._rest_s
             return [RewardError(f"Reward server {self.name}: {_reason(error, self._timeout_s)}.")] * len(rows)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,22 @@ def test_task_is_otherwise_its_own(start: Any) -> None:
     assert (task.name, task.max_new_tokens, task.knows_references) == ("data", (256,), False)
     assert (task.pool(3, 0), task.heldout(), task.respond(row(1), 0, "x")) == ((), (), None)
     assert task.difficulty(row(1)) == 2.0
+
+
+class Short(DataTask):
+    """A task that forgets a verdict."""
+
+    def verify_all(self, asked: Sequence[tuple[Problem, Transcript]]) -> Sequence[Verdict | Exception]:
+        return super().verify_all(asked)[1:]
+
+
+def test_a_task_that_forgets_a_verdict_gives_none(functions: Path) -> None:
+    processes = VerifierProcesses(Short((), (), parts_of(["exact"], ())), 1, 20.0)
+    try:
+        with processes.ahead(asked("a", "b")), pytest.raises(RewardError, match="gave 1 verdicts for 2 answers"):
+            processes.verdict(*asked("a")[0])
+    finally:
+        processes.close()
 
 
 def test_plain_verifiers_stay_in_their_process() -> None:
