@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rftfm_ray.config import RunConfig
 from rftfm_ray.config.declared import RewardRule
 from rftfm_ray.tasks.calculator import PRICE_PER_CALL
+from rftfm_ray.tasks.verifiers import ships
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +31,18 @@ RELATIONS: Mapping[str, TaskRelations] = {
     ),
 }
 """By `task.name`; a task of the user's has none."""
+
+
+def relations_of(config: RunConfig) -> TaskRelations:
+    """The relations of the task of a configuration.
+
+    An answer to a row of a data set is one turn without a call. Where one verifier that ships is all of the reward, it
+    pays right answers its weight, and others nothing.
+    """
+    if config.data.train is None:
+        return RELATIONS.get(config.task.name, TaskRelations())
+    functions = config.reward.functions
+    weight = config.reward.weights[0] if config.reward.weights else 1.0
+    if len(functions) != 1 or not ships(functions[0]) or weight == 0:
+        return TaskRelations(turn_per_call=True)
+    return TaskRelations(RewardRule((("correct_rate", weight),), abs(weight)), turn_per_call=True)

@@ -182,6 +182,11 @@ def compares(name: str) -> bool:
     return name in VERIFIERS or (name.startswith(REGEX) and ANSWER in name)
 
 
+def ships(name: str) -> bool:
+    """Whether a name is that of a verifier that ships."""
+    return name in VERIFIERS or name.startswith((REGEX, JSON))
+
+
 def verifier_of(name: str) -> Check | None:
     """The verifier of a name; None where it is none that ships.
 

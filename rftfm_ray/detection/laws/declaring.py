@@ -5,7 +5,7 @@ from __future__ import annotations
 from rftfm_ray.config import RunConfig
 from rftfm_ray.config.declared import Aggregation, Declared, DeclaredCourse, Normalization
 from rftfm_ray.config.settings import nominal_settings
-from rftfm_ray.tasks.relations import RELATIONS, TaskRelations
+from rftfm_ray.tasks.relations import relations_of
 
 
 def declared_course(config: RunConfig) -> DeclaredCourse:
@@ -18,7 +18,7 @@ def declared_course(config: RunConfig) -> DeclaredCourse:
 def _declared(config: RunConfig, step: int) -> Declared:
     """What is in force at a step (from 1) without levers."""
     settings, stage = nominal_settings(config, step), config.at(step)
-    relations = RELATIONS.get(stage.task.name, TaskRelations())
+    relations = relations_of(stage)
     is_critic = stage.algorithm.name == "ppo"
     scope = Normalization.BATCH if stage.algorithm.name in ("ppo", "reinforce_pp") else Normalization.GROUP
     return Declared(

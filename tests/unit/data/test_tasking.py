@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rftfm_ray.config import RunConfig, load_config
+from rftfm_ray.config.declared import RewardRule
 from rftfm_ray.data.tasking import task_of
 from rftfm_ray.detection.laws.declaring import declared_course
 from rftfm_ray.errors import ConfigError, DataError, ModelError, TaskError
@@ -58,10 +59,28 @@ def test_the_rows_decide_how_many_are_trained_on_held_out_and_asked(
     assert configured.config.task.pool_size == configured.task.size == 70 - held
     # What is known of the generator `addition`, such as what its reward is made of, does not hold for these rows.
     assert configured.config.task.name == "data"
-    assert [declared.reward for _, declared in declared_course(configured.config)] == [None]
     assert configured.config.probe.size == configured.config.probe.final_size == held
     assert configured.config.rollout.max_model_len == 128, "the shipped prompts are short"
     assert f"{held} of 70 rows are held out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("keys", "rule"),
+    [
+        (["reward.functions=[exact]"], RewardRule((("correct_rate", 1.0),), 1.0)),
+        (["reward.functions=[numeric]", "reward.weights=[-2]"], RewardRule((("correct_rate", -2.0),), 2.0)),
+        (["reward.functions=['regex:a']", "task.reward_scale=10"], RewardRule((("correct_rate", 10.0),), 10.0)),
+        (["reward.functions=[exact,numeric]"], None),
+        (["reward.functions=[mine.py:score]"], None),
+        (["reward.functions=['http://host/score']"], None),
+        (["reward.functions=[exact]", "reward.weights=[0]"], None),
+    ],
+)
+def test_reward_of_one_verifier_that_ships_is_declared_and_no_other(keys: list[str], rule: RewardRule | None) -> None:
+    # Not that of the generator which `task.name` means where there is no data set.
+    ((_, declared),) = declared_course(config("data.train=rows.jsonl", *keys))
+    assert declared.reward == rule
+    assert declared.turn_per_call
 
 
 def test_what_the_rows_decide_is_decided_again_alike(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 from rftfm_ray.actors.monitor import MonitorActor
 from rftfm_ray.actors.roles import Role
 from rftfm_ray.detection.detectors.custom import CustomDetector
-from rftfm_ray.detection.laws import declaring
 from rftfm_ray.detection.monitor import Monitor, MonitorPlan
 from rftfm_ray.detection.reference.mixture import Reference, reference_of
 from rftfm_ray.detection.reference.views import Floats, StepView
@@ -40,6 +39,7 @@ from rftfm_ray.incidents.state import Entry as JournalEntry
 from rftfm_ray.policies.loading import PLAYBOOK
 from rftfm_ray.policies.playbook import Playbook
 from rftfm_ray.policies.safety import SafePolicy
+from rftfm_ray.tasks import relations
 from rftfm_ray.types import GuardMode, StepId
 from rftfm_ray.verdicts import Assessment, Declaration, Evidence, StepReport
 from tests.unit.doubles import recorded_runs
@@ -55,7 +55,7 @@ TUNE = [simulated(seed) for seed in range(1000, 1100)]
 def _rewards_follow_nothing() -> Iterator[None]:
     """Simulated rewards follow the share of right answers closely, and not as the task says: that is no law here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(declaring, "RELATIONS", {})
+        patch.setattr(relations, "RELATIONS", {})
         yield
 
 

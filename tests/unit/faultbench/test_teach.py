@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from rftfm_ray.cli.app import app
-from rftfm_ray.detection.laws import declaring
 from rftfm_ray.detection.reference.mixture import reference_of
 from rftfm_ray.diagnosis.features import SINCE_ONSET
 from rftfm_ray.diagnosis.model import OWN_PAST, PROFILE, read_model
@@ -31,6 +30,7 @@ from rftfm_ray.faultbench.runs.plan import Kind, Split
 from rftfm_ray.faultbench.teaching import learning
 from rftfm_ray.faultbench.teaching.following import follow
 from rftfm_ray.faultbench.teaching.teach import follow_runs
+from rftfm_ray.tasks import relations
 from tests.unit.faultbench.simulated import ONSET, STEPS, simulated
 
 HEALTHY = [simulated(seed) for seed in range(8)]
@@ -42,7 +42,7 @@ OTHERS = [replace(run, entry=replace(run.entry, split=Split.TUNE)) for run in (s
 def _rewards_follow_nothing() -> Iterator[None]:
     """Simulated rewards follow the share of right answers closely, and not as the task says: that is no law here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(declaring, "RELATIONS", {})
+        patch.setattr(relations, "RELATIONS", {})
         yield
 
 
