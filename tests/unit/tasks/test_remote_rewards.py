@@ -196,7 +196,7 @@ def test_a_server_that_fails_is_left_alone_for_longer_and_longer(serve: Callable
     assert rewards(function(rows("ab"))) == [2.0]
     began = time.monotonic()
     assert rewards(function(rows("ab"))) == [2.0]
-    assert time.monotonic() - began < 0.05
+    assert time.monotonic() - began < 0.15
 
 
 def test_function_travels_without_its_connections(serve: Callable[..., Server]) -> None:
