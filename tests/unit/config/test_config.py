@@ -64,7 +64,10 @@ def test_configuration_is_immutable() -> None:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_example_configurations_load(path: Path) -> None:
-    assert load_config(path, []).task.name.removeprefix("reasoning_gym:") == path.stem
+    config = load_config(path, [])
+    # A data set has the name of its file's folder.
+    name = config.task.name if config.data.train is None else f"{Path(config.data.train).parts[0]}_gpu"
+    assert name.removeprefix("reasoning_gym:") == path.stem
 
 
 @pytest.mark.parametrize(

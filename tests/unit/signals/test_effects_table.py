@@ -44,12 +44,22 @@ ROWS: dict[str, tuple[Reach, str]] = {
     "task.name": (Reach.KIND, ""),
     "task.options": (Reach.KIND, ""),
     "algorithm.name": (Reach.KIND, ""),
+    "data.train": (Reach.KIND, ""),
+    "data.prompt": (Reach.KIND, ""),
+    "data.answer": (Reach.KIND, ""),
+    "data.max_new_tokens": (Reach.KIND, ""),
+    "reward.functions": (Reach.KIND, ""),
+    "reward.weights": (Reach.KIND, ""),
+    "reward.right": (Reach.KIND, ""),
     # Rounding parts what vLLM and the learner compute for one token, and loses small updates.
     "model.dtype": (Reach.COURSE, "rollout_gap_max rollout_kl rollout_ratio_mean GAPS changed_rate"),
     # The policy that samples is the learner's, rounded; what it samples teaches another course.
     "sync.dtype": (Reach.COURSE, "rollout_gap_max rollout_kl rollout_ratio_mean GAPS"),
     # Fewer distinct problems come back sooner.
     "task.pool_size": (Reach.COURSE, "ASKED"),
+    # What is held out is not trained on.
+    "data.heldout": (Reach.COURSE, "ASKED"),
+    "data.heldout_share": (Reach.COURSE, "ASKED"),
     "task.hard_share": (Reach.COURSE, "ASKED"),
     # Answers may be longer, and so end otherwise, repeat more and be right more often.
     "task.token_scale": (
