@@ -75,6 +75,10 @@ class RewardError(RftfmError):
     """The verifier failed on a transcript: the trajectory is masked, not scored."""
 
 
+class ToolError(RftfmError):
+    """A tool failed on a call: the call is tried again or the trajectory masked, and the model reads none of it."""
+
+
 class VerifierError(SavedRunError):
     """The verifier has failed on everything for several steps. A checkpoint has been written."""
 

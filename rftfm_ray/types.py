@@ -304,6 +304,7 @@ class RunSummary:
     `guard.buffer` reports behind, and `ending` lists what is wrong with the last state. `guard_restarts` counts how
     often monitor or controller was lost and replaced, and `unguarded_steps` the steps without a verdict because the
     guard was lost for good. `hook_failures` counts the events of incidents that `guard.on_incident` was not told.
+    `probe_size` is the number of held-out problems of the first and the last accuracy, 0 where it is not known.
     """
 
     run_dir: str
@@ -327,6 +328,7 @@ class RunSummary:
     guard_restarts: int = 0
     unguarded_steps: int = 0
     hook_failures: int = 0
+    probe_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

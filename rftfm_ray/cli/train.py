@@ -114,7 +114,7 @@ def train(  # noqa: PLR0913 - the parameters of a command are its options
         out.file.write(summary_json(summary) + "\n")
         out.file.flush()
     else:
-        show_summary(summary, config, out, is_resumed=resume is not None)
+        show_summary(summary, out, is_resumed=resume is not None)
     show_ending(summary, config, console)
     if summary.ending and config.guard.on_harm == "fail":
         raise typer.Exit(HARMED)
@@ -131,10 +131,10 @@ def evaluation_words(found: Evaluation) -> str:
     )
 
 
-def show_summary(summary: RunSummary, config: RunConfig, out: Console, *, is_resumed: bool) -> None:
+def show_summary(summary: RunSummary, out: Console, *, is_resumed: bool) -> None:
     """Print the table that a run ends with, and where its records are."""
     out.print(summary_title(summary, is_resumed=is_resumed), style="italic", highlight=False)
-    out.print(summary_table(summary, config, is_resumed=is_resumed))
+    out.print(summary_table(summary, is_resumed=is_resumed))
     show_records(summary, out)
 
 
@@ -191,14 +191,14 @@ def summary_title(summary: RunSummary, *, is_resumed: bool = False) -> str:
     return f"{plural(summary.steps, 'step')}, seed {summary.seed}{began}"
 
 
-def summary_table(summary: RunSummary, config: RunConfig | None = None, *, is_resumed: bool = False) -> Table:
+def summary_table(summary: RunSummary, *, is_resumed: bool = False) -> Table:
     """The table that a run ends with; `is_resumed`: its first values are those of a checkpoint."""
     table = Table()
     for heading in ("", "resumed" if is_resumed else "first", "last"):
         table.add_column(heading, justify="left" if not heading else "right")
     mean = "" if summary.steps == 1 else f" (mean of {min(EDGE, summary.steps)} steps)"
     table.add_row(f"sampled reward{mean}", share(summary.reward_first), share(summary.reward_last))
-    asked = f", {config.probe.final_size} problems" if config is not None else ""
+    asked = f", {summary.probe_size} problems" if summary.probe_size else ""
     table.add_row(f"held-out accuracy (greedy{asked})", share(summary.probe_first), share(summary.probe_last))
     sampled = (summary.probe_sampled_first, summary.probe_sampled_last)
     if not all(map(math.isnan, sampled)):

@@ -36,6 +36,7 @@ from rftfm_ray.config.sections import (
     TaskConfig,
     VerifierConfig,
 )
+from rftfm_ray.config.tools import ToolsConfig
 
 PARITY_GAPS = {"float32": 1e-3, "bfloat16": 2.0}
 """Largest gap in nats between two computations of one token's log-prob, by precision.
@@ -67,6 +68,7 @@ class RunConfig(Section):
     task: TaskConfig = TaskConfig()
     data: DataConfig = DataConfig()
     reward: RewardConfig = RewardConfig()
+    tools: ToolsConfig = ToolsConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     rollout: RolloutConfig = RolloutConfig()
     verifier: VerifierConfig = VerifierConfig()
@@ -117,12 +119,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _combinations(self) -> RunConfig:
-        algorithm, task = self.algorithm, self.task
+    def _only_with_rows(self) -> RunConfig:
         if self.reward.functions and self.data.train is None:
             raise ValueError(
                 f"reward.functions={list(self.reward.functions)} grades answers to the rows of data.train, which is "
                 "not set; set it, or leave reward.functions out: a task grades its own answers"
+            )
+        if self.tools.functions and self.data.train is None:
+            raise ValueError(
+                f"tools.functions={list(self.tools.functions)} are for answers to the rows of data.train, which is not "
+                "set; set it, or leave tools.functions out: a task has an environment of its own"
             )
         files = [text for (_, file), text in zip(self.eval.files(), self.eval.sets, strict=True) if file]
         if files and self.data.train is None:
@@ -130,6 +136,11 @@ class RunConfig(Section):
                 f"eval.sets={files} are rows of the form of data.train, which is not set; set it, or use eval.sets="
                 "[heldout]"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _combinations(self) -> RunConfig:
+        algorithm, task = self.algorithm, self.task
         # A data set has the rows that it has.
         if self.data.train is None and algorithm.prompts_per_step > task.pool_size:
             raise ValueError(

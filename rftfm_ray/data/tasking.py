@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from rftfm_ray.config import RunConfig
+from rftfm_ray.config.tools import TEMPLATE
 from rftfm_ray.data.loading import EvalSet, LoadedData, load_data, load_eval
+from rftfm_ray.data.tools import load_tools, turns_of
 from rftfm_ray.errors import DataError
 from rftfm_ray.models import read_facts, resolve_model
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.api import Task
 from rftfm_ray.tasks.dataset import NAME, DataTask
+from rftfm_ray.tasks.http import check_url
 from rftfm_ray.tasks.loading import load_task
-from rftfm_ray.tasks.remote_rewards import RemoteReward, check_url
+from rftfm_ray.tasks.remote_rewards import RemoteReward
 from rftfm_ray.tasks.reward_functions import parts_of
 
 logger = logging.getLogger(__name__)
@@ -50,25 +53,33 @@ def task_of(config: RunConfig) -> ConfiguredTask:
         return ConfiguredTask(load_task(config.task.name, config.task.options), config)
     # Before a file is read: what is misspelt is said at once.
     parts = parts_of(config.reward.functions, config.reward.weights, partial(_remote, config.verifier.timeout_s))
+    tools = load_tools(config.tools, SERVER_SHARE * config.verifier.timeout_s)
     path = resolve_model(config.model.path)
     codec, positions = TextCodec(str(path)), read_facts(path).max_positions
+    turns = turns_of(config, tools, codec)
+    chat = partial(codec.chat, tools=[tool.schema for tool in tools])
     sizes: dict[str, int] = {}
 
     def fits(prompt: str) -> bool:
         sizes[prompt] = len(codec.encode(prompt))
         return positions is None or sizes[prompt] + config.data.max_new_tokens <= positions
 
-    data = load_data(config.data, codec.chat, fits)
+    data = load_data(config.data, chat, fits)
     if any(part.needs_answer for part in parts) and not data.columns.answer:
         raise DataError(
             f"reward.functions={list(config.reward.functions)} compare with a right answer, and data.train="
             f"{config.data.train} has no column of one; set data.answer."
         )
-    read = [load_eval(name, file, data, codec.chat, fits) for name, file in config.eval.files() if file]
+    read = [load_eval(name, file, data, chat, fits) for name, file in config.eval.files() if file]
     for note in (*data.notes, *(note for _, notes in read for note in notes)):
         logger.warning("%s.", note)
     evals = tuple(found for found, _ in read)
-    task = DataTask(data.train, data.heldout, parts, config.reward.right, config.data.max_new_tokens)
+    task = DataTask(data.train, data.heldout, parts, config.reward.right, turns)
+    if tools and config.tools.calls == TEMPLATE and not any("messages" in row.columns for row in data.train[:1]):
+        logger.warning(
+            "The prompts of data.train are text, which tells the model of none of its tools unless the text does; give "
+            "chat messages, and the chat template does."
+        )
     if not task.knows_references:
         logger.warning(
             "Only reward.functions know what a right answer is: the guard has no known answers to put to them, and "
@@ -76,7 +87,12 @@ def task_of(config: RunConfig) -> ConfiguredTask:
         )
     asked = (data.train, data.heldout, *(found.problems for found in evals))
     longest = max(sizes[problem.prompt] for problems in asked for problem in problems)
-    return ConfiguredTask(task, _configured(config, data, longest + config.data.max_new_tokens), evals)
+    room = longest + sum(task.max_new_tokens)
+    if turns.tools is not None:
+        # A character is a token at most, in all but rare scripts. An episode that needs more room ends for lack of it.
+        room += (turns.most - 1) * (config.tools.max_result + len(codec.encode(turns.tools.frame)))
+        room = room if positions is None else min(room, positions)
+    return ConfiguredTask(task, _configured(config, data, room), evals)
 
 
 def _remote(timeout_s: float, url: str) -> RemoteReward:

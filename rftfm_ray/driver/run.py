@@ -328,4 +328,6 @@ def _summarize(planned: RunPlan, curve: Curve, began: float, totals: GuardTotals
         guard_waits=totals.waits,
         guard_restarts=totals.restarts,
         unguarded_steps=totals.unguarded,
+        # Of a data set it is what its rows leave of the configured number.
+        probe_size=planned.config.probe.final_size,
     )

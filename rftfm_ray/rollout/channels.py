@@ -6,7 +6,6 @@ faulty one in its place. The trusted verifier is the task itself, called past al
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 import math
@@ -92,7 +91,7 @@ class TaskReward:
 
 def task_tools(task: Task) -> tuple[ToolInstance, ...]:
     """Two independent instances of the task's environment."""
-    return tuple(TaskTool(copy.deepcopy(task)) for _ in range(INSTANCES))
+    return tuple(TaskTool(task.instance(number)) for number in range(INSTANCES))
 
 
 class ToolPool:

@@ -39,7 +39,8 @@ class Episode:
     `observations` holds those that are part of it, one for every call but perhaps the last, and `observed` where the
     tokens of each begin and end; `withheld` counts the tokens of one that came and did not fit any more. `asked` are
     the tokens that were declared and asked for in the turn under way, `limits` those of the turns that have ended.
-    `tokens_scale` is the lever by which it was begun: its limits stay what they were when the lever moves.
+    `tokens_scale` is the lever by which it was begun: its limits stay what they were when the lever moves. `over` says
+    that the environment was asked about the last turn and has ended the episode.
     """
 
     job: EpisodeJob
@@ -54,6 +55,7 @@ class Episode:
     limits: list[TurnLimit] = field(default_factory=list)
     asked: tuple[int, int] = (0, 0)
     withheld: int | None = None
+    over: bool = False
     text: str = ""
     termination: Termination | None = None
     refill: int = 0
@@ -81,7 +83,7 @@ class Episode:
             stands = index < len(self.observations) and call.status not in FAILURES
             text = self.observations[index].text if stands else None
             answers.append(Answer(call.turn, self.turns[call.turn], ended=False, observation=text))
-        if self.termination is Termination.STOP:
+        if self.over:
             last = len(self.turns) - 1
             answers.append(Answer(last, self.turns[last], ended=True, observation=None))
         return answers

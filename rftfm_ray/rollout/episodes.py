@@ -195,7 +195,8 @@ class EpisodeRunner:
     def _limits(self, episode: Episode, step: StepId) -> Limits:
         """Limits that end a turn or the episode, besides the environment."""
         turns = self._declared_tokens(episode, step)
-        limits = Limits(frozenset(self._codec.eos_ids), frozenset(self._stop_ids), turns, self._max_model_len)
+        ends, stops = frozenset(self._codec.eos_ids), frozenset(self._stop_ids)
+        limits = Limits(ends, stops, turns, self._max_model_len, self._task.asks_at_end)
         return self._seams.limits(episode.identity(step), limits)
 
     def _declared_tokens(self, episode: Episode, step: StepId) -> tuple[int, ...]:
@@ -235,6 +236,8 @@ class EpisodeRunner:
         turn, last = len(episode.turns) - 1, len(self._task.max_new_tokens) - 1
         if ended and turn < last and self._seams.goes_on(episode.identity(batch.step), turn):
             batch.due.append(Due(result.id, asks=False))
+        elif ended and self._task.asks_at_end:
+            batch.due.append(Due(result.id, asks=True))
         elif ended:
             episode.termination = Termination.EOS
         elif not stopped:
@@ -259,7 +262,8 @@ class EpisodeRunner:
             status = ToolStatus.TIMEOUT if isinstance(error, TimeoutError) else ToolStatus.ERROR
             call = ToolCall(turn, self._task.name, text, type(error).__name__, status)
         if call is None:
-            episode.termination = Termination.STOP
+            at_end = episode.tokens[-1] in self._codec.eos_ids
+            episode.termination, episode.over = Termination.EOS if at_end else Termination.STOP, True
             return
         if call.status in FAILURES and (wait_s := tools.retry_after_s(tries + 1)) is not None:
             heapq.heappush(batch.retries, (time.perf_counter() + wait_s, due.index, tries + 1, began))

@@ -22,12 +22,14 @@ class Limits:
         stop_ids: tokens that end a turn, those of `eos_ids` among them.
         turn_tokens: most tokens of every turn; there are no more turns than these.
         sequence: most tokens of a trajectory, prompt and observations included.
+        asks_at_end: whether the environment is asked about a turn that a token of `eos_ids` has ended.
     """
 
     eos_ids: frozenset[int]
     stop_ids: frozenset[int]
     turn_tokens: tuple[int, ...]
     sequence: int
+    asks_at_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,16 @@ def implied_termination(ended: Ended, limits: Limits) -> Termination | None:
         # No turn began although one was due. A prompt that leaves no room is nothing that the model did.
         cut = Termination.MAX_TOKENS if ended.turns else Termination.FAILED
         return cut if size >= limits.sequence else None
-    if ended.tokens[-1] in limits.eos_ids:
+    at_end = ended.tokens[-1] in limits.eos_ids
+    if at_end and not limits.asks_at_end:
         return Termination.EOS if len(ended.calls) < ended.turns else None
     if ended.tokens[-1] not in limits.stop_ids:
         start = _start_of_last_turn(ended, limits)
         room = min(limits.turn_tokens[ended.turns - 1], limits.sequence - start)
         return Termination.MAX_TOKENS if size - start == room and len(ended.calls) < ended.turns else None
     if len(ended.calls) < ended.turns:
-        return Termination.STOP if ended.withheld is None else None
+        over = Termination.EOS if at_end else Termination.STOP
+        return over if ended.withheld is None else None
     if ended.withheld is None:
         return Termination.FAILED if ended.calls[-1].status in FAILURES else None
     if ended.turns == len(limits.turn_tokens):

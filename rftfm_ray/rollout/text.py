@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rftfm_ray.errors import ModelError
+from rftfm_ray.rollout.chat import ChatTemplate
 
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 
@@ -71,24 +72,41 @@ class TextCodec:
         """Token ids of `text`."""
         return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False)]
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def chat(self, messages: Sequence[Mapping[str, str]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """Chat messages as one text by the tokenizer's chat template, up to where the answer begins.
+
+        Args:
+            messages: with roles and contents.
+            tools: schemas of the tools that the model is told of.
 
         Raises:
             ModelError: when it has no template, or the template refuses the messages.
         """
-        if not getattr(self._tokenizer, "chat_template", None):
+        if not self._has_template:
             raise ModelError(
                 f"The prompts are chat messages, and the tokenizer of model.path={self._path} has no chat template; "
                 "add one to it, or give prompts as text."
             )
-        try:
-            return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-        except Exception as error:  # a template may raise anything
+        return self.template(tools).prompt(messages)
+
+    def template(self, tools: Sequence[Mapping[str, Any]] = ()) -> ChatTemplate:
+        """The tokenizer's chat template, with the tools that its prompts tell of.
+
+        Raises:
+            ModelError: when it has none.
+        """
+        if not self._has_template:
             raise ModelError(
-                f"The chat template of model.path={self._path} refuses a prompt ({one_line(error)}); correct the "
-                "messages, or the template."
-            ) from error
+                f"The tokenizer of model.path={self._path} has no chat template that says how tools are called; add one"
+                " to it, or set both tools.calls=regex:PATTERN and tools.result."
+            )
+        text = self._tokenizer.get_chat_template(None, list(tools) or None)
+        ends = tuple(self.decode([token]) for token in self.eos_ids)
+        return ChatTemplate(f"model.path={self._path}", text, self._tokenizer.special_tokens_map, ends, tuple(tools))
+
+    @property
+    def _has_template(self) -> bool:
+        return bool(getattr(self._tokenizer, "chat_template", None))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of `tokens`. Special tokens stand in it by name: a padding token inside an answer is not nothing."""

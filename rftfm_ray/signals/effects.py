@@ -74,6 +74,7 @@ _REWARD_SPREAD = ("reward_mean", "reward_std", "reward_max")
 _TOOL = ("valid_rate", "length_mean", "reward_mean")
 _OTHER_ROWS = Effect(reason="other rows are another task", reach=Reach.KIND)
 _OTHER_REWARD = Effect(reason="no signal can be compared where answers are worth something else", reach=Reach.KIND)
+_OTHER_TOOLS = Effect(reason="no signal can be compared where turns can do something else", reach=Reach.KIND)
 _ESTIMATOR = ("advantage_std", "value_loss", "explained_variance")
 # What a critic learns, and what it is judged by, are the returns of the episodes that are sampled.
 _RETURNS = (
@@ -135,6 +136,12 @@ _CONSTANT: Mapping[str, Effect] = {
     "reward.functions": _OTHER_REWARD,
     "reward.weights": _OTHER_REWARD,
     "reward.right": _OTHER_REWARD,
+    "tools.functions": _OTHER_TOOLS,
+    "tools.calls": _OTHER_TOOLS,
+    "tools.result": _OTHER_TOOLS,
+    "tools.stop": _OTHER_TOOLS,
+    "tools.max_turns": _OTHER_TOOLS,
+    "tools.max_result": _OTHER_TOOLS,
     "algorithm.name": Effect(reason="no signal of another algorithm can be compared", reach=Reach.KIND),
     "algorithm.minibatches": Effect(
         ("ratio_min", "ratio_max", "changed_rate", "step_kl", "kl_old", "clip_low_rate", "clip_high_rate"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
@@ -111,6 +112,9 @@ class Task(abc.ABC):
     name: ClassVar[str]
     max_new_tokens: ClassVar[tuple[int, ...]]
     stop: ClassVar[str] = ""
+    asks_at_end: ClassVar[bool] = False
+    """Whether a turn that the model ends with an end token is put to `respond` too, as chat models call tools; such an
+    episode is over where `respond` gives None."""
     parts: ClassVar[tuple[str, ...]] = ()
     """Names of the parts of the reward, where it has several that are worth a signal each."""
     in_processes: ClassVar[bool] = False
@@ -155,6 +159,14 @@ class Task(abc.ABC):
         """
         del problem, turn, text
         return None
+
+    def instance(self, number: int) -> Task:
+        """One of several instances of the environment, from 0: one is asked where another fails.
+
+        By default a copy of this one.
+        """
+        del number
+        return copy.deepcopy(self)
 
     def reference(self, problem: Problem) -> Transcript:
         """A transcript that solves `problem`; it must verify as correct. Checked before a run starts."""

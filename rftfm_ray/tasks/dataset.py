@@ -1,20 +1,44 @@
 """The task of a data set: its rows are the problems, and reward functions its verifier. Pure.
 
-One turn: the model answers, and its answer is graded.
+Without tools one turn: the model answers, and its answer is graded. With them a turn may call some and read what they
+give, and the last turn is the answer.
 """
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rftfm_ray.errors import RewardError, TaskError
-from rftfm_ray.tasks.api import Problem, Task, Transcript, Verdict
-from rftfm_ray.tasks.reward_functions import Given, Graded, RewardPart
+from rftfm_ray.tasks.api import Observation, Problem, Task, Transcript, Verdict
+from rftfm_ray.tasks.reward_functions import Given, Graded, RewardPart, Row
+from rftfm_ray.tasks.tools.tool import ToolBox, messages_of
 
 NAME = "data"
 """What the task of a data set is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The turns of an episode.
+
+    Attributes:
+        max_new_tokens: of each.
+        most: turns at most, the answer among them.
+        tools: that turns may call; None for none.
+        stop: text that ends a turn which calls; empty where the model's end token does.
+    """
+
+    max_new_tokens: int = 256
+    most: int = 1
+    tools: ToolBox | None = None
+    stop: str = ""
+
+
+ONE_TURN = Turns()
 
 
 class DataTask(Task):
@@ -27,7 +51,7 @@ class DataTask(Task):
         held: problems that are not.
         parts: reward functions.
         right: what the first part gives for a right answer at least, where it does not say itself what is right.
-        max_new_tokens: of an answer.
+        turns: of an episode.
     """
 
     name = NAME
@@ -38,11 +62,14 @@ class DataTask(Task):
         held: Sequence[Problem],
         parts: Sequence[RewardPart],
         right: float = 1.0,
-        max_new_tokens: int = 256,
+        turns: Turns = ONE_TURN,
     ) -> None:
         self._train, self._held = tuple(train), tuple(held)
         self._parts, self._right = tuple(parts), right
-        self.max_new_tokens = (max_new_tokens,)  # type: ignore[misc]
+        self._tools = turns.tools
+        self.max_new_tokens = (turns.max_new_tokens,) * turns.most  # type: ignore[misc]
+        self.stop = turns.stop  # type: ignore[misc]
+        self.asks_at_end = turns.tools is not None and not turns.stop  # type: ignore[misc]
         self.parts = tuple(part.label for part in parts) if len(parts) > 1 else ()  # type: ignore[misc]
         self.in_processes = not all(part.is_plain for part in parts)  # type: ignore[misc]
         self.knows_references = bool(parts) and all(part.is_solved for part in parts)  # type: ignore[misc]
@@ -64,6 +91,17 @@ class DataTask(Task):
     def heldout(self) -> Sequence[Problem]:
         return self._held
 
+    def instance(self, number: int) -> Task:
+        same = copy.copy(self)
+        if self._tools is not None:
+            same._tools = self._tools.instance(number)
+        return same
+
+    def respond(self, problem: Problem, turn: int, text: str) -> Observation | None:
+        # What the model has called with is all that its tools know of the problem.
+        del problem
+        return None if self._tools is None else self._tools.respond(turn, text)
+
     def verify(self, problem: Problem, transcript: Transcript) -> Verdict:
         (verdict,) = self.verify_all([(problem, transcript)])
         if isinstance(verdict, Exception):
@@ -71,11 +109,12 @@ class DataTask(Task):
         return verdict
 
     def verify_all(self, asked: Sequence[tuple[Problem, Transcript]]) -> Sequence[Verdict | Exception]:
-        rows = [(problem, transcript.turns[-1]) for problem, transcript in asked]
+        rows = [self._row(problem, transcript) for problem, transcript in asked]
         graded = [part.graded(rows) for part in self._parts]
-        return [
-            self._verdict(problem, given) for (problem, _), given in zip(rows, zip(*graded, strict=True), strict=True)
-        ]
+        return [self._verdict(row.problem, given) for row, given in zip(rows, zip(*graded, strict=True), strict=True)]
+
+    def _row(self, problem: Problem, transcript: Transcript) -> Row:
+        return Row(problem, transcript.turns[-1], () if self._tools is None else messages_of(transcript))
 
     def _verdict(self, problem: Problem, given: Sequence[Given]) -> Verdict | RewardError:
         """What the parts come to; the first failure of one is that of all."""

@@ -123,6 +123,7 @@ class OutsideTask(Task):
         self._own, self._processes = task, processes
         self.name = task.name  # type: ignore[misc]
         self.max_new_tokens, self.stop = task.max_new_tokens, task.stop  # type: ignore[misc]
+        self.asks_at_end = task.asks_at_end  # type: ignore[misc]
         self.knows_references, self.parts = task.knows_references, task.parts  # type: ignore[misc]
 
     def pool(self, size: int, seed: int) -> Sequence[Problem]:

@@ -39,8 +39,21 @@ class Graded:
     is_right: bool | None = None
 
 
-Row = tuple[Problem, str]
-"""A row of a data set, and an answer to it."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a data set, and an answer to it.
+
+    Attributes:
+        problem: of the row.
+        answer: text of the last turn.
+        messages: all turns and results of tools as chat messages, where tools may be called.
+    """
+
+    problem: Problem
+    answer: str
+    messages: Sequence[Mapping[str, Any]] = ()
+
+
 Given = Graded | RewardError
 """What a function gave for an answer, or why it gave nothing."""
 
@@ -86,7 +99,7 @@ class RewardPart:
         Raises:
             RewardError: when it raises, or gives no number.
         """
-        (given,) = self.graded([(problem, answer)])
+        (given,) = self.graded([Row(problem, answer)])
         if isinstance(given, RewardError):
             raise given
         return given
@@ -164,8 +177,7 @@ def _each(grade: Callable[[Row], Graded]) -> Callable[[Sequence[Row]], Sequence[
 
 def _verified(check: Check) -> Callable[[Row], Graded]:
     def grade(row: Row) -> Graded:
-        problem, answer = row
-        is_right = check(answer, problem.answer)
+        is_right = check(row.answer, row.problem.answer)
         return Graded(float(is_right), is_right)
 
     return grade
@@ -190,15 +202,20 @@ def _called(function: Callable[..., Any], name: str, attribute: str) -> Callable
 
 
 def lists_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Rows as TRL passes them: prompts, completions and columns as lists; None where a row lacks a column."""
+    """Rows as TRL passes them: prompts, completions and columns as lists; None where a row lacks a column.
+
+    A completion is text where the prompt is, and messages where the prompt is of messages, or tools may be called.
+    """
     prompts: list[Any] = []
     completions: list[Any] = []
-    for problem, answer in rows:
-        messages = problem.columns.get("messages")
-        prompts.append(problem.prompt if messages is None else list(messages))
-        completions.append(answer if messages is None else [{"role": "assistant", "content": answer}])
-    names = dict.fromkeys(name for problem, _ in rows for name in problem.columns if name not in ("prompt", "messages"))
-    columns = {name: [problem.columns.get(name) for problem, _ in rows] for name in names}
+    for row in rows:
+        messages = row.problem.columns.get("messages")
+        prompts.append(row.problem.prompt if messages is None else list(messages))
+        answered = list(row.messages) or ([] if messages is None else [{"role": "assistant", "content": row.answer}])
+        completions.append(answered or row.answer)
+    columns_of = [row.problem.columns for row in rows]
+    names = dict.fromkeys(name for columns in columns_of for name in columns if name not in ("prompt", "messages"))
+    columns = {name: [known.get(name) for known in columns_of] for name in names}
     return {"prompts": prompts, "completions": completions, **columns}
 
 
@@ -227,11 +244,11 @@ def given_of(value: Any, name: str) -> Given:
 
 def _of_verl(function: Callable[..., Any], name: str) -> Callable[[Sequence[Row]], Sequence[Given]]:
     def asked(row: Row) -> Any:
-        problem, answer = row
+        problem = row.problem
         truth = problem.columns.get("reward_model")
         ground_truth = truth.get("ground_truth") if isinstance(truth, Mapping) else None
         arguments = {
-            "data_source": problem.columns.get("data_source"), "solution_str": answer,
+            "data_source": problem.columns.get("data_source"), "solution_str": row.answer,
             "ground_truth": problem.answer if ground_truth is None else ground_truth,
             "extra_info": problem.columns.get("extra_info"),
         }  # fmt: skip

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from examples import train_from_python
+from examples import custom_tools, train_from_python
 from rftfm_ray.actors.warm import WarmActors
 from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.driver.run import train
@@ -159,3 +159,33 @@ def test_a_run_from_a_script_prints_its_steps(tmp_path: Path, capsys: pytest.Cap
     summary = train_from_python.run(tmp_path, "steps=2", "probe.every=0", "algorithm.prompts_per_step=6")
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["step 1", "step 2"]
     assert (summary.steps, summary.incidents) == (2, ())
+
+
+def test_a_tool_of_the_users_is_called_and_pays(tmp_path: Path, warm: WarmActors) -> None:
+    """The shipped model calls a function of the examples as it calls the calculator that it has learnt with."""
+    custom_tools.write_sums(tmp_path / "sums.jsonl")
+    tools = [
+        "tools.functions=[examples/custom_tools.py:add]", "tools.calls=regex:^c(?P<arguments>[^;]*);$",
+        "tools.result={result};", "tools.stop=;", "tools.max_turns=2", "data.max_new_tokens=12",
+    ]  # fmt: skip
+    rows = [f"data.train={tmp_path / 'sums.jsonl'}", "reward.functions=[exact]", "channels.replay_rate=1"]
+    train(config(*rows, *tools), tmp_path / "run", warm=warm)
+    steps = read_steps(tmp_path / "run").to_pylist()
+    assert sum(step["tool_call_count"] for step in steps) > 15
+    unequal = (
+        "failed_rate",
+        "termination_mismatch_rate",
+        "replay_observation_mismatch_rate",
+        "replay_termination_mismatch_rate",
+    )
+    assert all(step[name] == 0 for step in steps for name in unequal)
+    made = [call for row in read_trajectories(tmp_path / "run").to_pylist() for call in row["calls"]]
+    assert len(made) == sum(step["tool_call_count"] for step in steps)
+    for call in made:
+        (request,) = json.loads(call["request"])
+        if call["status"] == "ok":
+            numbers = request["arguments"]["expression"].split("+")
+            assert call["response"] == str(sum(map(int, numbers)))
+        else:
+            assert (call["status"], call["response"][:7]) == ("unparsable", "Error: ")
+    assert sum(step["reward_mean"] for step in steps) > 0.3

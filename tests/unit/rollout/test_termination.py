@@ -120,6 +120,7 @@ def play(seed: int, engine: DrawingEngine | None = None) -> TrajectoryBatch:
     """A batch of a task, a length, prompts and levers that `seed` draws."""
     rng = random.Random(seed)
     task = Moody(tuple(rng.randint(1, 4) for _ in range(rng.randint(1, 3))), seed)
+    task.asks_at_end = seed % 2 == 1  # type: ignore[misc]
     limit, tools = rng.randint(3, 16), [Flaky(task), Flaky(task)]
     channels = Channels(ToolPool(task, tools), Grader(task, TaskReward(task), 1, 0.0))
     runner = EpisodeRunner(
@@ -196,6 +197,26 @@ CASES = [
     (ended("pp1;x2;", "ppaaoaa", 2, [OK, ToolStatus.TIMEOUT]), Termination.FAILED),
     (ended("p" * 12, "p" * 12, 0), Termination.FAILED),
 ]
+ASKING = dataclasses.replace(LIMITS, asks_at_end=True)
+ASKED_AT_END = [
+    (ended("pp1\0", "ppaa", 1), Termination.EOS),
+    (ended("pp1;", "ppaa", 1), Termination.STOP),
+    (ended("pp1\0x2\0", "ppaaoaa", 2, [OK]), Termination.EOS),
+    (ended("pp1\0x23", "ppaaoaa", 2, [OK]), None),
+    (ended("pp1\0x234", "ppaaoaaa", 2, [OK]), Termination.MAX_TOKENS),
+    (ended("pp1\0x2\0", "ppaaoaa", 2, [OK, OK], 3), Termination.MAX_TURNS),
+    (ended("pp1\0", "ppaa", 1, [OK], 8), Termination.MAX_TOKENS),
+    (ended("pp1\0", "ppaa", 1, [OK], 2), None),
+    (ended("pp1\0", "ppaa", 1, [DOWN]), Termination.FAILED),
+    (ended("pp1\0", "ppaa", 1, [OK]), None),
+]
+
+
+@pytest.mark.parametrize(("trajectory", "expected"), ASKED_AT_END)
+def test_termination_where_the_environment_is_asked_at_an_end_token(
+    trajectory: Ended, expected: Termination | None
+) -> None:
+    assert implied_termination(trajectory, ASKING) is expected
 
 
 @pytest.mark.parametrize(("trajectory", "expected"), CASES)

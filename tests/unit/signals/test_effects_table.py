@@ -51,6 +51,12 @@ ROWS: dict[str, tuple[Reach, str]] = {
     "reward.functions": (Reach.KIND, ""),
     "reward.weights": (Reach.KIND, ""),
     "reward.right": (Reach.KIND, ""),
+    "tools.functions": (Reach.KIND, ""),
+    "tools.calls": (Reach.KIND, ""),
+    "tools.result": (Reach.KIND, ""),
+    "tools.stop": (Reach.KIND, ""),
+    "tools.max_turns": (Reach.KIND, ""),
+    "tools.max_result": (Reach.KIND, ""),
     # Rounding parts what vLLM and the learner compute for one token, and loses small updates.
     "model.dtype": (Reach.COURSE, "rollout_gap_max rollout_kl rollout_ratio_mean GAPS changed_rate"),
     # The policy that samples is the learner's, rounded; what it samples teaches another course.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,61 +13,13 @@ from rftfm_ray.errors import RewardError, TaskError
 from rftfm_ray.plugins import packed
 from rftfm_ray.tasks.api import Problem, Transcript, Verdict
 from rftfm_ray.tasks.dataset import DataTask
-from rftfm_ray.tasks.remote_rewards import Pauses, RemoteReward, check_url, shown
-from rftfm_ray.tasks.reward_functions import Given, Graded, parts_of
+from rftfm_ray.tasks.http import check_url, shown
+from rftfm_ray.tasks.remote_rewards import Pauses, RemoteReward
+from rftfm_ray.tasks.reward_functions import Given, Graded, Row, parts_of
+from tests.servers import Answer, Server
 
 PAUSES = Pauses(retries=2, first_s=0.01, rest_s=0.05, longest_s=0.2)
 LIMIT_S = 0.6
-
-
-@dataclass
-class Server:
-    """A server whose answers a function gives: a code and a body, or None for none."""
-
-    answer: Callable[[dict[str, Any]], tuple[int, bytes] | None]
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    closed: threading.Event = field(default_factory=threading.Event)
-    url: str = ""
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    """Starts servers on this machine."""
-    running: list[tuple[http.server.ThreadingHTTPServer, Server]] = []
-
-    def start(answer: Callable[[dict[str, Any]], tuple[int, bytes] | None]) -> Server:
-        server = Server(answer)
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.asked.append(body)
-                server.times.append(time.monotonic())
-                said = server.answer(body)
-                if said is None:
-                    server.closed.wait(5)
-                    return
-                self.send_response(said[0])
-                self.send_header("Content-Length", str(len(said[1])))
-                self.end_headers()
-                self.wfile.write(said[1])
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        bound = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        bound.daemon_threads = True
-        threading.Thread(target=bound.serve_forever, daemon=True).start()
-        server.url = f"http://127.0.0.1:{bound.server_address[1]}/score"
-        running.append((bound, server))
-        return server
-
-    yield start
-    for bound, server in running:
-        server.closed.set()
-        bound.shutdown()
-        bound.server_close()
 
 
 def lengths(body: dict[str, Any]) -> tuple[int, bytes]:
@@ -78,9 +27,9 @@ def lengths(body: dict[str, Any]) -> tuple[int, bytes]:
     return 200, json.dumps({"rewards": [len(text) for text in body["completions"]]}).encode()
 
 
-def rows(*answers: str) -> list[tuple[Problem, str]]:
+def rows(*answers: str) -> list[Row]:
     """Answers to rows with a column."""
-    return [(Problem(f"k{n}", f"{n}?", "4", {"level": n}), answer) for n, answer in enumerate(answers)]
+    return [Row(Problem(f"k{n}", f"{n}?", "4", {"level": n}), answer) for n, answer in enumerate(answers)]
 
 
 def asks(server: Server) -> RemoteReward:
@@ -95,7 +44,7 @@ def rewards(given: Sequence[Given]) -> list[float | None]:
     return found
 
 
-def test_a_batch_is_one_call_with_its_columns(serve: Callable[..., Server]) -> None:
+def test_a_batch_is_one_call_with_its_columns(serve: Callable[[Answer], Server]) -> None:
     server = serve(lengths)
     assert rewards(asks(server)(rows("a", "bb", ""))) == [1.0, 2.0, 0.0]
     assert server.asked == [
@@ -103,13 +52,13 @@ def test_a_batch_is_one_call_with_its_columns(serve: Callable[..., Server]) -> N
     ]
 
 
-def test_null_does_not_apply_and_right_is_what_it_says(serve: Callable[..., Server]) -> None:
+def test_null_does_not_apply_and_right_is_what_it_says(serve: Callable[[Answer], Server]) -> None:
     server = serve(lambda _: (200, b'{"rewards": [null, 0.5, 2], "right": [null, true, false]}'))
     given = asks(server)(rows("a", "b", "c"))
     assert given == [Graded(None), Graded(0.5, is_right=True), Graded(2.0, is_right=False)]
 
 
-def test_a_refusal_is_asked_again_and_then_answered(serve: Callable[..., Server]) -> None:
+def test_a_refusal_is_asked_again_and_then_answered(serve: Callable[[Answer], Server]) -> None:
     answers = iter([(503, b""), (429, b"")])
     server = serve(lambda body: next(answers, None) or lengths(body))
     assert rewards(asks(server)(rows("abc"))) == [3.0]
@@ -140,7 +89,7 @@ FAILURES: dict[str, tuple[Callable[[dict[str, Any]], tuple[int, bytes] | None], 
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_no_failure_is_a_reward(serve: Callable[..., Server], name: str) -> None:
+def test_no_failure_is_a_reward(serve: Callable[[Answer], Server], name: str) -> None:
     answer, said = FAILURES[name]
     given = asks(serve(answer))(rows("a", "b"))
     assert all(isinstance(one, RewardError) for one in given)
@@ -149,7 +98,7 @@ def test_no_failure_is_a_reward(serve: Callable[..., Server], name: str) -> None
             raise one  # type: ignore[misc]
 
 
-def test_a_server_that_is_not_there_and_one_that_breaks_off(serve: Callable[..., Server]) -> None:
+def test_a_server_that_is_not_there_and_one_that_breaks_off(serve: Callable[[Answer], Server]) -> None:
     (gone,) = RemoteReward("http://127.0.0.1:9/score", LIMIT_S, PAUSES)(rows("a"))
     assert "it cannot be reached" in str(gone)
 
@@ -158,7 +107,7 @@ def test_a_server_that_is_not_there_and_one_that_breaks_off(serve: Callable[...,
     assert "its answer is no JSON" in str(cut)
 
 
-def test_none_of_two_hundred_failures_is_scored_and_every_answer_is(serve: Callable[..., Server]) -> None:
+def test_none_of_two_hundred_failures_is_scored_and_every_answer_is(serve: Callable[[Answer], Server]) -> None:
     """Half of the calls fail, each in one of the ways; the others are answered."""
     # Of one answer a single reward is no failure, and to hang takes its time.
     names, count = [name for name in FAILURES if name not in ("hangs", "short")], 0
@@ -182,7 +131,7 @@ def test_none_of_two_hundred_failures_is_scored_and_every_answer_is(serve: Calla
     assert (scored, failed) == (0, 200)
 
 
-def test_a_server_that_fails_is_left_alone_for_longer_and_longer(serve: Callable[..., Server]) -> None:
+def test_a_server_that_fails_is_left_alone_for_longer_and_longer(serve: Callable[[Answer], Server]) -> None:
     server = serve(lambda _: (500, b""))
     function = asks(server)
     for _ in range(5):
@@ -199,7 +148,7 @@ def test_a_server_that_fails_is_left_alone_for_longer_and_longer(serve: Callable
     assert time.monotonic() - began < 0.15
 
 
-def test_function_travels_without_its_connections(serve: Callable[..., Server]) -> None:
+def test_function_travels_without_its_connections(serve: Callable[[Answer], Server]) -> None:
     function = asks(serve(lengths))
     function(rows("a"))
     assert rewards(packed(function)()(rows("abc"))) == [3.0]

@@ -16,9 +16,9 @@ from rftfm_ray.config import RunConfig
 from rftfm_ray.errors import RewardError, TaskError
 from rftfm_ray.plugins import packed
 from rftfm_ray.tasks.api import Problem, Transcript, Verdict
-from rftfm_ray.tasks.dataset import DataTask
+from rftfm_ray.tasks.dataset import DataTask, Turns
 from rftfm_ray.tasks.loading import check_task
-from rftfm_ray.tasks.reward_functions import RewardPart, lists_of, parts_of
+from rftfm_ray.tasks.reward_functions import RewardPart, Row, lists_of, parts_of
 
 FUNCTIONS = """
 import asyncio
@@ -212,7 +212,7 @@ def test_a_task_of_verifiers_knows_right_answers_and_one_of_functions_does_not(f
 
 def test_a_task_travels_without_its_rows(functions: Path) -> None:
     rows = [Problem(f"k{n}", f"{n}+1=", str(n + 1)) for n in range(8)]
-    task = packed(DataTask(rows, rows, parts_of(["exact", f"{functions}:length"], ()), max_new_tokens=9))()
+    task = packed(DataTask(rows, rows, parts_of(["exact", f"{functions}:length"], ()), turns=Turns(9)))()
     assert (task.size, task.heldout(), task.max_new_tokens) == (0, (), (9,))
     assert task.verify(rows[1], Transcript(("2",))) == Verdict(2.0, True)
 
@@ -238,7 +238,7 @@ def test_parts_of_a_reward_are_known_by_short_names_and_go_with_the_verdict(func
 
 
 def test_a_batch_of_answers_is_one_call_and_what_raises_in_it_is_asked_alone(functions: Path) -> None:
-    rows = [(problem(), answer) for answer in ("a", "skip", "bb")]
+    rows = [Row(problem(), answer) for answer in ("a", "skip", "bb")]
     assert [given.reward for given in part(functions, "length").graded(rows)] == [1.0, 4.0, 2.0]  # type: ignore[union-attr]
     # Two rewards are what two answers want, and one too many for one.
     assert [type(given).__name__ for given in part(functions, "two").graded(rows[:2])] == ["Graded", "Graded"]
@@ -248,7 +248,7 @@ def test_a_batch_of_answers_is_one_call_and_what_raises_in_it_is_asked_alone(fun
 
 
 def test_scores_that_are_awaited_are_awaited_together(functions: Path) -> None:
-    rows = [(problem(), str(number)) for number in range(20)]
+    rows = [Row(problem(), str(number)) for number in range(20)]
     began = time.monotonic()
     given = part(functions, "patient").graded(rows)
     assert time.monotonic() - began < 1.0
@@ -257,7 +257,7 @@ def test_scores_that_are_awaited_are_awaited_together(functions: Path) -> None:
 
 
 def test_columns_of_rows_are_lists_and_none_where_a_row_lacks_one() -> None:
-    rows = [(problem(level=1), "a"), (problem(hint="h"), "b")]
+    rows = [Row(problem(level=1), "a"), Row(problem(hint="h"), "b")]
     assert lists_of(rows) == {
         "prompts": ["2+2=", "2+2="], "completions": ["a", "b"], "level": [1, None], "hint": [None, "h"],
     }  # fmt: skip

@@ -383,6 +383,7 @@ def test_summary_is_one_line_of_strict_json() -> None:
         guard_restarts=0,
         unguarded_steps=0,
         hook_failures=0,
+        probe_size=1024,
         **numbers,
     )
     text = summary_json(summary)

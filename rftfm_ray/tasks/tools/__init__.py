@@ -1,0 +1,1 @@
+"""Tools of the user's: functions and HTTP endpoints with a schema, and how a model's turn calls them."""
