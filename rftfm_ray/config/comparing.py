@@ -26,6 +26,7 @@ IDENTITY = (
     "reward.functions",
     "reward.weights",
     "reward.right",
+    "reward.verifier",
     "tools.functions",
     "tools.calls",
     "tools.result",

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from rftfm_ray.config.sections import Cadence, Count, Float, Section
 
+ANSWER = "{answer}"
+"""Stands for the right answer of a row."""
 HELDOUT = "heldout"
 """Name of the evaluation of the problems that a run holds out."""
 
@@ -29,8 +31,20 @@ class DataConfig(Section):
     answer: str | None = None
     """Column of the right answer; null: `reward_model.ground_truth` as verl has it, or `answer`, or another usual
     name."""
+    solution: str | None = None
+    """A right answer as the model would write it, with `{answer}` in it for that of the row, such as `#### {answer}`,
+    so that the guard and preflight can put known answers to functions of yours; null: only verifiers that ship get
+    some."""
     max_new_tokens: Count = 256
-    """Tokens of an answer at most, its end included."""
+    """Tokens of an answer, or of each of its turns, at most, the end included."""
+
+    @model_validator(mode="after")
+    def _written(self) -> DataConfig:
+        if self.solution is not None and ANSWER not in self.solution:
+            raise ValueError(
+                f"data.solution={self.solution!r} does not say where the answer stands; put {ANSWER} in it"
+            )
+        return self
 
 
 class RewardConfig(Section):
@@ -43,8 +57,11 @@ class RewardConfig(Section):
     answers. The reward is their weighted sum."""
     weights: tuple[Float, ...] = ()
     """A factor for each function; empty: 1 each."""
+    verifier: str | None = None
+    """What says which answers are right, for accuracies and the guard, whatever `reward.functions` pay: named as one of
+    them; null: the first of them."""
     right: Annotated[Float, Field(gt=-1e6, lt=1e6)] = 1.0
-    """An answer is called right where the first function gives at least so much."""
+    """An answer is called right where that gives at least so much, unless it says itself what is right."""
 
     @model_validator(mode="after")
     def _as_many(self) -> RewardConfig:

@@ -24,12 +24,24 @@ def load_config(path: Path | None, overrides: list[str]) -> RunConfig:
         key, separator, text = item.partition("=")
         if not separator or not key:
             raise ConfigError(f"Override {item!r} is not of the form key=value, for example steps=40.")
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):  # ValueError: a date that no calendar has
-            value = text
-        _assign(tree, key, value)
+        _assign(tree, key, _value(text))
     return parse_config(tree)
+
+
+def _value(text: str) -> object:
+    """What an override sets: a value in YAML, or text that YAML would read otherwise than it is meant.
+
+    On a command line nothing is a comment, and braces around mere names stand for what is put in their place.
+    """
+    if "#" in text and not text.lstrip().startswith(("'", '"', "[", "{")):
+        return text
+    try:
+        value: object = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that no calendar has
+        return text
+    if isinstance(value, dict) and value and all(held is None for held in value.values()):
+        return text
+    return value
 
 
 def parse_config(tree: dict[str, Any]) -> RunConfig:

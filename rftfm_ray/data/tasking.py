@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,11 +15,11 @@ from rftfm_ray.errors import DataError
 from rftfm_ray.models import read_facts, resolve_model
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.api import Task
-from rftfm_ray.tasks.dataset import NAME, DataTask
+from rftfm_ray.tasks.dataset import NAME, DataTask, RightAnswers
 from rftfm_ray.tasks.http import check_url
 from rftfm_ray.tasks.loading import load_task
 from rftfm_ray.tasks.remote_rewards import RemoteReward
-from rftfm_ray.tasks.reward_functions import parts_of
+from rftfm_ray.tasks.reward_functions import RewardPart, part_of, parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def task_of(config: RunConfig) -> ConfiguredTask:
     if config.data.train is None:
         return ConfiguredTask(load_task(config.task.name, config.task.options), config)
     # Before a file is read: what is misspelt is said at once.
-    parts = parts_of(config.reward.functions, config.reward.weights, partial(_remote, config.verifier.timeout_s))
+    parts, right = _rewards(config)
     tools = load_tools(config.tools, SERVER_SHARE * config.verifier.timeout_s)
     path = resolve_model(config.model.path)
     codec, positions = TextCodec(str(path)), read_facts(path).max_positions
@@ -65,34 +65,63 @@ def task_of(config: RunConfig) -> ConfiguredTask:
         return positions is None or sizes[prompt] + config.data.max_new_tokens <= positions
 
     data = load_data(config.data, chat, fits)
-    if any(part.needs_answer for part in parts) and not data.columns.answer:
-        raise DataError(
-            f"reward.functions={list(config.reward.functions)} compare with a right answer, and data.train="
-            f"{config.data.train} has no column of one; set data.answer."
-        )
+    _check_answers(config, data, (*parts, *((right.verifier,) if right.verifier else ())))
     read = [load_eval(name, file, data, chat, fits) for name, file in config.eval.files() if file]
-    for note in (*data.notes, *(note for _, notes in read for note in notes)):
-        logger.warning("%s.", note)
     evals = tuple(found for found, _ in read)
-    task = DataTask(data.train, data.heldout, parts, config.reward.right, turns)
-    if tools and config.tools.calls == TEMPLATE and not any("messages" in row.columns for row in data.train[:1]):
-        logger.warning(
-            "The prompts of data.train are text, which tells the model of none of its tools unless the text does; give "
-            "chat messages, and the chat template does."
-        )
-    if not task.knows_references:
-        logger.warning(
-            "Only reward.functions know what a right answer is: the guard has no known answers to put to them, and "
-            "goes by grading a sample again."
-        )
+    task = DataTask(data.train, data.heldout, parts, right, turns)
+    for note in (*data.notes, *(note for _, notes in read for note in notes), *_unknown(config, data, task)):
+        logger.warning("%s.", note)
     asked = (data.train, data.heldout, *(found.problems for found in evals))
-    longest = max(sizes[problem.prompt] for problems in asked for problem in problems)
-    room = longest + sum(task.max_new_tokens)
+    room = max(sizes[problem.prompt] for problems in asked for problem in problems) + sum(task.max_new_tokens)
     if turns.tools is not None:
         # A character is a token at most, in all but rare scripts. An episode that needs more room ends for lack of it.
         room += (turns.most - 1) * (config.tools.max_result + len(codec.encode(turns.tools.frame)))
         room = room if positions is None else min(room, positions)
     return ConfiguredTask(task, _configured(config, data, room), evals)
+
+
+def _rewards(config: RunConfig) -> tuple[tuple[RewardPart, ...], RightAnswers]:
+    """The reward functions, and which answers are right."""
+    reward, remote = config.reward, partial(_remote, config.verifier.timeout_s)
+    parts = parts_of(reward.functions, reward.weights, remote)
+    verifier = None
+    if reward.verifier in reward.functions:
+        verifier = parts[reward.functions.index(reward.verifier)]
+    elif reward.verifier is not None:
+        verifier = part_of(reward.verifier, remote=remote, key="reward.verifier")
+    return parts, RightAnswers(reward.right, verifier, config.data.solution)
+
+
+def _check_answers(config: RunConfig, data: LoadedData, parts: Sequence[RewardPart]) -> None:
+    """Refuse rows without right answers where something needs them.
+
+    Raises:
+        DataError: names what does.
+    """
+    if data.columns.answer:
+        return
+    named = next((f"{part.name} compares" for part in parts if part.needs_answer), None)
+    if config.data.solution is not None:
+        named = named or f"data.solution={config.data.solution} agrees"
+    if named is not None:
+        raise DataError(
+            f"{named} with a right answer, and data.train={config.data.train} has no column of one; set data.answer."
+        )
+
+
+def _unknown(config: RunConfig, data: LoadedData, task: DataTask) -> Iterator[str]:
+    """What the guard or the model is not told of, as sentences without their full stops."""
+    is_text = not any("messages" in row.columns for row in data.train[:1])
+    if is_text and config.tools.functions and config.tools.calls == TEMPLATE:
+        yield (
+            "The prompts of data.train are text, which tells the model of none of its tools unless the text does; give "
+            "chat messages, and the chat template does"
+        )
+    if not task.knows_references:
+        yield (
+            "Only reward.functions know what a right answer is: the guard has no known answers to put to them, and "
+            "goes by grading a sample again; data.solution gives it some"
+        )
 
 
 def _remote(timeout_s: float, url: str) -> RemoteReward:

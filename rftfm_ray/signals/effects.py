@@ -136,6 +136,7 @@ _CONSTANT: Mapping[str, Effect] = {
     "reward.functions": _OTHER_REWARD,
     "reward.weights": _OTHER_REWARD,
     "reward.right": _OTHER_REWARD,
+    "reward.verifier": _OTHER_REWARD,
     "tools.functions": _OTHER_TOOLS,
     "tools.calls": _OTHER_TOOLS,
     "tools.result": _OTHER_TOOLS,
@@ -269,7 +270,7 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
         "sync.parity_every", "sync.parity_max_gap", "probe.every", "probe.size", "probe.spread", "probe.final_size",
         "probe.sampled_share", "guard.regrade_rate", "guard.regrade_noise", "channels.golden_every",
         "channels.golden_size", "channels.replay_rate", "channels.known_calls_every", "channels.known_calls",
-        "channels.fingerprint_every", "channels.update_replay_every",
+        "channels.fingerprint_every", "channels.update_replay_every", "data.solution",
     ),
     "it asks beside training, and no signal comes of it": (
         "eval.sets", "eval.every", "eval.samples", "eval.size", "eval.best",

@@ -37,12 +37,13 @@ def relations_of(config: RunConfig) -> TaskRelations:
     """The relations of the task of a configuration.
 
     An answer to a row of a data set is one turn without a call. Where one verifier that ships is all of the reward, it
-    pays right answers its weight, and others nothing.
+    pays right answers its weight, and others nothing, unless another one says what is right.
     """
     if config.data.train is None:
         return RELATIONS.get(config.task.name, TaskRelations())
     functions = config.reward.functions
     weight = config.reward.weights[0] if config.reward.weights else 1.0
-    if len(functions) != 1 or not ships(functions[0]) or weight == 0:
+    other = config.reward.verifier not in (None, *functions)
+    if other or len(functions) != 1 or not ships(functions[0]) or weight == 0:
         return TaskRelations(turn_per_call=True)
     return TaskRelations(RewardRule((("correct_rate", weight),), abs(weight)), turn_per_call=True)

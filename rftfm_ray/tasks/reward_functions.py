@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from rftfm_ray.errors import RewardError, TaskError
 from rftfm_ray.plugins import load_attribute, ship_by_value
 from rftfm_ray.tasks.api import Problem
-from rftfm_ray.tasks.verifiers import JSON, PLAIN, REGEX, SOLVED, VERIFIERS, Check, compares, verifier_of
+from rftfm_ray.tasks.verifiers import FUNCTIONS, JSON, PLAIN, REGEX, SOLVED, VERIFIERS, Check, compares, verifier_of
 
 VERL = ("data_source", "solution_str", "ground_truth", "extra_info")
 """Arguments of a function of verl's form."""
@@ -134,14 +134,21 @@ def parts_of(
             "function of yours as file.py:name."
         )
     factors = weights or [1.0] * len(functions)
-    return tuple(_part(name, weight, remote) for name, weight in zip(functions, factors, strict=True))
+    return tuple(part_of(name, weight, remote) for name, weight in zip(functions, factors, strict=True))
 
 
-def _part(name: str, weight: float, remote: Callable[[str], Remote] | None) -> RewardPart:
+def part_of(
+    name: str, weight: float = 1.0, remote: Callable[[str], Remote] | None = None, key: str = FUNCTIONS
+) -> RewardPart:
+    """One reward function or verifier, which the configuration names under `key`.
+
+    Raises:
+        TaskError: when it cannot be found, or cannot be called in a form that is known.
+    """
     if remote is not None and name.startswith(("http://", "https://")):
         function = remote(name)
         return RewardPart(function.name, weight, function)
-    check = verifier_of(name)
+    check = verifier_of(name, key)
     if check is not None:
         return RewardPart(
             name, weight, _each(_verified(check)), needs_answer=compares(name), is_solved=name in SOLVED,
@@ -149,13 +156,13 @@ def _part(name: str, weight: float, remote: Callable[[str], Remote] | None) -> R
         )  # fmt: skip
     if ":" not in name:
         raise TaskError(
-            f"reward.functions={name} is no verifier that ships; use {', '.join(VERIFIERS)}, regex:PATTERN, "
-            "json:SCHEMA_FILE, a URL, or a function of yours as file.py:name."
+            f"{key}={name} is no verifier that ships; use {', '.join(VERIFIERS)}, regex:PATTERN, json:SCHEMA_FILE, a "
+            "URL, or a function of yours as file.py:name."
         )
-    loaded, attribute, module = load_attribute("reward.functions", name, TaskError)
+    loaded, attribute, module = load_attribute(key, name, TaskError)
     if not callable(loaded) or isinstance(loaded, type):
-        raise TaskError(f"reward.functions={name}: {attribute} is no function; give one.")
-    part = RewardPart(name, weight, _called(loaded, name, attribute))
+        raise TaskError(f"{key}={name}: {attribute} is no function; give one.")
+    part = RewardPart(name, weight, _called(loaded, name, f"{key}={name}: {attribute}"))
     ship_by_value(module)
     return part
 
@@ -183,7 +190,7 @@ def _verified(check: Check) -> Callable[[Row], Graded]:
     return grade
 
 
-def _called(function: Callable[..., Any], name: str, attribute: str) -> Callable[[Sequence[Row]], Sequence[Given]]:
+def _called(function: Callable[..., Any], name: str, source: str) -> Callable[[Sequence[Row]], Sequence[Given]]:
     parameters = inspect.signature(function).parameters
     if "solution_str" in parameters:
         return _of_verl(function, name)
@@ -191,12 +198,12 @@ def _called(function: Callable[..., Any], name: str, attribute: str) -> Callable
         missing = [key for key in UNKNOWN if key in parameters and parameters[key].default is inspect.Parameter.empty]
         if missing:
             raise TaskError(
-                f"reward.functions={name}: {attribute} asks for {', '.join(missing)}, which is not known where answers "
+                f"{source} asks for {', '.join(missing)}, which is not known where answers "
                 "are graded; give it a default, or leave it out."
             )
         return _of_trl(function, name)
     raise TaskError(
-        f"reward.functions={name}: {attribute}({', '.join(parameters)}) is of no form that is known; give it the "
+        f"{source}({', '.join(parameters)}) is of no form that is known; give it the "
         f"arguments (prompts, completions, **columns), or ({', '.join(VERL)})."
     )
 

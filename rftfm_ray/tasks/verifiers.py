@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
+from rftfm_ray.config.data import ANSWER
 from rftfm_ray.errors import RewardError, TaskError
 from rftfm_ray.tasks.code_verifier import passes
 
@@ -20,8 +21,8 @@ Check = Callable[[str, str], bool]
 """Whether an answer (first) is the right one (second)."""
 
 REGEX, JSON = "regex:", "json:"
-ANSWER = "{answer}"
-"""Stands for the right answer in a pattern."""
+FUNCTIONS = "reward.functions"
+"""Key that names verifiers and functions."""
 _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 # A number as people write it: signs, thousands separators, decimals, an exponent, or a fraction of whole numbers.
 _NUMBER = re.compile(r"[-+\u2212]?(?:\d[\d,\u202f\u00a0]*)?\.?\d+(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?%?")
@@ -102,7 +103,7 @@ def _letter(text: str) -> str:
     return ""
 
 
-def matches(pattern: str) -> Check:
+def matches(pattern: str, key: str = FUNCTIONS) -> Check:
     """Whether an answer matches a pattern anywhere; `{answer}` in it stands for the right answer.
 
     Raises:
@@ -111,7 +112,7 @@ def matches(pattern: str) -> Check:
     try:
         re.compile(pattern.replace(ANSWER, "x"), re.DOTALL)
     except re.error as error:
-        raise TaskError(f"reward.functions={REGEX}{pattern} is no regular expression ({error}); correct it.") from None
+        raise TaskError(f"{key}={REGEX}{pattern} is no regular expression ({error}); correct it.") from None
 
     def check(answer: str, truth: str) -> bool:
         return re.search(pattern.replace(ANSWER, re.escape(truth)), answer[-LONGEST:], re.DOTALL) is not None
@@ -136,7 +137,7 @@ def mathematical(answer: str, truth: str) -> bool:
     return bool(verify(wanted, parse(answer[-LONGEST:], parsing_timeout=None), timeout_seconds=None))
 
 
-def fits_schema(path: str) -> Check:
+def fits_schema(path: str, key: str = FUNCTIONS) -> Check:
     """Whether an answer is JSON that fits a schema in a file: the whole of it, or its last fenced block.
 
     Raises:
@@ -150,10 +151,10 @@ def fits_schema(path: str) -> Check:
         kind = validator_for(schema)
         kind.check_schema(schema)
     except OSError as error:
-        raise TaskError(f"reward.functions={JSON}{path} cannot be read ({error.strerror}); check the path.") from None
+        raise TaskError(f"{key}={JSON}{path} cannot be read ({error.strerror}); check the path.") from None
     except (ValueError, SchemaError) as error:
         reason = error.message if isinstance(error, SchemaError) else str(error)
-        raise TaskError(f"reward.functions={JSON}{path} holds no JSON schema ({reason}); correct it.") from None
+        raise TaskError(f"{key}={JSON}{path} holds no JSON schema ({reason}); correct it.") from None
 
     def check(answer: str, truth: str) -> bool:
         del truth
@@ -187,16 +188,16 @@ def ships(name: str) -> bool:
     return name in VERIFIERS or name.startswith((REGEX, JSON))
 
 
-def verifier_of(name: str) -> Check | None:
-    """The verifier of a name; None where it is none that ships.
+def verifier_of(name: str, key: str = FUNCTIONS) -> Check | None:
+    """The verifier of a name, which the configuration gives under `key`; None where it is none that ships.
 
     Raises:
         TaskError: for a pattern that is no regular expression, a file that is no schema, or a package that is missing.
     """
     if name.startswith(REGEX):
-        return matches(name.removeprefix(REGEX))
+        return matches(name.removeprefix(REGEX), key)
     if name.startswith(JSON):
-        return fits_schema(name.removeprefix(JSON))
+        return fits_schema(name.removeprefix(JSON), key)
     if name == "math" and importlib.util.find_spec("math_verify") is None:
-        raise TaskError("reward.functions=math needs a package that is not installed; pip install math-verify.")
+        raise TaskError(f"{key}=math needs a package that is not installed; pip install math-verify.")
     return VERIFIERS.get(name)

@@ -14,10 +14,11 @@ from rftfm_ray.config import RunConfig, load_config
 from rftfm_ray.config.declared import RewardRule
 from rftfm_ray.data.tasking import task_of
 from rftfm_ray.detection.laws.declaring import declared_course
-from rftfm_ray.errors import ConfigError, DataError, ModelError, TaskError
+from rftfm_ray.errors import ConfigError, DataError, ModelError, RewardError, TaskError
 from rftfm_ray.models import resolve_model
 from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.addition import Addition
+from rftfm_ray.tasks.api import Problem, Transcript, Verdict
 from rftfm_ray.tasks.dataset import DataTask
 
 ROOT = Path(__file__).parents[3]
@@ -116,7 +117,7 @@ def test_what_cannot_be_trained_on_is_said_before_anything_starts(
 def test_a_verifier_that_compares_needs_an_answer(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps({"prompt": f"{n}"}) for n in range(100)))
-    with pytest.raises(DataError, match=r"compare with a right answer, and data\.train=.* has no column of one"):
+    with pytest.raises(DataError, match=r"compares with a right answer, and data\.train=.* has no column of one"):
         task_of(config(f"data.train={path}", "reward.functions=[numeric]"))
 
 
@@ -172,3 +173,69 @@ def test_the_example_of_the_readme_can_be_called(tmp_path: Path, name: str) -> N
     function = f"{ROOT / 'examples' / 'custom_reward.py'}:{name}"
     asked = [f"data.train={rows(tmp_path, 70)}", "data.heldout_share=0.4", f"reward.functions=[{function}]"]
     assert isinstance(task_of(config(*asked)).task, DataTask)
+
+
+FUNCTION = """
+def marked(completions, answer, **_):
+    return [float(c.endswith(f"#### {a}")) if c else 0.5 for c, a in zip(completions, answer)]
+"""
+
+
+def test_a_solution_gives_the_guard_known_answers_to_functions_of_the_users(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mine.py").write_text(FUNCTION)
+    keys = (
+        f"data.train={rows(tmp_path, 70)}",
+        "data.heldout_share=0.4",
+        f"reward.functions=[{tmp_path}/mine.py:marked]",
+    )
+    with caplog.at_level(logging.WARNING):
+        assert not task_of(config(*keys)).task.knows_references
+        assert "data.solution gives it some" in caplog.text
+        caplog.clear()
+        task = task_of(config(*keys, "data.solution=so #### {answer}")).task
+        assert "data.solution" not in caplog.text
+    problem = task.heldout()[0]
+    assert task.knows_references
+    assert task.reference(problem).turns == (f"so #### {problem.answer}",)
+    assert task.verify(problem, task.reference(problem)) == Verdict(1.0, correct=True)
+    with pytest.raises(ConfigError, match="does not say where the answer stands"):
+        config("data.solution=####")
+    (tmp_path / "bare.jsonl").write_text("\n".join(json.dumps({"prompt": f"{n}?"}) for n in range(70)))
+    with pytest.raises(DataError, match=r"data.solution=\{answer\} agrees with a right answer.*has no column of one"):
+        task_of(config(f"data.train={tmp_path}/bare.jsonl", *keys[1:], "data.solution={answer}"))
+
+
+def test_a_verifier_says_what_is_right_whatever_the_functions_pay(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FUNCTION)
+    keys = (
+        f"data.train={rows(tmp_path, 70)}",
+        "data.heldout_share=0.4",
+        f"reward.functions=[{tmp_path}/mine.py:marked]",
+    )
+    task = task_of(config(*keys, "reward.verifier=numeric")).task
+    problem = task.heldout()[0]
+    assert task.verify(problem, Transcript((problem.answer,))) == Verdict(0.0, correct=True)
+    assert task.verify(problem, Transcript(("",))) == Verdict(0.5, correct=False)
+    # What a verifier cannot judge is masked, whatever the functions say.
+    with pytest.raises(RewardError, match="holds no number"):
+        task.verify(Problem("k", "?", "none", {"answer": "none"}), Transcript(("1",)))
+    for verifier, said in (
+        ("exakt", r"reward.verifier=exakt is no verifier that ships"),
+        ("regex:(", "reward.verifier=reg"),
+    ):
+        with pytest.raises(TaskError, match=said):
+            task_of(config(*keys, f"reward.verifier='{verifier}'"))
+
+
+def test_a_verifier_that_is_paid_by_too_is_asked_once_and_relations_go_by_it(tmp_path: Path) -> None:
+    keys = (f"data.train={rows(tmp_path, 70)}", "data.heldout_share=0.4")
+    both = task_of(config(*keys, "reward.functions=[numeric,exact]", "reward.verifier=exact")).task
+    problem = both.heldout()[0]
+    assert both.verify(problem, Transcript((f"{problem.answer}.0",))) == Verdict(1.0, correct=False)
+    assert len(both.verify(problem, Transcript((problem.answer,))).parts) == 2
+    ((_, other),) = declared_course(config(*keys, "reward.functions=[numeric]", "reward.verifier=exact"))
+    ((_, same),) = declared_course(config(*keys, "reward.functions=[numeric]", "reward.verifier=numeric"))
+    assert other.reward is None
+    assert same.reward == RewardRule((("correct_rate", 1.0),), 1.0)

@@ -51,6 +51,7 @@ ROWS: dict[str, tuple[Reach, str]] = {
     "reward.functions": (Reach.KIND, ""),
     "reward.weights": (Reach.KIND, ""),
     "reward.right": (Reach.KIND, ""),
+    "reward.verifier": (Reach.KIND, ""),
     "tools.functions": (Reach.KIND, ""),
     "tools.calls": (Reach.KIND, ""),
     "tools.result": (Reach.KIND, ""),

@@ -15,7 +15,7 @@ import pytest
 
 from rftfm_ray.errors import RewardError
 from rftfm_ray.tasks.api import Problem, Transcript, Verdict
-from rftfm_ray.tasks.dataset import DataTask
+from rftfm_ray.tasks.dataset import DataTask, RightAnswers
 from rftfm_ray.tasks.processes import OutsideTask, VerifierProcesses
 from rftfm_ray.tasks.reward_functions import parts_of
 
@@ -67,7 +67,7 @@ def start(functions: Path) -> Iterator[Any]:
     started: list[VerifierProcesses] = []
 
     def make(name: str, count: int = 2) -> OutsideTask:
-        task = DataTask((), (), parts_of([f"{functions}:{name}"], ()), right=3.0)
+        task = DataTask((), (), parts_of([f"{functions}:{name}"], ()), right=RightAnswers(3.0))
         assert task.in_processes
         started.append(VerifierProcesses(task, count, LIMIT_S))
         return OutsideTask(task, started[-1])
