@@ -4,17 +4,16 @@ from rftfm_ray.config.background import BackgroundConfig
 from rftfm_ray.config.changes import CHANGEABLE, MadeChange, made_changes
 from rftfm_ray.config.comparing import KeyDifference, config_differences, past_differences
 from rftfm_ray.config.data import DataConfig, EvalConfig, RewardConfig
+from rftfm_ray.config.guard import ChannelsConfig, GuardConfig
 from rftfm_ray.config.loggers import LoggingConfig
 from rftfm_ray.config.preflight import PreflightConfig, PreflightMode
 from rftfm_ray.config.reading import known_keys, load_config, parse_config
 from rftfm_ray.config.sections import (
     BUILTIN_MODEL,
     AlgorithmConfig,
-    ChannelsConfig,
     CheckpointConfig,
     CriticConfig,
     GateConfig,
-    GuardConfig,
     LearnerConfig,
     ModelConfig,
     PlacementConfig,
@@ -28,6 +27,7 @@ from rftfm_ray.config.sections import (
     TaskConfig,
     TextPrivacy,
 )
+from rftfm_ray.config.tools import ToolsConfig
 from rftfm_ray.config.tree import RunConfig
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "SyncConfig",
     "TaskConfig",
     "TextPrivacy",
+    "ToolsConfig",
     "config_differences",
     "known_keys",
     "load_config",

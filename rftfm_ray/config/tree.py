@@ -11,17 +11,16 @@ from pydantic import Field, model_validator
 from rftfm_ray.config.background import BackgroundConfig
 from rftfm_ray.config.changes import check_changes, later_stages
 from rftfm_ray.config.data import DataConfig, EvalConfig, RewardConfig
+from rftfm_ray.config.guard import ChannelsConfig, GuardConfig
 from rftfm_ray.config.loggers import LoggingConfig
 from rftfm_ray.config.preflight import PreflightConfig
 from rftfm_ray.config.sections import (
     AlgorithmConfig,
     Cadence,
-    ChannelsConfig,
     CheckpointConfig,
     Count,
     CriticConfig,
     GateConfig,
-    GuardConfig,
     Integer,
     LearnerConfig,
     ModelConfig,

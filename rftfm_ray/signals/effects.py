@@ -258,7 +258,8 @@ _UNMOVING: Mapping[str, tuple[str, ...]] = {
     "each key that it changes has a row of its own": ("changes",),
     "it divides work among processes or devices, and changes the order of sums at most": (
         "rollout.num_actors", "rollout.max_num_seqs", "rollout.kv_cache_mib", "rollout.block_size",
-        "learner.zero_stage", "learner.micro_batch_size", "placement.timeout_s", "placement.cpus_per_rollout",
+        "learner.zero_stage", "learner.micro_batch_size", "learner.micro_batch_tokens",
+        "learner.gradient_checkpointing", "placement.timeout_s", "placement.cpus_per_rollout",
         "placement.cpus_per_learner", "placement.gpus_per_rollout", "placement.gpus_per_learner",
     ),
     "it moves times alone, which are not compared": ("rollout.tool_backoff_s",),

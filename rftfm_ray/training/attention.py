@@ -7,7 +7,7 @@ are laid out as the b sequences that they belong to, and packed again afterwards
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -29,6 +29,12 @@ def layout_in_force(layout: Layout) -> Iterator[None]:
         yield
     finally:
         _active.reset(token)
+
+
+def again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a layer's forward pass and of its repetition in backward, which comes when no layout is in force."""
+    layout = _active.get(None)
+    return nullcontext(), nullcontext() if layout is None else layout_in_force(layout)
 
 
 def packed_attention(  # noqa: PLR0913 - transformers calls it with these

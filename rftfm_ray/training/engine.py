@@ -20,7 +20,7 @@ from torch import Tensor
 from rftfm_ray.config import CriticConfig, LearnerConfig, ModelConfig
 from rftfm_ray.errors import LearnerError
 from rftfm_ray.training.critic import ActorCritic
-from rftfm_ray.training.forward import load_causal_lm, predict, run_model
+from rftfm_ray.training.forward import load_causal_lm, packs, predict, repeat_layers, run_model
 from rftfm_ray.training.packing import Packed
 from rftfm_ray.training.replay import (
     ADAM_EPSILON,
@@ -76,6 +76,8 @@ class LearnerEngine:
         settings = self._deepspeed_config(model, learner, parameters)
         self._engine, *_ = deepspeed.initialize(model=module, model_parameters=groups, config=settings)
         self._engine.eval()
+        if learner.gradient_checkpointing:
+            repeat_layers(self._lm)
         self._optimizer: Any = self._engine.optimizer
         self._inner: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
         self._inputs: list[tuple[Tensor, StepInputs]] | None = None
@@ -87,6 +89,11 @@ class LearnerEngine:
         """The device of micro batches."""
         device: torch.device = self._engine.device
         return device
+
+    @property
+    def packs(self) -> bool:
+        """Whether the model works on packed sequences, not on padded ones."""
+        return packs(self._lm)
 
     def _deepspeed_config(self, model: ModelConfig, learner: LearnerConfig, parameters: int) -> dict[str, object]:
         # DeepSpeed allocates a whole bucket, by default for half a billion elements; its size must be even.

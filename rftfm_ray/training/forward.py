@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rftfm_ray.errors import ModelError
 from rftfm_ray.training import attention
 from rftfm_ray.training.packing import Packed, pack_sequences
 
@@ -31,6 +32,27 @@ def load_causal_lm(path: str, dtype: str) -> Any:
     if model._supports_attention_backend and not _packs_wrongly(model):
         model.set_attn_implementation(attention.NAME)
     return model
+
+
+def repeat_layers(model: Any) -> None:
+    """Have each layer computed again in backward, which keeps its inputs alone between the two.
+
+    Raises:
+        ModelError: when its layers do not know how.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers or not model.supports_gradient_checkpointing:
+        raise ModelError(
+            f"learner.gradient_checkpointing: a {type(model).__name__} cannot compute its layers again; set it to "
+            "false, and lower learner.micro_batch_size or learner.micro_batch_tokens instead."
+        )
+    options = {"use_reentrant": False, "context_fn": attention.again}
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    for layer in layers:
+        # Of the layer itself alone, as transformers asks for it: what lies in it stays without dropout.
+        layer.training = True
 
 
 def packs(model: Any) -> bool:

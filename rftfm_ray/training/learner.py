@@ -27,7 +27,15 @@ from rftfm_ray.training.gate import CommitGate
 from rftfm_ray.training.loss_credit import CreditPath, CreditRules
 from rftfm_ray.training.losses import token_logprobs
 from rftfm_ray.training.objective import Anchors, Forward, LossWeights, Targets, terms
-from rftfm_ray.training.packing import MicroBatch, pack, pack_sequences, split_groups, split_rows, token_weights
+from rftfm_ray.training.packing import (
+    MicroBatch,
+    pack,
+    pack_sequences,
+    split_groups,
+    split_rows,
+    split_tokens,
+    token_weights,
+)
 from rftfm_ray.training.replay import AdamW
 from rftfm_ray.training.seams import LearnerSeams
 from rftfm_ray.training.update_report import UpdateReport
@@ -180,7 +188,11 @@ class Learner:
         chosen = rows[included[rows]]
         weights = np.zeros(len(batch), dtype=np.float32)
         weights[chosen] = token_weights(counts[chosen], self._config.algorithm.loss_aggregation)
-        parts = split_rows(chosen, self._config.learner.micro_batch_size)
+        learner = self._config.learner
+        parts = split_rows(chosen, learner.micro_batch_size)
+        if learner.micro_batch_tokens is not None:
+            padded = not self.engine.packs
+            parts = [s for part in parts for s in split_tokens(batch, part, learner.micro_batch_tokens, padded=padded)]
         return [pack(batch, part, weights, self.engine.device) for part in parts]
 
     def _forwards_before(

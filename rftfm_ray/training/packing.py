@@ -146,3 +146,30 @@ def split_groups(group: NDArray[np.int32], parts: int) -> list[NDArray[np.int64]
 def split_rows(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     """Micro batches of at most `size` rows in order, so that groups stay together where possible."""
     return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def split_tokens(
+    batch: TrajectoryBatch, rows: NDArray[np.int64], tokens: int, *, padded: bool
+) -> list[NDArray[np.int64]]:
+    """Micro batches, in order, that a model computes on at most `tokens` tokens each; a longer sequence is alone.
+
+    Args:
+        batch: of the rows.
+        rows: of one minibatch.
+        tokens: at most; shared prompts count once, as they are packed.
+        padded: whether the model works on padded sequences instead, each as long as the longest.
+    """
+    parts: list[list[int]] = [[]]
+    prompts, total, longest = set[bytes](), 0, 0
+    for row in rows.tolist():
+        first, end = batch.offsets[row : row + 2].tolist()
+        start = first + int(batch.prompt_length[row])
+        prompt, length = batch.tokens[first:start].tobytes(), end - first
+        packed = total + length - (start - first if prompt in prompts else 0)
+        if parts[-1] and (max(longest, length) * (len(parts[-1]) + 1) if padded else packed) > tokens:
+            parts.append([])
+            prompts, packed, longest = set(), length, 0
+        parts[-1].append(row)
+        prompts.add(prompt)
+        total, longest = packed, max(longest, length)
+    return [np.array(part, dtype=np.int64) for part in parts if part]

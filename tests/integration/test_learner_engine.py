@@ -43,10 +43,10 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def make_engine(stage: int, dtype: str = "float32", micro_batch_size: int = 128) -> LearnerEngine:
+def make_engine(stage: int, dtype: str = "float32", **more: object) -> LearnerEngine:
     """An engine on the shipped model."""
     learner = {"zero_stage": stage, "lr": LR, "adam_betas": BETAS, "weight_decay": DECAY}
-    config = LearnerConfig.model_validate({**learner, "micro_batch_size": micro_batch_size})
+    config = LearnerConfig.model_validate({**learner, **more})
     return LearnerEngine(ModelConfig.model_validate({"dtype": dtype}), TINY, config)
 
 
@@ -102,6 +102,15 @@ def assert_close(found: Weights, expected: Weights) -> None:
     apart = math.fsum(float(((found[name] - expected[name]) ** 2).sum()) for name in expected)
     moved = math.fsum(float(((expected[name] - START[name]) ** 2).sum()) for name in expected)
     assert math.sqrt(apart) < 0.01 * math.sqrt(moved)
+
+
+@every_layout
+def test_layers_that_are_computed_again_give_the_same_updates(stage: int, dtype: str) -> None:
+    engines = [make_engine(stage, dtype, gradient_checkpointing=again) for again in (False, True)]
+    for tokens in (ONE, OTHER):
+        assert len({update(engine, tokens) for engine in engines}) == 1
+    whole, again = (engine.export() for engine in engines)
+    assert_same(again, whole)
 
 
 class Plain:

@@ -19,8 +19,9 @@ from transformers import (
     Qwen2Config,
 )
 
+from rftfm_ray.errors import ModelError
 from rftfm_ray.models import ASSETS
-from rftfm_ray.training.forward import load_causal_lm, packs, predict
+from rftfm_ray.training.forward import load_causal_lm, packs, predict, repeat_layers
 from rftfm_ray.training.packing import Packed, pack_sequences
 
 SIZES = {"vocab_size": 19, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -83,6 +84,40 @@ def test_logits_and_gradients_equal_those_of_single_sequences(kind: str, tmp_pat
     for name, parameter in model.named_parameters():
         scale = float(wanted[name].abs().max())
         torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-3, atol=1e-3 * max(scale, 1.0))
+
+
+def gradients(model: Any, sample: Sample) -> tuple[dict[str, torch.Tensor], int]:
+    """Gradients of a loss on every position, and the bytes that its graph keeps for them."""
+    kept = 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    _, packed, row, column = sample
+    model.zero_grad()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = predict(model, packed, row, column).square().mean()
+    torch.autograd.backward([loss])
+    return {name: p.grad.clone() for name, p in model.named_parameters()}, kept
+
+
+@pytest.mark.parametrize("kind", [*PACKING, *PADDING])
+def test_layers_that_are_computed_again_give_the_same_gradients_and_keep_less(
+    kind: str, tmp_path: Path, sample: Sample
+) -> None:
+    model = load_causal_lm(build(kind, tmp_path), "float32")
+    expected, kept = gradients(model, sample)
+    repeat_layers(model)
+    found, less = gradients(model, sample)
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+    assert less < kept / 2
+
+
+def test_a_model_that_cannot_compute_its_layers_again_is_refused() -> None:
+    with pytest.raises(ModelError, match="a Linear cannot compute its layers again; set it to false, and lower"):
+        repeat_layers(torch.nn.Linear(2, 2))
 
 
 def test_the_shipped_model_is_packed() -> None:

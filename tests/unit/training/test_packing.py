@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from rftfm_ray.training.packing import (
     pack_sequences,
     split_groups,
     split_rows,
+    split_tokens,
     token_weights,
 )
 
@@ -139,3 +143,33 @@ def test_micro_batches_keep_the_order_within_the_size(rows: list[int], size: int
     cut = split_rows(np.array(rows, np.int64), size)
     assert [row for part in cut for row in part.tolist()] == rows
     assert all(1 <= len(part) <= size for part in cut)
+
+
+@given(
+    drawn=st.lists(st.tuples(st.sampled_from([[1], [2, 3], [4, 5, 6]]), st.integers(1, 6)), min_size=1, max_size=16),
+    limit=st.integers(1, 30),
+    padded=st.booleans(),
+)
+def test_micro_batches_keep_the_order_within_the_tokens(
+    drawn: list[tuple[list[int], int]], limit: int, padded: bool
+) -> None:
+    prompts = np.array([len(prompt) for prompt, _ in drawn], np.int32)
+    sequences = [np.array([*prompt, *range(10, 10 + size)], np.int32) for prompt, size in drawn]
+    lengths = [len(sequence) for sequence in sequences]
+    batch = SimpleNamespace(
+        tokens=np.concatenate(sequences), offsets=np.cumsum([0, *lengths]), prompt_length=prompts
+    )  # fmt: skip
+
+    def computed(rows: Sequence[int]) -> int:
+        if padded:
+            return len(rows) * max(lengths[row] for row in rows)
+        chosen = [sequences[row] for row in rows]
+        return len(pack_sequences(chosen, prompts[list(rows)], torch.device("cpu")).tokens)
+
+    rows = list(range(len(drawn)))
+    parts = split_tokens(cast(TrajectoryBatch, batch), np.array(rows), limit, padded=padded)
+    assert [row for part in parts for row in part.tolist()] == rows
+    assert all(len(part) == 1 or computed(part.tolist()) <= limit for part in parts)
+    # None of them has room for the first sequence of the next.
+    for part, following in itertools.pairwise(parts):
+        assert computed([*part.tolist(), int(following[0])]) > limit

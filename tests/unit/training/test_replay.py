@@ -9,8 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from rftfm_ray.config import RunConfig
-from rftfm_ray.config.sections import ChannelsConfig
+from rftfm_ray.config import ChannelsConfig, RunConfig
 from rftfm_ray.detection.detectors.exact import GAIN_LIMIT
 from rftfm_ray.training.learner import Learner
 from rftfm_ray.training.replay import (
