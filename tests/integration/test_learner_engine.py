@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
+from benchmarks.gpu.learner import failures
 from rftfm_ray.config import LearnerConfig, ModelConfig
 from rftfm_ray.errors import LearnerError
 from rftfm_ray.models import ASSETS
@@ -374,3 +379,18 @@ def test_disturbed_optimizer_is_adam_with_smaller_moments_or_a_larger_epsilon(st
         update(engine, tokens)
         plain.update(tokens)
         assert_close(engine.export(), plain.weights())
+
+
+@pytest.mark.slow
+def test_script_for_a_cuda_machine_runs_as_far_as_a_cpu_can_tell(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "benchmarks.gpu.learner", "--out", str(out), "--size", "tiny", "--steps", "4"]
+    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())
+    assert figures["failed"] == []
+    assert figures["packed_tokens"] < figures["tokens"] < figures["padded_tokens"]
+    assert figures["plain"]["losses"][0] == figures["zero2_padded"]["losses"][0]
+    figures["zero3"]["losses"][-1] *= 1.1
+    figures["zero2"]["restore_difference"] = 0.1
+    assert [line.split(":")[0] for line in failures(figures)] == ["zero2", "zero3"]
