@@ -23,7 +23,7 @@ from rftfm_ray.rollout.check_columns import check_columns
 from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.environment import Channels, trusted_channels
 from rftfm_ray.rollout.episode import Batch, Episode, TurnLimit, start
-from rftfm_ray.rollout.grading import Answered, grade_all
+from rftfm_ray.rollout.grading import Answered, EarlyGrading, grade_all
 from rftfm_ray.rollout.jobs import EpisodeJob, Rehearsed, request_seed
 from rftfm_ray.rollout.seams import Engine, EpisodeSeams
 from rftfm_ray.rollout.termination import Limits
@@ -112,7 +112,7 @@ class EpisodeRunner:
         batch = Batch(episodes, step, sampling, model_version)
         if self._channels.checks is not None:
             self._channels.checks.begin()
-        self._generate(batch, range(len(jobs)))
+        self._generate(batch, range(len(jobs)), EarlyGrading(self._channels))
         self._last = batch
         return self._finish(batch)
 
@@ -162,7 +162,7 @@ class EpisodeRunner:
             batch.golden = checks.golden(batch.step, self._channels.grader, workers.verifier)
         return self._columns(batch)
 
-    def _generate(self, batch: Batch, indices: Iterable[int]) -> None:
+    def _generate(self, batch: Batch, indices: Iterable[int], grading: EarlyGrading | None = None) -> None:
         for index in indices:
             self._request_turn(batch, index)
         while self._engine.busy() or batch.retries:
@@ -172,9 +172,14 @@ class EpisodeRunner:
                 _, index, tries, began = heapq.heappop(batch.retries)
                 batch.due.append(Due(index, asks=True, tries=tries, began=began))
             self._go_on(batch)
-            for result in self._engine.step() if self._engine.busy() else ():
+            taken = list(self._engine.step()) if self._engine.busy() else []
+            for result in taken:
                 self._take_turn(batch, result)
             self._go_on(batch)
+            if grading is not None:
+                episodes = [batch.episodes[result.id] for result in taken]
+                ended = (self._answered(e, batch.step) for e in episodes if e.termination is not None)
+                grading.offer(answer for answer in ended if answer is not None)
 
     def _go_on(self, batch: Batch) -> None:
         """Ask the environment for all episodes that wait for it, and request the next turns in order."""

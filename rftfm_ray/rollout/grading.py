@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +11,7 @@ from rftfm_ray.errors import RewardError
 from rftfm_ray.rollout.channels import EpisodeId, Grade
 from rftfm_ray.rollout.environment import Channels
 from rftfm_ray.tasks.api import Problem, Task, Transcript
+from rftfm_ray.tasks.processes import Asked
 from rftfm_ray.tasks.rewards import late_verdict
 from rftfm_ray.tasks.workers import NotAskedError
 from rftfm_ray.types import StepId
@@ -46,9 +47,29 @@ def _ahead(channels: Channels, asked: Sequence[Answered]) -> contextlib.Abstract
     """Have processes give all verdicts together, before one after the other is called for."""
     if channels.processes is None:
         return contextlib.nullcontext()
-    times = [(answer, channels.grader.verdicts(answer.episode)) for answer in asked]
-    wanted = [(answer.problem, answer.transcript) for answer, count in times for _ in range(count)]
-    return channels.processes.ahead(wanted)
+    return channels.processes.ahead(_verdicts(channels, asked))
+
+
+def _verdicts(channels: Channels, answers: Iterable[Answered]) -> list[Asked]:
+    """The verdicts that grading answers asks for: some are graded a second time."""
+    times = [(answer, channels.grader.verdicts(answer.episode)) for answer in answers]
+    return [(answer.problem, answer.transcript) for answer, count in times for _ in range(count)]
+
+
+class EarlyGrading:
+    """Has the processes of a batch begin with its verdicts while other episodes go on; without processes nothing."""
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels, self._waiting = channels, list[Asked]()
+        if channels.processes is not None:
+            channels.processes.forget()
+
+    def offer(self, ended: Iterable[Answered]) -> None:
+        """Take answers that have ended, and begin with as many of all as processes are idle for."""
+        processes = self._channels.processes
+        if processes is not None:
+            self._waiting += _verdicts(self._channels, ended)
+            del self._waiting[: processes.start(self._waiting)]
 
 
 def _without_verdict(task: Task, error: TimeoutError, timeout_s: float) -> RewardError:

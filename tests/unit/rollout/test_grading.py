@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar, cast
 
 import numpy as np
 import pytest
 
 from rftfm_ray.errors import RewardError
-from rftfm_ray.rollout.channels import EpisodeId
+from rftfm_ray.models import ASSETS
+from rftfm_ray.rollout.channels import EpisodeId, Grader, TaskReward, ToolPool, task_tools
+from rftfm_ray.rollout.engine import TurnRequest, TurnResult
 from rftfm_ray.rollout.environment import Channels, trusted_channels
-from rftfm_ray.rollout.grading import Answered, grade_all
+from rftfm_ray.rollout.episodes import EpisodeRules, EpisodeRunner, ServedModel
+from rftfm_ray.rollout.grading import Answered, EarlyGrading, grade_all
+from rftfm_ray.rollout.jobs import step_jobs
+from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.addition import Addition, problem
 from rftfm_ray.tasks.api import Problem, Transcript, Verdict
+from rftfm_ray.tasks.processes import VerifierProcesses
 from rftfm_ray.tasks.rewards import verify
 from rftfm_ray.tasks.workers import WorkerPools
-from rftfm_ray.types import StepId
+from rftfm_ray.types import Sampling, StepId
 
 SUM = problem(17, 58)
 GATE = threading.Event()
@@ -97,3 +105,71 @@ def test_reason_of_the_newest_step_is_kept_for_the_driver() -> None:
     judged(["raise"], training, step=4)
     assert training.failures.reason(fourth) == "ConnectionError: refused"
     assert training.failures.reason(third) == "", "only the newest step is asked for"
+
+
+class Idle:
+    """Processes of which some are idle; keeps what they are to begin with."""
+
+    def __init__(self, idle: int) -> None:
+        self._idle, self.begun, self.forgotten = idle, list[str](), 0
+
+    def start(self, asked: Sequence[tuple[Problem, Transcript]]) -> int:
+        taken = asked[: self._idle]
+        self.begun += [transcript.turns[-1] for _, transcript in taken]
+        return len(taken)
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+    def ahead(self, asked: Sequence[tuple[Problem, Transcript]]) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+def test_answers_that_have_ended_wait_for_idle_processes_in_order_and_some_for_two_verdicts() -> None:
+    base, idle = trusted_channels(Judge()), Idle(2)
+    twice = Grader(Judge(), TaskReward(Judge()), 1, 1.0)
+    early = EarlyGrading(Channels(base.tools, twice, processes=cast(VerifierProcesses, idle)))
+    assert idle.forgotten == 1
+    early.offer([answered("1"), answered("2")])
+    early.offer([])
+    early.offer([answered("3")])
+    assert idle.begun == ["1", "1", "2", "2", "3", "3"]
+    EarlyGrading(base).offer([answered("1")])
+
+
+def test_answers_are_offered_while_other_episodes_go_on() -> None:
+    codec, idle, task = TextCodec(str(ASSETS / "tiny")), Idle(9), Addition()
+    engine = OneByOne(codec, ["75", "7", "76"])
+    channels = Channels(
+        ToolPool(task, task_tools(task)), Grader(task, TaskReward(task), 1, 0.0),
+        processes=cast(VerifierProcesses, idle),
+    )  # fmt: skip
+    runner = EpisodeRunner(ServedModel(engine, codec, 64), task, EpisodeRules(1), channels)
+    engine.watch = lambda: list(idle.begun)
+    batch = runner.run(step_jobs([SUM], 3), StepId(0, 3, 3), Sampling(1.0, 1.0), 0)
+    assert engine.seen == [[], ["75"], ["75", "7"]]
+    assert idle.begun == ["75", "7", "76"]
+    assert batch.reward.tolist() == [1.0, 0.0, 0.0]
+    runner.rehearse(step_jobs([SUM], 1), StepId(0, 3, 3), Sampling(1.0, 1.0), 0)
+    assert idle.begun == ["75", "7", "76"]
+
+
+class OneByOne:
+    """Ends one turn a step, and looks each time what has been begun."""
+
+    def __init__(self, codec: TextCodec, script: Sequence[str]) -> None:
+        self._codec, self._script = codec, script
+        self._queue: list[TurnResult] = []
+        self.seen: list[list[str]] = []
+        self.watch: Callable[[], list[str]] = list
+
+    def submit(self, request: TurnRequest, sampling: Sampling) -> None:
+        tokens = [*self._codec.encode(self._script[request.id]), *self._codec.eos_ids]
+        self._queue.append(TurnResult(request.id, tokens, [-1.0] * len(tokens), truncated=False))
+
+    def step(self) -> Iterable[TurnResult]:
+        self.seen.append(self.watch())
+        return [self._queue.pop(0)]
+
+    def busy(self) -> bool:
+        return bool(self._queue)

@@ -43,6 +43,12 @@ def sized(completions, **columns):
         time.sleep(600)
     return batch(completions)
 
+def slow(completions, **columns):
+    time.sleep(0.5)
+    if "die" in completions:
+        os._exit(7)
+    return batch(completions)
+
 def where(completions, **columns):
     return [float(os.getpid())] * len(completions)
 
@@ -140,6 +146,46 @@ def test_each_verdict_that_is_asked_for_ahead_is_a_verdict_of_its_own(start: Any
         second = task.verify(*question).reward
     assert (first, second) == (1.0, 2.0)
     assert task.verify(*question).reward == 3.0
+
+
+def test_slow_verdicts_are_begun_by_idle_processes_and_are_there_when_they_are_asked_for(start: Any) -> None:
+    task = start("slow", count=2)
+    processes, questions = task._processes, asked(*"abcd")
+    # Nobody knows yet that it is slow.
+    assert processes.start(questions) == 0
+    assert given(task, asked("x", "y")) == [1.0, 1.0]
+    assert processes.start(questions) == 4
+    assert processes.start(asked("z")) == 0
+    time.sleep(1.0)
+    began = time.monotonic()
+    assert given(task, questions) == [2.0] * 4
+    assert time.monotonic() - began < 0.3
+    # Each was asked for once: now they are asked for anew.
+    began = time.monotonic()
+    assert given(task, questions[:2]) == [1.0, 1.0]
+    assert time.monotonic() - began > 0.4
+
+
+def test_what_was_begun_early_and_lost_is_asked_for_alone_and_what_is_forgotten_anew(start: Any) -> None:
+    task = start("slow", count=1)
+    given(task, asked("x"))
+    questions = asked("a", "die", "b")
+    assert task._processes.start(questions) == 3
+    first, dies, last = given(task, questions)
+    assert (first, last) == (1.0, 1.0)
+    assert "ended its process (exit code 7)" in str(dies)
+    twice = [*asked("c"), *asked("c")]
+    assert task._processes.start(twice[:1]) == 1
+    assert given(task, twice) == [1.0, 1.0]
+    assert task._processes.start(asked("e", "f")) == 2
+    task._processes.forget()
+    assert given(task, asked("e")) == [1.0]
+
+
+def test_quick_verdicts_wait_until_all_can_be_put_to_a_function_together(start: Any) -> None:
+    task = start("batch", count=2)
+    given(task, asked(*"abcd"))
+    assert task._processes.start(asked(*"abcd")) == 0
 
 
 def test_processes_are_others_and_are_used_again(start: Any) -> None:
