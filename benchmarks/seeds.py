@@ -28,5 +28,6 @@ BLOCKS: dict[str, tuple[range, ...]] = {
     "priors_runs": (PRIORS,),
     "separators": (EXAMPLES,),
     "step_time": (EXAMPLES,),
+    "trl_speed": (EXAMPLES,),
 }
 """Blocks of each script that makes runs."""

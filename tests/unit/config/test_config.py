@@ -100,18 +100,6 @@ def test_override_sets_one_key_with_its_type(override: str, read: Callable[[RunC
     assert type(value) is type(expected)
 
 
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("data.solution=so #### {answer}", "so #### {answer}"), ("data.solution={answer}", "{answer}"),
-        ("data.solution='#### {answer}'", "#### {answer}"), ("data.solution=# {answer}", "# {answer}"),
-        ("data.solution=null", None), ("data.solution=", None), ("data.solution={answer}!", "{answer}!"),
-    ],
-)  # fmt: skip
-def test_override_with_marks_of_yaml_in_its_text_is_that_text(override: str, expected: str | None) -> None:
-    assert load_config(None, [override]).data.solution == expected
-
-
 def test_override_leaves_all_other_keys_alone() -> None:
     changed = load_config(None, ["learner.lr=0.5"]).model_dump()
     changed["learner"]["lr"] = RunConfig().learner.lr

@@ -33,10 +33,10 @@ from rftfm_ray.faultbench.runs.strengths import visible
 
 ROOT = Path(__file__).parents[3]
 MAKES_RUNS = re.compile(r"driver\.run import|ExperimentRunner\(|rftfm_ray.+train|\"train\"")
-# They read recorded rows, or time the reading of a log, or the runs of another script.
+# They read recorded rows, or time the reading of a log, or make or judge the runs of another command with its seeds.
 READERS = {
-    "detection", "diagnosis", "preflight", "priors", "provenance", "seeds", "separators_clock", "signals", "thresholds",
-    "watch_cost",
+    "detection", "diagnosis", "preflight", "priors", "provenance", "remake", "seeds", "separators_clock", "signals",
+    "thresholds", "watch_cost",
 }  # fmt: skip
 
 
