@@ -198,11 +198,29 @@ class _Plain:
         if row.batch.valid_rate == 0:
             refused = "  no verdict, so no update"
         self._console.print(
-            f"step {step}/{self._steps}  {describe(row, probe)}  {done / elapsed:.1f} steps/s  "
-            f"ETA {left:.0f} s{refused}",
+            f"step {step}/{self._steps}  {describe(row, probe)}  {pace(done / elapsed, left)}{refused}",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def pace(rate: float, left_s: float) -> str:
+    """How fast a run goes on, and how long it still takes.
+
+    Args:
+        rate: steps a second.
+        left_s: seconds until its end.
+    """
+    speed = f"{rate:.1f} steps/s" if rate >= 0.5 else f"{1 / rate:.1f} s/step"  # noqa: PLR2004 - one in two seconds
+    return f"{speed}  ETA {in_units(left_s)}"
+
+
+def in_units(seconds: float) -> str:
+    """Seconds, and minutes or hours where there are many."""
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 3 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 @contextmanager
@@ -226,7 +244,7 @@ def _live(console: Console, config: RunConfig) -> Iterator[Callable[[StepRow], N
                 began.extend((now - row.timings.step_s, step - 1))
             elapsed, done = now - began[0], step - began[1]
             left = remaining_s(int(done), config.steps - int(began[1]), elapsed)
-            rate = f"{done / elapsed:.1f} steps/s  ETA {left:.0f} s"
+            rate = pace(done / elapsed, left)
             figures.plain = "  " + describe(row, newest)
             bar.update(task, completed=step, description=rate)
 

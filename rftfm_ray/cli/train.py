@@ -35,6 +35,8 @@ from rftfm_ray.types import EndingProblem, GuardMode, RunSummary
 if TYPE_CHECKING:
     from rftfm_ray.faults.drill import Drill
 
+LONG_STEP_S = 10.0
+"""A median step time from this on is shown in seconds."""
 HARMED = 4
 """Exit code of a run that has made all its steps and ends in a bad state, with `guard.on_harm=fail`."""
 
@@ -204,7 +206,8 @@ def summary_table(summary: RunSummary, *, is_resumed: bool = False) -> Table:
     if not all(map(math.isnan, sampled)):
         table.add_row("held-out accuracy (sampled)", *map(share, sampled))
     table.add_section()
-    table.add_row("step time (median)", "", f"{summary.step_time_s_median * 1000:.0f} ms")
+    step_s = summary.step_time_s_median
+    table.add_row("step time (median)", "", f"{step_s * 1000:.0f} ms" if step_s < LONG_STEP_S else f"{step_s:.1f} s")
     table.add_row("start to first step", "", f"{summary.first_step_s:.1f} s")
     table.add_row("refused updates", "", str(summary.vetoes))
     counts = f"{len(summary.incidents)}, {summary.remedies}"

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from rftfm_ray.cli import progress as module
-from rftfm_ray.cli.progress import describe, describe_for_user, progress, remaining_s
+from rftfm_ray.cli.progress import describe, describe_for_user, pace, progress, remaining_s
 from rftfm_ray.cli.train import summary_table, summary_title
 from rftfm_ray.config import RunConfig
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
@@ -137,6 +137,17 @@ def test_probe_of_steps_that_were_undone_is_not_shown_and_one_from_before_them_i
 def test_rate_and_time_left_of_a_resumed_run_count_from_its_first_step(clock: Clock) -> None:
     (_, line) = watch([make_row(11), make_row(12)], clock).splitlines()
     assert line.endswith("2.0 steps/s  ETA 4 s")
+
+
+@pytest.mark.parametrize(
+    ("rate", "left_s", "expected"),
+    [
+        (2.04, 9.4, "2.0 steps/s  ETA 9 s"), (0.5, 179.4, "0.5 steps/s  ETA 179 s"),
+        (0.03, 1980.0, "33.3 s/step  ETA 33.0 min"), (0.1, 14_400.0, "10.0 s/step  ETA 4.0 h"),
+    ],
+)  # fmt: skip
+def test_slow_runs_have_their_pace_in_seconds_a_step(rate: float, left_s: float, expected: str) -> None:
+    assert pace(rate, left_s) == expected
 
 
 def test_time_before_the_first_step_does_not_count(clock: Clock) -> None:
