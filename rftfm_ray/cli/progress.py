@@ -211,7 +211,7 @@ def pace(rate: float, left_s: float) -> str:
         rate: steps a second.
         left_s: seconds until its end.
     """
-    speed = f"{rate:.1f} steps/s" if rate >= 0.5 else f"{1 / rate:.1f} s/step"  # noqa: PLR2004 - one in two seconds
+    speed = f"{rate:.1f} steps/s" if rate >= 0.5 else f"{1 / rate:.1f} s/step"
     return f"{speed}  ETA {in_units(left_s)}"
 
 
