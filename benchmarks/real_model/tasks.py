@@ -28,8 +28,9 @@ class GymRows:
 
     @property
     def label(self) -> str:
-        """Its name with the options."""
-        return " ".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+        """Its name with the options, and with the verifier where that is not one for numbers in a text."""
+        options = [f"{key}={value}" for key, value in self.options.items()]
+        return " ".join([self.name, *options, *([] if self.verifier == "numeric" else [self.verifier])])
 
 
 # The whole answer is the right one, whatever its case and the marks around it.
