@@ -78,8 +78,8 @@ def drill_row(run: RealRun, kept: dict[str, Any]) -> str:
         f"{each['state'].replace('_', ' ')}"
         for each in found
     )
-    summary = kept["summary"]
-    return f"| {run.fault} from step {ONSET} | {told or 'nothing'} | {summary['probe_first']:.3f} -> {summary['probe_last']:.3f} |"
+    first, last = kept["summary"]["probe_first"], kept["summary"]["probe_last"]
+    return f"| {run.fault} from step {ONSET} | {told or 'nothing'} | {first:.3f} -> {last:.3f} |"
 
 
 def surveyed() -> list[str]:
@@ -94,11 +94,8 @@ def surveyed() -> list[str]:
 
 def findings(runs: Kept) -> str:
     """What preflight has found, as sentences."""
-    said = {
-        each["check"]: f"{each['grade']}, {each['what']} {each['why']}"
-        for kept in runs.values()
-        for each in kept["preflight"]
-    }
+    found = [each for kept in runs.values() for each in kept["preflight"]]
+    said = {each["check"]: f"{each['grade']}, {each['what']} {each['why']}" for each in found}
     return "\n".join(f"- `{check}`: {text}" for check, text in sorted(said.items())) or "Nothing."
 
 
@@ -110,21 +107,17 @@ def main() -> None:
         sys.exit(f"{len(missing)} of {len(RUNS)} runs are missing, for example {missing[0]}; make them first.")
     versions = ", ".join(f"{name} {number}" for name, number in next(iter(runs.values()))["versions"].items())
     sources = ", ".join(sorted({kept["sources"][:12] for kept in runs.values()}))
-    hours = sum(
-        sum(kept["summary"]["step_time_s_median"] * kept["summary"]["paid_steps"] for kept in [k])
-        for k in runs.values()
+    summaries = [kept["summary"] for kept in runs.values()]
+    hours = math.ceil(sum(each["step_time_s_median"] * each["paid_steps"] for each in summaries) / 3600)
+    intro = (
+        "SmolLM2-135M-Instruct (`rftfm model smollm2`) on two generators of reasoning-gym, in chat messages, with "
+        "`numeric` as the reward: 1 where the final number of the answer is right. Made by `python -m "
+        f"benchmarks.real_model.runs` and `.page` on {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"{versions}; sources {sources}; about {hours} hours of steps. Keys: `{' '.join(KEYS)}`."
     )
     text = f"""# A model that people know
 
-{
-        fill(
-            "SmolLM2-135M-Instruct (`rftfm model smollm2`) on two generators of reasoning-gym, asked by chat messages, with "
-            "`numeric` as the reward: 1 where the final number of the answer is right. Made by `python -m "
-            f"benchmarks.real_model.runs` and `.page` on {os.cpu_count()} cores, Python {platform.python_version()}, {versions}; "
-            f"sources {sources}; about {math.ceil(hours / 3600)} hours of steps. Keys: `{' '.join(KEYS)}`.",
-            120,
-        )
-    }
+{fill(intro, 120)}
 
 ## Learning, the guard observing
 

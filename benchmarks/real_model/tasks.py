@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from rftfm_ray.tasks.verifiers import final_number
 
 FINAL = "\nGive only the final answer."
 """Ends every question: a small model otherwise fills its limit of tokens with words."""
@@ -63,18 +66,27 @@ CANDIDATES = (
 
 
 def rows_of(task: GymRows, count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Different questions of a generator, `count` of them or as many as there are in ten times as many entries."""
+    """Different questions of a generator, `count` of them or as many as there are in ten times as many entries.
+
+    Those are left out whose last number is the answer: who only repeats them would be paid.
+    """
     gym = importlib.import_module("reasoning_gym")
     dataset = gym.create_dataset(task.name, size=10 * count, seed=seed, **task.options)
     seen = set[str]()
     for entry in dataset:
         if len(seen) == count:
             return
-        if entry["question"] in seen:
+        if entry["question"] in seen or final_number(entry["question"]) == _number(entry["answer"]):
             continue
         seen.add(entry["question"])
         message = {"role": "user", "content": entry["question"] + FINAL}
         yield {"prompt": [message], "answer": str(entry["answer"])}
+
+
+def _number(answer: object) -> float:
+    """The number that an answer holds; NaN, which nothing equals, without one."""
+    found = final_number(str(answer))
+    return math.nan if found is None else found
 
 
 def written(task: GymRows, count: int, seed: int = 0) -> str:
