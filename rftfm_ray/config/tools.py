@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from rftfm_ray.config.sections import Count, Integer, Section
 
-TEMPLATE, REGEX = "template", "regex:"
+TEMPLATE, REGEX, VLLM = "template", "regex:", "vllm:"
 RESULT = "{result}"
 """Stands for what a tool gives."""
 
@@ -21,8 +21,9 @@ class ToolsConfig(Section):
     describes each argument; or JSON files with a function's schema and the `url` of a server, or several. One that
     gives another result each time wants `channels.replay_rate=0`."""
     calls: str = TEMPLATE
-    """How a turn calls a tool: `template`, as the chat template of the model's tokenizer writes calls; or
-    `regex:PATTERN` with the groups `name` and `arguments`, as JSON or as the value of an only parameter."""
+    """How a turn calls a tool: `template`, as the chat template of the model's tokenizer writes calls;
+    `vllm:PARSER`, as a tool parser of vLLM's reads them; or `regex:PATTERN` with the groups `name` and `arguments`, as
+    JSON or as the value of an only parameter."""
     result: str | None = None
     """What the model reads after a call, with `{result}` in it for what the tool gives; null: a tool's message by the
     chat template."""
@@ -35,9 +36,10 @@ class ToolsConfig(Section):
 
     @model_validator(mode="after")
     def _readable(self) -> ToolsConfig:
-        if self.calls != TEMPLATE and not self.calls.startswith(REGEX):
+        if self.calls != TEMPLATE and not self.calls.startswith((REGEX, VLLM)):
             raise ValueError(
-                f"tools.calls={self.calls} is neither {TEMPLATE} nor of the form {REGEX}PATTERN; write it so"
+                f"tools.calls={self.calls} is neither {TEMPLATE} nor of the form {REGEX}PATTERN or {VLLM}PARSER; write "
+                "it so"
             )
         if self.result is not None and RESULT not in self.result:
             raise ValueError(f"tools.result={self.result!r} does not say where the result stands; put {RESULT} in it")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.config.tools import TEMPLATE
+from rftfm_ray.config.tools import REGEX
 from rftfm_ray.data.loading import EvalSet, LoadedData, load_data, load_eval
 from rftfm_ray.data.tools import load_tools, turns_of
 from rftfm_ray.errors import DataError
@@ -112,7 +112,7 @@ def _check_answers(config: RunConfig, data: LoadedData, parts: Sequence[RewardPa
 def _unknown(config: RunConfig, data: LoadedData, task: DataTask) -> Iterator[str]:
     """What the guard or the model is not told of, as sentences without their full stops."""
     is_text = not any("messages" in row.columns for row in data.train[:1])
-    if is_text and config.tools.functions and config.tools.calls == TEMPLATE:
+    if is_text and config.tools.functions and not config.tools.calls.startswith(REGEX):
         yield (
             "The prompts of data.train are text, which tells the model of none of its tools unless the text does; give "
             "chat messages, and the chat template does"

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rftfm_ray.config import RunConfig
-from rftfm_ray.config.tools import REGEX, RESULT, TEMPLATE, ToolsConfig
+from rftfm_ray.config.tools import REGEX, RESULT, TEMPLATE, VLLM, ToolsConfig
 from rftfm_ray.errors import TaskError
 from rftfm_ray.plugins import load_attribute, ship_by_value
+from rftfm_ray.rollout.served_calls import ServedCalls
 from rftfm_ray.rollout.text import TextCodec, one_line
 from rftfm_ray.tasks.dataset import Turns
 from rftfm_ray.tasks.http import check_url
@@ -71,6 +72,8 @@ def _box(config: ToolsConfig, tools: Sequence[Tool], codec: TextCodec) -> ToolBo
     reader: Reader
     if config.calls == TEMPLATE:
         reader = codec.template(schemas).calls()
+    elif config.calls.startswith(VLLM):
+        reader = ServedCalls(config.calls.removeprefix(VLLM), codec.path, schemas)
     else:
         reader = RegexCalls(config.calls.removeprefix(REGEX), tools)
     writer: Writer

@@ -63,8 +63,8 @@ class ChatTemplate:
             if keys is not None:
                 return JsonCalls(self._mark(rendered[:start]), *keys)
         raise ModelError(
-            f"The chat template of {self.source} writes no call of a tool as JSON; set tools.calls=regex:PATTERN to how"
-            " the model calls one."
+            f"The chat template of {self.source} writes no call of a tool as JSON; set tools.calls to vllm:PARSER or "
+            "regex:PATTERN, as the model calls one."
         )
 
     def results(self, results: Sequence[tuple[str, str]], *, closes: bool) -> str:

@@ -68,6 +68,11 @@ class TextCodec:
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
         self.unknown_id: int | None = self._tokenizer.unk_token_id
 
+    @property
+    def path(self) -> str:
+        """Directory of the model."""
+        return self._path
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`."""
         return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False)]

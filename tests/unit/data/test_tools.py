@@ -144,7 +144,7 @@ def test_what_cannot_be_called_or_ended_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("tools.calls=json", "is neither template nor of the form regex:PATTERN"),
+        ("tools.calls=json", "is neither template nor of the form regex:PATTERN or vllm:PARSER"),
         ("tools.result=x", "does not say where the result stands"),
         ("tools.functions=[a.py:f,a.py:f]", "has a function twice"),
         ("tools.max_turns=1", "greater than or equal to 2"),

@@ -152,7 +152,7 @@ def test_turns_as_they_are_played_are_the_conversation_as_the_template_writes_it
 
 def test_a_template_that_writes_no_call_as_json_is_refused_with_the_way_out() -> None:
     for template in (TEXT_CALLS, PLAIN):
-        with pytest.raises(ModelError, match=r"writes no call of a tool as JSON; set tools.calls=regex:PATTERN"):
+        with pytest.raises(ModelError, match=r"writes no call of a tool as JSON; set tools.calls to vllm:PARSER or"):
             template.calls()
 
 
