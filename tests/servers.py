@@ -36,14 +36,16 @@ def serving() -> Iterator[Callable[[Answer], Server]]:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                assert self.headers["Content-Type"] == "application/json"
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.asked.append(body)
                 server.times.append(time.monotonic())
                 said = server.answer(body)
                 if said is None:
-                    server.closed.wait(5)
+                    server.closed.wait(20)
                     return
                 self.send_response(said[0])
+                self.send_header("Location", server.url + "/elsewhere")
                 self.send_header("Content-Length", str(len(said[1])))
                 self.end_headers()
                 self.wfile.write(said[1])
@@ -54,7 +56,7 @@ def serving() -> Iterator[Callable[[Answer], Server]]:
         bound = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         bound.daemon_threads = True
         threading.Thread(target=bound.serve_forever, daemon=True).start()
-        server.url = f"http://127.0.0.1:{bound.server_address[1]}/score"
+        server.url = f"http://127.0.0.1:{bound.server_address[1]}"
         running.append((bound, server))
         return server
 

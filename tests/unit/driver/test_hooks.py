@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,6 +17,7 @@ from rftfm_ray.driver.hooks import HookLimits, HookTotals, IncidentHook, name_of
 from rftfm_ray.errors import ConfigError
 from rftfm_ray.incidents.state import Entry, EntryKind, Scalar
 from rftfm_ray.types import StepId
+from tests.servers import Server, serving
 
 K = EntryKind
 LIMITS = HookLimits(call_s=0.5, pauses_s=(0.01, 0.02), queued=4, end_s=5.0)
@@ -31,50 +29,21 @@ def entry(kind: EntryKind, **fields: Scalar) -> Entry:
     return Entry(1, kind, StepId(0, 8, 9), 1, tuple(fields.items()))
 
 
-@dataclass
-class Server:
-    """A server that gives its answers in order, and the last one from then on; None: none, until it is closed."""
-
-    answers: Sequence[int | None]
-    seen: list[dict[str, Any]] = field(default_factory=list)
-    closed: threading.Event = field(default_factory=threading.Event)
-    url: str = ""
-
-
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
-    """Starts servers on this machine."""
-    running: list[tuple[http.server.ThreadingHTTPServer, Server]] = []
+    """Starts servers that give their answers in order, and the last one from then on; None: none."""
+    with serving() as start:
 
-    def start(*answers: int | None) -> Server:
-        server = Server(answers)
+        def in_turn(*answers: int | None) -> Server:
+            left = list(answers)
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                assert self.headers["Content-Type"] == "application/json"
-                server.seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                code = server.answers[min(len(server.seen), len(server.answers)) - 1]
-                if code is None:
-                    server.closed.wait(20)
-                    return
-                self.send_response(code)
-                self.send_header("Location", server.url + "/elsewhere")
-                self.end_headers()
+            def answer(_: object) -> tuple[int, bytes] | None:
+                code = left.pop(0) if len(left) > 1 else left[0]
+                return None if code is None else (code, b"")
 
-            def log_message(self, *_: object) -> None:
-                pass
+            return start(answer)
 
-        listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.url = f"http://127.0.0.1:{listening.server_port}"
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        running.append((listening, server))
-        return server
-
-    yield start
-    for listening, server in running:
-        server.closed.set()
-        listening.shutdown()
-        listening.server_close()
+        yield in_turn
 
 
 @dataclass
@@ -108,10 +77,10 @@ def test_url_gets_every_event_in_order_as_json_without_texts(serve: Callable[...
     )
     assert totals == HookTotals(3, 0, 0)
     assert told.failures == []
-    opened, waiting, closed = server.seen
+    opened, waiting, closed = server.asked
     about = {"run": "run-1", "run_dir": "/runs/one", "incident": 1, "code": "TE-1", "family": "TE", "version": 1}
     about |= {"attempt": 0, "step": 8, "paid_step": 9}
-    for each in server.seen:
+    for each in server.asked:
         assert about.items() <= each.items()
         assert abs(each.pop("time_s") - time.time()) < 60
     assert (opened["event"], opened["probability"], opened["onset"]) == ("opened", 0.9, 6)
@@ -141,14 +110,14 @@ def test_events_of_an_incident_are_told_and_nothing_else(
 ) -> None:
     server = serve(204)
     hook(server.url).tell(entry(kind, **fields))
-    assert [each["event"] for each in server.seen] == ([event] if event else [])
+    assert [each["event"] for each in server.asked] == ([event] if event else [])
 
 
 def test_transient_answer_is_asked_again(serve: Callable[..., Server]) -> None:
     server = serve(503, 429, 200)
     told = hook(server.url)
     assert told.tell(entry(K.OPENED, **NAMED)) == HookTotals(1, 0, 0)
-    assert len(server.seen) == 3
+    assert len(server.asked) == 3
     assert told.failures == []
 
 
@@ -157,7 +126,7 @@ def test_server_that_fails_is_journalled_once_and_counted(serve: Callable[..., S
     told = hook(server.url)
     assert told.tell(entry(K.OPENED, **NAMED), entry(K.DIAGNOSED, **NAMED)) == HookTotals(0, 2, 0)
     assert told.failures == [(server.url, "the server answered 500")]
-    assert len(server.seen) == 6
+    assert len(server.asked) == 6
 
 
 @pytest.mark.parametrize("code", [302, 404, 401])
@@ -166,7 +135,7 @@ def test_answer_that_will_not_change_is_asked_once(serve: Callable[..., Server],
     told = hook(server.url)
     assert told.tell(entry(K.OPENED, **NAMED)) == HookTotals(0, 1, 0)
     assert told.failures == [(server.url, f"the server answered {code}")]
-    assert len(server.seen) == 1, "nor is it sent to where a redirection says"
+    assert len(server.asked) == 1, "nor is it sent to where a redirection says"
 
 
 def test_server_that_hangs_holds_up_nobody(serve: Callable[..., Server]) -> None:
@@ -257,7 +226,7 @@ def test_continued_run_names_faults_of_the_paused_one(serve: Callable[..., Serve
     told = hook(server.url)
     told.hook.learn([entry(K.DIAGNOSED, **NAMED)])
     told.tell(entry(K.CLOSED, state="resolved"))
-    assert [(each["event"], each["code"]) for each in server.seen] == [("closed", "TE-1")]
+    assert [(each["event"], each["code"]) for each in server.asked] == [("closed", "TE-1")]
 
 
 @pytest.mark.parametrize(

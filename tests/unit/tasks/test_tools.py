@@ -209,7 +209,7 @@ def test_another_instance_asks_the_server_that_stands_in(serve: Callable[[Answer
         return 200, b'{"result": ["a", 1]}'
 
     tools = served(answer, serve)
-    with pytest.raises(ToolError, match=r"Tool server http://127.0.0.1:\d+/score: it answered 503"):
+    with pytest.raises(ToolError, match=r"Tool server http://127.0.0.1:\d+: it answered 503"):
         tools.respond(0, SEARCH)
     second = packed(tools.instance(1))()
     observation = second.respond(0, SEARCH)
