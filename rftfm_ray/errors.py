@@ -13,6 +13,11 @@ SIGNALLED = 128
 """A shell reports a process that a signal ended with this much more than the signal's number."""
 
 
+def one_line(error: Exception) -> str:
+    """The first words of an error, whatever its layout."""
+    return " ".join(str(error).split())[:200]
+
+
 class RftfmError(Exception):
     """Base of every error that the command line shows as one sentence instead of a traceback."""
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from rftfm_ray.config import RunConfig
 from rftfm_ray.config.tools import REGEX, RESULT, TEMPLATE, VLLM, ToolsConfig
-from rftfm_ray.errors import TaskError
+from rftfm_ray.errors import TaskError, one_line
 from rftfm_ray.plugins import load_attribute, ship_by_value
 from rftfm_ray.rollout.served_calls import ServedCalls
-from rftfm_ray.rollout.text import TextCodec, one_line
+from rftfm_ray.rollout.text import TextCodec
 from rftfm_ray.tasks.dataset import Turns
 from rftfm_ray.tasks.http import check_url
 from rftfm_ray.tasks.tools.formats import RegexCalls
@@ -46,7 +46,7 @@ def load_tools(config: ToolsConfig, timeout_s: float) -> tuple[Tool, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Formatted:
-    """The same results each time, written as `tools.result` says."""
+    """Writes each result as `tools.result` says."""
 
     pattern: str
 

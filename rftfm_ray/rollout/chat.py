@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rftfm_ray.errors import ModelError
+from rftfm_ray.errors import ModelError, one_line
 from rftfm_ray.tasks.tools.formats import JsonCalls
 
 # What stands for a name, a key and a value in a call that the template writes, to see how it writes one.
@@ -122,9 +122,9 @@ class ChatTemplate:
                 chat_template=self.text, add_generation_prompt=answers, **self.special,
             )  # fmt: skip
         except Exception as error:  # a template may raise anything
-            said = " ".join(str(error).split())[:200]
             raise ModelError(
-                f"The chat template of {self.source} refuses {what} ({said}); correct the messages, or the template."
+                f"The chat template of {self.source} refuses {what} ({one_line(error)}); correct the "
+                "messages, or the template."
             ) from error
         return str(text)
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rftfm_ray.errors import ModelError, TaskError
+from rftfm_ray.errors import ModelError, TaskError, one_line
 from rftfm_ray.rollout.engine import prepare_environment
 from rftfm_ray.tasks.tools.tool import ToolRequest
 
@@ -64,10 +64,9 @@ class ServedCalls:
                 tokenizer = AutoTokenizer.from_pretrained(self._model)
                 parser = ToolParserManager.get_tool_parser(self._name)(tokenizer, request.tools)
             except Exception as error:  # parsers refuse tokenizers without the tokens that they look for, each its way
-                said = " ".join(str(error).split())[:200]
                 raise ModelError(
-                    f"tools.calls=vllm:{self._name} does not take the tokenizer of {self._model} ({said}); use the "
-                    "parser of this model, or template."
+                    f"tools.calls=vllm:{self._name} does not take the tokenizer of {self._model} ({one_line(error)}); "
+                    "use the parser of this model, or template."
                 ) from error
             self._parser = parser, request
         loaded: tuple[Any, Any] = self._parser

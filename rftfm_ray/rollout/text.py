@@ -7,15 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rftfm_ray.errors import ModelError
+from rftfm_ray.errors import ModelError, one_line
 from rftfm_ray.rollout.chat import ChatTemplate
 
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
-
-
-def one_line(error: Exception) -> str:
-    """The first words of an error, whatever its layout."""
-    return " ".join(str(error).split())[:200]
 
 
 def _declared_ends(file: Path) -> list[int]:
