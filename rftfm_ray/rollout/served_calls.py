@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rftfm_ray.errors import ModelError, TaskError, one_line
-from rftfm_ray.rollout.engine import prepare_environment
 from rftfm_ray.tasks.tools.tool import ToolRequest
 
 
@@ -48,6 +47,9 @@ class ServedCalls:
     def _load(self) -> tuple[Any, Any]:
         """The parser, and the request that it reads an answer to."""
         if self._parser is None:
+            # Here, not above: the engine loads numpy, which a command that only prints its help does not wait for.
+            from rftfm_ray.rollout.engine import prepare_environment
+
             prepare_environment()
             from transformers import AutoTokenizer
             from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
